@@ -1,0 +1,190 @@
+"""What a marrowlens model promises: its classes, its tensors, its preprocessing and its manifest.
+
+Knows names, shapes and numbers. Knows no torch, no onnxruntime, no HTTP and no pictures, so that the
+training side and the serving side can both depend on it without depending on each other.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+SCHEMA_VERSION = 1
+
+INPUT = "image"
+OUTPUTS = ("probabilities", "logits", "attention", "evidence", "embedding")
+
+#: The grids of all four stages are whole numbers only when the stem (4) and three halvings (8) divide the size.
+SIZE_MULTIPLE = 32
+
+Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
+Lineage = Literal["granulocytic", "monocytic", "erythroid", "lymphoid", "plasma", "megakaryocytic", "other"]
+#: Whether a cell enters the denominator of a differential count; "by_setting" leaves it to the laboratory.
+Countable = Literal["always", "never", "by_setting"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CellClass(_Strict):
+    """One cell class: the code of the data set, the name a person reads, its lineage and how it is counted."""
+
+    code: Code
+    name: str
+    lineage: Lineage = "other"
+    countable: Countable = "always"
+
+
+#: The 21 classes of Matek et al. 2021 (doi 10.1182/blood.2020010568) in the paper's order; index = logit index.
+#: Countable as ICSH 2008 counts: artefacts, smudge cells and the unidentifiable stay out of the denominator.
+CLASSES: tuple[CellClass, ...] = (
+    CellClass(code="ABE", name="Abnormal eosinophil", lineage="granulocytic"),
+    CellClass(code="ART", name="Artefact", countable="never"),
+    CellClass(code="BAS", name="Basophil", lineage="granulocytic"),
+    CellClass(code="BLA", name="Blast"),
+    CellClass(code="EBO", name="Erythroblast", lineage="erythroid"),
+    CellClass(code="EOS", name="Eosinophil", lineage="granulocytic"),
+    CellClass(code="FGC", name="Faggot cell", lineage="granulocytic"),
+    CellClass(code="HAC", name="Hairy cell", lineage="lymphoid"),
+    CellClass(code="KSC", name="Smudge cell", countable="never"),
+    CellClass(code="LYI", name="Immature lymphocyte", lineage="lymphoid"),
+    CellClass(code="LYT", name="Lymphocyte", lineage="lymphoid"),
+    CellClass(code="MMZ", name="Metamyelocyte", lineage="granulocytic"),
+    CellClass(code="MON", name="Monocyte", lineage="monocytic"),
+    CellClass(code="MYB", name="Myelocyte", lineage="granulocytic"),
+    CellClass(code="NGB", name="Band neutrophil", lineage="granulocytic"),
+    CellClass(code="NGS", name="Segmented neutrophil", lineage="granulocytic"),
+    CellClass(code="NIF", name="Not identifiable", countable="never"),
+    CellClass(code="OTH", name="Other cell", countable="by_setting"),
+    CellClass(code="PEB", name="Proerythroblast", lineage="erythroid"),
+    CellClass(code="PLM", name="Plasma cell", lineage="plasma"),
+    CellClass(code="PMO", name="Promyelocyte", lineage="granulocytic"),
+)
+
+
+class Preprocessing(_Strict):
+    """How a picture becomes the input tensor. Resizing is done outside the graph, scaling and normalising inside."""
+
+    input_size: int = Field(ge=SIZE_MULTIPLE, le=1024, multiple_of=SIZE_MULTIPLE, description="S, in pixels")
+    resampling: Literal["bilinear"] = Field("bilinear", description="Pillow's antialiased filter of this name")
+    mean: tuple[float, float, float] = Field(description="per RGB channel, of pixels scaled to 0..1")
+    std: tuple[float, float, float] = Field(description="per RGB channel, of pixels scaled to 0..1")
+
+
+class DataSource(_Strict):
+    """One set of pictures that the model learned from, with the attribution its licence asks for."""
+
+    name: str
+    tissue: str
+    licence: str
+    attribution: str
+    training_images: dict[Code, int] = Field(description="pictures learned from, by class")
+
+
+class Metric(_Strict):
+    """A measured figure. A proportion carries its 95 % Wilson interval; every figure carries its n and its split."""
+
+    name: str = Field(description="accuracy, macro_f1, recall, precision, ece, …")
+    code: Code | None = Field(None, description="the class it speaks of; absent when it speaks of all")
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = Field(ge=0, description="pictures behind the figure")
+    split: str
+
+
+class Manifest(_Strict):
+    """What travels beside the ONNX file and says all that the graph cannot say of itself. Unknown keys are refused."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Code
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="the model's version, not the code's")
+    variant: str
+    classes: tuple[CellClass, ...] = Field(min_length=2)
+    training_images: dict[Code, int] = Field(description="by class, over all sources")
+    unsupported: tuple[Code, ...] = Field(description="classes with no or too few training pictures: nothing is claimed")
+    preprocessing: Preprocessing
+    temperature: float = Field(gt=0, description="probabilities = softmax(logits / temperature)")
+    bias: tuple[float, ...] = Field(description="by class: logit = mean over positions of evidence + bias")
+    attention_scales: tuple[str, ...] = Field(description="kernels of the attention maps, in order: 3-5-1, …")
+    outputs: dict[str, tuple[str | int, ...]] = Field(description="name → shape; 'N' is the batch")
+    opset: int
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the ONNX file")
+    sources: tuple[DataSource, ...]
+    split: str = Field(description="how training, calibration and test pictures were kept apart")
+    split_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the written split list")
+    metrics: tuple[Metric, ...]
+    intended_use: str
+    limits: tuple[str, ...]
+    licence: str
+    attribution: tuple[str, ...]
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Class codes in logit order."""
+        return tuple(cell_class.code for cell_class in self.classes)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        codes = set(self.codes)
+        if len(codes) != len(self.classes):
+            raise ValueError("two classes share a code")
+        if set(self.training_images) != codes:
+            raise ValueError("training_images must name exactly the classes")
+        unknown = set(self.unsupported) - codes
+        if unknown:
+            raise ValueError(f"unsupported names classes that do not exist: {sorted(unknown)}")
+        unclaimed = {code for code, count in self.training_images.items() if count == 0} - set(self.unsupported)
+        if unclaimed:
+            raise ValueError(f"classes without training pictures must be unsupported: {sorted(unclaimed)}")
+        if len(self.bias) != len(self.classes):
+            raise ValueError(f"bias has {len(self.bias)} values for {len(self.classes)} classes")
+        if self.outputs != output_shapes(self):
+            raise ValueError(f"outputs must be {output_shapes(self)}, found {self.outputs}")
+        return self
+
+
+def output_shapes(manifest: Manifest) -> dict[str, tuple[str | int, ...]]:
+    """The five shapes of the contract, with the grid and embedding sizes that the manifest itself gives.
+
+    Raises:
+        ValueError: an output is missing or of the wrong rank, so that its sizes cannot be read.
+    """
+    found: Mapping[str, tuple[str | int, ...]] = manifest.outputs
+    if set(found) != set(OUTPUTS) or [len(found[name]) for name in OUTPUTS] != [2, 2, 4, 4, 2]:
+        raise ValueError(f"outputs must be {OUTPUTS} of ranks 2, 2, 4, 4, 2")
+    classes, scales = len(manifest.classes), len(manifest.attention_scales)
+    return {
+        "probabilities": ("N", classes),
+        "logits": ("N", classes),
+        "attention": ("N", scales, *found["attention"][2:]),
+        "evidence": ("N", classes, *found["evidence"][2:]),
+        "embedding": ("N", found["embedding"][1]),
+    }
+
+
+class ArtefactError(Exception):
+    """An artefact that cannot be used: which file, and what is wrong with it, in a sentence."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest beside an ONNX file.
+
+    Raises:
+        ArtefactError: missing, not JSON, of another schema, with an unknown key or at odds with itself.
+    """
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(str(part) for part in found["loc"])
+        raise ArtefactError(path, f"not a manifest of schema {SCHEMA_VERSION}: {where} {found['msg']}") from error
