@@ -1,0 +1,338 @@
+"""The network: a Visual Attention Network with multi-scale large kernel attention and cross-scale fusion.
+
+Knows tensors, (N, C, H, W) unless said otherwise. Knows no class names, no pictures, no training, no ONNX.
+
+VAN, LKA, ConvFFN: Guo et al., Visual Attention Network, arXiv 2202.09741.
+MLKA: Wang et al., Multi-scale Attention Network for Single Image Super-Resolution, arXiv 2209.14145.
+MCNN stem, multi-scale cross attention: named by the paper this project starts from, which gives no numbers; ours.
+"""
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.contract import SIZE_MULTIPLE
+
+#: Scale → (depthwise kernel, dilated depthwise kernel, dilation); the last 1 of the name is the pointwise kernel.
+KERNELS = {"3-5-1": (3, 5, 2), "5-7-1": (5, 7, 3), "7-9-1": (7, 9, 4)}
+ALL_SCALES = tuple(KERNELS)
+Scales = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network as numbers; each tuple has one entry a stage."""
+
+    embed_dims: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    mlp_ratios: tuple[int, int, int, int]
+    scales: tuple[Scales, Scales, Scales, Scales]  # one scale: LKA; several: MLKA, an equal share of channels each
+    stem: Literal["overlap", "mcnn"]
+    fusion_dim: int  # width of the multi-scale cross attention; 0: the head reads the last stage, as VAN does
+
+
+_LKA = (("5-7-1",),) * 4
+# The last grid is 1/32 of the picture: three to eight cells a side, which even the smallest kernel spans.
+_MLKA = (ALL_SCALES, ALL_SCALES, ALL_SCALES, ("3-5-1",))
+_VAN_RATIOS = (8, 8, 4, 4)
+
+# van_*: the published widths and depths, so that published checkpoints fit (arXiv 2202.09741, table 2).
+# The rest: every width a multiple of 48, so that each third of an MLKA is a multiple of the 16 channels that
+# onnxruntime's blocked depthwise kernels need; thirds of 10 or 11 channels run eight times slower.
+VARIANTS: dict[str, Variant] = {
+    "micro": Variant((48, 48, 48, 48), (1, 1, 1, 1), (1, 1, 1, 1), _MLKA, "mcnn", 48),
+    "tiny": Variant((48, 96, 144, 192), (2, 2, 4, 2), (4, 4, 4, 4), _MLKA, "mcnn", 144),
+    "van_b0": Variant((32, 64, 160, 256), (3, 3, 5, 2), _VAN_RATIOS, _LKA, "overlap", 0),
+    "van_b1": Variant((64, 128, 320, 512), (2, 2, 4, 2), _VAN_RATIOS, _LKA, "overlap", 0),
+    "van_b2": Variant((64, 128, 320, 512), (3, 3, 12, 3), _VAN_RATIOS, _LKA, "overlap", 0),
+    "van_b3": Variant((64, 128, 320, 512), (3, 5, 27, 3), _VAN_RATIOS, _LKA, "overlap", 0),
+    "mlka_s": Variant((48, 96, 192, 288), (3, 3, 5, 2), _VAN_RATIOS, _MLKA, "mcnn", 192),
+    "mlka_m": Variant((96, 144, 336, 528), (3, 3, 12, 3), _VAN_RATIOS, _MLKA, "mcnn", 336),
+    "mlka_l": Variant((96, 144, 336, 528), (3, 5, 27, 3), _VAN_RATIOS, _MLKA, "mcnn", 336),
+}
+
+
+def variant_named(name: str) -> Variant:
+    """The numbers of a variant.
+
+    Raises:
+        ValueError: no such variant; names the nearest.
+    """
+    if name not in VARIANTS:
+        near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4) or list(VARIANTS)
+        raise ValueError(f"unknown variant {name!r}; did you mean {', '.join(near)}?")
+    return VARIANTS[name]
+
+
+class LKA(nn.Module):
+    """Large kernel attention: depthwise, dilated depthwise and pointwise convolution in a row (arXiv 2202.09741, eq. 2).
+
+    Returns the gate alone, unbounded and signed, of the shape of its input; the caller multiplies.
+    """
+
+    def __init__(self, dim: int, scale: str) -> None:
+        super().__init__()
+        kernel, dilated, dilation = KERNELS[scale]
+        self.conv0 = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        reach = dilation * (dilated // 2)
+        self.conv_spatial = nn.Conv2d(dim, dim, dilated, padding=reach, dilation=dilation, groups=dim)
+        self.conv1 = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv1(self.conv_spatial(self.conv0(x)))
+
+
+class MLKA(nn.Module):
+    """Multi-scale LKA: an equal share of channels a scale, each LKA times its depthwise gate (arXiv 2209.14145, eq. 5).
+
+    Returns the gate, of the shape of its input, its channels grouped by scale in the order given.
+    """
+
+    def __init__(self, dim: int, scales: Scales) -> None:
+        super().__init__()
+        share, rest = divmod(dim, len(scales))
+        if rest:
+            raise ValueError(f"a width of {dim} cannot be split evenly among the {len(scales)} scales {scales} of MLKA")
+        self.share = share
+        self.attend = nn.ModuleList(LKA(share, scale) for scale in scales)
+        kernels = [KERNELS[scale][0] for scale in scales]
+        self.gate = nn.ModuleList(nn.Conv2d(share, share, k, padding=k // 2, groups=share) for k in kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.split(self.share, dim=1)
+        gated = [attend(g) * gate(g) for attend, gate, g in zip(self.attend, self.gate, groups, strict=True)]
+        return torch.cat(gated, dim=1)
+
+
+class SpatialAttention(nn.Module):
+    """1×1 → GELU → spatial gate → 1×1, with an inner residual (arXiv 2202.09741, fig. 3d). Returns (output, gate)."""
+
+    def __init__(self, dim: int, scales: Scales) -> None:
+        super().__init__()
+        self.proj_1 = nn.Conv2d(dim, dim, 1)
+        self.spatial_gating_unit = LKA(dim, scales[0]) if len(scales) == 1 else MLKA(dim, scales)
+        self.proj_2 = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inner = F.gelu(self.proj_1(x))
+        gate = self.spatial_gating_unit(inner)
+        return self.proj_2(inner * gate) + x, gate
+
+
+class ConvFFN(nn.Module):
+    """1×1 → depthwise 3×3 → GELU → 1×1 (the CFF of arXiv 2202.09741, fig. 3a)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(dim, hidden, 1)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Conv2d(hidden, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
+
+
+class DropPath(nn.Module):
+    """Leaves the residual branch out for a random part of the pictures of a batch (arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        kept = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep) / keep
+        return x * kept
+
+
+class Block(nn.Module):
+    """A VAN block: attention, then ConvFFN, each BatchNorm first and layer-scaled. Returns (output, gate)."""
+
+    def __init__(self, dim: int, mlp_ratio: int, scales: Scales, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.attn = SpatialAttention(dim, scales)
+        self.norm2 = nn.BatchNorm2d(dim)
+        self.mlp = ConvFFN(dim, dim * mlp_ratio)
+        self.drop_path = DropPath(drop_path)
+        self.layer_scale_1 = nn.Parameter(torch.full((dim, 1, 1), 1e-2))
+        self.layer_scale_2 = nn.Parameter(torch.full((dim, 1, 1), 1e-2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        attended, gate = self.attn(self.norm1(x))
+        x = x + self.drop_path(self.layer_scale_1 * attended)
+        x = x + self.drop_path(self.layer_scale_2 * self.mlp(self.norm2(x)))
+        return x, gate
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of each position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x.permute(0, 2, 3, 1))  # (N, C, H, W) -> (N, H, W, C)
+        return x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+
+
+class OverlapPatchEmbed(nn.Module):
+    """One strided convolution whose kernel is wider than its stride, then BatchNorm."""
+
+    def __init__(self, in_dim: int, dim: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_dim, dim, kernel, stride=stride, padding=kernel // 2)
+        self.norm = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x))
+
+
+class MCNNStem(nn.Module):
+    """Multi-scale CNN stem: parallel 3×3, 5×5 and 7×7 convolutions, concatenated and fused; stride 4 in all."""
+
+    KERNELS = (3, 5, 7)
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        share, rest = divmod(dim, len(self.KERNELS))
+        if rest:
+            raise ValueError(f"a width of {dim} cannot be split evenly among the three branches of the MCNN stem")
+        branches = (nn.Conv2d(in_dim, share, k, stride=2, padding=k // 2, bias=False) for k in self.KERNELS)
+        self.branches = nn.ModuleList(branches)
+        self.norm = nn.BatchNorm2d(dim)
+        self.fuse = OverlapPatchEmbed(dim, dim, kernel=3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([branch(x) for branch in self.branches], dim=1)
+        return self.fuse(F.gelu(self.norm(x)))
+
+
+class Stage(nn.Module):
+    """Patch embedding, blocks, LayerNorm. Returns (map, gate of the last block)."""
+
+    def __init__(self, embed: nn.Module, dim: int, mlp_ratio: int, scales: Scales, drop_paths: list[float]) -> None:
+        super().__init__()
+        self.patch_embed = embed
+        self.blocks = nn.ModuleList(Block(dim, mlp_ratio, scales, rate) for rate in drop_paths)
+        self.norm = LayerNorm2d(dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = gate = self.patch_embed(x)
+        for block in self.blocks:
+            x, gate = block(x)
+        return self.norm(x), gate
+
+
+class CrossScaleAttention(nn.Module):
+    """Multi-scale cross attention: the third stage asks, the tokens of the other stages answer.
+
+    Queries come from the third stage's map (1/16 of the picture); keys and values from the first and second, pooled
+    to that grid, and the fourth, at its own. The answer joins the third map and the upsampled fourth.
+    """
+
+    HEAD_DIM = 48
+
+    def __init__(self, dims: tuple[int, int, int, int], dim: int) -> None:
+        super().__init__()
+        heads, rest = divmod(dim, self.HEAD_DIM)
+        if rest:
+            raise ValueError(f"a fusion width of {dim} is not a multiple of the head width {self.HEAD_DIM}")
+        self.heads = heads
+        first, second, third, fourth = dims
+        self.query = nn.Conv2d(third, dim, 1)
+        self.key_value = nn.ModuleList(nn.Conv2d(d, 2 * dim, 1) for d in (first, second, fourth))
+        self.answer = nn.Conv2d(dim, dim, 1)
+        self.lateral = nn.Conv2d(third, dim, 1)
+        self.top_down = nn.Conv2d(fourth, dim, 1)
+        self.norm = LayerNorm2d(dim, eps=1e-6)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        return x.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)  # (N, C, H, W) -> (N, heads, H·W, head_dim)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        first, second, third, fourth = maps
+        height, width = third.shape[-2:]
+        others = [F.avg_pool2d(first, 4), F.avg_pool2d(second, 2), fourth]
+        pairs = [project(x).chunk(2, dim=1) for project, x in zip(self.key_value, others, strict=True)]
+        keys = torch.cat([self._tokens(key) for key, _ in pairs], dim=2)
+        values = torch.cat([self._tokens(value) for _, value in pairs], dim=2)
+        seen = F.scaled_dot_product_attention(self._tokens(self.query(third)), keys, values)
+        seen = seen.transpose(2, 3).flatten(1, 2).unflatten(2, (height, width))  # -> (N, dim, H, W)
+        upsampled = F.interpolate(self.top_down(fourth), scale_factor=2.0, mode="nearest")
+        return self.norm(self.lateral(third) + upsampled + self.answer(seen))
+
+
+class VANOutput(NamedTuple):
+    """What the network says of a batch; the names are the contract's."""
+
+    logits: Tensor  # (N, classes)
+    attention: Tensor  # (N, scales, h, w), each map scaled to 0..1
+    evidence: Tensor  # (N, classes, H, W); its mean over (H, W) plus the head's bias is the logit
+    embedding: Tensor  # (N, dim)
+
+
+class VAN(nn.Module):
+    """Visual Attention Network, with MLKA and cross-scale fusion where the variant says so.
+
+    Args:
+        variant: a name of VARIANTS, or numbers of your own.
+        num_classes: width of the head.
+        drop_path: rate at the last block; grows linearly from 0 at the first.
+
+    Raises:
+        ValueError: an unknown variant, or a width that its scales, stem or heads cannot share evenly.
+    """
+
+    def __init__(self, variant: str | Variant, num_classes: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        v = variant_named(variant) if isinstance(variant, str) else variant
+        stem = MCNNStem(3, v.embed_dims[0]) if v.stem == "mcnn" else OverlapPatchEmbed(3, v.embed_dims[0], 7, 4)
+        embeds = [stem, *(OverlapPatchEmbed(a, b, 3, 2) for a, b in zip(v.embed_dims, v.embed_dims[1:], strict=False))]
+        rates = torch.linspace(0, drop_path, sum(v.depths)).split(v.depths)
+        parts = zip(embeds, v.embed_dims, v.mlp_ratios, v.scales, rates, strict=True)
+        self.stages = nn.ModuleList(Stage(e, dim, ratio, s, r.tolist()) for e, dim, ratio, s, r in parts)
+        self.fusion = CrossScaleAttention(v.embed_dims, v.fusion_dim) if v.fusion_dim else None
+        self.head = nn.Linear(v.fusion_dim or v.embed_dims[-1], num_classes)
+        most = max(len(scales) for scales in v.scales)
+        self.attention_stage = max(i for i, scales in enumerate(v.scales) if len(scales) == most)
+        self.attention_scales = v.scales[self.attention_stage]
+        self.apply(_init_weights)
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, S, S), normalised → (the map that the head reads, the gate that `attention` is drawn from)."""
+        maps, gates = [], []
+        for stage in self.stages:
+            x, gate = stage(x)
+            maps.append(x)
+            gates.append(gate)
+        return (self.fusion(maps) if self.fusion else x), gates[self.attention_stage]
+
+    def forward(self, x: Tensor) -> VANOutput:
+        """(N, 3, S, S), normalised; S a multiple of 32."""
+        if x.shape[-1] % SIZE_MULTIPLE or x.shape[-2] % SIZE_MULTIPLE:
+            raise ValueError(f"a picture of {tuple(x.shape[-2:])} pixels; both sides must be multiples of {SIZE_MULTIPLE}")
+        features, gate = self.forward_features(x)
+        embedding = features.mean(dim=(2, 3))
+        evidence = F.conv2d(features, self.head.weight[:, :, None, None])
+        return VANOutput(self.head(embedding), self._attention(gate), evidence, embedding)
+
+    def _attention(self, gate: Tensor) -> Tensor:
+        strength = gate.abs().unflatten(1, (len(self.attention_scales), -1)).mean(dim=2)  # (N, C, h, w) -> (N, K, h, w)
+        low, high = strength.amin(dim=(2, 3), keepdim=True), strength.amax(dim=(2, 3), keepdim=True)
+        return (strength - low) / (high - low + 1e-12)
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
