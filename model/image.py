@@ -1,0 +1,225 @@
+"""Picture bytes to pixels: the one decode-and-resize, shared by training's evaluation and by the service.
+
+Knows picture formats, pixel limits and the colours a person sees. Knows no torch, no model, no HTTP and no files.
+
+What a person sees: grey, palette, CMYK and YCbCr become RGB; 16 bits a sample become the upper 8 (12 bits the upper 8
+of 12); transparency is laid over white; the EXIF orientation is applied. Colour profiles are not applied, in training
+and in serving alike. Refused rather than guessed: floating-point, signed and 32-bit samples, CIELAB, and files that
+hold several pictures (a z-stack, an animation), of which all but one would be lost without a word. Smaller copies of
+the same picture (the levels of a pyramid TIFF, a camera's preview) are not further pictures.
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+DEFAULT_MAX_PIXELS = 16_000_000
+#: A picture of one cell is neither a line nor a dot; stretched to a square such a shape would show nothing.
+MIN_SIDE_PIXELS = 8
+MAX_ASPECT_RATIO = 10
+#: Each scan of a progressive JPEG costs a pass over all its blocks; cameras and editors write about ten.
+MAX_JPEG_SCANS = 100
+#: A pyramid of 2^16 px has fewer levels; the limit ends a walk over a forged chain of TIFF directories.
+MAX_TIFF_LEVELS = 16
+
+# One parser a format, called directly: Image.open would try others (MPO, APNG's friends) and warn by process-wide
+# filters, which no thread may touch.
+_READERS: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "WEBP": WebPImageFile,
+}
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"II+\x00": "TIFF",
+    b"MM\x00+": "TIFF",
+}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TIFF_SUBFILE_TYPE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT, _TIFF_PLANES = 254, 258, 262, 339, 284
+
+
+class PictureError(ValueError):
+    """A picture that cannot be read, and why, in a sentence that names no file and shows no content."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class UnsupportedPicture(PictureError):
+    """Not a kind of picture that is read here: another format, or samples that cannot be shown honestly."""
+
+
+class PictureTooLarge(PictureError):
+    """More pixels than allowed, said by the header and refused before any is decoded."""
+
+
+class UndecodablePicture(PictureError):
+    """The right kind, but empty, cut off, broken, or of a shape that cannot be a cell."""
+
+
+def decode(
+    data: bytes | bytearray | memoryview, size: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Read one picture and resize it with Pillow's antialiased bilinear filter.
+
+    Safe to call from many threads. The whole picture is stretched to the square; nothing is cropped or padded.
+
+    Args:
+        data: a whole JPEG, PNG, BMP, TIFF or WebP file
+        size: S, the side of the square in pixels
+        max_pixels: width times height that is still decoded; Pillow's own limit of 89 million stands above it
+
+    Returns:
+        RGB, uint8, (S, S, 3), C-contiguous, writable and the caller's own.
+
+    Raises:
+        UnsupportedPicture: another format, several pictures in one file, or samples that cannot be shown
+        PictureTooLarge: more than max_pixels
+        UndecodablePicture: empty, cut off, broken, or an extreme shape
+    """
+    picture = _upright_rgb(data, max_pixels)
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(picture)
+
+
+def _upright_rgb(data: bytes | bytearray | memoryview, max_pixels: int) -> Image.Image:
+    found = _format_of(bytes(data[:12]))
+    if found == "WEBP":  # its parser allocates the canvas on opening, so the size is read before
+        _check_size(*_webp_canvas(bytes(data[:30])), max_pixels)
+    try:
+        picture = _READERS[found](BytesIO(data))
+        _check_size(*picture.size, max_pixels)
+        _check_kind(picture, data)
+        picture.load()
+        return _as_seen(picture)
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's parsers raise a dozen kinds, from struct.error to MemoryError
+        raise UndecodablePicture(f"the {found} data is broken or cut off") from error
+
+
+def _format_of(head: bytes) -> str:
+    if not head:
+        raise UndecodablePicture("the picture is empty (0 bytes)")
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    for magic, found in _MAGIC.items():
+        if head.startswith(magic):
+            return found
+    raise UnsupportedPicture(f"not a picture type that is read here ({', '.join(FORMATS)})")
+
+
+def _webp_canvas(head: bytes) -> tuple[int, int]:
+    """Width and height by the first chunk (WebP container specification, RFC 9649 sections 2.5 to 2.7)."""
+    chunk = head[12:16]
+    if len(head) == 30 and chunk == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if len(head) == 30 and chunk == b"VP8 ":
+        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    if len(head) >= 25 and chunk == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    raise UndecodablePicture("the WEBP data is broken or cut off")
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise PictureTooLarge(f"{width} x {height} pixels; at most {max_pixels} are read")
+    if min(width, height) < MIN_SIDE_PIXELS:
+        raise UndecodablePicture(f"{width} x {height} pixels; each side must have at least {MIN_SIDE_PIXELS}")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise UndecodablePicture(f"{width} x {height} pixels; the sides may differ by {MAX_ASPECT_RATIO} times at most")
+
+
+def _check_kind(picture: ImageFile.ImageFile, data: bytes | bytearray | memoryview) -> None:
+    """Refuse, by the header alone, what would decode to something other than the one picture a person sees."""
+    if isinstance(picture, TiffImageFile):
+        _check_tiff_samples(picture)
+        _check_tiff_pages(picture)
+    elif getattr(picture, "n_frames", 1) > 1:
+        raise UnsupportedPicture("an animation: which of its frames is the cell cannot be told; send one picture")
+    if picture.mode not in _RGB_OF:
+        raise UnsupportedPicture(f"samples of mode {picture.mode} have no agreed way to be shown; send 8-bit RGB")
+    if "progressive" in picture.info and bytes(data).count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise UndecodablePicture(f"a progressive JPEG of more than {MAX_JPEG_SCANS} scans")
+
+
+def _check_tiff_samples(picture: TiffImageFile) -> None:
+    tags = picture.tag_v2
+    if set(tags.get(_TIFF_SAMPLE_FORMAT, (1,))) != {1}:
+        raise UnsupportedPicture("a TIFF of signed or floating-point samples; send unsigned 8 or 16 bits")
+    if tags.get(_TIFF_PLANES, 1) == 2 and max(tags.get(_TIFF_BITS, (1,))) > 8:
+        raise UnsupportedPicture("a TIFF with 16-bit colours in separate planes; send them interleaved")
+
+
+def _check_tiff_pages(picture: TiffImageFile) -> None:
+    try:
+        for page in count(1):
+            picture.seek(page)
+            if page > MAX_TIFF_LEVELS or not picture.tag_v2.get(_TIFF_SUBFILE_TYPE, 0) & 1:
+                raise UnsupportedPicture("a TIFF of several pages; send each page as a picture of its own")
+    except EOFError:
+        picture.seek(0)
+
+
+def _as_seen(picture: Image.Image) -> Image.Image:
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    shown = _RGB_OF[picture.mode](picture)
+    return shown.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else shown
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    if picture.has_transparency_data:
+        return _over_white(picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    layer = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _from_16_bit(picture: Image.Image) -> Image.Image:
+    samples = np.asarray(picture)
+    bits = 16
+    if isinstance(picture, TiffImageFile):
+        bits = picture.tag_v2[_TIFF_BITS][0]
+        if picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # white is zero; Pillow inverts 8-bit samples only
+            samples = ~samples
+    grey = Image.fromarray((samples >> (bits - 8)).astype(np.uint8)).convert("RGB")
+    transparent = picture.info.get("transparency")
+    if transparent is not None:
+        grey.paste("white", mask=Image.fromarray(samples == transparent))
+    return grey
+
+
+_RGB_OF: dict[str, Callable[[Image.Image], Image.Image]] = {
+    **dict.fromkeys(("RGB", "L", "1", "P", "CMYK", "YCbCr", "LA", "RGBA", "PA"), _opaque),
+    **dict.fromkeys(("I;16", "I;16B"), _from_16_bit),
+}
