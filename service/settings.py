@@ -1,0 +1,108 @@
+"""What an operator may set, read once from `MARROWLENS_*` in the environment. A name that does not exist is an error.
+
+Knows names, types, bounds and units. Knows nothing of what the parts do with them, and nothing is read at import.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "MARROWLENS_"
+MIB = 1024 * 1024
+
+
+class SettingsError(ValueError):
+    """A setting that does not exist or has an impossible value: which environment name, and what is wrong with it."""
+
+
+class Settings(BaseSettings):
+    """The settings of one service. Frozen; keyword arguments (command line) win over the environment.
+
+    Raises:
+        SettingsError: a `MARROWLENS_*` name in the environment that is no setting.
+        pydantic.ValidationError: a value out of bounds; `read_settings` says it in a sentence instead.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    artefact: Path | None = Field(None, description="the .onnx file; its manifest lies beside it. Default: the bundled")
+    provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="what onnxruntime computes on")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    max_image_bytes: int = Field(10 * MIB, gt=0, description="largest picture, as it is sent")
+    max_pixels: int = Field(16_000_000, gt=0, description="largest picture, width times height, once decoded")
+    max_body_bytes: int = Field(256 * MIB, gt=0, description="largest body of a batch request")
+    max_batch_images: int = Field(10_000, gt=0, description="most pictures in one batch request")
+    max_batch_size: int = Field(16, gt=0, le=1024, description="most pictures in one call of the model")
+    max_queue_delay_ms: float = Field(0, ge=0, le=10_000, description="how long an idle model waits for company")
+    max_queue_size: int = Field(256, gt=0, description="pictures accepted and not yet answered; one more is refused")
+    request_timeout_s: float = Field(30, gt=0, description="a picture not answered by then is given up")
+    intra_op_threads: int | None = Field(None, gt=0, description="threads of one model call. Default: the CPU budget")
+    decode_threads: int | None = Field(None, gt=0, description="pictures decoded at a time. Default: the CPU budget")
+    drain_delay_s: float = Field(0, ge=0, description="not ready but still serving, before a shutdown starts")
+    shutdown_timeout_s: float = Field(20, ge=0, description="for what was accepted to be answered at a shutdown")
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
+        "info", description="least to be logged"
+    )
+    count_other: bool = Field(False, description="count class OTH in the denominator of a differential")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (names are pydantic-settings')
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment; no files. pydantic-settings itself lets unknown names pass."""
+        _refuse_unknown(os.environ, known={environment_name(field) for field in cls.model_fields})
+        return init_settings, env_settings
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.max_queue_size < self.max_batch_size:
+            raise ValueError("max_queue_size below max_batch_size: no batch could ever be full")
+        if self.max_body_bytes < self.max_image_bytes:
+            raise ValueError("max_body_bytes below max_image_bytes: the largest picture could not be sent in a batch")
+        return self
+
+
+def environment_name(field: str) -> str:
+    """The name under which a setting stands in the environment: `max_batch_size` is `MARROWLENS_MAX_BATCH_SIZE`."""
+    return PREFIX + field.upper()
+
+
+def read_settings(**chosen: Any) -> Settings:
+    """The settings from the environment, with those chosen on the command line on top.
+
+    Raises:
+        SettingsError: an unknown name, or a value out of bounds; every one of them is named.
+    """
+    try:
+        return Settings(**chosen)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(found["loc"], found["msg"]) for found in error.errors())) from error
+
+
+def _sentence(where: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{environment_name(str(where[0]))}: {message}" if where else message
+
+
+def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
+    for name in sorted(names):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise SettingsError(f"{name} is not a setting; {_hint(name.upper(), known)}")
+
+
+def _hint(name: str, known: set[str]) -> str:
+    # Kubernetes gives every pod the addresses of the services in its namespace, in names like these.
+    if name.startswith((f"{PREFIX}SERVICE_", f"{PREFIX}PORT_")):
+        return "if it is the link of a Kubernetes service, set enableServiceLinks: false in the pod"
+    return f"did you mean {difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]}?"

@@ -1,0 +1,47 @@
+"""What every test may ask for: an artefact, drawn pictures, and an environment free of this desk's own settings."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import write_artefact
+from hypothesis import settings as hypothesis_settings
+from PIL import Image
+
+# Examples are timed by nobody: a loaded machine must not fail a property.
+hypothesis_settings.register_profile("marrowlens", deadline=None)
+hypothesis_settings.load_profile("marrowlens")
+
+Draw = Callable[..., bytes]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_this_desk(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.upper().startswith("MARROWLENS_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `.onnx` of a tiny artefact with 21 classes at 64 pixels; its manifest lies beside it. Do not write to it."""
+    return write_artefact(tmp_path_factory.mktemp("artefact"))
+
+
+@pytest.fixture(scope="session")
+def draw() -> Draw:
+    """A picture as bytes: `draw(seed, size=(80, 72), format="PNG")`; another seed is another picture."""
+
+    def picture(seed: int, *, size: tuple[int, int] = (80, 72), format: str = "PNG") -> bytes:
+        width, height = size
+        random = np.random.default_rng(seed)
+        shade = random.integers(0, 192, 3)  # one colour a picture, so that answers differ between pictures
+        coarse = Image.fromarray((shade + random.integers(0, 64, (6, 6, 3))).astype(np.uint8))
+        out = io.BytesIO()
+        coarse.resize((width, height), Image.Resampling.BILINEAR).save(out, format)
+        return out.getvalue()
+
+    return picture
