@@ -1,0 +1,91 @@
+# Needs GNU make, a POSIX shell and Python 3.11 or newer; each target makes the environment it runs in.
+#
+#   PYTHON       which Python to build environments with        make test PYTHON=/opt/python3.12/bin/python3
+#   RUNTIME      cpu or gpu, found by asking nvidia-smi         make serve RUNTIME=cpu
+#   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-x tests/test_batcher.py'
+#
+# The service takes its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
+
+PYTHON ?= python3 python3.13 python3.12 python3.11 python3.14 python
+RUNTIME ?= $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo gpu || echo cpu)
+RUNTIME := $(RUNTIME)
+PYTEST_ARGS ?=
+
+DEV := .venv
+SERVE := .venv-serve-$(RUNTIME)
+MANIFESTS := $(filter-out %/kustomization.yaml,$(wildcard k8s/base/*.yaml))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: serve
+serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.0.1:8000, without torch
+	@exec $(SERVE)/bin/marrowlens serve
+
+.PHONY: test
+test: $(DEV)/.installed ## Run every test (the first run installs torch)
+	$(DEV)/bin/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(DEV)/.installed ## Check style, types, layers, Dockerfiles, Kubernetes manifests and openapi.json
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+	$(DEV)/bin/hadolint docker/*.Dockerfile
+	$(DEV)/bin/kubernetes-validate --strict --quiet $(MANIFESTS)
+	@if command -v kubectl >/dev/null; then $(render_manifests); else echo 'kubectl is not here: k8s/base is checked unrendered'; fi
+	$(DEV)/bin/marrowlens openapi --check
+
+.PHONY: format
+format: $(DEV)/.installed ## Rewrite the code in the house style
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
+
+.PHONY: openapi
+openapi: $(DEV)/.installed ## Write openapi.json anew from the service
+	$(DEV)/bin/marrowlens openapi
+
+.PHONY: clean
+clean: ## Remove environments, caches and build results
+	rm -rf .venv .venv-serve-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define render_manifests
+echo 'kubectl kustomize k8s/base | kubernetes-validate'; \
+rendered=$$(kubectl kustomize k8s/base) && echo "$$rendered" | $(DEV)/bin/kubernetes-validate --strict --quiet -
+endef
+
+# Environments. The install is editable, so sources are always current and only pyproject.toml makes it run again.
+# onnxruntime and onnxruntime-gpu share one module and exclude each other: each has an environment of its own.
+$(DEV)/.installed: EXTRAS := service,training,dev
+$(SERVE)/.installed: EXTRAS := service,$(RUNTIME)
+$(DEV)/.installed $(SERVE)/.installed: pyproject.toml
+	@$(find_python); \
+	echo "Installing marrowlens[$(EXTRAS)] into $(@D) with $$found"; \
+	$$found -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# Sets $$found to the first of PYTHON that is new enough and can make environments, or says what is missing.
+# Debian and Ubuntu ship Python without ensurepip, pyenv leaves shims for Pythons that are not active: so each is tried.
+define find_python
+found= old= bare=; \
+for python in $(PYTHON); do \
+	version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	if ! $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then old="$$old $$python ($$version)"; \
+	elif ! $$python -c 'import ensurepip, venv' 2>/dev/null; then bare="$$bare $$python ($$version)"; \
+	else found=$$python; break; fi; \
+done; \
+if [ -z "$$found" ]; then \
+	echo "marrowlens needs Python 3.11 or newer with the venv module; looked for: $(PYTHON)." >&2; \
+	[ -z "$$old" ] || echo "Too old:$$old." >&2; \
+	[ -z "$$bare" ] || echo "Without venv:$$bare. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	echo "Another one is named so: make PYTHON=/path/to/python3.12" >&2; \
+	exit 1; \
+fi
+endef

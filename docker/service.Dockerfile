@@ -1,0 +1,54 @@
+# The service with its bundled model: no torch, no compiler, nothing that is written to but /tmp.
+#
+#   docker build -f docker/service.Dockerfile -t marrowlens:0.1.0 .
+#   docker build -f docker/service.Dockerfile -t marrowlens:0.1.0-gpu --build-arg RUNTIME=gpu .
+#   docker run --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 marrowlens:0.1.0
+#
+# To pin the base to the byte: --build-arg PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:…
+ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+# cpu, or gpu: onnxruntime-gpu with CUDA and cuDNN from wheels, so that the host brings only its driver.
+ARG RUNTIME=cpu
+WORKDIR /src
+RUN python -m venv /opt/marrowlens
+ENV PATH=/opt/marrowlens/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+# Dependencies change less often than code: their layer depends on pyproject.toml alone.
+COPY pyproject.toml ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+extras = project['optional-dependencies']; \
+print(*project['dependencies'], *extras['service'], *extras[sys.argv[1]], sep='\n')" "$RUNTIME" > requirements.txt \
+    && pip install --requirement requirements.txt
+COPY README.md LICENSE ./
+COPY model/ model/
+COPY training/ training/
+COPY service/ service/
+# Compiled here because the running container cannot write: start-up is spared the compiling.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps . && python -m compileall -q /opt/marrowlens/lib
+
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="marrowlens" \
+      org.opencontainers.image.description="Reads bone-marrow cells over HTTP. Research use only." \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/marrowlens /opt/marrowlens
+# The nvidia names give the container the host's driver; without a GPU they do nothing.
+ENV PATH=/opt/marrowlens/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    MARROWLENS_HOST=0.0.0.0 \
+    MARROWLENS_PORT=8000
+WORKDIR /tmp
+# A number, not a name: Kubernetes can then tell that it is not root.
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['MARROWLENS_PORT'] + '/health/live', timeout=2)"]
+ENTRYPOINT ["marrowlens"]
+CMD ["serve"]

@@ -1,0 +1,39 @@
+# Training, evaluation and export. torch's wheels carry CUDA, so that the host brings only its driver.
+#
+#   docker build -f docker/training.Dockerfile -t marrowlens-training:0.1.0 .
+#   docker run --gpus all --shm-size 8g -v "$PWD/cells:/cells:ro" -v "$PWD/runs:/runs" \
+#       --user "$(id -u):$(id -g)" marrowlens-training:0.1.0 fit /runs/CONFIG.toml
+#
+# --shm-size: the loading workers hand pictures over in /dev/shm, of which Docker gives 64 MiB.
+ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+RUN python -m venv /opt/marrowlens
+ENV PATH=/opt/marrowlens/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY pyproject.toml ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *project['optional-dependencies']['training'], sep='\n')" > requirements.txt \
+    && pip install --requirement requirements.txt
+COPY README.md LICENSE ./
+COPY service/ service/
+COPY model/ model/
+COPY training/ training/
+RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
+
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="marrowlens-training" \
+      org.opencontainers.image.description="Trains, evaluates and exports marrowlens models. Research use only." \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/marrowlens /opt/marrowlens
+ENV PATH=/opt/marrowlens/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+WORKDIR /runs
+USER 10001:10001
+ENTRYPOINT ["marrowlens-train"]
+CMD ["--help"]
