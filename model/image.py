@@ -2,11 +2,14 @@
 
 Knows picture formats, pixel limits and the colours a person sees. Knows no torch, no model, no HTTP and no files.
 
-What a person sees: grey, palette, CMYK and YCbCr become RGB; 16 bits a sample become the upper 8 (12 bits the upper 8
-of 12); transparency is laid over white; the EXIF orientation is applied. Colour profiles are not applied, in training
-and in serving alike. Refused rather than guessed: floating-point, signed and 32-bit samples, CIELAB, and files that
-hold several pictures (a z-stack, an animation), of which all but one would be lost without a word. Smaller copies of
-the same picture (the levels of a pyramid TIFF, a camera's preview) are not further pictures.
+What a person sees: grey, palette, CMYK and YCbCr become RGB; of 16 (or 12) bits a sample the upper 8 count;
+transparency is laid over white; the EXIF orientation is applied. Colour profiles are not applied, in training and in
+serving alike. Refused rather than guessed: floating-point, signed and 32-bit samples, CIELAB, and files that hold
+several pictures (a z-stack, an animation), of which all but one would be lost without a word. Smaller copies of the
+same picture (the levels of a pyramid TIFF, a camera's preview) are not further pictures.
+
+A picture is refused when any of its data is missing: no decoder fills the rest with grey. JPEG, BMP and plain TIFF
+carry no checksums, so damage inside data that is all there can go unseen.
 """
 
 from collections.abc import Callable
@@ -32,8 +35,8 @@ MAX_JPEG_SCANS = 100
 #: A pyramid of 2^16 px has fewer levels; the limit ends a walk over a forged chain of TIFF directories.
 MAX_TIFF_LEVELS = 16
 
-# One parser a format, called directly: Image.open would try others (MPO, APNG's friends) and warn by process-wide
-# filters, which no thread may touch.
+# One parser a format, called directly: Image.open would try further ones (MPO) and speaks of large pictures by a
+# warning, and warning filters belong to the whole process, not to a thread.
 _READERS: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
@@ -59,7 +62,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_TIFF_SUBFILE_TYPE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT, _TIFF_PLANES = 254, 258, 262, 339, 284
+_TIFF_SUBFILE_TYPE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 254, 258, 262, 284
+_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH, _TIFF_SAMPLE_FORMAT = 322, 323, 339
+# Leaves out what no camera writes today and what libtiff decodes least safely (old-style JPEG, SGI Log, ThunderScan).
+_TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg", "zstd", "group4")
 
 
 class PictureError(ValueError):
@@ -109,19 +115,20 @@ def decode(
 
 
 def _upright_rgb(data: bytes | bytearray | memoryview, max_pixels: int) -> Image.Image:
-    found = _format_of(bytes(data[:12]))
+    data = bytes(data)
+    found = _format_of(data[:12])
     if found == "WEBP":  # its parser allocates the canvas on opening, so the size is read before
-        _check_size(*_webp_canvas(bytes(data[:30])), max_pixels)
+        _check_size(*_webp_canvas(data[:30]), max_pixels)
     try:
         picture = _READERS[found](BytesIO(data))
         _check_size(*picture.size, max_pixels)
-        _check_kind(picture, data)
+        _check_kind(picture, data, max_pixels)
         picture.load()
         return _as_seen(picture)
     except PictureError:
         raise
     except Exception as error:  # Pillow's parsers raise a dozen kinds, from struct.error to MemoryError
-        raise UndecodablePicture(f"the {found} data is broken or cut off") from error
+        raise UndecodablePicture(f"the {found} data is broken, cut off or of a layout that is not read") from error
 
 
 def _format_of(head: bytes) -> str:
@@ -157,21 +164,34 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise UndecodablePicture(f"{width} x {height} pixels; the sides may differ by {MAX_ASPECT_RATIO} times at most")
 
 
-def _check_kind(picture: ImageFile.ImageFile, data: bytes | bytearray | memoryview) -> None:
-    """Refuse, by the header alone, what would decode to something other than the one picture a person sees."""
+def _check_kind(picture: ImageFile.ImageFile, data: bytes, max_pixels: int) -> None:
+    """Refuse, before decoding, what would come out as something other than the one picture a person sees."""
     if isinstance(picture, TiffImageFile):
         _check_tiff_samples(picture)
         _check_tiff_pages(picture)
+        _check_tiff_tiles(picture, max_pixels)
+    elif isinstance(picture, JpegImageFile):
+        _check_jpeg_scans(data)
+    elif isinstance(picture, BmpImageFile):
+        if picture.tile[0].codec_name != "raw":  # run lengths are decoded in Python, for seconds, under the GIL
+            raise UnsupportedPicture("a run-length encoded BMP; send a plain one")
     elif getattr(picture, "n_frames", 1) > 1:
         raise UnsupportedPicture("an animation: which of its frames is the cell cannot be told; send one picture")
     if picture.mode not in _RGB_OF:
         raise UnsupportedPicture(f"samples of mode {picture.mode} have no agreed way to be shown; send 8-bit RGB")
-    if "progressive" in picture.info and bytes(data).count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise UndecodablePicture(f"a progressive JPEG of more than {MAX_JPEG_SCANS} scans")
+
+
+def _check_jpeg_scans(data: bytes) -> None:
+    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # no end after the last scan: a copy padded to its length
+        raise UndecodablePicture("the JPEG data is cut off: its end marker is missing")
+    if data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise UndecodablePicture(f"a JPEG of more than {MAX_JPEG_SCANS} scans")
 
 
 def _check_tiff_samples(picture: TiffImageFile) -> None:
     tags = picture.tag_v2
+    if picture.info["compression"] not in _TIFF_COMPRESSIONS:
+        raise UnsupportedPicture(f"a TIFF compressed by {picture.info['compression']}; send LZW, deflate or plain")
     if set(tags.get(_TIFF_SAMPLE_FORMAT, (1,))) != {1}:
         raise UnsupportedPicture("a TIFF of signed or floating-point samples; send unsigned 8 or 16 bits")
     if tags.get(_TIFF_PLANES, 1) == 2 and max(tags.get(_TIFF_BITS, (1,))) > 8:
@@ -188,6 +208,18 @@ def _check_tiff_pages(picture: TiffImageFile) -> None:
         picture.seek(0)
 
 
+def _check_tiff_tiles(picture: TiffImageFile, max_pixels: int) -> None:
+    width, height = picture.size
+    tile_pixels = picture.tag_v2.get(_TIFF_TILE_WIDTH, 1) * picture.tag_v2.get(_TIFF_TILE_LENGTH, 1)
+    if tile_pixels > max_pixels:  # a tile is decompressed whole, however little of it the picture shows
+        raise PictureTooLarge(f"TIFF tiles of {tile_pixels} pixels; at most {max_pixels} are read")
+    if picture.tile[0].codec_name != "libtiff":  # libtiff counts for itself
+        planes = len(picture.getbands()) if picture.tag_v2.get(_TIFF_PLANES, 1) == 2 else 1
+        corners = [tile.extents or (0, 0, width, height) for tile in picture.tile]
+        if sum((right - left) * (low - top) for left, top, right, low in corners) < width * height * planes:
+            raise UndecodablePicture("the TIFF data is incomplete: its strips do not cover the picture")
+
+
 def _as_seen(picture: Image.Image) -> Image.Image:
     orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     shown = _RGB_OF[picture.mode](picture)
@@ -201,7 +233,7 @@ def _opaque(picture: Image.Image) -> Image.Image:
 
 
 def _over_white(picture: Image.Image) -> Image.Image:
-    layer = picture.convert("RGBA")
+    layer = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
@@ -220,6 +252,6 @@ def _from_16_bit(picture: Image.Image) -> Image.Image:
 
 
 _RGB_OF: dict[str, Callable[[Image.Image], Image.Image]] = {
-    **dict.fromkeys(("RGB", "L", "1", "P", "CMYK", "YCbCr", "LA", "RGBA", "PA"), _opaque),
+    **dict.fromkeys(("RGB", "L", "1", "P", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA"), _opaque),
     **dict.fromkeys(("I;16", "I;16B"), _from_16_bit),
 }
