@@ -1,0 +1,162 @@
+"""What a training run is told: one TOML file, read once, typed, frozen.
+
+Knows keys, units and defaults. Knows no torch and opens no picture.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Code
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used: the file, the key and what was expected there."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceConfig(_Strict):
+    """One folder of class folders."""
+
+    name: str
+    folder: Path = Field(description="relative to --data")
+    tissue: str = "bone marrow"
+    licence: str
+    attribution: str
+    crop: float = Field(1.0, gt=0, le=1, description="share of the side kept around the centre, to align cell sizes")
+    weight: float = Field(1.0, gt=0, description="draws of each training picture an epoch")
+
+
+class Blocks(_Strict):
+    """Shares of each class, taken as contiguous blocks in file-name order: neighbours may be one patient."""
+
+    train: float = Field(0.8, gt=0)
+    calibration: float = Field(0.075, gt=0)
+    test: float = Field(0.125, gt=0)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if abs(self.train + self.calibration + self.test - 1.0) > 1e-9:
+            raise ValueError("train + calibration + test must be 1")
+        return self
+
+
+class DataConfig(_Strict):
+    """Where the pictures are and how they are kept apart."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    blocks: Blocks = Blocks()
+
+
+class ModelConfig(_Strict):
+    """The network and what it is fed."""
+
+    variant: str = "tiny"
+    input_size: int = Field(96, ge=SIZE_MULTIPLE, le=1024, multiple_of=SIZE_MULTIPLE)
+    drop_path: float = Field(0.1, ge=0, lt=1)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class AugmentConfig(_Strict):
+    """How far a training picture may be bent. All are drawn anew for each picture and epoch; 0 turns one off."""
+
+    rotation_degrees: float = Field(180.0, ge=0, le=180)
+    shift: float = Field(0.08, ge=0, le=0.5, description="share of the side")
+    zoom: float = Field(0.15, ge=0, lt=1, description="scale between 1 - zoom and 1 + zoom")
+    flip: bool = True
+    stain: float = Field(0.15, ge=0, lt=1, description="relative change of optical density, a channel")
+    mixup_alpha: float = Field(0.0, ge=0, description="0: off (arXiv 1710.09412)")
+    cutmix_alpha: float = Field(0.0, ge=0, description="0: off (arXiv 1905.04899)")
+
+
+class FitConfig(_Strict):
+    """The optimiser's numbers."""
+
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(64, ge=2)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_epochs: float = Field(2.0, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    ema_decay: float = Field(0.998, ge=0, lt=1)
+    clip_norm: float = Field(5.0, gt=0)
+
+
+class CardConfig(_Strict):
+    """What the manifest and the model card say that no measurement can."""
+
+    tissue: str = Field("bone marrow", description="what the model is meant for; other tissue supports no class")
+    min_training_images: int = Field(50, ge=1, description="of that tissue; a class with fewer is unsupported")
+    intended_use: str
+    limits: tuple[str, ...] = ()
+    licence: str
+
+
+class Config(_Strict):
+    """One training run."""
+
+    name: Code
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    seed: int = 0
+    classes: tuple[CellClass, ...] = CLASSES
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    fit: FitConfig = FitConfig()
+    card: CardConfig
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Class codes in logit order."""
+        return tuple(cell_class.code for cell_class in self.classes)
+
+
+def read_config(path: Path) -> Config:
+    """Read a training configuration.
+
+    Raises:
+        ConfigError: not readable, not TOML, an unknown key (names the nearest) or a value off.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Config.model_validate(raw)
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(path, f"not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(path, "; ".join(_sentence(found) for found in error.errors())) from error
+
+
+def _sentence(found: Any) -> str:
+    key = ".".join(str(part) for part in found["loc"])
+    if found["type"] != "extra_forbidden":
+        return f"{key or 'the file'}: {found['msg']}"
+    known = sorted(_keys_beside(found["loc"]))
+    near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1, cutoff=0.5)
+    return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}")
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> set[str]:
+    level: Any = Config
+    for part in loc[:-1]:
+        if isinstance(part, str):
+            level = _inner(level.model_fields[part].annotation)
+    return set(level.model_fields)
+
+
+def _inner(annotation: Any) -> Any:
+    arguments = getattr(annotation, "__args__", ())
+    return arguments[0] if arguments else annotation

@@ -1,0 +1,158 @@
+"""One training run with Lightning: decoded pictures in, weights, curves and the split out.
+
+Knows the optimiser, the schedule and the loss. Knows nothing of folders' layout, of evaluation or of export.
+"""
+
+import math
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import save_file
+from timm.data import Mixup
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import BatchSampler, DataLoader, TensorDataset, WeightedRandomSampler
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from model.van import VAN
+from training.augment import jitter_stain, warp
+from training.config import Config
+from training.pictures import Pictures
+
+WEIGHTS = "weights.safetensors"
+
+#: Pictures are decoded this much larger than the input, so that a zoomed or turned one is still sharp.
+OVERSIZE = 4 / 3
+
+
+class Fitting(L.LightningModule):
+    """VAN under training. Batches are uint8 pictures (N, H, W, 3) and labels (N,)."""
+
+    def __init__(self, config: Config, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+        classes = len(config.classes)
+        self.net = VAN(config.model.variant, classes, config.model.drop_path).to(memory_format=torch.channels_last)
+        self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.model.std).view(3, 1, 1), persistent=False)
+        self.mixup = _mixup(config)
+        self.accuracy = MulticlassAccuracy(classes, average="micro")
+        self.macro_f1 = MulticlassF1Score(classes, average="macro")
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def _planes(self, images: Tensor) -> Tensor:
+        return images.permute(0, 3, 1, 2).float() / 255  # (N, H, W, 3) uint8 -> (N, 3, H, W) in 0..1
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        config = self.config
+        images = jitter_stain(warp(self._planes(batch[0]), config.model.input_size, config.augment), config.augment.stain)
+        labels: Tensor = batch[1]
+        if self.mixup and len(images) % 2 == 0:
+            images, labels = self.mixup(images, labels)
+        smoothing = 0.0 if labels.ndim == 2 else config.fit.label_smoothing
+        loss = F.cross_entropy(self.net(self._normalise(images)).logits, labels, label_smoothing=smoothing)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        logits = self.net(self._normalise(self._planes(batch[0]))).logits
+        self.accuracy(logits, batch[1])
+        self.macro_f1(logits, batch[1])
+        self.log("calibration_loss", F.cross_entropy(logits, batch[1]), prog_bar=True)
+        self.log("calibration_accuracy", self.accuracy, prog_bar=True)
+        self.log("calibration_macro_f1", self.macro_f1)
+
+    def configure_optimizers(self) -> dict[str, object]:
+        decayed = [p for p in self.net.parameters() if p.ndim >= 2 and p.shape[1:] != (1, 1)]
+        plain = [p for p in self.net.parameters() if not (p.ndim >= 2 and p.shape[1:] != (1, 1))]
+        fit = self.config.fit
+        groups = [{"params": decayed, "weight_decay": fit.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimiser = AdamW(groups, lr=fit.lr)
+        schedule = LambdaLR(optimiser, lambda step: _cosine(step / self.steps_per_epoch, fit.warmup_epochs, fit.epochs))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _mixup(config: Config) -> Mixup | None:
+    augment = config.augment
+    if not (augment.mixup_alpha or augment.cutmix_alpha):
+        return None
+    return Mixup(
+        augment.mixup_alpha,
+        augment.cutmix_alpha,
+        prob=0.5,
+        mode="batch",
+        label_smoothing=config.fit.label_smoothing,
+        num_classes=len(config.classes),
+    )
+
+
+def _cosine(epoch: float, warmup: float, epochs: int) -> float:
+    if epoch < warmup:
+        return (epoch + 1e-3) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(epochs - warmup, 1e-9)))
+
+
+def _loader(pictures: Pictures, batch_size: int, weights: Tensor | None) -> DataLoader[tuple[Tensor, ...]]:
+    """Whole batches by fancy indexing of the array in memory: no worker, no copy a picture."""
+    data = TensorDataset(torch.from_numpy(pictures.images), torch.from_numpy(pictures.labels))
+    if weights is None:
+        batches = BatchSampler(range(len(data)), batch_size, drop_last=False)
+    else:
+        draws = max(round(float(weights.sum())), batch_size)
+        sampler = WeightedRandomSampler(weights.tolist(), draws, replacement=True)
+        batches = BatchSampler(sampler, batch_size, drop_last=True)
+    return DataLoader(data, sampler=batches, batch_size=None, collate_fn=None)
+
+
+def fit(config: Config, train: Pictures, calibration: Pictures, folder: Path) -> Path:
+    """Train and write the averaged weights to `folder`; picks up where an interrupted run in that folder stopped.
+
+    Returns:
+        The file of weights (safetensors, a state_dict of model.van.VAN).
+    """
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    weight_of = {source.name: source.weight for source in config.data.sources}
+    weights = torch.tensor([weight_of[sample.source] for sample in train.samples])
+    train_loader = _loader(train, config.fit.batch_size, weights)
+    fitting = Fitting(config, steps_per_epoch=len(train_loader))
+    last = folder / "checkpoints" / "last.ckpt"
+    trainer = L.Trainer(
+        accelerator="auto",
+        max_epochs=config.fit.epochs,
+        gradient_clip_val=config.fit.clip_norm,
+        logger=CSVLogger(folder, name=None, version="curves"),
+        callbacks=_callbacks(config, folder),
+        log_every_n_steps=max(len(train_loader) // 4, 1),
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    trainer.fit(fitting, train_loader, _loader(calibration, 256, None), ckpt_path=last if last.exists() else None)
+    return _write_weights(fitting.net, folder / WEIGHTS)
+
+
+def _callbacks(config: Config, folder: Path) -> list[Callback]:
+    return [
+        EMAWeightAveraging(decay=config.fit.ema_decay, use_buffers=True),
+        ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0, enable_version_counter=False),
+        LearningRateMonitor("epoch"),
+        RichProgressBar(),
+    ]
+
+
+def _write_weights(net: VAN, path: Path) -> Path:
+    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
+    return path
+
+
+def empty_pictures(size: int) -> Pictures:
+    """No pictures at all, for a class list whose calibration block is empty."""
+    return Pictures([], np.empty((0, size, size, 3), np.uint8), np.empty(0, np.int64), [])
