@@ -1,0 +1,161 @@
+"""The house keeps its shape: who may import whom, what a wheel holds, how long and how named a file may be."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("model", "service", "training")
+FOLDERS = (*PACKAGES, "tests", "bench", "docker", "k8s", "docs", "examples")
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 40
+#: path → why it is longer than a file should be
+LONG_FILES: dict[str, str] = {}
+#: path:function → why it is longer than a function should be
+LONG_FUNCTIONS: dict[str, str] = {}
+#: Names that say nothing of what is inside.
+EMPTY_WORDS = {"base", "common", "handler", "helper", "helpers", "manager", "misc", "util", "utils"}
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("service.app", {"torch", "torchvision", "lightning", "timm", "training", "model.van", "onnx", "pyarrow"}),
+        ("service.cli", {"torch", "torchvision", "lightning", "timm", "training", "model.van", "onnx"}),
+        ("model.contract", {"torch", "onnxruntime", "numpy", "PIL", "service", "training"}),
+        ("model.image", {"torch", "onnxruntime", "service", "training"}),
+    ],
+)
+def test_importing_loads_only_what_it_needs(module: str, unwanted: set[str]) -> None:
+    loaded = run(sys.executable, "-c", f"import sys, {module}; print(*sys.modules)")
+    assert loaded.returncode == 0, loaded.stderr
+    assert module in loaded.stdout.split()
+    assert unwanted.isdisjoint(loaded.stdout.split())
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    return run(str(Path(sys.executable).with_name("lint-imports")), "--no-cache", cwd=root)
+
+
+def test_layers_hold() -> None:
+    found = lint_imports(ROOT)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "contract"),
+    [
+        ("service/settings.py", "import torch", "The service runs without torch"),
+        ("service/maps.py", "import model.van", "The service runs without torch"),
+        ("service/classify.py", "import onnxruntime", "One module on each side runs onnxruntime"),
+        ("service/batcher.py", "import numpy", "The batcher knows the standard library only"),
+        ("service/settings.py", "import service.classify", "Inside the service, downwards only"),
+        ("model/contract.py", "import torch", "The contract and the pictures"),
+        ("model/van.py", "import service.settings", "The network knows the contract alone"),
+        ("training/__init__.py", "import service.settings", "Training does not know the service"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path: Path, path: str, line: str, contract: str) -> None:
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.onnx", "__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / path).open("a") as file:
+        file.write(f"\n{line}\n")
+    found = lint_imports(tmp_path)
+    broken = [text for text in found.stdout.splitlines() if text.endswith("BROKEN")]
+    assert found.returncode == 1
+    assert any(text.startswith(contract) for text in broken), found.stdout
+
+
+def test_packages_are_marked_by_empty_files_and_nothing_else_is_a_package() -> None:
+    marks = [path for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py")]
+    assert {path.parent.relative_to(ROOT).parts[0] for path in marks} == set(PACKAGES)
+    assert [relative(path) for path in marks if path.stat().st_size] == []
+
+
+def test_files_are_short_or_say_why() -> None:
+    long = {relative(path) for path in sources(*FOLDERS) if len(path.read_text().splitlines()) > MAX_FILE_LINES}
+    assert long == set(LONG_FILES)
+
+
+def test_functions_are_short_or_say_why() -> None:
+    long = {
+        f"{relative(path)}:{node.name}"
+        for path in sources(*PACKAGES)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    }
+    assert long == set(LONG_FUNCTIONS)
+
+
+def test_names_say_what_is_inside() -> None:
+    names = [path.relative_to(ROOT) for path in sources(*FOLDERS)]
+    assert [str(name) for name in names if EMPTY_WORDS & set("_".join(name.with_suffix("").parts).split("_"))] == []
+
+
+def test_modules_say_what_they_know() -> None:
+    silent = [
+        relative(path)
+        for path in sources(*PACKAGES)
+        if path.name != "__init__.py" and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    built = run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder))
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_a_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    wanted = {
+        relative(path)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert names == wanted
+
+
+def test_a_wheel_serves_from_its_own_files(wheel: Path, tmp_path: Path) -> None:
+    # An editable install puts the checkout on the path, where a file missing from the wheel would still be found.
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    found = run(
+        sys.executable,
+        "-P",
+        "-c",
+        "import service.app, model.contract; print(service.app.__file__); print(model.contract.__file__)",
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == [str(tmp_path / "service/app.py"), str(tmp_path / "model/contract.py")]
