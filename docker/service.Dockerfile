@@ -24,9 +24,8 @@ COPY README.md LICENSE ./
 COPY model/ model/
 COPY training/ training/
 COPY service/ service/
-# Compiled here because the running container cannot write: start-up is spared the compiling.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-deps . && python -m compileall -q /opt/marrowlens/lib
+# pip compiles what it installs; the running container could not, its file system is read-only.
+RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="marrowlens" \
