@@ -104,7 +104,9 @@ class Manifest(_Strict):
     variant: str
     classes: tuple[CellClass, ...] = Field(min_length=2)
     training_images: dict[Code, int] = Field(description="by class, over all sources")
-    unsupported: tuple[Code, ...] = Field(description="classes with no or too few training pictures: nothing is claimed")
+    unsupported: tuple[Code, ...] = Field(
+        description="classes with no or too few training pictures: nothing is claimed"
+    )
     preprocessing: Preprocessing
     temperature: float = Field(gt=0, description="probabilities = softmax(logits / temperature)")
     bias: tuple[float, ...] = Field(description="by class: logit = mean over positions of evidence + bias")

@@ -70,7 +70,7 @@ def variant_named(name: str) -> Variant:
 
 
 class LKA(nn.Module):
-    """Large kernel attention: depthwise, dilated depthwise and pointwise convolution in a row (arXiv 2202.09741, eq. 2).
+    """Large kernel attention: depthwise, dilated depthwise, pointwise convolution (arXiv 2202.09741, eq. 2).
 
     Returns the gate alone, unbounded and signed, of the shape of its input; the caller multiplies.
     """
@@ -315,7 +315,9 @@ class VAN(nn.Module):
     def forward(self, x: Tensor) -> VANOutput:
         """(N, 3, S, S), normalised; S a multiple of 32."""
         if x.shape[-1] % SIZE_MULTIPLE or x.shape[-2] % SIZE_MULTIPLE:
-            raise ValueError(f"a picture of {tuple(x.shape[-2:])} pixels; both sides must be multiples of {SIZE_MULTIPLE}")
+            raise ValueError(
+                f"a picture of {tuple(x.shape[-2:])} pixels; both sides must be multiples of {SIZE_MULTIPLE}"
+            )
         features, gate = self.forward_features(x)
         embedding = features.mean(dim=(2, 3))
         evidence = F.conv2d(features, self.head.weight[:, :, None, None])

@@ -4,13 +4,17 @@ Knows the optimiser, the schedule and the loss. Knows nothing of folders' layout
 """
 
 import math
-from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import save_file
 from timm.data import Mixup
@@ -24,8 +28,7 @@ from model.van import VAN
 from training.augment import jitter_stain, warp
 from training.config import Config
 from training.pictures import Pictures
-
-WEIGHTS = "weights.safetensors"
+from training.run import Run
 
 #: Pictures are decoded this much larger than the input, so that a zoomed or turned one is still sharp.
 OVERSIZE = 4 / 3
@@ -54,7 +57,9 @@ class Fitting(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         config = self.config
-        images = jitter_stain(warp(self._planes(batch[0]), config.model.input_size, config.augment), config.augment.stain)
+        images = jitter_stain(
+            warp(self._planes(batch[0]), config.model.input_size, config.augment), config.augment.stain
+        )
         labels: Tensor = batch[1]
         if self.mixup and len(images) % 2 == 0:
             images, labels = self.mixup(images, labels)
@@ -113,46 +118,33 @@ def _loader(pictures: Pictures, batch_size: int, weights: Tensor | None) -> Data
     return DataLoader(data, sampler=batches, batch_size=None, collate_fn=None)
 
 
-def fit(config: Config, train: Pictures, calibration: Pictures, folder: Path) -> Path:
-    """Train and write the averaged weights to `folder`; picks up where an interrupted run in that folder stopped.
-
-    Returns:
-        The file of weights (safetensors, a state_dict of model.van.VAN).
-    """
+def fit(config: Config, train: Pictures, calibration: Pictures, run: Run) -> None:
+    """Train and write the averaged weights (a state_dict of VAN); picks up where an interrupted run stopped."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     weight_of = {source.name: source.weight for source in config.data.sources}
     weights = torch.tensor([weight_of[sample.source] for sample in train.samples])
     train_loader = _loader(train, config.fit.batch_size, weights)
     fitting = Fitting(config, steps_per_epoch=len(train_loader))
-    last = folder / "checkpoints" / "last.ckpt"
     trainer = L.Trainer(
         accelerator="auto",
         max_epochs=config.fit.epochs,
         gradient_clip_val=config.fit.clip_norm,
-        logger=CSVLogger(folder, name=None, version="curves"),
-        callbacks=_callbacks(config, folder),
+        logger=CSVLogger(run.folder, name=None, version="curves"),
+        callbacks=_callbacks(config, run),
         log_every_n_steps=max(len(train_loader) // 4, 1),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    trainer.fit(fitting, train_loader, _loader(calibration, 256, None), ckpt_path=last if last.exists() else None)
-    return _write_weights(fitting.net, folder / WEIGHTS)
+    resume = run.checkpoint if run.checkpoint.exists() else None
+    trainer.fit(fitting, train_loader, _loader(calibration, 256, None), ckpt_path=resume)
+    state = {name: tensor.contiguous() for name, tensor in fitting.net.state_dict().items()}
+    save_file(state, run.weights)
 
 
-def _callbacks(config: Config, folder: Path) -> list[Callback]:
+def _callbacks(config: Config, run: Run) -> list[Callback]:
     return [
         EMAWeightAveraging(decay=config.fit.ema_decay, use_buffers=True),
-        ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0, enable_version_counter=False),
+        ModelCheckpoint(run.checkpoint.parent, save_last=True, save_top_k=0, enable_version_counter=False),
         LearningRateMonitor("epoch"),
         RichProgressBar(),
     ]
-
-
-def _write_weights(net: VAN, path: Path) -> Path:
-    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
-    return path
-
-
-def empty_pictures(size: int) -> Pictures:
-    """No pictures at all, for a class list whose calibration block is empty."""
-    return Pictures([], np.empty((0, size, size, 3), np.uint8), np.empty(0, np.int64), [])

@@ -1,0 +1,148 @@
+"""The command line of training: fit, evaluate, export.
+
+Knows arguments and messages. Errors that a person can mend are one line and exit code 2.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from model.van import variant_named
+from training.config import Config, ConfigError, read_config
+from training.data import Block, DataError, Sample, index_folder, split_blocks, split_list
+from training.pictures import Pictures, Unreadable, decode_all
+from training.run import Evaluation, Run, RunError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
+console = Console()
+complaints = Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The run's configuration.")]
+DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `fit` wrote.")]
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    try:
+        yield
+    except (ConfigError, DataError, RunError, ValueError) as error:
+        complaints.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+@app.command()
+def fit(
+    config_path: ConfigPath,
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it is picked up.")],
+    data: DataRoot = Path("."),
+) -> None:
+    """Train a model and write its weights, curves and split to a run folder."""
+    with _told_plainly():
+        config = read_config(config_path)
+        variant_named(config.model.variant)
+        parts = _split(config, data)
+        run = Run(out)
+        run.start(config_path, split_list(parts))
+        from training.fit import OVERSIZE
+        from training.fit import fit as fit_network
+
+        train = _decode(config, parts, "train", round(config.model.input_size * OVERSIZE))
+        calibration = _decode(config, parts, "calibration", config.model.input_size)
+        run.write_unreadable([*train.unreadable, *calibration.unreadable])
+        if len(train.samples) < config.fit.batch_size:
+            raise DataError(data, f"{len(train.samples)} readable training pictures do not fill one batch")
+        fit_network(config, train, calibration, run)
+    console.print(
+        f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}", highlight=False
+    )
+
+
+@app.command()
+def evaluate(run_folder: RunFolder, data: DataRoot = Path(".")) -> None:
+    """Fit the temperature on the calibration block and measure the test block."""
+    with _told_plainly():
+        from training.evaluate import evaluate as evaluate_logits
+        from training.evaluate import load_network, score, write_predictions
+
+        run = Run(run_folder)
+        config = run.config()
+        parts = _split(config, data)
+        net = load_network(config, run.trained_weights())
+        pictures = [_decode(config, parts, block, config.model.input_size) for block in ("calibration", "test")]
+        logits = [score(net, config, part.images) for part in pictures]
+        evaluation, probabilities = evaluate_logits(config, *pictures, (logits[0], logits[1]))
+        run.write_evaluation(evaluation)
+        write_predictions(run.folder / "predictions.csv", pictures[1], probabilities, config.codes)
+    _print_figures(evaluation)
+    console.print(f"next: marrowlens-train export {run_folder}", highlight=False)
+
+
+@app.command()
+def export(
+    run_folder: RunFolder,
+    out: Annotated[Path, typer.Option(help="Folder for the ONNX, its manifest and its card.")] = Path("model/weights"),
+) -> None:
+    """Write the ONNX artefact, its manifest and its model card, once it agrees with PyTorch."""
+    from training.card import model_card
+    from training.evaluate import load_network
+    from training.export import ExportError, Trained
+    from training.export import export as export_network
+
+    with _told_plainly():
+        run = Run(run_folder)
+        config, evaluation = run.config(), run.evaluation()
+        net = load_network(config, run.trained_weights())
+        trained = Trained(config, net, evaluation, run.training_images(), run.split_sha256())
+        try:
+            path, manifest = export_network(trained, out)
+        except ExportError as error:
+            raise ValueError(f"not exported: {error}") from error
+        command = "\n".join(
+            [
+                f"marrowlens-train fit {config.name}.toml --data DATA --out RUN",
+                "marrowlens-train evaluate RUN --data DATA",
+                f"marrowlens-train export RUN --out {out}",
+            ]
+        )
+        (out / "MODEL_CARD.md").write_text(model_card(manifest, command, evaluation.confusion), encoding="utf-8")
+    console.print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest and card beside it", highlight=False)
+
+
+def _split(config: Config, data: Path) -> dict[Block, list[Sample]]:
+    samples = [sample for source in config.data.sources for sample in index_folder(data, source, config.codes)]
+    return split_blocks(samples, config.data.blocks)
+
+
+def _decode(config: Config, parts: dict[Block, list[Sample]], block: Block, size: int) -> Pictures:
+    crops = {source.name: source.crop for source in config.data.sources}
+    pictures = decode_all(parts[block], config.codes, size, crops, f"reading {block}")
+    _list_unreadable(pictures.unreadable)
+    return pictures
+
+
+def _list_unreadable(unreadable: list[Unreadable]) -> None:
+    for entry in unreadable:
+        complaints.print(f"unreadable: {entry.path}: {entry.reason}", highlight=False, soft_wrap=True)
+    if unreadable:
+        complaints.print(f"{len(unreadable)} unreadable pictures were left out", highlight=False)
+
+
+def _print_figures(evaluation: Evaluation) -> None:
+    console.print(f"temperature {evaluation.temperature:.3f}", highlight=False)
+    for split in dict.fromkeys(metric.split for metric in evaluation.metrics):
+        table = Table("figure", "class", "value", "95 % interval", "n", title=split, title_justify="left")
+        for m in evaluation.metrics:
+            if m.split == split:
+                interval = "" if m.low is None else f"{m.low:.3f}–{m.high:.3f}"
+                table.add_row(m.name, m.code or "", f"{m.value:.3f}", interval, str(m.n))
+        console.print(table)
+
+
+if __name__ == "__main__":
+    app()

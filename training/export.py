@@ -1,0 +1,190 @@
+"""A trained network → the artefact: one ONNX file that holds preprocessing and calibration, and its manifest.
+
+Knows torch, ONNX and the contract. An artefact that disagrees with the network is never written.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Preprocessing
+from model.van import VAN
+from training.config import Config
+from training.run import Evaluation
+
+OPSET = 20
+ATOL = 1e-4
+PARITY_BATCHES = (1, 2, 7)
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+class ExportError(Exception):
+    """The exported graph does not do what the network does: which check, and by how much."""
+
+
+class Servable(nn.Module):
+    """The network with everything around it that must not differ between training and serving.
+
+    uint8 pictures (N, S, S, 3) → the contract's five outputs, in its order.
+    """
+
+    def __init__(self, net: VAN, config: Config, temperature: float) -> None:
+        super().__init__()
+        self.net = net
+        self.temperature = temperature
+        mean, std = torch.tensor(config.model.mean), torch.tensor(config.model.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1))
+        self.register_buffer("shift", (-mean / std).view(3, 1, 1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        planes = image.permute(0, 3, 1, 2).float()  # (N, S, S, 3) -> (N, 3, S, S)
+        out = self.net(planes * self.scale + self.shift)
+        probabilities = torch.softmax(out.logits / self.temperature, dim=1)
+        return probabilities, out.logits, out.attention, out.evidence, out.embedding
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All that an export needs of a run."""
+
+    config: Config
+    net: VAN  # in eval mode
+    evaluation: Evaluation
+    training_images: dict[str, Counter[str]]  # source → class → pictures
+    split_sha256: str
+
+
+def export(trained: Trained, folder: Path) -> tuple[Path, Manifest]:
+    """Write `<name>.onnx` and `<name>.json` to a folder, once the graph has passed every gate.
+
+    Raises:
+        ExportError: onnxruntime and PyTorch disagree by more than 1e-4 at batch 1, 2 or 7, or evidence does not sum
+            to the logits.
+    """
+    config = trained.config
+    servable = Servable(trained.net, config, trained.evaluation.temperature).eval()
+    graph = to_onnx(servable, config.model.input_size).SerializeToString()
+    shapes = check(graph, servable, config.model.input_size)
+    manifest = _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{config.name}.onnx"
+    path.write_bytes(graph)
+    path.with_suffix(".json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return path, manifest
+
+
+def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
+    """The ONNX graph, batch dynamic, without the exporter's notes on where each node came from."""
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        servable,
+        (example,),
+        input_names=[INPUT],
+        output_names=list(OUTPUTS),
+        dynamic_shapes={"image": {0: torch.export.Dim("N")}},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None, "the dynamo exporter returns a program"
+    proto = program.model_proto
+    # The notes hold stack traces with the paths of the machine that exported.
+    for entry in (
+        *proto.graph.node,
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+        proto.graph,
+        proto,
+    ):
+        del entry.metadata_props[:]
+    for node in proto.graph.node:
+        node.doc_string = ""
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def check(graph: bytes, servable: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
+    """Hold the graph against the network at batch sizes 1, 2 and 7, and the evidence against its sum rule.
+
+    Returns:
+        Output name → shape without the batch.
+
+    Raises:
+        ExportError: see `export`.
+    """
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    arrays: Arrays = {}
+    for batch in PARITY_BATCHES:
+        images = generator.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+        arrays = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {INPUT: images}), strict=True))
+        with torch.inference_mode():
+            expected = servable(torch.from_numpy(images))
+        for name, tensor in zip(OUTPUTS, expected, strict=True):
+            _within(name, batch, arrays[name], tensor.numpy())
+        sums = arrays["evidence"].mean(axis=(2, 3)) + servable.net.head.bias.detach().numpy()
+        _within("the mean of evidence plus bias", batch, sums, arrays["logits"])
+    return {name: array.shape[1:] for name, array in arrays.items()}
+
+
+def _within(name: str, batch: int, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    if found.shape != expected.shape:
+        raise ExportError(f"{name} at batch {batch}: shape {found.shape}, expected {expected.shape}")
+    gap = float(np.abs(found - expected).max())
+    if not gap <= ATOL:  # also catches NaN
+        raise ExportError(f"{name} at batch {batch}: off by {gap:.2e}, allowed {ATOL:.0e}")
+
+
+def _manifest(trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]]) -> Manifest:
+    config, card = trained.config, trained.config.card
+    of_tissue: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for source in config.data.sources:
+        counts = trained.training_images.get(source.name, Counter())
+        total += counts
+        of_tissue += counts if source.tissue == card.tissue else Counter()
+    sources = [
+        DataSource(
+            name=source.name,
+            tissue=source.tissue,
+            licence=source.licence,
+            attribution=source.attribution,
+            training_images=dict(trained.training_images.get(source.name, {})),
+        )
+        for source in config.data.sources
+    ]
+    blocks = config.data.blocks
+    return Manifest(
+        name=config.name,
+        version=config.version,
+        variant=config.model.variant,
+        classes=config.classes,
+        training_images={code: total[code] for code in config.codes},
+        unsupported=tuple(code for code in config.codes if of_tissue[code] < card.min_training_images),
+        preprocessing=Preprocessing(input_size=config.model.input_size, mean=config.model.mean, std=config.model.std),
+        temperature=trained.evaluation.temperature,
+        bias=tuple(trained.net.head.bias.tolist()),
+        attention_scales=trained.net.attention_scales,
+        outputs={name: ("N", *shape) for name, shape in shapes.items()},
+        opset=OPSET,
+        sha256=sha256,
+        sources=tuple(sources),
+        split=f"contiguous blocks of each class in file-name order: {blocks.train:.1%} training, "
+        f"{blocks.calibration:.1%} calibration, {blocks.test:.1%} test",
+        split_sha256=trained.split_sha256,
+        metrics=trained.evaluation.metrics,
+        intended_use=card.intended_use,
+        limits=card.limits,
+        licence=card.licence,
+        attribution=tuple(source.attribution for source in config.data.sources),
+    )

@@ -1,0 +1,120 @@
+"""The folder of one training run: what is in it, under which names.
+
+Knows file names and formats. Knows nothing of networks.
+
+    config.toml         as given to `fit`
+    split.csv           block, source, class and file of every picture
+    unreadable.csv      pictures that could not be decoded, and why
+    checkpoints/        Lightning's; an interrupted fit picks up here
+    curves/metrics.csv  loss and accuracy by epoch
+    weights.safetensors the averaged weights
+    evaluation.json     temperature, figures, confusion matrices
+    predictions.csv     one row a test picture
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from model.contract import Metric
+from training.config import Config, read_config
+from training.data import sha256_of
+from training.pictures import Unreadable
+
+
+class RunError(Exception):
+    """A run folder that is not as far as it should be: which file is missing, and the command that makes it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class Evaluation(BaseModel):
+    """What `evaluate` found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float
+    metrics: tuple[Metric, ...]
+    confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted, in class order
+
+
+class Run:
+    """One run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.weights = folder / "weights.safetensors"
+        self.checkpoint = folder / "checkpoints" / "last.ckpt"
+
+    def start(self, config_path: Path, split: str) -> None:
+        """Make the folder, or find in it an interrupted run of the same configuration and split.
+
+        Raises:
+            RunError: the folder holds a run of another configuration or of other pictures.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (("config.toml", config_path.read_text(encoding="utf-8")), ("split.csv", split)):
+            path = self.folder / name
+            if path.exists() and path.read_text(encoding="utf-8") != text:
+                raise RunError(path, "differs from this run's; give another --out, or remove that folder")
+            path.write_text(text, encoding="utf-8")
+
+    def config(self) -> Config:
+        """The configuration that the run was started with."""
+        return read_config(self._made("config.toml", "fit"))
+
+    def split_sha256(self) -> str:
+        """Hex digest of split.csv."""
+        return sha256_of(self._made("split.csv", "fit").read_text(encoding="utf-8"))
+
+    def trained_weights(self) -> Path:
+        """The weights file.
+
+        Raises:
+            RunError: training has not ended.
+        """
+        return self._made(self.weights.name, "fit")
+
+    def write_unreadable(self, unreadable: Iterable[Unreadable]) -> None:
+        """List the pictures that could not be decoded."""
+        with (self.folder / "unreadable.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(("file", "reason"))
+            rows.writerows((entry.path.name, entry.reason) for entry in unreadable)
+
+    def training_images(self) -> dict[str, Counter[str]]:
+        """Source → class → pictures that were learned from: the training block without the unreadable."""
+        with self._made("unreadable.csv", "fit").open(newline="", encoding="utf-8") as file:
+            bad = {row["file"] for row in csv.DictReader(file)}
+        counts: dict[str, Counter[str]] = {}
+        with self._made("split.csv", "fit").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["block"] == "train" and row["file"] not in bad:
+                    counts.setdefault(row["source"], Counter())[row["code"]] += 1
+        return counts
+
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Write evaluation.json."""
+        text = json.dumps(evaluation.model_dump(mode="json"), indent=1)
+        (self.folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+
+    def evaluation(self) -> Evaluation:
+        """What `evaluate` wrote.
+
+        Raises:
+            RunError: the run has not been evaluated.
+        """
+        return Evaluation.model_validate_json(self._made("evaluation.json", "evaluate").read_bytes())
+
+    def _made(self, name: str, command: str) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            raise RunError(path, f"missing; `marrowlens-train {command}` makes it")
+        return path
