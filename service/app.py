@@ -1,0 +1,75 @@
+"""The application: built and mounted here, and nothing else. What it holds while it runs is made by the lifespan."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from service import openapi
+from service.classify import Classifier
+from service.metrics import Metrics
+from service.middleware import HeadAsGet, RequestContext
+from service.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
+from service.routes import batch, classify, docs, model, operations
+from service.running import Running, request_id
+from service.session import Session
+from service.settings import Settings
+from service.uploads import UploadMemory
+
+#: Bodies of all requests in flight together, in multiples of the largest one.
+UPLOADS_AT_ONCE = 2
+
+
+def create_app(settings: Settings, session: Session | None = None) -> FastAPI:
+    """The service over an opened session. Without one it can only describe itself: it never becomes ready."""
+    metrics = Metrics()
+    app = FastAPI(
+        title="marrowlens",
+        summary="Reads bone-marrow cells. Research use only.",
+        description=openapi.DESCRIPTION,
+        version=version("marrowlens"),
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        openapi_tags=openapi.TAGS,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=openapi.operation_id,
+        lifespan=partial(_lifespan, session=session),
+    )
+    app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
+    for router in (classify.router, batch.router, model.router, operations.router, docs.router):
+        app.include_router(router)
+    app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
+    for error_class in (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE)):
+        app.add_exception_handler(error_class, _refuse)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(RequestContext, metrics=metrics)
+    app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, session: Session | None) -> AsyncIterator[None]:
+    running: Running = app.state.running
+    if session is None:
+        yield
+        return
+    classifier = Classifier(session, running.settings, running.metrics)
+    await classifier.start()
+    running.classifier = classifier
+    try:
+        yield
+    finally:
+        await classifier.close()
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    document = problem(error, request_id(request))
+    running: Running = request.app.state.running
+    running.metrics.refused(kind_of(error).name)
+    return Response(document.json_bytes(), document.status, headers(error), MEDIA_TYPE)

@@ -1,0 +1,89 @@
+"""One batch on its way: pictures in, one result or one problem out for each, in order, and the count at the end.
+
+Knows the order of items and what is tallied. Does not know bodies (`service.uploads`) nor how items are sent.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import orjson
+
+from service.answers import Wanted, differential_count, identity, reading
+from service.archives import Upload
+from service.classify import Answer, Classifier
+from service.differential import differential
+from service.problems import UNEXPECTED, kind_of, problem
+from service.schemas import BatchItem, BatchSummary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Bulk:
+    """One batch request. `items` must be exhausted before `summary` is true."""
+
+    classifier: Classifier
+    wanted: Wanted
+    request_id: str
+    count_other: bool
+    codes: list[str] = field(default_factory=list)
+    problems: int = 0
+    _sent: deque[Upload] = field(default_factory=deque)
+
+    async def items(self, uploads: AsyncIterator[Upload]) -> AsyncGenerator[bytes, None]:
+        """One JSON document a picture (`BatchItem`), in the order in which they were sent."""
+        async with aclosing(self.classifier.classify_many(self._readable(uploads))) as outcomes:
+            async for outcome in outcomes:
+                while isinstance(self._sent[0].content, Exception):
+                    yield await self._item(self._sent[0].content)
+                yield await self._item(outcome)
+        while self._sent and isinstance(refused := self._sent[0].content, Exception):
+            yield await self._item(refused)
+
+    def summary(self) -> BatchSummary:
+        """The count of what was answered."""
+        manifest = self.classifier.manifest
+        count = differential(self.codes, manifest.classes, problems=self.problems, count_other=self.count_other)
+        return BatchSummary(
+            request_id=self.request_id,
+            model=identity(manifest),
+            pictures=len(self.codes) + self.problems,
+            problems=self.problems,
+            differential=differential_count(count, manifest, count_other=self.count_other),
+        )
+
+    def document(self, items: list[bytes]) -> bytes:
+        """The whole batch as one JSON document (`BatchAnswer`), of items that are JSON already."""
+        results = [orjson.Fragment(item) for item in items]
+        return orjson.dumps({**self.summary().model_dump(exclude_none=True), "results": results})
+
+    async def _readable(self, uploads: AsyncIterator[Upload]) -> AsyncIterator[bytes]:
+        # What cannot be read keeps its place in the line; what can leaves only its name there, not its bytes.
+        async for upload in uploads:
+            if isinstance(upload.content, bytes):
+                self._sent.append(Upload(upload.name, b""))
+                yield upload.content
+            else:
+                self._sent.append(upload)
+
+    async def _item(self, outcome: Answer | Exception) -> bytes:
+        index, name = len(self.codes) + self.problems, self._sent.popleft().name
+        if isinstance(outcome, Exception):
+            self.problems += 1
+            return self._refused(index, name, outcome).json_bytes()
+        item = await asyncio.to_thread(self._read, index, name, outcome)
+        if item.result is not None:
+            self.codes.append(item.result.prediction.code)
+        return item.json_bytes()
+
+    def _read(self, index: int, name: str | None, answer: Answer) -> BatchItem:
+        return BatchItem(index=index, name=name, result=reading(answer, self.classifier.manifest, self.wanted))
+
+    def _refused(self, index: int, name: str | None, error: Exception) -> BatchItem:
+        if kind_of(error) is UNEXPECTED:
+            log.error("item %d of request %s failed", index, self.request_id, exc_info=error)
+        return BatchItem(index=index, name=name, problem=problem(error, self.request_id))

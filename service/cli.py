@@ -1,0 +1,114 @@
+"""The command line: `marrowlens serve`, `openapi` and `score`. Words and exit codes; the work is done elsewhere."""
+
+import errno
+import ipaddress
+import os
+import socket
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from model.contract import ArtefactError
+from service import openapi as openapi_document
+from service.app import create_app
+from service.schemas import RESEARCH_USE
+from service.score import score
+from service.server import server
+from service.session import ProviderUnavailable, Session, open_session
+from service.settings import Settings, SettingsError, read_settings
+from service.threads import cpu_budget
+
+OPENAPI_FILE = Path("openapi.json")
+#: Bad settings, a bad artefact, a busy port: nothing that starting again would mend.
+CANNOT_START = 2
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=f"Reads bone-marrow cells. {RESEARCH_USE}")
+app.command()(score)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    artefact: Annotated[Path | None, typer.Option(help="The .onnx file; its manifest lies beside it.")] = None,
+    access_log: Annotated[bool, typer.Option(help="Log route, status and duration of every request.")] = False,
+) -> None:
+    """Serve the model over HTTP. Everything else is set by MARROWLENS_* in the environment."""
+    settings = _settings(host=host, port=port, artefact=artefact)
+    session = _session(settings)
+    listener = _listen(settings)
+    announce = partial(_announce, settings, session, listener)
+    server(create_app(settings, session), settings, access_log=access_log, started=announce).run(sockets=[listener])
+
+
+@app.command()
+def openapi(
+    out: Annotated[Path, typer.Option(help="Where to write it.")] = OPENAPI_FILE,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the file is stale.")] = False,
+) -> None:
+    """Write the OpenAPI document. Needs no model."""
+    text = openapi_document.as_file(create_app(Settings()))
+    if not check:
+        out.write_text(text, encoding="utf-8")
+    elif not out.exists() or out.read_text(encoding="utf-8") != text:
+        _stop(f"{out} is stale; run `marrowlens openapi`", status=1)
+
+
+def _settings(**chosen: Any) -> Settings:
+    try:
+        return read_settings(**{name: value for name, value in chosen.items() if value is not None})
+    except SettingsError as error:
+        _stop(str(error))
+
+
+def _session(settings: Settings) -> Session:
+    threads = settings.intra_op_threads or cpu_budget()
+    try:
+        return open_session(settings.artefact, provider=settings.provider, intra_op_threads=threads)
+    except (ArtefactError, ProviderUnavailable) as error:
+        _stop(str(error))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A bound socket, so that a busy port is found before anything is announced."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        reason = "the port is in use" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        _stop(f"cannot listen on {settings.host}:{settings.port}: {reason}")
+    return listener
+
+
+def _announce(settings: Settings, session: Session, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    manifest = session.manifest
+    threads = settings.intra_op_threads or cpu_budget()
+    at = f"[{host}]" if ":" in host else host
+    url = f"http://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
+    typer.echo(f"marrowlens listens on http://{at}:{port}  (interface: {url}/docs)")
+    typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}")
+    typer.echo(f"computes on {session.provider}, {threads} thread(s)")
+    typer.echo(RESEARCH_USE)
+    typer.echo(f"try: curl -F image=@examples/cell.png {url}/classify")
+    if not _is_loopback(host):
+        typer.echo(
+            f"WARNING: {host} can be reached from other machines, and there is no authentication: whoever reaches this "
+            "port can use it. Put it behind something that asks who they are.",
+            err=True,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.split("%")[0]).is_loopback
+
+
+def _stop(message: str, status: int = CANNOT_START) -> NoReturn:
+    typer.echo(f"marrowlens: {message}", err=True)
+    raise typer.Exit(status)

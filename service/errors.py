@@ -1,0 +1,72 @@
+"""What the service refuses, as plain exceptions that carry their data.
+
+Knows no HTTP: `service.problems` says which status each of these, and each error of the parts below, becomes.
+
+    ServiceError
+    ├── BodyTooLarge          the request's body, or all of an archive unpacked
+    ├── TooManyPictures       more pictures in one request than allowed
+    ├── UnsupportedBody       a Content-Type or Content-Encoding that the route does not take
+    ├── MalformedBody         of the right type, but not readable as such
+    ├── UploadTooSlow         the client stopped sending
+    ├── UploadMemoryExhausted bodies of other requests fill the memory set aside for uploads
+    ├── NotReady              the model is not warm yet, or the service is stopping
+    └── ClientGone            nobody waits for the answer any more
+"""
+
+
+class ServiceError(Exception):
+    """Root of the service's own errors; the message is a sentence for the one who sent the request."""
+
+
+class BodyTooLarge(ServiceError):
+    """More bytes than allowed."""
+
+    def __init__(self, limit_bytes: int, what: str = "the body") -> None:
+        super().__init__(f"{what} is larger than {limit_bytes} bytes")
+        self.limit_bytes = limit_bytes
+
+
+class TooManyPictures(ServiceError):
+    """More pictures in one request than allowed."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"a request may hold {limit} pictures; send the rest in another one")
+        self.limit = limit
+
+
+class UnsupportedBody(ServiceError):
+    """A body of a type that the route does not take."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"{found or 'no Content-Type'} is not read here; send {expected}")
+        self.found = found
+        self.expected = expected
+
+
+class MalformedBody(ServiceError):
+    """A body of the right type that cannot be read as such, or that lacks what the route needs."""
+
+
+class UploadTooSlow(ServiceError):
+    """The client sent nothing for too long."""
+
+    def __init__(self, waited_s: float) -> None:
+        super().__init__(f"the body was not received within {waited_s:g} s")
+        self.waited_s = waited_s
+
+
+class UploadMemoryExhausted(ServiceError):
+    """The memory set aside for bodies of requests in flight is in use; later there will be room again."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"requests in flight already fill the {limit_bytes} bytes set aside for uploads")
+        self.limit_bytes = limit_bytes
+        self.retry_after_s = 1.0
+
+
+class NotReady(ServiceError):
+    """The model is not warm yet, has stopped answering, or the service is stopping."""
+
+
+class ClientGone(ServiceError):
+    """The client closed the connection: its work was cancelled."""

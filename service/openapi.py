@@ -1,0 +1,144 @@
+"""The OpenAPI document: what FastAPI cannot know of bodies, problems and headers, and the whole of it as one file.
+
+Knows the documentation's form. Does not know how anything is answered.
+"""
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from service import examples
+from service.problems import MEDIA_TYPE, TABLE
+from service.schemas import RESEARCH_USE, BatchSummary, Problem
+
+NDJSON = "application/x-ndjson"
+PICTURE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
+Responses = dict[int | str, dict[str, Any]]
+
+DESCRIPTION = f"""Post a picture of one bone-marrow cell; get the probability of every class, maps of what the network
+looked at, and which model said so. Post many; get the differential count.
+
+**{RESEARCH_USE}**
+
+Every answer carries `X-Request-ID`: the one sent, if it is made of at most 64 letters, digits and `. _ : -`, or a new
+one. Errors are problems of RFC 9457; `type` tells them apart."""
+
+TAGS = [
+    {"name": "cells", "description": "From pictures to answers."},
+    {"name": "model", "description": "Which model answers."},
+    {"name": "operations", "description": "For those who run the service."},
+]
+
+_BINARY = {"type": "string", "format": "binary"}
+
+ONE_PICTURE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "additionalProperties": False,
+                    "properties": {"image": {**_BINARY, "description": "JPEG, PNG, BMP, TIFF or WebP"}},
+                }
+            },
+            **{media_type: {"schema": _BINARY} for media_type in PICTURE_TYPES},
+        },
+    }
+}
+
+MANY_PICTURES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "additionalProperties": False,
+                    "properties": {"images": {"type": "array", "minItems": 1, "items": _BINARY}},
+                }
+            },
+            "application/zip": {"schema": _BINARY},
+            "application/x-tar": {"schema": _BINARY},
+        },
+    }
+}
+
+METRICS_TEXT: Responses = {
+    200: {"description": "Prometheus text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+
+_REQUEST_ID_HEADER = {
+    "description": "under which the service's log speaks of this request",
+    "schema": {"type": "string"},
+}
+_RETRY_AFTER_HEADER = {"description": "seconds", "schema": {"type": "string"}}
+_ANSWERS = {"/classify": examples.CLASSIFY_ANSWER, "/classify/batch": examples.BATCH_ANSWER}
+
+
+def problem_responses(*statuses: int) -> Responses:
+    """The problems that a route can answer with, and the one that none is safe from."""
+    return {status: _problem_response(status) for status in (*statuses, 500)}
+
+
+def stream_response() -> Responses:
+    """The streamed form of a batch answer."""
+    lines = [json.dumps(document) for document in (*examples.BATCH_ITEMS, examples.BATCH_SUMMARY)]
+    schema = {"type": "string", "description": "lines of BatchItem; the last line is a BatchSummary"}
+    return {200: {"content": {NDJSON: {"schema": schema, "example": "\n".join(lines) + "\n"}}}}
+
+
+def operation_id(route: APIRoute) -> str:
+    """The route function's name: what a generated client calls its method."""
+    return route.name
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of the app, made once."""
+    if app.openapi_schema is None:
+        found = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+            license_info=app.license_info,
+        )
+        app.openapi_schema = _completed(found)
+    return app.openapi_schema
+
+
+def as_file(app: FastAPI) -> str:
+    """The document as it is kept in the repository."""
+    return json.dumps(document(app), indent=2, ensure_ascii=False) + "\n"
+
+
+def _completed(found: dict[str, Any]) -> dict[str, Any]:
+    for model in (Problem, BatchSummary):
+        schema = model.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+        found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                response["headers"] = {"X-Request-ID": _REQUEST_ID_HEADER}
+                if status in ("429", "503"):
+                    response["headers"] |= {"Retry-After": _RETRY_AFTER_HEADER}
+        if path in _ANSWERS:
+            operations["post"]["responses"]["200"]["content"]["application/json"]["example"] = _ANSWERS[path]
+    return found
+
+
+def _problem_response(status: int) -> dict[str, Any]:
+    kinds = {kind.name: kind for _, kind in TABLE if kind.status == status}
+    titles = [kind.title for kind in kinds.values()] or [HTTPStatus(status).phrase]
+    example = examples.PROBLEM | {"status": status, "title": titles[0], "detail": "what was wrong this time"}
+    example["type"] = next(iter(kinds.values())).type if kinds else "urn:problem-type:marrowlens:internal-error"
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}}
+    return {"description": "; or: ".join(titles), "content": content}

@@ -1,0 +1,112 @@
+"""Which HTTP problem each error becomes: the ONE table, and the RFC 9457 document made from it.
+
+Knows statuses, types and titles. Does not know where the errors come from, and never repeats the text of an
+error that is not in the table: an unexpected one is a 500 that says only that.
+"""
+
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
+from service.batcher import BatcherClosed, DeadlineExpired, QueueFull
+from service.errors import (
+    BodyTooLarge,
+    MalformedBody,
+    NotReady,
+    TooManyPictures,
+    UnsupportedBody,
+    UploadMemoryExhausted,
+    UploadTooSlow,
+)
+from service.schemas import Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of problem: `type` is what a program compares, `title` what a person reads."""
+
+    status: int
+    name: str
+    title: str
+
+    @property
+    def type(self) -> str:
+        return f"urn:problem-type:marrowlens:{self.name}"
+
+
+UNEXPECTED = Kind(500, "internal-error", "The service failed")
+
+#: First match wins, so a class stands before its base.
+TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
+    (UploadTooSlow, Kind(408, "upload-too-slow", "The body did not arrive in time")),
+    (BodyTooLarge, Kind(413, "body-too-large", "The body is too large")),
+    (TooManyPictures, Kind(413, "too-many-pictures", "Too many pictures in one request")),
+    (PictureTooLarge, Kind(413, "picture-too-large", "The picture is too large")),
+    (UnsupportedBody, Kind(415, "unsupported-body", "The body is of a type that is not read here")),
+    (UnsupportedPicture, Kind(415, "unsupported-picture", "Not a picture type that is read here")),
+    (UndecodablePicture, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
+    (PictureError, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
+    (MalformedBody, Kind(422, "malformed-body", "The body cannot be read")),
+    (RequestValidationError, Kind(422, "invalid-parameter", "A parameter is off")),
+    (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
+    (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
+    (NotReady, Kind(503, "not-ready", "The service is not ready")),
+    (BatcherClosed, Kind(503, "not-ready", "The service is stopping")),
+    (DeadlineExpired, Kind(504, "deadline-expired", "The answer would have come too late")),
+)
+
+#: Sentences for errors whose own text speaks to a programmer rather than to the one who sent the request.
+_DETAILS: dict[type[BaseException], str] = {
+    BatcherClosed: "the service is stopping; send the picture again to another instance",
+    DeadlineExpired: "the picture waited longer than a request may take; send it again later",
+}
+
+
+def kind_of(error: BaseException) -> Kind:
+    """The kind of problem that an error is; `UNEXPECTED` when the table does not know it."""
+    if isinstance(error, HTTPException):
+        phrase = HTTPStatus(error.status_code).phrase
+        return Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
+    return next((kind for error_class, kind in TABLE if isinstance(error, error_class)), UNEXPECTED)
+
+
+def problem(error: BaseException, request_id: str) -> Problem:
+    """The RFC 9457 document for an error."""
+    kind = kind_of(error)
+    return Problem(
+        type=kind.type, title=kind.title, status=kind.status, detail=_detail(error, kind), request_id=request_id
+    )
+
+
+def headers(error: BaseException) -> dict[str, str]:
+    """Headers that go with a problem: `Retry-After` in whole seconds (RFC 9110, 10.2.3), `Allow` with a 405."""
+    if isinstance(error, HTTPException):
+        return dict(error.headers or {})
+    if isinstance(error, QueueFull | UploadMemoryExhausted):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, NotReady | BatcherClosed):
+        return {"Retry-After": "1"}
+    return {}
+
+
+def _detail(error: BaseException, kind: Kind) -> str:
+    if kind is UNEXPECTED:
+        return "an unexpected error; the service's log names it under this request_id"
+    if isinstance(error, HTTPException):
+        return str(error.detail)
+    if isinstance(error, RequestValidationError):
+        return "; ".join(_fault(fault["loc"], fault["msg"]) for fault in error.errors())
+    if isinstance(error, PictureError):
+        return error.reason
+    return next((text for error_class, text in _DETAILS.items() if isinstance(error, error_class)), str(error))
+
+
+def _fault(location: tuple[str | int, ...], message: str) -> str:
+    where = ".".join(str(part) for part in location[1:])
+    return f"{location[0]} parameter {where}: {message}" if where else message

@@ -1,0 +1,88 @@
+"""`POST /classify/batch`: many pictures in; one result or one problem for each, and the differential count, out."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, aclosing
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
+from starlette.types import Send
+
+from service.archives import Upload
+from service.bulk import Bulk
+from service.disconnect import while_connected
+from service.errors import BodyTooLarge
+from service.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
+from service.routes.query import WantedMaps
+from service.running import RequestId, RunningService
+from service.schemas import BatchAnswer
+from service.uploads import many_pictures
+
+router = APIRouter(tags=["cells"])
+_NOT_STORED = {"Cache-Control": "no-store"}
+
+
+class Lines(StreamingResponse):
+    """NDJSON whose source is closed, and its pictures let go, the moment the client leaves."""
+
+    media_type = NDJSON
+
+    def __init__(self, lines: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+        super().__init__(lines, headers=headers)
+        self._lines = lines
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self._lines):
+            await super().stream_response(send)
+
+
+@router.post(
+    "/classify/batch",
+    summary="Classify many cells",
+    response_model=BatchAnswer,
+    response_model_exclude_none=True,
+    responses=stream_response() | problem_responses(408, 413, 415, 422, 429, 503),
+    openapi_extra=MANY_PICTURES,
+)
+async def classify_batch(
+    request: Request, wanted: WantedMaps, service: RunningService, request_id: RequestId
+) -> Response:
+    """Send pictures as repeated form fields `images`, or as a ZIP or an uncompressed tar.
+
+    Every picture gets one item, in the order sent: a result, or a problem that touches no other picture. With
+    `Accept: application/x-ndjson` items are sent as they come, one a line; the last line is the summary.
+    """
+    settings = service.settings
+    bulk = Bulk(service.serving(), wanted, request_id, settings.count_other)
+    with ExitStack() as stack:
+        uploads = await many_pictures(
+            request,
+            stack.enter_context(service.uploads.lease()),
+            max_body_bytes=settings.max_body_bytes,
+            max_picture_bytes=settings.max_image_bytes,
+            max_pictures=settings.max_batch_images,
+            timeout_s=settings.request_timeout_s,
+        )
+        if NDJSON in request.headers.get("accept", ""):
+            return Lines(_lines(bulk, uploads, stack.pop_all()), headers=_NOT_STORED)
+        body = await while_connected(request, _document(bulk, uploads, settings.max_body_bytes))
+    return Response(body, media_type="application/json", headers=_NOT_STORED)
+
+
+async def _lines(bulk: Bulk, uploads: AsyncIterator[Upload], held: ExitStack) -> AsyncGenerator[bytes, None]:
+    with held:
+        async with aclosing(bulk.items(uploads)) as items:
+            async for item in items:
+                yield item + b"\n"
+        yield bulk.summary().json_bytes() + b"\n"
+
+
+async def _document(bulk: Bulk, uploads: AsyncIterator[Upload], limit_bytes: int) -> bytes:
+    items, size_bytes = [], 0
+    async with aclosing(bulk.items(uploads)) as source:
+        async for item in source:
+            items.append(item)
+            size_bytes += len(item)
+            if size_bytes > limit_bytes:
+                raise BodyTooLarge(limit_bytes, f"the answer in one piece (ask for fewer maps, or {NDJSON})")
+    return await asyncio.to_thread(bulk.document, items)

@@ -1,0 +1,39 @@
+"""`POST /classify`: one picture in, one answer out."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from service.answers import identity, reading
+from service.disconnect import while_connected
+from service.openapi import ONE_PICTURE, problem_responses
+from service.routes.query import WantedMaps
+from service.running import RequestId, RunningService
+from service.schemas import ClassifyAnswer
+from service.uploads import one_picture
+
+router = APIRouter(tags=["cells"])
+
+
+@router.post(
+    "/classify",
+    summary="Classify one cell",
+    response_model=ClassifyAnswer,
+    response_model_exclude_none=True,
+    responses=problem_responses(408, 413, 415, 422, 429, 503, 504),
+    openapi_extra=ONE_PICTURE,
+)
+async def classify(request: Request, wanted: WantedMaps, service: RunningService, request_id: RequestId) -> Response:
+    """Send one picture of one bone-marrow cell: as the form field `image`, or as the body itself.
+
+    The answer names the model that gave it. It is a suggestion: a qualified person reads the cell and signs.
+    """
+    classifier, settings = service.serving(), service.settings
+    with service.uploads.lease() as lease:
+        picture = await one_picture(
+            request, lease, max_image_bytes=settings.max_image_bytes, timeout_s=settings.request_timeout_s
+        )
+        answer = await while_connected(request, classifier.classify(picture, deadline=service.deadline()))
+    found = await asyncio.to_thread(reading, answer, classifier.manifest, wanted)
+    document = ClassifyAnswer(request_id=request_id, model=identity(classifier.manifest), **dict(found))
+    return Response(document.json_bytes(), media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -1,0 +1,74 @@
+"""uvicorn around the app: which protocol code, what is logged, and a shutdown that answers what was accepted.
+
+Knows signals and sockets. Does not know routes.
+"""
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.running import Running
+from service.settings import Settings
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first SIGTERM or SIGINT: not ready, but serving for `drain_delay_s`; then no new connections, and what
+    was accepted is answered within `shutdown_timeout_s`. A second signal skips the delay."""
+
+    def __init__(self, config: uvicorn.Config, running: Running, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._running = running
+        self._tell_started = started
+        self._exit_at_s: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn; says so once connections are taken."""
+        await super().startup(sockets)
+        if self.started:
+            self._tell_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signature is the signal module's)
+        # Signals are not passed on to uvicorn's own list: it would raise them again after a clean shutdown, and the
+        # process would end by signal instead of with status 0.
+        if self._exit_at_s is not None:
+            self.force_exit, self.should_exit = self.should_exit, True
+            return
+        self._running.draining = True
+        self._exit_at_s = time.monotonic() + self._running.settings.drain_delay_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn every 0.1 s."""
+        if self._exit_at_s is not None and time.monotonic() >= self._exit_at_s:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
+    """A server that has not started yet; it calls `started` once it takes connections."""
+    _configure_logging(settings.log_level.upper(), access_log=access_log)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+    )
+    return DrainingServer(config, app.state.running, started)
+
+
+def _configure_logging(level: str, *, access_log: bool) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # uvicorn's own lines say what `marrowlens serve` has said already.
+    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("service.access").setLevel(logging.INFO if access_log else logging.CRITICAL)

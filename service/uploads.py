@@ -1,0 +1,269 @@
+"""Request bodies to pictures: one raw picture, a multipart form, a ZIP or a tar, held in memory and bounded on the way.
+
+Knows HTTP bodies and their limits; the count of bytes is taken on the stream, so a missing or false Content-Length
+changes nothing. Does not decode pictures. Nothing is written to disk.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from model.image import PictureTooLarge
+from service.archives import Bounds, Upload, printable, tar_members, zip_members
+from service.errors import (
+    BodyTooLarge,
+    ClientGone,
+    MalformedBody,
+    TooManyPictures,
+    UnsupportedBody,
+    UploadMemoryExhausted,
+    UploadTooSlow,
+)
+
+#: Boundaries and headers around the one picture of a form.
+FORM_OVERHEAD_BYTES = 64 * 1024
+#: An archive may grow to this many times the largest body: pictures hardly shrink, bombs do.
+MAX_EXPANSION = 4
+
+_ARCHIVES: dict[str, Callable[[BytesIO, Bounds], Iterator[Upload]]] = {
+    "application/zip": zip_members,
+    "application/x-zip-compressed": zip_members,
+    "application/x-tar": tar_members,
+    "application/tar": tar_members,
+}
+
+
+class UploadMemory:
+    """The memory that bodies of all requests in flight may take together, in bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.in_use_bytes = 0
+
+    @contextmanager
+    def lease(self) -> Iterator["Lease"]:
+        """What one request takes, given back when its work ends."""
+        lease = Lease(self)
+        try:
+            yield lease
+        finally:
+            self.in_use_bytes -= lease.taken_bytes
+
+
+@dataclass(slots=True)
+class Lease:
+    """One request's part of the upload memory."""
+
+    memory: UploadMemory
+    taken_bytes: int = 0
+
+    def take(self, count: int) -> None:
+        """Take more.
+
+        Raises:
+            UploadMemoryExhausted: other requests hold the rest.
+        """
+        if self.memory.in_use_bytes + count > self.memory.limit_bytes:
+            raise UploadMemoryExhausted(self.memory.limit_bytes)
+        self.memory.in_use_bytes += count
+        self.taken_bytes += count
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """One request's body on its way in: where from, how much of it, and how long to wait for the next piece."""
+
+    request: Request
+    lease: Lease
+    limit_bytes: int
+    timeout_s: float
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece.
+
+        Raises:
+            BodyTooLarge, UploadTooSlow, UploadMemoryExhausted, ClientGone.
+        """
+        declared = self.request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.limit_bytes:
+            raise BodyTooLarge(self.limit_bytes)
+        received = 0
+        async with aclosing(self.request.stream()) as stream:
+            while chunk := await self._next(stream):
+                received += len(chunk)
+                if received > self.limit_bytes:
+                    raise BodyTooLarge(self.limit_bytes)
+                self.lease.take(len(chunk))
+                yield chunk
+
+    async def _next(self, stream: AsyncIterator[bytes]) -> bytes:
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await anext(stream, b"")
+        except TimeoutError as error:
+            raise UploadTooSlow(self.timeout_s) from error
+        except ClientDisconnect as error:
+            raise ClientGone from error
+
+    async def whole(self) -> BytesIO:
+        """The body in one piece."""
+        file = BytesIO()
+        async for chunk in self.chunks():
+            file.write(chunk)
+        file.seek(0)
+        return file
+
+
+async def one_picture(request: Request, lease: Lease, *, max_image_bytes: int, timeout_s: float) -> bytes:
+    """The picture of `POST /classify`: the form field `image`, or the body itself under `Content-Type: image/*`.
+
+    Raises:
+        BodyTooLarge, PictureTooLarge, UnsupportedBody, MalformedBody, UploadTooSlow, UploadMemoryExhausted, ClientGone.
+    """
+    content_type = _content_type(request)
+    if content_type == "multipart/form-data":
+        intake = Intake(request, lease, max_image_bytes + FORM_OVERHEAD_BYTES, timeout_s)
+        uploads = await _form(intake, Form("image", max_pictures=16, max_picture_bytes=max_image_bytes))
+        if len(uploads) > 1:
+            raise MalformedBody("the form field image came more than once; several pictures go to /classify/batch")
+        if not isinstance(uploads[0].content, bytes):
+            raise uploads[0].content
+        return uploads[0].content
+    if content_type.startswith("image/"):
+        return (await Intake(request, lease, max_image_bytes, timeout_s).whole()).getvalue()
+    raise UnsupportedBody(content_type, "the form field image (multipart/form-data), or the picture itself as image/*")
+
+
+async def many_pictures(
+    request: Request, lease: Lease, *, max_body_bytes: int, max_picture_bytes: int, max_pictures: int, timeout_s: float
+) -> AsyncIterator[Upload]:
+    """The pictures of `POST /classify/batch`, once the whole body is there: form fields `images`, a ZIP or a tar.
+
+    Raises:
+        BodyTooLarge, TooManyPictures, UnsupportedBody, MalformedBody, UploadTooSlow, UploadMemoryExhausted, ClientGone.
+    """
+    content_type = _content_type(request)
+    intake = Intake(request, lease, max_body_bytes, timeout_s)
+    if content_type == "multipart/form-data":
+        return _given(await _form(intake, Form("images", max_pictures, max_picture_bytes)))
+    members = _ARCHIVES.get(content_type)
+    if members is None:
+        expected = f"form fields images (multipart/form-data), or one of {', '.join(sorted(_ARCHIVES))}"
+        raise UnsupportedBody(content_type, expected)
+    bounds = Bounds(max_pictures, max_picture_bytes, MAX_EXPANSION * max_body_bytes)
+    uploads = await asyncio.to_thread(members, await intake.whole(), bounds)
+    first = await asyncio.to_thread(next, uploads, None)
+    if first is None:
+        raise MalformedBody("the archive holds no files")
+    return _read_in_thread(first, uploads)
+
+
+@dataclass(slots=True)
+class Form:
+    """The parts of one multipart form (RFC 7578), all of which must be pictures under one field name."""
+
+    field_name: str
+    max_pictures: int
+    max_picture_bytes: int
+    uploads: list[Upload] = field(default_factory=list)
+    complete: bool = False
+    _name: str | None = None
+    _data: bytearray = field(default_factory=bytearray)
+    _size_bytes: int = 0
+    _header: bytearray = field(default_factory=bytearray)
+    _value: bytearray = field(default_factory=bytearray)
+    _disposition: bytes = b""
+
+    def parser(self, boundary: bytes) -> MultipartParser:
+        """A push parser that fills this form."""
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._identify,
+                "on_part_data": self._grow,
+                "on_part_end": self._end,
+                "on_end": self._complete,
+            },
+        )
+
+    def _begin(self) -> None:
+        if len(self.uploads) >= self.max_pictures:
+            raise TooManyPictures(self.max_pictures)
+        self._name, self._data, self._size_bytes, self._disposition = None, bytearray(), 0, b""
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
+
+    def _identify(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if options.get(b"name", b"").decode("utf-8", "replace") != self.field_name:
+            raise MalformedBody(f"a form field has another name than {self.field_name}, the only one read here")
+        if b"filename" in options:
+            self._name = printable(options[b"filename"].decode("utf-8", "replace"))
+
+    def _grow(self, data: bytes, start: int, end: int) -> None:
+        self._size_bytes += end - start
+        if self._size_bytes > self.max_picture_bytes:
+            self._data.clear()
+        else:
+            self._data += data[start:end]
+
+    def _end(self) -> None:
+        if self._size_bytes > self.max_picture_bytes:
+            too_large = PictureTooLarge(f"{self._size_bytes} bytes; {self.max_picture_bytes} are allowed")
+            self.uploads.append(Upload(self._name, too_large))
+        else:
+            self.uploads.append(Upload(self._name, bytes(self._data)))
+
+    def _complete(self) -> None:
+        self.complete = True
+
+
+async def _form(intake: Intake, form: Form) -> list[Upload]:
+    _, options = parse_options_header(intake.request.headers["content-type"])
+    try:
+        parser = form.parser(options.get(b"boundary", b""))
+        async for chunk in intake.chunks():
+            parser.write(chunk)
+    except FormParserError as error:
+        raise MalformedBody("the multipart form cannot be read; is its boundary right?") from error
+    if not form.complete:
+        raise MalformedBody("the multipart form ends before its closing boundary")
+    if not form.uploads:
+        raise MalformedBody(f"the form field {form.field_name} is missing")
+    return form.uploads
+
+
+async def _given(uploads: list[Upload]) -> AsyncIterator[Upload]:
+    # Popped, not iterated: a picture's bytes are free once it was read.
+    uploads.reverse()
+    while uploads:
+        yield uploads.pop()
+
+
+async def _read_in_thread(first: Upload, rest: Iterator[Upload]) -> AsyncIterator[Upload]:
+    upload: Upload | None = first
+    while upload is not None:
+        yield upload
+        upload = await asyncio.to_thread(next, rest, None)
+
+
+def _content_type(request: Request) -> str:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedBody(f"Content-Encoding {printable(encoding)}", "the body as it is")
+    return printable(request.headers.get("content-type", "").split(";")[0].strip().lower())

@@ -1,0 +1,82 @@
+"""Counts, denominators and Wilson intervals, against published values and as invariants."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.contract import CLASSES
+from service.differential import differential, is_counted, wilson_interval
+
+CODES = [cell_class.code for cell_class in CLASSES]
+BY_CODE = {cell_class.code: cell_class for cell_class in CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    [  # in per cent, as haematologists quote them for differentials of 500 and 200 cells
+        (5, 500, 0.4, 2.3),
+        (25, 500, 3.4, 7.3),
+        (100, 500, 16.7, 23.7),
+        (10, 200, 2.7, 9.0),
+        (8, 8, 67.6, 100.0),
+    ],
+)
+def test_intervals_are_the_published_ones(count: int, total: int, low: float, high: float) -> None:
+    found = wilson_interval(count, total)
+    assert [round(100 * bound, 1) for bound in found] == [low, high]
+
+
+@given(st.integers(1, 100_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_an_interval_holds_its_proportion_and_mirrors(counts: tuple[int, int]) -> None:
+    count, total = counts
+    low, high = wilson_interval(count, total)
+    assert 0 <= low <= count / total <= high <= 1
+    assert (low == 0) == (count == 0)
+    assert (high == 1) == (count == total)
+    mirrored_low, mirrored_high = wilson_interval(total - count, total)
+    assert (1 - mirrored_high, 1 - mirrored_low) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 0), (-1, 5), (6, 5)])
+def test_what_is_no_proportion_is_refused(count: int, total: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} of {total}"):
+        wilson_interval(count, total)
+
+
+@given(st.lists(st.sampled_from(CODES)), st.integers(0, 50), st.booleans())
+def test_every_picture_is_in_exactly_one_place(codes: list[str], problems: int, count_other: bool) -> None:
+    count = differential(codes, CLASSES, problems=problems, count_other=count_other)
+    shares = {share.cell_class.code: share for share in count.shares}
+    excluded = {cell_class.code: found for cell_class, found in count.excluded}
+    assert sorted([*shares, *excluded]) == CODES
+    assert count.counted == sum(share.count for share in shares.values())
+    assert count.counted + sum(excluded.values()) == len(codes)
+    assert count.problems == problems
+    if count.counted:
+        assert sum(share.percent or 0 for share in shares.values()) == pytest.approx(100)
+
+
+def test_artefacts_smudge_cells_and_the_unidentifiable_are_not_counted() -> None:
+    count = differential(["ART", "KSC", "NIF", "LYT", "LYT", "BLA"], CLASSES)
+    assert count.counted == 3
+    lymphocytes = next(share for share in count.shares if share.cell_class.code == "LYT")
+    assert (lymphocytes.count, lymphocytes.percent) == (2, pytest.approx(200 / 3))
+    assert {cell_class.code: found for cell_class, found in count.excluded} == {"ART": 1, "KSC": 1, "NIF": 1, "OTH": 0}
+
+
+def test_other_cells_are_counted_only_where_the_laboratory_says_so() -> None:
+    assert differential(["OTH", "LYT"], CLASSES).counted == 1
+    assert differential(["OTH", "LYT"], CLASSES, count_other=True).counted == 2
+    assert is_counted(BY_CODE["LYT"], count_other=False)
+    assert not is_counted(BY_CODE["ART"], count_other=True)
+
+
+def test_without_a_counted_cell_there_is_no_percentage() -> None:
+    count = differential(["ART"], CLASSES)
+    assert count.counted == 0
+    assert {(share.percent, share.low, share.high) for share in count.shares} == {(None, None, None)}
+
+
+def test_a_code_of_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="XYZ"):
+        differential(["XYZ"], CLASSES)

@@ -1,0 +1,82 @@
+"""Errors and the problems they become: one table, no secret in a 500, a Retry-After that a client can use."""
+
+import inspect
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from model import image
+from service import batcher, errors
+from service.batcher import BatcherClosed, DeadlineExpired, QueueFull
+from service.errors import BodyTooLarge, ClientGone, NotReady, ServiceError, UploadMemoryExhausted
+from service.problems import TABLE, UNEXPECTED, headers, kind_of, problem
+
+#: Never answered: the client that would read it is gone.
+UNANSWERED = {ServiceError, ClientGone}
+#: A fault of the model or of the service: a 500 on purpose.
+OURS = {batcher.RunFailed, batcher.WrongOutputCount}
+
+
+def exceptions_of(module: object) -> set[type[Exception]]:
+    return {
+        found
+        for _, found in inspect.getmembers(module, inspect.isclass)
+        if issubclass(found, Exception) and found.__module__ == module.__name__
+    }
+
+
+@pytest.mark.parametrize("module", [errors, batcher, image], ids=lambda module: module.__name__)
+def test_every_error_a_request_can_meet_is_in_the_table(module: object) -> None:
+    known = tuple(error_class for error_class, _ in TABLE)
+    unknown = {found for found in exceptions_of(module) if not issubclass(found, known)}
+    assert unknown <= UNANSWERED | OURS
+
+
+def test_a_class_stands_before_its_base() -> None:
+    classes = [error_class for error_class, _ in TABLE]
+    hidden = [(a, b) for at, a in enumerate(classes) for b in classes[at + 1 :] if issubclass(b, a)]
+    assert hidden == []
+
+
+def test_types_tell_kinds_apart() -> None:
+    kinds = {kind for _, kind in TABLE}
+    assert all(400 <= kind.status <= 599 for kind in kinds)
+    assert all(kind.type.startswith("urn:problem-type:marrowlens:") for kind in kinds)
+    assert len({(kind.type, kind.status) for kind in kinds}) == len({kind.type for kind in kinds})
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (BodyTooLarge(100), 413, "the body is larger than 100 bytes"),
+        (image.UnsupportedPicture("a PDF"), 415, "a PDF"),
+        (image.PictureTooLarge("too many pixels"), 413, "too many pixels"),
+        (image.UndecodablePicture("cut off"), 422, "cut off"),
+        (image.PictureError("odd"), 422, "odd"),
+        (NotReady("warming up"), 503, "warming up"),
+        (DeadlineExpired(), 504, "the picture waited longer than a request may take; send it again later"),
+        (HTTPException(404), 404, "Not Found"),
+        (HTTPException(405), 405, "Method Not Allowed"),
+    ],
+)
+def test_an_error_becomes_its_problem(error: Exception, status: int, detail: str) -> None:
+    found = problem(error, "id-1")
+    assert (found.status, found.detail, found.request_id) == (status, detail, "id-1")
+
+
+def test_an_unexpected_error_tells_nothing_of_itself() -> None:
+    found = problem(RuntimeError("/secret/path: patient Smith"), "id-1")
+    assert found.status == 500
+    assert kind_of(RuntimeError()) is UNEXPECTED
+    assert "Smith" not in found.json_bytes().decode()
+
+
+@pytest.mark.parametrize(("retry_after_s", "sent"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (2.1, "3")])
+def test_retry_after_is_whole_seconds_and_at_least_one(retry_after_s: float, sent: str) -> None:
+    assert headers(QueueFull(queued=8, limit=8, retry_after_s=retry_after_s)) == {"Retry-After": sent}
+
+
+def test_what_will_be_better_later_says_so() -> None:
+    assert all("Retry-After" in headers(error) for error in (UploadMemoryExhausted(1), NotReady("x"), BatcherClosed()))
+    assert headers(BodyTooLarge(1)) == {}
+    assert headers(HTTPException(405, headers={"Allow": "GET"})) == {"Allow": "GET"}
