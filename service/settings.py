@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(0, ge=0, description="not ready but still serving, before a shutdown starts")
     shutdown_timeout_s: float = Field(20, ge=0, description="for what was accepted to be answered at a shutdown")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="least to be logged"
+        "info", description="least that is logged"
     )
     count_other: bool = Field(False, description="count class OTH in the denominator of a differential")
 

@@ -1,0 +1,123 @@
+"""An artefact's two files, and whether what was opened from them does what the manifest promises.
+
+Knows the contract, hashes and arrays. Knows no onnxruntime: tensors are told to it as names, types and shapes.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import model.contract
+from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, read_manifest
+
+WEIGHTS = Path(model.contract.__file__).parent / "weights"
+#: Twice the contract's 1e-4 for parity and sum rule, relative to the largest logit: GPUs round more coarsely.
+TOLERANCE = 2e-4
+
+
+class Tensor(NamedTuple):
+    """A graph's input or output as it declares it; a size that is not a number is not fixed."""
+
+    name: str
+    type: str
+    shape: Sequence[int | str | None]
+
+
+def bundled_artefact() -> Path:
+    """The artefact that comes with the package.
+
+    Raises:
+        ArtefactError: there is none, or more than one.
+    """
+    found = sorted(WEIGHTS.glob("*.onnx"))
+    if len(found) == 1:
+        return found[0]
+    holds = f"holds {len(found)} models" if found else "holds no trained model yet"
+    raise ArtefactError(WEIGHTS, f"{holds}; name an .onnx file with MARROWLENS_ARTEFACT")
+
+
+def read_artefact(path: Path) -> tuple[bytes, Manifest]:
+    """The graph's bytes, the very ones whose sha256 the manifest gives, and the manifest.
+
+    Raises:
+        ArtefactError: a file cannot be read, or the two do not belong together.
+    """
+    manifest = read_manifest(path.with_suffix(".json"))
+    try:
+        graph = path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
+    found = hashlib.sha256(graph).hexdigest()
+    if found != manifest.sha256:
+        reason = f"is damaged or another model's: its sha256 is {found}, the manifest has {manifest.sha256}"
+        raise ArtefactError(path, reason)
+    return graph, manifest
+
+
+def check_declared(path: Path, manifest: Manifest, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    """Names, types and shapes that the graph declares against those of the manifest.
+
+    Raises:
+        ArtefactError: the first that differs.
+    """
+    size = manifest.preprocessing.input_size
+    _check_tensors(path, "inputs", inputs, "tensor(uint8)", {INPUT: ("N", size, size, 3)})
+    _check_tensors(path, "outputs", outputs, "tensor(float)", manifest.outputs)
+
+
+def _check_tensors(
+    path: Path, kind: str, found: Sequence[Tensor], type: str, promised: Mapping[str, tuple[str | int, ...]]
+) -> None:
+    names = [tensor.name for tensor in found]
+    if sorted(names) != sorted(promised):
+        raise ArtefactError(path, f"its {kind} are {names}, the contract has {list(promised)}")
+    for tensor in found:
+        if tensor.type != type:
+            raise ArtefactError(path, f"{tensor.name} is {tensor.type}, the contract has {type}")
+        if not _agree(tensor.shape, promised[tensor.name]):
+            shape = promised[tensor.name]
+            raise ArtefactError(path, f"{tensor.name} has the shape {tuple(tensor.shape)}, the manifest has {shape}")
+
+
+def _agree(found: Sequence[int | str | None], promised: tuple[str | int, ...]) -> bool:
+    """A size that the graph leaves open agrees with any; a number agrees with itself, and never with the batch, N."""
+    sizes = zip(found, promised, strict=False)
+    return len(found) == len(promised) and all(not isinstance(size, int) or size == wanted for size, wanted in sizes)
+
+
+def probe_images(manifest: Manifest) -> NDArray[np.uint8]:
+    """Two unlike pictures, (2, S, S, 3): a grey one and one of noise, the same each time."""
+    size = manifest.preprocessing.input_size
+    images = np.full((2, size, size, 3), 128, np.uint8)
+    images[1] = np.random.default_rng(0).integers(0, 256, images[1].shape, dtype=np.uint8)
+    return images
+
+
+def check_computed(path: Path, manifest: Manifest, computed: Mapping[str, NDArray[np.float32]]) -> None:
+    """What the graph made of `probe_images` against the manifest: shapes, the sum rule, bias and temperature.
+
+    Raises:
+        ArtefactError: the first promise that is not kept.
+    """
+    for name in OUTPUTS:
+        shape = (2, *manifest.outputs[name][1:])
+        if computed[name].shape != shape:
+            raise ArtefactError(path, f"computes {name} of shape {computed[name].shape}, the manifest has {shape}")
+        if not np.isfinite(computed[name]).all():
+            raise ArtefactError(path, f"computes {name} that are not numbers")
+    logits = computed["logits"].astype(np.float64)
+    tolerance = TOLERANCE * max(1.0, float(np.abs(logits).max()))
+    summed = computed["evidence"].mean(axis=(2, 3), dtype=np.float64) + np.array(manifest.bias)
+    if np.abs(summed - logits).max() > tolerance:
+        raise ArtefactError(path, "its evidence maps do not add up to its logits with the manifest's bias")
+    if np.abs(_softmax(logits / manifest.temperature) - computed["probabilities"]).max() > tolerance:
+        raise ArtefactError(path, "its probabilities are not those of its logits at the manifest's temperature")
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers: NDArray[np.float64] = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

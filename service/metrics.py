@@ -1,0 +1,93 @@
+"""What the service counts and times, in Prometheus' terms: base units, names under `marrowlens_`.
+
+Knows names, labels and buckets. Knows nothing of where the numbers come from. Each Metrics has a registry of its own,
+so that several services can live in one process. No label ever carries what a client sent.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
+from prometheus_client.exposition import generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_MILLISECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2000, 5000, 10_000, 30_000)
+SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class _WithoutCreated(CollectorRegistry):
+    # The client adds the time of creation to each counter and histogram, which doubles the series and tells nobody
+    # anything; it can be switched off only for the whole process.
+    def collect(self) -> Iterable[Metric]:
+        for metric in super().collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
+class Metrics:
+    """Every metric of one service. The methods are called from the event loop and from worker threads alike."""
+
+    def __init__(self) -> None:
+        self.registry: CollectorRegistry = _WithoutCreated()
+        ProcessCollector(registry=self.registry)
+        self._requests = self._counter("requests", "HTTP requests answered.", "route", "status")
+        self._request_s = self._histogram("request_duration_seconds", "Time to answer a request.", SECONDS, "route")
+        self._refusals = self._counter("refusals", "Requests and pictures refused.", "reason")
+        self._pictures = self._counter("pictures", "Pictures by what became of them.", "outcome")
+        self._decode_s = self._histogram("decode_duration_seconds", "Time to decode and resize a picture.", SECONDS)
+        self._queue_wait_s = self._histogram("queue_wait_seconds", "Time a picture waited for its batch.", SECONDS)
+        self._run_s = self._histogram("inference_duration_seconds", "Time of one call of the model.", SECONDS)
+        self._batch_pictures = self._histogram("batch_pictures", "Pictures in one call of the model.", SIZES)
+        self._batches = self._counter("batches", "Calls of the model by why they went off.", "reason", "outcome")
+        self._queued = self._gauge("queue_pictures", "Pictures waiting for a batch.")
+        self._in_flight = self._gauge("in_flight_pictures", "Pictures accepted and not yet answered.")
+        self._ready = self._gauge("ready", "Whether the service is ready: 1 or 0.")
+        self._model = Info("marrowlens_model", "The model that answers.", registry=self.registry)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """One HTTP request was answered. `route` is the route's template, never the path that was asked for."""
+        self._requests.labels(route, str(status)).inc()
+        self._request_s.labels(route).observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Something was refused before any work was done on it: queue_full, too_large, closing, …"""
+        self._refusals.labels(reason).inc()
+
+    def picture(self, outcome: str) -> None:
+        """One picture is settled: answered, undecodable, expired, …"""
+        self._pictures.labels(outcome).inc()
+
+    def decoded(self, seconds: float) -> None:
+        """One picture was decoded, well or not."""
+        self._decode_s.observe(seconds)
+
+    def batch_done(self, *, queue_wait_s: Sequence[float], run_s: float, reason: str, failed: bool) -> None:
+        """One call of the model ended; the batcher's observer."""
+        for wait_s in queue_wait_s:
+            self._queue_wait_s.observe(wait_s)
+        self._run_s.observe(run_s)
+        self._batch_pictures.observe(len(queue_wait_s))
+        self._batches.labels(reason, "failed" if failed else "done").inc()
+
+    def watch(self, *, queued: Callable[[], int], in_flight: Callable[[], int], ready: Callable[[], bool]) -> None:
+        """What is asked at every scrape, so that a gauge cannot be stale."""
+        self._queued.set_function(queued)
+        self._in_flight.set_function(in_flight)
+        self._ready.set_function(ready)
+
+    def model(self, *, name: str, version: str, sha256: str, provider: str) -> None:
+        """Which model answers, and on what it computes."""
+        self._model.info({"name": name, "version": version, "sha256": sha256, "provider": provider})
+
+    def exposition(self) -> tuple[bytes, str]:
+        """All metrics in Prometheus' text format, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(f"marrowlens_{name}", help, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help: str) -> Gauge:
+        return Gauge(f"marrowlens_{name}", help, registry=self.registry)
+
+    def _histogram(self, name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"marrowlens_{name}", help, labels, buckets=buckets, registry=self.registry)
