@@ -120,4 +120,5 @@ def check_computed(path: Path, manifest: Manifest, computed: Mapping[str, NDArra
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     powers: NDArray[np.float64] = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    sums: NDArray[np.float64] = powers.sum(axis=1, keepdims=True)
+    return powers / sums

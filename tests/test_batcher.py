@@ -1,0 +1,609 @@
+"""The batcher's invariants, one test each, and all of them at once against a model of it under random interleavings."""
+
+import asyncio
+import queue
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.batcher import (
+    Batcher,
+    BatcherClosed,
+    DeadlineExpired,
+    QueueFull,
+    RunFailed,
+    WrongOutputCount,
+)
+
+Outcome = Callable[[Sequence[int]], Sequence[int]]
+
+
+def tenfold(items: Sequence[int]) -> list[int]:
+    return [10 * item for item in items]
+
+
+def failing(error: BaseException) -> Outcome:
+    def run(_: Sequence[int]) -> Sequence[int]:
+        raise error
+
+    return run
+
+
+class Worker:
+    """A `run` that stops at its entry until the test lets it go on, with the outcome that the test chooses."""
+
+    def __init__(self) -> None:
+        self.entered: asyncio.Queue[list[int]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+
+    def __call__(self, items: Sequence[int]) -> Sequence[int]:
+        self._loop.call_soon_threadsafe(self.entered.put_nowait, list(items))
+        return self._outcomes.get()(items)
+
+    def go_on(self, outcome: Outcome = tenfold) -> None:
+        self._outcomes.put(outcome)
+
+    async def batch(self) -> list[int]:
+        """The items of the next call, once it has begun."""
+        return await asyncio.wait_for(self.entered.get(), 60)
+
+
+class Log:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.batches: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def batch_done(self, **batch: Any) -> None:
+        self.batches.put_nowait(batch)
+
+    def reasons(self) -> list[str]:
+        return [self.batches.get_nowait()["reason"] for _ in range(self.batches.qsize())]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def idle() -> None:
+    """Let everything on the event loop happen that can happen without the worker."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def submitted(batcher: Batcher[int, int], *items: int, deadline: float | None = None) -> list[asyncio.Task[int]]:
+    return [asyncio.create_task(batcher.submit(item, deadline=deadline)) for item in items]
+
+
+async def started(run: Outcome, **options: Any) -> Batcher[int, int]:
+    batcher = Batcher(run, **{"max_batch_size": 4, "max_queue_size": 8, **options})
+    await batcher.start()
+    return batcher
+
+
+async def test_a_lone_item_on_an_idle_worker_waits_for_nobody() -> None:
+    log = Log()
+    batcher = await started(tenfold, observer=log)
+    assert await batcher.submit(7) == 70
+    assert log.reasons() == ["idle"]
+    await batcher.close()
+
+
+async def test_a_batch_grows_while_the_worker_is_busy_and_each_caller_gets_its_own_result() -> None:
+    worker, log = Worker(), Log()
+    batcher = await started(worker, observer=log)
+    first = submitted(batcher, 1)
+    assert await worker.batch() == [1]
+    later = submitted(batcher, 2, 3, 4, 5, 6)
+    worker.go_on()
+    assert await worker.batch() == [2, 3, 4, 5]
+    worker.go_on()
+    assert await worker.batch() == [6]
+    worker.go_on()
+    assert await asyncio.gather(*first, *later) == [10, 20, 30, 40, 50, 60]
+    await batcher.close()
+    assert log.reasons() == ["idle", "full", "idle"]
+
+
+async def test_one_callers_cancellation_in_a_running_batch_changes_nothing_for_the_others() -> None:
+    worker = Worker()
+    batcher = await started(worker)
+    first, second, third, fourth = submitted(batcher, 1, 2, 3, 4)
+    assert await worker.batch() == [1, 2, 3, 4]
+    second.cancel()
+    await idle()
+    worker.go_on()
+    assert await asyncio.gather(first, third, fourth) == [10, 30, 40]
+    assert second.cancelled()
+    await batcher.close()
+
+
+async def test_a_cancelled_item_still_queued_is_not_computed_and_frees_its_place() -> None:
+    worker = Worker()
+    batcher = await started(worker, max_queue_size=2)
+    first = submitted(batcher, 1)
+    await worker.batch()
+    second, third = submitted(batcher, 2, 3)
+    await idle()
+    second.cancel()
+    await idle()
+    assert batcher.depth() == 1
+    fourth = submitted(batcher, 4)
+    worker.go_on()
+    assert await worker.batch() == [3, 4]
+    worker.go_on()
+    assert await asyncio.gather(*first, third, *fourth) == [10, 30, 40]
+    await batcher.close()
+
+
+async def test_an_item_whose_deadline_passed_in_the_queue_is_not_computed() -> None:
+    worker, clock = Worker(), Clock()
+    batcher = await started(worker, clock=clock)
+    first = submitted(batcher, 1)
+    await worker.batch()
+    late, patient = submitted(batcher, 2, deadline=clock.now + 100), submitted(batcher, 3)
+    await idle()
+    clock.now += 100
+    worker.go_on()
+    assert await worker.batch() == [3]
+    worker.go_on()
+    assert await asyncio.gather(*first, *patient) == [10, 30]
+    with pytest.raises(DeadlineExpired):
+        await late[0]
+    await batcher.close()
+
+
+@pytest.mark.parametrize("computing", [False, True], ids=["queued", "computing"])
+async def test_the_deadline_ends_the_wait_even_when_the_worker_hangs(computing: bool) -> None:
+    worker, loop = Worker(), asyncio.get_running_loop()
+    batcher = await started(worker, clock=loop.time)
+    blocking = [] if computing else submitted(batcher, 1)
+    if not computing:
+        await worker.batch()
+    with pytest.raises(DeadlineExpired):
+        await batcher.submit(2, deadline=loop.time() + 0.01)
+    assert batcher.depth() == 0
+    worker.go_on()
+    assert await asyncio.gather(*blocking) == ([] if computing else [10])
+    await batcher.close()
+
+
+async def test_a_deadline_already_passed_is_refused_without_a_call() -> None:
+    worker, clock = Worker(), Clock()
+    batcher = await started(worker, clock=clock)
+    with pytest.raises(DeadlineExpired):
+        await batcher.submit(1, deadline=clock.now)
+    await batcher.close()
+    assert worker.entered.empty()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a bad model"), SystemExit(3), KeyboardInterrupt(), StopIteration(1), asyncio.CancelledError()]
+)
+async def test_a_failing_call_reaches_all_its_callers_and_the_next_batch_still_runs(error: BaseException) -> None:
+    worker, log = Worker(), Log()
+    batcher = await started(worker, observer=log)
+    callers = submitted(batcher, 1, 2, 3)
+    await worker.batch()
+    worker.go_on(failing(error))
+    failures = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [RunFailed] * 3
+    assert all(isinstance(failure, RunFailed) and failure.__cause__ is error for failure in failures)
+    assert len({id(failure) for failure in failures}) == 3
+    assert (await log.batches.get())["failed"]
+    worker.go_on()
+    assert await batcher.submit(4) == 40
+    assert batcher.alive()
+    await batcher.close()
+
+
+@pytest.mark.parametrize("results", [[], [10], [10, 20, 30]])
+async def test_a_wrong_number_of_results_is_nobodys_result(results: list[int]) -> None:
+    worker = Worker()
+    batcher = await started(worker)
+    callers = submitted(batcher, 1, 2)
+    await worker.batch()
+    worker.go_on(lambda _: results)
+    failures = await asyncio.gather(*callers, return_exceptions=True)
+    assert [(type(f), f.expected, f.got) for f in failures] == [(WrongOutputCount, 2, len(results))] * 2  # type: ignore[union-attr]
+    worker.go_on()
+    assert await batcher.submit(3) == 30
+    await batcher.close()
+
+
+async def test_a_result_that_is_no_sequence_fails_the_batch() -> None:
+    batcher = await started(lambda _: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(RunFailed) as failure:
+        await batcher.submit(1)
+    assert isinstance(failure.value.__cause__, TypeError)
+    await batcher.close()
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back_by_the_measured_rate() -> None:
+    worker, clock = Worker(), Clock()
+    batcher = await started(worker, max_queue_size=5, clock=clock)
+    measured = submitted(batcher, 1, 2, 3, 4)
+    await worker.batch()
+    clock.now += 2.0  # four items in two seconds
+    worker.go_on()
+    await asyncio.gather(*measured)
+    running = submitted(batcher, 5)
+    await worker.batch()
+    waiting = submitted(batcher, 6, 7, 8, 9, 10)
+    await idle()
+    with pytest.raises(QueueFull) as refusal:
+        await batcher.submit(11)
+    assert (refusal.value.queued, refusal.value.limit) == (5, 5)
+    assert refusal.value.retry_after_s == pytest.approx((5 + 1) * 0.5)
+    for _ in range(3):
+        worker.go_on()
+    assert await asyncio.gather(*running, *waiting) == [50, 60, 70, 80, 90, 100]
+    await batcher.close()
+
+
+async def test_a_failing_call_does_not_count_as_a_rate() -> None:
+    batcher = await started(failing(ValueError()))
+    with pytest.raises(RunFailed):
+        await batcher.submit(1)
+    assert batcher.drain_s(100) == 1.0
+    await batcher.close()
+
+
+async def test_close_computes_what_was_accepted_and_takes_nothing_new() -> None:
+    worker, log = Worker(), Log()
+    batcher = await started(worker, max_batch_size=2, observer=log)
+    callers = submitted(batcher, 1, 2, 3)
+    await worker.batch()
+    closing = asyncio.create_task(batcher.close())
+    await idle()
+    with pytest.raises(BatcherClosed):
+        await batcher.submit(4)
+    worker.go_on()
+    worker.go_on()
+    assert await asyncio.gather(*callers) == [10, 20, 30]
+    await closing
+    assert not batcher.alive()
+    assert log.reasons() == ["full", "drain"]
+
+
+async def test_close_without_draining_settles_at_once_even_when_the_worker_hangs() -> None:
+    worker = Worker()
+    batcher = await started(worker, max_batch_size=2)
+    callers = submitted(batcher, 1, 2, 3)
+    await worker.batch()
+    await batcher.close(drain=False)
+    failures = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [BatcherClosed] * 3
+    worker.go_on()  # or the interpreter would wait for this thread for ever
+
+
+async def test_a_draining_close_that_is_cancelled_settles_what_is_left() -> None:
+    worker = Worker()
+    batcher = await started(worker, max_batch_size=2)
+    callers = submitted(batcher, 1, 2, 3)
+    await worker.batch()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(batcher.close(), 0.01)
+    failures = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [BatcherClosed] * 3
+    worker.go_on()
+
+
+async def test_close_may_be_called_twice_or_without_a_start() -> None:
+    batcher = await started(tenfold)
+    await asyncio.gather(batcher.close(), batcher.close())
+    await batcher.close()
+    never = Batcher(tenfold, max_batch_size=1, max_queue_size=1)
+    with pytest.raises(BatcherClosed):
+        await never.submit(1)
+    assert not never.alive()
+    await never.close()
+
+
+async def test_a_batcher_is_started_once() -> None:
+    batcher = await started(tenfold)
+    with pytest.raises(RuntimeError, match="once"):
+        await batcher.start()
+    await batcher.close()
+
+
+async def test_an_idle_worker_waits_for_company_until_the_batch_is_full() -> None:
+    worker, log = Worker(), Log()
+    batcher = await started(worker, max_batch_size=2, max_queue_delay_ms=3_600_000, observer=log)
+    first = submitted(batcher, 1)
+    await idle()
+    assert worker.entered.empty()
+    second = submitted(batcher, 2)
+    assert await worker.batch() == [1, 2]
+    worker.go_on()
+    assert await asyncio.gather(*first, *second) == [10, 20]
+    await batcher.close()
+    assert log.reasons() == ["full"]
+
+
+async def test_the_queue_delay_ends_without_company() -> None:
+    log = Log()
+    batcher = await started(tenfold, max_queue_delay_ms=1, observer=log)
+    assert await batcher.submit(1) == 10
+    assert log.reasons() == ["delay"]
+    await batcher.close()
+
+
+async def test_waiting_for_company_takes_at_most_half_of_an_items_time() -> None:
+    worker, log, clock = Worker(), Log(), Clock()
+    batcher = await started(worker, max_queue_delay_ms=3_600_000, observer=log, clock=clock)
+    hurried = submitted(batcher, 1, deadline=clock.now + 200)
+    await idle()
+    clock.now += 99
+    patient = submitted(batcher, 2)
+    await idle()
+    assert worker.entered.empty()
+    clock.now += 1
+    patient += submitted(batcher, 3)
+    assert await worker.batch() == [1, 2, 3]
+    worker.go_on()
+    assert await asyncio.gather(*hurried, *patient) == [10, 20, 30]
+    await batcher.close()
+    assert log.reasons() == ["deadline"]
+
+
+async def test_company_that_leaves_is_not_waited_for() -> None:
+    worker = Worker()
+    batcher = await started(worker, max_queue_delay_ms=3_600_000)
+    (lonely,) = submitted(batcher, 1)
+    await idle()
+    lonely.cancel()
+    await idle()
+    assert batcher.depth() == 0
+    await batcher.close()
+    assert worker.entered.empty()
+
+
+async def test_the_observer_is_told_waits_and_run_seconds() -> None:
+    worker, log, clock = Worker(), Log(), Clock()
+    batcher = await started(worker, observer=log, clock=clock)
+    submitted_first = submitted(batcher, 1)
+    await worker.batch()
+    early = submitted(batcher, 2)
+    await idle()
+    clock.now += 3
+    late = submitted(batcher, 3)
+    await idle()
+    clock.now += 1
+    worker.go_on()
+    await worker.batch()
+    clock.now += 0.25
+    worker.go_on()
+    await asyncio.gather(*submitted_first, *early, *late)
+    assert await log.batches.get() == {"queue_wait_s": [0], "run_s": 4, "reason": "idle", "failed": False}
+    assert await log.batches.get() == {"queue_wait_s": [4, 1], "run_s": 0.25, "reason": "idle", "failed": False}
+    await batcher.close()
+
+
+async def test_an_observer_that_fails_is_reported_and_harms_nobody() -> None:
+    class Broken:
+        def batch_done(self, **_: Any) -> None:
+            raise LookupError("a broken observer")
+
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    batcher = await started(tenfold, observer=Broken())
+    assert [await batcher.submit(1), await batcher.submit(2)] == [10, 20]
+    assert [type(context["exception"]) for context in reported] == [LookupError] * 2
+    await batcher.close()
+
+
+async def test_alive_until_the_running_call_is_overdue() -> None:
+    worker, clock = Worker(), Clock()
+    batcher = await started(worker, clock=clock, max_run_s=60)
+    assert batcher.alive()
+    callers = submitted(batcher, 1)
+    await worker.batch()
+    clock.now += 60
+    assert batcher.alive()
+    clock.now += 0.1
+    assert not batcher.alive()
+    worker.go_on()
+    await asyncio.gather(*callers)
+    assert batcher.alive()
+    await batcher.close()
+
+
+async def test_when_the_forming_task_dies_everybody_is_settled_and_it_is_not_alive() -> None:
+    worker = Worker()
+    batcher = await started(worker, max_batch_size=1)
+    callers = submitted(batcher, 1, 2)
+    await worker.batch()
+    (forming,) = (task for task in asyncio.all_tasks() if task.get_name() == "batcher")
+    forming.cancel()
+    failures = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [BatcherClosed] * 2
+    assert not batcher.alive()
+    with pytest.raises(BatcherClosed):
+        await batcher.submit(3)
+    worker.go_on()
+    await batcher.close()
+
+
+async def test_an_error_that_a_cancelled_caller_never_saw_is_not_reported_as_lost() -> None:
+    worker = Worker()
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    batcher = await started(worker)
+    callers = submitted(batcher, 1)
+    await worker.batch()
+    asyncio.get_running_loop().call_soon(lambda: callers[0].cancel())  # in the very step in which close() fails it
+    await batcher.close(drain=False)
+    await asyncio.gather(*callers, return_exceptions=True)
+    callers.clear()
+    await idle()
+    assert reported == []
+    worker.go_on()
+
+
+def test_the_standard_library_is_all_it_needs() -> None:
+    code = "import sys; before = set(sys.modules); import service.batcher; print(*(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    roots = {name.split(".")[0] for name in loaded}
+    assert roots - set(sys.stdlib_module_names) == {"service"}
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Any order of submitting, cancelling, time passing, calls ending well or badly, and closing, against a model.
+
+    The model is a list: what waits, in order. From it follows exactly what each call is given, so that an item
+    computed twice, computed after it left, shifted or forgotten is found at once.
+    """
+
+    MAX_BATCH = 3
+    MAX_QUEUE = 5
+    LIFE_S = 3600.0  # deadlines pass only on the model's clock
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = Clock()
+        self.log = Log()
+        self.tasks: list[asyncio.Task[int]] = []
+        self.expected: dict[int, object] = {}  # item -> result, type of error, or "cancelled"
+        self.queued: deque[tuple[int, float]] = deque()  # item, deadline
+        self.running: list[int] = []
+        self.closing: asyncio.Task[None] | None = None
+        self.runner.run(self._start())
+
+    async def _start(self) -> None:
+        self.worker = Worker()
+        self.batcher = await started(
+            self.worker,
+            max_batch_size=self.MAX_BATCH,
+            max_queue_size=self.MAX_QUEUE,
+            observer=self.log,
+            clock=self.clock,
+        )
+
+    @rule(deadlines=st.lists(st.none() | st.integers(1, 3), min_size=1, max_size=7))
+    def submit(self, deadlines: list[int | None]) -> None:
+        self.runner.run(self._submit(deadlines))
+
+    async def _submit(self, lives: list[int | None]) -> None:
+        for life in lives:
+            item = len(self.tasks)
+            deadline = None if life is None else self.clock.now + life * self.LIFE_S
+            self.tasks.extend(submitted(self.batcher, item, deadline=deadline))
+            if self.closing:
+                self.expected[item] = BatcherClosed
+            elif len(self.queued) >= self.MAX_QUEUE:
+                self.expected[item] = QueueFull
+            else:
+                self.queued.append((item, float("inf") if deadline is None else deadline))
+        await self._follow()
+
+    @precondition(lambda self: self.tasks)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        item = data.draw(st.integers(0, len(self.tasks) - 1))
+        self.runner.run(self._cancel(item))
+
+    async def _cancel(self, item: int) -> None:
+        if item not in self.expected:
+            self.expected[item] = "cancelled"
+            self.queued = deque(waiting for waiting in self.queued if waiting[0] != item)
+        self.tasks[item].cancel()
+        await self._follow()
+
+    @rule(lives=st.integers(1, 3))
+    def time_passes(self, lives: int) -> None:
+        self.clock.now += lives * self.LIFE_S
+
+    @precondition(lambda self: self.running)
+    @rule(outcome=st.sampled_from(["well", "error", "exit", "too few", "too many"]))
+    def call_ends(self, outcome: str) -> None:
+        self.runner.run(self._call_ends(outcome))
+
+    async def _call_ends(self, outcome: str) -> None:
+        runs: dict[str, tuple[Outcome, type[Exception] | None]] = {
+            "well": (tenfold, None),
+            "error": (failing(ValueError()), RunFailed),
+            "exit": (failing(SystemExit()), RunFailed),
+            "too few": (lambda items: tenfold(items)[1:], WrongOutputCount),
+            "too many": (lambda items: [*tenfold(items), 0], WrongOutputCount),
+        }
+        run, error = runs[outcome]
+        self.worker.go_on(run)
+        told = await asyncio.wait_for(self.log.batches.get(), 60)
+        assert (len(told["queue_wait_s"]), told["failed"]) == (len(self.running), error is not None)
+        for item in self.running:
+            self.expected.setdefault(item, error or 10 * item)
+        self.running = []
+        await self._follow()
+
+    @precondition(lambda self: not self.closing)
+    @rule()
+    def close_and_drain(self) -> None:
+        self.runner.run(self._close(drain=True))
+
+    @rule()
+    def close_at_once(self) -> None:
+        self.runner.run(self._close(drain=False))
+
+    async def _close(self, *, drain: bool) -> None:
+        self.closing = asyncio.create_task(self.batcher.close(drain=drain))
+        if not drain:
+            for item in (*self.running, *(item for item, _ in self.queued)):
+                self.expected.setdefault(item, BatcherClosed)
+            if self.running:
+                self.worker.go_on()
+            self.running, self.queued = [], deque()
+            await asyncio.wait_for(self.closing, 60)
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """Do what the batcher must do now, and see that it does that."""
+        await idle()
+        if not self.running:
+            while self.queued and len(self.running) < self.MAX_BATCH:
+                item, deadline = self.queued.popleft()
+                if deadline <= self.clock.now:
+                    self.expected[item] = DeadlineExpired
+                else:
+                    self.running.append(item)
+            if self.running:
+                assert await self.worker.batch() == self.running
+            await idle()
+
+    @invariant()
+    def settled_exactly_as_expected(self) -> None:
+        assert self.worker.entered.empty()
+        assert self.batcher.depth() == len(self.queued)
+        for item, task in enumerate(self.tasks):
+            assert task.done() == (item in self.expected), item
+            if task.done():
+                assert found(task) == self.expected[item], item
+
+    def teardown(self) -> None:
+        self.runner.run(self._close(drain=False))
+        self.settled_exactly_as_expected()
+        self.runner.close()
+
+
+def found(task: asyncio.Task[int]) -> object:
+    if task.cancelled():
+        return "cancelled"
+    error = task.exception()
+    return task.result() if error is None else type(error)
+
+
+TestInterleavings = Interleavings.TestCase
+TestInterleavings.settings = settings(deadline=None, max_examples=100, stateful_step_count=30)
