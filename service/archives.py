@@ -148,15 +148,16 @@ def _check_size(size: int, bounds: Bounds) -> None:
 
 def _check_directory(file: BytesIO, bounds: Bounds) -> None:
     # zipfile makes an object of each entry before anyone can count them, so the directory's own size is bounded first.
-    body = file.getbuffer()
-    tail = bytes(body[-(_END_BYTES + _LOCATOR_BYTES + _MAX_COMMENT_BYTES) :])
-    body.release()
+    with file.getbuffer() as body:
+        size_bytes, tail = len(body), bytes(body[-(_END_BYTES + _LOCATOR_BYTES + _MAX_COMMENT_BYTES) :])
     at = tail.rfind(_END_OF_DIRECTORY)
     if at < 0 or len(tail) - at < _END_BYTES:
         raise MalformedBody("not a readable ZIP (it has no directory at its end)")
     if at >= _LOCATOR_BYTES and tail.startswith(_ZIP64_LOCATOR, at - _LOCATOR_BYTES):
         raise MalformedBody("not a readable ZIP (ZIP64 is for archives larger than are taken here)")
     (directory_bytes,) = struct.unpack_from("<L", tail, at + 12)
+    if directory_bytes > size_bytes:
+        raise MalformedBody("not a readable ZIP (it ends before its directory does)")
     if directory_bytes > _DIRECTORY_BYTES * (bounds.max_pictures + 128):
         raise TooManyPictures(bounds.max_pictures)
 

@@ -32,17 +32,13 @@ class Bulk:
     count_other: bool
     codes: list[str] = field(default_factory=list)
     problems: int = 0
-    _sent: deque[Upload] = field(default_factory=deque)
+    _names: deque[str | None] = field(default_factory=deque)
 
     async def items(self, uploads: AsyncIterator[Upload]) -> AsyncGenerator[bytes, None]:
         """One JSON document a picture (`BatchItem`), in the order in which they were sent."""
-        async with aclosing(self.classifier.classify_many(self._readable(uploads))) as outcomes:
+        async with aclosing(self.classifier.classify_many(self._contents(uploads))) as outcomes:
             async for outcome in outcomes:
-                while isinstance(self._sent[0].content, Exception):
-                    yield await self._item(self._sent[0].content)
                 yield await self._item(outcome)
-        while self._sent and isinstance(refused := self._sent[0].content, Exception):
-            yield await self._item(refused)
 
     def summary(self) -> BatchSummary:
         """The count of what was answered."""
@@ -61,27 +57,19 @@ class Bulk:
         results = [orjson.Fragment(item) for item in items]
         return orjson.dumps({**self.summary().model_dump(exclude_none=True), "results": results})
 
-    async def _readable(self, uploads: AsyncIterator[Upload]) -> AsyncIterator[bytes]:
-        # What cannot be read keeps its place in the line; what can leaves only its name there, not its bytes.
+    async def _contents(self, uploads: AsyncIterator[Upload]) -> AsyncIterator[bytes | Exception]:
         async for upload in uploads:
-            if isinstance(upload.content, bytes):
-                self._sent.append(Upload(upload.name, b""))
-                yield upload.content
-            else:
-                self._sent.append(upload)
+            self._names.append(upload.name)
+            yield upload.content
 
     async def _item(self, outcome: Answer | Exception) -> bytes:
-        index, name = len(self.codes) + self.problems, self._sent.popleft().name
+        index, name = len(self.codes) + self.problems, self._names.popleft()
         if isinstance(outcome, Exception):
             self.problems += 1
             return self._refused(index, name, outcome).json_bytes()
-        item = await asyncio.to_thread(self._read, index, name, outcome)
-        if item.result is not None:
-            self.codes.append(item.result.prediction.code)
-        return item.json_bytes()
-
-    def _read(self, index: int, name: str | None, answer: Answer) -> BatchItem:
-        return BatchItem(index=index, name=name, result=reading(answer, self.classifier.manifest, self.wanted))
+        found = await asyncio.to_thread(reading, outcome, self.classifier.manifest, self.wanted)
+        self.codes.append(found.prediction.code)
+        return BatchItem(index=index, name=name, result=found).json_bytes()
 
     def _refused(self, index: int, name: str | None, error: Exception) -> BatchItem:
         if kind_of(error) is UNEXPECTED:

@@ -101,12 +101,15 @@ def _detail(error: BaseException, kind: Kind) -> str:
     if isinstance(error, HTTPException):
         return str(error.detail)
     if isinstance(error, RequestValidationError):
-        return "; ".join(_fault(fault["loc"], fault["msg"]) for fault in error.errors())
+        return "; ".join(_fault(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors())
     if isinstance(error, PictureError):
         return error.reason
     return next((text for error_class, text in _DETAILS.items() if isinstance(error, error_class)), str(error))
 
 
-def _fault(location: tuple[str | int, ...], message: str) -> str:
-    where = ".".join(str(part) for part in location[1:])
-    return f"{location[0]} parameter {where}: {message}" if where else message
+def _fault(location: tuple[str | int, ...], kind: str, message: str) -> str:
+    place, *path = location
+    name = ".".join(str(part) for part in path)
+    if kind == "extra_forbidden":
+        return f"{name} is not a {place} parameter here"
+    return f"{place} parameter {name}: {message}"

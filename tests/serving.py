@@ -1,0 +1,98 @@
+"""The service as tests meet it: in this process with its whole stack, or as `marrowlens serve` in another one."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.session import Session, open_session
+from service.settings import Settings
+
+Named = Sequence[tuple[str, bytes]]
+
+
+@contextmanager
+def client(artefact: Path, *, session: Session | None = None, **settings: Any) -> Iterator[TestClient]:
+    """A client of a started app; every error that a user would not see is an error of the test."""
+    with TestClient(create_app(Settings(**settings), session or open_session(artefact))) as started:
+        yield started
+
+
+class Served:
+    """One `marrowlens serve`. `lines` is all it said so far, both streams."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self.url = ""
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if "listens on" in line:
+                self.url = line.split("listens on ")[1].split()[0]
+                self._listening.set()
+        self._listening.set()
+
+    def wait_listening(self) -> None:
+        assert self._listening.wait(60), "the service said nothing for a minute"
+        assert self.url, "\n".join(self.lines)
+
+    def wait_ended(self) -> int:
+        status = self.process.wait(60)
+        self._reader.join(60)
+        return status
+
+
+@contextmanager
+def served(artefact: Path, *options: str, **settings: str) -> Iterator[Served]:
+    """`marrowlens serve` on a free port of loopback, with `MARROWLENS_*` settings in its environment."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
+    environment |= {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--artefact", str(artefact), *options]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    )
+    started = Served(process)
+    try:
+        yield started
+    finally:
+        if process.poll() is None:
+            process.kill()
+        started.wait_ended()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def zipped(members: Named, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A ZIP of named members, in order."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def tarred(members: Named) -> bytes:
+    """A tar of named members, in order."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()

@@ -1,0 +1,123 @@
+"""The OpenAPI document: the one in the repository is the app's, its examples are true to it, and no route is bare."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from typer.testing import CliRunner
+
+from service.app import create_app
+from service.cli import app as command_line
+from service.openapi import as_file, document
+from service.problems import TABLE
+from service.schemas import RESEARCH_USE, ClassifyAnswer
+from service.settings import Settings
+
+FILE = Path(__file__).parents[1] / "openapi.json"
+ROUTES = {
+    ("post", "/classify"),
+    ("post", "/classify/batch"),
+    ("get", "/model"),
+    ("get", "/classes"),
+    ("get", "/health/live"),
+    ("get", "/health/ready"),
+    ("get", "/metrics"),
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    return document(create_app(Settings()))
+
+
+def operations(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(method, path): operation for path, all_ in found["paths"].items() for method, operation in all_.items()}
+
+
+def test_the_file_in_the_repository_is_fresh() -> None:
+    assert FILE.read_text(encoding="utf-8") == as_file(create_app(Settings())), "run `marrowlens openapi`"
+
+
+def test_the_command_writes_and_checks(tmp_path: Path) -> None:
+    out, run = tmp_path / "openapi.json", CliRunner().invoke
+    assert run(command_line, ["openapi", "--out", str(out), "--check"]).exit_code == 1
+    assert run(command_line, ["openapi", "--out", str(out)]).exit_code == 0
+    assert run(command_line, ["openapi", "--out", str(out), "--check"]).exit_code == 0
+    out.write_text(out.read_text().replace("Classify one cell", "Classify one"))
+    stale = run(command_line, ["openapi", "--out", str(out), "--check"])
+    assert stale.exit_code == 1
+    assert "stale" in stale.output
+
+
+def test_the_document_does_not_depend_on_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = as_file(create_app(Settings()))
+    monkeypatch.setenv("MARROWLENS_MAX_IMAGE_BYTES", "1000")
+    assert as_file(create_app(Settings())) == fresh
+
+
+def test_every_route_is_there_and_named(found: dict[str, Any]) -> None:
+    assert set(operations(found)) == ROUTES
+    ids = [operation["operationId"] for operation in operations(found).values()]
+    assert sorted(ids) == ["classes", "classify", "classify_batch", "live", "metrics", "model", "ready"]
+    assert all(operation["summary"] and operation["tags"] for operation in operations(found).values())
+
+
+def test_the_document_says_what_it_is_for(found: dict[str, Any]) -> None:
+    assert RESEARCH_USE in found["info"]["description"]
+
+
+def test_problems_are_documented_where_they_happen(found: dict[str, Any]) -> None:
+    for route in (("post", "/classify"), ("post", "/classify/batch")):
+        responses = operations(found)[route]["responses"]
+        assert {"200", "408", "413", "415", "422", "429", "500", "503"} <= set(responses)
+        for status, response in responses.items():
+            assert "X-Request-ID" in response["headers"]
+            if status != "200":
+                assert list(response["content"]) == ["application/problem+json"]
+    documented = {
+        int(status) for operation in operations(found).values() for status in operation["responses"] if status != "200"
+    }
+    assert documented == {kind.status for _, kind in TABLE} | {500}
+
+
+def examples(found: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    return [
+        (f"{path} {status} {media_type}", content["schema"], content["example"])
+        for (_, path), operation in operations(found).items()
+        for status, response in operation["responses"].items()
+        for media_type, content in response.get("content", {}).items()
+        if "example" in content
+    ]
+
+
+def test_examples_keep_to_their_schemas(found: dict[str, Any]) -> None:
+    assert len(examples(found)) > 15
+    for name, schema, example in examples(found):
+        validator = jsonschema_rs.validator_for({**schema, "components": found["components"]})
+        assert [error.message for error in validator.iter_errors(example)] == [], name
+
+
+def test_the_stream_example_is_lines_of_what_it_says(found: dict[str, Any]) -> None:
+    content = operations(found)["post", "/classify/batch"]["responses"]["200"]["content"]
+    *items, last = [json.loads(line) for line in content["application/x-ndjson"]["example"].splitlines()]
+    for document_name, lines in (("BatchItem", items), ("BatchSummary", [last])):
+        schema = {"$ref": f"#/components/schemas/{document_name}", "components": found["components"]}
+        assert all(jsonschema_rs.is_valid(schema, line) for line in lines)
+
+
+def test_the_example_answer_keeps_what_answers_promise(found: dict[str, Any]) -> None:
+    content = operations(found)["post", "/classify"]["responses"]["200"]["content"]
+    answer = ClassifyAnswer.model_validate(content["application/json"]["example"])
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+    assert answer.evidence
+    for entry in answer.evidence:
+        assert entry.values is not None
+        assert float(entry.values.mean()) + entry.bias == pytest.approx(entry.logit)
+
+
+def test_every_example_has_what_a_real_answer_has(found: dict[str, Any]) -> None:
+    schema = found["components"]["schemas"]["ClassifyAnswer"]
+    content = operations(found)["post", "/classify"]["responses"]["200"]["content"]
+    assert set(content["application/json"]["example"]) == set(schema["properties"])

@@ -1,0 +1,348 @@
+"""`POST /classify` and the GET routes through the whole stack: shapes, promises kept in numbers, and problems."""
+
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from graphs import write_artefact
+from numpy.typing import NDArray
+from PIL import Image
+from serving import client
+from starlette.testclient import TestClient
+
+from model.contract import CLASSES, CellClass, Manifest, read_manifest
+from model.image import decode
+from service.app import create_app
+from service.schemas import ClassifyAnswer, ModelDescription, Problem
+from service.session import Outputs, open_session
+from service.settings import Settings
+
+Draw = Callable[..., bytes]
+PNG = {"content-type": "image/png"}
+SCALES = ("3-5-1", "5-7-1", "7-9-1")
+
+
+@pytest.fixture(scope="module")
+def http(artefact: Path) -> Iterator[TestClient]:
+    with client(artefact, max_image_bytes=100_000, max_body_bytes=200_000, max_pixels=250_000) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def manifest(artefact: Path) -> Manifest:
+    return read_manifest(artefact.with_suffix(".json"))
+
+
+def classify(http: TestClient, picture: bytes, query: str = "") -> dict[str, Any]:
+    answer = http.post(f"/classify{query}", content=picture, headers=PNG)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    assert ClassifyAnswer.model_validate(found).model_dump(mode="json", exclude_none=True).keys() == found.keys()
+    return found
+
+
+def refused(answer: Any, status: int, name: str) -> Problem:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate(answer.json())
+    assert problem.status == status
+    assert problem.type == f"urn:problem-type:marrowlens:{name}"
+    assert problem.request_id == answer.headers["x-request-id"]
+    return problem
+
+
+# One picture, one answer
+
+
+def test_an_answer_has_the_documented_shape(http: TestClient, draw: Draw, manifest: Manifest) -> None:
+    found = classify(http, draw(1))
+    assert list(found) == ["request_id", "model", "prediction", "top", "probabilities", "attention"]
+    assert found["model"] == {
+        "name": manifest.name,
+        "version": manifest.version,
+        "sha256": manifest.sha256,
+        "unsupported": list(manifest.unsupported),
+    }
+    assert list(found["probabilities"]) == list(manifest.codes)
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert [scale["kernel"] for scale in found["attention"]["scales"]] == list(SCALES)
+
+
+def test_the_prediction_is_the_most_probable_class(http: TestClient, draw: Draw, manifest: Manifest) -> None:
+    found = classify(http, draw(2), "?top_k=3")
+    ranked = sorted(found["probabilities"].items(), key=lambda item: -item[1])
+    assert [(entry["code"], entry["probability"]) for entry in found["top"]] == ranked[:3]
+    code, probability = ranked[0]
+    names = {cell_class.code: cell_class.name for cell_class in manifest.classes}
+    expected = {"code": code, "name": names[code], "probability": probability}
+    assert found["prediction"] == expected | {"supported": code not in manifest.unsupported}
+
+
+def test_form_and_raw_body_give_the_same_answer(http: TestClient, draw: Draw) -> None:
+    raw = classify(http, draw(3), "?maps=attention,evidence")
+    form = http.post("/classify?maps=attention&maps=evidence", files={"image": ("cell.png", draw(3))}).json()
+    assert {**raw, "request_id": ""} == {**form, "request_id": ""}
+
+
+def test_answers_are_the_session_s_own_numbers(http: TestClient, draw: Draw, artefact: Path) -> None:
+    found = classify(http, draw(4), "?maps=attention,evidence&top_k=21")
+    outputs = open_session(artefact).run(decode(draw(4), 64)[None])
+    np.testing.assert_allclose(list(found["probabilities"].values()), outputs.probabilities[0], atol=1e-6)
+    scales = [scale["values"] for scale in found["attention"]["scales"]]
+    np.testing.assert_allclose(scales, outputs.attention[0], atol=1e-6)
+
+
+def test_the_sum_rule_and_the_softmax_can_be_checked_from_the_answer(
+    http: TestClient, draw: Draw, manifest: Manifest
+) -> None:
+    found = classify(http, draw(5), "?maps=evidence&top_k=21")
+    assert len(found["evidence"]) == 21
+    for entry in found["evidence"]:
+        values = np.array(entry["values"])
+        assert values.shape == (entry["height"], entry["width"])
+        assert values.mean() + entry["bias"] == pytest.approx(entry["logit"], abs=1e-3)
+    scaled = {entry["code"]: exp(entry["logit"] / manifest.temperature) for entry in found["evidence"]}
+    for code, probability in found["probabilities"].items():
+        assert scaled[code] / sum(scaled.values()) == pytest.approx(probability, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("query", "present"),
+    [
+        ("", {"attention"}),
+        ("?maps=none", set()),
+        ("?maps=evidence", {"evidence"}),
+        ("?maps=evidence,attention", {"attention", "evidence"}),
+        ("?maps=attention&maps=attention", {"attention"}),
+        ("?maps=none&maps=evidence", {"evidence"}),
+    ],
+)
+def test_maps_are_there_when_asked_for(http: TestClient, draw: Draw, query: str, present: set[str]) -> None:
+    assert {"attention", "evidence"} & set(classify(http, draw(6), query)) == present
+
+
+def pixels(png: str) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(BytesIO(b64decode(png, validate=True))))
+
+
+@pytest.mark.parametrize("map_format", ["png", "overlay"])
+def test_maps_come_as_pictures(http: TestClient, draw: Draw, map_format: str) -> None:
+    found = classify(http, draw(7), f"?maps=attention,evidence&map_format={map_format}&top_k=2")
+    height, width = found["attention"]["height"], found["attention"]["width"]
+    expected = (height, width) if map_format == "png" else (64, 64, 3)
+    drawn = [*found["attention"]["scales"], *found["evidence"]]
+    assert len(drawn) == 5
+    assert [pixels(entry["png"]).shape for entry in drawn] == [expected] * 5
+    assert not any("values" in entry for entry in drawn)
+
+
+def test_grey_maps_and_numbers_say_the_same(http: TestClient, draw: Draw) -> None:
+    numbers = classify(http, draw(8), "?maps=evidence&top_k=4")["evidence"]
+    drawn = classify(http, draw(8), "?maps=evidence&top_k=4&map_format=png")["evidence"]
+    for number, entry in zip(numbers, drawn, strict=True):
+        step = (entry["high"] - entry["low"]) / 255
+        np.testing.assert_allclose(entry["low"] + pixels(entry["png"]) * step, number["values"], atol=step)
+
+
+def test_top_k_beyond_the_classes_gives_all(http: TestClient, draw: Draw) -> None:
+    assert len(classify(http, draw(9), "?top_k=1000")["top"]) == len(CLASSES)
+
+
+class Insists:
+    """A session over another one that is always sure of one class."""
+
+    def __init__(self, artefact: Path, code: str) -> None:
+        self._session = open_session(artefact)
+        self.manifest, self.provider = self._session.manifest, self._session.provider
+        self._at = self.manifest.codes.index(code)
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        outputs = self._session.run(images)
+        sure = np.zeros_like(outputs.probabilities)
+        sure[:, self._at] = 1
+        return outputs._replace(probabilities=sure)
+
+
+def test_an_unsupported_class_can_win_and_the_answer_says_so(artefact: Path, draw: Draw, manifest: Manifest) -> None:
+    code = manifest.unsupported[0]
+    with client(artefact, session=Insists(artefact, code)) as http:
+        found = classify(http, draw(1))
+    assert (found["prediction"]["code"], found["prediction"]["supported"]) == (code, False)
+    assert code in found["model"]["unsupported"]
+
+
+def test_nothing_assumes_the_21_classes(tmp_path: Path, draw: Draw) -> None:
+    classes = [CellClass(code=code, name=code.lower()) for code in ("X", "Y", "Z")]
+    with client(write_artefact(tmp_path, classes=classes)) as http:
+        found = classify(http, draw(1), "?maps=evidence")
+        assert list(found["probabilities"]) == ["X", "Y", "Z"]
+        assert len(found["evidence"]) == 3
+        assert [entry["code"] for entry in http.get("/classes").json()["classes"]] == ["X", "Y", "Z"]
+
+
+# Problems
+
+
+def test_bad_pictures_are_told_apart(http: TestClient, draw: Draw) -> None:
+    def post(body: bytes) -> Any:
+        return http.post("/classify", content=body, headers=PNG)
+
+    refused(post(b"GIF89a" + b"x" * 100), 415, "unsupported-picture")
+    refused(post(b"PK\x03\x04" + b"x" * 100), 415, "unsupported-picture")
+    refused(post(draw(1)[:-30]), 422, "undecodable-picture")
+    refused(post(draw(1, size=(600, 500))), 413, "picture-too-large")
+    refused(post(b"x" * 100_001), 413, "body-too-large")
+    refused(post(b""), 422, "undecodable-picture")
+
+
+def test_a_body_of_another_type_is_415(http: TestClient) -> None:
+    refused(
+        http.post("/classify", content=b"{}", headers={"content-type": "application/json"}), 415, "unsupported-body"
+    )
+    refused(http.post("/classify"), 415, "unsupported-body")
+
+
+def test_a_form_without_the_picture_is_422(http: TestClient) -> None:
+    refused(http.post("/classify", files={"picture": b"x"}), 422, "malformed-body")
+
+
+def test_chunks_without_a_length_are_bounded_too(http: TestClient) -> None:
+    answer = http.post("/classify", content=(b"x" * 10_000 for _ in range(20)), headers=PNG)
+    refused(answer, 413, "body-too-large")
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("top_k=0", "top_k"),
+        ("top_k=many", "top_k"),
+        ("top_k=1001", "top_k"),
+        ("maps=heat", "maps"),
+        ("maps=", "maps"),
+        ("map_format=gif", "map_format"),
+        ("map=evidence", "map is not a query parameter here"),
+    ],
+)
+def test_a_parameter_that_is_off_is_named(http: TestClient, draw: Draw, query: str, names: str) -> None:
+    answer = http.post(f"/classify?{query}", content=draw(1), headers=PNG)
+    assert names in refused(answer, 422, "invalid-parameter").detail
+
+
+def test_unknown_paths_and_wrong_methods_are_problems_too(http: TestClient) -> None:
+    refused(http.get("/nowhere"), 404, "not-found")
+    refused(http.get("/docs/static/nowhere.js"), 404, "not-found")
+    wrong = http.get("/classify")
+    refused(wrong, 405, "method-not-allowed")
+    assert wrong.headers["allow"] == "POST"
+    refused(http.post("/model"), 405, "method-not-allowed")
+
+
+class Fails:
+    """A session that fails after its warm-up."""
+
+    def __init__(self, artefact: Path, warm_ups: int) -> None:
+        self._session = open_session(artefact)
+        self.manifest, self.provider = self._session.manifest, self._session.provider
+        self._runs, self._warm_ups = 0, warm_ups
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        self._runs += 1
+        if self._runs > self._warm_ups:
+            raise RuntimeError("device lost: /dev/secret")
+        return self._session.run(images)
+
+
+def test_a_failing_model_is_a_500_that_tells_nothing_inside(
+    artefact: Path, draw: Draw, caplog: pytest.LogCaptureFixture
+) -> None:
+    with client(artefact, session=Fails(artefact, warm_ups=2)) as http:
+        answer = http.post("/classify", files={"image": ("Smith-John.png", draw(1))})
+        problem = refused(answer, 500, "internal-error")
+        assert "secret" not in answer.text and "Traceback" not in answer.text
+        assert problem.request_id in caplog.text
+        assert "Smith" not in caplog.text
+        assert http.get("/health/live").status_code == 200
+
+
+# Ids, headers, the other routes
+
+
+def test_a_sane_request_id_is_kept_and_another_is_replaced(http: TestClient) -> None:
+    def ask(sent: str) -> str:
+        return str(http.get("/health/live", headers={"x-request-id": sent}).headers["x-request-id"])
+
+    assert ask("order-4711.a:b") == "order-4711.a:b"
+    for insane in ("", "a b", "x" * 65, "a\tb", "<script>"):
+        assert ask(insane) != insane
+    assert ask("") != ask("")
+
+
+def test_answers_about_cells_are_not_stored_on_the_way(http: TestClient, draw: Draw) -> None:
+    assert http.post("/classify", content=draw(1), headers=PNG).headers["cache-control"] == "no-store"
+
+
+def test_model_is_the_manifest_with_the_notice(http: TestClient, manifest: Manifest) -> None:
+    found = ModelDescription.model_validate_json(http.get("/model").content)
+    assert found.notice.startswith("Research use only")
+    assert found.provider == "cpu"
+    assert found.model_dump(exclude={"notice", "provider"}) == manifest.model_dump()
+
+
+def test_classes_say_what_is_supported(http: TestClient, manifest: Manifest) -> None:
+    found = http.get("/classes").json()
+    assert [entry["code"] for entry in found["classes"]] == list(manifest.codes)
+    unsupported = [entry["code"] for entry in found["classes"] if not entry["supported"]]
+    assert unsupported == found["model"]["unsupported"] == list(manifest.unsupported)
+
+
+def test_health_of_a_started_service(http: TestClient) -> None:
+    assert http.get("/health/live").json() == {"status": "alive"}
+    assert http.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_without_a_model_the_service_lives_but_is_not_ready(artefact: Path, draw: Draw) -> None:
+    with TestClient(create_app(Settings(artefact=artefact))) as http:
+        assert http.get("/health/live").status_code == 200
+        for answer in (http.get("/health/ready"), http.get("/model"), http.post("/classify", files={"image": draw(1)})):
+            refused(answer, 503, "not-ready")
+            assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_head_is_get_without_its_body(http: TestClient) -> None:
+    for path in ("/health/live", "/model", "/docs", "/docs/static/docs.js"):
+        got, head = http.get(path), http.head(path)
+        assert head.status_code == got.status_code == 200
+        assert head.content == b""
+        assert head.headers["content-length"] == str(len(got.content))
+    refused_head = http.head("/classify")
+    assert (refused_head.status_code, refused_head.headers["allow"]) == (405, "POST")
+
+
+def test_metrics_count_by_route_and_status_and_hold_nothing_of_the_client(artefact: Path, draw: Draw) -> None:
+    with client(artefact) as http:
+        http.post(
+            "/classify?top_k=7", files={"image": ("Smith-John.png", draw(1))}, headers={"x-request-id": "order-1"}
+        )
+        http.post("/classify", content=b"x", headers=PNG)
+        http.get("/patients/smith")
+        text = http.get("/metrics").text
+    assert 'marrowlens_requests_total{route="/classify",status="200"} 1.0' in text
+    assert 'marrowlens_requests_total{route="/classify",status="415"} 1.0' in text
+    assert 'marrowlens_requests_total{route="unmatched",status="404"} 1.0' in text
+    assert 'marrowlens_refusals_total{reason="unsupported-picture"} 1.0' in text
+    assert not any(word in text for word in ("Smith", "smith", "order-1", "top_k"))
+
+
+def test_docs_work_without_the_internet(http: TestClient) -> None:
+    assert http.get("/", follow_redirects=False).headers["location"] == "docs"
+    page = http.get("/docs").text
+    assert "http" not in page
+    for file in ("swagger-ui.css", "swagger-ui-bundle.js", "docs.js", "favicon-32x32.png"):
+        assert file in page
+        assert http.get(f"/docs/static/{file}").status_code == 200
+    assert http.get("/openapi.json").json()["info"]["title"] == "marrowlens"
