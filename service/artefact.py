@@ -51,11 +51,16 @@ def read_artefact(path: Path) -> tuple[bytes, Manifest]:
         graph = path.read_bytes()
     except OSError as error:
         raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
-    found = hashlib.sha256(graph).hexdigest()
+    found = sha256(graph)
     if found != manifest.sha256:
         reason = f"is damaged or another model's: its sha256 is {found}, the manifest has {manifest.sha256}"
         raise ArtefactError(path, reason)
     return graph, manifest
+
+
+def sha256(graph: bytes) -> str:
+    """As the manifest writes it: 64 hexadecimal digits."""
+    return hashlib.sha256(graph).hexdigest()
 
 
 def check_declared(path: Path, manifest: Manifest, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:

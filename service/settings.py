@@ -28,7 +28,9 @@ class Settings(BaseSettings):
         pydantic.ValidationError: a value out of bounds; `read_settings` says it in a sentence instead.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
     artefact: Path | None = Field(None, description="the .onnx file; its manifest lies beside it. Default: the bundled")
     provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="what onnxruntime computes on")

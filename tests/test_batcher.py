@@ -1,6 +1,7 @@
 """The batcher's invariants, one test each, and all of them at once against a model of it under random interleavings."""
 
 import asyncio
+import gc
 import queue
 import subprocess
 import sys
@@ -145,6 +146,18 @@ async def test_a_cancelled_item_still_queued_is_not_computed_and_frees_its_place
     assert await worker.batch() == [3, 4]
     worker.go_on()
     assert await asyncio.gather(*first, third, *fourth) == [10, 30, 40]
+    await batcher.close()
+
+
+async def test_an_item_cancelled_in_the_very_step_before_a_batch_is_formed_is_not_in_it() -> None:
+    worker = Worker()
+    batcher = await started(worker)
+    staying, leaving = submitted(batcher, 1, 2)
+    asyncio.get_running_loop().call_soon(leaving.cancel)
+    assert await worker.batch() == [1]
+    worker.go_on()
+    assert await staying == 10
+    assert leaving.cancelled()
     await batcher.close()
 
 
@@ -438,19 +451,19 @@ async def test_when_the_forming_task_dies_everybody_is_settled_and_it_is_not_ali
 
 
 async def test_an_error_that_a_cancelled_caller_never_saw_is_not_reported_as_lost() -> None:
-    worker = Worker()
+    class Cancelling:
+        def batch_done(self, **_: Any) -> None:
+            callers[0].cancel()  # after its error was set, before it woke up
+
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    batcher = await started(worker)
+    batcher = await started(failing(ValueError()), observer=Cancelling())
     callers = submitted(batcher, 1)
-    await worker.batch()
-    asyncio.get_running_loop().call_soon(lambda: callers[0].cancel())  # in the very step in which close() fails it
-    await batcher.close(drain=False)
-    await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(end) for end in await asyncio.gather(*callers, return_exceptions=True)] == [asyncio.CancelledError]
     callers.clear()
-    await idle()
+    gc.collect()
     assert reported == []
-    worker.go_on()
+    await batcher.close()
 
 
 def test_the_standard_library_is_all_it_needs() -> None:
