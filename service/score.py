@@ -1,0 +1,226 @@
+"""`marrowlens score`: a folder of pictures to a table, by the same way that a request takes.
+
+Knows folders, progress and exit codes. Knows no HTTP and no table formats. Memory does not grow with the folder.
+"""
+
+import asyncio
+import os
+import sqlite3
+import stat
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from model.contract import ArtefactError
+from model.image import PictureError, PictureTooLarge
+from service.classify import Classifier
+from service.ledger import Ledger
+from service.metrics import Metrics
+from service.schemas import RESEARCH_USE
+from service.session import ProviderUnavailable, Session, open_session
+from service.settings import Settings, SettingsError, read_settings
+from service.tables import Columns, Scored, TableError, check_format, read_table, replacing, write_table
+from service.threads import cpu_budget
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SOME_PROBLEMS = 1
+COULD_NOT_RUN = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+PROBLEMS_SHOWN = 20
+
+
+def score(
+    folder: Annotated[Path, typer.Argument(help="Pictures, in subfolders too. Hidden files are left out.")],
+    out: Annotated[Path, typer.Option(help="The table: results.parquet, results.csv or results.jsonl.")],
+    artefact: Annotated[Path | None, typer.Option(help="The .onnx file; its manifest lies beside it.")] = None,
+) -> None:
+    """Score a folder of pictures into a table: path, code, probability, p_CODE for each class, model_sha256.
+
+    Run it again to go on after an interruption or to add new pictures: a path that the table has is not scored twice.
+
+    A picture that cannot be read stops nothing; it is listed at the end and in OUT.problems.jsonl, and the next run
+    tries it again. Everything else is set by MARROWLENS_* in the environment, as for the service.
+
+    Exit codes: 0 all scored, 1 some pictures had problems, 2 could not run, 130 interrupted.
+    """
+    console = Console(stderr=True, highlight=False)
+    try:
+        settings = read_settings(**({"artefact": artefact} if artefact else {}))
+        threads = settings.intra_op_threads or cpu_budget()
+        session = open_session(settings.artefact, provider=settings.provider, intra_op_threads=threads)
+        problems = score_folder(folder, out, session, settings, console)
+    except (ArtefactError, ProviderUnavailable, SettingsError, TableError, CannotScore) as error:
+        _stop(console, str(error))
+    except OSError as error:
+        _stop(console, f"{error.filename or out}: {error.strerror or error}; what was scored is kept, run it again")
+    except sqlite3.Error as error:
+        _stop(console, f"{_ledger_of(out)}: {error}; what was scored is kept, run it again")
+    except KeyboardInterrupt:
+        console.print("interrupted; what was scored is kept, run the same command to go on")
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(SOME_PROBLEMS if problems else 0)
+
+
+class CannotScore(Exception):
+    """Nothing to score, nowhere to write to, or a model that fails."""
+
+
+def score_folder(folder: Path, out: Path, session: Session, settings: Settings, console: Console) -> int:
+    """Score the pictures of a folder that its table does not have yet; returns how many had problems.
+
+    Raises:
+        CannotScore: no such folder, no pictures, or the model failed; what was scored until then is kept
+        TableError: another suffix, another model's table, or another run is at it
+        OSError, sqlite3.Error: the disk is full, or the like
+    """
+    check_format(out)
+    for needed in (folder, out.parent):
+        if not needed.is_dir():
+            raise CannotScore(f"{needed}: is not a folder")
+    columns = Columns(session.manifest.codes, session.manifest.sha256)
+
+    def in_the_table() -> Iterator[Scored]:
+        return read_table(out, columns) if out.exists() else iter(())
+
+    with Ledger(_ledger_of(out), columns, in_the_table) as ledger:
+        before = len(ledger)
+        total = _count_missing(folder, ledger, console)
+        if total:
+            asyncio.run(_score_missing(folder, ledger, session, settings, _progress(console, total)))
+        if len(ledger) > before or not out.exists():
+            write_table(out, columns, ledger.rows())
+        problems = _report(ledger, out, console)
+        console.print(
+            f"{escape(str(out))}: {len(ledger)} pictures, {len(ledger) - before} of them scored now", soft_wrap=True
+        )
+    console.print(RESEARCH_USE, soft_wrap=True)
+    return problems
+
+
+def _ledger_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
+def _stop(console: Console, message: str) -> NoReturn:
+    console.print(f"marrowlens: {escape(message)}", soft_wrap=True)
+    raise typer.Exit(COULD_NOT_RUN)
+
+
+def _count_missing(folder: Path, ledger: Ledger, console: Console) -> int:
+    def unreadable(error: OSError) -> None:
+        ledger.refuse(_printable(os.path.relpath(error.filename, folder)), f"a folder: {_reason(error)}")
+
+    with console.status(f"looking for pictures in {escape(str(folder))}"):
+        missing = sum(name not in ledger for name, _ in _pictures(folder, unreadable))
+    if not missing and not len(ledger):
+        raise CannotScore(f"{folder}: holds no pictures ({' '.join(SUFFIXES)})")
+    return missing
+
+
+def _pictures(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, Path]]:
+    """Name in the table and path of each picture, folder by folder; links to folders are not followed."""
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in sorted(files):
+            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
+                path = Path(parent, file)
+                yield _printable(path.relative_to(folder).as_posix()), path
+
+
+def _printable(name: str) -> str:
+    """File names are bytes; those that are not UTF-8 are written with escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+async def _score_missing(
+    folder: Path, ledger: Ledger, session: Session, settings: Settings, progress: Progress
+) -> None:
+    under_way: deque[str] = deque()
+
+    async def contents() -> AsyncIterator[bytes | Exception]:
+        for name, path in _pictures(folder):
+            if name not in ledger:
+                under_way.append(name)
+                yield await asyncio.to_thread(_read, path, settings.max_image_bytes)
+
+    classifier = Classifier(session, settings, Metrics())
+    await classifier.start()
+    try:
+        with progress:
+            async with aclosing(classifier.classify_many(contents())) as outcomes:
+                async for outcome in outcomes:
+                    name = under_way.popleft()
+                    if isinstance(outcome, PictureError | OSError):
+                        ledger.refuse(name, _reason(outcome))
+                    elif isinstance(outcome, Exception):  # the model's failure is no picture's fault
+                        raise CannotScore(f"the model failed at {name}: {outcome.__cause__ or outcome}") from outcome
+                    else:
+                        ledger.add(Scored(name, outcome.probabilities))
+                    progress.advance(progress.task_ids[0])
+    finally:
+        await classifier.close()
+
+
+def _read(path: Path, max_image_bytes: int) -> bytes | Exception:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            return OSError("not a file")
+        if found.st_size > max_image_bytes:
+            return PictureTooLarge(f"the picture has {found.st_size} bytes; {max_image_bytes} are allowed")
+        return path.read_bytes()
+    except OSError as error:
+        return error
+
+
+def _reason(error: PictureError | OSError) -> str:
+    return error.reason if isinstance(error, PictureError) else f"cannot be read ({error.strerror or error})"
+
+
+def _progress(console: Console, total: int) -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("left"))
+    progress = Progress(TextColumn("scoring"), *columns, console=console)
+    progress.add_task("scoring", total=total)
+    return progress
+
+
+class _Rate(ProgressColumn):
+    """Pictures a second, over the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} pictures/s" if task.speed else "")
+
+
+def _report(ledger: Ledger, out: Path, console: Console) -> int:
+    """Show the problems and write all of them beside the table; returns how many there are."""
+    beside = out.with_name(f"{out.name}.problems.jsonl")
+    beside.unlink(missing_ok=True)
+    count = sum(1 for _ in ledger.problems())
+    if count:
+        with replacing(beside) as unfinished, unfinished.open("wb") as file:
+            for path, reason in ledger.problems():
+                file.write(orjson.dumps({"path": path, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE))
+        console.print(f"{count} could not be scored (listed in {escape(str(beside))}):", soft_wrap=True)
+        for path, reason in islice(ledger.problems(), PROBLEMS_SHOWN):
+            console.print(f"  {escape(path)}: {escape(reason)}", soft_wrap=True)
+        if count > PROBLEMS_SHOWN:
+            console.print(f"  … and {count - PROBLEMS_SHOWN} more")
+    return count

@@ -1,0 +1,175 @@
+"""Tables of scored pictures: CSV, JSON lines or Parquet, written whole or not at all, and read back row by row.
+
+Knows columns and file formats. Knows no pictures, no model and nothing of a run that is under way.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+ROWS_AT_ONCE = 4096  # in memory, and in a row group of Parquet
+
+
+class TableError(Exception):
+    """A table that cannot be read, written or gone on with: which file, and why, in a sentence."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One picture's row: its path below the folder, with / between the parts, and (C,) float32 probabilities."""
+
+    path: str
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a table of one model holds: path, code, probability, one p_CODE a class, model_sha256."""
+
+    codes: tuple[str, ...]
+    model_sha256: str
+
+    @property
+    def names(self) -> list[str]:
+        return ["path", "code", "probability", *(f"p_{code}" for code in self.codes), "model_sha256"]
+
+    def row(self, scored: Scored) -> list[Any]:
+        best = int(scored.probabilities.argmax())
+        probabilities = scored.probabilities
+        return [scored.path, self.codes[best], probabilities[best], *probabilities, self.model_sha256]
+
+    def scored(self, table: Path, row: dict[str, Any]) -> Scored:
+        """The other way.
+
+        Raises:
+            TableError: another model's row, or none of ours.
+        """
+        if list(row) != self.names:
+            raise TableError(table, "has other columns than this model's table would have; choose another --out")
+        if row["model_sha256"] != self.model_sha256:
+            found = f"model {str(row['model_sha256'])[:12]}…, this is model {self.model_sha256[:12]}…"
+            raise TableError(table, f"was made by {found}; choose another --out")
+        return Scored(row["path"], np.array([row[f"p_{code}"] for code in self.codes], np.float32))
+
+
+def check_format(table: Path) -> None:
+    """Whether a table of this name can be written.
+
+    Raises:
+        TableError: another suffix than .parquet, .csv and .jsonl, or no pyarrow for the first.
+    """
+    if table.suffix not in _FORMATS:
+        raise TableError(table, f"the suffix says the format: one of {', '.join(_FORMATS)}")
+    if table.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401 (large, and needed for this format alone)
+        except ImportError as error:
+            raise TableError(table, "Parquet needs pyarrow: pip install pyarrow, or write .csv or .jsonl") from error
+
+
+def write_table(table: Path, columns: Columns, rows: Iterable[Scored]) -> None:
+    """Write a table so that at any moment either the old one is there or the whole new one.
+
+    Raises:
+        OSError: no place, no permission
+    """
+    with replacing(table) as unfinished:
+        _FORMATS[table.suffix][0](unfinished, columns.names, map(columns.row, rows))
+
+
+def read_table(table: Path, columns: Columns) -> Iterator[Scored]:
+    """The rows of a table that was written before.
+
+    Raises:
+        TableError: not such a table, or another model's
+    """
+    try:
+        for row in _FORMATS[table.suffix][1](table):
+            yield columns.scored(table, row)
+    except (ValueError, KeyError, TypeError, csv.Error) as error:  # pyarrow's errors are ValueErrors
+        raise TableError(table, "is not a table that `marrowlens score` wrote; choose another --out") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside this one that takes its place when all has gone well, and leaves nothing behind when not."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        with suppress(FileNotFoundError):
+            unfinished.unlink()
+
+
+def _write_csv(path: Path, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(rows)
+
+
+def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file, restkey="more")
+
+
+def _write_jsonl(path: Path, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
+    with path.open("wb") as file:
+        for row in rows:
+            line = dict(zip(names, row, strict=True))
+            file.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            yield dict(orjson.loads(line))
+
+
+def _write_parquet(path: Path, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = {"path", "code", "model_sha256"}
+    schema = pa.schema([(name, pa.string() if name in text else pa.float32()) for name in names])
+    rows = iter(rows)
+    with pq.ParquetWriter(path, schema) as writer:
+        while some := list(islice(rows, ROWS_AT_ONCE)):
+            columns = [
+                pa.array(column, field.type) for column, field in zip(zip(*some, strict=True), schema, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+
+
+_Writer = Callable[[Path, Sequence[str], Iterable[list[Any]]], None]
+_Reader = Callable[[Path], Iterator[dict[str, Any]]]
+_FORMATS: dict[str, tuple[_Writer, _Reader]] = {
+    ".parquet": (_write_parquet, _read_parquet),
+    ".csv": (_write_csv, _read_csv),
+    ".jsonl": (_write_jsonl, _read_jsonl),
+}
