@@ -8,6 +8,7 @@ MCNN stem, multi-scale cross attention: named by the paper this project starts f
 """
 
 import difflib
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -293,9 +294,9 @@ class VAN(nn.Module):
         v = variant_named(variant) if isinstance(variant, str) else variant
         stem = MCNNStem(3, v.embed_dims[0]) if v.stem == "mcnn" else OverlapPatchEmbed(3, v.embed_dims[0], 7, 4)
         embeds = [stem, *(OverlapPatchEmbed(a, b, 3, 2) for a, b in zip(v.embed_dims, v.embed_dims[1:], strict=False))]
-        rates = torch.linspace(0, drop_path, sum(v.depths)).split(v.depths)
+        rates = _drop_path_rates(drop_path, v.depths)
         parts = zip(embeds, v.embed_dims, v.mlp_ratios, v.scales, rates, strict=True)
-        self.stages = nn.ModuleList(Stage(e, dim, ratio, s, r.tolist()) for e, dim, ratio, s, r in parts)
+        self.stages = nn.ModuleList(Stage(e, dim, ratio, s, r) for e, dim, ratio, s, r in parts)
         self.fusion = CrossScaleAttention(v.embed_dims, v.fusion_dim) if v.fusion_dim else None
         self.head = nn.Linear(v.fusion_dim or v.embed_dims[-1], num_classes)
         most = max(len(scales) for scales in v.scales)
@@ -327,6 +328,12 @@ class VAN(nn.Module):
         strength = gate.abs().unflatten(1, (len(self.attention_scales), -1)).mean(dim=2)  # (N, C, h, w) -> (N, K, h, w)
         low, high = strength.amin(dim=(2, 3), keepdim=True), strength.amax(dim=(2, 3), keepdim=True)
         return (strength - low) / (high - low + 1e-12)
+
+
+def _drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Rates by stage and block, growing linearly over all blocks from 0 to the last's."""
+    rates = iter(last * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+    return [list(itertools.islice(rates, depth)) for depth in depths]
 
 
 def _init_weights(module: nn.Module) -> None:

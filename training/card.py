@@ -43,10 +43,19 @@ def _head(m: Manifest) -> str:
 
 
 def _classes(m: Manifest) -> str:
-    rows = [(c.code, c.name, m.training_images[c.code], "no" if c.code in m.unsupported else "yes") for c in m.classes]
+    header = ("code", "class", *(f"{source.name} ({source.tissue})" for source in m.sources), "supported")
+    rows = [
+        (
+            c.code,
+            c.name,
+            *(source.training_images.get(c.code, 0) for source in m.sources),
+            "no" if c.code in m.unsupported else "yes",
+        )
+        for c in m.classes
+    ]
     return (
-        "## Classes\n\nUnsupported: too few training pictures of the intended tissue; nothing is claimed.\n\n"
-        + _table(("code", "class", "training pictures", "supported"), rows)
+        "## Classes\n\nTraining pictures by source. Unsupported: too few of them show the intended tissue; "
+        "nothing is claimed.\n\n" + _table(header, rows)
     )
 
 
@@ -61,7 +70,8 @@ def _split(m: Manifest, split: str, confusion: list[list[int]]) -> str:
     return "\n\n".join(
         [
             f"## Figures: {split}",
-            f"All {len(m.classes)} outputs compete. In brackets: 95 % interval (Wilson; macro F1: bootstrap).",
+            f"All {len(m.classes)} outputs compete. In brackets: 95 % interval (Wilson; macro F1: bootstrap). Classes "
+            "are about equally frequent here and are not in a marrow, so precision there will differ.",
             _table(("figure", "value", "n"), overall),
             _table(("class", "recall", "n", "precision", "n predicted"), rows),
             _confusions(m, confusion),

@@ -144,7 +144,7 @@ def fit(config: Config, train: Pictures, calibration: Pictures, run: Run) -> Non
 def _callbacks(config: Config, run: Run) -> list[Callback]:
     return [
         EMAWeightAveraging(decay=config.fit.ema_decay, use_buffers=True),
-        ModelCheckpoint(run.checkpoint.parent, save_last=True, save_top_k=0, enable_version_counter=False),
+        ModelCheckpoint(run.checkpoint.parent, filename=run.checkpoint.stem, enable_version_counter=False),
         LearningRateMonitor("epoch"),
         RichProgressBar(),
     ]

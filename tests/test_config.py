@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from training.config import ConfigError, read_config
+
+MINIMAL = """
+name = "small"
+version = "0.0.1"
+
+[[data.sources]]
+name = "drawn"
+folder = "drawn"
+licence = "CC0"
+attribution = "drawn"
+
+[card]
+intended_use = "tests"
+licence = "CC0"
+"""
+
+
+def _written(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
+    config = read_config(_written(tmp_path, MINIMAL))
+    assert len(config.codes) == 21
+    assert config.model.variant == "tiny"
+    assert config.data.blocks.train + config.data.blocks.calibration + config.data.blocks.test == 1
+
+
+def test_every_configuration_in_the_repository_reads() -> None:
+    paths = sorted(Path("training/configs").glob("*.toml"))
+    assert paths
+    for path in paths:
+        assert read_config(path).data.sources
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("[model]\nvarient = 'tiny'", "unknown key 'model.varient'; did you mean 'variant'?"),
+        ("[fit]\nepoch = 3", "unknown key 'fit.epoch'; did you mean 'epochs'?"),
+        ("[fit]\nxyzzy = 3", "unknown key 'fit.xyzzy'; expected one of batch_size, "),
+        ("[data.blocks]\ntrain = 0.9\ncalibration = 0.2\ntest = 0.1", "data.blocks: .*must be 1"),
+        ("[[data.sources]]\nname = 'x'\nfolder = 'x'\nlicense = 'CC0'", "did you mean 'licence'"),
+        ("[model]\ninput_size = 100", "model.input_size: .*multiple of 32"),
+        ("[model]\nvariant = 3", "model.variant: .*string"),
+        ("[model", "not TOML"),
+    ],
+)
+def test_a_key_or_value_that_is_off_is_named(tmp_path: Path, line: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        read_config(_written(tmp_path, MINIMAL + line))
+
+
+def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
+        read_config(tmp_path / "none.toml")
+
+
+def test_another_class_list_comes_with_the_configuration(tmp_path: Path) -> None:
+    classes = '[[classes]]\ncode = "A"\nname = "One"\n[[classes]]\ncode = "B"\nname = "Two"\nlineage = "lymphoid"\n'
+    assert read_config(_written(tmp_path, MINIMAL + classes)).codes == ("A", "B")

@@ -1,0 +1,121 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from graphs import edit_manifest, write_artefact
+from pydantic import ValidationError
+
+from model.contract import CLASSES, ArtefactError, CellClass, Manifest, read_manifest
+
+PAPER_ORDER = "ABE ART BAS BLA EBO EOS FGC HAC KSC LYI LYT MMZ MON MYB NGB NGS NIF OTH PEB PLM PMO".split()
+
+
+def test_the_classes_stand_in_the_papers_order() -> None:
+    assert [cell_class.code for cell_class in CLASSES] == PAPER_ORDER
+
+
+def test_what_no_one_counts_is_never_countable() -> None:
+    assert [c.code for c in CLASSES if c.countable == "never"] == ["ART", "KSC", "NIF"]
+    assert [c.code for c in CLASSES if c.countable == "by_setting"] == ["OTH"]
+
+
+def test_a_manifest_reads_back_as_it_was_written(artefact: Path) -> None:
+    manifest = read_manifest(artefact.with_suffix(".json"))
+    assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+    assert manifest.codes == tuple(PAPER_ORDER)
+
+
+def test_another_laboratorys_classes_are_welcome(tmp_path: Path) -> None:
+    classes = (CellClass(code="A-1", name="One"), CellClass(code="B.2", name="Two"))
+    assert read_manifest(write_artefact(tmp_path, classes=classes).with_suffix(".json")).codes == ("A-1", "B.2")
+
+
+def _drop_a_bias(manifest: dict) -> None:
+    manifest["bias"].pop()
+
+
+def _claim_an_untrained_class(manifest: dict) -> None:
+    manifest["training_images"]["ABE"] = 0
+    manifest["unsupported"] = []
+
+
+def _repeat_a_class(manifest: dict) -> None:
+    manifest["classes"][1] = manifest["classes"][0]
+
+
+def _forget_a_count(manifest: dict) -> None:
+    del manifest["training_images"]["PMO"]
+
+
+def _narrow_the_logits(manifest: dict) -> None:
+    manifest["outputs"]["logits"] = ["N", 20]
+
+
+def _lose_an_output(manifest: dict) -> None:
+    del manifest["outputs"]["evidence"]
+
+
+def _name_a_stranger(manifest: dict) -> None:
+    manifest["unsupported"] = [*manifest["unsupported"], "XYZ"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_drop_a_bias, "bias has 20 values for 21 classes"),
+        (_claim_an_untrained_class, "ABE"),
+        (_repeat_a_class, "share a code"),
+        (_forget_a_count, "exactly the classes"),
+        (_narrow_the_logits, "outputs must be"),
+        (_lose_an_output, "ranks"),
+        (_name_a_stranger, "XYZ"),
+    ],
+)
+def test_a_manifest_at_odds_with_itself_is_refused(
+    artefact: Path, tmp_path: Path, spoil: Callable[[dict], None], says: str
+) -> None:
+    manifest = json.loads(artefact.with_suffix(".json").read_text())
+    spoil(manifest)
+    path = tmp_path / "spoilt.json"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=says):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"surprise": 1}, {"temperature": 0}, {"sha256": "short"}])
+def test_a_manifest_of_another_schema_is_refused_by_key(tmp_path: Path, changes: dict) -> None:
+    artefact = write_artefact(tmp_path)
+    edit_manifest(artefact, **changes)
+    with pytest.raises(ArtefactError, match=next(iter(changes))):
+        read_manifest(artefact.with_suffix(".json"))
+
+
+def test_a_missing_manifest_is_an_artefact_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="cannot be read"):
+        read_manifest(tmp_path / "none.json")
+
+
+def test_a_manifest_cannot_be_changed(artefact: Path) -> None:
+    manifest = read_manifest(artefact.with_suffix(".json"))
+    with pytest.raises(ValidationError):
+        manifest.temperature = 2.0  # type: ignore[misc]
+
+
+def test_input_sizes_fit_the_grid(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="multiple of 32"):
+        write_artefact(tmp_path, input_size=100)
+
+
+def test_the_bundled_manifest_says_what_the_split_was() -> None:
+    for path in Path("model/weights").glob("*.json"):
+        manifest = read_manifest(path)
+        assert set(manifest.unsupported) >= {c for c, n in manifest.training_images.items() if n == 0}
+        assert all(metric.split and metric.n for metric in manifest.metrics if metric.name != "precision")
+
+
+def test_sources_add_up_to_the_training_images() -> None:
+    for path in Path("model/weights").glob("*.json"):
+        manifest = read_manifest(path)
+        for code in manifest.codes:
+            assert manifest.training_images[code] == sum(s.training_images.get(code, 0) for s in manifest.sources)

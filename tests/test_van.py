@@ -1,0 +1,124 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.van import VAN, VARIANTS, Variant
+
+CLASSES = 21
+REQUIRED = {"tiny", "van_b0", "van_b1", "van_b2", "van_b3", "mlka_s", "mlka_m", "mlka_l"}
+
+
+def _pictures(count: int, size: int) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(size))
+
+
+@pytest.fixture(scope="module", params=sorted(VARIANTS))
+def network(request: pytest.FixtureRequest) -> VAN:
+    torch.manual_seed(0)
+    return VAN(request.param, CLASSES).eval()
+
+
+def test_every_variant_of_the_design_exists() -> None:
+    assert set(VARIANTS) >= REQUIRED
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@torch.inference_mode()
+def test_output_shapes(network: VAN, size: int) -> None:
+    out = network(_pictures(2, size))
+    scales = len(network.attention_scales)
+    assert out.logits.shape == (2, CLASSES)
+    assert out.attention.shape == (2, scales, *out.attention.shape[2:])
+    assert out.evidence.shape[:2] == (2, CLASSES)
+    assert out.embedding.shape == (2, network.head.in_features)
+    assert out.attention.shape[2] in (size // 16, size // 32)
+    assert all(torch.isfinite(tensor).all() for tensor in out)
+
+
+@torch.inference_mode()
+def test_evidence_sums_to_the_logits(network: VAN) -> None:
+    out = network(_pictures(3, 32))
+    torch.testing.assert_close(out.evidence.mean(dim=(2, 3)) + network.head.bias, out.logits, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_attention_is_scaled_picture_by_picture_and_scale_by_scale(network: VAN) -> None:
+    attention = network(_pictures(2, 64)).attention.flatten(2)
+    torch.testing.assert_close(attention.amin(dim=2), torch.zeros_like(attention[..., 0]))
+    torch.testing.assert_close(attention.amax(dim=2), torch.ones_like(attention[..., 0]))
+
+
+@torch.inference_mode()
+def test_a_picture_does_not_know_its_neighbours(network: VAN) -> None:
+    pictures = _pictures(4, 32)
+    together, alone = network(pictures), network(pictures[2:3])
+    for name, tensor, lone in zip(together._fields, together, alone, strict=True):
+        torch.testing.assert_close(tensor[2:3], lone, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_a_gradient_reaches_every_parameter(network: VAN) -> None:
+    network(_pictures(2, 32)).logits.square().sum().backward()
+    dry = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # Attention is a share of keys: adding one number to all of them changes no share, so their bias has no gradient.
+    assert [n for n in dry if not n.startswith("fusion.key_value")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "multiply_adds"),
+    # arXiv 2202.09741, table 3; van_b0's more exact 4.11 M and 0.88 G as mmpretrain counts them. Stem, head (here of
+    # 1000 classes) and stages are the published ones; our evidence maps are a second use of the head's weights on each
+    # of the 7 x 7 positions, 0.013 G for van_b0, which is why a percent of slack is needed and enough.
+    [
+        ("van_b0", 4.11e6, 0.88e9),
+        ("van_b1", 13.86e6, 2.52e9),
+        ("van_b2", 26.58e6, 5.03e9),
+        ("van_b3", 44.77e6, 8.99e9),
+    ],
+)
+def test_published_sizes(name: str, parameters: float, multiply_adds: float) -> None:
+    with torch.device("meta"):
+        network = VAN(name, 1000).eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, 224, 224))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(parameters, rel=0.002)
+    assert counter.get_total_flops() / 2 == pytest.approx(multiply_adds, rel=0.02)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("van_")])
+def test_each_third_of_an_mlka_fills_blocks_of_16_channels(name: str) -> None:
+    assert all(dim % 48 == 0 for dim in VARIANTS[name].embed_dims)
+
+
+def _numbers(**changes: object) -> Variant:
+    return Variant(**(vars(VARIANTS["micro"]) | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("variant", "says"),
+    [
+        (_numbers(embed_dims=(48, 64, 48, 48)), "width of 64 cannot be split evenly among the 3 scales"),
+        (_numbers(embed_dims=(32, 48, 48, 48)), "width of 32 cannot be split evenly among the three branches"),
+        (_numbers(fusion_dim=50), "50 is not a multiple of the head width 48"),
+        ("tyni", "unknown variant 'tyni'; did you mean tiny"),
+        ("van_b9", "did you mean van_b"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_a_sentence(variant: Variant | str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        VAN(variant, CLASSES)
+
+
+def test_a_size_that_leaves_a_fraction_of_a_cell_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        VAN("micro", CLASSES)(_pictures(1, 100))
+
+
+def test_drop_path_spares_evaluation_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    network = VAN("micro", CLASSES, drop_path=0.5)
+    pictures = _pictures(2, 64)
+    assert torch.equal(network.eval()(pictures).logits, network(pictures).logits)
+    drop = network.stages[3].blocks[0].drop_path.train()
+    ones = torch.ones(4000, 1, 1, 1)
+    assert set(drop(ones).unique().tolist()) == {0.0, 2.0}
+    assert drop(ones).mean().item() == pytest.approx(1.0, abs=0.1)
