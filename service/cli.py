@@ -2,7 +2,6 @@
 
 import errno
 import ipaddress
-import os
 import socket
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from service import openapi as openapi_document
 from service.app import create_app
 from service.schemas import RESEARCH_USE
 from service.score import score
-from service.server import server
+from service.server import bound_socket, server
 from service.session import ProviderUnavailable, Session, open_session
 from service.settings import Settings, SettingsError, read_settings
 from service.threads import cpu_budget
@@ -25,7 +24,6 @@ OPENAPI_FILE = Path("openapi.json")
 CANNOT_START = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=f"Reads bone-marrow cells. {RESEARCH_USE}")
-app.command()(score)
 
 
 @app.command()
@@ -56,6 +54,9 @@ def openapi(
         _stop(f"{out} is stale; run `marrowlens openapi`", status=1)
 
 
+app.command()(score)
+
+
 def _settings(**chosen: Any) -> Settings:
     try:
         return read_settings(**{name: value for name, value in chosen.items() if value is not None})
@@ -72,18 +73,11 @@ def _session(settings: Settings) -> Session:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """A bound socket, so that a busy port is found before anything is announced."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        return bound_socket(settings.host, settings.port)
     except OSError as error:
-        reason = "the port is in use" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
-        _stop(f"cannot listen on {settings.host}:{settings.port}: {reason}")
-    return listener
+        hint = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
+        _stop(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}")
 
 
 def _announce(settings: Settings, session: Session, listener: socket.socket) -> None:

@@ -67,6 +67,23 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
     return DrainingServer(config, app.state.running, started)
 
 
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that holds its port but takes no connections yet, so that a busy port is found before a slow start.
+
+    Raises:
+        OSError: the port is in use or not allowed, or the host has no address here.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
 def _configure_logging(level: str, *, access_log: bool) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # uvicorn's own lines say what `marrowlens serve` has said already.

@@ -7,17 +7,22 @@ import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
+from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.session import Session, open_session
+from service.session import Outputs, Session, open_session
 from service.settings import Settings
 
+#: Where pip puts the command of the environment that runs the tests.
+COMMAND = Path(sys.executable).with_name("marrowlens")
 Named = Sequence[tuple[str, bytes]]
 
 
@@ -26,6 +31,37 @@ def client(artefact: Path, *, session: Session | None = None, **settings: Any) -
     """A client of a started app; every error that a user would not see is an error of the test."""
     with TestClient(create_app(Settings(**settings), session or open_session(artefact))) as started:
         yield started
+
+
+@asynccontextmanager
+async def async_client(
+    artefact: Path, *, session: Session | None = None, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The same for tests that have several requests in flight."""
+    app = create_app(Settings(**settings), session or open_session(artefact))
+    async with app.router.lifespan_context(app):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as started:
+            yield started
+
+
+class Held:
+    """A session over another one that answers only while its gate is open; it says when it was called."""
+
+    def __init__(self, artefact: Path) -> None:
+        self._session = open_session(artefact)
+        self.manifest, self.provider = self._session.manifest, self._session.provider
+        self.gate, self.called = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def hold(self) -> None:
+        """From now on calls wait."""
+        self.gate.clear()
+        self.called.clear()
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        self.called.set()
+        assert self.gate.wait(60)
+        return self._session.run(images)
 
 
 class Served:
@@ -63,7 +99,7 @@ def served(artefact: Path, *options: str, **settings: str) -> Iterator[Served]:
     """`marrowlens serve` on a free port of loopback, with `MARROWLENS_*` settings in its environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
     environment |= {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--artefact", str(artefact), *options]
+    command = [str(COMMAND), "serve", "--port", "0", "--artefact", str(artefact), *options]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     )
