@@ -155,7 +155,6 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.wait([self._forming])
             finally:
                 self._forming.cancel()
-                self._settle_all()
         self._worker.shutdown(wait=False)
 
     def alive(self) -> bool:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,7 +139,7 @@ class Classifier:
         Takes from `pictures` only as fast as answers are taken from here, and waits for places instead of raising
         QueueFull. An exception among the pictures passes through at its position; one that the iteration itself
         raises is raised here, after the answers before it. Leave early only within `contextlib.aclosing`: that
-        cancels what is under way.
+        cancels what is under way and closes `pictures` if it is a generator.
         """
         window = asyncio.Semaphore(2 * self._settings.max_batch_size)  # one batch in the model, one forming
         started: asyncio.Queue[asyncio.Task[Answer | Exception] | None] = asyncio.Queue()
@@ -147,12 +147,13 @@ class Classifier:
 
         async def feed() -> None:
             try:
-                async for picture in _each(pictures):
-                    await window.acquire()
-                    task = asyncio.create_task(self._attempt(picture, deadline))
-                    unsettled.add(task)
-                    task.add_done_callback(unsettled.discard)
-                    started.put_nowait(task)
+                async with aclosing(_each(pictures)) as source:
+                    async for picture in source:
+                        await window.acquire()
+                        task = asyncio.create_task(self._attempt(picture, deadline))
+                        unsettled.add(task)
+                        task.add_done_callback(unsettled.discard)
+                        started.put_nowait(task)
             finally:
                 started.put_nowait(None)
 
@@ -238,10 +239,14 @@ def _outcome(error: BaseException) -> str:
 
 async def _each(
     pictures: Iterable[bytes | Exception] | AsyncIterable[bytes | Exception],
-) -> AsyncIterator[bytes | Exception]:
-    if isinstance(pictures, AsyncIterable):
-        async for picture in pictures:
-            yield picture
-    else:
+) -> AsyncGenerator[bytes | Exception, None]:
+    if isinstance(pictures, Iterable):
         for picture in pictures:
             yield picture
+        return
+    try:
+        async for picture in pictures:
+            yield picture
+    finally:
+        if isinstance(pictures, AsyncGenerator):
+            await pictures.aclose()  # now, and not once it is garbage
