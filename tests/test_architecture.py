@@ -17,9 +17,17 @@ FOLDERS = (*PACKAGES, "tests", "bench", "docker", "k8s", "docs", "examples")
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40
 #: path → why it is longer than a file should be
-LONG_FILES: dict[str, str] = {}
+LONG_FILES = {
+    "model/van.py": "the whole network, from stem to head, is read in one go",
+    "tests/test_batcher.py": "every invariant of the batcher, one by one and under random interleavings",
+    "tests/test_classify.py": "every way in which a picture may come to its answer or not",
+    "tests/test_routes.py": "every route, through one door",
+    "tests/test_score.py": "every way in which a run over a folder may be stopped and gone on with",
+}
 #: path:function → why it is longer than a function should be
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FUNCTIONS = {
+    "training/export.py:_manifest": "one constructor call, one keyword a line",
+}
 #: Names that say nothing of what is inside.
 EMPTY_WORDS = {"base", "common", "handler", "helper", "helpers", "manager", "misc", "util", "utils"}
 
@@ -72,7 +80,7 @@ def test_layers_hold() -> None:
         ("service/settings.py", "import service.classify", "Inside the service, downwards only"),
         ("model/contract.py", "import torch", "The contract and the pictures"),
         ("model/van.py", "import service.settings", "The network knows the contract alone"),
-        ("training/__init__.py", "import service.settings", "Training does not know the service"),
+        ("training/config.py", "import service.settings", "Training does not know the service"),
     ],
 )
 def test_a_wrong_import_is_found(tmp_path: Path, path: str, line: str, contract: str) -> None:
@@ -82,7 +90,7 @@ def test_a_wrong_import_is_found(tmp_path: Path, path: str, line: str, contract:
     with (tmp_path / path).open("a") as file:
         file.write(f"\n{line}\n")
     found = lint_imports(tmp_path)
-    broken = [text for text in found.stdout.splitlines() if text.endswith("BROKEN")]
+    broken = [text for text in found.stdout.splitlines() if " BROKEN" in text]
     assert found.returncode == 1
     assert any(text.startswith(contract) for text in broken), found.stdout
 
