@@ -171,8 +171,9 @@ async def test_a_full_house_refuses_before_decoding(gated: Gated, draw: Draw) ->
 async def test_a_caller_who_leaves_frees_his_place_and_is_not_computed(gated: Gated, draw: Draw) -> None:
     async with Opened(gated, max_batch_size=1, max_queue_size=3) as opened:
         await shut(opened, gated)
-        first, second, third = (asyncio.create_task(opened.classifier.classify(draw(seed))) for seed in range(3))
+        first = asyncio.create_task(opened.classifier.classify(draw(1)))
         await gated.begun()
+        second, third = (asyncio.create_task(opened.classifier.classify(draw(seed))) for seed in (2, 3))
         await opened.until_inside(3)
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
