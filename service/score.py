@@ -45,6 +45,8 @@ SOME_PROBLEMS = 1
 COULD_NOT_RUN = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 PROBLEMS_SHOWN = 20
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
+_ESCAPES = {ord("\\"): "\\\\", **{control: f"\\x{control:02x}" for control in _CONTROLS}}
 
 
 def score(
@@ -146,8 +148,8 @@ def _pictures(folder: Path, unreadable: Callable[[OSError], None] | None = None)
 
 
 def _printable(name: str) -> str:
-    """File names are bytes; those that are not UTF-8 are written with escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file name as text that can stand in any table and terminal: control characters and non-UTF-8 as escapes."""
+    return os.fsencode(name.translate(_ESCAPES)).decode("utf-8", "backslashreplace")
 
 
 async def _score_missing(

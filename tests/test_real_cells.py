@@ -1,0 +1,78 @@
+"""Real micrographs through the ways that drawn ones take. They lie beside the checkout, in ../shared/cells, or nowhere.
+
+Real cells are no part of the repository: without them these tests are skipped, each by its name.
+"""
+
+import random
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.contract import CLASSES
+from model.image import PictureError, decode
+from service.classify import Answer, Classifier
+from service.metrics import Metrics
+from service.session import open_session
+from service.settings import Settings
+from training.painter import paint
+
+CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"
+pytestmark = pytest.mark.skipif(not CELLS.is_dir(), reason="no real cells: the folder ../shared/cells is not there")
+
+
+def pictures(source: str) -> list[Path]:
+    return sorted((CELLS / source).rglob("*.jpg"))
+
+
+def test_the_folders_are_classes_of_the_contract() -> None:
+    codes = {cell_class.code for cell_class in CLASSES}
+    for source in ("originals", "matek2021", "acevedo2020"):
+        found = {path.parent.name for path in pictures(source)}
+        assert found and found <= codes, source
+
+
+@pytest.mark.parametrize("source", ["originals", "matek2021", "acevedo2020"])
+def test_real_pictures_are_read_as_pillow_reads_them(source: str) -> None:
+    for path in random.Random(0).sample(found := pictures(source), min(len(found), 60)):
+        pixels = decode(path.read_bytes(), 96)
+        with Image.open(path) as picture:
+            expected = np.asarray(picture.convert("RGB").resize((96, 96), Image.Resampling.BILINEAR))
+        assert (pixels == expected).all(), path.name
+
+
+def test_a_copy_encoded_again_looks_the_same() -> None:
+    """The same cells lie in originals as published and in matek2021 encoded again at quality 85."""
+    pairs = [(path, CELLS / "matek2021" / path.parent.name / path.name) for path in pictures("originals")]
+    both = [(first.read_bytes(), second.read_bytes()) for first, second in pairs if second.exists()]
+    assert len(both) >= 30
+    for first, second in both:
+        assert np.abs(decode(first, 96).astype(int) - decode(second, 96)).mean() < 4
+
+
+async def test_a_hundred_cells_of_which_five_are_broken(artefact: Path) -> None:
+    """Originals and drawings, in order: 95 answers and 5 problems, and each answer is that picture's own."""
+    sent = [path.read_bytes() for path in pictures("originals")]
+    codes = [cell_class.code for cell_class in CLASSES]
+    for number in range(100 - len(sent)):
+        file = BytesIO()
+        Image.fromarray(paint(codes[number % len(codes)], number, 100).picture).save(file, "PNG")
+        sent.append(file.getvalue())
+    broken = {3: sent[3][:5000], 40: b"", 41: b"GIF89a", 77: sent[77][:-200], 99: bytes(4000)}
+    for place, data in broken.items():
+        sent[place] = data
+    session = open_session(artefact)
+    classifier = Classifier(session, Settings(), Metrics())
+    await classifier.start()
+    try:
+        outcomes = [outcome async for outcome in classifier.classify_many(sent)]
+    finally:
+        await classifier.close()
+    assert len(outcomes) == 100
+    assert {place for place, outcome in enumerate(outcomes) if isinstance(outcome, PictureError)} == set(broken)
+    for data, outcome in zip(sent, outcomes, strict=True):
+        if isinstance(outcome, Answer):
+            alone = session.run(decode(data, session.manifest.preprocessing.input_size)[None]).probabilities[0]
+            np.testing.assert_allclose(outcome.probabilities, alone, atol=1e-5)

@@ -1,0 +1,116 @@
+"""Tables: what goes in comes out in every format, and a table is there whole or not at all."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from service.tables import Columns, Scored, TableError, check_format, read_table, write_table
+
+FORMATS = ["csv", "jsonl", "parquet"]
+COLUMNS = Columns(("NGS", "path", "b-2"), "a" * 64)
+
+probabilities = arrays(np.float32, 3, elements=st.floats(0, 1, width=32))
+# as the names of `marrowlens score` are: control characters have been escaped
+paths = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(rows=st.lists(st.tuples(paths, probabilities), max_size=8))
+def test_what_goes_in_comes_out_to_the_last_bit(form: str, tmp_path: Path, rows: list[tuple[str, np.ndarray]]) -> None:
+    table = tmp_path / f"table.{form}"
+    write_table(table, COLUMNS, (Scored(path, row) for path, row in rows))
+    found = list(read_table(table, COLUMNS))
+    assert [scored.path for scored in found] == [path for path, _ in rows]
+    for scored, (_, row) in zip(found, rows, strict=True):
+        assert scored.probabilities.dtype == np.float32 and (scored.probabilities == row).all()
+
+
+def one_row(path: str = "a.png") -> list[Scored]:
+    return [Scored(path, np.array([0.2, 0.7, 0.1], np.float32))]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_more_rows_than_are_held_at_once(form: str, tmp_path: Path) -> None:
+    table = tmp_path / f"table.{form}"
+    write_table(table, COLUMNS, (one_row(f"{number:05d}")[0] for number in range(10_000)))
+    assert [scored.path for scored in read_table(table, COLUMNS)] == [f"{number:05d}" for number in range(10_000)]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_another_model_or_other_columns_are_an_error(form: str, tmp_path: Path) -> None:
+    table = tmp_path / f"table.{form}"
+    write_table(table, COLUMNS, one_row())
+    with pytest.raises(TableError, match="made by model aaaaaaaaaaaa…, this is model bbbbbbbbbbbb…"):
+        list(read_table(table, Columns(COLUMNS.codes, "b" * 64)))
+    with pytest.raises(TableError, match="other columns"):
+        list(read_table(table, Columns(("NGS", "NGB", "b-2"), "a" * 64)))
+
+
+STRANGERS = {
+    "text": b"patient,result\n4711,42\n",
+    "bytes": bytes(range(256)),
+    "json": b'{"path": "a"}\n[1, 2]\n',
+    "half a row": b",".join(name.encode() for name in COLUMNS.names) + b"\na.png,NGS,0.5\n",
+    "no numbers": b",".join(name.encode() for name in COLUMNS.names) + b"\na,b,c,d,e,f," + b"a" * 64 + b"\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", STRANGERS)
+def test_somebody_elses_file_is_an_error(form: str, name: str, tmp_path: Path) -> None:
+    table = tmp_path / f"table.{form}"
+    table.write_bytes(STRANGERS[name])
+    with pytest.raises(TableError, match="choose another --out"):
+        list(read_table(table, COLUMNS))
+
+
+KILLED_IN_THE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from service.tables import Columns, Scored, write_table
+def rows():
+    for number in range(10_000):
+        yield Scored(f"dead_{number}.png", np.eye(3, dtype=np.float32)[0])
+    os.kill(os.getpid(), signal.SIGKILL)
+write_table(Path(sys.argv[1]), Columns(("NGS", "path", "b-2"), "a" * 64), rows())
+"""
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_writer_that_is_killed_leaves_the_old_table(form: str, tmp_path: Path) -> None:
+    table = tmp_path / f"table.{form}"
+    write_table(table, COLUMNS, one_row())
+    before = table.read_bytes()
+    dead = subprocess.run([sys.executable, "-c", KILLED_IN_THE_WRITING, str(table)], check=False)
+    assert dead.returncode == -signal.SIGKILL
+    assert table.read_bytes() == before
+    write_table(table, COLUMNS, one_row("b.png"))
+    assert [scored.path for scored in read_table(table, COLUMNS)] == ["b.png"]
+    assert list(tmp_path.iterdir()) == [table], "what the dead one left is gone"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_writer_that_fails_leaves_the_old_table_and_nothing_else(form: str, tmp_path: Path) -> None:
+    table = tmp_path / f"table.{form}"
+    write_table(table, COLUMNS, one_row())
+    before = table.read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        write_table(table, COLUMNS, (Scored(str(1 // number), one_row()[0].probabilities) for number in (1, 0)))
+    assert table.read_bytes() == before and list(tmp_path.iterdir()) == [table]
+
+
+def test_the_suffix_says_the_format(tmp_path: Path) -> None:
+    for form in FORMATS:
+        check_format(tmp_path / f"table.{form}")
+    for name in ("table.xlsx", "table", "table.CSV"):
+        with pytest.raises(TableError, match="one of .parquet, .csv, .jsonl"):
+            check_format(tmp_path / name)
