@@ -73,7 +73,7 @@ def write_folder(
         codes: the classes to draw
         images_per_class: numbers 1 to this are written
         first_seed: the seed of number 1; number n has the seed first_seed + n - 1
-        suffix: .jpg (quality 95) or another that Pillow writes
+        suffix: .jpg, or another that Pillow writes
         per_subfolder: as the large published classes, CLASS/0001-1000/CLASS_00001.jpg for 1000
 
     Returns:
@@ -90,7 +90,7 @@ def write_folder(
             path = folder / code / _subfolder(number, per_subfolder) / f"{code}_{number:05d}{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(paint(code, first_seed + number - 1, size).picture)
-            picture.save(path, **({"quality": 95} if suffix == ".jpg" else {}))
+            picture.save(path, quality=95)  # of JPEG and WebP; the others have none
             written.append(path)
     return written
 
