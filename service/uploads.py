@@ -180,6 +180,7 @@ class Form:
     _header: bytearray = field(default_factory=bytearray)
     _value: bytearray = field(default_factory=bytearray)
     _disposition: bytes = b""
+    _typed: bool = False
 
     def parser(self, boundary: bytes) -> MultipartParser:
         """A push parser that fills this form."""
@@ -200,11 +201,13 @@ class Form:
     def _begin(self) -> None:
         if len(self.uploads) >= self.max_pictures:
             raise TooManyPictures(self.max_pictures)
-        self._name, self._data, self._size_bytes, self._disposition = None, bytearray(), 0, b""
+        self._name, self._data, self._size_bytes, self._disposition, self._typed = None, bytearray(), 0, b"", False
 
     def _end_header(self) -> None:
-        if self._header.lower() == b"content-disposition":
+        name = bytes(self._header).lower()
+        if name == b"content-disposition":
             self._disposition = bytes(self._value)
+        self._typed = self._typed or name == b"content-type"
         self._header.clear()
         self._value.clear()
 
@@ -212,6 +215,8 @@ class Form:
         _, options = parse_options_header(self._disposition)
         if options.get(b"name", b"").decode("utf-8", "replace") != self.field_name:
             raise MalformedBody(f"a form field has another name than {self.field_name}, the only one read here")
+        if b"filename" not in options and not self._typed:
+            raise MalformedBody(f"{self.field_name} came as text, not as a file (with curl: {self.field_name}=@FILE)")
         if b"filename" in options:
             self._name = printable(options[b"filename"].decode("utf-8", "replace"))
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.schemas import Problem
 from service.session import Outputs, Session, open_session
 from service.settings import Settings
 
@@ -92,6 +93,17 @@ class Served:
         status = self.process.wait(60)
         self._reader.join(60)
         return status
+
+
+def refused(answer: Any, status: int, name: str) -> Problem:
+    """The problem document of a refused request, which must be one and agree with its headers."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate(answer.json())
+    assert problem.status == status
+    assert problem.type == f"urn:problem-type:marrowlens:{name}"
+    assert problem.request_id == answer.headers["x-request-id"]
+    return problem
 
 
 @contextmanager
