@@ -1,4 +1,4 @@
-# The service with its bundled model: no torch, no compiler, nothing that is written to but /tmp.
+# The service with its bundled model: no torch, no compiler, not root, and nothing is written.
 #
 #   docker build -f docker/service.Dockerfile -t marrowlens:0.1.0 .
 #   docker build -f docker/service.Dockerfile -t marrowlens:0.1.0-gpu --build-arg RUNTIME=gpu .

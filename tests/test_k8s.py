@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from service.app import UPLOADS_AT_ONCE
 from service.settings import Settings, read_settings
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,12 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
 def test_service_is_given_time_to_answer_what_it_accepted(settings: Settings) -> None:
     assert settings.drain_delay_s > 0
     assert POD["spec"]["terminationGracePeriodSeconds"] > settings.drain_delay_s + settings.shutdown_timeout_s
+
+
+def test_memory_holds_the_uploads_and_as_much_again(settings: Settings) -> None:
+    limit = CONTAINER["resources"]["limits"]["memory"]
+    assert limit.endswith("Gi")
+    assert int(limit.removesuffix("Gi")) * 1024**3 >= 2 * UPLOADS_AT_ONCE * settings.max_body_bytes
 
 
 def test_draining_outlasts_the_probe_that_notices_it(settings: Settings) -> None:
