@@ -60,11 +60,6 @@ class BatchObserver(Protocol):
         """One wait for each item, so that their number is the size of the batch."""
 
 
-class _Unobserved:
-    def batch_done(self, *, queue_wait_s: Sequence[float], run_s: float, reason: FlushReason, failed: bool) -> None:
-        pass
-
-
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
@@ -101,7 +96,7 @@ class Batcher(Generic[Item, Result]):
         self._max_queue_size = max_queue_size
         self._max_queue_delay_s = max_queue_delay_ms / 1000
         self._max_run_s = max_run_s
-        self._observer = observer or _Unobserved()
+        self._observer = observer
         self._clock = clock
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._running: list[_Waiting[Item, Result]] = []
@@ -246,7 +241,8 @@ class Batcher(Generic[Item, Result]):
                     waiting.future.set_result(outcome[index])
         failed = isinstance(outcome, BaseException)
         if not failed:
-            self._measure(run_s / len(batch))
+            item_s = run_s / len(batch)
+            self._item_s = item_s if self._item_s is None else 0.8 * self._item_s + 0.2 * item_s
         self._tell([started - waiting.queued_at for waiting in batch], run_s, reason, failed)
 
     def _call(self, items: Sequence[Item]) -> list[Result] | BaseException:
@@ -258,10 +254,9 @@ class Batcher(Generic[Item, Result]):
             return error
         return results if len(results) == len(items) else WrongOutputCount(len(items), len(results))
 
-    def _measure(self, item_s: float) -> None:
-        self._item_s = item_s if self._item_s is None else 0.8 * self._item_s + 0.2 * item_s
-
     def _tell(self, queue_wait_s: list[float], run_s: float, reason: FlushReason, failed: bool) -> None:
+        if self._observer is None:
+            return
         try:
             self._observer.batch_done(queue_wait_s=queue_wait_s, run_s=run_s, reason=reason, failed=failed)
         except Exception as error:
