@@ -143,14 +143,15 @@ class Batcher(Generic[Item, Result]):
         """
         self._closing = True
         self._changed.set()
-        if self._forming is not None:
-            if not drain:
-                self._forming.cancel()
-            try:
+        try:
+            if self._forming is not None:
+                if not drain:
+                    self._forming.cancel()
                 await asyncio.wait([self._forming])
-            finally:
+        finally:
+            if self._forming is not None:
                 self._forming.cancel()
-        self._worker.shutdown(wait=False)
+            self._worker.shutdown(wait=False)
 
     def alive(self) -> bool:
         """Whether batches are being formed and the running call is not overdue."""
