@@ -3,16 +3,19 @@
 Pure ASGI, so that streams stay streams and a disconnect stays visible. Knows no route.
 """
 
+import asyncio
 import logging
 import re
 import time
+from dataclasses import dataclass
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ClientGone
+from service.errors import ClientGone, NotReady
 from service.metrics import Metrics
 from service.problems import MEDIA_TYPE, problem
 
@@ -29,7 +32,7 @@ access_log = logging.getLogger("service.access")
 class RequestContext:
     """Gives each request an id, counts it, and answers an unexpected error with a problem that tells nothing inside.
 
-    The access log holds route, status and duration: no address, no query, no file name.
+    The access log holds method, route, status and duration: no address, no query, no file name.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -40,33 +43,53 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        identifier = _request_id(Headers(scope=scope))
-        scope.setdefault("state", {})["request_id"] = identifier
-        started_s, status = time.perf_counter(), 0
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = identifier
-            await send(message)
-
+        exchange = _Exchange(send, _request_id(Headers(scope=scope)))
+        scope.setdefault("state", {})["request_id"] = exchange.request_id
+        method, started_s = scope["method"], time.perf_counter()
         try:
-            await self.app(scope, receive, send_with_id)
-        except (ClientGone, ClientDisconnect):
-            status = CLIENT_CLOSED
-        except Exception as error:
-            log.exception("request %s failed", identifier)
-            if status:
-                raise
-            await _send_problem(error, identifier, send_with_id)
+            await self._answer(scope, receive, exchange)
         finally:
-            self._count(scope, status or CLIENT_CLOSED, time.perf_counter() - started_s, identifier)
+            status, duration_s = exchange.status or CLIENT_CLOSED, time.perf_counter() - started_s
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self.metrics.request(route, status, duration_s)
+            access_log.info("%s %s %d %.1f ms %s", method, route, status, 1000 * duration_s, exchange.request_id)
 
-    def _count(self, scope: Scope, status: int, duration_s: float, identifier: str) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self.metrics.request(route, status, duration_s)
-        access_log.info("%s %s %d %.1f ms %s", scope["method"], route, status, 1000 * duration_s, identifier)
+    async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
+        try:
+            await self.app(scope, receive, exchange.send)
+        except (ClientGone, ClientDisconnect):
+            exchange.status = CLIENT_CLOSED
+        except asyncio.CancelledError:
+            # The server gives up on what is still open when the time for a shutdown is over.
+            if not exchange.status:
+                await exchange.refuse(NotReady("the service has stopped before the answer was there"))
+            raise
+        except Exception as error:
+            log.exception("request %s failed", exchange.request_id)
+            if exchange.status:
+                raise
+            await exchange.refuse(error)
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request's way out: `status` is 0 until the answer has begun."""
+
+    to_client: Send
+    request_id: str
+    status: int = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)[REQUEST_ID] = self.request_id
+        await self.to_client(message)
+
+    async def refuse(self, error: BaseException) -> None:
+        document = problem(error, self.request_id)
+        sent = Response(document.json_bytes(), document.status, {"Connection": "close"}, MEDIA_TYPE)
+        await self.send({"type": "http.response.start", "status": sent.status_code, "headers": sent.raw_headers})
+        await self.send({"type": "http.response.body", "body": sent.body})
 
 
 class HeadAsGet:
@@ -85,16 +108,10 @@ class HeadAsGet:
                 message = {**message, "body": b""}
             await send(message)
 
-        await self.app({**scope, "method": "GET"}, receive, send_bodiless)
+        scope["method"] = "GET"  # in place: the route that is found is written into the same scope
+        await self.app(scope, receive, send_bodiless)
 
 
 def _request_id(headers: Headers) -> str:
     sent = headers.get(REQUEST_ID, "")
     return sent if _SANE_ID.fullmatch(sent) else uuid4().hex
-
-
-async def _send_problem(error: Exception, identifier: str, send: Send) -> None:
-    document = problem(error, identifier)
-    headers = [(b"content-type", MEDIA_TYPE.encode())]
-    await send({"type": "http.response.start", "status": document.status, "headers": headers})
-    await send({"type": "http.response.body", "body": document.json_bytes()})

@@ -51,6 +51,10 @@ async def classify_batch(
 
     Every picture gets one item, in the order sent: a result, or a problem that touches no other picture. With
     `Accept: application/x-ndjson` items are sent as they come, one a line; the last line is the summary.
+
+        curl -F images=@1.jpg -F images=@2.jpg http://localhost:8000/classify/batch
+        curl -H 'Content-Type: application/zip' -H 'Accept: application/x-ndjson' \\
+             --data-binary @cells.zip 'http://localhost:8000/classify/batch?maps=none'
     """
     settings = service.settings
     bulk = Bulk(service.serving(), wanted, request_id, settings.count_other)

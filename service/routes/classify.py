@@ -27,6 +27,9 @@ async def classify(request: Request, wanted: WantedMaps, service: RunningService
     """Send one picture of one bone-marrow cell: as the form field `image`, or as the body itself.
 
     The answer names the model that gave it. It is a suggestion: a qualified person reads the cell and signs.
+
+        curl -F image=@cell.jpg 'http://localhost:8000/classify?maps=attention,evidence'
+        curl -H 'Content-Type: image/jpeg' --data-binary @cell.jpg http://localhost:8000/classify
     """
     classifier, settings = service.serving(), service.settings
     with service.uploads.lease() as lease:

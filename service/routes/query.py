@@ -17,14 +17,20 @@ class ClassifyQuery(BaseModel):
     maps: list[MapKind] = Field(
         [MapKind.ATTENTION],
         description="Which maps to answer with, repeated or separated by commas. `none` asks for no map.",
+        examples=[["attention", "evidence"]],
     )
     map_format: MapFormat = Field(
         MapFormat.GRID,
         description="`grid`: numbers. `png`: a grey picture of the grid. `overlay`: colours over the cell. "
         "Both pictures are PNG in base64.",
+        examples=["overlay"],
     )
     top_k: int = Field(
-        5, ge=1, le=1000, description="How many classes to list in `top`, and to draw evidence for; at most all."
+        5,
+        ge=1,
+        le=1000,
+        description="How many classes to list in `top`, and to draw evidence for; at most all.",
+        examples=[3],
     )
 
     @field_validator("maps", mode="before")
