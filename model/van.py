@@ -85,7 +85,16 @@ class LKA(nn.Module):
         self.conv1 = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv1(self.conv_spatial(self.conv0(x)))
+        return self.conv1(_without_padding_taps(self.conv_spatial, self.conv0(x)))
+
+
+def _without_padding_taps(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """conv(x) without the outer taps, which on a small map meet padding at every position and only cost time."""
+    taps, dilation = conv.kernel_size[0] // 2, conv.dilation[0]
+    rows, columns = (min(taps, (side - 1) // dilation) for side in x.shape[-2:])
+    weight = conv.weight[:, :, taps - rows : taps + rows + 1, taps - columns : taps + columns + 1]
+    padding = (rows * dilation, columns * dilation)
+    return F.conv2d(x, weight, conv.bias, padding=padding, dilation=dilation, groups=conv.groups)
 
 
 class MLKA(nn.Module):
