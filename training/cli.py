@@ -49,6 +49,9 @@ def fit(
         parts = _split(config, data)
         run = Run(out)
         run.start(config_path, split_list(parts))
+        if run.weights.exists():
+            console.print(f"{run.weights} is already trained; give another --out to train anew", highlight=False)
+            return
         from training.fit import OVERSIZE
         from training.fit import fit as fit_network
 

@@ -3,7 +3,9 @@
 Knows the optimiser, the schedule and the loss. Knows nothing of folders' layout, of evaluation or of export.
 """
 
+import logging
 import math
+import warnings
 
 import lightning as L
 import torch
@@ -120,6 +122,7 @@ def _loader(pictures: Pictures, batch_size: int, weights: Tensor | None) -> Data
 
 def fit(config: Config, train: Pictures, calibration: Pictures, run: Run) -> None:
     """Train and write the averaged weights (a state_dict of VAN); picks up where an interrupted run stopped."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advice and advertisements stay out of the way
     L.seed_everything(config.seed, workers=True, verbose=False)
     weight_of = {source.name: source.weight for source in config.data.sources}
     weights = torch.tensor([weight_of[sample.source] for sample in train.samples])
@@ -129,14 +132,17 @@ def fit(config: Config, train: Pictures, calibration: Pictures, run: Run) -> Non
         accelerator="auto",
         max_epochs=config.fit.epochs,
         gradient_clip_val=config.fit.clip_norm,
-        logger=CSVLogger(run.folder, name=None, version="curves"),
+        logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
         callbacks=_callbacks(config, run),
         log_every_n_steps=max(len(train_loader) // 4, 1),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
     resume = run.checkpoint if run.checkpoint.exists() else None
-    trainer.fit(fitting, train_loader, _loader(calibration, 256, None), ckpt_path=resume)
+    with warnings.catch_warnings():
+        # Lightning 2.6 asks torch for a name that torch 2.15 renamed; nothing a user can mend.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer.fit(fitting, train_loader, _loader(calibration, 256, None), ckpt_path=resume)
     state = {name: tensor.contiguous() for name, tensor in fitting.net.state_dict().items()}
     save_file(state, run.weights)
 

@@ -6,7 +6,7 @@ Knows file names and formats. Knows nothing of networks.
     split.csv           block, source, class and file of every picture
     unreadable.csv      pictures that could not be decoded, and why
     checkpoints/        Lightning's; an interrupted fit picks up here
-    curves/metrics.csv  loss and accuracy by epoch
+    curves/             loss and accuracy by epoch, one version_N/metrics.csv an attempt
     weights.safetensors the averaged weights
     evaluation.json     temperature, figures, confusion matrices
     predictions.csv     one row a test picture

@@ -1,0 +1,96 @@
+"""The gates of an export: what disagrees with the network is never written."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.van import VAN
+from training.config import Config
+from training.export import ExportError, Servable, Trained, check, export, to_onnx
+from training.run import Evaluation
+
+CONFIG = Config.model_validate(
+    {
+        "name": "gate",
+        "version": "0.0.1",
+        "model": {"variant": "micro", "input_size": 64},
+        "data": {"sources": [{"name": "drawn", "folder": "x", "licence": "CC0", "attribution": "drawn"}]},
+        "card": {"intended_use": "tests", "licence": "CC0"},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> VAN:
+    torch.manual_seed(0)
+    net = VAN("micro", len(CONFIG.codes)).eval()
+    # Scales of a trained network: at the initial 1e-2 a wrong block would hardly show.
+    for name, parameter in net.named_parameters():
+        if "layer_scale" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    torch.nn.init.normal_(net.head.weight)
+    torch.nn.init.normal_(net.head.bias)
+    return net
+
+
+@pytest.fixture(scope="module")
+def graph(network: VAN) -> bytes:
+    return to_onnx(Servable(network, CONFIG, 1.7).eval(), 64).SerializeToString()
+
+
+def test_a_faithful_graph_passes_and_gives_its_shapes(network: VAN, graph: bytes) -> None:
+    shapes = check(graph, Servable(network, CONFIG, 1.7).eval(), 64)
+    assert shapes == {
+        "probabilities": (21,),
+        "logits": (21,),
+        "attention": (3, 4, 4),
+        "evidence": (21, 4, 4),
+        "embedding": (48,),
+    }
+
+
+def test_another_temperature_is_caught(network: VAN, graph: bytes) -> None:
+    with pytest.raises(ExportError, match="probabilities at batch 1: off by"):
+        check(graph, Servable(network, CONFIG, 1.0).eval(), 64)
+
+
+def test_a_changed_weight_is_caught(network: VAN, graph: bytes) -> None:
+    other = VAN("micro", len(CONFIG.codes)).eval()
+    other.load_state_dict(network.state_dict() | {"head.bias": network.head.bias + 1e-3})
+    with pytest.raises(ExportError, match="off by"):
+        check(graph, Servable(other, CONFIG, 1.7).eval(), 64)
+
+
+class _Leaky(Servable):
+    """A head whose logits are not the sum of its evidence."""
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        probabilities, logits, attention, evidence, embedding = super().forward(image)
+        return probabilities, logits, attention, evidence * 1.01, embedding
+
+
+def test_evidence_that_does_not_sum_to_the_logits_is_caught(network: VAN) -> None:
+    leaky = _Leaky(network, CONFIG, 1.7).eval()
+    with pytest.raises(ExportError, match="mean of evidence plus bias"):
+        check(to_onnx(leaky, 64).SerializeToString(), leaky, 64)
+
+
+def test_a_network_of_nans_is_never_written(network: VAN, tmp_path: Path) -> None:
+    sick = VAN("micro", len(CONFIG.codes)).eval()
+    sick.load_state_dict(network.state_dict() | {"head.bias": torch.full((21,), float("nan"))})
+    trained = Trained(
+        CONFIG, sick, Evaluation(temperature=1.0, metrics=(), confusion={}), {"drawn": Counter(PMO=90)}, "0" * 64
+    )
+    with pytest.raises(ExportError, match="off by nan"):
+        export(trained, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_scaling_and_normalising_are_those_of_the_configuration(network: VAN) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    planes = (images / 255.0 - CONFIG.model.mean) / CONFIG.model.std
+    by_hand = network(torch.from_numpy(planes).permute(0, 3, 1, 2).float()).logits
+    torch.testing.assert_close(Servable(network, CONFIG, 1.7)(torch.from_numpy(images))[1], by_hand, atol=1e-4, rtol=0)

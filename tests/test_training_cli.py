@@ -1,0 +1,198 @@
+"""Training through its command line, on drawn cells: fit, evaluate, export, and what each says when it cannot."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from model.contract import INPUT, OUTPUTS, read_manifest
+from model.image import decode
+from training.painter import write_folder
+
+CODES = ("EOS", "LYT", "NGS")
+IMAGES_PER_CLASS = 24
+CONFIG = """
+name = "drawn"
+version = "0.0.1"
+seed = 1
+[model]
+variant = "micro"
+input_size = 64
+[fit]
+epochs = 2
+batch_size = 16
+warmup_epochs = 1
+ema_decay = 0.9
+[[data.sources]]
+name = "drawn"
+folder = "drawn"
+licence = "CC0"
+attribution = "drawn by training/painter.py"
+[card]
+min_training_images = 5
+intended_use = "tests"
+licence = "CC0"
+"""
+
+
+def _train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _made(*arguments: str | Path) -> str:
+    done = _train(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with drawn cells, one of them broken, a configuration, and a finished, evaluated and exported run."""
+    folder = tmp_path_factory.mktemp("desk")
+    write_folder(folder / "drawn", CODES, IMAGES_PER_CLASS, size=80)
+    (folder / "drawn" / "EOS" / "EOS_00002.jpg").write_bytes(b"not a picture")
+    (folder / "run.toml").write_text(CONFIG)
+    (folder / "fit.log").write_text(_made("fit", folder / "run.toml", "--data", folder, "--out", folder / "run"))
+    (folder / "evaluate.log").write_text(_made("evaluate", folder / "run", "--data", folder))
+    (folder / "export.log").write_text(_made("export", folder / "run", "--out", folder / "weights"))
+    return folder
+
+
+def test_an_unreadable_picture_is_listed_and_counted(desk: Path) -> None:
+    log = (desk / "fit.log").read_text()
+    assert "EOS_00002.jpg" in log
+    assert "1 unreadable pictures were left out" in log
+    assert [row["file"] for row in _rows(desk / "run" / "unreadable.csv")] == ["EOS_00002.jpg"]
+
+
+def test_the_manifest_counts_what_was_learned_from(desk: Path) -> None:
+    manifest = read_manifest(desk / "weights" / "drawn.json")
+    assert {c: n for c, n in manifest.training_images.items() if n} == {"EOS": 18, "LYT": 19, "NGS": 19}
+    assert set(manifest.unsupported) == set(manifest.codes) - set(CODES)
+
+
+def test_figures_stand_alike_in_evaluation_manifest_and_card(desk: Path) -> None:
+    evaluation = json.loads((desk / "run" / "evaluation.json").read_text())
+    manifest = read_manifest(desk / "weights" / "drawn.json")
+    assert [m.model_dump(mode="json") for m in manifest.metrics] == evaluation["metrics"]
+    assert manifest.temperature == evaluation["temperature"]
+    accuracy = next(m for m in manifest.metrics if m.name == "accuracy")
+    card = (desk / "weights" / "MODEL_CARD.md").read_text()
+    assert f"| accuracy | {accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f}) | {accuracy.n} |" in card
+    assert "Research use only" in card
+
+
+def test_predictions_add_up_to_the_accuracy(desk: Path) -> None:
+    rows = _rows(desk / "run" / "predictions.csv")
+    manifest = read_manifest(desk / "weights" / "drawn.json")
+    accuracy = next(m for m in manifest.metrics if m.name == "accuracy")
+    assert accuracy.n == len(rows)
+    assert sum(row["true"] == row["predicted"] for row in rows) / len(rows) == pytest.approx(accuracy.value)
+
+
+def test_the_artefact_answers_as_the_evaluation_did(desk: Path) -> None:
+    session = onnxruntime.InferenceSession(desk / "weights" / "drawn.onnx", providers=["CPUExecutionProvider"])
+    codes = read_manifest(desk / "weights" / "drawn.json").codes
+    for row in _rows(desk / "run" / "predictions.csv"):
+        image = decode((desk / "drawn" / row["true"] / row["file"]).read_bytes(), 64)
+        probabilities = session.run([OUTPUTS[0]], {INPUT: image[None]})[0][0]
+        assert codes[int(probabilities.argmax())] == row["predicted"]
+        assert float(probabilities.max()) == pytest.approx(float(row["probability"]), abs=2e-4)
+
+
+def test_the_graph_keeps_no_path_of_the_machine_that_made_it(desk: Path) -> None:
+    graph = (desk / "weights" / "drawn.onnx").read_bytes()
+    assert str(Path.cwd()).encode() not in graph
+    assert b".py" not in graph
+
+
+def test_a_seed_repeats_the_weights(desk: Path, tmp_path: Path) -> None:
+    _made("fit", desk / "run.toml", "--data", desk, "--out", tmp_path / "again")
+    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == (
+        desk / "run" / "weights.safetensors"
+    ).read_bytes()
+
+
+def test_an_interrupted_run_is_picked_up(desk: Path, tmp_path: Path) -> None:
+    config, run = tmp_path / "long.toml", tmp_path / "run"
+    config.write_text(CONFIG.replace("epochs = 2", "epochs = 8"))
+    arguments = ("fit", config, "--data", desk, "--out", run)
+    fitting = subprocess.Popen([sys.executable, "-m", "training.cli", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    while not checkpoint.exists():
+        with pytest.raises(subprocess.TimeoutExpired):  # it must not end before it was interrupted
+            fitting.wait(timeout=0.05)
+    fitting.kill()
+    fitting.wait()
+    assert not (run / "weights.safetensors").exists()
+    _made(*arguments)
+    second = [row["epoch"] for row in _rows(run / "curves" / "version_1" / "metrics.csv") if row["train_loss"]]
+    assert 0 < int(second[0]) and second[-1] == "7"
+    assert (run / "weights.safetensors").exists()
+
+
+def test_a_finished_run_is_not_trained_twice(desk: Path) -> None:
+    before = (desk / "run" / "weights.safetensors").read_bytes()
+    assert "already trained" in _made("fit", desk / "run.toml", "--data", desk, "--out", desk / "run")
+    assert (desk / "run" / "weights.safetensors").read_bytes() == before
+
+
+def _refusal(*arguments: str | Path) -> str:
+    done = _train(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_a_run_of_another_configuration_is_not_overwritten(desk: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(CONFIG.replace("seed = 1", "seed = 2"))
+    assert "differs from this run's" in _refusal("fit", other, "--data", desk, "--out", desk / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("epochs = 2", "epoch = 2"), "unknown key 'fit.epoch'; did you mean 'epochs'?"),
+        (('variant = "micro"', 'variant = "tini"'), "did you mean tiny"),
+        (('folder = "drawn"', 'folder = "lost"'), "no such folder"),
+        (("batch_size = 16", "batch_size = 512"), "do not fill one batch"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(
+    desk: Path, tmp_path: Path, change: tuple[str, str], says: str
+) -> None:
+    config = tmp_path / "off.toml"
+    config.write_text(CONFIG.replace(*change))
+    assert says in _refusal("fit", config, "--data", desk, "--out", tmp_path / "run")
+
+
+def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> None:
+    assert "`marrowlens-train fit` makes it" in _refusal("evaluate", tmp_path)
+    assert "`marrowlens-train fit` makes it" in _refusal("export", tmp_path)
+
+
+def test_another_list_of_classes_trains_and_exports(tmp_path: Path) -> None:
+    write_folder(tmp_path / "drawn", ("EBO", "PLM"), 12, size=64)
+    for old, new in (("EBO", "red-line"), ("PLM", "plasma")):
+        (tmp_path / "drawn" / old).rename(tmp_path / "drawn" / new)
+    classes = '[[classes]]\ncode = "plasma"\nname = "Plasma"\n[[classes]]\ncode = "red-line"\nname = "Red line"\n'
+    (tmp_path / "two.toml").write_text(CONFIG.replace("epochs = 2", "epochs = 1") + classes)
+    _made("fit", tmp_path / "two.toml", "--data", tmp_path, "--out", tmp_path / "run")
+    _made("evaluate", tmp_path / "run", "--data", tmp_path)
+    _made("export", tmp_path / "run", "--out", tmp_path / "weights")
+    manifest = read_manifest(tmp_path / "weights" / "drawn.json")
+    assert manifest.codes == ("plasma", "red-line")
+    session = onnxruntime.InferenceSession(tmp_path / "weights" / "drawn.onnx", providers=["CPUExecutionProvider"])
+    assert session.run(["probabilities"], {INPUT: np.zeros((3, 64, 64, 3), np.uint8)})[0].shape == (3, 2)
