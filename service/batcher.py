@@ -134,7 +134,9 @@ class Batcher(Generic[Item, Result]):
         except TimeoutError:
             raise DeadlineExpired("the deadline passed") from None
         finally:
-            self._forget(waiting)
+            if not waiting.future.done() or waiting.future.cancelled():
+                with suppress(ValueError):  # it is in the running call already
+                    self._queue.remove(waiting)
 
     async def close(self, *, drain: bool = True) -> None:
         """Take nothing new and settle all: compute what was accepted, or else fail it with BatcherClosed.
@@ -175,13 +177,6 @@ class Batcher(Generic[Item, Result]):
         self._queue.append(waiting)
         self._changed.set()
         return waiting
-
-    def _forget(self, waiting: _Waiting[Item, Result]) -> None:
-        if waiting.future.done() and not waiting.future.cancelled():
-            waiting.future.exception()  # looked at, or asyncio would report it as lost when the caller was cancelled
-        else:
-            with suppress(ValueError):
-                self._queue.remove(waiting)
 
     async def _form(self) -> None:
         try:

@@ -47,7 +47,7 @@ class Worker:
 
     def __call__(self, items: Sequence[int]) -> Sequence[int]:
         self._loop.call_soon_threadsafe(self.entered.put_nowait, list(items))
-        return self._outcomes.get()(items)
+        return self._outcomes.get(timeout=60)(items)  # or a failed test would keep the interpreter from ending
 
     def go_on(self, outcome: Outcome = tenfold) -> None:
         self._outcomes.put(outcome)
@@ -263,6 +263,19 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back_by_the_me
     for _ in range(3):
         worker.go_on()
     assert await asyncio.gather(*running, *waiting) == [50, 60, 70, 80, 90, 100]
+    await batcher.close()
+
+
+async def test_the_rate_follows_what_is_measured_by_a_fifth_a_batch() -> None:
+    worker, clock = Worker(), Clock()
+    batcher = await started(worker, clock=clock)
+    for run_s, measured in [(2.0, 0.5), (4.0, 0.6)]:
+        callers = submitted(batcher, 1, 2, 3, 4)
+        await worker.batch()
+        clock.now += run_s
+        worker.go_on()
+        await asyncio.gather(*callers)
+        assert batcher.drain_s(10) == pytest.approx(10 * measured)
     await batcher.close()
 
 
