@@ -21,8 +21,6 @@ LONG_FILES = {
     "model/van.py": "the whole network, from stem to head, is read in one go",
     "tests/test_batcher.py": "every invariant of the batcher, one by one and under random interleavings",
     "tests/test_classify.py": "every way in which a picture may come to its answer or not",
-    "tests/test_routes.py": "every route, through one door",
-    "tests/test_score.py": "every way in which a run over a folder may be stopped and gone on with",
 }
 #: path:function → why it is longer than a function should be
 LONG_FUNCTIONS = {
