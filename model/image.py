@@ -242,7 +242,7 @@ def _from_16_bit(picture: Image.Image) -> Image.Image:
     bits = 16
     if isinstance(picture, TiffImageFile):
         bits = picture.tag_v2[_TIFF_BITS][0]
-        if picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # white is zero; Pillow inverts 8-bit samples only
+        if picture.tag_v2.get(_TIFF_PHOTOMETRIC, 0) == 0:  # white is zero; Pillow inverts 8-bit samples only
             samples = ~samples
     grey = Image.fromarray((samples >> (bits - 8)).astype(np.uint8)).convert("RGB")
     transparent = picture.info.get("transparency")
