@@ -7,7 +7,7 @@ import asyncio
 import os
 import sqlite3
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from itertools import islice
@@ -57,6 +57,7 @@ def score(
     """Score a folder of pictures into a table: path, code, probability, p_CODE for each class, model_sha256.
 
     Run it again to go on after an interruption or to add new pictures: a path that the table has is not scored twice.
+    Paths are relative to the folder, so give each folder a table of its own.
 
     A picture that cannot be read stops nothing; it is listed at the end and in OUT.problems.jsonl, and the next run
     tries it again. Everything else is set by MARROWLENS_* in the environment, as for the service.
@@ -131,10 +132,12 @@ def _count_missing(folder: Path, ledger: Ledger, console: Console) -> int:
         ledger.refuse(_printable(os.path.relpath(error.filename, folder)), f"a folder: {_reason(error)}")
 
     with console.status(f"looking for pictures in {escape(str(folder))}"):
-        missing = sum(name not in ledger for name, _ in _pictures(folder, unreadable))
-    if not missing and not len(ledger):
+        found = Counter(name in ledger for name, _ in _pictures(folder, unreadable))
+    if not found and not len(ledger):
         raise CannotScore(f"{folder}: holds no pictures ({' '.join(SUFFIXES)})")
-    return missing
+    if gone := len(ledger) - found[True]:
+        console.print(f"{gone} rows of the table have no picture in {escape(str(folder))}; they stay", soft_wrap=True)
+    return found[False]
 
 
 def _pictures(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, Path]]:

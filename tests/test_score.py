@@ -232,7 +232,9 @@ def test_a_run_killed_between_table_and_ledger_counts_nothing_twice(
         ledger.add(next(ledger.rows()))
         raise ZeroDivisionError
     assert leftovers(tmp_path) == ["results.csv", "results.csv.partial"]
-    assert "12 pictures, 0 of them scored now" in said(run(folder, out, artefact))
+    (folder / "EOS" / "cell_00.jpg").unlink()
+    result = said(run(folder, out, artefact))
+    assert "12 pictures, 0 of them scored now" in result and "1 rows of the table have no picture" in result
     assert len(rows(out, artefact)) == 12 and leftovers(tmp_path) == ["results.csv"]
 
 
