@@ -1,3 +1,5 @@
+"""Augmentation: what may change in a picture does, differently for each, and a seed repeats it."""
+
 import numpy as np
 import pytest
 import torch

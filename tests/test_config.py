@@ -1,3 +1,5 @@
+"""A training configuration: defaults, and what is said of a key or value that is off."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""The contract: the classes as published, and no manifest that is at odds with itself."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path

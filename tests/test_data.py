@@ -1,3 +1,5 @@
+"""Class folders to samples to blocks: the published layouts, and what is said of a folder that is none."""
+
 from pathlib import Path
 
 import pytest

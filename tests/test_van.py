@@ -1,3 +1,5 @@
+"""The network, every variant: shapes, gradients, independence of the batch, the sum rule, published sizes."""
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
