@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from serving import client
 
 from model.contract import INPUT, OUTPUTS, read_manifest
 from model.image import decode
@@ -109,6 +110,24 @@ def test_the_artefact_answers_as_the_evaluation_did(desk: Path) -> None:
         probabilities = session.run([OUTPUTS[0]], {INPUT: image[None]})[0][0]
         assert codes[int(probabilities.argmax())] == row["predicted"]
         assert float(probabilities.max()) == pytest.approx(float(row["probability"]), abs=2e-4)
+
+
+def test_the_artefact_is_served(desk: Path) -> None:
+    """First light: drawn, learned, exported, posted; and the maps still sum to what was answered."""
+    row = _rows(desk / "run" / "predictions.csv")[0]
+    manifest = read_manifest(desk / "weights" / "drawn.json")
+    picture = (desk / "drawn" / row["true"] / row["file"]).read_bytes()
+    with client(desk / "weights" / "drawn.onnx") as service:
+        query = {"maps": "evidence", "top_k": len(manifest.codes)}
+        answer = service.post("/classify", params=query, files={"image": picture}).json()
+    assert answer["prediction"]["code"] == row["predicted"]
+    assert answer["prediction"]["probability"] == pytest.approx(float(row["probability"]), abs=2e-4)
+    assert answer["model"]["sha256"] == manifest.sha256
+    bias = dict(zip(manifest.codes, manifest.bias, strict=True))
+    logits = {e["code"]: np.mean(e["values"]) + bias[e["code"]] for e in answer["evidence"]}
+    weights = {code: np.exp(logit / manifest.temperature) for code, logit in logits.items()}
+    for code, probability in answer["probabilities"].items():
+        assert weights[code] / sum(weights.values()) == pytest.approx(probability, abs=1e-4)
 
 
 def test_the_graph_keeps_no_path_of_the_machine_that_made_it(desk: Path) -> None:

@@ -1,0 +1,100 @@
+"""What the README says is so: files, settings, figures, commands. On a failure the text to paste is in the message."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from model.contract import Manifest, read_manifest
+from service.app import create_app
+from service.settings import Settings, environment_name
+
+README = Path("README.md").read_text(encoding="utf-8")
+
+
+def _bundled() -> Manifest:
+    (path,) = Path("model/weights").glob("*.json")
+    return read_manifest(path)
+
+
+def _settings_table() -> str:
+    rows = ["| variable | default | what |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `{environment_name(name)}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _figures_table(manifest: Manifest) -> str:
+    rows = ["| test block | accuracy (95 % interval) | macro F1 (95 % interval) | ECE | n |", "|---|---|---|---|---|"]
+    for split in dict.fromkeys(metric.split for metric in manifest.metrics):
+        of = {m.name: m for m in manifest.metrics if m.split == split and m.code is None}
+        accuracy, f1 = of["accuracy"], of["macro_f1"]
+        rows.append(
+            f"| {split} | {accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f}) "
+            f"| {f1.value:.3f} ({f1.low:.3f}–{f1.high:.3f}) | {of['ece'].value:.3f} | {accuracy.n} |"
+        )
+    return "\n".join(rows)
+
+
+def test_every_setting_stands_in_the_readme() -> None:
+    table = _settings_table()
+    assert table in README, f"put this under `<!-- settings -->`:\n{table}"
+
+
+def test_the_figures_are_the_manifests() -> None:
+    table = _figures_table(_bundled())
+    assert table in README, f"put this under `<!-- figures -->`:\n{table}"
+
+
+def test_the_supported_classes_are_the_manifests() -> None:
+    manifest = _bundled()
+    supported = [code for code in manifest.codes if code not in manifest.unsupported]
+    assert ", ".join(supported) in README
+
+
+def test_the_tree_names_every_source_file() -> None:
+    tree = README.split("```\nmodel/ ")[1].split("```")[0]
+    for folder in ("model", "training", "service"):
+        section = "model/ " + tree if folder == "model" else tree.split(f"\n{folder}/")[1]
+        section = re.split(r"\n(?=\S)", section)[0]
+        named = set(re.findall(r"[\w-]+\.py", section))
+        there = {path.name for path in Path(folder).glob("*.py")} - {"__init__.py"}
+        assert named == there, f"{folder}/: missing {there - named}, gone {named - there}"
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
+def test_links_lead_somewhere(path: str) -> None:
+    assert Path(path).exists()
+
+
+def test_every_route_stands_in_the_readme() -> None:
+    for path in create_app(Settings()).openapi()["paths"]:
+        assert path in README
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    from service.cli import app as serving
+    from training.cli import app as training
+
+    for command in serving.registered_commands:
+        assert f"marrowlens {command.callback.__name__}" in README or command.callback.__name__ in README
+    for command in training.registered_commands:
+        assert f"marrowlens-train {command.callback.__name__}" in README
+
+
+def test_the_card_is_the_manifests() -> None:
+    manifest, card = _bundled(), Path("model/weights/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert manifest.sha256 in card
+    for metric in manifest.metrics:
+        if metric.code is None:
+            assert f"| {metric.name} | {metric.value:.3f}" in card
+    for source in manifest.sources:
+        assert source.attribution in card and source.licence in card
+    for limit in manifest.limits:
+        assert limit in card
+
+
+def test_the_changelog_knows_the_version() -> None:
+    version = re.search(r'^version = "(.+)"$', Path("pyproject.toml").read_text(), re.MULTILINE)
+    assert version and f"[{version[1]}]" in Path("CHANGELOG.md").read_text()
