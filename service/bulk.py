@@ -30,13 +30,15 @@ class Bulk:
     wanted: Wanted
     request_id: str
     count_other: bool
+    timeout_s: float
     codes: list[str] = field(default_factory=list)
     problems: int = 0
     _names: deque[str | None] = field(default_factory=deque)
 
     async def items(self, uploads: AsyncIterator[Upload]) -> AsyncGenerator[bytes, None]:
         """One JSON document a picture (`BatchItem`), in the order in which they were sent."""
-        async with aclosing(self.classifier.classify_many(self._contents(uploads))) as outcomes:
+        contents = self._contents(uploads)
+        async with aclosing(self.classifier.classify_many(contents, timeout_s=self.timeout_s)) as outcomes:
             async for outcome in outcomes:
                 yield await self._item(outcome)
 

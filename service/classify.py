@@ -118,7 +118,7 @@ class Classifier:
             PictureError: one of its family; the picture cannot be read or is too large.
             QueueFull: at once, when every place is taken.
             DeadlineExpired: not answered in time.
-            BatcherClosed: not started, closing or closed.
+            BatcherClosed: not started, closing, closed, or not alive because the model hangs.
             RunFailed: the model failed on the batch that the picture was in.
         """
         async with self._settled(deadline):
@@ -132,14 +132,15 @@ class Classifier:
         self,
         pictures: Iterable[bytes | Exception] | AsyncIterable[bytes | Exception],
         *,
-        deadline: float | None = None,
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[Answer | Exception, None]:
         """An answer, or what `classify` would have raised, for each picture and in their order, as soon as it is there.
 
         Takes from `pictures` only as fast as answers are taken from here, and waits for places instead of raising
-        QueueFull. An exception among the pictures passes through at its position; one that the iteration itself
-        raises is raised here, after the answers before it. Leave early only within `contextlib.aclosing`: that
-        cancels what is under way and closes `pictures` if it is a generator.
+        QueueFull; `timeout_s` is what one picture may take once it has a place. An exception among the pictures passes
+        through at its position; one that the iteration itself raises is raised here, after the answers before it.
+        Leave early only within `contextlib.aclosing`: that cancels what is under way and closes `pictures` if it is a
+        generator.
         """
         window = asyncio.Semaphore(2 * self._settings.max_batch_size)  # one batch in the model, one forming
         started: asyncio.Queue[asyncio.Task[Answer | Exception] | None] = asyncio.Queue()
@@ -150,7 +151,7 @@ class Classifier:
                 async with aclosing(_each(pictures)) as source:
                     async for picture in source:
                         await window.acquire()
-                        task = asyncio.create_task(self._attempt(picture, deadline))
+                        task = asyncio.create_task(self._attempt(picture, timeout_s))
                         unsettled.add(task)
                         task.add_done_callback(unsettled.discard)
                         started.put_nowait(task)
@@ -169,20 +170,21 @@ class Classifier:
                 unfinished.cancel()
             await asyncio.gather(*abandoned, return_exceptions=True)
 
-    async def _attempt(self, picture: bytes | Exception, deadline: float | None) -> Answer | Exception:
+    async def _attempt(self, picture: bytes | Exception, timeout_s: float | None) -> Answer | Exception:
         try:
-            async with self._settled(deadline):
-                if isinstance(picture, Exception):
-                    raise picture
-                self._check_size(picture)
-                async with self._bulk_places, self._places:
+            async with self._bulk_places, self._places:
+                deadline = None if timeout_s is None else time.monotonic() + timeout_s
+                async with self._settled(deadline):
+                    if isinstance(picture, Exception):
+                        raise picture
+                    self._check_size(picture)
                     return await self._answer(picture, deadline)
         except Exception as error:
             return error
 
     async def _answer(self, data: bytes, deadline: float | None) -> Answer:
-        if not self._open:
-            raise BatcherClosed("no new pictures are taken")
+        if not self.ready():
+            raise BatcherClosed("no new pictures are taken: not started, closing, or the model hangs")
         self._inside += 1
         self._empty.clear()
         try:

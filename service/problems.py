@@ -57,13 +57,13 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
     (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
     (NotReady, Kind(503, "not-ready", "The service is not ready")),
-    (BatcherClosed, Kind(503, "not-ready", "The service is stopping")),
+    (BatcherClosed, Kind(503, "not-ready", "The service takes no pictures")),
     (DeadlineExpired, Kind(504, "deadline-expired", "The answer would have come too late")),
 )
 
 #: Sentences for errors whose own text speaks to a programmer rather than to the one who sent the request.
 _DETAILS: dict[type[BaseException], str] = {
-    BatcherClosed: "the service is stopping; send the picture again to another instance",
+    BatcherClosed: "the service is stopping or its model hangs; send the picture again to another instance",
     DeadlineExpired: "the picture waited longer than a request may take; send it again later",
 }
 

@@ -317,11 +317,11 @@ async def test_a_source_that_fails_is_told_after_the_answers_before_it(session: 
             await anext(ends)
 
 
-async def test_a_deadline_holds_for_bulk_work_that_waits_for_places(gated: Gated, draw: Draw) -> None:
+async def test_a_hanging_model_costs_bulk_work_its_timeout_and_no_more(gated: Gated, draw: Draw) -> None:
     async with Opened(gated, max_batch_size=1, max_queue_size=2) as opened:
         await shut(opened, gated)
         pictures = [draw(seed) for seed in range(4)]
-        ends = opened.classifier.classify_many(pictures, deadline=time.monotonic() + 0.01)
+        ends = opened.classifier.classify_many(pictures, timeout_s=0.01)
         assert [type(end) async for end in ends] == [DeadlineExpired] * 4
         gated.gate.set()
 
@@ -354,4 +354,19 @@ async def test_close_settles_what_a_hanging_model_leaves(gated: Gated, draw: Dra
         assert [type(end) for end in ends] == [BatcherClosed] * 7
         assert [type(end) async for end in bulk] == [BatcherClosed] * 9
         assert opened.read("marrowlens_in_flight_pictures") == 0
+        gated.gate.set()
+
+
+async def test_nothing_new_waits_for_a_model_that_hangs(
+    gated: Gated, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Opened(gated, max_batch_size=1) as opened:
+        await shut(opened, gated)
+        later = time.monotonic() + 3600
+        monkeypatch.setattr(opened.classifier._batcher, "_clock", lambda: later)
+        assert not opened.classifier.ready()
+        with pytest.raises(BatcherClosed, match="hangs"):
+            await opened.classifier.classify(draw(1))
+        assert [type(end) async for end in opened.classifier.classify_many([draw(2)])] == [BatcherClosed]
+        monkeypatch.undo()
         gated.gate.set()

@@ -57,7 +57,7 @@ async def classify_batch(
              --data-binary @cells.zip 'http://localhost:8000/classify/batch?maps=none'
     """
     settings = service.settings
-    bulk = Bulk(service.serving(), wanted, request_id, settings.count_other)
+    bulk = Bulk(service.serving(), wanted, request_id, settings.count_other, settings.request_timeout_s)
     with ExitStack() as stack:
         uploads = await many_pictures(
             request,
