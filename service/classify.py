@@ -74,6 +74,7 @@ class Classifier:
             max_batch_size=settings.max_batch_size,
             max_queue_size=settings.max_queue_size,
             max_queue_delay_ms=settings.max_queue_delay_ms,
+            max_run_s=settings.max_run_s,
             observer=metrics,
         )
         self._decoding = ThreadPoolExecutor(settings.decode_threads or cpu_budget(), thread_name_prefix="decode")

@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     max_queue_delay_ms: float = Field(0, ge=0, le=10_000, description="how long an idle model waits for company")
     max_queue_size: int = Field(256, gt=0, description="pictures accepted and not yet answered; one more is refused")
     request_timeout_s: float = Field(30, gt=0, description="a picture not answered by then is given up")
+    max_run_s: float = Field(60, gt=0, description="a model call that takes longer: not ready, nothing new is taken")
     intra_op_threads: int | None = Field(None, gt=0, description="threads of one model call. Default: the CPU budget")
     decode_threads: int | None = Field(None, gt=0, description="pictures decoded at a time. Default: the CPU budget")
     drain_delay_s: float = Field(0, ge=0, description="not ready but still serving, before a shutdown starts")
