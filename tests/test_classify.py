@@ -361,7 +361,7 @@ async def test_nothing_new_waits_for_a_model_that_hangs(gated: Gated, draw: Draw
     async with Opened(gated, max_batch_size=1, max_run_s=0.01) as opened:
         await shut(opened, gated)
         hung = asyncio.create_task(opened.classifier.classify(draw(0)))
-        while opened.classifier.ready():
+        while opened.classifier.ready():  # noqa: ASYNC110 (it is time that passes; there is no event)
             await asyncio.sleep(0)
         with pytest.raises(BatcherClosed, match="hangs"):
             await opened.classifier.classify(draw(1))
