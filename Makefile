@@ -63,7 +63,7 @@ endef
 # Environments. The install is editable, so sources are always current and only pyproject.toml makes it run again.
 # onnxruntime and onnxruntime-gpu share one module and exclude each other: each has an environment of its own.
 $(DEV)/.installed: EXTRAS := service,training,dev
-$(SERVE)/.installed: EXTRAS := service,$(RUNTIME)
+$(SERVE)/.installed: EXTRAS := service,$(RUNTIME),parquet
 $(DEV)/.installed $(SERVE)/.installed: pyproject.toml
 	@$(find_python); \
 	echo "Installing marrowlens[$(EXTRAS)] into $(@D) with $$found"; \
