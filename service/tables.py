@@ -78,7 +78,9 @@ def check_format(table: Path) -> None:
         try:
             import pyarrow.parquet  # noqa: F401 (large, and needed for this format alone)
         except ImportError as error:
-            raise TableError(table, "Parquet needs pyarrow: pip install 'marrowlens[parquet]', or write .csv or .jsonl") from error
+            raise TableError(
+                table, "Parquet needs pyarrow: pip install 'marrowlens[parquet]', or write .csv or .jsonl"
+            ) from error
 
 
 def write_table(table: Path, columns: Columns, rows: Iterable[Scored]) -> None:

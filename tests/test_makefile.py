@@ -114,8 +114,8 @@ def test_serve_makes_its_environment_with_the_first_python_that_will_do(
     program("python3.12", making_python(asked))
     first = run("make", "serve")
     assert first.returncode == 0, first.stderr
-    assert "Installing marrowlens[service,cpu] into .venv-serve-cpu with python3.12" in first.stdout
-    assert "python -m pip install --disable-pip-version-check --editable .[service,cpu]" in asked.read_text()
+    assert "Installing marrowlens[service,cpu,parquet] into .venv-serve-cpu with python3.12" in first.stdout
+    assert "python -m pip install --disable-pip-version-check --editable .[service,cpu,parquet]" in asked.read_text()
     asked.unlink()
     assert run("make", "serve").returncode == 0
     assert asked.read_text() == "marrowlens serve\n"
