@@ -6,11 +6,11 @@ training side and the serving side can both depend on it without depending on ea
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 INPUT = "image"
 OUTPUTS = ("probabilities", "logits", "attention", "evidence", "embedding")

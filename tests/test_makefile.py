@@ -145,7 +145,7 @@ def test_a_failed_install_is_not_taken_for_done(run: Run, program: Program, chec
 def test_serve_takes_the_gpu_where_the_driver_answers(run: Run, program: Program, answer: str, runtime: str) -> None:
     program("nvidia-smi", answer)
     said = run("make", "--dry-run", "serve")
-    assert f"'.[service,{runtime}]'" in said.stdout
+    assert f"'.[service,{runtime},parquet]'" in said.stdout
     assert f".venv-serve-{runtime}/bin/marrowlens serve" in said.stdout
     assert "torch" not in said.stdout
 

@@ -77,11 +77,13 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path(".")) -> None:
         config = run.config()
         parts = _split(config, data)
         net = load_network(config, run.trained_weights())
-        pictures = [_decode(config, parts, block, config.model.input_size) for block in ("calibration", "test")]
-        logits = [score(net, config, part.images) for part in pictures]
-        evaluation, probabilities = evaluate_logits(config, *pictures, (logits[0], logits[1]))
+        calibration, test = (
+            _decode(config, parts, block, config.model.input_size) for block in ("calibration", "test")
+        )
+        logits = score(net, config, calibration.images), score(net, config, test.images)
+        evaluation, probabilities = evaluate_logits(config, calibration, test, logits)
         run.write_evaluation(evaluation)
-        write_predictions(run.folder / "predictions.csv", pictures[1], probabilities, config.codes)
+        write_predictions(run.folder / "predictions.csv", test, probabilities, config.codes)
     _print_figures(evaluation)
     console.print(f"next: marrowlens-train export {run_folder}", highlight=False)
 

@@ -37,6 +37,9 @@ class Servable(nn.Module):
     uint8 pictures (N, S, S, 3) → the contract's five outputs, in its order.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, net: VAN, config: Config, temperature: float) -> None:
         super().__init__()
         self.net = net
@@ -113,7 +116,7 @@ def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
     return proto
 
 
-def check(graph: bytes, servable: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
+def check(graph: bytes, servable: Servable, size: int) -> dict[str, tuple[int, ...]]:
     """Hold the graph against the network at batch sizes 1, 2 and 7, and the evidence against its sum rule.
 
     Returns:

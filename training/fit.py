@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from timm.data import Mixup
 from torch import Tensor
@@ -38,6 +39,9 @@ OVERSIZE = 4 / 3
 
 class Fitting(L.LightningModule):
     """VAN under training. Batches are uint8 pictures (N, H, W, 3) and labels (N,)."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: Config, steps_per_epoch: int) -> None:
         super().__init__()
@@ -78,7 +82,7 @@ class Fitting(L.LightningModule):
         self.log("calibration_accuracy", self.accuracy, prog_bar=True)
         self.log("calibration_macro_f1", self.macro_f1)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         decayed = [p for p in self.net.parameters() if p.ndim >= 2 and p.shape[1:] != (1, 1)]
         plain = [p for p in self.net.parameters() if not (p.ndim >= 2 and p.shape[1:] != (1, 1))]
         fit = self.config.fit
