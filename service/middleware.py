@@ -50,7 +50,8 @@ class RequestContext:
             await self._answer(scope, receive, exchange)
         finally:
             status, duration_s = exchange.status or CLIENT_CLOSED, time.perf_counter() - started_s
-            route = getattr(scope.get("route"), "path", "unmatched")
+            # Files of the interface and paths that do not exist share a label: a caller must not make up metrics.
+            route = getattr(scope.get("route"), "path", "other")
             self.metrics.request(route, status, duration_s)
             access_log.info("%s %s %d %.1f ms %s", method, route, status, 1000 * duration_s, exchange.request_id)
 

@@ -54,7 +54,7 @@ def test_the_access_log_holds_nothing_of_the_client(service: Served, draw: Draw)
         pass
     said = "\n".join(service.lines)
     assert "POST /classify 200" in said
-    assert "GET unmatched 404" in said
+    assert "GET other 404" in said
     assert not any(word in said for word in ("Smith", "smith", "top_k"))
 
 

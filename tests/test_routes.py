@@ -231,7 +231,7 @@ def test_metrics_count_by_route_and_status_and_hold_nothing_of_the_client(artefa
     assert 'marrowlens_requests_total{route="/classify",status="200"} 1.0' in text
     assert 'marrowlens_requests_total{route="/classify",status="415"} 1.0' in text
     assert 'marrowlens_requests_total{route="/model",status="200"} 1.0' in text
-    assert 'marrowlens_requests_total{route="unmatched",status="404"} 1.0' in text
+    assert 'marrowlens_requests_total{route="other",status="404"} 1.0' in text
     assert 'marrowlens_refusals_total{reason="unsupported-picture"} 1.0' in text
     assert not any(word in text for word in ("Smith", "smith", "order-1", "top_k"))
 
