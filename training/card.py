@@ -8,17 +8,18 @@ from collections.abc import Iterable
 from model.contract import Manifest, Metric
 
 
-def model_card(manifest: Manifest, command: str, confusion: dict[str, list[list[int]]]) -> str:
+def model_card(manifest: Manifest, commands: str, took: str, confusion: dict[str, list[list[int]]]) -> str:
     """MODEL_CARD.md of an artefact.
 
     Args:
-        command: the command line that reproduces the artefact.
+        commands: the command lines that reproduce the artefact.
+        took: how long training took, and on what.
         confusion: split → confusion matrix in class order; rows true, columns predicted.
     """
     splits = list(dict.fromkeys(metric.split for metric in manifest.metrics))
     parts = [_head(manifest), _classes(manifest)]
     parts += [_split(manifest, split, confusion.get(split, [])) for split in splits]
-    parts += [_limits(manifest), _data(manifest), f"## Reproduce\n\n```sh\n{command}\n```"]
+    parts += [_limits(manifest), _data(manifest), f"## Reproduce\n\n```sh\n{commands}\n```\n\nTraining took {took}."]
     return "\n\n".join(parts) + "\n"
 
 

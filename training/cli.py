@@ -60,7 +60,7 @@ def fit(
         run.write_unreadable([*train.unreadable, *calibration.unreadable])
         if len(train.samples) < config.fit.batch_size:
             raise DataError(data, f"{len(train.samples)} readable training pictures do not fill one batch")
-        fit_network(config, train, calibration, run)
+        fit_network(config, train, calibration, run, str(config_path))
     console.print(
         f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}", highlight=False
     )
@@ -108,15 +108,21 @@ def export(
             path, manifest = export_network(trained, out)
         except ExportError as error:
             raise ValueError(f"not exported: {error}") from error
-        command = "\n".join(
-            [
-                f"marrowlens-train fit {config.name}.toml --data DATA --out RUN",
-                "marrowlens-train evaluate RUN --data DATA",
-                f"marrowlens-train export RUN --out {out}",
-            ]
-        )
-        (out / "MODEL_CARD.md").write_text(model_card(manifest, command, evaluation.confusion), encoding="utf-8")
+        fit_took = run.fit()
+        took = f"{fit_took.train_s / 60:.0f} minutes on {fit_took.device}"
+        card = model_card(manifest, _commands(fit_took.config, out), took, evaluation.confusion)
+        (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     console.print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest and card beside it", highlight=False)
+
+
+def _commands(config_path: str, out: Path) -> str:
+    return "\n".join(
+        [
+            f"marrowlens-train fit {config_path} --data DATA --out RUN",
+            "marrowlens-train evaluate RUN --data DATA",
+            f"marrowlens-train export RUN --out {out}",
+        ]
+    )
 
 
 def _split(config: Config, data: Path) -> dict[Block, list[Sample]]:

@@ -5,17 +5,20 @@ Knows the optimiser, the schedule and the loss. Knows nothing of folders' layout
 
 import logging
 import math
+import platform
 import warnings
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import (
     Callback,
     EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
+    Timer,
 )
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -31,7 +34,7 @@ from model.van import VAN
 from training.augment import jitter_stain, warp
 from training.config import Config
 from training.pictures import Pictures
-from training.run import Run
+from training.run import Fit, Run
 
 #: Pictures are decoded this much larger than the input, so that a zoomed or turned one is still sharp.
 OVERSIZE = 4 / 3
@@ -124,7 +127,7 @@ def _loader(pictures: Pictures, batch_size: int, weights: Tensor | None) -> Data
     return DataLoader(data, sampler=batches, batch_size=None, collate_fn=None)
 
 
-def fit(config: Config, train: Pictures, calibration: Pictures, run: Run) -> None:
+def fit(config: Config, train: Pictures, calibration: Pictures, run: Run, config_path: str) -> None:
     """Train and write the averaged weights (a state_dict of VAN); picks up where an interrupted run stopped."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advice and advertisements stay out of the way
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -132,12 +135,13 @@ def fit(config: Config, train: Pictures, calibration: Pictures, run: Run) -> Non
     weights = torch.tensor([weight_of[sample.source] for sample in train.samples])
     train_loader = _loader(train, config.fit.batch_size, weights)
     fitting = Fitting(config, steps_per_epoch=len(train_loader))
+    timer = Timer()  # counts on when a run is picked up
     trainer = L.Trainer(
         accelerator="auto",
         max_epochs=config.fit.epochs,
         gradient_clip_val=config.fit.clip_norm,
         logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
-        callbacks=_callbacks(config, run),
+        callbacks=[timer, *_callbacks(config, run)],
         log_every_n_steps=max(len(train_loader) // 4, 1),
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -149,6 +153,13 @@ def fit(config: Config, train: Pictures, calibration: Pictures, run: Run) -> Non
         trainer.fit(fitting, train_loader, _loader(calibration, 256, None), ckpt_path=resume)
     state = {name: tensor.contiguous() for name, tensor in fitting.net.state_dict().items()}
     save_file(state, run.weights)
+    run.write_fit(Fit(config=config_path, train_s=timer.time_elapsed("train"), device=_device(trainer)))
+
+
+def _device(trainer: L.Trainer) -> str:
+    if isinstance(trainer.accelerator, CUDAAccelerator):
+        return f"{trainer.num_devices} x {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
 
 
 def _callbacks(config: Config, run: Run) -> list[Callback]:

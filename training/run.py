@@ -8,6 +8,7 @@ Knows file names and formats. Knows nothing of networks.
     checkpoints/        Lightning's; an interrupted fit picks up here
     curves/             loss and accuracy by epoch, one version_N/metrics.csv an attempt
     weights.safetensors the averaged weights
+    fit.json            which configuration, how long training took, on what
     evaluation.json     temperature, figures, confusion matrices
     predictions.csv     one row a test picture
 """
@@ -43,6 +44,16 @@ class Evaluation(BaseModel):
     temperature: float
     metrics: tuple[Metric, ...]
     confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted, in class order
+
+
+class Fit(BaseModel):
+    """What a training cost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: str  # as it was named on the command line
+    train_s: float  # over all attempts of an interrupted run
+    device: str
 
 
 class Run:
@@ -99,6 +110,18 @@ class Run:
                 if row["block"] == "train" and row["file"] not in bad:
                     counts.setdefault(row["source"], Counter())[row["code"]] += 1
         return counts
+
+    def write_fit(self, fit: Fit) -> None:
+        """Write fit.json."""
+        (self.folder / "fit.json").write_text(fit.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    def fit(self) -> Fit:
+        """What training took.
+
+        Raises:
+            RunError: training has not ended.
+        """
+        return Fit.model_validate_json(self._made("fit.json", "fit").read_bytes())
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write evaluation.json."""
