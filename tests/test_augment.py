@@ -34,6 +34,12 @@ def test_each_picture_draws_its_own_numbers_and_a_seed_repeats_them() -> None:
     assert first.min() >= 0 and first.max() <= 1
 
 
+def test_pictures_stay_on_their_device() -> None:
+    """torch's meta device stands in for a GPU: it, too, refuses to compute with a tensor of the CPU."""
+    elsewhere = torch.ones(2, 3, 32, 32, device="meta")
+    assert jitter_stain(warp(elsewhere, 32, AugmentConfig()), 0.2).device == elsewhere.device
+
+
 def test_a_flip_is_a_mirror_image() -> None:
     cells = _cells(1).expand(40, -1, -1, -1)
     torch.manual_seed(0)

@@ -34,12 +34,13 @@ def jitter_stain(images: Tensor, strength: float) -> Tensor:
     if strength == 0:
         return images
     count = len(images)
-    channels = 1.0 + _uniform((count, 3, 1, 1), strength)
-    overall = 1.0 + _uniform((count, 1, 1, 1), strength)
-    lamp = _uniform((count, 3, 1, 1), strength / 3)
+    channels = 1.0 + _uniform((count, 3, 1, 1), strength).to(images)
+    overall = 1.0 + _uniform((count, 1, 1, 1), strength).to(images)
+    lamp = _uniform((count, 3, 1, 1), strength / 3).to(images)
     density = -images.clamp_min(1 / 255).log()
     return (-(density * channels * overall + lamp)).exp().clamp(0, 1)
 
 
 def _uniform(shape: int | tuple[int, ...], reach: float) -> Tensor:
+    # Drawn on the CPU wherever the pictures are, so that a seed means the same on every device.
     return (torch.rand(shape) * 2 - 1) * reach
