@@ -53,6 +53,11 @@ def test_every_configuration_in_the_repository_reads() -> None:
         ("[model]\ninput_size = 100", "model.input_size: .*multiple of 32"),
         ("[model]\nvariant = 3", "model.variant: .*string"),
         ("[model", "not TOML"),
+        ("[[data.sources]]\nname = 'drawn'\nfolder = 'x'\nlicence = 'x'\nattribution = 'x'", "sources share a name"),
+        ("[[classes]]\ncode = 'A'\nname = 'a'\n[[classes]]\ncode = 'A'\nname = 'b'", "two classes share a code"),
+        ("[[classes]]\ncode = 'A'\nname = 'a'", "classes: .*at least 2"),
+        ("tissue = 'blood'", "card.tissue 'blood' is no source's; they show bone marrow"),
+        ("[fit]\nbatch_size = 33\n[augment]\nmixup_alpha = 0.2", "fit.batch_size must be even"),
     ],
 )
 def test_a_key_or_value_that_is_off_is_named(tmp_path: Path, line: str, says: str) -> None:

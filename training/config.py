@@ -109,13 +109,28 @@ class Config(_Strict):
 
     name: Code
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
-    seed: int = 0
-    classes: tuple[CellClass, ...] = CLASSES
+    seed: int = Field(0, ge=0, lt=2**32)
+    classes: tuple[CellClass, ...] = Field(CLASSES, min_length=2)
     data: DataConfig
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
     card: CardConfig
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        """What would otherwise come to light after the training, at the export, or never."""
+        names = [source.name for source in self.data.sources]
+        tissues = sorted({source.tissue for source in self.data.sources})
+        if len(set(names)) != len(names):
+            raise ValueError(f"two data.sources share a name: {', '.join(names)}")
+        if len(set(self.codes)) != len(self.codes):
+            raise ValueError("two classes share a code")
+        if self.card.tissue not in tissues:
+            raise ValueError(f"card.tissue {self.card.tissue!r} is no source's; they show {', '.join(tissues)}")
+        if (self.augment.mixup_alpha or self.augment.cutmix_alpha) and self.fit.batch_size % 2:
+            raise ValueError("fit.batch_size must be even: mixup and cutmix take pictures in pairs")
+        return self
 
     @property
     def codes(self) -> tuple[str, ...]:
