@@ -11,7 +11,7 @@ import warnings
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import (
     Callback,
     EMAWeightAveraging,
@@ -70,7 +70,7 @@ class Fitting(L.LightningModule):
             warp(self._planes(batch[0]), config.model.input_size, config.augment), config.augment.stain
         )
         labels: Tensor = batch[1]
-        if self.mixup and len(images) % 2 == 0:
+        if self.mixup:
             images, labels = self.mixup(images, labels)
         smoothing = 0.0 if labels.ndim == 2 else config.fit.label_smoothing
         loss = F.cross_entropy(self.net(self._normalise(images)).logits, labels, label_smoothing=smoothing)
@@ -93,6 +93,16 @@ class Fitting(L.LightningModule):
         optimiser = AdamW(groups, lr=fit.lr)
         schedule = LambdaLR(optimiser, lambda step: _cosine(step / self.steps_per_epoch, fit.warmup_epochs, fit.epochs))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Averaging(EMAWeightAveraging):
+    """Leaves the averaged weights in the network also when a run is picked up after its last epoch.
+
+    Lightning hands them over in on_train_end, which is not called where no epoch is left.
+    """
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 def _mixup(config: Config) -> Mixup | None:
@@ -138,6 +148,7 @@ def fit(config: Config, train: Pictures, calibration: Pictures, run: Run, config
     timer = Timer()  # counts on when a run is picked up
     trainer = L.Trainer(
         accelerator="auto",
+        devices=1,
         max_epochs=config.fit.epochs,
         gradient_clip_val=config.fit.clip_norm,
         logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
@@ -151,20 +162,24 @@ def fit(config: Config, train: Pictures, calibration: Pictures, run: Run, config
         # Lightning 2.6 asks torch for a name that torch 2.15 renamed; nothing a user can mend.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         trainer.fit(fitting, train_loader, _loader(calibration, 256, None), ckpt_path=resume)
-    state = {name: tensor.contiguous() for name, tensor in fitting.net.state_dict().items()}
-    save_file(state, run.weights)
     run.write_fit(Fit(config=config_path, train_s=timer.time_elapsed("train"), device=_device(trainer)))
+    state = {name: tensor.contiguous() for name, tensor in fitting.net.state_dict().items()}
+    unfinished = run.weights.with_suffix(".unfinished")
+    save_file(state, unfinished)
+    unfinished.replace(run.weights)  # last and at once: where this file lies, training has ended
 
 
 def _device(trainer: L.Trainer) -> str:
     if isinstance(trainer.accelerator, CUDAAccelerator):
-        return f"{trainer.num_devices} x {torch.cuda.get_device_name()}"
-    return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
+        return f"one {torch.cuda.get_device_name()}"
+    if isinstance(trainer.accelerator, CPUAccelerator):
+        return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
+    return f"one {type(trainer.accelerator).__name__.removesuffix('Accelerator')} ({platform.machine()})"
 
 
 def _callbacks(config: Config, run: Run) -> list[Callback]:
     return [
-        EMAWeightAveraging(decay=config.fit.ema_decay, use_buffers=True),
+        Averaging(decay=config.fit.ema_decay, use_buffers=True),
         ModelCheckpoint(run.checkpoint.parent, filename=run.checkpoint.stem, enable_version_counter=False),
         LearningRateMonitor("epoch"),
         RichProgressBar(),
