@@ -74,7 +74,8 @@ def test_an_unreadable_picture_is_listed_and_counted(desk: Path) -> None:
     log = (desk / "fit.log").read_text()
     assert "EOS_00002.jpg" in log
     assert "1 unreadable pictures were left out" in log
-    assert [row["file"] for row in _rows(desk / "run" / "unreadable.csv")] == ["EOS_00002.jpg"]
+    (row,) = _rows(desk / "run" / "unreadable.csv")
+    assert (row["source"], row["code"], row["file"]) == ("drawn", "EOS", "EOS_00002.jpg")
 
 
 def test_the_manifest_counts_what_was_learned_from(desk: Path) -> None:
@@ -138,9 +139,11 @@ def test_the_graph_keeps_no_path_of_the_machine_that_made_it(desk: Path) -> None
 
 def test_a_seed_repeats_the_weights(desk: Path, tmp_path: Path) -> None:
     _made("fit", desk / "run.toml", "--data", desk, "--out", tmp_path / "again")
-    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == (
-        desk / "run" / "weights.safetensors"
-    ).read_bytes()
+    expected, weights = (folder / "weights.safetensors" for folder in (desk / "run", tmp_path / "again"))
+    assert weights.read_bytes() == expected.read_bytes()
+    weights.unlink()  # as when it was interrupted after its last epoch: the averaged weights come again, no others
+    _made("fit", desk / "run.toml", "--data", desk, "--out", tmp_path / "again")
+    assert weights.read_bytes() == expected.read_bytes()
 
 
 def test_an_interrupted_run_is_picked_up(desk: Path, tmp_path: Path) -> None:
@@ -180,12 +183,28 @@ def test_a_run_of_another_configuration_is_not_overwritten(desk: Path, tmp_path:
     assert "differs from this run's" in _refusal("fit", other, "--data", desk, "--out", desk / "run")
 
 
+def test_other_pictures_than_those_of_the_run_are_not_measured(desk: Path, tmp_path: Path) -> None:
+    """One picture more moves the blocks: what was learned from would be tested on."""
+    write_folder(tmp_path / "drawn", CODES, IMAGES_PER_CLASS + 1, size=64)
+    before = (desk / "run" / "evaluation.json").read_bytes()
+    assert "are not those that this run was trained with" in _refusal("evaluate", desk / "run", "--data", tmp_path)
+    assert (desk / "run" / "evaluation.json").read_bytes() == before
+
+
+def test_too_few_pictures_for_a_block_are_found_before_training(tmp_path: Path) -> None:
+    write_folder(tmp_path / "drawn [few]", CODES, 5, size=64)
+    (tmp_path / "few.toml").write_text(CONFIG.replace('folder = "drawn"', 'folder = "drawn [few]"'))
+    said = _refusal("fit", tmp_path / "few.toml", "--data", tmp_path, "--out", tmp_path / "run")
+    assert "15 pictures leave none for the calibration block" in said
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (("epochs = 2", "epoch = 2"), "unknown key 'fit.epoch'; did you mean 'epochs'?"),
         (('variant = "micro"', 'variant = "tini"'), "did you mean tiny"),
-        (('folder = "drawn"', 'folder = "lost"'), "no such folder"),
+        (('folder = "drawn"', 'folder = "lost [1]"'), "lost [1]: no such folder"),
+        (('folder = "drawn"', 'folder = "[/lost]"'), "[/lost]: no such folder"),
         (("batch_size = 16", "batch_size = 512"), "do not fill one batch"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from model.van import variant_named
@@ -31,8 +32,8 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `fit
 def _told_plainly() -> Iterator[None]:
     try:
         yield
-    except (ConfigError, DataError, RunError, ValueError) as error:
-        complaints.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+    except (ConfigError, DataError, RunError, ValueError, OSError) as error:
+        complaints.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
@@ -50,7 +51,7 @@ def fit(
         run = Run(out)
         run.start(config_path, split_list(parts))
         if run.weights.exists():
-            console.print(f"{run.weights} is already trained; give another --out to train anew", highlight=False)
+            _say(f"{run.weights} is already trained; give another --out to train anew")
             return
         from training.fit import OVERSIZE
         from training.fit import fit as fit_network
@@ -61,9 +62,7 @@ def fit(
         if len(train.samples) < config.fit.batch_size:
             raise DataError(data, f"{len(train.samples)} readable training pictures do not fill one batch")
         fit_network(config, train, calibration, run, str(config_path))
-    console.print(
-        f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}", highlight=False
-    )
+    _say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 
 @app.command()
@@ -76,6 +75,7 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path(".")) -> None:
         run = Run(run_folder)
         config = run.config()
         parts = _split(config, data)
+        run.check_split(split_list(parts))
         net = load_network(config, run.trained_weights())
         calibration, test = (
             _decode(config, parts, block, config.model.input_size) for block in ("calibration", "test")
@@ -85,7 +85,7 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path(".")) -> None:
         run.write_evaluation(evaluation)
         write_predictions(run.folder / "predictions.csv", test, probabilities, config.codes)
     _print_figures(evaluation)
-    console.print(f"next: marrowlens-train export {run_folder}", highlight=False)
+    _say(f"next: marrowlens-train export {run_folder}")
 
 
 @app.command()
@@ -105,14 +105,15 @@ def export(
         net = load_network(config, run.trained_weights())
         trained = Trained(config, net, evaluation, run.training_images(), run.split_sha256())
         try:
-            path, manifest = export_network(trained, out)
+            with console.status("exporting, and holding the graph against the network"):
+                path, manifest = export_network(trained, out)
         except ExportError as error:
             raise ValueError(f"not exported: {error}") from error
         fit_took = run.fit()
         took = f"{fit_took.train_s / 60:.0f} minutes on {fit_took.device}"
         card = model_card(manifest, _commands(fit_took.config, out), took, evaluation.confusion)
         (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    console.print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest and card beside it", highlight=False)
+    _say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest and card beside it")
 
 
 def _commands(config_path: str, out: Path) -> str:
@@ -126,8 +127,13 @@ def _commands(config_path: str, out: Path) -> str:
 
 
 def _split(config: Config, data: Path) -> dict[Block, list[Sample]]:
-    samples = [sample for source in config.data.sources for sample in index_folder(data, source, config.codes)]
-    return split_blocks(samples, config.data.blocks)
+    with console.status("looking for pictures"):
+        samples = [sample for source in config.data.sources for sample in index_folder(data, source, config.codes)]
+    parts = split_blocks(samples, config.data.blocks)
+    for block, found in parts.items():
+        if not found:
+            raise DataError(data, f"{len(samples)} pictures leave none for the {block} block")
+    return parts
 
 
 def _decode(config: Config, parts: dict[Block, list[Sample]], block: Block, size: int) -> Pictures:
@@ -139,9 +145,15 @@ def _decode(config: Config, parts: dict[Block, list[Sample]], block: Block, size
 
 def _list_unreadable(unreadable: list[Unreadable]) -> None:
     for entry in unreadable:
-        complaints.print(f"unreadable: {entry.path}: {entry.reason}", highlight=False, soft_wrap=True)
+        text = f"unreadable: {entry.sample.path}: {entry.reason}"
+        complaints.print(text, highlight=False, markup=False, soft_wrap=True)
     if unreadable:
         complaints.print(f"{len(unreadable)} unreadable pictures were left out", highlight=False)
+
+
+def _say(text: str) -> None:
+    """A line on standard output, as it is: a path may hold square brackets."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_figures(evaluation: Evaluation) -> None:

@@ -6,7 +6,6 @@ Knows files and arrays. Knows nothing of networks. A picture that cannot be read
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from training.data import Sample
 class Unreadable:
     """A picture that could not be decoded, and why."""
 
-    path: Path
+    sample: Sample
     reason: str
 
 
@@ -43,14 +42,19 @@ def decode_all(
         crops: source name → share of the side kept around the centre.
         title: what the progress bar says.
     """
+    images = np.empty((len(samples), size, size, 3), np.uint8)  # filled in place: a large set fits only once
+    kept: list[Sample] = []
+    unreadable: list[Unreadable] = []
     with ThreadPoolExecutor() as pool:
-        jobs = pool.map(lambda sample: _decode(sample, size, crops[sample.source]), samples)
-        outcomes = list(track(jobs, description=title, total=len(samples)))
-    kept = [(s, image) for s, image in zip(samples, outcomes, strict=True) if isinstance(image, np.ndarray)]
-    images = np.stack([image for _, image in kept]) if kept else np.empty((0, size, size, 3), np.uint8)
-    labels = np.array([codes.index(sample.code) for sample, _ in kept], dtype=np.int64)
-    bad = [outcome for outcome in outcomes if isinstance(outcome, Unreadable)]
-    return Pictures([sample for sample, _ in kept], images, labels, bad)
+        outcomes = pool.map(lambda sample: _decode(sample, size, crops[sample.source]), samples)
+        for sample, outcome in zip(samples, track(outcomes, description=title, total=len(samples)), strict=True):
+            if isinstance(outcome, Unreadable):
+                unreadable.append(outcome)
+            else:
+                images[len(kept)] = outcome
+                kept.append(sample)
+    labels = np.array([codes.index(sample.code) for sample in kept], dtype=np.int64)
+    return Pictures(kept, images[: len(kept)], labels, unreadable)
 
 
 def _decode(sample: Sample, size: int, crop: float) -> NDArray[np.uint8] | Unreadable:
@@ -59,5 +63,5 @@ def _decode(sample: Sample, size: int, crop: float) -> NDArray[np.uint8] | Unrea
     try:
         image = decode(sample.path.read_bytes(), whole)
     except (PictureError, OSError) as error:
-        return Unreadable(sample.path, str(error))
+        return Unreadable(sample, str(error))
     return image[start : start + size, start : start + size]

@@ -4,7 +4,7 @@ Knows file names and formats. Knows nothing of networks.
 
     config.toml         as given to `fit`
     split.csv           block, source, class and file of every picture
-    unreadable.csv      pictures that could not be decoded, and why
+    unreadable.csv      source, class and file of pictures that could not be decoded, and why
     checkpoints/        Lightning's; an interrupted fit picks up here
     curves/             loss and accuracy by epoch, one version_N/metrics.csv an attempt
     weights.safetensors the averaged weights
@@ -81,6 +81,16 @@ class Run:
         """The configuration that the run was started with."""
         return read_config(self._made("config.toml", "fit"))
 
+    def check_split(self, split: str) -> None:
+        """Return when a split is the one that was trained with; in any other a test picture may have been learned from.
+
+        Raises:
+            RunError: it is another, because the data folder is another or has changed.
+        """
+        path = self._made("split.csv", "fit")
+        if path.read_text(encoding="utf-8") != split:
+            raise RunError(path, "the pictures of --data are not those that this run was trained with")
+
     def split_sha256(self) -> str:
         """Hex digest of split.csv."""
         return sha256_of(self._made("split.csv", "fit").read_text(encoding="utf-8"))
@@ -97,17 +107,17 @@ class Run:
         """List the pictures that could not be decoded."""
         with (self.folder / "unreadable.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(("file", "reason"))
-            rows.writerows((entry.path.name, entry.reason) for entry in unreadable)
+            rows.writerow(("source", "code", "file", "reason"))
+            rows.writerows((e.sample.source, e.sample.code, e.sample.path.name, e.reason) for e in unreadable)
 
     def training_images(self) -> dict[str, Counter[str]]:
         """Source → class → pictures that were learned from: the training block without the unreadable."""
         with self._made("unreadable.csv", "fit").open(newline="", encoding="utf-8") as file:
-            bad = {row["file"] for row in csv.DictReader(file)}
+            bad = {(row["source"], row["code"], row["file"]) for row in csv.DictReader(file)}
         counts: dict[str, Counter[str]] = {}
         with self._made("split.csv", "fit").open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                if row["block"] == "train" and row["file"] not in bad:
+                if row["block"] == "train" and (row["source"], row["code"], row["file"]) not in bad:
                     counts.setdefault(row["source"], Counter())[row["code"]] += 1
         return counts
 
