@@ -1,6 +1,7 @@
 """The model card: the manifest in words and tables, for people.
 
-Knows the manifest and Markdown. Every figure in it stands in the manifest.
+Knows the manifest and Markdown. Every figure in it stands in the manifest, but for the counts of confusions and the
+time that training took, which the run's folder holds.
 """
 
 from collections.abc import Iterable
@@ -72,7 +73,7 @@ def _split(m: Manifest, split: str, confusion: list[list[int]]) -> str:
         [
             f"## Figures: {split}",
             f"All {len(m.classes)} outputs compete. In brackets: 95 % interval (Wilson; macro F1: bootstrap). Classes "
-            "are about equally frequent here and are not in a marrow, so precision there will differ.",
+            "are as frequent here as in the data, and in a patient's specimen they are not, so precision will differ.",
             _table(("figure", "value", "n"), overall),
             _table(("class", "recall", "n", "precision", "n predicted"), rows),
             _confusions(m, confusion),
@@ -88,9 +89,9 @@ def _confusions(m: Manifest, confusion: list[list[int]]) -> str:
         if count and true != predicted
     ]
     worst = sorted(pairs, key=lambda pair: -pair[0])[:8]
-    return (
-        "Most frequent confusions: " + ", ".join(f"{true} read as {said} {count}×" for count, true, said in worst) + "."
-    )
+    if not worst:
+        return "No confusions."
+    return f"Most frequent confusions: {', '.join(f'{true} read as {said} {count}×' for count, true, said in worst)}."
 
 
 def _limits(m: Manifest) -> str:

@@ -46,9 +46,13 @@ def score(net: VAN, config: Config, images: NDArray[np.uint8], batch_size: int =
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """The T that minimises the negative log likelihood of softmax(logits / T) (arXiv 1706.04599, section 4.2)."""
+    """The T that minimises the negative log likelihood of softmax(logits / T) (arXiv 1706.04599, section 4.2).
+
+    Raises:
+        ValueError: there are no labels to fit it on.
+    """
     if len(labels) == 0:
-        return 1.0
+        raise ValueError("no calibration picture shows the tissue that the model is for: no temperature can be fitted")
 
     def loss(log_t: float) -> float:
         return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
@@ -78,6 +82,8 @@ def evaluate(
         if not rows.any():
             continue
         split = f"{source.name} ({source.tissue}), last {config.data.blocks.test:.1%} of each class in file order"
+        if source.crop < 1:  # the service never crops: whoever reads the figure must know that here it was done
+            split += f", cropped to the central {source.crop:.0%} of each side"
         labels = test.labels[rows]
         metrics += measure(labels, probabilities[rows], config.codes, split)
         raw = expected_calibration_error(labels, softmax(logits[1][rows], axis=1))
