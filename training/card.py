@@ -72,8 +72,9 @@ def _split(m: Manifest, split: str, confusion: list[list[int]]) -> str:
     return "\n\n".join(
         [
             f"## Figures: {split}",
-            f"All {len(m.classes)} outputs compete. In brackets: 95 % interval (Wilson; macro F1: bootstrap). Classes "
-            "are as frequent here as in the data, and in a patient's specimen they are not, so precision will differ.",
+            f"All {len(m.classes)} outputs compete. In brackets: 95 % interval (Wilson; macro F1 and balanced "
+            "accuracy: bootstrap). Classes are as frequent here as in the data, and in a patient's specimen they are "
+            "not, so precision will differ.",
             _table(("figure", "value", "n"), overall),
             _table(("class", "recall", "n", "precision", "n predicted"), rows),
             _confusions(m, confusion),

@@ -1,5 +1,6 @@
 """Figures from labels and probabilities, each with its n and its interval.
 
+The ECE stands alone: it is biased upwards, resampled still more, so that a bootstrap need not even cover it.
 Knows arrays and class codes. Knows no network and no files.
 """
 
@@ -12,6 +13,7 @@ from model.contract import Metric
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float32]
+Interval = tuple[float, float]  # low, high
 
 ECE_BINS = 15
 BOOTSTRAP_DRAWS = 1000
@@ -50,11 +52,18 @@ def measure(labels: Labels, probabilities: Probabilities, codes: tuple[str, ...]
     predicted = probabilities.argmax(axis=1)
     n = len(labels)
     recalls = [float((predicted[labels == c] == c).mean()) for c in np.unique(labels)]
-    low, high = _bootstrap_macro_f1(labels, predicted)
+    f1, balanced = _bootstrap(labels, predicted)
     overall = [
         proportion("accuracy", int((predicted == labels).sum()), n, split),
-        Metric(name="macro_f1", value=macro_f1(labels, predicted), low=low, high=high, n=n, split=split),
-        Metric(name="balanced_accuracy", value=float(np.mean(recalls)), n=n, split=split),
+        Metric(name="macro_f1", value=macro_f1(labels, predicted), low=f1[0], high=f1[1], n=n, split=split),
+        Metric(
+            name="balanced_accuracy",
+            value=float(np.mean(recalls)),
+            low=balanced[0],
+            high=balanced[1],
+            n=n,
+            split=split,
+        ),
         Metric(name="ece", value=expected_calibration_error(labels, probabilities), n=n, split=split),
     ]
     return overall + [m for c in np.unique(labels) for m in _of_class(labels, predicted, int(c), codes[c], split)]
@@ -68,8 +77,11 @@ def _of_class(labels: Labels, predicted: Labels, index: int, code: str, split: s
     ]
 
 
-def _bootstrap_macro_f1(labels: Labels, predicted: Labels) -> tuple[float, float]:
-    """95 % percentile interval over resampled pictures; from confusion counts, so that 1000 draws take a moment."""
+def _bootstrap(labels: Labels, predicted: Labels) -> tuple[Interval, Interval]:
+    """95 % percentile intervals of macro F1 and balanced accuracy over resampled pictures.
+
+    From confusion counts, so that 1000 draws take a moment.
+    """
     classes = np.unique(labels)
     every = np.union1d(labels, predicted)
     counts = np.zeros((len(every), len(every)))
@@ -79,7 +91,11 @@ def _bootstrap_macro_f1(labels: Labels, predicted: Labels) -> tuple[float, float
     draws = generator.multinomial(len(labels), counts.ravel() / counts.sum(), BOOTSTRAP_DRAWS)
     drawn = draws.reshape(-1, *counts.shape)
     hits = np.einsum("bii->bi", drawn)
-    sums = drawn.sum(axis=1) + drawn.sum(axis=2)
-    f1 = 2 * hits / np.maximum(sums, 1)
-    low, high = np.quantile(f1[:, rows].mean(axis=1), [0.025, 0.975])
+    true, answered = drawn.sum(axis=2), drawn.sum(axis=1)
+    f1, recall = 2 * hits / np.maximum(true + answered, 1), hits / np.maximum(true, 1)
+    return _middle_95(f1[:, rows].mean(axis=1)), _middle_95(recall[:, rows].mean(axis=1))
+
+
+def _middle_95(draws: NDArray[np.float64]) -> Interval:
+    low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
