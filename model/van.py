@@ -42,7 +42,7 @@ _LKA = (("5-7-1",),) * 4
 _MLKA = (ALL_SCALES, ALL_SCALES, ALL_SCALES, ("3-5-1",))
 _VAN_RATIOS = (8, 8, 4, 4)
 
-# van_*: the published widths and depths, so that published checkpoints fit (arXiv 2202.09741, table 2).
+# van_*: the published widths and depths, so that published checkpoints fit (arXiv 2202.09741, section 3.2).
 # The rest: every width a multiple of 48, so that each third of an MLKA is a multiple of the 16 channels that
 # onnxruntime's blocked depthwise kernels need; thirds of 10 or 11 channels run eight times slower.
 VARIANTS: dict[str, Variant] = {
@@ -71,7 +71,7 @@ def variant_named(name: str) -> Variant:
 
 
 class LKA(nn.Module):
-    """Large kernel attention: depthwise, dilated depthwise, pointwise convolution (arXiv 2202.09741, eq. 2).
+    """Large kernel attention: depthwise, dilated depthwise, pointwise convolution (arXiv 2202.09741, section 3.1).
 
     Returns the gate alone, unbounded and signed, of the shape of its input; the caller multiplies.
     """
@@ -120,7 +120,7 @@ class MLKA(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """1×1 → GELU → spatial gate → 1×1, with an inner residual (arXiv 2202.09741, fig. 3d). Returns (output, gate)."""
+    """1×1 → GELU → spatial gate → 1×1 and an inner residual (arXiv 2202.09741, section 3.2). Returns (output, gate)."""
 
     def __init__(self, dim: int, scales: Scales) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class SpatialAttention(nn.Module):
 
 
 class ConvFFN(nn.Module):
-    """1×1 → depthwise 3×3 → GELU → 1×1 (the CFF of arXiv 2202.09741, fig. 3a)."""
+    """1×1 → depthwise 3×3 → GELU → 1×1 (the CFF of arXiv 2202.09741, section 3.2)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
