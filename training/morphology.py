@@ -1,8 +1,8 @@
 """How each of the 21 classes looks, as numbers: sizes in micrometres, colours of a May-Grünwald-Giemsa stain.
 
 Knows what a haematologist would point at (lobes, granules, chromatin, rims). Knows no pixels: the painter draws it.
-Simplified after the ICSH recommendations for the morphology of marrow cells (Lee et al. 2008, doi
-10.1111/j.1751-553X.2008.01100.x); meant to tell the classes apart in tests and examples, not to pass for real.
+The numbers are ours, by eye and measured on nothing: meant to tell the classes apart in tests and examples, not to
+pass for real.
 """
 
 from dataclasses import dataclass
