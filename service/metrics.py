@@ -32,7 +32,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "HTTP requests answered.", "route", "status")
         self._request_s = self._histogram("request_duration_seconds", "Time to answer a request.", SECONDS, "route")
-        self._refusals = self._counter("refusals", "Requests and pictures refused.", "reason")
+        self._refusals = self._counter("refusals", "Requests answered with a problem, by its kind.", "reason")
         self._pictures = self._counter("pictures", "Pictures by what became of them.", "outcome")
         self._decode_s = self._histogram("decode_duration_seconds", "Time to decode and resize a picture.", SECONDS)
         self._queue_wait_s = self._histogram("queue_wait_seconds", "Time a picture waited for its batch.", SECONDS)
@@ -50,7 +50,7 @@ class Metrics:
         self._request_s.labels(route).observe(seconds)
 
     def refused(self, reason: str) -> None:
-        """Something was refused before any work was done on it: queue_full, too_large, closing, …"""
+        """A request was answered with a problem, whose kind is the reason: overloaded, not-ready, malformed-body, …"""
         self._refusals.labels(reason).inc()
 
     def picture(self, outcome: str) -> None:
