@@ -47,7 +47,7 @@ def openapi(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the file is stale.")] = False,
 ) -> None:
     """Write the OpenAPI document. Needs no model."""
-    text = openapi_document.as_file(create_app(Settings()))
+    text = openapi_document.as_file(create_app(_settings()))
     if not check:
         out.write_text(text, encoding="utf-8")
     elif not out.exists() or out.read_text(encoding="utf-8") != text:

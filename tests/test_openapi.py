@@ -57,6 +57,13 @@ def test_the_document_does_not_depend_on_settings(monkeypatch: pytest.MonkeyPatc
     assert as_file(create_app(Settings())) == fresh
 
 
+def test_an_unknown_setting_stops_the_command_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARROWLENS_PROT", "9000")
+    stopped = CliRunner().invoke(command_line, ["openapi", "--check"])
+    assert stopped.exit_code == 2
+    assert "did you mean MARROWLENS_PORT?" in stopped.output
+
+
 def test_every_route_is_there_and_named(found: dict[str, Any]) -> None:
     assert set(operations(found)) == ROUTES
     ids = [operation["operationId"] for operation in operations(found).values()]
