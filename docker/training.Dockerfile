@@ -1,10 +1,8 @@
 # Training, evaluation and export. torch's wheels carry CUDA, so that the host brings only its driver.
 #
 #   docker build -f docker/training.Dockerfile -t marrowlens-training:0.1.0 .
-#   docker run --gpus all --shm-size 8g -v "$PWD/cells:/cells:ro" -v "$PWD/runs:/runs" \
-#       --user "$(id -u):$(id -g)" marrowlens-training:0.1.0 fit /runs/CONFIG.toml
-#
-# --shm-size: the loading workers hand pictures over in /dev/shm, of which Docker gives 64 MiB.
+#   docker run --gpus all -v "$PWD/cells:/cells:ro" -v "$PWD/runs:/runs" --user "$(id -u):$(id -g)" \
+#       marrowlens-training:0.1.0 fit /runs/CONFIG.toml --data /cells --out /runs/NAME
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
