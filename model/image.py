@@ -98,7 +98,7 @@ def decode(
     Args:
         data: a whole JPEG, PNG, BMP, TIFF or WebP file
         size: S, the side of the square in pixels
-        max_pixels: width times height that is still decoded; Pillow's own limit of 89 million stands above it
+        max_pixels: width times height that is still decoded; the one limit, for Pillow's own guards Image.open alone
 
     Returns:
         RGB, uint8, (S, S, 3), C-contiguous, writable and the caller's own.
