@@ -13,11 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from model.van import variant_named
 from training.config import Config, ConfigError, read_config
 from training.data import Block, DataError, Sample, index_folder, split_blocks, split_list
 from training.pictures import Pictures, Unreadable, decode_all
 from training.run import Evaluation, Run, RunError
+
+try:
+    from model.van import variant_named
+except ModuleNotFoundError as error:  # the command is there wherever the service is installed, torch is not
+    raise SystemExit(f"{error.name} is not installed: pip install 'marrowlens[training]'") from error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
 console = Console()

@@ -122,7 +122,8 @@ class Run:
         return counts
 
     def write_fit(self, fit: Fit) -> None:
-        """Write fit.json."""
+        """Write fit.json, and drop what was measured of weights that came before these."""
+        (self.folder / "evaluation.json").unlink(missing_ok=True)
         (self.folder / "fit.json").write_text(fit.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def fit(self) -> Fit:
