@@ -109,15 +109,17 @@ def test_input_sizes_fit_the_grid(tmp_path: Path) -> None:
         write_artefact(tmp_path, input_size=100)
 
 
-def test_the_bundled_manifest_says_what_the_split_was() -> None:
-    for path in Path("model/weights").glob("*.json"):
-        manifest = read_manifest(path)
-        assert set(manifest.unsupported) >= {c for c, n in manifest.training_images.items() if n == 0}
-        assert all(metric.split and metric.n for metric in manifest.metrics if metric.name != "precision")
+@pytest.fixture
+def bundled() -> Manifest:
+    (path,) = Path("model/weights").glob("*.json")
+    return read_manifest(path)
 
 
-def test_sources_add_up_to_the_training_images() -> None:
-    for path in Path("model/weights").glob("*.json"):
-        manifest = read_manifest(path)
-        for code in manifest.codes:
-            assert manifest.training_images[code] == sum(s.training_images.get(code, 0) for s in manifest.sources)
+def test_the_bundled_manifest_says_what_the_split_was(bundled: Manifest) -> None:
+    assert set(bundled.unsupported) >= {c for c, n in bundled.training_images.items() if n == 0}
+    assert all(metric.split and metric.n for metric in bundled.metrics if metric.name != "precision")
+
+
+def test_sources_add_up_to_the_training_images(bundled: Manifest) -> None:
+    for code in bundled.codes:
+        assert bundled.training_images[code] == sum(s.training_images.get(code, 0) for s in bundled.sources)
