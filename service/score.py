@@ -54,7 +54,9 @@ def score(
     out: Annotated[Path, typer.Option(help="The table: results.parquet, results.csv or results.jsonl.")],
     artefact: Annotated[Path | None, typer.Option(help="The .onnx file; its manifest lies beside it.")] = None,
 ) -> None:
-    """Score a folder of pictures into a table: path, code, probability, p_CODE for each class, model_sha256.
+    """Score a folder of pictures into a table: path, code, probability, supported, p_CODE for each class, model_sha256.
+
+    Where `supported` is false, nothing is claimed for the class named: do not rely on it.
 
     Run it again to go on after an interruption or to add new pictures: a path that the table has is not scored twice.
     Paths are relative to the folder, so give each folder a table of its own.
@@ -98,7 +100,8 @@ def score_folder(folder: Path, out: Path, session: Session, settings: Settings, 
     for needed in (folder, out.parent):
         if not needed.is_dir():
             raise CannotScore(f"{needed}: is not a folder")
-    columns = Columns(session.manifest.codes, session.manifest.sha256)
+    manifest = session.manifest
+    columns = Columns(manifest.codes, manifest.sha256, manifest.unsupported)
 
     def in_the_table() -> Iterator[Scored]:
         return read_table(out, columns) if out.exists() else iter(())

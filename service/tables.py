@@ -38,19 +38,25 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What a table of one model holds: path, code, probability, one p_CODE a class, model_sha256."""
+    """What a table of one model holds: path, code, probability, supported, one p_CODE a class, model_sha256.
+
+    `supported` is false where nothing is claimed for the class named.
+    """
 
     codes: tuple[str, ...]
     model_sha256: str
+    unsupported: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
-        return ["path", "code", "probability", *(f"p_{code}" for code in self.codes), "model_sha256"]
+        return ["path", "code", "probability", "supported", *(f"p_{code}" for code in self.codes), "model_sha256"]
 
     def row(self, scored: Scored) -> list[Any]:
-        best = int(scored.probabilities.argmax())
         probabilities = scored.probabilities
-        return [scored.path, self.codes[best], probabilities[best], *probabilities, self.model_sha256]
+        best = int(probabilities.argmax())
+        code = self.codes[best]
+        supported = code not in self.unsupported
+        return [scored.path, code, probabilities[best], supported, *probabilities, self.model_sha256]
 
     def scored(self, table: Path, row: dict[str, Any]) -> Scored:
         """The other way.
@@ -149,8 +155,8 @@ def _write_parquet(path: Path, names: Sequence[str], rows: Iterable[list[Any]]) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    text = {"path", "code", "model_sha256"}
-    schema = pa.schema([(name, pa.string() if name in text else pa.float32()) for name in names])
+    types = dict.fromkeys(("path", "code", "model_sha256"), pa.string()) | {"supported": pa.bool_()}
+    schema = pa.schema([(name, types.get(name, pa.float32())) for name in names])
     rows = iter(rows)
     with pq.ParquetWriter(path, schema) as writer:
         while some := list(islice(rows, ROWS_AT_ONCE)):

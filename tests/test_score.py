@@ -105,7 +105,9 @@ def test_the_columns_say_it_all(form: str, folder: Path, tmp_path: Path, artefac
     run(folder, out, artefact)
     manifest = open_session(artefact).manifest
     for row in plain_rows(out):
-        assert list(row) == ["path", "code", "probability", *(f"p_{code}" for code in manifest.codes), "model_sha256"]
+        probabilities = [f"p_{code}" for code in manifest.codes]
+        assert list(row) == ["path", "code", "probability", "supported", *probabilities, "model_sha256"]
+        assert str(row["supported"]) == str(row["code"] not in manifest.unsupported)
         by_code = {code: float(row[f"p_{code}"]) for code in manifest.codes}
         assert row["code"] == max(by_code, key=lambda code: by_code[code])
         assert float(row["probability"]) == by_code[row["code"]]

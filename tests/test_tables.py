@@ -1,15 +1,18 @@
 """Tables: what goes in comes out in every format, and a table is there whole or not at all."""
 
+import csv
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pyarrow import parquet
 
 from service.tables import Columns, Scored, TableError, check_format, read_table, write_table
 
@@ -38,6 +41,20 @@ def one_row(path: str = "a.png") -> list[Scored]:
 
 
 @pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("unsupported", [(), ("path",), ("NGS", "b-2")])
+def test_a_row_says_whether_its_class_is_supported(form: str, tmp_path: Path, unsupported: tuple[str, ...]) -> None:
+    table = tmp_path / f"table.{form}"
+    write_table(table, Columns(COLUMNS.codes, COLUMNS.model_sha256, unsupported), one_row())
+    if form == "csv":
+        (found,) = csv.DictReader(table.read_text().splitlines())
+        assert found["supported"] == str("path" not in unsupported)
+    elif form == "jsonl":
+        assert orjson.loads(table.read_bytes())["supported"] is ("path" not in unsupported)
+    else:
+        assert parquet.read_table(table)["supported"].to_pylist() == ["path" not in unsupported]
+
+
+@pytest.mark.parametrize("form", FORMATS)
 def test_more_rows_than_are_held_at_once(form: str, tmp_path: Path) -> None:
     table = tmp_path / f"table.{form}"
     write_table(table, COLUMNS, (one_row(f"{number:05d}")[0] for number in range(10_000)))
@@ -59,7 +76,7 @@ STRANGERS = {
     "bytes": bytes(range(256)),
     "json": b'{"path": "a"}\n[1, 2]\n',
     "half a row": b",".join(name.encode() for name in COLUMNS.names) + b"\na.png,NGS,0.5\n",
-    "no numbers": b",".join(name.encode() for name in COLUMNS.names) + b"\na,b,c,d,e,f," + b"a" * 64 + b"\n",
+    "no numbers": b",".join(name.encode() for name in COLUMNS.names) + b"\na,b,c,d,e,f,g," + b"a" * 64 + b"\n",
 }
 
 
