@@ -6,7 +6,7 @@ Knows keys, units and defaults. Knows no torch and opens no picture.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -84,7 +84,9 @@ class AugmentConfig(_Strict):
 class FitConfig(_Strict):
     """The optimiser's numbers."""
 
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(30, ge=1, description="of the first cosine cycle")
+    restarts: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="epochs of further cycles (SGDR)")
+    restart_lr: float = Field(0.6, gt=0, le=1, description="first rate of a cycle, as a share of the one before")
     batch_size: int = Field(64, ge=2)
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)

@@ -32,7 +32,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from model.van import VAN
 from training.augment import jitter_stain, warp
-from training.config import Config
+from training.config import Config, FitConfig
 from training.pictures import Pictures
 from training.run import Fit, Run
 
@@ -91,7 +91,7 @@ class Fitting(L.LightningModule):
         fit = self.config.fit
         groups = [{"params": decayed, "weight_decay": fit.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimiser = AdamW(groups, lr=fit.lr)
-        schedule = LambdaLR(optimiser, lambda step: _cosine(step / self.steps_per_epoch, fit.warmup_epochs, fit.epochs))
+        schedule = LambdaLR(optimiser, lambda step: learning_rate(step / self.steps_per_epoch, fit))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -119,10 +119,16 @@ def _mixup(config: Config) -> Mixup | None:
     )
 
 
-def _cosine(epoch: float, warmup: float, epochs: int) -> float:
-    if epoch < warmup:
-        return (epoch + 1e-3) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(epochs - warmup, 1e-9)))
+def learning_rate(epoch: float, config: FitConfig) -> float:
+    """Share of `lr` at a (fractional) epoch: a linear warm-up, then cosine cycles (SGDR, arXiv 1608.03983, eq. 5)."""
+    if epoch < config.warmup_epochs:
+        return (epoch + 1e-3) / config.warmup_epochs
+    start, length, peak = config.warmup_epochs, max(config.epochs - config.warmup_epochs, 1e-9), 1.0
+    for restart in config.restarts:
+        if epoch < start + length:
+            break
+        start, length, peak = start + length, restart, peak * config.restart_lr
+    return peak * 0.5 * (1 + math.cos(math.pi * min((epoch - start) / length, 1.0)))
 
 
 def _loader(pictures: Pictures, batch_size: int, weights: Tensor | None) -> DataLoader[tuple[Tensor, ...]]:
@@ -149,7 +155,7 @@ def fit(config: Config, train: Pictures, calibration: Pictures, run: Run, config
     trainer = L.Trainer(
         accelerator="auto",
         devices=1,
-        max_epochs=config.fit.epochs,
+        max_epochs=config.fit.epochs + sum(config.fit.restarts),
         gradient_clip_val=config.fit.clip_norm,
         logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
         callbacks=[timer, *_callbacks(config, run)],
