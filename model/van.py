@@ -42,7 +42,7 @@ _LKA = (("5-7-1",),) * 4
 _MLKA = (ALL_SCALES, ALL_SCALES, ALL_SCALES, ("3-5-1",))
 _VAN_RATIOS = (8, 8, 4, 4)
 
-# van_*: the published widths and depths, so that published checkpoints fit (arXiv 2202.09741, section 3.2).
+# van_*: the published widths and depths (arXiv 2202.09741, section 3.2).
 # The rest: every width a multiple of 48, so that each third of an MLKA is a multiple of the 16 channels that
 # onnxruntime's blocked depthwise kernels need; thirds of 10 or 11 channels run eight times slower.
 VARIANTS: dict[str, Variant] = {
@@ -89,7 +89,10 @@ class LKA(nn.Module):
 
 
 def _without_padding_taps(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(x) without the outer taps, which on a small map meet padding at every position and only cost time."""
+    """conv(x) without the outer taps, which on a small map meet padding at every position and only cost time.
+
+    They are then never trained either: weights learned at one input size are not for a larger one.
+    """
     taps, dilation = conv.kernel_size[0] // 2, conv.dilation[0]
     rows, columns = (min(taps, (side - 1) // dilation) for side in x.shape[-2:])
     weight = conv.weight[:, :, taps - rows : taps + rows + 1, taps - columns : taps + columns + 1]

@@ -56,7 +56,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
         host=settings.host,
         port=settings.port,
         http="httptools",
-        loop="uvloop",
+        loop="auto",  # uvloop where there is one
         ws="none",
         lifespan="on",
         log_config=None,

@@ -35,6 +35,14 @@ def test_flat_and_numbered_folders_read_alike(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_for_each_patient_stays_together(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"BLA/{patient}/{number}.jpg" for number in (1, 2) for patient in ("p1", "p2", "p3")))
+    found = index_folder(tmp_path, _source(), CODES)
+    assert [s.name for s in found] == ["p1/1.jpg", "p1/2.jpg", "p2/1.jpg", "p2/2.jpg", "p3/1.jpg", "p3/2.jpg"]
+    halves = split_blocks(found, Blocks(train=0.34, calibration=0.33, test=0.33))
+    assert [{s.name[:2] for s in part} for part in halves.values()] == [{"p1"}, {"p2"}, {"p3"}]
+
+
 def test_what_is_no_picture_is_not_a_sample(tmp_path: Path) -> None:
     _touch(tmp_path, "BLA/BLA_00001.JPG", "BLA/notes.txt", ".cache/x.jpg", "README.md")
     assert [s.path.name for s in index_folder(tmp_path, _source(), CODES)] == ["BLA_00001.JPG"]
@@ -64,7 +72,7 @@ def test_a_folder_that_cannot_be_learned_from_is_named(tmp_path: Path, names: tu
 def test_blocks_are_contiguous_disjoint_and_whole(counts: list[int], train: float, calibration: float) -> None:
     blocks = Blocks(train=train, calibration=calibration, test=1 - train - calibration)
     samples = [
-        Sample("set", code, Path(f"{code}_{n:05d}.jpg"))
+        Sample("set", code, f"{n:05d}.jpg", Path(f"{code}_{n:05d}.jpg"))
         for code, count in zip(CODES, counts, strict=False)
         for n in range(count)
     ]
@@ -77,7 +85,7 @@ def test_blocks_are_contiguous_disjoint_and_whole(counts: list[int], train: floa
 
 
 def test_the_split_is_written_in_the_open() -> None:
-    samples = [Sample("set", "BLA", Path(f"/somewhere/BLA_{n:05d}.jpg")) for n in range(10)]
+    samples = [Sample("set", "BLA", f"BLA_{n:05d}.jpg", Path(f"/somewhere/BLA_{n:05d}.jpg")) for n in range(10)]
     lines = split_list(split_blocks(samples, Blocks())).splitlines()
     assert lines[0] == "block,source,code,file"
     assert lines[1] == "train,set,BLA,BLA_00000.jpg"

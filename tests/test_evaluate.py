@@ -44,7 +44,9 @@ def _overconfident(count: int, times: float, seed: int = 0) -> tuple[np.ndarray,
 
 
 def _pictures(source: str, labels: np.ndarray) -> Pictures:
-    samples = [Sample(source, CODES[label], Path(f"{number}.png")) for number, label in enumerate(labels)]
+    samples = [
+        Sample(source, CODES[label], f"{number}.png", Path(f"{number}.png")) for number, label in enumerate(labels)
+    ]
     return Pictures(samples, np.empty((0, 32, 32, 3), np.uint8), labels, [])
 
 

@@ -13,6 +13,7 @@ from serving import client
 
 from model.contract import INPUT, OUTPUTS, read_manifest
 from model.image import decode
+from training.data import sha256_of
 from training.painter import write_folder
 
 CODES = ("EOS", "LYT", "NGS")
@@ -93,6 +94,11 @@ def test_figures_stand_alike_in_evaluation_manifest_and_card(desk: Path) -> None
     card = (desk / "weights" / "MODEL_CARD.md").read_text()
     assert f"| accuracy | {accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f}) | {accuracy.n} |" in card
     assert "Research use only" in card
+
+
+def test_the_split_list_beside_the_card_is_the_one_in_the_manifest(desk: Path) -> None:
+    manifest = read_manifest(desk / "weights" / "drawn.json")
+    assert sha256_of((desk / "weights" / "drawn.split.csv").read_text()) == manifest.split_sha256
 
 
 def test_predictions_add_up_to_the_accuracy(desk: Path) -> None:
@@ -218,7 +224,7 @@ def test_what_cannot_be_trained_is_said_in_one_line(
 
 def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> None:
     assert "`marrowlens-train fit` makes it" in _refusal("evaluate", tmp_path)
-    assert "`marrowlens-train fit` makes it" in _refusal("export", tmp_path)
+    assert "`marrowlens-train fit` makes it" in _refusal("export", tmp_path, "--out", tmp_path / "weights")
 
 
 def test_without_torch_the_command_names_what_to_install() -> None:

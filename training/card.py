@@ -9,18 +9,17 @@ from collections.abc import Iterable
 from model.contract import Manifest, Metric
 
 
-def model_card(manifest: Manifest, commands: str, took: str, confusion: dict[str, list[list[int]]]) -> str:
+def model_card(manifest: Manifest, reproduction: str, confusion: dict[str, list[list[int]]]) -> str:
     """MODEL_CARD.md of an artefact.
 
     Args:
-        commands: the command lines that reproduce the artefact.
-        took: how long training took, and on what.
+        reproduction: the commands that make the artefact again, and what they took.
         confusion: split → confusion matrix in class order; rows true, columns predicted.
     """
     splits = list(dict.fromkeys(metric.split for metric in manifest.metrics))
     parts = [_head(manifest), _classes(manifest)]
     parts += [_split(manifest, split, confusion.get(split, [])) for split in splits]
-    parts += [_limits(manifest), _data(manifest), f"## Reproduce\n\n```sh\n{commands}\n```\n\nTraining took {took}."]
+    parts += [_limits(manifest), _data(manifest), f"## Reproduce\n\n{reproduction}"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -39,7 +38,7 @@ def _head(m: Manifest) -> str:
 | outputs | {", ".join(f"`{name}` {list(shape)}" for name, shape in m.outputs.items())} |
 | calibration | temperature {m.temperature:.3f}, fitted on the calibration block, in the graph |
 | split | {m.split} |
-| sha256 of the split list | `{m.split_sha256}` |
+| sha256 of the split list | `{m.split_sha256}`, `{m.name}.split.csv` beside this card |
 | sha256 of the ONNX | `{m.sha256}` |
 | licence of the weights | {m.licence} |"""
 
@@ -96,7 +95,8 @@ def _confusions(m: Manifest, confusion: list[list[int]]) -> str:
 
 
 def _limits(m: Manifest) -> str:
-    return "## What it cannot do\n\n" + "\n".join(f"- {limit}" for limit in m.limits)
+    stated = m.limits or ("Its makers state no limits. Take it for untested.",)
+    return "## What it cannot do\n\n" + "\n".join(f"- {limit}" for limit in stated)
 
 
 def _data(m: Manifest) -> str:

@@ -16,7 +16,7 @@ from rich.table import Table
 from training.config import Config, ConfigError, read_config
 from training.data import Block, DataError, Sample, index_folder, split_blocks, split_list
 from training.pictures import Pictures, Unreadable, decode_all
-from training.run import Evaluation, Run, RunError
+from training.run import Evaluation, Fit, Run, RunError
 
 try:
     from model.van import variant_named
@@ -89,13 +89,13 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path(".")) -> None:
         run.write_evaluation(evaluation)
         write_predictions(run.folder / "predictions.csv", test, probabilities, config.codes)
     _print_figures(evaluation)
-    _say(f"next: marrowlens-train export {run_folder}")
+    _say(f"next: marrowlens-train export {run_folder} --out FOLDER")
 
 
 @app.command()
 def export(
     run_folder: RunFolder,
-    out: Annotated[Path, typer.Option(help="Folder for the ONNX, its manifest and its card.")] = Path("model/weights"),
+    out: Annotated[Path, typer.Option(help="Folder for the ONNX, its manifest, its card and the split list.")],
 ) -> None:
     """Write the ONNX artefact, its manifest and its model card, once it agrees with PyTorch."""
     from training.card import model_card
@@ -113,21 +113,23 @@ def export(
                 path, manifest = export_network(trained, out)
         except ExportError as error:
             raise ValueError(f"not exported: {error}") from error
-        fit_took = run.fit()
-        took = f"{fit_took.train_s / 60:.0f} minutes on {fit_took.device}"
-        card = model_card(manifest, _commands(fit_took.config, out), took, evaluation.confusion)
+        card = model_card(manifest, _reproduction(run.fit(), out), evaluation.confusion)
         (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    _say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest and card beside it")
+        path.with_suffix(".split.csv").write_text(run.split(), encoding="utf-8")
+    _say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 
 
-def _commands(config_path: str, out: Path) -> str:
-    return "\n".join(
-        [
-            f"marrowlens-train fit {config_path} --data DATA --out RUN",
-            "marrowlens-train evaluate RUN --data DATA",
-            f"marrowlens-train export RUN --out {out}",
-        ]
-    )
+def _reproduction(fit: Fit, out: Path) -> str:
+    minutes = max(round(fit.train_s / 60), 1)
+    libraries = ", ".join(f"{name} {version}" for name, version in fit.versions.items())
+    return f"""```sh
+marrowlens-train fit {fit.config} --data DATA --out RUN
+marrowlens-train evaluate RUN --data DATA
+marrowlens-train export RUN --out {out}
+```
+
+Training took {minutes} min on {fit.device}, with {libraries}. A run that was picked up after an interruption repeats \
+the procedure, not the bits."""
 
 
 def _split(config: Config, data: Path) -> dict[Block, list[Sample]]:

@@ -35,13 +35,15 @@ class Sample:
 
     source: str
     code: str
+    name: str  # below the class folder, with / between the parts
     path: Path
 
 
 def index_folder(root: Path, source: SourceConfig, codes: Sequence[str]) -> list[Sample]:
-    """Every picture of `root / source.folder`, class by class in file-name order.
+    """Every picture of `root / source.folder`, class by class, each class in path order.
 
     Reads class folders, flat or with numbered subfolders (`PMO/0001-1000/PMO_00001.jpg`, as Matek 2021 is published).
+    In path order a subfolder, one of a patient say, stays together and meets another block only at its edge.
 
     Raises:
         DataError: no such folder, no class folder in it, or a class folder that is not in the class list.
@@ -61,7 +63,7 @@ def _index_class(folder: Path, source: SourceConfig, codes: Sequence[str]) -> li
         hint = f"did you mean {', '.join(near)}?" if near else f"expected one of {', '.join(codes)}"
         raise DataError(folder, f"{folder.name!r} is not in the class list; {hint}")
     found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return [Sample(source.name, folder.name, path) for path in sorted(found, key=lambda path: (path.name, path))]
+    return [Sample(source.name, folder.name, path.relative_to(folder).as_posix(), path) for path in sorted(found)]
 
 
 def split_blocks(samples: Iterable[Sample], blocks: Blocks) -> dict[Block, list[Sample]]:
@@ -84,7 +86,7 @@ def split_list(parts: dict[Block, list[Sample]]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("block", "source", "code", "file"))
-    rows.writerows((block, s.source, s.code, s.path.name) for block in BLOCKS for s in parts[block])
+    rows.writerows((block, s.source, s.code, s.name) for block in BLOCKS for s in parts[block])
     return text.getvalue()
 
 

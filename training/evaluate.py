@@ -100,4 +100,4 @@ def write_predictions(path: Path, test: Pictures, probabilities: NDArray[np.floa
         rows.writerow(("source", "file", "true", "predicted", "probability"))
         for sample, row in zip(test.samples, probabilities, strict=True):
             best = int(row.argmax())
-            rows.writerow((sample.source, sample.path.name, sample.code, codes[best], f"{row[best]:.4f}"))
+            rows.writerow((sample.source, sample.name, sample.code, codes[best], f"{row[best]:.4f}"))

@@ -7,6 +7,7 @@ import logging
 import math
 import platform
 import warnings
+from importlib.metadata import version
 
 import lightning as L
 import torch
@@ -168,11 +169,18 @@ def fit(config: Config, train: Pictures, calibration: Pictures, run: Run, config
         # Lightning 2.6 asks torch for a name that torch 2.15 renamed; nothing a user can mend.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         trainer.fit(fitting, train_loader, _loader(calibration, 256, None), ckpt_path=resume)
-    run.write_fit(Fit(config=config_path, train_s=timer.time_elapsed("train"), device=_device(trainer)))
+    run.write_fit(
+        Fit(config=config_path, versions=versions(), train_s=timer.time_elapsed("train"), device=_device(trainer))
+    )
     state = {name: tensor.contiguous() for name, tensor in fitting.net.state_dict().items()}
     unfinished = run.weights.with_suffix(".unfinished")
     save_file(state, unfinished)
     unfinished.replace(run.weights)  # last and at once: where this file lies, training has ended
+
+
+def versions() -> dict[str, str]:
+    """The libraries that decide what a seed gives."""
+    return {name: version(name) for name in ("marrowlens", "torch", "lightning", "timm", "numpy", "pillow")}
 
 
 def _device(trainer: L.Trainer) -> str:

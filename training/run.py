@@ -52,6 +52,7 @@ class Fit(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: str  # as it was named on the command line
+    versions: dict[str, str]  # of what the weights depend on
     train_s: float  # over all attempts of an interrupted run
     device: str
 
@@ -87,13 +88,18 @@ class Run:
         Raises:
             RunError: it is another, because the data folder is another or has changed.
         """
-        path = self._made("split.csv", "fit")
-        if path.read_text(encoding="utf-8") != split:
-            raise RunError(path, "the pictures of --data are not those that this run was trained with")
+        if self.split() != split:
+            raise RunError(
+                self.folder / "split.csv", "the pictures of --data are not those that this run was trained with"
+            )
+
+    def split(self) -> str:
+        """The text of split.csv."""
+        return self._made("split.csv", "fit").read_text(encoding="utf-8")
 
     def split_sha256(self) -> str:
         """Hex digest of split.csv."""
-        return sha256_of(self._made("split.csv", "fit").read_text(encoding="utf-8"))
+        return sha256_of(self.split())
 
     def trained_weights(self) -> Path:
         """The weights file.
@@ -108,7 +114,7 @@ class Run:
         with (self.folder / "unreadable.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(("source", "code", "file", "reason"))
-            rows.writerows((e.sample.source, e.sample.code, e.sample.path.name, e.reason) for e in unreadable)
+            rows.writerows((e.sample.source, e.sample.code, e.sample.name, e.reason) for e in unreadable)
 
     def training_images(self) -> dict[str, Counter[str]]:
         """Source → class → pictures that were learned from: the training block without the unreadable."""

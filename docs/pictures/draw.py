@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw, ImageFont
 
 from service.app import create_app
+from service.session import open_session
 from service.settings import Settings
 
 CELL = Path("examples/cell.png")
@@ -19,7 +20,7 @@ TILE, GAP, CAPTION = 220, 10, 26  # pixels
 
 def panels() -> list[tuple[str, Image.Image]]:
     """The cell, the overlay of each attention scale, and of the evidence for the first class, each with a caption."""
-    with TestClient(create_app(Settings())) as client:
+    with TestClient(create_app(Settings(), open_session())) as client:
         query = {"maps": "attention,evidence", "map_format": "overlay", "top_k": 1}
         answer = client.post("/classify", params=query, files={"image": CELL.read_bytes()}).json()
     first = answer["evidence"][0]
@@ -48,4 +49,4 @@ def sheet(shown: list[tuple[str, Image.Image]]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    sheet(panels()).quantize(128).save(Path(__file__).with_name("answer.png"), optimize=True)
+    sheet(panels()).save(Path(__file__).with_name("answer.png"), optimize=True)
