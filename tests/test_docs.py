@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from serving import client
 
 from model.contract import Manifest, read_manifest
 from service.app import create_app
+from service.artefact import bundled_artefact
 from service.settings import Settings, environment_name
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -45,6 +47,18 @@ def test_every_setting_stands_in_the_readme() -> None:
 def test_the_figures_are_the_manifests() -> None:
     table = _figures_table(_bundled())
     assert table in README, f"put this under `<!-- figures -->`:\n{table}"
+
+
+def test_the_example_answer_is_the_bundled_models() -> None:
+    with client(bundled_artefact()) as service:
+        answer = service.post("/classify", files={"image": Path("examples/cell.png").read_bytes()}).json()
+    prediction, attention = answer["prediction"], answer["attention"]
+    said = (
+        f'"prediction": {{"code": "{prediction["code"]}", "name": "{prediction["name"]}", '
+        f'"probability": {prediction["probability"]:.2f}, "supported": {str(prediction["supported"]).lower()}}}'
+    )
+    assert said in README, f"put this into the example: {said}"
+    assert f'"attention": {{"height": {attention["height"]}, "width": {attention["width"]}, ' in README
 
 
 def test_the_supported_classes_are_the_manifests() -> None:

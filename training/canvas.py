@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-#: The side of the square, as in Matek et al. 2021 (250 px at about 0.1 µm).
+#: The side of the square: the drawings' own assumption, which a nucleated cell fills by a half.
 FIELD_UM = 25.0
 
 Point = tuple[float, float]  # µm right and down from the middle
