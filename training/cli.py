@@ -73,8 +73,8 @@ def fit(
 def evaluate(run_folder: RunFolder, data: DataRoot = Path(".")) -> None:
     """Fit the temperature on the calibration block and measure the test block."""
     with _told_plainly():
+        from training.evaluate import TEMPERATURE_BOUNDS, load_network, score, write_predictions
         from training.evaluate import evaluate as evaluate_logits
-        from training.evaluate import load_network, score, write_predictions
 
         run = Run(run_folder)
         config = run.config()
@@ -89,6 +89,9 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path(".")) -> None:
         run.write_evaluation(evaluation)
         write_predictions(run.folder / "predictions.csv", test, probabilities, config.codes)
     _print_figures(evaluation)
+    low, high = TEMPERATURE_BOUNDS
+    if not 1.01 * low < evaluation.temperature < 0.99 * high:
+        complaints.print("the temperature is at its bound: the calibration block does not determine it", soft_wrap=True)
     _say(f"next: marrowlens-train export {run_folder} --out FOLDER")
 
 

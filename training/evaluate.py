@@ -45,6 +45,10 @@ def score(net: VAN, config: Config, images: NDArray[np.uint8], batch_size: int =
     return np.concatenate(rows) if rows else np.empty((0, len(config.classes)), np.float32)
 
 
+#: Outside of these a temperature says that the calibration block does not determine it.
+TEMPERATURE_BOUNDS = (0.1, 10.0)
+
+
 def fit_temperature(logits: Logits, labels: Labels) -> float:
     """The T that minimises the negative log likelihood of softmax(logits / T) (arXiv 1706.04599, section 4.2).
 
@@ -57,7 +61,7 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     def loss(log_t: float) -> float:
         return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded").x))
 
 
 def evaluate(
