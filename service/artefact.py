@@ -46,11 +46,13 @@ def read_artefact(path: Path) -> tuple[bytes, Manifest]:
     Raises:
         ArtefactError: a file cannot be read, or the two do not belong together.
     """
-    manifest = read_manifest(path.with_suffix(".json"))
+    if path.suffix == ".json":
+        raise ArtefactError(path, "is a manifest by its name; name the .onnx file beside it")
     try:
         graph = path.read_bytes()
     except OSError as error:
         raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
+    manifest = read_manifest(path.with_suffix(".json"))
     found = sha256(graph)
     if found != manifest.sha256:
         reason = f"is damaged or another model's: its sha256 is {found}, the manifest has {manifest.sha256}"

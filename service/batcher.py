@@ -26,7 +26,7 @@ class QueueFull(Exception):
     """Refused at once: every place is taken. `retry_after_s` is when they will be free, at the measured rate."""
 
     def __init__(self, queued: int, limit: int, retry_after_s: float) -> None:
-        super().__init__(f"{queued} of {limit} places are taken; try again in {retry_after_s:.1f} s")
+        super().__init__(f"{queued} of {limit} places are taken")
         self.queued = queued
         self.limit = limit
         self.retry_after_s = retry_after_s

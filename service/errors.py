@@ -38,7 +38,7 @@ class UnsupportedBody(ServiceError):
     """A body of a type that the route does not take."""
 
     def __init__(self, found: str, expected: str) -> None:
-        super().__init__(f"{found or 'no Content-Type'} is not read here; send {expected}")
+        super().__init__(f"{found or 'a body without Content-Type'} is not read here; send {expected}")
         self.found = found
         self.expected = expected
 

@@ -75,7 +75,10 @@ class Prediction(Document):
     code: Code
     name: str
     probability: Probability
-    supported: bool = Field(description="false: nothing is claimed for the class named; do not rely on it")
+    supported: bool = Field(
+        description="speaks of the class named, not of this cell. false: nothing is claimed for that class. true: "
+        "it was learned from enough pictures; a cell of a class that the model does not know also gets such a name"
+    )
 
 
 class TopClass(Document):
@@ -146,7 +149,11 @@ class BatchItem(Document):
 
 
 class ClassShare(Document):
-    """One class in the differential. Without a single counted cell there is no percentage and no interval."""
+    """One class in the differential. Without a single counted cell there is no percentage and no interval.
+
+    The interval is that of counting so many cells. That the model misreads some, and names every cell of an unsupported
+    class as another, is not in it: a differential is one only after a person has read the cells.
+    """
 
     code: Code
     name: str
@@ -154,7 +161,7 @@ class ClassShare(Document):
     percent: float | None = Field(None, description="of the counted cells")
     low: float | None = Field(None, description="lower bound of the 95 % Wilson interval, in per cent")
     high: float | None = Field(None, description="upper bound of the 95 % Wilson interval, in per cent")
-    supported: bool
+    supported: bool = Field(description="false: a count of 0 does not mean that there is no such cell")
 
 
 class ClassCount(Document):

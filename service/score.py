@@ -56,7 +56,8 @@ def score(
 ) -> None:
     """Score a folder of pictures into a table: path, code, probability, supported, p_CODE for each class, model_sha256.
 
-    Where `supported` is false, nothing is claimed for the class named: do not rely on it.
+    `supported` speaks of the class named, not of the cell: false, and nothing is claimed for it; true, and it was
+    learned from enough pictures, yet a cell of a class that the model does not know is also given such a name.
 
     Run it again to go on after an interruption or to add new pictures: a path that the table has is not scored twice.
     Paths are relative to the folder, so give each folder a table of its own.

@@ -70,9 +70,13 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.max_queue_size < self.max_batch_size:
-            raise ValueError("max_queue_size below max_batch_size: no batch could ever be full")
+            raise ValueError(
+                "MARROWLENS_MAX_QUEUE_SIZE is below MARROWLENS_MAX_BATCH_SIZE: no batch could ever be full"
+            )
         if self.max_body_bytes < self.max_image_bytes:
-            raise ValueError("max_body_bytes below max_image_bytes: the largest picture could not be sent in a batch")
+            raise ValueError(
+                "MARROWLENS_MAX_BODY_BYTES is below MARROWLENS_MAX_IMAGE_BYTES: no batch could hold the largest"
+            )
         return self
 
 

@@ -40,7 +40,7 @@ class Scored:
 class Columns:
     """What a table of one model holds: path, code, probability, supported, one p_CODE a class, model_sha256.
 
-    `supported` is false where nothing is claimed for the class named.
+    `supported` is false where nothing is claimed for the class named; true says nothing of the cell.
     """
 
     codes: tuple[str, ...]

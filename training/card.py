@@ -72,8 +72,9 @@ def _split(m: Manifest, split: str, confusion: list[list[int]]) -> str:
         [
             f"## Figures: {split}",
             f"All {len(m.classes)} outputs compete. In brackets: 95 % interval (Wilson; macro F1 and balanced "
-            "accuracy: bootstrap). Classes are as frequent here as in the data, and in a patient's specimen they are "
-            "not, so precision will differ.",
+            "accuracy: bootstrap). The mix of classes is that of this block, not "
+            "that of a patient's specimen, so precision will differ there. Supported means supported on the intended "
+            "tissue.",
             _table(("figure", "value", "n"), overall),
             _table(("class", "recall", "n", "precision", "n predicted"), rows),
             _confusions(m, confusion),
@@ -82,16 +83,10 @@ def _split(m: Manifest, split: str, confusion: list[list[int]]) -> str:
 
 
 def _confusions(m: Manifest, confusion: list[list[int]]) -> str:
-    pairs = [
-        (count, m.codes[true], m.codes[predicted])
-        for true, row in enumerate(confusion)
-        for predicted, count in enumerate(row)
-        if count and true != predicted
-    ]
-    worst = sorted(pairs, key=lambda pair: -pair[0])[:8]
-    if not worst:
-        return "No confusions."
-    return f"Most frequent confusions: {', '.join(f'{true} read as {said} {count}×' for count, true, said in worst)}."
+    """The confusion matrix, of the classes that occur or are named."""
+    named = [i for i, row in enumerate(confusion) if sum(row) or any(other[i] for other in confusion)]
+    rows = [(f"**{m.codes[true]}**", *(confusion[true][i] or "" for i in named)) for true in named]
+    return "Rows: true class; columns: class named.\n\n" + _table(("", *(m.codes[i] for i in named)), rows)
 
 
 def _limits(m: Manifest) -> str:
@@ -108,6 +103,8 @@ def _data(m: Manifest) -> str:
 
 
 def _figure(metric: Metric) -> str:
+    if metric.n == 0:
+        return "undefined"
     if metric.low is None or metric.high is None:
         return f"{metric.value:.3f}"
     return f"{metric.value:.3f} ({metric.low:.3f}–{metric.high:.3f})"
