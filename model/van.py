@@ -44,7 +44,7 @@ _VAN_RATIOS = (8, 8, 4, 4)
 
 # van_*: the published widths and depths (arXiv 2202.09741, section 3.2).
 # The rest: every width a multiple of 48, so that each third of an MLKA is a multiple of the 16 channels that
-# onnxruntime's blocked depthwise kernels need; thirds of 10 or 11 channels run eight times slower.
+# onnxruntime's blocked depthwise kernels need; other thirds fall to a much slower path.
 VARIANTS: dict[str, Variant] = {
     "micro": Variant((48, 48, 48, 48), (1, 1, 1, 1), (1, 1, 1, 1), _MLKA, "mcnn", 48),
     "tiny": Variant((48, 96, 144, 192), (2, 2, 4, 2), (4, 4, 4, 4), _MLKA, "mcnn", 144),
