@@ -19,7 +19,7 @@ from training.pictures import Pictures, Unreadable, decode_all
 from training.run import Evaluation, Fit, Run, RunError
 
 try:
-    from model.van import variant_named
+    from training.networks import check_name
 except ModuleNotFoundError as error:  # the command is there wherever the service is installed, torch is not
     raise SystemExit(f"{error.name} is not installed: pip install 'marrowlens[training]'") from error
 
@@ -50,7 +50,7 @@ def fit(
     """Train a model and write its weights, curves and split to a run folder."""
     with _told_plainly():
         config = read_config(config_path)
-        variant_named(config.model.variant)
+        check_name(config.model.variant)
         parts = _split(config, data)
         run = Run(out)
         run.start(config_path, split_list(parts))
@@ -65,7 +65,7 @@ def fit(
         run.write_unreadable([*train.unreadable, *calibration.unreadable])
         if len(train.samples) < config.fit.batch_size:
             raise DataError(data, f"{len(train.samples)} readable training pictures do not fill one batch")
-        fit_network(config, train, calibration, run, str(config_path))
+        fit_network(config, train, calibration, run, str(config_path), _say)
     _say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 

@@ -65,6 +65,7 @@ class ModelConfig(_Strict):
     variant: str = "tiny"
     input_size: int = Field(96, ge=SIZE_MULTIPLE, le=1024, multiple_of=SIZE_MULTIPLE)
     drop_path: float = Field(0.1, ge=0, lt=1)
+    init: str = Field("", description="weights to begin with: imagenet, a run folder, .safetensors, .onnx, .pth")
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -96,6 +97,14 @@ class FitConfig(_Strict):
     clip_norm: float = Field(5.0, gt=0)
 
 
+class DistilConfig(_Strict):
+    """Learning from the answers of trained networks beside the labels (arXiv 1503.02531; 2106.05237 on how)."""
+
+    teachers: tuple[Path, ...] = Field((), description="run folders; their softened answers are averaged")
+    weight: float = Field(0.7, ge=0, le=1, description="of the teachers' answers; the labels have the rest")
+    temperature: float = Field(2.0, gt=0, description="that softens both sides")
+
+
 class CardConfig(_Strict):
     """What the manifest and the model card say that no measurement can."""
 
@@ -117,6 +126,7 @@ class Config(_Strict):
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
+    distil: DistilConfig = DistilConfig()
     card: CardConfig
 
     @model_validator(mode="after")

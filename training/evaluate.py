@@ -18,23 +18,25 @@ from sklearn.metrics import confusion_matrix
 
 from model.contract import Metric
 from model.van import VAN
+from training.comparison import Pooled
 from training.config import Config
 from training.metrics import Labels, expected_calibration_error, measure
+from training.networks import build
 from training.pictures import Pictures
 from training.run import Evaluation
 
 Logits = NDArray[np.float32]
 
 
-def load_network(config: Config, weights: Path) -> VAN:
+def load_network(config: Config, weights: Path) -> VAN | Pooled:
     """The trained network in eval mode."""
-    net = VAN(config.model.variant, len(config.classes))
+    net = build(config.model, len(config.classes))
     net.load_state_dict(load_file(weights))
     return net.eval()
 
 
 @torch.inference_mode()
-def score(net: VAN, config: Config, images: NDArray[np.uint8], batch_size: int = 64) -> Logits:
+def score(net: VAN | Pooled, config: Config, images: NDArray[np.uint8], batch_size: int = 64) -> Logits:
     """Logits (N, C) of uint8 pictures (N, S, S, 3)."""
     mean = torch.tensor(config.model.mean).view(3, 1, 1)
     std = torch.tensor(config.model.std).view(3, 1, 1)

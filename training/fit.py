@@ -7,6 +7,7 @@ import logging
 import math
 import platform
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 
 import lightning as L
@@ -31,9 +32,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import BatchSampler, DataLoader, TensorDataset, WeightedRandomSampler
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from model.van import VAN
+from training.allocator import keep_freed_memory
 from training.augment import jitter_stain, warp
 from training.config import Config, FitConfig
+from training.distil import Teachers
+from training.initial import take_over
+from training.networks import build
 from training.pictures import Pictures
 from training.run import Fit, Run
 
@@ -42,7 +46,7 @@ OVERSIZE = 4 / 3
 
 
 class Fitting(L.LightningModule):
-    """VAN under training. Batches are uint8 pictures (N, H, W, 3) and labels (N,)."""
+    """A network under training. Batches are uint8 pictures (N, H, W, 3) and labels (N,)."""
 
     mean: Tensor
     std: Tensor
@@ -52,7 +56,8 @@ class Fitting(L.LightningModule):
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         classes = len(config.classes)
-        self.net = VAN(config.model.variant, classes, config.model.drop_path).to(memory_format=torch.channels_last)
+        self.net = build(config.model, classes).to(memory_format=torch.channels_last)
+        self.teachers = [Teachers(config)]  # in a list: no module of this one, so that no checkpoint holds them
         self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.model.std).view(3, 1, 1), persistent=False)
         self.mixup = _mixup(config)
@@ -66,15 +71,18 @@ class Fitting(L.LightningModule):
         return images.permute(0, 3, 1, 2).float() / 255  # (N, H, W, 3) uint8 -> (N, 3, H, W) in 0..1
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        config = self.config
-        images = jitter_stain(
-            warp(self._planes(batch[0]), config.model.input_size, config.augment), config.augment.stain
-        )
-        labels: Tensor = batch[1]
+        config, teachers = self.config, self.teachers[0]
+        size = config.model.input_size
+        images = warp(self._planes(batch[0]), max(size, teachers.input_size), config.augment)
+        images, labels = jitter_stain(images, config.augment.stain), batch[1]
         if self.mixup:
             images, labels = self.mixup(images, labels)
+        seen = images if images.shape[-1] == size else F.interpolate(images, size, mode="bilinear", antialias=True)
         smoothing = 0.0 if labels.ndim == 2 else config.fit.label_smoothing
-        loss = F.cross_entropy(self.net(self._normalise(images)).logits, labels, label_smoothing=smoothing)
+        logits = self.net(self._normalise(seen)).logits
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        if teachers:
+            loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(logits, images)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -144,14 +152,19 @@ def _loader(pictures: Pictures, batch_size: int, weights: Tensor | None) -> Data
     return DataLoader(data, sampler=batches, batch_size=None, collate_fn=None)
 
 
-def fit(config: Config, train: Pictures, calibration: Pictures, run: Run, config_path: str) -> None:
+def fit(
+    config: Config, train: Pictures, calibration: Pictures, run: Run, config_path: str, say: Callable[[str], None]
+) -> None:
     """Train and write the averaged weights (a state_dict of VAN); picks up where an interrupted run stopped."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advice and advertisements stay out of the way
+    keep_freed_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
     weight_of = {source.name: source.weight for source in config.data.sources}
     weights = torch.tensor([weight_of[sample.source] for sample in train.samples])
     train_loader = _loader(train, config.fit.batch_size, weights)
     fitting = Fitting(config, steps_per_epoch=len(train_loader))
+    if config.model.init and not run.checkpoint.exists():
+        say(f"begins with {take_over(fitting.net, config.model.variant, config.model.init)} of {config.model.init}")
     timer = Timer()  # counts on when a run is picked up
     trainer = L.Trainer(
         accelerator="auto",
