@@ -47,7 +47,8 @@ _VAN_RATIOS = (8, 8, 4, 4)
 # onnxruntime's blocked depthwise kernels need; other thirds fall to a much slower path.
 VARIANTS: dict[str, Variant] = {
     "micro": Variant((48, 48, 48, 48), (1, 1, 1, 1), (1, 1, 1, 1), _MLKA, "mcnn", 48),
-    "tiny": Variant((48, 96, 144, 192), (2, 2, 4, 2), (4, 4, 4, 4), _MLKA, "mcnn", 144),
+    "tiny": Variant((48, 96, 144, 192), (1, 1, 4, 2), (4, 4, 4, 4), _MLKA, "mcnn", 144),
+    "tiny_deep": Variant((48, 96, 144, 192), (2, 2, 4, 2), (4, 4, 4, 4), _MLKA, "mcnn", 144),
     "van_b0": Variant((32, 64, 160, 256), (3, 3, 5, 2), _VAN_RATIOS, _LKA, "overlap", 0),
     "van_b1": Variant((64, 128, 320, 512), (2, 2, 4, 2), _VAN_RATIOS, _LKA, "overlap", 0),
     "van_b2": Variant((64, 128, 320, 512), (3, 3, 12, 3), _VAN_RATIOS, _LKA, "overlap", 0),
