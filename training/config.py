@@ -6,7 +6,7 @@ Knows keys, units and defaults. Knows no torch and opens no picture.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -80,21 +80,52 @@ class AugmentConfig(_Strict):
     stain: float = Field(0.15, ge=0, lt=1, description="relative change of optical density, a channel")
     mixup_alpha: float = Field(0.0, ge=0, description="0: off (arXiv 1710.09412)")
     cutmix_alpha: float = Field(0.0, ge=0, description="0: off (arXiv 1905.04899)")
+    mixed_share: float = Field(0.5, ge=0, le=1, description="of the batches, where mixup or cutmix is on")
 
 
 class FitConfig(_Strict):
-    """The optimiser's numbers."""
+    """The optimiser's numbers, the schedule's, and what is done about classes of unequal size."""
 
-    epochs: int = Field(30, ge=1, description="of the first cosine cycle")
+    epochs: int = Field(30, ge=1, description="of the first cosine cycle; the most there can be, with early stopping")
     restarts: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="epochs of further cycles (SGDR)")
     restart_lr: float = Field(0.6, gt=0, le=1, description="first rate of a cycle, as a share of the one before")
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(64, ge=2, description="pictures an optimiser step, over all devices together")
+    optimiser: Literal["adamw", "adam"] = Field("adamw", description="adam takes weight_decay as an L2 penalty")
     lr: float = Field(1e-3, gt=0)
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    plateau_factor: float = Field(0.1, gt=0, lt=1, description="what lr is multiplied with on a plateau")
+    plateau_patience: int = Field(10, ge=0, description="epochs without a lower calibration loss that are borne")
+    early_stopping_patience: int = Field(
+        0, ge=0, description="epochs without a lower calibration loss after which training ends; 0: never"
+    )
+    keep: Literal["last", "best"] = Field("last", description="best: the epoch of the lowest calibration loss")
     weight_decay: float = Field(0.05, ge=0)
     warmup_epochs: float = Field(2.0, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    ema_decay: float = Field(0.998, ge=0, lt=1)
-    clip_norm: float = Field(5.0, gt=0)
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="0: the weights as they are, not averaged")
+    clip_norm: float = Field(5.0, ge=0, description="of the whole gradient; 0: not clipped")
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    sizes: tuple[tuple[int, int], ...] = Field(
+        (), description="progressive resizing: [first epoch, input size] each, up to model.input_size"
+    )
+    imbalance: Literal["none", "sampling", "logit_adjustment", "loss_weights"] = "none"
+    imbalance_power: float = Field(
+        1.0, ge=0, description="0: as if off; 1: every class alike; the tau of logit adjustment"
+    )
+    imbalance_beta: float = Field(
+        1.0, ge=0, le=1, description="below 1, a class counts as (1 - beta^n) / (1 - beta) pictures (arXiv 1901.05555)"
+    )
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        watched = self.schedule == "plateau" or self.early_stopping_patience > 0 or self.keep == "best"
+        if self.schedule == "plateau" and (self.restarts or self.warmup_epochs):
+            raise ValueError("schedule 'plateau' begins at lr and has one cycle: set warmup_epochs = 0, no restarts")
+        if self.sizes and watched:
+            raise ValueError("sizes change what the calibration loss is measured on: no plateau, early stop or best")
+        if self.sizes and [first for first, _ in self.sizes] != sorted({0, *(first for first, _ in self.sizes)}):
+            raise ValueError("sizes must begin at epoch 0 and name each later epoch once, in order")
+        return self
 
 
 class DistilConfig(_Strict):
@@ -142,6 +173,11 @@ class Config(_Strict):
             raise ValueError(f"card.tissue {self.card.tissue!r} is no source's; they show {', '.join(tissues)}")
         if (self.augment.mixup_alpha or self.augment.cutmix_alpha) and self.fit.batch_size % 2:
             raise ValueError("fit.batch_size must be even: mixup and cutmix take pictures in pairs")
+        sizes = [size for _, size in self.fit.sizes]
+        if sizes and (sizes[-1] != self.model.input_size or any(size % SIZE_MULTIPLE for size in sizes)):
+            raise ValueError(f"fit.sizes must be multiples of {SIZE_MULTIPLE} and end with model.input_size")
+        if any(not SIZE_MULTIPLE <= size <= self.model.input_size for size in sizes):
+            raise ValueError("fit.sizes must not exceed model.input_size")
         return self
 
     @property
