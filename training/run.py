@@ -64,6 +64,7 @@ class Run:
         self.folder = folder
         self.weights = folder / "weights.safetensors"
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
+        self.best_checkpoint = folder / "checkpoints" / "best.ckpt"
 
     def start(self, config_path: Path, split: str) -> None:
         """Make the folder, or find in it an interrupted run of the same configuration and split.
