@@ -3,6 +3,7 @@
 Knows arguments and messages. Errors that a person can mend are one line and exit code 2.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.table import Table
 from training.config import Config, ConfigError, read_config
 from training.data import Block, DataError, Sample, index_folder, split_blocks, split_list
 from training.pictures import Pictures, Unreadable, decode_all
-from training.run import Evaluation, Fit, Run, RunError
+from training.run import Evaluation, Fit, Halted, Run, RunError
 
 try:
     from training.networks import check_name
@@ -24,8 +25,10 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
     raise SystemExit(f"{error.name} is not installed: pip install 'marrowlens[training]'") from error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
-console = Console()
-complaints = Console(stderr=True)
+#: Which of several processes of one training this is; the first alone writes and speaks.
+RANK = int(os.environ.get("LOCAL_RANK", "0"))
+console = Console(quiet=RANK > 0)
+complaints = Console(stderr=True, quiet=RANK > 0)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The run's configuration.")]
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
@@ -41,31 +44,54 @@ def _told_plainly() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+@contextmanager
+def _picked_up_later() -> Iterator[None]:
+    """What is said of a training that was stopped, and the exit code that a shell expects after a signal."""
+    try:
+        yield
+    except Halted as halted:
+        _say(str(halted))
+        # Where one of several processes ends otherwise, Lightning kills the others before they have spoken.
+        raise typer.Exit(128 + halted.signum if halted.signum and not RANK else 0) from halted
+    except KeyboardInterrupt as interrupt:
+        _say("interrupted; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from interrupt
+
+
 @app.command()
 def fit(
     config_path: ConfigPath,
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it is picked up.")],
     data: DataRoot = Path("."),
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) that share every batch.")] = 1,
+    accumulate: Annotated[int, typer.Option(min=1, help="Parts in which a device takes its share of a batch.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes a device that read pictures ahead.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints within an epoch.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to be picked up later.")] = None,
 ) -> None:
     """Train a model and write its weights, curves and split to a run folder."""
-    with _told_plainly():
+    with _told_plainly(), _picked_up_later():
         config = read_config(config_path)
         check_name(config.model.variant)
         parts = _split(config, data)
         run = Run(out)
-        run.start(config_path, split_list(parts))
+        if not RANK:
+            run.start(config_path, split_list(parts))
         if run.weights.exists():
             _say(f"{run.weights} is already trained; give another --out to train anew")
             return
-        from training.fit import OVERSIZE
+        from training.fit import Execution
         from training.fit import fit as fit_network
+        from training.step import OVERSIZE
 
         train = _decode(config, parts, "train", round(config.model.input_size * OVERSIZE))
         calibration = _decode(config, parts, "calibration", config.model.input_size)
-        run.write_unreadable([*train.unreadable, *calibration.unreadable])
+        if not RANK:
+            run.write_unreadable([*train.unreadable, *calibration.unreadable])
         if len(train.samples) < config.fit.batch_size:
             raise DataError(data, f"{len(train.samples)} readable training pictures do not fill one batch")
-        fit_network(config, train, calibration, run, str(config_path), _say)
+        execution = Execution(devices, accumulate, workers, checkpoint_every, steps)
+        fit_network(config, train, calibration, run, str(config_path), _say, execution)
     _say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 
@@ -131,8 +157,8 @@ marrowlens-train evaluate RUN --data DATA
 marrowlens-train export RUN --out {out}
 ```
 
-Training took {minutes} min on {fit.device}, with {libraries}. A run that was picked up after an interruption repeats \
-the procedure, not the bits."""
+Training took {minutes} min on {fit.device}, with {libraries}. On one CPU the commands repeat the bits, picked up \
+after an interruption or not; on other devices they repeat the procedure."""
 
 
 def _split(config: Config, data: Path) -> dict[Block, list[Sample]]:

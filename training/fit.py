@@ -1,191 +1,158 @@
 """One training run with Lightning: decoded pictures in, weights, curves and the split out.
 
-Knows the optimiser, the schedule and the loss. Knows nothing of folders' layout, of evaluation or of export.
+Knows how a run is put together and on what it runs. Knows nothing of folders' layout, of evaluation or of export.
 """
 
 import logging
-import math
 import platform
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import lightning as L
+import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
-from lightning.pytorch.callbacks import (
-    Callback,
-    EMAWeightAveraging,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-    Timer,
-)
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from safetensors.torch import save_file
-from timm.data import Mixup
-from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import BatchSampler, DataLoader, TensorDataset, WeightedRandomSampler
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torch import nn
 
 from training.allocator import keep_freed_memory
-from training.augment import jitter_stain, warp
-from training.config import Config, FitConfig
-from training.distil import Teachers
+from training.config import Config
+from training.draws import EpochDraws, Rows, Share, draws_an_epoch, every_picture, loader
+from training.imbalance import class_counts, draw_weights
 from training.initial import take_over
-from training.networks import build
 from training.pictures import Pictures
+from training.resume import Averaging, Checkpoints, Stopping, WholeFiles
 from training.run import Fit, Run
-
-#: Pictures are decoded this much larger than the input, so that a zoomed or turned one is still sharp.
-OVERSIZE = 4 / 3
+from training.step import Fitting
 
 
-class Fitting(L.LightningModule):
-    """A network under training. Batches are uint8 pictures (N, H, W, 3) and labels (N,)."""
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a run is carried out. Nothing of what is learned is decided here, so that an interrupted run may go on with
+    other numbers; but each device, and each part of a step, normalises its pictures by themselves (BatchNorm).
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, config: Config, steps_per_epoch: int) -> None:
-        super().__init__()
-        self.config = config
-        self.steps_per_epoch = steps_per_epoch
-        classes = len(config.classes)
-        self.net = build(config.model, classes).to(memory_format=torch.channels_last)
-        self.teachers = [Teachers(config)]  # in a list: no module of this one, so that no checkpoint holds them
-        self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.model.std).view(3, 1, 1), persistent=False)
-        self.mixup = _mixup(config)
-        self.accuracy = MulticlassAccuracy(classes, average="micro")
-        self.macro_f1 = MulticlassF1Score(classes, average="macro")
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
-    def _planes(self, images: Tensor) -> Tensor:
-        return images.permute(0, 3, 1, 2).float() / 255  # (N, H, W, 3) uint8 -> (N, 3, H, W) in 0..1
-
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        config, teachers = self.config, self.teachers[0]
-        size = config.model.input_size
-        images = warp(self._planes(batch[0]), max(size, teachers.input_size), config.augment)
-        images, labels = jitter_stain(images, config.augment.stain), batch[1]
-        if self.mixup:
-            images, labels = self.mixup(images, labels)
-        seen = images if images.shape[-1] == size else F.interpolate(images, size, mode="bilinear", antialias=True)
-        smoothing = 0.0 if labels.ndim == 2 else config.fit.label_smoothing
-        logits = self.net(self._normalise(seen)).logits
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        if teachers:
-            loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(logits, images)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        logits = self.net(self._normalise(self._planes(batch[0]))).logits
-        self.accuracy(logits, batch[1])
-        self.macro_f1(logits, batch[1])
-        self.log("calibration_loss", F.cross_entropy(logits, batch[1]), prog_bar=True)
-        self.log("calibration_accuracy", self.accuracy, prog_bar=True)
-        self.log("calibration_macro_f1", self.macro_f1)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        decayed = [p for p in self.net.parameters() if p.ndim >= 2 and p.shape[1:] != (1, 1)]
-        plain = [p for p in self.net.parameters() if not (p.ndim >= 2 and p.shape[1:] != (1, 1))]
-        fit = self.config.fit
-        groups = [{"params": decayed, "weight_decay": fit.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimiser = AdamW(groups, lr=fit.lr)
-        schedule = LambdaLR(optimiser, lambda step: learning_rate(step / self.steps_per_epoch, fit))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class Averaging(EMAWeightAveraging):
-    """Leaves the averaged weights in the network also when a run is picked up after its last epoch.
-
-    Lightning hands them over in on_train_end, which is not called where no epoch is left.
+    Args:
+        devices: processes, one a GPU (or CPU); each takes its share of every batch.
+        accumulate: parts in which each device takes its share, where it does not fit its memory.
+        workers: processes a device that read pictures ahead.
+        checkpoint_every: steps between two checkpoints within an epoch; 0: at its end alone.
+        steps: optimiser steps from the beginning after which the run stops, to be picked up; none: it ends.
     """
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.on_train_end(trainer, pl_module)
-
-
-def _mixup(config: Config) -> Mixup | None:
-    augment = config.augment
-    if not (augment.mixup_alpha or augment.cutmix_alpha):
-        return None
-    return Mixup(
-        augment.mixup_alpha,
-        augment.cutmix_alpha,
-        prob=0.5,
-        mode="batch",
-        label_smoothing=config.fit.label_smoothing,
-        num_classes=len(config.classes),
-    )
-
-
-def learning_rate(epoch: float, config: FitConfig) -> float:
-    """Share of `lr` at a (fractional) epoch: a linear warm-up, then cosine cycles (SGDR, arXiv 1608.03983, eq. 5)."""
-    if epoch < config.warmup_epochs:
-        return (epoch + 1e-3) / config.warmup_epochs
-    start, length, peak = config.warmup_epochs, max(config.epochs - config.warmup_epochs, 1e-9), 1.0
-    for restart in config.restarts:
-        if epoch < start + length:
-            break
-        start, length, peak = start + length, restart, peak * config.restart_lr
-    return peak * 0.5 * (1 + math.cos(math.pi * min((epoch - start) / length, 1.0)))
-
-
-def _loader(pictures: Pictures, batch_size: int, weights: Tensor | None) -> DataLoader[tuple[Tensor, ...]]:
-    """Whole batches by fancy indexing of the array in memory: no worker, no copy a picture."""
-    data = TensorDataset(torch.from_numpy(pictures.images), torch.from_numpy(pictures.labels))
-    if weights is None:
-        batches = BatchSampler(range(len(data)), batch_size, drop_last=False)
-    else:
-        draws = max(round(float(weights.sum())), batch_size)
-        sampler = WeightedRandomSampler(weights.tolist(), draws, replacement=True)
-        batches = BatchSampler(sampler, batch_size, drop_last=True)
-    return DataLoader(data, sampler=batches, batch_size=None, collate_fn=None)
+    devices: int = 1
+    accumulate: int = 1
+    workers: int = 0
+    checkpoint_every: int = 0
+    steps: int | None = None
 
 
 def fit(
-    config: Config, train: Pictures, calibration: Pictures, run: Run, config_path: str, say: Callable[[str], None]
+    config: Config,
+    train: Pictures,
+    calibration: Pictures,
+    run: Run,
+    config_path: str,
+    say: Callable[[str], None],
+    execution: Execution = Execution(),
 ) -> None:
-    """Train and write the averaged weights (a state_dict of VAN); picks up where an interrupted run stopped."""
+    """Train and write the weights (a state_dict of VAN); picks up where an interrupted run stopped.
+
+    Raises:
+        Halted: told to stop, it has saved where.
+        Diverged: the loss is no longer a number.
+        ValueError: the numbers of config, pictures and devices do not fit together.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advice and advertisements stay out of the way
     keep_freed_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
-    weight_of = {source.name: source.weight for source in config.data.sources}
-    weights = torch.tensor([weight_of[sample.source] for sample in train.samples])
-    train_loader = _loader(train, config.fit.batch_size, weights)
-    fitting = Fitting(config, steps_per_epoch=len(train_loader))
+    timer = Timer()  # counts on when a run is picked up
+    trainer = _trainer(config, run, execution, timer)
+    share = Share(trainer.global_rank, trainer.world_size, execution.accumulate)
+    batches, counts = _draws(config, train, share, lambda: trainer.global_step)
+    fitting = Fitting(config, batches.steps, counts)
     if config.model.init and not run.checkpoint.exists():
         say(f"begins with {take_over(fitting.net, config.model.variant, config.model.init)} of {config.model.init}")
-    timer = Timer()  # counts on when a run is picked up
-    trainer = L.Trainer(
+    checked = every_picture(len(calibration.samples), share)
+    with warnings.catch_warnings():
+        _silence_what_nobody_can_mend()
+        try:
+            trainer.fit(
+                fitting,
+                loader(Rows(train.images, train.labels), batches, execution.workers),
+                loader(Rows(calibration.images, calibration.labels), checked, execution.workers),
+                ckpt_path=run.checkpoint if run.checkpoint.exists() else None,
+            )
+        except SystemExit as exit:  # what Lightning makes of a Ctrl-C that did not wait for the step's end
+            raise KeyboardInterrupt from exit
+    if trainer.is_global_zero:
+        if config.fit.keep == "best":
+            fitting.load_state_dict(
+                torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+            )
+        device, seconds = _device(trainer), timer.time_elapsed("train")
+        run.write_fit(Fit(config=config_path, versions=versions(), train_s=seconds, device=device))
+        _write_weights(fitting.net, run)
+
+
+def _draws(
+    config: Config, train: Pictures, share: Share, steps_done: Callable[[], int]
+) -> tuple[EpochDraws, NDArray[np.float64]]:
+    """The batches, and the draws of each class an epoch."""
+    weight_of = {source.name: source.weight for source in config.data.sources}
+    weights = np.array([weight_of[sample.source] for sample in train.samples], dtype=np.float64)
+    drawn = draw_weights(train.labels, weights, len(config.classes), config.fit)
+    draws = draws_an_epoch(weights, config.fit.batch_size)
+    batches = EpochDraws(drawn, draws, config.fit.batch_size, config.seed, share, steps_done)
+    return batches, class_counts(train.labels, drawn, len(config.classes))
+
+
+def _trainer(config: Config, run: Run, execution: Execution, timer: Timer) -> L.Trainer:
+    return L.Trainer(
         accelerator="auto",
-        devices=1,
+        devices=execution.devices,
+        strategy="ddp" if execution.devices > 1 else "auto",
+        precision=config.fit.precision,
         max_epochs=config.fit.epochs + sum(config.fit.restarts),
-        gradient_clip_val=config.fit.clip_norm,
+        accumulate_grad_batches=execution.accumulate,
+        gradient_clip_val=config.fit.clip_norm or None,
         logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
-        callbacks=[timer, *_callbacks(config, run)],
-        log_every_n_steps=max(len(train_loader) // 4, 1),
+        callbacks=[timer, *_callbacks(config, run, execution)],
+        plugins=[WholeFiles()],
+        use_distributed_sampler=False,  # EpochDraws knows its share
+        log_every_n_steps=1,  # what is logged is logged by epoch; a longer interval only earns a warning
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    resume = run.checkpoint if run.checkpoint.exists() else None
-    with warnings.catch_warnings():
-        # Lightning 2.6 asks torch for a name that torch 2.15 renamed; nothing a user can mend.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        trainer.fit(fitting, train_loader, _loader(calibration, 256, None), ckpt_path=resume)
-    run.write_fit(
-        Fit(config=config_path, versions=versions(), train_s=timer.time_elapsed("train"), device=_device(trainer))
-    )
-    state = {name: tensor.contiguous() for name, tensor in fitting.net.state_dict().items()}
+
+
+def _callbacks(config: Config, run: Run, execution: Execution) -> list[Callback]:
+    settings = config.fit
+    best = run.best_checkpoint if settings.keep == "best" else None
+    return [
+        *([Averaging(settings.ema_decay)] if settings.ema_decay else []),
+        *([Stopping(settings.early_stopping_patience)] if settings.early_stopping_patience else []),
+        Checkpoints(run.checkpoint, best, execution.checkpoint_every, execution.steps),
+        LearningRateMonitor("epoch"),
+        RichProgressBar(),
+    ]
+
+
+def _silence_what_nobody_can_mend() -> None:
+    # Lightning 2.6 asks torch for a name that torch 2.15 renamed.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # On a CPU the pictures are in memory and workers would take from the training.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # It asks the loader for a state; EpochDraws needs none.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
+
+def _write_weights(net: nn.Module, run: Run) -> None:
+    state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     unfinished = run.weights.with_suffix(".unfinished")
     save_file(state, unfinished)
     unfinished.replace(run.weights)  # last and at once: where this file lies, training has ended
@@ -197,17 +164,9 @@ def versions() -> dict[str, str]:
 
 
 def _device(trainer: L.Trainer) -> str:
+    count = "one" if trainer.world_size == 1 else str(trainer.world_size)
     if isinstance(trainer.accelerator, CUDAAccelerator):
-        return f"one {torch.cuda.get_device_name()}"
+        return f"{count} {torch.cuda.get_device_name()}"
     if isinstance(trainer.accelerator, CPUAccelerator):
-        return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
-    return f"one {type(trainer.accelerator).__name__.removesuffix('Accelerator')} ({platform.machine()})"
-
-
-def _callbacks(config: Config, run: Run) -> list[Callback]:
-    return [
-        Averaging(decay=config.fit.ema_decay, use_buffers=True),
-        ModelCheckpoint(run.checkpoint.parent, filename=run.checkpoint.stem, enable_version_counter=False),
-        LearningRateMonitor("epoch"),
-        RichProgressBar(),
-    ]
+        return f"{torch.get_num_threads() * trainer.world_size} CPU cores ({platform.machine()})"
+    return f"{count} {type(trainer.accelerator).__name__.removesuffix('Accelerator')} ({platform.machine()})"

@@ -36,6 +36,14 @@ class RunError(Exception):
         self.reason = reason
 
 
+class Halted(Exception):
+    """A training that was told to stop, and has saved where: the signal (none: its number of steps was reached)."""
+
+    def __init__(self, signum: int | None, epoch: int, step: int) -> None:
+        super().__init__(f"stopped in epoch {epoch} after step {step}; the same command goes on from there")
+        self.signum = signum
+
+
 class Evaluation(BaseModel):
     """What `evaluate` found."""
 
@@ -75,9 +83,10 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("config.toml", config_path.read_text(encoding="utf-8")), ("split.csv", split)):
             path = self.folder / name
-            if path.exists() and path.read_text(encoding="utf-8") != text:
+            if not path.exists():
+                path.write_text(text, encoding="utf-8")
+            elif path.read_text(encoding="utf-8") != text:
                 raise RunError(path, "differs from this run's; give another --out, or remove that folder")
-            path.write_text(text, encoding="utf-8")
 
     def config(self) -> Config:
         """The configuration that the run was started with."""

@@ -1,9 +1,9 @@
-"""The schedule of the learning rate; the training itself is run in test_training_cli.py."""
+"""The schedule of the learning rate; the training itself is run in test_resume.py."""
 
 import pytest
 
 from training.config import FitConfig
-from training.fit import learning_rate
+from training.optimiser import learning_rate
 
 ONE = FitConfig(epochs=10, warmup_epochs=2)
 THREE = FitConfig(epochs=10, warmup_epochs=2, restarts=(6, 4), restart_lr=0.5)

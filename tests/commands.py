@@ -1,0 +1,36 @@
+"""marrowlens-train as a process of its own, that can be killed: forked from a server that has imported torch once."""
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["training.fit", "training.evaluate", "training.export"])
+
+
+def start(*arguments: str | Path, log: Path, **environment: str) -> BaseProcess:
+    """Start a command; what it says on either stream goes to `log`."""
+    process = _FORKS.Process(target=_run, args=([str(a) for a in arguments], log, environment), daemon=True)
+    process.start()
+    return process
+
+
+def run(*arguments: str | Path, log: Path, **environment: str) -> int:
+    """The exit code of a command."""
+    process = start(*arguments, log=log, **environment)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _run(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    sys.argv = ["marrowlens-train", *arguments]
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    from training.cli import app
+
+    app()
