@@ -1,0 +1,121 @@
+"""Channel attention: weights for the channels of a map, drawn from the whole of it. Six of them, by name.
+
+Knows tensors, (N, C, H, W) in and the same out. Knows nothing of the network that they stand in, which takes one as a
+constructor; see docs/decisions/0005-channel-attention.md.
+
+SE, ECA, CBAM and GC are timm's (Apache-2.0): kept up, and the field's reference for them. FcaNet and EPSA are not in
+timm and are ours, from their papers' equations.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from timm.layers.cbam import CbamModule
+from timm.layers.eca import EcaModule
+from timm.layers.global_context import GlobalContext
+from timm.layers.squeeze_excite import SEModule
+from torch import Tensor, nn
+
+#: A bottleneck is a 16th of the width, and no narrower than this: 3 of 48 channels would hold next to nothing.
+MIN_BOTTLENECK = 8
+
+
+def _bottleneck(dim: int) -> int:
+    return max(dim // 16, MIN_BOTTLENECK)
+
+
+class FrequencyAttention(nn.Module):
+    """FcaNet's multi-spectral channel attention (arXiv 2012.11879, eq. 6 to 10).
+
+    As SE, but a 16th of the channels each is summed up by another component of the two-dimensional discrete cosine
+    transform; the mean, which is all that SE looks at, is the component (0, 0). The paper fixes a grid of 7 x 7, to
+    which a map of another size is pooled. Here the cosines are drawn at the map's own size, so that nothing is pooled
+    and every grid is exact; frequencies that a smaller map cannot show become the highest that it can. Components are
+    means, not sums, so that the weights mean the same at every input size.
+    """
+
+    #: The 16 components that did best alone on ImageNet (section 4.2, "two-step selection"): cycles down and across.
+    FREQUENCIES = (
+        (0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0),
+        (5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3), (3, 5), (2, 2),
+    )  # fmt: skip
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim % len(self.FREQUENCIES):
+            raise ValueError(f"a width of {dim} cannot be split evenly among the 16 frequencies of FcaNet")
+        self.fc1 = nn.Conv2d(dim, _bottleneck(dim), 1, bias=False)
+        self.fc2 = nn.Conv2d(_bottleneck(dim), dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        down = self._cosines([u for u, _ in self.FREQUENCIES], height, x)[:, None, :, None]
+        across = self._cosines([v for _, v in self.FREQUENCIES], width, x)[:, None, None, :]
+        groups = x.unflatten(1, (len(self.FREQUENCIES), -1))  # (N, C, H, W) -> (N, 16, C / 16, H, W)
+        seen = (groups * (down * across)).mean(dim=(3, 4)).flatten(1)[:, :, None, None]  # -> (N, C, 1, 1)
+        return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(seen))))
+
+    @staticmethod
+    def _cosines(cycles: list[int], side: int, like: Tensor) -> Tensor:
+        """One cosine a frequency at `side` places (16, side), each of mean square 1."""
+        shown = torch.tensor([min(cycle, side - 1) for cycle in cycles], device=like.device, dtype=like.dtype)
+        places = torch.arange(side, device=like.device, dtype=like.dtype) + 0.5
+        cosines = torch.cos(math.pi / side * shown[:, None] * places)
+        return cosines * torch.where(shown > 0, math.sqrt(2.0), 1.0)[:, None]
+
+
+class PyramidSqueezeAttention(nn.Module):
+    """PSA, the heart of an EPSA block (arXiv 2105.14447, eq. 1 to 8).
+
+    Four convolutions of growing reach, a quarter of the channels each; one SE weight shared by all four; a softmax
+    over the four decides, channel by channel, which reach is listened to. The convolutions have 1, 4, 8 and 16 groups;
+    where such a number does not divide a quarter of the width, its largest divisor that does.
+    """
+
+    KERNELS_AND_GROUPS = ((3, 1), (5, 4), (7, 8), (9, 16))
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        share, rest = divmod(dim, len(self.KERNELS_AND_GROUPS))
+        if rest:
+            raise ValueError(f"a width of {dim} cannot be split evenly among the four branches of EPSA")
+        self.branches = nn.ModuleList(
+            nn.Conv2d(dim, share, k, padding=k // 2, groups=math.gcd(groups, share), bias=False)
+            for k, groups in self.KERNELS_AND_GROUPS
+        )
+        self.fc1 = nn.Conv2d(share, _bottleneck(share), 1)
+        self.fc2 = nn.Conv2d(_bottleneck(share), share, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scales = torch.stack([branch(x) for branch in self.branches], dim=1)  # (N, 4, C / 4, H, W)
+        means = scales.mean(dim=(3, 4))[..., None, None].flatten(0, 1)  # (4 N, C / 4, 1, 1)
+        weights = torch.sigmoid(self.fc2(torch.relu(self.fc1(means)))).unflatten(0, (-1, len(self.branches)))
+        return (scales * torch.softmax(weights, dim=1)).flatten(1, 2)
+
+
+def _se(dim: int) -> nn.Module:
+    return SEModule(dim, rd_channels=_bottleneck(dim))
+
+
+def _cbam(dim: int) -> nn.Module:
+    return CbamModule(dim, rd_channels=_bottleneck(dim))
+
+
+def _gc(dim: int) -> nn.Module:
+    """In the form of its paper, which adds the context; timm's own default scales by it."""
+    return GlobalContext(dim, fuse_add=True, fuse_scale=False, rd_channels=_bottleneck(dim))
+
+
+#: Name → what makes one for a width. SE arXiv 1709.01507, ECA 1910.03151, CBAM 1807.06521, GC 1904.11492.
+CHANNEL_ATTENTIONS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
+    {
+        "se": _se,
+        "eca": EcaModule,
+        "epsa": PyramidSqueezeAttention,
+        "cbam": _cbam,
+        "gc": _gc,
+        "fca": FrequencyAttention,
+    }
+)
