@@ -10,7 +10,10 @@ from model.image import decode
 from service.artefact import bundled_artefact
 from service.session import OnnxSession, open_session
 from training.config import Config, read_config
-from training.data import Block, Sample, index_folder, sha256_of, split_blocks, split_list
+from training.data import Block, Sample, sha256_of, split_list
+from training.data_config import Blocks
+from training.splits import split_blocks
+from training.survey import find
 
 CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"
 MAX_BYTES = 16_000_000
@@ -53,8 +56,8 @@ def test_no_claim_rests_on_fewer_pictures_than_the_configuration_asks(session: O
 def split(config: Config) -> dict[Block, list[Sample]]:
     if not CELLS.is_dir():
         pytest.skip("no real cells: the folder ../shared/cells is not there")
-    samples = [sample for source in config.data.sources for sample in index_folder(CELLS, source, config.codes)]
-    return split_blocks(samples, config.data.blocks)
+    assert isinstance(config.data.split, Blocks)
+    return split_blocks(find(config.data, CELLS, config.codes)[0], config.data.split)
 
 
 def test_it_was_trained_on_the_split_that_the_configuration_makes(

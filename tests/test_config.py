@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.config import ConfigError, read_config
+from training.data_config import Blocks
 
 MINIMAL = """
 name = "small"
@@ -32,7 +33,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     config = read_config(_written(tmp_path, MINIMAL))
     assert len(config.codes) == 21
     assert config.model.variant == "tiny"
-    assert config.data.blocks.train + config.data.blocks.calibration + config.data.blocks.test == 1
+    assert config.data.split == Blocks()
 
 
 def test_every_configuration_in_the_repository_reads() -> None:
@@ -48,7 +49,14 @@ def test_every_configuration_in_the_repository_reads() -> None:
         ("[model]\nvarient = 'tiny'", "unknown key 'model.varient'; did you mean 'variant'?"),
         ("[fit]\nepoch = 3", "unknown key 'fit.epoch'; did you mean 'epochs'?"),
         ("[fit]\nxyzzy = 3", "unknown key 'fit.xyzzy'; expected one of batch_size, "),
-        ("[data.blocks]\ntrain = 0.9\ncalibration = 0.2\ntest = 0.1", "data.blocks: .*must be 1"),
+        ("[data.split]\nkind = 'blocks'\ntrain = 0.9\ncalibration = 0.2\ntest = 0.1", "data.split: .*must be 1"),
+        ("[data.split]\ntrain = 0.9", "data.split: 'kind' is missing"),
+        ("[data.split]\nkind = 'random'\nsed = 1", "unknown key 'data.split.sed'; did you mean 'seed'?"),
+        ("[data.split]\nkind = 'blocks'\nseed = 1", "unknown key 'data.split.seed'; expected one of calibration, kind"),
+        ("[data.split]\nkind = 'kfold'\nfold = 5", "data.split: .*5 folds end at 4"),
+        ("[data.split]\nkind = 'halves'", "data.split: .*'blocks', 'random', 'grouped', 'kfold', 'list'"),
+        ("[data.twins]\nmax_distance = 60", "data.twins.max_distance: .*48"),
+        ("[data]\nsample = 20", "data.sample: .*less than or equal to 1"),
         ("[[data.sources]]\nname = 'x'\nfolder = 'x'\nlicense = 'CC0'", "did you mean 'licence'"),
         ("[model]\ninput_size = 100", "model.input_size: .*multiple of 32"),
         ("[model]\nvariant = 3", "model.variant: .*string"),

@@ -15,9 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from training.config import Config, ConfigError, read_config
-from training.data import Block, DataError, Sample, index_folder, split_blocks, split_list
+from training.data import Block, DataError, Parts, split_list
 from training.pictures import Pictures, Unreadable, decode_all
 from training.run import Evaluation, Fit, Halted, Run, RunError
+from training.split_words import describe
+from training.survey import recorded, survey
+from training.survey_table import counts_table, sentences, twin_sentence
+from training.twins import write_twins
 
 try:
     from training.networks import check_name
@@ -32,6 +36,9 @@ complaints = Console(stderr=True, quiet=RANK > 0)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The run's configuration.")]
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
+CacheFolder = Annotated[
+    Path | None, typer.Option("--cache", help="Keeps decoded pictures, for other runs too; default: cache in the run.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `fit` wrote.")]
 
 
@@ -68,13 +75,18 @@ def fit(
     workers: Annotated[int, typer.Option(min=0, help="Processes a device that read pictures ahead.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints within an epoch.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to be picked up later.")] = None,
+    cache: CacheFolder = None,
 ) -> None:
     """Train a model and write its weights, curves and split to a run folder."""
     with _told_plainly(), _picked_up_later():
         config = read_config(config_path)
         check_name(config.model.variant)
-        parts = _split(config, data)
         run = Run(out)
+        cache = cache or run.cache
+        if run.begun(config_path):
+            parts = recorded(config.data, data, config.codes, run.split())
+        else:
+            parts = _parts(config, data, run, cache)
         if not RANK:
             run.start(config_path, split_list(parts))
         if run.weights.exists():
@@ -84,8 +96,8 @@ def fit(
         from training.fit import fit as fit_network
         from training.step import OVERSIZE
 
-        train = _decode(config, parts, "train", round(config.model.input_size * OVERSIZE))
-        calibration = _decode(config, parts, "calibration", config.model.input_size)
+        train = _decode(config, parts, "train", round(config.model.input_size * OVERSIZE), cache)
+        calibration = _decode(config, parts, "calibration", config.model.input_size, cache)
         if not RANK:
             run.write_unreadable([*train.unreadable, *calibration.unreadable])
         if len(train.samples) < config.fit.batch_size:
@@ -95,8 +107,30 @@ def fit(
     _say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 
+@app.command(name="data")
+def look_at_data(
+    config_path: ConfigPath,
+    data: DataRoot = Path("."),
+    out: Annotated[Path | None, typer.Option(help="Folder for split.csv, twins.csv and unreadable.csv.")] = None,
+    cache: CacheFolder = None,
+) -> None:
+    """Say what there is to learn from: pictures by class and block, twins, what cannot be read. Trains nothing."""
+    with _told_plainly():
+        config = read_config(config_path)
+        found = survey(config.data, data, config.codes, cache)
+        console.print(counts_table(found, config.codes))
+        for sentence in sentences(found, config.data, config.codes):
+            _say(sentence)
+        _list_unreadable(found.unreadable)
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "split.csv").write_text(split_list(found.parts), encoding="utf-8")
+            Run(out).write_unreadable(found.unreadable)
+            write_twins(Run(out).twins, found.twins, found.samples, found.said, found.blocks)
+
+
 @app.command()
-def evaluate(run_folder: RunFolder, data: DataRoot = Path(".")) -> None:
+def evaluate(run_folder: RunFolder, data: DataRoot = Path("."), cache: CacheFolder = None) -> None:
     """Fit the temperature on the calibration block and measure the test block."""
     with _told_plainly():
         from training.evaluate import TEMPERATURE_BOUNDS, load_network, score, write_predictions
@@ -104,11 +138,11 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path(".")) -> None:
 
         run = Run(run_folder)
         config = run.config()
-        parts = _split(config, data)
-        run.check_split(split_list(parts))
         net = load_network(config, run.trained_weights())
+        parts = recorded(config.data, data, config.codes, run.split())
         calibration, test = (
-            _decode(config, parts, block, config.model.input_size) for block in ("calibration", "test")
+            _decode(config, parts, block, config.model.input_size, cache or run.cache)
+            for block in ("calibration", "test")
         )
         logits = score(net, config, calibration.images), score(net, config, test.images)
         evaluation, probabilities = evaluate_logits(config, calibration, test, logits)
@@ -136,7 +170,8 @@ def export(
         run = Run(run_folder)
         config, evaluation = run.config(), run.evaluation()
         net = load_network(config, run.trained_weights())
-        trained = Trained(config, net, evaluation, run.training_images(), run.split_sha256())
+        division = describe(config.data, run.twins.exists())
+        trained = Trained(config, net, evaluation, run.training_images(), division, run.split_sha256())
         try:
             with console.status("exporting, and holding the graph against the network"):
                 path, manifest = export_network(trained, out)
@@ -161,19 +196,19 @@ Training took {minutes} min on {fit.device}, with {libraries}. On one CPU the co
 after an interruption or not; on other devices they repeat the procedure."""
 
 
-def _split(config: Config, data: Path) -> dict[Block, list[Sample]]:
-    with console.status("looking for pictures"):
-        samples = [sample for source in config.data.sources for sample in index_folder(data, source, config.codes)]
-    parts = split_blocks(samples, config.data.blocks)
-    for block, found in parts.items():
-        if not found:
-            raise DataError(data, f"{len(samples)} pictures leave none for the {block} block")
-    return parts
+def _parts(config: Config, data: Path, run: Run, cache: Path) -> Parts:
+    """The blocks that a new run will have; tells of twins, and lists them in the run's folder."""
+    found = survey(config.data, data, config.codes, cache)
+    _say(twin_sentence(found, config.data))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if config.data.twins.action != "off" and not RANK:
+        write_twins(run.twins, found.twins, found.samples, found.said, found.blocks)
+    return found.parts
 
 
-def _decode(config: Config, parts: dict[Block, list[Sample]], block: Block, size: int) -> Pictures:
+def _decode(config: Config, parts: Parts, block: Block, size: int, cache: Path) -> Pictures:
     crops = {source.name: source.crop for source in config.data.sources}
-    pictures = decode_all(parts[block], config.codes, size, crops, f"reading {block}")
+    pictures = decode_all(parts[block], config.codes, size, crops, f"reading {block}", cache)
     _list_unreadable(pictures.unreadable)
     return pictures
 

@@ -5,12 +5,17 @@ Knows keys, units and defaults. Knows no torch and opens no picture.
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Code
+from training.data_config import DataConfig, Strict
+from training.maturation import MATURATION
+from training.model_config import ModelConfig
 
 
 class ConfigError(Exception):
@@ -22,55 +27,7 @@ class ConfigError(Exception):
         self.reason = reason
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceConfig(_Strict):
-    """One folder of class folders."""
-
-    name: str
-    folder: Path = Field(description="relative to --data")
-    tissue: str = "bone marrow"
-    licence: str
-    attribution: str
-    crop: float = Field(1.0, gt=0, le=1, description="share of the side kept around the centre, to align cell sizes")
-    weight: float = Field(1.0, gt=0, description="draws of each training picture an epoch")
-
-
-class Blocks(_Strict):
-    """Shares of each class, taken as contiguous blocks in file-name order: neighbours may be one patient."""
-
-    train: float = Field(0.8, gt=0)
-    calibration: float = Field(0.075, gt=0)
-    test: float = Field(0.125, gt=0)
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if abs(self.train + self.calibration + self.test - 1.0) > 1e-9:
-            raise ValueError("train + calibration + test must be 1")
-        return self
-
-
-class DataConfig(_Strict):
-    """Where the pictures are and how they are kept apart."""
-
-    sources: tuple[SourceConfig, ...] = Field(min_length=1)
-    blocks: Blocks = Blocks()
-
-
-class ModelConfig(_Strict):
-    """The network and what it is fed."""
-
-    variant: str = "tiny"
-    input_size: int = Field(96, ge=SIZE_MULTIPLE, le=1024, multiple_of=SIZE_MULTIPLE)
-    drop_path: float = Field(0.1, ge=0, lt=1)
-    init: str = Field("", description="weights to begin with: imagenet, a run folder, .safetensors, .onnx, .pth")
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-
-class AugmentConfig(_Strict):
+class AugmentConfig(Strict):
     """How far a training picture may be bent. All are drawn anew for each picture and epoch; 0 turns one off."""
 
     rotation_degrees: float = Field(180.0, ge=0, le=180)
@@ -83,7 +40,7 @@ class AugmentConfig(_Strict):
     mixed_share: float = Field(0.5, ge=0, le=1, description="of the batches, where mixup or cutmix is on")
 
 
-class FitConfig(_Strict):
+class FitConfig(Strict):
     """The optimiser's numbers, the schedule's, and what is done about classes of unequal size."""
 
     epochs: int = Field(30, ge=1, description="of the first cosine cycle; the most there can be, with early stopping")
@@ -128,7 +85,7 @@ class FitConfig(_Strict):
         return self
 
 
-class DistilConfig(_Strict):
+class DistilConfig(Strict):
     """Learning from the answers of trained networks beside the labels (arXiv 1503.02531; 2106.05237 on how)."""
 
     teachers: tuple[Path, ...] = Field((), description="run folders; their softened answers are averaged")
@@ -136,7 +93,15 @@ class DistilConfig(_Strict):
     temperature: float = Field(2.0, gt=0, description="that softens both sides")
 
 
-class CardConfig(_Strict):
+class EvaluationConfig(Strict):
+    """Which confusions the tolerant figures forgive."""
+
+    neighbours: tuple[Annotated[tuple[Code, ...], Field(min_length=2)], ...] = Field(
+        MATURATION, description="chains of maturation, young to old; direct neighbours are forgiven"
+    )
+
+
+class CardConfig(Strict):
     """What the manifest and the model card say that no measurement can."""
 
     tissue: str = Field("bone marrow", description="what the model is meant for; other tissue supports no class")
@@ -146,7 +111,7 @@ class CardConfig(_Strict):
     licence: str
 
 
-class Config(_Strict):
+class Config(Strict):
     """One training run."""
 
     name: Code
@@ -158,6 +123,7 @@ class Config(_Strict):
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
     distil: DistilConfig = DistilConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     card: CardConfig
 
     @model_validator(mode="after")
@@ -171,6 +137,8 @@ class Config(_Strict):
             raise ValueError("two classes share a code")
         if self.card.tissue not in tissues:
             raise ValueError(f"card.tissue {self.card.tissue!r} is no source's; they show {', '.join(tissues)}")
+        if "neighbours" in self.evaluation.model_fields_set:  # the default names stages that another list may lack
+            self._know(code for chain in self.evaluation.neighbours for code in chain)
         if (self.augment.mixup_alpha or self.augment.cutmix_alpha) and self.fit.batch_size % 2:
             raise ValueError("fit.batch_size must be even: mixup and cutmix take pictures in pairs")
         sizes = [size for _, size in self.fit.sizes]
@@ -179,6 +147,12 @@ class Config(_Strict):
         if any(not SIZE_MULTIPLE <= size <= self.model.input_size for size in sizes):
             raise ValueError("fit.sizes must not exceed model.input_size")
         return self
+
+    def _know(self, codes: Iterable[str]) -> None:
+        for code in codes:
+            if code not in self.codes:
+                near = difflib.get_close_matches(code, self.codes, n=1, cutoff=0.5) or self.codes
+                raise ValueError(f"evaluation.neighbours: no class {code!r}; expected {', '.join(near)}")
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -204,22 +178,29 @@ def read_config(path: Path) -> Config:
 
 
 def _sentence(found: Any) -> str:
-    key = ".".join(str(part) for part in found["loc"])
+    key, known = _key_and_its_neighbours(found["loc"])
+    if found["type"] == "union_tag_not_found":
+        return f"{key}: {found['ctx']['discriminator']} is missing"
     if found["type"] != "extra_forbidden":
         return f"{key or 'the file'}: {found['msg']}"
-    known = sorted(_keys_beside(found["loc"]))
     near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1, cutoff=0.5)
     return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}")
 
 
-def _keys_beside(loc: tuple[int | str, ...]) -> set[str]:
+def _key_and_its_neighbours(loc: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """A key as it stands in the file, and the keys that are known beside it."""
     level: Any = Config
-    for part in loc[:-1]:
-        if isinstance(part, str):
-            level = _inner(level.model_fields[part].annotation)
-    return set(level.model_fields)
-
-
-def _inner(annotation: Any) -> Any:
-    arguments = getattr(annotation, "__args__", ())
-    return arguments[0] if arguments else annotation
+    parts: list[str] = []
+    neighbours: list[str] = []
+    for part in loc:
+        if isinstance(level, UnionType):  # pydantic names the member by its kind, which is no part of the key
+            level = next(one for one in get_args(level) if get_args(one.model_fields["kind"].annotation) == (part,))
+            continue
+        parts.append(str(part))
+        if isinstance(part, str) and part in getattr(level, "model_fields", {}):
+            neighbours, level = sorted(level.model_fields), level.model_fields[part].annotation
+        elif isinstance(part, str):
+            neighbours = sorted(getattr(level, "model_fields", {}))
+        else:
+            level = get_args(level)[0]
+    return ".".join(parts), neighbours

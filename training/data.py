@@ -1,32 +1,36 @@
-"""Where the pictures are: class folders → a list of samples, and the blocks that keep training and test apart.
+"""One picture of a data set, how its bytes are read, and the list of a split.
 
-Knows paths and class codes. Opens no picture.
+Knows paths, spans in tar files and class codes. Decodes nothing; knows no layout and no rule of splitting.
 """
 
 import csv
-import difflib
 import hashlib
 import io
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from training.config import Blocks, SourceConfig
+from typing import Literal, NamedTuple
 
 Block = Literal["train", "calibration", "test"]
 BLOCKS: tuple[Block, ...] = ("train", "calibration", "test")
+Parts = dict[Block, "list[Sample]"]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class DataError(Exception):
-    """A folder that cannot be learned from: which, and what was expected."""
+    """Data that cannot be learned from: which file or folder, and what was expected of it."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class Span(NamedTuple):
+    """Where a picture lies in a file that holds many, in bytes."""
+
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,59 +39,84 @@ class Sample:
 
     source: str
     code: str
-    name: str  # below the class folder, with / between the parts
-    path: Path
+    name: str  # within its source (class folders: within its class), with / between the parts
+    path: Path  # of the file that holds it
+    patient: str = ""  # empty: not known
+    span: Span | None = None  # None: the whole file
+
+    @property
+    def place(self) -> tuple[str, str, list[str]]:
+        """Source, class and the parts of the name: the order in which blocks are cut and seeds draw."""
+        return self.source, self.code, self.name.split("/")
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Source, class and name, as a row of split.csv."""
+        return self.source, self.code, self.name
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.name}" if self.span else str(self.path)
 
 
-def index_folder(root: Path, source: SourceConfig, codes: Sequence[str]) -> list[Sample]:
-    """Every picture of `root / source.folder`, class by class, each class in path order.
-
-    Reads class folders, flat or with numbered subfolders (`PMO/0001-1000/PMO_00001.jpg`, as Matek 2021 is published).
-    In path order a subfolder, one of a patient say, stays together and meets another block only at its edge.
+def read(sample: Sample) -> bytes:
+    """The bytes of one picture file.
 
     Raises:
-        DataError: no such folder, no class folder in it, or a class folder that is not in the class list.
+        OSError: it is gone, cannot be read, or ends before its span does.
     """
-    folder = root / source.folder
-    if not folder.is_dir():
-        raise DataError(folder, f"no such folder; source {source.name!r} expects one folder a class here")
-    class_folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not class_folders:
-        raise DataError(folder, f"no class folders; expected folders named {', '.join(codes)}")
-    return [sample for entry in class_folders for sample in _index_class(entry, source, codes)]
+    if sample.span is None:
+        return sample.path.read_bytes()
+    with sample.path.open("rb") as file:
+        file.seek(sample.span.offset)
+        data = file.read(sample.span.size)
+    if len(data) < sample.span.size:
+        raise OSError(f"{sample.path} ends within {sample.name}")
+    return data
 
 
-def _index_class(folder: Path, source: SourceConfig, codes: Sequence[str]) -> list[Sample]:
-    if folder.name not in codes:
-        near = difflib.get_close_matches(folder.name.upper(), codes, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"expected one of {', '.join(codes)}"
-        raise DataError(folder, f"{folder.name!r} is not in the class list; {hint}")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return [Sample(source.name, folder.name, path.relative_to(folder).as_posix(), path) for path in sorted(found)]
-
-
-def split_blocks(samples: Iterable[Sample], blocks: Blocks) -> dict[Block, list[Sample]]:
-    """Cut each class of each source into contiguous blocks in the order given: train, calibration, test."""
-    groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.source, sample.code].append(sample)
-    parts: dict[Block, list[Sample]] = {"train": [], "calibration": [], "test": []}
-    for group in groups.values():
-        first = round(len(group) * blocks.train)
-        second = first + round(len(group) * blocks.calibration)
-        parts["train"] += group[:first]
-        parts["calibration"] += group[first:second]
-        parts["test"] += group[second:]
+def parts_of(samples: Sequence[Sample], blocks: Sequence[Block]) -> Parts:
+    """Block → its samples, in the order given."""
+    parts: Parts = {block: [] for block in BLOCKS}
+    for sample, block in zip(samples, blocks, strict=True):
+        parts[block].append(sample)
     return parts
 
 
-def split_list(parts: dict[Block, list[Sample]]) -> str:
+def split_list(parts: Mapping[Block, Sequence[Sample]]) -> str:
     """The split as CSV (block, source, code, file): what was learned from, in the open."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("block", "source", "code", "file"))
-    rows.writerows((block, s.source, s.code, s.name) for block in BLOCKS for s in parts[block])
+    rows.writerows((block, *s.key) for block in BLOCKS for s in parts[block])
     return text.getvalue()
+
+
+def recorded_parts(samples: Iterable[Sample], split: str, root: Path, whole: bool) -> Parts:
+    """The samples in the blocks of a split list: a run goes on, or is measured, with the split that it began with.
+
+    Args:
+        split: the text of split.csv.
+        root: where the samples were found, for the message.
+        whole: whether the list must name every sample; not so where only a share of the data is used.
+
+    Raises:
+        DataError: a picture of the list is not among the samples, or one of the samples is not in the list.
+    """
+    found = {sample.key: sample for sample in samples}
+    parts: Parts = {block: [] for block in BLOCKS}
+    missing = []
+    for row in csv.DictReader(io.StringIO(split)):
+        sample = found.pop((row["source"], row["code"], row["file"]), None)
+        if sample is None:
+            missing.append(row["file"])
+        else:
+            parts[row["block"]].append(sample)  # type: ignore[index]  # split_list wrote it
+    strange = [sample.name for sample in found.values()] if whole else []
+    for names, what in ((missing, "of the run are not there"), (strange, "are in no block of the run")):
+        if names:
+            reason = f"the pictures are not those that this run was trained with: {len(names)} {what}, as {names[0]}"
+            raise DataError(root, reason)
+    return parts
 
 
 def sha256_of(text: str) -> str:

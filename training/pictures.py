@@ -3,15 +3,19 @@
 Knows files and arrays. Knows nothing of networks. A picture that cannot be read is listed, never silently dropped.
 """
 
+import hashlib
+import inspect
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
-from rich.progress import track
+from PIL import features
 
-from model.image import PictureError, decode
+from model.image import decode
+from training.cache import Recipe, rows_of
 from training.data import Sample
 
 
@@ -34,34 +38,46 @@ class Pictures:
 
 
 def decode_all(
-    samples: Sequence[Sample], codes: Sequence[str], size: int, crops: dict[str, float], title: str
+    samples: Sequence[Sample],
+    codes: Sequence[str],
+    size: int,
+    crops: dict[str, float],
+    title: str,
+    cache: Path | None = None,
 ) -> Pictures:
     """Decode samples to `size` pixels a side, keeping the centre that the source's crop leaves.
 
     Args:
         crops: source name → share of the side kept around the centre.
         title: what the progress bar says.
+        cache: folder where decoded pictures are kept and from where they are mapped; None: they stay in memory.
+
+    Raises:
+        DataError: the disk has no room for them, or files changed while they were read.
     """
-    images = np.empty((len(samples), size, size, 3), np.uint8)  # filled in place: a large set fits only once
-    kept: list[Sample] = []
-    unreadable: list[Unreadable] = []
-    with ThreadPoolExecutor() as pool:
-        outcomes = pool.map(lambda sample: _decode(sample, size, crops[sample.source]), samples)
-        for sample, outcome in zip(samples, track(outcomes, description=title, total=len(samples)), strict=True):
-            if isinstance(outcome, Unreadable):
-                unreadable.append(outcome)
-            else:
-                images[len(kept)] = outcome
-                kept.append(sample)
+    text = f"pictures {decoder_version(Path(__file__))} {sorted(crops.items())}"
+    recipe = Recipe(lambda sample, data: cropped(data, size, crops[sample.source]), (size, size, 3), np.uint8, text)
+    rows = rows_of(samples, recipe, cache, title)
+    kept = [samples[at] for at in rows.kept]
     labels = np.array([codes.index(sample.code) for sample in kept], dtype=np.int64)
-    return Pictures(kept, images[: len(kept)], labels, unreadable)
+    unreadable = [Unreadable(samples[at], reason) for at, reason in rows.refused.items()]
+    return Pictures(kept, rows.array, labels, unreadable)
 
 
-def _decode(sample: Sample, size: int, crop: float) -> NDArray[np.uint8] | Unreadable:
+def cropped(data: bytes, size: int, crop: float) -> NDArray[np.uint8]:
+    """Decode the centre of a picture: `crop` of its side, at `size` pixels.
+
+    Raises:
+        PictureError: it cannot be decoded.
+    """
     whole = round(size / crop)
     start = (whole - size) // 2
-    try:
-        image = decode(sample.path.read_bytes(), whole)
-    except (PictureError, OSError) as error:
-        return Unreadable(sample, str(error))
-    return image[start : start + size, start : start + size]
+    return decode(data, whole)[start : start + size, start : start + size]
+
+
+def decoder_version(*computing: Path) -> str:
+    """Changes with whatever may change a pixel: the decoder's source, Pillow, its libjpeg, and further source files."""
+    digest = hashlib.sha256()
+    for path in (Path(inspect.getfile(decode)), *computing):
+        digest.update(path.read_bytes())
+    return f"{digest.hexdigest()[:16]} Pillow {PIL.__version__} libjpeg {features.version('jpg')}"

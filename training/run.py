@@ -4,27 +4,31 @@ Knows file names and formats. Knows nothing of networks.
 
     config.toml         as given to `fit`
     split.csv           block, source, class and file of every picture
+    twins.csv           pairs of near duplicates, and the blocks they stand in
     unreadable.csv      source, class and file of pictures that could not be decoded, and why
+    cache/              decoded pictures and fingerprints, where no other folder was named; may be removed
     checkpoints/        Lightning's; an interrupted fit picks up here
     curves/             loss and accuracy by epoch, one version_N/metrics.csv an attempt
     weights.safetensors the averaged weights
     fit.json            which configuration, how long training took, on what
     evaluation.json     temperature, figures, confusion matrices
     predictions.csv     one row a test picture
+    logits.npz          of the calibration and the test pictures, for figures, pooling and audits
 """
 
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from model.contract import Metric
 from training.config import Config, read_config
-from training.data import sha256_of
+from training.data import Block, sha256_of
 from training.pictures import Unreadable
+from training.scores import Scores, read_scores, write_predictions, write_scores
 
 
 class RunError(Exception):
@@ -52,6 +56,7 @@ class Evaluation(BaseModel):
     temperature: float
     metrics: tuple[Metric, ...]
     confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted, in class order
+    splits: dict[str, str] = {}  # source → what its figures carry as their split
 
 
 class Fit(BaseModel):
@@ -71,7 +76,10 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.weights = folder / "weights.safetensors"
+        self.logits = folder / "logits.npz"
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
+        self.twins = folder / "twins.csv"
+        self.cache = folder / "cache"
         self.best_checkpoint = folder / "checkpoints" / "best.ckpt"
 
     def start(self, config_path: Path, split: str) -> None:
@@ -84,24 +92,26 @@ class Run:
         for name, text in (("config.toml", config_path.read_text(encoding="utf-8")), ("split.csv", split)):
             path = self.folder / name
             if not path.exists():
-                path.write_text(text, encoding="utf-8")
+                unfinished = path.with_suffix(".unfinished")
+                unfinished.write_text(text, encoding="utf-8")
+                unfinished.replace(path)  # at once: another process of this run may be about to read it
             elif path.read_text(encoding="utf-8") != text:
                 raise RunError(path, "differs from this run's; give another --out, or remove that folder")
+
+    def begun(self, config_path: Path) -> bool:
+        """Whether the folder holds a run of this configuration, whose split it goes on with.
+
+        Raises:
+            RunError: it holds a run of another configuration.
+        """
+        config = self.folder / "config.toml"
+        if config.exists() and config.read_text(encoding="utf-8") != config_path.read_text(encoding="utf-8"):
+            raise RunError(config, "differs from this run's; give another --out, or remove that folder")
+        return config.exists() and (self.folder / "split.csv").exists()
 
     def config(self) -> Config:
         """The configuration that the run was started with."""
         return read_config(self._made("config.toml", "fit"))
-
-    def check_split(self, split: str) -> None:
-        """Return when a split is the one that was trained with; in any other a test picture may have been learned from.
-
-        Raises:
-            RunError: it is another, because the data folder is another or has changed.
-        """
-        if self.split() != split:
-            raise RunError(
-                self.folder / "split.csv", "the pictures of --data are not those that this run was trained with"
-            )
 
     def split(self) -> str:
         """The text of split.csv."""
@@ -128,18 +138,28 @@ class Run:
 
     def training_images(self) -> dict[str, Counter[str]]:
         """Source → class → pictures that were learned from: the training block without the unreadable."""
+        counts: dict[str, Counter[str]] = {}
+        for block, source, code, _ in self._readable():
+            if block == "train":
+                counts.setdefault(source, Counter())[code] += 1
+        return counts
+
+    def pictures(self) -> set[tuple[str, str, str]]:
+        """Source, class and file of every picture of the split, without those that training could not read."""
+        return {(source, code, file) for _, source, code, file in self._readable()}
+
+    def _readable(self) -> Iterator[tuple[str, str, str, str]]:
         with self._made("unreadable.csv", "fit").open(newline="", encoding="utf-8") as file:
             bad = {(row["source"], row["code"], row["file"]) for row in csv.DictReader(file)}
-        counts: dict[str, Counter[str]] = {}
         with self._made("split.csv", "fit").open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                if row["block"] == "train" and (row["source"], row["code"], row["file"]) not in bad:
-                    counts.setdefault(row["source"], Counter())[row["code"]] += 1
-        return counts
+                if (row["source"], row["code"], row["file"]) not in bad:
+                    yield row["block"], row["source"], row["code"], row["file"]
 
     def write_fit(self, fit: Fit) -> None:
         """Write fit.json, and drop what was measured of weights that came before these."""
-        (self.folder / "evaluation.json").unlink(missing_ok=True)
+        for name in ("evaluation.json", "predictions.csv", self.logits.name):
+            (self.folder / name).unlink(missing_ok=True)
         (self.folder / "fit.json").write_text(fit.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def fit(self) -> Fit:
@@ -150,8 +170,14 @@ class Run:
         """
         return Fit.model_validate_json(self._made("fit.json", "fit").read_bytes())
 
-    def write_evaluation(self, evaluation: Evaluation) -> None:
-        """Write evaluation.json."""
+    def write_evaluation(self, evaluation: Evaluation, scores: Mapping[Block, Scores]) -> None:
+        """Write evaluation.json, predictions.csv and logits.npz.
+
+        Args:
+            scores: of the test block at least.
+        """
+        write_scores(self.logits, scores)
+        write_predictions(self.folder / "predictions.csv", scores["test"])
         text = json.dumps(evaluation.model_dump(mode="json"), indent=1)
         (self.folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
 
@@ -162,6 +188,14 @@ class Run:
             RunError: the run has not been evaluated.
         """
         return Evaluation.model_validate_json(self._made("evaluation.json", "evaluate").read_bytes())
+
+    def scores(self, block: Block) -> Scores:
+        """The logits of a block, as `evaluate` found them.
+
+        Raises:
+            RunError: the run has not been evaluated.
+        """
+        return read_scores(self._made(self.logits.name, "evaluate"), block)
 
     def _made(self, name: str, command: str) -> Path:
         path = self.folder / name

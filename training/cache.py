@@ -1,0 +1,201 @@
+"""What was computed from pictures, one row a picture, kept on disk: decoded once, then mapped into memory.
+
+Knows files, their sizes and times, and how to survive an interruption. Knows nothing of what a row means.
+
+    FOLDER/<key>/rows.npy      the rows, uint8 or whatever they are, in the order of the samples
+    FOLDER/<key>/refused.json  which samples gave no row, and why
+    FOLDER/<key>.unfinished/   being written; worth nothing
+
+The key is a digest of every file's path, size and time of change, and of the recipe: what has changed has another key,
+so that nothing stale is ever read. A finished folder appears by a rename, whole or not at all. Two processes that want
+the same rows take turns (filelock, in torch's own dependencies; its locks end with the process that holds them).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import DTypeLike, NDArray
+from rich import get_console
+from rich.progress import track
+
+from model.image import PictureError
+from training.data import DataError, Sample, read
+
+#: Pictures handed to the threads at once: what is computed and not yet stored stays small.
+AT_ONCE = 256
+#: Left free on the disk beside what is written.
+SPARE_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture's bytes become a row.
+
+    `text` says all that the row depends on besides the bytes: sizes, and the version of what computes it.
+    """
+
+    make: Callable[[Sample, bytes], NDArray[Any]]  # raises PictureError
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+    text: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Row i of `array` (N', *shape) belongs to the sample at `kept[i]`; `refused` are the others, with the reason."""
+
+    array: NDArray[Any]
+    kept: list[int]
+    refused: dict[int, str]
+
+
+def rows_of(samples: Sequence[Sample], recipe: Recipe, folder: Path | None, title: str) -> Rows:
+    """The rows of samples, from the cache in `folder` where they are there; without a folder, in memory.
+
+    Args:
+        title: what the progress bar says.
+
+    Raises:
+        DataError: the disk has no room for them, or files changed while they were read.
+    """
+    if folder is None:
+        return _in_memory(samples, recipe, title)
+    key = _key(samples, recipe)
+    finished = folder / key
+    if not finished.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _turn(folder / f"{key}.lock"):
+            if not finished.is_dir():  # another process may have written it meanwhile
+                _sweep(folder)
+                _write(samples, recipe, folder / f"{key}.unfinished", title)
+                if _key(samples, recipe) != key:
+                    raise DataError(folder, "pictures changed while they were read; begin again")
+                (folder / f"{key}.unfinished").rename(finished)
+    return _open(finished, len(samples), recipe)
+
+
+def _in_memory(samples: Sequence[Sample], recipe: Recipe, title: str) -> Rows:
+    array = np.empty((len(samples), *recipe.shape), recipe.dtype)
+    kept, refused = [], {}
+    for at, made in enumerate(_made(samples, recipe, title)):
+        if isinstance(made, str):
+            refused[at] = made
+        else:
+            array[len(kept)] = made
+            kept.append(at)
+    return Rows(array[: len(kept)], kept, refused)
+
+
+def _made(samples: Sequence[Sample], recipe: Recipe, title: str) -> Iterator[NDArray[Any] | str]:
+    """A row a sample, in order, or the reason why there is none."""
+
+    def one(sample: Sample) -> NDArray[Any] | str:
+        try:
+            return recipe.make(sample, read(sample))
+        except (PictureError, OSError) as error:
+            return str(error)
+
+    def all_of_them() -> Iterator[NDArray[Any] | str]:
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(samples), AT_ONCE):
+                yield from pool.map(one, samples[start : start + AT_ONCE])
+
+    yield from track(all_of_them(), description=title, total=len(samples))
+
+
+def _key(samples: Sequence[Sample], recipe: Recipe) -> str:
+    """Digest of the files and the recipe; a file that is not there counts as one of size -1."""
+    digest = hashlib.sha256(f"{recipe.text} {recipe.shape} {np.dtype(recipe.dtype)}".encode())
+    stamps: dict[Path, str] = {}  # of a tar that holds many
+    for sample in samples:
+        if sample.path not in stamps:
+            stamps[sample.path] = _stamp(sample.path)
+        digest.update(f"\n{stamps[sample.path]} {sample.span} {sample.source}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _stamp(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return f"{path.absolute()} -1"
+    return f"{path.absolute()} {found.st_size} {found.st_mtime_ns}"
+
+
+@contextmanager
+def _turn(lock: Path) -> Iterator[None]:
+    """Hold a lock, saying so while another process has it."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        with get_console().status("another process reads the same pictures; waiting for it"):
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what an interrupted process left unfinished: its lock is free."""
+    for unfinished in folder.glob("*.unfinished"):
+        lock = FileLock(unfinished.with_suffix(".lock"))  # of the key in hand this process has it already
+        with suppress(Timeout), lock.acquire(timeout=0):
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write(samples: Sequence[Sample], recipe: Recipe, folder: Path, title: str) -> None:
+    _check_room(len(samples), recipe, folder.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    kept, refused = 0, {}
+    with (folder / "rows.npy").open("wb") as file:
+        start = _write_header(file, len(samples), recipe)
+        for at, made in enumerate(_made(samples, recipe, title)):
+            if isinstance(made, str):
+                refused[at] = made
+            else:
+                file.write(np.ascontiguousarray(made, recipe.dtype).tobytes())
+                kept += 1
+        file.seek(0)
+        assert _write_header(file, kept, recipe) == start, "numpy leaves room for the first axis to change"
+        file.flush()
+        os.fsync(file.fileno())  # a rename may reach the disk before what is renamed
+    (folder / "refused.json").write_text(json.dumps(refused), encoding="utf-8")
+
+
+def _write_header(file: BinaryIO, count: int, recipe: Recipe) -> int:
+    descr = np.lib.format.dtype_to_descr(np.dtype(recipe.dtype))
+    header = {"descr": descr, "fortran_order": False, "shape": (count, *recipe.shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.tell()
+
+
+def _check_room(count: int, recipe: Recipe, folder: Path) -> None:
+    needed = count * int(np.prod(recipe.shape)) * np.dtype(recipe.dtype).itemsize + SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            folder, f"the cache needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; give another --cache"
+        )
+
+
+def _open(folder: Path, count: int, recipe: Recipe) -> Rows:
+    told = json.loads((folder / "refused.json").read_text(encoding="utf-8"))
+    refused = {int(at): reason for at, reason in told.items()}
+    kept = [at for at in range(count) if at not in refused]
+    if not kept:
+        return Rows(np.empty((0, *recipe.shape), recipe.dtype), kept, refused)
+    # Copy on write: torch wants an array that may be written to, the file must not be.
+    return Rows(np.load(folder / "rows.npy", mmap_mode="c"), kept, refused)

@@ -1,0 +1,88 @@
+"""One tar shard → the pictures in it: where each lies, and what the shard says of its class and patient.
+
+Knows tar and WebDataset's keys: `a/b.jpg`, `a/b.cls` and `a/b.json` belong together, because their paths agree up to
+the first dot of the file's name. Unpacks nothing; does not know which classes there are.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from training.data import SUFFIXES, DataError, Span
+from training.data_config import Columns
+from training.rows import USUAL_CODE, USUAL_PATIENT
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPicture:
+    """One picture of a shard. `label` and `patient` are empty where neither .cls nor .json tells them."""
+
+    name: str  # path in the tar
+    span: Span
+    label: str
+    patient: str
+
+
+@dataclass
+class _Label:
+    code: str = ""
+    patient: str = ""
+
+
+def pictures_in(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
+    """Every picture of a shard, in its order.
+
+    Args:
+        columns: keys of the class and the patient in key.json.
+
+    Raises:
+        DataError: no plain tar, a picture stored in pieces, or a label that cannot be read; names the member.
+    """
+    pictures: list[tuple[str, tarfile.TarInfo]] = []
+    labels: dict[str, _Label] = {}
+    try:
+        with tarfile.open(shard, "r:") as archive:  # a compressed one has no places that can be read at random
+            for member in archive:
+                if not member.isreg() or PurePosixPath(member.name).name.startswith("."):
+                    continue
+                key, suffix = _key_and_suffix(member.name)
+                if suffix in SUFFIXES:
+                    pictures.append((key, member))
+                elif suffix in {".cls", ".json"}:
+                    file = archive.extractfile(member)
+                    assert file is not None, "a regular file"
+                    _read_label(labels.setdefault(key, _Label()), file.read(), columns, shard, member.name)
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(shard, f"not a plain tar ({error}); unpack a compressed one to .tar") from error
+    for key, member in pictures:
+        if member.issparse():
+            raise DataError(shard, f"{member.name}: stored sparse, so that it lies in pieces; write the tar anew")
+        label = labels.get(key, _Label())
+        yield ShardPicture(member.name, Span(member.offset_data, member.size), label.code, label.patient)
+
+
+def _key_and_suffix(name: str) -> tuple[str, str]:
+    path = PurePosixPath(name)
+    return (path.parent / path.name.partition(".")[0]).as_posix(), path.suffix.lower()
+
+
+def _read_label(label: _Label, data: bytes, columns: Columns, shard: Path, name: str) -> None:
+    try:
+        if name.lower().endswith(".cls"):
+            label.code = data.decode("utf-8").strip()
+            return
+        entries = json.loads(data)
+    except ValueError as error:  # of JSON and of UTF-8
+        raise DataError(shard, f"{name}: cannot be read: {error}") from error
+    if not isinstance(entries, Mapping):
+        raise DataError(shard, f"{name}: expected a JSON object")
+    told = {str(key).lower(): str(value) for key, value in entries.items() if value is not None}
+    label.code = label.code or _entry(told, columns.code, USUAL_CODE)
+    label.patient = _entry(told, columns.patient, USUAL_PATIENT)
+
+
+def _entry(told: Mapping[str, str], named: str, usual: Sequence[str]) -> str:
+    keys = (named.lower(),) if named else usual
+    return next((told[key] for key in keys if key in told), "")

@@ -1,0 +1,130 @@
+"""Everything that is decided of the data before a network sees it: what is there, what is used, what stands where.
+
+Knows the order: find, draw a share, look for twins, split. Knows no network and prints nothing.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.data import Block, DataError, Parts, Sample, parts_of, recorded_parts
+from training.data_config import Blocks, DataConfig, GroupedSplit, KFold, ListedSplit
+from training.fingerprint import fingerprints
+from training.layouts import index_source
+from training.listed import Listed, match_list
+from training.pictures import Unreadable
+from training.splits import assign, same_patient, sampled, together
+from training.twins import Twin, find_twins
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found and decided."""
+
+    found: list[Sample]  # every picture of every source
+    left_out: Counter[tuple[str, str]]  # source and class of the data → pictures
+    samples: list[Sample]  # those that are divided
+    said: list[Block]  # the block of each, as the split says it
+    blocks: list[Block]  # and with twins on one side
+    parts: Parts  # the blocks as they are used
+    twins: list[Twin]  # their pictures are indices into samples
+    unreadable: list[Unreadable]  # met while twins were looked for
+    listed: Listed | None
+
+    @property
+    def parted(self) -> list[Twin]:
+        """Twins that the split, as it is said, has in two blocks."""
+        return [twin for twin in self.twins if self.said[twin.first] != self.said[twin.second]]
+
+    @property
+    def moved(self) -> int:
+        """Pictures that went to training because of a twin."""
+        return sum(said != block for said, block in zip(self.said, self.blocks, strict=True))
+
+
+def survey(data: DataConfig, root: Path, codes: Sequence[str], cache: Path | None) -> Survey:
+    """Find the pictures, draw the share that is used, look for twins, and give each picture its block.
+
+    Args:
+        root: what --data names.
+        codes: class codes in logit order.
+        cache: where fingerprints are kept; None: they are computed anew.
+
+    Raises:
+        DataError: a source is not as the configuration says, a split asks for patients that are not known, or a block
+            would stay empty.
+    """
+    found, left_out = find(data, root, codes)
+    listed = match_list(root, data.split, found) if isinstance(data.split, ListedSplit) else None
+    samples = sampled(found, data.sample, data.sample_seed) if data.sample_of == "all" else found
+    twins, unreadable = _twins(data, samples, cache)
+    patients = _patients(data, root, samples)
+    alone = together(len(samples), patients)
+    named = listed.blocks if listed else None
+    said = blocks = assign(samples, data.split, alone, named)
+    if twins and data.twins.action == "move":
+        units = together(len(samples), patients, [(twin.first, twin.second) for twin in twins])
+        blocks = assign(samples, data.split, units, named)
+        if not isinstance(data.split, Blocks | ListedSplit):  # the others deal twins out as one: none is moved
+            said = blocks
+    parts = _parts(data, root, samples, blocks)
+    return Survey(found, left_out, samples, said, blocks, parts, twins, unreadable, listed)
+
+
+def find(data: DataConfig, root: Path, codes: Sequence[str]) -> tuple[list[Sample], Counter[tuple[str, str]]]:
+    """Every picture of every source, and the pictures left out, by source and class of the data.
+
+    Raises:
+        DataError: a source is not as the configuration says.
+    """
+    samples: list[Sample] = []
+    left_out: Counter[tuple[str, str]] = Counter()
+    for source in data.sources:
+        found = index_source(root, source, codes)
+        samples += found.samples
+        left_out.update({(source.name, name): count for name, count in found.left_out.items()})
+    return samples, left_out
+
+
+def recorded(data: DataConfig, root: Path, codes: Sequence[str], split: str) -> Parts:
+    """The blocks of a run that has begun, by its split list: nothing is drawn or compared again.
+
+    Raises:
+        DataError: the pictures of `root` are not those of the list.
+    """
+    return recorded_parts(find(data, root, codes)[0], split, root, whole=data.sample == 1)
+
+
+def _twins(data: DataConfig, samples: list[Sample], cache: Path | None) -> tuple[list[Twin], list[Unreadable]]:
+    if data.twins.action == "off":
+        return [], []
+    rows = fingerprints(samples, cache)
+    twins = find_twins(np.asarray(rows.array), rows.kept, data.twins.max_distance)
+    return twins, [Unreadable(samples[at], reason) for at, reason in rows.refused.items()]
+
+
+def _patients(data: DataConfig, root: Path, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    split = data.split
+    if not (isinstance(split, GroupedSplit) or (isinstance(split, KFold) and split.by_patient)):
+        return []
+    unknown = Counter(sample.source for sample in samples if not sample.patient)
+    for source, count in unknown.items():
+        raise DataError(
+            root,
+            f"a split by patient, but the patient of {count} pictures of source {source!r} is not known: name a column "
+            "of its list, or give patient_pattern, as '^([^/]+)/' for a folder a patient, '(.*)' for one a picture",
+        )
+    return same_patient(samples)
+
+
+def _parts(data: DataConfig, root: Path, samples: Sequence[Sample], blocks: Sequence[Block]) -> Parts:
+    parts = parts_of(samples, blocks)
+    for block, mine in parts.items():
+        if not mine:
+            raise DataError(root, f"{len(samples)} pictures leave none for the {block} block")
+    if data.sample_of == "training":
+        parts["train"] = sampled(parts["train"], data.sample, data.sample_seed)
+    return parts
