@@ -10,6 +10,7 @@ MCNN stem, multi-scale cross attention: named by the paper this project starts f
 import difflib
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,6 +24,8 @@ from model.contract import SIZE_MULTIPLE
 KERNELS = {"3-5-1": (3, 5, 2), "5-7-1": (5, 7, 3), "7-9-1": (7, 9, 4)}
 ALL_SCALES = tuple(KERNELS)
 Scales = tuple[str, ...]
+#: Pixels of the picture to a cell of each stage's map.
+STRIDES = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,30 @@ class LKA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv1(_without_padding_taps(self.conv_spatial, self.conv0(x)))
 
+    @torch.no_grad()
+    def clear_beyond(self, side: int) -> None:
+        """Zero the taps that a map of side x side never uses."""
+        weight, taps = self.conv_spatial.weight, _taps_used(self.conv_spatial, side)
+        kept = torch.zeros_like(weight)
+        kept[:, :, taps, taps] = weight[:, :, taps, taps]
+        weight.copy_(kept)
+
+
+def _taps_used(conv: nn.Conv2d, side: int) -> slice:
+    """The taps along one axis that meet anything but padding somewhere on a map of this side."""
+    middle = conv.kernel_size[0] // 2
+    reach = min(middle, (side - 1) // conv.dilation[0])
+    return slice(middle - reach, middle + reach + 1)
+
 
 def _without_padding_taps(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """conv(x) without the outer taps, which on a small map meet padding at every position and only cost time.
 
-    They are then never trained either: weights learned at one input size are not for a larger one.
+    They are then never trained either; see VAN.clear_beyond.
     """
-    taps, dilation = conv.kernel_size[0] // 2, conv.dilation[0]
-    rows, columns = (min(taps, (side - 1) // dilation) for side in x.shape[-2:])
-    weight = conv.weight[:, :, taps - rows : taps + rows + 1, taps - columns : taps + columns + 1]
-    padding = (rows * dilation, columns * dilation)
+    rows, columns = (_taps_used(conv, side) for side in x.shape[-2:])
+    weight, dilation = conv.weight[:, :, rows, columns], conv.dilation[0]
+    padding = tuple(dilation * (size // 2) for size in weight.shape[-2:])
     return F.conv2d(x, weight, conv.bias, padding=padding, dilation=dilation, groups=conv.groups)
 
 
@@ -167,7 +184,10 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A VAN block: attention, then ConvFFN, each BatchNorm first and layer-scaled. Returns (output, gate)."""
+    """A VAN block: attention, then ConvFFN, each BatchNorm first and layer-scaled. Returns (output, gate).
+
+    Channel attention, where there is one, weights what the ConvFFN adds: where SENet has it, before the sum.
+    """
 
     def __init__(self, dim: int, mlp_ratio: int, scales: Scales, drop_path: float) -> None:
         super().__init__()
@@ -175,6 +195,7 @@ class Block(nn.Module):
         self.attn = SpatialAttention(dim, scales)
         self.norm2 = nn.BatchNorm2d(dim)
         self.mlp = ConvFFN(dim, dim * mlp_ratio)
+        self.channel_attention: nn.Module = nn.Identity()
         self.drop_path = DropPath(drop_path)
         self.layer_scale_1 = nn.Parameter(torch.full((dim, 1, 1), 1e-2))
         self.layer_scale_2 = nn.Parameter(torch.full((dim, 1, 1), 1e-2))
@@ -182,7 +203,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         attended, gate = self.attn(self.norm1(x))
         x = x + self.drop_path(self.layer_scale_1 * attended)
-        x = x + self.drop_path(self.layer_scale_2 * self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.layer_scale_2 * self.channel_attention(self.mlp(self.norm2(x))))
         return x, gate
 
 
@@ -297,12 +318,19 @@ class VAN(nn.Module):
         variant: a name of VARIANTS, or numbers of your own.
         num_classes: width of the head.
         drop_path: rate at the last block; grows linearly from 0 at the first.
+        channel_attention: makes a channel attention for a width, (N, C, H, W) -> the same; one in every block.
 
     Raises:
         ValueError: an unknown variant, or a width that its scales, stem or heads cannot share evenly.
     """
 
-    def __init__(self, variant: str | Variant, num_classes: int, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        variant: str | Variant,
+        num_classes: int,
+        drop_path: float = 0.0,
+        channel_attention: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         v = variant_named(variant) if isinstance(variant, str) else variant
         stem = MCNNStem(3, v.embed_dims[0]) if v.stem == "mcnn" else OverlapPatchEmbed(3, v.embed_dims[0], 7, 4)
@@ -316,6 +344,21 @@ class VAN(nn.Module):
         self.attention_stage = max(i for i, scales in enumerate(v.scales) if len(scales) == most)
         self.attention_scales = v.scales[self.attention_stage]
         self.apply(_init_weights)
+        if channel_attention:  # last: it keeps the initial weights that its own paper gives it
+            for stage, dim in zip(self.stages, v.embed_dims, strict=True):
+                for block in stage.blocks:
+                    block.channel_attention = channel_attention(dim)
+
+    def clear_beyond(self, size: int) -> None:
+        """Zero the taps of LKA that meet only padding on pictures of size x size.
+
+        At that size they change nothing and are not trained. Left at random they would add noise where the network is
+        moved to a larger picture; at zero, what was learned says the same there, and they learn from then on.
+        """
+        for stage, stride in zip(self.stages, STRIDES, strict=True):
+            for module in stage.modules():
+                if isinstance(module, LKA):
+                    module.clear_beyond(size // stride)
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, S, S), normalised → (the map that the head reads, the gate that `attention` is drawn from)."""
@@ -339,8 +382,18 @@ class VAN(nn.Module):
 
     def _attention(self, gate: Tensor) -> Tensor:
         strength = gate.abs().unflatten(1, (len(self.attention_scales), -1)).mean(dim=2)  # (N, C, h, w) -> (N, K, h, w)
-        low, high = strength.amin(dim=(2, 3), keepdim=True), strength.amax(dim=(2, 3), keepdim=True)
-        return (strength - low) / (high - low + 1e-12)
+        return scaled(strength)
+
+
+#: Share of its height below which the relief of a map is not stretched to 0..1: it would show rounding, enlarged.
+FLAT = 1e-2
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Each map of (N, K, h, w), none below 0, to 0..1; a flat one stays flat and near 0."""
+    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+    # Not + 1e-12: an optimiser of graphs takes that for + 0 and leaves 0 / 0.
+    return (maps - low) / torch.maximum(high - low, FLAT * high).clamp_min(1e-12)
 
 
 def _drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:

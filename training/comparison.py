@@ -7,59 +7,79 @@ timm (Apache-2.0, pytorch-image-models) holds the trunks: kept up, and the field
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.van import VANOutput
+from model.van import VANOutput, scaled
 
-#: Our name → timm's.
-COMPARISONS: Mapping[str, str] = MappingProxyType(
+#: Our name → timm's, and what else timm is told.
+TRUNKS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
-        "efficientnet_lite0": "tf_efficientnet_lite0",
-        "efficientnet_lite1": "tf_efficientnet_lite1",
-        "efficientnet_lite2": "tf_efficientnet_lite2",
-        "resnext50": "resnext50_32x4d",
-        "densenet121": "densenet121",
+        "efficientnet_lite0": ("tf_efficientnet_lite0", {}),
+        "efficientnet_lite1": ("tf_efficientnet_lite1", {}),
+        "efficientnet_lite2": ("tf_efficientnet_lite2", {}),
+        "resnext50": ("resnext50_32x4d", {}),  # Matek 2021
+        "densenet121": ("densenet121", {}),
+        "resnet18": ("resnet18", {}),
+        "convnext_atto": ("convnext_atto", {"head_norm_first": True}),  # its norm before the mean, as the sum rule asks
     }
 )
 
 
 class Pooled(nn.Module):
-    """A trunk, the mean over its last map, a linear head; `attention` is the strength of that map.
+    """A trunk, the mean over its last map, a linear head.
 
     Args:
-        name: timm's name of the trunk.
+        trunk: what `look` sees with.
+        features: channels of its last map, D.
         num_classes: width of the head.
-        drop_path: rate of stochastic depth at the last block, in trunks that have it.
     """
 
-    attention_scales = ("features",)
+    #: What the maps of `attention` show, in order.
+    attention_scales: tuple[str, ...] = ("features",)
 
-    def __init__(self, name: str, num_classes: int, drop_path: float = 0.0) -> None:
+    def __init__(self, trunk: nn.Module, features: int, num_classes: int) -> None:
         super().__init__()
-        self.trunk = _trunk(name, drop_path)
-        self.head = nn.Linear(self.trunk.num_features, num_classes)
+        self.trunk = trunk
+        self.head = nn.Linear(features, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, S, S), normalised → the map that the head reads (N, D, h, w), and what it weighted (N, K, h', w').
+
+        Here the second is the strength of the first: the mean over its channels without signs.
+        """
+        features = self.trunk.forward_features(x)
+        return features, strength(features)
+
     def forward(self, x: Tensor) -> VANOutput:
         """(N, 3, S, S), normalised."""
-        features = self.trunk.forward_features(x)  # (N, D, h, w)
+        features, weighted = self.look(x)
         embedding = features.mean(dim=(2, 3))
         evidence = F.conv2d(features, self.head.weight[:, :, None, None])
-        return VANOutput(self.head(embedding), _strength(features), evidence, embedding)
+        return VANOutput(self.head(embedding), scaled(weighted), evidence, embedding)
 
 
-def _trunk(name: str, drop_path: float) -> nn.Module:
+def pooled(name: str, num_classes: int, drop_path: float = 0.0) -> Pooled:
+    """A trunk of timm with random weights.
+
+    Args:
+        name: of TRUNKS.
+        drop_path: rate of stochastic depth at the last block, in trunks that have it.
+    """
+    timm_name, options = TRUNKS[name]
+    options = {"pretrained": False, "num_classes": 0, **options}
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=drop_path)
+        trunk = timm.create_model(timm_name, drop_path_rate=drop_path, **options)
     except TypeError:  # densenet, for one, knows no stochastic depth
-        return timm.create_model(name, pretrained=False, num_classes=0)
+        trunk = timm.create_model(timm_name, **options)
+    return Pooled(trunk, trunk.num_features, num_classes)
 
 
-def _strength(features: Tensor) -> Tensor:
-    strength = features.abs().mean(dim=1, keepdim=True)  # (N, D, h, w) -> (N, 1, h, w)
-    low, high = strength.amin(dim=(2, 3), keepdim=True), strength.amax(dim=(2, 3), keepdim=True)
-    return (strength - low) / (high - low + 1e-12)
+def strength(features: Tensor) -> Tensor:
+    """The mean over the channels without signs, (N, D, h, w) -> (N, 1, h, w)."""
+    return features.abs().mean(dim=1, keepdim=True)

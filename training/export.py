@@ -10,14 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnxscript.optimizer import fold_constants_ir
 from torch import Tensor, nn
 
 from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Preprocessing
 from model.van import VAN
+from training.comparison import Pooled
 from training.config import Config
+from training.networks import title
 from training.run import Evaluation
 
 OPSET = 20
@@ -40,7 +45,7 @@ class Servable(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, net: VAN, config: Config, temperature: float) -> None:
+    def __init__(self, net: VAN | Pooled, config: Config, temperature: float) -> None:
         super().__init__()
         self.net = net
         self.temperature = temperature
@@ -60,9 +65,10 @@ class Trained:
     """All that an export needs of a run."""
 
     config: Config
-    net: VAN  # in eval mode
+    net: VAN | Pooled  # in eval mode
     evaluation: Evaluation
     training_images: dict[str, Counter[str]]  # source → class → pictures
+    split: str  # in a sentence
     split_sha256: str
 
 
@@ -86,7 +92,12 @@ def export(trained: Trained, folder: Path) -> tuple[Path, Manifest]:
 
 
 def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
-    """The ONNX graph, batch dynamic, without the exporter's notes on where each node came from."""
+    """The ONNX graph, batch dynamic, without the exporter's notes on where each node came from.
+
+    Every tensor of the network is in it under its own name, whole, so that a training can begin with an artefact. The
+    exporter's optimiser would fold BatchNorms into convolutions, from which no training gets them out again, and cut
+    kernels; runtimes do both when they load a graph, at the same speed.
+    """
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         servable,
@@ -97,8 +108,10 @@ def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
         opset_version=OPSET,
         dynamo=True,
         verbose=False,
+        optimize=False,
     )
     assert program is not None, "the dynamo exporter returns a program"
+    _fold_constants(program.model)
     proto = program.model_proto
     # The notes hold stack traces with the paths of the machine that exported.
     for entry in (
@@ -116,6 +129,22 @@ def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
     return proto
 
 
+def _fold_constants(model: ir.Model) -> None:
+    """Compute what is the same for every picture, but for the network's tensors, and tidy up."""
+
+    def touches_a_weight(node: ir.Node) -> bool | None:
+        named = any(value is not None and (value.name or "").startswith("net.") for value in node.inputs)
+        return False if named else None
+
+    passes.InlinePass()(model)
+    fold_constants_ir(model, should_fold=touches_a_weight)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+    passes.RemoveUnusedFunctionsPass()(model)
+
+
 def check(graph: bytes, servable: Servable, size: int) -> dict[str, tuple[int, ...]]:
     """Hold the graph against the network at batch sizes 1, 2 and 7, and the evidence against its sum rule.
 
@@ -130,6 +159,7 @@ def check(graph: bytes, servable: Servable, size: int) -> dict[str, tuple[int, .
     arrays: Arrays = {}
     for batch in PARITY_BATCHES:
         images = generator.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+        images[0] = 0  # where a map may be flat, and its scaling divides by nothing
         arrays = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {INPUT: images}), strict=True))
         with torch.inference_mode():
             expected = servable(torch.from_numpy(images))
@@ -166,11 +196,10 @@ def _manifest(trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]])
         )
         for source in config.data.sources
     ]
-    blocks = config.data.blocks
     return Manifest(
         name=config.name,
         version=config.version,
-        variant=config.model.variant,
+        variant=title(config.model),
         classes=config.classes,
         training_images={code: total[code] for code in config.codes},
         unsupported=tuple(code for code in config.codes if of_tissue[code] < card.min_training_images),
@@ -182,8 +211,7 @@ def _manifest(trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]])
         opset=OPSET,
         sha256=sha256,
         sources=tuple(sources),
-        split=f"contiguous blocks of each class in file-name order: {blocks.train:.1%} training, "
-        f"{blocks.calibration:.1%} calibration, {blocks.test:.1%} test",
+        split=trained.split,
         split_sha256=trained.split_sha256,
         metrics=trained.evaluation.metrics,
         intended_use=card.intended_use,

@@ -1,16 +1,25 @@
-"""Name → network: the variants of `model/van.py`, and what they are compared with, behind one interface.
+"""A configuration → a network: the variants of `model/van.py`, and what they are compared with, behind one interface.
 
-Knows names and constructors. Knows no weights and no pictures.
+Knows names, constructors and what may be changed about a variant. Knows no weights and no pictures.
 """
 
 import difflib
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from model.van import VAN, VARIANTS, VANOutput
-from training.comparison import COMPARISONS, Pooled
-from training.config import ModelConfig
+from model.channel import CHANNEL_ATTENTIONS
+from model.van import VAN, VARIANTS, CrossScaleAttention, VANOutput, Variant
+from training.asaenet import ASAENet
+from training.comparison import TRUNKS, Pooled, pooled
+from training.dagdnet import dagdnet, dagdnet121
+from training.model_config import ModelConfig
+from training.samfn import SAMFN
 
 
 class Classifier(Protocol):
@@ -22,8 +31,15 @@ class Classifier(Protocol):
     def __call__(self, x: Tensor) -> VANOutput: ...
 
 
+#: Name → what makes it for a number of classes and a rate of stochastic depth.
+COMPARISONS: Mapping[str, Callable[[int, float], Pooled]] = MappingProxyType(
+    {name: partial(pooled, name) for name in TRUNKS}
+    | {"dagdnet": dagdnet, "dagdnet121": dagdnet121, "asaenet": ASAENet, "samfn": SAMFN}
+)
 #: Every network that a configuration may name as `model.variant`.
 NETWORKS = (*VARIANTS, *COMPARISONS)
+#: What a configuration may change about a variant of VAN.
+CHANGES = ("stem", "fusion", "scales", "channel_attention", "depths", "mlp_ratios", "embed_dims")
 
 
 def check_name(name: str) -> None:
@@ -37,13 +53,71 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown variant {name!r}; did you mean {', '.join(near)}?")
 
 
-def build(config: ModelConfig, num_classes: int) -> VAN | Pooled:
-    """The network that a configuration names, with random weights.
+def check(config: ModelConfig) -> None:
+    """Return when the network can be built; takes no memory for its weights.
 
     Raises:
-        ValueError: no network has this name, or its numbers do not fit together.
+        ValueError: see `build`.
+    """
+    check_name(config.variant)
+    if config.variant in VARIANTS:
+        with torch.device("meta"):
+            build(config, num_classes=2)
+    else:
+        _refuse_changes(config)
+
+
+def build(config: ModelConfig, num_classes: int) -> VAN | Pooled:
+    """The network that a configuration describes, with random weights.
+
+    Raises:
+        ValueError: no network has this name, its numbers do not fit together, or it is none of those whose parts can
+            be changed.
     """
     check_name(config.variant)
     if config.variant in COMPARISONS:
-        return Pooled(COMPARISONS[config.variant], num_classes, config.drop_path)
-    return VAN(config.variant, num_classes, config.drop_path)
+        _refuse_changes(config)
+        return COMPARISONS[config.variant](num_classes, config.drop_path)
+    return VAN(variant(config), num_classes, config.drop_path, CHANNEL_ATTENTIONS.get(config.channel_attention))
+
+
+def variant(config: ModelConfig) -> Variant:
+    """The numbers of a variant of VAN as the configuration changes them.
+
+    Where there is cross-scale attention, it is as wide as the third stage, in whole heads: as in all named variants.
+    """
+    plain = ("stem", "scales", "depths", "mlp_ratios", "embed_dims")
+    changes: dict[str, Any] = {key: value for key in plain if (value := getattr(config, key))}
+    changed = replace(VARIANTS[config.variant], **changes)
+    fused = bool(changed.fusion_dim) if config.fusion is None else config.fusion
+    heads = max(changed.embed_dims[2] // CrossScaleAttention.HEAD_DIM, 1)
+    return replace(changed, fusion_dim=heads * CrossScaleAttention.HEAD_DIM if fused else 0)
+
+
+def title(config: ModelConfig) -> str:
+    """The network in a word for the manifest: the variant, and what differs from it, `tiny+depths=1-1-3-1`.
+
+    Two configurations of one variant have the same title only where they build the same network.
+    """
+    if config.variant not in VARIANTS:
+        return config.variant
+    named, changed = asdict(VARIANTS[config.variant]), asdict(variant(config))
+    parts = [f"{key}={_words(changed[key])}" for key in named if changed[key] != named[key]]
+    if config.channel_attention != "none":
+        parts.append(f"channel_attention={config.channel_attention}")
+    return "+".join((config.variant, *parts))
+
+
+def _words(value: Any) -> str:
+    """Numbers joined by -, kernels of a stage by a comma, stages by /."""
+    if not isinstance(value, tuple):
+        return str(value)
+    kernels = isinstance(value[0], tuple)
+    return "/".join(",".join(stage) for stage in value) if kernels else "-".join(map(str, value))
+
+
+def _refuse_changes(config: ModelConfig) -> None:
+    fields = ModelConfig.model_fields
+    changed = [key for key in CHANGES if getattr(config, key) != fields[key].default]
+    if changed:
+        raise ValueError(f"model.{changed[0]} changes a variant of VAN, but {config.variant!r} is none")

@@ -1,0 +1,52 @@
+"""ASAE-Net: attention that costs no parameter hides what a map shows most in training, and strengthens it always.
+
+Wang et al. 2020, ACCV, doi 10.1007/978-3-030-69541-5_39. Re-stated from the description; not the authors' code.
+Described: attention-based suppression and attention-based enhancement for bone-marrow cells, without a parameter more
+than the backbone. Not described there, and ours: the attention is the mean over the channels, and the most attended
+part is hidden in half of the training pictures, as in the attention-based dropout layer (arXiv 1908.10028, section 3),
+so that the network learns to see the rest too; both stand behind the last two stages of a ResNet-18.
+
+Knows tensors. Knows no weights and no pictures.
+"""
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from training.comparison import Pooled, strength
+
+#: Share of its greatest value above which attention is hidden.
+HIDDEN_ABOVE = 0.85
+#: Of the pictures of a training batch.
+HIDDEN_SHARE = 0.5
+
+
+class SuppressAndEnhance(nn.Module):
+    """x → (x · (1 + A), A): A is the attention, (N, 1, h, w) in 0..1. In training, some pictures lose its peak."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        attention = strength(x)
+        attention = attention / attention.amax(dim=(2, 3), keepdim=True).clamp_min(1e-12)
+        enhanced = x * (1 + attention)
+        if self.training:
+            hidden = (attention > HIDDEN_ABOVE) & (torch.rand(x.shape[0], 1, 1, 1, device=x.device) < HIDDEN_SHARE)
+            enhanced = enhanced * ~hidden
+        return enhanced, attention
+
+
+class ASAENet(Pooled):
+    """ResNet-18 with suppression and enhancement behind its last two stages; `attention` is that of the third."""
+
+    attention_scales = ("attention of stage 3",)
+
+    def __init__(self, num_classes: int, drop_path: float = 0.0) -> None:
+        trunk = timm.create_model("resnet18", pretrained=False, num_classes=0, drop_path_rate=drop_path)
+        super().__init__(trunk, trunk.num_features, num_classes)
+        self.attend = SuppressAndEnhance()
+
+    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        trunk = self.trunk
+        x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(x))))
+        x, attention = self.attend(trunk.layer3(trunk.layer2(trunk.layer1(x))))
+        x, _ = self.attend(trunk.layer4(x))
+        return x, attention
