@@ -5,10 +5,10 @@ Knows keys, units and defaults. Knows no torch and opens no picture.
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -16,6 +16,8 @@ from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Code
 from training.data_config import DataConfig, Strict
 from training.maturation import MATURATION
 from training.model_config import ModelConfig
+
+Table = TypeVar("Table", bound=Strict)
 
 
 class ConfigError(Exception):
@@ -166,19 +168,40 @@ def read_config(path: Path) -> Config:
     Raises:
         ConfigError: not readable, not TOML, an unknown key (names the nearest) or a value off.
     """
+    return validated(Config, read_toml(path), path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file.
+
+    Raises:
+        ConfigError: not readable, or not TOML.
+    """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Config.model_validate(raw)
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(path, f"cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(path, f"not TOML: {error}") from error
+
+
+def validated(kind: type[Table], keys: Mapping[str, Any], path: Path) -> Table:
+    """Keys as the table that they should be.
+
+    Args:
+        path: of the file that they come from, for the message.
+
+    Raises:
+        ConfigError: an unknown key (names the nearest) or a value off.
+    """
+    try:
+        return kind.model_validate(keys)
     except ValidationError as error:
-        raise ConfigError(path, "; ".join(_sentence(found) for found in error.errors())) from error
+        raise ConfigError(path, "; ".join(_sentence(found, kind) for found in error.errors())) from error
 
 
-def _sentence(found: Any) -> str:
-    key, known = _key_and_its_neighbours(found["loc"])
+def _sentence(found: Any, kind: type[Strict]) -> str:
+    key, known = _key_and_its_neighbours(found["loc"], kind)
     if found["type"] == "union_tag_not_found":
         return f"{key}: {found['ctx']['discriminator']} is missing"
     if found["type"] != "extra_forbidden":
@@ -187,9 +210,9 @@ def _sentence(found: Any) -> str:
     return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}")
 
 
-def _key_and_its_neighbours(loc: tuple[int | str, ...]) -> tuple[str, list[str]]:
+def _key_and_its_neighbours(loc: tuple[int | str, ...], kind: type[Strict]) -> tuple[str, list[str]]:
     """A key as it stands in the file, and the keys that are known beside it."""
-    level: Any = Config
+    level: Any = kind
     parts: list[str] = []
     neighbours: list[str] = []
     for part in loc:
