@@ -16,6 +16,7 @@ from rich.table import Table
 
 from training.config import Config, ConfigError, read_config
 from training.data import Block, DataError, Parts, split_list
+from training.override import as_typed, configured
 from training.pictures import Pictures, Unreadable, decode_all
 from training.run import Evaluation, Fit, Halted, Run, RunError
 from training.split_words import describe
@@ -24,7 +25,7 @@ from training.survey_table import counts_table, sentences, twin_sentence
 from training.twins import write_twins
 
 try:
-    from training.networks import check_name
+    from training.networks import check as check_network
 except ModuleNotFoundError as error:  # the command is there wherever the service is installed, torch is not
     raise SystemExit(f"{error.name} is not installed: pip install 'marrowlens[training]'") from error
 
@@ -39,6 +40,7 @@ DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources'
 CacheFolder = Annotated[
     Path | None, typer.Option("--cache", help="Keeps decoded pictures, for other runs too; default: cache in the run.")
 ]
+InitialWeights = Annotated[str | None, typer.Option("--init", help="Weights to begin with, in place of model.init.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `fit` wrote.")]
 
 
@@ -76,19 +78,20 @@ def fit(
     checkpoint_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints within an epoch.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to be picked up later.")] = None,
     cache: CacheFolder = None,
+    init: InitialWeights = None,
 ) -> None:
     """Train a model and write its weights, curves and split to a run folder."""
     with _told_plainly(), _picked_up_later():
-        config = read_config(config_path)
-        check_name(config.model.variant)
+        config, text = configured(config_path, init)
+        check_network(config.model)
         run = Run(out)
         cache = cache or run.cache
-        if run.begun(config_path):
+        if run.begun(text):
             parts = recorded(config.data, data, config.codes, run.split())
         else:
             parts = _parts(config, data, run, cache)
         if not RANK:
-            run.start(config_path, split_list(parts))
+            run.start(text, split_list(parts))
         if run.weights.exists():
             _say(f"{run.weights} is already trained; give another --out to train anew")
             return
@@ -103,7 +106,7 @@ def fit(
         if len(train.samples) < config.fit.batch_size:
             raise DataError(data, f"{len(train.samples)} readable training pictures do not fill one batch")
         execution = Execution(devices, accumulate, workers, checkpoint_every, steps)
-        fit_network(config, train, calibration, run, str(config_path), _say, execution)
+        fit_network(config, train, calibration, run, as_typed(config_path, init), _say, execution)
     _say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 

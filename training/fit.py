@@ -24,7 +24,7 @@ from training.allocator import keep_freed_memory
 from training.config import Config
 from training.draws import EpochDraws, Rows, Share, draws_an_epoch, every_picture, loader
 from training.imbalance import class_counts, draw_weights
-from training.initial import take_over
+from training.initial import begin
 from training.pictures import Pictures
 from training.resume import Averaging, Checkpoints, Stopping, WholeFiles
 from training.run import Fit, Run
@@ -75,8 +75,8 @@ def fit(
     share = Share(trainer.global_rank, trainer.world_size, execution.accumulate)
     batches, counts = _draws(config, train, share, lambda: trainer.global_step)
     fitting = Fitting(config, batches.steps, counts)
-    if config.model.init and not run.checkpoint.exists():
-        say(f"begins with {take_over(fitting.net, config.model.variant, config.model.init)} of {config.model.init}")
+    if not run.checkpoint.exists() and (taken := begin(fitting.net, config)):
+        say(f"begins with {taken} of {config.model.init}")
     checked = every_picture(len(calibration.samples), share)
     with warnings.catch_warnings():
         _silence_what_nobody_can_mend()

