@@ -82,7 +82,12 @@ def test_a_network_of_nans_is_never_written(network: VAN, tmp_path: Path) -> Non
     sick = VAN("micro", len(CONFIG.codes)).eval()
     sick.load_state_dict(network.state_dict() | {"head.bias": torch.full((21,), float("nan"))})
     trained = Trained(
-        CONFIG, sick, Evaluation(temperature=1.0, metrics=(), confusion={}), {"drawn": Counter(PMO=90)}, "0" * 64
+        CONFIG,
+        sick,
+        Evaluation(temperature=1.0, metrics=(), confusion={}),
+        {"drawn": Counter(PMO=90)},
+        "none",
+        "0" * 64,
     )
     with pytest.raises(ExportError, match="off by nan"):
         export(trained, tmp_path / "weights")

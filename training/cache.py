@@ -86,7 +86,8 @@ def rows_of(samples: Sequence[Sample], recipe: Recipe, folder: Path | None, titl
 
 def _in_memory(samples: Sequence[Sample], recipe: Recipe, title: str) -> Rows:
     array = np.empty((len(samples), *recipe.shape), recipe.dtype)
-    kept, refused = [], {}
+    kept: list[int] = []
+    refused: dict[int, str] = {}
     for at, made in enumerate(_made(samples, recipe, title)):
         if isinstance(made, str):
             refused[at] = made
@@ -159,7 +160,8 @@ def _write(samples: Sequence[Sample], recipe: Recipe, folder: Path, title: str) 
     _check_room(len(samples), recipe, folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    kept, refused = 0, {}
+    kept = 0
+    refused: dict[int, str] = {}
     with (folder / "rows.npy").open("wb") as file:
         start = _write_header(file, len(samples), recipe)
         for at, made in enumerate(_made(samples, recipe, title)):

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
 from training.data import Block, DataError, Sample
 from training.data_config import ListedSplit
@@ -45,55 +46,66 @@ def match_list(root: Path, split: ListedSplit, samples: Sequence[Sample]) -> Lis
         DataError: the list is not there or has no column of files; a row fits several samples, or one of another
             class; two rows fit one sample; or fewer rows than `min_matched` are found.
     """
-    table = read_table(root / split.path)
-    file_at = table.column(split.columns.file, USUAL_FILE, "file")
-    code_at = table.column_or_none(split.columns.code, USUAL_CODE)
-    block_at = table.column_or_none("", USUAL_BLOCK)
-    source_at = table.columns.index("source") if "source" in table.columns else None
-    codes = {sample.code for sample in samples}
+    path = root / split.path
+    rows = _rows(path, split)
     by_name: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         if not split.sources or sample.source in split.sources:
             by_name[_parts(sample.name)[-1]].append(sample)
-    rows: dict[Key, int] = {}
+    codes = {sample.code for sample in samples}
+    number_of: dict[Key, int] = {}
     blocks: dict[Key, Block] = {}
-    missing = []
+    missing: list[str] = []
+    for row in rows:
+        named = _the_one(by_name.get(row.parts[-1], []), row, path)
+        if named is None:
+            missing.append(row.parts[-1])
+            continue
+        if row.label in codes - {named.code}:
+            reason = f"{named.name!r} is labelled {row.label}, in --data it is {named.code}"
+            raise DataError(path, f"row {row.number}: {reason}")
+        if named.key in blocks:
+            raise DataError(path, f"row {row.number}: {named.name!r} is named by row {number_of[named.key]} already")
+        number_of[named.key], blocks[named.key] = row.number, row.block
+    if len(missing) > (1 - split.min_matched) * len(rows):
+        found = f"{len(blocks)} of {len(rows)} rows are pictures of --data, as {missing[0]!r} is not"
+        raise DataError(path, f"{found}; data.split.min_matched asks for {split.min_matched:.0%}")
+    return Listed(blocks, len(blocks), len(rows))
+
+
+class _Row(NamedTuple):
+    number: int
+    parts: tuple[str, ...]  # source and class where the list says them, then those of the path
+    label: str
+    block: Block
+
+
+def _rows(path: Path, split: ListedSplit) -> list[_Row]:
+    table = read_table(path)
+    file_at = table.column(split.columns.file, USUAL_FILE, "file")
+    code_at = table.column_or_none(split.columns.code, USUAL_CODE)
+    source_at = table.column_or_none("", ("source",))
+    block_at = table.column_or_none("", USUAL_BLOCK)
+    rows = []
     for number, cells in table.rows:
         before = [cells[at].strip() for at in (source_at, code_at) if at is not None]
-        told = (*before, *_parts(cells[file_at].strip()))
-        sample = _the_one(by_name.get(told[-1], []), told, table.path, number)
-        if sample is None:
-            missing.append(cells[file_at])
-            continue
-        if code_at is not None and cells[code_at].strip() in codes - {sample.code}:
-            reason = (
-                f"row {number}: {sample.name!r} is labelled {cells[code_at].strip()}, in --data it is {sample.code}"
-            )
-            raise DataError(table.path, reason)
-        if sample.key in rows:
-            raise DataError(table.path, f"row {number}: {sample.name!r} is named by row {rows[sample.key]} already")
-        rows[sample.key] = number
-        blocks[sample.key] = _block(cells[block_at], table.path, number) if block_at is not None else "test"
-    if len(missing) > (1 - split.min_matched) * len(table.rows):
-        raise DataError(
-            table.path,
-            f"{len(rows)} of {len(table.rows)} rows are pictures of --data, as {missing[0]!r} is not; "
-            f"data.split.min_matched asks for {split.min_matched:.0%}",
-        )
-    return Listed(blocks, len(rows), len(table.rows))
+        label = cells[code_at].strip() if code_at is not None else ""
+        block = _block(cells[block_at], path, number) if block_at is not None else "test"
+        rows.append(_Row(number, (*before, *_parts(cells[file_at].strip())), label, block))
+    return rows
 
 
 def _parts(path: str) -> tuple[str, ...]:
     return (PureWindowsPath(path) if "\\" in path else PurePosixPath(path)).parts or ("",)
 
 
-def _the_one(candidates: Sequence[Sample], told: tuple[str, ...], path: Path, number: int) -> Sample | None:
+def _the_one(candidates: Sequence[Sample], row: _Row, path: Path) -> Sample | None:
     """Of the samples of one file name, the one whose folders agree with the list's over the longest way up."""
-    agreeing = [_agreeing_parts(sample, told) for sample in candidates]
+    agreeing = [_agreeing_parts(sample, row.parts) for sample in candidates]
     best = [sample for sample, parts in zip(candidates, agreeing, strict=True) if parts == max(agreeing)]
     if len(best) > 1:
         fitting = ", ".join("/".join(sample.key) for sample in best[:3])
-        raise DataError(path, f"row {number}: {told[-1]!r} may be {fitting}; say which in data.split.sources")
+        raise DataError(path, f"row {row.number}: {row.parts[-1]!r} may be {fitting}; say which in data.split.sources")
     return best[0] if best else None
 
 
