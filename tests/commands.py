@@ -31,6 +31,9 @@ def _run(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
+    import torch
+
     from training.cli import app
 
+    torch.set_num_threads(1)  # of small networks one thread makes more than several, and no test waits for a busy core
     app()

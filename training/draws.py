@@ -93,7 +93,7 @@ def every_picture(count: int, share: Share, most: int = 256) -> list[list[int]]:
     return [batch[share.rank :: share.devices].tolist() for batch in batches]
 
 
-class Rows(Dataset[tuple[Tensor, Tensor]]):
+class PictureBatches(Dataset[tuple[Tensor, Tensor]]):
     """Whole batches by fancy indexing: of an array in memory or of one mapped from a file, read row by row."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
@@ -107,7 +107,7 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
 
 
 def loader(
-    rows: Rows, batches: Sampler[list[int]] | list[list[int]], workers: int
+    rows: PictureBatches, batches: Sampler[list[int]] | list[list[int]], workers: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches in order, read ahead by `workers` processes: 0 on a CPU, where they would take from the training.
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from training.allocator import keep_freed_memory
 from training.config import Config
-from training.draws import EpochDraws, Rows, Share, draws_an_epoch, every_picture, loader
+from training.draws import EpochDraws, PictureBatches, Share, draws_an_epoch, every_picture, loader
 from training.imbalance import class_counts, draw_weights
 from training.initial import begin
 from training.pictures import Pictures
@@ -83,8 +83,8 @@ def fit(
         try:
             trainer.fit(
                 fitting,
-                loader(Rows(train.images, train.labels), batches, execution.workers),
-                loader(Rows(calibration.images, calibration.labels), checked, execution.workers),
+                loader(PictureBatches(train.images, train.labels), batches, execution.workers),
+                loader(PictureBatches(calibration.images, calibration.labels), checked, execution.workers),
                 ckpt_path=run.checkpoint if run.checkpoint.exists() else None,
             )
         except SystemExit as exit:  # what Lightning makes of a Ctrl-C that did not wait for the step's end

@@ -17,7 +17,7 @@ from training.config import FitConfig
 
 def class_counts(labels: NDArray[np.int64], weights: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
     """Draws of each class an epoch, (C,): its pictures, each as often as its source's weight says."""
-    return np.bincount(labels, weights=weights, minlength=classes)
+    return np.bincount(labels, weights=weights, minlength=classes).astype(np.float64)
 
 
 def effective_number(counts: NDArray[np.float64], beta: float) -> NDArray[np.float64]:

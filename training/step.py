@@ -3,10 +3,12 @@
 Knows the network, the augmentation and the loss. Knows no folders, no loader and no checkpoint.
 """
 
+from typing import Any
+
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
 from numpy.typing import NDArray
 from timm.data import Mixup
 from torch import Tensor
@@ -63,7 +65,7 @@ class Fitting(L.LightningModule):
     def _normalise(self, images: Tensor) -> Tensor:
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    def _augmented(self, pictures: Tensor) -> Tensor:
+    def augmented(self, pictures: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) → (N, 3, S, S) in 0..1, S what the network or the widest-eyed teacher wants."""
         size = max(self.input_size, self.teachers[0].input_size)
         images = _shrunk(_planes(pictures), round(size * OVERSIZE))
@@ -78,7 +80,7 @@ class Fitting(L.LightningModule):
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         teachers = self.teachers[0]
-        images, labels = self._augmented(batch[0]), batch[1]
+        images, labels = self.augmented(batch[0]), batch[1]
         if self.mixup:
             images, labels = self.mixup(images, labels)
         logits = self.net(self._normalise(_shrunk(images, self.input_size))).logits
@@ -109,7 +111,7 @@ class Fitting(L.LightningModule):
             schedule.step(loss)
 
     @override
-    def lr_scheduler_step(self, scheduler: object, metric: object) -> None:
+    def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: Any) -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
 

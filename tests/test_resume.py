@@ -1,0 +1,192 @@
+"""A run that was interrupted, at whatever moment and by whatever, ends with the bits of one that was not."""
+
+import csv
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+
+from training.painter import write_folder
+
+CONFIG = """
+name = "drawn"
+version = "0.0.1"
+seed = 3
+[model]
+variant = "micro"
+input_size = 32
+drop_path = 0.2
+[data]
+sources = [{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/painter.py"}]
+[card]
+intended_use = "tests"
+licence = "CC0"
+"""
+TEACHER = "[fit]\nepochs = 1\nbatch_size = 16\nwarmup_epochs = 0\nema_decay = 0\nprecision = 'bf16-mixed'"
+#: Everything that is random or remembers: mixing, drop path, sampling, averaging, a teacher, growing pictures.
+STUDENT = """
+[augment]
+mixup_alpha = 0.3
+cutmix_alpha = 0.7
+[fit]
+epochs = 5
+sizes = [[0, 32], [4, 64]]
+batch_size = 8
+warmup_epochs = 1
+ema_decay = 0.9
+imbalance = "sampling"
+[distil]
+teachers = ["TEACHER"]
+"""
+#: Whatever looks at the calibration loss; a rate that cannot go well for long.
+WATCHING = """
+[fit]
+epochs = 12
+batch_size = 16
+optimiser = "adam"
+lr = 0.02
+weight_decay = 0
+warmup_epochs = 0
+schedule = "plateau"
+plateau_factor = 0.5
+plateau_patience = 0
+early_stopping_patience = 2
+keep = "best"
+ema_decay = 0.5
+imbalance = "logit_adjustment"
+"""
+
+
+class Desk:
+    """A folder of drawn cells with configurations and runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, name: str, text: str, size: int = 32) -> None:
+        config = CONFIG.replace("input_size = 32", f"input_size = {size}") + text
+        (self.folder / f"{name}.toml").write_text(config.replace("TEACHER", str(self.folder / "runs" / "teacher")))
+
+    def arguments(self, name: str, run: str, *options: str) -> list[str]:
+        folder = self.folder
+        return [*map(str, ("fit", folder / f"{name}.toml", "--data", folder, "--out", folder / "runs" / run)), *options]
+
+    def start(self, name: str, run: str, *options: str) -> BaseProcess:
+        return commands.start(*self.arguments(name, run, *options), log=self.folder / f"{run}.log")
+
+    def fit(self, name: str, run: str, *options: str) -> None:
+        assert commands.run(*self.arguments(name, run, *options), log=self.folder / f"{run}.log") == 0, self.said(run)
+
+    def said(self, run: str) -> str:
+        return (self.folder / f"{run}.log").read_text()
+
+    def weights(self, run: str) -> bytes:
+        return (self.folder / "runs" / run / "weights.safetensors").read_bytes()
+
+    def checkpoint(self, run: str) -> Path:
+        return self.folder / "runs" / run / "checkpoints" / "last.ckpt"
+
+    def rows(self, run: str) -> list[dict[str, str]]:
+        """Rows of the curves, over all attempts."""
+        found = sorted((self.folder / "runs" / run / "curves").glob("version_*/metrics.csv"))
+        return [row for path in found for row in csv.DictReader(path.read_text().splitlines())]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    desk = Desk(tmp_path_factory.mktemp("desk"))
+    write_folder(desk.folder / "drawn", ("EOS", "LYT", "NGS"), 16, size=48)
+    desk.write("teacher", TEACHER)
+    desk.write("student", STUDENT, size=64)
+    desk.write("watching", WATCHING)
+    desk.fit("teacher", "teacher")
+    return desk
+
+
+@pytest.fixture(scope="module")
+def unbroken(desk: Desk) -> bytes:
+    desk.fit("student", "unbroken")
+    return desk.weights("unbroken")
+
+
+def _when(happened: Callable[[], bool], fitting: BaseProcess) -> None:
+    """Return once it has happened; the run must not have ended before."""
+    while not happened():
+        fitting.join(0.002)
+        assert fitting.is_alive(), "the run ended before it could be interrupted"
+
+
+def test_killed_within_an_epoch_while_a_checkpoint_is_written(desk: Desk, unbroken: bytes) -> None:
+    fitting = desk.start("student", "killed", "--checkpoint-every", "1")
+    checkpoint = desk.checkpoint("killed")
+    _when(checkpoint.exists, fitting)
+    _when(checkpoint.with_suffix(".unfinished").exists, fitting)
+    fitting.kill()
+    fitting.join()
+    assert fitting.exitcode == -signal.SIGKILL
+    state = torch.load(checkpoint, weights_only=True)  # whole, whatever was being written
+    assert 0 < state["global_step"] < 25
+    desk.fit("student", "killed")
+    assert desk.weights("killed") == unbroken
+
+
+def test_killed_between_two_checkpoints(desk: Desk, unbroken: bytes) -> None:
+    fitting = desk.start("student", "killed late")
+    _when(desk.checkpoint("killed late").exists, fitting)
+    fitting.kill()
+    fitting.join()
+    desk.fit("student", "killed late")
+    assert desk.weights("killed late") == unbroken
+
+
+def test_told_to_stop_it_ends_the_step_and_says_how_to_go_on(desk: Desk, unbroken: bytes) -> None:
+    checkpoint, seen = desk.checkpoint("told"), 0
+    for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        fitting = desk.start("student", "told")
+        _when(lambda seen=seen: checkpoint.exists() and checkpoint.stat().st_mtime_ns != seen, fitting)
+        os.kill(fitting.pid, signum)
+        fitting.join()
+        seen = checkpoint.stat().st_mtime_ns
+        assert fitting.exitcode == code
+    assert desk.said("told").count("the same command goes on from there") == 2
+    assert "Traceback" not in desk.said("told")
+    desk.fit("student", "told")
+    assert desk.weights("told") == unbroken
+
+
+def test_stopped_after_so_many_steps_and_picked_up(desk: Desk) -> None:
+    """Each step in two parts."""
+    desk.fit("student", "whole", "--accumulate", "2")
+    desk.fit("student", "part", "--accumulate", "2", "--steps", "3")
+    assert "stopped in epoch 0 after step 3" in desk.said("part")
+    desk.fit("student", "part", "--accumulate", "2", "--steps", "8")
+    assert "stopped in epoch 1 after step 8" in desk.said("part")
+    desk.fit("student", "part", "--accumulate", "2")
+    assert desk.weights("part") == desk.weights("whole")
+
+
+def test_plateau_early_stop_and_best_epoch_are_as_if_nothing_had_happened(desk: Desk) -> None:
+    desk.fit("watching", "watched")
+    rows = desk.rows("watched")
+    losses = {int(row["epoch"]): float(row["calibration_loss"]) for row in rows if row["calibration_loss"]}
+    rates = [float(row["lr-Adam/pg1"]) for row in rows if row["lr-Adam/pg1"]]
+    best = min(losses, key=losses.__getitem__)
+    assert len(losses) < 12 and max(losses) == best + 2  # stopped, two epochs after the best
+    assert rates[0] == 0.02 and rates[-1] < 0.02  # the plateau was met
+    state = torch.load(desk.checkpoint("watched").with_name("best.ckpt"), weights_only=True)
+    assert state["epoch"] == best
+
+    folder, moved = desk.folder / "runs" / "resumed", desk.folder / "runs" / "moved"
+    for epoch in (1, best + 1, max(losses)):  # two steps an epoch: stopped after the first, the best, the last but one
+        desk.fit("watching", "resumed", "--steps", str(2 * epoch))
+    folder.rename(moved)
+    desk.fit("watching", "moved")
+    assert desk.weights("moved") == desk.weights("watched")
+    (moved / "weights.safetensors").unlink()  # as if killed before they were written: the end stays decided
+    desk.fit("watching", "moved")
+    assert desk.weights("moved") == desk.weights("watched")
