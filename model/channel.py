@@ -104,8 +104,10 @@ def _cbam(dim: int) -> nn.Module:
 
 
 def _gc(dim: int) -> nn.Module:
-    """In the form of its paper, which adds the context; timm's own default scales by it."""
-    return GlobalContext(dim, fuse_add=True, fuse_scale=False, rd_channels=_bottleneck(dim))
+    """In the form of its paper, which adds the context and begins as the identity; timm's own default scales by it."""
+    module = GlobalContext(dim, fuse_add=True, fuse_scale=False, rd_channels=_bottleneck(dim))
+    nn.init.zeros_(module.mlp_add.fc2.bias)  # as timm does with its weight
+    return module
 
 
 #: Name → what makes one for a width. SE arXiv 1709.01507, ECA 1910.03151, CBAM 1807.06521, GC 1904.11492.
