@@ -93,6 +93,7 @@ class DistilConfig(Strict):
     teachers: tuple[Path, ...] = Field((), description="run folders; their softened answers are averaged")
     weight: float = Field(0.7, ge=0, le=1, description="of the teachers' answers; the labels have the rest")
     temperature: float = Field(2.0, gt=0, description="that softens both sides")
+    features: float = Field(0.0, ge=0, description="of the likeness of embeddings beside the answers; 0: off")
 
 
 class EvaluationConfig(Strict):
@@ -140,7 +141,8 @@ class Config(Strict):
         if self.card.tissue not in tissues:
             raise ValueError(f"card.tissue {self.card.tissue!r} is no source's; they show {', '.join(tissues)}")
         if "neighbours" in self.evaluation.model_fields_set:  # the default names stages that another list may lack
-            self._know(code for chain in self.evaluation.neighbours for code in chain)
+            self._know("evaluation.neighbours", (code for chain in self.evaluation.neighbours for code in chain))
+        self._know("data.training_shares", self.data.training_shares)
         if (self.augment.mixup_alpha or self.augment.cutmix_alpha) and self.fit.batch_size % 2:
             raise ValueError("fit.batch_size must be even: mixup and cutmix take pictures in pairs")
         sizes = [size for _, size in self.fit.sizes]
@@ -150,11 +152,11 @@ class Config(Strict):
             raise ValueError("fit.sizes must not exceed model.input_size")
         return self
 
-    def _know(self, codes: Iterable[str]) -> None:
+    def _know(self, key: str, codes: Iterable[str]) -> None:
         for code in codes:
             if code not in self.codes:
                 near = difflib.get_close_matches(code, self.codes, n=1, cutoff=0.5) or self.codes
-                raise ValueError(f"evaluation.neighbours: no class {code!r}; expected {', '.join(near)}")
+                raise ValueError(f"{key}: no class {code!r}; expected {', '.join(near)}")
 
     @property
     def codes(self) -> tuple[str, ...]:

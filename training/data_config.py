@@ -148,5 +148,8 @@ class DataConfig(Strict):
         "all", description="draw before the split, or from the training block alone, for a learning curve"
     )
     sample_seed: Seed = 0
+    training_shares: dict[str, Share] = Field(
+        {}, description="class → share of its training pictures that is used: a training block made unequal on purpose"
+    )
     twins: TwinsConfig = TwinsConfig()
     split: SplitConfig = Blocks()

@@ -18,6 +18,9 @@ def describe(data: DataConfig, twins_looked_for: bool = True) -> str:
         sentence = f"of {drawn}: {sentence}"
     elif data.sample < 1:
         sentence += f"; trained on {drawn} from the training block"
+    if data.training_shares:
+        shares = ", ".join(f"{code} {share:.1%}" for code, share in data.training_shares.items())
+        sentence += f"; trained on a share of some classes (seed {data.sample_seed}): {shares}"
     if twins_looked_for and data.twins.action != "off":
         kept = "on one side" if data.twins.action == "move" else "listed, not moved"
         sentence += (

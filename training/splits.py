@@ -198,6 +198,12 @@ def sampled(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
     return [sample for at, sample in enumerate(samples) if at in kept]
 
 
+def thinned(samples: Sequence[Sample], shares: Mapping[str, float], seed: int) -> list[Sample]:
+    """Of each class that `shares` names, its share, drawn as by `sampled`; of the others all; in the order given."""
+    kept = {code: set(sampled([s for s in samples if s.code == code], share, seed)) for code, share in shares.items()}
+    return [sample for sample in samples if sample.code not in kept or sample in kept[sample.code]]
+
+
 def together(count: int, *pairings: Sequence[tuple[int, int]]) -> Indices:
     """Units from pairs that must stay together, transitively: (N,) number of the unit of each sample."""
     pairs = np.array([pair for pairing in pairings for pair in pairing], dtype=np.int64).reshape(-1, 2)

@@ -16,7 +16,7 @@ from training.fingerprint import fingerprints
 from training.layouts import index_source
 from training.listed import Listed, match_list
 from training.pictures import Unreadable
-from training.splits import assign, same_patient, sampled, together
+from training.splits import assign, same_patient, sampled, thinned, together
 from training.twins import Twin, find_twins
 
 
@@ -95,7 +95,7 @@ def recorded(data: DataConfig, root: Path, codes: Sequence[str], split: str) -> 
     Raises:
         DataError: the pictures of `root` are not those of the list.
     """
-    return recorded_parts(find(data, root, codes)[0], split, root, whole=data.sample == 1)
+    return recorded_parts(find(data, root, codes)[0], split, root, whole=data.sample == 1 and not data.training_shares)
 
 
 def _twins(data: DataConfig, samples: list[Sample], cache: Path | None) -> tuple[list[Twin], list[Unreadable]]:
@@ -127,4 +127,5 @@ def _parts(data: DataConfig, root: Path, samples: Sequence[Sample], blocks: Sequ
             raise DataError(root, f"{len(samples)} pictures leave none for the {block} block")
     if data.sample_of == "training":
         parts["train"] = sampled(parts["train"], data.sample, data.sample_seed)
+    parts["train"] = thinned(parts["train"], data.training_shares, data.sample_seed)
     return parts
