@@ -1,4 +1,4 @@
-"""What is done about rare classes: the shares that are drawn, what the loss adds, and what a class without pictures gets."""
+"""What is done about rare classes: which are drawn, what the loss adds, what a class without pictures gets."""
 
 import numpy as np
 import pytest

@@ -1,32 +1,14 @@
 """A run that was interrupted, at whatever moment and by whatever, ends with the bits of one that was not."""
 
-import csv
 import os
 import signal
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
-import commands
 import pytest
 import torch
+from desk import Desk
 
-from training.painter import write_folder
-
-CONFIG = """
-name = "drawn"
-version = "0.0.1"
-seed = 3
-[model]
-variant = "micro"
-input_size = 32
-drop_path = 0.2
-[data]
-sources = [{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/painter.py"}]
-[card]
-intended_use = "tests"
-licence = "CC0"
-"""
 TEACHER = "[fit]\nepochs = 1\nbatch_size = 16\nwarmup_epochs = 0\nema_decay = 0\nprecision = 'bf16-mixed'"
 #: Everything that is random or remembers: mixing, drop path, sampling, averaging, a teacher, growing pictures.
 STUDENT = """
@@ -62,47 +44,11 @@ imbalance = "logit_adjustment"
 """
 
 
-class Desk:
-    """A folder of drawn cells with configurations and runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def write(self, name: str, text: str, size: int = 32) -> None:
-        config = CONFIG.replace("input_size = 32", f"input_size = {size}") + text
-        (self.folder / f"{name}.toml").write_text(config.replace("TEACHER", str(self.folder / "runs" / "teacher")))
-
-    def arguments(self, name: str, run: str, *options: str) -> list[str]:
-        folder = self.folder
-        return [*map(str, ("fit", folder / f"{name}.toml", "--data", folder, "--out", folder / "runs" / run)), *options]
-
-    def start(self, name: str, run: str, *options: str) -> BaseProcess:
-        return commands.start(*self.arguments(name, run, *options), log=self.folder / f"{run}.log")
-
-    def fit(self, name: str, run: str, *options: str) -> None:
-        assert commands.run(*self.arguments(name, run, *options), log=self.folder / f"{run}.log") == 0, self.said(run)
-
-    def said(self, run: str) -> str:
-        return (self.folder / f"{run}.log").read_text()
-
-    def weights(self, run: str) -> bytes:
-        return (self.folder / "runs" / run / "weights.safetensors").read_bytes()
-
-    def checkpoint(self, run: str) -> Path:
-        return self.folder / "runs" / run / "checkpoints" / "last.ckpt"
-
-    def rows(self, run: str) -> list[dict[str, str]]:
-        """Rows of the curves, over all attempts."""
-        found = sorted((self.folder / "runs" / run / "curves").glob("version_*/metrics.csv"))
-        return [row for path in found for row in csv.DictReader(path.read_text().splitlines())]
-
-
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     desk = Desk(tmp_path_factory.mktemp("desk"))
-    write_folder(desk.folder / "drawn", ("EOS", "LYT", "NGS"), 16, size=48)
     desk.write("teacher", TEACHER)
-    desk.write("student", STUDENT, size=64)
+    desk.write("student", STUDENT, ("input_size = 32", "input_size = 64"))
     desk.write("watching", WATCHING)
     desk.fit("teacher", "teacher")
     return desk

@@ -67,7 +67,8 @@ def fit(
         Diverged: the loss is no longer a number.
         ValueError: the numbers of config, pictures and devices do not fit together.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advice and advertisements stay out of the way
+    for name in ("lightning.pytorch", "lightning.fabric"):  # advice and advertisements stay out of the way
+        logging.getLogger(name).setLevel(logging.WARNING)
     keep_freed_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
     timer = Timer()  # counts on when a run is picked up
@@ -149,6 +150,8 @@ def _silence_what_nobody_can_mend() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # It asks the loader for a state; EpochDraws needs none.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # The strides of a depthwise kernel may be written in two ways; they mean the same.
+    warnings.filterwarnings("ignore", message="Grad strides do not match")
 
 
 def _write_weights(net: nn.Module, run: Run) -> None:

@@ -1,0 +1,62 @@
+"""A desk to train at: drawn cells, configurations and runs in one folder."""
+
+import csv
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import commands
+
+from training.painter import write_folder
+
+CONFIG = """
+name = "drawn"
+version = "0.0.1"
+seed = 3
+[model]
+variant = "micro"
+input_size = 32
+drop_path = 0.2
+[data]
+sources = [{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/painter.py"}]
+[card]
+intended_use = "tests"
+licence = "CC0"
+"""
+
+
+class Desk:
+    """A folder of drawn cells, 16 of three classes, with configurations and runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        write_folder(folder / "drawn", ("EOS", "LYT", "NGS"), 16, size=48)
+
+    def write(self, name: str, text: str, *changes: tuple[str, str]) -> None:
+        config = CONFIG + text
+        for old, new in changes:
+            config = config.replace(old, new)
+        (self.folder / f"{name}.toml").write_text(config.replace("TEACHER", str(self.folder / "runs" / "teacher")))
+
+    def arguments(self, name: str, run: str, *options: str) -> list[str]:
+        folder = self.folder
+        return [*map(str, ("fit", folder / f"{name}.toml", "--data", folder, "--out", folder / "runs" / run)), *options]
+
+    def start(self, name: str, run: str, *options: str) -> BaseProcess:
+        return commands.start(*self.arguments(name, run, *options), log=self.folder / f"{run}.log")
+
+    def fit(self, name: str, run: str, *options: str) -> None:
+        assert commands.run(*self.arguments(name, run, *options), log=self.folder / f"{run}.log") == 0, self.said(run)
+
+    def said(self, run: str) -> str:
+        return (self.folder / f"{run}.log").read_text()
+
+    def weights(self, run: str) -> bytes:
+        return (self.folder / "runs" / run / "weights.safetensors").read_bytes()
+
+    def checkpoint(self, run: str) -> Path:
+        return self.folder / "runs" / run / "checkpoints" / "last.ckpt"
+
+    def rows(self, run: str) -> list[dict[str, str]]:
+        """Rows of the curves, over all attempts."""
+        found = sorted((self.folder / "runs" / run / "curves").glob("version_*/metrics.csv"))
+        return [row for path in found for row in csv.DictReader(path.read_text().splitlines())]
