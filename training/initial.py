@@ -60,7 +60,7 @@ def take_over(net: nn.Module, model: ModelConfig, codes: Sequence[str]) -> Taken
     state = {**origin.state, **rows}
     fitting = {name: _whole(name, state, own) for name in own if name in state}
     fitting = {name: tensor for name, tensor in fitting.items() if tensor.shape == own[name].shape}
-    if classes == ():
+    if classes == () or not fitting.keys() >= set(HEAD):  # half a head says nothing
         fitting = {name: tensor for name, tensor in fitting.items() if name not in HEAD}
     counted = [name for name in own if not name.endswith("num_batches_tracked")]
     left = tuple(name for name in counted if name not in fitting)
