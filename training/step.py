@@ -50,6 +50,7 @@ class Fitting(L.LightningModule):
         classes = len(config.classes)
         self.net = build(config.model, classes).to(memory_format=torch.channels_last)
         self.teachers = [Teachers(config)]  # in a list: no module of this one, so that no checkpoint holds them
+        self.projectors = self.teachers[0].projectors(self.net.head.in_features)
         self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.model.std).view(3, 1, 1), persistent=False)
         self.mixup = _mixup(config)
@@ -83,10 +84,10 @@ class Fitting(L.LightningModule):
         images, labels = self.augmented(batch[0]), batch[1]
         if self.mixup:
             images, labels = self.mixup(images, labels)
-        logits = self.net(self._normalise(_shrunk(images, self.input_size))).logits
-        loss = self.label_loss(logits, labels)
+        out = self.net(self._normalise(_shrunk(images, self.input_size)))
+        loss = self.label_loss(out.logits, labels)
         if teachers:
-            loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(logits, images)
+            loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, images, self.projectors)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 
@@ -117,7 +118,8 @@ class Fitting(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimiser_and_schedule(self.net.parameters(), self.config.fit, self.steps_per_epoch)
+        learned = [*self.net.parameters(), *self.projectors.parameters()]
+        return optimiser_and_schedule(learned, self.config.fit, self.steps_per_epoch)
 
 
 def size_in(epoch: int, config: FitConfig) -> int | None:

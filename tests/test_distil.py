@@ -1,0 +1,107 @@
+"""Teachers: a student that says what they say has nothing to learn; others are drawn towards them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.van import VANOutput
+from training.config import Config, read_config
+from training.distil import TeacherError, Teachers
+from training.networks import build
+
+CONFIG = """
+name = "teacher"
+version = "0.0.1"
+classes = [
+    {{code = "A", name = "a", lineage = "other", countable = "always"}},
+    {{code = "{second}", name = "b", lineage = "other", countable = "always"}},
+]
+[model]
+variant = "micro"
+input_size = 32
+[distil]
+teachers = [{teachers}]
+features = {features}
+[[data.sources]]
+name = "drawn"
+folder = "drawn"
+licence = "CC0"
+attribution = "none"
+[card]
+intended_use = "tests"
+licence = "CC0"
+"""
+
+
+def _config(folder: Path, teachers: str = "", features: float = 0.0, second: str = "B") -> Config:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(CONFIG.format(teachers=teachers, features=features, second=second))
+    return read_config(folder / "config.toml")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose training has ended."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config = _config(folder)
+    torch.manual_seed(0)
+    save_file(
+        {k: v.contiguous() for k, v in build(config.model, 2).state_dict().items()}, folder / "weights.safetensors"
+    )
+    return folder
+
+
+@dataclass(frozen=True)
+class Lesson:
+    teachers: Teachers
+    images: Tensor
+    answer: VANOutput
+
+
+@pytest.fixture
+def lesson(run: Path, tmp_path: Path) -> Lesson:
+    teachers = Teachers(_config(tmp_path / "student", teachers=f'"{run}"', features=1.0))
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return Lesson(teachers, images, teachers.teachers[0](images))
+
+
+def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn(lesson: Lesson) -> None:
+    projectors = lesson.teachers.projectors(lesson.answer.embedding.shape[1])
+    torch.nn.init.eye_(projectors[0].weight)
+    assert lesson.teachers.loss(lesson.answer, lesson.images, projectors).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_learning_draws_answers_and_embedding_towards_the_teacher(lesson: Lesson) -> None:
+    torch.manual_seed(2)
+    logits = torch.randn(4, 2, requires_grad=True)
+    embedding = torch.randn(4, 7, requires_grad=True)
+    projectors = lesson.teachers.projectors(7)
+    optimiser = torch.optim.Adam([logits, embedding, *projectors.parameters()], lr=0.05)
+    losses = []
+    for _ in range(60):
+        loss = lesson.teachers.loss(
+            lesson.answer._replace(logits=logits, embedding=embedding), lesson.images, projectors
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    found, wanted = (
+        torch.softmax(each / lesson.teachers.temperature, dim=1) for each in (logits, lesson.answer.logits)
+    )
+    assert torch.allclose(found, wanted, atol=0.05)
+
+
+def test_without_a_weight_for_embeddings_nothing_is_projected(run: Path, tmp_path: Path) -> None:
+    teachers = Teachers(_config(tmp_path / "student", teachers=f'"{run}"'))
+    assert len(teachers.projectors(7)) == 0
+
+
+def test_a_teacher_of_other_classes_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match="learned other classes"):
+        Teachers(_config(tmp_path / "student", teachers=f'"{run}"', second="C"))
