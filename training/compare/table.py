@@ -1,0 +1,189 @@
+"""The results of a comparison as a person or a program reads them: Markdown and CSV.
+
+Knows columns, units and how a figure is rounded. Computes nothing.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from training.compare.results import Difference, Estimate, OnTissue, Results, Row
+from training.figures.plate import Plate
+
+Column = tuple[str, Callable[[Row], str]]  # its head, and a row's cell
+NONE = "–"
+
+
+def write(results: Results, out: Path, plot: Plate | None) -> None:
+    """Write comparison.json, comparison.csv and comparison.md.
+
+    Args:
+        plot: that lies beside them.
+    """
+    (out / "comparison.json").write_text(results.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (out / "comparison.csv").write_text(as_csv(results), encoding="utf-8", newline="")
+    (out / "comparison.md").write_text(as_markdown(results, plot), encoding="utf-8")
+
+
+def as_markdown(results: Results, plot: Plate | None) -> str:
+    """The table, with what was compared above it and how to read it below."""
+    columns = _columns(results)
+    lines = [
+        f"# {results.title}",
+        "",
+        *([results.question, ""] if results.question else []),
+        f"| {' | '.join(head for head, _ in columns)} |",
+        f"|{'|'.join(':--' if not at else '--:' for at in range(len(columns)))}|",
+        *(f"| {' | '.join(cell(row) for _, cell in columns)} |" for row in results.rows),
+        "",
+        *(f"Not in the table: `{name}`: {reason}\n" for name, reason in results.failures.items()),
+        *([f"![{plot.alt}]({plot.name}.svg)", "", plot.caption, ""] if plot else []),
+        "\n\n".join(_notes(results)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _columns(results: Results) -> list[Column]:
+    rows = results.rows
+    first = rows[0]
+    columns: list[Column] = [("entry", lambda row: row.title)]
+    for at, on in enumerate(first.on):
+        columns += _figures(on.tissue, on.n, decided=at == 0, compared=len(rows) > 1)
+    columns += [
+        ("parameters, M", lambda row: _scaled(row.parameters, 1e6, 2)),
+        ("multiply-adds, G", lambda row: _scaled(row.multiply_adds, 1e9, 3)),
+    ]
+    for at, timing in enumerate(first.timings):
+        columns.append((f"pictures/s, batch {timing.batch}", _pictures_per_s(at)))
+    if first.timings:
+        columns.append((f"× {first.title}, batch {first.timings[-1].batch}", _ratio))
+    varying: list[tuple[str, Callable[[Row], str]]] = [
+        ("input, px", lambda row: str(row.input_size)),
+        ("seeds", lambda row: str(len(row.seeds))),
+        ("pictures learned from", lambda row: str(row.training_pictures)),
+        ("pictures seen", lambda row: str(row.pictures_seen)),
+    ]
+    columns += [column for column in varying if len({column[1](row) for row in rows}) > 1]
+    return [*columns, ("training, min", lambda row: f"{row.train_minutes:.1f}")]
+
+
+def _figures(tissue: str, n: int, decided: bool, compared: bool) -> list[Column]:
+    """Columns of one tissue; the differences are shown of the one that is decided on."""
+
+    def of(row: Row) -> OnTissue | None:
+        return next((on for on in row.on if on.tissue == tissue), None)
+
+    def shown(read: Callable[[OnTissue], str]) -> Callable[[Row], str]:
+        def cell(row: Row) -> str:
+            on = of(row)
+            return read(on) if on else NONE
+
+        return cell
+
+    where = f"{tissue}, n = {n}"
+    columns: list[Column] = [
+        (f"accuracy, % ({where})", shown(lambda on: _with_spread(on.accuracy, on.accuracy_by_seed))),
+        (f"macro F1, % ({where})", shown(lambda on: _with_spread(on.macro_f1, on.macro_f1_by_seed))),
+    ]
+    if decided and compared:
+        columns += [
+            ("accuracy to the first, points", shown(lambda on: _points(on.accuracy_difference))),
+            ("p", shown(lambda on: _p(on.accuracy_difference))),
+        ]
+    return columns
+
+
+def _with_spread(found: Estimate, by_seed: Sequence[float]) -> str:
+    text = f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    if len(by_seed) > 1:
+        text += f"; seeds {100 * min(by_seed):.1f} to {100 * max(by_seed):.1f}"
+    return text
+
+
+def _points(found: Estimate | None) -> str:
+    if not found:
+        return NONE
+    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def _p(found: Difference | None) -> str:
+    if not found or found.p_holm is None:
+        return NONE
+    return "< 0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}"
+
+
+def _scaled(number: int | None, unit: float, digits: int) -> str:
+    return NONE if number is None else f"{number / unit:.{digits}f}"
+
+
+def _pictures_per_s(at: int) -> Callable[[Row], str]:
+    return lambda row: f"{row.timings[at].pictures_per_s:.0f}" if row.timings else NONE
+
+
+def _ratio(row: Row) -> str:
+    return f"{row.timings[-1].ratio:.2f}" if row.timings else NONE
+
+
+def _notes(results: Results) -> list[str]:
+    several = any(len(row.seeds) > 1 for row in results.rows)
+    seeds = sorted({seed for row in results.rows for seed in row.seeds})
+    first = results.rows[0]
+    notes = [
+        f"Split: {results.split}.",
+        f"Budget: {results.budget}. Input {_range([row.input_size for row in results.rows])} px; pictures learned from "
+        f"{_range([row.training_pictures for row in results.rows])}, seen in training "
+        f"{_range([row.pictures_seen for row in results.rows])}; seeds {', '.join(map(str, seeds))}"
+        f"{'' if several else ', one run each: another seed gives other figures'}.",
+        "In brackets: 95 % intervals over the test pictures (accuracy of one run: Wilson; else 2000 resamplings).",
+    ]
+    if len(results.rows) > 1:
+        permuted = " (of several seeds: a permutation test picture by picture)" if several else ""
+        notes.append(
+            f"To the first: against {first.title} on the same test pictures; p by McNemar's exact test"
+            f"{permuted}, two-sided, raised for the "
+            f"{len(results.rows) - 1} comparisons of the table (Holm)."
+        )
+    if first.timings:
+        notes.append(
+            "Pictures a second: onnxruntime on the CPU (classical: scikit-learn), all entries in one sitting in turns, "
+            f"{results.threads} threads of {results.processor}, medians."
+        )
+    libraries = ", ".join(f"{name} {found}" for name, found in sorted(results.versions.items()))
+    return [*notes, f"Training: {results.device}; {libraries}."]
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def as_csv(results: Results) -> str:
+    """One row an entry and tissue; shares, not percent; empty where there is no figure."""
+    cells = [_plain_cells(row) | _on_cells(on) | _speed_cells(row) for row in results.rows for on in row.on]
+    names = dict.fromkeys(name for row in cells for name in row)
+    text = io.StringIO()
+    rows = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(cells)
+    return text.getvalue()
+
+
+def _plain_cells(row: Row) -> dict[str, object]:
+    return row.model_dump(exclude={"on", "timings"}) | {"seeds": " ".join(map(str, row.seeds))}
+
+
+def _on_cells(on: OnTissue) -> dict[str, object]:
+    found: dict[str, object] = {"tissue": on.tissue, "n": on.n}
+    for name in ("accuracy", "macro_f1", "accuracy_difference", "macro_f1_difference"):
+        estimate = getattr(on, name)
+        if estimate is not None:
+            found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    if on.accuracy_difference:
+        found |= {"p": on.accuracy_difference.p, "p_holm": on.accuracy_difference.p_holm}
+    return found
+
+
+def _speed_cells(row: Row) -> dict[str, object]:
+    rates = {f"pictures_per_s_batch_{timing.batch}": timing.pictures_per_s for timing in row.timings}
+    return rates | {f"ratio_batch_{timing.batch}": timing.ratio for timing in row.timings}

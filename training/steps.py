@@ -1,0 +1,135 @@
+"""What the commands `fit`, `evaluate` and `export` do, without their words: each step of a run, whoever asks for it.
+
+Knows in which order data, network and run folder come together. Knows no command line.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.contract import Manifest
+from training.config import Config
+from training.data import Block, DataError, Parts, split_list
+from training.pictures import Pictures, Unreadable, decode_all
+from training.run import Evaluation, Run
+from training.split_words import describe
+from training.survey import recorded, survey
+from training.survey_table import twin_sentence
+from training.terminal import RANK, complain, say
+from training.twins import write_twins
+
+if TYPE_CHECKING:
+    from training.fit import Execution
+
+
+def begin(config: Config, text: str, run: Run, data: Path, cache: Path) -> Parts:
+    """The blocks of a run: those that it began with, or new ones, which are then written to its folder.
+
+    Args:
+        text: of the configuration.
+        data: what --data names.
+        cache: where decoded pictures and fingerprints are kept.
+
+    Raises:
+        RunError: the folder holds a run of another configuration.
+        DataError: the pictures are not as the configuration, or the run that has begun, has them.
+    """
+    if run.begun(text):
+        parts = recorded(config.data, data, config.codes, run.split())
+    else:
+        parts = _new_parts(config, run, data, cache)
+    if not RANK:
+        run.start(text, split_list(parts))
+    return parts
+
+
+def _new_parts(config: Config, run: Run, data: Path, cache: Path) -> Parts:
+    """The blocks that a new run will have; tells of twins, and lists them in the run's folder."""
+    found = survey(config.data, data, config.codes, cache)
+    say(twin_sentence(found, config.data))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if config.data.twins.action != "off" and not RANK:
+        write_twins(run.twins, found.twins, found.samples, found.said, found.blocks)
+    return found.parts
+
+
+def train(
+    config: Config, parts: Parts, run: Run, cache: Path, named: str, execution: "Execution | None" = None
+) -> None:
+    """Train a run that has begun, or go on with it.
+
+    Args:
+        named: the configuration as `marrowlens-train fit` was given it.
+
+    Raises:
+        DataError: too few pictures can be read.
+        Halted: told to stop, it has saved where.
+    """
+    from training.fit import Execution, fit
+    from training.step import OVERSIZE
+
+    pictures = decoded(config, parts, "train", round(config.model.input_size * OVERSIZE), cache)
+    calibration = decoded(config, parts, "calibration", config.model.input_size, cache)
+    if not RANK:
+        run.write_unreadable([*pictures.unreadable, *calibration.unreadable])
+    if len(pictures.samples) < config.fit.batch_size:
+        raise DataError(run.folder, f"{len(pictures.samples)} readable training pictures do not fill one batch")
+    fit(config, pictures, calibration, run, named, say, execution or Execution())
+
+
+def evaluate(run: Run, data: Path, cache: Path) -> Evaluation:
+    """Fit the temperature on the calibration block, measure the test block and write both to the run's folder.
+
+    Raises:
+        RunError: the run has not been trained.
+        DataError: the pictures are not those that it was trained with.
+    """
+    from training.evaluate import evaluate as evaluate_logits
+    from training.evaluate import load_network, score
+
+    config = run.config()
+    net = load_network(config, run.trained_weights())
+    parts = recorded(config.data, data, config.codes, run.split())
+    calibration, test = (
+        decoded(config, parts, block, config.model.input_size, cache) for block in ("calibration", "test")
+    )
+    logits = score(net, config, calibration.images), score(net, config, test.images)
+    evaluation, scores = evaluate_logits(config, calibration, test, logits)
+    run.write_evaluation(evaluation, scores)
+    return evaluation
+
+
+def export(run: Run, out: Path) -> tuple[Path, Manifest]:
+    """Write the artefact of an evaluated run: its ONNX, which is returned with the manifest, and the manifest.
+
+    Raises:
+        RunError: the run has not been evaluated.
+        ValueError: the graph does not do what the network does.
+    """
+    from training.evaluate import load_network
+    from training.export import ExportError, Trained
+    from training.export import export as export_network
+
+    config, evaluation = run.config(), run.evaluation()
+    net = load_network(config, run.trained_weights())
+    division = describe(config.data, run.twins.exists())
+    trained = Trained(config, net, evaluation, run.training_images(), division, run.split_sha256())
+    try:
+        return export_network(trained, out)
+    except ExportError as error:
+        raise ValueError(f"not exported: {error}") from error
+
+
+def decoded(config: Config, parts: Parts, block: Block, size: int, cache: Path) -> Pictures:
+    """The pictures of a block; those that cannot be read are named on standard error."""
+    crops = {source.name: source.crop for source in config.data.sources}
+    pictures = decode_all(parts[block], config.codes, size, crops, f"reading {block}", cache)
+    list_unreadable(pictures.unreadable)
+    return pictures
+
+
+def list_unreadable(unreadable: list[Unreadable]) -> None:
+    """Name them on standard error."""
+    for entry in unreadable:
+        complain(f"unreadable: {entry.sample.path}: {entry.reason}")
+    if unreadable:
+        complain(f"{len(unreadable)} unreadable pictures were left out")
