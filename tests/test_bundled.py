@@ -26,7 +26,7 @@ def session() -> OnnxSession:
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return read_config(Path("training/configs/tiny.toml"))
+    return read_config(Path("training/configs/tiny_deep.toml"))
 
 
 def test_it_is_small_and_keeps_the_contract(session: OnnxSession) -> None:
