@@ -38,7 +38,8 @@ def pictures_in(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
         columns: keys of the class and the patient in key.json.
 
     Raises:
-        DataError: no plain tar, a picture stored in pieces, or a label that cannot be read; names the member.
+        DataError: no plain tar, a picture stored in pieces, two pictures of one label (a mask beside the cell), or a
+            label that cannot be read; names the member.
     """
     pictures: list[tuple[str, tarfile.TarInfo]] = []
     labels: dict[str, _Label] = {}
@@ -56,9 +57,12 @@ def pictures_in(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
                     _read_label(labels.setdefault(key, _Label()), file.read(), columns, shard, member.name)
     except (tarfile.TarError, OSError) as error:
         raise DataError(shard, f"not a plain tar ({error}); unpack a compressed one to .tar") from error
+    first: dict[str, str] = {}
     for key, member in pictures:
         if member.issparse():
             raise DataError(shard, f"{member.name}: stored sparse, so that it lies in pieces; write the tar anew")
+        if key in labels and first.setdefault(key, member.name) != member.name:
+            raise DataError(shard, f"{first[key]} and {member.name} are of one key: which is the cell cannot be told")
         label = labels.get(key, _Label())
         yield ShardPicture(member.name, Span(member.offset_data, member.size), label.code, label.patient)
 

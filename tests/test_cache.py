@@ -1,0 +1,217 @@
+"""Rows kept on disk: made once, never stale, whole or not there, whoever is killed and however many want them."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.image import UndecodablePicture
+from training.cache import Recipe, Rows, rows_of
+from training.data import DataError, Sample, Span
+
+COUNT = 400  # more than are computed at once
+
+
+class _Counting:
+    """Bytes of a file as a row; counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self, _: Sample, data: bytes) -> NDArray[np.uint8]:
+        self.made += 1
+        if not data:
+            raise UndecodablePicture("the picture is empty (0 bytes)")
+        return np.frombuffer(data, np.uint8)
+
+
+def _files(folder: Path, count: int = COUNT) -> list[Sample]:
+    folder.mkdir()
+    for n in range(count):
+        (folder / f"{n}").write_bytes(n.to_bytes(2, "big"))
+    return [Sample("set", "BLA", f"{n}", folder / f"{n}") for n in range(count)]
+
+
+def _rows(samples: list[Sample], cache: Path | None, text: str = "two bytes") -> tuple[Rows, int]:
+    counting = _Counting()
+    return rows_of(samples, Recipe(counting, (2,), np.uint8, text), cache, "reading"), counting.made
+
+
+def _expected(kept: list[int]) -> list[list[int]]:
+    return [[n // 256, n % 256] for n in kept]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_rows_are_in_order_and_what_gives_none_is_said(tmp_path: Path, in_memory: bool) -> None:
+    samples = _files(tmp_path / "set")
+    samples[3].path.write_bytes(b"")
+    samples[5].path.unlink()
+    rows, _ = _rows(samples, None if in_memory else tmp_path / "cache")
+    assert rows.kept == [n for n in range(COUNT) if n not in (3, 5)]
+    assert rows.array.tolist() == _expected(rows.kept)
+    assert rows.refused[3] == "the picture is empty (0 bytes)"
+    assert "No such file" in rows.refused[5]
+
+
+def test_rows_are_made_once_and_mapped_not_loaded(tmp_path: Path) -> None:
+    samples = _files(tmp_path / "set")
+    samples[3].path.write_bytes(b"")
+    first, made = _rows(samples, tmp_path / "cache")
+    assert made == COUNT
+    again, made = _rows(samples, tmp_path / "cache")
+    assert made == 0
+    assert (again.kept, again.refused) == (first.kept, first.refused)
+    assert isinstance(again.array, np.memmap)
+    again.array[:] = 0  # torch may write to what it is given; the file keeps what was read
+    assert _rows(samples, tmp_path / "cache")[0].array.tolist() == _expected(first.kept)
+
+
+def test_where_no_picture_can_be_read_there_are_no_rows(tmp_path: Path) -> None:
+    samples = _files(tmp_path / "set", 2)
+    for sample in samples:
+        sample.path.write_bytes(b"")
+    for _ in range(2):
+        rows, _made = _rows(samples, tmp_path / "cache")
+        assert rows.array.shape == (0, 2)
+        assert len(rows.refused) == 2
+
+
+def test_what_changed_is_made_anew(tmp_path: Path) -> None:
+    samples = _files(tmp_path / "set", 5)
+    _rows(samples, tmp_path / "cache")
+    samples[1].path.write_bytes(b"ab")
+    os.utime(samples[1].path, ns=(0, samples[1].path.stat().st_mtime_ns + 1))  # also on a clock of coarse steps
+    rows, made = _rows(samples, tmp_path / "cache")
+    assert made == 5
+    assert rows.array[1].tobytes() == b"ab"
+
+
+@pytest.mark.parametrize(
+    ("samples", "text"),
+    [
+        (slice(None, None, -1), "two bytes"),
+        (slice(0, 4), "two bytes"),
+        (slice(None), "two bytes, read otherwise"),
+    ],
+)
+def test_another_list_or_recipe_has_rows_of_its_own(tmp_path: Path, samples: slice, text: str) -> None:
+    files = _files(tmp_path / "set", 5)
+    _rows(files, tmp_path / "cache")
+    rows, made = _rows(files[samples], tmp_path / "cache", text)
+    assert made == len(files[samples])
+    assert rows.array.tolist() == _expected([int(sample.name) for sample in files[samples]])
+
+
+def test_two_pictures_of_one_tar_are_two(tmp_path: Path) -> None:
+    (tmp_path / "tar").write_bytes(b"abcd")
+    first, second = (Sample("set", "BLA", f"{at}", tmp_path / "tar", span=Span(at, 2)) for at in (0, 2))
+    assert _rows([first], tmp_path / "cache")[0].array.tobytes() == b"ab"
+    assert _rows([second], tmp_path / "cache")[0].array.tobytes() == b"cd"
+
+
+def test_pictures_that_change_while_they_are_read_leave_nothing(tmp_path: Path) -> None:
+    samples = _files(tmp_path / "set", 5)
+
+    def meddling(sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        sample.path.write_bytes(data + b"more")
+        return np.frombuffer(data, np.uint8)
+
+    with pytest.raises(DataError, match="changed while they were read"):
+        rows_of(samples, Recipe(meddling, (2,), np.uint8, "two bytes"), tmp_path / "cache", "reading")
+    assert not [folder for folder in (tmp_path / "cache").iterdir() if folder.is_dir() and not folder.suffix]
+
+
+def test_rows_that_the_disk_cannot_hold_are_said_before_they_are_made(tmp_path: Path) -> None:
+    huge = Recipe(_Counting(), (10**9, 10**6), np.uint8, "huge")
+    with pytest.raises(DataError, match=r"the cache needs [0-9.]+ GB, [0-9.]+ GB are free; give another --cache"):
+        rows_of(_files(tmp_path / "set", 1), huge, tmp_path / "cache", "reading")
+
+
+#: Another process that makes the same rows; at row 300 it says so and waits for a line. It ends by saying how many.
+OTHER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_cache import COUNT, _Counting, _expected
+from training.cache import Recipe, rows_of
+from training.data import Sample
+import numpy as np
+
+class Waiting(_Counting):
+    def __call__(self, sample, data):
+        if sample.name == "300":
+            print("reached", flush=True)
+            sys.stdin.readline()
+        return super().__call__(sample, data)
+
+folder, waiting = Path(sys.argv[2]), Waiting()
+samples = [Sample("set", "BLA", f"{n}", folder / "set" / f"{n}") for n in range(COUNT)]
+rows = rows_of(samples, Recipe(waiting, (2,), np.uint8, "two bytes"), folder / "cache", "reading")
+assert rows.array.tolist() == _expected(list(range(COUNT)))
+print("made", waiting.made, flush=True)
+"""
+
+
+def _another(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", OTHER, str(Path(__file__).parent), str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _until(process: subprocess.Popen[str], word: str) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:  # the progress bar speaks too
+        if line.startswith(word):
+            return line
+    raise AssertionError(f"ended without {word!r}")
+
+
+def test_a_process_killed_in_the_middle_leaves_nothing_that_is_believed(tmp_path: Path) -> None:
+    samples = _files(tmp_path / "set")
+    with _another(tmp_path) as process:
+        _until(process, "reached")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert list((tmp_path / "cache").glob("*.unfinished"))
+    rows, made = _rows(samples, tmp_path / "cache")
+    assert made == COUNT
+    assert rows.array.tolist() == _expected(list(range(COUNT)))
+    assert not list((tmp_path / "cache").glob("*.unfinished"))
+
+
+def test_what_a_killed_process_left_goes_with_the_next_rows_whichever_they_are(tmp_path: Path) -> None:
+    samples = _files(tmp_path / "set")
+    with _another(tmp_path) as process:
+        _until(process, "reached")
+        process.kill()
+        process.wait()
+    _rows(samples[:2], tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.unfinished"))
+
+
+def test_two_processes_make_the_rows_once(tmp_path: Path) -> None:
+    _files(tmp_path / "set")
+    with _another(tmp_path) as first:
+        _until(first, "reached")
+        with _another(tmp_path) as second:
+            assert first.stdin is not None
+            first.stdin.write("go on\n")
+            first.stdin.flush()
+            assert _until(first, "made") == f"made {COUNT}\n"
+            assert _until(second, "made") == "made 0\n"
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
+def test_what_another_process_is_writing_is_not_swept_away(tmp_path: Path) -> None:
+    samples = _files(tmp_path / "set")
+    with _another(tmp_path) as process:
+        _until(process, "reached")
+        _rows(samples[:2], tmp_path / "cache")
+        assert process.stdin is not None
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        assert _until(process, "made") == f"made {COUNT}\n"
