@@ -25,6 +25,7 @@ LONG_FILES = {
 #: path:function → why it is longer than a function should be
 LONG_FUNCTIONS = {
     "service/classify.py:classify_many": "what feeds and what answers share the tasks under way, and end together",
+    "training/fit.py:fit": "one run from its first step to its weights, in the order in which it happens",
     "training/export.py:_manifest": "one constructor call, one keyword a line",
 }
 #: Names that say nothing of what is inside.

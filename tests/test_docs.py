@@ -94,7 +94,7 @@ def test_every_command_stands_in_the_readme() -> None:
     for command in serving.registered_commands:
         assert re.search(rf"marrowlens (\w+, )*{command.callback.__name__}\b", README)
     for command in training.registered_commands:
-        assert f"marrowlens-train {command.callback.__name__}" in README
+        assert f"marrowlens-train {command.name or command.callback.__name__}" in README
 
 
 def test_the_card_is_the_manifests() -> None:

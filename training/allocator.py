@@ -18,4 +18,5 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: KEPT_BYTES, M_TOP_PAD: GROWTH_BYTES}
-    return all([mallopt(option, value) == 1 for option, value in wanted.items()])
+    set_ = {option: mallopt(option, value) for option, value in wanted.items()}
+    return set(set_.values()) == {1}

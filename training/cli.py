@@ -1,27 +1,25 @@
-"""The command line of training: fit, evaluate, export.
+"""The command line of training: fit, evaluate, export; what looks back at runs is in training/review.py.
 
 Knows arguments and messages. Errors that a person can mend are one line and exit code 2.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from training.config import Config, ConfigError, read_config
+from training import review, sizing
+from training.config import Config, read_config
 from training.data import Block, DataError, Parts, split_list
 from training.override import as_typed, configured
 from training.pictures import Pictures, Unreadable, decode_all
-from training.run import Evaluation, Fit, Halted, Run, RunError
+from training.run import Fit, Halted, Run
 from training.split_words import describe
 from training.survey import recorded, survey
 from training.survey_table import counts_table, sentences, twin_sentence
+from training.terminal import RANK, complain, console, say, show_figures, told_plainly
 from training.twins import write_twins
 
 try:
@@ -30,10 +28,6 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
     raise SystemExit(f"{error.name} is not installed: pip install 'marrowlens[training]'") from error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
-#: Which of several processes of one training this is; the first alone writes and speaks.
-RANK = int(os.environ.get("LOCAL_RANK", "0"))
-console = Console(quiet=RANK > 0)
-complaints = Console(stderr=True, quiet=RANK > 0)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The run's configuration.")]
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
@@ -45,25 +39,16 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `fit
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
-    try:
-        yield
-    except (ConfigError, DataError, RunError, ValueError, OSError) as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-
-
-@contextmanager
 def _picked_up_later() -> Iterator[None]:
     """What is said of a training that was stopped, and the exit code that a shell expects after a signal."""
     try:
         yield
     except Halted as halted:
-        _say(str(halted))
+        say(str(halted))
         # Where one of several processes ends otherwise, Lightning kills the others before they have spoken.
         raise typer.Exit(128 + halted.signum if halted.signum and not RANK else 0) from halted
     except KeyboardInterrupt as interrupt:
-        _say("interrupted; the same command goes on from the last checkpoint")
+        say("interrupted; the same command goes on from the last checkpoint")
         raise typer.Exit(130) from interrupt
 
 
@@ -81,7 +66,7 @@ def fit(
     init: InitialWeights = None,
 ) -> None:
     """Train a model and write its weights, curves and split to a run folder."""
-    with _told_plainly(), _picked_up_later():
+    with told_plainly(), _picked_up_later():
         config, text = configured(config_path, init)
         check_network(config.model)
         run = Run(out)
@@ -93,7 +78,7 @@ def fit(
         if not RANK:
             run.start(text, split_list(parts))
         if run.weights.exists():
-            _say(f"{run.weights} is already trained; give another --out to train anew")
+            say(f"{run.weights} is already trained; give another --out to train anew")
             return
         from training.fit import Execution
         from training.fit import fit as fit_network
@@ -106,8 +91,8 @@ def fit(
         if len(train.samples) < config.fit.batch_size:
             raise DataError(data, f"{len(train.samples)} readable training pictures do not fill one batch")
         execution = Execution(devices, accumulate, workers, checkpoint_every, steps)
-        fit_network(config, train, calibration, run, as_typed(config_path, init), _say, execution)
-    _say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
+        fit_network(config, train, calibration, run, as_typed(config_path, init), say, execution)
+    say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 
 @app.command(name="data")
@@ -118,12 +103,12 @@ def look_at_data(
     cache: CacheFolder = None,
 ) -> None:
     """Say what there is to learn from: pictures by class and block, twins, what cannot be read. Trains nothing."""
-    with _told_plainly():
+    with told_plainly():
         config = read_config(config_path)
         found = survey(config.data, data, config.codes, cache)
         console.print(counts_table(found, config.codes))
         for sentence in sentences(found, config.data, config.codes):
-            _say(sentence)
+            say(sentence)
         _list_unreadable(found.unreadable)
         if out:
             out.mkdir(parents=True, exist_ok=True)
@@ -135,9 +120,10 @@ def look_at_data(
 @app.command()
 def evaluate(run_folder: RunFolder, data: DataRoot = Path("."), cache: CacheFolder = None) -> None:
     """Fit the temperature on the calibration block and measure the test block."""
-    with _told_plainly():
-        from training.evaluate import TEMPERATURE_BOUNDS, load_network, score, write_predictions
+    with told_plainly():
+        from training.calibration import TEMPERATURE_BOUNDS
         from training.evaluate import evaluate as evaluate_logits
+        from training.evaluate import load_network, score
 
         run = Run(run_folder)
         config = run.config()
@@ -148,14 +134,15 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path("."), cache: CacheFold
             for block in ("calibration", "test")
         )
         logits = score(net, config, calibration.images), score(net, config, test.images)
-        evaluation, probabilities = evaluate_logits(config, calibration, test, logits)
-        run.write_evaluation(evaluation)
-        write_predictions(run.folder / "predictions.csv", test, probabilities, config.codes)
-    _print_figures(evaluation)
+        evaluation, scores = evaluate_logits(config, calibration, test, logits)
+        run.write_evaluation(evaluation, scores)
+    say(f"temperature {evaluation.temperature:.3f}")
+    show_figures(evaluation.metrics)
     low, high = TEMPERATURE_BOUNDS
     if not 1.01 * low < evaluation.temperature < 0.99 * high:
-        complaints.print("the temperature is at its bound: the calibration block does not determine it", soft_wrap=True)
-    _say(f"next: marrowlens-train export {run_folder} --out FOLDER")
+        complain("the temperature is at its bound: the calibration block does not determine it")
+    say(f"next: marrowlens-train figures {run_folder} --data {data}")
+    say(f"      marrowlens-train export {run_folder} --out FOLDER")
 
 
 @app.command()
@@ -169,7 +156,7 @@ def export(
     from training.export import ExportError, Trained
     from training.export import export as export_network
 
-    with _told_plainly():
+    with told_plainly():
         run = Run(run_folder)
         config, evaluation = run.config(), run.evaluation()
         net = load_network(config, run.trained_weights())
@@ -183,7 +170,7 @@ def export(
         card = model_card(manifest, _reproduction(run.fit(), out), evaluation.confusion)
         (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         path.with_suffix(".split.csv").write_text(run.split(), encoding="utf-8")
-    _say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 
 
 def _reproduction(fit: Fit, out: Path) -> str:
@@ -202,7 +189,7 @@ after an interruption or not; on other devices they repeat the procedure."""
 def _parts(config: Config, data: Path, run: Run, cache: Path) -> Parts:
     """The blocks that a new run will have; tells of twins, and lists them in the run's folder."""
     found = survey(config.data, data, config.codes, cache)
-    _say(twin_sentence(found, config.data))
+    say(twin_sentence(found, config.data))
     run.folder.mkdir(parents=True, exist_ok=True)
     if config.data.twins.action != "off" and not RANK:
         write_twins(run.twins, found.twins, found.samples, found.said, found.blocks)
@@ -218,26 +205,13 @@ def _decode(config: Config, parts: Parts, block: Block, size: int, cache: Path) 
 
 def _list_unreadable(unreadable: list[Unreadable]) -> None:
     for entry in unreadable:
-        text = f"unreadable: {entry.sample.path}: {entry.reason}"
-        complaints.print(text, highlight=False, markup=False, soft_wrap=True)
+        complain(f"unreadable: {entry.sample.path}: {entry.reason}")
     if unreadable:
-        complaints.print(f"{len(unreadable)} unreadable pictures were left out", highlight=False)
+        complain(f"{len(unreadable)} unreadable pictures were left out")
 
 
-def _say(text: str) -> None:
-    """A line on standard output, as it is: a path may hold square brackets."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_figures(evaluation: Evaluation) -> None:
-    console.print(f"temperature {evaluation.temperature:.3f}", highlight=False)
-    for split in dict.fromkeys(metric.split for metric in evaluation.metrics):
-        table = Table("figure", "class", "value", "95 % interval", "n", title=split, title_justify="left")
-        for m in evaluation.metrics:
-            if m.split == split:
-                interval = "" if m.low is None else f"{m.low:.3f}–{m.high:.3f}"
-                table.add_row(m.name, m.code or "", f"{m.value:.3f}", interval, str(m.n))
-        console.print(table)
+for command in (review.figures, review.pool, review.audit, sizing.size):
+    app.command()(command)
 
 
 if __name__ == "__main__":

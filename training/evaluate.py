@@ -1,10 +1,10 @@
 """A trained run on pictures it has not seen: temperature on the calibration block, figures on the test block.
 
-Knows how to score and what to report. Knows nothing of training or export.
+Knows how to score and what to report of each source. Knows nothing of training or export.
+
+A picture is scored once, as it is: no copies turned or flipped at test time, so a figure is that of the served path.
 """
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +12,20 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.torch import load_file
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
-from sklearn.metrics import confusion_matrix
 
-from model.contract import Metric
 from model.van import VAN
+from training.calibration import Logits, fit_temperature, measure_calibration
 from training.comparison import Pooled
 from training.config import Config
-from training.metrics import Labels, expected_calibration_error, measure
+from training.data import Block
+from training.maturation import lineages, tolerant
+from training.metrics import count, measure
 from training.networks import build
 from training.pictures import Pictures
 from training.run import Evaluation
-
-Logits = NDArray[np.float32]
+from training.scores import Scores, scores_of
+from training.selective import measure_selective
+from training.split_words import tested
 
 
 def load_network(config: Config, weights: Path) -> VAN | Pooled:
@@ -38,72 +38,82 @@ def load_network(config: Config, weights: Path) -> VAN | Pooled:
 @torch.inference_mode()
 def score(net: VAN | Pooled, config: Config, images: NDArray[np.uint8], batch_size: int = 64) -> Logits:
     """Logits (N, C) of uint8 pictures (N, S, S, 3)."""
-    mean = torch.tensor(config.model.mean).view(3, 1, 1)
-    std = torch.tensor(config.model.std).view(3, 1, 1)
-    rows = []
-    for start in track(range(0, len(images), batch_size), description="scoring", transient=True):
-        planes = torch.from_numpy(images[start : start + batch_size]).permute(0, 3, 1, 2).float() / 255
-        rows.append(net((planes - mean) / std).logits.numpy())
+    starts = track(range(0, len(images), batch_size), description="scoring", transient=True)
+    rows = [net(_normalised(config, images[start : start + batch_size])).logits.numpy() for start in starts]
     return np.concatenate(rows) if rows else np.empty((0, len(config.classes)), np.float32)
 
 
-#: Outside of these a temperature says that the calibration block does not determine it.
-TEMPERATURE_BOUNDS = (0.1, 10.0)
+@torch.inference_mode()
+def maps(net: VAN | Pooled, config: Config, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+    """Attention (N, scales, h, w) and evidence (N, C, h, w) of a few uint8 pictures (N, S, S, 3)."""
+    out = net(_normalised(config, images))
+    return out.attention.numpy(), out.evidence.numpy()
 
 
-def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """The T that minimises the negative log likelihood of softmax(logits / T) (arXiv 1706.04599, section 4.2).
-
-    Raises:
-        ValueError: there are no labels to fit it on.
-    """
-    if len(labels) == 0:
-        raise ValueError("no calibration picture shows the tissue that the model is for: no temperature can be fitted")
-
-    def loss(log_t: float) -> float:
-        return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded").x))
+def _normalised(config: Config, images: NDArray[np.uint8]) -> torch.Tensor:
+    mean = torch.tensor(config.model.mean).view(3, 1, 1)
+    std = torch.tensor(config.model.std).view(3, 1, 1)
+    planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+    return (planes - mean) / std
 
 
 def evaluate(
     config: Config, calibration: Pictures, test: Pictures, logits: tuple[Logits, Logits]
-) -> tuple[Evaluation, NDArray[np.float32]]:
+) -> tuple[Evaluation, dict[Block, Scores]]:
     """Temperature from the calibration block of the tissue that the model is for; figures of each source's test block.
 
     Args:
         logits: of the calibration and of the test pictures, (N, C) each.
 
     Returns:
-        The evaluation, and the calibrated probabilities of the test pictures (N, C).
+        The evaluation, and the scores of both blocks under that temperature.
+
+    Raises:
+        ValueError: no calibration picture shows that tissue.
     """
     meant = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
     of_tissue = np.array([sample.source in meant for sample in calibration.samples], dtype=bool)
     temperature = fit_temperature(logits[0][of_tissue], calibration.labels[of_tissue])
-    probabilities = softmax(logits[1] / temperature, axis=1).astype(np.float32)
-    metrics: list[Metric] = []
-    confusion = {}
+    scores: dict[Block, Scores] = {
+        "calibration": scores_of(calibration.samples, logits[0], temperature, config.codes),
+        "test": scores_of(test.samples, logits[1], temperature, config.codes),
+    }
+    labels = in_words(config, tested(config.data.split))
+    return figures_of(config, scores["test"], temperature, labels), scores
+
+
+def in_words(config: Config, which: str) -> dict[str, str]:
+    """Source → what its test pictures are.
+
+    Args:
+        which: how they were chosen from all.
+    """
+    labels = {}
     for source in config.data.sources:
-        rows = np.array([sample.source == source.name for sample in test.samples], dtype=bool)
-        if not rows.any():
-            continue
-        split = f"{source.name} ({source.tissue}), last {config.data.blocks.test:.1%} of each class in file order"
+        label = f"{source.name} ({source.tissue}), {which}"
         if source.crop < 1:  # the service never crops: whoever reads the figure must know that here it was done
-            split += f", cropped to the central {source.crop:.0%} of each side"
-        labels = test.labels[rows]
-        metrics += measure(labels, probabilities[rows], config.codes, split)
-        raw = expected_calibration_error(labels, softmax(logits[1][rows], axis=1))
-        metrics.append(Metric(name="ece_before_temperature", value=raw, n=len(labels), split=split))
-        predicted = probabilities[rows].argmax(axis=1)
-        confusion[split] = confusion_matrix(labels, predicted, labels=np.arange(len(config.codes))).tolist()
-    return Evaluation(temperature=temperature, metrics=tuple(metrics), confusion=confusion), probabilities
+            label += f", cropped to the central {source.crop:.0%} of each side"
+        labels[source.name] = label
+    return labels
 
 
-def write_predictions(path: Path, test: Pictures, probabilities: NDArray[np.float32], codes: Sequence[str]) -> None:
-    """One row a test picture: source, file, true class, predicted class, its probability."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("source", "file", "true", "predicted", "probability"))
-        for sample, row in zip(test.samples, probabilities, strict=True):
-            best = int(row.argmax())
-            rows.writerow((sample.source, sample.name, sample.code, codes[best], f"{row[best]:.4f}"))
+def figures_of(config: Config, test: Scores, temperature: float, labels: dict[str, str]) -> Evaluation:
+    """All figures of each source that has test pictures.
+
+    Args:
+        temperature: what the evaluation names; the probabilities come from that of each picture.
+        labels: source → what its test pictures are; every figure carries it as its split.
+    """
+    tolerated, groups = tolerant(config.codes, config.evaluation.neighbours), lineages(config.classes)
+    metrics, confusion, splits = [], {}, {}
+    for source, split in labels.items():
+        scores = test.of_source(source)
+        if not len(scores):
+            continue
+        counts = count(scores.labels, scores.predicted, len(config.codes))
+        metrics += measure(counts, config.codes, tolerated, groups, split)
+        metrics += measure_calibration(scores.logits, scores.labels, scores.temperature, split)
+        metrics += measure_selective(scores.labels, scores.probabilities, split)
+        confusion[split] = counts.tolist()
+        splits[source] = split
+    return Evaluation(temperature=temperature, metrics=tuple(metrics), confusion=confusion, splits=splits)

@@ -1,21 +1,27 @@
-"""Figures from labels and probabilities, each with its n and its interval.
+"""Figures from counts of confusions, each with its n and its interval, at three levels: strict, tolerant, lineage.
 
-The ECE stands alone: it is biased upwards, resampled still more, so that a bootstrap need not even cover it.
-Knows arrays and class codes. Knows no network and no files.
+Knows arrays and class codes. Knows no network, no probabilities and no files.
+
+Everything is computed from the confusion counts and from what counts as agreement, so one formula serves all levels and
+a thousand resampled matrices alike. scikit-learn and torchmetrics, which know only the strict level, are held against
+it in the tests.
 """
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
-from sklearn.metrics import f1_score
 
 from model.contract import Metric
+from training.maturation import Agreement, strict
 
 Labels = NDArray[np.int64]
-Probabilities = NDArray[np.float32]
+Counts = NDArray[np.int64]  # (…, C, C); rows true, columns named
+Floats = NDArray[np.float64]
 Interval = tuple[float, float]  # low, high
 
-ECE_BINS = 15
 BOOTSTRAP_DRAWS = 1000
 
 
@@ -23,79 +29,168 @@ def proportion(name: str, hits: int, n: int, split: str, code: str | None = None
     """A share with its 95 % Wilson score interval (Wilson 1927); undefined shares (n = 0) are given as 0 of 0."""
     if n == 0:
         return Metric(name=name, code=code, value=0.0, low=0.0, high=1.0, n=0, split=split)
-    interval = binomtest(hits, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return Metric(name=name, code=code, value=hits / n, low=interval.low, high=interval.high, n=n, split=split)
+    low, high = wilson(hits, n)
+    return Metric(name=name, code=code, value=hits / n, low=low, high=high, n=n, split=split)
 
 
-def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:
-    """ECE in 15 equal bins of the top probability (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = [abs(correct[bins == b].sum() - confidence[bins == b].sum()) for b in range(ECE_BINS)]
-    return float(sum(gaps) / len(labels))
+def wilson(hits: int, n: int, confidence: float = 0.95) -> Interval:
+    """The Wilson score interval of `hits` in `n`; nothing is known where n is 0."""
+    if n == 0:
+        return 0.0, 1.0
+    interval = binomtest(hits, n).proportion_ci(confidence_level=confidence, method="wilson")
+    return min(float(interval.low), hits / n), max(float(interval.high), hits / n)  # against rounding at 0 and 1
 
 
-def macro_f1(labels: Labels, predicted: Labels) -> float:
-    """Mean F1 over the classes that occur among the labels."""
-    return float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0.0))
+def count(labels: Labels, predicted: Labels, classes: int) -> Counts:
+    """The confusion matrix (C, C) as counts; rows true, columns named."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
 
 
-def measure(labels: Labels, probabilities: Probabilities, codes: tuple[str, ...], split: str) -> list[Metric]:
-    """The figures of one split: accuracy, macro F1, balanced accuracy, ECE, and recall and precision a class.
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Recall, precision and F1 of each class, (…, C); 0 where there is nothing to divide by."""
+
+    recall: Floats
+    precision: Floats
+    f1: Floats
+
+
+def rates(counts: Counts, agreement: Agreement) -> Rates:
+    """What share of each class is named right, what share of each name is right, and their harmonic mean.
+
+    At the tolerant level a cell that got its class's neighbour's name is right for the recall of its class, and right
+    for the precision of that name: of all cells named NGB, those that are NGB, MMZ or NGS.
+    """
+    right = counts * agreement
+    recall = right.sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1)
+    precision = right.sum(axis=-2) / np.maximum(counts.sum(axis=-2), 1)
+    f1 = 2 * recall * precision / np.maximum(recall + precision, np.finfo(float).tiny)
+    return Rates(recall, precision, f1)
+
+
+def accuracy(counts: Counts, agreement: Agreement, name: str, split: str) -> Metric:
+    """Share of pictures whose class was named, or what counts as it."""
+    return proportion(name, int((counts * agreement).sum()), int(counts.sum()), split)
+
+
+def averages(counts: Counts, agreement: Agreement, split: str, level: str = "") -> list[Metric]:
+    """Macro F1, F1 weighted by class size, and balanced accuracy (macro recall), over the classes that occur.
+
+    Their intervals are the middle 95 % of 1000 multinomial draws of the counts: a resampling of the pictures. A class
+    of which every picture is right does not vary in them, so for classes of a few pictures they are too narrow.
 
     Args:
-        labels: (N,) class indices.
-        probabilities: (N, C), all classes competing.
+        level: what goes before each figure's name.
+    """
+    found = _averages(counts, agreement, counts.sum(axis=-1))
+    generator = np.random.default_rng(0)
+    n = int(counts.sum())
+    draws = generator.multinomial(n, counts.ravel() / n, BOOTSTRAP_DRAWS).reshape(-1, *counts.shape)
+    drawn = _averages(draws, agreement, counts.sum(axis=-1))
+    metrics = []
+    for name, value in found.items():
+        low, high = np.quantile(drawn[name], [0.025, 0.975])
+        metrics.append(Metric(name=level + name, value=float(value), low=low, high=high, n=n, split=split))
+    return metrics
+
+
+def _averages(counts: Counts, agreement: Agreement, support: Counts) -> dict[str, Floats]:
+    """Over the classes with support (C,); drawn counts keep the classes of the counts that they were drawn from."""
+    here = support > 0
+    found = rates(counts, agreement)
+    size = counts.sum(axis=-1)
+    return {
+        "macro_f1": found.f1[..., here].mean(axis=-1),
+        "weighted_f1": (found.f1 * size).sum(axis=-1) / size.sum(axis=-1),
+        "balanced_accuracy": found.recall[..., here].mean(axis=-1),
+    }
+
+
+def of_classes(counts: Counts, agreement: Agreement, codes: Sequence[str], split: str, level: str = "") -> list[Metric]:
+    """Recall, precision and F1 of every class that occurs, each with its interval and its own n."""
+    right = counts * agreement
+    true, named = counts.sum(axis=1), counts.sum(axis=0)
+    metrics = []
+    for at in np.flatnonzero(true):
+        recalled, precise = int(right[at].sum()), int(right[:, at].sum())
+        metrics += [
+            proportion(f"{level}recall", recalled, int(true[at]), split, codes[at]),
+            proportion(f"{level}precision", precise, int(named[at]), split, codes[at]),
+            _f1(
+                (recalled, int(true[at])),
+                (precise, int(named[at])),
+                int(counts[at, at]),
+                f"{level}f1",
+                codes[at],
+                split,
+            ),
+        ]
+    return metrics
+
+
+def _f1(recalled: tuple[int, int], precise: tuple[int, int], both: int, name: str, code: str, split: str) -> Metric:
+    """F1 of one class, from (right, of) of its recall and of its precision.
+
+    Where the two share their hits, F1 = 2J / (1 + J) with J = hits / (true or named), a share of pictures, whose Wilson
+    interval carries over (Hand, Christen and Kirielle 2021, arXiv 2008.00103). At the tolerant level they do not; there
+    F1 grows with recall and with precision, so the ends of their 97.5 % intervals enclose it at 95 % (Bonferroni).
+
+    Args:
+        both: pictures of the class that bear its name.
+    """
+    n = recalled[1] + precise[1] - both  # of the class, or named so
+    if recalled[0] == precise[0] == both:
+        low, high = (2 * end / (1 + end) for end in wilson(both, n))
+    else:
+        ends = zip(wilson(*recalled, confidence=0.975), wilson(*precise, confidence=0.975), strict=True)
+        low, high = (_harmonic(recall, precision) for recall, precision in ends)
+    value = _harmonic(recalled[0] / max(recalled[1], 1), precise[0] / max(precise[1], 1))
+    return Metric(name=name, code=code, value=value, low=min(low, value), high=max(high, value), n=n, split=split)
+
+
+def _harmonic(recall: float, precision: float) -> float:
+    return 2 * recall * precision / (recall + precision) if recall + precision else 0.0
+
+
+def gathered(counts: Counts, groups: Sequence[str]) -> tuple[Counts, tuple[str, ...]]:
+    """Counts between groups of classes, (G, G), and the groups in the order of their first class.
+
+    Args:
+        groups: of each class, such as its lineage.
+    """
+    names = tuple(dict.fromkeys(groups))
+    member = np.array([[group == name for group in groups] for name in names], dtype=np.int64)  # (G, C)
+    return member @ counts @ member.T, names
+
+
+def measure(
+    counts: Counts, codes: Sequence[str], tolerated: Agreement, groups: Sequence[str], split: str
+) -> list[Metric]:
+    """All figures of one set of pictures that need no probabilities.
+
+    Args:
+        counts: (C, C), all classes competing.
+        tolerated: (C, C), what the tolerant figures count as right.
+        groups: the lineage of each class.
         split: which pictures these are; every figure carries it.
     """
-    predicted = probabilities.argmax(axis=1)
-    n = len(labels)
-    recalls = [float((predicted[labels == c] == c).mean()) for c in np.unique(labels)]
-    f1, balanced = _bootstrap(labels, predicted)
-    overall = [
-        proportion("accuracy", int((predicted == labels).sum()), n, split),
-        Metric(name="macro_f1", value=macro_f1(labels, predicted), low=f1[0], high=f1[1], n=n, split=split),
-        Metric(
-            name="balanced_accuracy",
-            value=float(np.mean(recalls)),
-            low=balanced[0],
-            high=balanced[1],
-            n=n,
-            split=split,
-        ),
-        Metric(name="ece", value=expected_calibration_error(labels, probabilities), n=n, split=split),
-    ]
-    return overall + [m for c in np.unique(labels) for m in _of_class(labels, predicted, int(c), codes[c], split)]
-
-
-def _of_class(labels: Labels, predicted: Labels, index: int, code: str, split: str) -> list[Metric]:
-    hits = int(((labels == index) & (predicted == index)).sum())
+    same = strict(len(codes))
+    between, names = gathered(counts, groups)
+    of_lineages = strict(len(names))
     return [
-        proportion("recall", hits, int((labels == index).sum()), split, code),
-        proportion("precision", hits, int((predicted == index).sum()), split, code),
+        accuracy(counts, same, "accuracy", split),
+        accuracy(counts, tolerated, "tolerant_accuracy", split),
+        accuracy(between, of_lineages, "lineage_accuracy", split),
+        *averages(counts, same, split),
+        *averages(counts, tolerated, split, "tolerant_"),
+        *averages(between, of_lineages, split, "lineage_"),
+        *_by_class(of_classes(counts, same, codes, split), of_classes(counts, tolerated, codes, split, "tolerant_")),
     ]
 
 
-def _bootstrap(labels: Labels, predicted: Labels) -> tuple[Interval, Interval]:
-    """95 % percentile intervals of macro F1 and balanced accuracy over resampled pictures.
-
-    From confusion counts, so that 1000 draws take a moment.
-    """
-    classes = np.unique(labels)
-    every = np.union1d(labels, predicted)
-    counts = np.zeros((len(every), len(every)))
-    np.add.at(counts, (np.searchsorted(every, labels), np.searchsorted(every, predicted)), 1)
-    rows = np.searchsorted(every, classes)
-    generator = np.random.default_rng(0)
-    draws = generator.multinomial(len(labels), counts.ravel() / counts.sum(), BOOTSTRAP_DRAWS)
-    drawn = draws.reshape(-1, *counts.shape)
-    hits = np.einsum("bii->bi", drawn)
-    true, answered = drawn.sum(axis=2), drawn.sum(axis=1)
-    f1, recall = 2 * hits / np.maximum(true + answered, 1), hits / np.maximum(true, 1)
-    return _middle_95(f1[:, rows].mean(axis=1)), _middle_95(recall[:, rows].mean(axis=1))
-
-
-def _middle_95(draws: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
+def _by_class(*levels: list[Metric]) -> Iterator[Metric]:
+    """Class by class, the levels of each together."""
+    for code in dict.fromkeys(metric.code for level in levels for metric in level):
+        yield from (metric for level in levels for metric in level if metric.code == code)

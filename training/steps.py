@@ -3,8 +3,12 @@
 Knows in which order data, network and run folder come together. Knows no command line.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model.contract import Manifest
 from training.config import Config
@@ -83,16 +87,25 @@ def evaluate(run: Run, data: Path, cache: Path) -> Evaluation:
         RunError: the run has not been trained.
         DataError: the pictures are not those that it was trained with.
     """
-    from training.evaluate import evaluate as evaluate_logits
     from training.evaluate import load_network, score
 
     config = run.config()
     net = load_network(config, run.trained_weights())
+    return evaluate_with(lambda images: score(net, config, images), run, data, cache)
+
+
+def evaluate_with(
+    logits_of: Callable[[NDArray[np.uint8]], NDArray[np.float32]], run: Run, data: Path, cache: Path
+) -> Evaluation:
+    """The same with whatever gives logits (N, C) of pictures (N, S, S, 3)."""
+    from training.evaluate import evaluate as evaluate_logits
+
+    config = run.config()
     parts = recorded(config.data, data, config.codes, run.split())
     calibration, test = (
         decoded(config, parts, block, config.model.input_size, cache) for block in ("calibration", "test")
     )
-    logits = score(net, config, calibration.images), score(net, config, test.images)
+    logits = logits_of(calibration.images), logits_of(test.images)
     evaluation, scores = evaluate_logits(config, calibration, test, logits)
     run.write_evaluation(evaluation, scores)
     return evaluation

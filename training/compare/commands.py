@@ -86,9 +86,9 @@ def _plan(prepared: Sequence[Prepared]) -> Table:
         (
             one.run.name,
             str(one.run.config.model.input_size),
-            str(one.epochs),
-            str(one.pictures),
-            "done" if is_done(one.run) else f"{one.expected_s / 60:.1f}" if one.expected_s else "?",
+            str(one.epochs or ""),
+            str(one.pictures or ""),
+            "done" if is_done(one.run) else f"{one.expected_s / 60:.1f}" if one.expected_s else "",
         )
         for one in prepared
     ]

@@ -26,7 +26,7 @@ from training.compare.cost import Cost
 from training.compare.entries import Budget, PlannedRun, SpeedConfig
 from training.compare.speed import Subject, Timing, cores, processor, side_by_side
 from training.config import Config, read_config
-from training.run import Halted, Run, RunError
+from training.run import Halted, RunError
 
 Say = Callable[[str], None]
 
@@ -34,35 +34,35 @@ Say = Callable[[str], None]
 class Learner(Protocol):
     """What a comparison asks of one kind of model."""
 
-    def check(self, config: Config) -> None:
+    def check(self, config: Config, /) -> None:
         """Return when such a model can be made; raises ValueError otherwise."""
         ...
 
-    def epoch_pictures(self, config: Config) -> int:
-        """Training pictures that are seen in an epoch."""
+    def epoch_pictures(self, config: Config, /) -> int | None:
+        """Training pictures that are seen in an epoch; None: it does not learn in epochs, and has no budget."""
         ...
 
-    def pace(self, config: Config) -> float | None:
+    def pace(self, config: Config, /) -> float | None:
         """Training pictures a second on this machine; None: it is not known beforehand."""
         ...
 
-    def cost(self, config: Config) -> Cost | None:
+    def cost(self, config: Config, /) -> Cost | None:
         """Parameters and multiply-adds of a picture; None: they cannot be counted."""
         ...
 
-    def fit(self, config_path: Path, folder: Path) -> None:
-        """Train; picks up what was interrupted."""
+    def fit(self, config_path: Path, folder: Path, /) -> None:
+        """Train; picks up what was interrupted, and leaves what is trained as it is."""
         ...
 
-    def evaluate(self, folder: Path) -> None:
+    def evaluate(self, folder: Path, /) -> None:
         """Write evaluation.json and predictions.csv."""
         ...
 
-    def export(self, folder: Path, out: Path) -> None:
+    def export(self, folder: Path, out: Path, /) -> None:
         """Write what `subject` needs."""
         ...
 
-    def subject(self, out: Path, threads: int) -> Subject:
+    def subject(self, out: Path, threads: int, /) -> Subject:
         """What is timed."""
         ...
 
@@ -84,8 +84,8 @@ class Prepared:
     """A run of which is known how long it will train."""
 
     run: PlannedRun
-    epochs: int
-    pictures: int  # seen in training
+    epochs: int | None
+    pictures: int | None  # seen in training
     expected_s: float | None
 
 
@@ -150,6 +150,8 @@ class _Paces:
 
 def _within(budget: Budget, run: PlannedRun, learner: Learner, pace: float | None) -> Prepared:
     an_epoch = learner.epoch_pictures(run.config)
+    if an_epoch is None:
+        return Prepared(run, None, None, None)
     epochs = budget.epochs
     if budget.pictures:
         epochs = max(round(budget.pictures / an_epoch), 1)
@@ -182,7 +184,7 @@ def carry_out(
     waiting = [one for one in prepared if not is_done(one.run)]
     clock = _Clock(waiting)
     for number, one in enumerate(waiting, start=1):
-        say(f"[{number} of {len(waiting)}] {one.run.name}: {one.pictures} pictures to be seen; {clock.left()}")
+        say(f"[{number} of {len(waiting)}] {one.run.name}; {clock.left()}")
         with clock.of(one), _noted(one.run, say):
             _carry_out(one.run, learners[one.run.entry.kind])
         after_each()
@@ -191,8 +193,7 @@ def carry_out(
 def _carry_out(run: PlannedRun, learner: Learner) -> None:
     run.config_path.parent.mkdir(parents=True, exist_ok=True)
     run.config_path.write_text(run.as_toml(), encoding="utf-8")
-    if not Run(run.folder).weights.exists():
-        learner.fit(run.config_path, run.folder)
+    learner.fit(run.config_path, run.folder)
     if not (run.folder / "evaluation.json").exists():
         learner.evaluate(run.folder)
     unfinished = run.artefact.with_suffix(".unfinished")

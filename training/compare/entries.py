@@ -2,7 +2,7 @@
 
 Knows the file, what is changed for each entry and the configuration that comes of it. Trains nothing, opens no picture.
 
-    base = "../tiny.toml"                     a training configuration, relative to this file
+    base = "../best.toml"                     a training configuration, relative to this file
     set.model.input_size = 64                 changed for every entry
     budget.pictures = 20_000                  or budget.epochs, or budget.minutes
     [[entry]]
@@ -25,6 +25,9 @@ from training.data_config import Seed, SourceConfig, Strict
 
 #: In `set`, "run:NAME" stands for the run folder of an entry further up: to learn from it, or to begin with it.
 RUN_OF = "run:"
+
+
+Kind = Literal["network", "boosting", "forest", "logistic"]
 
 
 class Budget(Strict):
@@ -56,7 +59,7 @@ class Entry(Strict):
     name: Code
     label: str = Field("", description="in the table and the plot; empty: the name")
     group: str = Field("", description="entries of one group share a colour, or a line")
-    kind: Literal["network", "classical"] = "network"
+    kind: Kind = Field("network", description="or a classifier on colour, texture and shape (training/classical.py)")
     seeds: tuple[Seed, ...] = Field((), description="one run each; empty: those of the comparison")
     set: dict[str, Any] = {}
 

@@ -3,19 +3,32 @@
 Knows where pictures and caches lie. Knows no entries and no table.
 """
 
+import shutil
+import time
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # in scikit-learn's own dependencies
 
 from training import steps
+from training.classical import ClassicalModel
+from training.classical import Kind as ClassicalKind
 from training.compare.conduct import Learner
 from training.compare.cost import Cost, cost
 from training.compare.pace import pictures_per_s
 from training.compare.results import epoch_pictures
-from training.compare.speed import Subject, artefact
+from training.compare.speed import Subject, artefact, cores
 from training.config import Config, read_config
 from training.networks import check
-from training.run import Run
+from training.run import Fit, Run
 from training.survey import survey
+
+FEATURES = "features.npz"  # of the training pictures, with their labels
+TINY = 1e-6  # a forest may say that a class is impossible; its logarithm must be a number
 
 
 class TrainingPictures:
@@ -55,7 +68,8 @@ class Network:
     def fit(self, config_path: Path, folder: Path) -> None:
         config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), Run(folder)
         parts = steps.begin(config, text, run, self.data, self.cache)
-        steps.train(config, parts, run, self.cache, str(config_path))
+        if not run.weights.exists():
+            steps.train(config, parts, run, self.cache, str(config_path))
 
     def evaluate(self, folder: Path) -> None:
         steps.evaluate(Run(folder), self.data, self.cache)
@@ -68,6 +82,74 @@ class Network:
         return artefact(path, threads)
 
 
+class Classical:
+    """A classifier of scikit-learn on measured features.
+
+    What is kept is what it has learned from, the features of the training pictures: from them it is made again, alike,
+    where a pickle would run whatever it holds.
+    """
+
+    def __init__(self, data: Path, cache: Path, kind: ClassicalKind) -> None:
+        self.data, self.cache, self.kind = data, cache, kind
+
+    def check(self, _: Config) -> None:
+        return None
+
+    def epoch_pictures(self, _: Config) -> None:
+        return None
+
+    def pace(self, _: Config) -> None:
+        return None
+
+    def cost(self, _: Config) -> None:
+        return None
+
+    def fit(self, config_path: Path, folder: Path) -> None:
+        config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), Run(folder)
+        parts = steps.begin(config, text, run, self.data, self.cache)
+        if (folder / FEATURES).exists():
+            return
+        begun, pictures = time.monotonic(), steps.decoded(config, parts, "train", config.model.input_size, self.cache)
+        model = self._new(config, processes=cores())
+        features = model.measure(pictures.images)
+        model.learn(features, pictures.labels)
+        run.write_unreadable(pictures.unreadable)
+        told = {name: version(name) for name in ("marrowlens", "scikit-learn", "scikit-image", "numpy", "pillow")}
+        device = f"{cores()} CPU cores"
+        run.write_fit(Fit(config=str(config_path), versions=told, train_s=time.monotonic() - begun, device=device))
+        unfinished = folder / f"unfinished-{FEATURES}"
+        np.savez(unfinished, features=features, labels=pictures.labels)
+        unfinished.replace(folder / FEATURES)  # last and at once: where this file lies, it has been measured
+
+    def evaluate(self, folder: Path) -> None:
+        model = self._learned(folder, processes=cores())
+        steps.evaluate_with(
+            lambda images: np.log(np.maximum(model.predict_proba(images), TINY)), Run(folder), self.data, self.cache
+        )
+
+    def export(self, folder: Path, out: Path) -> None:
+        out.mkdir(exist_ok=True)
+        for name in (FEATURES, "config.toml"):
+            shutil.copy(folder / name, out)
+
+    def subject(self, out: Path, threads: int) -> Subject:
+        model = self._learned(out, processes=1)  # starting another takes longer than a batch
+
+        def answer(images: NDArray[np.uint8]) -> object:
+            with threadpool_limits(threads):
+                return model.predict_proba(images)
+
+        return Subject(read_config(out / "config.toml").model.input_size, answer)
+
+    def _new(self, config: Config, processes: int) -> ClassicalModel:
+        return ClassicalModel(len(config.classes), self.kind, config.seed, processes)
+
+    def _learned(self, folder: Path, processes: int) -> ClassicalModel:
+        model = self._new(read_config(folder / "config.toml"), processes)
+        with np.load(folder / FEATURES, allow_pickle=False) as arrays:
+            return model.learn(arrays["features"], arrays["labels"])
+
+
 def learners(data: Path, cache: Path) -> dict[str, Learner]:
     """Entry's kind → its learner.
 
@@ -76,4 +158,5 @@ def learners(data: Path, cache: Path) -> dict[str, Learner]:
         cache: of decoded pictures and fingerprints, shared by all entries.
     """
     pictures = TrainingPictures(data, cache)
-    return {"network": Network(data, cache, pictures)}
+    classical: dict[str, Learner] = {kind: Classical(data, cache, kind) for kind in get_args(ClassicalKind)}
+    return classical | {"network": Network(data, cache, pictures)}

@@ -214,7 +214,7 @@ def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
 def _row(entry: Entry, runs: Sequence[PlannedRun], cost: Cost | None, on: tuple[OnTissue, ...]) -> Row:
     folder = Run(runs[0].folder)
     config, images = folder.config(), {name: counts.total() for name, counts in folder.training_images().items()}
-    epochs = len(read_curves(folder.folder / "curves").values.get("train_loss", {})) or 1
+    epochs = len(read_curves(folder.folder / "curves").values.get("train_loss", {}))
     return Row(
         name=entry.name,
         title=entry.title,
@@ -225,7 +225,7 @@ def _row(entry: Entry, runs: Sequence[PlannedRun], cost: Cost | None, on: tuple[
         parameters=cost.parameters if cost else None,
         multiply_adds=cost.multiply_adds if cost else None,
         training_pictures=sum(images.values()),
-        pictures_seen=epochs * epoch_pictures(config, images),
+        pictures_seen=epochs * epoch_pictures(config, images) if epochs else sum(images.values()),
         train_minutes=float(np.mean([Run(run.folder).fit().train_s for run in runs])) / 60,
         on=on,
     )

@@ -1,0 +1,68 @@
+"""Figures and differences of several models on the same pictures, against scipy, scikit-learn and by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+from sklearn.metrics import accuracy_score, f1_score
+
+from training.compare.paired import figures, holm, mcnemar, middle_95, p_value, resampled
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def _answers(seed: int, n: int, right: float, runs: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (n,) and answers (runs, n) of five classes, of which about a share is right."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 4, n)
+    guesses = random.integers(0, 5, (runs, n))
+    return labels, np.where(random.random((runs, n)) < right, labels, guesses)
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_twice_the_smaller_tail(first: int, second: int) -> None:
+    tail = binom.cdf(min(first, second), first + second, 0.5)
+    assert mcnemar(first, second) == pytest.approx(min(2 * tail, 1.0))
+    assert mcnemar(first, second) == mcnemar(second, first)
+
+
+@given(seeds, st.integers(2, 200), st.floats(0, 1), st.integers(1, 3))
+def test_figures_are_those_of_scikit_learn(seed: int, n: int, right: float, runs: int) -> None:
+    labels, answers = _answers(seed, n, right, runs)
+    found = figures(labels, answers)
+    assert found.accuracy == pytest.approx(np.mean([accuracy_score(labels, a) for a in answers]), abs=1e-6)
+    macro = [f1_score(labels, a, labels=np.unique(labels), average="macro", zero_division=0) for a in answers]
+    assert found.macro_f1 == pytest.approx(np.mean(macro), abs=1e-6)
+
+
+@settings(max_examples=10)
+@given(seeds)
+def test_a_difference_is_over_the_same_pictures(seed: int) -> None:
+    labels, answers = _answers(seed, 300, 0.7)
+    better = answers.copy()
+    wrong = np.flatnonzero(answers[0] != labels)[:30]
+    better[0, wrong] = labels[wrong]
+    gained = resampled(labels, better).accuracy - resampled(labels, answers).accuracy
+    low, high = middle_95(gained)
+    # Thirty pictures of 300 are right in addition and none less: the paired interval is that of their number alone.
+    assert 0.06 < low < 0.1 < high < 0.14
+    assert p_value(labels, better, answers) == pytest.approx(mcnemar(30, 0))
+    assert middle_95(resampled(labels, answers).accuracy - resampled(labels, answers.copy()).accuracy) == (0, 0)
+
+
+def test_of_several_runs_the_same_question_is_answered_by_permutation() -> None:
+    labels, first = _answers(1, 400, 0.75)
+    second = _answers(2, 400, 0.0)[1]
+    second = np.where(np.random.default_rng(3).random((1, 400)) < 0.7, labels, second)
+    exact = p_value(labels, first, second)
+    permuted = p_value(labels, np.repeat(first, 2, axis=0), second)  # the same answers twice: the same question
+    assert 0.001 < exact < 1
+    assert permuted == pytest.approx(exact, abs=0.02)
+    assert p_value(labels, np.repeat(first, 2, axis=0), first) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

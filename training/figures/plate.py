@@ -1,0 +1,79 @@
+"""One figure as it is written: PNG and SVG, the same bytes on every run, with the words for who cannot see it.
+
+Knows colours, type and files. Knows no figure's content.
+
+matplotlib draws (its licence is in the manner of the PSF's): it writes both formats from one description, and figures
+built without pyplot keep no state and need no display. The colours are those of Okabe and Ito, made to be told apart
+by colour-blind readers; nothing is said by colour alone.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+BLACK, GREY = "#000000", "#6b6b6b"
+ORANGE, SKY, GREEN, BLUE, VERMILLION = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00"
+SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"  # even in lightness; blue against, red for
+
+DPI = 150
+STYLE: Mapping[str, Any] = MappingProxyType(
+    {
+        "svg.hashsalt": "marrowlens",  # else the names of clip paths are drawn anew on each run
+        "svg.fonttype": "path",  # looks alike without the fonts of this machine
+        "font.family": "DejaVu Sans",  # comes with matplotlib
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "grid.color": "#dddddd",
+        "legend.frameon": False,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plate:
+    """A figure, its file name without suffix, its caption, and what it shows in words."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+    photographs: bool = False  # a report shows it as PNG: its SVG would hold the same pixels twice
+
+
+def rendered(plate: Plate, file_format: str) -> bytes:
+    """The figure as "png" or "svg"."""
+    out = io.BytesIO()
+    undated = {"Date": None} if file_format == "svg" else {}
+    with matplotlib.rc_context(dict(STYLE)):
+        plate.figure.savefig(out, format=file_format, dpi=DPI, metadata=undated)
+    return out.getvalue()
+
+
+def write(plate: Plate, folder: Path) -> dict[str, bytes]:
+    """Write name.png and name.svg; returns both by suffix."""
+    both = {suffix: rendered(plate, suffix) for suffix in ("png", "svg")}
+    for suffix, data in both.items():
+        (folder / f"{plate.name}.{suffix}").write_bytes(data)
+    return both
+
+
+def sheet(width: float, height: float) -> Figure:
+    """An empty figure of this many inches, laid out so that nothing overlaps. Draw in it within `styled`."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def styled() -> Any:
+    """The context in which axes are made: they take type and lines from it when they come to be."""
+    return matplotlib.rc_context(dict(STYLE))

@@ -1,0 +1,65 @@
+"""The commands that look at what evaluated runs say: figures, pool, audit.
+
+Knows arguments and messages. Trains nothing; `figures` alone runs a network, for its maps.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.run import Run
+from training.terminal import console, say, show, show_figures, told_plainly
+
+DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Evaluated run, or what `pool` wrote.")]
+RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.")]
+
+
+def figures(
+    run_folder: RunFolder,
+    data: DataRoot = Path("."),
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures; default: figures in the run.")] = None,
+) -> None:
+    """Draw an evaluated run: every figure as PNG and SVG, and one HTML report that holds them all."""
+    with told_plainly():
+        from training.illustrate import illustrate
+
+        report = illustrate(Run(run_folder), data, out or run_folder / "figures")
+    say(f"{report} ({report.stat().st_size / 1e6:.1f} MB), the figures beside it; it holds pictures of cells")
+
+
+def pool(
+    run_folders: RunFolders,
+    out: Annotated[Path, typer.Option(help="Folder for the pooled figures, predictions and logits.")],
+) -> None:
+    """Put the test blocks of a k-fold split's runs together: every picture predicted once."""
+    with told_plainly():
+        from training.folds import fold_tables, write_pool
+        from training.folds import pool as pool_runs
+
+        runs = [Run(folder) for folder in run_folders]
+        pooled = pool_runs(runs)
+        write_pool(pooled, runs, out)
+        for table in fold_tables(pooled):
+            show(table)
+        show_figures(pooled.evaluation.metrics)
+        if pooled.untested:
+            say(f"{pooled.untested} pictures were tested in no fold: is a run missing?")
+    say(f"next: marrowlens-train figures {out} --data DATA")
+
+
+def audit(
+    run_folders: RunFolders,
+    out: Annotated[Path, typer.Option(help="Folder for audit.csv and audit.html.")],
+    data: DataRoot = Path("."),
+) -> None:
+    """List labels to look at again: pictures that every run gets wrong, or whose label their probabilities doubt."""
+    with told_plainly():
+        from training.doubts import audit_runs
+
+        tables = audit_runs([Run(folder) for folder in run_folders], data, out)
+    for table in tables:
+        show(table)
+        console.print(table.note, highlight=False, markup=False)
+    say(f"{out / 'audit.csv'} and {out / 'audit.html'}, which holds pictures of cells")

@@ -1,0 +1,61 @@
+"""What the commands of training say, and how: plain lines, tables, and errors that a person can mend.
+
+Knows the terminal. Knows no command.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich import table as rich_table
+from rich.console import Console
+from rich.markup import escape
+
+from model.contract import Metric
+from training.config import ConfigError
+from training.data import DataError
+from training.run import RunError
+from training.summary import Table, tables
+
+#: Which of several processes of one training this is; the first alone writes and speaks.
+RANK = int(os.environ.get("LOCAL_RANK", "0"))
+console = Console(quiet=RANK > 0)
+complaints = Console(stderr=True, quiet=RANK > 0)
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """What a person can mend is one line and exit code 2."""
+    try:
+        yield
+    except (ConfigError, DataError, RunError, ValueError, OSError) as error:
+        complaints.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def say(text: str) -> None:
+    """A line on standard output, as it is: a path may hold square brackets."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """A line on standard error, as it is."""
+    complaints.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """One table, and below it what has to be known to read it."""
+    shown = rich_table.Table(*(escape(cell) for cell in table.header), title=escape(table.title), title_justify="left")
+    for row in table.rows:
+        shown.add_row(*(escape(cell) for cell in row))
+    console.print(shown, highlight=False)
+
+
+def show_figures(metrics: Iterable[Metric]) -> None:
+    """The tables of every split."""
+    metrics = tuple(metrics)
+    for split in dict.fromkeys(metric.split for metric in metrics):
+        say(f"\n{split}")
+        for table in tables(metrics, split):
+            show(table)
