@@ -14,8 +14,8 @@ from training.config import read_config
 
 def test_the_first_is_the_measure_of_the_others() -> None:
     weights = np.ones((64, 64))
-    quick = Subject(32, lambda images: weights @ weights)
-    slow = Subject(32, lambda images: [weights @ weights for _ in range(200)])
+    quick = Subject(32, lambda _: weights @ weights)
+    slow = Subject(32, lambda _: [weights @ weights for _ in range(200)])
     found = side_by_side({"quick": quick, "slow": slow, "again": quick}, (1, 4), rounds=5, round_s=0.005)
     assert [timing.batch for timing in found["slow"]] == [1, 4]
     for timing in found["quick"]:

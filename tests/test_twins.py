@@ -141,8 +141,15 @@ def test_the_list_of_twins_says_who_was_moved_from_where(tmp_path: Path) -> None
     assert row == {
         "distance": "7",
         "turn": "mirrored",
-        **{"source": "set", "code": "BLA", "file": "BLA.jpg", "block": "train", "moved_from": ""},
-        **{"twin_source": "set", "twin_code": "EOS", "twin_file": "EOS.jpg", "twin_block": "train"},
+        "source": "set",
+        "code": "BLA",
+        "file": "BLA.jpg",
+        "block": "train",
+        "moved_from": "",
+        "twin_source": "set",
+        "twin_code": "EOS",
+        "twin_file": "EOS.jpg",
+        "twin_block": "train",
         "twin_moved_from": "test",
     }
 
