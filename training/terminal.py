@@ -15,7 +15,7 @@ from rich.markup import escape
 from model.contract import Metric
 from training.config import ConfigError
 from training.data import DataError
-from training.run import RunError
+from training.run import Halted, RunError
 from training.summary import Table, tables
 
 #: Which of several processes of one training this is; the first alone writes and speaks.
@@ -32,6 +32,20 @@ def told_plainly() -> Iterator[None]:
     except (ConfigError, DataError, RunError, ValueError, OSError) as error:
         complaints.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def picked_up_later() -> Iterator[None]:
+    """What is said of a training that was stopped, and the exit code that a shell expects after a signal."""
+    try:
+        yield
+    except Halted as halted:
+        say(str(halted))
+        # Where one of several processes ends otherwise, Lightning kills the others before they have spoken.
+        raise typer.Exit(128 + halted.signum if halted.signum and not RANK else 0) from halted
+    except KeyboardInterrupt as interrupt:
+        say("interrupted; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from interrupt
 
 
 def say(text: str) -> None:
