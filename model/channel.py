@@ -106,7 +106,7 @@ def _cbam(dim: int) -> nn.Module:
 def _gc(dim: int) -> nn.Module:
     """In the form of its paper, which adds the context and begins as the identity; timm's own default scales by it."""
     module = GlobalContext(dim, fuse_add=True, fuse_scale=False, rd_channels=_bottleneck(dim))
-    nn.init.zeros_(module.mlp_add.fc2.bias)  # as timm does with its weight
+    nn.init.zeros_(module.mlp_add.fc2.get_parameter("bias"))  # as timm does with its weight
     return module
 
 

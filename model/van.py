@@ -337,7 +337,8 @@ class VAN(nn.Module):
         embeds = [stem, *(OverlapPatchEmbed(a, b, 3, 2) for a, b in zip(v.embed_dims, v.embed_dims[1:], strict=False))]
         rates = _drop_path_rates(drop_path, v.depths)
         parts = zip(embeds, v.embed_dims, v.mlp_ratios, v.scales, rates, strict=True)
-        self.stages = nn.ModuleList(Stage(e, dim, ratio, s, r) for e, dim, ratio, s, r in parts)
+        stages = [Stage(e, dim, ratio, s, r) for e, dim, ratio, s, r in parts]
+        self.stages = nn.ModuleList(stages)
         self.fusion = CrossScaleAttention(v.embed_dims, v.fusion_dim) if v.fusion_dim else None
         self.head = nn.Linear(v.fusion_dim or v.embed_dims[-1], num_classes)
         most = max(len(scales) for scales in v.scales)
@@ -345,7 +346,7 @@ class VAN(nn.Module):
         self.attention_scales = v.scales[self.attention_stage]
         self.apply(_init_weights)
         if channel_attention:  # last: it keeps the initial weights that its own paper gives it
-            for stage, dim in zip(self.stages, v.embed_dims, strict=True):
+            for stage, dim in zip(stages, v.embed_dims, strict=True):
                 for block in stage.blocks:
                     block.channel_attention = channel_attention(dim)
 

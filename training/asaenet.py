@@ -9,6 +9,8 @@ so that the network learns to see the rest too; both stand behind the last two s
 Knows tensors. Knows no weights and no pictures.
 """
 
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ class ASAENet(Pooled):
     attention_scales = ("attention of stage 3",)
 
     def __init__(self, num_classes: int, drop_path: float = 0.0) -> None:
-        trunk = timm.create_model("resnet18", pretrained=False, num_classes=0, drop_path_rate=drop_path)
+        trunk: Any = timm.create_model("resnet18", pretrained=False, num_classes=0, drop_path_rate=drop_path)
         super().__init__(trunk, trunk.num_features, num_classes)
         self.attend = SuppressAndEnhance()
 

@@ -46,7 +46,7 @@ class Audit:
     @property
     def contested(self) -> NDArray[np.bool_]:
         """(N,): wrong in every model."""
-        return self.wrong.all(axis=0)
+        return np.all(self.wrong, axis=0)
 
     @property
     def contradicted(self) -> NDArray[np.bool_]:

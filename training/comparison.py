@@ -40,6 +40,7 @@ class Pooled(nn.Module):
 
     #: What the maps of `attention` show, in order.
     attention_scales: tuple[str, ...] = ("features",)
+    trunk: Any  # its parts have names of its own, of which nn.Module knows nothing
 
     def __init__(self, trunk: nn.Module, features: int, num_classes: int) -> None:
         super().__init__()
@@ -73,6 +74,7 @@ def pooled(name: str, num_classes: int, drop_path: float = 0.0) -> Pooled:
     """
     timm_name, options = TRUNKS[name]
     options = {"pretrained": False, "num_classes": 0, **options}
+    trunk: Any
     try:
         trunk = timm.create_model(timm_name, drop_path_rate=drop_path, **options)
     except TypeError:  # densenet, for one, knows no stochastic depth

@@ -8,6 +8,8 @@ the second and third dense block, and the fourth block's map opens them.
 Knows tensors. Knows no weights and no pictures.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.models.densenet import DenseNet
@@ -53,7 +55,7 @@ class DAGDNet(Pooled):
     attention_scales = ("gate of block 2", "gate of block 3")
 
     def __init__(self, blocks: tuple[int, int, int, int], growth: int, num_classes: int) -> None:
-        dense = DenseNet(block_config=blocks, growth_rate=growth, num_classes=0).features
+        dense: Any = DenseNet(block_config=blocks, growth_rate=growth, num_classes=0).features
         widths = [getattr(dense, f"transition{n}").norm.num_features for n in (2, 3)]
         last = dense.norm5.num_features
         super().__init__(dense, last + sum(widths), num_classes)

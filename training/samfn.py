@@ -10,6 +10,8 @@ scales, and that the second look goes where the first prediction found its evide
 Knows tensors. Knows no weights and no pictures.
 """
 
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -78,7 +80,7 @@ class SAMFN(Pooled):
     attention_scales = ("global", "second look")
 
     def __init__(self, num_classes: int, drop_path: float = 0.0) -> None:
-        trunk = timm.create_model(
+        trunk: Any = timm.create_model(
             "resnet18", pretrained=False, features_only=True, out_indices=(3, 4), drop_path_rate=drop_path
         )
         fine, coarse = trunk.feature_info.channels()

@@ -174,8 +174,10 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = copy.deepcopy(dict(under))
     for key, value in over.items():
         below = result.get(key)
-        both = value and isinstance(value, Mapping) and isinstance(below, Mapping)
-        result[key] = merged(below, value) if both else copy.deepcopy(value)
+        if value and isinstance(value, Mapping) and isinstance(below, Mapping):
+            result[key] = merged(below, value)
+        else:
+            result[key] = copy.deepcopy(value)
     return result
 
 

@@ -185,5 +185,5 @@ def _on_cells(on: OnTissue) -> dict[str, object]:
 
 
 def _speed_cells(row: Row) -> dict[str, object]:
-    rates = {f"pictures_per_s_batch_{timing.batch}": timing.pictures_per_s for timing in row.timings}
+    rates: dict[str, object] = {f"pictures_per_s_batch_{timing.batch}": timing.pictures_per_s for timing in row.timings}
     return rates | {f"ratio_batch_{timing.batch}": timing.ratio for timing in row.timings}
