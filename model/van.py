@@ -10,7 +10,7 @@ MCNN stem, multi-scale cross attention: named by the paper this project starts f
 import difflib
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -311,6 +311,31 @@ class VANOutput(NamedTuple):
     embedding: Tensor  # (N, dim)
 
 
+def answer(head: nn.Linear, features: Sequence[Tensor], weighted: Tensor) -> VANOutput:
+    """What a linear head says of the means of maps, where it says so, and what was weighted.
+
+    A convolution of the head's weights gives each place's share: the mean of these is what the head says of the mean.
+    Of several maps the shares are added on the largest grid; a share repeated over a cell's parts has the same mean.
+
+    Args:
+        features: maps (N, D_i, H_i, W_i), largest grid first; the sides of each divide those of the first; the D_i
+            add up to the head's width.
+        weighted: (N, K, h, w), none below 0.
+    """
+    embedding = torch.cat([map.mean(dim=(2, 3)) for map in features], dim=1)
+    weights = head.weight[:, :, None, None].split([map.shape[1] for map in features], dim=1)
+    first, *others = (F.conv2d(map, weight) for map, weight in zip(features, weights, strict=True))
+    for share in others:
+        factor = [float(whole // part) for whole, part in zip(first.shape[2:], share.shape[2:], strict=True)]
+        first = first + F.interpolate(share, scale_factor=factor, mode="nearest")
+    return VANOutput(head(embedding), scaled(weighted), first, embedding)
+
+
+def by_scale(gate: Tensor, scales: int) -> Tensor:
+    """The strength of a gate by kernel scale, without signs: (N, C, h, w) -> (N, scales, h, w)."""
+    return gate.abs().unflatten(1, (scales, -1)).mean(dim=2)
+
+
 class VAN(nn.Module):
     """Visual Attention Network, with MLKA and cross-scale fusion where the variant says so.
 
@@ -377,13 +402,7 @@ class VAN(nn.Module):
                 f"a picture of {tuple(x.shape[-2:])} pixels; both sides must be multiples of {SIZE_MULTIPLE}"
             )
         features, gate = self.forward_features(x)
-        embedding = features.mean(dim=(2, 3))
-        evidence = F.conv2d(features, self.head.weight[:, :, None, None])
-        return VANOutput(self.head(embedding), self._attention(gate), evidence, embedding)
-
-    def _attention(self, gate: Tensor) -> Tensor:
-        strength = gate.abs().unflatten(1, (len(self.attention_scales), -1)).mean(dim=2)  # (N, C, h, w) -> (N, K, h, w)
-        return scaled(strength)
+        return answer(self.head, [features], by_scale(gate, len(self.attention_scales)))
 
 
 #: Share of its height below which the relief of a map is not stretched to 0..1: it would show rounding, enlarged.

@@ -10,10 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import timm
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.van import VANOutput, scaled
+from model.van import VANOutput, answer
 
 #: Our name → timm's, and what else timm is told.
 TRUNKS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
@@ -60,9 +59,7 @@ class Pooled(nn.Module):
     def forward(self, x: Tensor) -> VANOutput:
         """(N, 3, S, S), normalised."""
         features, weighted = self.look(x)
-        embedding = features.mean(dim=(2, 3))
-        evidence = F.conv2d(features, self.head.weight[:, :, None, None])
-        return VANOutput(self.head(embedding), scaled(weighted), evidence, embedding)
+        return answer(self.head, [features], weighted)
 
 
 def pooled(name: str, num_classes: int, drop_path: float = 0.0) -> Pooled:

@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.torch import load_file
 
-from model.van import VAN
 from training.calibration import Logits, fit_temperature, measure_calibration
-from training.comparison import Pooled
 from training.config import Config
 from training.data import Block
 from training.maturation import lineages, tolerant
 from training.metrics import count, measure
-from training.networks import build
+from training.networks import Network, build
 from training.pictures import Pictures
 from training.run import Evaluation
 from training.scores import Scores, scores_of
@@ -28,7 +26,7 @@ from training.selective import measure_selective
 from training.split_words import tested
 
 
-def load_network(config: Config, weights: Path) -> VAN | Pooled:
+def load_network(config: Config, weights: Path) -> Network:
     """The trained network in eval mode."""
     net = build(config.model, len(config.classes))
     net.load_state_dict(load_file(weights))
@@ -36,7 +34,7 @@ def load_network(config: Config, weights: Path) -> VAN | Pooled:
 
 
 @torch.inference_mode()
-def score(net: VAN | Pooled, config: Config, images: NDArray[np.uint8], batch_size: int = 64) -> Logits:
+def score(net: Network, config: Config, images: NDArray[np.uint8], batch_size: int = 64) -> Logits:
     """Logits (N, C) of uint8 pictures (N, S, S, 3)."""
     starts = track(range(0, len(images), batch_size), description="scoring", transient=True)
     rows = [net(_normalised(config, images[start : start + batch_size])).logits.numpy() for start in starts]
@@ -44,7 +42,7 @@ def score(net: VAN | Pooled, config: Config, images: NDArray[np.uint8], batch_si
 
 
 @torch.inference_mode()
-def maps(net: VAN | Pooled, config: Config, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+def maps(net: Network, config: Config, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
     """Attention (N, scales, h, w) and evidence (N, C, h, w) of a few uint8 pictures (N, S, S, 3)."""
     out = net(_normalised(config, images))
     return out.attention.numpy(), out.evidence.numpy()

@@ -19,10 +19,8 @@ from onnxscript.optimizer import fold_constants_ir
 from torch import Tensor, nn
 
 from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Preprocessing
-from model.van import VAN
-from training.comparison import Pooled
 from training.config import Config
-from training.networks import title
+from training.networks import Network, title
 from training.run import Evaluation
 
 OPSET = 20
@@ -45,7 +43,7 @@ class Servable(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, net: VAN | Pooled, config: Config, temperature: float) -> None:
+    def __init__(self, net: Network, config: Config, temperature: float) -> None:
         super().__init__()
         self.net = net
         self.temperature = temperature
@@ -65,7 +63,7 @@ class Trained:
     """All that an export needs of a run."""
 
     config: Config
-    net: VAN | Pooled  # in eval mode
+    net: Network  # in eval mode
     evaluation: Evaluation
     training_images: dict[str, Counter[str]]  # source → class → pictures
     split: str  # in a sentence

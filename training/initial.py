@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from model.lite import LiteMLKA
 from model.van import VAN
 from training.config import Config
 from training.model_config import ModelConfig
@@ -37,7 +38,7 @@ def begin(net: nn.Module, config: Config) -> Taken | None:
     Raises:
         InitialError: see `take_over`.
     """
-    if isinstance(net, VAN):
+    if isinstance(net, VAN | LiteMLKA):
         net.clear_beyond(min((size for _, size in config.fit.sizes), default=config.model.input_size))
     return take_over(net, config.model, config.codes) if config.model.init else None
 

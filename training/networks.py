@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.channel import CHANNEL_ATTENTIONS
+from model.lite import LITE_VARIANTS, LiteMLKA
 from model.van import VAN, VARIANTS, CrossScaleAttention, VANOutput, Variant
 from training.asaenet import ASAENet
 from training.comparison import TRUNKS, Pooled, pooled
@@ -37,7 +38,8 @@ COMPARISONS: Mapping[str, Callable[[int, float], Pooled]] = MappingProxyType(
     | {"dagdnet": dagdnet, "dagdnet121": dagdnet121, "asaenet": ASAENet, "samfn": SAMFN}
 )
 #: Every network that a configuration may name as `model.variant`.
-NETWORKS = (*VARIANTS, *COMPARISONS)
+NETWORKS = (*VARIANTS, *LITE_VARIANTS, *COMPARISONS)
+Network = VAN | LiteMLKA | Pooled
 #: What a configuration may change about a variant of VAN.
 CHANGES = ("stem", "fusion", "scales", "channel_attention", "depths", "mlp_ratios", "embed_dims")
 
@@ -67,7 +69,7 @@ def check(config: ModelConfig) -> None:
         _refuse_changes(config)
 
 
-def build(config: ModelConfig, num_classes: int) -> VAN | Pooled:
+def build(config: ModelConfig, num_classes: int) -> Network:
     """The network that a configuration describes, with random weights.
 
     Raises:
@@ -78,6 +80,9 @@ def build(config: ModelConfig, num_classes: int) -> VAN | Pooled:
     if config.variant in COMPARISONS:
         _refuse_changes(config)
         return COMPARISONS[config.variant](num_classes, config.drop_path)
+    if config.variant in LITE_VARIANTS:
+        _refuse_changes(config)
+        return LiteMLKA(config.variant, num_classes, config.drop_path)
     return VAN(variant(config), num_classes, config.drop_path, CHANNEL_ATTENTIONS.get(config.channel_attention))
 
 

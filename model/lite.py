@@ -1,0 +1,94 @@
+"""VAN-MLKA on a trunk that has seen ImageNet: EfficientNet-Lite is the MCNN, MLKA and cross-scale attention read it.
+
+Knows tensors and timm's names of the trunks. Knows no weights, no class names, no training, no ONNX.
+
+A few thousand cells teach a network its first layers badly, and no weights of MLKA for pictures are published. So the
+hierarchical features come from a trunk whose weights can be installed (EfficientNet-Lite: Tan and Le, arXiv 1905.11946,
+without squeeze-excite and swish), and what the paper adds stands on them: blocks of VAN with multi-scale large kernel
+attention where the map is 1/16 of the picture, and cross attention among all scales.
+
+timm (Apache-2.0, pytorch-image-models) holds the trunks: kept up, and the layout that the installed weights fit.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from model.contract import SIZE_MULTIPLE
+from model.van import ALL_SCALES, LKA, CrossScaleAttention, OverlapPatchEmbed, Stage, VANOutput, answer, by_scale
+
+#: Our name → timm's name of the trunk.
+LITE_VARIANTS: Mapping[str, str] = MappingProxyType(
+    {f"lite{size}_mlka": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
+)
+#: Width of the MLKA stage, a multiple of 48 (see model/van.py), its blocks and the ratio of their ConvFFN.
+MLKA_DIM, MLKA_DEPTH, MLKA_RATIO = 144, 2, 2
+FUSION_DIM = 96
+#: The groups of a trunk's blocks that end at 1/4, 1/8, 1/16 and 1/32 of the picture.
+ENDS = (2, 3, 5, 7)
+#: Pixels of the picture to a cell of the map that MLKA gates.
+STRIDE = 16
+
+
+class LiteMLKA(nn.Module):
+    """EfficientNet-Lite with an MLKA stage in its middle and multi-scale cross attention beside its last map.
+
+    The stage joins the trunk through a convolution that begins at zero: a new network sees what its trunk has learned
+    to see, and MLKA adds to it as it learns.
+
+    Args:
+        variant: a name of LITE_VARIANTS.
+        num_classes: width of the head.
+        drop_path: rate at the last block of the trunk and of the stage.
+    """
+
+    attention_scales = ALL_SCALES
+    trunk: Any  # its parts have names of its own, of which nn.Module knows nothing
+
+    def __init__(self, variant: str, num_classes: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        trunk: Any = timm.create_model(
+            LITE_VARIANTS[variant], pretrained=False, num_classes=0, drop_path_rate=drop_path, exportable=True
+        )
+        widths = {info["reduction"]: info["num_chs"] for info in trunk.feature_info}
+        self.trunk = trunk
+        embed = OverlapPatchEmbed(widths[16], MLKA_DIM, kernel=1, stride=1)
+        rates = [drop_path * (block + 1) / MLKA_DEPTH for block in range(MLKA_DEPTH)]
+        self.mlka = Stage(embed, MLKA_DIM, MLKA_RATIO, ALL_SCALES, rates)
+        self.join = nn.Conv2d(MLKA_DIM, widths[16], 1)
+        self.fusion = CrossScaleAttention((widths[4], widths[8], MLKA_DIM, widths[32]), FUSION_DIM)
+        self.head = nn.Linear(trunk.num_features + FUSION_DIM, num_classes)
+        nn.init.zeros_(self.join.weight)
+        nn.init.zeros_(self.join.get_parameter("bias"))
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def clear_beyond(self, size: int) -> None:
+        """Zero the taps of LKA that meet only padding on pictures of size x size; see VAN.clear_beyond."""
+        for module in self.mlka.modules():
+            if isinstance(module, LKA):
+                module.clear_beyond(size // STRIDE)
+
+    def forward_features(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(N, 3, S, S), normalised → (the maps that the head reads, at S/16 and S/32; the gate of the last MLKA)."""
+        trunk = self.trunk
+        x = trunk.bn1(trunk.conv_stem(x))
+        quarter = trunk.blocks[: ENDS[0]](x)
+        eighth = trunk.blocks[ENDS[0] : ENDS[1]](quarter)
+        x = trunk.blocks[ENDS[1] : ENDS[2]](eighth)
+        seen, gate = self.mlka(x)
+        last = trunk.blocks[ENDS[2] : ENDS[3]](x + self.join(seen))
+        fused = self.fusion([quarter, eighth, seen, last])
+        return [fused, trunk.bn2(trunk.conv_head(last))], gate
+
+    def forward(self, x: Tensor) -> VANOutput:
+        """(N, 3, S, S), normalised; S a multiple of 32."""
+        if x.shape[-1] % SIZE_MULTIPLE or x.shape[-2] % SIZE_MULTIPLE:
+            raise ValueError(
+                f"a picture of {tuple(x.shape[-2:])} pixels; both sides must be multiples of {SIZE_MULTIPLE}"
+            )
+        features, gate = self.forward_features(x)
+        return answer(self.head, features, by_scale(gate, len(ALL_SCALES)))
