@@ -1,26 +1,35 @@
-"""training/metrics.py, held against counts done by hand and against torchmetrics, which no one here wrote."""
+"""training/metrics.py and the calibration error, held against counts done by hand, scikit-learn and torchmetrics."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_f1_score,
-)
+from sklearn.metrics import f1_score, recall_score
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from training.metrics import expected_calibration_error, macro_f1, measure, proportion
+from training.calibration import expected_calibration_error
+from training.maturation import strict
+from training.metrics import Counts, Metric, count, gathered, measure, proportion
 
 CODES = ("A", "B", "C", "D")
+GROUPS = ("one", "one", "two", "two")
+#: A and B are neighbours, and so are B and C.
+TOLERATED = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=bool)
 
 
 def _drawn(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, n)  # D never occurs among the labels, but may be answered
-    probabilities = random.dirichlet(np.ones(4), n).astype(np.float32)
-    return labels, probabilities
+    return labels, random.integers(0, 4, n)
+
+
+def _measured(counts: Counts) -> list[Metric]:
+    return measure(counts, CODES, TOLERATED, GROUPS, "last block")
+
+
+def _overall(counts: Counts) -> dict[str, float]:
+    return {metric.name: metric.value for metric in _measured(counts) if metric.code is None}
 
 
 def test_wilson_as_in_the_literature() -> None:
@@ -36,37 +45,63 @@ def test_a_share_of_nothing_claims_nothing() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 200))
-def test_figures_agree_with_torchmetrics(seed: int, n: int) -> None:
-    labels, probabilities = _drawn(seed, n)
-    predicted = probabilities.argmax(axis=1)
-    target, scores = torch.from_numpy(labels), torch.from_numpy(probabilities)
-    figures = {m.name: m.value for m in measure(labels, probabilities, CODES, "test") if m.code is None}
-    assert figures["accuracy"] == pytest.approx(multiclass_accuracy(scores, target, 4, average="micro").item())
-    ece = multiclass_calibration_error(scores, target, 4, n_bins=15, norm="l1").item()
-    assert expected_calibration_error(labels, probabilities) == pytest.approx(ece, abs=1e-5)
-    each = multiclass_f1_score(torch.from_numpy(predicted), target, 4, average=None)
-    assert macro_f1(labels, predicted) == pytest.approx(each[np.unique(labels)].mean().item(), abs=1e-6)
+def test_strict_figures_agree_with_scikit_learn(seed: int, n: int) -> None:
+    labels, predicted = _drawn(seed, n)
+    found = _overall(count(labels, predicted, 4))
+    here = np.unique(labels)
+    assert found["accuracy"] == pytest.approx((labels == predicted).mean())
+    for average in ("macro", "weighted"):
+        expected = f1_score(labels, predicted, labels=here, average=average, zero_division=0)
+        assert found[f"{average}_f1"] == pytest.approx(expected)
+    macro_recall = recall_score(labels, predicted, labels=here, average="macro", zero_division=0)
+    assert found["balanced_accuracy"] == pytest.approx(macro_recall)
 
 
-def test_every_figure_carries_its_n_and_split() -> None:
-    labels, probabilities = _drawn(1, 90)
-    metrics = measure(labels, probabilities, CODES, "last block")
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 200))
+def test_what_is_forgiven_only_helps(seed: int, n: int) -> None:
+    labels, predicted = _drawn(seed, n)
+    found = _overall(count(labels, predicted, 4))
+    assert found["tolerant_accuracy"] == pytest.approx(TOLERATED[labels, predicted].mean())
+    assert found["tolerant_accuracy"] >= found["accuracy"]
+    assert found["tolerant_balanced_accuracy"] >= found["balanced_accuracy"] - 1e-12
+    same = np.array(GROUPS)[labels] == np.array(GROUPS)[predicted]
+    assert found["lineage_accuracy"] == pytest.approx(same.mean())
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 200))
+def test_ece_agrees_with_torchmetrics(seed: int, n: int) -> None:
+    random = np.random.default_rng(seed)
+    labels, probabilities = random.integers(0, 4, n), random.dirichlet(np.ones(4), n)
+    ece = multiclass_calibration_error(
+        torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(labels), 4, n_bins=15, norm="l1"
+    )
+    assert expected_calibration_error(labels, probabilities.astype(np.float32)) == pytest.approx(ece.item(), abs=1e-5)
+
+
+def test_every_figure_carries_its_n_split_and_interval() -> None:
+    labels, predicted = _drawn(1, 90)
+    metrics = _measured(count(labels, predicted, 4))
     assert {m.split for m in metrics} == {"last block"}
     recalls = {m.code: m.n for m in metrics if m.name == "recall"}
     assert recalls == {code: int((labels == i).sum()) for i, code in enumerate(CODES[:3])}
-    assert {m.name for m in metrics if m.low is None} == {"ece"}
     for figure in metrics:
-        if figure.low is not None and figure.high is not None:
-            assert figure.low <= figure.value <= figure.high
+        assert figure.low is not None and figure.high is not None
+        assert figure.low <= figure.value <= figure.high
 
 
 def test_bootstrapped_intervals_are_as_wide_as_sampling_says() -> None:
     """Of 4000 pictures of two classes in equal parts, recalls of 0.9 and 0.7: the mean's standard error is known."""
-    labels = np.repeat([0, 1], 2000)
-    right = np.concatenate([np.arange(2000) < 1800, np.arange(2000) < 1400])
-    probabilities = np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
-    found = next(m for m in measure(labels, probabilities, ("A", "B"), "test") if m.name == "balanced_accuracy")
+    counts = np.array([[1800, 200], [600, 1400]])
+    metrics = measure(counts, ("A", "B"), strict(2), ("one", "two"), "test")
+    found = next(m for m in metrics if m.name == "balanced_accuracy")
     half = 1.96 * np.sqrt(0.9 * 0.1 / 2000 + 0.7 * 0.3 / 2000) / 2
     assert found.value == pytest.approx(0.8)
     assert found.low == pytest.approx(0.8 - half, abs=half / 5)
     assert found.high == pytest.approx(0.8 + half, abs=half / 5)
+
+
+def test_groups_are_counted_together() -> None:
+    counts = np.arange(16).reshape(4, 4)
+    between, names = gathered(counts, ("x", "y", "x", "y"))
+    assert names == ("x", "y")
+    assert between.tolist() == [[0 + 2 + 8 + 10, 1 + 3 + 9 + 11], [4 + 6 + 12 + 14, 5 + 7 + 13 + 15]]

@@ -43,7 +43,7 @@ def _found(words: NDArray[np.uint64], max_distance: int = NEAR) -> list[Twin]:
     return find_twins(words, range(len(words)), max_distance)
 
 
-@pytest.mark.parametrize(("turn", "said"), zip(TURNS, SAID, strict=True))
+@pytest.mark.parametrize(("turn", "said"), list(zip(TURNS, SAID, strict=True)))
 def test_a_turned_or_mirrored_copy_is_a_twin_and_the_turn_is_named(turn: str, said: str) -> None:
     cell, other = (paint(code, 5, SIDE).picture for code in ("NGB", "LYT"))
     assert _found(_words(cell, other, TURNS[turn](cell))) == [Twin(0, 2, 0, said)]
