@@ -68,9 +68,10 @@ def test_the_temperature_is_the_intended_tissues_and_each_source_is_measured_by_
     (marrow, marrow_labels), (blood, blood_labels) = _overconfident(4000, 2.0), _overconfident(3000, 0.5, seed=1)
     both = _together(_pictures("marrow", marrow_labels), _pictures("blood", blood_labels))
     logits = np.concatenate([marrow, blood])
-    evaluation, probabilities = evaluate(CONFIG, both, both, (logits, logits))
+    evaluation, scores = evaluate(CONFIG, both, both, (logits, logits))
     assert evaluation.temperature == pytest.approx(fit_temperature(marrow, marrow_labels))
-    np.testing.assert_allclose(probabilities, softmax(logits / evaluation.temperature, axis=1), atol=1e-6)
+    expected = softmax(logits / evaluation.temperature, axis=1)
+    np.testing.assert_allclose(scores["test"].probabilities, expected, atol=1e-6)
     n = {metric.split: metric.n for metric in evaluation.metrics if metric.name == "accuracy"}
     assert n == {
         "marrow (bone marrow), last 12.5% of each class in file order": 4000,

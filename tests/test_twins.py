@@ -137,7 +137,8 @@ def test_of_real_cells_the_originals_are_found_among_their_copies_and_nothing_el
 def test_the_list_of_twins_says_who_was_moved_from_where(tmp_path: Path) -> None:
     samples = [Sample("set", code, f"{code}.jpg", Path(code)) for code in ("BLA", "EOS")]
     write_twins(tmp_path / "twins.csv", [Twin(0, 1, 7, "mirrored")], samples, ["train", "test"], ["train", "train"])
-    (row,) = csv.DictReader((tmp_path / "twins.csv").open(newline=""))
+    with (tmp_path / "twins.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
     assert row == {
         "distance": "7",
         "turn": "mirrored",
