@@ -37,7 +37,8 @@ def fingerprint(picture: NDArray[np.uint8]) -> Words:
 
 def pack(signs: NDArray[np.bool_]) -> Words:
     """Signs (N, 16, 16) → words (N, 4)."""
-    planes = [np.packbits(signs[:, v::2, h::2].reshape(len(signs), (FREQUENCIES // 2) ** 2), axis=1) for v, h in PARITIES]
+    flat = (len(signs), (FREQUENCIES // 2) ** 2)
+    planes = [np.packbits(signs[:, v::2, h::2].reshape(flat), axis=1) for v, h in PARITIES]
     return np.ascontiguousarray(np.stack(planes, axis=1)).view(np.uint64)[..., 0]
 
 
