@@ -78,29 +78,33 @@ def accuracy(counts: Counts, agreement: Agreement, name: str, split: str) -> Met
 def averages(counts: Counts, agreement: Agreement, split: str, level: str = "") -> list[Metric]:
     """Macro F1, F1 weighted by class size, and balanced accuracy (macro recall), over the classes that occur.
 
-    Their intervals are the middle 95 % of 1000 multinomial draws of the counts: a resampling of the pictures. A class
-    of which every picture is right does not vary in them, so for classes of a few pictures they are too narrow.
+    Their intervals are the middle 95 % of 1000 multinomial draws of the counts: a resampling of the pictures, class by
+    class. The sizes of the classes stay, as they do in a stratified split: drawn with the rest, a class of one picture
+    would be missing from a third of the draws, and the interval would lie below the figure. A class of which every
+    picture is right does not vary, so for classes of a few pictures the intervals are too narrow.
 
     Args:
         level: what goes before each figure's name.
     """
-    found = _averages(counts, agreement, counts.sum(axis=-1))
-    generator = np.random.default_rng(0)
-    n = int(counts.sum())
-    draws = generator.multinomial(n, counts.ravel() / n, BOOTSTRAP_DRAWS).reshape(-1, *counts.shape)
-    drawn = _averages(draws, agreement, counts.sum(axis=-1))
+    size = counts.sum(axis=-1)
+    shares = counts / np.maximum(size, 1)[:, None]
+    draws = np.random.default_rng(0).multinomial(size, shares, (BOOTSTRAP_DRAWS, len(counts)))
+    drawn = _averages(draws, agreement)
     metrics = []
-    for name, value in found.items():
-        low, high = np.quantile(drawn[name], [0.025, 0.975])
-        metrics.append(Metric(name=level + name, value=float(value), low=low, high=high, n=n, split=split))
+    for name, found in _averages(counts, agreement).items():
+        value, n = float(found), int(counts.sum())
+        low, high = (float(end) for end in np.quantile(drawn[name], [0.025, 0.975]))
+        metrics.append(
+            Metric(name=level + name, value=value, low=min(low, value), high=max(high, value), n=n, split=split)
+        )
     return metrics
 
 
-def _averages(counts: Counts, agreement: Agreement, support: Counts) -> dict[str, Floats]:
-    """Over the classes with support (C,); drawn counts keep the classes of the counts that they were drawn from."""
-    here = support > 0
-    found = rates(counts, agreement)
+def _averages(counts: Counts, agreement: Agreement) -> dict[str, Floats]:
+    """Over the classes that occur, which are the same in every draw."""
     size = counts.sum(axis=-1)
+    here = size.reshape(-1, size.shape[-1])[0] > 0
+    found = rates(counts, agreement)
     return {
         "macro_f1": found.f1[..., here].mean(axis=-1),
         "weighted_f1": (found.f1 * size).sum(axis=-1) / size.sum(axis=-1),
@@ -113,7 +117,7 @@ def of_classes(counts: Counts, agreement: Agreement, codes: Sequence[str], split
     right = counts * agreement
     true, named = counts.sum(axis=1), counts.sum(axis=0)
     metrics = []
-    for at in np.flatnonzero(true):
+    for at in map(int, np.flatnonzero(true)):
         recalled, precise = int(right[at].sum()), int(right[:, at].sum())
         metrics += [
             proportion(f"{level}recall", recalled, int(true[at]), split, codes[at]),

@@ -73,7 +73,7 @@ def risk_coverage(confidence: Floats, correct: NDArray[np.bool_]) -> RiskCoverag
         raise ValueError("no picture, no risk")
     order = np.argsort(-confidence, kind="stable")
     sorted_confidence = confidence[order]
-    wrong = np.cumsum(~correct[order])
+    wrong = np.cumsum(~correct[order], dtype=np.int64)
     ends = np.flatnonzero(np.append(sorted_confidence[1:] != sorted_confidence[:-1], True))
     return RiskCoverage(sorted_confidence[ends], ends + 1, wrong[ends])
 

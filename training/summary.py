@@ -133,20 +133,19 @@ def _selective(look: Lookup) -> Table:
     for share in COVERAGES:
         name = f"{share * 100:.0f}_coverage"
         right, threshold = look(f"accuracy_at_{name}"), look(f"threshold_at_{name}")
-        rows.append((f"surest {share:.0%}", "", shown(right), _n(right), shown(threshold)))
+        rows.append((f"surest {share:.0%}", "", _n(threshold), shown(right), _n(right), shown(threshold)))
     limit = f"{RISK_LIMIT * 100:.0f}_risk"
     coverage, threshold = look(f"coverage_at_{limit}"), look(f"threshold_at_{limit}")
-    rows.append((f"at most {RISK_LIMIT:.0%} errors", shown(coverage), "", "", shown(threshold)))
+    rows.append((f"at most {RISK_LIMIT:.0%} errors", shown(coverage), _n(coverage), "", "", shown(threshold)))
     coverage, right = look(f"cross_coverage_at_{limit}"), look(f"cross_accuracy_at_{limit}")
-    rows.append(("the same, threshold from the other half", shown(coverage), shown(right), _n(right), ""))
+    rows.append(("threshold of the other half", shown(coverage), _n(coverage), shown(right), _n(right), ""))
     area = look("aurc")
-    asked = max((metric.n for metric in (coverage, area) if metric), default=0)
-    rows.append(("area under risk against coverage", shown(area), "", "", ""))
+    rows.append(("area under risk by coverage", shown(area), _n(area), "", "", ""))
     return Table(
         "If it answers only where it is sure",
-        ("answered", "coverage", "accuracy", "n answered", "threshold"),
+        ("answered", "coverage", "n", "accuracy", "n answered", "threshold"),
         _filled(rows),
-        f"Of {asked} pictures, those whose top probability reaches the threshold are answered; a person reads the "
-        "others. A threshold read on the pictures that it is tried on looks better than it is; the row of the other "
-        "half does not have this fault, and neither speaks of another laboratory.",
+        "Pictures whose top probability reaches the threshold are answered; a person reads the others. A threshold "
+        f"for {RISK_LIMIT:.0%} errors that is read on the pictures it is tried on looks better than it is; the row of "
+        "the other half does not have this fault, and neither speaks of another laboratory.",
     )
