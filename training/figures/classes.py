@@ -3,12 +3,13 @@
 Knows figures by name. Knows no pictures and computes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
 from model.contract import Metric
-from training.figures.plate import BLUE, ORANGE, Plate, sheet, styled
+from training.figures.plate import BLUE, GREY, ORANGE, Plate, headed, sheet, styled
 
 
 def classes_plate(metrics: Sequence[Metric], name: str, split: str) -> Plate:
@@ -21,36 +22,53 @@ def classes_plate(metrics: Sequence[Metric], name: str, split: str) -> Plate:
     codes = list(dict.fromkeys(metric.code for metric in metrics if metric.name == "recall"))
     recalls = [found["recall", code] for code in codes]
     with styled():
-        figure = sheet(7.2, 1.3 + 0.27 * len(codes))
-        for axes, figure_name in zip(figure.subplots(1, 2), ("recall", "precision"), strict=True):
-            for offset, level, colour, marker in ((-0.14, "", BLUE, "o"), (0.14, "tolerant_", ORANGE, "D")):
-                chosen = [found[level + figure_name, code] for code in codes]
-                _dots(axes, chosen, offset, colour, marker, level.rstrip("_") or "strict")
-            rows = [f"{metric.code} ({metric.n})" for metric in (found[figure_name, code] for code in codes)]
-            axes.set_yticks(range(len(codes)), rows)
-            axes.set(xlim=(0, 1.03), ylim=(len(codes) - 0.5, -0.5), title=figure_name)
-            axes.set_xlabel("of the pictures of the class" if figure_name == "recall" else "of the pictures named so")
-            axes.grid(axis="x")
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        figure = sheet(7.2, 1.5 + 0.27 * len(codes))
+        headed(figure, f"{split}, n = {sum(metric.n for metric in recalls)}")
+        left, right = figure.subplots(1, 2)
+        for axes, name_of, of in ((left, "recall", "of the class"), (right, "precision", "named so")):
+            strict, tolerant = ([found[level + name_of, code] for code in codes] for level in ("", "tolerant_"))
+            _panel(axes, strict, tolerant, f"share of the pictures {of} (n)")
+            axes.set_title(name_of)
+        handles = {label: handle for axes in (left, right) for handle, label in zip(*_legend(axes), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
     lowest = min(recalls, key=lambda metric: metric.value)
     return Plate(
         name,
         figure,
-        f"Recall and precision by class, {split}; in brackets n. Bars: 95 % Wilson interval.",
+        f"Recall and precision by class, {split}; in brackets n. Bars: 95 % Wilson interval. Tolerant: neighbouring "
+        "stages forgiven, where that changes anything.",
         f"Dot plot of recall and precision of {len(codes)} classes. Lowest recall: {lowest.code}, "
         f"{lowest.value:.3f}, n = {lowest.n}.",
     )
 
 
-def _dots(axes: Axes, metrics: Sequence[Metric], offset: float, colour: str, marker: str, label: str) -> None:
-    places = [(at + offset, m, m.low or 0.0, m.high or 0.0) for at, m in enumerate(metrics) if m.n]
-    values = [m.value for _, m, _, _ in places]
-    reach = [[m.value - low for _, m, low, _ in places], [high - m.value for _, m, _, high in places]]
+def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Handles and labels; of neither, where nothing is drawn."""
+    handles, labels = axes.get_legend_handles_labels()
+    return list(handles), list(labels)
+
+
+def _panel(axes: Axes, strict: Sequence[Metric], tolerant: Sequence[Metric], unit: str) -> None:
+    """Strict figures; the tolerant ones below them where they differ."""
+    differ = [at for at, (one, other) in enumerate(zip(strict, tolerant, strict=True)) if one.value != other.value]
+    _dots(axes, {at - 0.14 * (at in differ): metric for at, metric in enumerate(strict)}, BLUE, "o", "strict")
+    _dots(axes, {at + 0.14: tolerant[at] for at in differ}, ORANGE, "D", "tolerant")
+    for at, metric in enumerate(strict):
+        if not metric.n:
+            axes.text(0.02, at, "named nowhere: undefined", va="center", fontsize=7, color=GREY)
+    axes.set_yticks(range(len(strict)), [f"{metric.code} ({metric.n})" for metric in strict])
+    axes.set(xlim=(0, 1.03), ylim=(len(strict) - 0.5, -0.5), xlabel=unit)
+    axes.grid(axis="x")
+
+
+def _dots(axes: Axes, at: Mapping[float, Metric], colour: str, marker: str, label: str) -> None:
+    places = [(y, m, m.low or 0.0, m.high or 0.0) for y, m in at.items() if m.n]
+    if not places:
+        return
     axes.errorbar(
-        values,
+        [m.value for _, m, _, _ in places],
         [y for y, _, _, _ in places],
-        xerr=reach,
+        xerr=[[m.value - low for _, m, low, _ in places], [high - m.value for _, m, _, high in places]],
         fmt=marker,
         color=colour,
         markersize=4,

@@ -10,11 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from training.figures.plate import ORANGE, Plate, sheet, styled
+from training.figures.plate import ORANGE, Plate, headed, sheet, styled
 from training.maturation import Agreement
 from training.metrics import Counts, Floats
 
 COLOURS = "Blues"
+#: So many classes stand in two maps side by side; more would be too small to read on a page.
+ABREAST = 10
 
 
 def confusion_plate(counts: Counts, codes: Sequence[str], tolerated: Agreement, name: str, split: str) -> Plate:
@@ -24,39 +26,50 @@ def confusion_plate(counts: Counts, codes: Sequence[str], tolerated: Agreement, 
         counts: (C, C).
         tolerated: (C, C), what the tolerant figures forgive.
     """
-    here = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+    here = [int(at) for at in np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))]
     shown, forgiven = counts[np.ix_(here, here)], tolerated[np.ix_(here, here)]
     true = shown.sum(axis=1)
     share = shown / np.maximum(true, 1)[:, None]
-    side = 1.4 + 0.34 * len(here)
+    side = 2.0 + 0.34 * len(here)
     with styled():
-        figure = sheet(2 * side + 0.8, side + 0.5)
-        left, right = figure.subplots(1, 2)
+        grid = (1, 2) if len(here) <= ABREAST else (2, 1)
+        figure = sheet(grid[1] * side + 0.8, grid[0] * side + 0.5)
+        headed(figure, f"{split}, n = {shown.sum()}")
+        first, second = figure.subplots(*grid)
         rows = [f"{codes[at]} ({n})" for at, n in zip(here, true, strict=True)]
-        columns = [codes[at] for at in here]
-        _heat(left, share, [[str(n) if n else "" for n in row] for row in shown], rows, columns)
-        percent = [[f"{100 * value:.0f}" if value else "" for value in row] for row in share]
-        _heat(right, share, percent, rows, columns)
-        left.set(title=f"counts, n = {shown.sum()}", ylabel="true class (pictures)")
-        right.set_title("% of the true class")
-        for axes in (left, right):
+        columns = [f"{codes[at]} ({n})" for at, n in zip(here, shown.sum(axis=0), strict=True)]
+        _heat(first, share, [[str(n) if n else "" for n in row] for row in shown], rows, columns)
+        _heat(second, share, [[_percent(value) for value in row] for row in share], rows, columns)
+        first.set_title("pictures")
+        second.set_title("% of the true class")
+        for axes in (first, second):
             _frame(axes, forgiven & (shown > 0) & ~np.eye(len(here), dtype=bool))
     return Plate(
         name,
         figure,
-        f"Confusion matrix, {split}. Shade: share of the true class, in both. Framed: confusions of neighbouring "
-        "stages, which the tolerant figures forgive.",
+        f"Confusion matrix, {split}, n = {shown.sum()}; in brackets the pictures of a row or column. Shade: share of "
+        "the true class, in both. Framed: confusions of neighbouring stages, which the tolerant figures forgive.",
         f"Two heat maps of {len(here)} by {len(here)} classes, {shown.sum()} pictures, {np.trace(shown)} of them on "
-        f"the diagonal. {_worst(shown, columns)}",
+        f"the diagonal. {_worst(shown, [codes[at] for at in here])}",
     )
+
+
+def _percent(share: float) -> str:
+    """Whole per cent, without making a rare confusion none or an almost whole class whole."""
+    if not share:
+        return ""
+    return "<1" if share < 0.005 else ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
 
 
 def _heat(axes: Axes, share: Floats, texts: list[list[str]], rows: Sequence[str], columns: Sequence[str]) -> None:
     axes.imshow(share, cmap=COLOURS, vmin=0, vmax=1)
     axes.set_xticks(range(len(columns)), columns, rotation=90)
     axes.set_yticks(range(len(rows)), rows)
-    axes.tick_params(length=0)
-    axes.set_xlabel("named")
+    axes.set_xticks(np.arange(0.5, len(columns) - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, len(rows) - 1), minor=True)
+    axes.grid(which="minor", linewidth=0.5)  # else the eye loses its row between two far columns
+    axes.tick_params(which="both", length=0)
+    axes.set(xlabel="named (pictures)", ylabel="true class (pictures)")
     axes.spines[:].set_visible(False)
     colours = matplotlib.colormaps[COLOURS]
     for (row, column), value in np.ndenumerate(share):

@@ -6,7 +6,7 @@ Knows the curve. Knows no network and no classes.
 import numpy as np
 from matplotlib.axes import Axes
 
-from training.figures.plate import BLUE, GREY, VERMILLION, Plate, sheet, styled
+from training.figures.plate import BLUE, GREY, VERMILLION, Plate, headed, sheet, styled
 from training.metrics import wilson
 from training.scores import Scores
 from training.selective import COVERAGES, RISK_LIMIT, RiskCoverage, risk_coverage
@@ -20,24 +20,23 @@ def coverage_plate(scores: Scores, name: str, split: str) -> Plate:
     curve = risk_coverage(scores.probabilities.max(axis=1), scores.predicted == scores.labels)
     marks = [curve.at_coverage(share) for share in COVERAGES]
     with styled():
-        figure = sheet(6.4, 3.8)
+        figure = sheet(6.4, 4.6)
+        headed(figure, f"{split}, n = {curve.n}")
         axes = figure.add_subplot()
         ends = _drawn_curve(axes, curve)
         axes.plot(*_best(curve), color=GREY, linestyle=":", label="best possible order")
         axes.axhline(
             100 * RISK_LIMIT, color=VERMILLION, linestyle="--", linewidth=1, label=f"{100 * RISK_LIMIT:.0f} % errors"
         )
-        axes.plot(curve.coverage[marks], 100 * curve.risk[marks], "o", color=BLUE, markersize=4)
-        for at in marks:
-            place = (curve.coverage[at], 100 * curve.risk[at])
-            text = f"p ≥ {curve.thresholds[at]:.2f}"
-            axes.annotate(text, place, xytext=(-4, 6), textcoords="offset points", ha="right", fontsize=7)
+        shares, thresholds = (", ".join(texts) for texts in zip(*_marked(curve, marks), strict=True))
+        label = f"{shares} % answered: p ≥ {thresholds}"
+        axes.plot(curve.coverage[marks], 100 * curve.risk[marks], "o", color=BLUE, markersize=4, label=label)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-        highest = 100 * max(float(curve.risk[-1]), ends)
-        axes.set(xlim=(0, 1), ylim=(0, max(1.1 * highest, 110 * RISK_LIMIT)))
+        highest = min(max(110 * float(curve.risk[-1]), 110 * ends, 110 * RISK_LIMIT), 103.0)
+        axes.set(xlim=(0, 1), ylim=(-0.02 * highest, highest))  # a risk of 0 is a line, not the edge
         axes.set(xlabel="coverage: share that is answered", ylabel="risk: % errors among the answered")
         axes.grid()
-        axes.legend(loc="upper left", frameon=True, edgecolor="none", framealpha=0.85)
+        figure.legend(loc="outside lower center", ncols=2)  # within the axes it would lie on the curve of a weak model
     return Plate(
         name,
         figure,
@@ -45,6 +44,11 @@ def coverage_plate(scores: Scores, name: str, split: str) -> Plate:
         f"probability. Area under the curve {curve.area():.4f}. Band: 95 % Wilson interval at each point.",
         _words(curve, marks),
     )
+
+
+def _marked(curve: RiskCoverage, marks: list[int]) -> list[tuple[str, str]]:
+    """Coverage asked for and threshold of each mark; in the legend, as beside the marks they would overlap."""
+    return [(f"{100 * share:.0f}", f"{curve.thresholds[at]:.2f}") for share, at in zip(COVERAGES, marks, strict=True)]
 
 
 def _drawn_curve(axes: Axes, curve: RiskCoverage) -> float:

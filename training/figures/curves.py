@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-from training.figures.plate import BLUE, GREEN, GREY, ORANGE, Plate, sheet, styled
+from training.figures.plate import BLUE, GREEN, GREY, ORANGE, Plate, headed, sheet, styled
 
 #: What is logged → how it is called and drawn.
 LOSSES = {"train_loss": ("training", ORANGE, "--"), "calibration_loss": ("calibration block", BLUE, "-")}
@@ -69,7 +70,7 @@ def curve_plates(curves: Curves, trained_on: int, watched_on: int) -> list[Plate
         there = {drawn[key]: curves.values[key] for key in drawn if key in curves.values}
         if there:
             caption = f"{name.capitalize()} by epoch, {n}.{remark}{note}"
-            plates.append(_plate(name, there, unit, curves.picked_up, caption))
+            plates.append(_plate(name, there, unit, curves.picked_up, caption, n))
     return plates
 
 
@@ -77,10 +78,11 @@ Line = tuple[str, str, str]  # what it shows, its colour, its dashes
 
 
 def _plate(
-    name: str, lines: dict[Line, dict[int, float]], unit: str, picked_up: tuple[int, ...], caption: str
+    name: str, lines: dict[Line, dict[int, float]], unit: str, picked_up: tuple[int, ...], caption: str, n: str
 ) -> Plate:
     with styled():
-        figure = sheet(6.4, 3.6)
+        figure = sheet(6.4, 3.8)
+        headed(figure, n)
         axes = figure.add_subplot()
         for line, by_epoch in lines.items():
             _line(axes, by_epoch, *line)
@@ -88,7 +90,8 @@ def _plate(
             axes.axvline(epoch + 0.5, color=GREY, linewidth=0.8)
         axes.set(xlabel="epoch", ylabel=unit)
         if name == "accuracy":
-            axes.set_ylim(0, 1)
+            axes.set_ylim(0, 1.02)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y")
         axes.legend()
     ends = "; ".join(f"{text} {by_epoch[max(by_epoch)]:.3f}" for (text, _, _), by_epoch in lines.items())

@@ -3,6 +3,7 @@
 Knows pictures, codes and probabilities. Knows no network and no files.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,13 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from training.figures.plate import BLUE, GREY, VERMILLION, Plate, sheet, styled
+from training.figures.plate import BLUE, VERMILLION, Plate, headed, sheet, styled
 from training.metrics import Floats
 from training.scores import Scores
 
 COLUMNS = 6
 RIGHT, WRONG = 12, 12
 TOP = 3
+#: Characters of small type that fit under a cell.
+LINE = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +44,14 @@ def drawn_cells(scores: Scores) -> NDArray[np.int64]:
     The right ones go round the classes, so that a frequent class does not fill the sheet.
     """
     shuffled = np.random.default_rng(0).permutation(len(scores))
-    right = scores.predicted == scores.labels
-    seen: dict[int, int] = {}
-    rounds = []
-    for row in shuffled[right[shuffled]]:
-        seen[label] = seen.get(label := int(scores.labels[row]), 0) + 1
-        rounds.append((seen[label], len(rounds), row))
-    correct = [row for _, _, row in sorted(rounds)[:RIGHT]]
-    return np.array([*correct, *shuffled[~right[shuffled]][:WRONG]], dtype=np.int64)
+    right = (scores.predicted == scores.labels)[shuffled]
+    seen: Counter[int] = Counter()
+    turns = []
+    for label in scores.labels[shuffled[right]].tolist():
+        turns.append(seen[label])
+        seen[label] += 1
+    correct = shuffled[right][np.argsort(turns, kind="stable")[:RIGHT]]
+    return np.concatenate([correct, shuffled[~right][:WRONG]]).astype(np.int64)
 
 
 def top_probabilities(probabilities: Floats, codes: Sequence[str]) -> tuple[tuple[str, float], ...]:
@@ -65,7 +68,9 @@ def gallery_plate(cells: Sequence[Cell], name: str, split: str, wrong_in_all: in
     correct, wrong = [cell for cell in cells if cell.right], [cell for cell in cells if not cell.right]
     rows = -(-len(correct) // COLUMNS) + -(-len(wrong) // COLUMNS)
     with styled():
-        figure = sheet(1.45 * COLUMNS, 1.95 * rows)
+        figure = sheet(1.6 * COLUMNS, 2.1 * rows + 0.3)
+        right_of_all, wrong_of_all = f"{len(correct)} of {n - wrong_in_all}", f"{len(wrong)} of {wrong_in_all}"
+        headed(figure, f"{split}, n = {n}: {right_of_all} right answers, {wrong_of_all} wrong ones, drawn at random")
         panels = figure.subplots(rows, COLUMNS, squeeze=False)
         for axes in panels.flat:
             axes.axis("off")
@@ -76,9 +81,9 @@ def gallery_plate(cells: Sequence[Cell], name: str, split: str, wrong_in_all: in
     return Plate(
         name,
         figure,
-        f"Cells as labelled and as named, {split}: {len(correct)} of {n - wrong_in_all} right answers (blue, ✓), going "
-        f"round the classes, and {len(wrong)} of {wrong_in_all} wrong ones (dashed, ✗), all drawn at random with a "
-        "fixed seed. Below each: its highest probabilities.",
+        f"Cells as labelled and as named, {split}, n = {n}: {right_of_all} right answers (blue, ✓), going round the "
+        f"classes, and {wrong_of_all} wrong ones (dashed, ✗), all drawn at random with a fixed seed. Below each: its "
+        "highest probabilities, after the temperature.",
         f"Gallery of {len(cells)} cells. Right: {', '.join(cell.true for cell in correct) or 'none'}. "
         f"Wrong: {confused or 'none'}.",
         photographs=True,
@@ -96,7 +101,17 @@ def _show(axes: Axes, cell: Cell) -> None:
     axes.add_patch(
         Rectangle((-0.5, -0.5), size, size, fill=False, edgecolor=colour, linewidth=3, linestyle=line, clip_on=False)
     )
-    title = f"✓ {cell.true}" if cell.right else f"✗ {cell.true}, named {cell.named}"
-    axes.set_title(title, fontsize=8, color=colour, loc="center", pad=5)
-    text = "  ".join(f"{code} {100 * probability:.0f} %" for code, probability in cell.probabilities)
-    axes.text(0.5, -0.06, text, transform=axes.transAxes, ha="center", va="top", fontsize=5.5, color=GREY)
+    axes.set_title(verdict(cell), fontsize=8, loc="center", pad=5)
+    told = [f"{code} {100 * probability:.0f} %" for code, probability in cell.probabilities if probability >= 0.005]
+    text = _joined(told, "  ", LINE)
+    axes.text(0.5, -0.06, text, transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
+
+
+def verdict(cell: Cell) -> str:
+    """Right or wrong, and both classes; in two lines where their codes are long."""
+    return f"✓ {cell.true}" if cell.right else _joined([f"✗ {cell.true},", f"named {cell.named}"], " ", 0.8 * LINE)
+
+
+def _joined(parts: Sequence[str], gap: str, characters: float) -> str:
+    line = gap.join(parts)
+    return line if len(line) <= characters else "\n".join(parts)

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.figures.gallery import Cell
-from training.figures.plate import DIVERGING, SEQUENTIAL, Plate, sheet, styled
+from training.figures.gallery import Cell, verdict
+from training.figures.plate import DIVERGING, SEQUENTIAL, Plate, headed, sheet, styled
 
 Grid = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -37,11 +37,13 @@ def overlays_plate(maps: Sequence[Maps], scales: Sequence[str], name: str, split
     """One row a cell: the picture, the attention of each scale, the evidence for the named and for the true class."""
     columns = 3 + len(scales)
     with styled():
-        figure = sheet(1.5 * columns, 1.62 * len(maps) + 0.3)
+        figure = sheet(1.5 * columns, 1.7 * len(maps) + 0.7)
+        headed(figure, f"{split}: {len(maps)} cells of its gallery")
         panels = figure.subplots(len(maps), columns, squeeze=False)
         for row, of_cell in zip(panels, maps, strict=True):
             _row(row, of_cell)
-        for axes, title in zip(panels[0], ("cell", *(f"attention {s}" for s in scales)), strict=False):
+        titles = ("cell", *(f"attention {s}" for s in scales), "evidence, named class", "evidence, true class")
+        for axes, title in zip(panels[0], titles, strict=True):
             axes.set_title(title, fontsize=8, loc="center")
         _bar(figure, panels[:, 1 : 1 + len(scales)], SEQUENTIAL, ("least", "most weighted"))
         _bar(figure, panels[:, -2:], DIVERGING, ("against (blue)", "for the class (red)"))
@@ -68,14 +70,13 @@ def _row(panels: NDArray[np.object_], maps: Maps) -> None:
     for axes in panels:
         axes.axis("off")
     panels[0].imshow(cell.image)
-    verdict = f"✓ {cell.true}" if cell.right else f"✗ {cell.true}, named {cell.named}"
-    panels[0].text(0.5, -0.03, verdict, transform=panels[0].transAxes, ha="center", va="top", fontsize=7)
+    panels[0].text(0.5, -0.03, verdict(cell), transform=panels[0].transAxes, ha="center", va="top", fontsize=7)
     for axes, grid in zip(panels[1:], maps.attention, strict=False):
         axes.imshow(laid_over(grid, cell.image, signed=False))
     reach = float(max(np.abs(maps.evidence_named).max(), np.abs(maps.evidence_true).max(), 1e-9))
     _evidence(panels[-2], maps.evidence_named / reach, cell.image, f"for {cell.named}, ± {reach:.1f}")
     if cell.right:
-        panels[-1].text(0.5, 0.5, "named class\nis the true one", ha="center", va="center", fontsize=7)
+        panels[-1].text(0.5, 0.5, "the named class\nis the true one", ha="center", va="center", fontsize=7)
     else:
         _evidence(panels[-1], maps.evidence_true / reach, cell.image, f"for {cell.true}, ± {reach:.1f}")
 
@@ -96,5 +97,5 @@ def laid_over(grid: Grid, image: Picture, signed: bool) -> Picture:
     enlarged = np.asarray(Image.fromarray(grid.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
     unit = np.clip((enlarged + 1) / 2 if signed else enlarged, 0, 1)
     colours = matplotlib.colormaps[DIVERGING if signed else SEQUENTIAL](unit)[..., :3] * 255
-    alpha = (0.75 * np.abs(2 * unit - 1) if signed else np.full_like(unit, 0.5))[..., None]
+    alpha = (0.6 * np.abs(2 * unit - 1) if signed else np.full_like(unit, 0.5))[..., None]
     return (alpha * colours + (1 - alpha) * image).round().astype(np.uint8)

@@ -8,21 +8,26 @@ by colour-blind readers; nothing is said by colour alone.
 """
 
 import io
+import textwrap
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # matplotlib 3.10 does not name them yet
 
 BLACK, GREY = "#000000", "#6b6b6b"
 ORANGE, SKY, GREEN, BLUE, VERMILLION = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00"
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"  # even in lightness; blue against, red for
 
 DPI = 150
-STYLE: Mapping[str, Any] = MappingProxyType(
+STYLE: Mapping["RcKeyType", Any] = MappingProxyType(
     {
         "svg.hashsalt": "marrowlens",  # else the names of clip paths are drawn anew on each run
         "svg.fonttype": "path",  # looks alike without the fonts of this machine
@@ -74,6 +79,12 @@ def sheet(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def styled() -> Any:
+def headed(figure: Figure, text: str) -> None:
+    """Set small words above everything: which pictures these are and how many, for who meets the figure by itself."""
+    characters = int(17 * figure.get_figwidth())  # of 7 points, as many as are surely no wider than the figure
+    figure.suptitle("\n".join(textwrap.wrap(text, characters)), x=0.01, ha="left", fontsize=7, color=GREY)
+
+
+def styled() -> AbstractContextManager[None]:
     """The context in which axes are made: they take type and lines from it when they come to be."""
     return matplotlib.rc_context(dict(STYLE))

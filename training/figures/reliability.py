@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from training.calibration import ECE_BINS, Reliability, log_probabilities, reliability
-from training.figures.plate import BLUE, GREY, Plate, sheet, styled
+from training.figures.plate import BLUE, GREY, Plate, headed, sheet, styled
 from training.metrics import wilson
 from training.scores import Scores
 
@@ -18,11 +18,13 @@ def reliability_plate(scores: Scores, name: str, split: str) -> Plate:
     before = reliability(np.exp(log_probabilities(scores.logits, 1.0)).max(axis=1), correct)
     after = reliability(scores.probabilities.max(axis=1), correct)
     with styled():
-        figure = sheet(7.2, 4.4)
+        figure = sheet(7.2, 4.6)
+        headed(figure, f"{split}, n = {len(scores)}")
         panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
         for column, (title, bins) in enumerate((("before temperature", before), ("after temperature", after))):
             _diagram(panels[0, column], bins, title)
             _counts(panels[1, column], bins)
+        panels[1, 0].set_ylim(0, 1.25 * max(before.n.max(), after.n.max()))  # one scale for both
         panels[0, 0].set_ylabel("share that is right")
         panels[1, 0].set_ylabel("pictures")
     sure = int(np.argmax(after.n))
@@ -45,7 +47,7 @@ def _diagram(axes: Axes, bins: Reliability, title: str) -> None:
     ends = np.array([wilson(int(bins.hits[at]), int(bins.n[at])) for at in filled])
     reach = np.abs(ends - share[:, None]).T
     axes.errorbar(bins.confidence[filled], share, yerr=reach, fmt="o", color=BLUE, markersize=4, linewidth=1, capsize=2)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), title=f"{title}: ECE {bins.ece:.3f}")
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), title=f"{title}: ECE {bins.ece:.3f}")
     axes.grid()
 
 
@@ -55,5 +57,4 @@ def _counts(axes: Axes, bins: Reliability) -> None:
     for edge, n in zip(edges, bins.n, strict=False):
         if n:
             axes.text(edge + 0.5 / ECE_BINS, n, str(n), ha="center", va="bottom", fontsize=6)
-    axes.set_ylim(0, max(bins.n.max(), 1) * 1.2)
     axes.set_xlabel("top probability")
