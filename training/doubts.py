@@ -14,7 +14,7 @@ from training.config import Config
 from training.illustrate import FOOTER, NOTICE, Cells
 from training.maturation import tolerant
 from training.page import Page, Picture, Section, render
-from training.run import Run
+from training.run import Run, told_apart
 from training.scores import Scores
 from training.summary import Table
 
@@ -35,7 +35,7 @@ def audit_runs(runs: Sequence[Run], data: Path, out: Path) -> list[Table]:
         DataError: a picture is not there.
         ValueError: the runs were not tested on the same pictures.
     """
-    models, config = [run.folder.resolve().name for run in runs], runs[0].config()
+    models, config = told_apart(runs), runs[0].config()
     whole = audit(models, [run.scores("test") for run in runs])
     out.mkdir(parents=True, exist_ok=True)
     audits = {split: whole.of_source(source) for source, split in runs[0].evaluation().splits.items()}

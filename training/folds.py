@@ -15,7 +15,7 @@ import numpy as np
 from model.contract import Metric
 from training.config import Config
 from training.evaluate import figures_of, in_words
-from training.run import Evaluation, Run, RunError
+from training.run import Evaluation, Run, RunError, told_apart
 from training.scores import Scores, joined
 from training.summary import Table
 
@@ -49,7 +49,9 @@ def pool(runs: Sequence[Run]) -> Pool:
         _check_alike(run, runs[0], config)
     parts = [run.scores("test") for run in runs]
     tested = _check_apart(runs, parts)
-    untested = len(set.union(*(run.pictures() for run in runs)) - tested)
+    # One run lists what its training could not read; its own test pictures are in another's training.
+    readable = set[Key]().union(*(run.pictures() for run in runs)).difference(*(run.unreadable() for run in runs))
+    untested = len(readable - tested)
     evaluations = [run.evaluation() for run in runs]
     temperature = float(np.exp(np.mean([np.log(evaluation.temperature) for evaluation in evaluations])))
     which = f"{len(runs)} folds pooled, each picture tested once"
@@ -58,8 +60,8 @@ def pool(runs: Sequence[Run]) -> Pool:
     scores = joined(parts)
     evaluation = figures_of(config, scores, temperature, in_words(config, which))
     figures = [
-        (run.folder.name, metric)
-        for run, of_fold in zip(runs, evaluations, strict=True)
+        (name, metric)
+        for name, of_fold in zip(told_apart(runs), evaluations, strict=True)
         for metric in of_fold.metrics
         if metric.name in OF_A_FOLD
     ]
@@ -125,7 +127,7 @@ def write_pool(pool: Pool, runs: Sequence[Run], out: Path) -> Run:
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.toml").write_bytes((runs[0].folder / "config.toml").read_bytes())
     pooled.write_evaluation(pool.evaluation, {"test": pool.scores})
-    with (out / "folds.csv").open("w", newline="", encoding="utf-8") as file:
+    with pooled.folds.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("run", "split", "figure", "value", "n"))
         rows.writerows((run, m.split, m.name, f"{m.value:.4f}", m.n) for run, m in pool.folds)

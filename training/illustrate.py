@@ -5,6 +5,7 @@ Knows which figures a run has and in which order they are read. Draws none and m
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,20 +99,20 @@ def illustrate(run: Run, data: Path, out: Path) -> Path:
 def _of_source(
     run: Run, config: Config, evaluation: Evaluation, scores: Scores, cells: Cells, source: str
 ) -> Iterator[Plate]:
-    split = evaluation.splits[source]
+    split, file = evaluation.splits[source], quote(source, safe=" ")  # a source may be called what no file can be
     metrics = [metric for metric in evaluation.metrics if metric.split == split]
     tolerated = tolerant(config.codes, config.evaluation.neighbours)
     counts = np.array(evaluation.confusion[split])
-    yield confusion_plate(counts, config.codes, tolerated, f"confusion-{source}", split)
-    yield classes_plate(metrics, f"classes-{source}", split)
-    yield reliability_plate(scores, f"reliability-{source}", split)
-    yield coverage_plate(scores, f"coverage-{source}", split)
+    yield confusion_plate(counts, config.codes, tolerated, f"confusion-{file}", split)
+    yield classes_plate(metrics, f"classes-{file}", split)
+    yield reliability_plate(scores, f"reliability-{file}", split)
+    yield coverage_plate(scores, f"coverage-{file}", split)
     drawn, keys = drawn_cells(scores), scores.keys()
     wrong = int((scores.predicted != scores.labels).sum())
     chosen = [cells.cell(scores, int(row), keys[row]) for row in drawn]
-    yield gallery_plate(chosen, f"gallery-{source}", split, wrong, len(scores))
+    yield gallery_plate(chosen, f"gallery-{file}", split, wrong, len(scores))
     if run.weights.exists():  # pooled folds have no network of their own
-        yield _overlays(run, config, cells, scores, _shown_rows(scores, drawn), f"overlays-{source}", split)
+        yield _overlays(run, config, cells, scores, _shown_rows(scores, drawn), f"overlays-{file}", split)
 
 
 def _shown_rows(scores: Scores, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -156,7 +157,7 @@ def _pictures(plates: Iterator[Plate] | Sequence[Plate], out: Path) -> list[Pict
 
 
 def _trained(run: Run) -> tuple[str, ...]:
-    if not run.weights.exists():
+    if run.folds.exists():
         return ("Pooled from several trainings, whose curves lie in their own folders.",)
     fit = run.fit()
     libraries = ", ".join(f"{name} {version}" for name, version in fit.versions.items())
@@ -165,17 +166,20 @@ def _trained(run: Run) -> tuple[str, ...]:
 
 
 def _facts(run: Run, config: Config, evaluation: Evaluation) -> list[tuple[str, str]]:
+    split, fitted = describe(config.data, run.twins.exists()), "fitted on the calibration block alone"
+    if run.folds.exists():  # its configuration is that of one fold
+        split, fitted = "folds.csv names the runs that were pooled", "the geometric mean; each picture has its fold's"
     facts = [
         ("run", run.folder.resolve().name),
         ("network", f"{config.model.variant}, {config.model.input_size} × {config.model.input_size} px"),
         ("classes", f"{len(config.codes)}; all outputs compete"),
-        ("split", describe(config.data)),
-        ("temperature", f"{evaluation.temperature:.3f}, fitted on the calibration block alone"),
+        ("split", split),
+        ("temperature", f"{evaluation.temperature:.3f}, {fitted}"),
         ("at test time", "each picture once, as it is; nothing is turned, flipped or averaged"),
     ]
-    if run.weights.exists():
-        for source, images in run.training_images().items():
-            facts.append(("trained on", f"{images.total()} pictures of {source}"))
+    if not run.folds.exists():
+        for name, images in run.training_images().items():
+            facts.append(("trained on", f"{images.total()} pictures of {name}"))
     for source in config.data.sources:
         facts.append((f"data: {source.name}", f"{source.tissue}, {source.licence}. {source.attribution}"))
     return facts

@@ -14,12 +14,13 @@ Knows file names and formats. Knows nothing of networks.
     evaluation.json     temperature, figures, confusion matrices
     predictions.csv     one row a test picture
     logits.npz          of the calibration and the test pictures, for figures, pooling and audits
+    folds.csv           in a folder that `pool` wrote: figures of each fold by itself
 """
 
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -38,6 +39,12 @@ class RunError(Exception):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+def told_apart(runs: Sequence["Run"]) -> list[str]:
+    """What each run is called beside the others: its folder's name, or the whole path where that says too little."""
+    names = [run.folder.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
 class Halted(Exception):
@@ -77,6 +84,7 @@ class Run:
         self.folder = folder
         self.weights = folder / "weights.safetensors"
         self.logits = folder / "logits.npz"
+        self.folds = folder / "folds.csv"
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         self.twins = folder / "twins.csv"
         self.cache = folder / "cache"
@@ -152,9 +160,13 @@ class Run:
         """Source, class and file of every picture of the split, without those that training could not read."""
         return {(source, code, file) for _, source, code, file in self._readable()}
 
-    def _readable(self) -> Iterator[tuple[str, str, str, str]]:
+    def unreadable(self) -> set[tuple[str, str, str]]:
+        """Source, class and file of what training could not read; it did not try the pictures of the test block."""
         with self._made("unreadable.csv", "fit").open(newline="", encoding="utf-8") as file:
-            bad = {(row["source"], row["code"], row["file"]) for row in csv.DictReader(file)}
+            return {(row["source"], row["code"], row["file"]) for row in csv.DictReader(file)}
+
+    def _readable(self) -> Iterator[tuple[str, str, str, str]]:
+        bad = self.unreadable()
         with self._made("split.csv", "fit").open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if (row["source"], row["code"], row["file"]) not in bad:

@@ -6,6 +6,7 @@ A NumPy archive rather than a table: exact float32, read without a further libra
 """
 
 import csv
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,14 @@ class Scores:
 
     def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Scores":
         """The pictures chosen by a mask or by indices."""
-        arrays = (self.sources, self.files, self.labels, self.logits, self.temperature)
-        return Scores(self.codes, *(array[chosen] for array in arrays))
+        return Scores(
+            self.codes,
+            self.sources[chosen],
+            self.files[chosen],
+            self.labels[chosen],
+            self.logits[chosen],
+            self.temperature[chosen],
+        )
 
     def of_source(self, name: str) -> "Scores":
         """The pictures of one source."""
@@ -98,13 +105,17 @@ def read_scores(path: Path, block: Block) -> Scores:
 
     Raises:
         OSError: the file cannot be read.
+        ValueError: it is not whole.
     """
-    with np.load(path, allow_pickle=False) as arrays:
-        whole = Scores(
-            tuple(arrays["codes"].tolist()),
-            *(arrays[name] for name in ("sources", "files", "labels", "logits", "temperature")),
-        )
-        return whole.rows(arrays["block"] == block)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            whole = Scores(
+                tuple(arrays["codes"].tolist()),
+                *(arrays[name] for name in ("sources", "files", "labels", "logits", "temperature")),
+            )
+            return whole.rows(arrays["block"] == block)
+    except (zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is not whole; `marrowlens-train evaluate` writes it anew") from error
 
 
 def write_predictions(path: Path, scores: Scores) -> None:
