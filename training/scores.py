@@ -108,7 +108,7 @@ def read_scores(path: Path, block: Block) -> Scores:
         ValueError: it is not whole.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             whole = Scores(
                 tuple(arrays["codes"].tolist()),
                 *(arrays[name] for name in ("sources", "files", "labels", "logits", "temperature")),
