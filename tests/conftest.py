@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folded import Folded
 from graphs import write_artefact
 from hypothesis import settings as hypothesis_settings
 from PIL import Image
@@ -29,6 +30,12 @@ def _no_settings_from_this_desk(monkeypatch: pytest.MonkeyPatch) -> None:
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `.onnx` of a tiny artefact with 21 classes at 64 pixels; its manifest lies beside it. Do not write to it."""
     return write_artefact(tmp_path_factory.mktemp("artefact"))
+
+
+@pytest.fixture(scope="session")
+def folded(tmp_path_factory: pytest.TempPathFactory) -> Folded:
+    """Two folds of drawn cells, evaluated and pooled. Do not write to them."""
+    return Folded(tmp_path_factory.mktemp("folded"))
 
 
 @pytest.fixture(scope="session")

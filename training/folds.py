@@ -94,13 +94,13 @@ def _n(found: Mapping[str, Metric]) -> str:
 def _check_alike(run: Run, first: Run, expected: Config) -> None:
     config = run.config()
     for what, same in (
-        ("classes", config.classes == expected.classes),
-        ("sources", config.data.sources == expected.data.sources),
-        ("network", config.model == expected.model),
-        ("forgiven neighbours", config.evaluation == expected.evaluation),
+        ("other classes", config.classes == expected.classes),
+        ("other sources", config.data.sources == expected.data.sources),
+        ("another network", config.model == expected.model),
+        ("other forgiven neighbours", config.evaluation == expected.evaluation),
     ):
         if not same:
-            raise RunError(run.folder, f"its {what} are not those of {first.folder}; folds differ in nothing else")
+            raise RunError(run.folder, f"it has {what} than {first.folder}; folds differ in nothing but the fold")
 
 
 def _check_apart(runs: Sequence[Run], parts: Sequence[Scores]) -> set[Key]:
