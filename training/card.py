@@ -33,7 +33,7 @@ def _head(m: Manifest) -> str:
 
 | | |
 |---|---|
-| network | `{m.variant}` of `model/van.py`, attention scales {", ".join(m.attention_scales)} |
+| network | `{m.variant}` (`model/`), attention scales {", ".join(m.attention_scales)} |
 | input | RGB uint8, {size} × {size} px, resized by `model/image.py` |
 | outputs | {", ".join(f"`{name}` {list(shape)}" for name, shape in m.outputs.items())} |
 | calibration | temperature {m.temperature:.3f}, fitted on the calibration block, in the graph |

@@ -120,16 +120,18 @@ def export(
         run = Run(run_folder)
         with console.status("exporting, and holding the graph against the network"):
             path, manifest = steps.export(run, out)
-        card = model_card(manifest, _reproduction(run.fit(), out), run.evaluation().confusion)
+        card = model_card(manifest, _reproduction(run.fit(), run.config(), out), run.evaluation().confusion)
         (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         path.with_suffix(".split.csv").write_text(run.split(), encoding="utf-8")
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 
 
-def _reproduction(fit: Fit, out: Path) -> str:
+def _reproduction(fit: Fit, config: Config, out: Path) -> str:
+    needed = [origin for origin in (config.model.init, *map(str, config.distil.teachers)) if origin]
+    before = f"First there must be {' and '.join(needed)}: what it begins with, and its teachers.\n\n" if needed else ""
     minutes = max(round(fit.train_s / 60), 1)
     libraries = ", ".join(f"{name} {version}" for name, version in fit.versions.items())
-    return f"""```sh
+    return f"""{before}```sh
 marrowlens-train fit {fit.config} --data DATA --out RUN
 marrowlens-train evaluate RUN --data DATA
 marrowlens-train export RUN --out {out}
