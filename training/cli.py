@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
 
 from training import review, sizing, steps
 from training.compare import commands as compare
-from training.config import read_config
+from training.config import Config, read_config
 from training.data import split_list
 from training.override import as_typed, configured
 from training.run import Fit, Run
