@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from model.contract import Metric
-from training.figures.plate import BLUE, GREY, ORANGE, Plate, headed, sheet, styled
+from training.figures.plate import BLUE, GREY, ORANGE, Plate, headed, inches, sheet, styled
 
 
 def classes_plate(metrics: Sequence[Metric], name: str, split: str) -> Plate:
@@ -22,7 +22,7 @@ def classes_plate(metrics: Sequence[Metric], name: str, split: str) -> Plate:
     codes = list(dict.fromkeys(metric.code for metric in metrics if metric.name == "recall"))
     recalls = [found["recall", code] for code in codes]
     with styled():
-        figure = sheet(7.2, 1.5 + 0.27 * len(codes))
+        figure = sheet(6.0 + 2 * inches(map(str, codes)), 1.5 + 0.27 * len(codes))
         headed(figure, f"{split}, n = {sum(metric.n for metric in recalls)}")
         left, right = figure.subplots(1, 2)
         for axes, name_of, of in ((left, "recall", "of the class"), (right, "precision", "named so")):

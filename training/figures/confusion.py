@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from training.figures.plate import ORANGE, Plate, headed, sheet, styled
+from training.figures.plate import ORANGE, Plate, headed, inches, sheet, styled
 from training.maturation import Agreement
 from training.metrics import Counts, Floats
 
@@ -30,14 +30,14 @@ def confusion_plate(counts: Counts, codes: Sequence[str], tolerated: Agreement, 
     shown, forgiven = counts[np.ix_(here, here)], tolerated[np.ix_(here, here)]
     true = shown.sum(axis=1)
     share = shown / np.maximum(true, 1)[:, None]
-    side = 2.0 + 0.34 * len(here)
+    rows = [f"{codes[at]} ({n})" for at, n in zip(here, true, strict=True)]
+    columns = [f"{codes[at]} ({n})" for at, n in zip(here, shown.sum(axis=0), strict=True)]
+    side = 0.34 * max(len(here), 4) + inches([*rows, *columns]) + 0.7
     with styled():
         grid = (1, 2) if len(here) <= ABREAST else (2, 1)
-        figure = sheet(grid[1] * side + 0.8, grid[0] * side + 0.5)
+        figure = sheet(grid[1] * side + 0.8, grid[0] * (side + 0.2) + 0.4, squares=True)
         headed(figure, f"{split}, n = {shown.sum()}")
         first, second = figure.subplots(*grid)
-        rows = [f"{codes[at]} ({n})" for at, n in zip(here, true, strict=True)]
-        columns = [f"{codes[at]} ({n})" for at, n in zip(here, shown.sum(axis=0), strict=True)]
         _heat(first, share, [[str(n) if n else "" for n in row] for row in shown], rows, columns)
         _heat(second, share, [[_percent(value) for value in row] for row in share], rows, columns)
         first.set_title("pictures")

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from training.figures.plate import BLUE, VERMILLION, Plate, headed, sheet, styled
+from training.figures.plate import BLUE, VERMILLION, Plate, headed, inches, sheet, styled
 from training.metrics import Floats
 from training.scores import Scores
 
-COLUMNS = 6
+WIDTH, CELL = 9.6, 1.6  # of the sheet and of a cell with its words, in inches
 RIGHT, WRONG = 12, 12
 TOP = 3
 #: Characters of small type that fit under a cell.
@@ -66,17 +66,21 @@ def gallery_plate(cells: Sequence[Cell], name: str, split: str, wrong_in_all: in
         wrong_in_all: wrong answers among the n pictures that the cells were drawn from.
     """
     correct, wrong = [cell for cell in cells if cell.right], [cell for cell in cells if not cell.right]
-    rows = -(-len(correct) // COLUMNS) + -(-len(wrong) // COLUMNS)
+    words = [[*verdict(cell).split("\n"), *joined(_told(cell), "  ").split("\n")] for cell in cells]
+    cell_width = max(CELL, *(inches(lines, 7.5) for lines in words))
+    cell_height = cell_width + 0.25 + 0.15 * max(map(len, words))
+    columns = max(int(WIDTH / cell_width), 2)
+    rows = -(-len(correct) // columns) + -(-len(wrong) // columns)
     with styled():
-        figure = sheet(1.6 * COLUMNS, 2.1 * rows + 0.3)
+        figure = sheet(cell_width * columns, cell_height * rows + 0.3)
         right_of_all, wrong_of_all = f"{len(correct)} of {n - wrong_in_all}", f"{len(wrong)} of {wrong_in_all}"
         headed(figure, f"{split}, n = {n}: {right_of_all} right answers, {wrong_of_all} wrong ones, drawn at random")
-        panels = figure.subplots(rows, COLUMNS, squeeze=False)
+        panels = figure.subplots(rows, columns, squeeze=False)
         for axes in panels.flat:
             axes.axis("off")
-        places = [*_rows_of(correct, 0), *_rows_of(wrong, -(-len(correct) // COLUMNS))]
-        for cell, row, column in places:
-            _show(panels[row, column], cell)
+        # The wrong ones begin a row of their own.
+        for at, cell in [*enumerate(correct), *enumerate(wrong, -(-len(correct) // columns) * columns)]:
+            _show(panels.flat[at], cell)
     confused = "; ".join(f"{cell.true} named {cell.named} ({cell.probabilities[0][1]:.2f})" for cell in wrong)
     return Plate(
         name,
@@ -90,10 +94,6 @@ def gallery_plate(cells: Sequence[Cell], name: str, split: str, wrong_in_all: in
     )
 
 
-def _rows_of(cells: Sequence[Cell], first: int) -> list[tuple[Cell, int, int]]:
-    return [(cell, first + at // COLUMNS, at % COLUMNS) for at, cell in enumerate(cells)]
-
-
 def _show(axes: Axes, cell: Cell) -> None:
     axes.imshow(cell.image)
     size = len(cell.image)
@@ -102,16 +102,19 @@ def _show(axes: Axes, cell: Cell) -> None:
         Rectangle((-0.5, -0.5), size, size, fill=False, edgecolor=colour, linewidth=3, linestyle=line, clip_on=False)
     )
     axes.set_title(verdict(cell), fontsize=8, loc="center", pad=5)
-    told = [f"{code} {100 * probability:.0f} %" for code, probability in cell.probabilities if probability >= 0.005]
-    text = _joined(told, "  ", LINE)
-    axes.text(0.5, -0.06, text, transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
+    axes.text(0.5, -0.06, joined(_told(cell), "  "), transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
 
 
 def verdict(cell: Cell) -> str:
     """Right or wrong, and both classes; in two lines where their codes are long."""
-    return f"✓ {cell.true}" if cell.right else _joined([f"✗ {cell.true},", f"named {cell.named}"], " ", 0.8 * LINE)
+    return f"✓ {cell.true}" if cell.right else joined([f"✗ {cell.true},", f"named {cell.named}"], " ", 22)
 
 
-def _joined(parts: Sequence[str], gap: str, characters: float) -> str:
+def _told(cell: Cell) -> list[str]:
+    return [f"{code} {100 * probability:.0f} %" for code, probability in cell.probabilities if probability >= 0.005]
+
+
+def joined(parts: Sequence[str], gap: str, characters: int = LINE) -> str:
+    """In one line, or, where that is longer, in a line each."""
     line = gap.join(parts)
     return line if len(line) <= characters else "\n".join(parts)

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.figures.gallery import Cell, verdict
-from training.figures.plate import DIVERGING, SEQUENTIAL, Plate, headed, sheet, styled
+from training.figures.gallery import Cell, joined, verdict
+from training.figures.plate import DIVERGING, SEQUENTIAL, Plate, headed, inches, sheet, styled
 
 Grid = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -37,7 +37,8 @@ def overlays_plate(maps: Sequence[Maps], scales: Sequence[str], name: str, split
     """One row a cell: the picture, the attention of each scale, the evidence for the named and for the true class."""
     columns = 3 + len(scales)
     with styled():
-        figure = sheet(1.5 * columns, 1.7 * len(maps) + 0.7)
+        side = max(1.5, inches((f"named {code}" for m in maps for code in (m.cell.true, m.cell.named)), 7))
+        figure = sheet(side * columns, (side + 0.3) * len(maps) + 0.7)
         headed(figure, f"{split}: {len(maps)} cells of its gallery")
         panels = figure.subplots(len(maps), columns, squeeze=False)
         for row, of_cell in zip(panels, maps, strict=True):
@@ -74,15 +75,16 @@ def _row(panels: NDArray[np.object_], maps: Maps) -> None:
     for axes, grid in zip(panels[1:], maps.attention, strict=False):
         axes.imshow(laid_over(grid, cell.image, signed=False))
     reach = float(max(np.abs(maps.evidence_named).max(), np.abs(maps.evidence_true).max(), 1e-9))
-    _evidence(panels[-2], maps.evidence_named / reach, cell.image, f"for {cell.named}, ± {reach:.1f}")
+    _evidence(panels[-2], maps.evidence_named / reach, cell.image, cell.named, reach)
     if cell.right:
         panels[-1].text(0.5, 0.5, "the named class\nis the true one", ha="center", va="center", fontsize=7)
     else:
-        _evidence(panels[-1], maps.evidence_true / reach, cell.image, f"for {cell.true}, ± {reach:.1f}")
+        _evidence(panels[-1], maps.evidence_true / reach, cell.image, cell.true, reach)
 
 
-def _evidence(axes: Axes, grid: Grid, image: Picture, text: str) -> None:
+def _evidence(axes: Axes, grid: Grid, image: Picture, code: str, reach: float) -> None:
     axes.imshow(laid_over(grid, image, signed=True))
+    text = joined([f"for {code},", f"± {reach:.1f}"], " ")
     axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", fontsize=7)
 
 

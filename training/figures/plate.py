@@ -9,7 +9,7 @@ by colour-blind readers; nothing is said by colour alone.
 
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType  # matplotlib 3.10 does not name them yet
@@ -74,15 +75,27 @@ def write(plate: Plate, folder: Path) -> dict[str, bytes]:
     return both
 
 
-def sheet(width: float, height: float) -> Figure:
-    """An empty figure of this many inches, laid out so that nothing overlaps. Draw in it within `styled`."""
-    return Figure(figsize=(width, height), layout="constrained")
+def sheet(width: float, height: float, squares: bool = False) -> Figure:
+    """An empty figure of this many inches, laid out so that nothing overlaps. Draw in it within `styled`.
+
+    Args:
+        squares: whether its axes keep their shape, so that they do not fill what room there is.
+    """
+    # Words below squares are measured before the axes take their shape, and end a little lower than was reckoned.
+    layout = ConstrainedLayoutEngine(compress=True, h_pad=0.1, w_pad=0.06) if squares else ConstrainedLayoutEngine()
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def inches(texts: Iterable[str], points: float = 9) -> float:
+    """Room for the longest of these lines of type, before there is a figure to measure it in."""
+    return max((len(text) for text in texts), default=0) * 0.6 * points / 72  # DejaVu Sans: 0.6 of its height a letter
 
 
 def headed(figure: Figure, text: str) -> None:
     """Set small words above everything: which pictures these are and how many, for who meets the figure by itself."""
     characters = int(17 * figure.get_figwidth())  # of 7 points, as many as are surely no wider than the figure
-    figure.suptitle("\n".join(textwrap.wrap(text, characters)), x=0.01, ha="left", fontsize=7, color=GREY)
+    kept_together = text.replace("n = ", "n\u00a0=\u00a0")
+    figure.suptitle("\n".join(textwrap.wrap(kept_together, characters)), x=0.01, ha="left", fontsize=7, color=GREY)
 
 
 def styled() -> AbstractContextManager[None]:
