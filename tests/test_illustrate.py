@@ -1,0 +1,157 @@
+"""`marrowlens-train figures`: every figure as PNG and SVG, and one report that needs nothing but itself."""
+
+import csv
+import re
+import shutil
+from base64 import b64decode
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from folded import Folded
+from PIL import Image
+
+from training.page import Page, Picture, Section, render
+from training.run import Run
+from training.summary import Table
+
+OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery"}
+
+
+class _Read(HTMLParser):
+    """Tags with their attributes, the text, and whether every element was closed in its turn."""
+
+    VOID = frozenset({"meta", "img", "br", "link"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.open = "", list[str]()
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += f"{data} "
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def drawn(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The figures of one fold."""
+    out = tmp_path_factory.mktemp("figures")
+    folded.made("figures", folded.runs[0], "--data", folded.data, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def pooled(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The figures of both folds."""
+    out = tmp_path_factory.mktemp("pooled")
+    folded.made("figures", folded.pooled, "--data", folded.data, "--out", out)
+    return out
+
+
+def _names(folder: Path, suffix: str) -> set[str]:
+    return {path.stem for path in folder.glob(f"*{suffix}")}
+
+
+def test_each_figure_lies_there_as_png_and_svg(drawn: Path) -> None:
+    expected = {f"{name}-drawn" for name in (*OF_A_SOURCE, "overlays")} | {"curves-loss", "curves-accuracy"}
+    assert _names(drawn, ".png") == _names(drawn, ".svg") == expected
+    for path in drawn.glob("*.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 250
+    for path in drawn.glob("*.svg"):
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_pooled_folds_have_every_figure_that_needs_no_network(pooled: Path) -> None:
+    assert _names(pooled, ".png") == {f"{name}-drawn" for name in OF_A_SOURCE}
+    text = _Read((pooled / "report.html").read_text(encoding="utf-8")).text
+    assert "2 folds pooled, each picture tested once" in text
+    assert "folds.csv names the runs that were pooled" in text
+    assert "fold 1 of 2" not in text
+    assert "geometric mean" in text
+
+
+def test_the_report_asks_for_nothing_outside_of_itself(drawn: Path) -> None:
+    html = (drawn / "report.html").read_text(encoding="utf-8")
+    page = _Read(html)
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    addresses = [value or "" for _, found in page.tags for name, value in found.items() if name in ("src", "href")]
+    assert len(page.of("img")) == 8
+    assert all(address.startswith(("data:image/", "#")) for address in addresses)
+    styles = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert styles and not any(word in style for style in styles for word in ("url(", "@import", "http"))
+    for image in page.of("img"):
+        media_type, data = re.fullmatch(r"data:image/(png|svg\+xml);base64,(.*)", image["src"] or "").groups()
+        if media_type == "png":
+            Image.open(BytesIO(b64decode(data))).verify()
+        else:
+            root = ElementTree.fromstring(b64decode(data))
+            linked = [value for part in root.iter() for name, value in part.attrib.items() if name.endswith("href")]
+            assert all(value.startswith(("#", "data:")) for value in linked)
+        assert len(image["alt"] or "") > 20
+
+
+def test_links_lead_to_the_parts_of_the_report(drawn: Path) -> None:
+    page = _Read((drawn / "report.html").read_text(encoding="utf-8"))
+    there = {found["id"] for _, found in page.tags if "id" in found}
+    assert {str(link["href"])[1:] for link in page.of("a")} == there
+    assert [found["lang"] for found in page.of("html")] == ["en"]
+
+
+def test_the_report_holds_every_figure_of_the_evaluation_and_its_n(folded: Folded, drawn: Path) -> None:
+    evaluation, text = Run(folded.runs[0]).evaluation(), _Read((drawn / "report.html").read_text("utf-8")).text
+    for metric in evaluation.metrics:
+        shown = "undefined" if not metric.n else f"{metric.value:.3f}"
+        if metric.low is not None and metric.high is not None and metric.n:
+            shown += f" ({metric.low:.3f}–{metric.high:.3f})"
+        assert shown in text, metric
+        assert re.search(rf"\b{metric.n}\b", text), metric
+    assert "Research use only" in text
+    assert "drawn by training/painter.py" in text
+
+
+def test_what_was_shown_is_what_the_network_said(folded: Folded, drawn: Path) -> None:
+    alt = next(
+        str(i["alt"]) for i in _Read((drawn / "report.html").read_text("utf-8")).of("img") if "Gallery" in str(i)
+    )
+    with (folded.runs[0] / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    said = {f"{row['true']} named {row['predicted']} ({float(row['probability']):.2f})" for row in rows}
+    wrong = [row for row in rows if row["true"] != row["predicted"]]
+    told = re.findall(r"\w+ named \w+ \([\d.]+\)", alt)
+    assert len(told) == min(len(wrong), 12)
+    assert set(told) <= said
+
+
+def test_what_cannot_be_drawn_is_said_in_one_line(folded: Folded, tmp_path: Path) -> None:
+    assert "`marrowlens-train fit` makes it" in folded.refusal("figures", tmp_path, "--data", folded.data)
+    shutil.copytree(folded.runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("cache", "checkpoints"))
+    (tmp_path / "run" / "evaluation.json").unlink()
+    assert "`marrowlens-train evaluate` makes it" in folded.refusal("figures", tmp_path / "run")
+    assert "no such folder" in folded.refusal("figures", folded.runs[0], "--data", tmp_path, "--out", tmp_path / "out")
+
+
+def test_a_page_escapes_what_it_is_told() -> None:
+    evil = "<script>alert(1)</script>&\"'"
+    table = Table(evil, (evil, "n"), ((evil, "1"),), evil)
+    picture = Picture(b"x", "image/png", evil, evil, small=True)
+    page = _Read(render(Page(evil, evil, [(evil, evil)], [Section(evil, [evil], [table], [picture])], evil)))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count(evil) == 14
+    assert page.of("img")[0]["alt"] == evil
