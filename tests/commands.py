@@ -7,7 +7,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["training.fit", "training.evaluate", "training.export"])
+_FORKS.set_forkserver_preload(
+    ["training.fit", "training.evaluate", "training.export", "training.compare.learners", "training.compare.report"]
+)
 
 
 def start(*arguments: str | Path, log: Path, **environment: str) -> BaseProcess:

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from training.compare.conduct import Prepared, alone_in, carry_out, is_done, prepare
-from training.compare.entries import PlannedRun, planned_runs, read_comparison
+from training.compare.conduct import Learner, Prepared, alone_in, carry_out, is_done, prepare
+from training.compare.entries import CACHE, PlannedRun, planned_runs, read_comparison
 from training.compare.speed import Timing, artefact, cores, processor, side_by_side
 from training.summary import Table
 from training.terminal import console, picked_up_later, say, show, told_plainly
@@ -36,9 +36,9 @@ def compare(
         from training.compare.learners import learners
         from training.compare.report import report
 
-        kinds = learners(data, cache or out / "cache")
+        kinds = learners(data, cache or out / CACHE)
         for run in runs:
-            kinds[run.entry.kind].check(run.config)
+            _check(run, kinds[run.entry.kind])
         with alone_in(out):
             prepared = prepare(chosen, comparison.budget, kinds, out, say)
             show(_plan(prepared))
@@ -70,6 +70,13 @@ def speed(
     ]
     title = f"{threads} threads of {processor()}, {rounds} rounds"
     show(Table(title, ("model", "input, px", "batch", "pictures/s", "× first (quartiles)"), tuple(rows), ""))
+
+
+def _check(run: PlannedRun, learner: Learner) -> None:
+    try:
+        learner.check(run.config)
+    except ValueError as error:
+        raise ValueError(f"entry {run.entry.name}: {error}") from error
 
 
 def _chosen(runs: Sequence[PlannedRun], only: Sequence[str] | None) -> list[PlannedRun]:

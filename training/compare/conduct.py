@@ -26,6 +26,7 @@ from training.compare.cost import Cost
 from training.compare.entries import Budget, PlannedRun, SpeedConfig
 from training.compare.speed import Subject, Timing, cores, processor, side_by_side
 from training.config import Config, read_config
+from training.data import sha256_of
 from training.run import Halted, RunError
 
 Say = Callable[[str], None]
@@ -134,18 +135,29 @@ def prepare(
 
 
 class _Paces:
-    """Training pictures a second of each run: measured once, for a second measurement would give another number."""
+    """Training pictures a second of each run: measured once, for a second measurement would give another number.
+
+    Under the run's name and a digest of its configuration: between two plans a person changes what takes too long.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.known: dict[str, float | None] = json.loads(path.read_text()) if path.exists() else {}
 
     def of(self, run: PlannedRun, learner: Learner, say: Say) -> float | None:
-        if run.name not in self.known:
+        key = f"{run.name} {sha256_of(run.as_toml())[:16]}"
+        if key not in self.known:
             say(f"{run.name}: a few steps, to know how long it will take")
-            self.known[run.name] = learner.pace(run.config)
-            self.path.write_text(json.dumps(self.known, indent=1) + "\n", encoding="utf-8")
-        return self.known[run.name]
+            self.known[key] = learner.pace(run.config)
+            _write(self.path, json.dumps(self.known, indent=1))
+        return self.known[key]
+
+
+def _write(path: Path, text: str) -> None:
+    """At once: a kill leaves the old file or the new one, nothing that the next call stumbles over."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _within(budget: Budget, run: PlannedRun, learner: Learner, pace: float | None) -> Prepared:
@@ -187,7 +199,10 @@ def carry_out(
         say(f"[{number} of {len(waiting)}] {one.run.name}; {clock.left()}")
         with clock.of(one), _noted(one.run, say):
             _carry_out(one.run, learners[one.run.entry.kind])
-        after_each()
+        try:
+            after_each()
+        except Exception as error:  # a table can be made again, and no run waits for it
+            say(f"not reported: {error}")
 
 
 def _carry_out(run: PlannedRun, learner: Learner) -> None:
@@ -211,7 +226,7 @@ def _noted(run: PlannedRun, say: Say) -> Iterator[None]:
         raise
     except Exception as error:  # whatever it is: the other runs have nothing to do with it
         run.failure.parent.mkdir(parents=True, exist_ok=True)
-        reason = str(error) or type(error).__name__
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         run.failure.write_text(f"{reason}\n\n{traceback.format_exc()}", encoding="utf-8")
         say(f"{run.name} failed: {reason}; more in {run.failure}")
 
@@ -254,11 +269,12 @@ def time_all(
     )
     if path.exists():
         before = Sitting.model_validate_json(path.read_bytes())
-        if before.model_copy(update={"timings": {}}) == sitting:
+        same_first = next(iter(before.artefacts)) == next(iter(sitting.artefacts))
+        if same_first and before.model_copy(update={"timings": {}}) == sitting:
             return before
     say(f"timing {len(runs)} models side by side, {threads} threads")
     subjects = {run.entry.name: learners[run.entry.kind].subject(run.artefact, threads) for run in runs}
     timings = side_by_side(subjects, settings.batches, settings.rounds, settings.round_s)
     sitting = sitting.model_copy(update={"timings": timings})
-    path.write_text(sitting.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    _write(path, sitting.model_dump_json(indent=1))
     return sitting

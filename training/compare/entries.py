@@ -25,7 +25,8 @@ from training.data_config import Seed, SourceConfig, Strict
 
 #: In `set`, "run:NAME" stands for the run folder of an entry further up: to learn from it, or to begin with it.
 RUN_OF = "run:"
-
+#: Of decoded pictures, among the entries' folders.
+CACHE = "cache"
 
 Kind = Literal["network", "boosting", "forest", "logistic"]
 
@@ -90,6 +91,11 @@ class Comparison(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two entries share a name: {', '.join(twice)}")
+        if CACHE in names:
+            raise ValueError(f"no entry can be called {CACHE}: pictures are kept in the folder of this name")
+        for seeds in (self.seeds, *(entry.seeds for entry in self.entry)):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"a seed stands twice in {list(seeds)}: both would be one run")
         return self
 
 
@@ -182,7 +188,11 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_split(config: Config, first: Config, path: Path, entry: Entry) -> None:
-    """Entries may differ in what they learn from, not in what they are tested on; one may know fewer sources."""
+    """Entries may differ in what they learn from, not in what they are tested on.
+
+    One may know fewer sources, but of a tissue all or none: the figures are told by tissue. And all of the tissue that
+    the models are meant for, whose figures decide.
+    """
     theirs = {source.name: _found(source) for source in first.data.sources}
     ours = {source.name: _found(source) for source in config.data.sources}
     same = {
@@ -190,11 +200,18 @@ def _check_split(config: Config, first: Config, path: Path, entry: Entry) -> Non
         "data.split": config.data.split == first.data.split,
         "data.twins": config.data.twins == first.data.twins,
         "data.sample": _drawn_before_the_split(config) == _drawn_before_the_split(first),
-        "data.sources": all(theirs.get(name) == found for name, found in ours.items()),
+        "data.sources": all(theirs.get(name) == found for name, found in ours.items()) and _tested_alike(config, first),
     }
     for key, equal in same.items():
         if not equal:
             raise ConfigError(path, f"entry {entry.name}: {key} is not the first entry's; both need one test block")
+
+
+def _tested_alike(config: Config, first: Config) -> bool:
+    """Whether the sources of each tissue are the first's, or none; of the tissue that decides, the first's."""
+    ours, theirs = ({source.name: source.tissue for source in one.data.sources} for one in (config, first))
+    known = {theirs[name] for name in ours} | {first.card.tissue}
+    return all(name in ours for name, tissue in theirs.items() if tissue in known)
 
 
 def _found(source: SourceConfig) -> dict[str, Any]:

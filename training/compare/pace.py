@@ -5,6 +5,7 @@ Knows Lightning and a clock. Reads no data, keeps nothing of what was trained.
 
 import logging
 import time
+import warnings
 from typing import Any
 
 import lightning as L
@@ -49,7 +50,12 @@ def pictures_per_s(config: Config) -> float:
     labels = torch.from_numpy(random.integers(0, len(config.classes), count))
     plain = config.model_copy(update={"fit": config.fit.model_copy(update={"sizes": ()}), "distil": DistilConfig()})
     fitting, clock = Fitting(plain, STEPS + 1, np.ones(len(config.classes))), _Clock()
-    _trainer(config, clock).fit(fitting, DataLoader(TensorDataset(images, labels), batch))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Lightning would say of a training, of which this is none
+            _trainer(config, clock).fit(fitting, DataLoader(TensorDataset(images, labels), batch))
+    except SystemExit as exit:  # what Lightning makes of a Ctrl-C
+        raise KeyboardInterrupt from exit
     return STEPS * batch / (clock.ends[-1] - clock.ends[0])
 
 

@@ -19,7 +19,7 @@ from training.data_config import Strict
 from training.draws import draws_an_epoch
 from training.figures.curves import read_curves
 from training.metrics import wilson
-from training.run import Run, RunError
+from training.run import Fit, Run, RunError
 from training.split_words import describe
 
 
@@ -112,20 +112,29 @@ def gather(comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[st
     tissues = _tissues(done[0].config)
     on = {tissue: _on_tissue(tissue, sources, by_entry) for tissue, sources in tissues.items()}
     first = Run(done[0].folder)
-    fit = first.fit()
+    fits = [Run(run.folder).fit() for run in done]
     return Results(
         title=comparison.title,
         question=comparison.question,
         budget=_budget(comparison),
         split=describe(first.config().data, first.twins.exists()),
-        device=fit.device,
-        versions=fit.versions | {"onnxruntime": version("onnxruntime")},
+        device="; ".join(dict.fromkeys(fit.device for fit in fits)),
+        versions=_versions(fits) | {"onnxruntime": version("onnxruntime")},
         rows=tuple(
             _row(entry, by_entry[name], costs.get(name), tuple(found[name] for found in on.values() if name in found))
             for name, entry in entries.items()
         ),
         failures={run.name: _reason(run) for run in runs if run.failure.exists()},
     )
+
+
+def _versions(fits: Sequence[Fit]) -> dict[str, str]:
+    """Library → version; where a comparison went on with another one, each."""
+    found: dict[str, dict[str, None]] = {}
+    for fit in fits:
+        for name, told in fit.versions.items():
+            found.setdefault(name, {})[told] = None
+    return {name: " and ".join(each) for name, each in found.items()}
 
 
 def epoch_pictures(config: Config, images: Mapping[str, int]) -> int:

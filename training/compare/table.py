@@ -33,15 +33,19 @@ def as_markdown(results: Results, plot: Plate | None) -> str:
         f"# {results.title}",
         "",
         *([results.question, ""] if results.question else []),
-        f"| {' | '.join(head for head, _ in columns)} |",
+        f"| {' | '.join(_escaped(head) for head, _ in columns)} |",
         f"|{'|'.join(':--' if not at else '--:' for at in range(len(columns)))}|",
-        *(f"| {' | '.join(cell(row) for _, cell in columns)} |" for row in results.rows),
+        *(f"| {' | '.join(_escaped(cell(row)) for _, cell in columns)} |" for row in results.rows),
         "",
         *(f"Not in the table: `{name}`: {reason}\n" for name, reason in results.failures.items()),
         *([f"![{plot.alt}]({plot.name}.svg)", "", plot.caption, ""] if plot else []),
         "\n\n".join(_notes(results)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", r"\|")
 
 
 def _columns(results: Results) -> list[Column]:

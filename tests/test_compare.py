@@ -1,0 +1,287 @@
+"""A comparison through its command line, on drawn cells: planned, killed, gone on with, tested, timed and drawn."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import commands
+import numpy as np
+import pytest
+from desk import CONFIG
+from PIL import Image
+from sklearn.metrics import f1_score
+
+from training.compare.results import Results
+from training.painter import write_folder
+
+FIT = """
+[fit]
+epochs = 1
+batch_size = 8
+warmup_epochs = 0
+ema_decay = 0
+"""
+HEAD = """
+title = "Drawn [cells]"
+base = "drawn.toml"
+speed = {rounds = 2, round_s = 0.001, batches = [1, 4], threads = 1}
+"""
+MICRO = '[[entry]]\nname = "micro"\nlabel = "ours | micro"\nseeds = [3, 4]\n'
+LATE = '[[entry]]\nname = "late"\nset.model.init = "FOLDER/late.safetensors"\n'
+MEASURED = '[[entry]]\nname = "measured"\nkind = "logistic"\ngroup = "measured"\n'
+PUPIL = '[[entry]]\nname = "pupil"\nset.model.init = "run:micro"\nset.distil.teachers = ["run:micro"]\n'
+RUNS = ["micro/seed-3", "micro/seed-4", "late/seed-3", "measured/seed-3", "pupil/seed-3"]
+ENTRIES = ["micro", "late", "measured", "pupil"]
+
+
+class Bench:
+    """A folder of drawn cells and a configuration, with comparisons of it and their folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.out = folder, folder / "out"
+        write_folder(folder / "drawn", ("EOS", "LYT", "NGS"), 24, size=48)
+        (folder / "drawn.toml").write_text(CONFIG + FIT)
+
+    def arguments(self, name: str, text: str, *options: str | Path) -> list[str | Path]:
+        path = self.folder / f"{name}.toml"
+        path.write_text(text.replace("FOLDER", str(self.folder)))
+        return ["compare", path, "--data", self.folder, "--out", self.out, *options]
+
+    def compare(self, name: str, text: str, *options: str | Path) -> tuple[int, str]:
+        """The exit code, and what was said."""
+        log = self.folder / f"{name}.log"
+        log.unlink(missing_ok=True)
+        return commands.run(*self.arguments(name, text, *options), log=log), log.read_text()
+
+    def rows(self) -> dict[str, dict[str, str]]:
+        """Entry → its row of the table."""
+        with (self.out / "comparison.csv").open(newline="") as file:
+            return {row["name"]: row for row in csv.DictReader(file)}
+
+    def results(self) -> Results:
+        return Results.model_validate_json((self.out / "comparison.json").read_bytes())
+
+    def table(self) -> str:
+        return (self.out / "comparison.md").read_text()
+
+    def written(self) -> dict[str, int]:
+        """Everything that a training, a measurement or an export leaves, and when it was written."""
+        kept = ("weights.safetensors", "features.npz", "evaluation.json", "artefact/*", "fit.json")
+        return {str(path): path.stat().st_mtime_ns for name in kept for path in self.out.glob(f"*/seed-*/{name}")}
+
+
+ALL = HEAD + "budget.pictures = 130\n" + MICRO + LATE + MEASURED + PUPIL
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def planned(bench: Bench) -> str:
+    code, said = bench.compare("plan", ALL, "--plan")
+    assert code == 0, said
+    assert not bench.written() and not (bench.out / "comparison.md").exists()
+    return said
+
+
+@pytest.fixture(scope="module")
+def killed(bench: Bench, planned: str) -> dict[str, int]:
+    """What lay there when the comparison was killed in its second run."""
+    del planned
+    process = commands.start(*bench.arguments("all", ALL), log=bench.folder / "killed.log")
+    while not (bench.out / "micro" / "seed-4" / "config.toml").exists():
+        process.join(0.002)
+        assert process.is_alive(), (bench.folder / "killed.log").read_text()
+    process.kill()
+    process.join()
+    assert not (bench.out / "micro" / "seed-4" / "artefact").exists()
+    return bench.written()
+
+
+@pytest.fixture(scope="module")
+def gone_on(bench: Bench, killed: dict[str, int]) -> str:
+    """What is said by the same command after the kill; one entry's weights are not there yet."""
+    assert any("seed-3/artefact" in path for path in killed)
+    code, said = bench.compare("all", ALL)
+    assert code == 1, said
+    assert {path: when for path, when in bench.written().items() if path in killed} == killed
+    return said
+
+
+@pytest.fixture(scope="module")
+def done(bench: Bench, gone_on: str) -> Bench:
+    """The comparison when all its entries are there."""
+    del gone_on
+    before = bench.written()
+    shutil.copy(bench.out / "micro" / "seed-3" / "weights.safetensors", bench.folder / "late.safetensors")
+    code, said = bench.compare("all", ALL)
+    assert code == 0, said
+    assert re.findall(r"\[\d of \d\] \S+", said) == ["[1 of 1] late/seed-3;"]
+    assert {path: when for path, when in bench.written().items() if path in before} == before
+    return bench
+
+
+def _numbers(line: str) -> list[str]:
+    return re.findall(r"[\w./-]+", line)
+
+
+def test_a_plan_names_every_run_and_what_it_will_see(planned: str) -> None:
+    found = [_numbers(line) for line in planned.splitlines() if "seed-" in line and "│" in line]
+    assert [row[0] for row in found] == RUNS
+    by_name = {row[0]: row[1:] for row in found}
+    # 57 of 72 pictures are learned from: 7 batches of 8 an epoch, and 130 are nearest to two epochs of them
+    assert by_name["micro/seed-4"][:3] == by_name["pupil/seed-3"][:3] == ["32", "2", "112"]
+    assert by_name["measured/seed-3"] == ["32"]  # learns in no epochs
+    assert "5 runs" in planned
+
+
+def test_paces_are_measured_once_for_a_configuration(bench: Bench, tmp_path: Path) -> None:
+    larger = MEASURED + '[[entry]]\nname = "larger"\nset.model.input_size = '
+    measured = []
+    for size in ("64", "64", "32"):
+        _, said = bench.compare("paces", HEAD + larger + f"{size}\n", "--plan", "--out", tmp_path / "out")
+        measured.append(re.findall(r"(\S+): a few steps", said))
+    assert measured == [["measured/seed-3", "larger/seed-3"], [], ["larger/seed-3"]]
+
+
+def test_a_run_that_fails_is_reported_and_stops_no_other(bench: Bench, gone_on: str) -> None:
+    assert re.findall(r"\[\d of \d\] (\S+);", gone_on) == RUNS[1:]
+    assert re.search(r"late/seed-3 failed: \S+late\.safetensors: no such file", gone_on)
+    assert f"more in {bench.out / 'late' / 'seed-3.failed'}" in gone_on
+
+
+def test_all_that_is_there_stands_in_the_table(done: Bench) -> None:
+    assert [row.name for row in done.results().rows] == ENTRIES
+    assert list(done.rows()) == ENTRIES
+    assert not list(done.out.glob("*/*.failed"))
+    assert "Not in the table" not in done.table()
+    assert r"| ours \| micro | " in done.table()
+    heads = [line.count("|") - line.count(r"\|") for line in done.table().splitlines() if line.startswith("|")]
+    assert len(set(heads)) == 1 and len(heads) == 2 + len(ENTRIES)
+
+
+def _predicted(path: Path) -> tuple[list[str], list[str]]:
+    with (path / "predictions.csv").open(newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["file"])
+    return [row["true"] for row in rows], [row["predicted"] for row in rows]
+
+
+def test_figures_are_those_of_the_predictions_and_of_several_seeds_their_mean(done: Bench) -> None:
+    rows, hits = done.rows(), {}
+    for entry in ENTRIES:
+        runs = [_predicted(path.parent) for path in sorted(done.out.glob(f"{entry}/*/predictions.csv"))]
+        hits[entry] = np.mean([np.equal(*map(np.array, run)).mean() for run in runs])
+        f1 = np.mean([f1_score(true, named, labels=sorted(set(true)), average="macro") for true, named in runs])
+        assert rows[entry]["seeds"] == ("3 4" if entry == "micro" else "3")
+        assert int(rows[entry]["n"]) == len(runs[0][0]) == 9
+        assert float(rows[entry]["accuracy"]) == pytest.approx(hits[entry])
+        assert float(rows[entry]["macro_f1"]) == pytest.approx(f1, abs=1e-6)
+    for entry in ENTRIES[1:]:
+        assert float(rows[entry]["accuracy_difference"]) == pytest.approx(hits[entry] - hits["micro"])
+        assert float(rows[entry]["p"]) <= float(rows[entry]["p_holm"]) <= 1
+    assert rows["micro"]["p"] == rows["measured"]["parameters"] == ""
+
+
+def test_budget_cost_and_speed_stand_beside_them(done: Bench) -> None:
+    rows = done.rows()
+    assert {entry: int(row["pictures_seen"]) for entry, row in rows.items()} == {
+        "micro": 112,
+        "late": 112,
+        "measured": 57,
+        "pupil": 112,
+    }
+    assert int(rows["micro"]["parameters"]) == int(rows["pupil"]["parameters"]) > 100_000
+    assert int(rows["micro"]["multiply_adds"]) > 1_000_000
+    assert all(float(row["pictures_per_s_batch_4"]) > 0 for row in rows.values())
+    assert float(rows["micro"]["ratio_batch_4"]) == 1 > float(rows["measured"]["ratio_batch_4"])
+    assert "scikit-learn" in done.table() and "torch 2." in done.table()
+
+
+def test_what_an_entry_takes_from_another_reaches_its_training(done: Bench, gone_on: str) -> None:
+    config = (done.out / "pupil" / "seed-3" / "config.toml").read_text()
+    assert config.count(str(done.out / "micro" / "seed-3")) == 2  # of several seeds the first: begun with, and taught
+    assert re.search(r"begins with (\d+) of \1 tensors of \S+micro/seed-3", gone_on)
+
+
+def _drawn(folder: Path) -> str:
+    """The SVG of a plot that is not empty: its words are outlines, which stand in comments beside them."""
+    with Image.open(folder / "comparison.png") as image:
+        assert image.format == "PNG" and image.width > 500 and image.height > 200
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20
+    text = (folder / "comparison.svg").read_text()
+    assert ElementTree.fromstring(text).tag.endswith("svg")
+    return text
+
+
+def test_the_plot_is_drawn_in_both_forms(done: Bench) -> None:
+    assert "pictures a second, batch 4, 1 threads" in _drawn(done.out)
+    assert "![Scatter plot of 4 entries." in done.table() and "](comparison.svg)" in done.table()
+
+
+def test_what_is_done_is_neither_trained_nor_timed_again(done: Bench) -> None:
+    before, timed = done.written(), (done.out / "speed.json").stat().st_mtime_ns
+    code, said = done.compare("all", ALL)
+    assert code == 0 and " of 5] " not in said and "timing" not in said
+    assert done.written() == before and (done.out / "speed.json").stat().st_mtime_ns == timed
+
+
+@pytest.fixture
+def put_back(done: Bench) -> Iterator[Bench]:
+    """For what looks at the same runs in another way."""
+    yield done
+    done.compare("all", ALL)
+
+
+def test_another_first_entry_is_timed_and_compared_anew(put_back: Bench) -> None:
+    other = HEAD + 'budget.pictures = 130\nplot = "difference"\n' + MEASURED + MICRO + LATE + PUPIL
+    code, said = put_back.compare("other", other)
+    assert code == 0 and "timing 4 models" in said
+    rows = put_back.rows()
+    assert list(rows)[0] == "measured" and float(rows["measured"]["ratio_batch_1"]) == 1
+    assert rows["measured"]["p"] == "" != rows["micro"]["p"]
+    assert "accuracy less that of measured" in _drawn(put_back.out)
+
+
+def test_a_learning_curve_is_drawn_over_the_pictures_learned_from(put_back: Bench) -> None:
+    code, said = put_back.compare("curve", ALL.replace("\n[[entry]]", '\nplot = "training_pictures"\n[[entry]]', 1))
+    assert code == 0 and "timing" not in said, said
+    assert "pictures in the training block" in _drawn(put_back.out)
+
+
+def test_a_run_of_another_comparison_is_left_as_it_is(put_back: Bench) -> None:
+    before = put_back.written()
+    code, said = put_back.compare("larger", ALL.replace('"pupil"\n', '"pupil"\nset.model.input_size = 64\n'))
+    assert code == 1 and "pupil/seed-3 failed" in said and "was made from another comparison" in said
+    assert put_back.written() == before
+    assert list(put_back.rows()) == ENTRIES[:-1]
+    assert "Not in the table: `pupil/seed-3`: " in put_back.table()
+
+
+def test_one_entry_alone(bench: Bench, tmp_path: Path) -> None:
+    code, said = bench.compare("alone", ALL, "--only", "measured", "--out", tmp_path / "alone")
+    assert code == 0, said
+    assert [path.parent.name for path in (tmp_path / "alone").glob("*/seed-*.toml")] == ["measured"]
+    assert len((tmp_path / "alone" / "comparison.csv").read_text().splitlines()) == 2
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(bench: Bench, tmp_path: Path) -> None:
+    long, log = HEAD + "budget.epochs = 500\n" + MICRO, tmp_path / "log"
+    process = commands.start(*bench.arguments("long", long), "--out", tmp_path / "out", log=log)
+    while not (tmp_path / "out" / "micro" / "seed-3" / "checkpoints" / "last.ckpt").exists():
+        process.join(0.002)
+        assert process.is_alive(), log.read_text()
+    assert process.pid is not None
+    code, said = bench.compare("second", long, "--out", tmp_path / "out")
+    assert code == 2 and "another comparison is at work here" in said
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130
+    assert "the same command goes on from there" in log.read_text()
+    assert not list((tmp_path / "out").glob("*/*.failed"))  # nothing went wrong

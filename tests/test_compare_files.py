@@ -1,0 +1,124 @@
+"""What a comparison file may say: the repository's can be carried out, and what cannot is refused in one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from commands import run
+from desk import CONFIG
+
+from training.compare.entries import PlannedRun, planned_runs, read_comparison
+from training.networks import build
+
+FILES = sorted(path for path in Path("training/configs/compare").glob("*.toml") if path.name != "marrow.toml")
+HEAD = 'title = "Drawn"\nbase = "drawn.toml"\n'
+FIRST = '[[entry]]\nname = "micro"\n'
+SECOND = '[[entry]]\nname = "other"\n'
+BOTH = HEAD + FIRST + SECOND
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_of_the_repository_can_be_carried_out(path: Path, tmp_path: Path) -> None:
+    comparison = read_comparison(path)
+    runs = planned_runs(comparison, path, tmp_path)
+    assert [one.entry for one in runs] == [
+        entry for entry in comparison.entry for _ in entry.seeds or comparison.seeds or [1]
+    ]
+    for one in runs:
+        assert comparison.budget.epochs is None or one.trained_for(comparison.budget.epochs).config.fit.restarts == ()
+    with torch.device("meta"):
+        for model in {one.config.model.model_dump_json(): one.config.model for one in runs}.values():
+            assert build(model, 7).head.out_features == 7
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_entry_of_the_repository_is_another_training(path: Path, tmp_path: Path) -> None:
+    runs = planned_runs(read_comparison(path), path, tmp_path)
+    told = [(one.entry.kind, one.seed, one.config.model_copy(update={"name": ""}).model_dump_json()) for one in runs]
+    assert len(set(told)) == len(told)
+
+
+def _planned(folder: Path, text: str) -> list[PlannedRun]:
+    (folder / "drawn.toml").write_text(CONFIG)
+    (folder / "comparison.toml").write_text(text)
+    return planned_runs(read_comparison(folder / "comparison.toml"), folder / "comparison.toml", folder / "out")
+
+
+def test_an_entry_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    text = HEAD + "set.fit.lr = 0.5\nseeds = [1, 2]\n" + FIRST + SECOND
+    text += "seeds = [7]\nset.fit.epochs = 9\nset.data.training_shares = {EOS = 0.5}\nset.model = {}\n"
+    first, again, other = _planned(tmp_path, text)
+    assert [one.name for one in (first, again, other)] == ["micro/seed-1", "micro/seed-2", "other/seed-7"]
+    assert (first.config.seed, again.config.seed, other.config.seed) == (1, 2, 7)
+    assert first.config.fit.lr == other.config.fit.lr == 0.5
+    assert (first.config.fit.epochs, other.config.fit.epochs) == (30, 9)
+    assert first.config.data.training_shares == {} and other.config.data.training_shares == {"EOS": 0.5}
+    assert (first.config.model.variant, other.config.model.variant) == ("micro", "tiny")  # an empty table clears one
+    written = tmp_path / "again.toml"
+    written.write_text(other.as_toml())
+    assert _planned(tmp_path, HEAD.replace("drawn.toml", "again.toml") + SECOND)[0].config == other.config
+
+
+BLOOD = '{name = "blood", folder = "blood", tissue = "blood", licence = "CC0", attribution = "drawn"}'
+DRAWN = '{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/painter.py"}'
+MORE = '{name = "more", folder = "more", licence = "CC0", attribution = "drawn"}'
+
+
+def test_an_entry_may_do_without_another_tissue(tmp_path: Path) -> None:
+    base = f"set.data.sources = [{DRAWN}, {BLOOD}]\n"
+    _, other = _planned(tmp_path, HEAD + base + FIRST + SECOND + f"set.data.sources = [{DRAWN}]\n")
+    assert [source.name for source in other.config.data.sources] == ["drawn"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BOTH + "set.fit.epoch = 3\n", "entry other: unknown key 'fit.epoch'; did you mean 'epochs'?"),
+        (BOTH + "sets.fit.epochs = 3\n", "unknown key 'entry.1.sets'; did you mean 'set'?"),
+        (BOTH + 'kind = "bosting"\n', "entry.1.kind: Input should be 'network', 'boosting'"),
+        (BOTH + 'set.model.variant = "micra"\n', "entry other: unknown variant 'micra'; did you mean micro"),
+        (BOTH + 'set.data.split = {kind = "random"}\n', "entry other: data.split is not the first entry's"),
+        (BOTH + "set.data.twins.max_distance = 3\n", "entry other: data.twins is not the first entry's"),
+        (BOTH + "set.data.sample = 0.5\n", "entry other: data.sample is not the first entry's"),
+        (
+            BOTH + 'set.classes = [{code = "EOS", name = "E"}, {code = "LYT", name = "L"}]\n',
+            "entry other: classes is not the first entry's",
+        ),
+        (
+            HEAD + f"set.data.sources = [{DRAWN}, {MORE}]\n" + FIRST + SECOND + f"set.data.sources = [{DRAWN}]\n",
+            "entry other: data.sources is not the first entry's",  # it would be tested on a part
+        ),
+        (
+            HEAD + f"set.data.sources = [{DRAWN}, {BLOOD}]\n" + FIRST + SECOND + f"set.data.sources = [{BLOOD}]\n"
+            'set.card.tissue = "blood"\n',
+            "entry other: data.sources is not the first entry's",  # nothing of what decides
+        ),
+        (BOTH + 'set.model.init = "run:micra"\n', "'run:micra' names no entry further up; there are micro"),
+        (
+            HEAD + FIRST + 'set.model.init = "run:other"\n' + SECOND,
+            "'run:other' names no entry further up; there is none",
+        ),
+        (HEAD + FIRST + FIRST, "two entries share a name: micro"),
+        (HEAD + FIRST + SECOND.replace("other", "cache"), "no entry can be called cache"),
+        (HEAD + "seeds = [1, 1]\n" + FIRST, "a seed stands twice in [1, 1]"),
+        (HEAD + "budget = {epochs = 1, minutes = 2}\n" + FIRST, "one of pictures, epochs and minutes, not"),
+        (HEAD.replace("drawn.toml", "lost.toml") + FIRST, "lost.toml: cannot be read"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "drawn.toml").write_text(CONFIG)
+    (tmp_path / "comparison.toml").write_text(text)
+    log = tmp_path / "log"
+    code = run("compare", tmp_path / "comparison.toml", "--data", tmp_path, "--out", tmp_path / "out", log=log)
+    assert code == 2
+    assert says in log.read_text() and "Traceback" not in log.read_text()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_entry_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "drawn.toml").write_text(CONFIG)
+    (tmp_path / "comparison.toml").write_text(BOTH)
+    log = tmp_path / "log"
+    told = ("--data", tmp_path, "--out", tmp_path / "out", "--only", "othr")
+    assert run("compare", tmp_path / "comparison.toml", *told, log=log) == 2
+    assert "no entry 'othr'; did you mean other?" in log.read_text()
