@@ -4,11 +4,13 @@ import csv
 import re
 import shutil
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from folded import Folded
 from PIL import Image
@@ -58,10 +60,16 @@ def drawn(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pooled(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The figures of both folds."""
-    out = tmp_path_factory.mktemp("pooled")
-    folded.made("figures", folded.pooled, "--data", folded.data, "--out", out)
-    return out
+    """The figures of both folds, of a source whose name cannot be that of a file."""
+    folder = tmp_path_factory.mktemp("pooled")
+    shutil.copytree(folded.pooled, folder, dirs_exist_ok=True)
+    config, run = folder / "config.toml", Run(folder)
+    config.write_text(config.read_text().replace('name = "drawn", folder', 'name = "a/b", folder'))
+    evaluation, scores = run.evaluation(), run.scores("test")
+    renamed = evaluation.model_copy(update={"splits": {"a/b": evaluation.splits["drawn"]}})
+    run.write_evaluation(renamed, {"test": replace(scores, sources=np.full(len(scores), "a/b"))})
+    folded.made("figures", folder, "--data", folded.data)
+    return folder / "figures"
 
 
 def _names(folder: Path, suffix: str) -> set[str]:
@@ -79,7 +87,7 @@ def test_each_figure_lies_there_as_png_and_svg(drawn: Path) -> None:
 
 
 def test_pooled_folds_have_every_figure_that_needs_no_network(pooled: Path) -> None:
-    assert _names(pooled, ".png") == {f"{name}-drawn" for name in OF_A_SOURCE}
+    assert _names(pooled, ".png") == {f"{name}-a%2Fb" for name in OF_A_SOURCE}
     text = _Read((pooled / "report.html").read_text(encoding="utf-8")).text
     assert "2 folds pooled, each picture tested once" in text
     assert "folds.csv names the runs that were pooled" in text

@@ -89,6 +89,22 @@ def test_every_figure_carries_its_n_split_and_interval() -> None:
         assert figure.low <= figure.value <= figure.high
 
 
+@given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 12))
+def test_an_interval_holds_its_figure_however_rare_the_classes(seed: int, classes: int) -> None:
+    """Classes of one picture each: draws that lose some of them would all lie below the figure."""
+    random = np.random.default_rng(seed)
+    counts = np.eye(classes, dtype=np.int64)
+    counts[random.integers(classes), random.integers(classes)] += 1
+    codes = tuple(f"c{at}" for at in range(classes))
+    for figure in measure(counts, codes, strict(classes), codes, "test"):
+        assert figure.low is not None and figure.high is not None
+        assert figure.low <= figure.value <= figure.high
+    perfect = measure(np.eye(classes, dtype=np.int64), codes, strict(classes), codes, "test")
+    for name in ("macro_f1", "weighted_f1", "balanced_accuracy"):
+        found = next(figure for figure in perfect if figure.name == name)
+        assert (found.low, found.value, found.high) == (1, 1, 1)
+
+
 def test_bootstrapped_intervals_are_as_wide_as_sampling_says() -> None:
     """Of 4000 pictures of two classes in equal parts, recalls of 0.9 and 0.7: the mean's standard error is known."""
     counts = np.array([[1800, 200], [600, 1400]])
