@@ -247,19 +247,19 @@ def _attempt(folder: Path, number: int, losses: dict[int, float]) -> None:
 
 def test_an_epoch_that_was_trained_twice_counts_as_the_last_time(tmp_path: Path) -> None:
     _attempt(tmp_path, 0, {0: 3.0, 1: 2.0})
-    _attempt(tmp_path, 1, {1: 1.5, 2: 1.0})
-    _attempt(tmp_path, 10, {3: 0.5})  # after 1, though not in the order of letters
+    _attempt(tmp_path, 2, {1: 1.5, 2: 1.0})
+    _attempt(tmp_path, 10, {2: 0.75, 3: 0.5})  # after 2, though not in the order of letters
     curves = read_curves(tmp_path)
-    assert curves.values["train_loss"] == {0: 3.0, 1: 1.5, 2: 1.0, 3: 0.5}
-    assert curves.picked_up == (1, 3)
+    assert curves.values["train_loss"] == {0: 3.0, 1: 1.5, 2: 0.75, 3: 0.5}
+    assert curves.picked_up == (1, 2)
     loss, accuracy = curve_plates(curves, 800, 75)
     assert (loss.name, accuracy.name) == ("curves-loss", "curves-accuracy")
     for plate in (loss, accuracy):
         assert plate.figure.get_suptitle() == "n\u00a0=\u00a0800 training pictures, 75 of the calibration block"
-        assert "in epoch 2, 4 (grey lines)" in plate.caption
+        assert "in epoch 2, 3 (grey lines)" in plate.caption
         assert all(0 <= end <= 1.002 for of_text in _boxes(plate).values() for box in of_text for end in box)
     (line,) = (line for line in loss.figure.axes[0].lines if line.get_label() == "training")
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2, 3, 4], [3.0, 1.5, 1.0, 0.5])
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2, 3, 4], [3.0, 1.5, 0.75, 0.5])
 
 
 def test_what_was_not_logged_has_no_curve(tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ def test_a_coverage_is_reached_by_the_fewest_answers(answers: list[tuple[int, bo
     assert at == 0 or curve.coverage[at - 1] < share
 
 
+def test_a_coverage_that_is_no_binary_fraction_is_met_exactly() -> None:
+    curve = risk_coverage(np.linspace(0.99, 0.5, 100), np.ones(100, dtype=bool))
+    assert 0.07 * 100 > 7  # in floating point
+    assert curve.answered[curve.at_coverage(0.07)] == 7
+
+
 @given(answers, st.floats(0, 1))
 def test_a_risk_is_kept_by_the_most_answers(answers: list[tuple[int, bool]], limit: float) -> None:
     curve, _, _ = _curve(answers)
