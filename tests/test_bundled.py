@@ -10,10 +10,8 @@ from model.image import decode
 from service.artefact import bundled_artefact
 from service.session import OnnxSession, open_session
 from training.config import Config, read_config
-from training.data import Block, Sample, sha256_of, split_list
-from training.data_config import Blocks
-from training.splits import split_blocks
-from training.survey import find
+from training.data import Parts, sha256_of, split_list
+from training.survey import survey
 
 CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"
 MAX_BYTES = 16_000_000
@@ -26,7 +24,7 @@ def session() -> OnnxSession:
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return read_config(Path("training/configs/tiny_deep.toml"))
+    return read_config(Path("training/configs/best.toml"))
 
 
 def test_it_is_small_and_keeps_the_contract(session: OnnxSession) -> None:
@@ -53,21 +51,19 @@ def test_no_claim_rests_on_fewer_pictures_than_the_configuration_asks(session: O
 
 
 @pytest.fixture(scope="module")
-def split(config: Config) -> dict[Block, list[Sample]]:
+def split(config: Config) -> Parts:
+    """The blocks as `marrowlens-train fit` makes them, with near duplicates on one side."""
     if not CELLS.is_dir():
         pytest.skip("no real cells: the folder ../shared/cells is not there")
-    assert isinstance(config.data.split, Blocks)
-    return split_blocks(find(config.data, CELLS, config.codes)[0], config.data.split)
+    return survey(config.data, CELLS, config.codes, cache=None).parts
 
 
-def test_it_was_trained_on_the_split_that_the_configuration_makes(
-    session: OnnxSession, split: dict[Block, list[Sample]]
-) -> None:
+def test_it_was_trained_on_the_split_that_the_configuration_makes(session: OnnxSession, split: Parts) -> None:
     assert sha256_of(split_list(split)) == session.manifest.split_sha256
 
 
 def test_the_served_path_reaches_the_accuracy_that_is_claimed(
-    session: OnnxSession, config: Config, split: dict[Block, list[Sample]]
+    session: OnnxSession, config: Config, split: Parts
 ) -> None:
     """The pictures as a laboratory would send them, through the decoder and the graph that the service uses."""
     marrow = config.data.sources[0]
@@ -83,4 +79,4 @@ def test_the_served_path_reaches_the_accuracy_that_is_claimed(
     )
     assert claimed.n == len(cells)
     assert right / len(cells) == pytest.approx(claimed.value, abs=2 / len(cells))
-    assert claimed.value >= 0.80
+    assert claimed.value >= 0.88
