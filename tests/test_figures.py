@@ -227,6 +227,12 @@ def test_a_perfect_model_has_a_gallery_without_wrong_answers() -> None:
     assert "0 of 0 wrong ones" in _gallery(perfect).caption
 
 
+def test_a_dozen_cells_fill_whole_rows() -> None:
+    for codes in (THREE, ALL, LONG):
+        shown = [axes for axes in _gallery(_scores(codes, 150)).figure.axes if axes.images]
+        assert len(shown) == len(shown[0].figure.axes) == 24
+
+
 def test_a_map_that_says_nothing_leaves_the_cell_as_it_is() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     assert (laid_over(np.zeros((4, 4), np.float32), picture, signed=True) == picture).all()

@@ -16,7 +16,7 @@ from training.figures.plate import BLUE, VERMILLION, Plate, headed, inches, shee
 from training.metrics import Floats
 from training.scores import Scores
 
-WIDTH, CELL = 9.6, 1.6  # of the sheet and of a cell with its words, in inches
+WIDTH, CELL = 10.6, 1.6  # of the sheet and of a cell with its words, in inches
 RIGHT, WRONG = 12, 12
 TOP = 3
 #: Characters of small type that fit under a cell.
@@ -69,7 +69,7 @@ def gallery_plate(cells: Sequence[Cell], name: str, split: str, wrong_in_all: in
     words = [[*verdict(cell).split("\n"), *joined(_told(cell), "  ").split("\n")] for cell in cells]
     cell_width = max(CELL, *(inches(lines, 7.5) for lines in words))
     cell_height = cell_width + 0.25 + 0.15 * max(map(len, words))
-    columns = max(int(WIDTH / cell_width), 2)
+    columns = next((n for n in (6, 4, 3) if n * cell_width <= WIDTH), 2)  # a dozen fills whole rows
     rows = -(-len(correct) // columns) + -(-len(wrong) // columns)
     with styled():
         figure = sheet(cell_width * columns, cell_height * rows + 0.3)
