@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from training.run import Run
-from training.terminal import console, say, show, show_figures, told_plainly
+from training.terminal import say, show, show_figures, told_plainly
 
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Evaluated run, or what `pool` wrote.")]
@@ -61,5 +61,4 @@ def audit(
         tables = audit_runs([Run(folder) for folder in run_folders], data, out)
     for table in tables:
         show(table)
-        console.print(table.note, highlight=False, markup=False)
     say(f"{out / 'audit.csv'} and {out / 'audit.html'}, which holds pictures of cells")

@@ -10,7 +10,7 @@ import typer
 
 from training.config import read_config
 from training.summary import Table
-from training.terminal import say, show, told_plainly
+from training.terminal import show, told_plainly
 
 
 def size(
@@ -25,7 +25,6 @@ def size(
     with told_plainly():
         table = sized(config_path, pictures, devices, accumulate, tera_operations, utilisation)
     show(table)
-    say(table.note)
 
 
 def sized(

@@ -60,10 +60,14 @@ def complain(text: str) -> None:
 
 def show(table: Table) -> None:
     """One table, and below it what has to be known to read it."""
-    shown = rich_table.Table(*(escape(cell) for cell in table.header), title=escape(table.title), title_justify="left")
+    shown = rich_table.Table(title=escape(table.title), title_justify="left")
+    for cell in table.header:
+        shown.add_column(escape(cell), overflow="fold")  # an interval that is cut off says nothing
     for row in table.rows:
         shown.add_row(*(escape(cell) for cell in row))
     console.print(shown, highlight=False)
+    if table.note:
+        say(table.note)
 
 
 def show_figures(metrics: Iterable[Metric]) -> None:

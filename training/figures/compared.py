@@ -204,7 +204,9 @@ def _legend(axes: Axes, looks: dict[str, Look], rows: Sequence[Row]) -> None:
 
 def _label(axes: Axes, rows: Sequence[Row]) -> None:
     """Name every bubble where the name covers least: beside it, or further off at the end of a line."""
-    axes.figure.draw_without_rendering()  # before it, no place is known
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes that are drawn on stand in a figure"
+    figure.draw_without_rendering()  # before it, no place is known
     taken = [covered for row in rows for covered in _covered(axes, row)]
     frame = tuple(axes.get_window_extent().extents)
     for row in rows:
@@ -276,7 +278,7 @@ def _box(axes: Axes, row: Row, place: tuple[float, float]) -> Box:
     measured.remove()
     centre = axes.transData.transform((_x(row), row.on[0].accuracy.value))
     anchor = centre + np.array(_reach_of_name(row, place)) * axes.figure.dpi / 72
-    low = anchor + size * (np.sign(place) - 1) / 2
+    low = anchor + size * (np.sign(np.asarray(place)) - 1) / 2
     return (*low, *(low + size))
 
 
