@@ -1,6 +1,7 @@
 """A comparison through its command line, on drawn cells: planned, killed, gone on with, tested, timed and drawn."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from desk import CONFIG
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from training.compare.results import Results
@@ -184,6 +186,8 @@ def test_figures_are_those_of_the_predictions_and_of_several_seeds_their_mean(do
         assert float(rows[entry]["accuracy"]) == pytest.approx(hits[entry])
         assert float(rows[entry]["macro_f1"]) == pytest.approx(f1, abs=1e-6)
     for entry in ENTRIES[1:]:
+        low, high = binomtest(round(9 * hits[entry]), 9).proportion_ci(method="wilson")
+        assert (float(rows[entry]["accuracy_low"]), float(rows[entry]["accuracy_high"])) == pytest.approx((low, high))
         assert float(rows[entry]["accuracy_difference"]) == pytest.approx(hits[entry] - hits["micro"])
         assert float(rows[entry]["p"]) <= float(rows[entry]["p_holm"]) <= 1
     assert rows["micro"]["p"] == rows["measured"]["parameters"] == ""
@@ -201,7 +205,10 @@ def test_budget_cost_and_speed_stand_beside_them(done: Bench) -> None:
     assert int(rows["micro"]["multiply_adds"]) > 1_000_000
     assert all(float(row["pictures_per_s_batch_4"]) > 0 for row in rows.values())
     assert float(rows["micro"]["ratio_batch_4"]) == 1 > float(rows["measured"]["ratio_batch_4"])
-    assert "scikit-learn" in done.table() and "torch 2." in done.table()
+    for entry, row in rows.items():
+        taken = [json.loads(path.read_text())["train_s"] / 60 for path in done.out.glob(f"{entry}/*/fit.json")]
+        assert float(row["train_minutes"]) == pytest.approx(np.mean(taken)) and min(taken) > 0
+    assert re.search(r"^Training: .*scikit-learn 1\..*torch 2\.", done.table(), re.MULTILINE)  # of all runs
 
 
 def test_what_an_entry_takes_from_another_reaches_its_training(done: Bench, gone_on: str) -> None:
