@@ -17,8 +17,17 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from model.contract import SIZE_MULTIPLE
-from model.van import ALL_SCALES, LKA, CrossScaleAttention, OverlapPatchEmbed, Stage, VANOutput, answer, by_scale
+from model.van import (
+    ALL_SCALES,
+    LKA,
+    CrossScaleAttention,
+    OverlapPatchEmbed,
+    Stage,
+    VANOutput,
+    answer,
+    by_scale,
+    check_sides,
+)
 
 #: Our name → timm's name of the trunk.
 LITE_VARIANTS: Mapping[str, str] = MappingProxyType(
@@ -86,9 +95,6 @@ class LiteMLKA(nn.Module):
 
     def forward(self, x: Tensor) -> VANOutput:
         """(N, 3, S, S), normalised; S a multiple of 32."""
-        if x.shape[-1] % SIZE_MULTIPLE or x.shape[-2] % SIZE_MULTIPLE:
-            raise ValueError(
-                f"a picture of {tuple(x.shape[-2:])} pixels; both sides must be multiples of {SIZE_MULTIPLE}"
-            )
+        check_sides(x)
         features, gate = self.forward_features(x)
         return answer(self.head, features, by_scale(gate, len(ALL_SCALES)))

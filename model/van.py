@@ -336,6 +336,16 @@ def by_scale(gate: Tensor, scales: int) -> Tensor:
     return gate.abs().unflatten(1, (scales, -1)).mean(dim=2)
 
 
+def check_sides(x: Tensor) -> None:
+    """Return when every stage halves the picture evenly.
+
+    Raises:
+        ValueError: a side is no multiple of 32.
+    """
+    if x.shape[-1] % SIZE_MULTIPLE or x.shape[-2] % SIZE_MULTIPLE:
+        raise ValueError(f"a picture of {tuple(x.shape[-2:])} pixels; both sides must be multiples of {SIZE_MULTIPLE}")
+
+
 class VAN(nn.Module):
     """Visual Attention Network, with MLKA and cross-scale fusion where the variant says so.
 
@@ -397,10 +407,7 @@ class VAN(nn.Module):
 
     def forward(self, x: Tensor) -> VANOutput:
         """(N, 3, S, S), normalised; S a multiple of 32."""
-        if x.shape[-1] % SIZE_MULTIPLE or x.shape[-2] % SIZE_MULTIPLE:
-            raise ValueError(
-                f"a picture of {tuple(x.shape[-2:])} pixels; both sides must be multiples of {SIZE_MULTIPLE}"
-            )
+        check_sides(x)
         features, gate = self.forward_features(x)
         return answer(self.head, [features], by_scale(gate, len(self.attention_scales)))
 

@@ -8,29 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from model.channel import CHANNEL_ATTENTIONS
 from model.lite import LITE_VARIANTS, LiteMLKA
-from model.van import VAN, VARIANTS, CrossScaleAttention, VANOutput, Variant
+from model.van import VAN, VARIANTS, CrossScaleAttention, Variant
 from training.asaenet import ASAENet
 from training.comparison import TRUNKS, Pooled, pooled
 from training.dagdnet import dagdnet, dagdnet121
 from training.model_config import ModelConfig
 from training.samfn import SAMFN
-
-
-class Classifier(Protocol):
-    """What training, evaluation and export ask of a network: VAN, and any trunk under a pooled linear head."""
-
-    head: nn.Linear
-    attention_scales: tuple[str, ...]
-
-    def __call__(self, x: Tensor) -> VANOutput: ...
-
 
 #: Name → what makes it for a number of classes and a rate of stochastic depth.
 COMPARISONS: Mapping[str, Callable[[int, float], Pooled]] = MappingProxyType(
@@ -39,6 +28,7 @@ COMPARISONS: Mapping[str, Callable[[int, float], Pooled]] = MappingProxyType(
 )
 #: Every network that a configuration may name as `model.variant`.
 NETWORKS = (*VARIANTS, *LITE_VARIANTS, *COMPARISONS)
+#: What training, evaluation and export may be given: all have a linear `head` and name their `attention_scales`.
 Network = VAN | LiteMLKA | Pooled
 #: What a configuration may change about a variant of VAN.
 CHANGES = ("stem", "fusion", "scales", "channel_attention", "depths", "mlp_ratios", "embed_dims")
