@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from training.audit import Audit, audit, pairs, shares, write_audit
+from training.audit import Audit, audit, differences, pairs, shares, write_audit
 from training.calibration import log_probabilities
 from training.data import Sample
 from training.run import Run
@@ -79,6 +79,19 @@ def test_shares_and_pairs_count_with_their_n() -> None:
     assert row == ("m0", "0.250", "3", "3 (100%)", "3 (100%)", "1.000", "4")
     table = pairs(found, np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool))
     assert table.rows == (("A", "B", "2", "66.7%", "yes"), ("B", "C", "1", "100.0%", "no"))
+
+
+def test_models_are_held_against_the_first_picture_by_picture() -> None:
+    """The second alone is right nine times, the first once: McNemar's exact p is 2 * 11 / 1024."""
+    sure, other = [0.8, 0.1, 0.1], [0.3, 0.6, 0.1]
+    found = _audit("A" * 20, [other] * 9 + [sure] * 11, [sure] * 9 + [other] + [sure] * 10)
+    first, second, mean = differences(found).rows
+    assert first == ("m0", "0.550", "", "", "", "", "20")
+    assert second[:4] == ("m1", "0.950", "9", "1") and second[5:] == ("0.021", "20")
+    points, low, high = map(float, re.findall(r"[+-][\d.]+", second[4]))
+    assert points == 40 and 0 < low < 40 < high
+    assert mean[:4] == ("mean of all", "1.000", "9", "0")
+    assert len(differences(_audit("AB", [sure, other])).rows) == 1
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 4))

@@ -60,6 +60,17 @@ def unbroken(desk: Desk) -> bytes:
     return desk.weights("unbroken")
 
 
+def test_every_epoch_has_its_loss_and_its_accuracy_on_what_it_learns_and_on_what_it_is_watched_on(
+    desk: Desk, unbroken: bytes
+) -> None:
+    """Mixed pictures too: they count by the class that has the larger part."""
+    assert unbroken
+    for name in ("train_loss", "train_accuracy", "calibration_loss", "calibration_accuracy"):
+        values = {int(row["epoch"]): float(row[name]) for row in desk.rows("unbroken") if row[name]}
+        assert set(values) == set(range(5)), name
+        assert all(value >= 0 and (value <= 1 or "loss" in name) for value in values.values()), name
+
+
 def _when(happened: Callable[[], bool], fitting: BaseProcess) -> None:
     """Return once it has happened; the run must not have ended before."""
     while not happened():

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.compare.paired import mcnemar, middle_95, resampled
 from training.maturation import Agreement
 from training.metrics import Floats, Labels, wilson
 from training.scores import Scores
@@ -136,6 +137,29 @@ def shares(found: Audit) -> Table:
         "would be those of the column before the last. It is no measurement of label noise: models that learn from "
         "the same labels share mistakes, and a wrong label that a model repeats is not among them. Only a second "
         "reader can tell.",
+    )
+
+
+def differences(found: Audit) -> Table:
+    """Each model, and the mean of all their probabilities, against the first, picture by picture."""
+    labels, n = found.first.labels, len(found.first)
+    names = [*found.models, "mean of all"] if len(found.models) > 1 else list(found.models)
+    answers = [*found.named, found.probabilities.argmax(axis=1)][: len(names)]
+    right, drawn = answers[0] == labels, resampled(labels, answers[0][None]).accuracy
+    rows = [(names[0], f"{right.mean():.3f}", "", "", "", "", str(n))]
+    for name, named in zip(names[1:], answers[1:], strict=True):
+        hits = named == labels
+        alone, first_alone = int((hits & ~right).sum()), int((right & ~hits).sum())
+        low, high = middle_95(resampled(labels, named[None]).accuracy - drawn)
+        points = f"{100 * (hits.mean() - right.mean()):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        p = f"{mcnemar(alone, first_alone):.3f}"
+        rows.append((name, f"{hits.mean():.3f}", str(alone), str(first_alone), points, p, str(n)))
+    return Table(
+        "Against the first model, picture by picture",
+        ("model", "accuracy", "right alone", "first right alone", "points", "p", "n"),
+        tuple(rows),
+        "Points: accuracy less the first model's, 95 % interval over 2000 resamplings of the pictures. p: McNemar's "
+        "exact test, not raised for the number of models. Neither speaks of patients, nor of another training.",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from training.audit import Audit, audit, pairs, shares, write_audit
+from training.audit import Audit, audit, differences, pairs, shares, write_audit
 from training.config import Config
 from training.illustrate import FOOTER, NOTICE, Cells
 from training.maturation import tolerant
@@ -43,7 +43,7 @@ def audit_runs(runs: Sequence[Run], data: Path, out: Path) -> list[Table]:
     cells = Cells(config, data)
     made, sections = [], []
     for split, found in audits.items():
-        tables = [shares(found), pairs(found, tolerant(config.codes, config.evaluation.neighbours))]
+        tables = [shares(found), differences(found), pairs(found, tolerant(config.codes, config.evaluation.neighbours))]
         made += tables
         sections.append(Section(split, _words(found), tables, _pictures(found, cells)))
     page = Page("Labels to look at again", NOTICE, _facts(models, config, whole.first), sections, FOOTER)

@@ -56,6 +56,7 @@ class Fitting(L.LightningModule):
         self.mixup = _mixup(config)
         self.label_loss = LabelLoss(counts, config.fit)
         self.accuracy = MulticlassAccuracy(classes, average="micro")
+        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
         self.macro_f1 = MulticlassF1Score(classes, average="macro")
 
     @property
@@ -88,7 +89,9 @@ class Fitting(L.LightningModule):
         loss = self.label_loss(out.logits, labels)
         if teachers:
             loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, images, self.projectors)
+        self.train_accuracy(out.logits, labels if labels.ndim == 1 else labels.argmax(dim=1))  # mixed: the larger part
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
+        self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
 
     @override
