@@ -278,6 +278,12 @@ def test_one_entry_alone(bench: Bench, tmp_path: Path) -> None:
     assert len((tmp_path / "alone" / "comparison.csv").read_text().splitlines()) == 2
 
 
+def test_one_entry_is_not_trained_without_the_one_that_it_learns_from(bench: Bench, tmp_path: Path) -> None:
+    code, said = bench.compare("early", ALL, "--only", "pupil", "--out", tmp_path / "early")
+    assert code == 2 and "entry pupil takes from micro, not trained yet: add --only micro" in said
+    assert not (tmp_path / "early").exists()
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(bench: Bench, tmp_path: Path) -> None:
     long, log = HEAD + "budget.epochs = 500\n" + MICRO, tmp_path / "log"
     process = commands.start(*bench.arguments("long", long), "--out", tmp_path / "out", log=log)

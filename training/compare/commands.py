@@ -33,6 +33,7 @@ def compare(
         comparison = read_comparison(path)
         runs = planned_runs(comparison, path, out)
         chosen = _chosen(runs, only)
+        _check_needed(chosen, runs)
         from training.compare.learners import learners
         from training.compare.report import report
 
@@ -77,6 +78,16 @@ def _check(run: PlannedRun, learner: Learner) -> None:
         learner.check(run.config)
     except ValueError as error:
         raise ValueError(f"entry {run.entry.name}: {error}") from error
+
+
+def _check_needed(chosen: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> None:
+    """Raises ValueError where an entry takes from another that is neither done nor chosen."""
+    ready = {run.entry.name for run in chosen} | {run.entry.name for run in runs if is_done(run)}
+    for run in chosen:
+        missing = sorted(run.entry.needed - ready)
+        if missing:
+            more = " ".join(f"--only {name}" for name in missing)
+            raise ValueError(f"entry {run.entry.name} takes from {', '.join(missing)}, not trained yet: add {more}")
 
 
 def _chosen(runs: Sequence[PlannedRun], only: Sequence[str] | None) -> list[PlannedRun]:

@@ -11,7 +11,7 @@ Knows the file, what is changed for each entry and the configuration that comes 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -68,6 +68,20 @@ class Entry(Strict):
     def title(self) -> str:
         """What a person reads."""
         return self.label or self.name
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The entries whose runs it begins with or learns from."""
+        return frozenset(_named(self.set))
+
+
+def _named(value: Any) -> Iterator[str]:
+    """Every NAME of a "run:NAME", however deep it stands."""
+    if isinstance(value, str) and value.startswith(RUN_OF):
+        yield value.removeprefix(RUN_OF)
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _named(inner)
 
 
 class Comparison(Strict):
