@@ -5,6 +5,7 @@ training side and the serving side can both depend on it without depending on ea
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -123,7 +124,7 @@ class Manifest(_Strict):
     licence: str
     attribution: tuple[str, ...]
 
-    @property
+    @cached_property
     def codes(self) -> tuple[str, ...]:
         """Class codes in logit order."""
         return tuple(cell_class.code for cell_class in self.classes)

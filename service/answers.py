@@ -48,6 +48,11 @@ class Wanted:
     map_format: MapFormat = MapFormat.GRID
     top_k: int = 5
 
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are drawn, which takes milliseconds."""
+        return bool(self.maps - {MapKind.NONE}) and self.map_format is not MapFormat.GRID
+
 
 class _Drawn(NamedTuple):
     values: Grid | None

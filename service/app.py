@@ -69,7 +69,7 @@ async def _lifespan(app: FastAPI, session: Session | None) -> AsyncIterator[None
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    document = problem(error, request_id(request))
+    document = problem(error, await request_id(request))
     running: Running = request.app.state.running
     running.metrics.refused(kind_of(error).name)
     return Response(document.json_bytes(), document.status, headers(error), MEDIA_TYPE)

@@ -1,142 +1,138 @@
 """Dynamic batching: single items in, one call for many of them, each caller its own result.
 
-One coroutine, one queue, one worker thread. A batch is formed only when the worker is free, so it keeps growing while
-the worker is busy, and a lone item never waits for an idle one. Every item is settled exactly once. Knows nothing of
-pictures, models, HTTP or metrics: the standard library only.
+Items are prepared by a few threads, written into the batch that is being built, and computed by one more thread, the
+runner. The runner takes a batch when it is free, so a batch keeps growing while the runner is busy, and a lone item
+never waits for an idle one. Between two batches it asks nobody: the event loop hears of a batch once, when its callers
+are to be answered. Every item is settled exactly once. Knows nothing of pictures, models, HTTP or metrics: the
+standard library only.
 """
 
 import asyncio
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
 
-Item = TypeVar("Item")
+from service.forming import Batch, Block, FlushReason, Forming, Item
+from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed, WrongOutputCount
+
+Raw = TypeVar("Raw")
 Result = TypeVar("Result")
-
-#: Why a batch went off: it was full; an idle worker had nothing to wait for; the queue delay was over; an item's
-#: deadline forbade to wait longer; the batcher is closing.
-FlushReason = Literal["full", "idle", "delay", "deadline", "drain"]
-
-
-class QueueFull(Exception):
-    """Refused at once: every place is taken. `retry_after_s` is when they will be free, at the measured rate."""
-
-    def __init__(self, queued: int, limit: int, retry_after_s: float) -> None:
-        super().__init__(f"{queued} of {limit} places are taken")
-        self.queued = queued
-        self.limit = limit
-        self.retry_after_s = retry_after_s
-
-
-class DeadlineExpired(Exception):
-    """The item's deadline passed before its result was there."""
-
-
-class BatcherClosed(Exception):
-    """The batcher is closing, closed or was never started: the item was not computed."""
-
-
-class RunFailed(Exception):
-    """The call for this item's batch failed. Its own exception is the `__cause__`, shared by the whole batch."""
-
-
-class WrongOutputCount(RunFailed):
-    """The call returned another number of results than it was given items: nobody can say which result is whose."""
-
-    def __init__(self, expected: int, got: int) -> None:
-        super().__init__(f"{expected} items went into the call and {got} results came out")
-        self.expected = expected
-        self.got = got
 
 
 class BatchObserver(Protocol):
     """Told of each batch after its callers were answered. What it raises is reported to the loop and harms nobody."""
 
     def batch_done(self, *, queue_wait_s: Sequence[float], run_s: float, reason: FlushReason, failed: bool) -> None:
-        """One wait for each item, so that their number is the size of the batch."""
+        """One wait for each item, its preparation not counted, so that their number is the size of the batch."""
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Generic[Item, Result]):
-    item: Item
+class _Waiting(Generic[Raw, Result]):
+    raw: Raw | None  # let go once it is prepared
     future: asyncio.Future[Result]
     deadline: float | None
     queued_at: float
     flush_at: float
+    prepare_s: float = 0.0
+    taken: bool = False
 
 
-class Batcher(Generic[Item, Result]):
-    """Calls `run` in its worker thread with at most `max_batch_size` items; all else happens on the event loop.
+class Batcher(Generic[Raw, Item, Result]):
+    """Calls `run` in its runner thread with a block and how many of its first places hold items.
 
     Args:
-        run: items to as many results, in the same order. Never called twice at a time.
-        max_queue_size: items waiting, those in the running call not counted; one more is refused.
-        max_queue_delay_ms: how long an idle worker waits for company, but never more than half an item's time.
+        prepare: from what is submitted to an item, in `prepare_threads` threads. What it raises is the caller's and
+            nobody else's. An item takes its place in a batch once it is prepared, so a slow one holds up nobody.
+        run: the block and the number of its items to as many results, in the same order. Never called twice at a time.
+        new_block: `max_batch_size` places, made for each batch anew: results may refer to them.
+        max_queue_size: items accepted and not yet settled; one more is refused.
+        max_queue_delay_ms: how long an idle runner waits for company, but never more than half an item's time.
         max_run_s: a call that takes longer makes `alive` false.
         clock: monotonic seconds; deadlines are on it.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
+        prepare: Callable[[Raw], Item],
+        run: Callable[[Block[Item], int], Sequence[Result]],
+        new_block: Callable[[], Block[Item]],
         *,
         max_batch_size: int,
         max_queue_size: int,
         max_queue_delay_ms: float = 0.0,
+        prepare_threads: int = 1,
         max_run_s: float = 60.0,
         observer: BatchObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._prepare = prepare
         self._run = run
-        self._max_batch_size = max_batch_size
         self._max_queue_size = max_queue_size
         self._max_queue_delay_s = max_queue_delay_ms / 1000
         self._max_run_s = max_run_s
         self._observer = observer
         self._clock = clock
-        self._queue: deque[_Waiting[Item, Result]] = deque()
-        self._running: list[_Waiting[Item, Result]] = []
-        self._running_since = 0.0
-        self._item_s: float | None = None  # what one item takes in the worker: a moving average
-        self._changed = asyncio.Event()
+        # The event loop's own.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inside: set[_Waiting[Raw, Result]] = set()
+        self._empty = asyncio.Event()
+        self._item_s: float | None = None  # what one item takes in the runner: a moving average
         self._closing = False
-        self._forming: asyncio.Task[None] | None = None
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="batcher")
+        # Shared with the threads, which are daemons, because a call that hangs must not keep the process from ending.
+        self._unprepared: SimpleQueue[_Waiting[Raw, Result] | None] = SimpleQueue()
+        self._forming: Forming[_Waiting[Raw, Result], Item] = Forming(
+            new_block, max_batch_size=max_batch_size, max_queue_delay_s=self._max_queue_delay_s, clock=clock
+        )
+        self._running: Batch[_Waiting[Raw, Result], Item] | None = None
+        self._threads = [
+            threading.Thread(target=self._work, args=(stage,), name=name, daemon=True)
+            for name, stage in [
+                ("batcher", self._run_batches),
+                *((f"prepare-{number}", self._prepare_items) for number in range(prepare_threads)),
+            ]
+        ]
 
     async def start(self) -> None:
-        """Form batches on the running event loop from now on. Once only."""
-        if self._forming is not None:
+        """Form batches from now on, for callers on the running event loop. Once only."""
+        if self._loop is not None:
             raise RuntimeError("a batcher is started once")
-        self._forming = asyncio.create_task(self._form(), name="batcher")
+        self._loop = asyncio.get_running_loop()
+        for thread in self._threads:
+            thread.start()
 
-    async def submit(self, item: Item, *, deadline: float | None = None) -> Result:
-        """One item's result. Cancelling the caller takes the item out of the queue and touches no other.
+    async def submit(self, raw: Raw, *, deadline: float | None = None) -> Result:
+        """One item's result. Cancelling the caller takes the item out of its batch and touches no other.
 
         Raises:
             QueueFull: at once; nothing was queued.
             DeadlineExpired: `deadline` passed; an item that still waited is not computed.
             BatcherClosed: not started, closing, or closed without draining.
             RunFailed: the call for this item's batch failed, or gave a WrongOutputCount.
+            Exception: what `prepare` raised.
         """
-        if self._closing or self._forming is None or self._forming.done():
+        if self._loop is None or self._closing:
             raise BatcherClosed("no new items are taken")
-        if len(self._queue) >= self._max_queue_size:
-            ahead = len(self._queue) + len(self._running)
-            raise QueueFull(len(self._queue), self._max_queue_size, self.drain_s(ahead))
-        waiting = self._enqueue(item, deadline)
+        if len(self._inside) >= self._max_queue_size:
+            raise QueueFull(len(self._inside), self._max_queue_size, self.drain_s(len(self._inside)))
+        waiting = self._admit(self._loop, raw, deadline)
+        if deadline is None:
+            timer = None
+        else:
+            timer = self._loop.call_later(deadline - waiting.queued_at, self._fail, waiting, _too_late())
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - waiting.queued_at):
-                return await waiting.future
-        except TimeoutError:
-            raise DeadlineExpired("the deadline passed") from None
+            return await waiting.future
+        except asyncio.CancelledError:
+            if waiting.future.done() and not waiting.future.cancelled():
+                waiting.future.exception()  # looked at, or asyncio would report it as lost
+            raise
         finally:
-            if not waiting.future.done() or waiting.future.cancelled():
-                with suppress(ValueError):  # it is in the running call already
-                    self._queue.remove(waiting)
+            self._release(waiting)
+            if timer is not None:
+                timer.cancel()
 
     async def close(self, *, drain: bool = True) -> None:
         """Take nothing new and settle all: compute what was accepted, or else fail it with BatcherClosed.
@@ -144,111 +140,82 @@ class Batcher(Generic[Item, Result]):
         Cancelling a draining close, as `asyncio.timeout` around it does, fails what is left at that moment.
         """
         self._closing = True
-        self._changed.set()
+        self._forming.close()
         try:
-            if self._forming is not None:
-                if not drain:
-                    self._forming.cancel()
-                await asyncio.wait([self._forming])
+            if drain and self._inside:
+                await self._empty.wait()
         finally:
-            if self._forming is not None:
-                self._forming.cancel()
-            self._worker.shutdown(wait=False)
+            self._give_up()
+            self._forming.stop()
+            for _ in self._threads[1:]:
+                self._unprepared.put(None)
 
     def alive(self) -> bool:
-        """Whether batches are being formed and the running call is not overdue."""
-        overdue = bool(self._running) and self._clock() - self._running_since > self._max_run_s
-        return self._forming is not None and not self._forming.done() and not overdue
+        """Whether its threads live, it is not closed, and the running call is not overdue."""
+        running = self._running
+        overdue = running is not None and self._clock() - running.started > self._max_run_s
+        return not self._closing and not overdue and all(thread.is_alive() for thread in self._threads)
+
+    def inside(self) -> int:
+        """Items accepted and not yet settled."""
+        return len(self._inside)
 
     def depth(self) -> int:
-        """Items waiting, those in the running call not counted."""
-        return len(self._queue)
+        """Items waiting for their batch to be computed."""
+        return sum(not waiting.taken for waiting in self._inside)
 
     def drain_s(self, items: int) -> float:
         """Seconds until so many items are computed, at the rate measured so far; 1 before the first measurement."""
         return 1.0 if self._item_s is None else items * self._item_s
 
-    def _enqueue(self, item: Item, deadline: float | None) -> _Waiting[Item, Result]:
+    # On the event loop.
+
+    def _admit(self, loop: asyncio.AbstractEventLoop, raw: Raw, deadline: float | None) -> _Waiting[Raw, Result]:
         now = self._clock()
         flush_at = now + self._max_queue_delay_s
         if deadline is not None:
             flush_at = min(flush_at, (now + deadline) / 2)
-        waiting = _Waiting(item, asyncio.get_running_loop().create_future(), deadline, now, flush_at)
-        self._queue.append(waiting)
-        self._changed.set()
+        waiting: _Waiting[Raw, Result] = _Waiting(raw, loop.create_future(), deadline, now, flush_at)
+        self._inside.add(waiting)
+        self._empty.clear()
+        self._unprepared.put(waiting)
         return waiting
 
-    async def _form(self) -> None:
-        try:
-            while self._queue or not self._closing:
-                reason = await self._ripe()
-                self._running = self._take()
-                if self._running:
-                    await self._compute(self._running, reason)
-                    self._running = []
-        finally:
-            self._settle_all()
+    def _release(self, waiting: _Waiting[Raw, Result]) -> None:
+        self._inside.discard(waiting)
+        if not self._inside:
+            self._empty.set()
 
-    async def _ripe(self) -> FlushReason:
-        """Return when the idle worker should get what is queued, and why."""
-        while True:
-            if len(self._queue) >= self._max_batch_size:
-                return "full"
-            if self._closing:
-                return "drain"
-            now = self._clock()
-            flush_at = min((waiting.flush_at for waiting in self._queue), default=None)
-            if flush_at is not None and flush_at <= now:
-                return self._why(now)
-            self._changed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if flush_at is None else flush_at - now):
-                    await self._changed.wait()
+    def _fail(self, waiting: _Waiting[Raw, Result], error: Exception) -> None:
+        if not waiting.future.done():
+            waiting.future.set_exception(error)
+        self._release(waiting)
 
-    def _why(self, now: float) -> FlushReason:
-        if not self._max_queue_delay_s:
-            return "idle"
-        return "delay" if self._queue[0].queued_at + self._max_queue_delay_s <= now else "deadline"
+    def _give_up(self) -> None:
+        self._closing = True
+        for waiting in list(self._inside):
+            self._fail(waiting, BatcherClosed("closed before the item was computed"))
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        """The next batch, without those who have left or are too late."""
-        now = self._clock()
-        batch: list[_Waiting[Item, Result]] = []
-        while self._queue and len(batch) < self._max_batch_size:
-            waiting = self._queue.popleft()
-            if waiting.future.done():
-                continue
-            if waiting.deadline is not None and waiting.deadline <= now:
-                waiting.future.set_exception(DeadlineExpired("the deadline passed while the item waited"))
+    def _answer(
+        self,
+        batch: Batch[_Waiting[Raw, Result], Item],
+        outcome: Sequence[Result] | BaseException,
+        run_s: float,
+        reason: FlushReason,
+    ) -> None:
+        for index, waiting in enumerate(batch.members):
+            if isinstance(outcome, BaseException):
+                self._fail(waiting, _failure(outcome))
             else:
-                batch.append(waiting)
-        return batch
-
-    async def _compute(self, batch: list[_Waiting[Item, Result]], reason: FlushReason) -> None:
-        started = self._running_since = self._clock()
-        items = [waiting.item for waiting in batch]
-        outcome = await asyncio.get_running_loop().run_in_executor(self._worker, self._call, items)
-        run_s = self._clock() - started
-        for index, waiting in enumerate(batch):
-            if not waiting.future.done():
-                if isinstance(outcome, BaseException):
-                    waiting.future.set_exception(_failure(outcome))
-                else:
+                if not waiting.future.done():
                     waiting.future.set_result(outcome[index])
+                self._release(waiting)
         failed = isinstance(outcome, BaseException)
         if not failed:
-            item_s = run_s / len(batch)
+            item_s = run_s / len(batch.members)
             self._item_s = item_s if self._item_s is None else 0.8 * self._item_s + 0.2 * item_s
-        self._tell([started - waiting.queued_at for waiting in batch], run_s, reason, failed)
-
-    def _call(self, items: Sequence[Item]) -> list[Result] | BaseException:
-        # In the worker thread. Everything is caught: a SystemExit here must not strand those who wait, and a
-        # StopIteration cannot travel through a future at all.
-        try:
-            results = list(self._run(items))
-        except BaseException as error:
-            return error
-        return results if len(results) == len(items) else WrongOutputCount(len(items), len(results))
+        waits_s = [batch.started - waiting.queued_at - waiting.prepare_s for waiting in batch.members]
+        self._tell(waits_s, run_s, reason, failed)
 
     def _tell(self, queue_wait_s: list[float], run_s: float, reason: FlushReason, failed: bool) -> None:
         if self._observer is None:
@@ -259,11 +226,69 @@ class Batcher(Generic[Item, Result]):
             context = {"message": "the batch observer failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
-    def _settle_all(self) -> None:
-        for waiting in (*self._running, *self._queue):
+    # In the threads. Everything that others' code raises is caught: it must not strand those who wait.
+
+    def _work(self, stage: Callable[[], None]) -> None:
+        try:
+            stage()
+        finally:
+            self._post(self._give_up)  # nobody is inside when a stage ends as it should
+
+    def _post(self, callback: Callable[..., None], *args: object) -> None:
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _prepare_items(self) -> None:
+        while (waiting := self._unprepared.get()) is not None:
             if not waiting.future.done():
-                waiting.future.set_exception(BatcherClosed("closed before the item was computed"))
-        self._queue.clear()
+                began = self._clock()
+                try:
+                    item = self._prepare(waiting.raw)  # type: ignore[arg-type]
+                    waiting.prepare_s = self._clock() - began
+                    self._forming.put(waiting, item)
+                except BaseException as error:
+                    self._post(self._fail, waiting, _own(error))
+            waiting.raw = None
+
+    def _run_batches(self) -> None:
+        while taken := self._forming.take():
+            batch, reason = taken
+            batch.keep(self._still_wanted)
+            if batch.members:
+                self._compute(batch, reason)
+
+    def _still_wanted(self, waiting: _Waiting[Raw, Result]) -> bool:
+        if waiting.deadline is not None and waiting.deadline <= self._clock():
+            self._post(self._fail, waiting, _too_late())
+            return False
+        waiting.taken = not waiting.future.done()
+        return waiting.taken
+
+    def _compute(self, batch: Batch[_Waiting[Raw, Result], Item], reason: FlushReason) -> None:
+        batch.started = self._clock()
+        self._running = batch
+        outcome = self._call(batch.block, len(batch.members))
+        self._running = None
+        self._post(self._answer, batch, outcome, self._clock() - batch.started, reason)
+
+    def _call(self, block: Block[Item], count: int) -> list[Result] | BaseException:
+        try:
+            results = list(self._run(block, count))
+        except BaseException as error:
+            return error
+        return results if len(results) == count else WrongOutputCount(count, len(results))
+
+
+def _too_late() -> DeadlineExpired:
+    return DeadlineExpired("the deadline passed")
+
+
+def _own(error: BaseException) -> Exception:
+    # A future cannot carry StopIteration, and on the loop a SystemExit would end more than one caller.
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return _failure(error)
 
 
 def _failure(cause: BaseException) -> RunFailed:

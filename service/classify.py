@@ -8,22 +8,28 @@ loop.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture, decode
-from service.batcher import Batcher, BatcherClosed, DeadlineExpired, QueueFull
+from service.batcher import Batcher
+from service.forming import Block
 from service.metrics import Metrics
 from service.session import Session
 from service.settings import Settings
 from service.threads import cpu_budget
+from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 Picture = NDArray[np.uint8]  # (S, S, 3) RGB
+Data = bytes | Picture  # a picture as it was sent, or decoded already
+
+#: Providers that keep a plan, a graph or an engine profile for each batch size.
+GPUS = ("cuda", "tensorrt")
 
 _log = logging.getLogger(__name__)
 
@@ -69,29 +75,32 @@ class Classifier:
         self._session = session
         self._settings = settings
         self._metrics = metrics
-        self._batcher = Batcher[Picture, Answer](
+        self._padded = settings.pad_batches if settings.pad_batches is not None else session.provider in GPUS
+        self._sizes = batch_sizes(settings.max_batch_size, pad=self._padded)
+        self._batcher = Batcher[Data, Picture, Answer](
+            self._decode,
             self._run,
+            self._new_block,
             max_batch_size=settings.max_batch_size,
             max_queue_size=settings.max_queue_size,
             max_queue_delay_ms=settings.max_queue_delay_ms,
+            prepare_threads=settings.decode_threads or cpu_budget(),
             max_run_s=settings.max_run_s,
             observer=metrics,
         )
-        self._decoding = ThreadPoolExecutor(settings.decode_threads or cpu_budget(), thread_name_prefix="decode")
         self._places = asyncio.Semaphore(settings.max_queue_size)
         self._bulk_places = asyncio.Semaphore(max(1, settings.max_queue_size // 2))
-        self._inside = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
         self._open = False
-        self._abandoned = False
-        metrics.watch(queued=self._batcher.depth, in_flight=lambda: self._inside, ready=self.ready)
+        metrics.watch(queued=self._batcher.depth, in_flight=self._batcher.inside, ready=self.ready)
         metrics.model(
             name=self.manifest.name, version=self.manifest.version, sha256=self.manifest.sha256, provider=self.provider
         )
 
     async def start(self) -> None:
-        """Run the smallest and the largest batch once, so that no caller pays for it, and open."""
+        """Run the batches once that are planned for, so that no caller pays for it, and open.
+
+        Those are all sizes where batches are padded, else the smallest and the largest.
+        """
         await asyncio.to_thread(self._warm_up)
         await self._batcher.start()
         self._open = True
@@ -101,19 +110,19 @@ class Classifier:
         self._open = False
         try:
             async with asyncio.timeout(self._settings.shutdown_timeout_s):
-                await self._empty.wait()
+                await self._batcher.close()
         except TimeoutError:
-            _log.warning("closing with %d pictures unanswered", self._inside)
-        self._abandoned = True
-        await self._batcher.close(drain=False)
-        self._decoding.shutdown(wait=False)
+            _log.warning("closed before every picture was answered")
 
     def ready(self) -> bool:
         """Whether a picture would be taken now: warm, not closing, and the model not hanging."""
         return self._open and self._batcher.alive()
 
-    async def classify(self, data: bytes, *, deadline: float | None = None) -> Answer:
+    async def classify(self, data: Data, *, deadline: float | None = None) -> Answer:
         """One picture's answer. `deadline` is on `time.monotonic`. A cancelled caller's picture is not computed.
+
+        Args:
+            data: an encoded picture, or one that is decoded and resized already: (S, S, 3) RGB uint8
 
         Raises:
             PictureError: one of its family; the picture cannot be read or is too large.
@@ -122,16 +131,22 @@ class Classifier:
             BatcherClosed: not started, closing, closed, or not alive because the model hangs.
             RunFailed: the model failed on the batch that the picture was in.
         """
-        async with self._settled(deadline):
+        try:
             self._check_size(data)
             if self._places.locked():
-                raise QueueFull(self._inside, self._settings.max_queue_size, self._batcher.drain_s(self._inside))
+                inside = self._batcher.inside()
+                raise QueueFull(inside, self._settings.max_queue_size, self._batcher.drain_s(inside))
             async with self._places:
-                return await self._answer(data, deadline)
+                answer = await self._answer(data, deadline)
+        except BaseException as error:
+            self._metrics.picture(_outcome(error))
+            raise
+        self._metrics.picture("answered")
+        return answer
 
     async def classify_many(
         self,
-        pictures: Iterable[bytes | Exception] | AsyncIterable[bytes | Exception],
+        pictures: Iterable[Data | Exception] | AsyncIterable[Data | Exception],
         *,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Answer | Exception, None]:
@@ -171,69 +186,70 @@ class Classifier:
                 unfinished.cancel()
             await asyncio.gather(*abandoned, return_exceptions=True)
 
-    async def _attempt(self, picture: bytes | Exception, timeout_s: float | None) -> Answer | Exception:
+    async def _attempt(self, picture: Data | Exception, timeout_s: float | None) -> Answer | Exception:
         try:
             async with self._bulk_places, self._places:
-                deadline = None if timeout_s is None else time.monotonic() + timeout_s
-                async with self._settled(deadline):
-                    if isinstance(picture, Exception):
-                        raise picture
-                    self._check_size(picture)
-                    return await self._answer(picture, deadline)
+                if isinstance(picture, Exception):
+                    raise picture
+                self._check_size(picture)
+                answer = await self._answer(picture, None if timeout_s is None else time.monotonic() + timeout_s)
         except Exception as error:
+            self._metrics.picture(_outcome(error))
             return error
-
-    async def _answer(self, data: bytes, deadline: float | None) -> Answer:
-        if not self.ready():
-            raise BatcherClosed("no new pictures are taken: not started, closing, or the model hangs")
-        self._inside += 1
-        self._empty.clear()
-        try:
-            picture = await asyncio.get_running_loop().run_in_executor(self._decoding, self._decode, data)
-            return await self._batcher.submit(picture, deadline=deadline)
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
-
-    def _check_size(self, data: bytes) -> None:
-        limit = self._settings.max_image_bytes
-        if len(data) > limit:
-            raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
-
-    @asynccontextmanager
-    async def _settled(self, deadline: float | None) -> AsyncIterator[None]:
-        """Around all that happens to one picture: ends it at its deadline and counts what became of it."""
-        try:
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
-                yield
-        except TimeoutError:
-            self._metrics.picture("expired")
-            raise DeadlineExpired("the deadline passed") from None
         except BaseException as error:
             self._metrics.picture(_outcome(error))
             raise
         self._metrics.picture("answered")
+        return answer
 
-    def _decode(self, data: bytes) -> Picture:
-        # In a decode thread.
-        if self._abandoned:
-            raise BatcherClosed("closed before the picture was decoded")
+    async def _answer(self, data: Data, deadline: float | None) -> Answer:
+        if not self.ready():
+            raise BatcherClosed("no new pictures are taken: not started, closing, or the model hangs")
+        return await self._batcher.submit(data, deadline=deadline)
+
+    def _check_size(self, data: Data) -> None:
+        limit = self._settings.max_image_bytes
+        if isinstance(data, bytes) and len(data) > limit:
+            raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
+
+    # In the batcher's threads.
+
+    def _decode(self, data: Data) -> Picture:
+        if not isinstance(data, bytes):
+            return data
         began = time.perf_counter()
         try:
             return decode(data, self.manifest.preprocessing.input_size, max_pixels=self._settings.max_pixels)
         finally:
             self._metrics.decoded(time.perf_counter() - began)
 
-    def _run(self, pictures: Sequence[Picture]) -> list[Answer]:
-        # In the batcher's thread.
-        outputs = self._session.run(np.stack(pictures))  # N times (S, S, 3) -> (N, S, S, 3)
-        return [Answer(*rows) for rows in zip(*outputs, pictures, strict=True)]
+    def _new_block(self) -> Picture:
+        # Zeros, so that the places of a batch that is padded hold nobody's picture.
+        size = self.manifest.preprocessing.input_size
+        return np.zeros((self._sizes[-1], size, size, 3), np.uint8)
+
+    def _run(self, block: Block[Picture], count: int) -> list[Answer]:
+        pictures = np.asarray(block)  # the very array of `_new_block`: nothing is copied
+        size = self._sizes[bisect_left(self._sizes, count)]
+        self._metrics.padded(size - count)
+        outputs = self._session.run(pictures[:size])
+        return [Answer(*rows) for rows in zip(*outputs, pictures[:size], strict=True)][:count]
 
     def _warm_up(self) -> None:
-        size = self.manifest.preprocessing.input_size
-        for count in {1, self._settings.max_batch_size}:
-            self._session.run(np.zeros((count, size, size, 3), np.uint8))
+        block = self._new_block()
+        for size in self._sizes if self._padded else {1, self._sizes[-1]}:
+            self._session.run(block[:size])
+
+
+def batch_sizes(max_batch_size: int, *, pad: bool) -> tuple[int, ...]:
+    """The sizes in which the session is called: powers of two and the largest when batches are padded, else every one.
+
+    A CPU pays for every picture, empty or not.
+    """
+    if not pad:
+        return tuple(range(1, max_batch_size + 1))
+    powers = (2**power for power in range(max_batch_size.bit_length()))
+    return (*(size for size in powers if size < max_batch_size), max_batch_size)
 
 
 def _outcome(error: BaseException) -> str:
@@ -241,8 +257,8 @@ def _outcome(error: BaseException) -> str:
 
 
 async def _each(
-    pictures: Iterable[bytes | Exception] | AsyncIterable[bytes | Exception],
-) -> AsyncGenerator[bytes | Exception, None]:
+    pictures: Iterable[Data | Exception] | AsyncIterable[Data | Exception],
+) -> AsyncGenerator[Data | Exception, None]:
     if isinstance(pictures, Iterable):
         for picture in pictures:
             yield picture

@@ -19,19 +19,20 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
     Raises:
         ClientGone: the client closed the connection first.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnect(request))
+    here = asyncio.current_task()
+    assert here is not None, "a request is answered in a task"
+    watching = asyncio.create_task(_cancel_when_gone(request, here))
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGone
+        return await work
+    except asyncio.CancelledError:
+        if watching.done() and not watching.exception() and here.uncancel() == 0:
+            raise ClientGone from None
+        raise
     finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        watching.cancel()
 
 
-async def _disconnect(request: Request) -> None:
+async def _cancel_when_gone(request: Request, working: "asyncio.Task[Any]") -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    working.cancel()

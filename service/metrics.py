@@ -38,6 +38,7 @@ class Metrics:
         self._queue_wait_s = self._histogram("queue_wait_seconds", "Time a picture waited for its batch.", SECONDS)
         self._run_s = self._histogram("inference_duration_seconds", "Time of one call of the model.", SECONDS)
         self._batch_pictures = self._histogram("batch_pictures", "Pictures in one call of the model.", SIZES)
+        self._padding = self._counter("padding_pictures", "Empty places computed to fill a batch size.")
         self._batches = self._counter("batches", "Calls of the model by why they went off.", "reason", "outcome")
         self._queued = self._gauge("queue_pictures", "Pictures waiting for a batch.")
         self._in_flight = self._gauge("in_flight_pictures", "Pictures accepted and not yet answered.")
@@ -60,6 +61,10 @@ class Metrics:
     def decoded(self, seconds: float) -> None:
         """One picture was decoded, well or not."""
         self._decode_s.observe(seconds)
+
+    def padded(self, places: int) -> None:
+        """One call of the model was given so many empty places beside its pictures."""
+        self._padding.inc(places)
 
     def batch_done(self, *, queue_wait_s: Sequence[float], run_s: float, reason: str, failed: bool) -> None:
         """One call of the model ended; the batcher's observer."""

@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
-from service.batcher import BatcherClosed, DeadlineExpired, QueueFull
 from service.errors import (
     BodyTooLarge,
     MalformedBody,
@@ -23,6 +22,7 @@ from service.errors import (
     UploadTooSlow,
 )
 from service.schemas import Problem
+from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -49,13 +49,16 @@ class Running:
         return time.monotonic() + self.settings.request_timeout_s
 
 
-def running(request: Request) -> Running:
+# Dependencies are coroutines even where they wait for nothing: FastAPI sends plain functions to a thread and back.
+
+
+async def running(request: Request) -> Running:
     """The service that this request came to."""
     state: Running = request.app.state.running
     return state
 
 
-def request_id(request: Request) -> str:
+async def request_id(request: Request) -> str:
     """The id under which the request is answered and logged."""
     identifier: str = request.scope["state"]["request_id"]
     return identifier

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(256 * MIB, gt=0, description="largest body of a batch request")
     max_batch_images: int = Field(10_000, gt=0, description="most pictures in one batch request")
     max_batch_size: int = Field(16, gt=0, le=1024, description="most pictures in one call of the model")
+    pad_batches: bool | None = Field(
+        None, description="fill batches up to 1, 2, 4, 8, ... pictures. Default: on a GPU, which plans each size"
+    )
     max_queue_delay_ms: float = Field(0, ge=0, le=10_000, description="how long an idle model waits for company")
     max_queue_size: int = Field(256, gt=0, description="pictures accepted and not yet answered; one more is refused")
     request_timeout_s: float = Field(30, gt=0, description="a picture not answered by then is given up")

@@ -5,8 +5,11 @@ import gc
 import queue
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Sequence
+import threading
+from array import array
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,16 +17,11 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batcher import (
-    Batcher,
-    BatcherClosed,
-    DeadlineExpired,
-    QueueFull,
-    RunFailed,
-    WrongOutputCount,
-)
+from service.batcher import Batcher
+from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed, WrongOutputCount
 
 Outcome = Callable[[Sequence[int]], Sequence[int]]
+HOUR_MS = 3_600_000
 
 
 def tenfold(items: Sequence[int]) -> list[int]:
@@ -78,23 +76,77 @@ class Clock:
         return self.now
 
 
+class Places(list[int]):
+    """A block that says which items were written into it."""
+
+    def __init__(self, count: int, told: Callable[[int], None]) -> None:
+        super().__init__([-1] * count)
+        self._told = told
+
+    def __setitem__(self, index: Any, item: Any) -> None:
+        super().__setitem__(index, item)
+        self._told(item)
+
+
+class Watched(Batcher[int, int, int]):
+    """A batcher of numbers that are prepared already, and when each of them has its place in a batch."""
+
+    def __init__(self, run: Outcome, *, max_batch_size: int = 4, max_queue_size: int = 8, **options: Any) -> None:
+        super().__init__(
+            lambda item: item,
+            lambda block, count: run([block[index] for index in range(count)]),
+            lambda: Places(max_batch_size, self._placed),
+            max_batch_size=max_batch_size,
+            max_queue_size=max_queue_size,
+            **options,
+        )
+        self._test_loop = asyncio.get_running_loop()
+        self._having_places: set[int] = set()
+        self._one_more = asyncio.Event()
+
+    def _placed(self, item: int) -> None:
+        self._having_places.add(item)
+        self._test_loop.call_soon_threadsafe(self._one_more.set)
+
+    async def places(self, items: Iterable[int]) -> None:
+        """Until each of them has its place."""
+        while not self._having_places.issuperset(items):
+            await asyncio.wait_for(self._one_more.wait(), 60)
+            self._one_more.clear()
+
+
 async def idle() -> None:
-    """Let everything on the event loop happen that can happen without the worker."""
+    """Let everything on the event loop happen that can happen without the threads."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-def submitted(batcher: Batcher[int, int], *items: int, deadline: float | None = None) -> list[asyncio.Task[int]]:
+def asked(batcher: Batcher[int, int, int], *items: int, deadline: float | None = None) -> list[asyncio.Task[int]]:
     return [asyncio.create_task(batcher.submit(item, deadline=deadline)) for item in items]
 
 
-async def started(run: Outcome, **options: Any) -> Batcher[int, int]:
-    batcher = Batcher(run, **{"max_batch_size": 4, "max_queue_size": 8, **options})
+async def submitted(batcher: Watched, *items: int, deadline: float | None = None) -> list[asyncio.Task[int]]:
+    """Callers whose items have their places in a batch."""
+    callers = asked(batcher, *items, deadline=deadline)
+    await batcher.places(items)
+    return callers
+
+
+async def started(run: Outcome, **options: Any) -> Watched:
+    batcher = Watched(run, **options)
     await batcher.start()
     return batcher
 
 
-async def test_a_lone_item_on_an_idle_worker_waits_for_nobody() -> None:
+async def occupied(worker: Worker, **options: Any) -> tuple[Watched, asyncio.Task[int]]:
+    """A batcher whose runner is busy with item 0, so that what is submitted now forms batches."""
+    batcher = await started(worker, **options)
+    (first,) = await submitted(batcher, 0)
+    assert await worker.batch() == [0]
+    return batcher, first
+
+
+async def test_a_lone_item_on_an_idle_runner_waits_for_nobody() -> None:
     log = Log()
     batcher = await started(tenfold, observer=log)
     assert await batcher.submit(7) == 70
@@ -102,94 +154,131 @@ async def test_a_lone_item_on_an_idle_worker_waits_for_nobody() -> None:
     await batcher.close()
 
 
-async def test_a_batch_grows_while_the_worker_is_busy_and_each_caller_gets_its_own_result() -> None:
+async def test_a_batch_grows_while_the_runner_is_busy_and_each_caller_gets_its_own_result() -> None:
     worker, log = Worker(), Log()
-    batcher = await started(worker, observer=log)
-    first = submitted(batcher, 1)
-    assert await worker.batch() == [1]
-    later = submitted(batcher, 2, 3, 4, 5, 6)
+    batcher, first = await occupied(worker, observer=log)
+    later = await submitted(batcher, 2, 3, 4, 5, 6)
     worker.go_on()
     assert await worker.batch() == [2, 3, 4, 5]
     worker.go_on()
     assert await worker.batch() == [6]
     worker.go_on()
-    assert await asyncio.gather(*first, *later) == [10, 20, 30, 40, 50, 60]
+    assert await asyncio.gather(first, *later) == [0, 20, 30, 40, 50, 60]
     await batcher.close()
     assert log.reasons() == ["idle", "full", "idle"]
 
 
+async def test_the_loop_is_woken_once_for_a_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, woken = asyncio.get_running_loop(), list[object]()
+    batcher: Batcher[int, int, int] = Batcher(
+        lambda item: item,
+        lambda block, count: tenfold([block[index] for index in range(count)]),
+        lambda: [0] * 4,
+        max_batch_size=4,
+        max_queue_size=4,
+        max_queue_delay_ms=HOUR_MS,
+    )
+    await batcher.start()
+    wake = loop.call_soon_threadsafe
+
+    def counted(*call: Any) -> object:
+        woken.append(call)
+        return wake(*call)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    assert list(await asyncio.gather(*asked(batcher, 1, 2, 3, 4))) == [10, 20, 30, 40]
+    assert len(woken) == 1
+    await batcher.close()
+
+
 async def test_one_callers_cancellation_in_a_running_batch_changes_nothing_for_the_others() -> None:
     worker = Worker()
-    batcher = await started(worker)
-    first, second, third, fourth = submitted(batcher, 1, 2, 3, 4)
+    batcher = await started(worker, max_queue_delay_ms=HOUR_MS)
+    first, second, third, fourth = await submitted(batcher, 1, 2, 3, 4)
     assert await worker.batch() == [1, 2, 3, 4]
     second.cancel()
     await idle()
     worker.go_on()
-    assert await asyncio.gather(first, third, fourth) == [10, 30, 40]
+    assert list(await asyncio.gather(first, third, fourth)) == [10, 30, 40]
     assert second.cancelled()
     await batcher.close()
 
 
-async def test_a_cancelled_item_still_queued_is_not_computed_and_frees_its_place() -> None:
+@pytest.mark.parametrize("leaving", [(1,), (4,), (1, 2), (2, 3), (1, 4), (1, 2, 3)])
+async def test_those_who_leave_are_not_computed_and_their_gaps_are_closed(leaving: tuple[int, ...]) -> None:
     worker = Worker()
-    batcher = await started(worker, max_queue_size=2)
-    first = submitted(batcher, 1)
-    await worker.batch()
-    second, third = submitted(batcher, 2, 3)
+    batcher, first = await occupied(worker)
+    callers = dict(zip((1, 2, 3, 4), await submitted(batcher, 1, 2, 3, 4), strict=True))
+    for item in leaving:
+        callers[item].cancel()
     await idle()
-    second.cancel()
-    await idle()
-    assert batcher.depth() == 1
-    fourth = submitted(batcher, 4)
+    staying = [item for item in callers if item not in leaving]
+    assert batcher.depth() == len(staying)
     worker.go_on()
-    assert await worker.batch() == [3, 4]
+    assert await worker.batch() == staying
     worker.go_on()
-    assert await asyncio.gather(*first, third, *fourth) == [10, 30, 40]
+    assert await asyncio.gather(first, *(callers[item] for item in staying)) == [0, *tenfold(staying)]
     await batcher.close()
 
 
-async def test_an_item_cancelled_in_the_very_step_before_a_batch_is_formed_is_not_in_it() -> None:
+async def test_a_caller_who_leaves_frees_a_place_at_once() -> None:
     worker = Worker()
-    batcher = await started(worker)
-    staying, leaving = submitted(batcher, 1, 2)
-    asyncio.get_running_loop().call_soon(leaving.cancel)
-    assert await worker.batch() == [1]
+    batcher, first = await occupied(worker, max_queue_size=2)
+    (second,) = await submitted(batcher, 2)
+    with pytest.raises(QueueFull):
+        await batcher.submit(3)
+    second.cancel()
+    await idle()
+    third = await submitted(batcher, 3)
     worker.go_on()
-    assert await staying == 10
-    assert leaving.cancelled()
+    assert await worker.batch() == [3]
+    worker.go_on()
+    assert await asyncio.gather(first, *third) == [0, 30]
+    await batcher.close()
+
+
+async def test_a_batch_that_everybody_left_is_not_computed() -> None:
+    worker = Worker()
+    batcher, first = await occupied(worker, max_batch_size=1)
+    leaving, staying = await submitted(batcher, 1, 2)
+    leaving.cancel()
+    await idle()
+    worker.go_on()
+    assert await worker.batch() == [2]
+    worker.go_on()
+    assert [await first, await staying] == [0, 20]
     await batcher.close()
 
 
 async def test_an_item_whose_deadline_passed_in_the_queue_is_not_computed() -> None:
     worker, clock = Worker(), Clock()
-    batcher = await started(worker, clock=clock)
-    first = submitted(batcher, 1)
-    await worker.batch()
-    late, patient = submitted(batcher, 2, deadline=clock.now + 100), submitted(batcher, 3)
-    await idle()
+    batcher, first = await occupied(worker, clock=clock)
+    late = await submitted(batcher, 2, deadline=clock.now + 100)
+    patient = await submitted(batcher, 3)
     clock.now += 100
     worker.go_on()
     assert await worker.batch() == [3]
     worker.go_on()
-    assert await asyncio.gather(*first, *patient) == [10, 30]
+    assert await asyncio.gather(first, *patient) == [0, 30]
     with pytest.raises(DeadlineExpired):
         await late[0]
     await batcher.close()
 
 
 @pytest.mark.parametrize("computing", [False, True], ids=["queued", "computing"])
-async def test_the_deadline_ends_the_wait_even_when_the_worker_hangs(computing: bool) -> None:
+async def test_the_deadline_ends_the_wait_even_when_the_runner_hangs(computing: bool) -> None:
     worker, loop = Worker(), asyncio.get_running_loop()
-    batcher = await started(worker, clock=loop.time)
-    blocking = [] if computing else submitted(batcher, 1)
-    if not computing:
-        await worker.batch()
+    blocking = []
+    if computing:
+        batcher = await started(worker, clock=loop.time)
+    else:
+        batcher, first = await occupied(worker, clock=loop.time)
+        blocking = [first]
     with pytest.raises(DeadlineExpired):
         await batcher.submit(2, deadline=loop.time() + 0.01)
     assert batcher.depth() == 0
     worker.go_on()
-    assert await asyncio.gather(*blocking) == ([] if computing else [10])
+    assert await asyncio.gather(*blocking) == ([] if computing else [0])
     await batcher.close()
 
 
@@ -207,8 +296,8 @@ async def test_a_deadline_already_passed_is_refused_without_a_call() -> None:
 )
 async def test_a_failing_call_reaches_all_its_callers_and_the_next_batch_still_runs(error: BaseException) -> None:
     worker, log = Worker(), Log()
-    batcher = await started(worker, observer=log)
-    callers = submitted(batcher, 1, 2, 3)
+    batcher = await started(worker, observer=log, max_batch_size=3, max_queue_delay_ms=HOUR_MS)
+    callers = await submitted(batcher, 1, 2, 3)
     await worker.batch()
     worker.go_on(failing(error))
     failures = await asyncio.gather(*callers, return_exceptions=True)
@@ -217,7 +306,7 @@ async def test_a_failing_call_reaches_all_its_callers_and_the_next_batch_still_r
     assert len({id(failure) for failure in failures}) == 3
     assert (await log.batches.get())["failed"]
     worker.go_on()
-    assert await batcher.submit(4) == 40
+    assert await asyncio.gather(*await submitted(batcher, 4, 5, 6)) == [40, 50, 60]
     assert batcher.alive()
     await batcher.close()
 
@@ -225,14 +314,14 @@ async def test_a_failing_call_reaches_all_its_callers_and_the_next_batch_still_r
 @pytest.mark.parametrize("results", [[], [10], [10, 20, 30]])
 async def test_a_wrong_number_of_results_is_nobodys_result(results: list[int]) -> None:
     worker = Worker()
-    batcher = await started(worker)
-    callers = submitted(batcher, 1, 2)
+    batcher = await started(worker, max_batch_size=2, max_queue_delay_ms=HOUR_MS)
+    callers = await submitted(batcher, 1, 2)
     await worker.batch()
     worker.go_on(lambda _: results)
     failures = await asyncio.gather(*callers, return_exceptions=True)
     assert [(type(f), f.expected, f.got) for f in failures] == [(WrongOutputCount, 2, len(results))] * 2  # type: ignore[union-attr]
     worker.go_on()
-    assert await batcher.submit(3) == 30
+    assert await asyncio.gather(*await submitted(batcher, 3, 4)) == [30, 40]
     await batcher.close()
 
 
@@ -247,30 +336,27 @@ async def test_a_result_that_is_no_sequence_fails_the_batch() -> None:
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back_by_the_measured_rate() -> None:
     worker, clock = Worker(), Clock()
     batcher = await started(worker, max_queue_size=5, clock=clock)
-    measured = submitted(batcher, 1, 2, 3, 4)
+    measured = await submitted(batcher, 1)
     await worker.batch()
-    clock.now += 2.0  # four items in two seconds
+    clock.now += 0.5
     worker.go_on()
     await asyncio.gather(*measured)
-    running = submitted(batcher, 5)
-    await worker.batch()
-    waiting = submitted(batcher, 6, 7, 8, 9, 10)
-    await idle()
+    waiting = await submitted(batcher, 6, 7, 8, 9, 10)
     with pytest.raises(QueueFull) as refusal:
         await batcher.submit(11)
     assert (refusal.value.queued, refusal.value.limit) == (5, 5)
-    assert refusal.value.retry_after_s == pytest.approx((5 + 1) * 0.5)
-    for _ in range(3):
+    assert refusal.value.retry_after_s == pytest.approx(5 * 0.5)
+    for _ in waiting:
         worker.go_on()
-    assert await asyncio.gather(*running, *waiting) == [50, 60, 70, 80, 90, 100]
+    assert await asyncio.gather(*waiting) == [60, 70, 80, 90, 100]
     await batcher.close()
 
 
 async def test_the_rate_follows_what_is_measured_by_a_fifth_a_batch() -> None:
     worker, clock = Worker(), Clock()
-    batcher = await started(worker, clock=clock)
+    batcher = await started(worker, clock=clock, max_queue_delay_ms=HOUR_MS)
     for run_s, measured in [(2.0, 0.5), (4.0, 0.6)]:
-        callers = submitted(batcher, 1, 2, 3, 4)
+        callers = await submitted(batcher, 1, 2, 3, 4)
         await worker.batch()
         clock.now += run_s
         worker.go_on()
@@ -289,40 +375,37 @@ async def test_a_failing_call_does_not_count_as_a_rate() -> None:
 
 async def test_close_computes_what_was_accepted_and_takes_nothing_new() -> None:
     worker, log = Worker(), Log()
-    batcher = await started(worker, max_batch_size=2, observer=log)
-    callers = submitted(batcher, 1, 2, 3)
-    await worker.batch()
+    batcher, first = await occupied(worker, max_batch_size=2, observer=log)
+    callers = await submitted(batcher, 2, 3, 4)
     closing = asyncio.create_task(batcher.close())
     await idle()
     with pytest.raises(BatcherClosed):
-        await batcher.submit(4)
-    worker.go_on()
-    worker.go_on()
-    assert await asyncio.gather(*callers) == [10, 20, 30]
+        await batcher.submit(5)
+    for _ in range(3):
+        worker.go_on()
+    assert await asyncio.gather(first, *callers) == [0, 20, 30, 40]
     await closing
     assert not batcher.alive()
-    assert log.reasons() == ["full", "drain"]
+    assert log.reasons() == ["idle", "full", "drain"]
 
 
-async def test_close_without_draining_settles_at_once_even_when_the_worker_hangs() -> None:
+async def test_close_without_draining_settles_at_once_even_when_the_runner_hangs() -> None:
     worker = Worker()
-    batcher = await started(worker, max_batch_size=2)
-    callers = submitted(batcher, 1, 2, 3)
-    await worker.batch()
+    batcher, first = await occupied(worker)
+    callers = await submitted(batcher, 2, 3)
     await batcher.close(drain=False)
-    failures = await asyncio.gather(*callers, return_exceptions=True)
+    failures = await asyncio.gather(first, *callers, return_exceptions=True)
     assert [type(failure) for failure in failures] == [BatcherClosed] * 3
-    worker.go_on()  # or the interpreter would wait for this thread for ever
+    worker.go_on()
 
 
 async def test_a_draining_close_that_is_cancelled_settles_what_is_left() -> None:
     worker = Worker()
-    batcher = await started(worker, max_batch_size=2)
-    callers = submitted(batcher, 1, 2, 3)
-    await worker.batch()
+    batcher, first = await occupied(worker)
+    callers = await submitted(batcher, 2, 3)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(batcher.close(), 0.01)
-    failures = await asyncio.gather(*callers, return_exceptions=True)
+    failures = await asyncio.gather(first, *callers, return_exceptions=True)
     assert [type(failure) for failure in failures] == [BatcherClosed] * 3
     worker.go_on()
 
@@ -331,11 +414,23 @@ async def test_close_may_be_called_twice_or_without_a_start() -> None:
     batcher = await started(tenfold)
     await asyncio.gather(batcher.close(), batcher.close())
     await batcher.close()
-    never = Batcher(tenfold, max_batch_size=1, max_queue_size=1)
+    never = Watched(tenfold)
     with pytest.raises(BatcherClosed):
         await never.submit(1)
     assert not never.alive()
     await never.close()
+
+
+async def test_its_threads_end_with_it() -> None:
+    before = set(threading.enumerate())
+    batcher = await started(tenfold, prepare_threads=3)
+    assert await batcher.submit(1) == 10
+    mine = set(threading.enumerate()) - before
+    assert len(mine) == 4
+    await batcher.close()
+    for thread in mine:
+        await asyncio.to_thread(thread.join, 60)
+        assert not thread.is_alive()
 
 
 async def test_a_batcher_is_started_once() -> None:
@@ -345,13 +440,12 @@ async def test_a_batcher_is_started_once() -> None:
     await batcher.close()
 
 
-async def test_an_idle_worker_waits_for_company_until_the_batch_is_full() -> None:
+async def test_an_idle_runner_waits_for_company_until_the_batch_is_full() -> None:
     worker, log = Worker(), Log()
-    batcher = await started(worker, max_batch_size=2, max_queue_delay_ms=3_600_000, observer=log)
-    first = submitted(batcher, 1)
-    await idle()
-    assert worker.entered.empty()
-    second = submitted(batcher, 2)
+    batcher = await started(worker, max_batch_size=2, max_queue_delay_ms=HOUR_MS, observer=log)
+    first = await submitted(batcher, 1)
+    assert batcher.depth() == 1
+    second = await submitted(batcher, 2)
     assert await worker.batch() == [1, 2]
     worker.go_on()
     assert await asyncio.gather(*first, *second) == [10, 20]
@@ -369,27 +463,26 @@ async def test_the_queue_delay_ends_without_company() -> None:
 
 async def test_waiting_for_company_takes_at_most_half_of_an_items_time() -> None:
     worker, log, clock = Worker(), Log(), Clock()
-    batcher = await started(worker, max_queue_delay_ms=3_600_000, observer=log, clock=clock)
-    hurried = submitted(batcher, 1, deadline=clock.now + 200)
-    await idle()
+    batcher = await started(worker, max_queue_delay_ms=HOUR_MS, observer=log, clock=clock)
+    hurried = await submitted(batcher, 1, deadline=clock.now + 200)
     clock.now += 99
-    patient = submitted(batcher, 2)
-    await idle()
-    assert worker.entered.empty()
+    patient = await submitted(batcher, 2)
+    assert batcher.depth() == 2
     clock.now += 1
-    patient += submitted(batcher, 3)
-    assert await worker.batch() == [1, 2, 3]
+    patient += asked(batcher, 3)  # wakes the runner, which may look before or after this one has its place
+    assert (await worker.batch())[:2] == [1, 2]
+    closing = asyncio.create_task(batcher.close())
+    worker.go_on()
     worker.go_on()
     assert await asyncio.gather(*hurried, *patient) == [10, 20, 30]
-    await batcher.close()
-    assert log.reasons() == ["deadline"]
+    await closing
+    assert log.reasons()[0] == "deadline"
 
 
 async def test_company_that_leaves_is_not_waited_for() -> None:
     worker = Worker()
-    batcher = await started(worker, max_queue_delay_ms=3_600_000)
-    (lonely,) = submitted(batcher, 1)
-    await idle()
+    batcher = await started(worker, max_queue_delay_ms=HOUR_MS)
+    (lonely,) = await submitted(batcher, 1)
     lonely.cancel()
     await idle()
     assert batcher.depth() == 0
@@ -399,20 +492,16 @@ async def test_company_that_leaves_is_not_waited_for() -> None:
 
 async def test_the_observer_is_told_waits_and_run_seconds() -> None:
     worker, log, clock = Worker(), Log(), Clock()
-    batcher = await started(worker, observer=log, clock=clock)
-    submitted_first = submitted(batcher, 1)
-    await worker.batch()
-    early = submitted(batcher, 2)
-    await idle()
+    batcher, first = await occupied(worker, observer=log, clock=clock)
+    early = await submitted(batcher, 2)
     clock.now += 3
-    late = submitted(batcher, 3)
-    await idle()
+    late = await submitted(batcher, 3)
     clock.now += 1
     worker.go_on()
     await worker.batch()
     clock.now += 0.25
     worker.go_on()
-    await asyncio.gather(*submitted_first, *early, *late)
+    await asyncio.gather(first, *early, *late)
     assert await log.batches.get() == {"queue_wait_s": [0], "run_s": 4, "reason": "idle", "failed": False}
     assert await log.batches.get() == {"queue_wait_s": [4, 1], "run_s": 0.25, "reason": "idle", "failed": False}
     await batcher.close()
@@ -427,39 +516,56 @@ async def test_an_observer_that_fails_is_reported_and_harms_nobody() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     batcher = await started(tenfold, observer=Broken())
     assert [await batcher.submit(1), await batcher.submit(2)] == [10, 20]
+    await idle()
     assert [type(context["exception"]) for context in reported] == [LookupError] * 2
     await batcher.close()
 
 
 async def test_alive_until_the_running_call_is_overdue() -> None:
     worker, clock = Worker(), Clock()
-    batcher = await started(worker, clock=clock, max_run_s=60)
+    batcher, first = await occupied(worker, clock=clock, max_run_s=60)
     assert batcher.alive()
-    callers = submitted(batcher, 1)
-    await worker.batch()
     clock.now += 60
     assert batcher.alive()
     clock.now += 0.1
     assert not batcher.alive()
     worker.go_on()
-    await asyncio.gather(*callers)
+    await first
     assert batcher.alive()
     await batcher.close()
 
 
-async def test_when_the_forming_task_dies_everybody_is_settled_and_it_is_not_alive() -> None:
-    worker = Worker()
-    batcher = await started(worker, max_batch_size=1)
-    callers = submitted(batcher, 1, 2)
-    await worker.batch()
-    (forming,) = (task for task in asyncio.all_tasks() if task.get_name() == "batcher")
-    forming.cancel()
-    failures = await asyncio.gather(*callers, return_exceptions=True)
-    assert [type(failure) for failure in failures] == [BatcherClosed] * 2
+@pytest.mark.parametrize("thread", ["batcher", "prepare-0"])
+async def test_when_a_thread_dies_everybody_is_settled_and_it_is_not_alive(
+    thread: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Clock):
+        broken = False
+
+        def __call__(self) -> float:
+            if self.broken and threading.current_thread().name == thread:
+                raise MemoryError
+            return super().__call__()
+
+    died = asyncio.Event()
+    told = partial(asyncio.get_running_loop().call_soon_threadsafe, died.set)
+    monkeypatch.setattr(threading, "excepthook", lambda _: told())
+    worker, clock = Worker(), Broken()
+    batcher, first = await occupied(worker, clock=clock)
+    callers = await submitted(batcher, 1, 2)
+    clock.broken = True
+    worker.go_on()
+    if thread == "batcher":
+        await died.wait()
+    else:
+        callers += asked(batcher, 3)
+        await died.wait()
+    ends = await asyncio.gather(first, *callers, return_exceptions=True)
+    assert {type(end) for end in ends} <= {int, BatcherClosed}
+    assert type(ends[-1]) is BatcherClosed
     assert not batcher.alive()
     with pytest.raises(BatcherClosed):
-        await batcher.submit(3)
-    worker.go_on()
+        await batcher.submit(4)
     await batcher.close()
 
 
@@ -471,11 +577,132 @@ async def test_an_error_that_a_cancelled_caller_never_saw_is_not_reported_as_los
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     batcher = await started(failing(ValueError()), observer=Cancelling())
-    callers = submitted(batcher, 1)
+    callers = asked(batcher, 1)
     assert [type(end) for end in await asyncio.gather(*callers, return_exceptions=True)] == [asyncio.CancelledError]
     callers.clear()
     gc.collect()
     assert reported == []
+    await batcher.close()
+
+
+class Preparation:
+    """A `prepare` that stops at its entry until the test lets that item go on; negative items cannot be prepared."""
+
+    def __init__(self) -> None:
+        self.entered: asyncio.Queue[int] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._gates: dict[int, threading.Event] = defaultdict(threading.Event)
+
+    def __call__(self, item: int) -> int:
+        self._loop.call_soon_threadsafe(self.entered.put_nowait, item)
+        assert self._gates[item].wait(60)
+        if item < 0:
+            raise LookupError(item)
+        return 100 + item
+
+    def go_on(self, *items: int) -> None:
+        for item in items:
+            self._gates[item].set()
+
+    async def begun(self) -> int:
+        return await asyncio.wait_for(self.entered.get(), 60)
+
+
+async def preparing(prepare: Callable[[int], int], **options: Any) -> Batcher[int, int, int]:
+    batcher: Batcher[int, int, int] = Batcher(
+        prepare,
+        lambda block, count: tenfold([block[index] for index in range(count)]),
+        lambda: [0] * 4,
+        max_batch_size=4,
+        max_queue_size=8,
+        **options,
+    )
+    await batcher.start()
+    return batcher
+
+
+async def test_what_cannot_be_prepared_is_its_own_callers_trouble() -> None:
+    prepare = Preparation()
+    batcher = await preparing(prepare, prepare_threads=3)
+    callers = asked(batcher, 1, -2, 3)
+    assert sorted([await prepare.begun() for _ in range(3)]) == [-2, 1, 3]  # several at a time
+    prepare.go_on(1, -2, 3)
+    good, bad, other = await asyncio.gather(*callers, return_exceptions=True)
+    assert (good, other) == (1010, 1030)
+    assert isinstance(bad, LookupError)
+    await batcher.close()
+
+
+async def test_an_item_that_is_slow_to_prepare_holds_up_nobody() -> None:
+    prepare = Preparation()
+    batcher = await preparing(prepare, prepare_threads=2)
+    slow, *others = asked(batcher, 1, 2, 3)
+    prepare.go_on(2, 3)
+    assert await asyncio.gather(*others) == [1020, 1030]
+    assert not slow.done()
+    prepare.go_on(1)
+    assert await slow == 1010
+    await batcher.close()
+
+
+async def test_the_next_items_are_prepared_while_the_runner_computes() -> None:
+    worker, prepare = Worker(), Preparation()
+    batcher: Batcher[int, int, int] = Batcher(
+        prepare, lambda block, _: worker([block[0]]), lambda: [0], max_batch_size=1, max_queue_size=4
+    )
+    await batcher.start()
+    callers = asked(batcher, 1, 2)
+    prepare.go_on(1)
+    assert await worker.batch() == [101]
+    assert [await prepare.begun(), await prepare.begun()] == [1, 2]
+    prepare.go_on(2)
+    worker.go_on()
+    worker.go_on()
+    assert await asyncio.gather(*callers) == [1010, 1020]
+    await batcher.close()
+
+
+async def test_who_left_before_the_preparation_is_not_prepared() -> None:
+    prepare = Preparation()
+    batcher = await preparing(prepare)
+    first, leaving, third = asked(batcher, 1, 2, 3)
+    assert await prepare.begun() == 1
+    leaving.cancel()
+    await idle()
+    prepare.go_on(1, 3)
+    assert [await first, await third] == [1010, 1030]
+    assert await prepare.begun() == 3
+    await batcher.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration(1), asyncio.CancelledError()])
+async def test_an_exit_during_the_preparation_ends_one_caller_only(error: BaseException) -> None:
+    def prepare(item: int) -> int:
+        if item == 1:
+            raise error
+        return item
+
+    batcher = await preparing(prepare)
+    failed, well = await asyncio.gather(*asked(batcher, 1, 2), return_exceptions=True)
+    assert isinstance(failed, RunFailed)
+    assert failed.__cause__ is error
+    assert well == 20
+    assert batcher.alive()
+    await batcher.close()
+
+
+async def test_an_item_that_does_not_fit_its_place_is_its_own_callers_trouble() -> None:
+    batcher: Batcher[object, float, float] = Batcher(
+        lambda item: item,  # type: ignore[arg-type, return-value]
+        lambda block, count: [block[index] for index in range(count)],
+        lambda: array("d", [0] * 4),
+        max_batch_size=4,
+        max_queue_size=4,
+    )
+    await batcher.start()
+    wrong, well = await asyncio.gather(batcher.submit("no number"), batcher.submit(2.0), return_exceptions=True)
+    assert isinstance(wrong, TypeError)
+    assert well == 2.0
     await batcher.close()
 
 
@@ -489,12 +716,12 @@ def test_the_standard_library_is_all_it_needs() -> None:
 class Interleavings(RuleBasedStateMachine):
     """Any order of submitting, cancelling, time passing, calls ending well or badly, and closing, against a model.
 
-    The model is a list: what waits, in order. From it follows exactly what each call is given, so that an item
-    computed twice, computed after it left, shifted or forgotten is found at once.
+    The model is a list: what waits, in order. The next call is given its beginning, without those who left or are too
+    late, so that an item computed twice, computed after it left, shifted or forgotten is found at once.
     """
 
     MAX_BATCH = 3
-    MAX_QUEUE = 5
+    MAX_QUEUE = 6
     LIFE_S = 3600.0  # deadlines pass only on the model's clock
 
     def __init__(self) -> None:
@@ -519,22 +746,24 @@ class Interleavings(RuleBasedStateMachine):
             clock=self.clock,
         )
 
-    @rule(deadlines=st.lists(st.none() | st.integers(1, 3), min_size=1, max_size=7))
+    @rule(deadlines=st.lists(st.none() | st.integers(1, 3), min_size=1, max_size=8))
     def submit(self, deadlines: list[int | None]) -> None:
         self.runner.run(self._submit(deadlines))
 
     async def _submit(self, lives: list[int | None]) -> None:
+        # One by one, so that an idle runner takes the first alone and the same choices make the same batches again.
         for life in lives:
             item = len(self.tasks)
             deadline = None if life is None else self.clock.now + life * self.LIFE_S
-            self.tasks.extend(submitted(self.batcher, item, deadline=deadline))
             if self.closing:
                 self.expected[item] = BatcherClosed
-            elif len(self.queued) >= self.MAX_QUEUE:
+            elif len(self.tasks) - len(self.expected) >= self.MAX_QUEUE:
                 self.expected[item] = QueueFull
             else:
                 self.queued.append((item, float("inf") if deadline is None else deadline))
-        await self._follow()
+            self.tasks.extend(asked(self.batcher, item, deadline=deadline))
+            await self.batcher.places({item} - set(self.expected))
+            await self._follow()
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data())
@@ -587,27 +816,36 @@ class Interleavings(RuleBasedStateMachine):
     async def _close(self, *, drain: bool) -> None:
         self.closing = asyncio.create_task(self.batcher.close(drain=drain))
         if not drain:
-            for item in (*self.running, *(item for item, _ in self.queued)):
+            for item in range(len(self.tasks)):
                 self.expected.setdefault(item, BatcherClosed)
+            await asyncio.wait_for(self.closing, 60)
             if self.running:
                 self.worker.go_on()
             self.running, self.queued = [], deque()
-            await asyncio.wait_for(self.closing, 60)
         await self._follow()
 
     async def _follow(self) -> None:
-        """Do what the batcher must do now, and see that it does that."""
+        """Wait for what the batcher must do now, and see that it does that."""
         await idle()
-        if not self.running:
-            while self.queued and len(self.running) < self.MAX_BATCH:
+        if self.running or not self.queued:
+            return
+        if any(deadline > self.clock.now for _, deadline in self.queued):
+            self.running = await self.worker.batch()
+            assert 0 < len(self.running) <= self.MAX_BATCH
+            computed = deque(self.running)
+            while computed:
                 item, deadline = self.queued.popleft()
                 if deadline <= self.clock.now:
                     self.expected[item] = DeadlineExpired
                 else:
-                    self.running.append(item)
-            if self.running:
-                assert await self.worker.batch() == self.running
-            await idle()
+                    assert item == computed.popleft()
+        await idle()
+        while self.queued and self.queued[0][1] <= self.clock.now:  # late ones behind the last that was computed
+            if self.running and not self.tasks[self.queued[0][0]].done():
+                break  # in a later batch, which is looked at when its turn comes
+            item, _ = self.queued.popleft()
+            await asyncio.wait([self.tasks[item]], timeout=60)
+            self.expected[item] = DeadlineExpired
 
     @invariant()
     def settled_exactly_as_expected(self) -> None:

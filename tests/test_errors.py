@@ -7,9 +7,9 @@ from starlette.exceptions import HTTPException
 
 from model import image
 from service import batcher, errors
-from service.batcher import BatcherClosed, DeadlineExpired, QueueFull
 from service.errors import BodyTooLarge, ClientGone, NotReady, ServiceError, UploadMemoryExhausted
 from service.problems import TABLE, UNEXPECTED, headers, kind_of, problem
+from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 #: Never answered: the client that would read it is gone.
 UNANSWERED = {ServiceError, ClientGone}

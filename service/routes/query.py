@@ -39,7 +39,7 @@ class ClassifyQuery(BaseModel):
         return [part for value in values for part in str(value).split(",")]
 
 
-def wanted(query: Annotated[ClassifyQuery, Query()]) -> Wanted:
+async def wanted(query: Annotated[ClassifyQuery, Query()]) -> Wanted:
     """The query as the answers understand it."""
     return Wanted(maps=frozenset(query.maps), map_format=query.map_format, top_k=query.top_k)
 
