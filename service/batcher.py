@@ -52,6 +52,7 @@ class Batcher(Generic[Raw, Item, Result]):
         max_queue_size: items accepted and not yet settled; one more is refused.
         max_queue_delay_ms: how long an idle runner waits for company, but never more than half an item's time.
         max_run_s: a call that takes longer makes `alive` false.
+        max_failed_runs: so do so many failed calls in a row.
         clock: monotonic seconds; deadlines are on it.
     """
 
@@ -66,6 +67,7 @@ class Batcher(Generic[Raw, Item, Result]):
         max_queue_delay_ms: float = 0.0,
         prepare_threads: int = 1,
         max_run_s: float = 60.0,
+        max_failed_runs: int = 5,
         observer: BatchObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,6 +76,7 @@ class Batcher(Generic[Raw, Item, Result]):
         self._max_queue_size = max_queue_size
         self._max_queue_delay_s = max_queue_delay_ms / 1000
         self._max_run_s = max_run_s
+        self._max_failed_runs = max_failed_runs
         self._observer = observer
         self._clock = clock
         # The event loop's own.
@@ -81,6 +84,7 @@ class Batcher(Generic[Raw, Item, Result]):
         self._inside: set[_Waiting[Raw, Result]] = set()
         self._empty = asyncio.Event()
         self._item_s: float | None = None  # what one item takes in the runner: a moving average
+        self._failed_runs = 0  # in a row
         self._closing = False
         # Shared with the threads, which are daemons, because a call that hangs must not keep the process from ending.
         self._unprepared: SimpleQueue[_Waiting[Raw, Result] | None] = SimpleQueue()
@@ -151,10 +155,11 @@ class Batcher(Generic[Raw, Item, Result]):
                 self._unprepared.put(None)
 
     def alive(self) -> bool:
-        """Whether its threads live, it is not closed, and the running call is not overdue."""
+        """Whether it takes items, its threads live, and its calls neither hang nor fail one after the other."""
         running = self._running
         overdue = running is not None and self._clock() - running.started > self._max_run_s
-        return not self._closing and not overdue and all(thread.is_alive() for thread in self._threads)
+        failing = self._failed_runs >= self._max_failed_runs
+        return not (self._closing or overdue or failing) and all(thread.is_alive() for thread in self._threads)
 
     def inside(self) -> int:
         """Items accepted and not yet settled."""
@@ -211,6 +216,7 @@ class Batcher(Generic[Raw, Item, Result]):
                     waiting.future.set_result(outcome[index])
                 self._release(waiting)
         failed = isinstance(outcome, BaseException)
+        self._failed_runs = self._failed_runs + 1 if failed else 0
         if not failed:
             item_s = run_s / len(batch.members)
             self._item_s = item_s if self._item_s is None else 0.8 * self._item_s + 0.2 * item_s

@@ -3,7 +3,6 @@
 Knows the order of items and what is tallied. Does not know bodies (`service.uploads`) nor how items are sent.
 """
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from service.answers import Wanted, differential_count, identity, reading
+from service.answers import Wanted, differential_count, identity, reading_aside
 from service.archives import Upload
 from service.classify import Answer, Classifier
 from service.differential import differential
@@ -69,7 +68,7 @@ class Bulk:
         if isinstance(outcome, Exception):
             self.problems += 1
             return self._refused(index, name, outcome).json_bytes()
-        found = await asyncio.to_thread(reading, outcome, self.classifier.manifest, self.wanted)
+        found = await reading_aside(outcome, self.classifier.manifest, self.wanted)
         self.codes.append(found.prediction.code)
         return BatchItem(index=index, name=name, result=found).json_bytes()
 

@@ -86,6 +86,7 @@ class Classifier:
             max_queue_delay_ms=settings.max_queue_delay_ms,
             prepare_threads=settings.decode_threads or cpu_budget(),
             max_run_s=settings.max_run_s,
+            max_failed_runs=settings.max_failed_runs,
             observer=metrics,
         )
         self._places = asyncio.Semaphore(settings.max_queue_size)
@@ -113,6 +114,15 @@ class Classifier:
                 await self._batcher.close()
         except TimeoutError:
             _log.warning("closed before every picture was answered")
+
+    async def abandon(self) -> None:
+        """Take nothing new and fail all that is inside with BatcherClosed, at once."""
+        self._open = False
+        await self._batcher.close(drain=False)
+
+    def broken(self) -> bool:
+        """Whether the model hangs, fails time after time, or lost a thread. It does not mend itself."""
+        return self._open and not self._batcher.alive()
 
     def ready(self) -> bool:
         """Whether a picture would be taken now: warm, not closing, and the model not hanging."""

@@ -2,6 +2,8 @@
 
 import errno
 import ipaddress
+import logging
+import os
 import socket
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ from service.threads import cpu_budget
 OPENAPI_FILE = Path("openapi.json")
 #: Bad settings, a bad artefact, a busy port: nothing that starting again would mend.
 CANNOT_START = 2
+#: The model broke while it served: EX_SOFTWARE of sysexits.h. Starting again may mend it.
+BROKEN = 70
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=f"Reads bone-marrow cells. {RESEARCH_USE}")
 
@@ -38,7 +42,12 @@ def serve(
     session = _session(settings)
     listener = _listen(settings)
     announce = partial(_announce, settings, session, listener)
-    server(create_app(settings, session), settings, access_log=access_log, started=announce).run(sockets=[listener])
+    serving = server(create_app(settings, session), settings, access_log=access_log, started=announce)
+    serving.run(sockets=[listener])
+    if serving.failed:
+        # Not by the interpreter's own way out: with a call still running in it, onnxruntime ends that by SIGABRT.
+        logging.shutdown()
+        os._exit(BROKEN)
 
 
 @app.command()

@@ -114,6 +114,6 @@ class HeadAsGet:
 
 
 def _request_id(headers: Headers) -> str:
-    # Ours need only be unlike each other; a uuid4 asks the system, at a tenth of what the event loop does for a picture.
+    # Ours need only differ from each other; uuid4 asks the system, a tenth of what the event loop does for a picture.
     sent = headers.get(REQUEST_ID, "")
     return sent if _SANE_ID.fullmatch(sent) else f"{getrandbits(128):032x}"

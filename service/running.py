@@ -1,10 +1,9 @@
 """What one running service holds, and how a route asks for it. Made by the app's lifespan; no globals."""
 
-import time
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from service.classify import Classifier
 from service.errors import NotReady
@@ -44,9 +43,10 @@ class Running:
         if not self.serving().ready():
             raise NotReady("the model is not warm, or has stopped answering")
 
-    def deadline(self) -> float:
-        """Until when a picture that came in now must be answered, on the monotonic clock."""
-        return time.monotonic() + self.settings.request_timeout_s
+    def timeout_s(self, wished_ms: int | None) -> float:
+        """How long one picture may take: what its client wishes, but no longer than the setting."""
+        longest_s = self.settings.request_timeout_s
+        return longest_s if wished_ms is None else min(longest_s, wished_ms / 1000)
 
 
 # Dependencies are coroutines even where they wait for nothing: FastAPI sends plain functions to a thread and back.
@@ -64,5 +64,15 @@ async def request_id(request: Request) -> str:
     return identifier
 
 
+TimeoutWish = Annotated[
+    int | None,
+    Header(
+        alias="X-Request-Timeout-Ms",
+        gt=0,
+        description="How long one picture may take from its admission, in milliseconds. A picture that is too late is "
+        "not computed. The service's own limit holds besides.",
+        examples=[2000],
+    ),
+]
 RunningService = Annotated[Running, Depends(running)]
 RequestId = Annotated[str, Depends(request_id)]

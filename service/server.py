@@ -15,16 +15,23 @@ from fastapi import FastAPI
 from service.running import Running
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 class DrainingServer(uvicorn.Server):
     """On the first SIGTERM or SIGINT: not ready, but serving for `drain_delay_s`; then no new connections, and what
-    was accepted is answered within `shutdown_timeout_s`. A second signal skips the delay."""
+    was accepted is answered within `shutdown_timeout_s`. A second signal skips the delay.
+
+    When the model is broken, everybody who waits for it gets a problem, and the server stops and is `failed`, for a
+    supervisor to start the process anew: a call that hangs cannot be taken back.
+    """
 
     def __init__(self, config: uvicorn.Config, running: Running, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._running = running
         self._tell_started = started
         self._exit_at_s: float | None = None
+        self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn; says so once connections are taken."""
@@ -45,6 +52,11 @@ class DrainingServer(uvicorn.Server):
         """Called by uvicorn every 0.1 s."""
         if self._exit_at_s is not None and time.monotonic() >= self._exit_at_s:
             self.should_exit = True
+        classifier = self._running.classifier
+        if classifier is not None and classifier.broken():
+            log.critical("the model hangs, fails time after time or lost a thread: the service stops")
+            self.failed = self.should_exit = True
+            await classifier.abandon()
         return await super().on_tick(counter)
 
 

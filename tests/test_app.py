@@ -201,6 +201,29 @@ async def test_an_answer_that_would_come_too_late_is_a_504(held: Held, artefact:
         held.gate.set()
 
 
+async def test_a_client_may_wish_for_less_time_but_not_for_more(held: Held, artefact: Path, draw: Draw) -> None:
+    async with async_client(artefact, session=held, request_timeout_s=60) as http:
+        held.hold()
+        hurried = await http.post("/classify", content=draw(1), headers={**PNG, "X-Request-Timeout-Ms": "20"})
+        batch = await http.post("/classify/batch", files=[("images", draw(2))], headers={"X-Request-Timeout-Ms": "20"})
+        held.gate.set()
+    assert (hurried.status_code, hurried.json()["type"].split(":")[-1]) == (504, "deadline-expired")
+    assert batch.json()["results"][0]["problem"]["status"] == 504
+    async with async_client(artefact, session=held, request_timeout_s=0.02) as http:
+        held.hold()
+        patient = await http.post("/classify", content=draw(1), headers={**PNG, "X-Request-Timeout-Ms": "3600000"})
+        held.gate.set()
+    assert patient.status_code == 504
+
+
+@pytest.mark.parametrize("wish", ["0", "-5", "soon", "1.5"])
+async def test_a_wish_that_is_no_time_is_refused(wish: str, artefact: Path, draw: Draw) -> None:
+    async with async_client(artefact) as http:
+        refused = await http.post("/classify", content=draw(1), headers={**PNG, "X-Request-Timeout-Ms": wish})
+    assert refused.status_code == 422
+    assert "X-Request-Timeout-Ms" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("path", ["/classify", "/classify/batch"])
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
 async def test_work_for_a_client_that_left_is_dropped(

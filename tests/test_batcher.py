@@ -535,6 +535,19 @@ async def test_alive_until_the_running_call_is_overdue() -> None:
     await batcher.close()
 
 
+async def test_not_alive_once_so_many_calls_in_a_row_have_failed() -> None:
+    worker, log = Worker(), Log()
+    batcher = await started(worker, max_failed_runs=3, observer=log)
+    lives = []
+    for outcome in [failing(ValueError()), failing(ValueError()), tenfold, *[failing(ValueError())] * 3]:
+        worker.go_on(outcome)
+        await asyncio.gather(*asked(batcher, 1), return_exceptions=True)
+        await log.batches.get()
+        lives.append(batcher.alive())
+    assert lives == [True, True, True, True, True, False]
+    await batcher.close()
+
+
 @pytest.mark.parametrize("thread", ["batcher", "prepare-0"])
 async def test_when_a_thread_dies_everybody_is_settled_and_it_is_not_alive(
     thread: str, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from service.disconnect import while_connected
 from service.errors import BodyTooLarge
 from service.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
 from service.routes.query import WantedMaps
-from service.running import RequestId, RunningService
+from service.running import RequestId, RunningService, TimeoutWish
 from service.schemas import BatchAnswer
 from service.uploads import many_pictures
 
@@ -45,7 +45,11 @@ class Lines(StreamingResponse):
     openapi_extra=MANY_PICTURES,
 )
 async def classify_batch(
-    request: Request, wanted: WantedMaps, service: RunningService, request_id: RequestId
+    request: Request,
+    wanted: WantedMaps,
+    service: RunningService,
+    request_id: RequestId,
+    timeout_ms: TimeoutWish = None,
 ) -> Response:
     """Send pictures as repeated form fields `images`, or as a ZIP or an uncompressed tar.
 
@@ -57,7 +61,7 @@ async def classify_batch(
              --data-binary @cells.zip 'http://localhost:8000/classify/batch?maps=none'
     """
     settings = service.settings
-    bulk = Bulk(service.serving(), wanted, request_id, settings.count_other, settings.request_timeout_s)
+    bulk = Bulk(service.serving(), wanted, request_id, settings.count_other, service.timeout_s(timeout_ms))
     with ExitStack() as stack:
         uploads = await many_pictures(
             request,

@@ -1,14 +1,14 @@
 """`POST /classify`: one picture in, one answer out."""
 
-import asyncio
+import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.answers import identity, reading
+from service.answers import identity, reading_aside
 from service.disconnect import while_connected
 from service.openapi import ONE_PICTURE, problem_responses
 from service.routes.query import WantedMaps
-from service.running import RequestId, RunningService
+from service.running import RequestId, RunningService, TimeoutWish
 from service.schemas import ClassifyAnswer
 from service.uploads import one_picture
 
@@ -23,7 +23,13 @@ router = APIRouter(tags=["cells"])
     responses=problem_responses(408, 413, 415, 422, 429, 503, 504),
     openapi_extra=ONE_PICTURE,
 )
-async def classify(request: Request, wanted: WantedMaps, service: RunningService, request_id: RequestId) -> Response:
+async def classify(
+    request: Request,
+    wanted: WantedMaps,
+    service: RunningService,
+    request_id: RequestId,
+    timeout_ms: TimeoutWish = None,
+) -> Response:
     """Send one picture of one bone-marrow cell: as the form field `image`, or as the body itself.
 
     The answer names the model that gave it. It is a suggestion: a qualified person reads the cell and signs.
@@ -36,10 +42,8 @@ async def classify(request: Request, wanted: WantedMaps, service: RunningService
         picture = await one_picture(
             request, lease, max_image_bytes=settings.max_image_bytes, timeout_s=settings.request_timeout_s
         )
-        answer = await while_connected(request, classifier.classify(picture, deadline=service.deadline()))
-    if wanted.draws:
-        found = await asyncio.to_thread(reading, answer, classifier.manifest, wanted)
-    else:  # shorter than the way to a thread and back
-        found = reading(answer, classifier.manifest, wanted)
+        deadline = time.monotonic() + service.timeout_s(timeout_ms)
+        answer = await while_connected(request, classifier.classify(picture, deadline=deadline))
+    found = await reading_aside(answer, classifier.manifest, wanted)
     document = ClassifyAnswer(request_id=request_id, model=identity(classifier.manifest), **dict(found))
     return Response(document.json_bytes(), media_type="application/json", headers={"Cache-Control": "no-store"})
