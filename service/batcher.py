@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
+from service import unanswered
 from service.forming import Batch, Block, FlushReason, Forming, Item
-from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed, WrongOutputCount
+from service.unanswered import BatcherClosed, QueueFull, WrongOutputCount
 
 Raw = TypeVar("Raw")
 Result = TypeVar("Result")
@@ -126,7 +127,7 @@ class Batcher(Generic[Raw, Item, Result]):
         if deadline is None:
             timer = None
         else:
-            timer = self._loop.call_later(deadline - waiting.queued_at, self._fail, waiting, _too_late())
+            timer = self._loop.call_later(deadline - waiting.queued_at, self._fail, waiting, unanswered.too_late())
         try:
             return await waiting.future
         except asyncio.CancelledError:
@@ -210,7 +211,7 @@ class Batcher(Generic[Raw, Item, Result]):
     ) -> None:
         for index, waiting in enumerate(batch.members):
             if isinstance(outcome, BaseException):
-                self._fail(waiting, _failure(outcome))
+                self._fail(waiting, unanswered.failure(outcome))
             else:
                 if not waiting.future.done():
                     waiting.future.set_result(outcome[index])
@@ -254,7 +255,7 @@ class Batcher(Generic[Raw, Item, Result]):
                     waiting.prepare_s = self._clock() - began
                     self._forming.put(waiting, item)
                 except BaseException as error:
-                    self._post(self._fail, waiting, _own(error))
+                    self._post(self._fail, waiting, unanswered.own(error))
             waiting.raw = None
 
     def _run_batches(self) -> None:
@@ -266,7 +267,7 @@ class Batcher(Generic[Raw, Item, Result]):
 
     def _still_wanted(self, waiting: _Waiting[Raw, Result]) -> bool:
         if waiting.deadline is not None and waiting.deadline <= self._clock():
-            self._post(self._fail, waiting, _too_late())
+            self._post(self._fail, waiting, unanswered.too_late())
             return False
         waiting.taken = not waiting.future.done()
         return waiting.taken
@@ -284,23 +285,3 @@ class Batcher(Generic[Raw, Item, Result]):
         except BaseException as error:
             return error
         return results if len(results) == count else WrongOutputCount(count, len(results))
-
-
-def _too_late() -> DeadlineExpired:
-    return DeadlineExpired("the deadline passed")
-
-
-def _own(error: BaseException) -> Exception:
-    # A future cannot carry StopIteration, and on the loop a SystemExit would end more than one caller.
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    return _failure(error)
-
-
-def _failure(cause: BaseException) -> RunFailed:
-    # One exception for each caller: raising a shared one would braid their tracebacks.
-    if isinstance(cause, WrongOutputCount):
-        return WrongOutputCount(cause.expected, cause.got)
-    failure = RunFailed("the call for this item's batch failed")
-    failure.__cause__ = cause
-    return failure

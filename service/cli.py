@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -39,10 +40,12 @@ def serve(
 ) -> None:
     """Serve the model over HTTP. Everything else is set by MARROWLENS_* in the environment."""
     settings = _settings(host=host, port=port, artefact=artefact)
-    session = _session(settings)
+    threads = settings.intra_op_threads or cpu_budget()
+    open_model = partial(open_session, provider=settings.provider, intra_op_threads=threads)
+    session = _session(settings.artefact, open_model)
     listener = _listen(settings)
     announce = partial(_announce, settings, session, listener)
-    serving = server(create_app(settings, session), settings, access_log=access_log, started=announce)
+    serving = server(create_app(settings, session, open_model), settings, access_log=access_log, started=announce)
     serving.run(sockets=[listener])
     if serving.failed:
         # Not by the interpreter's own way out: with a call still running in it, onnxruntime ends that by SIGABRT.
@@ -73,10 +76,9 @@ def _settings(**chosen: Any) -> Settings:
         _stop(str(error))
 
 
-def _session(settings: Settings) -> Session:
-    threads = settings.intra_op_threads or cpu_budget()
+def _session(artefact: Path | None, open_model: Callable[[Path | None], Session]) -> Session:
     try:
-        return open_session(settings.artefact, provider=settings.provider, intra_op_threads=threads)
+        return open_model(artefact)
     except (ArtefactError, ProviderUnavailable) as error:
         _stop(str(error))
 

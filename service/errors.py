@@ -9,6 +9,10 @@ Knows no HTTP: `service.problems` says which status each of these, and each erro
     ├── MalformedBody         of the right type, but not readable as such
     ├── UploadTooSlow         the client stopped sending
     ├── UploadMemoryExhausted bodies of other requests fill the memory set aside for uploads
+    ├── Unauthorised          without the operator's token
+    ├── Forbidden             what nobody may do here, as the service is set up
+    ├── ChangeUnderWay        the model is being changed already
+    ├── ModelRefused          the model that should take over cannot
     ├── NotReady              the model is not warm yet, or the service is stopping
     └── ClientGone            nobody waits for the answer any more
 """
@@ -62,6 +66,28 @@ class UploadMemoryExhausted(ServiceError):
         super().__init__(f"requests in flight already fill the {limit_bytes} bytes set aside for uploads")
         self.limit_bytes = limit_bytes
         self.retry_after_s = 1.0
+
+
+class Unauthorised(ServiceError):
+    """The request does not carry the operator's token."""
+
+    def __init__(self) -> None:
+        super().__init__("this takes the operator's token: Authorization: Bearer ...")
+
+
+class Forbidden(ServiceError):
+    """Nobody may do that here, as the service is set up."""
+
+
+class ChangeUnderWay(ServiceError):
+    """One change of the model at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is being changed already; ask again when that has ended")
+
+
+class ModelRefused(ServiceError):
+    """The model that should take over cannot; the old one serves on."""
 
 
 class NotReady(ServiceError):

@@ -14,9 +14,13 @@ from starlette.exceptions import HTTPException
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.errors import (
     BodyTooLarge,
+    ChangeUnderWay,
+    Forbidden,
     MalformedBody,
+    ModelRefused,
     NotReady,
     TooManyPictures,
+    Unauthorised,
     UnsupportedBody,
     UploadMemoryExhausted,
     UploadTooSlow,
@@ -44,15 +48,19 @@ UNEXPECTED = Kind(500, "internal-error", "The service failed")
 
 #: First match wins, so a class stands before its base.
 TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
+    (Unauthorised, Kind(401, "unauthorised", "Not without the operator's token")),
+    (Forbidden, Kind(403, "forbidden", "Not as this service is set up")),
     (UploadTooSlow, Kind(408, "upload-too-slow", "The body did not arrive in time")),
     (BodyTooLarge, Kind(413, "body-too-large", "The body is too large")),
     (TooManyPictures, Kind(413, "too-many-pictures", "Too many pictures in one request")),
     (PictureTooLarge, Kind(413, "picture-too-large", "The picture is too large")),
+    (ChangeUnderWay, Kind(409, "change-under-way", "The model is being changed already")),
     (UnsupportedBody, Kind(415, "unsupported-body", "The body is of a type that is not read here")),
     (UnsupportedPicture, Kind(415, "unsupported-picture", "Not a picture type that is read here")),
     (UndecodablePicture, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
     (PictureError, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
     (MalformedBody, Kind(422, "malformed-body", "The body cannot be read")),
+    (ModelRefused, Kind(422, "model-refused", "The model cannot take over")),
     (RequestValidationError, Kind(422, "invalid-parameter", "A parameter is off")),
     (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
     (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
@@ -85,11 +93,14 @@ def problem(error: BaseException, request_id: str) -> Problem:
 
 
 def headers(error: BaseException) -> dict[str, str]:
-    """Headers that go with a problem: `Retry-After` in whole seconds (RFC 9110, 10.2.3), `Allow` with a 405."""
+    """Headers that go with a problem: `Retry-After` in whole seconds (RFC 9110, 10.2.3), `Allow` with a 405,
+    `WWW-Authenticate` with a 401."""
     if isinstance(error, HTTPException):
         return dict(error.headers or {})
     if isinstance(error, QueueFull | UploadMemoryExhausted):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, Unauthorised):
+        return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, NotReady | BatcherClosed):
         return {"Retry-After": "1"}
     return {}

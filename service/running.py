@@ -32,6 +32,10 @@ class Running:
             raise NotReady("the model is not loaded")
         return self.classifier
 
+    def ready(self) -> bool:
+        """Whether new pictures are welcome."""
+        return not self.draining and self.classifier is not None and self.classifier.ready()
+
     def check_ready(self) -> None:
         """Return when new pictures are welcome.
 

@@ -3,15 +3,20 @@
 Knows signals and sockets. Does not know routes.
 """
 
+import asyncio
 import logging
+import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.errors import ServiceError
+from service.models import Models
 from service.running import Running
 from service.settings import Settings
 
@@ -23,12 +28,14 @@ class DrainingServer(uvicorn.Server):
     was accepted is answered within `shutdown_timeout_s`. A second signal skips the delay.
 
     When the model is broken, everybody who waits for it gets a problem, and the server stops and is `failed`, for a
-    supervisor to start the process anew: a call that hangs cannot be taken back.
+    supervisor to start the process anew: a call that hangs cannot be taken back. SIGHUP reads the artefact anew.
     """
 
-    def __init__(self, config: uvicorn.Config, running: Running, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, running: Running, models: Models, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._running = running
+        self._models = models
+        self._reloading: deque[asyncio.Task[None]] = deque(maxlen=8)  # a task that nobody holds may vanish
         self._tell_started = started
         self._exit_at_s: float | None = None
         self.failed = False
@@ -37,7 +44,18 @@ class DrainingServer(uvicorn.Server):
         """Called by uvicorn; says so once connections are taken."""
         await super().startup(sockets)
         if self.started:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
             self._tell_started()
+
+    def _reload(self) -> None:
+        self._reloading.append(asyncio.create_task(self._change_model()))
+
+    async def _change_model(self) -> None:
+        try:
+            manifest = await self._models.change()
+            log.info("model %s %s took over, sha256 %s", manifest.name, manifest.version, manifest.sha256)
+        except ServiceError as error:
+            log.error("the model stays: %s", error)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signature is the signal module's)
         # Signals are not passed on to uvicorn's own list: it would raise them again after a clean shutdown, and the
@@ -76,7 +94,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    return DrainingServer(config, app.state.running, started)
+    return DrainingServer(config, app.state.running, app.state.models, started)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "MARROWLENS_"
@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     shutdown_timeout_s: float = Field(20, ge=0, description="for what was accepted to be answered at a shutdown")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="least that is logged"
+    )
+    admin_token: SecretStr | None = Field(
+        None, min_length=16, description="who sends it may change the model by POST /model/reload. Default: nobody"
     )
     count_other: bool = Field(False, description="count class OTH in the denominator of a differential")
 

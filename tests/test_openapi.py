@@ -20,6 +20,7 @@ ROUTES = {
     ("post", "/classify"),
     ("post", "/classify/batch"),
     ("get", "/model"),
+    ("post", "/model/reload"),
     ("get", "/classes"),
     ("get", "/health/live"),
     ("get", "/health/ready"),
