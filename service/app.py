@@ -20,6 +20,7 @@ from service.running import Running, request_id
 from service.session import Session
 from service.settings import Settings
 from service.uploads import UploadMemory
+from service.v2 import routes as v2
 
 #: Bodies of all requests in flight together, in multiples of the largest one.
 UPLOADS_AT_ONCE = 2
@@ -42,7 +43,7 @@ def create_app(settings: Settings, session: Session | None = None) -> FastAPI:
         lifespan=partial(_lifespan, session=session),
     )
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
-    for router in (classify.router, batch.router, model.router, operations.router, docs.router):
+    for router in (classify.router, batch.router, model.router, v2.router, operations.router, docs.router):
         app.include_router(router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
     for error_class in (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE)):
@@ -69,7 +70,7 @@ async def _lifespan(app: FastAPI, session: Session | None) -> AsyncIterator[None
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    document = problem(error, request_id(request))
+    document = problem(error, request_id(request), request.scope["path"])
     running: Running = request.app.state.running
     running.metrics.refused(kind_of(error).name)
     return Response(document.json_bytes(), document.status, headers(error), MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""The one way from picture bytes to an answer: size cap, admission, decode, batch, model, answer.
+"""The one way from a picture to an answer: size cap, admission, decode, batch, model, answer.
 
 Knows the order of the steps and how many pictures may be inside at a time. Knows no HTTP, no onnxruntime and no
 picture formats. Overload is refused before any work is done on a picture; nothing but bookkeeping runs on the event
@@ -112,8 +112,10 @@ class Classifier:
         """Whether a picture would be taken now: warm, not closing, and the model not hanging."""
         return self._open and self._batcher.alive()
 
-    async def classify(self, data: bytes, *, deadline: float | None = None) -> Answer:
+    async def classify(self, data: bytes | Picture, *, deadline: float | None = None) -> Answer:
         """One picture's answer. `deadline` is on `time.monotonic`. A cancelled caller's picture is not computed.
+
+        Takes a file's bytes, or a picture that is decoded and resized already: uint8, (S, S, 3) RGB.
 
         Raises:
             PictureError: one of its family; the picture cannot be read or is too large.
@@ -131,7 +133,7 @@ class Classifier:
 
     async def classify_many(
         self,
-        pictures: Iterable[bytes | Exception] | AsyncIterable[bytes | Exception],
+        pictures: Iterable[bytes | Picture | Exception] | AsyncIterable[bytes | Picture | Exception],
         *,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Answer | Exception, None]:
@@ -171,7 +173,7 @@ class Classifier:
                 unfinished.cancel()
             await asyncio.gather(*abandoned, return_exceptions=True)
 
-    async def _attempt(self, picture: bytes | Exception, timeout_s: float | None) -> Answer | Exception:
+    async def _attempt(self, picture: bytes | Picture | Exception, timeout_s: float | None) -> Answer | Exception:
         try:
             async with self._bulk_places, self._places:
                 deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -183,23 +185,30 @@ class Classifier:
         except Exception as error:
             return error
 
-    async def _answer(self, data: bytes, deadline: float | None) -> Answer:
+    async def _answer(self, data: bytes | Picture, deadline: float | None) -> Answer:
         if not self.ready():
             raise BatcherClosed("no new pictures are taken: not started, closing, or the model hangs")
         self._inside += 1
         self._empty.clear()
         try:
-            picture = await asyncio.get_running_loop().run_in_executor(self._decoding, self._decode, data)
+            picture = (
+                await asyncio.get_running_loop().run_in_executor(self._decoding, self._decode, data)
+                if isinstance(data, bytes)
+                else data
+            )
             return await self._batcher.submit(picture, deadline=deadline)
         finally:
             self._inside -= 1
             if not self._inside:
                 self._empty.set()
 
-    def _check_size(self, data: bytes) -> None:
-        limit = self._settings.max_image_bytes
-        if len(data) > limit:
-            raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
+    def _check_size(self, data: bytes | Picture) -> None:
+        limit, size = self._settings.max_image_bytes, self.manifest.preprocessing.input_size
+        if isinstance(data, bytes):
+            if len(data) > limit:
+                raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
+        elif data.shape != (size, size, 3) or data.dtype != np.uint8:  # it would be its neighbours' trouble
+            raise UnsupportedPicture(f"{data.dtype} pixels of shape {data.shape}; uint8 of {(size, size, 3)} are read")
 
     @asynccontextmanager
     async def _settled(self, deadline: float | None) -> AsyncIterator[None]:
@@ -241,8 +250,8 @@ def _outcome(error: BaseException) -> str:
 
 
 async def _each(
-    pictures: Iterable[bytes | Exception] | AsyncIterable[bytes | Exception],
-) -> AsyncGenerator[bytes | Exception, None]:
+    pictures: Iterable[bytes | Picture | Exception] | AsyncIterable[bytes | Picture | Exception],
+) -> AsyncGenerator[bytes | Picture | Exception, None]:
     if isinstance(pictures, Iterable):
         for picture in pictures:
             yield picture

@@ -15,16 +15,20 @@ from model.image import PictureError, PictureTooLarge, UndecodablePicture, Unsup
 from service.batcher import BatcherClosed, DeadlineExpired, QueueFull
 from service.errors import (
     BodyTooLarge,
+    InvalidTensor,
     MalformedBody,
     NotReady,
     TooManyPictures,
+    UnknownModel,
     UnsupportedBody,
     UploadMemoryExhausted,
     UploadTooSlow,
 )
-from service.schemas import Problem
+from service.schemas import InferenceProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
+#: Under which the Open Inference Protocol is spoken, whose clients read an error's sentence from `error`.
+PROTOCOL_PATH = "/v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ UNEXPECTED = Kind(500, "internal-error", "The service failed")
 
 #: First match wins, so a class stands before its base.
 TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
+    (UnknownModel, Kind(404, "unknown-model", "There is no such model here")),
     (UploadTooSlow, Kind(408, "upload-too-slow", "The body did not arrive in time")),
     (BodyTooLarge, Kind(413, "body-too-large", "The body is too large")),
     (TooManyPictures, Kind(413, "too-many-pictures", "Too many pictures in one request")),
@@ -53,6 +58,7 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (UndecodablePicture, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
     (PictureError, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
     (MalformedBody, Kind(422, "malformed-body", "The body cannot be read")),
+    (InvalidTensor, Kind(422, "invalid-tensor", "The tensor is not what the model takes")),
     (RequestValidationError, Kind(422, "invalid-parameter", "A parameter is off")),
     (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
     (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
@@ -76,12 +82,15 @@ def kind_of(error: BaseException) -> Kind:
     return next((kind for error_class, kind in TABLE if isinstance(error, error_class)), UNEXPECTED)
 
 
-def problem(error: BaseException, request_id: str) -> Problem:
-    """The RFC 9457 document for an error."""
+def problem(error: BaseException, request_id: str, path: str = "") -> Problem:
+    """The RFC 9457 document for an error; below `/v2` it is the protocol's error object as well."""
     kind = kind_of(error)
-    return Problem(
+    found = Problem(
         type=kind.type, title=kind.title, status=kind.status, detail=_detail(error, kind), request_id=request_id
     )
+    if path == PROTOCOL_PATH or path.startswith(f"{PROTOCOL_PATH}/"):
+        return InferenceProblem(**dict(found), error=found.detail)
+    return found
 
 
 def headers(error: BaseException) -> dict[str, str]:
