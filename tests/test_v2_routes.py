@@ -233,6 +233,17 @@ async def test_a_bad_picture_harms_no_other_request(artefact: Path, draw: Draw) 
             assert outputs(answer)["logits"].shape == (3, 21)
 
 
+async def test_large_json_bodies_at_the_same_time_are_all_answered(artefact: Path, draw: Draw) -> None:
+    pixels = [np.stack([decode(draw(seed), 64)] * 4) for seed in range(6)]
+    image = {"name": "image", "datatype": "UINT8", "shape": [4, 64, 64, 3]}
+    bodies = [{"inputs": [image | {"data": found.ravel().tolist()}]} for found in pixels]
+    async with async_client(artefact) as http:
+        answers = await asyncio.gather(*(http.post(INFER, json=sent) for sent in bodies))
+        for seed, answer in enumerate(answers):
+            alone = await http.post(INFER, json=message([draw(seed)]))
+            np.testing.assert_allclose(outputs(answer)["logits"][3], outputs(alone)["logits"][0], atol=1e-4)
+
+
 class Fails(Held):
     """A session that fails while its gate is closed."""
 

@@ -4,12 +4,12 @@ Knows paths and headers. Messages, tensors and the way through the classifier ar
 """
 
 import asyncio
-from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
+from model.contract import Manifest
 from service.classify import Classifier
 from service.disconnect import while_connected
 from service.errors import BodyTooLarge, MalformedBody, UnknownModel
@@ -30,14 +30,12 @@ from service.v2.documents import (
     model_metadata,
 )
 from service.v2.inference import infer
-from service.v2.messages import answer, parse
+from service.v2.messages import InferenceRequest, answer, parse
 
 JSON_LENGTH = "Inference-Header-Content-Length"
-#: Work on so many bytes takes longer than handing it to a thread.
+#: Work on so many bytes is done in a thread, where it keeps no other request waiting.
 _ASIDE_BYTES = 64 * 1024
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 Name = Annotated[str, Path(description="the model's name, as `GET /model` gives it", examples=["marrowlens-lite"])]
 Version = Annotated[str, Path(description="the model's version", examples=["1.0.0"])]
 
@@ -147,14 +145,23 @@ async def _inferred(request: Request, classifier: Classifier, service: Running) 
         body = await whole_body(
             request, lease, max_body_bytes=settings.max_body_bytes, timeout_s=settings.request_timeout_s
         )
-        asked = await _aside(json_bytes or len(body), parse, body, json_bytes, manifest, settings.max_batch_images)
+        asked = await _parsed(body, json_bytes, manifest, service)
         size_bytes = asked.answer_bytes(manifest)
         if size_bytes > settings.max_body_bytes:
             raise BodyTooLarge(settings.max_body_bytes, "the answer (send fewer pictures, or ask for fewer outputs)")
         working = infer(classifier, asked, picture_timeout_s=settings.request_timeout_s)
         outputs = await while_connected(request, working)
-    content, answered_json_bytes = await _aside(size_bytes, answer, asked, manifest, outputs)
-    return _response(content, answered_json_bytes)
+    if size_bytes < _ASIDE_BYTES:
+        return _response(*answer(asked, manifest, outputs))
+    return _response(*await asyncio.to_thread(answer, asked, manifest, outputs))
+
+
+async def _parsed(body: memoryview, json_bytes: int | None, manifest: Manifest, service: Running) -> InferenceRequest:
+    max_pictures = service.settings.max_batch_images
+    if (len(body) if json_bytes is None else json_bytes) < _ASIDE_BYTES:
+        return parse(body, json_bytes, manifest, max_pictures)
+    async with service.large_json:
+        return await asyncio.to_thread(parse, body, json_bytes, manifest, max_pictures)
 
 
 def _response(content: bytes, json_bytes: int | None) -> Response:
@@ -171,12 +178,3 @@ def _json_bytes(request: Request) -> int | None:
     if not declared.isascii() or not declared.isdecimal() or len(declared) > 18:
         raise MalformedBody(f"{JSON_LENGTH} must be a number of bytes")
     return int(declared)
-
-
-async def _aside(
-    size_bytes: int, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
-) -> Result:
-    """Short work here, longer work in a thread, so that it keeps no other request waiting."""
-    if size_bytes < _ASIDE_BYTES:
-        return work(*args, **kwargs)
-    return await asyncio.to_thread(work, *args, **kwargs)
