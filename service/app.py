@@ -21,6 +21,7 @@ from service.running import Running, request_id
 from service.session import Session, open_session
 from service.settings import Settings
 from service.uploads import UploadMemory
+from service.v2 import routes as v2
 
 #: Bodies of all requests in flight together, in multiples of the largest one.
 UPLOADS_AT_ONCE = 2
@@ -49,8 +50,8 @@ def create_app(
     )
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
     app.state.models = Models(app.state.running, open_model)
-    for router in (classify.router, batch.router, model.router, change.router, operations.router, docs.router):
-        app.include_router(router)
+    for routes in (classify, batch, model, change, v2, operations, docs):
+        app.include_router(routes.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
     for error_class in (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE)):
         app.add_exception_handler(error_class, _refuse)
@@ -74,7 +75,7 @@ async def _lifespan(app: FastAPI, session: Session | None) -> AsyncIterator[None
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    document = problem(error, await request_id(request))
+    document = problem(error, await request_id(request), request.scope["path"])
     running: Running = request.app.state.running
     running.metrics.refused(kind_of(error).name)
     return Response(document.json_bytes(), document.status, headers(error), MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""The one way from picture bytes to an answer: size cap, admission, decode, batch, model, answer.
+"""The one way from a picture to an answer: size cap, admission, decode, batch, model, answer.
 
 Knows the order of the steps and how many pictures may be inside at a time. Knows no HTTP, no onnxruntime and no
 picture formats. Overload is refused before any work is done on a picture; nothing but bookkeeping runs on the event
@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
+
+import numpy as np
 
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.batcher import Batcher
@@ -214,9 +216,12 @@ class Classifier:
         return await self._batcher.submit(data, deadline=deadline)
 
     def _check_size(self, data: Data) -> None:
-        limit = self._settings.max_image_bytes
-        if isinstance(data, bytes) and len(data) > limit:
-            raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
+        limit, size = self._settings.max_image_bytes, self.manifest.preprocessing.input_size
+        if isinstance(data, bytes):
+            if len(data) > limit:
+                raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
+        elif data.shape != (size, size, 3) or data.dtype != np.uint8:  # a number would fill a whole row of the batch
+            raise UnsupportedPicture(f"{data.dtype} pixels of shape {data.shape}; uint8 of {(size, size, 3)} are read")
 
 
 def _outcome(error: BaseException) -> str:

@@ -7,6 +7,8 @@ Knows no HTTP: `service.problems` says which status each of these, and each erro
     ├── TooManyPictures       more pictures in one request than allowed
     ├── UnsupportedBody       a Content-Type or Content-Encoding that the route does not take
     ├── MalformedBody         of the right type, but not readable as such
+    ├── InvalidTensor         a tensor that is not what the model takes, or that contradicts itself
+    ├── UnknownModel          another model or version than the one that answers here
     ├── UploadTooSlow         the client stopped sending
     ├── UploadMemoryExhausted bodies of other requests fill the memory set aside for uploads
     ├── Unauthorised          without the operator's token
@@ -49,6 +51,19 @@ class UnsupportedBody(ServiceError):
 
 class MalformedBody(ServiceError):
     """A body of the right type that cannot be read as such, or that lacks what the route needs."""
+
+
+class InvalidTensor(ServiceError):
+    """A tensor, or a parameter of it, that is not what the model takes, or whose data contradicts its shape."""
+
+
+class UnknownModel(ServiceError):
+    """A model's name or version was asked for that is not the one here."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"there is no such model here; the one that answers is {name}, version {version}")
+        self.name = name
+        self.version = version
 
 
 class UploadTooSlow(ServiceError):

@@ -16,19 +16,23 @@ from service.errors import (
     BodyTooLarge,
     ChangeUnderWay,
     Forbidden,
+    InvalidTensor,
     MalformedBody,
     ModelRefused,
     NotReady,
     TooManyPictures,
     Unauthorised,
+    UnknownModel,
     UnsupportedBody,
     UploadMemoryExhausted,
     UploadTooSlow,
 )
-from service.schemas import Problem
+from service.schemas import InferenceProblem, Problem
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 MEDIA_TYPE = "application/problem+json"
+#: Under which the Open Inference Protocol is spoken, whose clients read an error's sentence from `error`.
+PROTOCOL_PATH = "/v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ UNEXPECTED = Kind(500, "internal-error", "The service failed")
 TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (Unauthorised, Kind(401, "unauthorised", "Not without the operator's token")),
     (Forbidden, Kind(403, "forbidden", "Not as this service is set up")),
+    (UnknownModel, Kind(404, "unknown-model", "There is no such model here")),
     (UploadTooSlow, Kind(408, "upload-too-slow", "The body did not arrive in time")),
     (BodyTooLarge, Kind(413, "body-too-large", "The body is too large")),
     (TooManyPictures, Kind(413, "too-many-pictures", "Too many pictures in one request")),
@@ -61,6 +66,7 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (PictureError, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
     (MalformedBody, Kind(422, "malformed-body", "The body cannot be read")),
     (ModelRefused, Kind(422, "model-refused", "The model cannot take over")),
+    (InvalidTensor, Kind(422, "invalid-tensor", "The tensor is not what the model takes")),
     (RequestValidationError, Kind(422, "invalid-parameter", "A parameter is off")),
     (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
     (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
@@ -84,12 +90,15 @@ def kind_of(error: BaseException) -> Kind:
     return next((kind for error_class, kind in TABLE if isinstance(error, error_class)), UNEXPECTED)
 
 
-def problem(error: BaseException, request_id: str) -> Problem:
-    """The RFC 9457 document for an error."""
+def problem(error: BaseException, request_id: str, path: str = "") -> Problem:
+    """The RFC 9457 document for an error; below `/v2` it is the protocol's error object as well."""
     kind = kind_of(error)
-    return Problem(
+    found = Problem(
         type=kind.type, title=kind.title, status=kind.status, detail=_detail(error, kind), request_id=request_id
     )
+    if path == PROTOCOL_PATH or path.startswith(f"{PROTOCOL_PATH}/"):
+        return InferenceProblem(**dict(found), error=found.detail)
+    return found
 
 
 def headers(error: BaseException) -> dict[str, str]:
