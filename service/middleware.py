@@ -106,6 +106,7 @@ class HeadAsGet:
             return
 
         async def send_bodiless(message: Message) -> None:
+            scope["method"] = "HEAD"  # the server asks its scope whether the announced body must follow
             if message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)

@@ -5,27 +5,39 @@ Knows signals and sockets. Does not know routes.
 
 import asyncio
 import logging
+import selectors
 import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.errors import ServiceError
+from service.heads import BoundedHeads
 from service.models import Models
 from service.running import Running
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_CLOSE = (b"connection", b"close")
+#: A client that has connected sends at once; this long its first request is waited for before the connection is closed.
+FIRST_REQUEST_S = 1.0
+#: Turns of the event loop, each of which takes all connections that wait; more only when clients never stop coming.
+_MAX_TURNS = 1000
+
 
 class DrainingServer(uvicorn.Server):
     """On the first SIGTERM or SIGINT: not ready, but serving for `drain_delay_s`; then no new connections, and what
     was accepted is answered within `shutdown_timeout_s`. A second signal skips the delay.
+
+    Meanwhile every answer ends its connection, so that clients go elsewhere before this process does. A request that
+    has come as far as the kernel counts as accepted: it is read and answered, not cut off.
 
     When the model is broken, everybody who waits for it gets a problem, and the server stops and is `failed`, for a
     supervisor to start the process anew: a call that hangs cannot be taken back. SIGHUP reads the artefact anew.
@@ -64,6 +76,8 @@ class DrainingServer(uvicorn.Server):
             self.force_exit, self.should_exit = self.should_exit, True
             return
         self._running.draining = True
+        self.config.encoded_headers.append(_CLOSE)  # for what uvicorn makes of them every second,
+        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]  # and until then
         self._exit_at_s = time.monotonic() + self._running.settings.drain_delay_s
 
     async def on_tick(self, counter: int) -> bool:
@@ -77,6 +91,34 @@ class DrainingServer(uvicorn.Server):
             await classifier.abandon()
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn, which by itself resets connections that wait in the kernel and requests not yet read."""
+        if not (self.force_exit or self.failed):
+            await self._take_what_waits(sockets or [])
+            await self._read_what_came()
+        await super().shutdown(sockets)
+
+    async def _take_what_waits(self, listeners: list[socket.socket]) -> None:
+        with selectors.DefaultSelector() as waiting:
+            for listener in listeners:
+                waiting.register(listener, selectors.EVENT_READ)
+            for _ in range(_MAX_TURNS):
+                if not waiting.select(0):
+                    break
+                await asyncio.sleep(0)
+            for listening in self.servers:
+                listening.close()
+
+    async def _read_what_came(self) -> None:
+        until_s = time.monotonic() + FIRST_REQUEST_S
+        while True:
+            for _ in range(3):  # one to be told of the data, one to read it, one for what it starts
+                await asyncio.sleep(0)
+            silent = [each for each in self.server_state.connections if getattr(each, "cycle", None) is None]
+            if not silent or self.force_exit or time.monotonic() > until_s:
+                return
+            await asyncio.sleep(0.01)
+
 
 def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
     """A server that has not started yet; it calls `started` once it takes connections."""
@@ -85,7 +127,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
         app,
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=partial(BoundedHeads, head_timeout_s=settings.request_timeout_s),  # type: ignore[arg-type]
         loop="auto",  # uvloop where there is one
         ws="none",
         lifespan="on",

@@ -5,6 +5,7 @@ changes nothing. Does not decode pictures. Nothing is written to disk.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from service.errors import (
 
 #: Boundaries and headers around the one picture of a form.
 FORM_OVERHEAD_BYTES = 64 * 1024
+#: A body that is slower than this on the whole, its first `timeout_s` apart, holds memory for nothing.
+MIN_UPLOAD_BYTES_PER_S = 16 * 1024
 #: An archive may grow to this many times the largest body: pictures hardly shrink, bombs do.
 MAX_EXPANSION = 4
 
@@ -78,7 +81,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """One request's body on its way in: where from, how much of it, and how long to wait for the next piece."""
+    """One request's body on its way in: where from, how much of it, and how long to wait for it.
+
+    `timeout_s` is for each next piece, and for the whole in addition to its bytes at `MIN_UPLOAD_BYTES_PER_S`.
+    """
 
     request: Request
     lease: Lease
@@ -94,18 +100,19 @@ class Intake:
         declared = self.request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.limit_bytes:
             raise BodyTooLarge(self.limit_bytes)
-        received = 0
+        received, began_s = 0, time.monotonic()
         async with aclosing(self.request.stream()) as stream:
-            while chunk := await self._next(stream):
+            while chunk := await self._next(stream, began_s + received / MIN_UPLOAD_BYTES_PER_S):
                 received += len(chunk)
                 if received > self.limit_bytes:
                     raise BodyTooLarge(self.limit_bytes)
                 self.lease.take(len(chunk))
                 yield chunk
 
-    async def _next(self, stream: AsyncIterator[bytes]) -> bytes:
+    async def _next(self, stream: AsyncIterator[bytes], due_s: float) -> bytes:
+        behind_s = max(0.0, time.monotonic() - due_s)
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(self.timeout_s - behind_s):
                 return await anext(stream, b"")
         except TimeoutError as error:
             raise UploadTooSlow(self.timeout_s) from error

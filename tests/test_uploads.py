@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from model.image import PictureTooLarge
+from service import uploads
 from service.archives import Upload
 from service.errors import (
     BodyTooLarge,
@@ -146,6 +147,18 @@ async def test_a_form_without_a_usable_boundary_is_malformed(content_type: str) 
 async def test_a_client_that_falls_silent_is_not_waited_for() -> None:
     with pytest.raises(UploadTooSlow):
         await one(request("image/png", b"abc", ends="silence"), timeout_s=0.01)
+
+
+async def test_a_byte_now_and_then_does_not_hold_the_service_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MIN_UPLOAD_BYTES_PER_S", 10**12)  # or the test would have to wait
+
+    async def drip() -> Message:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    dripping = Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"image/png")]}, drip)
+    with pytest.raises(UploadTooSlow):
+        await one(dripping, timeout_s=0.05, limit=10**9)
 
 
 async def test_a_client_that_leaves_is_noticed() -> None:

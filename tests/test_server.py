@@ -1,0 +1,94 @@
+"""Heads of requests as a server meets them: vast ones, endless ones, and those that never come."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import Served, served
+
+from service.heads import MAX_HEAD_BYTES
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.fixture(scope="module")
+def service(artefact: Path) -> Iterator[Served]:
+    with served(artefact, request_timeout_s="0.5") as started:
+        started.wait_listening()
+        yield started
+
+
+def said(service: Served, *pieces: bytes) -> bytes:
+    """All that comes until the service closes the connection; it may close before all pieces are sent."""
+    url = httpx.URL(service.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
+        for piece in pieces:
+            try:
+                connection.sendall(piece)
+            except ConnectionError:
+                break
+        heard = b""
+        try:
+            while data := connection.recv(65536):
+                heard += data
+        except ConnectionResetError:
+            pass
+    return heard
+
+
+def filler(size: int) -> bytes:
+    return b"".join(b"X-%d: %s\r\n" % (at, b"a" * 90) for at in range(size // 100))
+
+
+def test_a_head_as_long_as_allowed_is_read(service: Served) -> None:
+    answer = said(service, LIVE + filler(MAX_HEAD_BYTES - 8192) + b"Connection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (LIVE + filler(2 * MAX_HEAD_BYTES) + b"\r\n",),
+        (LIVE, *[filler(10_000)] * 200),
+        (LIVE + b"X: ", *[b"a" * 10_000] * 200),
+        (b"GET /", *[b"a" * 10_000] * 200),
+    ],
+    ids=["at once", "header by header", "one header", "target"],
+)
+def test_a_longer_one_is_refused_before_it_ends(service: Served, pieces: tuple[bytes, ...]) -> None:
+    answer = said(service, *pieces)
+    assert answer.startswith(b"HTTP/1.1 431 ") or not answer  # a reset may overtake the answer
+    assert httpx.get(f"{service.url}/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("begun", [b"", b"\r\n", b"GET", LIVE, LIVE + b"X: a", LIVE + b"\r\n" + LIVE])
+def test_a_head_that_does_not_come_is_not_waited_for(service: Served, begun: bytes) -> None:
+    assert b"HTTP/1.1 408 Request Timeout" in said(service, begun)
+
+
+def test_a_body_may_take_longer_than_a_head(service: Served) -> None:
+    head = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+    assert b"urn:problem-type:marrowlens:upload-too-slow" in said(service, head)
+
+
+def test_many_requests_at_once_are_not_one_long_head(service: Served) -> None:
+    requests = (LIVE + b"\r\n") * 5000 + LIVE + b"Connection: close\r\n\r\n"
+    assert said(service, requests).count(b"HTTP/1.1 200 ") == 5001
+
+
+@pytest.mark.parametrize("rest", [b"\0\0\0", b"GET /" + b"a" * 2 * MAX_HEAD_BYTES])
+def test_what_follows_a_request_does_not_spoil_its_answer(service: Served, rest: bytes) -> None:
+    assert said(service, LIVE + b"\r\n" + rest).startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_is_no_http_is_a_problem_too(service: Served) -> None:
+    answer = said(service, b"\x16\x03\x01\x02\x00\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"application/problem+json" in answer
+
+
+def test_head_requests_are_answered_without_a_word_in_the_log(service: Served) -> None:
+    with httpx.Client(base_url=service.url) as http:
+        assert [http.head(path).status_code for path in ("/health/live", "/nowhere", "/health/live")] == [200, 404, 200]
+    assert not any("ERROR" in line for line in service.lines)
