@@ -19,7 +19,7 @@ from bench.wire import Address
 
 #: Batches of other sizes add up in another order; a wrong picture's answer is off by far more.
 ATOL = 1e-3
-REFUSED = (429, 503, 504)
+REFUSED = (429, 503)  # a 504 is no refusal: the client has waited in vain
 #: Of a closed loop for its last answers; on a machine that does nothing else it takes a second.
 PATIENCE_S = 60.0
 
@@ -120,7 +120,7 @@ async def _load(
     if offered is None:
         clients = REQUEST_PICTURES if workload.kind == "batch" and not batched else workload.clients
         return await closed_loop(address, requests, clients, plan.warm_s, plan.seconds, PATIENCE_S)
-    window_s = plan.window_s(workload)
+    window_s = plan.window_s(workload, offered / workload.load)
     due_s = poisson(offered, window_s[1], seed=round)
     patience_s = 0 if workload.cut else plan.deadline_s
     return await open_loop(address, requests, due_s, plan.connections, window_s, patience_s)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.peers.names import MAX_QUEUE_SIZE
+
 NETWORK, FEATHERWEIGHT = "network", "one-operator"
 MODELS = (NETWORK, FEATHERWEIGHT)
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -73,11 +75,17 @@ class Plan(BaseModel):
         needed = {SATURATED} if any(WORKLOADS[name].kind == "open" for name in names) else set()
         return [workload for name, workload in WORKLOADS.items() if name in names or name in needed]
 
-    def window_s(self, workload: Workload) -> tuple[float, float]:
-        """Start and end of what is measured, from when the load begins. An overload takes its time to fill queues."""
-        if workload.cut:
-            return 0.6 * self.seconds, 1.6 * self.seconds
-        return self.warm_s, self.warm_s + self.seconds
+    def window_s(self, workload: Workload, capacity_per_s: float) -> tuple[float, float]:
+        """Start and end of what is measured, from when an open loop begins.
+
+        Three times the capacity fills a queue in half the time that it takes to drain; what is admitted last then waits
+        for all of it. What is answered from then on has met an overload as it stays.
+        """
+        if not workload.cut:
+            return self.warm_s, self.warm_s + self.seconds
+        settled_s = 1.5 * MAX_QUEUE_SIZE / capacity_per_s
+        start = min(max(0.2 * self.seconds, settled_s), 2 * self.seconds)
+        return start, start + self.seconds
 
 
 def check_names(workloads: Sequence[str], models: Sequence[str]) -> None:

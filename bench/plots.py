@@ -55,14 +55,15 @@ def _measured(ledger: Ledger, model: str, workload: str) -> bool:
 def _bars(
     axes: Axes, ledger: Ledger, model: str, workloads: Sequence[str], figure: Callable[[Cell], float | None]
 ) -> None:
-    pieces = [OURS, *dict.fromkeys(p for name in workloads for p in peers(ledger, model, name))]
+    there = {piece for name in workloads for piece in (OURS, *peers(ledger, model, name))}
+    pieces = [piece for piece in PIECES if piece in there]
     width = 0.8 / len(pieces)
     for at, piece in enumerate(pieces):
         found = [spread(list(by_round(ledger, model, piece, name, figure).values())) for name in workloads]
         places = [place + (at - (len(pieces) - 1) / 2) * width for place, s in enumerate(found) if s]
-        there = [s for s in found if s]
-        heights = np.array([s.median for s in there])
-        ends = np.abs(np.array([[s.low, s.high] for s in there]).reshape(-1, 2).T - heights)
+        known = [s for s in found if s]
+        heights = np.array([s.median for s in known])
+        ends = np.abs(np.array([[s.low, s.high] for s in known]).reshape(-1, 2).T - heights)
         bars = axes.bar(places, heights, width, color=COLOURS[piece], hatch=HATCHES[piece], edgecolor="white")
         bars.set_label(PIECES[piece].title)
         axes.errorbar(places, heights, ends, fmt="none", ecolor=GREY, elinewidth=1)

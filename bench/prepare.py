@@ -6,6 +6,7 @@ Knows where things lie. Measures nothing.
 import datetime
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +126,17 @@ def _pythons(request: Request, progress: Progress) -> dict[str, Path]:
     """The Python of every piece and engine. marrowlens' is always there: the bare session runs in it."""
     pieces = [*dict.fromkeys((OURS, *request.plan.pieces))]
     found: dict[str, Path] = {}
-    for piece in (*(PIECES[name] for name in pieces), CEILING):
+    for piece in (PIECES[name] for name in pieces):
         found[piece.name] = _made(request, progress, piece.name, piece.requirements, piece.python)
+    found[CEILING.name] = Path(sys.executable)
     for engine in (ENGINES[name] for name in request.plan.engines):
-        shared = found.get(engine.shares or "")
-        found[engine.name] = shared or _made(request, progress, engine.name, engine.requirements, engine.python)
+        borrowed = machine.ROOT / engine.borrows / "bin/python" if engine.borrows else None
+        if engine.shares:
+            found[engine.name] = found[engine.shares]
+        elif borrowed and borrowed.exists() and not request.environments.here:
+            found[engine.name] = borrowed
+        else:
+            found[engine.name] = _made(request, progress, engine.name, engine.requirements, engine.python)
     return found
 
 

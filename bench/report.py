@@ -40,8 +40,8 @@ class Header:
         setting = self.setting
         return (
             f"{setting.processor}, servers on {_cores(setting.server_cores)}, load generator on "
-            f"{_cores(setting.client_cores)}, {self.rounds} round{'s' * (self.rounds > 1)} of {setting.seconds:g} s, {self.date}, "
-            f"commit {setting.commit}"
+            f"{_cores(setting.client_cores)}, {self.rounds} round{'s' * (self.rounds > 1)} of {setting.seconds:g} s, "
+            f"{self.date}, commit {setting.commit}"
         )
 
 

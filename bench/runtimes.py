@@ -8,7 +8,7 @@ from bench.pieces import OURS, PIECES
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One runtime. `shares` is the piece whose environment it runs in."""
+    """One runtime. `shares` is the piece whose environment it runs in; `borrows`, one of the checkout's, if there."""
 
     name: str
     title: str
@@ -16,6 +16,7 @@ class Engine:
     requirements: tuple[str, ...]
     versions: tuple[str, ...]
     shares: str | None = None
+    borrows: str | None = None
     python: str = sys.executable
 
 
@@ -41,8 +42,9 @@ ENGINES: dict[str, Engine] = {
             "pytorch",
             "PyTorch",
             "torch_engine",
-            ("torch>=2.9", "timm==1.0.31", "pydantic>=2.11", "pillow==13.0.0"),
+            ("torch==2.14.1", "torchvision==0.29.1", "timm==1.0.31", "pydantic>=2.11", "pillow==13.0.0"),
             ("torch", "timm", "numpy"),
+            borrows=".venv",  # what `make test` has made: torch is gigabytes
         ),
     )
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.cells import Cell, Ledger
 from bench.engines.names import AS_SERVED
-from bench.pieces import CEILING, OURS
+from bench.pieces import CEILING, OURS, PIECES
 from bench.plan import NETWORK
 
 Figure = Callable[[Cell], float | None]
@@ -51,8 +51,8 @@ def ratio(above: dict[int, float], below: dict[int, float]) -> Spread | None:
 
 def peers(ledger: Ledger, model: str, workload: str) -> list[str]:
     """The servers besides ours that were measured."""
-    found = dict.fromkeys(c.piece for c in ledger.cells if c.model == model and c.workload == workload)
-    return [piece for piece in found if piece not in (OURS, CEILING.name)]
+    found = {c.piece for c in ledger.cells if c.model == model and c.workload == workload}
+    return [piece for piece in PIECES if piece in found and piece != OURS]
 
 
 def best_peer(ledger: Ledger, model: str, workload: str, figure: Figure, *, lowest: bool = False) -> str | None:

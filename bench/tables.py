@@ -44,7 +44,8 @@ def headline_table(ledger: Ledger) -> Table:
     rows: Rows = []
     for model in models(ledger):
         for workload in WORKLOADS.values():
-            figures: list[tuple[str, Figure, bool]] = [("pictures/s", lambda cell: cell.pictures_per_s, False)]
+            name = "goodput, pictures/s" if workload.cut else "pictures/s"
+            figures: list[tuple[str, Figure, bool]] = [(name, lambda cell: cell.pictures_per_s, False)]
             if workload.kind != "batch" and not workload.cut:
                 figures += [("p50, ms", lambda c: c.p50_ms, True), ("p99, ms", lambda c: c.p99_ms, True)]
             if workload.load and not workload.cut:
@@ -122,8 +123,9 @@ def overload_table(ledger: Ledger) -> Table:
         "accepted drain in, s",
     )  # fmt: skip
     note = (
-        "Goodput: answers with status 200 within the deadline. Measured after the first third of the load, when "
-        "queues are full; a server that refuses nobody is flattered by it, since its queue, and its p99, would grow on."
+        "Goodput: answers with status 200 within the deadline. Measured once a queue of "
+        "256 would be full and its last place served; a server that refuses nobody is flattered by it, since its "
+        "queue, and its p99, would grow on."
     )
     return Table("Overload, 3 times the capacity", head, rows, note)
 

@@ -139,12 +139,15 @@ def _overload(ledger: Ledger, model: str, deadline_s: float) -> list[Verdict]:
     capacity = by_round(ledger, model, OURS, SATURATED, _requests)
     p99 = spread(list(by_round(ledger, model, OURS, "overload", _p99_ms).values()))
     refused = by_round(ledger, model, OURS, "overload", lambda c: c.refusals.p50_ms if c.refusals else None)
-    return [
+    judged = [
         _at_least(title + "goodput at least 0.90 of capacity", ratio(goodput, capacity), 0.90, "x"),
         _at_most(title + f"p99 of the accepted within {deadline_s:g} s", p99, 1000 * deadline_s, "ms"),
         _at_most(title + f"refusals' median below {REFUSAL_MS:g} ms", spread(list(refused.values())), REFUSAL_MS, "ms"),
         _retry_after(ledger, model, title),
     ]
+    if not goodput:
+        return judged
+    return [v if v.reached is not None else Verdict(v.goal, "not one such answer", False) for v in judged]
 
 
 def _retry_after(ledger: Ledger, model: str, title: str) -> Verdict:

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import write_artefact
 
 from bench import featherweight, machine, pictures
 from bench.cells import Cell, EngineTiming, Ledger, OnePicture, Refusals
 from bench.load import Exchange
 from bench.measure import Pictures, accepted_at
 from bench.pieces import OURS, PIECES, chosen
-from bench.plan import FEATHERWEIGHT, NETWORK, SATURATED, Plan
+from bench.plan import FEATHERWEIGHT, NETWORK, SATURATED, WORKLOADS, Plan
 from bench.starting import descendants
 from bench.summary import best_peer, by_round, ratio
 from bench.verdict import verdicts
@@ -79,7 +78,7 @@ def test_what_was_accepted_and_unanswered_at_a_moment() -> None:
 def cell(piece: str, workload: str, round: int, rate: float, model: str = NETWORK, **more: Any) -> Cell:
     figures: dict[str, Any] = {
         "requests": 100, "statuses": {"200": 100}, "checked": 100, "wrong": 0, "offered_per_s": None, "late": 0,
-        "pictures_per_s": rate, "mean_ms": 10.0, "p50_ms": 10.0, "p90_ms": 10.0, "p99_ms": 1000 / rate,
+        "pictures_per_s": rate, "mean_ms": 10.0, "p50_ms": 10.0, "p90_ms": 10.0, "p99_ms": 1000 / max(rate, 1),
         "refusals": None, "lag_p99_ms": None, "generator_share": 0.1,
     }  # fmt: skip
     told = {"model": model, "piece": piece, "workload": workload, "round": round, "requests_per_s": rate}
@@ -138,6 +137,13 @@ def test_a_retry_after_must_be_true(tmp_path: Path, retry_after_s: int, with_ret
     assert [v.reached for v in verdicts(found, 5) if "Retry-After" in v.goal and "network" in v.goal] == [reached]
 
 
+def test_an_overload_that_refuses_nobody_does_not_pass_for_unmeasured(tmp_path: Path) -> None:
+    found = Ledger(tmp_path / "one.jsonl")
+    found.add(cell(OURS, SATURATED, 0, 10.0))
+    found.add(cell(OURS, "overload", 0, 0.0, statuses={"504": 30}, p99_ms=None))
+    assert [v.reached for v in verdicts(found, 5) if "x 3, network" in v.goal] == [False] * 4
+
+
 def test_a_ledger_goes_on_after_a_line_was_cut_off(ledger: Ledger) -> None:
     text = ledger.path.read_text()
     ledger.path.write_text(text[:-20])
@@ -153,6 +159,13 @@ def test_a_ledger_goes_on_after_a_line_was_cut_off(ledger: Ledger) -> None:
 def test_a_share_of_the_capacity_needs_the_capacity() -> None:
     plan = Plan(pieces=(OURS,), engines=(), workloads=("overload",))
     assert [workload.name for workload in plan.workloads_of(NETWORK)] == [SATURATED, "overload"]
+
+
+def test_an_overload_is_measured_once_queues_are_full() -> None:
+    plan = Plan(pieces=(OURS,), engines=(), seconds=5)
+    assert plan.window_s(WORKLOADS["overload"], 96) == (4, 9)  # 256 places: full after 1.33 s, drained 2.67 s later
+    assert plan.window_s(WORKLOADS["overload"], 10_000) == (1, 6)
+    assert plan.window_s(WORKLOADS["overload"], 1) == (10, 15)
 
 
 def test_cores_are_separate_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,17 +197,20 @@ def test_an_unknown_name_is_told_with_those_there_are() -> None:
     assert [piece.name for piece in chosen([])] == list(PIECES)
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of one quick run of two servers in this environment."""
-    folder = tmp_path_factory.mktemp("bench")
-    artefact = write_artefact(tmp_path_factory.mktemp("model"))
+def measured_quickly(folder: Path, artefact: Path) -> Path:
+    """Two servers, in this environment; the deadline is far off, for a machine that is busy with other tests."""
     command = [sys.executable, "-m", "bench.cli", "--quick", "--here", "--pieces", "marrowlens fastapi"]
-    command += ["--engines", "onnxruntime", "--workloads", "one thirty-two batch overload"]
+    command += ["--engines", "onnxruntime", "--workloads", "one thirty-two batch overload", "--deadline-s", "120"]
     command += ["--artefact", str(artefact), "--out", str(folder / "out"), "--work", str(folder / "work")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory, artefact: Path) -> Path:
+    """The results of one quick run."""
+    return measured_quickly(tmp_path_factory.mktemp("bench"), artefact)
 
 
 def test_a_quick_run_writes_table_and_plots(quick: Path) -> None:
@@ -222,3 +238,9 @@ def test_in_a_quick_run_every_answer_is_the_bare_sessions(quick: Path) -> None:
             assert set(found["statuses"]) == {"200"}, found
             assert found["checked"] > 0 or found["piece"] == "ceiling"
     assert said["goals"][0]["reached"] is True
+
+
+def test_what_is_measured_is_not_measured_again(quick: Path, artefact: Path) -> None:
+    before = json.loads((quick / "bench.json").read_text())
+    measured_quickly(quick.parent, artefact)
+    assert json.loads((quick / "bench.json").read_text())["cells"] == before["cells"]

@@ -21,12 +21,9 @@ from numpy.typing import NDArray
 from bench.peers.names import ASKED
 from model.image import decode
 
-PORT = int(os.environ.get("BENCH_PORT", "0"))
 DEADLINE_S = float(os.environ.get("BENCH_DEADLINE_S", "5"))
 #: Pictures in one call of the model, for the peers that batch: marrowlens' default.
 MAX_BATCH_SIZE = 16
-#: Requests accepted and not yet answered, for the peers that have such a limit: marrowlens' default.
-MAX_QUEUE_SIZE = 256
 
 
 class Bare:

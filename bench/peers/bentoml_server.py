@@ -12,7 +12,8 @@ from typing import Any
 
 import bentoml
 
-from bench.peers.bare import DEADLINE_S, MAX_QUEUE_SIZE, Bare
+from bench.peers.bare import DEADLINE_S, Bare
+from bench.peers.names import MAX_QUEUE_SIZE
 
 #: Of one request, and so the most that its dispatcher puts together.
 MAX_REQUEST_PICTURES = 64

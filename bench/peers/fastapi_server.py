@@ -11,8 +11,8 @@ import orjson
 import uvicorn
 from fastapi import FastAPI, Response, UploadFile
 
-from bench.peers.bare import PORT, Bare
-from bench.peers.names import HOST
+from bench.peers.bare import Bare
+from bench.peers.names import HOST, PORT
 
 app = FastAPI()
 bare = Bare()

@@ -9,8 +9,7 @@ from typing import cast
 
 import uvloop
 
-from bench.peers.bare import PORT
-from bench.peers.names import HOST
+from bench.peers.names import HOST, PORT
 
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 _BODY = b'{"filler": "' + b"0" * 5000 + b'"}'

@@ -15,8 +15,8 @@ import orjson
 from fastapi import Response, UploadFile
 from numpy.typing import NDArray
 
-from bench.peers.bare import DEADLINE_S, MAX_BATCH_SIZE, PORT, Bare
-from bench.peers.names import HOST
+from bench.peers.bare import DEADLINE_S, MAX_BATCH_SIZE, Bare
+from bench.peers.names import HOST, PORT
 
 Answer = dict[str, Any]
 

@@ -17,8 +17,8 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, QueuePolicy, Tensor, TimeoutAction
 from pytriton.triton import Triton, TritonConfig
 
-from bench.peers.bare import DEADLINE_S, MAX_QUEUE_SIZE, PORT, Bare
-from bench.peers.names import ASKED, HOST
+from bench.peers.bare import DEADLINE_S, Bare
+from bench.peers.names import ASKED, HOST, MAX_QUEUE_SIZE, PORT
 
 MAX_REQUEST_PICTURES = 64
 
