@@ -51,6 +51,7 @@ def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> s
         ("service.app", {"torch", "torchvision", "lightning", "timm", "training", "model.van", "onnx", "pyarrow"}),
         ("service.cli", {"torch", "torchvision", "lightning", "timm", "training", "model.van", "onnx"}),
         ("model.contract", {"torch", "onnxruntime", "numpy", "PIL", "service", "training"}),
+        ("bench.cli", {"torch", "timm", "lightning", "onnxruntime", "fastapi", "service"}),
         ("model.image", {"torch", "onnxruntime", "service", "training"}),
     ],
 )
