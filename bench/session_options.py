@@ -23,7 +23,7 @@ import onnxruntime
 from model.contract import INPUT, OUTPUTS
 from service.artefact import bundled_artefact, probe_images, read_artefact
 from service.machine import resident
-from service.session import _session_options
+from service.session import session_options
 
 SIZES = (1, 16)
 Level = onnxruntime.GraphOptimizationLevel
@@ -126,7 +126,7 @@ def _round(session: onnxruntime.InferenceSession, images: np.ndarray) -> list[fl
 
 
 def _open(graph: bytes | str, variant: dict[str, Any]) -> onnxruntime.InferenceSession:
-    options = _session_options(variant["threads"])
+    options = session_options(variant["threads"])
     for name, value in variant.get("options", {}).items():
         setattr(options, name, value)
     for name, value in variant.get("entries", {}).items():
@@ -136,7 +136,7 @@ def _open(graph: bytes | str, variant: dict[str, Any]) -> onnxruntime.InferenceS
 
 
 def _store(artefact: Path, threads: int, path: Path) -> None:
-    options = _session_options(threads)
+    options = session_options(threads)
     options.optimized_model_filepath = str(path)
     onnxruntime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
 

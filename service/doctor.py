@@ -109,15 +109,13 @@ def _show(machine: Machine, found: Versions, trials: list[Trial], repeats: int) 
     console.print(_size_table(trials, repeats))
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    return table
+def _table(title: str, *, headed: bool = True) -> Table:
+    look = box.SIMPLE_HEAD if headed else box.SIMPLE
+    return Table(title=title, title_justify="left", box=look, show_header=headed, pad_edge=False)
 
 
 def _machine_table(machine: Machine, found: Versions) -> Table:
-    table = Table(title="machine", title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
+    table = _table("machine", headed=False)
     rows = {
         "processor": machine.processor,
         "CPUs for this process": str(machine.cpus),
@@ -133,7 +131,7 @@ def _machine_table(machine: Machine, found: Versions) -> Table:
 
 
 def _provider_table(trials: list[Trial]) -> Table:
-    table = Table(title="providers", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = _table("providers")
     for column in ("provider", "works", "opened in", "why not"):
         table.add_column(column, overflow="fold")
     for trial in trials:
@@ -143,16 +141,9 @@ def _provider_table(trials: list[Trial]) -> Table:
 
 
 def _size_table(trials: list[Trial], repeats: int) -> Table:
-    columns = (
-        "provider",
-        "pictures",
-        "first",
-        f"median of {repeats}",
-        "pictures/s",
-        "off the CPU by",
-        "same class",
-    )
-    table = _table("batches", *columns)
+    table = _table(f"batches, median of {repeats} calls")
+    for column in ("provider", "pictures", "first", "median", "pictures/s", "off the CPU by", "same class"):
+        table.add_column(column, justify="left" if column == "provider" else "right")
     for trial in trials:
         for size in trial.sizes:
             table.add_row(

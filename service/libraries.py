@@ -74,15 +74,16 @@ def _cudnn_version(library: ctypes.CDLL | None) -> str | None:
     if library is None:
         return None
     library.cudnnGetVersion.restype = ctypes.c_size_t
-    return _dotted(library.cudnnGetVersion())
+    return dotted(library.cudnnGetVersion())
 
 
 def _tensorrt_version(library: ctypes.CDLL | None) -> str | None:
-    return None if library is None else _dotted(library.getInferLibVersion())
+    return None if library is None else dotted(library.getInferLibVersion())
 
 
-def _dotted(number: int) -> str:
-    return f"{number // 10_000}.{number % 10_000 // 100}.{number % 100}"  # 92400 is 9.24.0
+def dotted(number: int) -> str:
+    """A version from cuDNN's and TensorRT's one number for it: 92400 is 9.24.0."""
+    return f"{number // 10_000}.{number % 10_000 // 100}.{number % 100}"
 
 
 def _wheel_folder(package: str) -> Path | None:

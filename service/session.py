@@ -247,11 +247,11 @@ def _bound(
 def _start(graph: bytes, intra_op_threads: int, attempt: Attempt) -> onnxruntime.InferenceSession:
     # Without enable_fallback=0 a provider that fails is replaced with a line on stdout.
     return onnxruntime.InferenceSession(
-        graph, _session_options(intra_op_threads), providers=list(attempt.providers), enable_fallback=0
+        graph, session_options(intra_op_threads), providers=list(attempt.providers), enable_fallback=0
     )
 
 
-def _session_options(intra_op_threads: int) -> onnxruntime.SessionOptions:
+def session_options(intra_op_threads: int) -> onnxruntime.SessionOptions:
     """As measured by bench/session_options.py; the table stands in docs/providers.md."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads  # never left to onnxruntime, which counts the machine's cores

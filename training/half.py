@@ -23,6 +23,7 @@ from training.painter import paint
 #: each step. Attention maps are stretched to 0..1, and their rounding with them.
 RELATIVE_TOLERANCE = 2e-2
 STRETCHED_TOLERANCE = 5e-2
+LARGEST_INSIDE = float(np.finfo(np.float16).max) / 4
 PROBES_PER_CLASS = 3
 #: What multiplies by weights: between these lies what fp16 is for.
 _HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -35,23 +36,25 @@ class HalfError(Exception):
 
 
 def in_half(model: ModelProto, size: int) -> bytes:
-    """The graph in fp16, once it has passed `check_half`.
+    """The graph in fp16, once it has passed `check_half` and `check_range`.
 
     Args:
         size: S of the input, in pixels.
 
     Raises:
-        HalfError: see `check_half`.
+        HalfError: see there.
     """
     half = halved(model).SerializeToString()
+    check_range(model, size)
     check_half(half, model.SerializeToString(), size)
     return half
 
 
 def halved(model: ModelProto) -> ModelProto:
     """The same graph in fp16. The given one is left as it is."""
-    source = ModelProto()
-    source.CopyFrom(model)
+    source = _named(model)
+    # Types of weights that stand here too are taken for halved ones, whether their node is or not.
+    del source.graph.value_info[:]
     half = convert_float_to_float16(
         source,
         keep_io_types=True,
@@ -81,6 +84,29 @@ def check_half(half: bytes, full: bytes, size: int) -> None:
     lost = int(np.sum(_decided(expected["logits"]) & (found["logits"].argmax(1) != expected["logits"].argmax(1))))
     if lost:
         raise HalfError(f"{lost} of {len(images)} drawn cells get another class in fp16")
+
+
+def check_range(model: ModelProto, size: int) -> None:
+    """Hold what is computed between the weights against the range of fp16, on the drawn cells, with room to spare.
+
+    onnxruntime's CPU provider computes an fp16 graph in fp32 between its fp16 weights, so what overflows on a GPU does
+    not overflow there.
+
+    Raises:
+        HalfError: a value inside the network comes within a factor of 4 of the largest that fp16 holds.
+    """
+    watched = _named(onnx.shape_inference.infer_shapes(model))
+    kept = _kept(watched)
+    inside = {name for node in watched.graph.node if node.name not in kept for name in node.output}
+    floats = [value for value in watched.graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+    watched.graph.output.extend(value for value in floats if value.name in inside)
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for image in probe_cells(size):
+        for name, array in zip(names, session.run(names, {INPUT: image[None]}), strict=True):
+            largest = float(np.abs(array).max())
+            if not largest <= LARGEST_INSIDE:
+                raise HalfError(f"{name} reaches {largest:.2e}; in fp16 no more than {LARGEST_INSIDE:.0f} is safe")
 
 
 def probe_cells(size: int) -> NDArray[np.uint8]:
@@ -152,6 +178,15 @@ def _without_round_trips(model: ModelProto) -> ModelProto:
     result = ir.to_proto(tidied)
     del result.graph.value_info[:]  # types of before; whoever loads the graph works them out
     return result
+
+
+def _named(model: ModelProto) -> ModelProto:
+    """A copy whose nodes differ in name, for that is what tells which are kept."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for index, node in enumerate(copy.graph.node):
+        node.name = f"{index}_{node.name}"
+    return copy
 
 
 def _casts_to(node: NodeProto, kind: int) -> bool:
