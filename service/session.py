@@ -199,7 +199,8 @@ def _elsewhere(graph: bytes, reference: OnnxSession, provider: Provider, setup: 
 
 def _make_room(engines: Path | None) -> None:
     if engines is None:
-        _log.warning("TensorRT builds its engines now, for minutes, and at every start: there is no engine cache")
+        if libraries.gpus():
+            _log.warning("TensorRT builds its engines at every start, for minutes: set MARROWLENS_ENGINE_CACHE")
         return
     if not providers.engines_in(engines):
         _log.warning("TensorRT builds its engines now, for minutes, into %s", engines)
@@ -212,20 +213,29 @@ def _make_room(engines: Path | None) -> None:
 def _first_that_starts(graph: bytes, manifest: Manifest, provider: Provider, setup: Setup) -> OnnxSession:
     refusal = ProviderUnavailable(f"{provider} does not start; it needs {providers.needs(provider)}")
     for attempt in providers.attempts(provider, setup):
-        if attempt.given_up:
-            _log.warning("%s does without %s: %s", provider, attempt.given_up, refusal)
         try:
-            started = _start(graph, setup.intra_op_threads, attempt)
-            if providers.NAMES[provider] not in started.get_providers():  # it goes on without and says so on stderr
-                continue
-            session = OnnxSession(manifest, provider, started, _bound(started, manifest, setup, attempt))
-            session.run(probe_images(manifest))
+            session = _attempted(graph, manifest, provider, setup, attempt)
         except Exception as error:
             reason = f"{provider} does not start ({_first_line(error)}); it needs {providers.needs(provider)}"
             refusal = ProviderUnavailable(reason)
-        else:
+            continue
+        if session is not None:
+            if attempt.given_up:
+                _log.warning("%s does without %s: with them, %s", provider, attempt.given_up, refusal)
             return session
     raise refusal
+
+
+def _attempted(
+    graph: bytes, manifest: Manifest, provider: Provider, setup: Setup, attempt: Attempt
+) -> OnnxSession | None:
+    """A session that has computed, or None where onnxruntime went on without the provider and said so on stderr."""
+    started = _start(graph, setup.intra_op_threads, attempt)
+    if providers.NAMES[provider] not in started.get_providers():
+        return None
+    session = OnnxSession(manifest, provider, started, _bound(started, manifest, setup, attempt))
+    session.run(probe_images(manifest))
+    return session
 
 
 def _bound(

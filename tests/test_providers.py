@@ -147,3 +147,17 @@ def test_what_to_install_is_an_extra_of_this_package() -> None:
 def test_half_precision_and_tensorrt_may_be_coarser() -> None:
     assert providers.tolerance("cuda", "fp32") == providers.tolerance("openvino", "fp32") == 2e-4
     assert providers.tolerance("cuda", "fp16") == providers.tolerance("tensorrt", "fp32") == 5e-2
+
+
+PAGE = Path("docs/providers.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_providers_names_every_one_and_its_extra() -> None:
+    for provider in NAMES:
+        extra = providers.install(provider).split("marrowlens")[1].rstrip("'")
+        assert f"| `{provider}` | " in PAGE and f"`'.{extra}'`" in PAGE
+
+
+def test_the_page_on_providers_knows_the_tolerances() -> None:
+    assert f"{providers.FP32_TOLERANCE:.0e}".replace("e-0", "e-") + " in fp32" in PAGE
+    assert f"{providers.COARSE_TOLERANCE:.0e}".replace("e-0", "e-") + " for fp16" in PAGE
