@@ -1,18 +1,25 @@
 """A graph in half precision: what stays in fp32, and what no fp16 graph is written for."""
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from graphs import edit_manifest, write_artefact
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from model.contract import INPUT, OUTPUTS, read_manifest
+from model.contract import INPUT, OUTPUTS, Precision, read_manifest
+from model.van import VAN
 from service.artefact import sha256
 from service.session import open_session
+from training.config import Config
+from training.export import Trained, export
 from training.half import HalfError, check_half, halved, in_half, probe_cells
+from training.run import Evaluation
 
 BUNDLED = next(Path("model/weights").glob("*.onnx"))
 
@@ -120,3 +127,34 @@ def test_what_overflows_fp16_is_caught(micro: ModelProto) -> None:
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1e6), "gate"))
     with pytest.raises(HalfError, match=r"gates reaches .*; in fp16 no more than 16376 is safe"):
         in_half(micro, 64)
+
+
+CONFIG = Config.model_validate(
+    {
+        "name": "gate",
+        "version": "0.0.1",
+        "model": {"variant": "micro", "input_size": 64},
+        "data": {"sources": [{"name": "drawn", "folder": "x", "licence": "CC0", "attribution": "drawn"}]},
+        "card": {"intended_use": "tests", "licence": "CC0"},
+    }
+)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_export_says_its_precision_only_where_it_is_another(precision: Precision, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = Trained(
+        CONFIG,
+        VAN("micro", len(CONFIG.codes)).eval(),
+        Evaluation(temperature=1.3, metrics=(), confusion={}),
+        {"drawn": Counter(PMO=90)},
+        "none",
+        "0" * 64,
+    )
+    path, manifest = export(trained, tmp_path, precision)
+    assert manifest.precision == precision
+    assert ("precision" in json.loads(path.with_suffix(".json").read_text())) == (precision == "fp16")
+    session = open_session(path, provider="cpu")
+    assert session.manifest == manifest
+    weights = {weight.data_type for weight in onnx.load(path).graph.initializer}
+    assert (TensorProto.FLOAT16 in weights) == (precision == "fp16")

@@ -6,6 +6,7 @@ logits. Input and outputs keep their types: whoever serves the fp32 graph serves
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import onnx
@@ -109,8 +110,9 @@ def check_range(model: ModelProto, size: int) -> None:
                 raise HalfError(f"{name} reaches {largest:.2e}; in fp16 no more than {LARGEST_INSIDE:.0f} is safe")
 
 
+@cache
 def probe_cells(size: int) -> NDArray[np.uint8]:
-    """Drawn cells, (63, S, S, 3)."""
+    """Drawn cells, (63, S, S, 3); drawn once, for they take seconds."""
     return np.stack([paint(entry.code, seed, size).picture for entry in CLASSES for seed in range(PROBES_PER_CLASS)])
 
 
