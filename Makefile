@@ -1,7 +1,7 @@
 # Needs GNU make, a POSIX shell and Python 3.11 or newer; each target makes the environment it runs in.
 #
 #   PYTHON       which Python to build environments with        make test PYTHON=/opt/python3.12/bin/python3
-#   RUNTIME      cpu or gpu, found by asking nvidia-smi         make serve RUNTIME=cpu
+#   RUNTIME      cpu or gpu, found by asking nvidia-smi         make serve RUNTIME=cpu; also tensorrt and openvino
 #   DATA         where the pictures lie that `make bundled` learns from
 #   PIECES       servers that are measured, all by default      make bench PIECES="marrowlens fastapi litserve"
 #   WORKLOADS    and under which loads, the usual by default    make bench WORKLOADS="one thirty-two"
@@ -82,12 +82,14 @@ clean: ## Remove environments, caches and build results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define render_manifests
-echo 'kubectl kustomize k8s/base | kubernetes-validate'; \
-rendered=$$(kubectl kustomize k8s/base) && echo "$$rendered" | $(DEV)/bin/kubernetes-validate --strict --quiet -
+for overlay in k8s/base k8s/tensorrt; do \
+	echo "kubectl kustomize $$overlay | kubernetes-validate"; \
+	rendered=$$(kubectl kustomize $$overlay) && echo "$$rendered" | $(DEV)/bin/kubernetes-validate --strict --quiet - || exit 1; \
+done
 endef
 
 # Environments. The install is editable, so sources are always current and only pyproject.toml makes it run again.
-# onnxruntime and onnxruntime-gpu share one module and exclude each other: each has an environment of its own.
+# The wheels of onnxruntime share one module and exclude each other: each has an environment of its own.
 $(DEV)/.installed: EXTRAS := service,training,dev
 $(SERVE)/.installed: EXTRAS := service,$(RUNTIME),parquet
 $(BENCH)/.installed: EXTRAS := bench

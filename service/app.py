@@ -15,10 +15,11 @@ from service import openapi
 from service.metrics import Metrics
 from service.middleware import HeadAsGet, RequestContext
 from service.models import Models
+from service.opening import opened
 from service.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
 from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
-from service.session import Session, open_session
+from service.session import Session
 from service.settings import Settings
 from service.uploads import UploadMemory
 from service.v2 import routes as v2
@@ -28,11 +29,11 @@ UPLOADS_AT_ONCE = 2
 
 
 def create_app(
-    settings: Settings, session: Session | None = None, open_model: Callable[[Path], Session] = open_session
+    settings: Settings, session: Session | None = None, open_model: Callable[[Path], Session] | None = None
 ) -> FastAPI:
     """The service over an opened session. Without one it can only describe itself: it never becomes ready.
 
-    `open_model` opens the artefacts that are to take over later.
+    `open_model` opens the artefacts that are to take over later, as the settings say unless told otherwise.
     """
     metrics = Metrics()
     app = FastAPI(
@@ -49,7 +50,7 @@ def create_app(
         lifespan=partial(_lifespan, session=session),
     )
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
-    app.state.models = Models(app.state.running, open_model)
+    app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
     for routes in (classify, batch, model, change, v2, operations, docs):
         app.include_router(routes.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")

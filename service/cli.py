@@ -1,11 +1,11 @@
-"""The command line: `marrowlens serve`, `openapi` and `score`. Words and exit codes; the work is done elsewhere."""
+"""The command line: `marrowlens serve`, `openapi`, `score`, `warm` and `doctor`. Words and exit codes; the work is
+done elsewhere."""
 
 import errno
 import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,12 +15,14 @@ import typer
 from model.contract import ArtefactError
 from service import openapi as openapi_document
 from service.app import create_app
+from service.doctor import doctor
+from service.opening import intra_op_threads, opened, session_batch_sizes
 from service.schemas import RESEARCH_USE
 from service.score import score
 from service.server import bound_socket, server
-from service.session import ProviderUnavailable, Session, open_session
+from service.session import ProviderUnavailable, Session
 from service.settings import Settings, SettingsError, read_settings
-from service.threads import cpu_budget
+from service.warm import warm
 
 OPENAPI_FILE = Path("openapi.json")
 #: Bad settings, a bad artefact, a busy port: nothing that starting again would mend.
@@ -40,12 +42,10 @@ def serve(
 ) -> None:
     """Serve the model over HTTP. Everything else is set by MARROWLENS_* in the environment."""
     settings = _settings(host=host, port=port, artefact=artefact)
-    threads = settings.intra_op_threads or cpu_budget()
-    open_model = partial(open_session, provider=settings.provider, intra_op_threads=threads)
-    session = _session(settings.artefact, open_model)
+    session = _session(settings)
     listener = _listen(settings)
     announce = partial(_announce, settings, session, listener)
-    serving = server(create_app(settings, session, open_model), settings, access_log=access_log, started=announce)
+    serving = server(create_app(settings, session), settings, access_log=access_log, started=announce)
     serving.run(sockets=[listener])
     if serving.failed:
         # Not by the interpreter's own way out: with a call still running in it, onnxruntime ends that by SIGABRT.
@@ -66,7 +66,8 @@ def openapi(
         _stop(f"{out} is stale; run `marrowlens openapi`", status=1)
 
 
-app.command()(score)
+for command in (score, warm, doctor):
+    app.command()(command)
 
 
 def _settings(**chosen: Any) -> Settings:
@@ -76,9 +77,9 @@ def _settings(**chosen: Any) -> Settings:
         _stop(str(error))
 
 
-def _session(artefact: Path | None, open_model: Callable[[Path | None], Session]) -> Session:
+def _session(settings: Settings) -> Session:
     try:
-        return open_model(artefact)
+        return opened(settings)
     except (ArtefactError, ProviderUnavailable) as error:
         _stop(str(error))
 
@@ -94,12 +95,12 @@ def _listen(settings: Settings) -> socket.socket:
 def _announce(settings: Settings, session: Session, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     manifest = session.manifest
-    threads = settings.intra_op_threads or cpu_budget()
+    threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
     at = f"[{host}]" if ":" in host else host
     url = f"http://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
     typer.echo(f"marrowlens listens on http://{at}:{port}  (interface: {url}/docs)")
     typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}")
-    typer.echo(f"computes on {session.provider}, {threads} thread(s)")
+    typer.echo(f"computes on {session.provider}, {threads} thread(s), batches of {sizes}")
     typer.echo(RESEARCH_USE)
     typer.echo(f"try: curl -F image=@examples/cell.png {url}/classify")
     if not _is_loopback(host):

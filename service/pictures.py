@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from model.image import decode
 from service.forming import Block
 from service.metrics import Metrics
+from service.providers import batch_sizes
 from service.session import Session
 from service.settings import Settings
 
@@ -46,7 +47,9 @@ class PictureBatches:
         self._max_pixels = settings.max_pixels
         self._metrics = metrics
         self._padded = settings.pad_batches if settings.pad_batches is not None else session.provider in GPUS
-        self._sizes = batch_sizes(settings.max_batch_size, pad=self._padded)
+        largest = settings.max_batch_size
+        # A CPU pays for every picture, empty or not.
+        self._sizes = batch_sizes(largest) if self._padded else tuple(range(1, largest + 1))
 
     def decode(self, data: Data) -> Picture:
         """(S, S, 3) of an encoded picture; one that is decoded already stays as it is."""
@@ -76,14 +79,3 @@ class PictureBatches:
         block = self.new_block()
         for size in self._sizes if self._padded else {1, self._sizes[-1]}:
             self._session.run(block[:size])
-
-
-def batch_sizes(max_batch_size: int, *, pad: bool) -> tuple[int, ...]:
-    """The sizes in which the session is called: powers of two and the largest when batches are padded, else every one.
-
-    A CPU pays for every picture, empty or not.
-    """
-    if not pad:
-        return tuple(range(1, max_batch_size + 1))
-    powers = (2**power for power in range(max_batch_size.bit_length()))
-    return (*(size for size in powers if size < max_batch_size), max_batch_size)

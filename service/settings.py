@@ -12,6 +12,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.providers import AskedProvider
+
 PREFIX = "MARROWLENS_"
 MIB = 1024 * 1024
 
@@ -33,7 +35,10 @@ class Settings(BaseSettings):
     )
 
     artefact: Path | None = Field(None, description="the .onnx file; its manifest lies beside it. Default: the bundled")
-    provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="what onnxruntime computes on")
+    provider: AskedProvider = Field("auto", description="what onnxruntime computes on; auto: the best that works")
+    engine_cache: Path | None = Field(
+        None, description="folder for TensorRT's engines, which `marrowlens warm` fills. Default: built at every start"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     max_image_bytes: int = Field(10 * MIB, gt=0, description="largest picture, as it is sent")

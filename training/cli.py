@@ -15,6 +15,7 @@ try:  # before all else: scipy and others, too, are there only where torch is
 except ModuleNotFoundError as error:  # the command is there wherever the service is installed, torch is not
     raise SystemExit(f"{error.name} is not installed: pip install 'marrowlens[training]'") from error
 
+from model.contract import Precision
 from training import review, sizing, steps
 from training.compare import commands as compare
 from training.config import Config, read_config
@@ -112,6 +113,7 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path("."), cache: CacheFold
 def export(
     run_folder: RunFolder,
     out: Annotated[Path, typer.Option(help="Folder for the ONNX, its manifest, its card and the split list.")],
+    precision: Annotated[Precision, typer.Option(help="Inside the network; fp16 is for GPUs.")] = "fp32",
 ) -> None:
     """Write the ONNX artefact, its manifest and its model card, once it agrees with PyTorch."""
     with told_plainly():
@@ -119,14 +121,14 @@ def export(
 
         run = Run(run_folder)
         with console.status("exporting, and holding the graph against the network"):
-            path, manifest = steps.export(run, out)
-        card = model_card(manifest, _reproduction(run.fit(), run.config(), out), run.evaluation().confusion)
+            path, manifest = steps.export(run, out, precision)
+        card = model_card(manifest, _reproduction(run.fit(), run.config(), out, precision), run.evaluation().confusion)
         (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         path.with_suffix(".split.csv").write_text(run.split(), encoding="utf-8")
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 
 
-def _reproduction(fit: Fit, config: Config, out: Path) -> str:
+def _reproduction(fit: Fit, config: Config, out: Path, precision: Precision) -> str:
     needed = [origin for origin in (config.model.init, *map(str, config.distil.teachers)) if origin]
     before = f"First there must be {' and '.join(needed)}: what it begins with, and its teachers.\n\n" if needed else ""
     minutes = max(round(fit.train_s / 60), 1)
@@ -134,7 +136,7 @@ def _reproduction(fit: Fit, config: Config, out: Path) -> str:
     return f"""{before}```sh
 marrowlens-train fit {fit.config} --data DATA --out RUN
 marrowlens-train evaluate RUN --data DATA
-marrowlens-train export RUN --out {out}
+marrowlens-train export RUN --out {out}{" --precision fp16" if precision == "fp16" else ""}
 ```
 
 Training took {minutes} min on {fit.device}, with {libraries}. On one CPU the commands repeat the bits, picked up \

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from onnxscript.optimizer import fold_constants_ir
 from torch import Tensor, nn
 
-from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Preprocessing
+from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing
 from training.config import Config
+from training.half import in_half
 from training.networks import Network, title
 from training.run import Evaluation
 
@@ -70,22 +71,28 @@ class Trained:
     split_sha256: str
 
 
-def export(trained: Trained, folder: Path) -> tuple[Path, Manifest]:
+def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
     """Write `<name>.onnx` and `<name>.json` to a folder, once the graph has passed every gate.
 
     Raises:
         ExportError: onnxruntime and PyTorch disagree by more than 1e-4 at batch 1, 2 or 7, or evidence does not sum
             to the logits.
+        HalfError: in fp16 the graph disagrees with itself in fp32.
     """
     config = trained.config
     servable = Servable(trained.net, config, trained.evaluation.temperature).eval()
-    graph = to_onnx(servable, config.model.input_size).SerializeToString()
+    model = to_onnx(servable, config.model.input_size)
+    graph = model.SerializeToString()
     shapes = check(graph, servable, config.model.input_size)
-    manifest = _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes)
+    if precision == "fp16":
+        graph = in_half(model, config.model.input_size)
+    manifest = _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{config.name}.onnx"
     path.write_bytes(graph)
-    path.with_suffix(".json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    # Without the key in fp32, so that services from before there was another precision read the manifest too.
+    text = manifest.model_dump_json(indent=1, exclude={"precision"} if precision == "fp32" else None)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     return path, manifest
 
 
@@ -176,7 +183,9 @@ def _within(name: str, batch: int, found: NDArray[np.float32], expected: NDArray
         raise ExportError(f"{name} at batch {batch}: off by {gap:.2e}, allowed {ATOL:.0e}")
 
 
-def _manifest(trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]]) -> Manifest:
+def _manifest(
+    trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]], precision: Precision = "fp32"
+) -> Manifest:
     config, card = trained.config, trained.config.card
     of_tissue: Counter[str] = Counter()
     total: Counter[str] = Counter()
@@ -207,6 +216,7 @@ def _manifest(trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]])
         attention_scales=trained.net.attention_scales,
         outputs={name: ("N", *shape) for name, shape in shapes.items()},
         opset=OPSET,
+        precision=precision,
         sha256=sha256,
         sources=tuple(sources),
         split=trained.split,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from model.contract import Manifest
+from model.contract import Manifest, Precision
 from training.config import Config
 from training.data import Block, DataError, Parts, split_list
 from training.pictures import Pictures, Unreadable, decode_all
@@ -111,7 +111,7 @@ def evaluate_with(
     return evaluation
 
 
-def export(run: Run, out: Path) -> tuple[Path, Manifest]:
+def export(run: Run, out: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
     """Write the artefact of an evaluated run: its ONNX, which is returned with the manifest, and the manifest.
 
     Raises:
@@ -121,14 +121,15 @@ def export(run: Run, out: Path) -> tuple[Path, Manifest]:
     from training.evaluate import load_network
     from training.export import ExportError, Trained
     from training.export import export as export_network
+    from training.half import HalfError
 
     config, evaluation = run.config(), run.evaluation()
     net = load_network(config, run.trained_weights())
     division = describe(config.data, run.twins.exists())
     trained = Trained(config, net, evaluation, run.training_images(), division, run.split_sha256())
     try:
-        return export_network(trained, out)
-    except ExportError as error:
+        return export_network(trained, out, precision)
+    except (ExportError, HalfError) as error:
         raise ValueError(f"not exported: {error}") from error
 
 
