@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
     raise SystemExit(f"{error.name} is not installed: pip install 'marrowlens[training]'") from error
 
 from model.contract import Precision
-from training import review, sizing, steps
+from training import profiling, review, sizing, steps
 from training.compare import commands as compare
 from training.config import Config, read_config
 from training.data import split_list
@@ -143,7 +143,15 @@ Training took {minutes} min on {fit.device}, with {libraries}. On one CPU the co
 after an interruption or not; on other devices they repeat the procedure."""
 
 
-for command in (review.figures, review.pool, review.audit, sizing.size, compare.compare, compare.speed):
+for command in (
+    review.figures,
+    review.pool,
+    review.audit,
+    sizing.size,
+    compare.compare,
+    compare.speed,
+    profiling.profile,
+):
     app.command()(command)
 
 

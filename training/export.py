@@ -16,10 +16,13 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
 from torch import Tensor, nn
 
 from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing
 from training.config import Config
+from training.folding import folded
 from training.half import in_half
 from training.networks import Network, title
 from training.run import Evaluation
@@ -78,6 +81,7 @@ def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tup
         ExportError: onnxruntime and PyTorch disagree by more than 1e-4 at batch 1, 2 or 7, or evidence does not sum
             to the logits.
         HalfError: in fp16 the graph disagrees with itself in fp32.
+        ValueError: see `to_onnx`.
     """
     config = trained.config
     servable = Servable(trained.net, config, trained.evaluation.temperature).eval()
@@ -97,6 +101,15 @@ def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tup
 
 
 def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
+    """The ONNX graph of the network arranged for inference (training/folding.py); see `trace`.
+
+    Raises:
+        ValueError: onnxruntime would compute an MLKA of these widths several times more slowly than others.
+    """
+    return trace(folded(servable), size)
+
+
+def trace(servable: nn.Module, size: int) -> onnx.ModelProto:
     """The ONNX graph, batch dynamic, without the exporter's notes on where each node came from.
 
     Every tensor of the network is in it under its own name, whole, so that a training can begin with an artefact. The
@@ -143,6 +156,7 @@ def _fold_constants(model: ir.Model) -> None:
 
     passes.InlinePass()(model)
     fold_constants_ir(model, should_fold=touches_a_weight)
+    rewrite(model, [materialize_reshape_shape_rule])  # -1 for the batch, which else is computed for every reshape
     passes.RemoveUnusedNodesPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.CommonSubexpressionEliminationPass()(model)
