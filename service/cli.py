@@ -6,27 +6,33 @@ import ipaddress
 import logging
 import os
 import socket
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import typer
-
-from model.contract import ArtefactError
-from service import openapi as openapi_document
-from service.app import create_app
-from service.doctor import doctor
-from service.opening import intra_op_threads, opened, session_batch_sizes
-from service.schemas import RESEARCH_USE
-from service.score import score
-from service.server import bound_socket, server
-from service.session import ProviderUnavailable, Session
-from service.settings import Settings, SettingsError, read_settings
-from service.warm import warm
-
-OPENAPI_FILE = Path("openapi.json")
 #: Bad settings, a bad artefact, a busy port: nothing that starting again would mend.
 CANNOT_START = 2
+
+try:
+    import typer
+
+    from model.contract import ArtefactError
+    from service import openapi as openapi_document
+    from service.app import create_app
+    from service.doctor import doctor
+    from service.opening import intra_op_threads, opened, session_batch_sizes
+    from service.schemas import RESEARCH_USE
+    from service.score import score
+    from service.server import bound_socket, server
+    from service.session import ProviderUnavailable, Session
+    from service.settings import Settings, SettingsError, read_settings
+    from service.warm import warm
+except ModuleNotFoundError as error:  # the command is there wherever training is installed, the service's needs are not
+    sys.stderr.write(f"marrowlens: {error.name} is not installed: pip install -e '.[service,cpu]'\n")
+    raise SystemExit(CANNOT_START) from error
+
+OPENAPI_FILE = Path("openapi.json")
 #: The model broke while it served: EX_SOFTWARE of sysexits.h. Starting again may mend it.
 BROKEN = 70
 

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
+from model.image import ArchiveForPicture, PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.errors import (
     BodyTooLarge,
     ChangeUnderWay,
@@ -77,6 +77,8 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
 
 #: Sentences for errors whose own text speaks to a programmer rather than to the one who sent the request.
 _DETAILS: dict[type[BaseException], str] = {
+    ArchiveForPicture: "a ZIP archive, where one picture belongs; send it to /classify/batch as the body itself, with "
+    "Content-Type: application/zip",
     BatcherClosed: "the service is stopping or its model hangs; send the picture again to another instance",
     DeadlineExpired: "the picture waited longer than a request may take; send it again later",
 }
@@ -122,9 +124,8 @@ def _detail(error: BaseException, kind: Kind) -> str:
         return str(error.detail)
     if isinstance(error, RequestValidationError):
         return "; ".join(_fault(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors())
-    if isinstance(error, PictureError):
-        return error.reason
-    return next((text for error_class, text in _DETAILS.items() if isinstance(error, error_class)), str(error))
+    said = error.reason if isinstance(error, PictureError) else str(error)
+    return next((text for error_class, text in _DETAILS.items() if isinstance(error, error_class)), said)
 
 
 def _fault(location: tuple[str | int, ...], kind: str, message: str) -> str:

@@ -25,7 +25,7 @@ from training.config import Config
 from training.folding import folded
 from training.half import in_half
 from training.networks import Network, title
-from training.run import Evaluation
+from training.run import Ancestor, Evaluation
 
 OPSET = 20
 ATOL = 1e-4
@@ -72,6 +72,7 @@ class Trained:
     training_images: dict[str, Counter[str]]  # source → class → pictures
     split: str  # in a sentence
     split_sha256: str
+    ancestors: tuple[Ancestor, ...] = ()
 
 
 def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
@@ -237,7 +238,22 @@ def _manifest(
         split_sha256=trained.split_sha256,
         metrics=trained.evaluation.metrics,
         intended_use=card.intended_use,
-        limits=card.limits,
+        limits=(*card.limits, *_found_limits(trained)),
         licence=card.licence,
-        attribution=tuple(source.attribution for source in config.data.sources),
+        attribution=_attribution(trained),
     )
+
+
+def _found_limits(trained: Trained) -> list[str]:
+    """What no configuration could know: where the calibration was too little, and who has seen the test pictures."""
+    found = [ancestor.limit for ancestor in trained.ancestors if ancestor.limit]
+    if not trained.evaluation.temperature_fitted:
+        found.insert(0, "Its probabilities are not calibrated: the calibration block does not determine a temperature.")
+    return found
+
+
+def _attribution(trained: Trained) -> tuple[str, ...]:
+    """Of the data, then of what the training began with and of its teachers; nobody twice."""
+    named = [source.attribution for source in trained.config.data.sources]
+    named += [text for ancestor in trained.ancestors for text in ancestor.attribution]
+    return tuple(dict.fromkeys(named))

@@ -39,8 +39,9 @@ def compare(
         from training.compare.report import report
 
         kinds = learners(data, cache or out / CACHE)
-        for run in runs:
-            _check(run, kinds[run.entry.kind])
+        for run in chosen:
+            if not is_done(run):
+                _check(run, kinds[run.entry.kind])
         with alone_in(out):
             prepared = prepare(chosen, comparison.budget, kinds, out, say)
             show(_plan(prepared))
@@ -80,6 +81,7 @@ def speed(
 
 
 def _check(run: PlannedRun, learner: Learner) -> None:
+    """Before the first is trained, or timed: what is missing would else come to light hours later."""
     try:
         learner.check(run.config)
     except ValueError as error:
