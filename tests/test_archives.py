@@ -34,6 +34,15 @@ def test_an_encrypted_member_is_a_problem_of_its_own() -> None:
     assert found[1] == b"two"
 
 
+def test_a_member_without_a_name_is_a_picture_like_any_other() -> None:
+    file, nameless = io.BytesIO(), zipfile.ZipInfo("x")
+    nameless.filename = ""
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(nameless, b"one")
+        archive.writestr("2", b"two")
+    assert contents(file.getvalue()) == [b"one", b"two"]
+
+
 def test_a_wrong_checksum_is_a_problem_of_its_own() -> None:
     found = contents(patched(zipped([("1", b"one"), ("2", b"two")]), 16, b"\x00\x00\x00\x00"))
     assert isinstance(found[0], UndecodablePicture) and "damaged" in found[0].reason
