@@ -241,6 +241,7 @@ def _configure_logging(level: str, *, access_log: bool) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # uvicorn's own lines say what `marrowlens serve` has said already.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    # A client's malformed form is the client's news: it gets a problem, the log does not.
+    # A client's malformed form or picture is the client's news: it gets a problem, the log does not.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.getLogger("service.access").setLevel(logging.INFO if access_log else logging.CRITICAL)
