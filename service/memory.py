@@ -1,4 +1,4 @@
-"""What was freed goes back to the system. Knows the C library of Linux (glibc); does nothing where there is another one.
+"""What was freed goes back to the system. Knows the C library of Linux (glibc); elsewhere it does nothing.
 
 By itself glibc keeps up to 64 MB in every thread for blocks like those that it has freed: after a few large bodies a
 service would stay at several times its size.

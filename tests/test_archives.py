@@ -74,9 +74,10 @@ def test_a_directory_larger_than_its_pictures_need_is_refused_before_it_is_read(
 
 def test_entries_are_counted_before_they_are_made() -> None:
     few = Bounds(max_pictures=1, max_picture_bytes=1000, max_unpacked_bytes=4000)
-    assert list(zip_members(io.BytesIO(zipped([("a/", b"")] * 1002)), few)) == []
+    folders = [(f"{at}/", b"") for at in range(1003)]
+    assert list(zip_members(io.BytesIO(zipped(folders[1:])), few)) == []
     with pytest.raises(TooManyPictures):
-        zip_members(io.BytesIO(zipped([("a/", b"")] * 1003)), few)
+        zip_members(io.BytesIO(zipped(folders)), few)
 
 
 def test_links_in_a_tar_are_not_followed() -> None:
