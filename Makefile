@@ -1,8 +1,12 @@
 # Needs GNU make, a POSIX shell and Python 3.11 or newer; each target makes the environment it runs in.
 #
 #   PYTHON       which Python to build environments with        make test PYTHON=/opt/python3.12/bin/python3
-#   RUNTIME      cpu or gpu, found by asking nvidia-smi         make serve RUNTIME=cpu
+#   RUNTIME      cpu or gpu, found by asking nvidia-smi         make serve RUNTIME=cpu; also tensorrt and openvino
 #   DATA         where the pictures lie that `make bundled` learns from
+#   PIECES       servers that are measured, all by default      make bench PIECES="marrowlens fastapi litserve"
+#   WORKLOADS    and under which loads, the usual by default    make bench WORKLOADS="one thirty-two"
+#   CELLS        a folder of JPEGs to send, drawn cells else    make bench CELLS=folder
+#   BENCH_ARGS   passed to the bench                            make bench BENCH_ARGS='--rounds 5 --seconds 10'
 #   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-x tests/test_batcher.py'
 #
 # The service takes its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
@@ -11,9 +15,14 @@ PYTHON ?= python3 python3.13 python3.12 python3.11 python3.14 python
 RUNTIME ?= $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo gpu || echo cpu)
 RUNTIME := $(RUNTIME)
 PYTEST_ARGS ?=
+PIECES ?=
+WORKLOADS ?=
+CELLS ?=
+BENCH_ARGS ?=
 
 DEV := .venv
 SERVE := .venv-serve-$(RUNTIME)
+BENCH := .venv-bench
 MANIFESTS := $(filter-out %/kustomization.yaml,$(wildcard k8s/base/*.yaml))
 
 .DEFAULT_GOAL := help
@@ -62,21 +71,29 @@ bundled: $(DEV)/.installed ## Train the bundled model and its teachers into mode
 	done
 	$(DEV)/bin/marrowlens-train export runs/best --out model/weights
 
+.PHONY: bench
+bench: $(BENCH)/.installed ## Measure the service beside other servers into bench/results (20 minutes, no other load)
+	@exec $(BENCH)/bin/python -m bench.cli --pieces "$(PIECES)" --workloads "$(WORKLOADS)" \
+		$(if $(CELLS),--cells "$(CELLS)") $(BENCH_ARGS)
+
 .PHONY: clean
 clean: ## Remove environments, caches and build results
-	rm -rf .venv .venv-serve-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-serve-* .venv-bench .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define render_manifests
-echo 'kubectl kustomize k8s/base | kubernetes-validate'; \
-rendered=$$(kubectl kustomize k8s/base) && echo "$$rendered" | $(DEV)/bin/kubernetes-validate --strict --quiet -
+for overlay in k8s/base k8s/tensorrt; do \
+	echo "kubectl kustomize $$overlay | kubernetes-validate"; \
+	rendered=$$(kubectl kustomize $$overlay) && echo "$$rendered" | $(DEV)/bin/kubernetes-validate --strict --quiet - || exit 1; \
+done
 endef
 
 # Environments. The install is editable, so sources are always current and only pyproject.toml makes it run again.
-# onnxruntime and onnxruntime-gpu share one module and exclude each other: each has an environment of its own.
+# The wheels of onnxruntime share one module and exclude each other: each has an environment of its own.
 $(DEV)/.installed: EXTRAS := service,training,dev
 $(SERVE)/.installed: EXTRAS := service,$(RUNTIME),parquet
-$(DEV)/.installed $(SERVE)/.installed: pyproject.toml
+$(BENCH)/.installed: EXTRAS := bench
+$(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed: pyproject.toml
 	@$(find_python); \
 	echo "Installing marrowlens[$(EXTRAS)] into $(@D) with $$found"; \
 	$$found -m venv $(@D)

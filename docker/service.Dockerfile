@@ -8,7 +8,8 @@
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
-# cpu, or gpu: onnxruntime-gpu with CUDA and cuDNN from wheels, so that the host brings only its driver.
+# cpu, openvino, or gpu: onnxruntime-gpu with CUDA and cuDNN from wheels, so that the host brings only its driver;
+# tensorrt is gpu with TensorRT's wheel, for which MARROWLENS_ENGINE_CACHE names a volume.
 ARG RUNTIME=cpu
 WORKDIR /src
 RUN python -m venv /opt/marrowlens

@@ -23,6 +23,7 @@ Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
 Lineage = Literal["granulocytic", "monocytic", "erythroid", "lymphoid", "plasma", "megakaryocytic", "other"]
 #: Whether a cell enters the denominator of a differential count; "by_setting" leaves it to the laboratory.
 Countable = Literal["always", "never", "by_setting"]
+Precision = Literal["fp32", "fp16"]
 
 
 class _Strict(BaseModel):
@@ -114,6 +115,9 @@ class Manifest(_Strict):
     attention_scales: tuple[str, ...] = Field(description="kernels of the attention maps, in order: 3-5-1, …")
     outputs: dict[str, tuple[str | int, ...]] = Field(description="name → shape; 'N' is the batch")
     opset: int
+    precision: Precision = Field(
+        "fp32", description="inside the network; preprocessing, softmax, maps and outputs are fp32 in any case"
+    )
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the ONNX file")
     sources: tuple[DataSource, ...]
     split: str = Field(description="how training, calibration and test pictures were kept apart")

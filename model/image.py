@@ -80,6 +80,10 @@ class UnsupportedPicture(PictureError):
     """Not a kind of picture that is read here: another format, or samples that cannot be shown honestly."""
 
 
+class ArchiveForPicture(UnsupportedPicture):
+    """A ZIP archive where one picture belongs; the pictures in it may well be readable."""
+
+
 class PictureTooLarge(PictureError):
     """More pixels than allowed, said by the header and refused before any is decoded."""
 
@@ -139,6 +143,8 @@ def _format_of(head: bytes) -> str:
     for magic, found in _MAGIC.items():
         if head.startswith(magic):
             return found
+    if head.startswith(b"PK\x03\x04"):
+        raise ArchiveForPicture("a ZIP archive, where one picture belongs")
     raise UnsupportedPicture(f"not a picture type that is read here ({', '.join(FORMATS)})")
 
 

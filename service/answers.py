@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from model.contract import Manifest
-from service.classify import Answer
 from service.differential import Differential, Share
 from service.maps import (
     ATTENTION_SCALE,
@@ -24,6 +23,7 @@ from service.maps import (
     grey_png,
     overlay_png,
 )
+from service.pictures import Answer
 from service.schemas import (
     Attention,
     AttentionScale,

@@ -1,9 +1,10 @@
 """The application: built and mounted here, and nothing else. What it holds while it runs is made by the lifespan."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -11,22 +12,29 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from service import openapi
-from service.classify import Classifier
 from service.metrics import Metrics
 from service.middleware import HeadAsGet, RequestContext
+from service.models import Models
+from service.opening import opened
 from service.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
-from service.routes import batch, classify, docs, model, operations
+from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
 from service.settings import Settings
 from service.uploads import UploadMemory
+from service.v2 import routes as v2
 
 #: Bodies of all requests in flight together, in multiples of the largest one.
 UPLOADS_AT_ONCE = 2
 
 
-def create_app(settings: Settings, session: Session | None = None) -> FastAPI:
-    """The service over an opened session. Without one it can only describe itself: it never becomes ready."""
+def create_app(
+    settings: Settings, session: Session | None = None, open_model: Callable[[Path], Session] | None = None
+) -> FastAPI:
+    """The service over an opened session. Without one it can only describe itself: it never becomes ready.
+
+    `open_model` opens the artefacts that are to take over later, as the settings say unless told otherwise.
+    """
     metrics = Metrics()
     app = FastAPI(
         title="marrowlens",
@@ -42,8 +50,9 @@ def create_app(settings: Settings, session: Session | None = None) -> FastAPI:
         lifespan=partial(_lifespan, session=session),
     )
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
-    for router in (classify.router, batch.router, model.router, operations.router, docs.router):
-        app.include_router(router)
+    app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
+    for routes in (classify, batch, model, change, v2, operations, docs):
+        app.include_router(routes.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
     for error_class in (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE)):
         app.add_exception_handler(error_class, _refuse)
@@ -55,21 +64,19 @@ def create_app(settings: Settings, session: Session | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, session: Session | None) -> AsyncIterator[None]:
-    running: Running = app.state.running
+    models: Models = app.state.models
     if session is None:
         yield
         return
-    classifier = Classifier(session, running.settings, running.metrics)
-    await classifier.start()
-    running.classifier = classifier
+    await models.begin(session)
     try:
         yield
     finally:
-        await classifier.close()
+        await models.end()
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    document = problem(error, await request_id(request))
+    document = problem(error, await request_id(request), request.scope["path"])
     running: Running = request.app.state.running
     running.metrics.refused(kind_of(error).name)
     return Response(document.json_bytes(), document.status, headers(error), MEDIA_TYPE)

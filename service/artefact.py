@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 import model.contract
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, read_manifest
+from service.providers import FP32_TOLERANCE
 
 WEIGHTS = Path(model.contract.__file__).parent / "weights"
-#: Twice the contract's 1e-4 for parity and sum rule, relative to the largest logit: GPUs round more coarsely.
-TOLERANCE = 2e-4
 
 
 class Tensor(NamedTuple):
@@ -96,16 +95,25 @@ def _agree(found: Sequence[int | str | None], promised: tuple[str | int, ...]) -
     return len(found) == len(promised) and all(not isinstance(size, int) or size == wanted for size, wanted in sizes)
 
 
-def probe_images(manifest: Manifest) -> NDArray[np.uint8]:
-    """Two unlike pictures, (2, S, S, 3): a grey one and one of noise, the same each time."""
+def probe_images(manifest: Manifest, count: int = 2) -> NDArray[np.uint8]:
+    """Unlike pictures, (count, S, S, 3), the same each time: grey, noise, then squares of ever other sizes."""
     size = manifest.preprocessing.input_size
-    images = np.full((2, size, size, 3), 128, np.uint8)
-    images[1] = np.random.default_rng(0).integers(0, 256, images[1].shape, dtype=np.uint8)
+    images = np.full((count, size, size, 3), 128, np.uint8)
+    for index in range(1, count):
+        random = np.random.default_rng(index - 1)
+        side = 1 << (index - 1) % 6  # of a square, in pixels
+        grid = random.integers(0, 256, (-(-size // side), -(-size // side), 3), dtype=np.uint8)
+        images[index] = grid.repeat(side, axis=0).repeat(side, axis=1)[:size, :size]
     return images
 
 
-def check_computed(path: Path, manifest: Manifest, computed: Mapping[str, NDArray[np.float32]]) -> None:
+def check_computed(
+    path: Path, manifest: Manifest, computed: Mapping[str, NDArray[np.float32]], relative: float = FP32_TOLERANCE
+) -> None:
     """What the graph made of `probe_images` against the manifest: shapes, the sum rule, bias and temperature.
+
+    Args:
+        relative: how far from exact, relative to the largest logit.
 
     Raises:
         ArtefactError: the first promise that is not kept.
@@ -117,7 +125,7 @@ def check_computed(path: Path, manifest: Manifest, computed: Mapping[str, NDArra
         if not np.isfinite(computed[name]).all():
             raise ArtefactError(path, f"computes {name} that are not numbers")
     logits = computed["logits"].astype(np.float64)
-    tolerance = TOLERANCE * max(1.0, float(np.abs(logits).max()))
+    tolerance = relative * max(1.0, float(np.abs(logits).max()))
     summed = computed["evidence"].mean(axis=(2, 3), dtype=np.float64) + np.array(manifest.bias)
     if np.abs(summed - logits).max() > tolerance:
         raise ArtefactError(path, "its evidence maps do not add up to its logits with the manifest's bias")

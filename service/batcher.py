@@ -16,11 +16,17 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
+from service import unanswered
 from service.forming import Batch, Block, FlushReason, Forming, Item
-from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed, WrongOutputCount
+from service.rate import Rate
+from service.unanswered import BatcherClosed, QueueFull, WrongOutputCount
 
 Raw = TypeVar("Raw")
 Result = TypeVar("Result")
+
+
+#: Refused is what would be answered later than this part of its time, at the measured rate.
+LATENESS_MARGIN = 1.25
 
 
 class BatchObserver(Protocol):
@@ -83,7 +89,7 @@ class Batcher(Generic[Raw, Item, Result]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inside: set[_Waiting[Raw, Result]] = set()
         self._empty = asyncio.Event()
-        self._item_s: float | None = None  # what one item takes in the runner: a moving average
+        self._rate = Rate()
         self._failed_runs = 0  # in a row
         self._closing = False
         # Shared with the threads, which are daemons, because a call that hangs must not keep the process from ending.
@@ -112,7 +118,8 @@ class Batcher(Generic[Raw, Item, Result]):
         """One item's result. Cancelling the caller takes the item out of its batch and touches no other.
 
         Raises:
-            QueueFull: at once; nothing was queued.
+            QueueFull: at once; every place is taken, or so many are that `deadline` would pass before the result is
+                there. Nothing was queued.
             DeadlineExpired: `deadline` passed; an item that still waited is not computed.
             BatcherClosed: not started, closing, or closed without draining.
             RunFailed: the call for this item's batch failed, or gave a WrongOutputCount.
@@ -120,13 +127,12 @@ class Batcher(Generic[Raw, Item, Result]):
         """
         if self._loop is None or self._closing:
             raise BatcherClosed("no new items are taken")
-        if len(self._inside) >= self._max_queue_size:
+        if len(self._inside) >= self._max_queue_size or self._would_be_late(deadline):
             raise QueueFull(len(self._inside), self._max_queue_size, self.drain_s(len(self._inside)))
         waiting = self._admit(self._loop, raw, deadline)
-        if deadline is None:
-            timer = None
-        else:
-            timer = self._loop.call_later(deadline - waiting.queued_at, self._fail, waiting, _too_late())
+        timer = None
+        if deadline is not None:
+            timer = self._loop.call_later(deadline - waiting.queued_at, self._fail, waiting, unanswered.too_late())
         try:
             return await waiting.future
         except asyncio.CancelledError:
@@ -172,9 +178,15 @@ class Batcher(Generic[Raw, Item, Result]):
 
     def drain_s(self, items: int) -> float:
         """Seconds until so many items are computed, at the rate measured so far; 1 before the first measurement."""
-        return 1.0 if self._item_s is None else items * self._item_s
+        return self._rate.drain_s(items)
 
     # On the event loop.
+
+    def _would_be_late(self, deadline: float | None) -> bool:
+        # Never a lone item: no better moment could help it.
+        if deadline is None or not self._rate.known() or not self._inside:
+            return False
+        return LATENESS_MARGIN * self.drain_s(len(self._inside) + 1) > deadline - self._clock()
 
     def _admit(self, loop: asyncio.AbstractEventLoop, raw: Raw, deadline: float | None) -> _Waiting[Raw, Result]:
         now = self._clock()
@@ -211,7 +223,7 @@ class Batcher(Generic[Raw, Item, Result]):
     ) -> None:
         for index, waiting in enumerate(batch.members):
             if isinstance(outcome, BaseException):
-                self._fail(waiting, _failure(outcome))
+                self._fail(waiting, unanswered.failure(outcome))
             else:
                 if not waiting.future.done():
                     waiting.future.set_result(outcome[index])
@@ -219,8 +231,8 @@ class Batcher(Generic[Raw, Item, Result]):
         failed = isinstance(outcome, BaseException)
         self._failed_runs = self._failed_runs + 1 if failed else 0
         if not failed:
-            item_s = run_s / len(batch.members)
-            self._item_s = item_s if self._item_s is None else 0.8 * self._item_s + 0.2 * item_s
+            queued_at = min(waiting.queued_at for waiting in batch.members)
+            self._rate.batch(len(batch.members), queued_at=queued_at, ended=batch.started + run_s)
         waits_s = [batch.started - waiting.queued_at - waiting.prepare_s for waiting in batch.members]
         self._tell(waits_s, run_s, reason, failed)
 
@@ -233,7 +245,7 @@ class Batcher(Generic[Raw, Item, Result]):
             context = {"message": "the batch observer failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
-    # In the threads. Everything that others' code raises is caught: it must not strand those who wait.
+    # In the threads. What others' code raises is caught: it must not strand those who wait.
 
     def _work(self, stage: Callable[[], None]) -> None:
         try:
@@ -255,7 +267,7 @@ class Batcher(Generic[Raw, Item, Result]):
                     waiting.prepare_s = self._clock() - began
                     self._forming.put(waiting, item)
                 except BaseException as error:
-                    self._post(self._fail, waiting, _own(error))
+                    self._post(self._fail, waiting, unanswered.own(error))
             waiting.raw = None
 
     def _run_batches(self) -> None:
@@ -267,7 +279,7 @@ class Batcher(Generic[Raw, Item, Result]):
 
     def _still_wanted(self, waiting: _Waiting[Raw, Result]) -> bool:
         if waiting.deadline is not None and waiting.deadline <= self._clock():
-            self._post(self._fail, waiting, _too_late())
+            self._post(self._fail, waiting, unanswered.too_late())
             return False
         waiting.taken = not waiting.future.done()
         return waiting.taken
@@ -285,23 +297,3 @@ class Batcher(Generic[Raw, Item, Result]):
         except BaseException as error:
             return error
         return results if len(results) == count else WrongOutputCount(count, len(results))
-
-
-def _too_late() -> DeadlineExpired:
-    return DeadlineExpired("the deadline passed")
-
-
-def _own(error: BaseException) -> Exception:
-    # A future cannot carry StopIteration, and on the loop a SystemExit would end more than one caller.
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    return _failure(error)
-
-
-def _failure(cause: BaseException) -> RunFailed:
-    # One exception for each caller: raising a shared one would braid their tracebacks.
-    if isinstance(cause, WrongOutputCount):
-        return WrongOutputCount(cause.expected, cause.got)
-    failure = RunFailed("the call for this item's batch failed")
-    failure.__cause__ = cause
-    return failure

@@ -13,8 +13,9 @@ import orjson
 
 from service.answers import Wanted, differential_count, identity, reading_aside
 from service.archives import Upload
-from service.classify import Answer, Classifier
+from service.classify import Classifier
 from service.differential import differential
+from service.pictures import Answer
 from service.problems import UNEXPECTED, kind_of, problem
 from service.schemas import BatchItem, BatchSummary
 

@@ -1,4 +1,4 @@
-"""The one way from picture bytes to an answer: size cap, admission, decode, batch, model, answer.
+"""The one way from a picture to an answer: size cap, admission, decode, batch, model, answer.
 
 Knows the order of the steps and how many pictures may be inside at a time. Knows no HTTP, no onnxruntime and no
 picture formats. Overload is refused before any work is done on a picture; nothing but bookkeeping runs on the event
@@ -8,28 +8,19 @@ loop.
 import asyncio
 import logging
 import time
-from bisect import bisect_left
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture, decode
+from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.batcher import Batcher
-from service.forming import Block
 from service.metrics import Metrics
+from service.pictures import Answer, Data, Picture, PictureBatches
 from service.session import Session
 from service.settings import Settings
 from service.threads import cpu_budget
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
-
-Picture = NDArray[np.uint8]  # (S, S, 3) RGB
-Data = bytes | Picture  # a picture as it was sent, or decoded already
-
-#: Providers that keep a plan, a graph or an engine profile for each batch size.
-GPUS = ("cuda", "tensorrt")
 
 _log = logging.getLogger(__name__)
 
@@ -47,21 +38,6 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What the model says of one picture: the outputs of the contract, and the picture as the model saw it.
-
-    The arrays are rows of their batch's: copy what is kept for long.
-    """
-
-    probabilities: NDArray[np.float32]  # (C,)
-    logits: NDArray[np.float32]  # (C,)
-    attention: NDArray[np.float32]  # (K, h, w)
-    evidence: NDArray[np.float32]  # (C, h, w)
-    embedding: NDArray[np.float32]  # (D,)
-    picture: Picture
-
-
 class Classifier:
     """Classifies pictures with one session. Made at start-up, used on one event loop.
 
@@ -72,15 +48,13 @@ class Classifier:
     def __init__(self, session: Session, settings: Settings, metrics: Metrics) -> None:
         self.manifest = session.manifest
         self.provider = session.provider
-        self._session = session
         self._settings = settings
         self._metrics = metrics
-        self._padded = settings.pad_batches if settings.pad_batches is not None else session.provider in GPUS
-        self._sizes = batch_sizes(settings.max_batch_size, pad=self._padded)
+        self._pictures = PictureBatches(session, settings, metrics)
         self._batcher = Batcher[Data, Picture, Answer](
-            self._decode,
-            self._run,
-            self._new_block,
+            self._pictures.decode,
+            self._pictures.run,
+            self._pictures.new_block,
             max_batch_size=settings.max_batch_size,
             max_queue_size=settings.max_queue_size,
             max_queue_delay_ms=settings.max_queue_delay_ms,
@@ -92,17 +66,16 @@ class Classifier:
         self._places = asyncio.Semaphore(settings.max_queue_size)
         self._bulk_places = asyncio.Semaphore(max(1, settings.max_queue_size // 2))
         self._open = False
-        metrics.watch(queued=self._batcher.depth, in_flight=self._batcher.inside, ready=self.ready)
-        metrics.model(
-            name=self.manifest.name, version=self.manifest.version, sha256=self.manifest.sha256, provider=self.provider
-        )
+        self._holders = 0
+        self._unheld = asyncio.Event()
+        self._unheld.set()
 
     async def start(self) -> None:
         """Run the batches once that are planned for, so that no caller pays for it, and open.
 
         Those are all sizes where batches are padded, else the smallest and the largest.
         """
-        await asyncio.to_thread(self._warm_up)
+        await asyncio.to_thread(self._pictures.warm_up)
         await self._batcher.start()
         self._open = True
 
@@ -115,6 +88,23 @@ class Classifier:
         except TimeoutError:
             _log.warning("closed before every picture was answered")
 
+    @contextmanager
+    def held(self) -> Iterator["Classifier"]:
+        """Within the block it does not retire: what was begun with one model is ended with it."""
+        self._holders += 1
+        self._unheld.clear()
+        try:
+            yield self
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._unheld.set()
+
+    async def retire(self) -> None:
+        """Close once nobody holds it."""
+        await self._unheld.wait()
+        await self.close()
+
     async def abandon(self) -> None:
         """Take nothing new and fail all that is inside with BatcherClosed, at once."""
         self._open = False
@@ -123,6 +113,14 @@ class Classifier:
     def broken(self) -> bool:
         """Whether the model hangs, fails time after time, or lost a thread. It does not mend itself."""
         return self._open and not self._batcher.alive()
+
+    def inside(self) -> int:
+        """Pictures accepted and not yet answered."""
+        return self._batcher.inside()
+
+    def queued(self) -> int:
+        """Pictures waiting for their batch."""
+        return self._batcher.depth()
 
     def ready(self) -> bool:
         """Whether a picture would be taken now: warm, not closing, and the model not hanging."""
@@ -218,48 +216,12 @@ class Classifier:
         return await self._batcher.submit(data, deadline=deadline)
 
     def _check_size(self, data: Data) -> None:
-        limit = self._settings.max_image_bytes
-        if isinstance(data, bytes) and len(data) > limit:
-            raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
-
-    # In the batcher's threads.
-
-    def _decode(self, data: Data) -> Picture:
-        if not isinstance(data, bytes):
-            return data
-        began = time.perf_counter()
-        try:
-            return decode(data, self.manifest.preprocessing.input_size, max_pixels=self._settings.max_pixels)
-        finally:
-            self._metrics.decoded(time.perf_counter() - began)
-
-    def _new_block(self) -> Picture:
-        # Zeros, so that the places of a batch that is padded hold nobody's picture.
-        size = self.manifest.preprocessing.input_size
-        return np.zeros((self._sizes[-1], size, size, 3), np.uint8)
-
-    def _run(self, block: Block[Picture], count: int) -> list[Answer]:
-        pictures = np.asarray(block)  # the very array of `_new_block`: nothing is copied
-        size = self._sizes[bisect_left(self._sizes, count)]
-        self._metrics.padded(size - count)
-        outputs = self._session.run(pictures[:size])
-        return [Answer(*rows) for rows in zip(*outputs, pictures[:size], strict=True)][:count]
-
-    def _warm_up(self) -> None:
-        block = self._new_block()
-        for size in self._sizes if self._padded else {1, self._sizes[-1]}:
-            self._session.run(block[:size])
-
-
-def batch_sizes(max_batch_size: int, *, pad: bool) -> tuple[int, ...]:
-    """The sizes in which the session is called: powers of two and the largest when batches are padded, else every one.
-
-    A CPU pays for every picture, empty or not.
-    """
-    if not pad:
-        return tuple(range(1, max_batch_size + 1))
-    powers = (2**power for power in range(max_batch_size.bit_length()))
-    return (*(size for size in powers if size < max_batch_size), max_batch_size)
+        limit, size = self._settings.max_image_bytes, self.manifest.preprocessing.input_size
+        if isinstance(data, bytes):
+            if len(data) > limit:
+                raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
+        elif data.shape != (size, size, 3) or data.dtype != np.uint8:  # a number would fill a whole row of the batch
+            raise UnsupportedPicture(f"{data.dtype} pixels of shape {data.shape}; uint8 of {(size, size, 3)} are read")
 
 
 def _outcome(error: BaseException) -> str:

@@ -1,29 +1,38 @@
-"""The command line: `marrowlens serve`, `openapi` and `score`. Words and exit codes; the work is done elsewhere."""
+"""The command line: `marrowlens serve`, `openapi`, `score`, `warm` and `doctor`. Words and exit codes; the work is
+done elsewhere."""
 
 import errno
 import ipaddress
 import logging
 import os
 import socket
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import typer
-
-from model.contract import ArtefactError
-from service import openapi as openapi_document
-from service.app import create_app
-from service.schemas import RESEARCH_USE
-from service.score import score
-from service.server import bound_socket, server
-from service.session import ProviderUnavailable, Session, open_session
-from service.settings import Settings, SettingsError, read_settings
-from service.threads import cpu_budget
-
-OPENAPI_FILE = Path("openapi.json")
 #: Bad settings, a bad artefact, a busy port: nothing that starting again would mend.
 CANNOT_START = 2
+
+try:
+    import typer
+
+    from model.contract import ArtefactError
+    from service import openapi as openapi_document
+    from service.app import create_app
+    from service.doctor import doctor
+    from service.opening import intra_op_threads, opened, session_batch_sizes
+    from service.schemas import RESEARCH_USE
+    from service.score import score
+    from service.server import bound_socket, server
+    from service.session import ProviderUnavailable, Session
+    from service.settings import Settings, SettingsError, read_settings
+    from service.warm import warm
+except ModuleNotFoundError as error:  # the command is there wherever training is installed, the service's needs are not
+    sys.stderr.write(f"marrowlens: {error.name} is not installed: pip install -e '.[service,cpu]'\n")
+    raise SystemExit(CANNOT_START) from error
+
+OPENAPI_FILE = Path("openapi.json")
 #: The model broke while it served: EX_SOFTWARE of sysexits.h. Starting again may mend it.
 BROKEN = 70
 
@@ -66,7 +75,8 @@ def openapi(
         _stop(f"{out} is stale; run `marrowlens openapi`", status=1)
 
 
-app.command()(score)
+for command in (score, warm, doctor):
+    app.command()(command)
 
 
 def _settings(**chosen: Any) -> Settings:
@@ -77,9 +87,8 @@ def _settings(**chosen: Any) -> Settings:
 
 
 def _session(settings: Settings) -> Session:
-    threads = settings.intra_op_threads or cpu_budget()
     try:
-        return open_session(settings.artefact, provider=settings.provider, intra_op_threads=threads)
+        return opened(settings)
     except (ArtefactError, ProviderUnavailable) as error:
         _stop(str(error))
 
@@ -95,12 +104,12 @@ def _listen(settings: Settings) -> socket.socket:
 def _announce(settings: Settings, session: Session, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     manifest = session.manifest
-    threads = settings.intra_op_threads or cpu_budget()
+    threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
     at = f"[{host}]" if ":" in host else host
     url = f"http://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
     typer.echo(f"marrowlens listens on http://{at}:{port}  (interface: {url}/docs)")
     typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}")
-    typer.echo(f"computes on {session.provider}, {threads} thread(s)")
+    typer.echo(f"computes on {session.provider}, {threads} thread(s), batches of {sizes}")
     typer.echo(RESEARCH_USE)
     typer.echo(f"try: curl -F image=@examples/cell.png {url}/classify")
     if not _is_loopback(host):

@@ -7,8 +7,14 @@ Knows no HTTP: `service.problems` says which status each of these, and each erro
     ├── TooManyPictures       more pictures in one request than allowed
     ├── UnsupportedBody       a Content-Type or Content-Encoding that the route does not take
     ├── MalformedBody         of the right type, but not readable as such
+    ├── InvalidTensor         a tensor that is not what the model takes, or that contradicts itself
+    ├── UnknownModel          another model or version than the one that answers here
     ├── UploadTooSlow         the client stopped sending
     ├── UploadMemoryExhausted bodies of other requests fill the memory set aside for uploads
+    ├── Unauthorised          without the operator's token
+    ├── Forbidden             what nobody may do here, as the service is set up
+    ├── ChangeUnderWay        the model is being changed already
+    ├── ModelRefused          the model that should take over cannot
     ├── NotReady              the model is not warm yet, or the service is stopping
     └── ClientGone            nobody waits for the answer any more
 """
@@ -47,6 +53,19 @@ class MalformedBody(ServiceError):
     """A body of the right type that cannot be read as such, or that lacks what the route needs."""
 
 
+class InvalidTensor(ServiceError):
+    """A tensor, or a parameter of it, that is not what the model takes, or whose data contradicts its shape."""
+
+
+class UnknownModel(ServiceError):
+    """A model's name or version was asked for that is not the one here."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"there is no such model here; the one that answers is {name}, version {version}")
+        self.name = name
+        self.version = version
+
+
 class UploadTooSlow(ServiceError):
     """The client sent nothing for too long."""
 
@@ -62,6 +81,28 @@ class UploadMemoryExhausted(ServiceError):
         super().__init__(f"requests in flight already fill the {limit_bytes} bytes set aside for uploads")
         self.limit_bytes = limit_bytes
         self.retry_after_s = 1.0
+
+
+class Unauthorised(ServiceError):
+    """The request does not carry the operator's token."""
+
+    def __init__(self) -> None:
+        super().__init__("this takes the operator's token: Authorization: Bearer ...")
+
+
+class Forbidden(ServiceError):
+    """Nobody may do that here, as the service is set up."""
+
+
+class ChangeUnderWay(ServiceError):
+    """One change of the model at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is being changed already; ask again when that has ended")
+
+
+class ModelRefused(ServiceError):
+    """The model that should take over cannot; the old one serves on."""
 
 
 class NotReady(ServiceError):

@@ -43,6 +43,7 @@ class Metrics:
         self._queued = self._gauge("queue_pictures", "Pictures waiting for a batch.")
         self._in_flight = self._gauge("in_flight_pictures", "Pictures accepted and not yet answered.")
         self._ready = self._gauge("ready", "Whether the service is ready: 1 or 0.")
+        self._changes = self._counter("model_changes", "Changes of the model while serving.", "outcome")
         self._model = Info("marrowlens_model", "The model that answers.", registry=self.registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -83,6 +84,10 @@ class Metrics:
     def model(self, *, name: str, version: str, sha256: str, provider: str) -> None:
         """Which model answers, and on what it computes."""
         self._model.info({"name": name, "version": version, "sha256": sha256, "provider": provider})
+
+    def model_change(self, outcome: str) -> None:
+        """Another model took over ("done") or was refused."""
+        self._changes.labels(outcome).inc()
 
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its content type."""

@@ -43,7 +43,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(send, _request_id(Headers(scope=scope)))
+        exchange = _Exchange(send, _request_id(Headers(scope=scope)), scope["path"])
         scope.setdefault("state", {})["request_id"] = exchange.request_id
         method, started_s = scope["method"], time.perf_counter()
         try:
@@ -78,6 +78,7 @@ class _Exchange:
 
     to_client: Send
     request_id: str
+    path: str
     status: int = 0
 
     async def send(self, message: Message) -> None:
@@ -87,7 +88,7 @@ class _Exchange:
         await self.to_client(message)
 
     async def refuse(self, error: BaseException) -> None:
-        document = problem(error, self.request_id)
+        document = problem(error, self.request_id, self.path)
         sent = Response(document.json_bytes(), document.status, {"Connection": "close"}, MEDIA_TYPE)
         await self.send({"type": "http.response.start", "status": sent.status_code, "headers": sent.raw_headers})
         await self.send({"type": "http.response.body", "body": sent.body})

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from service import examples
 from service.problems import MEDIA_TYPE, TABLE
-from service.schemas import RESEARCH_USE, BatchSummary, Problem
+from service.schemas import RESEARCH_USE, BatchSummary, InferenceProblem, Problem
 
 NDJSON = "application/x-ndjson"
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
@@ -30,6 +30,11 @@ one. Errors are problems of RFC 9457; `type` tells them apart."""
 TAGS = [
     {"name": "cells", "description": "From pictures to answers."},
     {"name": "model", "description": "Which model answers."},
+    {
+        "name": "open inference protocol",
+        "description": "The same model for clients of KServe, Triton and their like: tensors in, tensors out. An error "
+        "is a problem whose sentence stands in `error` too.",
+    },
     {"name": "operations", "description": "For those who run the service."},
 ]
 
@@ -82,9 +87,9 @@ _RETRY_AFTER_HEADER = {"description": "seconds", "schema": {"type": "string"}}
 _ANSWERS = {"/classify": examples.CLASSIFY_ANSWER, "/classify/batch": examples.BATCH_ANSWER}
 
 
-def problem_responses(*statuses: int) -> Responses:
+def problem_responses(*statuses: int, form: type[Problem] = Problem) -> Responses:
     """The problems that a route can answer with, and the one that none is safe from."""
-    return {status: _problem_response(status) for status in (*statuses, 500)}
+    return {status: _problem_response(status, form) for status in (*statuses, 500)}
 
 
 def stream_response() -> Responses:
@@ -121,24 +126,31 @@ def as_file(app: FastAPI) -> str:
 
 
 def _completed(found: dict[str, Any]) -> dict[str, Any]:
-    for model in (Problem, BatchSummary):
+    for model in (Problem, InferenceProblem, BatchSummary):
         schema = model.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
         found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
     for path, operations in found["paths"].items():
         for operation in operations.values():
-            for status, response in operation["responses"].items():
-                response["headers"] = {"X-Request-ID": _REQUEST_ID_HEADER}
+            answers = operation["responses"]
+            if "422" in answers and MEDIA_TYPE not in answers["422"]["content"]:
+                del answers["422"]  # FastAPI's own form, which nothing here answers with
+            for status, response in answers.items():
+                response["headers"] = response.get("headers", {}) | {"X-Request-ID": _REQUEST_ID_HEADER}
                 if status in ("429", "503"):
                     response["headers"] |= {"Retry-After": _RETRY_AFTER_HEADER}
         if path in _ANSWERS:
             operations["post"]["responses"]["200"]["content"]["application/json"]["example"] = _ANSWERS[path]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        found["components"]["schemas"].pop(unused, None)
     return found
 
 
-def _problem_response(status: int) -> dict[str, Any]:
+def _problem_response(status: int, form: type[Problem]) -> dict[str, Any]:
     kinds = {kind.name: kind for _, kind in TABLE if kind.status == status}
     titles = [kind.title for kind in kinds.values()] or [HTTPStatus(status).phrase]
     example = examples.PROBLEM | {"status": status, "title": titles[0], "detail": "what was wrong this time"}
     example["type"] = next(iter(kinds.values())).type if kinds else "urn:problem-type:marrowlens:internal-error"
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}}
+    if form is InferenceProblem:
+        example["error"] = example["detail"]
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{form.__name__}"}, "example": example}}
     return {"description": "; or: ".join(titles), "content": content}

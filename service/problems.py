@@ -11,20 +11,28 @@ from http import HTTPStatus
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
+from model.image import ArchiveForPicture, PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.errors import (
     BodyTooLarge,
+    ChangeUnderWay,
+    Forbidden,
+    InvalidTensor,
     MalformedBody,
+    ModelRefused,
     NotReady,
     TooManyPictures,
+    Unauthorised,
+    UnknownModel,
     UnsupportedBody,
     UploadMemoryExhausted,
     UploadTooSlow,
 )
-from service.schemas import Problem
+from service.schemas import InferenceProblem, Problem
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 MEDIA_TYPE = "application/problem+json"
+#: Under which the Open Inference Protocol is spoken, whose clients read an error's sentence from `error`.
+PROTOCOL_PATH = "/v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +52,21 @@ UNEXPECTED = Kind(500, "internal-error", "The service failed")
 
 #: First match wins, so a class stands before its base.
 TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
+    (Unauthorised, Kind(401, "unauthorised", "Not without the operator's token")),
+    (Forbidden, Kind(403, "forbidden", "Not as this service is set up")),
+    (UnknownModel, Kind(404, "unknown-model", "There is no such model here")),
     (UploadTooSlow, Kind(408, "upload-too-slow", "The body did not arrive in time")),
     (BodyTooLarge, Kind(413, "body-too-large", "The body is too large")),
     (TooManyPictures, Kind(413, "too-many-pictures", "Too many pictures in one request")),
     (PictureTooLarge, Kind(413, "picture-too-large", "The picture is too large")),
+    (ChangeUnderWay, Kind(409, "change-under-way", "The model is being changed already")),
     (UnsupportedBody, Kind(415, "unsupported-body", "The body is of a type that is not read here")),
     (UnsupportedPicture, Kind(415, "unsupported-picture", "Not a picture type that is read here")),
     (UndecodablePicture, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
     (PictureError, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
     (MalformedBody, Kind(422, "malformed-body", "The body cannot be read")),
+    (ModelRefused, Kind(422, "model-refused", "The model cannot take over")),
+    (InvalidTensor, Kind(422, "invalid-tensor", "The tensor is not what the model takes")),
     (RequestValidationError, Kind(422, "invalid-parameter", "A parameter is off")),
     (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
     (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
@@ -63,6 +77,8 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
 
 #: Sentences for errors whose own text speaks to a programmer rather than to the one who sent the request.
 _DETAILS: dict[type[BaseException], str] = {
+    ArchiveForPicture: "a ZIP archive, where one picture belongs; send it to /classify/batch as the body itself, with "
+    "Content-Type: application/zip",
     BatcherClosed: "the service is stopping or its model hangs; send the picture again to another instance",
     DeadlineExpired: "the picture waited longer than a request may take; send it again later",
 }
@@ -76,20 +92,26 @@ def kind_of(error: BaseException) -> Kind:
     return next((kind for error_class, kind in TABLE if isinstance(error, error_class)), UNEXPECTED)
 
 
-def problem(error: BaseException, request_id: str) -> Problem:
-    """The RFC 9457 document for an error."""
+def problem(error: BaseException, request_id: str, path: str = "") -> Problem:
+    """The RFC 9457 document for an error; below `/v2` it is the protocol's error object as well."""
     kind = kind_of(error)
-    return Problem(
+    found = Problem(
         type=kind.type, title=kind.title, status=kind.status, detail=_detail(error, kind), request_id=request_id
     )
+    if path == PROTOCOL_PATH or path.startswith(f"{PROTOCOL_PATH}/"):
+        return InferenceProblem(**dict(found), error=found.detail)
+    return found
 
 
 def headers(error: BaseException) -> dict[str, str]:
-    """Headers that go with a problem: `Retry-After` in whole seconds (RFC 9110, 10.2.3), `Allow` with a 405."""
+    """Headers that go with a problem: `Retry-After` in whole seconds (RFC 9110, 10.2.3), `Allow` with a 405,
+    `WWW-Authenticate` with a 401."""
     if isinstance(error, HTTPException):
         return dict(error.headers or {})
     if isinstance(error, QueueFull | UploadMemoryExhausted):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, Unauthorised):
+        return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, NotReady | BatcherClosed):
         return {"Retry-After": "1"}
     return {}
@@ -102,9 +124,8 @@ def _detail(error: BaseException, kind: Kind) -> str:
         return str(error.detail)
     if isinstance(error, RequestValidationError):
         return "; ".join(_fault(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors())
-    if isinstance(error, PictureError):
-        return error.reason
-    return next((text for error_class, text in _DETAILS.items() if isinstance(error, error_class)), str(error))
+    said = error.reason if isinstance(error, PictureError) else str(error)
+    return next((text for error_class, text in _DETAILS.items() if isinstance(error, error_class)), said)
 
 
 def _fault(location: tuple[str | int, ...], kind: str, message: str) -> str:

@@ -1,6 +1,7 @@
 """What one running service holds, and how a route asks for it. Made by the app's lifespan; no globals."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -14,13 +15,17 @@ from service.uploads import UploadMemory
 
 @dataclass(slots=True)
 class Running:
-    """The parts of one service. `classifier` is None before the start and after the end."""
+    """The parts of one service. `classifier` is None before the start and after the end.
+
+    `large_json` is held while a large JSON body is parsed: it grows in memory, and Python parses one at a time anyway.
+    """
 
     settings: Settings
     metrics: Metrics
     uploads: UploadMemory
     classifier: Classifier | None = None
     draining: bool = False
+    large_json: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def serving(self) -> Classifier:
         """The classifier.
@@ -31,6 +36,10 @@ class Running:
         if self.classifier is None:
             raise NotReady("the model is not loaded")
         return self.classifier
+
+    def ready(self) -> bool:
+        """Whether new pictures are welcome."""
+        return not self.draining and self.classifier is not None and self.classifier.ready()
 
     def check_ready(self) -> None:
         """Return when new pictures are welcome.

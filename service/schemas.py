@@ -53,6 +53,12 @@ class Problem(Document):
     request_id: str = Field(description="as in the header X-Request-ID")
 
 
+class InferenceProblem(Problem):
+    """A problem that is the error object of the Open Inference Protocol too: its clients read `error` alone."""
+
+    error: str = Field(description="the same sentence as `detail`", examples=["18000000 pixels; 16000000 are allowed"])
+
+
 class ModelIdentity(Document):
     """Which model said it: what a laboratory writes down beside a result."""
 

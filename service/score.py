@@ -34,11 +34,11 @@ from model.image import PictureError, PictureTooLarge
 from service.classify import Classifier
 from service.ledger import Ledger
 from service.metrics import Metrics
+from service.opening import opened
 from service.schemas import RESEARCH_USE
-from service.session import ProviderUnavailable, Session, open_session
+from service.session import ProviderUnavailable, Session
 from service.settings import Settings, SettingsError, read_settings
 from service.tables import Columns, Scored, TableError, check_format, read_table, replacing, write_table
-from service.threads import cpu_budget
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 SOME_PROBLEMS = 1
@@ -70,8 +70,7 @@ def score(
     console = Console(stderr=True, highlight=False)
     try:
         settings = read_settings(**({"artefact": artefact} if artefact else {}))
-        threads = settings.intra_op_threads or cpu_budget()
-        session = open_session(settings.artefact, provider=settings.provider, intra_op_threads=threads)
+        session = opened(settings)
         problems = score_folder(folder, out, session, settings, console)
     except (ArtefactError, ProviderUnavailable, SettingsError, TableError, CannotScore) as error:
         _stop(console, str(error))

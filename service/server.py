@@ -1,27 +1,26 @@
 """uvicorn around the app: which protocol code, what is logged, and a shutdown that answers what was accepted.
 
-Knows signals, sockets and the heads of requests. Does not know routes.
+Knows signals and sockets. Does not know routes.
 """
 
 import asyncio
 import logging
 import selectors
+import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
-from random import getrandbits
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import memory
-from service.problems import MEDIA_TYPE, problem
+from service.errors import ServiceError
+from service.heads import BoundedHeads
+from service.models import Models
 from service.running import Running
 from service.settings import Settings
 
@@ -36,99 +35,6 @@ _GIVE_BACK_TICKS = 100
 _MAX_TURNS = 1000
 
 
-#: Browsers send a few kilobytes; a proxy's identity headers may make it some ten.
-MAX_HEAD_BYTES = 64 * 1024
-
-
-class BoundedHeads(HttpToolsProtocol):
-    """uvicorn's protocol, which by itself takes heads of any size and waits for them for ever.
-
-    A head is a request line with its headers: at most `MAX_HEAD_BYTES`, and there within `head_timeout_s`.
-    """
-
-    def __init__(self, *args: Any, head_timeout_s: float, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self._head_timeout_s = head_timeout_s
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._awaits_head = self._begun = False
-        self._head_bytes = self._fields = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._awaits_head = True
-        self._start_timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        awaited, fields = self._awaits_head, self._fields
-        super().data_received(data)
-        silent = awaited and self._awaits_head and fields == self._fields  # a field that is longer than this piece
-        if silent:
-            self._head_bytes += len(data)
-        if self._awaits_head and (self._begun or silent) and not self.transport.is_closing():
-            self._start_timer()
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431)
-
-    def on_message_begin(self) -> None:
-        self._begun, self._head_bytes = True, 0
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        self._awaits_head = self._begun = False
-        self._stop_timer()
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._awaits_head = True
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (signature is uvicorn's)
-        """Called by uvicorn when its parser gives up, also because `_count` made it."""
-        self._refuse(431 if self._head_bytes > MAX_HEAD_BYTES else 400)
-
-    def _count(self, length: int) -> None:
-        self._fields += 1
-        self._head_bytes += length
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise ValueError("the head is too long")  # the parser makes its own error of it
-
-    def _start_timer(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self._head_timeout_s, self._refuse, 408)
-
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _refuse(self, status: int) -> None:
-        if self._awaits_head and self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.keep_alive = False  # the answer under way to an earlier request comes first, and is the last
-            self.flow.pause_reading()
-            return
-        body = problem(HTTPException(status), f"{getrandbits(128):032x}").json_bytes()
-        lines = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-            f"content-type: {MEDIA_TYPE}",
-            f"content-length: {len(body)}",
-            "connection: close",
-        )
-        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-        self.transport.close()
-
-
 class DrainingServer(uvicorn.Server):
     """On the first SIGTERM or SIGINT: not ready, but serving for `drain_delay_s`; then no new connections, and what
     was accepted is answered within `shutdown_timeout_s`. A second signal skips the delay.
@@ -137,12 +43,14 @@ class DrainingServer(uvicorn.Server):
     has come as far as the kernel counts as accepted: it is read and answered, not cut off.
 
     When the model is broken, everybody who waits for it gets a problem, and the server stops and is `failed`, for a
-    supervisor to start the process anew: a call that hangs cannot be taken back.
+    supervisor to start the process anew: a call that hangs cannot be taken back. SIGHUP reads the artefact anew.
     """
 
-    def __init__(self, config: uvicorn.Config, running: Running, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, running: Running, models: Models, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._running = running
+        self._models = models
+        self._reloading: deque[asyncio.Task[None]] = deque(maxlen=8)  # a task that nobody holds may vanish
         self._tell_started = started
         self._exit_at_s: float | None = None
         self.failed = False
@@ -151,7 +59,18 @@ class DrainingServer(uvicorn.Server):
         """Called by uvicorn; says so once connections are taken."""
         await super().startup(sockets)
         if self.started:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
             self._tell_started()
+
+    def _reload(self) -> None:
+        self._reloading.append(asyncio.create_task(self._change_model()))
+
+    async def _change_model(self) -> None:
+        try:
+            manifest = await self._models.change()
+            log.info("model %s %s took over, sha256 %s", manifest.name, manifest.version, manifest.sha256)
+        except ServiceError as error:
+            log.error("the model stays: %s", error)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signature is the signal module's)
         # Signals are not passed on to uvicorn's own list: it would raise them again after a clean shutdown, and the
@@ -223,7 +142,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    return DrainingServer(config, app.state.running, started)
+    return DrainingServer(config, app.state.running, app.state.models, started)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

@@ -1,33 +1,35 @@
-"""The ONNX graph as something that turns pictures into the contract's outputs. The only importer of onnxruntime.
+"""The ONNX graph as something that turns pictures into the contract's outputs, on the provider that was asked for.
 
-Knows execution providers and session options. Knows nothing of batching, HTTP or how a picture was decoded. An
-artefact that does not keep the contract is refused here, before anything is served.
+Knows onnxruntime's sessions, and with service.bound is all that does. Options stand in service.providers. Knows
+nothing of batching, HTTP or how a picture was decoded. An artefact that does not keep the contract, and a provider
+that does not give the CPU's answers, are refused here, before anything is served.
 """
 
+import contextlib
+import io
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
+from service import libraries, providers
+from service.agreement import compare, complaint
 from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, probe_images, read_artefact
+from service.providers import AskedProvider, Attempt, Provider, Setup
 
 try:
     import onnxruntime
-except ImportError as error:  # neither in the base nor in [service]: the CPU and the GPU wheel exclude each other
+
+    from service.bound import BoundCalls
+except ImportError as error:  # neither in the base nor in [service]: the wheels exclude each other
     raise ImportError(
         "onnxruntime is not installed: pip install 'marrowlens[service,cpu]', or 'marrowlens[service,gpu]' for CUDA"
     ) from error
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-CUDA_OPTIONS = {
-    "cudnn_conv_algo_search": "HEURISTIC",  # the default searches for seconds at each new batch size
-    "arena_extend_strategy": "kSameAsRequested",  # memory grows by what is needed, not by powers of two
-    "use_tf32": "0",  # the answers of the CPU, within the contract's 1e-4
-}
 
 _log = logging.getLogger(__name__)
 
@@ -62,13 +64,21 @@ class ProviderUnavailable(Exception):
 class OnnxSession:
     """An opened artefact; `open_session` makes it."""
 
-    def __init__(self, manifest: Manifest, provider: str, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self, manifest: Manifest, provider: Provider, session: onnxruntime.InferenceSession, calls: BoundCalls | None
+    ) -> None:
         self.manifest = manifest
         self.provider = provider
         self._session = session
+        self._calls = calls
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """(N, S, S, 3) RGB to the outputs. Callable from any thread; other threads run meanwhile."""
+        """(N, S, S, 3) RGB to the outputs, for any N. Callable from any thread; other threads run meanwhile.
+
+        The arrays are the caller's own. On a GPU the calls take turns, and N is padded to the next batch size.
+        """
+        if self._calls is not None:
+            return Outputs(*self._calls.run(images))
         return Outputs(*self._session.run(OUTPUTS, {INPUT: images}))
 
     def declared(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -80,72 +90,198 @@ class OnnxSession:
 def open_session(
     artefact: Path | None = None,
     *,
-    provider: Literal["auto", "cpu", "cuda"] = "auto",
+    provider: AskedProvider = "auto",
     intra_op_threads: int = 1,
+    batch_sizes: Sequence[int] = (),
+    engine_cache: Path | None = None,
 ) -> OnnxSession:
-    """Open an artefact, by default the bundled one, and prove on two pictures that it keeps the contract.
+    """Open an artefact, by default the bundled one, and prove on a few pictures that it keeps the contract.
+
+    What is not the CPU is also run at every batch size, so that nothing is built within a request, and held against
+    the CPU's answers.
 
     Args:
-        provider: "auto" takes CUDA where onnxruntime offers it and it works, and says in the log when it does not.
+        provider: "auto" takes the best that works, and says in the log what does not.
+        batch_sizes: what calls will have, ascending. Others are computed too; a GPU pads or cuts them to these.
+        engine_cache: where TensorRT keeps its engines; without, it builds them at every opening, for minutes.
 
     Raises:
         ArtefactError: a file is missing or damaged, or the graph does not do what the manifest promises.
-        ProviderUnavailable: CUDA was asked for and does not work.
+        ProviderUnavailable: what was asked for does not work.
     """
     path = artefact or bundled_artefact()
     graph, manifest = read_artefact(path)
-    if provider == "cuda" or (provider == "auto" and CUDA in onnxruntime.get_available_providers()):
+    size = manifest.preprocessing.input_size
+    setup = Setup(size, intra_op_threads, tuple(batch_sizes), manifest.precision)
+    reference = _on_cpu(path, graph, manifest, setup)
+    if provider in ("auto", "tensorrt"):
+        setup = replace(setup, engines=engine_folder(manifest, batch_sizes, engine_cache))
+    built = setup.engines is not None and bool(providers.engines_in(setup.engines))
+    for candidate in providers.candidates(provider, offered(), engines_built=built):
+        if candidate == "cpu":
+            break
         try:
-            return _prove(path, OnnxSession(manifest, "cuda", _on_cuda(graph, intra_op_threads)))
+            return _elsewhere(graph, reference, candidate, setup)
         except ProviderUnavailable as error:
-            if provider == "cuda":
+            if provider != "auto":
                 raise
-            _log.warning("computing on the CPU: %s", error)
+            _log.warning("not computing on %s: %s", candidate, error)
+    return reference
+
+
+def offered() -> list[str]:
+    """The execution providers that the installed onnxruntime was built with; they need not start."""
+    return list(onnxruntime.get_available_providers())
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of onnxruntime and of what it computes with; None for what is not there."""
+    cuda_build = str(getattr(onnxruntime, "cuda_version", ""))
+    if cuda_build:
+        _load_libraries("tensorrt")
+    return {"onnxruntime": onnxruntime.__version__, **libraries.versions(cuda_build)}
+
+
+def engine_folder(manifest: Manifest, batch_sizes: Sequence[int], engine_cache: Path | None) -> Path | None:
+    """The folder in the cache for the engines that work here; None without a cache, a GPU or TensorRT."""
+    if engine_cache is None or providers.NAMES["tensorrt"] not in offered():
+        return None
+    gpus, found = libraries.gpus(), versions()
+    if not gpus or found["TensorRT"] is None:
+        return None
+    return providers.engine_folder(
+        engine_cache,
+        model_sha256=manifest.sha256,
+        onnxruntime=onnxruntime.__version__,
+        tensorrt=found["TensorRT"],
+        gpu=gpus[0].name,
+        batch_sizes=batch_sizes,
+    )
+
+
+def _on_cpu(path: Path, graph: bytes, manifest: Manifest, setup: Setup) -> OnnxSession:
+    (attempt,) = providers.attempts("cpu", setup)
     try:
-        session = _start(graph, intra_op_threads, [CPU])
+        started = _start(graph, setup.intra_op_threads, attempt)
     except Exception as error:
         raise ArtefactError(path, f"onnxruntime cannot load it: {_first_line(error)}") from error
-    return _prove(path, OnnxSession(manifest, "cpu", session))
-
-
-def _on_cuda(graph: bytes, intra_op_threads: int) -> onnxruntime.InferenceSession:
-    if CUDA not in onnxruntime.get_available_providers():
-        raise ProviderUnavailable(
-            "the installed onnxruntime has no CUDA: pip uninstall onnxruntime && pip install 'marrowlens[service,gpu]'"
-        )
-    needs = "it needs an NVIDIA driver, and CUDA and cuDNN as in pip install 'marrowlens[service,gpu]'"
+    session = OnnxSession(manifest, "cpu", started, None)
+    check_declared(path, manifest, *session.declared())
     try:
-        onnxruntime.preload_dlls()  # from the wheels, where the system has none
-        session = _start(graph, intra_op_threads, [(CUDA, CUDA_OPTIONS), CPU])
+        outputs = session.run(probe_images(manifest))
     except Exception as error:
-        raise ProviderUnavailable(f"CUDA does not start ({_first_line(error)}); {needs}") from error
-    if CUDA not in session.get_providers():  # onnxruntime itself goes on without and says so on stderr only
-        raise ProviderUnavailable(f"CUDA does not start; {needs}")
+        raise ArtefactError(path, f"onnxruntime cannot run it: {_first_line(error)}") from error
+    check_computed(path, manifest, outputs._asdict())
     return session
 
 
-def _start(graph: bytes, intra_op_threads: int, providers: list[Any]) -> onnxruntime.InferenceSession:
+def _elsewhere(graph: bytes, reference: OnnxSession, provider: Provider, setup: Setup) -> OnnxSession:
+    """Start what is not the CPU, and hold it against the CPU at every batch size."""
+    if providers.NAMES[provider] not in offered():
+        raise ProviderUnavailable(f"the installed onnxruntime has no {provider}: {providers.install(provider)}")
+    _load_libraries(provider)
+    if provider == "tensorrt":
+        _make_room(setup.engines)
+    session = _first_that_starts(graph, reference.manifest, provider, setup)
+    images = probe_images(reference.manifest, max((2, *setup.batch_sizes)))
+    coarse = providers.tolerance(provider, setup.precision)
+    for count in sorted({2, *setup.batch_sizes}):
+        try:
+            outputs = session.run(images[:count])
+        except Exception as error:
+            reason = f"{provider} starts but does not compute {count} pictures: {_first_line(error)}"
+            raise ProviderUnavailable(reason) from error
+        found = compare(outputs._asdict(), reference.run(images[:count])._asdict())
+        if wrong := complaint(found, coarse):
+            raise ProviderUnavailable(f"{provider} does not give the CPU's answers for {count} pictures: {wrong}")
+    return session
+
+
+def _make_room(engines: Path | None) -> None:
+    if engines is None:
+        if libraries.gpus():
+            _log.warning("TensorRT builds its engines at every start, for minutes: set MARROWLENS_ENGINE_CACHE")
+        return
+    if not providers.engines_in(engines):
+        _log.warning("TensorRT builds its engines now, for minutes, into %s", engines)
+    try:
+        engines.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProviderUnavailable(f"the engine cache {engines} cannot be made: {error.strerror}") from error
+
+
+def _first_that_starts(graph: bytes, manifest: Manifest, provider: Provider, setup: Setup) -> OnnxSession:
+    refusal = ProviderUnavailable(f"{provider} does not start; it needs {providers.needs(provider)}")
+    for attempt in providers.attempts(provider, setup):
+        try:
+            session = _attempted(graph, manifest, provider, setup, attempt)
+        except Exception as error:
+            reason = f"{provider} does not start ({_first_line(error)}); it needs {providers.needs(provider)}"
+            refusal = ProviderUnavailable(reason)
+            continue
+        if session is not None:
+            if attempt.given_up:
+                _log.warning("%s does without %s: with them, %s", provider, attempt.given_up, refusal)
+            return session
+    raise refusal
+
+
+def _attempted(
+    graph: bytes, manifest: Manifest, provider: Provider, setup: Setup, attempt: Attempt
+) -> OnnxSession | None:
+    """A session that has computed, or None where onnxruntime went on without the provider and said so on stderr."""
+    started = _start(graph, setup.intra_op_threads, attempt)
+    if providers.NAMES[provider] not in started.get_providers():
+        return None
+    session = OnnxSession(manifest, provider, started, _bound(started, manifest, setup, attempt))
+    session.run(probe_images(manifest))
+    return session
+
+
+def _bound(
+    started: onnxruntime.InferenceSession, manifest: Manifest, setup: Setup, attempt: Attempt
+) -> BoundCalls | None:
+    if not attempt.fixed_buffers:
+        return None
+    size = manifest.preprocessing.input_size
+    shapes = {name: tuple(int(side) for side in manifest.outputs[name][1:]) for name in OUTPUTS}
+    return BoundCalls(
+        started,
+        input=(INPUT, (size, size, 3)),
+        outputs=shapes,
+        batch_sizes=setup.batch_sizes,
+        graphs=attempt.graphs,
+    )
+
+
+def _start(graph: bytes, intra_op_threads: int, attempt: Attempt) -> onnxruntime.InferenceSession:
+    # Without enable_fallback=0 a provider that fails is replaced with a line on stdout.
+    return onnxruntime.InferenceSession(
+        graph, session_options(intra_op_threads), providers=list(attempt.providers), enable_fallback=0
+    )
+
+
+def session_options(intra_op_threads: int) -> onnxruntime.SessionOptions:
+    """As measured by bench/session_options.py; the table stands in docs/providers.md."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads  # never left to onnxruntime, which counts the machine's cores
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # one plan for each batch size: 50 MB more for the tiny model, and no faster
+    options.enable_mem_pattern = False  # one plan for each batch size: more memory, and no faster
     options.log_severity_level = 3  # errors
-    # Spinning threads take the cores that decoding needs: on two busy cores half of the pictures a CPU second.
+    # Spinning threads take the cores that decoding needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without enable_fallback=0 a provider that fails is replaced with a line on stdout.
-    return onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+    return options
 
 
-def _prove(path: Path, session: OnnxSession) -> OnnxSession:
-    check_declared(path, session.manifest, *session.declared())
-    try:
-        outputs = session.run(probe_images(session.manifest))
-    except Exception as error:
-        if session.provider == "cuda":
-            raise ProviderUnavailable(f"CUDA starts but does not compute: {_first_line(error)}") from error
-        raise ArtefactError(path, f"onnxruntime cannot run it: {_first_line(error)}") from error
-    check_computed(path, session.manifest, outputs._asdict())
-    return session
+def _load_libraries(provider: Provider) -> None:
+    """CUDA, cuDNN and TensorRT from their wheels, where the system has none. What is missing shows at the start."""
+    if provider not in ("cuda", "tensorrt"):
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints, and stdout is a command's answer
+        onnxruntime.preload_dlls()
+    _log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip() or "all loaded")
+    if provider == "tensorrt" and not libraries.load_tensorrt():
+        _log.debug("TensorRT's libraries do not load")
 
 
 def _first_line(error: Exception) -> str:

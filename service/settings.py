@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.providers import AskedProvider
 
 PREFIX = "MARROWLENS_"
 MIB = 1024 * 1024
@@ -33,7 +35,10 @@ class Settings(BaseSettings):
     )
 
     artefact: Path | None = Field(None, description="the .onnx file; its manifest lies beside it. Default: the bundled")
-    provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="what onnxruntime computes on")
+    provider: AskedProvider = Field("auto", description="what onnxruntime computes on; auto: the best that works")
+    engine_cache: Path | None = Field(
+        None, description="folder for TensorRT's engines, which `marrowlens warm` fills. Default: built at every start"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     max_image_bytes: int = Field(10 * MIB, gt=0, description="largest picture, as it is sent")
@@ -55,6 +60,9 @@ class Settings(BaseSettings):
     shutdown_timeout_s: float = Field(20, ge=0, description="for what was accepted to be answered at a shutdown")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="least that is logged"
+    )
+    admin_token: SecretStr | None = Field(
+        None, min_length=16, description="who sends it may change the model by POST /model/reload. Default: nobody"
     )
     count_other: bool = Field(False, description="count class OTH in the denominator of a differential")
 

@@ -17,7 +17,7 @@ def cpu_budget(*, own_cgroup: Path = OWN_CGROUP, cgroups: Path = CGROUPS) -> int
     Rounded down because with a thread more than the quota has CPUs the kernel stops all of them for the rest of
     each period.
     """
-    quotas = (_quota(folder) for folder in _folders(own_cgroup, cgroups))
+    quotas = (_quota(folder) for folder in cgroup_folders("cpu", own_cgroup, cgroups))
     return max(1, int(min(_allowed_cpus(), *(quota for quota in quotas if quota is not None), float("inf"))))
 
 
@@ -27,16 +27,16 @@ def _allowed_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _folders(own_cgroup: Path, cgroups: Path) -> Iterator[Path]:
-    """Where a quota on this process may stand: its own cgroup and each one around it, up to the mount.
+def cgroup_folders(controller: str, own_cgroup: Path = OWN_CGROUP, cgroups: Path = CGROUPS) -> Iterator[Path]:
+    """Where a limit on this process may stand: its own cgroup and each one around it, up to the mount.
 
     In a container the mount often shows the container's own cgroup as its root while the path is the host's: then
     the folders of the path are missing and the mount itself is the one that counts.
     """
     for line in _text(own_cgroup).splitlines():
         _, controllers, path = line.split(":", 2)  # cgroups(7): hierarchy-ID:controller-list:cgroup-path
-        mounts = [cgroups, cgroups / "unified"] if not controllers else [cgroups / controllers, cgroups / "cpu"]
-        if not controllers or "cpu" in controllers.split(","):
+        mounts = [cgroups, cgroups / "unified"] if not controllers else [cgroups / controllers, cgroups / controller]
+        if not controllers or controller in controllers.split(","):
             for mount in mounts:
                 own = mount / path.lstrip("/")
                 yield from (own, *(folder for folder in own.parents if folder.is_relative_to(mount)))

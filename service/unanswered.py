@@ -30,3 +30,26 @@ class WrongOutputCount(RunFailed):
         super().__init__(f"{expected} items went into the call and {got} results came out")
         self.expected = expected
         self.got = got
+
+
+def too_late() -> DeadlineExpired:
+    """For an item that was not computed in time."""
+    return DeadlineExpired("the deadline passed")
+
+
+def own(error: BaseException) -> Exception:
+    """What `prepare` raised, as its caller may get it."""
+    # A future cannot carry StopIteration, and on the loop a SystemExit would end more than one caller.
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return failure(error)
+
+
+def failure(cause: BaseException) -> RunFailed:
+    """What one caller of a failed call gets."""
+    # One exception for each caller: raising a shared one would braid their tracebacks.
+    if isinstance(cause, WrongOutputCount):
+        return WrongOutputCount(cause.expected, cause.got)
+    failed = RunFailed("the call for this item's batch failed")
+    failed.__cause__ = cause
+    return failed

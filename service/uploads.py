@@ -172,6 +172,16 @@ async def many_pictures(
     return _read_in_thread(first, uploads)
 
 
+async def whole_body(request: Request, lease: Lease, *, max_body_bytes: int, timeout_s: float) -> memoryview:
+    """A body of whatever type, as it is: what `POST /v2/models/…/infer` reads, whose clients name no Content-Type.
+
+    Raises:
+        BodyTooLarge, UnsupportedBody, UploadTooSlow, UploadMemoryExhausted, ClientGone.
+    """
+    _content_type(request)
+    return (await Intake(request, lease, max_body_bytes, timeout_s).whole()).getbuffer()
+
+
 @dataclass(slots=True)
 class Form:
     """The parts of one multipart form (RFC 7578), all of which must be pictures under one field name."""

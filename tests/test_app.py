@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,15 @@ PNG = {"content-type": "image/png"}
 
 
 # Start
+
+
+def test_without_what_serving_needs_the_command_names_what_to_install() -> None:
+    code = "import sys; sys.modules['fastapi'] = None; import service.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "marrowlens: fastapi is not installed: pip install -e '.[service,cpu]'\n",
+    )
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ LONG_FILES = {
 #: path:function → why it is longer than a function should be
 LONG_FUNCTIONS = {
     "service/classify.py:classify_many": "what feeds and what answers share the tasks under way, and end together",
+    "service/batcher.py:__init__": "every part that the event loop and the threads share, with its owner",
     "training/fit.py:fit": "one run from its first step to its weights, in the order in which it happens",
     "training/export.py:_manifest": "one constructor call, one keyword a line",
 }
@@ -51,6 +52,7 @@ def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> s
         ("service.app", {"torch", "torchvision", "lightning", "timm", "training", "model.van", "onnx", "pyarrow"}),
         ("service.cli", {"torch", "torchvision", "lightning", "timm", "training", "model.van", "onnx"}),
         ("model.contract", {"torch", "onnxruntime", "numpy", "PIL", "service", "training"}),
+        ("bench.cli", {"torch", "timm", "lightning", "onnxruntime", "fastapi", "service"}),
         ("model.image", {"torch", "onnxruntime", "service", "training"}),
     ],
 )

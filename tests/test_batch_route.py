@@ -79,6 +79,13 @@ def test_form_zip_and_tar_give_the_same_answer(http: TestClient, mixed: Named) -
         assert found["differential"] == expected["differential"]
 
 
+def test_a_zip_in_a_form_is_told_how_it_is_sent(http: TestClient, mixed: Named) -> None:
+    answer = http.post("/classify/batch", files=form([("cells.zip", zipped(mixed[:1]))]))
+    (item,) = answer.json()["results"]
+    assert item["problem"]["status"] == 415
+    assert "as the body itself, with Content-Type: application/zip" in item["problem"]["detail"]
+
+
 def kind_and_code(item: dict[str, Any]) -> tuple[int, str, object]:
     outcome = item["problem"]["type"] if "problem" in item else item["result"]["prediction"]["code"]
     return item["index"], item["name"], outcome

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batcher import Batcher
+from service.batcher import LATENESS_MARGIN, Batcher
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed, WrongOutputCount
 
 Outcome = Callable[[Sequence[int]], Sequence[int]]
@@ -350,6 +350,26 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back_by_the_me
     for _ in waiting:
         worker.go_on()
     assert await asyncio.gather(*waiting) == [60, 70, 80, 90, 100]
+    await batcher.close()
+
+
+async def test_what_would_be_late_is_refused_at_once_but_a_lone_item_is_tried() -> None:
+    worker, clock = Worker(), Clock()
+    batcher = await started(worker, clock=clock)
+    measured = await submitted(batcher, 1)
+    await worker.batch()
+    clock.now += 2.0
+    worker.go_on()
+    await asyncio.gather(*measured)
+    lone = await submitted(batcher, 2, deadline=clock.now + 0.5)
+    assert await worker.batch() == [2]
+    in_time = await submitted(batcher, 3, deadline=clock.now + 2 * 2.0 * LATENESS_MARGIN)
+    with pytest.raises(QueueFull) as refusal:
+        await batcher.submit(4, deadline=clock.now + 3 * 2.0 * LATENESS_MARGIN - 0.1)
+    assert refusal.value.retry_after_s == pytest.approx(2 * 2.0)
+    worker.go_on()
+    worker.go_on()
+    assert [await lone[0], await in_time[0]] == [20, 30]
     await batcher.close()
 
 
@@ -800,13 +820,18 @@ class Interleavings(RuleBasedStateMachine):
             deadline = None if life is None else self.clock.now + life * self.LIFE_S
             if self.closing:
                 self.expected[item] = BatcherClosed
-            elif len(self.tasks) - len(self.expected) >= self.MAX_QUEUE:
+            elif len(self.tasks) - len(self.expected) >= self.MAX_QUEUE or self._late(life):
                 self.expected[item] = QueueFull
             else:
                 self.queued.append((item, float("inf") if deadline is None else deadline))
             self.tasks.extend(asked(self.batcher, item, deadline=deadline))
             await self.batcher.places({item} - set(self.expected))
             await self._follow()
+
+    def _late(self, life: int | None) -> bool:
+        inside = len(self.tasks) - len(self.expected)
+        late_s = LATENESS_MARGIN * self.batcher.drain_s(inside + 1)
+        return life is not None and inside > 0 and late_s > life * self.LIFE_S
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data())

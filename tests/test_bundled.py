@@ -36,11 +36,8 @@ def test_it_is_small_and_keeps_the_contract(session: OnnxSession) -> None:
 def test_it_is_what_its_configuration_makes(session: OnnxSession, config: Config) -> None:
     manifest = session.manifest
     assert (manifest.name, manifest.version, manifest.variant) == (config.name, config.version, config.model.variant)
-    assert (manifest.intended_use, manifest.limits, manifest.licence) == (
-        config.card.intended_use,
-        config.card.limits,
-        config.card.licence,
-    )
+    assert (manifest.intended_use, manifest.licence) == (config.card.intended_use, config.card.licence)
+    assert manifest.limits[: len(config.card.limits)] == config.card.limits  # those that the export found follow
     assert [source.attribution for source in manifest.sources] == [s.attribution for s in config.data.sources]
 
 

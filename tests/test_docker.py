@@ -48,7 +48,7 @@ def listed_requirements(image: str, *runtime: str) -> list[str]:
     return listed.stdout.splitlines()
 
 
-@pytest.mark.parametrize("runtime", ["cpu", "gpu"])
+@pytest.mark.parametrize("runtime", ["cpu", "gpu", "tensorrt", "openvino"])
 def test_service_image_installs_its_extras_and_no_torch(runtime: str) -> None:
     extras = PROJECT["optional-dependencies"]
     listed = listed_requirements("service", runtime)

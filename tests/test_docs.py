@@ -77,6 +77,21 @@ def test_the_tree_names_every_source_file() -> None:
         assert named == there, f"{folder}/: missing {there - named}, gone {named - there}"
 
 
+def test_the_guide_shows_the_configuration_that_is_there() -> None:
+    guide, path = Path("docs/own-classes.md").read_text(encoding="utf-8"), Path("training/configs/finetune.toml")
+    assert f"```toml\n{path.read_text(encoding='utf-8')}```" in guide, f"put {path} into docs/own-classes.md"
+
+
+def test_the_page_of_keys_is_fresh_and_explains_each() -> None:
+    from training.reference import page
+
+    said = page()
+    stale = "stale: marrowlens-train configuration --out docs/configuration.md"
+    assert Path("docs/configuration.md").read_text(encoding="utf-8") == said, stale
+    unexplained = {line.split("`")[1] for line in said.splitlines() if line.endswith("|  |")}
+    assert unexplained == {"code", "name", "lineage", "countable"}  # the section of a class explains them above
+
+
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
 def test_links_lead_somewhere(path: str) -> None:
     assert Path(path).exists()

@@ -6,7 +6,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from model import image
-from service import batcher, errors
+from service import errors, unanswered
 from service.errors import BodyTooLarge, ClientGone, NotReady, ServiceError, UploadMemoryExhausted
 from service.problems import TABLE, UNEXPECTED, headers, kind_of, problem
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
@@ -14,7 +14,7 @@ from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 #: Never answered: the client that would read it is gone.
 UNANSWERED = {ServiceError, ClientGone}
 #: A fault of the model or of the service: a 500 on purpose.
-OURS = {batcher.RunFailed, batcher.WrongOutputCount}
+OURS = {unanswered.RunFailed, unanswered.WrongOutputCount}
 
 
 def exceptions_of(module: object) -> set[type[Exception]]:
@@ -25,7 +25,7 @@ def exceptions_of(module: object) -> set[type[Exception]]:
     }
 
 
-@pytest.mark.parametrize("module", [errors, batcher, image], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [errors, unanswered, image], ids=lambda module: module.__name__)
 def test_every_error_a_request_can_meet_is_in_the_table(module: object) -> None:
     known = tuple(error_class for error_class, _ in TABLE)
     unknown = {found for found in exceptions_of(module) if not issubclass(found, known)}

@@ -59,6 +59,10 @@ def test_the_temperature_undoes_overconfidence(times: float) -> None:
     assert fit_temperature(*_overconfident(20_000, times)) == pytest.approx(times, rel=0.05)
 
 
+def test_pictures_that_are_all_right_determine_no_temperature() -> None:
+    assert fit_temperature(4 * np.eye(9, dtype=np.float32), np.arange(9)) is None
+
+
 def test_no_temperature_comes_from_no_pictures() -> None:
     with pytest.raises(ValueError, match="no calibration picture"):
         fit_temperature(np.empty((0, 3), np.float32), np.empty(0, np.int64))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model.van import VAN
+from training.card import model_card
 from training.config import Config
 from training.export import ExportError, Servable, Trained, check, export, to_onnx
 from training.run import Evaluation
@@ -92,6 +93,16 @@ def test_a_network_of_nans_is_never_written(network: VAN, tmp_path: Path) -> Non
     with pytest.raises(ExportError, match="off by nan"):
         export(trained, tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
+
+
+def test_a_temperature_that_nothing_determines_is_no_calibration(network: VAN, tmp_path: Path) -> None:
+    evaluation = Evaluation(temperature=1.0, temperature_fitted=False, metrics=(), confusion={})
+    trained = Trained(CONFIG, network, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
+    _, manifest = export(trained, tmp_path)
+    assert manifest.temperature == 1
+    card = model_card(manifest, "", evaluation)
+    assert "Its probabilities are not calibrated" in manifest.limits[-1] and manifest.limits[-1] in card
+    assert "temperature 1.000, which the calibration block does not determine" in card
 
 
 def test_scaling_and_normalising_are_those_of_the_configuration(network: VAN) -> None:

@@ -12,7 +12,7 @@ from test_config import MINIMAL
 
 from model.van import LKA, VAN, VARIANTS
 from training.config import Config, ConfigError
-from training.initial import begin, take_over
+from training.initial import begin, check_origin, take_over
 from training.model_config import ModelConfig
 from training.networks import build
 from training.origins import InitialError, read_origin
@@ -149,9 +149,20 @@ def test_of_the_head_the_rows_of_common_classes_come_along(
 def test_weights_for_pictures_of_another_scaling_are_refused_with_the_lines_to_paste(tmp_path: Path) -> None:
     model = 'variant = "micro"\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]'
     run = _run(tmp_path / "run", CODES, _micro(), model)
-    with pytest.raises(InitialError, match=r"set mean = \[0.5, 0.5, 0.5\] and std = \[0.5, 0.5, 0.5\]"):
+    with pytest.raises(
+        InitialError, match=r"set under .model.:\n    mean = \[0.5, 0.5, 0.5\]\n    std = \[0.5, 0.5, 0.5\]$"
+    ):
         take_over(_micro(), _from(run), CODES)
     take_over(_micro(), _from(run, mean=(0.5,) * 3, std=(0.5,) * 3), CODES)
+
+
+def test_another_input_size_is_no_error_but_is_said(tmp_path: Path) -> None:
+    config = _config(64)
+    run = _run(tmp_path / "run", config.codes, _micro(len(config.codes)), 'variant = "micro"\ninput_size = 96')
+    for size, says in ((64, "was learned at 96 px, this run trains at 64; the same is input_size = 96"), (96, None)):
+        model = config.model.model_copy(update={"init": str(run), "input_size": size})
+        told = check_origin(config.model_copy(update={"model": model}))
+        assert told is None if says is None else told and told.endswith(says)
 
 
 def test_a_changed_network_takes_what_fits_of_the_unchanged_one(tmp_path: Path) -> None:

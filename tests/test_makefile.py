@@ -150,6 +150,15 @@ def test_serve_takes_the_gpu_where_the_driver_answers(run: Run, program: Program
     assert "torch" not in said.stdout
 
 
+def test_bench_is_told_what_to_measure(run: Run, program: Program) -> None:
+    program("python3", NEW)
+    said = run("make", "--dry-run", "bench", "PIECES=marrowlens fastapi", "CELLS=cells", "BENCH_ARGS=--rounds 5")
+    assert "'.[bench]'" in said.stdout
+    asked = " ".join(said.stdout.replace("\\\n", " ").split())
+    assert '-m bench.cli --pieces "marrowlens fastapi" --workloads "" --cells "cells" --rounds 5' in asked
+    assert "--cells" not in run("make", "--dry-run", "bench").stdout
+
+
 REPORT = """<testsuites><testsuite>
 <testcase name="test_one"/>
 <testcase name="test_real">{skipped}</testcase>

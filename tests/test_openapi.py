@@ -20,10 +20,25 @@ ROUTES = {
     ("post", "/classify"),
     ("post", "/classify/batch"),
     ("get", "/model"),
+    ("post", "/model/reload"),
     ("get", "/classes"),
     ("get", "/health/live"),
     ("get", "/health/ready"),
     ("get", "/metrics"),
+    ("get", "/v2"),
+    ("get", "/v2/health/live"),
+    ("get", "/v2/health/ready"),
+    ("get", "/v2/models/{name}"),
+    ("get", "/v2/models/{name}/ready"),
+    ("post", "/v2/models/{name}/infer"),
+    ("get", "/v2/models/{name}/versions/{version}"),
+    ("get", "/v2/models/{name}/versions/{version}/ready"),
+    ("post", "/v2/models/{name}/versions/{version}/infer"),
+}
+NATIVE = {"classes", "classify", "classify_batch", "live", "metrics", "model", "ready", "reload"}
+PROTOCOL = {
+    *("server_metadata", "server_live", "server_ready", "inference", "inference_version"),
+    *("inference_model", "inference_model_version", "inference_model_ready", "inference_model_version_ready"),
 }
 
 
@@ -67,7 +82,7 @@ def test_an_unknown_setting_stops_the_command_in_a_sentence(monkeypatch: pytest.
 def test_every_route_is_there_and_named(found: dict[str, Any]) -> None:
     assert set(operations(found)) == ROUTES
     ids = [operation["operationId"] for operation in operations(found).values()]
-    assert sorted(ids) == ["classes", "classify", "classify_batch", "live", "metrics", "model", "ready"]
+    assert sorted(ids) == sorted(NATIVE | PROTOCOL)
     assert all(operation["summary"] and operation["tags"] for operation in operations(found).values())
 
 
@@ -87,6 +102,19 @@ def test_problems_are_documented_where_they_happen(found: dict[str, Any]) -> Non
         int(status) for operation in operations(found).values() for status in operation["responses"] if status != "200"
     }
     assert documented == {kind.status for _, kind in TABLE} | {500}
+
+
+def test_problems_below_v2_are_the_protocols_error_object(found: dict[str, Any]) -> None:
+    for (_, path), operation in operations(found).items():
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                form = response["content"]["application/problem+json"]["schema"]["$ref"].rsplit("/", 1)[1]
+                assert form == ("InferenceProblem" if path.startswith("/v2") else "Problem"), (path, status)
+
+
+def test_a_form_that_nothing_answers_with_is_not_documented(found: dict[str, Any]) -> None:
+    assert not {"HTTPValidationError", "ValidationError"} & found["components"]["schemas"].keys()
+    assert "HTTPValidationError" not in json.dumps(found)
 
 
 def examples(found: dict[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from model.contract import CLASSES
 from model.image import PictureError, decode
-from service.classify import Answer, Classifier
+from service.classify import Classifier
 from service.metrics import Metrics
+from service.pictures import Answer
 from service.session import open_session
 from service.settings import Settings
 from training.painter import paint

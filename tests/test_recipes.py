@@ -21,6 +21,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_first_steps_of_own_classes_on_the_bundled_model(tmp_path: Path) -> None:
+    """training/configs/finetune.toml as it stands, and as the newcomer's guide shows it."""
+    write_folder(tmp_path / "mine", ["NGS", "LYT", "EOS"], 20, size=64)
+    log, out = tmp_path / "fit.log", tmp_path / "run"
+    code = run("fit", CONFIGS / "finetune.toml", "--data", tmp_path, "--out", out, "--steps", "1", log=log)
+    assert code == 0, log.read_text()
+    assert "of the head, the rows of NGS, LYT, EOS" in log.read_text()
+    assert "Begun with the weights of marrowlens-lite" in log.read_text() and "asks less" not in log.read_text()
+
+
 @pytest.mark.parametrize(("name", "batch_size"), [("full", 1024), ("paper", 32)])
 def test_the_first_steps(data: Path, tmp_path: Path, name: str, batch_size: int) -> None:
     """Smaller pictures and batches than in the recipe; everything else is as it stands there."""

@@ -1,6 +1,7 @@
 """A running service against its own OpenAPI document, with requests that nobody would think of: no 5xx, no answer
 of another shape than documented. Drawn from a fixed seed."""
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,17 @@ OPERATIONS = [
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
     ("GET", "/metrics"),
+    ("GET", "/v2"),
+    ("GET", "/v2/health/live"),
+    ("GET", "/v2/health/ready"),
+    ("GET", "/v2/models/{name}"),
+    ("GET", "/v2/models/{name}/ready"),
+    ("POST", "/v2/models/{name}/infer"),
+    ("GET", "/v2/models/{name}/versions/{version}"),
+    ("GET", "/v2/models/{name}/versions/{version}/ready"),
+    ("POST", "/v2/models/{name}/versions/{version}/infer"),
 ]
+HERE = {"name": "micro", "version": "0.0.1"}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +76,20 @@ def test_every_operation_is_tried(schema: Any) -> None:
     assert sorted((operation.method.upper(), operation.path) for operation in found) == sorted(OPERATIONS)
 
 
+def aim(case: schemathesis.Case, choose: Callable[[st.SearchStrategy[bool]], bool], draw: Draw) -> None:
+    """Most requests to a model that is there, and some with a picture: no schema says which name, or what a picture is.
+
+    What a request asks of its outputs stays as it was drawn.
+    """
+    if choose(st.booleans()) or choose(st.booleans()):
+        case.path_parameters = {name: HERE[name] for name in case.path_parameters}
+    if case.method == "POST" and isinstance(case.body, dict) and choose(st.booleans()):
+        parameters = {"content_type": "base64"}
+        image = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": parameters}
+        case.body = {**case.body, "inputs": [{**image, "data": [b64encode(draw(1)).decode()]}]}
+        case.headers.pop("Inference-Header-Content-Length", None)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "mode"),
     [(method, path, GenerationMode.POSITIVE) for method, path in OPERATIONS]
@@ -72,13 +97,15 @@ def test_every_operation_is_tried(schema: Any) -> None:
     + [(method, path, GenerationMode.NEGATIVE) for method, path in OPERATIONS if method == "POST"],
 )
 def test_no_request_breaks_the_service_or_its_document(
-    schema: Any, method: str, path: str, mode: GenerationMode
+    schema: Any, draw: Draw, method: str, path: str, mode: GenerationMode
 ) -> None:
     statuses = set()
 
     @hypothesis_settings(max_examples=100, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(schema[path][method].as_strategy(generation_mode=mode))
-    def answers_as_documented(case: schemathesis.Case) -> None:
+    @given(schema[path][method].as_strategy(generation_mode=mode), st.data())
+    def answers_as_documented(case: schemathesis.Case, data: st.DataObject) -> None:
+        if "{name}" in path:
+            aim(case, data.draw, draw)
         statuses.add(case.call_and_validate(checks=CHECKS).status_code)
 
     answers_as_documented()

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from serving import Served, served
 
-from service.server import MAX_HEAD_BYTES
+from service.heads import MAX_HEAD_BYTES
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n"
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from graphs import edit_graph, edit_manifest, write_artefact
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from model.contract import CLASSES, OUTPUTS, ArtefactError, CellClass
 from service import artefact as artefact_module
-from service.session import OnnxSession, Outputs, ProviderUnavailable, open_session
+from service.agreement import compare, complaint
+from service.providers import AskedProvider, tolerance
+from service.session import OnnxSession, Outputs, ProviderUnavailable, engine_folder, offered, open_session, versions
 
 Change = Callable[[ModelProto], None]
 
@@ -172,16 +175,47 @@ def test_a_graph_at_odds_with_the_contract(tmp_path: Path, change: Change, sente
 
 
 def test_auto_takes_what_works(artefact: Path) -> None:
-    assert open_session(artefact).provider in {"cpu", "cuda"}
+    assert open_session(artefact, batch_sizes=(1, 2)).provider in {"cpu", "cuda"}
 
 
-def test_cuda_works_or_says_what_to_install(artefact: Path) -> None:
+@pytest.mark.parametrize(("provider", "extra"), [("cuda", "gpu"), ("tensorrt", "tensorrt"), ("openvino", "openvino")])
+def test_a_provider_works_at_every_batch_size_or_says_what_to_install(
+    artefact: Path, session: OnnxSession, provider: AskedProvider, extra: str
+) -> None:
     try:
-        session = open_session(artefact, provider="cuda")
+        opened = open_session(artefact, provider=provider, batch_sizes=(1, 2, 4))
     except ProviderUnavailable as refused:
-        assert "pip install 'marrowlens[service,gpu]'" in str(refused)
-    else:
-        assert session.provider == "cuda"
+        assert f"pip install 'marrowlens[service,{extra}]'" in str(refused)
+        return
+    assert opened.provider == provider
+    for count in (1, 3, 4, 6):
+        found, expected = opened.run(noise(count)), session.run(noise(count))
+        assert complaint(compare(found._asdict(), expected._asdict()), tolerance(opened.provider, "fp32")) is None
+
+
+def test_batch_sizes_bind_no_call_on_the_cpu(artefact: Path, session: OnnxSession) -> None:
+    opened = open_session(artefact, provider="cpu", batch_sizes=(2, 4))
+    for count in (1, 3, 9):
+        np.testing.assert_allclose(opened.run(noise(count)).logits, session.run(noise(count)).logits, atol=1e-5)
+
+
+def test_outputs_are_the_callers_own(session: OnnxSession) -> None:
+    first = session.run(noise(2))
+    kept = [array.copy() for array in first]
+    session.run(255 - noise(2))
+    for array, before in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
+def test_without_a_gpu_there_is_no_folder_for_engines(session: OnnxSession, tmp_path: Path) -> None:
+    assert engine_folder(session.manifest, (1, 2), None) is None
+    if "TensorrtExecutionProvider" not in offered():
+        assert engine_folder(session.manifest, (1, 2), tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_are_told_of_what_is_there() -> None:
+    assert versions()["onnxruntime"] == onnxruntime.__version__
 
 
 def test_the_bundled_artefact_is_the_only_one_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

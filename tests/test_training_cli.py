@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,29 @@ def test_figures_stand_alike_in_evaluation_manifest_and_card(desk: Path) -> None
     card = (desk / "weights" / "MODEL_CARD.md").read_text()
     assert f"| accuracy | {accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f}) | {accuracy.n} |" in card
     assert "Research use only" in card
+
+
+def test_every_figure_of_the_card_is_explained_in_it(desk: Path) -> None:
+    card = (desk / "weights" / "MODEL_CARD.md").read_text()
+    explained = card.split("## Reading the figures")[1].split("##")[0]
+    patterns = [name.replace("…", ".+") for name in re.findall("`(.+?)`", explained)]
+    for name in {metric.name for metric in read_manifest(desk / "weights" / "drawn.json").metrics if not metric.code}:
+        assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
+def test_eighty_columns_break_no_word_and_no_interval(desk: Path) -> None:
+    """What is no terminal is taken for one of 80 columns."""
+    said = (desk / "evaluate.log").read_text()
+    found = [m for m in read_manifest(desk / "weights" / "drawn.json").metrics if m.low is not None and m.n]
+    assert found
+    for metric in found:
+        assert f"({metric.low:.3f}–{metric.high:.3f})" in said, metric
+    assert "balanced accuracy" in said or re.search(r"balanced .*\n *accuracy ", said)
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_rest(desk: Path) -> None:
+    modes = {(desk / "run" / name).stat().st_mode for name in ("weights.safetensors", "config.toml", "fit.json")}
+    assert len(modes) == 1
 
 
 def test_the_split_list_beside_the_card_is_the_one_in_the_manifest(desk: Path) -> None:
@@ -230,8 +254,8 @@ def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> Non
 def test_without_torch_the_command_names_what_to_install() -> None:
     code = "import sys; sys.modules['torch'] = None; import training.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == "torch is not installed: pip install 'marrowlens[training]'\n"
+    assert done.returncode == 2
+    assert done.stderr == "marrowlens-train: torch is not installed: pip install -e '.[training]'\n"
 
 
 def test_another_list_of_classes_trains_and_exports(tmp_path: Path) -> None:

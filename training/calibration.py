@@ -18,12 +18,15 @@ Temperatures = NDArray[np.float64] | float  # (N,) or one for all
 
 #: Outside of these a temperature says that the calibration block does not determine it.
 TEMPERATURE_BOUNDS = (0.1, 10.0)
+NO_GAIN_NATS = 1e-6
 ECE_BINS = 15
 CHANCE_DRAWS = 400
 
 
-def fit_temperature(logits: Logits, labels: Labels) -> float:
+def fit_temperature(logits: Logits, labels: Labels) -> float | None:
     """The T that minimises the negative log likelihood of softmax(logits / T) (arXiv 1706.04599, section 4.2).
+
+    None where a bound is as good: pictures that are all right, for one, are the better the lower it is.
 
     Raises:
         ValueError: there are no labels to fit it on.
@@ -34,7 +37,10 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     def loss(log_t: float) -> float:
         return float(losses(logits, labels, np.exp(log_t)).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded").x))
+    bounds = np.log(TEMPERATURE_BOUNDS)
+    found = minimize_scalar(loss, bounds=bounds, method="bounded")
+    at_bounds = min(loss(bound) for bound in bounds)
+    return float(np.exp(found.x)) if found.fun < at_bounds - NO_GAIN_NATS else None
 
 
 def log_probabilities(logits: Logits, temperature: Temperatures) -> Floats:

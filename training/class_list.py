@@ -1,6 +1,6 @@
 """Class lists as TOML, to begin a configuration with: the 21, an artefact's, or one of folders' names.
 
-Knows the contract's classes and TOML. Opens no picture.
+Knows the contract's classes, artefacts and folders' names. Opens no picture.
 """
 
 from collections.abc import Iterable

@@ -5,6 +5,7 @@ training/review.py, what puts models side by side in training/compare. Errors th
 exit code 2.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +14,17 @@ import typer
 try:  # before all else: scipy and others, too, are there only where torch is
     from training.networks import check as check_network
 except ModuleNotFoundError as error:  # the command is there wherever the service is installed, torch is not
-    raise SystemExit(f"{error.name} is not installed: pip install 'marrowlens[training]'") from error
+    sys.stderr.write(f"marrowlens-train: {error.name} is not installed: pip install -e '.[training]'\n")
+    raise SystemExit(2) from error
 
-from training import review, sizing, steps
+from model.contract import Precision
+from training import profiling, review, sizing, steps
+from training.class_list import as_toml, classes_of
 from training.compare import commands as compare
-from training.config import Config, read_config
+from training.config import read_config
 from training.data import split_list
 from training.override import as_typed, configured
-from training.run import Fit, Run
+from training.run import Run
 from training.survey import survey
 from training.survey_table import counts_table, sentences
 from training.terminal import complain, console, picked_up_later, say, show_figures, told_plainly
@@ -92,18 +96,39 @@ def look_at_data(
 
 
 @app.command()
+def classes(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER|MODEL.onnx", help="Folder of class folders, or an artefact.")
+    ] = None,
+) -> None:
+    """Print a list of classes to begin a configuration with: a folder's, an artefact's, or the 21."""
+    with told_plainly():
+        typer.echo(as_toml(classes_of(source)), nl=False)
+
+
+@app.command()
+def configuration(
+    out: Annotated[Path | None, typer.Option(help="Write it there instead of to the terminal.")] = None,
+) -> None:
+    """Print every key of a configuration, with its type, bounds and default."""
+    from training.reference import page
+
+    if out:
+        out.write_text(page(), encoding="utf-8")
+    else:
+        typer.echo(page(), nl=False)
+
+
+@app.command()
 def evaluate(run_folder: RunFolder, data: DataRoot = Path("."), cache: CacheFolder = None) -> None:
     """Fit the temperature on the calibration block and measure the test block."""
     with told_plainly():
-        from training.calibration import TEMPERATURE_BOUNDS
-
         run = Run(run_folder)
         evaluation = steps.evaluate(run, data, cache or run.cache)
     say(f"temperature {evaluation.temperature:.3f}")
     show_figures(evaluation.metrics)
-    low, high = TEMPERATURE_BOUNDS
-    if not 1.01 * low < evaluation.temperature < 0.99 * high:
-        complain("the temperature is at its bound: the calibration block does not determine it")
+    if not evaluation.temperature_fitted:
+        complain("the calibration block does not determine a temperature: it stays at 1, and the card says so")
     say(f"next: marrowlens-train figures {run_folder} --data {data}")
     say(f"      marrowlens-train export {run_folder} --out FOLDER")
 
@@ -112,36 +137,32 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path("."), cache: CacheFold
 def export(
     run_folder: RunFolder,
     out: Annotated[Path, typer.Option(help="Folder for the ONNX, its manifest, its card and the split list.")],
+    precision: Annotated[Precision, typer.Option(help="Inside the network; fp16 is for GPUs.")] = "fp32",
 ) -> None:
     """Write the ONNX artefact, its manifest and its model card, once it agrees with PyTorch."""
     with told_plainly():
-        from training.card import model_card
+        from training.card import CARD, check_folder, model_card, reproduction
 
         run = Run(run_folder)
+        config, fit, evaluation = run.config(), run.fit(), run.evaluation()
+        check_folder(out, config.name)
         with console.status("exporting, and holding the graph against the network"):
-            path, manifest = steps.export(run, out)
-        card = model_card(manifest, _reproduction(run.fit(), run.config(), out), run.evaluation().confusion)
-        (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+            path, manifest = steps.export(run, out, precision)
+        card = model_card(manifest, reproduction(fit, config, out, precision), evaluation)
+        (out / CARD).write_text(card, encoding="utf-8")
         path.with_suffix(".split.csv").write_text(run.split(), encoding="utf-8")
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 
 
-def _reproduction(fit: Fit, config: Config, out: Path) -> str:
-    needed = [origin for origin in (config.model.init, *map(str, config.distil.teachers)) if origin]
-    before = f"First there must be {' and '.join(needed)}: what it begins with, and its teachers.\n\n" if needed else ""
-    minutes = max(round(fit.train_s / 60), 1)
-    libraries = ", ".join(f"{name} {version}" for name, version in fit.versions.items())
-    return f"""{before}```sh
-marrowlens-train fit {fit.config} --data DATA --out RUN
-marrowlens-train evaluate RUN --data DATA
-marrowlens-train export RUN --out {out}
-```
-
-Training took {minutes} min on {fit.device}, with {libraries}. On one CPU the commands repeat the bits, picked up \
-after an interruption or not; on other devices they repeat the procedure."""
-
-
-for command in (review.figures, review.pool, review.audit, sizing.size, compare.compare, compare.speed):
+for command in (
+    review.figures,
+    review.pool,
+    review.audit,
+    sizing.size,
+    compare.compare,
+    compare.speed,
+    profiling.profile,
+):
     app.command()(command)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Code
+from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Code, Countable, Lineage
 from training.data_config import DataConfig, Strict
 from training.maturation import MATURATION
 from training.model_config import ModelConfig
@@ -32,10 +32,10 @@ class ConfigError(Exception):
 class AugmentConfig(Strict):
     """How far a training picture may be bent. All are drawn anew for each picture and epoch; 0 turns one off."""
 
-    rotation_degrees: float = Field(180.0, ge=0, le=180)
+    rotation_degrees: float = Field(180.0, ge=0, le=180, description="at most, either way")
     shift: float = Field(0.08, ge=0, le=0.5, description="share of the side")
     zoom: float = Field(0.15, ge=0, lt=1, description="scale between 1 - zoom and 1 + zoom")
-    flip: bool = True
+    flip: bool = Field(True, description="mirror half of the pictures")
     stain: float = Field(0.15, ge=0, lt=1, description="relative change of optical density, a channel")
     mixup_alpha: float = Field(0.0, ge=0, description="0: off (arXiv 1710.09412)")
     cutmix_alpha: float = Field(0.0, ge=0, description="0: off (arXiv 1905.04899)")
@@ -50,24 +50,26 @@ class FitConfig(Strict):
     restart_lr: float = Field(0.6, gt=0, le=1, description="first rate of a cycle, as a share of the one before")
     batch_size: int = Field(64, ge=2, description="pictures an optimiser step, over all devices together")
     optimiser: Literal["adamw", "adam"] = Field("adamw", description="adam takes weight_decay as an L2 penalty")
-    lr: float = Field(1e-3, gt=0)
-    schedule: Literal["cosine", "plateau"] = "cosine"
+    lr: float = Field(1e-3, gt=0, description="learning rate after the warm-up")
+    schedule: Literal["cosine", "plateau"] = Field("cosine", description="of the learning rate over the epochs")
     plateau_factor: float = Field(0.1, gt=0, lt=1, description="what lr is multiplied with on a plateau")
     plateau_patience: int = Field(10, ge=0, description="epochs without a lower calibration loss that are borne")
     early_stopping_patience: int = Field(
         0, ge=0, description="epochs without a lower calibration loss after which training ends; 0: never"
     )
     keep: Literal["last", "best"] = Field("last", description="best: the epoch of the lowest calibration loss")
-    weight_decay: float = Field(0.05, ge=0)
-    warmup_epochs: float = Field(2.0, ge=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.05, ge=0, description="of matrices and kernels; biases and norms have none")
+    warmup_epochs: float = Field(2.0, ge=0, description="in which lr rises from almost nothing")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label that is spread over all classes")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="0: the weights as they are, not averaged")
     clip_norm: float = Field(5.0, ge=0, description="of the whole gradient; 0: not clipped")
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="of the arithmetic; weights stay 32 bit")
     sizes: tuple[tuple[int, int], ...] = Field(
         (), description="progressive resizing: [first epoch, input size] each, up to model.input_size"
     )
-    imbalance: Literal["none", "sampling", "logit_adjustment", "loss_weights"] = "none"
+    imbalance: Literal["none", "sampling", "logit_adjustment", "loss_weights"] = Field(
+        "none", description="what is done about classes of unequal size"
+    )
     imbalance_power: float = Field(
         1.0, ge=0, description="0: as if off; 1: every class alike; the tau of logit adjustment"
     )
@@ -109,25 +111,41 @@ class CardConfig(Strict):
 
     tissue: str = Field("bone marrow", description="what the model is meant for; other tissue supports no class")
     min_training_images: int = Field(50, ge=1, description="of that tissue; a class with fewer is unsupported")
-    intended_use: str
-    limits: tuple[str, ...] = ()
-    licence: str
+    intended_use: str = Field(description="what it is for, and what not")
+    limits: tuple[str, ...] = Field((), description="what it cannot do, a sentence each")
+    licence: str = Field(description="of the weights; no laxer than what they were learned from and begun with")
 
 
 class Config(Strict):
     """One training run."""
 
-    name: Code
-    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
-    seed: int = Field(0, ge=0, lt=2**32)
-    classes: tuple[CellClass, ...] = Field(CLASSES, min_length=2)
-    data: DataConfig
-    model: ModelConfig = ModelConfig()
-    augment: AugmentConfig = AugmentConfig()
-    fit: FitConfig = FitConfig()
-    distil: DistilConfig = DistilConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    card: CardConfig
+    name: Code = Field(description="of the model; its files are called so")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="of the model")
+    seed: int = Field(0, ge=0, lt=2**32, description="on one CPU, equal seeds give equal bits")
+    classes: tuple[CellClass, ...] = Field(
+        CLASSES, min_length=2, description="in logit order; left out: the 21 of Matek et al. 2021"
+    )
+    data: DataConfig = Field(description="what is learned from")
+    model: ModelConfig = Field(ModelConfig(), description="what learns")
+    augment: AugmentConfig = Field(AugmentConfig(), description="how a picture is varied")
+    fit: FitConfig = Field(FitConfig(), description="how it learns")
+    distil: DistilConfig = Field(DistilConfig(), description="from whom else it learns")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="how it is measured")
+    card: CardConfig = Field(description="what is said of it")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _tables(cls, classes: Any) -> Any:
+        """The form of a class, where something else stands in its place."""
+        named = classes if isinstance(classes, list | tuple) else [classes]
+        other = next((one for one in named if not isinstance(one, Mapping | CellClass)), None)
+        if other is None and named:
+            return classes
+        raise ValueError(
+            f'each class is a table of its own: [[classes]], then code = "{other or "NGS"}" and name = "what a person '
+            f'reads", and where it helps lineage = "{" | ".join(get_args(Lineage))}" and countable = '
+            f'"{" | ".join(get_args(Countable))}"; `marrowlens-train classes FOLDER` writes them for a folder'
+        )
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

@@ -22,25 +22,25 @@ class Strict(BaseModel):
 class Columns(Strict):
     """Column names of a list, or keys of the JSON in a shard. Left empty, the usual names are looked for."""
 
-    file: str = ""
+    file: str = Field("", description="column of the file's name")
     code: str = Field("", description="column of the class")
-    patient: str = ""
+    patient: str = Field("", description="column of the patient")
 
 
 class SourceConfig(Strict):
     """One set of pictures from one place, in one of three layouts: `folder`, `list` or `shards`."""
 
-    name: str
+    name: str = Field(description="as the split list, the figures and the card call it")
     folder: Path | None = Field(None, description="of class folders, relative to --data; with `list`, of its files")
     list: Path | None = Field(None, description="CSV or Parquet, one row a picture, relative to --data")
     shards: str = Field("", description="glob of tar files, relative to --data")
-    columns: Columns = Columns()
+    columns: Columns = Field(Columns(), description="of the list or of the shards' JSON")
     classes: dict[str, str] = Field({}, description="name of a class in the data → code in the class list")
     leave_out: tuple[str, ...] = Field((), description="classes of the data that are not learned")
     patient_pattern: str = Field("", description="regular expression on a file's name; its one group is the patient")
-    tissue: str = "bone marrow"
-    licence: str
-    attribution: str
+    tissue: str = Field("bone marrow", description="that its pictures show")
+    licence: str = Field(description="of the pictures")
+    attribution: str = Field(description="whom the licence asks to name")
     crop: float = Field(1.0, gt=0, le=1, description="share of the side kept around the centre, to align cell sizes")
     weight: float = Field(1.0, gt=0, description="draws of each training picture an epoch")
 
@@ -67,9 +67,9 @@ class SourceConfig(Strict):
 class Shares(Strict):
     """Shares of the pictures in each block."""
 
-    train: float = Field(0.8, gt=0)
-    calibration: float = Field(0.075, gt=0)
-    test: float = Field(0.125, gt=0)
+    train: float = Field(0.8, gt=0, description="share that is learned from")
+    calibration: float = Field(0.075, gt=0, description="share that fits the temperature, and ends what watches a loss")
+    test: float = Field(0.125, gt=0, description="share that the figures are measured on")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -81,32 +81,32 @@ class Shares(Strict):
 class Blocks(Shares):
     """Contiguous blocks of each class in file-name order: neighbours may be one patient."""
 
-    kind: Literal["blocks"] = "blocks"
+    kind: Literal["blocks"] = Field("blocks", description="of split")
 
 
 class RandomSplit(Shares):
     """Drawn at random in each class of each source."""
 
-    kind: Literal["random"]
-    seed: Seed = 0
+    kind: Literal["random"] = Field(description="of split")
+    seed: Seed = Field(0, description="of the draw")
 
 
 class GroupedSplit(Shares):
     """Drawn at random by patient: none stands on two sides."""
 
-    kind: Literal["grouped"]
-    seed: Seed = 0
+    kind: Literal["grouped"] = Field(description="of split")
+    seed: Seed = Field(0, description="of the draw")
 
 
 class KFold(Strict):
     """One of k folds is tested, stratified by class and source; over all k runs each picture is tested once."""
 
-    kind: Literal["kfold"]
-    k: int = Field(5, ge=2)
+    kind: Literal["kfold"] = Field(description="of split")
+    k: int = Field(5, ge=2, description="folds")
     fold: int = Field(0, ge=0, description="which of them is tested, 0 to k - 1")
     calibration: Share = Field(0.1, description="share of what is not tested")
     by_patient: bool = Field(False, description="no patient in two folds, nor in training and calibration")
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the draw")
 
     @model_validator(mode="after")
     def _one_of_k(self) -> Self:
@@ -118,13 +118,13 @@ class KFold(Strict):
 class ListedSplit(Strict):
     """A list names the test pictures by their file names; calibration is drawn at random from the rest."""
 
-    kind: Literal["list"]
+    kind: Literal["list"] = Field(description="of split")
     path: Path = Field(description="CSV or Parquet, relative to --data")
-    columns: Columns = Columns()
+    columns: Columns = Field(Columns(), description="of the list")
     sources: tuple[str, ...] = Field((), description="that the list speaks of; empty: all")
     calibration: Share = Field(0.1, description="share of what is not tested")
     min_matched: float = Field(0.99, gt=0, le=1, description="share of the list's rows that must be found")
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the draw")
 
 
 SplitConfig = Annotated[Blocks | RandomSplit | GroupedSplit | KFold | ListedSplit, Field(discriminator="kind")]
@@ -142,14 +142,14 @@ class TwinsConfig(Strict):
 class DataConfig(Strict):
     """Where the pictures are and how they are kept apart."""
 
-    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    sources: tuple[SourceConfig, ...] = Field(min_length=1, description="one table each: [[data.sources]]")
     sample: float = Field(1.0, gt=0, le=1, description="share of each class that is used at all, drawn at random")
     sample_of: Literal["all", "training"] = Field(
         "all", description="draw before the split, or from the training block alone, for a learning curve"
     )
-    sample_seed: Seed = 0
+    sample_seed: Seed = Field(0, description="of that draw")
     training_shares: dict[str, Share] = Field(
         {}, description="class → share of its training pictures that is used: a training block made unequal on purpose"
     )
-    twins: TwinsConfig = TwinsConfig()
-    split: SplitConfig = Blocks()
+    twins: TwinsConfig = Field(TwinsConfig(), description="what becomes of near duplicates")
+    split: SplitConfig = Field(Blocks(), description="how training, calibration and test are kept apart")

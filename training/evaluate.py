@@ -71,13 +71,15 @@ def evaluate(
     """
     meant = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
     of_tissue = np.array([sample.source in meant for sample in calibration.samples], dtype=bool)
-    temperature = fit_temperature(logits[0][of_tissue], calibration.labels[of_tissue])
+    fitted = fit_temperature(logits[0][of_tissue], calibration.labels[of_tissue])
+    temperature = 1.0 if fitted is None else fitted
     scores: dict[Block, Scores] = {
         "calibration": scores_of(calibration.samples, logits[0], temperature, config.codes),
         "test": scores_of(test.samples, logits[1], temperature, config.codes),
     }
     labels = in_words(config, tested(config.data.split))
-    return figures_of(config, scores["test"], temperature, labels), scores
+    evaluation = figures_of(config, scores["test"], temperature, labels)
+    return evaluation.model_copy(update={"temperature_fitted": fitted is not None}), scores
 
 
 def in_words(config: Config, which: str) -> dict[str, str]:

@@ -16,12 +16,16 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
 from torch import Tensor, nn
 
-from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Preprocessing
+from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing
 from training.config import Config
+from training.folding import folded
+from training.half import in_half
 from training.networks import Network, title
-from training.run import Evaluation
+from training.run import Ancestor, Evaluation
 
 OPSET = 20
 ATOL = 1e-4
@@ -68,28 +72,45 @@ class Trained:
     training_images: dict[str, Counter[str]]  # source → class → pictures
     split: str  # in a sentence
     split_sha256: str
+    ancestors: tuple[Ancestor, ...] = ()
 
 
-def export(trained: Trained, folder: Path) -> tuple[Path, Manifest]:
+def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
     """Write `<name>.onnx` and `<name>.json` to a folder, once the graph has passed every gate.
 
     Raises:
         ExportError: onnxruntime and PyTorch disagree by more than 1e-4 at batch 1, 2 or 7, or evidence does not sum
             to the logits.
+        HalfError: in fp16 the graph disagrees with itself in fp32.
+        ValueError: see `to_onnx`.
     """
     config = trained.config
     servable = Servable(trained.net, config, trained.evaluation.temperature).eval()
-    graph = to_onnx(servable, config.model.input_size).SerializeToString()
+    model = to_onnx(servable, config.model.input_size)
+    graph = model.SerializeToString()
     shapes = check(graph, servable, config.model.input_size)
-    manifest = _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes)
+    if precision == "fp16":
+        graph = in_half(model, config.model.input_size)
+    manifest = _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{config.name}.onnx"
     path.write_bytes(graph)
-    path.with_suffix(".json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    # Without the key in fp32, so that services from before there was another precision read the manifest too.
+    text = manifest.model_dump_json(indent=1, exclude={"precision"} if precision == "fp32" else None)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     return path, manifest
 
 
 def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
+    """The ONNX graph of the network arranged for inference (training/folding.py); see `trace`.
+
+    Raises:
+        ValueError: onnxruntime would compute an MLKA of these widths several times more slowly than others.
+    """
+    return trace(folded(servable), size)
+
+
+def trace(servable: nn.Module, size: int) -> onnx.ModelProto:
     """The ONNX graph, batch dynamic, without the exporter's notes on where each node came from.
 
     Every tensor of the network is in it under its own name, whole, so that a training can begin with an artefact. The
@@ -136,6 +157,7 @@ def _fold_constants(model: ir.Model) -> None:
 
     passes.InlinePass()(model)
     fold_constants_ir(model, should_fold=touches_a_weight)
+    rewrite(model, [materialize_reshape_shape_rule])  # -1 for the batch, which else is computed for every reshape
     passes.RemoveUnusedNodesPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.CommonSubexpressionEliminationPass()(model)
@@ -176,7 +198,9 @@ def _within(name: str, batch: int, found: NDArray[np.float32], expected: NDArray
         raise ExportError(f"{name} at batch {batch}: off by {gap:.2e}, allowed {ATOL:.0e}")
 
 
-def _manifest(trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]]) -> Manifest:
+def _manifest(
+    trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]], precision: Precision = "fp32"
+) -> Manifest:
     config, card = trained.config, trained.config.card
     of_tissue: Counter[str] = Counter()
     total: Counter[str] = Counter()
@@ -207,13 +231,29 @@ def _manifest(trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]])
         attention_scales=trained.net.attention_scales,
         outputs={name: ("N", *shape) for name, shape in shapes.items()},
         opset=OPSET,
+        precision=precision,
         sha256=sha256,
         sources=tuple(sources),
         split=trained.split,
         split_sha256=trained.split_sha256,
         metrics=trained.evaluation.metrics,
         intended_use=card.intended_use,
-        limits=card.limits,
+        limits=(*card.limits, *_found_limits(trained)),
         licence=card.licence,
-        attribution=tuple(source.attribution for source in config.data.sources),
+        attribution=_attribution(trained),
     )
+
+
+def _found_limits(trained: Trained) -> list[str]:
+    """What no configuration could know: where the calibration was too little, and who has seen the test pictures."""
+    found = [ancestor.limit for ancestor in trained.ancestors if ancestor.limit]
+    if not trained.evaluation.temperature_fitted:
+        found.insert(0, "Its probabilities are not calibrated: the calibration block does not determine a temperature.")
+    return found
+
+
+def _attribution(trained: Trained) -> tuple[str, ...]:
+    """Of the data, then of what the training began with and of its teachers; nobody twice."""
+    named = [source.attribution for source in trained.config.data.sources]
+    named += [text for ancestor in trained.ancestors for text in ancestor.attribution]
+    return tuple(dict.fromkeys(named))

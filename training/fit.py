@@ -17,7 +17,7 @@ from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from training.allocator import keep_freed_memory
@@ -157,7 +157,7 @@ def _silence_what_nobody_can_mend() -> None:
 def _write_weights(net: nn.Module, run: Run) -> None:
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     unfinished = run.weights.with_suffix(".unfinished")
-    save_file(state, unfinished)
+    unfinished.write_bytes(save(state))  # save_file would shut out everybody but the one who trained
     unfinished.replace(run.weights)  # last and at once: where this file lies, training has ended
 
 
@@ -171,5 +171,6 @@ def _device(trainer: L.Trainer) -> str:
     if isinstance(trainer.accelerator, CUDAAccelerator):
         return f"{count} {torch.cuda.get_device_name()}"
     if isinstance(trainer.accelerator, CPUAccelerator):
-        return f"{torch.get_num_threads() * trainer.world_size} CPU cores ({platform.machine()})"
+        cores = torch.get_num_threads() * trainer.world_size
+        return f"{cores} CPU core{'s' if cores > 1 else ''} ({platform.machine()})"
     return f"{count} {type(trainer.accelerator).__name__.removesuffix('Accelerator')} ({platform.machine()})"

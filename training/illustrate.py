@@ -167,6 +167,8 @@ def _trained(run: Run) -> tuple[str, ...]:
 
 def _facts(run: Run, config: Config, evaluation: Evaluation) -> list[tuple[str, str]]:
     split, fitted = describe(config.data, run.twins.exists()), "fitted on the calibration block alone"
+    if not evaluation.temperature_fitted:
+        fitted = "the calibration block does not determine one"
     if run.folds.exists():  # its configuration is that of one fold
         split, fitted = "folds.csv names the runs that were pooled", "the geometric mean; each picture has its fold's"
     facts = [

@@ -7,12 +7,14 @@ and is counted; of the head, the rows of the classes come along that both sides 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from model.lite import LiteMLKA
 from model.van import VAN
 from training.config import Config
 from training.model_config import ModelConfig
+from training.networks import build
 from training.origins import InitialError, Origin, State, read_origin
 
 HEAD = ("head.weight", "head.bias")
@@ -43,6 +45,30 @@ def begin(net: nn.Module, config: Config) -> Taken | None:
     return take_over(net, config.model, config.codes) if config.model.init else None
 
 
+def check_origin(config: Config) -> str | None:
+    """Return when a training can begin with what `model.init` names; reads the weights, and no picture.
+
+    Returns:
+        What a person may want to change nevertheless.
+
+    Raises:
+        InitialError: see `take_over`.
+    """
+    model = config.model
+    if not model.init:
+        return None
+    origin = read_origin(model.init, model.variant)
+    with torch.device("meta"):
+        own = build(model, len(config.codes)).state_dict()
+    _taken(own, origin, model, config.codes)
+    size = origin.known.model.get("input_size", model.input_size)
+    if size == model.input_size:
+        return None
+    return (
+        f"{model.init} was learned at {size} px, this run trains at {model.input_size}; the same is input_size = {size}"
+    )
+
+
 def take_over(net: nn.Module, model: ModelConfig, codes: Sequence[str]) -> Taken:
     """Load what fits of `model.init` into a network.
 
@@ -52,11 +78,20 @@ def take_over(net: nn.Module, model: ModelConfig, codes: Sequence[str]) -> Taken
 
     Raises:
         InitialError: it cannot be read, was learned from pictures of another mean and deviation, or not one tensor
-            fits.
+            fits: with all the lines that would make it fit.
     """
-    origin = read_origin(model.init, model.variant)
-    _check_normalising(origin, model)
     own = net.state_dict()
+    fitting, taken = _taken(own, read_origin(model.init, model.variant), model, codes)
+    net.load_state_dict({**own, **fitting})
+    return taken
+
+
+def _taken(own: State, origin: Origin, model: ModelConfig, codes: Sequence[str]) -> tuple[State, Taken]:
+    """What of an origin takes which place in a network of these tensors.
+
+    Raises:
+        InitialError: see `take_over`.
+    """
     rows, classes = _rows_by_class(own, origin, codes)
     state = {**origin.state, **rows}
     fitting = {name: _whole(name, state, own) for name in own if name in state}
@@ -65,24 +100,36 @@ def take_over(net: nn.Module, model: ModelConfig, codes: Sequence[str]) -> Taken
         fitting = {name: tensor for name, tensor in fitting.items() if name not in HEAD}
     counted = [name for name in own if not name.endswith("num_batches_tracked")]
     left = tuple(name for name in counted if name not in fitting)
-    if len(left) == len(counted):
-        raise InitialError(f"{model.init}: not one of its {len(origin.state)} tensors fits {model.variant!r}")
-    net.load_state_dict({**own, **fitting})
-    return Taken(len(counted) - len(left), left, classes)
+    _check_fit(origin, model, none_fits=len(left) == len(counted))
+    return fitting, Taken(len(counted) - len(left), left, classes)
 
 
-def _check_normalising(origin: Origin, model: ModelConfig) -> None:
-    if origin.mean_and_std and origin.mean_and_std != (model.mean, model.std):
-        mean, std = map(list, origin.mean_and_std)
-        raise InitialError(f"{model.init} was learned with other pictures' scaling: set mean = {mean} and std = {std}")
+def _check_fit(origin: Origin, model: ModelConfig, none_fits: bool) -> None:
+    """Raises InitialError with everything that is off at once, and the lines to paste."""
+    known, wrong, lines = origin.known, [], []
+    if none_fits:
+        wrong.append(f"not one of its {len(origin.state)} tensors fits {model.variant!r}")
+        named, *changes = str(known.model.get("variant", "")).split("+")
+        lines += [f"variant = {named!r}".replace("'", '"')] if named else []
+        lines += [f"# {change}, changed about it" for change in changes]
+    if known.mean_and_std and known.mean_and_std != (model.mean, model.std):
+        wrong.append("it was learned with other pictures' scaling")
+        lines += [f"{key} = {list(three)}" for key, three in zip(("mean", "std"), known.mean_and_std, strict=True)]
+    if wrong and known.model.get("input_size", model.input_size) != model.input_size:
+        lines.append(f"input_size = {known.model['input_size']}")
+    if wrong:
+        paste = "".join(f"\n    {line}" for line in lines)
+        advice = f"; set under [model]:{paste}" if lines else ""
+        raise InitialError(f"{model.init} ({known.title}): {', and '.join(wrong)}{advice}")
 
 
 def _rows_by_class(own: State, origin: Origin, codes: Sequence[str]) -> tuple[State, tuple[str, ...] | None]:
     """The head with the rows of the classes that both sides know, and which these are; none where the lists are one."""
     fits = all(name in origin.state and origin.state[name].shape[1:] == own[name].shape[1:] for name in HEAD)
-    if not fits or origin.codes is None or origin.codes == tuple(codes):
+    known = origin.known.codes
+    if not fits or known is None or known == tuple(codes):
         return {}, None
-    both = [(row, origin.codes.index(code)) for row, code in enumerate(codes) if code in origin.codes]
+    both = [(row, known.index(code)) for row, code in enumerate(codes) if code in known]
     heads = {name: own[name].clone() for name in HEAD}
     for row, theirs in both:
         for name, head in heads.items():

@@ -24,7 +24,7 @@ class ModelConfig(Strict):
     `stem` to `embed_dims` change one thing each about the named variant, for an ablation; unset, the variant's own.
     """
 
-    variant: str = "tiny"
+    variant: str = Field("tiny", description="name of the network; an unknown one is answered with the nearest")
     stem: Stem | None = Field(None, description="mcnn: parallel 3x3, 5x5, 7x7; overlap: VAN's 7x7 of stride 4")
     fusion: bool | None = Field(None, description="multi-scale cross attention; false: the head reads the last stage")
     scales: tuple[tuple[Scale, ...], ...] = Field(
@@ -34,11 +34,19 @@ class ModelConfig(Strict):
     depths: Stages = Field((), description="blocks by stage")
     mlp_ratios: Stages = Field((), description="width of the ConvFFN by stage, in widths of the stage")
     embed_dims: Stages = Field((), description="widths by stage; multiples of 48 where MLKA shall be fast")
-    input_size: int = Field(96, ge=SIZE_MULTIPLE, le=1024, multiple_of=SIZE_MULTIPLE)
-    drop_path: float = Field(0.1, ge=0, lt=1)
+    input_size: int = Field(
+        96,
+        ge=SIZE_MULTIPLE,
+        le=1024,
+        multiple_of=SIZE_MULTIPLE,
+        description="side of the square that it is fed, in pixels",
+    )
+    drop_path: float = Field(0.1, ge=0, lt=1, description="rate of stochastic depth at the last block")
     init: str = Field("", description="weights to begin with: imagenet, a run folder, .safetensors, .onnx, .pth")
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = Field(
+        (0.485, 0.456, 0.406), description="taken from each channel of a pixel in 0..1; as the weights of init want it"
+    )
+    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="that it is divided by then")
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

@@ -5,6 +5,7 @@ Knows file names and formats. Knows nothing of networks.
     config.toml         as given to `fit`, with what its --init changed
     split.csv           block, source, class and file of every picture
     twins.csv           pairs of near duplicates, and the blocks they stand in
+    ancestors.json      what it began with and who taught it: whose weights, on which terms
     unreadable.csv      source, class and file of pictures that could not be decoded, and why
     cache/              decoded pictures and fingerprints, where no other folder was named; may be removed
     checkpoints/        Lightning's; an interrupted fit picks up here
@@ -23,10 +24,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from model.contract import Metric
-from training.config import Config, read_config
+from training.config import Config, ConfigError, read_config
 from training.data import Block, sha256_of
 from training.pictures import Unreadable
 from training.scores import Scores, read_scores, write_predictions, write_scores
@@ -55,12 +56,27 @@ class Halted(Exception):
         self.signum = signum
 
 
+class Ancestor(BaseModel):
+    """Trained weights that a run began with or learned from, as they were found when it began."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attribution: tuple[str, ...]  # whose weights, and whom these name in turn
+    licence: str  # empty: not written beside them
+    limit: str  # what follows for the figures; empty: nothing
+    seen: int = 0  # test pictures, by name, that are among what they learned from
+
+
+_ANCESTORS = TypeAdapter(tuple[Ancestor, ...])
+
+
 class Evaluation(BaseModel):
     """What `evaluate` found."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     temperature: float
+    temperature_fitted: bool = True  # false: the calibration block does not determine one, and it stays at 1
     metrics: tuple[Metric, ...]
     confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted, in class order
     splits: dict[str, str] = {}  # source → what its figures carry as their split
@@ -90,36 +106,47 @@ class Run:
         self.cache = folder / "cache"
         self.best_checkpoint = folder / "checkpoints" / "best.ckpt"
 
+    def clear(self) -> None:
+        """Make the folder, without what an attempt has left in it that never came to a step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("twins.csv", "unreadable.csv", "ancestors.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
     def start(self, config: str, split: str) -> None:
-        """Make the folder, or find in it an interrupted run of the same configuration and split.
+        """Write what a new run begins with.
 
         Args:
             config: text of the configuration, as it is trained.
             split: text of split.csv.
-
-        Raises:
-            RunError: the folder holds a run of another configuration or of other pictures.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("config.toml", config), ("split.csv", split)):
+        for name, text in (("split.csv", split), ("config.toml", config)):
             path = self.folder / name
-            if not path.exists():
-                unfinished = path.with_suffix(".unfinished")
-                unfinished.write_text(text, encoding="utf-8")
-                unfinished.replace(path)  # at once: another process of this run may be about to read it
-            elif path.read_text(encoding="utf-8") != text:
-                raise RunError(path, "differs from this run's; give another --out, or remove that folder")
+            unfinished = path.with_suffix(".unfinished")
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)  # at once: another process of this run may be about to read it
 
-    def begun(self, config: str) -> bool:
+    def begun(self, config: Config) -> bool:
         """Whether the folder holds a run of this configuration, whose split it goes on with.
 
         Raises:
-            RunError: it holds a run of another configuration.
+            RunError: it holds a run of another configuration that has learned something.
         """
         kept = self.folder / "config.toml"
-        if kept.exists() and kept.read_text(encoding="utf-8") != config:
+        if not kept.exists() or not (self.folder / "split.csv").exists():
+            return False
+        if self._is_of(config):
+            return True
+        learned = (self.weights, self.checkpoint, self.folder / "fit.json", self.folder / "curves")
+        if any(path.exists() for path in learned):
             raise RunError(kept, "differs from this run's; give another --out, or remove that folder")
-        return kept.exists() and (self.folder / "split.csv").exists()
+        return False
+
+    def _is_of(self, config: Config) -> bool:
+        """Whether config.toml says the same; comments and the order of keys do not count."""
+        try:
+            return self.config() == config
+        except ConfigError:  # written by a version that knew other keys
+            return False
 
     def config(self) -> Config:
         """The configuration that the run was started with."""
@@ -140,6 +167,15 @@ class Run:
             RunError: training has not ended.
         """
         return self._made(self.weights.name, "fit")
+
+    def write_ancestors(self, ancestors: tuple[Ancestor, ...]) -> None:
+        """Write ancestors.json."""
+        (self.folder / "ancestors.json").write_bytes(_ANCESTORS.dump_json(ancestors, indent=1) + b"\n")
+
+    def ancestors(self) -> tuple[Ancestor, ...] | None:
+        """What the run began with and who taught it; None: a run of an earlier version, which did not write it down."""
+        path = self.folder / "ancestors.json"
+        return _ANCESTORS.validate_json(path.read_bytes()) if path.exists() else None
 
     def write_unreadable(self, unreadable: Iterable[Unreadable]) -> None:
         """List the pictures that could not be decoded."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from model.contract import Manifest
+from model.contract import Manifest, Precision
 from training.config import Config
 from training.data import Block, DataError, Parts, split_list
 from training.pictures import Pictures, Unreadable, decode_all
-from training.run import Evaluation, Run
+from training.run import Ancestor, Evaluation, Run
 from training.split_words import describe
 from training.survey import recorded, survey
 from training.survey_table import twin_sentence
@@ -25,32 +25,60 @@ if TYPE_CHECKING:
     from training.fit import Execution
 
 
-def begin(config: Config, text: str, run: Run, data: Path, cache: Path) -> Parts:
+def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool = True) -> Parts:
     """The blocks of a run: those that it began with, or new ones, which are then written to its folder.
 
     Args:
         text: of the configuration.
         data: what --data names.
         cache: where decoded pictures and fingerprints are kept.
+        network: whether a network is trained, which may begin with weights and have teachers.
 
     Raises:
         RunError: the folder holds a run of another configuration.
+        InitialError: a new run cannot begin with the weights that it names; said before a picture is read.
         DataError: the pictures are not as the configuration, or the run that has begun, has them.
     """
-    if run.begun(text):
-        parts = recorded(config.data, data, config.codes, run.split())
-    else:
-        parts = _new_parts(config, run, data, cache)
+    from training.initial import check_origin
+
+    if run.begun(config):
+        return recorded(config.data, data, config.codes, run.split())
+    if network and (advice := check_origin(config)):
+        complain(advice)
+    parts = _new_parts(config, run, data, cache)
     if not RANK:
-        run.start(text, split_list(parts))
+        _start(config, text, run, split_list(parts), network)
     return parts
+
+
+def _start(config: Config, text: str, run: Run, split: str, network: bool) -> None:
+    from training.ancestry import ancestors_of
+
+    ancestors = ancestors_of(config, split) if network else ()
+    run.start(text, split)
+    run.write_ancestors(ancestors)
+    tell_of(ancestors, config)
+
+
+def tell_of(ancestors: tuple[Ancestor, ...], config: Config) -> None:
+    """Say what a run began with and who taught it, and complain of what follows for its figures and its licence."""
+    from training.ancestry import laxer
+
+    for at, ancestor in enumerate(ancestors):
+        say(ancestor.attribution[0])
+        if ancestor.limit:
+            (complain if ancestor.seen else say)(ancestor.limit)
+        if config.model.init and at == 0 and laxer(config.card.licence, ancestor.licence):
+            theirs = ancestor.licence or "not known"
+            complain(f"card.licence {config.card.licence!r} asks less than that of what it begins with: {theirs}")
 
 
 def _new_parts(config: Config, run: Run, data: Path, cache: Path) -> Parts:
     """The blocks that a new run will have; tells of twins, and lists them in the run's folder."""
     found = survey(config.data, data, config.codes, cache)
     say(twin_sentence(found, config.data))
-    run.folder.mkdir(parents=True, exist_ok=True)
+    if not RANK:
+        run.clear()
     if config.data.twins.action != "off" and not RANK:
         write_twins(run.twins, found.twins, found.samples, found.said, found.blocks)
     return found.parts
@@ -111,24 +139,30 @@ def evaluate_with(
     return evaluation
 
 
-def export(run: Run, out: Path) -> tuple[Path, Manifest]:
+def export(run: Run, out: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
     """Write the artefact of an evaluated run: its ONNX, which is returned with the manifest, and the manifest.
 
     Raises:
         RunError: the run has not been evaluated.
         ValueError: the graph does not do what the network does.
     """
+    from training.ancestry import ancestors_of
     from training.evaluate import load_network
     from training.export import ExportError, Trained
     from training.export import export as export_network
+    from training.half import HalfError
 
     config, evaluation = run.config(), run.evaluation()
     net = load_network(config, run.trained_weights())
     division = describe(config.data, run.twins.exists())
-    trained = Trained(config, net, evaluation, run.training_images(), division, run.split_sha256())
+    ancestors = run.ancestors()
+    if ancestors is None:
+        ancestors = ancestors_of(config, run.split())
+    tell_of(ancestors, config)
+    trained = Trained(config, net, evaluation, run.training_images(), division, run.split_sha256(), ancestors)
     try:
-        return export_network(trained, out)
-    except ExportError as error:
+        return export_network(trained, out, precision)
+    except (ExportError, HalfError) as error:
         raise ValueError(f"not exported: {error}") from error
 
 

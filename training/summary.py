@@ -12,6 +12,40 @@ from training.selective import COVERAGES, RISK_LIMIT
 Lookup = Callable[..., Metric | None]  # name, code → the figure
 
 
+#: What the names of figures mean, as a model card has them; a name in … stands for every ending or beginning.
+LEGEND: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("accuracy",), "pictures that got their own class; interval: Wilson"),
+    (
+        ("macro_f1", "weighted_f1", "balanced_accuracy"),
+        "mean over the classes of F1, the same by their pictures, mean of the recalls; intervals: resampled pictures",
+    ),
+    (("tolerant_…",), "a neighbouring stage of maturation is no error"),
+    (("lineage_…",), "another class of the same lineage is no error; a class without a lineage stands by itself"),
+    (("nll",), "negative log likelihood of the label, the loss, in nats"),
+    (("brier",), "squared distance of the probabilities to the label, 0 to 2"),
+    (("ece",), "expected calibration error in 15 bins; it is biased upwards and has no interval"),
+    (
+        ("ece_by_chance",),
+        "what a perfectly calibrated model with these probabilities would show at this n, mean and 95 % of draws",
+    ),
+    (("…_before_temperature",), "the same of the probabilities without the temperature"),
+    (
+        ("accuracy_at_…_coverage", "threshold_at_…_coverage"),
+        "of the surest so many percent of the pictures, and the least top probability among them",
+    ),
+    (
+        (f"coverage_at_{RISK_LIMIT * 100:.0f}_risk", f"threshold_at_{RISK_LIMIT * 100:.0f}_risk"),
+        f"share answered where at most {RISK_LIMIT:.0%} of the answers are wrong, and from which top probability; read "
+        "on the pictures that it is tried on, so it looks better than it is",
+    ),
+    (
+        (f"cross_coverage_at_{RISK_LIMIT * 100:.0f}_risk", f"cross_accuracy_at_{RISK_LIMIT * 100:.0f}_risk"),
+        "the same with the threshold of the other half of the pictures, which does not have this fault",
+    ),
+    (("aurc",), "area under the curve of errors by share answered; 0 is best"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A title, a header, rows of text, and what has to be known to read them."""
@@ -56,6 +90,10 @@ def shown(metric: Metric | None) -> str:
     return f"{metric.value:.3f} ({metric.low:.3f}–{metric.high:.3f})"
 
 
+def _in_words(name: str) -> str:
+    return name.replace("_", " ").replace("f1", "F1")
+
+
 def _n(metric: Metric | None) -> str:
     return "" if metric is None else str(metric.n)
 
@@ -69,7 +107,7 @@ def _levels(look: Lookup) -> Table:
     rows = []
     for name in ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy"):
         strict, tolerant, lineage = (look(level + name) for level in ("", "tolerant_", "lineage_"))
-        rows.append((name, shown(strict), shown(tolerant), shown(lineage), _n(strict)))
+        rows.append((_in_words(name), shown(strict), shown(tolerant), shown(lineage), _n(strict)))
     return Table(
         "Which class",
         ("figure", "strict", "tolerant", "lineage", "n"),
@@ -117,13 +155,13 @@ def _probabilities(look: Lookup) -> Table:
         before, after = look(f"{name}_before_temperature"), look(name)
         rows.append((name, shown(before), shown(after), _n(after)))
     chance = look("ece_by_chance")
-    rows.append(("ece_by_chance", "", shown(chance), _n(chance)))
+    rows.append(("ece by chance", "", shown(chance), _n(chance)))
     return Table(
         "How far the probabilities can be believed",
         ("figure", "before temperature", "after", "n"),
         _filled(rows),
         "nll: negative log likelihood of the label, the loss, in nats. brier: squared distance to the label, 0 to 2. "
-        "ece: expected calibration error in 15 bins; it is biased upwards and has no interval. ece_by_chance: what a "
+        "ece: expected calibration error in 15 bins; it is biased upwards and has no interval. ece by chance: what a "
         "perfectly calibrated model with these probabilities would show at this n, mean and middle 95 % of 400 draws.",
     )
 

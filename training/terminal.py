@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import typer
+from rich import box
 from rich import table as rich_table
 from rich.console import Console
 from rich.markup import escape
 
-from model.contract import Metric
+from model.contract import ArtefactError, Metric
 from training.config import ConfigError
 from training.data import DataError
 from training.run import Halted, RunError
@@ -29,7 +30,7 @@ def told_plainly() -> Iterator[None]:
     """What a person can mend is one line and exit code 2."""
     try:
         yield
-    except (ConfigError, DataError, RunError, ValueError, OSError) as error:
+    except (ArtefactError, ConfigError, DataError, RunError, ValueError, OSError) as error:
         complaints.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
@@ -60,9 +61,13 @@ def complain(text: str) -> None:
 
 def show(table: Table) -> None:
     """One table, and below it what has to be known to read it."""
-    shown = rich_table.Table(title=escape(table.title), title_justify="left")
-    for cell in table.header:
-        shown.add_column(escape(cell), overflow="fold")  # an interval that is cut off says nothing
+    shown = rich_table.Table(
+        title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    for at, cell in enumerate(table.header):
+        words = " ".join([cell, *(row[at] for row in table.rows)]).split()
+        # A cell may be broken between its words, never within one: half an interval says nothing.
+        shown.add_column(escape(cell), overflow="fold", min_width=max(map(len, words), default=0))
     for row in table.rows:
         shown.add_row(*(escape(cell) for cell in row))
     console.print(shown, highlight=False)

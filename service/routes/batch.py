@@ -61,8 +61,9 @@ async def classify_batch(
              --data-binary @cells.zip 'http://localhost:8000/classify/batch?maps=none'
     """
     settings = service.settings
-    bulk = Bulk(service.serving(), wanted, request_id, settings.count_other, service.timeout_s(timeout_ms))
     with ExitStack() as stack:
+        classifier = stack.enter_context(service.serving().held())
+        bulk = Bulk(classifier, wanted, request_id, settings.count_other, service.timeout_s(timeout_ms))
         uploads = await many_pictures(
             request,
             stack.enter_context(service.uploads.lease()),

@@ -37,8 +37,8 @@ async def classify(
         curl -F image=@cell.jpg 'http://localhost:8000/classify?maps=attention,evidence'
         curl -H 'Content-Type: image/jpeg' --data-binary @cell.jpg http://localhost:8000/classify
     """
-    classifier, settings = service.serving(), service.settings
-    with service.uploads.lease() as lease:
+    settings = service.settings
+    with service.serving().held() as classifier, service.uploads.lease() as lease:
         picture = await one_picture(
             request, lease, max_image_bytes=settings.max_image_bytes, timeout_s=settings.request_timeout_s
         )

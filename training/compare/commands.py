@@ -5,6 +5,7 @@ training/compare/conduct.py.
 """
 
 import difflib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ import typer
 
 from training.compare.conduct import Learner, Prepared, alone_in, carry_out, is_done, prepare
 from training.compare.entries import CACHE, PlannedRun, planned_runs, read_comparison
-from training.compare.speed import Timing, artefact, cores, processor, side_by_side
+from training.compare.speed import Timing, artefact, cores, cpu_seconds, processor, side_by_side
 from training.summary import Table
 from training.terminal import console, picked_up_later, say, show, told_plainly
 
@@ -38,8 +39,9 @@ def compare(
         from training.compare.report import report
 
         kinds = learners(data, cache or out / CACHE)
-        for run in runs:
-            _check(run, kinds[run.entry.kind])
+        for run in chosen:
+            if not is_done(run):
+                _check(run, kinds[run.entry.kind])
         with alone_in(out):
             prepared = prepare(chosen, comparison.budget, kinds, out, say)
             show(_plan(prepared))
@@ -57,23 +59,29 @@ def speed(
         list[int] | None, typer.Option(min=1, help="Batch size; may be repeated; default: 1 and 16.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="In each, every artefact is timed once at every batch size.")] = 15,
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu-time", help="Count CPU seconds of all threads: for a machine with other work.")
+    ] = False,
 ) -> None:
     """Time exported models side by side in onnxruntime on the CPU: in turns, medians over the rounds."""
     with told_plainly():
         threads = threads or cores()
         subjects = {str(path): artefact(path, threads) for path in paths}
         with console.status(f"timing {len(subjects)} models"):
-            timings = side_by_side(subjects, batch or (1, 16), rounds, round_s=0.3)
+            clock = cpu_seconds if cpu_time else time.perf_counter
+            timings = side_by_side(subjects, batch or (1, 16), rounds, round_s=0.3, clock=clock)
     rows = [
         (name, f"{subjects[name].size}", f"{timing.batch}", f"{timing.pictures_per_s:.1f}", _ratio(timing))
         for name, found in timings.items()
         for timing in found
     ]
+    second = "CPU s" if cpu_time else "s"
     title = f"{threads} threads of {processor()}, {rounds} rounds"
-    show(Table(title, ("model", "input, px", "batch", "pictures/s", "× first (quartiles)"), tuple(rows), ""))
+    show(Table(title, ("model", "input, px", "batch", f"pictures/{second}", "× first (quartiles)"), tuple(rows), ""))
 
 
 def _check(run: PlannedRun, learner: Learner) -> None:
+    """Before the first is trained, or timed: what is missing would else come to light hours later."""
     try:
         learner.check(run.config)
     except ValueError as error:

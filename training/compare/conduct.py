@@ -124,14 +124,22 @@ def prepare(
     """
     paces = _Paces(out / "pace.json")
     prepared = []
-    for run in runs:
+    for number, run in enumerate(runs, start=1):
         with _noted(run, say):
             learner = learners[run.entry.kind]
             pace = None if is_done(run) else paces.of(run, learner, say)
             one = _within(budget, run, learner, pace)
             _check_unchanged(one)
             prepared.append(one)
+            say(f"[{number} of {len(runs)}] {run.name}: {_told(one)}")
     return prepared
+
+
+def _told(one: Prepared) -> str:
+    """What is known of a run's time, in a few words."""
+    if is_done(one.run):
+        return "done"
+    return f"about {one.expected_s / 60:.1f} min of training" if one.expected_s else "its time is not known beforehand"
 
 
 class _Paces:

@@ -35,7 +35,7 @@ class Budget(Strict):
     """How much training every entry gets, in one cosine cycle; by none of the three: what its configuration says."""
 
     pictures: int | None = Field(None, ge=1, description="training pictures seen, over all epochs")
-    epochs: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1, description="of each entry")
     minutes: float | None = Field(None, gt=0, description="of training on this machine, by a few steps that are timed")
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class SpeedConfig(Strict):
     """How the artefacts are timed, all of them side by side."""
 
     threads: int = Field(0, ge=0, description="of onnxruntime within an operator; 0: every core at hand")
-    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 16), min_length=1)
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 16), min_length=1, description="batch sizes")
     rounds: int = Field(15, ge=1, description="in each, every artefact is timed once at every batch size")
     round_s: float = Field(0.3, gt=0, description="seconds that one timing takes at least")
 
@@ -57,12 +57,12 @@ class SpeedConfig(Strict):
 class Entry(Strict):
     """One row of the table."""
 
-    name: Code
+    name: Code = Field(description="of its folder")
     label: str = Field("", description="in the table and the plot; empty: the name")
     group: str = Field("", description="entries of one group share a colour, or a line")
     kind: Kind = Field("network", description="or a classifier on colour, texture and shape (training/classical.py)")
     seeds: tuple[Seed, ...] = Field((), description="one run each; empty: those of the comparison")
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field({}, description="keys of a training configuration, changed for this entry")
 
     @property
     def title(self) -> str:
@@ -87,16 +87,16 @@ def _named(value: Any) -> Iterator[str]:
 class Comparison(Strict):
     """One comparison file."""
 
-    title: str
+    title: str = Field(description="of the table and the plot")
     question: str = Field("", description="what it is to decide")
-    base: Path
-    set: dict[str, Any] = {}
-    budget: Budget = Budget()
+    base: Path = Field(description="a training configuration, relative to this file")
+    set: dict[str, Any] = Field({}, description="keys of a training configuration, changed for every entry")
+    budget: Budget = Field(Budget(), description="of training")
     seeds: tuple[Seed, ...] = Field((), description="one run of every entry each; empty: the configuration's own")
     plot: Literal["speed", "difference", "training_pictures"] = Field(
         "speed", description="what accuracy is drawn against; difference: to the first entry, by itself"
     )
-    speed: SpeedConfig = SpeedConfig()
+    speed: SpeedConfig = Field(SpeedConfig(), description="of the artefacts")
     entry: tuple[Entry, ...] = Field(min_length=1, description="the first is what the others are compared with")
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from training.compare.results import epoch_pictures
 from training.compare.speed import Subject, artefact, cores
 from training.config import Config, read_config
 from training.networks import check
+from training.origins import IMAGENET, known_of
 from training.run import Fit, Run
 from training.survey import survey
 
@@ -55,6 +56,8 @@ class Network:
 
     def check(self, config: Config) -> None:
         check(config.model)
+        if config.model.init == IMAGENET:
+            known_of(IMAGENET, config.model.variant)
 
     def epoch_pictures(self, config: Config) -> int:
         return epoch_pictures(config, self.pictures.by_source(config))
@@ -106,7 +109,7 @@ class Classical:
 
     def fit(self, config_path: Path, folder: Path) -> None:
         config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), Run(folder)
-        parts = steps.begin(config, text, run, self.data, self.cache)
+        parts = steps.begin(config, text, run, self.data, self.cache, network=False)
         if (folder / FEATURES).exists():
             return
         begun, pictures = time.monotonic(), steps.decoded(config, parts, "train", config.model.input_size, self.cache)

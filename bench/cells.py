@@ -1,0 +1,134 @@
+"""One measured cell, and the file that keeps those of a run, so that it can be stopped and go on.
+
+Knows figures and lines of JSON. Measures nothing.
+"""
+
+import datetime
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Refusals(_Line):
+    """Answers that told a client to come back later."""
+
+    count: int
+    p50_ms: float
+    p99_ms: float
+    with_retry_after: int  # that carry the header as a whole number of seconds, 1 or more
+    retry_after_s: float | None  # median of the header
+    drain_s: float | None  # median of what was accepted and unanswered at that moment, over the goodput
+
+
+class Cell(_Line):
+    """One server under one workload in one round. Latencies are of answers with status 200."""
+
+    model: str
+    piece: str
+    workload: str
+    round: int
+    requests: int  # sent in the window, or due in it
+    statuses: dict[str, int]  # "0": no answer; "open": none yet when the load ended
+    checked: int  # pictures of answers that were held against the bare session
+    wrong: int  # of these, those that differ
+    offered_per_s: float | None  # of an open loop
+    requests_per_s: float  # answered 200; of an open loop within the deadline
+    pictures_per_s: float
+    late: int  # answered 200 past the deadline
+    mean_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    refusals: Refusals | None
+    lag_p99_ms: float | None  # of an open loop: sent after it was due
+    generator_share: float | None  # of its own core, in a closed loop
+
+
+class EngineTiming(_Line):
+    """One engine at one batch size in one round."""
+
+    engine: str
+    setting: str
+    batch: int
+    round: int
+    pictures_per_s: float
+
+
+class OnePicture(_Line):
+    """Decode and bare session.run, one picture after the other."""
+
+    one_picture_ms: float
+    round: int
+
+
+class Sitting(_Line):
+    """One call of the bench: when, and how busy the machine was with other things before it began."""
+
+    date: datetime.date
+    load_average: float  # of the last minute, in processes that run or want to
+
+
+Line = Cell | EngineTiming | OnePicture | Sitting
+KINDS: tuple[type[Line], ...] = (Cell, EngineTiming, OnePicture, Sitting)
+
+
+class Ledger:
+    """The lines of a run, one JSON document each. A line that a kill has cut off is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lines: list[Line] = list(_read(path))
+        # What was cut off would swallow the next line.
+        path.write_text("".join(line.model_dump_json() + "\n" for line in self.lines), encoding="utf-8")
+
+    def add(self, line: Line) -> None:
+        """Keep a line; it is on disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line.model_dump_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.lines.append(line)
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [line for line in self.lines if isinstance(line, Cell)]
+
+    @property
+    def timings(self) -> list[EngineTiming]:
+        return [line for line in self.lines if isinstance(line, EngineTiming)]
+
+    @property
+    def one_picture(self) -> list[OnePicture]:
+        return [line for line in self.lines if isinstance(line, OnePicture)]
+
+    @property
+    def sittings(self) -> list[Sitting]:
+        return [line for line in self.lines if isinstance(line, Sitting)]
+
+    def cell(self, model: str, piece: str, workload: str, round: int) -> Cell | None:
+        """That cell, if it is done."""
+        wanted = (model, piece, workload, round)
+        return next((c for c in self.cells if (c.model, c.piece, c.workload, c.round) == wanted), None)
+
+    def has_engine(self, engine: str, round: int) -> bool:
+        """Whether an engine was timed in a round."""
+        return any(timing.engine == engine and timing.round == round for timing in self.timings)
+
+
+def _read(path: Path) -> Iterator[Line]:
+    if not path.exists():
+        return
+    for text in path.read_text(encoding="utf-8").splitlines():
+        for kind in KINDS:
+            try:
+                yield kind.model_validate_json(text)
+                break
+            except ValidationError:
+                continue

@@ -1,0 +1,163 @@
+"""Carries out a plan: rounds over servers, in another order each time and one at a time; what is done is skipped.
+
+Knows the order, what is there already, and which piece could not be measured. Sums nothing up.
+"""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import uvloop
+
+from bench.cells import Cell, EngineTiming, Ledger, OnePicture
+from bench.environments import environment
+from bench.machine import ROOT, listed
+from bench.measure import NoCapacity, Pictures, Subject, measure, warm
+from bench.pieces import CEILING, PIECES, Piece
+from bench.plan import NETWORK, SATURATED, WORKLOADS, Plan
+from bench.runtimes import ENGINES, Engine
+from bench.starting import Job, NoAnswer, started
+
+ENGINE_LIMIT_S = 600
+
+
+class Progress(Protocol):
+    """Told of what is going on."""
+
+    def step(self, text: str) -> None:
+        """What is measured now."""
+
+    def done(self, count: int = 1) -> None:
+        """So many cells or timings more."""
+
+    def say(self, text: str) -> None:
+        """Something worth keeping on the screen."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """All that a plan is carried out with."""
+
+    plan: Plan
+    ledger: Ledger
+    jobs: Mapping[str, Job]  # by model
+    pictures: Mapping[str, Pictures]  # by model
+    files: Sequence[Path]  # the same JPEGs
+    size: int  # pixels of the model's input
+    pythons: Mapping[str, Path]  # by piece and engine
+    progress: Progress
+    failures: dict[str, str] = field(default_factory=dict)  # piece or engine → why it is not in the table
+
+    def steps(self) -> int:
+        """Cells and engines that a whole run has."""
+        cells = sum(len(self.plan.workloads_of(model)) for model in self.plan.models) * len(self.plan.pieces)
+        return self.plan.rounds * (cells + len(self.plan.engines) + 1)
+
+    def run(self) -> None:
+        """Measure what is not in the ledger yet. A piece that fails is left out from then on."""
+        for round in range(self.plan.rounds):
+            random = np.random.default_rng(round)
+            self._attempt(CEILING.name, partial(self._ceiling, round))
+            for name in random.permutation(sorted(self.plan.engines)).tolist():
+                self._attempt(name, partial(self._time, ENGINES[name], round))
+            for model in self.plan.models:
+                for name in random.permutation(sorted(self.plan.pieces)).tolist():
+                    self._attempt(name, partial(self._serve, PIECES[name], model, round))
+
+    def _attempt(self, name: str, measured: Callable[[], Coroutine[None, None, None]]) -> None:
+        if name in self.failures:
+            return
+        try:
+            uvloop.run(measured())
+        except (NoAnswer, NoCapacity, OSError, subprocess.SubprocessError) as error:
+            self.failures[name] = str(error)
+            self.progress.say(f"left out: {error}")
+
+    async def _serve(self, piece: Piece, model: str, round: int) -> None:
+        """Every workload of one server in one round, on a server that has just been started."""
+        open_cells = [w for w in self.plan.workloads_of(model) if not self._cell(piece, model, w.name, round)]
+        self.progress.done(len(self.plan.workloads_of(model)) - len(open_cells))
+        if not open_cells:
+            return
+        self.progress.step(f"round {round + 1}, {model}: {piece.title} starts")
+        pictures = self.pictures[model]
+        probe = piece.one([pictures.jpegs[0]])
+        async with started(piece, self.pythons[piece.name], self.jobs[model], probe) as address:
+            subject = Subject(piece, address, pictures, model)
+            await warm(subject, self.plan)
+            for workload in open_cells:
+                self.progress.step(f"round {round + 1}, {model}: {piece.title}, {workload.title}")
+                saturated = self._cell(piece, model, SATURATED, round)
+                capacity = saturated.requests_per_s if saturated else 0.0
+                self.ledger.add(await measure(subject, workload, self.plan, round, capacity))
+                self.progress.done()
+
+    async def _ceiling(self, round: int) -> None:
+        """What the generator can do: 32 clients on a server that answers at once with fixed bytes."""
+        if self._cell(CEILING, NETWORK, SATURATED, round):
+            self.progress.done()
+            return
+        pictures = self.pictures[self.plan.models[0]]
+        job = self.jobs[self.plan.models[0]]
+        self.progress.step(f"round {round + 1}: the load generator alone")
+        async with started(CEILING, self.pythons[CEILING.name], job, CEILING.one([pictures.jpegs[0]])) as address:
+            subject = Subject(CEILING, address, pictures, NETWORK, checked=False)
+            self.ledger.add(await measure(subject, WORKLOADS[SATURATED], self.plan, round, 0.0))
+        self.progress.done()
+
+    def _cell(self, piece: Piece, model: str, workload: str, round: int) -> Cell | None:
+        return self.ledger.cell(model, piece.name, workload, round)
+
+    async def _time(self, engine: Engine, round: int) -> None:
+        """One engine at every batch size, in a process of its own on the servers' cores."""
+        if not self.ledger.has_engine(engine.name, round):
+            self.progress.step(f"round {round + 1}: {engine.title}")
+            asked = (engine.module, self.pythons[engine.name], self.jobs[NETWORK], self._task())
+            said = await asyncio.to_thread(run_engine, *asked)
+            for line in said.splitlines():
+                told = json.loads(line)
+                kind = OnePicture if "one_picture_ms" in told else EngineTiming
+                self.ledger.add(kind(round=round, **told))
+        self.progress.done()
+
+    def _task(self) -> dict[str, Any]:
+        return task(self.jobs[NETWORK], self.files, self.size, self.plan.batches, self.plan.engine_seconds)
+
+
+def task(job: Job, files: Sequence[Path], size: int, batches: Sequence[int], seconds: float) -> dict[str, Any]:
+    """As bench/engines/timing.py reads it."""
+    return {
+        "artefact": str(job.artefact.resolve()),
+        "pictures": [str(path.resolve()) for path in files],
+        "size": size,
+        "batches": list(batches),
+        "seconds": seconds,
+    }
+
+
+def run_engine(module: str, python: Path, job: Job, asked: Mapping[str, Any], *more: str) -> str:
+    """Run a module of bench.engines on the servers' cores; returns what it printed.
+
+    Raises:
+        subprocess.SubprocessError: it failed or did not end.
+    """
+    command = ["taskset", "--cpu-list", listed(job.cores.server), str(python), "-m", f"bench.engines.{module}"]
+    run = subprocess.run(
+        [*command, json.dumps(asked), *more],
+        cwd=ROOT,
+        env=environment() | job.variables(),
+        capture_output=True,
+        text=True,
+        timeout=ENGINE_LIMIT_S,
+        check=False,
+    )
+    if run.returncode:
+        last = " / ".join(run.stderr.strip().splitlines()[-3:])
+        raise subprocess.SubprocessError(f"{module} ended with status {run.returncode}; it said: {last}")
+    return run.stdout

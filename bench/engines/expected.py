@@ -1,0 +1,26 @@
+"""What the bare session says of every picture, one by one: each server's answers are held against it.
+
+python -m bench.engines.expected TASK OUT.npz
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from bench.engines.timing import task
+from bench.peers.names import ASKED
+from model.image import decode
+
+if __name__ == "__main__":
+    asked = task()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = asked.threads
+    session = onnxruntime.InferenceSession(asked.artefact, options, providers=["CPUExecutionProvider"])
+    rows = [
+        session.run(ASKED, {"image": decode(Path(path).read_bytes(), asked.size)[np.newaxis]})
+        for path in asked.pictures
+    ]
+    probabilities, attention = (np.concatenate(column) for column in zip(*rows, strict=True))
+    np.savez(sys.argv[2], probabilities=probabilities, attention=attention)

@@ -1,0 +1,38 @@
+"""The network of the artefact in PyTorch, eager, with weights drawn at random: timed, not asked for answers.
+
+The run that the bundled artefact was exported from is not in the repository, and its speed does not depend on what it
+has learned. Settings (https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html): inference mode, channels
+last, as many threads as the servers have.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from bench.engines.timing import Images, Task, task, time_batches
+from model.lite import LiteMLKA
+
+VARIANT = "lite0_mlka"
+CLASSES = 21
+
+
+def network(asked: Task) -> Callable[[Images], object]:
+    """Everything that the ONNX graph holds, from uint8 (N, S, S, 3) to the outputs."""
+    torch.set_num_threads(asked.threads)
+    torch.manual_seed(0)
+    net = LiteMLKA(VARIANT, CLASSES).eval().to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def run(images: Images) -> object:
+        planes = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # (N, S, S, 3) -> (N, 3, S, S)
+        out = net((planes / 255 - 0.5) / 0.5)
+        return torch.softmax(out.logits, dim=1), out
+
+    return run
+
+
+if __name__ == "__main__":
+    asked = task()
+    images = asked.decoded()
+    run = network(asked)
+    time_batches("pytorch", "eager", asked, images, lambda _: run)

@@ -1,0 +1,56 @@
+"""What every peer does with a picture: decode it, run the session, and say 21 probabilities and the attention grid.
+
+Knows the artefact, onnxruntime and the one decode of model.image. Knows no server. The session options are those of
+service/session.py, so that the servers differ and not what they serve. A peer learns where and with how many threads
+from its environment:
+
+    BENCH_ARTEFACT    the .onnx file
+    BENCH_THREADS     threads of one session.run; the processors are given from outside, with taskset
+    BENCH_PORT        where to listen, on loopback
+    BENCH_DEADLINE_S  after which nobody waits for an answer any more
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from bench.peers.names import ASKED
+from model.image import decode
+
+DEADLINE_S = float(os.environ.get("BENCH_DEADLINE_S", "5"))
+#: Pictures in one call of the model, for the peers that batch: marrowlens' default.
+MAX_BATCH_SIZE = 16
+
+
+class Bare:
+    """The session and the size of its pictures, opened from the environment."""
+
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(os.environ["BENCH_THREADS"])
+        options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = os.environ["BENCH_ARTEFACT"]
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.size: int = self._session.get_inputs()[0].shape[1]
+        self.run(np.zeros((1, self.size, self.size, 3), np.uint8))
+
+    def read(self, picture: bytes) -> NDArray[np.uint8]:
+        """A JPEG as (S, S, 3)."""
+        return decode(picture, self.size)
+
+    def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(N, S, S, 3) to probabilities (N, C) and attention (N, K, h, w)."""
+        probabilities, attention = self._session.run(ASKED, {"image": pictures})
+        return probabilities, attention
+
+    def answers(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
+        """One answer a picture; its values are arrays."""
+        probabilities, attention = self.run(np.stack(pictures))
+        return [dict(zip(ASKED, rows, strict=True)) for rows in zip(probabilities, attention, strict=True)]

@@ -1,0 +1,10 @@
+"""Where servers listen and what they are asked for. Knows no library, so that the load generator can know it too."""
+
+import os
+
+HOST = "127.0.0.1"
+PORT = int(os.environ.get("BENCH_PORT", "0"))
+#: Requests accepted and not yet answered, for the servers that have such a limit: marrowlens' default.
+MAX_QUEUE_SIZE = 256
+#: Outputs of the contract (model/contract.py) that an answer holds.
+ASKED = ("probabilities", "attention")

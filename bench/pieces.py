@@ -1,0 +1,167 @@
+"""The servers that are compared: what each is made of, how it is started, asked and understood.
+
+Knows routes, wire formats and pinned versions. Starts nothing.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from bench.peers.names import ASKED
+from bench.wire import form, infer
+
+#: The same for all, so that servers differ and not what they serve.
+ONNXRUNTIME = "onnxruntime==1.32.0"
+#: What bench/peers/bare.py and model/image.py import.
+BARE = (ONNXRUNTIME, "orjson==3.13.0", "pillow==13.0.0")
+
+Request = Callable[[Sequence[bytes]], bytes]
+#: (N, C) probabilities and (N, K, h, w) attention of an answer.
+Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One server. `{port}` and the like in its command and variables are filled in when it is started."""
+
+    name: str
+    title: str
+    requirements: tuple[str, ...]
+    command: tuple[str, ...]
+    one: Request
+    read: Callable[[bytes], Answer]
+    many: Request | None = None  # a request of many pictures; None: there is no such route
+    read_many: Callable[[bytes], Answer] | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable  # that its environment is made with
+    versions: tuple[str, ...] = ()  # distributions that are named in the table
+
+
+def _marrowlens(body: bytes) -> Answer:
+    return _stacked([_reading(orjson.loads(body))])
+
+
+def _marrowlens_batch(body: bytes) -> Answer:
+    return _stacked([_reading(item["result"]) for item in orjson.loads(body)["results"]])
+
+
+def _reading(said: dict[str, Any]) -> tuple[Any, Any]:
+    return list(said["probabilities"].values()), [scale["values"] for scale in said["attention"]["scales"]]
+
+
+def _plain(body: bytes) -> Answer:
+    said = orjson.loads(body)
+    return _stacked([tuple(said[name] for name in ASKED)])
+
+
+def _list(body: bytes) -> Answer:
+    return _stacked([tuple(said[name] for name in ASKED) for said in orjson.loads(body)])
+
+
+def _triton(body: bytes) -> Answer:
+    outputs = {output["name"]: output for output in orjson.loads(body)["outputs"]}
+    probabilities, attention = (np.array(outputs[name]["data"]).reshape(outputs[name]["shape"]) for name in ASKED)
+    return probabilities, attention
+
+
+def _stacked(answers: Sequence[tuple[Any, ...]]) -> Answer:
+    probabilities, attention = zip(*answers, strict=True)
+    return np.array(probabilities, np.float64), np.array(attention, np.float64)
+
+
+def _form(path: str, name: str) -> Request:
+    return lambda pictures: form(path, name, pictures)
+
+
+def _module(name: str) -> tuple[str, ...]:
+    return "{python}", "-m", f"bench.peers.{name}"
+
+
+OURS = "marrowlens"
+PIECES: dict[str, Piece] = {
+    piece.name: piece
+    for piece in (
+        Piece(
+            OURS,
+            "marrowlens",
+            ("--editable", ".[service,cpu]", ONNXRUNTIME),
+            ("{bin}/marrowlens", "serve", "--port", "{port}", "--artefact", "{artefact}"),
+            _form("/classify", "image"),
+            _marrowlens,
+            _form("/classify/batch", "images"),
+            _marrowlens_batch,
+            variables={"MARROWLENS_REQUEST_TIMEOUT_S": "{deadline_s}"},
+            versions=("marrowlens", "fastapi", "uvicorn", "onnxruntime", "numpy"),
+        ),
+        Piece(
+            "fastapi",
+            "FastAPI + onnxruntime",
+            ("fastapi==0.165.0", "uvicorn[standard]==0.54.0", "python-multipart", *BARE),
+            _module("fastapi_server"),
+            _form("/classify", "image"),
+            _plain,
+            versions=("fastapi", "uvicorn", "onnxruntime", "numpy"),
+        ),
+        Piece(
+            "litserve",
+            "LitServe",
+            ("litserve==0.2.19", "python-multipart", *BARE),
+            _module("litserve_server"),
+            _form("/predict", "request"),
+            _plain,
+            versions=("litserve", "fastapi", "uvicorn", "onnxruntime", "numpy"),
+        ),
+        Piece(
+            "bentoml",
+            "BentoML",
+            ("bentoml==1.4.40", *BARE),
+            ("{bin}/bentoml", "serve", "bench.peers.bentoml_server:Cells", "--host", "127.0.0.1", "--port", "{port}"),
+            _form("/classify", "images"),
+            _list,
+            _form("/classify", "images"),
+            _list,
+            variables={"BENTOML_HOME": "{folder}/bentoml", "BENTOML_DO_NOT_TRACK": "True"},
+            versions=("bentoml", "starlette", "uvicorn", "onnxruntime", "numpy"),
+        ),
+        Piece(
+            "pytriton",
+            "pytriton (Triton's batcher)",
+            ("nvidia-pytriton==0.7.0", "numpy<2", *BARE),
+            _module("pytriton_server"),
+            lambda pictures: infer("/v2/models/cells/infer", "image", ASKED, pictures),
+            _triton,
+            lambda pictures: infer("/v2/models/cells/infer", "image", ASKED, pictures),
+            _triton,
+            python="/usr/bin/python3",
+            versions=("nvidia-pytriton", "onnxruntime", "numpy"),
+        ),
+    )
+}
+
+#: What the load generator can do at most; no competitor, and run in the generator's own environment.
+CEILING = Piece(
+    "ceiling",
+    "load generator alone",
+    (),
+    _module("fixed_server"),
+    _form("/classify", "image"),
+    lambda _: (np.empty((0, 0)), np.empty((0, 0, 0, 0))),
+    versions=("uvloop",),
+)
+
+
+def chosen(names: Sequence[str]) -> list[Piece]:
+    """The pieces of these names, all where none is named.
+
+    Raises:
+        ValueError: there is no such piece.
+    """
+    unknown = set(names) - set(PIECES)
+    if unknown:
+        raise ValueError(f"no such piece: {', '.join(sorted(unknown))}; there are {', '.join(PIECES)}")
+    return [PIECES[name] for name in dict.fromkeys(names or PIECES)]

@@ -1,0 +1,176 @@
+"""onnxruntime's session options on the CPU, one changed at a time: what each costs and gives, as a Markdown table.
+
+    python bench/session_options.py [--artefact FILE.onnx] [--rounds 30] [--threads 2]
+
+Each variant is a process of its own, so that its memory is its own. Rounds go through all variants in turn and times
+are compared within a round: whatever else the machine does meanwhile falls on all of them. Needs `.[service,cpu]`.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from model.contract import INPUT, OUTPUTS
+from service.artefact import bundled_artefact, probe_images, read_artefact
+from service.machine import resident
+from service.session import session_options
+
+SIZES = (1, 16)
+Level = onnxruntime.GraphOptimizationLevel
+#: What is changed against the service's own options; `threads` is left out where one thread is all there is.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as the service has it": {},
+    "spinning": {"entries": {"session.intra_op.allow_spinning": "1"}},
+    "memory pattern": {"options": {"enable_mem_pattern": True}},
+    "no arena": {"options": {"enable_cpu_mem_arena": False}},
+    "denormals are zero": {"entries": {"session.set_denormal_as_zero": "1"}},
+    "optimisation: extended": {"level": "ORT_ENABLE_EXTENDED"},
+    "optimisation: basic": {"level": "ORT_ENABLE_BASIC"},
+    "optimisation: none": {"level": "ORT_DISABLE_ALL"},
+    "graph stored optimised": {"stored": True, "level": "ORT_DISABLE_ALL"},
+    "one thread": {"threads": 1},
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.worker:
+        _work(arguments.artefact, json.loads(arguments.worker))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "optimised.onnx"
+        _store(arguments.artefact, arguments.threads, stored)
+        workers = {
+            name: _Worker(arguments.artefact, {"threads": arguments.threads, "path": str(stored)} | change)
+            for name, change in VARIANTS.items()
+        }
+        rounds = [{name: worker.round() for name, worker in workers.items()} for _ in range(arguments.rounds)]
+        memory = {name: worker.resident_mb() for name, worker in workers.items()}
+    sys.stdout.write(_table(rounds, {name: worker.opened_ms for name, worker in workers.items()}, memory))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--artefact", type=Path, default=None)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.artefact = arguments.artefact or bundled_artefact()
+    return arguments
+
+
+class _Worker:
+    """One variant in a process of its own: a line in, a line out."""
+
+    def __init__(self, artefact: Path, variant: dict[str, Any]) -> None:
+        command = [sys.executable, __file__, "--artefact", str(artefact), "--worker", json.dumps(variant)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.opened_ms = self._answer()[0]
+
+    def round(self) -> list[float]:
+        """ms of a call at each of SIZES, and ms of CPU time for all of them."""
+        return self._ask("round")
+
+    def resident_mb(self) -> float:
+        """The last question."""
+        megabytes = self._ask("resident")[0]
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        return megabytes
+
+    def _ask(self, question: str) -> list[float]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> list[float]:
+        assert self._process.stdout is not None
+        numbers: list[float] = json.loads(self._process.stdout.readline())
+        return numbers
+
+
+def _work(artefact: Path, variant: dict[str, Any]) -> None:
+    graph, manifest = read_artefact(artefact)
+    began = time.perf_counter()
+    session = _open(variant["path"] if variant.get("stored") else graph, variant)
+    opened_ms = 1000 * (time.perf_counter() - began)
+    del graph
+    images = probe_images(manifest, max(SIZES))
+    for size in (1, 2, 4, 8, 16):
+        session.run(OUTPUTS, {INPUT: images[:size]})
+    _say([opened_ms])
+    for question in sys.stdin:
+        _say([_resident_mb()] if question.strip() == "resident" else _round(session, images))
+
+
+def _round(session: onnxruntime.InferenceSession, images: np.ndarray) -> list[float]:
+    cpu_began, times = time.process_time(), []
+    for size in SIZES:
+        began = time.perf_counter()
+        session.run(OUTPUTS, {INPUT: images[:size]})
+        times.append(1000 * (time.perf_counter() - began))
+    return [*times, 1000 * (time.process_time() - cpu_began)]
+
+
+def _open(graph: bytes | str, variant: dict[str, Any]) -> onnxruntime.InferenceSession:
+    options = session_options(variant["threads"])
+    for name, value in variant.get("options", {}).items():
+        setattr(options, name, value)
+    for name, value in variant.get("entries", {}).items():
+        options.add_session_config_entry(name, value)
+    options.graph_optimization_level = getattr(Level, variant.get("level", "ORT_ENABLE_ALL"))
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _store(artefact: Path, threads: int, path: Path) -> None:
+    options = session_options(threads)
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
+
+
+def _resident_mb() -> float:
+    return (resident() or 0) / 1e6
+
+
+def _say(numbers: Sequence[float]) -> None:
+    sys.stdout.write(json.dumps(list(numbers)) + "\n")
+    sys.stdout.flush()
+
+
+def _table(rounds: list[dict[str, list[float]]], opened_ms: dict[str, float], memory: dict[str, float]) -> str:
+    """Times of the first variant in ms, of the others as the median over rounds of their ratio to it."""
+    first = next(iter(VARIANTS))
+    columns = [*(f"batch of {size}" for size in SIZES), "CPU time"]
+    lines = [
+        f"n = {len(rounds)} rounds, onnxruntime {onnxruntime.__version__}. First row: median ms; below: ratio to it.",
+        "",
+        f"| options | {' | '.join(columns)} | opened in, ms | resident, MB |",
+        "|---|" + "---|" * (len(columns) + 2),
+    ]
+    for name in VARIANTS:
+        cells = []
+        for column in range(len(columns)):
+            if name == first:
+                cells.append(f"{statistics.median(entry[name][column] for entry in rounds):.1f}")
+            else:
+                ratio = statistics.median(entry[name][column] / entry[first][column] for entry in rounds)
+                cells.append(f"{ratio:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} | {opened_ms[name]:.0f} | {memory[name]:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Calls through buffers that are allocated once: one set for each batch size, on the GPU and, page-locked, beside it.
+
+Knows onnxruntime's bindings and the CUDA runtime's page-locking. Knows no providers' options and no manifest. A CUDA
+graph replays on the addresses that it was captured with, so each batch size has buffers and a graph of its own; a
+batch between two sizes is padded, one above the largest is cut.
+"""
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.libraries import cuda_runtime
+
+Shape = tuple[int, ...]
+Arrays = list[NDArray[np.float32]]
+
+#: RunOptions' name for the CUDA graph that a call captures or replays.
+GRAPH_ID = "gpu_graph_id"
+
+
+class BoundCalls:
+    """A session's calls at fixed batch sizes. Threads may share it; they take turns, as CUDA graphs demand."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        *,
+        input: tuple[str, Shape],
+        outputs: Mapping[str, Shape],
+        batch_sizes: Sequence[int],
+        device: str = "cuda",
+        graphs: bool = False,
+    ) -> None:
+        """Allocate everything; nothing is computed yet.
+
+        Args:
+            input: name of the uint8 input and its shape without the batch.
+            outputs: name of each float32 output and its shape without the batch, in the order of the results.
+            device: where onnxruntime computes, "cuda" or "cpu".
+            graphs: replay a CUDA graph for each batch size; the first call at a size captures it.
+        """
+        self._lock = threading.Lock()
+        self._calls = {
+            size: _BoundCall(session, input, outputs, size, device, graph_id=size if graphs else None)
+            for size in sorted(batch_sizes)
+        }
+        self._largest = max(self._calls)
+
+    def run(self, images: NDArray[np.uint8]) -> Arrays:
+        """(N, …) to the outputs, each (N, …); the caller's own, not views of the buffers. Any N is computed."""
+        chunks = [images[start : start + self._largest] for start in range(0, len(images), self._largest)]
+        with self._lock:
+            parts = [self._smallest_for(len(chunk)).run(chunk) for chunk in chunks]
+        return parts[0] if len(parts) == 1 else [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+
+    def _smallest_for(self, count: int) -> "_BoundCall":
+        return next(call for size, call in self._calls.items() if size >= count)
+
+
+class _BoundCall:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        input: tuple[str, Shape],
+        outputs: Mapping[str, Shape],
+        size: int,
+        device: str,
+        graph_id: int | None,
+    ) -> None:
+        name, shape = input
+        self._session = session
+        self._staged = page_locked(np.zeros((size, *shape), np.uint8))
+        self._input = _allocate((size, *shape), np.uint8, device)
+        self._outputs = [_allocate((size, *shape), np.float32, device) for shape in outputs.values()]
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(name, self._input)
+        for output, value in zip(outputs, self._outputs, strict=True):
+            self._binding.bind_ortvalue_output(output, value)
+        self._options = onnxruntime.RunOptions()
+        if graph_id is not None:
+            self._options.add_run_config_entry(GRAPH_ID, str(graph_id))
+
+    def run(self, images: NDArray[np.uint8]) -> Arrays:
+        """At most as many pictures as the buffers hold. What stays of an earlier, fuller batch is computed in vain."""
+        count = len(images)
+        self._staged[:count] = images
+        # Into the buffer that is bound: a binding of host memory would be copied at the time of binding only.
+        self._input.update_inplace(self._staged)
+        self._session.run_with_iobinding(self._binding, self._options)
+        return [np.array(value.numpy()[:count]) for value in self._outputs]
+
+
+def _allocate(shape: Shape, kind: type[np.generic], device: str) -> onnxruntime.OrtValue:
+    return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, device, 0)
+
+
+def page_locked(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The array, its pages locked so that the GPU fetches it without a detour; unlocked where there is no CUDA."""
+    runtime = cuda_runtime(str(getattr(onnxruntime, "cuda_version", "")))
+    address = ctypes.c_void_p(array.ctypes.data)
+    if runtime is not None and runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), 0) == 0:
+        # Runs before the array's memory is given back.
+        weakref.finalize(array, runtime.cudaHostUnregister, address)
+    return array

@@ -1,0 +1,91 @@
+"""NVIDIA's libraries and driver as they are found on this machine: where they lie, their versions, the GPUs.
+
+Knows file names, C functions that give a version, and nvidia-smi. Knows no onnxruntime. Nothing here raises where a
+library or the driver is missing: that is what it is asked about.
+"""
+
+import ctypes
+import importlib.util
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+#: TensorRT's major version that onnxruntime 1.22 to 1.31 is linked against.
+TENSORRT_MAJOR = 10
+_PARSER_PARTS = (f"libnvinfer.so.{TENSORRT_MAJOR}", f"libnvonnxparser.so.{TENSORRT_MAJOR}")
+
+
+class Gpu(NamedTuple):
+    """One GPU as the driver tells of it."""
+
+    name: str
+    driver: str
+    memory_mib: int
+
+
+def gpus(command: str = "nvidia-smi") -> list[Gpu]:
+    """The GPUs that the driver shows here; none where there is no driver."""
+    query = [command, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = (line.split(", ") for line in answer.stdout.splitlines())
+    return [Gpu(row[0], row[1], int(row[2])) for row in rows if len(row) == 3 and row[2].isdigit()]
+
+
+def load(name: str, folder: Path | None = None) -> ctypes.CDLL | None:
+    """A shared library from a folder or, without one, as the loader finds it; None where it does not load."""
+    try:
+        return ctypes.CDLL(str(folder / name) if folder else name, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        return None
+
+
+def cuda_runtime(build: str) -> ctypes.CDLL | None:
+    """The CUDA runtime of the major version in `build`, "13.0" say, which is what onnxruntime was built with."""
+    major = build.split(".")[0]
+    return load(f"libcudart.so.{major}") if major.isdigit() else None
+
+
+def load_tensorrt(folder: Path | None = None) -> bool:
+    """Load TensorRT from its wheel, or as the loader finds it: onnxruntime itself does not look into wheels."""
+    folder = folder or _wheel_folder("tensorrt_libs")
+    return all(load(part, folder) or load(part) for part in _PARSER_PARTS)
+
+
+def versions(cuda_build: str) -> dict[str, str | None]:
+    """CUDA, cuDNN and TensorRT as the loaded libraries tell of themselves; None for what does not load."""
+    return {
+        "CUDA": _cuda_version(cuda_runtime(cuda_build)),
+        "cuDNN": _cudnn_version(load("libcudnn.so.9")),
+        "TensorRT": _tensorrt_version(load(_PARSER_PARTS[0])),
+    }
+
+
+def _cuda_version(library: ctypes.CDLL | None) -> str | None:
+    number = ctypes.c_int(0)
+    if library is None or library.cudaRuntimeGetVersion(ctypes.byref(number)) != 0:
+        return None
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"  # 13000 is 13.0
+
+
+def _cudnn_version(library: ctypes.CDLL | None) -> str | None:
+    if library is None:
+        return None
+    library.cudnnGetVersion.restype = ctypes.c_size_t
+    return dotted(library.cudnnGetVersion())
+
+
+def _tensorrt_version(library: ctypes.CDLL | None) -> str | None:
+    return None if library is None else dotted(library.getInferLibVersion())
+
+
+def dotted(number: int) -> str:
+    """A version from cuDNN's and TensorRT's one number for it: 92400 is 9.24.0."""
+    return f"{number // 10_000}.{number % 10_000 // 100}.{number % 100}"
+
+
+def _wheel_folder(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent if spec and spec.origin else None

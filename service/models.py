@@ -1,0 +1,108 @@
+"""Which model serves, and how another one takes over while the service serves.
+
+The new one is opened, proven and warmed beside the old one; only then do new requests go to it. The old one answers
+those that it has begun, and leaves. A new one that is refused changes nothing. Knows classifiers; does not know how an
+artefact is opened, nor who may ask for a change.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from model.contract import ArtefactError, Manifest
+from service.artefact import bundled_artefact
+from service.classify import Classifier
+from service.errors import ChangeUnderWay, ModelRefused, NotReady
+from service.running import Running
+from service.session import ProviderUnavailable, Session
+
+log = logging.getLogger(__name__)
+
+
+class Models:
+    """The model of one service. `open_model` opens an artefact by its path, and raises what `open_session` raises."""
+
+    def __init__(self, running: Running, open_model: Callable[[Path], Session]) -> None:
+        self._running = running
+        self._open_model = open_model
+        self._changing = False
+        self._retiring: dict[asyncio.Task[None], Classifier] = {}
+
+    async def begin(self, session: Session) -> None:
+        """Serve with a first model, once it is warm."""
+        await self._take_over(session)
+        self._running.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._running.ready)
+
+    async def end(self) -> None:
+        """Serve no more; what was accepted is answered within `shutdown_timeout_s`."""
+        serving = self._running.classifier
+        closing = [serving.close()] if serving is not None else []
+        await asyncio.gather(*closing, *(classifier.close() for classifier in self._retiring.values()))
+        await asyncio.gather(*self._retiring)
+
+    async def change(self, name: str | None = None) -> Manifest:
+        """Serve with another model.
+
+        Args:
+            name: a file in the folder of the configured artefact; None reads that artefact anew.
+
+        Raises:
+            ModelRefused: it cannot be opened or does not keep the contract; the old one serves on.
+            ChangeUnderWay: another change has not ended.
+            NotReady: the service is stopping.
+        """
+        if self._changing:
+            raise ChangeUnderWay
+        self._changing = True
+        try:
+            old = self._running.serving()
+            session = await asyncio.to_thread(self._opened, name)
+            await self._take_over(session)
+            self._retire(old)
+        except (ModelRefused, NotReady):
+            self._running.metrics.model_change("refused")
+            raise
+        finally:
+            self._changing = False
+        self._running.metrics.model_change("done")
+        return session.manifest
+
+    def _opened(self, name: str | None) -> Session:
+        try:
+            configured = self._running.settings.artefact or bundled_artefact()
+            return self._open_model(configured if name is None else configured.parent / name)
+        except ArtefactError as error:
+            raise ModelRefused(f"{error.path.name} {error.reason}") from error
+        except ProviderUnavailable as error:
+            raise ModelRefused(str(error)) from error
+
+    async def _take_over(self, session: Session) -> None:
+        classifier = Classifier(session, self._running.settings, self._running.metrics)
+        try:
+            await classifier.start()
+        except Exception as error:
+            raise ModelRefused(f"it fails on its first pictures: {error}") from error
+        if self._running.draining:
+            await classifier.close()
+            raise NotReady("the service is stopping")
+        self._running.classifier = classifier
+        manifest = session.manifest
+        self._running.metrics.model(
+            name=manifest.name, version=manifest.version, sha256=manifest.sha256, provider=session.provider
+        )
+
+    def _retire(self, classifier: Classifier) -> None:
+        task = asyncio.create_task(classifier.retire())
+        self._retiring[task] = classifier
+        task.add_done_callback(self._retiring.pop)
+
+    def _queued(self) -> int:
+        return sum(classifier.queued() for classifier in self._all())
+
+    def _in_flight(self) -> int:
+        return sum(classifier.inside() for classifier in self._all())
+
+    def _all(self) -> list[Classifier]:
+        serving = self._running.classifier
+        return [*([] if serving is None else [serving]), *self._retiring.values()]

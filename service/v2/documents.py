@@ -1,0 +1,178 @@
+"""What the protocol's routes answer, as documents, and their bodies as OpenAPI says them.
+
+Knows the protocol's names of fields. Does not parse requests: a tensor of a million numbers is not validated field by
+field (`service.v2.messages` reads it in one go), so the schemas of inference stand here for readers alone.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from model.contract import INPUT, OUTPUTS, Manifest
+from service.examples import MODEL
+from service.schemas import RESEARCH_USE, Document
+
+PLATFORM = "onnxruntime_onnx"
+Responses = dict[int | str, dict[str, Any]]
+Parameter = bool | int | str
+
+
+class ServerMetadata(Document):
+    """Which server this is, and which extensions of the protocol it speaks."""
+
+    name: str
+    version: str
+    extensions: list[str] = Field(examples=[["binary_tensor_data"]])
+
+
+class ServerLive(Document):
+    """Whether the process lives."""
+
+    live: bool
+
+
+class ServerReady(Document):
+    """Whether pictures are welcome."""
+
+    ready: bool
+
+
+class ModelReady(Document):
+    """Whether pictures are welcome to this model."""
+
+    name: str
+    ready: bool
+
+
+class TensorMetadata(Document):
+    """One tensor of the model; -1 is as many as are sent."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(Document):
+    """The model's tensors. The one input may also be sent as BYTES of the shape [-1]: encoded pictures."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: dict[str, Parameter] = Field(
+        description="sha256 of the ONNX file; classes in logit order and those for which nothing is claimed, "
+        "separated by commas; the notice"
+    )
+
+
+class ResponseTensor(Document):
+    """One output. Its numbers stand in `data`, flat, or after the JSON when `parameters` has a `binary_data_size`."""
+
+    name: str
+    datatype: Literal["FP32"]
+    shape: list[int]
+    parameters: dict[str, Parameter] | None = None
+    data: list[float] | None = None
+
+
+class InferenceResponse(Document):
+    """The outputs of all pictures, in the order sent."""
+
+    model_name: str
+    model_version: str
+    id: str | None = Field(None, description="as in the request")
+    parameters: dict[str, Parameter] = Field(
+        description="sha256 of the ONNX file, and the classes for which nothing is claimed, separated by commas"
+    )
+    outputs: list[ResponseTensor]
+
+
+def model_metadata(manifest: Manifest) -> ModelMetadata:
+    """The model as the protocol describes one."""
+    size = manifest.preprocessing.input_size
+    return ModelMetadata(
+        name=manifest.name,
+        versions=[manifest.version],
+        platform=PLATFORM,
+        inputs=[TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, size, size, 3])],
+        outputs=[
+            TensorMetadata(name=name, datatype="FP32", shape=[-1, *map(int, manifest.outputs[name][1:])])
+            for name in OUTPUTS
+        ],
+        parameters={
+            "sha256": manifest.sha256,
+            "classes": ",".join(manifest.codes),
+            "unsupported": ",".join(manifest.unsupported),
+            "notice": RESEARCH_USE,
+        },
+    )
+
+
+_HEADER = "Inference-Header-Content-Length"
+_LENGTH = {"description": "bytes of JSON before the binary data", "schema": {"type": "integer", "minimum": 1}}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_STRING, _FLAG = {"type": "string"}, {"type": "boolean"}
+
+
+def _object(required: list[str], description: str = "", **properties: Any) -> dict[str, Any]:
+    found = {"type": "object", "required": required, "properties": properties}
+    return {**found, "description": description} if description else found
+
+
+_PARAMETERS = _object(
+    [],
+    timeout={"type": "integer", "minimum": 0, "description": "microseconds for the whole request; 0: none of its own"},
+    binary_data_output={**_FLAG, "description": "binary data for every output that does not say otherwise"},
+) | {"additionalProperties": False}
+_REQUEST_TENSOR = _object(
+    ["name", "datatype", "shape"],
+    name={"const": INPUT},
+    datatype={"enum": ["BYTES", "UINT8"], "description": "encoded pictures, [N]; or decoded ones, [N, S, S, 3] RGB"},
+    shape={"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 4},
+    parameters=_object(
+        [],
+        binary_data_size={"type": "integer", "minimum": 0, "description": "bytes after the JSON that are this tensor"},
+        content_type={"const": "base64", "description": "what BYTES in JSON must be"},
+    )
+    | {"additionalProperties": False},
+    data={"type": "array", "description": "base64 strings, or numbers of 0..255, flat or in rows", "items": {}},
+)
+_REQUEST_OUTPUT = _object(
+    ["name"], name={"enum": list(OUTPUTS)}, parameters=_object([], binary_data=_FLAG) | {"additionalProperties": False}
+)
+_REQUEST = _object(
+    ["inputs"],
+    id=_STRING,
+    parameters=_PARAMETERS,
+    inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": _REQUEST_TENSOR},
+    outputs={"type": "array", "items": _REQUEST_OUTPUT, "description": "which outputs to answer with; default: all"},
+)
+
+#: What `POST …/infer` takes.
+INFERENCE_REQUEST: dict[str, Any] = {
+    "parameters": [{"name": _HEADER, "in": "header", "required": False, **_LENGTH}],
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _REQUEST}, "application/octet-stream": _BINARY},
+    },
+}
+
+#: What it answers with. The second form is JSON followed by the outputs that were asked for as binary data.
+INFERENCE_RESPONSE: Responses = {
+    200: {
+        "headers": {_HEADER: _LENGTH},
+        "content": {
+            "application/json": {
+                "example": {
+                    "model_name": MODEL["name"],
+                    "model_version": MODEL["version"],
+                    "id": "42",
+                    "parameters": {"sha256": MODEL["sha256"], "unsupported": ",".join(MODEL["unsupported"])},
+                    "outputs": [{"name": "embedding", "datatype": "FP32", "shape": [1, 3], "data": [0.5, -1.25, 2.0]}],
+                }
+            },
+            "application/octet-stream": _BINARY,
+        },
+    }
+}

@@ -1,0 +1,52 @@
+"""Two answers side by side: what counts as rounding, and what does not."""
+
+import numpy as np
+import pytest
+
+from service.agreement import Arrays, compare, complaint
+
+
+def answer(**changes: np.ndarray) -> Arrays:
+    logits = np.array([[10.0, 1.0], [2.0, 3.0], [0.0, 4.0]], np.float32)
+    return {"logits": logits, "attention": np.full((3, 1, 2, 2), 0.5, np.float32), **changes}
+
+
+def test_the_same_answer_agrees() -> None:
+    found = compare(answer(), answer())
+    assert found.differences == {"logits": 0, "attention": 0}
+    assert (found.relative, found.top1) == (0, 1)
+    assert complaint(found, 1e-9) is None
+
+
+def test_a_difference_counts_relative_to_the_largest_value_or_to_one() -> None:
+    logits = answer()["logits"] + np.float32(0.1)
+    assert compare(answer(logits=logits), answer()).relative == pytest.approx(0.01, rel=1e-4)
+    attention = answer()["attention"] + np.float32(0.1)
+    assert compare(answer(attention=attention), answer()).relative == pytest.approx(0.1, rel=1e-4)
+
+
+def test_the_output_that_is_furthest_off_is_named() -> None:
+    found = compare(answer(attention=np.zeros((3, 1, 2, 2), np.float32)), answer())
+    assert complaint(found, 0.6) is None
+    assert complaint(found, 0.4) == "attention is off by 5.0e-01, and 4e-01 of the largest value is allowed"
+
+
+def test_another_class_shows() -> None:
+    logits = answer()["logits"][:, ::-1]
+    assert compare(answer(logits=logits), answer()).top1 == 0
+    logits = answer()["logits"].copy()
+    logits[2] = (5, 4)
+    assert compare(answer(logits=logits), answer()).top1 == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("name", ["logits", "attention"])
+def test_what_is_no_number_never_agrees(name: str) -> None:
+    sick = answer()[name].copy()
+    sick.flat[0] = np.nan
+    said = complaint(compare(answer(**{name: sick}), answer()), 1e9)
+    assert said is not None and said.startswith(f"{name} is off by nan")
+
+
+def test_another_shape_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"logits has the shape \(2, 2\), expected \(3, 2\)"):
+        compare(answer(logits=np.zeros((2, 2), np.float32)), answer())

@@ -1,0 +1,134 @@
+"""A model that began with another names it, keeps its terms, and does not hide which test pictures it has seen."""
+
+from pathlib import Path
+
+import commands
+import pytest
+from desk import Desk
+
+from model.contract import Manifest, read_manifest
+from training.ancestry import laxer
+
+FIT = "[fit]\nepochs = 1\nbatch_size = 8\nwarmup_epochs = 0\nema_decay = 0\n"
+FIRST = (
+    ('name = "drawn"\nversion', 'name = "first"\nversion'),
+    ('use = "tests"\nlicence = "CC0"', 'use = "x"\nlicence = "CC BY 4.0"'),
+)
+OTHER_SPLIT = '[data.split]\nkind = "random"\nseed = 5\n'
+
+
+class Heirs:
+    """`first`, exported, and `second`, which began with its artefact and was exported when that was gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.desk = folder, Desk(folder)
+        self.desk.write("first", FIT, *FIRST)
+        self.desk.write("second", FIT)
+        self.artefact = folder / "weights" / "first" / "first.onnx"
+        self.desk.fit("first", "first")
+        self.exported("first")
+        self.desk.fit("second", "second", "--init", str(self.artefact))
+        self.sha256 = read_manifest(self.artefact.with_suffix(".json")).sha256
+        hidden = self.artefact.rename(self.artefact.with_suffix(".away"))
+        self.exported("second")
+        hidden.rename(self.artefact)
+
+    def exported(self, name: str) -> None:
+        for command in (("evaluate", "--data", self.folder), ("export", "--out", self.folder / "weights" / name)):
+            log = self.folder / f"{name}.log"
+            assert commands.run(command[0], self.folder / "runs" / name, *command[1:], log=log) == 0, log.read_text()
+
+    def manifest(self) -> Manifest:
+        return read_manifest(self.folder / "weights" / "second" / "drawn.json")
+
+    def card(self) -> str:
+        return (self.folder / "weights" / "second" / "MODEL_CARD.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def heirs(tmp_path_factory: pytest.TempPathFactory) -> Heirs:
+    return Heirs(tmp_path_factory.mktemp("heirs"))
+
+
+def test_manifest_and_card_name_what_it_began_with(heirs: Heirs) -> None:
+    named = f"Begun with the weights of first 0.0.1 (sha256 {heirs.sha256}); their licence: CC BY 4.0."
+    assert heirs.manifest().attribution == ("drawn by training/painter.py", named)
+    assert named in heirs.card() and named in heirs.desk.said("second")
+
+
+def test_a_laxer_licence_is_complained_of(heirs: Heirs) -> None:
+    said = "card.licence 'CC0' asks less than that of what it begins with: CC BY 4.0"
+    assert heirs.desk.said("second").count(said) == 2  # when it is trained, and when it is exported
+
+
+def test_the_same_split_leaks_nothing_and_the_limits_of_that_are_said(heirs: Heirs) -> None:
+    (limit,) = heirs.manifest().limits
+    assert limit.startswith("Begun with the weights of first 0.0.1, which learned from none of the 6 test pictures, by")
+    assert limit in heirs.card()
+
+
+def test_another_split_leaks_and_says_how_much(heirs: Heirs) -> None:
+    heirs.desk.write("leaks", FIT + OTHER_SPLIT)
+    run = heirs.folder / "runs" / "first"
+    heirs.desk.fit("leaks", "leaks", "--init", str(run), "--steps", "1")
+    rows = [(run.parent / name / "split.csv").read_text().splitlines() for name in ("first", "leaks")]
+    learned, tested = (
+        {row.rpartition(",")[2] for row in of if row.startswith(blocks)}
+        for of, blocks in zip(rows, (("train", "calibration"), "test"), strict=True)
+    )
+    assert len(learned & tested) > 0
+    assert f"learned from {len(learned & tested)} of the {len(tested)} test pictures" in heirs.desk.said("leaks")
+
+
+def test_a_card_tells_no_path_of_the_machine_and_no_teacher_that_there_was_not(heirs: Heirs) -> None:
+    card = heirs.card()
+    assert str(heirs.folder) not in card
+    assert "First there must be first.onnx, what it begins with.\n" in card
+    assert "marrowlens-train fit second.toml --init first.onnx --data DATA" in card
+    assert "This is the last run alone" in card and "teacher" not in card
+
+
+def test_the_card_of_another_model_is_not_overwritten(heirs: Heirs) -> None:
+    log, out = heirs.folder / "again.log", heirs.folder / "weights" / "first"
+    before = (out / "MODEL_CARD.md").read_bytes()
+    assert commands.run("export", heirs.folder / "runs" / "second", "--out", out, log=log) == 2
+    assert "is the card of first 0.0.1; give drawn a folder of its own with --out" in log.read_text()
+    assert (out / "MODEL_CARD.md").read_bytes() == before and not (out / "drawn.onnx").exists()
+
+
+BUNDLED = "model/weights/marrowlens-lite.onnx"
+LINES = """not one of its 361 tensors fits 'micro', and it was learned with other pictures' scaling; set under [model]:
+    variant = "lite0_mlka"
+    mean = [0.5, 0.5, 0.5]
+    std = [0.5, 0.5, 0.5]
+    input_size = 128
+"""
+
+
+def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_the_folder_free(heirs: Heirs) -> None:
+    heirs.desk.write("misfit", FIT, ('folder = "drawn"', 'folder = "not there"'))
+    arguments = heirs.desk.arguments("misfit", "misfit")
+    assert commands.run(*arguments, "--init", BUNDLED, log=heirs.folder / "misfit.log") == 2
+    assert LINES in heirs.desk.said("misfit") and "not there" not in heirs.desk.said("misfit")
+    heirs.desk.write("misfit", FIT.replace("batch_size = 8", "batch_size = 64"))
+    assert commands.run(*heirs.desk.arguments("misfit", "misfit"), log=heirs.folder / "misfit.log") == 2
+    assert "do not fill one batch" in heirs.desk.said("misfit")
+    heirs.desk.write("misfit", FIT)  # nothing was learned: another configuration may have the folder
+    heirs.desk.fit("misfit", "misfit", "--steps", "1")
+
+
+@pytest.mark.parametrize(
+    ("licence", "theirs", "is_laxer"),
+    [
+        ("CC0", "CC BY 4.0", True),
+        ("Apache-2.0", "CC-BY-4.0", True),
+        ("CC BY 4.0", "CC BY-NC 4.0", True),
+        ("CC BY 4.0", "CC BY 4.0; begun with ImageNet weights (Apache-2.0)", False),
+        ("CC BY-SA 4.0", "CC BY 4.0", False),
+        ("CC0", "", True),  # not known
+        ("not to be passed on", "CC BY 4.0", False),
+        ("Ours, see LICENCE", "Ours, see LICENCE", False),
+    ],
+)
+def test_which_of_two_licences_asks_more(licence: str, theirs: str, is_laxer: bool) -> None:
+    assert laxer(licence, theirs) is is_laxer

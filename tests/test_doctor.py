@@ -1,0 +1,96 @@
+"""`marrowlens doctor` and `marrowlens warm` as an operator meets them: words, JSON, exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.checkup import Trial
+from service.cli import app
+from service.doctor import verdict
+from service.providers import NAMES
+from service.session import offered
+from service.settings import Settings
+
+ABSENT = next(name for name in ("openvino", "cuda", "tensorrt") if NAMES[name] not in offered())
+SMALL = {"MARROWLENS_MAX_BATCH_SIZE": "3", "MARROWLENS_INTRA_OP_THREADS": "1"}
+
+
+def command(name: str, artefact: Path, *options: str, **environment: str) -> Result:
+    return CliRunner().invoke(app, [name, "--artefact", str(artefact), *options], env=SMALL | environment)
+
+
+def doctor(artefact: Path, *options: str, **environment: str) -> Result:
+    return command("doctor", artefact, "--repeats", "1", *options, **environment)
+
+
+def test_everything_is_told_as_json(artefact: Path) -> None:
+    told = doctor(artefact, "--json", MARROWLENS_PROVIDER="cpu")
+    assert told.exit_code == 0, told.output
+    document = json.loads(told.stdout)
+    assert (document["works"], document["verdict"]) == (True, "MARROWLENS_PROVIDER=cpu works")
+    assert set(document["versions"]) == {"onnxruntime", "CUDA", "cuDNN", "TensorRT"}
+    assert document["machine"]["cpus"] >= 1
+    by_provider = {trial["provider"]: trial for trial in document["providers"]}
+    assert list(by_provider) == list(NAMES)
+    assert [size["pictures"] for size in by_provider["cpu"]["sizes"]] == [1, 2, 3]
+    assert not by_provider[ABSENT]["works"]
+
+
+def test_a_person_is_told_in_tables(artefact: Path) -> None:
+    told = doctor(artefact, MARROWLENS_PROVIDER="cpu")
+    assert told.exit_code == 0
+    for word in ("processor", "CPUs for this process", "onnxruntime", "pictures/s", "median of 1 calls", *NAMES):
+        assert word in told.stdout
+    assert told.stdout.splitlines()[-1] == "MARROWLENS_PROVIDER=cpu works"
+
+
+def test_a_configured_provider_that_is_absent_is_exit_code_1(artefact: Path) -> None:
+    told = doctor(artefact, MARROWLENS_PROVIDER=ABSENT)
+    assert told.exit_code == 1
+    assert f"MARROWLENS_PROVIDER={ABSENT} does not work: not in the installed onnxruntime: " in told.stdout
+    assert "pip install 'marrowlens[service," in told.stdout.splitlines()[-1]
+
+
+def test_a_model_that_cannot_be_used_is_exit_code_1(tmp_path: Path) -> None:
+    told = doctor(tmp_path / "none.onnx")
+    assert told.exit_code == 1
+    assert told.stderr.startswith(f"marrowlens: {tmp_path / 'none.onnx'}: cannot be read")
+
+
+@pytest.mark.parametrize("name", ["doctor", "warm"])
+def test_bad_settings_are_exit_code_2(artefact: Path, name: str) -> None:
+    told = command(name, artefact, MARROWLENS_PROVIDER="tpu")
+    assert told.exit_code == 2
+    assert told.stderr.startswith("marrowlens: MARROWLENS_PROVIDER: ")
+
+
+def trials(**works: bool) -> list[Trial]:
+    return [Trial(name, True, works.get(name, False), None if works.get(name) else "it is broken") for name in NAMES]
+
+
+def test_auto_works_where_the_cpu_does() -> None:
+    assert verdict(Settings(), trials(cpu=True)) == (True, "MARROWLENS_PROVIDER=auto takes cpu, which works")
+
+
+def test_what_is_broken_is_told_with_its_reason() -> None:
+    sentence = "MARROWLENS_PROVIDER=cuda does not work: it is broken"
+    assert verdict(Settings(provider="cuda"), trials(cpu=True)) == (False, sentence)
+
+
+def test_warm_runs_every_batch_size(artefact: Path) -> None:
+    told = command("warm", artefact, MARROWLENS_PROVIDER="cpu")
+    assert told.exit_code == 0
+    first, *batches = told.stdout.splitlines()
+    assert first.startswith("opened micro on cpu, 1 thread(s), in ")
+    assert [line.split(":")[0] for line in batches] == ["batch of 1", "batch of 2", "batch of 3"]
+
+
+@pytest.mark.parametrize("name", ["warm", "serve"])
+def test_an_absent_provider_is_never_replaced(artefact: Path, name: str) -> None:
+    told = command(name, artefact, MARROWLENS_PROVIDER=ABSENT)
+    assert told.exit_code == 2
+    (line,) = told.stderr.splitlines()
+    assert line.startswith(f"marrowlens: the installed onnxruntime has no {ABSENT}: pip uninstall ")
+    assert told.stdout == ""

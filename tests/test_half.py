@@ -1,0 +1,160 @@
+"""A graph in half precision: what stays in fp32, and what no fp16 graph is written for."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from graphs import edit_manifest, write_artefact
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from model.contract import INPUT, OUTPUTS, Precision, read_manifest
+from model.van import VAN
+from service.artefact import sha256
+from service.session import open_session
+from training.config import Config
+from training.export import Trained, export
+from training.half import HalfError, check_half, halved, in_half, probe_cells
+from training.run import Evaluation
+
+BUNDLED = next(Path("model/weights").glob("*.onnx"))
+
+
+@pytest.fixture(scope="module")
+def full() -> ModelProto:
+    return onnx.load(BUNDLED)
+
+
+@pytest.fixture(scope="module")
+def half(full: ModelProto) -> ModelProto:
+    return halved(full)
+
+
+def types(model: ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.output, *inferred.input)
+    found = {value.name: value.type.tensor_type.elem_type for value in values}
+    return found | {weight.name: weight.data_type for weight in inferred.initializer}
+
+
+def test_input_and_outputs_are_those_of_the_contract(full: ModelProto, half: ModelProto) -> None:
+    assert list(half.graph.input) == list(full.graph.input)
+    assert list(half.graph.output) == list(full.graph.output)
+
+
+def test_it_takes_half_the_space(full: ModelProto, half: ModelProto) -> None:
+    assert half.ByteSize() < 0.56 * full.ByteSize()  # the nodes and their names are no smaller
+
+
+def test_softmax_the_maps_and_the_scaling_of_pixels_are_in_fp32(half: ModelProto) -> None:
+    kind = types(half)
+    made_by = {name: node for node in half.graph.node for name in node.output}
+    softmaxes = [node for node in half.graph.node if node.op_type == "Softmax"]
+    assert len(softmaxes) == 2  # of the cross attention, and of the answer
+    for node in (*softmaxes, *(made_by[name] for name in OUTPUTS)):
+        floats = [name for name in (*node.input, *node.output) if kind.get(name) != TensorProto.INT64]
+        assert {kind[name] for name in floats} == {TensorProto.FLOAT}, node.name
+    (first,) = (node for node in half.graph.node if node.input[1:2] == ["scale"])
+    assert kind[first.input[0]] == kind["scale"] == kind[first.output[0]] == TensorProto.FLOAT
+
+
+def test_the_trunk_is_in_fp16(half: ModelProto) -> None:
+    kind = types(half)
+    convolutions = [node for node in half.graph.node if node.op_type == "Conv"]
+    in_half = [node for node in convolutions if kind[node.input[1]] == TensorProto.FLOAT16]
+    assert len(in_half) >= len(convolutions) - 2  # the evidence maps are the head's own convolutions
+
+
+def test_no_value_goes_through_fp16_on_its_way_between_two_in_fp32(half: ModelProto) -> None:
+    made_by = {name: node for node in half.graph.node for name in node.output}
+    casts = {node.output[0]: node.attribute[0].i for node in half.graph.node if node.op_type == "Cast"}
+    for name, to in casts.items():
+        source = made_by[name].input[0]
+        assert not (to == TensorProto.FLOAT and casts.get(source) == TensorProto.FLOAT16)
+
+
+def test_the_bundled_network_passes_its_gates(full: ModelProto, half: ModelProto) -> None:
+    check_half(half.SerializeToString(), full.SerializeToString(), 128)
+
+
+def test_the_service_takes_it_and_the_sum_rule_holds(half: ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "half.onnx"
+    path.write_bytes(half.SerializeToString())
+    path.with_suffix(".json").write_bytes(BUNDLED.with_suffix(".json").read_bytes())
+    edit_manifest(path, sha256=sha256(path.read_bytes()), precision="fp16")
+    session = open_session(path, provider="cpu")
+    assert session.manifest.precision == "fp16"
+    outputs = session.run(probe_cells(128)[:2])
+    summed = outputs.evidence.mean(axis=(2, 3)) + np.array(session.manifest.bias)
+    np.testing.assert_allclose(summed, outputs.logits, atol=1e-4)
+
+
+def test_a_manifest_without_a_precision_is_of_fp32() -> None:
+    assert read_manifest(BUNDLED.with_suffix(".json")).precision == "fp32"
+
+
+@pytest.fixture
+def micro(tmp_path: Path) -> ModelProto:
+    return onnx.load(write_artefact(tmp_path))
+
+
+def scaled(model: ModelProto, name: str, factor: float) -> bytes:
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    (weight,) = (found for found in changed.graph.initializer if found.name == name)
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), name))
+    return changed.SerializeToString()
+
+
+def test_any_graph_of_the_contract_can_be_halved(micro: ModelProto) -> None:
+    graph = in_half(micro, 64)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    outputs = session.run(list(OUTPUTS), {INPUT: probe_cells(64)[:3]})
+    assert {array.dtype for array in outputs} == {np.dtype(np.float32)}
+
+
+def test_an_output_that_is_off_is_caught(micro: ModelProto) -> None:
+    with pytest.raises(HalfError, match="probabilities in fp16: off by"):
+        check_half(scaled(micro, "bias", 30), micro.SerializeToString(), 64)
+
+
+def test_what_overflows_fp16_is_caught(micro: ModelProto) -> None:
+    (weight,) = (found for found in micro.graph.initializer if found.name == "gate")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1e6), "gate"))
+    with pytest.raises(HalfError, match=r"gates reaches .*; in fp16 no more than 16376 is safe"):
+        in_half(micro, 64)
+
+
+CONFIG = Config.model_validate(
+    {
+        "name": "gate",
+        "version": "0.0.1",
+        "model": {"variant": "micro", "input_size": 64},
+        "data": {"sources": [{"name": "drawn", "folder": "x", "licence": "CC0", "attribution": "drawn"}]},
+        "card": {"intended_use": "tests", "licence": "CC0"},
+    }
+)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_export_says_its_precision_only_where_it_is_another(precision: Precision, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = Trained(
+        CONFIG,
+        VAN("micro", len(CONFIG.codes)).eval(),
+        Evaluation(temperature=1.3, metrics=(), confusion={}),
+        {"drawn": Counter(PMO=90)},
+        "none",
+        "0" * 64,
+    )
+    path, manifest = export(trained, tmp_path, precision)
+    assert manifest.precision == precision
+    assert ("precision" in json.loads(path.with_suffix(".json").read_text())) == (precision == "fp16")
+    session = open_session(path, provider="cpu")
+    assert session.manifest == manifest
+    weights = {weight.data_type for weight in onnx.load(path).graph.initializer}
+    assert (TensorProto.FLOAT16 in weights) == (precision == "fp16")

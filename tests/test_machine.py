@@ -1,0 +1,91 @@
+"""What the machine is, from files as the kernel shows them."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from service import libraries
+from service.libraries import Gpu, gpus
+from service.machine import look_around, memory_limit, resident
+
+
+def cgroup(folder: Path, own_cgroup: str, files: dict[str, str]) -> dict[str, Path]:
+    (folder / "self_cgroup").write_text(own_cgroup)
+    for name, content in files.items():
+        path = folder / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return {"own_cgroup": folder / "self_cgroup", "cgroups": folder / "cgroup"}
+
+
+@pytest.mark.parametrize(
+    ("own_cgroup", "files", "limit"),
+    [
+        pytest.param("0::/\n", {"memory.max": "2147483648\n"}, 2147483648, id="v2 in a container"),
+        pytest.param("0::/\n", {"memory.max": "max\n"}, None, id="v2 without a limit"),
+        pytest.param(
+            "0::/pod/app\n",
+            {"pod/app/memory.max": "max\n", "pod/memory.max": "1024\n"},
+            1024,
+            id="v2, from around",
+        ),
+        pytest.param(
+            "3:memory:/docker/3f\n", {"memory/docker/3f/memory.limit_in_bytes": "4096\n"}, 4096, id="v1 on the host"
+        ),
+        pytest.param("3:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None, id="v1, none"),
+        pytest.param("", {}, None, id="no cgroups"),
+    ],
+)
+def test_memory_limit(tmp_path: Path, own_cgroup: str, files: dict[str, str], limit: int | None) -> None:
+    assert memory_limit(**cgroup(tmp_path, own_cgroup, files)) == limit
+
+
+def test_resident_memory_is_in_bytes(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("Name:\tx\nVmPeak:\t 9 kB\nVmRSS:\t  178196 kB\n")
+    assert resident(tmp_path / "status") == 178196 * 1024
+    assert resident(tmp_path / "missing") is None
+
+
+def test_here_there_is_something_to_tell() -> None:
+    machine = look_around()
+    assert machine.cpus >= 1
+    assert machine.resident is None or machine.resident > 10_000_000
+
+
+def driver(folder: Path, says: str, status: int = 0) -> str:
+    command = folder / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\ncat <<'END'\n{says}END\nexit {status}\n")
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    return str(command)
+
+
+def test_gpus_are_those_the_driver_shows(tmp_path: Path) -> None:
+    command = driver(tmp_path, "NVIDIA L4, 580.65.06, 23034\nNVIDIA A100-SXM4-40GB, 580.65.06, 40960\n")
+    assert gpus(command) == [
+        Gpu("NVIDIA L4", "580.65.06", 23034),
+        Gpu("NVIDIA A100-SXM4-40GB", "580.65.06", 40960),
+    ]
+
+
+@pytest.mark.parametrize("says", ["", "No devices were found\n", "NVIDIA L4, 580.65.06, [N/A]\n"])
+def test_a_driver_that_shows_no_gpu(tmp_path: Path, says: str) -> None:
+    assert gpus(driver(tmp_path, says)) == []
+
+
+def test_no_driver_or_a_failing_one_is_no_gpu(tmp_path: Path) -> None:
+    assert gpus(str(tmp_path / "nvidia-smi")) == []
+    assert gpus(driver(tmp_path, "NVIDIA L4, 580.65.06, 23034\n", status=9)) == []
+
+
+def test_versions_are_read_from_the_numbers_of_the_libraries() -> None:
+    assert libraries.dotted(92400) == "9.24.0"
+    assert libraries.dotted(101303) == "10.13.3"
+
+
+def test_libraries_that_are_not_there_are_none(tmp_path: Path) -> None:
+    assert libraries.load("libnvinfer.so.10", tmp_path) is None
+    assert libraries.cuda_runtime("") is None
+    (tmp_path / "libnvinfer.so.10").write_bytes(b"no library")
+    assert libraries.load("libnvinfer.so.10", tmp_path) is None
+    assert set(libraries.versions("")) == {"CUDA", "cuDNN", "TensorRT"}
