@@ -31,7 +31,7 @@ _DAMAGE = (
     RuntimeError,
     ValueError,
 )
-_END_OF_DIRECTORY, _ZIP64_LOCATOR = b"PK\x05\x06", b"PK\x06\x07"
+_ENTRY, _END_OF_DIRECTORY, _ZIP64_LOCATOR = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x07"
 _END_BYTES, _LOCATOR_BYTES, _MAX_COMMENT_BYTES = 22, 20, 65_535
 #: Directory bytes per picture allowed: a header of 46, and room for a long name and extra fields.
 _DIRECTORY_BYTES = 512
@@ -66,7 +66,7 @@ def zip_members(file: BytesIO, bounds: Bounds) -> Iterator[Upload]:
         archive = zipfile.ZipFile(file)
     except _DAMAGE as error:
         raise MalformedBody(f"not a readable ZIP ({_reason(error)})") from error
-    members = [info for info in archive.infolist() if not info.is_dir() and not _is_litter(info.filename)]
+    members = [info for info in archive.infolist() if not _is_left_out(info.filename)]
     if len(members) > bounds.max_pictures:
         raise TooManyPictures(bounds.max_pictures)
 
@@ -91,7 +91,7 @@ def tar_members(file: BytesIO, bounds: Bounds) -> Iterator[Upload]:
     """
     try:
         archive = tarfile.open(fileobj=file, mode="r:")
-        members = list(_tar_index(archive, bounds.max_pictures))
+        members = list(_tar_index(archive, bounds))
     except _DAMAGE as error:
         raise MalformedBody(f"not a readable tar, uncompressed ({_reason(error)})") from error
 
@@ -108,14 +108,13 @@ def tar_members(file: BytesIO, bounds: Bounds) -> Iterator[Upload]:
     return _uploads(((info.name, partial(read, info)) for info in members), bounds)
 
 
-def _tar_index(archive: tarfile.TarFile, max_pictures: int) -> Iterator[tarfile.TarInfo]:
+def _tar_index(archive: tarfile.TarFile, bounds: Bounds) -> Iterator[tarfile.TarInfo]:
     pictures = 0
     for entries, info in enumerate(archive, start=1):
         counts = not info.isdir() and not _is_litter(info.name)
         pictures += counts
-        # Folders are free, but an archive of nothing else must end somewhere too.
-        if pictures > max_pictures or entries > 2 * max_pictures + 1000:
-            raise TooManyPictures(max_pictures)
+        if pictures > bounds.max_pictures or entries > _max_entries(bounds):
+            raise TooManyPictures(bounds.max_pictures)
         if counts:
             yield info
 
@@ -160,11 +159,25 @@ def _check_directory(file: BytesIO, bounds: Bounds) -> None:
         raise MalformedBody("not a readable ZIP (it ends before its directory does)")
     if directory_bytes > _DIRECTORY_BYTES * (bounds.max_pictures + 128):
         raise TooManyPictures(bounds.max_pictures)
+    # A name may hold the mark of an entry, but not the names of an archive that is worth reading.
+    end_at = size_bytes - len(tail) + at
+    if bytes(file.getbuffer()[max(0, end_at - directory_bytes) : end_at]).count(_ENTRY) > _max_entries(bounds):
+        raise TooManyPictures(bounds.max_pictures)
+
+
+def _max_entries(bounds: Bounds) -> int:
+    """Folders are free, but an archive of nothing else must end somewhere too."""
+    return 2 * bounds.max_pictures + 1000
 
 
 def printable(name: str) -> str:
     """A client's file name as it can stand in an answer: valid Unicode, at most 255 characters."""
     return name.encode("utf-8", "replace").decode("utf-8")[:255]
+
+
+def _is_left_out(name: str) -> bool:
+    # ZipInfo.is_dir() of Python 3.11 looks at the last letter of a name that has none.
+    return name.endswith("/") or _is_litter(name)
 
 
 def _is_litter(name: str) -> bool:

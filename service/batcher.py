@@ -143,6 +143,7 @@ class Batcher(Generic[Raw, Item, Result]):
             self._release(waiting)
             if timer is not None:
                 timer.cancel()
+            del raw, waiting  # an error holds this frame; with its future in here it would hold itself, and the picture
 
     async def close(self, *, drain: bool = True) -> None:
         """Take nothing new and settle all: compute what was accepted, or else fail it with BatcherClosed.

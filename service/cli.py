@@ -43,7 +43,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=f"Reads bone-
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    artefact: Annotated[Path | None, typer.Option(help="The .onnx file; its manifest lies beside it.")] = None,
+    # Whether it can be read is asked when it is opened, and said in one line.
+    artefact: Annotated[
+        Path | None, typer.Option(help="The .onnx file; its manifest lies beside it.", readable=False)
+    ] = None,
     access_log: Annotated[bool, typer.Option(help="Log route, status and duration of every request.")] = False,
 ) -> None:
     """Serve the model over HTTP. Everything else is set by MARROWLENS_* in the environment."""

@@ -17,6 +17,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service import memory
 from service.errors import ServiceError
 from service.heads import BoundedHeads
 from service.models import Models
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 _CLOSE = (b"connection", b"close")
 #: A client that has connected sends at once; this long its first request is waited for before the connection is closed.
 FIRST_REQUEST_S = 1.0
+#: How often memory that is free goes back to the system; ticks are tenths of a second.
+_GIVE_BACK_TICKS = 100
 #: Turns of the event loop, each of which takes all connections that wait; more only when clients never stop coming.
 _MAX_TURNS = 1000
 
@@ -84,6 +87,8 @@ class DrainingServer(uvicorn.Server):
         """Called by uvicorn every 0.1 s."""
         if self._exit_at_s is not None and time.monotonic() >= self._exit_at_s:
             self.should_exit = True
+        if counter % _GIVE_BACK_TICKS == _GIVE_BACK_TICKS - 1:
+            await asyncio.to_thread(memory.give_back)
         classifier = self._running.classifier
         if classifier is not None and classifier.broken():
             log.critical("the model hangs, fails time after time or lost a thread: the service stops")
@@ -123,6 +128,7 @@ class DrainingServer(uvicorn.Server):
 def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
     """A server that has not started yet; it calls `started` once it takes connections."""
     _configure_logging(settings.log_level.upper(), access_log=access_log)
+    memory.bound_what_is_kept()
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -160,6 +166,7 @@ def _configure_logging(level: str, *, access_log: bool) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # uvicorn's own lines say what `marrowlens serve` has said already.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    # A client's malformed form is the client's news: it gets a problem, the log does not.
+    # A client's malformed form or picture is the client's news: it gets a problem, the log does not.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.getLogger("service.access").setLevel(logging.INFO if access_log else logging.CRITICAL)

@@ -261,6 +261,7 @@ async def _form(intake: Intake, form: Form) -> list[Upload]:
         parser = form.parser(options.get(b"boundary", b""))
         async for chunk in intake.chunks():
             parser.write(chunk)
+            await asyncio.sleep(0)  # chunks that are here already would be parsed in one go, and all others would wait
     except FormParserError as error:
         raise MalformedBody("the multipart form cannot be read; is its boundary right?") from error
     if not form.complete:

@@ -34,6 +34,15 @@ def test_an_encrypted_member_is_a_problem_of_its_own() -> None:
     assert found[1] == b"two"
 
 
+def test_a_member_without_a_name_is_a_picture_like_any_other() -> None:
+    file, nameless = io.BytesIO(), zipfile.ZipInfo("x")
+    nameless.filename = ""
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(nameless, b"one")
+        archive.writestr("2", b"two")
+    assert contents(file.getvalue()) == [b"one", b"two"]
+
+
 def test_a_wrong_checksum_is_a_problem_of_its_own() -> None:
     found = contents(patched(zipped([("1", b"one"), ("2", b"two")]), 16, b"\x00\x00\x00\x00"))
     assert isinstance(found[0], UndecodablePicture) and "damaged" in found[0].reason
@@ -61,6 +70,14 @@ def test_all_members_together_are_bounded() -> None:
 def test_a_directory_larger_than_its_pictures_need_is_refused_before_it_is_read() -> None:
     with pytest.raises(TooManyPictures):
         contents(zipped([(f"{at:0200}", b"") for at in range(400)]))
+
+
+def test_entries_are_counted_before_they_are_made() -> None:
+    few = Bounds(max_pictures=1, max_picture_bytes=1000, max_unpacked_bytes=4000)
+    folders = [(f"{at}/", b"") for at in range(1003)]
+    assert list(zip_members(io.BytesIO(zipped(folders[1:])), few)) == []
+    with pytest.raises(TooManyPictures):
+        zip_members(io.BytesIO(zipped(folders)), few)
 
 
 def test_links_in_a_tar_are_not_followed() -> None:

@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+import weakref
 from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -664,6 +665,35 @@ async def test_what_cannot_be_prepared_is_its_own_callers_trouble() -> None:
     assert (good, other) == (1010, 1030)
     assert isinstance(bad, LookupError)
     await batcher.close()
+
+
+async def test_what_failed_is_let_go_without_the_collector() -> None:
+    class Picture:
+        """Large, in a service."""
+
+    def refuse(_: Picture) -> int:
+        raise ValueError("not a picture")
+
+    async def ask(picture: Picture) -> None:
+        with pytest.raises(ValueError, match="not a picture"):
+            await batcher.submit(picture)
+
+    batcher: Batcher[Picture, int, int] = Batcher(
+        refuse, lambda _, count: [0] * count, lambda: [0], max_batch_size=1, max_queue_size=8
+    )
+    await batcher.start()
+    gc.disable()
+    try:
+        pictures = [Picture() for _ in range(8)]
+        known = [weakref.ref(picture) for picture in pictures]
+        await asyncio.gather(*map(ask, pictures))
+        await batcher.close()
+        for thread in batcher._threads:
+            thread.join(60)
+        del pictures
+        assert [picture() for picture in known] == [None] * 8
+    finally:
+        gc.enable()
 
 
 async def test_an_item_that_is_slow_to_prepare_holds_up_nobody() -> None:

@@ -1,0 +1,123 @@
+"""An artefact that cannot be served, through `marrowlens serve` itself: one line naming the file, and exit code 2."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from graphs import edit_manifest, write_artefact
+from serving import served
+
+from model.contract import CLASSES
+from service.artefact import sha256
+
+Fault = Callable[[Path, Path], None]
+
+
+def _graph(content: Callable[[bytes], bytes]) -> Fault:
+    """Another content of the graph, whose hash the manifest gives: only the graph is off."""
+
+    def spoil(graph: Path, manifest: Path) -> None:  # noqa: ARG001
+        graph.write_bytes(content(graph.read_bytes()))
+        edit_manifest(graph, sha256=sha256(graph.read_bytes()))
+
+    return spoil
+
+
+def _manifest(content: bytes) -> Fault:
+    return lambda graph, manifest: _write(manifest, content)  # noqa: ARG005
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _of_fewer_classes(graph: Path, manifest: Path) -> None:
+    """A manifest that agrees with itself, of a model with one class less."""
+    other = write_artefact(graph.parent, classes=CLASSES[:-1], name="other")
+    shutil.copy(other.with_suffix(".json"), manifest)
+    edit_manifest(graph, sha256=sha256(graph.read_bytes()))
+
+
+def _without_a_key(graph: Path, manifest: Path) -> None:  # noqa: ARG001
+    found = json.loads(manifest.read_text())
+    del found["temperature"]
+    manifest.write_text(json.dumps(found))
+
+
+def _circle(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+#: what is wrong → how it comes about, which of the two files is named, and what is said of it
+FAULTS: dict[str, tuple[Fault, str, str]] = {
+    "graph cut off": (_graph(lambda data: data[: len(data) // 2]), ".onnx", "onnxruntime cannot load it"),
+    "graph empty": (_graph(lambda _: b""), ".onnx", "onnxruntime cannot load it"),
+    "graph of zeros": (_graph(lambda data: bytes(len(data))), ".onnx", "onnxruntime cannot load it"),
+    "graph is another file": (_graph(lambda _: b"\x89PNG\r\n\x1a\n" * 99), ".onnx", "onnxruntime cannot load it"),
+    "graph missing": (lambda graph, _: graph.unlink(), ".onnx", "cannot be read (No such file"),
+    "graph is a folder": (lambda graph, _: _folder(graph), ".onnx", "cannot be read (Is a directory"),
+    "graph is a link to itself": (lambda graph, _: _circle(graph), ".onnx", "cannot be read (Too many levels"),
+    "graph damaged": (lambda graph, _: _write(graph, graph.read_bytes()[:-1]), ".onnx", "its sha256 is"),
+    "graph emptied": (lambda graph, _: _write(graph, b""), ".onnx", "its sha256 is"),
+    "manifest of another model": (lambda graph, _: edit_manifest(graph, sha256="0" * 64), ".onnx", "its sha256 is"),
+    "manifest of fewer classes": (_of_fewer_classes, ".onnx", "the shape"),
+    "classes without the rest": (lambda graph, _: edit_manifest(graph, classes=[]), ".json", "not a manifest of"),
+    "manifest of another schema": (lambda graph, _: edit_manifest(graph, schema_version=99), ".json", "schema_version"),
+    "manifest with a key too many": (lambda graph, _: edit_manifest(graph, colour="red"), ".json", "colour"),
+    "manifest with a key too few": (_without_a_key, ".json", "temperature"),
+    "manifest missing": (lambda _, manifest: manifest.unlink(), ".json", "cannot be read (No such file"),
+    "manifest is a folder": (lambda _, manifest: _folder(manifest), ".json", "cannot be read (Is a directory"),
+    "manifest empty": (_manifest(b""), ".json", "not a manifest of schema"),
+    "manifest not JSON": (_manifest(b"name: micro\n"), ".json", "not a manifest of schema"),
+    "manifest not text": (_manifest(b"\xff\xfe\x00"), ".json", "not a manifest of schema"),
+    "manifest a list": (_manifest(b"[]"), ".json", "not a manifest of schema"),
+    "manifest too deep": (_manifest(b"[" * 100_000), ".json", "not a manifest of schema"),
+}
+
+
+def ended_with(artefact: Path, named: Path, said: str) -> None:
+    with served(artefact) as service:
+        assert service.wait_ended() == 2, service.lines
+    assert len(service.lines) == 1, service.lines
+    (line,) = service.lines
+    assert line.startswith(f"marrowlens: {named}: ")
+    assert said in line
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_artefact_that_cannot_be_served_is_said_in_one_line(fault: str, tmp_path: Path) -> None:
+    artefact = write_artefact(tmp_path)
+    spoil, named, said = FAULTS[fault]
+    spoil(artefact, artefact.with_suffix(".json"))
+    ended_with(artefact, artefact.with_suffix(named), said)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".json"])
+def test_a_file_that_may_not_be_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artefact = write_artefact(tmp_path)
+    unreadable = artefact.with_suffix(suffix)
+    unreadable.chmod(0)
+    if os.access(unreadable, os.R_OK):  # a root that may read everything: the service runs without that right
+        monkeypatch.setattr("serving.COMMAND", _without_that_right(tmp_path))
+    ended_with(artefact, unreadable, "cannot be read (Permission denied)")
+
+
+def _without_that_right(folder: Path) -> Path:
+    from serving import COMMAND
+
+    found = shutil.which("setpriv")
+    assert found, "these tests, run as root, need setpriv of util-linux"
+    command = folder / "marrowlens"
+    command.write_text(f'#!/bin/sh\nexec {found} --bounding-set=-dac_override,-dac_read_search {COMMAND} "$@"\n')
+    command.chmod(0o755)
+    return command
