@@ -7,6 +7,8 @@
 #   WORKLOADS    and under which loads, the usual by default    make bench WORKLOADS="one thirty-two"
 #   CELLS        a folder of JPEGs to send, drawn cells else    make bench CELLS=folder
 #   BENCH_ARGS   passed to the bench                            make bench BENCH_ARGS='--rounds 5 --seconds 10'
+#   CHECKS       which long checks run, all by default          make stress CHECKS="sigterm soak"
+#   STRESS_ARGS  passed to the long checks                      make stress STRESS_ARGS='--model tiny --cases 1000'
 #   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-x tests/test_batcher.py'
 #
 # The service takes its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
@@ -19,6 +21,8 @@ PIECES ?=
 WORKLOADS ?=
 CELLS ?=
 BENCH_ARGS ?=
+CHECKS ?=
+STRESS_ARGS ?=
 
 DEV := .venv
 SERVE := .venv-serve-$(RUNTIME)
@@ -59,6 +63,10 @@ format: $(DEV)/.installed ## Rewrite the code in the house style
 .PHONY: openapi
 openapi: $(DEV)/.installed ## Write openapi.json anew from the service
 	$(DEV)/bin/marrowlens openapi
+
+.PHONY: stress
+stress: $(DEV)/.installed ## Stop, kill, feed and load the service for hours; the results go to docs/stress.md
+	$(DEV)/bin/python -m stress.cli $(CHECKS) $(STRESS_ARGS)
 
 .PHONY: bundled
 bundled: $(DEV)/.installed ## Train the bundled model and its teachers into model/weights: make bundled DATA=folder

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("model", "service", "training")
-FOLDERS = (*PACKAGES, "tests", "bench", "docker", "k8s", "docs", "examples")
+FOLDERS = (*PACKAGES, "tests", "bench", "stress", "docker", "k8s", "docs", "examples")
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40

@@ -1,0 +1,75 @@
+"""One hostile case: what is sent, and what may come of it. Knows sockets; does not know what makes a case hostile."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import httptools
+
+from stress.wire import Address, Connection, Cut, connect
+
+#: After which nobody waits for an answer: far beyond what the service allows itself.
+PATIENCE_S = 120.0
+#: Put wherever a client can put text: it must reach no log.
+CANARY = "Smith-John-1961"
+
+Act = Callable[[Address], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`act` ends in a status, or in one of the words of `ENDINGS`."""
+
+    family: str
+    what: str
+    act: Act
+    may_close: bool = False  # without an answer: what was sent is no HTTP
+    slow: bool = False  # waits more than it works, so many of them are open at a time
+
+    def fault(self, ending: str) -> str:
+        """Why the ending is none that may be; empty where it may."""
+        if ending in ("cut", "silent", "garbage", "refused") or (ending == "closed" and not self.may_close):
+            return f"{self.family}, {self.what}: {ENDINGS[ending]}"
+        if ending.isdecimal() and int(ending) >= 500 and ending != "504":
+            return f"{self.family}, {self.what}: status {ending}"
+        return ""
+
+
+ENDINGS = {
+    "left": "the client went away",
+    "closed": "closed without an answer",
+    "cut": "cut off in the middle of an answer",
+    "silent": f"nothing came for {PATIENCE_S:g} s",
+    "garbage": "what came is not HTTP",
+    "refused": "the connection was refused",
+}
+
+
+def sends(family: str, what: str, request: bytes, *, may_close: bool = False, slow: bool = False) -> Case:
+    """A case that sends bytes at once and waits for the answer."""
+
+    async def act(address: Address) -> str:
+        bodiless = request.startswith(b"HEAD ")
+        return await ending(address, lambda connection: connection.send(request), bodiless=bodiless)
+
+    return Case(family, what, act, may_close, slow)
+
+
+async def ending(address: Address, send: Callable[[Connection], Awaitable[None]], *, bodiless: bool = False) -> str:
+    """How it ends when `send` is done and the answer awaited; an answer may also come before `send` has ended."""
+    try:
+        async with asyncio.timeout(PATIENCE_S), await connect(address) as connection:
+            sending = asyncio.ensure_future(send(connection))
+            try:
+                return str((await connection.answer(bodiless=bodiless)).status)
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+    except Cut as cut:
+        return "cut" if cut.begun else "closed"
+    except TimeoutError:
+        return "silent"
+    except httptools.HttpParserError:
+        return "garbage"
+    except OSError:
+        return "refused"

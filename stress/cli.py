@@ -1,0 +1,114 @@
+"""The command line: `python -m stress.cli`, which `make stress` calls. Runs the checks one after the other.
+
+Knows options and the screen. What is checked, and how, the other modules know.
+"""
+
+import asyncio
+import runpy
+import tempfile
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from stress import results
+from stress.hostile import hostile
+from stress.idle import idle
+from stress.restart import restart
+from stress.sigterm import sigterm
+from stress.soak import soak
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "stress.md"
+
+console = Console()
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+
+
+class Check(StrEnum):
+    """The checks, in the order in which they run."""
+
+    IDLE = "idle"
+    RESTART = "restart"
+    SIGTERM = "sigterm"
+    HOSTILE = "hostile"
+    SOAK = "soak"
+
+
+class Model(StrEnum):
+    """What answers: the bundled network, or the tests' tiny one, with which everything but the model is under load."""
+
+    BUNDLED = "bundled"
+    TINY = "tiny"
+
+
+@dataclass(slots=True)
+class Bar:
+    """`results.Shown` on the screen."""
+
+    progress: Progress
+    task: TaskID
+
+    def total(self, steps: int) -> None:
+        self.progress.update(self.task, total=steps)
+
+    def step(self, count: int = 1) -> None:
+        self.progress.advance(self.task, count)
+
+
+@app.command()
+def stress(
+    checks: Annotated[list[Check] | None, typer.Argument(help="Which; all where none is named.")] = None,
+    model: Annotated[Model, typer.Option(help="What answers.")] = Model.BUNDLED,
+    sigterms: Annotated[int, typer.Option(min=1, help="How often it is told to stop.")] = 20,
+    restarts: Annotated[int, typer.Option(min=1, help="How often it is killed.")] = 10,
+    cases: Annotated[int, typer.Option(min=1, help="Hostile cases.")] = 10_000,
+    requests: Annotated[int, typer.Option(min=2, help="Requests of the soak.")] = 50_000,
+    seed: Annotated[int, typer.Option(help="From which hostile cases and the soak's requests are drawn.")] = 0,
+    page: Annotated[Path, typer.Option(help="Where the results are kept.")] = PAGE,
+) -> None:
+    """Stop, kill, feed and load `marrowlens serve` over HTTP for a long time, and keep what came of it in a page."""
+    planned: dict[Check, Callable[[Path | None, results.Shown], Coroutine[Any, Any, results.Result]]] = {
+        Check.IDLE: idle,
+        Check.RESTART: lambda artefact, bar: restart(restarts, artefact, bar),
+        Check.SIGTERM: lambda artefact, bar: sigterm(sigterms, artefact, bar, seed=seed),
+        Check.HOSTILE: lambda artefact, bar: hostile(cases, artefact, bar, seed=seed),
+        Check.SOAK: lambda artefact, bar: soak(requests, artefact, bar, seed=seed),
+    }
+    faults = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as progress:
+        artefact = tiny(Path(folder)) if model is Model.TINY else None
+        for check in [each for each in Check if not checks or each in checks]:
+            bar = Bar(progress, progress.add_task(check, total=None))
+            result = asyncio.run(planned[check](artefact, bar))
+            result.model = model
+            results.write(page, [result])
+            _show(result)
+            faults += len(result.faults)
+    console.print(f"{page} has the figures", highlight=False)
+    if faults:
+        raise typer.Exit(1)
+
+
+def tiny(folder: Path) -> Path:
+    """The tests' tiny artefact, whose network costs next to nothing."""
+    write: Callable[[Path], Path] = runpy.run_path(str(ROOT / "tests" / "graphs.py"))["write_artefact"]
+    return write(folder)
+
+
+def _show(result: results.Result) -> None:
+    verdict = "[bold red]FAULTS[/]" if result.faults else "[green]passed[/]"
+    console.print(f"{escape(result.title)}: {verdict}, {result.seconds:.0f} s", highlight=False)
+    for fault in result.faults[:20]:
+        console.print(f"  {escape(fault)}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

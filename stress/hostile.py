@@ -1,0 +1,288 @@
+"""Hostile input, thousands of cases from one seed: no 5xx, no crash, nothing written, memory given back, no neighbour
+harmed.
+
+Blocks of hostile cases, of ordinary clients and pauses take turns, so that the well-behaved client's times beside them
+are held against each other on the same machine in the same minutes. Knows families and what is watched; the cases are
+made elsewhere.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from stress import bombs, odd, packed, slow, spoilt
+from stress.case import CANARY, Case
+from stress.neighbour import Neighbour, neighbour, p99
+from stress.pictures import FORMATS, picture, zipped
+from stress.process import Process, serving
+from stress.results import Result, Shown, Table
+from stress.wire import Address, exchange, post
+
+ROOT = Path(__file__).parents[1]
+#: A slow client is borne no longer than this; in a long run 30 s each would only make it longer.
+SETTINGS = {"request_timeout_s": "10", "max_body_bytes": str(32 * 2**20), "log_level": "info"}
+HOSTILE_CLIENTS = 4
+SLOW_CLIENTS = 100
+BLOCK = 500
+#: Answers to the well-behaved client while it is alone, and requests of ordinary clients, after each block.
+ALONE, ORDINARY = 100, 100
+MAX_GROWTH = 1.1
+MAX_SLOWER = 2.0
+
+
+def _delivered(make: spoilt.Spoilt) -> Callable[[str, Random], Case]:
+    return lambda family, chance: spoilt.delivered(family, chance, *make(chance))
+
+
+#: family → its cases, and how many of a hundred are of it
+FAMILIES: dict[str, tuple[Callable[[str, Random], Case], float]] = {
+    "pictures cut off": (_delivered(spoilt.cut_off), 14),
+    "pictures with bits flipped": (_delivered(spoilt.bits_flipped), 22),
+    "two pictures spliced": (_delivered(spoilt.spliced), 5),
+    "60,000 x 60,000 headers": (_delivered(spoilt.vast), 4),
+    "several pictures in one": (_delivered(spoilt.several), 4),
+    "polyglots and other files": (_delivered(spoilt.polyglot), 6),
+    "bombs": (bombs.bomb, 2),
+    "archives": (packed.archive, 13),
+    "multipart forms": (packed.multipart, 7),
+    "forms of 10,000 parts": (packed.many_parts, 0.05),
+    "content types": (odd.content_type, 5),
+    "paths and methods": (odd.path, 6),
+    "head floods": (odd.flood, 2),
+    "framing": (odd.framing, 3),
+    "bodies without end": (slow.endless, 0.4),
+    "slow clients": (slow.slow, 2.5),
+    "clients that leave": (slow.leaving, 4),
+}
+
+
+@dataclass(slots=True)
+class Tally:
+    """One family's endings."""
+
+    endings: Counter[str] = field(default_factory=Counter)
+    slowest_s: float = 0.0
+    slowest: str = ""
+
+    def add(self, case: Case, ending: str, took_s: float) -> None:
+        self.endings[ending] += 1
+        if took_s > self.slowest_s:
+            self.slowest_s, self.slowest = took_s, case.what
+
+
+@dataclass(slots=True)
+class Run:
+    """What is known so far."""
+
+    tallies: dict[str, Tally] = field(default_factory=lambda: {family: Tally() for family in FAMILIES})
+    faults: list[str] = field(default_factory=list)
+    hostile_s: list[tuple[float, float]] = field(default_factory=list)
+    ordinary_s: list[tuple[float, float]] = field(default_factory=list)
+    alone_s: list[tuple[float, float]] = field(default_factory=list)
+
+
+def cases(count: int, seed: int) -> Iterator[Case]:
+    """Each from its number and the seed alone; of every family at least one."""
+    names, shares = list(FAMILIES), [share for _, share in FAMILIES.values()]
+    for number in range(count):
+        chance = Random(f"{seed} {number}")
+        family = names[number] if number < len(names) else chance.choices(names, shares)[0]
+        yield FAMILIES[family][0](family, chance)
+
+
+async def hostile(count: int, artefact: Path | None, shown: Shown, *, seed: int = 0) -> Result:
+    """Run the check."""
+    shown.total(count)
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        with serving(Path(folder), artefact, **SETTINGS) as process:
+            await asyncio.to_thread(process.wait_listening)
+            process.forbid_writing()
+            watched = [Path(folder), ROOT / "service", ROOT / "model"]
+            before = _listed(watched)
+            await warm(process.address)
+            start_bytes = process.resident_bytes()
+            with neighbour(process) as beside:
+                run = await _attack(process, cases(count, seed), beside, shown)
+            end_bytes = await settled_bytes(process, MAX_GROWTH * start_bytes)
+            run.faults += _after(process, beside) + _written(watched, before)
+            run.faults += await _still_right(process)
+    return _result(run, beside, (start_bytes, end_bytes), count, seed, time.monotonic() - began_s)
+
+
+async def warm(address: Address) -> None:
+    """Sound pictures of every format, small and as large as is read, single and in batches, several at a time."""
+    large = [picture(seed, form, 3900, 3900) for seed, form in enumerate(("JPEG", "PNG", "WEBP", "JPEG"))]
+    requests = [post("/classify", "image/*", picture(seed, form)) for seed in range(40) for form in FORMATS]
+    requests += [post("/classify", "image/*", data) for data in large]
+    batch = zipped([(f"{at}.jpg", picture(at)) for at in range(100)])
+    requests += [post("/classify/batch?maps=evidence", "application/zip", batch)] * 4
+    places = asyncio.Semaphore(2 * HOSTILE_CLIENTS)
+
+    async def one(request: bytes) -> None:
+        async with places:
+            reply = await exchange(address, request)
+            assert reply.status == 200, reply.body
+
+    await asyncio.gather(*map(one, requests))
+
+
+async def settled_bytes(process: Process, wanted: float) -> int:
+    """Resident memory once it is low enough, or after ten seconds."""
+    for _ in range(20):
+        if process.resident_bytes() <= wanted:
+            break
+        await asyncio.sleep(0.5)
+    return process.resident_bytes()
+
+
+async def _attack(process: Process, hostile_cases: Iterator[Case], beside: Neighbour, shown: Shown) -> Run:
+    run = Run()
+    await _alone(run, beside)
+    while block := [case for case, _ in zip(hostile_cases, range(BLOCK), strict=False)]:
+        began_s = time.monotonic()
+        await _block(process, block, run, shown)
+        run.hostile_s.append((began_s, time.monotonic()))
+        if not process.running():
+            run.faults.append("the service ended: " + " / ".join(process.lines[-3:]))
+            break
+        await _ordinary(process, run, len(run.hostile_s))
+        await _alone(run, beside)
+    return run
+
+
+async def _block(process: Process, block: list[Case], run: Run, shown: Shown) -> None:
+    """Slow clients all at a time, the others a few at a time; both at once."""
+    queue = iter([case for case in block if not case.slow])
+    places = asyncio.Semaphore(SLOW_CLIENTS)
+
+    async def worker() -> None:
+        for case in queue:
+            await _one(process, case, run, shown)
+
+    async def waiting(case: Case) -> None:
+        async with places:
+            await _one(process, case, run, shown)
+
+    await asyncio.gather(*(worker() for _ in range(HOSTILE_CLIENTS)), *(waiting(case) for case in block if case.slow))
+
+
+async def _one(process: Process, case: Case, run: Run, shown: Shown) -> None:
+    began_s = time.monotonic()
+    ending = await case.act(process.address) if process.running() else "refused"
+    run.tallies[case.family].add(case, ending, time.monotonic() - began_s)
+    if fault := case.fault(ending):
+        run.faults.append(fault)
+    shown.step()
+
+
+async def _alone(run: Run, beside: Neighbour) -> None:
+    """The pause: so many answers to the well-behaved client, with nothing else in the service."""
+    began_s, answers = time.monotonic(), len(beside.seen)
+    while len(beside.seen) < answers + ALONE and time.monotonic() < began_s + 60:  # noqa: ASYNC110 (not in this loop)
+        await asyncio.sleep(0.05)
+    run.alone_s.append((began_s, time.monotonic()))
+
+
+async def _ordinary(process: Process, run: Run, block: int) -> None:
+    """As many clients as are hostile otherwise, as busy, on the same four ways, with sound pictures."""
+    chance = Random(f"ordinary {block}")
+    asked = iter([spoilt.delivered("ordinary", chance, "sound", picture(at)) for at in range(ORDINARY)])
+    began_s = time.monotonic()
+
+    async def client() -> None:
+        for case in asked:
+            if (ending := await case.act(process.address)) != "200":
+                run.faults.append(f"an ordinary client was answered {ending}")
+
+    await asyncio.gather(*(client() for _ in range(HOSTILE_CLIENTS)))
+    run.ordinary_s.append((began_s, time.monotonic()))
+
+
+def _listed(folders: list[Path]) -> dict[str, int]:
+    files = (path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts)
+    return {str(path): path.lstat().st_mtime_ns for path in files if path.is_file()}
+
+
+def _written(folders: list[Path], before: dict[str, int]) -> list[str]:
+    after = _listed(folders)
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    escaped = [folder / name for folder in _WITHIN_REACH for name in os.listdir(folder) if CANARY in name]
+    return [f"a file was written or changed: {path}" for path in (*changed, *escaped)]
+
+
+#: Where the members of archives ask to be put.
+_WITHIN_REACH = (Path("/"), Path("/tmp"), Path.home(), Path.cwd(), Path.cwd().parent)
+
+
+def _after(process: Process, beside: Neighbour) -> list[str]:
+    faults = beside.faults()
+    faults += [f"the log has: {line}" for line in process.lines if " ERROR " in line or " CRITICAL " in line][:5]
+    faults += ["the log repeats what a client sent" for line in process.lines if CANARY in line][:1]
+    return faults
+
+
+async def _still_right(process: Process) -> list[str]:
+    """After all of it, the same picture has the same answer, and nothing is left inside."""
+    if not process.running():
+        return []
+    metrics = (await exchange(process.address, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")).body.decode()
+    failed = [line for line in metrics.splitlines() if 'status="5' in line and "requests_total" in line]
+    left = "" if "marrowlens_in_flight_pictures 0.0" in metrics else "pictures are left inside"
+    return [f"the metrics count {line}" for line in failed if 'status="504"' not in line] + ([left] if left else [])
+
+
+def _result(run: Run, beside: Neighbour, resident: tuple[int, int], count: int, seed: int, seconds: float) -> Result:
+    growth = resident[1] / resident[0]
+    alone, ordinary, among = (
+        [took for window in windows for took in beside.between(*window)]
+        for windows in (run.alone_s, run.ordinary_s, run.hostile_s)
+    )
+    slower = p99(among) / p99(ordinary)
+    if growth > MAX_GROWTH:
+        run.faults.append(f"resident memory is {growth:.2f} times what it was")
+    if slower > MAX_SLOWER:
+        run.faults.append(f"the well-behaved client's p99 is {slower:.1f} times that beside ordinary clients")
+    families = [
+        [family, str(tally.endings.total()), _said(tally.endings), f"{tally.slowest_s:.1f}", tally.slowest[:70]]
+        for family, tally in run.tallies.items()
+    ]
+    neighbours = [
+        [
+            said,
+            str(len(seen)),
+            f"{1000 * np.median(seen):.0f}",
+            f"{1000 * p99(seen):.0f}",
+            f"{p99(seen) / p99(alone):.1f}",
+        ]
+        for said, seen in (("alone", alone), ("beside ordinary clients", ordinary), ("beside hostile clients", among))
+    ]
+    memory = [["after sound pictures", f"{resident[0] / 1e6:.0f}"], ["after all", f"{resident[1] / 1e6:.0f}"]]
+    return Result(
+        "hostile",
+        "Hostile input",
+        f"{count} cases, seed {seed}: {HOSTILE_CLIENTS} clients without a pause, up to {SLOW_CLIENTS} slow ones beside "
+        f"them, in blocks of {BLOCK}; one well-behaved client throughout. The process may not write a byte into any "
+        f"file. Wanted: no 5xx but a documented 504, no crash, resident memory at most {MAX_GROWTH:g} times its start, "
+        f"the well-behaved client's p99 at most {MAX_SLOWER:g} times what it is beside as many ordinary clients, who "
+        "send sound pictures in the same ways without a pause; what it is alone stands beside it.",
+        [
+            Table(["family", "cases", "endings", "slowest, s", "which"], families),
+            Table(["well-behaved client", "answers", "median, ms", "p99, ms", "p99 to alone"], neighbours),
+            Table(["resident memory", "MB"], [*memory, ["ratio", f"{growth:.2f}"]]),
+        ],
+        run.faults,
+        seconds,
+    )
+
+
+def _said(endings: Counter[str]) -> str:
+    return ", ".join(f"{ending} ×{count}" if count > 1 else ending for ending, count in sorted(endings.items()))

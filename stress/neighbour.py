@@ -1,0 +1,93 @@
+"""A well-behaved client beside all the others: `python -m stress.neighbour HOST PORT`, a process of its own.
+
+One picture after the other on a kept connection, and a line for each: when it was sent, seconds until its answer, and
+its status. It stops when its standard input is closed.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from subprocess import PIPE, Popen
+from threading import Thread
+
+import numpy as np
+import typer
+
+from stress.pictures import picture
+from stress.process import Process
+from stress.wire import Cut, connect, post
+
+PAUSE_S = 0.02
+REQUEST = post("/classify?maps=none", "image/jpeg", picture(5, "JPEG", 200, 200))
+
+
+@dataclass(slots=True)
+class Neighbour:
+    """What it saw so far: (sent, seconds, status), times on time.monotonic, which all processes share."""
+
+    seen: list[tuple[float, float, int]] = field(default_factory=list)
+
+    def between(self, begin_s: float, end_s: float) -> list[float]:
+        """Seconds of the answers to what was sent in between."""
+        return [took_s for sent_s, took_s, _ in self.seen if begin_s <= sent_s < end_s]
+
+    def faults(self) -> list[str]:
+        others = sorted({status for _, _, status in self.seen} - {200})
+        return [f"the well-behaved client was answered {status or 'nothing'}" for status in others]
+
+
+@contextmanager
+def neighbour(process: Process) -> Iterator[Neighbour]:
+    """Runs it beside; what it sees comes in while the caller goes on."""
+    beside = Neighbour()
+    command = [sys.executable, "-m", "stress.neighbour", process.host, str(process.port)]
+    with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as popen:
+        assert popen.stdin is not None and popen.stdout is not None
+        lines = popen.stdout
+
+        def read() -> None:
+            for line in lines:
+                sent_s, took_s, status = json.loads(line)
+                beside.seen.append((sent_s, took_s, status))
+
+        reader = Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            yield beside
+        finally:
+            popen.stdin.close()
+            reader.join()
+
+
+def p99(seconds: list[float]) -> float:
+    return float(np.percentile(seconds, 99)) if seconds else float("nan")
+
+
+def main(host: str, port: int) -> None:
+    """Send until standard input is closed."""
+    asyncio.run(_send(host, port))
+
+
+async def _send(host: str, port: int) -> None:
+    over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    connection = await connect((host, port))
+    while not over.done():
+        sent_s, status = time.monotonic(), 0
+        try:
+            await connection.send(REQUEST)
+            status = (await connection.answer()).status
+        except (Cut, ConnectionError):
+            connection.close()
+            connection = await connect((host, port))
+        sys.stdout.write(json.dumps([sent_s, time.monotonic() - sent_s, status]) + "\n")
+        sys.stdout.flush()
+        await asyncio.sleep(PAUSE_S)
+    connection.close()
+
+
+if __name__ == "__main__":
+    typer.run(main)

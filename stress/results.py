@@ -1,0 +1,115 @@
+"""What a check found, and the page docs/stress.md that keeps the last result of each.
+
+Knows tables and the page. Knows no check and no service.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+HEAD = """# Nothing lost, nothing falls over
+
+Written by `make stress` (`python -m stress.cli`): the last run of each check, against `marrowlens serve` over HTTP. \
+`make test` runs each of them in short. A check that finds a fault says so here and ends with exit code 1. The bundled \
+model is the network that is served by default; the tiny one is the tests', which costs next to nothing, so that \
+everything else is under load.
+"""
+
+
+class Shown(Protocol):
+    """Where a check says how far it is."""
+
+    def total(self, steps: int) -> None:
+        """How many steps there will be."""
+
+    def step(self, count: int = 1) -> None:
+        """So many more are done."""
+
+
+@dataclass(slots=True)
+class Steps:
+    """`Shown` where nobody looks: it only counts."""
+
+    planned: int = 0
+    done: int = 0
+
+    def total(self, steps: int) -> None:
+        self.planned = steps
+
+    def step(self, count: int = 1) -> None:
+        self.done += count
+
+
+@dataclass(slots=True)
+class Table:
+    """Figures with what they are."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+
+
+@dataclass(slots=True)
+class Result:
+    """One check's outcome: a sentence or two, tables, and what was not as it must be."""
+
+    name: str
+    title: str
+    said: str
+    tables: list[Table] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    model: str = "bundled"
+
+    @property
+    def key(self) -> str:
+        """The page keeps one result under each."""
+        return f"{self.name}-{self.model}"
+
+    def markdown(self) -> str:
+        now = datetime.now(UTC).strftime("%Y-%m-%d")
+        command = f"python -m stress.cli {self.name} --model {self.model}"
+        verdict = "passed" if not self.faults else f"**{len(self.faults)} fault(s)**"
+        return "\n\n".join(
+            [
+                f"## {self.title}: the {self.model} model",
+                self.said,
+                *(table.markdown() for table in self.tables),
+                *(["\n".join(f"- {fault}" for fault in self.faults[:20])] if self.faults else []),
+                f"`{command}`: {verdict}, {now}, {self.seconds:.0f} s, {machine()}",
+            ]
+        )
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    load = os.getloadavg()[0]
+    names = ", ".join(f"{name} {version(name)}" for name in ("marrowlens", "onnxruntime", "uvicorn", "pillow"))
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"{_processor()}, {cores} cores, load {load:.0f} at the end with whatever else runs there; "
+        f"{platform.system()}, Python {platform.python_version()}, {names}."
+    )
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def write(page: Path, results: Sequence[Result]) -> None:
+    """Put the results into the page; what other checks have there stays."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    kept = dict(re.findall(r"<!-- ([\w-]+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL))
+    kept |= {result.key: result.markdown() for result in results}
+    sections = [f"<!-- {name} -->\n{kept[name]}\n<!-- end -->" for name in sorted(kept)]
+    page.write_text("\n\n".join([HEAD.strip(), *sections]) + "\n", encoding="utf-8")
