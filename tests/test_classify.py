@@ -61,6 +61,8 @@ class Opened:
     def __init__(self, session: OnnxSession | Gated, **chosen: Any) -> None:
         self.metrics = Metrics()
         self.classifier = Classifier(session, Settings(**chosen), self.metrics)
+        of = self.classifier
+        self.metrics.watch(queued=of.queued, in_flight=of.inside, ready=of.ready)
 
     async def __aenter__(self) -> "Opened":
         await self.classifier.start()
@@ -107,8 +109,6 @@ async def test_an_answer_is_what_the_session_says_of_the_decoded_picture(session
     for name, array in outputs._asdict().items():
         np.testing.assert_allclose(getattr(answer, name), array[0], atol=1e-5)
     assert opened.pictures("answered") == 1
-    model = {"name": "micro", "version": "0.0.1", "provider": "cpu", "sha256": session.manifest.sha256}
-    assert opened.read("marrowlens_model_info", **model) == 1
 
 
 async def test_many_at_a_time_each_get_their_own(session: OnnxSession, draw: Draw) -> None:
