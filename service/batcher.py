@@ -127,7 +127,7 @@ class Batcher(Generic[Raw, Item, Result]):
         """
         if self._loop is None or self._closing:
             raise BatcherClosed("no new items are taken")
-        if len(self._inside) >= self._max_queue_size or self._would_be_late(deadline):
+        if len(self._inside) >= self._max_queue_size or self.would_be_late(deadline):
             raise QueueFull(len(self._inside), self._max_queue_size, self.drain_s(len(self._inside)))
         waiting = self._admit(self._loop, raw, deadline)
         timer = None
@@ -176,17 +176,18 @@ class Batcher(Generic[Raw, Item, Result]):
         """Items waiting for their batch to be computed."""
         return sum(not waiting.taken for waiting in self._inside)
 
+    def would_be_late(self, deadline: float | None) -> bool:
+        """Whether one item more would be answered after its deadline, at the measured rate."""
+        # Never a lone item: no better moment could help it.
+        if deadline is None or not self._rate.known() or not self._inside:
+            return False
+        return LATENESS_MARGIN * self.drain_s(len(self._inside) + 1) > deadline - self._clock()
+
     def drain_s(self, items: int) -> float:
         """Seconds until so many items are computed, at the rate measured so far; 1 before the first measurement."""
         return self._rate.drain_s(items)
 
     # On the event loop.
-
-    def _would_be_late(self, deadline: float | None) -> bool:
-        # Never a lone item: no better moment could help it.
-        if deadline is None or not self._rate.known() or not self._inside:
-            return False
-        return LATENESS_MARGIN * self.drain_s(len(self._inside) + 1) > deadline - self._clock()
 
     def _admit(self, loop: asyncio.AbstractEventLoop, raw: Raw, deadline: float | None) -> _Waiting[Raw, Result]:
         now = self._clock()

@@ -141,9 +141,7 @@ class Classifier:
         """
         try:
             self._check_size(data)
-            if self._places.locked():
-                inside = self._batcher.inside()
-                raise QueueFull(inside, self._settings.max_queue_size, self._batcher.drain_s(inside))
+            self.check_room(deadline)
             async with self._places:
                 answer = await self._answer(data, deadline)
         except BaseException as error:
@@ -151,6 +149,18 @@ class Classifier:
             raise
         self._metrics.picture("answered")
         return answer
+
+    def check_room(self, deadline: float | None = None) -> None:
+        """Return when one picture more would be taken now and answered by its deadline.
+
+        Asked before a body is read: what will be refused costs least when nothing of it has been looked at.
+
+        Raises:
+            QueueFull: every place is taken, or the answer would come too late.
+        """
+        if self._places.locked() or self._batcher.would_be_late(deadline):
+            inside = self._batcher.inside()
+            raise QueueFull(inside, self._settings.max_queue_size, self._batcher.drain_s(inside))
 
     async def classify_many(
         self,

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -193,6 +193,21 @@ async def test_one_more_than_there_are_places_for_is_told_when_to_come_back(
         held.gate.set()
         assert (await waiting).status_code == 200
         assert (await http.post("/classify", content=draw(2), headers=PNG)).status_code == 200
+
+
+async def test_what_will_be_refused_is_refused_before_its_body_is_read(held: Held, artefact: Path, draw: Draw) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        yield b"\x89PNG"
+        await asyncio.Event().wait()
+
+    async with async_client(artefact, session=held, max_batch_size=1, max_queue_size=1) as http:
+        held.hold()
+        waiting = asyncio.create_task(http.post("/classify", content=draw(1), headers=PNG))
+        await called(held)
+        refused = await http.post("/classify", content=never(), headers=PNG)
+        assert refused.status_code == 429
+        held.gate.set()
+        assert (await waiting).status_code == 200
 
 
 async def test_a_batch_waits_for_places_instead_of_failing(held: Held, artefact: Path, draw: Draw) -> None:

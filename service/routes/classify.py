@@ -39,6 +39,7 @@ async def classify(
     """
     settings = service.settings
     with service.serving().held() as classifier, service.uploads.lease() as lease:
+        classifier.check_room(time.monotonic() + service.timeout_s(timeout_ms))
         picture = await one_picture(
             request, lease, max_image_bytes=settings.max_image_bytes, timeout_s=settings.request_timeout_s
         )
