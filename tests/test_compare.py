@@ -125,7 +125,7 @@ def done(bench: Bench, gone_on: str) -> Bench:
     shutil.copy(bench.out / "micro" / "seed-3" / "weights.safetensors", bench.folder / "late.safetensors")
     code, said = bench.compare("all", ALL)
     assert code == 0, said
-    assert re.findall(r"\[\d of \d\] \S+", said) == ["[1 of 1] late/seed-3;"]
+    assert re.findall(r"\[\d of \d\] \S+;", said) == ["[1 of 1] late/seed-3;"]
     assert {path: when for path, when in bench.written().items() if path in before} == before
     return bench
 

@@ -47,19 +47,19 @@ def test_what_onnxruntime_cannot_run_is_named(tmp_path: Path) -> None:
 def test_exported_models_are_timed_from_the_command_line(artefact: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert commands.run("speed", artefact, artefact, "--rounds", "1", "--batch", "2", "--cpu-time", log=log) == 0
-    assert "pictures/CPU s" in log.read_text() and "1 rounds" in log.read_text() and "1.00" in log.read_text()
+    assert "CPU" in log.read_text() and "1 rounds" in log.read_text() and "1.00" in log.read_text()
 
 
 def test_cpu_seconds_are_those_that_this_process_computed() -> None:
     """Of a subject that waits, no second is counted but those that it computes in."""
     weights = np.ones((256, 256))
     waits = threading.Event()
-    subject = Subject(32, lambda _: (waits.wait(0.02), weights @ weights))
+    subject = Subject(32, lambda _: (waits.wait(0.2), weights @ weights))
     by_wall, by_cpu = (
         side_by_side({"one": subject}, (1,), rounds=1, round_s=1e-3, clock=clock)["one"][0].pictures_per_s
         for clock in (time.perf_counter, cpu_seconds)
     )
-    assert by_wall <= 50 < by_cpu
+    assert by_wall <= 5 < by_cpu
 
 
 def test_multiply_adds_and_parameters_are_the_published_ones() -> None:

@@ -50,7 +50,7 @@ async def operator(service: RunningService, bearer: Bearer) -> None:
     "/model/reload",
     summary="Serve with another model",
     dependencies=[Depends(operator)],
-    responses=problem_responses(401, 403, 409, 422, 503),
+    responses=problem_responses(400, 401, 403, 409, 422, 503),
 )
 async def reload(request: Request, service: RunningService, change: Change | None = None) -> ModelDescription:
     """The new model is opened, checked and warmed beside the old one; then new requests go to it, and none fails.
