@@ -21,6 +21,8 @@ from training.summary import Table, tables
 
 #: Which of several processes of one training this is; the first alone writes and speaks.
 RANK = int(os.environ.get("LOCAL_RANK", "0"))
+#: Longer words are paths, and would push other columns off the screen.
+MAX_WORD = 24
 console = Console(quiet=RANK > 0)
 complaints = Console(stderr=True, quiet=RANK > 0)
 
@@ -66,8 +68,9 @@ def show(table: Table) -> None:
     )
     for at, cell in enumerate(table.header):
         words = " ".join([cell, *(row[at] for row in table.rows)]).split()
-        # A cell may be broken between its words, never within one: half an interval says nothing.
-        shown.add_column(escape(cell), overflow="fold", min_width=max(map(len, words), default=0))
+        # A cell may be broken between its words, never within one: half an interval says nothing. A path may be.
+        longest = max((len(word) for word in words if len(word) <= MAX_WORD), default=0)
+        shown.add_column(escape(cell), overflow="fold", min_width=longest)
     for row in table.rows:
         shown.add_row(*(escape(cell) for cell in row))
     console.print(shown, highlight=False)
