@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-import numpy as np
-
 from stress import bombs, odd, packed, slow, spoilt
 from stress.case import CANARY, Case
-from stress.neighbour import Neighbour, neighbour, p99
+from stress.neighbour import Neighbour, Windows, neighbour, p99, table
 from stress.pictures import FORMATS, picture, zipped
 from stress.process import Process, serving
 from stress.results import Result, Shown, Table
@@ -32,8 +30,14 @@ SETTINGS = {"request_timeout_s": "10", "max_body_bytes": str(32 * 2**20), "log_l
 HOSTILE_CLIENTS = 4
 SLOW_CLIENTS = 100
 BLOCK = 500
-#: Answers to the well-behaved client while it is alone, and requests of ordinary clients, after each block.
-ALONE, ORDINARY = 100, 100
+#: After each block: answers to the well-behaved client while it is alone, and requests of ordinary clients.
+ALONE_ANSWERS, ORDINARY_REQUESTS = 100, 100
+ALONE, SLOW, ORDINARY, HOSTILE = (
+    "alone",
+    "beside slow clients",
+    "beside ordinary clients",
+    "beside hostile and slow clients",
+)
 MAX_GROWTH = 1.1
 MAX_SLOWER = 2.0
 
@@ -84,9 +88,7 @@ class Run:
 
     tallies: dict[str, Tally] = field(default_factory=lambda: {family: Tally() for family in FAMILIES})
     faults: list[str] = field(default_factory=list)
-    hostile_s: list[tuple[float, float]] = field(default_factory=list)
-    ordinary_s: list[tuple[float, float]] = field(default_factory=list)
-    alone_s: list[tuple[float, float]] = field(default_factory=list)
+    windows: Windows = field(default_factory=lambda: {name: [] for name in (ALONE, SLOW, ORDINARY, HOSTILE)})
 
 
 def cases(count: int, seed: int) -> Iterator[Case]:
@@ -136,8 +138,8 @@ async def warm(address: Address) -> None:
 
 
 async def settled_bytes(process: Process, wanted: float) -> int:
-    """Resident memory once it is low enough, or after ten seconds."""
-    for _ in range(20):
+    """Resident memory once it is low enough, or after thirty seconds: the service gives back every ten."""
+    for _ in range(60):
         if process.resident_bytes() <= wanted:
             break
         await asyncio.sleep(0.5)
@@ -148,13 +150,11 @@ async def _attack(process: Process, hostile_cases: Iterator[Case], beside: Neigh
     run = Run()
     await _alone(run, beside)
     while block := [case for case, _ in zip(hostile_cases, range(BLOCK), strict=False)]:
-        began_s = time.monotonic()
         await _block(process, block, run, shown)
-        run.hostile_s.append((began_s, time.monotonic()))
         if not process.running():
             run.faults.append("the service ended: " + " / ".join(process.lines[-3:]))
             break
-        await _ordinary(process, run, len(run.hostile_s))
+        await _ordinary(process, run, len(run.windows[HOSTILE]))
         await _alone(run, beside)
     return run
 
@@ -172,7 +172,13 @@ async def _block(process: Process, block: list[Case], run: Run, shown: Shown) ->
         async with places:
             await _one(process, case, run, shown)
 
-    await asyncio.gather(*(worker() for _ in range(HOSTILE_CLIENTS)), *(waiting(case) for case in block if case.slow))
+    began_s = time.monotonic()
+    slow_ones = [asyncio.create_task(waiting(case)) for case in block if case.slow]
+    await asyncio.gather(*(worker() for _ in range(HOSTILE_CLIENTS)))
+    busy_until_s = time.monotonic()
+    await asyncio.gather(*slow_ones)
+    run.windows[HOSTILE].append((began_s, busy_until_s))
+    run.windows[SLOW].append((busy_until_s, time.monotonic()))
 
 
 async def _one(process: Process, case: Case, run: Run, shown: Shown) -> None:
@@ -187,15 +193,15 @@ async def _one(process: Process, case: Case, run: Run, shown: Shown) -> None:
 async def _alone(run: Run, beside: Neighbour) -> None:
     """The pause: so many answers to the well-behaved client, with nothing else in the service."""
     began_s, answers = time.monotonic(), len(beside.seen)
-    while len(beside.seen) < answers + ALONE and time.monotonic() < began_s + 60:  # noqa: ASYNC110 (not in this loop)
+    while len(beside.seen) < answers + ALONE_ANSWERS and time.monotonic() < began_s + 60:  # noqa: ASYNC110 (not in this loop)
         await asyncio.sleep(0.05)
-    run.alone_s.append((began_s, time.monotonic()))
+    run.windows[ALONE].append((began_s, time.monotonic()))
 
 
 async def _ordinary(process: Process, run: Run, block: int) -> None:
     """As many clients as are hostile otherwise, as busy, on the same four ways, with sound pictures."""
     chance = Random(f"ordinary {block}")
-    asked = iter([spoilt.delivered("ordinary", chance, "sound", picture(at)) for at in range(ORDINARY)])
+    asked = iter([spoilt.delivered("ordinary", chance, "sound", picture(at)) for at in range(ORDINARY_REQUESTS)])
     began_s = time.monotonic()
 
     async def client() -> None:
@@ -204,7 +210,7 @@ async def _ordinary(process: Process, run: Run, block: int) -> None:
                 run.faults.append(f"an ordinary client was answered {ending}")
 
     await asyncio.gather(*(client() for _ in range(HOSTILE_CLIENTS)))
-    run.ordinary_s.append((began_s, time.monotonic()))
+    run.windows[ORDINARY].append((began_s, time.monotonic()))
 
 
 def _listed(folders: list[Path]) -> dict[str, int]:
@@ -242,11 +248,8 @@ async def _still_right(process: Process) -> list[str]:
 
 def _result(run: Run, beside: Neighbour, resident: tuple[int, int], count: int, seed: int, seconds: float) -> Result:
     growth = resident[1] / resident[0]
-    alone, ordinary, among = (
-        [took for window in windows for took in beside.between(*window)]
-        for windows in (run.alone_s, run.ordinary_s, run.hostile_s)
-    )
-    slower = p99(among) / p99(ordinary)
+    seen = {name: beside.within(windows) for name, windows in run.windows.items()}
+    slower = p99(seen[HOSTILE]) / p99(seen[ORDINARY])
     if growth > MAX_GROWTH:
         run.faults.append(f"resident memory is {growth:.2f} times what it was")
     if slower > MAX_SLOWER:
@@ -254,16 +257,6 @@ def _result(run: Run, beside: Neighbour, resident: tuple[int, int], count: int, 
     families = [
         [family, str(tally.endings.total()), _said(tally.endings), f"{tally.slowest_s:.1f}", tally.slowest[:70]]
         for family, tally in run.tallies.items()
-    ]
-    neighbours = [
-        [
-            said,
-            str(len(seen)),
-            f"{1000 * np.median(seen):.0f}",
-            f"{1000 * p99(seen):.0f}",
-            f"{p99(seen) / p99(alone):.1f}",
-        ]
-        for said, seen in (("alone", alone), ("beside ordinary clients", ordinary), ("beside hostile clients", among))
     ]
     memory = [["after sound pictures", f"{resident[0] / 1e6:.0f}"], ["after all", f"{resident[1] / 1e6:.0f}"]]
     return Result(
@@ -276,7 +269,7 @@ def _result(run: Run, beside: Neighbour, resident: tuple[int, int], count: int, 
         "send sound pictures in the same ways without a pause; what it is alone stands beside it.",
         [
             Table(["family", "cases", "endings", "slowest, s", "which"], families),
-            Table(["well-behaved client", "answers", "median, ms", "p99, ms", "p99 to alone"], neighbours),
+            table(seen, to=ALONE),
             Table(["resident memory", "MB"], [*memory, ["ratio", f"{growth:.2f}"]]),
         ],
         run.faults,

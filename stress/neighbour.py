@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from subprocess import PIPE, Popen
@@ -19,10 +19,15 @@ import typer
 
 from stress.pictures import picture
 from stress.process import Process
+from stress.results import Table
 from stress.wire import Cut, connect, post
 
 PAUSE_S = 0.02
 REQUEST = post("/classify?maps=none", "image/jpeg", picture(5, "JPEG", 200, 200))
+
+
+#: situation → when it was so, from and to, on time.monotonic
+Windows = dict[str, list[tuple[float, float]]]
 
 
 @dataclass(slots=True)
@@ -31,9 +36,9 @@ class Neighbour:
 
     seen: list[tuple[float, float, int]] = field(default_factory=list)
 
-    def between(self, begin_s: float, end_s: float) -> list[float]:
-        """Seconds of the answers to what was sent in between."""
-        return [took_s for sent_s, took_s, _ in self.seen if begin_s <= sent_s < end_s]
+    def within(self, windows: Sequence[tuple[float, float]]) -> list[float]:
+        """Seconds of the answers to what was sent within them."""
+        return [took_s for sent_s, took_s, _ in self.seen if any(begin <= sent_s < end for begin, end in windows)]
 
     def faults(self) -> list[str]:
         others = sorted({status for _, _, status in self.seen} - {200})
@@ -65,6 +70,21 @@ def neighbour(process: Process) -> Iterator[Neighbour]:
 
 def p99(seconds: list[float]) -> float:
     return float(np.percentile(seconds, 99)) if seconds else float("nan")
+
+
+def table(seen: Mapping[str, list[float]], to: str) -> Table:
+    """Its times in each situation, against those in one of them."""
+    rows = [
+        [
+            situation,
+            str(len(seconds)),
+            f"{1000 * np.median(seconds):.0f}",
+            f"{1000 * p99(seconds):.0f}",
+            f"{p99(seconds) / p99(seen[to]):.1f}",
+        ]
+        for situation, seconds in seen.items()
+    ]
+    return Table(["well-behaved client", "answers", "median, ms", "p99, ms", f"p99 to {to}"], rows)
 
 
 def main(host: str, port: int) -> None:

@@ -37,7 +37,13 @@ async def test_ready_and_idle_it_is_small() -> None:
 
 async def test_hostile_input_harms_nobody(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One client's time and memory's last tenth are the long run's: here there are too few of either.
-    for name, value in {"ALONE": 10, "ORDINARY": 10, "MAX_SLOWER": 1e9, "MAX_GROWTH": 2.0, "BLOCK": 300}.items():
+    for name, value in {
+        "ALONE_ANSWERS": 10,
+        "ORDINARY_REQUESTS": 10,
+        "MAX_SLOWER": 1e9,
+        "MAX_GROWTH": 2.0,
+        "BLOCK": 300,
+    }.items():
         monkeypatch.setattr(hostile, name, value)
     monkeypatch.setitem(hostile.SETTINGS, "request_timeout_s", "5")
     found = await hostile.hostile(300, artefact, Steps(), seed=7)
@@ -111,8 +117,8 @@ def test_a_shutdown_in_the_wrong_order_is_found() -> None:
 
 
 def test_growth_and_counts_that_disagree_are_found() -> None:
-    assert _grown(Size(100, 5, 9), Size(110, 5, 9)) == []
-    assert len(_grown(Size(100, 5, 9), Size(120, 6, 10))) == 3
+    assert _grown(Size(100, 5, 9), Size(110, 6, 9), 6) == []
+    assert len(_grown(Size(100, 5, 9), Size(120, 7, 10), 6)) == 3
     counts = Counts(pictures=10, spoilt=2, left=3)
     assert _disagreeing(counts, {"answered": 12, "undecodable": 1, "unsupported": 1, "cancelled": 1}) == []
     assert len(_disagreeing(counts, {"answered": 9, "undecodable": 1, "failed": 1})) == 3
