@@ -19,6 +19,7 @@ MAX_FUNCTION_LINES = 40
 #: path → why it is longer than a file should be
 LONG_FILES = {
     "model/van.py": "the whole network, from stem to head, is read in one go",
+    "tests/test_app.py": "one process from its start to its stop, and all that its load may do to it",
     "tests/test_batcher.py": "every invariant of the batcher, one by one and under random interleavings",
     "tests/test_classify.py": "every way in which a picture may come to its answer or not",
 }
