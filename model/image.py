@@ -1,6 +1,8 @@
 """Picture bytes to pixels: the one decode-and-resize, shared by training's evaluation and by the service.
 
-Knows picture formats, pixel limits and the colours a person sees. Knows no torch, no model, no HTTP and no files.
+Pillow reads every header and all that is unusual; the pixels of a plain JPEG, which is what cameras write, come from
+simplejpeg: the very same ones, sooner. Knows picture formats, pixel limits and the colours a person sees. Knows no
+torch, no model, no HTTP and no files.
 
 What a person sees: grey, palette, CMYK and YCbCr become RGB; of 16 (or 12) bits a sample the upper 8 count;
 transparency is laid over white; the EXIF orientation is applied. Colour profiles are not applied, in training and in
@@ -17,6 +19,7 @@ from io import BytesIO
 from itertools import count
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -24,6 +27,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+from model.resize import to_square
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 DEFAULT_MAX_PIXELS = 16_000_000
@@ -95,7 +100,7 @@ class UndecodablePicture(PictureError):
 def decode(
     data: bytes | bytearray | memoryview, size: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Read one picture and resize it with Pillow's antialiased bilinear filter.
+    """Read one picture and resize it with an antialiased bilinear filter (`model.resize`).
 
     Safe to call from many threads. The whole picture is stretched to the square; nothing is cropped or padded.
 
@@ -112,14 +117,11 @@ def decode(
         PictureTooLarge: more than max_pixels
         UndecodablePicture: empty, cut off, broken, or an extreme shape
     """
-    picture = _upright_rgb(data, max_pixels)
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    return np.array(picture)
+    square = to_square(_upright_rgb(bytes(data), max_pixels), size)
+    return square if square.flags.writeable else square.copy()
 
 
-def _upright_rgb(data: bytes | bytearray | memoryview, max_pixels: int) -> Image.Image:
-    data = bytes(data)
+def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     found = _format_of(data[:12])
     if found == "WEBP":  # its parser allocates the canvas on opening, so the size is read before
         _check_size(*_webp_canvas(data[:30]), max_pixels)
@@ -127,8 +129,8 @@ def _upright_rgb(data: bytes | bytearray | memoryview, max_pixels: int) -> Image
         picture = _READERS[found](BytesIO(data))
         _check_size(*picture.size, max_pixels)
         _check_kind(picture, data, max_pixels)
-        picture.load()
-        return _as_seen(picture)
+        pixels = _plain_jpeg(picture, data)
+        return np.asarray(_as_seen(picture)) if pixels is None else pixels
     except PictureError:
         raise
     except Exception as error:  # Pillow's parsers raise a dozen kinds, from struct.error to MemoryError
@@ -188,7 +190,8 @@ def _check_kind(picture: ImageFile.ImageFile, data: bytes, max_pixels: int) -> N
 
 
 def _check_jpeg_scans(data: bytes) -> None:
-    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # no end after the last scan: a copy padded to its length
+    whole = data.endswith(b"\xff\xd9") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    if not whole:  # no end after the last scan: a copy padded to its length
         raise UndecodablePicture("the JPEG data is cut off: its end marker is missing")
     if data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise UndecodablePicture(f"a JPEG of more than {MAX_JPEG_SCANS} scans")
@@ -226,8 +229,23 @@ def _check_tiff_tiles(picture: TiffImageFile, max_pixels: int) -> None:
             raise UndecodablePicture("the TIFF data is incomplete: its strips do not cover the picture")
 
 
-def _as_seen(picture: Image.Image) -> Image.Image:
-    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+def _plain_jpeg(picture: ImageFile.ImageFile, data: bytes) -> NDArray[np.uint8] | None:
+    """The pixels (H, W, 3) of a JPEG that needs nothing but decoding; None if Pillow is to judge."""
+    if not isinstance(picture, JpegImageFile) or picture.mode != "RGB" or _orientation(picture) in _UPRIGHT:
+        return None
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:  # also of mere warnings: what is whole enough to be shown is Pillow's to say, as ever
+        return None
+
+
+def _orientation(picture: Image.Image) -> int:
+    return picture.getexif().get(ExifTags.Base.Orientation, 1)  # type: ignore[no-any-return]
+
+
+def _as_seen(picture: ImageFile.ImageFile) -> Image.Image:
+    picture.load()  # first: a PNG may say it behind its pixels
+    orientation = _orientation(picture)
     shown = _RGB_OF[picture.mode](picture)
     return shown.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else shown
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 16
@@ -30,6 +31,12 @@ def plain(mode: str, colour: object, size: tuple[int, int] = (SIDE, SIDE)) -> Im
 
 def noise(width: int = 40, height: int = 32) -> Image.Image:
     return Image.fromarray(np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def assert_same_but_for_rounding(pixels: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
+    """Equal to the last grey level, and lighter as often as darker."""
+    off = pixels.astype(int) - expected
+    assert np.abs(off).max() <= 1 and abs(off.mean()) < 0.05
 
 
 def png(depth: int, colour_type: int, row: bytes, transparency: bytes = b"", palette: bytes = b"") -> bytes:

@@ -7,12 +7,26 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import COLOUR, GREY_16, RGB_16, SEEN, SIDE, encoded, noise, plain, png, tiff
+from pictures import (
+    COLOUR,
+    GREY_16,
+    RGB_16,
+    SEEN,
+    SIDE,
+    assert_same_but_for_rounding,
+    encoded,
+    noise,
+    plain,
+    png,
+    tiff,
+)
 from PIL import Image
 
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture, decode
+from model.resize import by_pillow
 
 
 @pytest.mark.parametrize("name", SEEN)
@@ -87,11 +101,36 @@ def test_a_turned_camera_gives_an_upright_cell(form: str, orientation: int) -> N
     assert np.abs(corners - [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)]).max() < 12
 
 
-def test_the_plain_case_is_pillows_own_path() -> None:
+def test_the_plain_case_is_what_pillow_makes_of_it() -> None:
     data = encoded(noise(250, 250), "JPEG", quality=90)
-    expected = np.asarray(Image.open(BytesIO(data)).convert("RGB").resize((96, 96), Image.Resampling.BILINEAR))
+    with Image.open(BytesIO(data)) as picture:
+        unresized = np.asarray(picture.convert("RGB"))
     for same in (data, bytearray(data), memoryview(data)):
-        assert (decode(same, 96) == expected).all()
+        assert (decode(same, 250) == unresized).all()
+        assert_same_but_for_rounding(decode(same, 96), by_pillow(unresized, 96))
+
+
+@pytest.mark.parametrize(
+    "extra", [{"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"restart_marker_rows": 2}]
+)
+def test_every_layout_of_a_jpeg_has_pillows_pixels(extra: dict[str, int]) -> None:
+    data = encoded(noise(61, 83), "JPEG", quality=80, **extra)
+    with Image.open(BytesIO(data)) as picture:
+        assert_same_but_for_rounding(decode(data, 40), by_pillow(np.asarray(picture), 40))
+
+
+def test_damage_that_pillow_passes_over_is_passed_over() -> None:
+    data = encoded(noise(64, 64), "JPEG", restart_marker_rows=1)
+    complaints = 0
+    for at in range(len(data) // 2, len(data) // 2 + 60):
+        odd = data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :]
+        with Image.open(BytesIO(odd)) as picture:
+            assert (decode(odd, 64) == np.asarray(picture)).all()
+        try:
+            simplejpeg.decode_jpeg(odd, "RGB")
+        except ValueError:
+            complaints += 1
+    assert complaints
 
 
 def test_the_array_is_the_callers_own() -> None:

@@ -1,0 +1,48 @@
+"""The SIMD filter beside Pillow's: the same picture but for the last step of rounding, whatever its shape."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import resize
+from model.resize import by_pillow, to_square
+
+SIDES = st.integers(8, 400)
+
+
+def pixels(height: int, width: int, seed: int = 0) -> resize.Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@given(height=SIDES, width=SIDES, size=st.sampled_from([32, 96, 128, 224]), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_no_value_is_off_by_more_than_one(height: int, width: int, size: int, seed: int) -> None:
+    picture = pixels(height, width, seed)
+    off = to_square(picture, size).astype(int) - by_pillow(picture, size)
+    assert np.abs(off).max() <= 1
+    assert abs(off.mean()) < 0.03  # to no side
+
+
+def test_a_picture_of_that_size_is_left_alone() -> None:
+    picture = pixels(96, 96)
+    assert to_square(picture, 96) is picture
+
+
+def test_one_colour_stays_that_colour() -> None:
+    for value in (0, 1, 127, 128, 254, 255):
+        assert (to_square(np.full((250, 131, 3), value, np.uint8), 128) == value).all()
+
+
+def test_rows_that_do_not_lie_side_by_side_are_read_right() -> None:
+    turned = pixels(200, 120).transpose(1, 0, 2)
+    assert (to_square(turned, 64) == to_square(np.ascontiguousarray(turned), 64)).all()
+
+
+def test_large_pictures_and_machines_without_simd_are_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = pixels(1001, 1000)
+    assert (to_square(large, 64) == by_pillow(large, 64)).all()
+    small = pixels(200, 200)
+    assert (to_square(small, 64) != by_pillow(small, 64)).any() == resize.SIMD
+    monkeypatch.setattr(resize, "SIMD", False)
+    assert (to_square(small, 64) == by_pillow(small, 64)).all()
