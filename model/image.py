@@ -234,9 +234,10 @@ def _plain_jpeg(picture: ImageFile.ImageFile, data: bytes) -> NDArray[np.uint8] 
     if not isinstance(picture, JpegImageFile) or picture.mode != "RGB" or _orientation(picture) in _UPRIGHT:
         return None
     try:
-        return simplejpeg.decode_jpeg(data, "RGB")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:  # also of mere warnings: what is whole enough to be shown is Pillow's to say, as ever
         return None
+    return pixels
 
 
 def _orientation(picture: Image.Image) -> int:

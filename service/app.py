@@ -8,10 +8,13 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from service import openapi
+from service.answers import Wanted
+from service.direct import Direct
 from service.metrics import Metrics
 from service.middleware import HeadAsGet, RequestContext
 from service.models import Models
@@ -24,6 +27,7 @@ from service.settings import Settings
 from service.uploads import UploadMemory
 from service.v2 import routes as v2
 
+REFUSED = (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE))
 #: Bodies of all requests in flight together, in multiples of the largest one.
 UPLOADS_AT_ONCE = 2
 
@@ -54,8 +58,10 @@ def create_app(
     for routes in (classify, batch, model, change, v2, operations, docs):
         app.include_router(routes.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
-    for error_class in (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE)):
+    for error_class in REFUSED:
         app.add_exception_handler(error_class, _refuse)
+    [route] = (route for route in classify.router.routes if isinstance(route, APIRoute))
+    app.add_middleware(Direct, route=route, answer=_classified, refuse=_refuse, refused=REFUSED)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, metrics=metrics)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
@@ -73,6 +79,10 @@ async def _lifespan(app: FastAPI, session: Session | None) -> AsyncIterator[None
         yield
     finally:
         await models.end()
+
+
+async def _classified(request: Request) -> Response:
+    return await classify.answered(request, Wanted(), request.app.state.running, await request_id(request))
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

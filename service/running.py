@@ -73,10 +73,11 @@ async def request_id(request: Request) -> str:
     return identifier
 
 
+TIMEOUT_WISH = "X-Request-Timeout-Ms"
 TimeoutWish = Annotated[
     int | None,
     Header(
-        alias="X-Request-Timeout-Ms",
+        alias=TIMEOUT_WISH,
         gt=0,
         description="How long one picture may take from its admission, in milliseconds. A picture that is too late is "
         "not computed. The service's own limit holds besides.",

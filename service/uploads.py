@@ -5,16 +5,15 @@ changes nothing. Does not decode pictures. Nothing is written to disk.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from model.image import PictureTooLarge
 from service.archives import Bounds, Upload, printable, tar_members, zip_members
@@ -91,39 +90,43 @@ class Intake:
     limit_bytes: int
     timeout_s: float
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, piece by piece.
+    async def into(self, write: Callable[[bytes], object]) -> None:
+        """Hand over the body piece by piece, as it comes.
 
         Raises:
-            BodyTooLarge, UploadTooSlow, UploadMemoryExhausted, ClientGone.
+            BodyTooLarge, UploadTooSlow, UploadMemoryExhausted, ClientGone, and what `write` raises.
         """
         declared = self.request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.limit_bytes:
             raise BodyTooLarge(self.limit_bytes)
-        received, began_s = 0, time.monotonic()
-        async with aclosing(self.request.stream()) as stream:
-            while chunk := await self._next(stream, began_s + received / MIN_UPLOAD_BYTES_PER_S):
-                received += len(chunk)
-                if received > self.limit_bytes:
-                    raise BodyTooLarge(self.limit_bytes)
-                self.lease.take(len(chunk))
-                yield chunk
-
-    async def _next(self, stream: AsyncIterator[bytes], due_s: float) -> bytes:
-        behind_s = max(0.0, time.monotonic() - due_s)
         try:
-            async with asyncio.timeout(self.timeout_s - behind_s):
-                return await anext(stream, b"")
+            async with asyncio.timeout(self.timeout_s) as patience:
+                await self._receive(write, patience)
         except TimeoutError as error:
             raise UploadTooSlow(self.timeout_s) from error
-        except ClientDisconnect as error:
-            raise ClientGone from error
+
+    async def _receive(self, write: Callable[[bytes], object], patience: asyncio.Timeout) -> None:
+        clock = asyncio.get_running_loop().time
+        received, began_s = 0, clock()
+        while True:
+            message = await self.request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            received += len(piece := message.get("body", b""))
+            if received > self.limit_bytes:
+                raise BodyTooLarge(self.limit_bytes)
+            self.lease.take(len(piece))
+            write(piece)
+            if not message.get("more_body", False):
+                return
+            due_s = began_s + received / MIN_UPLOAD_BYTES_PER_S
+            patience.reschedule(min(clock(), due_s) + self.timeout_s)
+            await asyncio.sleep(0)  # pieces that are here already would be read in one go, and all others would wait
 
     async def whole(self) -> BytesIO:
         """The body in one piece."""
         file = BytesIO()
-        async for chunk in self.chunks():
-            file.write(chunk)
+        await self.into(file.write)
         file.seek(0)
         return file
 
@@ -259,9 +262,7 @@ async def _form(intake: Intake, form: Form) -> list[Upload]:
     _, options = parse_options_header(intake.request.headers["content-type"])
     try:
         parser = form.parser(options.get(b"boundary", b""))
-        async for chunk in intake.chunks():
-            parser.write(chunk)
-            await asyncio.sleep(0)  # chunks that are here already would be parsed in one go, and all others would wait
+        await intake.into(parser.write)
     except FormParserError as error:
         raise MalformedBody("the multipart form cannot be read; is its boundary right?") from error
     if not form.complete:

@@ -4,11 +4,11 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.answers import identity, reading_aside
+from service.answers import Wanted, identity, reading_aside
 from service.disconnect import while_connected
 from service.openapi import ONE_PICTURE, problem_responses
 from service.routes.query import WantedMaps
-from service.running import RequestId, RunningService, TimeoutWish
+from service.running import RequestId, Running, RunningService, TimeoutWish
 from service.schemas import ClassifyAnswer
 from service.uploads import one_picture
 
@@ -36,6 +36,17 @@ async def classify(
 
         curl -F image=@cell.jpg 'http://localhost:8000/classify?maps=attention,evidence'
         curl -H 'Content-Type: image/jpeg' --data-binary @cell.jpg http://localhost:8000/classify
+    """
+    return await answered(request, wanted, service, request_id, timeout_ms)
+
+
+async def answered(
+    request: Request, wanted: Wanted, service: Running, request_id: str, timeout_ms: int | None = None
+) -> Response:
+    """What the route answers, once its parameters are known.
+
+    Raises:
+        What stands in `service.problems.TABLE`.
     """
     settings = service.settings
     with service.serving().held() as classifier, service.uploads.lease() as lease:
