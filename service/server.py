@@ -8,6 +8,7 @@ import logging
 import selectors
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,9 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 _CLOSE = (b"connection", b"close")
+#: How long a thread that is ready waits for another one to hand over Python's lock. At Python's own 5 ms an event loop
+#: that has always something to do, as when it refuses, leaves the decoding threads a few steps a second.
+SWITCH_INTERVAL_S = 0.0005
 #: A client that has connected sends at once; this long its first request is waited for before the connection is closed.
 FIRST_REQUEST_S = 1.0
 #: How often memory that is free goes back to the system; ticks are tenths of a second.
@@ -129,6 +133,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
     """A server that has not started yet; it calls `started` once it takes connections."""
     _configure_logging(settings.log_level.upper(), access_log=access_log)
     memory.bound_what_is_kept()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         app,
         host=settings.host,
