@@ -46,8 +46,8 @@ class Bench:
 
     plan: Plan
     ledger: Ledger
-    jobs: Mapping[str, Job]  # by model
-    pictures: Mapping[str, Pictures]  # by model
+    jobs: Mapping[str, Job]  # by model and decoder
+    pictures: Mapping[tuple[str, str], Pictures]  # by model and decoder
     files: Sequence[Path]  # the same JPEGs
     size: int  # pixels of the model's input
     pythons: Mapping[str, Path]  # by piece and engine
@@ -86,7 +86,7 @@ class Bench:
         if not open_cells:
             return
         self.progress.step(f"round {round + 1}, {model}: {piece.title} starts")
-        pictures = self.pictures[model]
+        pictures = self.pictures[model, piece.decoder]
         probe = piece.one([pictures.jpegs[0]])
         async with started(piece, self.pythons[piece.name], self.jobs[model], probe) as address:
             subject = Subject(piece, address, pictures, model)
@@ -103,7 +103,7 @@ class Bench:
         if self._cell(CEILING, NETWORK, SATURATED, round):
             self.progress.done()
             return
-        pictures = self.pictures[self.plan.models[0]]
+        pictures = self.pictures[self.plan.models[0], CEILING.decoder]
         job = self.jobs[self.plan.models[0]]
         self.progress.step(f"round {round + 1}: the load generator alone")
         async with started(CEILING, self.pythons[CEILING.name], job, CEILING.one([pictures.jpegs[0]])) as address:

@@ -12,13 +12,16 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from bench.peers.decoders import OURS as OUR_DECODER
+from bench.peers.decoders import PILLOW
 from bench.peers.names import ASKED
 from bench.wire import form, infer
 
 #: The same for all, so that servers differ and not what they serve.
 ONNXRUNTIME = "onnxruntime==1.32.0"
-#: What bench/peers/bare.py and model/image.py import.
+#: What bench/peers/bare.py imports.
 BARE = (ONNXRUNTIME, "orjson==3.13.0", "pillow==13.0.0")
+FASTAPI = ("fastapi==0.165.0", "uvicorn[standard]==0.54.0", "python-multipart", *BARE)
 
 Request = Callable[[Sequence[bytes]], bytes]
 #: (N, C) probabilities and (N, K, h, w) attention of an answer.
@@ -35,6 +38,8 @@ class Piece:
     command: tuple[str, ...]
     one: Request
     read: Callable[[bytes], Answer]
+    decoder: str = PILLOW  # of bench.peers.decoders: how it makes pixels of a JPEG
+    peer: bool = True  # whether one would take it instead of ours; false for what only explains a figure
     many: Request | None = None  # a request of many pictures; None: there is no such route
     read_many: Callable[[bytes], Answer] | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -93,19 +98,32 @@ PIECES: dict[str, Piece] = {
             ("{bin}/marrowlens", "serve", "--port", "{port}", "--artefact", "{artefact}"),
             _form("/classify", "image"),
             _marrowlens,
-            _form("/classify/batch", "images"),
-            _marrowlens_batch,
+            decoder=OUR_DECODER,
+            peer=False,
+            many=_form("/classify/batch", "images"),
+            read_many=_marrowlens_batch,
             variables={"MARROWLENS_REQUEST_TIMEOUT_S": "{deadline_s}"},
             versions=("marrowlens", "fastapi", "uvicorn", "onnxruntime", "numpy"),
         ),
         Piece(
             "fastapi",
             "FastAPI + onnxruntime",
-            ("fastapi==0.165.0", "uvicorn[standard]==0.54.0", "python-multipart", *BARE),
+            FASTAPI,
             _module("fastapi_server"),
             _form("/classify", "image"),
             _plain,
             versions=("fastapi", "uvicorn", "onnxruntime", "numpy"),
+        ),
+        Piece(
+            "fastapi-decoder",
+            "the same with marrowlens' decoder",
+            (*FASTAPI, "simplejpeg", "cykooz.resizer"),
+            _module("fastapi_server"),
+            _form("/classify", "image"),
+            _plain,
+            decoder=OUR_DECODER,
+            peer=False,
+            versions=("fastapi", "uvicorn", "onnxruntime", "numpy", "simplejpeg"),
         ),
         Piece(
             "litserve",
@@ -123,8 +141,8 @@ PIECES: dict[str, Piece] = {
             ("{bin}/bentoml", "serve", "bench.peers.bentoml_server:Cells", "--host", "127.0.0.1", "--port", "{port}"),
             _form("/classify", "images"),
             _list,
-            _form("/classify", "images"),
-            _list,
+            many=_form("/classify", "images"),
+            read_many=_list,
             variables={"BENTOML_HOME": "{folder}/bentoml", "BENTOML_DO_NOT_TRACK": "True"},
             versions=("bentoml", "starlette", "uvicorn", "onnxruntime", "numpy"),
         ),
@@ -135,8 +153,8 @@ PIECES: dict[str, Piece] = {
             _module("pytriton_server"),
             lambda pictures: infer("/v2/models/cells/infer", "image", ASKED, pictures),
             _triton,
-            lambda pictures: infer("/v2/models/cells/infer", "image", ASKED, pictures),
-            _triton,
+            many=lambda pictures: infer("/v2/models/cells/infer", "image", ASKED, pictures),
+            read_many=_triton,
             python="/usr/bin/python3",
             versions=("nvidia-pytriton", "onnxruntime", "numpy"),
         ),

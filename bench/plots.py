@@ -16,8 +16,22 @@ from bench.runtimes import ENGINES
 from bench.summary import by_round, models, peers, spread
 from training.figures.plate import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, Plate, headed, inches, sheet, styled
 
-COLOURS = {OURS: BLUE, "fastapi": ORANGE, "litserve": SKY, "bentoml": GREEN, "pytriton": VERMILLION}
-HATCHES = {OURS: "", "fastapi": "//", "litserve": "..", "bentoml": "xx", "pytriton": "\\\\"}
+COLOURS = {
+    OURS: BLUE,
+    "fastapi": ORANGE,
+    "fastapi-decoder": GREY,
+    "litserve": SKY,
+    "bentoml": GREEN,
+    "pytriton": VERMILLION,
+}
+HATCHES = {
+    OURS: "",
+    "fastapi": "//",
+    "fastapi-decoder": "\\\\//",
+    "litserve": "..",
+    "bentoml": "xx",
+    "pytriton": "\\\\",
+}
 MARKERS = "os^vDPX*"
 
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from bench.cells import Ledger, Sitting
 from bench.conduct import Bench, Progress, run_engine, task
 from bench.environments import Environments, versions
 from bench.measure import Pictures
+from bench.peers.decoders import OURS as OUR_DECODER
+from bench.peers.decoders import PILLOW
 from bench.peers.names import ASKED
 from bench.pieces import CEILING, OURS, PIECES, Piece
 from bench.plan import FEATHERWEIGHT, NETWORK, Plan, Setting
@@ -58,13 +61,13 @@ def prepared(request: Request, progress: Progress) -> Bench:
     (folder / "setting.json").write_text(setting.model_dump_json(indent=1) + "\n")
     pythons = _pythons(request, progress)
     size = read_manifest(request.artefact.with_suffix(".json")).preprocessing.input_size
-    expected: dict[str, Pictures] = {}
-    for model, job in jobs.items():
-        out = folder / f"expected-{model}.npz"
+    expected: dict[tuple[str, str], Pictures] = {}
+    for (model, job), decoder in product(jobs.items(), (PILLOW, OUR_DECODER)):
+        out = folder / f"expected-{model}-{decoder}.npz"
         if not out.exists():
             progress.step(f"what the bare session says of each picture, {model}")
-            run_engine("expected", pythons[OURS], job, task(job, files, size, [1], 0.0), str(out.resolve()))
-        expected[model] = _expected(out, jpegs)
+            run_engine("expected", pythons[OURS], job, task(job, files, size, [1], 0.0), str(out.resolve()), decoder)
+        expected[model, decoder] = _expected(out, jpegs)
     ledger = Ledger(folder / "cells.jsonl")
     ledger.add(Sitting(date=datetime.datetime.now(datetime.UTC).date(), load_average=os.getloadavg()[0]))
     return Bench(request.plan, ledger, jobs, expected, files, size, pythons, progress)

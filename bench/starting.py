@@ -115,7 +115,8 @@ def _variables(piece: Piece, job: Job, address: Address, scratch: Path) -> dict[
     filling = {**_filling(job, address, Path()), "folder": str(scratch)}
     own = {name: value.format_map(filling) for name, value in piece.variables.items()}
     ports = {"BENCH_PORT": str(address.port), "BENCH_SECOND_PORT": str(free_port())}
-    return environment() | job.variables() | ports | {"BENCH_FOLDER": str(scratch), "TMPDIR": str(scratch)} | own
+    folders = {"BENCH_FOLDER": str(scratch), "TMPDIR": str(scratch)}
+    return environment() | job.variables() | ports | folders | {"BENCH_DECODER": piece.decoder} | own
 
 
 async def _answering(

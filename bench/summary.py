@@ -50,7 +50,7 @@ def ratio(above: dict[int, float], below: dict[int, float]) -> Spread | None:
 
 
 def peers(ledger: Ledger, model: str, workload: str) -> list[str]:
-    """The servers besides ours that were measured."""
+    """The servers besides ours that were measured, also those that are there only to explain a figure."""
     found = {c.piece for c in ledger.cells if c.model == model and c.workload == workload}
     return [piece for piece in PIECES if piece in found and piece != OURS]
 
@@ -60,7 +60,7 @@ def best_peer(ledger: Ledger, model: str, workload: str, figure: Figure, *, lowe
     medians = {
         piece: float(np.median(list(values.values())))
         for piece in peers(ledger, model, workload)
-        if (values := by_round(ledger, model, piece, workload, figure))
+        if PIECES[piece].peer and (values := by_round(ledger, model, piece, workload, figure))
     }
     pick = min if lowest else max
     return pick(medians, key=lambda piece: medians[piece]) if medians else None

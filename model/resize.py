@@ -1,7 +1,7 @@
 """RGB pixels to the square that the network takes, by the antialiased bilinear (triangle) filter.
 
-Done by SIMD code (cykooz.resizer) where there is a wheel of it, else by Pillow; the two differ by one grey level of 256
-in about a sixth of the values, on average by nothing (docs/decisions/0008). Knows arrays and sizes only.
+Done by Pillow, or for pictures of common shape by SIMD code (cykooz.resizer) where there is a wheel of it; the two
+differ in a few values of a thousand, by one grey level of 256 (docs/decisions/0008). Knows arrays and sizes only.
 """
 
 import numpy as np
@@ -34,7 +34,8 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
     height, width, _ = pixels.shape
     if (height, width) == (size, size):
         return pixels
-    if SIMD and height * width <= MAX_COPIED_PIXELS:
+    # A picture that is taller than wide Pillow may narrow last, and the order shows in what is rounded in between.
+    if SIMD and height <= width and height * width <= MAX_COPIED_PIXELS:
         return _by_simd(pixels, size)
     return by_pillow(pixels, size)
 
@@ -46,7 +47,10 @@ def by_pillow(pixels: Pixels, size: int) -> Pixels:
 
 def _by_simd(pixels: Pixels, size: int) -> Pixels:
     height, width, _ = pixels.shape
-    square = ImageData(size, size, PixelType.U8x3)
-    # A resizer of its own for each call: it holds buffers and must not be shared between threads.
-    Resizer().resize(ImageData(width, height, PixelType.U8x3, pixels.tobytes()), square, _BILINEAR)
+    picture = ImageData(width, height, PixelType.U8x3, pixels.tobytes())
+    narrowed, square = ImageData(size, height, PixelType.U8x3), ImageData(size, size, PixelType.U8x3)
+    resizer = Resizer()  # one for each call: it holds buffers, and threads must not share them
+    # First across, then down, as Pillow does; left to itself it goes the other way.
+    resizer.resize(picture, narrowed, _BILINEAR)
+    resizer.resize(narrowed, square, _BILINEAR)
     return np.frombuffer(square.get_buffer(), np.uint8).reshape(size, size, 3)

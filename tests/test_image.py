@@ -114,7 +114,7 @@ def test_the_plain_case_is_what_pillow_makes_of_it() -> None:
     "extra", [{"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"restart_marker_rows": 2}]
 )
 def test_every_layout_of_a_jpeg_has_pillows_pixels(extra: dict[str, int]) -> None:
-    data = encoded(noise(61, 83), "JPEG", quality=80, **extra)
+    data = encoded(noise(83, 61), "JPEG", quality=80, **extra)
     with Image.open(BytesIO(data)) as picture:
         assert_same_but_for_rounding(decode(data, 40), by_pillow(np.asarray(picture), 40))
 

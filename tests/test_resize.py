@@ -21,7 +21,16 @@ def test_no_value_is_off_by_more_than_one(height: int, width: int, size: int, se
     picture = pixels(height, width, seed)
     off = to_square(picture, size).astype(int) - by_pillow(picture, size)
     assert np.abs(off).max() <= 1
-    assert abs(off.mean()) < 0.03  # to no side
+    assert (off != 0).mean() < 0.15  # as many only where weights are round numbers, 40 to 32 px, and ties come up
+    if height > width:
+        assert not off.any()
+
+
+@pytest.mark.parametrize("side", [249, 250, 251, 300, 345, 360, 363, 400])
+def test_cells_are_as_good_as_equal(side: int) -> None:
+    picture = pixels(side, side)
+    for size in (64, 96, 128):
+        assert (to_square(picture, size) != by_pillow(picture, size)).mean() < 0.01
 
 
 def test_a_picture_of_that_size_is_left_alone() -> None:
@@ -31,7 +40,7 @@ def test_a_picture_of_that_size_is_left_alone() -> None:
 
 def test_one_colour_stays_that_colour() -> None:
     for value in (0, 1, 127, 128, 254, 255):
-        assert (to_square(np.full((250, 131, 3), value, np.uint8), 128) == value).all()
+        assert (to_square(np.full((131, 250, 3), value, np.uint8), 128) == value).all()
 
 
 def test_rows_that_do_not_lie_side_by_side_are_read_right() -> None:

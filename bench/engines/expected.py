@@ -1,6 +1,6 @@
 """What the bare session says of every picture, one by one: each server's answers are held against it.
 
-python -m bench.engines.expected TASK OUT.npz
+python -m bench.engines.expected TASK OUT.npz DECODER
 """
 
 import sys
@@ -10,14 +10,15 @@ import numpy as np
 import onnxruntime
 
 from bench.engines.timing import task
+from bench.peers.decoders import decoder
 from bench.peers.names import ASKED
-from model.image import decode
 
 if __name__ == "__main__":
     asked = task()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = asked.threads
     session = onnxruntime.InferenceSession(asked.artefact, options, providers=["CPUExecutionProvider"])
+    decode = decoder(sys.argv[3])
     rows = [
         session.run(ASKED, {"image": decode(Path(path).read_bytes(), asked.size)[np.newaxis]})
         for path in asked.pictures

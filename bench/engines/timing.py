@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.image import decode
+from bench.peers.decoders import by_pillow
 
 Images = NDArray[np.uint8]
 
@@ -35,7 +35,7 @@ class Task:
 
     def decoded(self) -> Images:
         """All pictures, (N, S, S, 3)."""
-        return np.stack([decode(Path(path).read_bytes(), self.size) for path in self.pictures])
+        return np.stack([by_pillow(Path(path).read_bytes(), self.size) for path in self.pictures])
 
 
 def task() -> Task:

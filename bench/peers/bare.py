@@ -1,12 +1,13 @@
 """What every peer does with a picture: decode it, run the session, and say 21 probabilities and the attention grid.
 
-Knows the artefact, onnxruntime and the one decode of model.image. Knows no server. The session options are those of
+Knows the artefact and onnxruntime. Knows no server. The session options are those of
 service/session.py, so that the servers differ and not what they serve. A peer learns where and with how many threads
 from its environment:
 
     BENCH_ARTEFACT    the .onnx file
     BENCH_THREADS     threads of one session.run; the processors are given from outside, with taskset
     BENCH_PORT        where to listen, on loopback
+    BENCH_DECODER     how a JPEG is read (bench/peers/decoders.py)
     BENCH_DEADLINE_S  after which nobody waits for an answer any more
 """
 
@@ -18,8 +19,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from bench.peers.decoders import decoder
 from bench.peers.names import ASKED
-from model.image import decode
 
 DEADLINE_S = float(os.environ.get("BENCH_DEADLINE_S", "5"))
 #: Pictures in one call of the model, for the peers that batch: marrowlens' default.
@@ -37,13 +38,14 @@ class Bare:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = os.environ["BENCH_ARTEFACT"]
+        self._decode = decoder(os.environ["BENCH_DECODER"])
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.size: int = self._session.get_inputs()[0].shape[1]
         self.run(np.zeros((1, self.size, self.size, 3), np.uint8))
 
     def read(self, picture: bytes) -> NDArray[np.uint8]:
         """A JPEG as (S, S, 3)."""
-        return decode(picture, self.size)
+        return self._decode(picture, self.size)
 
     def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(N, S, S, 3) to probabilities (N, C) and attention (N, K, h, w)."""
