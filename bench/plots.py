@@ -27,7 +27,7 @@ COLOURS = {
 HATCHES = {
     OURS: "",
     "fastapi": "//",
-    "fastapi-decoder": "\\\\//",
+    "fastapi-decoder": "//",
     "litserve": "..",
     "bentoml": "xx",
     "pytriton": "\\\\",

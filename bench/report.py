@@ -90,7 +90,8 @@ def _fairness(header: Header) -> str:
         f"One server runs at a time, {isolated}; server and load generator {pinned} (taskset). Each has "
         f"{len(setting.server_cores)} thread(s) for the model, the same ONNX file (sha256 "
         f"{setting.artefact_sha256[:12]}), the same JPEGs ({setting.pictures}) and the same filter; every answer is "
-        f"held against the bare session's for the pixels that its decoder makes. After {setting.deadline_s:g} s nobody waits for an answer any more. "
+        f"held against the bare session's for the pixels that its decoder makes. After {setting.deadline_s:g} s nobody "
+        "waits for an answer any more. "
         "How it is measured: docs/bench.md."
     )
 
