@@ -152,11 +152,20 @@ def engine_table(ledger: Ledger) -> Table:
     for engine, setting in dict.fromkeys((timing.engine, timing.setting) for timing in ledger.timings):
         cells = [_timing(ledger, engine, setting, batch) for batch in batches]
         rows.append((ENGINES[engine].title, setting, *(f"{cell.median:.1f}" if cell else NONE for cell in cells)))
-    one = spread([line.one_picture_ms for line in ledger.one_picture])
     note = "Pictures/s, medians over the rounds, on the servers' cores with as many threads."
-    if one:
-        note += f" Decode and bare session.run of one picture: {one.median:.2f} ms ({one.low:.2f} to {one.high:.2f})."
+    note += _one_picture(ledger)
     return Table("Without a server", ("engine", "setting", *(f"batch {batch}" for batch in batches)), rows, note)
+
+
+def _one_picture(ledger: Ledger) -> str:
+    lines = ledger.one_picture
+    whole, ours, pillow = (
+        spread([getattr(line, name) for line in lines]) for name in ("one_picture_ms", "decode_ms", "pillow_ms")
+    )
+    if not (whole and ours and pillow):
+        return ""
+    said = f" Decode and bare session.run of one picture: {whole.median:.2f} ms ({whole.low:.2f} to {whole.high:.2f});"
+    return f"{said} decoding alone {ours.median:.2f} ms, by Pillow {pillow.median:.2f} ms."
 
 
 def _timing(ledger: Ledger, engine: str, setting: str, batch: int) -> Spread | None:

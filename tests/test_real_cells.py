@@ -12,8 +12,10 @@ import pytest
 from pictures import assert_same_but_for_rounding
 from PIL import Image
 
+from bench.peers.decoders import by_pillow
 from model.contract import CLASSES
 from model.image import PictureError, decode
+from service.artefact import bundled_artefact
 from service.classify import Classifier
 from service.metrics import Metrics
 from service.pictures import Answer
@@ -43,6 +45,22 @@ def test_real_pictures_are_read_as_pillow_reads_them(source: str) -> None:
         with Image.open(path) as picture:
             expected = np.asarray(picture.convert("RGB").resize((96, 96), Image.Resampling.BILINEAR))
         assert_same_but_for_rounding(pixels, expected)
+
+
+def test_the_model_answers_alike_whoever_resizes() -> None:
+    """The bundled model on this project's pixels and on Pillow's: decision 0008 rests on this."""
+    session = open_session(bundled_artefact())
+    size = session.manifest.preprocessing.input_size
+    found = random.Random(1).sample(pictures("matek2021"), 128)
+    ours = np.stack([decode(path.read_bytes(), size) for path in found])
+    pillows = np.stack([by_pillow(path.read_bytes(), size) for path in found])
+    answers = [
+        np.concatenate([session.run(pixels[at : at + 16]).probabilities for at in range(0, len(found), 16)])
+        for pixels in (ours, pillows)
+    ]
+    assert (ours != pillows).mean() < 0.01
+    assert np.abs(answers[0] - answers[1]).max() < 0.03
+    assert (answers[0].argmax(axis=1) == answers[1].argmax(axis=1)).all()
 
 
 def test_a_copy_encoded_again_looks_the_same() -> None:

@@ -14,6 +14,7 @@ import onnxruntime
 
 from bench.engines.names import AS_SERVED
 from bench.engines.timing import Images, Task, task, tell, time_batches
+from bench.peers.decoders import by_pillow
 from model.image import decode
 
 OUTPUTS = ["probabilities", "logits", "attention", "evidence", "embedding"]
@@ -40,17 +41,26 @@ def _same(run: Callable[[Images], object], _: int) -> Callable[[Images], object]
 
 
 def time_one_picture(asked: Task) -> None:
-    """Decode and run, one JPEG after the other, in one thread: what a lone client would wait without a server."""
+    """Decode and run, one JPEG after the other, in one thread: what a lone client would wait without a server.
+
+    Beside it what decoding alone takes, by this project's code and by Pillow's.
+    """
     pictures = [Path(path).read_bytes() for path in asked.pictures]
     run = session(asked)
-    took_s: list[float] = []
-    began = time.perf_counter()
-    while time.perf_counter() - began < 2 * asked.seconds or len(took_s) < 8:
-        picture = pictures[len(took_s) % len(pictures)]
-        start = time.perf_counter()
-        run(decode(picture, asked.size)[np.newaxis])
-        took_s.append(time.perf_counter() - start)
-    tell(one_picture_ms=1000 * float(np.median(took_s[2:])))
+    steps: dict[str, Callable[[bytes], object]] = {
+        "one_picture_ms": lambda picture: run(decode(picture, asked.size)[np.newaxis]),
+        "decode_ms": lambda picture: decode(picture, asked.size),
+        "pillow_ms": lambda picture: by_pillow(picture, asked.size),
+    }
+    took_ms: dict[str, list[float]] = {name: [] for name in steps}
+    began, turn = time.perf_counter(), 0
+    while time.perf_counter() - began < 2 * asked.seconds or turn < 8:
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step(pictures[turn % len(pictures)])
+            took_ms[name].append(1000 * (time.perf_counter() - start))
+        turn += 1
+    tell(**{name: float(np.median(took[2:])) for name, took in took_ms.items()})
 
 
 if __name__ == "__main__":
