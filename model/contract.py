@@ -212,9 +212,11 @@ class ArtefactError(Exception):
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as it is written beside an ONNX file.
 
-    Without `precision` in fp32, so that services from before there was another one read it too.
+    Without `precision` in fp32 and without absent `probes`: services from before there were any know no such key.
     """
-    return manifest.model_dump_json(indent=1, exclude={"precision"} if manifest.precision == "fp32" else None) + "\n"
+    left_out = {"precision"} if manifest.precision == "fp32" else set()
+    left_out |= set() if manifest.probes else {"probes"}
+    return manifest.model_dump_json(indent=1, exclude=left_out) + "\n"
 
 
 def read_manifest(path: Path) -> Manifest:

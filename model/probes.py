@@ -58,7 +58,8 @@ def _projected(values: NDArray[np.float32]) -> NDArray[np.float32]:
     flat = values.reshape(len(values), -1).astype(np.float64)
     count = flat.shape[1]
     weights = np.cos(np.arange(count)) * np.sqrt(2 / count)
-    found: NDArray[np.float32] = (flat @ weights).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # what is not a number stays none, and whoever compares it says so
+        found: NDArray[np.float32] = (flat @ weights).astype(np.float32)
     return found
 
 
