@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 
 SCHEMA_VERSION: Final = 1
 
@@ -24,6 +24,7 @@ Lineage = Literal["granulocytic", "monocytic", "erythroid", "lymphoid", "plasma"
 #: Whether a cell enters the denominator of a differential count; "by_setting" leaves it to the laboratory.
 Countable = Literal["always", "never", "by_setting"]
 Precision = Literal["fp32", "fp16"]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Strict(BaseModel):
@@ -97,8 +98,32 @@ class Metric(_Strict):
     split: str
 
 
+class Probes(_Strict):
+    """What the graph made of P probe pictures (model/probes.py) where it was exported, in onnxruntime on a CPU.
+
+    Whoever opens the graph computes it again: other weights, another order of maps or a machine that computes wrongly
+    show, whatever the sha256 says.
+    """
+
+    images_sha256: Sha256 = Field(description="of the P pictures, uint8 (P, S, S, 3)")
+    logits: tuple[tuple[FiniteFloat, ...], ...] = Field(min_length=1, max_length=16, description="(P, C)")
+    attention: tuple[FiniteFloat, ...] = Field(description="(P,): a picture's values times fixed weights, added up")
+    evidence: tuple[FiniteFloat, ...] = Field(description="(P,): the same")
+    embedding: tuple[FiniteFloat, ...] = Field(description="(P,): the same")
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        counts = {len(self.logits), len(self.attention), len(self.evidence), len(self.embedding)}
+        if len(counts) != 1:
+            raise ValueError(f"logits, attention, evidence and embedding are of {sorted(counts)} pictures")
+        return self
+
+
 class Manifest(_Strict):
-    """What travels beside the ONNX file and says all that the graph cannot say of itself. Unknown keys are refused."""
+    """What travels beside the ONNX file and says all that the graph cannot say of itself. Unknown keys are refused.
+
+    One without `probes`, as they were written before there were any, is as good; its graph is held against less.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Code
@@ -118,10 +143,11 @@ class Manifest(_Strict):
     precision: Precision = Field(
         "fp32", description="inside the network; preprocessing, softmax, maps and outputs are fp32 in any case"
     )
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the ONNX file")
+    sha256: Sha256 = Field(description="of the ONNX file")
+    probes: Probes | None = Field(None, description="answers that the graph must give again")
     sources: tuple[DataSource, ...]
     split: str = Field(description="how training, calibration and test pictures were kept apart")
-    split_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the written split list")
+    split_sha256: Sha256 = Field(description="of the written split list")
     metrics: tuple[Metric, ...]
     intended_use: str
     limits: tuple[str, ...]
@@ -148,6 +174,8 @@ class Manifest(_Strict):
             raise ValueError(f"classes without training pictures must be unsupported: {sorted(unclaimed)}")
         if len(self.bias) != len(self.classes):
             raise ValueError(f"bias has {len(self.bias)} values for {len(self.classes)} classes")
+        if self.probes and any(len(logits) != len(self.classes) for logits in self.probes.logits):
+            raise ValueError(f"probes.logits must have {len(self.classes)} values a picture, one a class")
         if self.outputs != output_shapes(self):
             raise ValueError(f"outputs must be {output_shapes(self)}, found {self.outputs}")
         return self
@@ -179,6 +207,16 @@ class ArtefactError(Exception):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The manifest as it is written beside an ONNX file.
+
+    Without `precision` in fp32 and without absent `probes`: services from before there were any know no such key.
+    """
+    left_out = {"precision"} if manifest.precision == "fp32" else set()
+    left_out |= set() if manifest.probes else {"probes"}
+    return manifest.model_dump_json(indent=1, exclude=left_out) + "\n"
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import model.contract
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, read_manifest
+from model.probes import probe_images as probe_images  # for bench/session_options.py, which takes it from here
 from service.providers import FP32_TOLERANCE
 
 WEIGHTS = Path(model.contract.__file__).parent / "weights"
@@ -93,18 +94,6 @@ def _agree(found: Sequence[int | str | None], promised: tuple[str | int, ...]) -
     """A size that the graph leaves open agrees with any; a number agrees with itself, and never with the batch, N."""
     sizes = zip(found, promised, strict=False)
     return len(found) == len(promised) and all(not isinstance(size, int) or size == wanted for size, wanted in sizes)
-
-
-def probe_images(manifest: Manifest, count: int = 2) -> NDArray[np.uint8]:
-    """Unlike pictures, (count, S, S, 3), the same each time: grey, noise, then squares of ever other sizes."""
-    size = manifest.preprocessing.input_size
-    images = np.full((count, size, size, 3), 128, np.uint8)
-    for index in range(1, count):
-        random = np.random.default_rng(index - 1)
-        side = 1 << (index - 1) % 6  # of a square, in pixels
-        grid = random.integers(0, 256, (-(-size // side), -(-size // side), 3), dtype=np.uint8)
-        images[index] = grid.repeat(side, axis=0).repeat(side, axis=1)[:size, :size]
-    return images
 
 
 def check_computed(

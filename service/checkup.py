@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.contract import ArtefactError
+from model.probes import probe_images
 from service import providers
 from service.agreement import compare
-from service.artefact import probe_images
 from service.providers import AskedProvider, Provider
 from service.session import ProviderUnavailable, Session
 

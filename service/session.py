@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
+from model.probes import probe_images
 from service import libraries, providers
-from service.agreement import compare, complaint
-from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, probe_images, read_artefact
+from service.agreement import Arrays, compare, complaint
+from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, read_artefact
+from service.parity import parity_complaint
 from service.providers import AskedProvider, Attempt, Provider, Setup
 
 try:
@@ -98,7 +100,7 @@ def open_session(
     """Open an artefact, by default the bundled one, and prove on a few pictures that it keeps the contract.
 
     What is not the CPU is also run at every batch size, so that nothing is built within a request, and held against
-    the CPU's answers.
+    the CPU's answers. All are held against the answers that the manifest has stored, where it has.
 
     Args:
         provider: "auto" takes the best that works, and says in the log what does not.
@@ -167,11 +169,16 @@ def _on_cpu(path: Path, graph: bytes, manifest: Manifest, setup: Setup) -> OnnxS
         raise ArtefactError(path, f"onnxruntime cannot load it: {_first_line(error)}") from error
     session = OnnxSession(manifest, "cpu", started, None)
     check_declared(path, manifest, *session.declared())
-    try:
-        outputs = session.run(probe_images(manifest))
-    except Exception as error:
-        raise ArtefactError(path, f"onnxruntime cannot run it: {_first_line(error)}") from error
-    check_computed(path, manifest, outputs._asdict())
+
+    def run(images: NDArray[np.uint8]) -> Arrays:
+        try:
+            return session.run(images)._asdict()
+        except Exception as error:
+            raise ArtefactError(path, f"onnxruntime cannot run it: {_first_line(error)}") from error
+
+    check_computed(path, manifest, run(probe_images(manifest)))
+    if wrong := parity_complaint(manifest, run, providers.tolerance("cpu", manifest.precision)):
+        raise ArtefactError(path, f"does not give the answers that its manifest has stored: {wrong}")
     return session
 
 
@@ -185,15 +192,20 @@ def _elsewhere(graph: bytes, reference: OnnxSession, provider: Provider, setup: 
     session = _first_that_starts(graph, reference.manifest, provider, setup)
     images = probe_images(reference.manifest, max((2, *setup.batch_sizes)))
     coarse = providers.tolerance(provider, setup.precision)
-    for count in sorted({2, *setup.batch_sizes}):
+
+    def run(images: NDArray[np.uint8]) -> Arrays:
         try:
-            outputs = session.run(images[:count])
+            return session.run(images)._asdict()
         except Exception as error:
-            reason = f"{provider} starts but does not compute {count} pictures: {_first_line(error)}"
+            reason = f"{provider} starts but does not compute {len(images)} pictures: {_first_line(error)}"
             raise ProviderUnavailable(reason) from error
-        found = compare(outputs._asdict(), reference.run(images[:count])._asdict())
+
+    for count in sorted({2, *setup.batch_sizes}):
+        found = compare(run(images[:count]), reference.run(images[:count])._asdict())
         if wrong := complaint(found, coarse):
             raise ProviderUnavailable(f"{provider} does not give the CPU's answers for {count} pictures: {wrong}")
+    if wrong := parity_complaint(reference.manifest, run, coarse):
+        raise ProviderUnavailable(f"{provider} does not give the answers that the manifest has stored: {wrong}")
     return session
 
 

@@ -6,7 +6,7 @@ still depend on the picture: uint8 → scale, normalise → mean over patches �
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,14 @@ def edit_graph(artefact: Path, graph: ModelProto) -> None:
     """Replace the graph of an artefact and keep the manifest's sha256 true, so that only the graph is off."""
     artefact.write_bytes(graph.SerializeToString())
     edit_manifest(artefact, sha256=_sha256(artefact))
+
+
+def change_weight(artefact: Path, name: str, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+    """Give a weight of the graph another value, and keep the manifest's sha256 true: only the answers tell."""
+    model = onnx.load(artefact)
+    (weight,) = (found for found in model.graph.initializer if found.name == name)
+    weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(weight))), name))
+    edit_graph(artefact, model)
 
 
 def _sha256(path: Path) -> str:

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from model.contract import ArtefactError, Manifest, read_manifest
-from service.artefact import Tensor, check_computed, check_declared, probe_images
+from model.probes import probe_images
+from service.artefact import Tensor, check_computed, check_declared
 from service.session import open_session
 
 Computed = dict[str, NDArray[np.float32]]

@@ -62,6 +62,31 @@ def _name_a_stranger(manifest: dict) -> None:
     manifest["unsupported"] = [*manifest["unsupported"], "XYZ"]
 
 
+def _stored_answers(**changes: object) -> dict:
+    ones = {"attention": [1.0], "evidence": [1.0], "embedding": [1.0]}
+    return {"images_sha256": "0" * 64, "logits": [[0.5] * 21], **ones, **changes}
+
+
+def _store_too_few_logits(manifest: dict) -> None:
+    manifest["probes"] = _stored_answers(logits=[[0.5] * 20])
+
+
+def _forget_a_picture(manifest: dict) -> None:
+    manifest["probes"] = _stored_answers(evidence=[])
+
+
+def _store_no_picture(manifest: dict) -> None:
+    manifest["probes"] = _stored_answers(logits=[], attention=[], evidence=[], embedding=[])
+
+
+def _store_what_is_no_number(manifest: dict) -> None:
+    manifest["probes"] = _stored_answers(embedding=[float("nan")])
+
+
+def _store_a_stranger(manifest: dict) -> None:
+    manifest["probes"] = _stored_answers(saliency=[1.0])
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -72,6 +97,11 @@ def _name_a_stranger(manifest: dict) -> None:
         (_narrow_the_logits, "outputs must be"),
         (_lose_an_output, "ranks"),
         (_name_a_stranger, "XYZ"),
+        (_store_too_few_logits, "probes.logits must have 21 values a picture"),
+        (_forget_a_picture, r"probes .*are of \[0, 1\] pictures"),
+        (_store_no_picture, "probes.logits"),
+        (_store_what_is_no_number, "probes.embedding.0 .*finite number"),
+        (_store_a_stranger, "probes.saliency Extra inputs"),
     ],
 )
 def test_a_manifest_at_odds_with_itself_is_refused(

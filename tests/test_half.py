@@ -156,5 +156,6 @@ def test_an_export_says_its_precision_only_where_it_is_another(precision: Precis
     assert ("precision" in json.loads(path.with_suffix(".json").read_text())) == (precision == "fp16")
     session = open_session(path, provider="cpu")
     assert session.manifest == manifest
+    assert manifest.probes
     weights = {weight.data_type for weight in onnx.load(path).graph.initializer}
     assert (TensorProto.FLOAT16 in weights) == (precision == "fp16")

@@ -12,13 +12,14 @@ from typing import Any
 
 import httpx
 import pytest
-from graphs import edit_manifest, write_artefact
+from graphs import change_weight, edit_manifest, write_artefact
 from serving import Held, async_client, refused, served, zipped
 
 from model.contract import read_manifest
 from service.app import create_app
 from service.session import OnnxSession, open_session
 from service.settings import Settings
+from training.probes import store_probes
 
 Draw = Callable[..., bytes]
 PNG = {"content-type": "image/png"}
@@ -28,8 +29,8 @@ OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Path:
-    """The first of two artefacts in a folder; the second has other weights and another input size."""
-    write_artefact(tmp_path, name="second", version="0.0.2", seed=2, input_size=96)
+    """The first of two artefacts in a folder; the second has other weights, another input size and stored answers."""
+    store_probes(write_artefact(tmp_path, name="second", version="0.0.2", seed=2, input_size=96))
     return write_artefact(tmp_path, name="first")
 
 
@@ -110,6 +111,7 @@ async def test_a_batch_is_ended_with_the_model_that_began_it(shelf: Path, draw: 
         ("truncated", "sha256"),
         ("another schema", "schema"),
         ("another temperature", "temperature"),
+        ("another weight", "does not give the answers that its manifest has stored"),
     ],
 )
 async def test_a_bad_model_is_refused_and_the_old_one_serves_on(
@@ -122,8 +124,10 @@ async def test_a_bad_model_is_refused_and_the_old_one_serves_on(
         second.write_bytes(second.read_bytes()[:-10])
     elif fault == "another schema":
         edit_manifest(second, schema_version=7)
-    else:
+    elif fault == "another temperature":
         edit_manifest(second, temperature=3.0)
+    else:
+        change_weight(second, "gate", lambda gate: gate[::-1])
     async with serving(shelf) as http:
         problem = refused(await change(http, "second.onnx"), 422, "model-refused")
         assert reason in problem.detail

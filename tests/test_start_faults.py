@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from graphs import edit_manifest, write_artefact
+from graphs import change_weight, edit_manifest, write_artefact
 from serving import served
 
 from model.contract import CLASSES
 from service.artefact import sha256
+from training.probes import store_probes
 
 Fault = Callable[[Path, Path], None]
 
@@ -24,6 +26,12 @@ def _graph(content: Callable[[bytes], bytes]) -> Fault:
         edit_manifest(graph, sha256=sha256(graph.read_bytes()))
 
     return spoil
+
+
+def _of_other_weights(graph: Path, manifest: Path) -> None:  # noqa: ARG001
+    """A graph that keeps every promise, with another weight than the one whose answers were stored."""
+    store_probes(graph)
+    change_weight(graph, "head", lambda head: head * np.float32(1.01))
 
 
 def _manifest(content: bytes) -> Fault:
@@ -63,6 +71,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "graph empty": (_graph(lambda _: b""), ".onnx", "onnxruntime cannot load it"),
     "graph of zeros": (_graph(lambda data: bytes(len(data))), ".onnx", "onnxruntime cannot load it"),
     "graph is another file": (_graph(lambda _: b"\x89PNG\r\n\x1a\n" * 99), ".onnx", "onnxruntime cannot load it"),
+    "graph of other weights": (_of_other_weights, ".onnx", "does not give the answers that its manifest has stored"),
     "graph missing": (lambda graph, _: graph.unlink(), ".onnx", "cannot be read (No such file"),
     "graph is a folder": (lambda graph, _: _folder(graph), ".onnx", "cannot be read (Is a directory"),
     "graph is a link to itself": (lambda graph, _: _circle(graph), ".onnx", "cannot be read (Too many levels"),

@@ -154,6 +154,18 @@ def export(
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 
 
+@app.command()
+def probes(
+    artefact: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An artefact whose manifest has no probes.")],
+) -> None:
+    """Store what an artefact's graph makes of the probe pictures in its manifest, which every export does by itself."""
+    with told_plainly():
+        from training.probes import store_probes
+
+        manifest = store_probes(artefact)
+    say(f"{artefact.with_suffix('.json')} has the answers of {manifest.name} to the probe pictures")
+
+
 for command in (
     review.figures,
     review.pool,

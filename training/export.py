@@ -20,11 +20,12 @@ from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
 from torch import Tensor, nn
 
-from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing
+from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing, manifest_text
 from training.config import Config
 from training.folding import folded
 from training.half import in_half
 from training.networks import Network, title
+from training.probes import with_probes
 from training.run import Ancestor, Evaluation
 
 OPSET = 20
@@ -91,13 +92,11 @@ def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tup
     shapes = check(graph, servable, config.model.input_size)
     if precision == "fp16":
         graph = in_half(model, config.model.input_size)
-    manifest = _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision)
+    manifest = with_probes(graph, _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{config.name}.onnx"
     path.write_bytes(graph)
-    # Without the key in fp32, so that services from before there was another precision read the manifest too.
-    text = manifest.model_dump_json(indent=1, exclude={"precision"} if precision == "fp32" else None)
-    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(manifest_text(manifest), encoding="utf-8")
     return path, manifest
 
 

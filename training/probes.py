@@ -1,0 +1,53 @@
+"""What an artefact's graph makes of the probe pictures, for its manifest: at its export, or later where it has none.
+
+Knows onnxruntime and the contract. Knows no torch and no network: whoever stores the answers vouches for the graph.
+"""
+
+import hashlib
+from pathlib import Path
+
+import onnxruntime
+
+from model.contract import INPUT, OUTPUTS, Manifest, manifest_text, read_manifest
+from model.probes import STORED, probe_images, recorded
+
+
+def with_probes(graph: bytes, manifest: Manifest) -> Manifest:
+    """The manifest, and in it what the graph makes of the probe pictures on the CPU.
+
+    Raises:
+        ValueError: onnxruntime cannot run the graph, or it computes what is no number.
+    """
+    images = probe_images(manifest, STORED)
+    try:
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        outputs = session.run(list(OUTPUTS), {INPUT: images})
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"onnxruntime cannot run the graph: {reason}") from error
+    probes = recorded(images, dict(zip(OUTPUTS, outputs, strict=True)))
+    return Manifest.model_validate(manifest.model_dump() | {"probes": probes})
+
+
+def store_probes(artefact: Path) -> Manifest:
+    """Compute them for an artefact whose manifest has none, and write them into it; all else there stays.
+
+    Args:
+        artefact: the .onnx file; its manifest lies beside it.
+
+    Raises:
+        ArtefactError: the manifest cannot be read.
+        OSError: the graph cannot be read, or the manifest not be written.
+        ValueError: the manifest has probes already or is another graph's; see also `with_probes`.
+    """
+    path = artefact.with_suffix(".json")
+    manifest, graph = read_manifest(path), artefact.read_bytes()
+    if manifest.probes:
+        raise ValueError(f"{path}: has probes already; another graph needs a manifest of its own")
+    if hashlib.sha256(graph).hexdigest() != manifest.sha256:
+        raise ValueError(f"{artefact}: its sha256 is not the one that its manifest has")
+    manifest = with_probes(graph, manifest)
+    whole = path.with_suffix(".json.part")
+    whole.write_text(manifest_text(manifest), encoding="utf-8")
+    whole.replace(path)  # a manifest is there all the time, for a service that reads it anew
+    return manifest
