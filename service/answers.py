@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.contract import Manifest
+from model.contract import CellClass, Manifest
 from service.differential import Differential, Share
 from service.maps import (
     ATTENTION_SCALE,
@@ -118,15 +118,20 @@ def differential_count(count: Differential, manifest: Manifest, *, count_other: 
     """The differential as a document."""
     return DifferentialCount(
         counted=count.counted,
-        classes=[_class_share(share, manifest) for share in count.shares],
-        excluded=[ClassCount(code=left.code, name=left.name, count=found) for left, found in count.excluded],
+        counted_unsupported=count.counted_unsupported,
+        classes=[_class_share(share) for share in count.shares],
+        excluded=[_class_count(left, found, manifest) for left, found in count.excluded],
         problems=count.problems,
         count_other=count_other,
         unsupported=list(manifest.unsupported),
     )
 
 
-def _class_share(share: Share, manifest: Manifest) -> ClassShare:
+def _class_count(left: CellClass, found: int, manifest: Manifest) -> ClassCount:
+    return ClassCount(code=left.code, name=left.name, count=found, supported=left.code not in manifest.unsupported)
+
+
+def _class_share(share: Share) -> ClassShare:
     return ClassShare(
         code=share.cell_class.code,
         name=share.cell_class.name,
@@ -134,7 +139,7 @@ def _class_share(share: Share, manifest: Manifest) -> ClassShare:
         percent=share.percent,
         low=share.low,
         high=share.high,
-        supported=share.cell_class.code not in manifest.unsupported,
+        supported=share.supported,
     )
 
 

@@ -45,7 +45,13 @@ class Bulk:
     def summary(self) -> BatchSummary:
         """The count of what was answered."""
         manifest = self.classifier.manifest
-        count = differential(self.codes, manifest.classes, problems=self.problems, count_other=self.count_other)
+        count = differential(
+            self.codes,
+            manifest.classes,
+            unsupported=manifest.unsupported,
+            problems=self.problems,
+            count_other=self.count_other,
+        )
         return BatchSummary(
             request_id=self.request_id,
             model=identity(manifest),

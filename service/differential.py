@@ -1,11 +1,12 @@
 """The differential count: how many cells of each class, with 95 % intervals. Pure arithmetic, no I/O.
 
-Knows which classes enter the denominator (ICSH 2008 as the contract's `countable` says it). Does not know pictures,
-HTTP or where the classes came from: it counts what the model suggested, and a person signs.
+Knows which classes enter the denominator (ICSH 2008 as the contract's `countable` says it) and which the model claims
+nothing for. Does not know pictures, HTTP or where the classes came from: it counts what the model suggested, and a
+person signs.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -19,10 +20,13 @@ Z_95 = 1.959963984540054
 class Share:
     """One class's part of the denominator: count, per cent, and the bounds of its 95 % Wilson interval in per cent.
 
-    Without a single counted cell there is no share to speak of: the three percentages are None.
+    Without a single counted cell there is no share to speak of: the three percentages are None. A class that is not
+    supported has a share, so that all add up to 100, and no interval: its count is how often the name was given, not a
+    sample of such cells.
     """
 
     cell_class: CellClass
+    supported: bool
     count: int
     percent: float | None
     low: float | None
@@ -31,9 +35,14 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Differential:
-    """Shares of the countable classes in logit order, and what was left out of the denominator."""
+    """Shares of the countable classes in logit order, and what was left out of the denominator.
+
+    `counted_unsupported` of the `counted` cells were given the name of a class that is not supported: what they are is
+    open, and with them every other share.
+    """
 
     counted: int
+    counted_unsupported: int
     shares: tuple[Share, ...]
     excluded: tuple[tuple[CellClass, int], ...]
     problems: int
@@ -62,13 +71,19 @@ def is_counted(cell_class: CellClass, *, count_other: bool) -> bool:
 
 
 def differential(
-    codes: Iterable[str], classes: tuple[CellClass, ...], *, problems: int = 0, count_other: bool = False
+    codes: Iterable[str],
+    classes: tuple[CellClass, ...],
+    *,
+    unsupported: Collection[str] = (),
+    problems: int = 0,
+    count_other: bool = False,
 ) -> Differential:
     """Count predicted class codes.
 
     Args:
         codes: one a picture that was answered.
         classes: the manifest's, in logit order.
+        unsupported: codes of the classes for which nothing is claimed; counted like the others.
         problems: pictures that got no answer; never in the denominator.
         count_other: whether classes countable "by_setting" are counted.
 
@@ -81,16 +96,24 @@ def differential(
         raise ValueError(f"not classes of this model: {sorted(unknown)}")
     counted = [cell_class for cell_class in classes if is_counted(cell_class, count_other=count_other)]
     total = sum(counts[cell_class.code] for cell_class in counted)
+    shares = tuple(
+        _share(cell_class, counts[cell_class.code], total, supported=cell_class.code not in unsupported)
+        for cell_class in counted
+    )
     return Differential(
         counted=total,
-        shares=tuple(_share(cell_class, counts[cell_class.code], total) for cell_class in counted),
+        counted_unsupported=sum(share.count for share in shares if not share.supported),
+        shares=shares,
         excluded=tuple((left, counts[left.code]) for left in classes if left not in counted),
         problems=problems,
     )
 
 
-def _share(cell_class: CellClass, count: int, total: int) -> Share:
+def _share(cell_class: CellClass, count: int, total: int, *, supported: bool) -> Share:
     if total == 0:
-        return Share(cell_class, 0, None, None, None)
+        return Share(cell_class, supported, 0, None, None, None)
+    percent = 100 * count / total
+    if not supported:
+        return Share(cell_class, supported, count, percent, None, None)
     low, high = wilson_interval(count, total)
-    return Share(cell_class, count, 100 * count / total, 100 * low, 100 * high)
+    return Share(cell_class, supported, count, percent, 100 * low, 100 * high)

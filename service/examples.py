@@ -49,6 +49,14 @@ BATCH_ITEMS: list[Json] = [
     {"index": 1, "name": "cell-2.jpg", "problem": PROBLEM},
 ]
 
+
+def _interval(code: str) -> Json:
+    """Wilson, 95 %: one cell of one says little. Absent where nothing is claimed."""
+    if code in _UNSUPPORTED:
+        return {}
+    return {"low": 20.65, "high": 100.0} if code == "PMO" else {"low": 0.0, "high": 79.35}
+
+
 BATCH_SUMMARY: Json = {
     "request_id": REQUEST_ID,
     "model": MODEL,
@@ -56,22 +64,26 @@ BATCH_SUMMARY: Json = {
     "problems": 1,
     "differential": {
         "counted": 1,
+        "counted_unsupported": 0,
         "classes": [
             {
                 "code": cell_class.code,
                 "name": cell_class.name,
                 "count": int(cell_class.code == "PMO"),
                 "percent": 100.0 if cell_class.code == "PMO" else 0.0,
-                # Wilson, 95 %: one cell of one says little.
-                "low": 20.65 if cell_class.code == "PMO" else 0.0,
-                "high": 100.0 if cell_class.code == "PMO" else 79.35,
+                **_interval(cell_class.code),
                 "supported": cell_class.code not in _UNSUPPORTED,
             }
             for cell_class in CLASSES
             if cell_class.countable == "always"
         ],
         "excluded": [
-            {"code": cell_class.code, "name": cell_class.name, "count": 0}
+            {
+                "code": cell_class.code,
+                "name": cell_class.name,
+                "count": 0,
+                "supported": cell_class.code not in _UNSUPPORTED,
+            }
             for cell_class in CLASSES
             if cell_class.countable != "always"
         ],

@@ -158,16 +158,24 @@ class ClassShare(Document):
     """One class in the differential. Without a single counted cell there is no percentage and no interval.
 
     The interval is that of counting so many cells. That the model misreads some, and names every cell of an unsupported
-    class as another, is not in it: a differential is one only after a person has read the cells.
+    class as another, is not in it: a differential is one only after a person has read the cells. An unsupported class
+    has no interval at all: its count says how often the name was given, and measures nothing.
     """
 
     code: Code
     name: str
     count: int = Field(ge=0)
-    percent: float | None = Field(None, description="of the counted cells")
-    low: float | None = Field(None, description="lower bound of the 95 % Wilson interval, in per cent")
-    high: float | None = Field(None, description="upper bound of the 95 % Wilson interval, in per cent")
-    supported: bool = Field(description="false: a count of 0 does not mean that there is no such cell")
+    percent: float | None = Field(
+        None, description="of the counted cells, how many were given this name; all classes add up to 100"
+    )
+    low: float | None = Field(
+        None, description="lower bound of the 95 % Wilson interval, in per cent; absent when supported is false"
+    )
+    high: float | None = Field(None, description="upper bound, as low")
+    supported: bool = Field(
+        description="false: no measurement. A count of 0 does not mean that there is no such cell, and cells so named "
+        "need not be of this class"
+    )
 
 
 class ClassCount(Document):
@@ -176,12 +184,18 @@ class ClassCount(Document):
     code: Code
     name: str
     count: int = Field(ge=0)
+    supported: bool = Field(description="as in classes")
 
 
 class DifferentialCount(Document):
     """The differential count of a batch. The intervals speak of sampling alone, not of the model's own errors."""
 
     counted: int = Field(ge=0, description="cells in the denominator")
+    counted_unsupported: int = Field(
+        ge=0,
+        description="of them, those named as an unsupported class: a person reads them before any percentage is used, "
+        "for each may belong to another class",
+    )
     classes: list[ClassShare] = Field(description="the countable classes, in logit order")
     excluded: list[ClassCount] = Field(description="classes that are not counted: artefacts, smudge cells, …")
     problems: int = Field(ge=0, description="pictures without a result; in no count")

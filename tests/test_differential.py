@@ -43,9 +43,11 @@ def test_what_is_no_proportion_is_refused(count: int, total: int) -> None:
         wilson_interval(count, total)
 
 
-@given(st.lists(st.sampled_from(CODES)), st.integers(0, 50), st.booleans())
-def test_every_picture_is_in_exactly_one_place(codes: list[str], problems: int, count_other: bool) -> None:
-    count = differential(codes, CLASSES, problems=problems, count_other=count_other)
+@given(st.lists(st.sampled_from(CODES)), st.sets(st.sampled_from(CODES)), st.integers(0, 50), st.booleans())
+def test_every_picture_is_in_exactly_one_place(
+    codes: list[str], unsupported: set[str], problems: int, count_other: bool
+) -> None:
+    count = differential(codes, CLASSES, unsupported=unsupported, problems=problems, count_other=count_other)
     shares = {share.cell_class.code: share for share in count.shares}
     excluded = {cell_class.code: found for cell_class, found in count.excluded}
     assert sorted([*shares, *excluded]) == CODES
@@ -54,6 +56,18 @@ def test_every_picture_is_in_exactly_one_place(codes: list[str], problems: int, 
     assert count.problems == problems
     if count.counted:
         assert sum(share.percent or 0 for share in shares.values()) == pytest.approx(100)
+    assert count.counted_unsupported == sum(code in unsupported and code in shares for code in codes)
+
+
+def test_a_class_for_which_nothing_is_claimed_is_counted_but_not_measured() -> None:
+    count = differential(["BAS", "BAS", "ART", "LYT", "LYT", "LYT"], CLASSES, unsupported=("ART", "BAS", "EBO"))
+    shares = {share.cell_class.code: share for share in count.shares}
+    assert (count.counted, count.counted_unsupported) == (5, 2)
+    assert (shares["BAS"].supported, shares["BAS"].count, shares["BAS"].percent) == (False, 2, 40)
+    assert (shares["EBO"].supported, shares["EBO"].count, shares["EBO"].percent) == (False, 0, 0)
+    assert {(share.low, share.high) for share in (shares["BAS"], shares["EBO"])} == {(None, None)}
+    low, high = wilson_interval(3, 5)
+    assert (shares["LYT"].supported, shares["LYT"].low, shares["LYT"].high) == (True, 100 * low, 100 * high)
 
 
 def test_artefacts_smudge_cells_and_the_unidentifiable_are_not_counted() -> None:

@@ -3,11 +3,20 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from serving import client
 
+from service.classify import _OUTCOMES
+from service.forming import FlushReason
 from service.metrics import Metrics
+from service.problems import TABLE
+
+PAGE = Path("docs/metrics.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -22,6 +31,8 @@ def metrics() -> Metrics:
     metrics.decoded(0.0015)
     metrics.batch_done(queue_wait_s=[0.001, 0.004, 0.3], run_s=0.04, reason="idle", failed=False)
     metrics.batch_done(queue_wait_s=[0.1], run_s=0.02, reason="full", failed=True)
+    metrics.padded(2)
+    metrics.model_change("done")
     metrics.watch(queued=lambda: 3, in_flight=lambda: 7, ready=lambda: True)
     metrics.model(name="micro", version="0.0.1", sha256="0" * 64, provider="cpu")
     return metrics
@@ -88,3 +99,66 @@ def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
         body, _ = metrics.exposition()
         judged = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, check=False)
         assert (judged.returncode, judged.stdout, judged.stderr) == (0, b"", b"")
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the one table below a heading of the page, without its head."""
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def code(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def exposed(text: str) -> dict[str, str]:
+    """Name → type, as a scraper has them."""
+    families = text_string_to_metric_families(text)
+    return {family.name + "_total" * (family.type == "counter"): family.type for family in families}
+
+
+def test_the_page_has_every_name_and_type_that_a_running_service_exposes(artefact: Path) -> None:
+    with client(artefact) as http:
+        found = exposed(http.get("/metrics").text)
+    assert {code(name)[0]: kind for name, kind, *_ in rows("What there is")} == found
+
+
+def test_the_page_has_every_label(metrics: Metrics) -> None:
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(metrics.exposition()[0].decode()):
+        name = family.name + "_total" * (family.type == "counter")
+        labels[name] = {label for sample in family.samples for label in sample.labels if label != "le"}
+    assert {code(name)[0]: set(code(cell)) for name, _, cell, *_ in rows("What there is")} == labels
+
+
+def test_the_page_has_every_value_of_a_label() -> None:
+    said = {(code(name)[0], code(label)[0]): code(cell) for name, label, cell in rows("Values of the labels")}
+    assert set(said["marrowlens_refusals_total", "reason"]) == {kind.name for _, kind in TABLE} | {"not-found"}
+    assert set(said["marrowlens_pictures_total", "outcome"]) == {name for _, name in _OUTCOMES} | {"answered", "failed"}
+    assert set(said["marrowlens_batches_total", "reason"]) == set(get_args(FlushReason))
+
+
+def test_queries_and_rules_name_what_there_is(metrics: Metrics) -> None:
+    known = {name for name, _ in samples(metrics)}
+    asked = "\n".join(re.findall(r"```(?:promql|yaml)\n(.*?)```", PAGE, re.DOTALL))
+    assert asked.count("marrowlens_") > 20
+    assert set(re.findall(r"\bmarrowlens_[a-z_]+", asked)) <= known
+
+
+def test_the_rules_are_rules(tmp_path: Path) -> None:
+    (rules,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    queries = [line for block in re.findall(r"```promql\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+    document = yaml.safe_load(rules)
+    alerts = [rule["alert"] for group in document["groups"] for rule in group["rules"]]
+    assert len(alerts) == len(set(alerts)) == rules.count("- alert:")
+    # A recording rule for each query: promtool has no other way to be asked whether a query can be read.
+    recorded = [{"record": f"page:query{at}", "expr": query} for at, query in enumerate(queries)]
+    document["groups"].append({"name": "queries", "rules": recorded})
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(document))
+    promtool = shutil.which("promtool")
+    if promtool is not None:
+        judged = subprocess.run(
+            [promtool, "check", "rules", tmp_path / "rules.yaml"], capture_output=True, check=False, text=True
+        )
+        assert judged.returncode == 0, judged.stdout + judged.stderr
