@@ -4,7 +4,7 @@ Knows the order of items and what is tallied. Does not know bodies (`service.upl
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from service.answers import Wanted, differential_count, identity, reading_aside
 from service.archives import Upload
 from service.classify import Classifier
 from service.differential import differential
+from service.errors import ServiceError
 from service.pictures import Answer
 from service.problems import UNEXPECTED, kind_of, problem
 from service.schemas import BatchItem, BatchSummary
@@ -31,9 +32,14 @@ class Bulk:
     request_id: str
     count_other: bool
     timeout_s: float
-    codes: list[str] = field(default_factory=list)
+    codes: Counter[str] = field(default_factory=Counter)
     problems: int = 0
     _names: deque[str | None] = field(default_factory=deque)
+
+    @property
+    def answered(self) -> int:
+        """Pictures that have their item, a result or a problem."""
+        return self.codes.total() + self.problems
 
     async def items(self, uploads: AsyncIterator[Upload]) -> AsyncGenerator[bytes, None]:
         """One JSON document a picture (`BatchItem`), in the order in which they were sent."""
@@ -55,10 +61,15 @@ class Bulk:
         return BatchSummary(
             request_id=self.request_id,
             model=identity(manifest),
-            pictures=len(self.codes) + self.problems,
+            pictures=self.answered,
             problems=self.problems,
             differential=differential_count(count, manifest, count_other=self.count_other),
         )
+
+    def ended(self, error: ServiceError) -> bytes:
+        """The item of what broke the request off: it stands where the next picture's would."""
+        self.problems += 1
+        return self._refused(self.answered - 1, None, error).json_bytes()
 
     def document(self, items: list[bytes]) -> bytes:
         """The whole batch as one JSON document (`BatchAnswer`), of items that are JSON already."""
@@ -71,12 +82,12 @@ class Bulk:
             yield upload.content
 
     async def _item(self, outcome: Answer | Exception) -> bytes:
-        index, name = len(self.codes) + self.problems, self._names.popleft()
+        index, name = self.answered, self._names.popleft()
         if isinstance(outcome, Exception):
             self.problems += 1
             return self._refused(index, name, outcome).json_bytes()
         found = await reading_aside(outcome, self.classifier.manifest, self.wanted)
-        self.codes.append(found.prediction.code)
+        self.codes[found.prediction.code] += 1
         return BatchItem(index=index, name=name, result=found).json_bytes()
 
     def _refused(self, index: int, name: str | None, error: Exception) -> BatchItem:

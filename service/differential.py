@@ -6,7 +6,7 @@ person signs.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
@@ -71,7 +71,7 @@ def is_counted(cell_class: CellClass, *, count_other: bool) -> bool:
 
 
 def differential(
-    codes: Iterable[str],
+    codes: Iterable[str] | Mapping[str, int],
     classes: tuple[CellClass, ...],
     *,
     unsupported: Collection[str] = (),
@@ -81,7 +81,7 @@ def differential(
     """Count predicted class codes.
 
     Args:
-        codes: one a picture that was answered.
+        codes: one a picture that was answered, or how often each was given.
         classes: the manifest's, in logit order.
         unsupported: codes of the classes for which nothing is claimed; counted like the others.
         problems: pictures that got no answer; never in the denominator.

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from service import examples
 from service.problems import MEDIA_TYPE, TABLE
-from service.schemas import RESEARCH_USE, BatchSummary, InferenceProblem, Problem
+from service.schemas import RESEARCH_USE, BatchSummary, InferenceProblem, Problem, SentPicture
 
 NDJSON = "application/x-ndjson"
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
@@ -57,6 +57,9 @@ ONE_PICTURE: dict[str, Any] = {
     }
 }
 
+_SENT = "".join(
+    json.dumps({"name": f"{n}.jpg", "image": "/9j/4AAQSkZJRgABAQ…"}, ensure_ascii=False) + "\n" for n in (1, 2)
+)
 MANY_PICTURES: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -71,6 +74,7 @@ MANY_PICTURES: dict[str, Any] = {
             },
             "application/zip": {"schema": _BINARY},
             "application/x-tar": {"schema": _BINARY},
+            NDJSON: {"schema": {"type": "string", "description": "lines of SentPicture"}, "example": _SENT},
         },
     }
 }
@@ -126,7 +130,7 @@ def as_file(app: FastAPI) -> str:
 
 
 def _completed(found: dict[str, Any]) -> dict[str, Any]:
-    for model in (Problem, InferenceProblem, BatchSummary):
+    for model in (Problem, InferenceProblem, BatchSummary, SentPicture):
         schema = model.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
         found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
     for path, operations in found["paths"].items():

@@ -145,6 +145,15 @@ class ClassifyAnswer(Reading, _Signed):
     """The answer to one picture."""
 
 
+class SentPicture(BaseModel):
+    """One line of an NDJSON body: one picture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(None, description="comes back with its answer")
+    image: str = Field(description="the file's bytes in base64 (RFC 4648, section 4)")
+
+
 class BatchItem(Document):
     """One picture of a batch: a result or a problem, never both and never neither."""
 
@@ -206,7 +215,7 @@ class DifferentialCount(Document):
 class BatchSummary(_Signed):
     """The end of a batch; the last line of a stream. A stream without it was cut off."""
 
-    pictures: int = Field(ge=1)
+    pictures: int = Field(ge=0)
     problems: int = Field(ge=0)
     differential: DifferentialCount
 

@@ -137,8 +137,8 @@ async def one_picture(request: Request, lease: Lease, *, max_image_bytes: int, t
     Raises:
         BodyTooLarge, PictureTooLarge, UnsupportedBody, MalformedBody, UploadTooSlow, UploadMemoryExhausted, ClientGone.
     """
-    content_type = _content_type(request)
-    if content_type == "multipart/form-data":
+    found = content_type(request)
+    if found == "multipart/form-data":
         intake = Intake(request, lease, max_image_bytes + FORM_OVERHEAD_BYTES, timeout_s)
         uploads = await _form(intake, Form("image", max_pictures=16, max_picture_bytes=max_image_bytes))
         if len(uploads) > 1:
@@ -146,9 +146,9 @@ async def one_picture(request: Request, lease: Lease, *, max_image_bytes: int, t
         if not isinstance(uploads[0].content, bytes):
             raise uploads[0].content
         return uploads[0].content
-    if content_type.startswith("image/"):
+    if found.startswith("image/"):
         return (await Intake(request, lease, max_image_bytes, timeout_s).whole()).getvalue()
-    raise UnsupportedBody(content_type, "the form field image (multipart/form-data), or the picture itself as image/*")
+    raise UnsupportedBody(found, "the form field image (multipart/form-data), or the picture itself as image/*")
 
 
 async def many_pictures(
@@ -159,14 +159,16 @@ async def many_pictures(
     Raises:
         BodyTooLarge, TooManyPictures, UnsupportedBody, MalformedBody, UploadTooSlow, UploadMemoryExhausted, ClientGone.
     """
-    content_type = _content_type(request)
+    found = content_type(request)
     intake = Intake(request, lease, max_body_bytes, timeout_s)
-    if content_type == "multipart/form-data":
+    if found == "multipart/form-data":
         return _given(await _form(intake, Form("images", max_pictures, max_picture_bytes)))
-    members = _ARCHIVES.get(content_type)
+    members = _ARCHIVES.get(found)
     if members is None:
-        expected = f"form fields images (multipart/form-data), or one of {', '.join(sorted(_ARCHIVES))}"
-        raise UnsupportedBody(content_type, expected)
+        expected = (
+            f"form fields images (multipart/form-data), application/x-ndjson, or one of {', '.join(sorted(_ARCHIVES))}"
+        )
+        raise UnsupportedBody(found, expected)
     bounds = Bounds(max_pictures, max_picture_bytes, MAX_EXPANSION * max_body_bytes)
     uploads = await asyncio.to_thread(members, await intake.whole(), bounds)
     first = await asyncio.to_thread(next, uploads, None)
@@ -181,7 +183,7 @@ async def whole_body(request: Request, lease: Lease, *, max_body_bytes: int, tim
     Raises:
         BodyTooLarge, UnsupportedBody, UploadTooSlow, UploadMemoryExhausted, ClientGone.
     """
-    _content_type(request)
+    content_type(request)
     return (await Intake(request, lease, max_body_bytes, timeout_s).whole()).getbuffer()
 
 
@@ -286,7 +288,12 @@ async def _read_in_thread(first: Upload, rest: Iterator[Upload]) -> AsyncIterato
         upload = await asyncio.to_thread(next, rest, None)
 
 
-def _content_type(request: Request) -> str:
+def content_type(request: Request) -> str:
+    """The media type of the body, lower-case and without its parameters.
+
+    Raises:
+        UnsupportedBody: the body is compressed.
+    """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedBody(f"Content-Encoding {printable(encoding)}", "the body as it is")

@@ -6,34 +6,44 @@ from contextlib import ExitStack, aclosing
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from service.archives import Upload
 from service.bulk import Bulk
 from service.disconnect import while_connected
-from service.errors import BodyTooLarge
+from service.errors import BodyTooLarge, UploadTooSlow
 from service.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
 from service.routes.query import WantedMaps
 from service.running import RequestId, RunningService, TimeoutWish
 from service.schemas import BatchAnswer
-from service.uploads import many_pictures
+from service.streamed import StreamedPictures
+from service.uploads import content_type, many_pictures
 
 router = APIRouter(tags=["cells"])
 _NOT_STORED = {"Cache-Control": "no-store"}
 
 
 class Lines(StreamingResponse):
-    """NDJSON whose source is closed, and its pictures let go, the moment the client leaves."""
+    """NDJSON whose source is closed, and what is `held` for it let go, the moment the client leaves."""
 
     media_type = NDJSON
 
-    def __init__(self, lines: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
-        super().__init__(lines, headers=headers)
+    def __init__(self, lines: AsyncGenerator[bytes, None], held: ExitStack) -> None:
+        super().__init__(lines, headers=_NOT_STORED)
         self._lines = lines
+        self._held = held
 
     async def stream_response(self, send: Send) -> None:
-        async with aclosing(self._lines):
-            await super().stream_response(send)
+        with self._held:
+            async with aclosing(self._lines):
+                await super().stream_response(send)
+
+
+class BothWays(Lines):
+    """Answers while the body is still read. Nothing else may listen for what comes from the client meanwhile."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (signature is ASGI's)
+        await self.stream_response(send)
 
 
 @router.post(
@@ -53,6 +63,9 @@ async def classify_batch(
 ) -> Response:
     """Send pictures as repeated form fields `images`, or as a ZIP or an uncompressed tar.
 
+    Or as NDJSON, `{"name": "1.jpg", "image": "base64 of the file"}` a line: the answer is NDJSON too, and comes while
+    lines are still being sent, however many they are. Read while you send.
+
     Every picture gets one item, in the order sent: a result, or a problem that touches no other picture. With
     `Accept: application/x-ndjson` items are sent as they come, one a line; the last line is the summary.
 
@@ -64,6 +77,10 @@ async def classify_batch(
     with ExitStack() as stack:
         classifier = stack.enter_context(service.serving().held())
         bulk = Bulk(classifier, wanted, request_id, settings.count_other, service.timeout_s(timeout_ms))
+        if content_type(request) == NDJSON:
+            lease = stack.enter_context(service.uploads.lease())
+            pictures = StreamedPictures(request, lease, settings.max_image_bytes, settings.request_timeout_s)
+            return BothWays(_streamed(bulk, pictures), stack.pop_all())
         uploads = await many_pictures(
             request,
             stack.enter_context(service.uploads.lease()),
@@ -73,17 +90,27 @@ async def classify_batch(
             timeout_s=settings.request_timeout_s,
         )
         if NDJSON in request.headers.get("accept", ""):
-            return Lines(_lines(bulk, uploads, stack.pop_all()), headers=_NOT_STORED)
+            return Lines(_lines(bulk, uploads), stack.pop_all())
         body = await while_connected(request, _document(bulk, uploads, settings.max_body_bytes))
     return Response(body, media_type="application/json", headers=_NOT_STORED)
 
 
-async def _lines(bulk: Bulk, uploads: AsyncIterator[Upload], held: ExitStack) -> AsyncGenerator[bytes, None]:
-    with held:
-        async with aclosing(bulk.items(uploads)) as items:
+async def _lines(bulk: Bulk, uploads: AsyncIterator[Upload]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(bulk.items(uploads)) as items:
+        async for item in items:
+            yield item + b"\n"
+    yield bulk.summary().json_bytes() + b"\n"
+
+
+async def _streamed(bulk: Bulk, pictures: StreamedPictures) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(bulk.items(pictures.uploads())) as items:
             async for item in items:
+                pictures.answered()
                 yield item + b"\n"
-        yield bulk.summary().json_bytes() + b"\n"
+    except UploadTooSlow as error:
+        yield bulk.ended(error) + b"\n"
+    yield bulk.summary().json_bytes() + b"\n"
 
 
 async def _document(bulk: Bulk, uploads: AsyncIterator[Upload], limit_bytes: int) -> bytes:
