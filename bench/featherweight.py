@@ -104,6 +104,7 @@ def _manifest(like: Manifest, path: Path, bias: NDArray[np.float32]) -> Manifest
         "unsupported": codes,
         "temperature": 1.0,
         "bias": [float(value) for value in bias],
+        "probes": None,
         "outputs": _shapes(like),
         "opset": OPSET,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
