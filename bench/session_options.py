@@ -1,24 +1,29 @@
-"""onnxruntime's session options on the CPU, one changed at a time: what each costs and gives, as a Markdown table.
+"""onnxruntime's session options on the CPU, one changed at a time, and OpenVINO where it is: a Markdown table.
 
     python bench/session_options.py [--artefact FILE.onnx] [--rounds 30] [--threads 2]
 
 Each variant is a process of its own, so that its memory is its own. Rounds go through all variants in turn and times
-are compared within a round: whatever else the machine does meanwhile falls on all of them. Needs `.[service,cpu]`.
+are compared within a round: whatever else the machine does meanwhile falls on all of them. CPU time is that of all
+threads of the process: what other programs take of the cores is not in it, but waiting that spins is. Needs
+`.[service,cpu]`; OpenVINO stands in the table where `pip install openvino` has been.
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS
 from service.artefact import bundled_artefact, probe_images, read_artefact
@@ -26,6 +31,7 @@ from service.machine import resident
 from service.session import session_options
 
 SIZES = (1, 16)
+Run = Callable[[NDArray[np.uint8]], object]
 Level = onnxruntime.GraphOptimizationLevel
 #: What is changed against the service's own options; `threads` is left out where one thread is all there is.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -34,12 +40,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "memory pattern": {"options": {"enable_mem_pattern": True}},
     "no arena": {"options": {"enable_cpu_mem_arena": False}},
     "denormals are zero": {"entries": {"session.set_denormal_as_zero": "1"}},
+    "weights not prepacked": {"entries": {"session.disable_prepacking": "1"}},
     "optimisation: extended": {"level": "ORT_ENABLE_EXTENDED"},
     "optimisation: basic": {"level": "ORT_ENABLE_BASIC"},
     "optimisation: none": {"level": "ORT_DISABLE_ALL"},
     "graph stored optimised": {"stored": True, "level": "ORT_DISABLE_ALL"},
     "one thread": {"threads": 1},
 }
+if importlib.util.find_spec("openvino"):
+    VARIANTS["OpenVINO, fp32"] = {"openvino": True}
 
 
 def main() -> None:
@@ -79,7 +88,7 @@ class _Worker:
         self.opened_ms = self._answer()[0]
 
     def round(self) -> list[float]:
-        """ms of a call at each of SIZES, and ms of CPU time for all of them."""
+        """ms of a call at each of SIZES, then ms of CPU time of each."""
         return self._ask("round")
 
     def resident_mb(self) -> float:
@@ -105,34 +114,50 @@ class _Worker:
 def _work(artefact: Path, variant: dict[str, Any]) -> None:
     graph, manifest = read_artefact(artefact)
     began = time.perf_counter()
-    session = _open(variant["path"] if variant.get("stored") else graph, variant)
+    run = _open(variant["path"] if variant.get("stored") else graph, variant)
     opened_ms = 1000 * (time.perf_counter() - began)
     del graph
     images = probe_images(manifest, max(SIZES))
     for size in (1, 2, 4, 8, 16):
-        session.run(OUTPUTS, {INPUT: images[:size]})
+        run(images[:size])
     _say([opened_ms])
     for question in sys.stdin:
-        _say([_resident_mb()] if question.strip() == "resident" else _round(session, images))
+        _say([_resident_mb()] if question.strip() == "resident" else _round(run, images))
 
 
-def _round(session: onnxruntime.InferenceSession, images: np.ndarray) -> list[float]:
-    cpu_began, times = time.process_time(), []
+def _round(run: Run, images: NDArray[np.uint8]) -> list[float]:
+    wall_ms, cpu_ms = [], []
     for size in SIZES:
-        began = time.perf_counter()
-        session.run(OUTPUTS, {INPUT: images[:size]})
-        times.append(1000 * (time.perf_counter() - began))
-    return [*times, 1000 * (time.process_time() - cpu_began)]
+        began, cpu_began = time.perf_counter(), time.process_time()
+        run(images[:size])
+        wall_ms.append(1000 * (time.perf_counter() - began))
+        cpu_ms.append(1000 * (time.process_time() - cpu_began))
+    return [*wall_ms, *cpu_ms]
 
 
-def _open(graph: bytes | str, variant: dict[str, Any]) -> onnxruntime.InferenceSession:
+def _open(graph: bytes | str, variant: dict[str, Any]) -> Run:
+    if variant.get("openvino"):
+        return _openvino(graph, variant["threads"])
     options = session_options(variant["threads"])
     for name, value in variant.get("options", {}).items():
         setattr(options, name, value)
     for name, value in variant.get("entries", {}).items():
         options.add_session_config_entry(name, value)
     options.graph_optimization_level = getattr(Level, variant.get("level", "ORT_ENABLE_ALL"))
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(OUTPUTS, {INPUT: images})
+
+
+def _openvino(graph: bytes | str, threads: int) -> Run:
+    hints = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    core = importlib.import_module("openvino").Core()
+    request = core.compile_model(core.read_model(graph), "CPU", hints).create_infer_request()
+    return lambda images: [np.array(output) for output in request.infer({0: images}).values()]
 
 
 def _store(artefact: Path, threads: int, path: Path) -> None:
@@ -151,25 +176,27 @@ def _say(numbers: Sequence[float]) -> None:
 
 
 def _table(rounds: list[dict[str, list[float]]], opened_ms: dict[str, float], memory: dict[str, float]) -> str:
-    """Times of the first variant in ms, of the others as the median over rounds of their ratio to it."""
-    first = next(iter(VARIANTS))
-    columns = [*(f"batch of {size}" for size in SIZES), "CPU time"]
+    """Times of the first variant in ms, of the others their ratio to it within a round: median and quartiles."""
+    columns = [f"batch of {size}{of}" for of in ("", ", CPU") for size in SIZES]
     lines = [
-        f"n = {len(rounds)} rounds, onnxruntime {onnxruntime.__version__}. First row: median ms; below: ratio to it.",
+        f"n = {len(rounds)} rounds, onnxruntime {onnxruntime.__version__}. First row: median ms; below: ratio to it, "
+        "median (quartiles) over the rounds.",
         "",
         f"| options | {' | '.join(columns)} | opened in, ms | resident, MB |",
-        "|---|" + "---|" * (len(columns) + 2),
+        "|---|" + "--:|" * (len(columns) + 2),
     ]
     for name in VARIANTS:
-        cells = []
-        for column in range(len(columns)):
-            if name == first:
-                cells.append(f"{statistics.median(entry[name][column] for entry in rounds):.1f}")
-            else:
-                ratio = statistics.median(entry[name][column] / entry[first][column] for entry in rounds)
-                cells.append(f"{ratio:.2f}")
+        cells = [_cell(rounds, name, column) for column in range(len(columns))]
         lines.append(f"| {name} | {' | '.join(cells)} | {opened_ms[name]:.0f} | {memory[name]:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(rounds: list[dict[str, list[float]]], name: str, column: int) -> str:
+    first = next(iter(VARIANTS))
+    if name == first:
+        return f"{statistics.median(entry[name][column] for entry in rounds):.1f}"
+    low, middle, high = np.quantile([entry[name][column] / entry[first][column] for entry in rounds], [0.25, 0.5, 0.75])
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

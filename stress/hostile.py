@@ -13,11 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 from stress import bombs, odd, packed, slow, spoilt
 from stress.case import CANARY, Case
+from stress.memory import lowest_bytes, settled_bytes
 from stress.neighbour import Neighbour, Windows, neighbour, p99, table
 from stress.pictures import FORMATS, picture, zipped
 from stress.process import Process, serving
@@ -38,6 +40,10 @@ ALONE, SLOW, ORDINARY, HOSTILE = (
     "beside ordinary clients",
     "beside hostile and slow clients",
 )
+#: Sound pictures alone do not bring memory to where hostile ones keep it: every decoder's first failure, every thread's
+#: first allocation takes its share once. With the tests' tiny model it was 122 MB after sound pictures, 136 MB after
+#: 2,000 cases, 138 MB after 8,000. So growth is counted from here.
+WARM_CASES = 2000
 MAX_GROWTH = 1.1
 MAX_SLOWER = 2.0
 
@@ -89,6 +95,8 @@ class Run:
     tallies: dict[str, Tally] = field(default_factory=lambda: {family: Tally() for family in FAMILIES})
     faults: list[str] = field(default_factory=list)
     windows: Windows = field(default_factory=lambda: {name: [] for name in (ALONE, SLOW, ORDINARY, HOSTILE)})
+    #: Cases so far → resident bytes then; growth is counted from the last but one.
+    resident: dict[int, int] = field(default_factory=dict)
 
 
 def cases(count: int, seed: int) -> Iterator[Case]:
@@ -111,13 +119,14 @@ async def hostile(count: int, artefact: Path | None, shown: Shown, *, seed: int 
             watched = [Path(folder), ROOT / "service", ROOT / "model"]
             before = _listed(watched)
             await warm(process.address)
-            start_bytes = process.resident_bytes()
+            run = Run(resident={0: process.resident_bytes()})
             with neighbour(process) as beside:
-                run = await _attack(process, cases(count, seed), beside, shown)
-            end_bytes = await settled_bytes(process, MAX_GROWTH * start_bytes)
+                await _attack(process, cases(count, seed), run, beside, shown)
+            start_bytes = list(run.resident.values())[-1]
+            run.resident[count] = await settled_bytes(process, MAX_GROWTH * start_bytes)
             run.faults += _after(process, beside) + _written(watched, before)
             run.faults += await _still_right(process)
-    return _result(run, beside, (start_bytes, end_bytes), count, seed, time.monotonic() - began_s)
+    return _result(run, beside, count, seed, time.monotonic() - began_s)
 
 
 async def warm(address: Address) -> None:
@@ -137,26 +146,18 @@ async def warm(address: Address) -> None:
     await asyncio.gather(*map(one, requests))
 
 
-async def settled_bytes(process: Process, wanted: float) -> int:
-    """Resident memory once it is low enough, or after thirty seconds: the service gives back every ten."""
-    for _ in range(60):
-        if process.resident_bytes() <= wanted:
-            break
-        await asyncio.sleep(0.5)
-    return process.resident_bytes()
-
-
-async def _attack(process: Process, hostile_cases: Iterator[Case], beside: Neighbour, shown: Shown) -> Run:
-    run = Run()
+async def _attack(process: Process, hostile_cases: Iterator[Case], run: Run, beside: Neighbour, shown: Shown) -> None:
+    done = 0
     await _alone(run, beside)
-    while block := [case for case, _ in zip(hostile_cases, range(BLOCK), strict=False)]:
+    while block := list(islice(hostile_cases, BLOCK)):
         await _block(process, block, run, shown)
         if not process.running():
             run.faults.append("the service ended: " + " / ".join(process.lines[-3:]))
             break
         await _ordinary(process, run, len(run.windows[HOSTILE]))
         await _alone(run, beside)
-    return run
+        if done < WARM_CASES <= (done := done + len(block)):
+            run.resident[done] = await lowest_bytes(process)
 
 
 async def _block(process: Process, block: list[Case], run: Run, shown: Shown) -> None:
@@ -246,8 +247,9 @@ async def _still_right(process: Process) -> list[str]:
     return [f"the metrics count {line}" for line in failed if 'status="504"' not in line] + ([left] if left else [])
 
 
-def _result(run: Run, beside: Neighbour, resident: tuple[int, int], count: int, seed: int, seconds: float) -> Result:
-    growth = resident[1] / resident[0]
+def _result(run: Run, beside: Neighbour, count: int, seed: int, seconds: float) -> Result:
+    *_, start_bytes, end_bytes = run.resident.values()
+    growth = end_bytes / start_bytes
     seen = {name: beside.within(windows) for name, windows in run.windows.items()}
     slower = p99(seen[HOSTILE]) / p99(seen[ORDINARY])
     if growth > MAX_GROWTH:
@@ -258,19 +260,23 @@ def _result(run: Run, beside: Neighbour, resident: tuple[int, int], count: int, 
         [family, str(tally.endings.total()), _said(tally.endings), f"{tally.slowest_s:.1f}", tally.slowest[:70]]
         for family, tally in run.tallies.items()
     ]
-    memory = [["after sound pictures", f"{resident[0] / 1e6:.0f}"], ["after all", f"{resident[1] / 1e6:.0f}"]]
+    memory = [
+        [f"after {cases} cases" if cases else "after sound pictures", f"{size / 1e6:.0f}"]
+        for cases, size in run.resident.items()
+    ]
     return Result(
         "hostile",
         "Hostile input",
         f"{count} cases, seed {seed}: {HOSTILE_CLIENTS} clients without a pause, up to {SLOW_CLIENTS} slow ones beside "
         f"them, in blocks of {BLOCK}; one well-behaved client throughout. The process may not write a byte into any "
-        f"file. Wanted: no 5xx but a documented 504, no crash, resident memory at most {MAX_GROWTH:g} times its start, "
+        f"file. Wanted: no 5xx but a documented 504, no crash, resident memory at the end at most {MAX_GROWTH:g} times "
+        f"that after the first {WARM_CASES} (in a shorter run: after sound pictures), "
         f"the well-behaved client's p99 at most {MAX_SLOWER:g} times what it is beside as many ordinary clients, who "
         "send sound pictures in the same ways without a pause; what it is alone stands beside it.",
         [
             Table(["family", "cases", "endings", "slowest, s", "which"], families),
             table(seen, to=ALONE),
-            Table(["resident memory", "MB"], [*memory, ["ratio", f"{growth:.2f}"]]),
+            Table(["resident memory", "MB"], [*memory, ["ratio of the last two", f"{growth:.2f}"]]),
         ],
         run.faults,
         seconds,

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.artefact import bundled_artefact
-from stress import cli, hostile, results, sigterm
+from stress import cli, hostile, memory, results, sigterm
 from stress.case import CANARY, Case
 from stress.idle import idle
 from stress.restart import restart
@@ -42,12 +42,21 @@ async def test_hostile_input_harms_nobody(artefact: Path, monkeypatch: pytest.Mo
         "ORDINARY_REQUESTS": 10,
         "MAX_SLOWER": 1e9,
         "MAX_GROWTH": 2.0,
-        "BLOCK": 300,
+        "BLOCK": 150,
+        "WARM_CASES": 150,
     }.items():
         monkeypatch.setattr(hostile, name, value)
     monkeypatch.setitem(hostile.SETTINGS, "request_timeout_s", "5")
-    found = await hostile.hostile(300, artefact, Steps(), seed=7)
+    monkeypatch.setattr(memory, "GIVEN_BACK_S", 0.0)
+    steps = Steps()
+    found = await hostile.hostile(300, artefact, steps, seed=7)
     assert found.faults == []
+    assert (steps.planned, steps.done) == (300, 300)
+    assert [row[0] for row in found.tables[-1].rows][:-1] == [
+        "after sound pictures",
+        "after 150 cases",
+        "after 300 cases",
+    ]
     assert all(int(row[1]) for row in found.tables[0].rows)  # of every family at least one
 
 

@@ -1,0 +1,29 @@
+"""Resident memory of a service that gives back, every ten seconds, what it no longer needs.
+
+Knows when to look. Knows no check.
+"""
+
+import asyncio
+import time
+
+from stress.process import Process
+
+GIVEN_BACK_S = 12.0
+
+
+async def settled_bytes(process: Process, wanted: float) -> int:
+    """Resident memory once it is low enough, or after thirty seconds."""
+    for _ in range(60):
+        if process.resident_bytes() <= wanted:
+            break
+        await asyncio.sleep(0.5)
+    return process.resident_bytes()
+
+
+async def lowest_bytes(process: Process) -> int:
+    """The least resident memory over a little longer than it takes to be given back."""
+    seen, until_s = [process.resident_bytes()], time.monotonic() + GIVEN_BACK_S
+    while time.monotonic() < until_s:
+        await asyncio.sleep(0.5)
+        seen.append(process.resident_bytes())
+    return min(seen)
