@@ -9,7 +9,7 @@
 #   BENCH_ARGS   passed to the bench                            make bench BENCH_ARGS='--rounds 5 --seconds 10'
 #   CHECKS       which long checks run, all by default          make stress CHECKS="sigterm soak"
 #   STRESS_ARGS  passed to the long checks                      make stress STRESS_ARGS='--model tiny --cases 1000'
-#   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-x tests/test_batcher.py'
+#   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-n 0 -x tests/test_batcher.py'
 #
 # The service takes its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
 
@@ -41,8 +41,8 @@ serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.
 	@exec $(SERVE)/bin/marrowlens serve
 
 .PHONY: test
-test: $(DEV)/.installed ## Run every test (the first run installs torch)
-	$(DEV)/bin/python -m pytest $(PYTEST_ARGS)
+test: $(DEV)/.installed ## Run every test, a file on each core (the first run installs torch)
+	$(DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(DEV)/.installed ## Check style, types, layers, Dockerfiles, Kubernetes manifests and openapi.json

@@ -1,5 +1,6 @@
 """The gates of an export: what disagrees with the network is never written."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import onnx
 import pytest
 import torch
 
+from model.contract import Manifest
 from model.van import VAN
+from service.session import open_session
 from training.card import model_card
 from training.config import Config
 from training.export import ExportError, Servable, Trained, check, export, to_onnx
@@ -23,6 +26,9 @@ CONFIG = Config.model_validate(
         "card": {"intended_use": "tests", "licence": "CC0"},
     }
 )
+
+
+UNFITTED = Evaluation(temperature=1.0, temperature_fitted=False, metrics=(), confusion={})
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +113,25 @@ def test_a_network_of_nans_is_never_written(network: VAN, tmp_path: Path) -> Non
     assert not (tmp_path / "weights").exists()
 
 
-def test_a_temperature_that_nothing_determines_is_no_calibration(network: VAN, tmp_path: Path) -> None:
-    evaluation = Evaluation(temperature=1.0, temperature_fitted=False, metrics=(), confusion={})
-    trained = Trained(CONFIG, network, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
-    _, manifest = export(trained, tmp_path)
+@pytest.fixture(scope="module")
+def exported(network: VAN, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    trained = Trained(CONFIG, network, UNFITTED, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
+    return export(trained, tmp_path_factory.mktemp("exported"))
+
+
+def test_what_is_exported_opens_and_has_no_half_numbers(exported: tuple[Path, Manifest]) -> None:
+    path, manifest = exported
+    assert manifest.precision == "fp32"
+    assert "precision" not in json.loads(path.with_suffix(".json").read_text())
+    assert open_session(path, provider="cpu").manifest == manifest
+    weights = {weight.data_type for weight in onnx.load(path).graph.initializer}
+    assert onnx.TensorProto.FLOAT in weights and onnx.TensorProto.FLOAT16 not in weights
+
+
+def test_a_temperature_that_nothing_determines_is_no_calibration(exported: tuple[Path, Manifest]) -> None:
+    _, manifest = exported
     assert manifest.temperature == 1
-    card = model_card(manifest, "", evaluation)
+    card = model_card(manifest, "", UNFITTED)
     assert "Its probabilities are not calibrated" in manifest.limits[-1] and manifest.limits[-1] in card
     assert "temperature 1.000, which the calibration block does not determine" in card
 
