@@ -28,9 +28,9 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 _CLOSE = (b"connection", b"close")
-#: How long a thread that is ready waits for another one to hand over Python's lock. At Python's own 5 ms an event loop
-#: that has always something to do, as when it refuses, leaves the decoding threads a few steps a second.
-SWITCH_INTERVAL_S = 0.0005
+#: How long a thread that is ready waits for another one to hand over Python's lock. Python's own 5 ms are longer than a
+#: picture takes: beside an event loop that has always something to do, as when it refuses, decoding would stand still.
+SWITCH_INTERVAL_S = 0.001
 #: A client that has connected sends at once; this long its first request is waited for before the connection is closed.
 FIRST_REQUEST_S = 1.0
 #: How often memory that is free goes back to the system; ticks are tenths of a second.
