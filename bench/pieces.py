@@ -116,7 +116,7 @@ PIECES: dict[str, Piece] = {
         ),
         Piece(
             "fastapi-decoder",
-            "the same with marrowlens' decoder",
+            "FastAPI + onnxruntime, marrowlens' decoder",
             (*FASTAPI, "simplejpeg", "cykooz.resizer"),
             _module("fastapi_server"),
             _form("/classify", "image"),
