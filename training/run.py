@@ -120,10 +120,14 @@ class Run:
             split: text of split.csv.
         """
         for name, text in (("split.csv", split), ("config.toml", config)):
-            path = self.folder / name
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(path)  # at once: another process of this run may be about to read it
+            self._write(name, text)
+
+    def _write(self, name: str, text: str) -> None:
+        """At once: another process may be about to read it, and one that is killed leaves no half of it."""
+        path = self.folder / name
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
 
     def begun(self, config: Config) -> bool:
         """Whether the folder holds a run of this configuration, whose split it goes on with.
@@ -170,7 +174,7 @@ class Run:
 
     def write_ancestors(self, ancestors: tuple[Ancestor, ...]) -> None:
         """Write ancestors.json."""
-        (self.folder / "ancestors.json").write_bytes(_ANCESTORS.dump_json(ancestors, indent=1) + b"\n")
+        self._write("ancestors.json", _ANCESTORS.dump_json(ancestors, indent=1).decode() + "\n")
 
     def ancestors(self) -> tuple[Ancestor, ...] | None:
         """What the run began with and who taught it; None: a run of an earlier version, which did not write it down."""
@@ -212,7 +216,7 @@ class Run:
         """Write fit.json, and drop what was measured of weights that came before these."""
         for name in ("evaluation.json", "predictions.csv", self.logits.name):
             (self.folder / name).unlink(missing_ok=True)
-        (self.folder / "fit.json").write_text(fit.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        self._write("fit.json", fit.model_dump_json(indent=1) + "\n")
 
     def fit(self) -> Fit:
         """What training took.
@@ -231,7 +235,7 @@ class Run:
         write_scores(self.logits, scores)
         write_predictions(self.folder / "predictions.csv", scores["test"])
         text = json.dumps(evaluation.model_dump(mode="json"), indent=1)
-        (self.folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+        self._write("evaluation.json", text + "\n")
 
     def evaluation(self) -> Evaluation:
         """What `evaluate` wrote.

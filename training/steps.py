@@ -55,8 +55,8 @@ def _start(config: Config, text: str, run: Run, split: str, network: bool) -> No
     from training.ancestry import ancestors_of
 
     ancestors = ancestors_of(config, split) if network else ()
+    run.write_ancestors(ancestors)  # first: what a run has begun with must stand there once it counts as begun
     run.start(text, split)
-    run.write_ancestors(ancestors)
     tell_of(ancestors, config)
 
 
