@@ -15,6 +15,7 @@ import numpy as np
 
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.batcher import Batcher
+from service.errors import MalformedBody
 from service.metrics import Metrics
 from service.pictures import Answer, Data, Picture, PictureBatches
 from service.session import Session
@@ -30,6 +31,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (UnsupportedPicture, "unsupported"),
     (UndecodablePicture, "undecodable"),
     (PictureError, "undecodable"),
+    (MalformedBody, "malformed"),
     (QueueFull, "refused"),
     (DeadlineExpired, "expired"),
     (BatcherClosed, "closed"),
