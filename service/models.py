@@ -60,13 +60,16 @@ class Models:
             session = await asyncio.to_thread(self._opened, name)
             await self._take_over(session)
             self._retire(old)
-        except (ModelRefused, NotReady):
+        except (ModelRefused, NotReady) as error:
             self._running.metrics.model_change("refused")
+            log.error("the model stays: %s", error)
             raise
         finally:
             self._changing = False
         self._running.metrics.model_change("done")
-        return session.manifest
+        manifest = session.manifest
+        log.info("model %s %s took over, sha256 %s", manifest.name, manifest.version, manifest.sha256)
+        return manifest
 
     def _opened(self, name: str | None) -> Session:
         try:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 
@@ -70,11 +71,8 @@ class DrainingServer(uvicorn.Server):
         self._reloading.append(asyncio.create_task(self._change_model()))
 
     async def _change_model(self) -> None:
-        try:
-            manifest = await self._models.change()
-            log.info("model %s %s took over, sha256 %s", manifest.name, manifest.version, manifest.sha256)
-        except ServiceError as error:
-            log.error("the model stays: %s", error)
+        with suppress(ServiceError):  # said in the log
+            await self._models.change()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signature is the signal module's)
         # Signals are not passed on to uvicorn's own list: it would raise them again after a clean shutdown, and the
