@@ -26,7 +26,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS
-from service.artefact import bundled_artefact, probe_images, read_artefact
+from model.probes import probe_images
+from service.artefact import bundled_artefact, read_artefact
 from service.machine import resident
 from service.session import session_options
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 import model.contract
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, read_manifest
-from model.probes import probe_images as probe_images  # for bench/session_options.py, which takes it from here
 from service.providers import FP32_TOLERANCE
 
 WEIGHTS = Path(model.contract.__file__).parent / "weights"
