@@ -119,7 +119,7 @@ def differential_count(count: Differential, manifest: Manifest, *, count_other: 
     return DifferentialCount(
         counted=count.counted,
         counted_unsupported=count.counted_unsupported,
-        classes=[_class_share(share) for share in count.shares],
+        classes=[class_share(share) for share in count.shares],
         excluded=[_class_count(left, found, manifest) for left, found in count.excluded],
         problems=count.problems,
         count_other=count_other,
@@ -131,7 +131,8 @@ def _class_count(left: CellClass, found: int, manifest: Manifest) -> ClassCount:
     return ClassCount(code=left.code, name=left.name, count=found, supported=left.code not in manifest.unsupported)
 
 
-def _class_share(share: Share) -> ClassShare:
+def class_share(share: Share) -> ClassShare:
+    """One class of a differential as a document."""
     return ClassShare(
         code=share.cell_class.code,
         name=share.cell_class.name,

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.lis_settings import LIS_PREFIX, LisSettings
 from service.providers import AskedProvider
 
 PREFIX = "MARROWLENS_"
@@ -65,6 +67,7 @@ class Settings(BaseSettings):
         None, min_length=16, description="who sends it may change the model by POST /model/reload. Default: nobody"
     )
     count_other: bool = Field(False, description="count class OTH in the denominator of a differential")
+    lis: LisSettings = Field(default_factory=LisSettings, description="what a laboratory may set, `MARROWLENS_LIS_*`")
 
     @classmethod
     def settings_customise_sources(
@@ -76,7 +79,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments first, then the environment; no files. pydantic-settings itself lets unknown names pass."""
-        _refuse_unknown(os.environ, known={environment_name(field) for field in cls.model_fields})
+        _refuse_unknown(os.environ, known=set(environment_names()))
         return init_settings, env_settings
 
     @model_validator(mode="after")
@@ -97,6 +100,12 @@ def environment_name(field: str) -> str:
     return PREFIX + field.upper()
 
 
+def environment_names() -> dict[str, FieldInfo]:
+    """Every name that may stand in the environment, and its setting; the laboratory's come last."""
+    own = {environment_name(name): field for name, field in Settings.model_fields.items() if name != "lis"}
+    return own | {LIS_PREFIX + name.upper(): field for name, field in LisSettings.model_fields.items()}
+
+
 def read_settings(**chosen: Any) -> Settings:
     """The settings from the environment, with those chosen on the command line on top.
 
@@ -106,12 +115,15 @@ def read_settings(**chosen: Any) -> Settings:
     try:
         return Settings(**chosen)
     except ValidationError as error:
-        raise SettingsError("; ".join(_sentence(found["loc"], found["msg"]) for found in error.errors())) from error
+        prefix = LIS_PREFIX if error.title == LisSettings.__name__ else PREFIX
+        said = [_sentence(prefix, found["loc"], found["msg"]) for found in error.errors()]
+        raise SettingsError("; ".join(said)) from error
 
 
-def _sentence(where: tuple[int | str, ...], message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    return f"{environment_name(str(where[0]))}: {message}" if where else message
+def _sentence(prefix: str, where: tuple[int | str, ...], message: str) -> str:
+    # Of a SecretStr pydantic speaks as if it were a list.
+    message = message.removeprefix("Value error, ").replace("items after validation", "characters")
+    return f"{prefix}{str(where[0]).upper()}: {message}" if where else message
 
 
 def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
