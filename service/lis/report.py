@@ -113,7 +113,7 @@ class ReportModel(Document):
 
 
 class Report(Document):
-    """One version of a specimen's report, as it was signed or, while preliminary, as it stood then. It never changes."""
+    """One version of a specimen's report: as it was signed or, while preliminary, as it stood then. Never changed."""
 
     id: str = Field(description="of this version: 32 hexadecimal digits")
     specimen_id: str = Field(description="32 hexadecimal digits")

@@ -16,7 +16,7 @@ class Rejected(Exception):
 
 
 class NoAnswer(Exception):
-    """Nobody says that the message was taken: no connection, a time-out, half an answer. It is sent again, unchanged."""
+    """Nobody says that the message was taken: no connection, a time-out, half an answer. It is sent again as it is."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
