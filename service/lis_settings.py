@@ -16,8 +16,20 @@ def _parts(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _pairs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(between for _, between, _ in pairs):
+        raise ValueError("write NAME=URI, with commas between")
+    return {name.strip(): uri.strip() for name, _, uri in pairs}
+
+
 #: Names with commas between them.
 Terms = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts), Field(min_length=1)]
+Uri = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:\S+$")]
+#: NAME=URI with commas between them.
+UriByName = Annotated[dict[str, Uri], NoDecode, BeforeValidator(_pairs)]
 #: A host and a port; IPv6 in brackets.
 Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
 #: What stands in MSH-3 to MSH-6 and the like: no delimiter of HL7, no control character.
@@ -90,6 +102,9 @@ class LisSettings(BaseSettings):
         None, pattern=r"^https?://\S+$", description="base of a FHIR R4 server that takes reports as transactions"
     )
     fhir_token: SecretStr | None = Field(None, description="bearer token for that server")
+    fhir_patient_systems: UriByName = Field(
+        {}, description="URIs of who gives patients' numbers, by the name in orders (PID-3.4.1): HOSPITAL=urn:oid:1.2.3"
+    )
     fhir_pictures: bool = Field(False, description="send pictures that are kept, as Media with the report")
     fhir_timeout_s: float = Field(30, gt=0, description="how long that server is waited for")
     astm_to: Address | None = Field(None, description="host:port that takes reports by ASTM LIS01-A2 and LIS02-A2")
