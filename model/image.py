@@ -124,7 +124,7 @@ def decode(
 
 
 def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    found = _format_of(data[:12])
+    found = format_of(data[:12])
     if found == "WEBP":  # its parser allocates the canvas on opening, so the size is read before
         _check_size(*_webp_canvas(data[:30]), max_pixels)
     try:
@@ -139,7 +139,13 @@ def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         raise UndecodablePicture(f"the {found} data is broken, cut off or of a layout that is not read") from error
 
 
-def _format_of(head: bytes) -> str:
+def format_of(head: bytes) -> str:
+    """Which of FORMATS a file is, by its first 16 bytes; its name says nothing.
+
+    Raises:
+        UnsupportedPicture: none of them.
+        UndecodablePicture: nothing at all.
+    """
     if not head:
         raise UndecodablePicture("the picture is empty (0 bytes)")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":

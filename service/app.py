@@ -15,6 +15,9 @@ from starlette.staticfiles import StaticFiles
 from service import openapi
 from service.answers import Wanted
 from service.direct import Direct
+from service.lis import cell_routes
+from service.lis import routes as specimen_routes
+from service.lis.laboratory import Laboratory
 from service.metrics import Metrics
 from service.middleware import HeadAsGet, RequestContext
 from service.models import Models
@@ -38,6 +41,9 @@ def create_app(
     """The service over an opened session. Without one it can only describe itself: it never becomes ready.
 
     `open_model` opens the artefacts that are to take over later, as the settings say unless told otherwise.
+
+    Raises:
+        LaboratoryRefused: a laboratory is set up, and a setting of it cannot be used.
     """
     metrics = Metrics()
     app = FastAPI(
@@ -55,7 +61,8 @@ def create_app(
     )
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
-    for routes in (classify, batch, model, change, v2, operations, docs):
+    app.state.laboratory = Laboratory(settings, metrics.registry) if settings.lis.database else None
+    for routes in (classify, batch, specimen_routes, cell_routes, model, change, v2, operations, docs):
         app.include_router(routes.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
     for error_class in REFUSED:
@@ -75,8 +82,16 @@ async def _lifespan(app: FastAPI, session: Session | None) -> AsyncIterator[None
         yield
         return
     await models.begin(session)
+    laboratory: Laboratory | None = app.state.laboratory
     try:
-        yield
+        if laboratory is None:
+            yield
+            return
+        await laboratory.start(session.manifest.classes)
+        try:
+            yield
+        finally:
+            await laboratory.close()
     finally:
         await models.end()
 

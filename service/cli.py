@@ -1,5 +1,5 @@
-"""The command line: `marrowlens serve`, `openapi`, `score`, `warm` and `doctor`. Words and exit codes; the work is
-done elsewhere."""
+"""The command line: `marrowlens serve`, `openapi`, `score`, `warm`, `doctor`, `lis` and `audit`. Words and exit codes;
+the work is done elsewhere."""
 
 import errno
 import ipaddress
@@ -16,11 +16,14 @@ CANNOT_START = 2
 
 try:
     import typer
+    from fastapi import FastAPI
 
     from model.contract import ArtefactError
     from service import openapi as openapi_document
     from service.app import create_app
     from service.doctor import doctor
+    from service.lis.commands import audit_trail, lis
+    from service.lis.laboratory import Laboratory, LaboratoryRefused
     from service.opening import intra_op_threads, opened, session_batch_sizes
     from service.schemas import RESEARCH_USE
     from service.score import score
@@ -53,8 +56,9 @@ def serve(
     settings = _settings(host=host, port=port, artefact=artefact)
     session = _session(settings)
     listener = _listen(settings)
-    announce = partial(_announce, settings, session, listener)
-    serving = server(create_app(settings, session), settings, access_log=access_log, started=announce)
+    application = _application(settings, session)
+    announce = partial(_announce, settings, session, listener, application.state.laboratory)
+    serving = server(application, settings, access_log=access_log, started=announce)
     serving.run(sockets=[listener])
     if serving.failed:
         # Not by the interpreter's own way out: with a call still running in it, onnxruntime ends that by SIGABRT.
@@ -77,6 +81,8 @@ def openapi(
 
 for command in (score, warm, doctor):
     app.command()(command)
+app.add_typer(lis, name="lis")
+app.add_typer(audit_trail, name="audit")
 
 
 def _settings(**chosen: Any) -> Settings:
@@ -93,6 +99,17 @@ def _session(settings: Settings) -> Session:
         _stop(str(error))
 
 
+def _application(settings: Settings, session: Session) -> FastAPI:
+    try:
+        application = create_app(settings, session)
+        laboratory: Laboratory | None = application.state.laboratory
+        if laboratory is not None:
+            laboratory.prepare(session.manifest.classes)
+    except LaboratoryRefused as error:
+        _stop(str(error))
+    return application
+
+
 def _listen(settings: Settings) -> socket.socket:
     try:
         return bound_socket(settings.host, settings.port)
@@ -101,7 +118,7 @@ def _listen(settings: Settings) -> socket.socket:
         _stop(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}")
 
 
-def _announce(settings: Settings, session: Session, listener: socket.socket) -> None:
+def _announce(settings: Settings, session: Session, listener: socket.socket, laboratory: Laboratory | None) -> None:
     host, port = listener.getsockname()[:2]
     manifest = session.manifest
     threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
@@ -110,6 +127,8 @@ def _announce(settings: Settings, session: Session, listener: socket.socket) -> 
     typer.echo(f"marrowlens listens on http://{at}:{port}  (interface: {url}/docs)")
     typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}")
     typer.echo(f"computes on {session.provider}, {threads} thread(s), batches of {sizes}")
+    if laboratory is not None:
+        typer.echo(f"laboratory: {laboratory.description()}")
     typer.echo(RESEARCH_USE)
     typer.echo(f"try: curl -F image=@examples/cell.png {url}/classify")
     if not _is_loopback(host):

@@ -15,6 +15,16 @@ Knows no HTTP: `service.problems` says which status each of these, and each erro
     ├── Forbidden             what nobody may do here, as the service is set up
     ├── ChangeUnderWay        the model is being changed already
     ├── ModelRefused          the model that should take over cannot
+    ├── NoLaboratory          no database is set, so there are no specimens
+    ├── StorageUnavailable    the laboratory's database does not answer
+    ├── UnknownSpecimen       no specimen, cell, report or kept picture under that name
+    ├── Conflict              somebody else was first, or the specimen is past that
+    │   ├── StaleRevision     the specimen or cell was changed since the caller saw it
+    │   ├── WrongState        signed, cancelled, or not signed yet
+    │   ├── NumberTaken       another specimen has that number
+    │   ├── CellTaken         the key stands for another picture, or the picture under another key
+    │   └── NotReviewed       cells wait for a person, or there is nothing to sign
+    ├── InvalidReading        a cell's new class is none, or a reason is missing
     ├── NotReady              the model is not warm yet, or the service is stopping
     └── ClientGone            nobody waits for the answer any more
 """
@@ -103,6 +113,67 @@ class ChangeUnderWay(ServiceError):
 
 class ModelRefused(ServiceError):
     """The model that should take over cannot; the old one serves on."""
+
+
+class NoLaboratory(ServiceError):
+    """No database is set: this service classifies, and keeps no specimens."""
+
+    def __init__(self) -> None:
+        super().__init__("this service keeps no specimens: set MARROWLENS_LIS_DATABASE, as docs/lis.md says")
+
+
+class StorageUnavailable(ServiceError):
+    """The laboratory's database does not answer. What was being written may or may not be there: look before again."""
+
+    def __init__(self) -> None:
+        super().__init__("the laboratory's database does not answer; look whether it was done before trying again")
+
+
+class UnknownSpecimen(ServiceError):
+    """There is no such thing in this laboratory."""
+
+    def __init__(self, what: str = "specimen") -> None:
+        super().__init__(f"there is no such {what} here")
+
+
+class Conflict(ServiceError):
+    """The specimen does not stand as the caller believes: look at it again, then decide anew."""
+
+
+class StaleRevision(Conflict):
+    """It was changed since the caller saw it."""
+
+    def __init__(self, what: str, seen: int, now: int) -> None:
+        super().__init__(f"{what} was changed meanwhile: you saw {seen}, it stands at {now}; look at it again")
+        self.seen = seen
+        self.now = now
+
+
+class WrongState(Conflict):
+    """What was asked for does not go with the state of the specimen."""
+
+    def __init__(self, state: str, allowed: str) -> None:
+        super().__init__(f"the specimen is {state}; {allowed}")
+        self.state = state
+
+
+class NumberTaken(Conflict):
+    """Another specimen has that number."""
+
+    def __init__(self) -> None:
+        super().__init__("a specimen with that number is here already; look for it by its number")
+
+
+class CellTaken(Conflict):
+    """One key for two pictures, or one picture under two keys: one of them would be counted wrongly."""
+
+
+class NotReviewed(Conflict):
+    """The specimen cannot be signed as it is."""
+
+
+class InvalidReading(ServiceError):
+    """A reading that cannot be: a class that there is not, a cell twice, a change without a reason."""
 
 
 class NotReady(ServiceError):

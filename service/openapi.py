@@ -29,6 +29,11 @@ one. Errors are problems of RFC 9457; `type` tells them apart."""
 
 TAGS = [
     {"name": "cells", "description": "From pictures to answers."},
+    {
+        "name": "specimens",
+        "description": "From cells to the signed differential of a specimen, where a laboratory is set up. Whoever "
+        "changes something says who he is, and which revision he has seen: of two at once, one gets 409.",
+    },
     {"name": "model", "description": "Which model answers."},
     {
         "name": "open inference protocol",
@@ -60,21 +65,37 @@ ONE_PICTURE: dict[str, Any] = {
 _SENT = "".join(
     json.dumps({"name": f"{n}.jpg", "image": "/9j/4AAQSkZJRgABAQ…"}, ensure_ascii=False) + "\n" for n in (1, 2)
 )
+_MANY_FORM: dict[str, Any] = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["images"],
+            "additionalProperties": False,
+            "properties": {"images": {"type": "array", "minItems": 1, "items": _BINARY}},
+        }
+    }
+}
 MANY_PICTURES: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["images"],
-                    "additionalProperties": False,
-                    "properties": {"images": {"type": "array", "minItems": 1, "items": _BINARY}},
-                }
-            },
+            **_MANY_FORM,
             "application/zip": {"schema": _BINARY},
             "application/x-tar": {"schema": _BINARY},
             NDJSON: {"schema": {"type": "string", "description": "lines of SentPicture"}, "example": _SENT},
+        },
+    }
+}
+
+MANY_OR_ONE_PICTURE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            name: form
+            for name, form in (
+                MANY_PICTURES["requestBody"]["content"] | ONE_PICTURE["requestBody"]["content"] | _MANY_FORM
+            ).items()
+            if name != NDJSON
         },
     }
 }

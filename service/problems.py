@@ -14,18 +14,28 @@ from starlette.exceptions import HTTPException
 from model.image import ArchiveForPicture, PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.errors import (
     BodyTooLarge,
+    CellTaken,
     ChangeUnderWay,
+    Conflict,
     Forbidden,
+    InvalidReading,
     InvalidTensor,
     MalformedBody,
     ModelRefused,
+    NoLaboratory,
     NotReady,
+    NotReviewed,
+    NumberTaken,
+    StaleRevision,
+    StorageUnavailable,
     TooManyPictures,
     Unauthorised,
     UnknownModel,
+    UnknownSpecimen,
     UnsupportedBody,
     UploadMemoryExhausted,
     UploadTooSlow,
+    WrongState,
 )
 from service.schemas import InferenceProblem, Problem
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
@@ -55,11 +65,19 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (Unauthorised, Kind(401, "unauthorised", "Not without the operator's token")),
     (Forbidden, Kind(403, "forbidden", "Not as this service is set up")),
     (UnknownModel, Kind(404, "unknown-model", "There is no such model here")),
+    (NoLaboratory, Kind(404, "no-laboratory", "No laboratory is set up here")),
+    (UnknownSpecimen, Kind(404, "unknown-specimen", "There is no such thing in this laboratory")),
     (UploadTooSlow, Kind(408, "upload-too-slow", "The body did not arrive in time")),
     (BodyTooLarge, Kind(413, "body-too-large", "The body is too large")),
     (TooManyPictures, Kind(413, "too-many-pictures", "Too many pictures in one request")),
     (PictureTooLarge, Kind(413, "picture-too-large", "The picture is too large")),
     (ChangeUnderWay, Kind(409, "change-under-way", "The model is being changed already")),
+    (StaleRevision, Kind(409, "stale-revision", "It was changed meanwhile")),
+    (WrongState, Kind(409, "wrong-state", "The specimen is past that, or not there yet")),
+    (NumberTaken, Kind(409, "number-taken", "Another specimen has that number")),
+    (CellTaken, Kind(409, "cell-taken", "Another cell has that key or that picture")),
+    (NotReviewed, Kind(409, "not-reviewed", "The specimen cannot be signed yet")),
+    (Conflict, Kind(409, "conflict", "The specimen does not stand as you believe")),
     (UnsupportedBody, Kind(415, "unsupported-body", "The body is of a type that is not read here")),
     (UnsupportedPicture, Kind(415, "unsupported-picture", "Not a picture type that is read here")),
     (UndecodablePicture, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
@@ -67,10 +85,12 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (MalformedBody, Kind(422, "malformed-body", "The body cannot be read")),
     (ModelRefused, Kind(422, "model-refused", "The model cannot take over")),
     (InvalidTensor, Kind(422, "invalid-tensor", "The tensor is not what the model takes")),
+    (InvalidReading, Kind(422, "invalid-reading", "The reading cannot be")),
     (RequestValidationError, Kind(422, "invalid-parameter", "A parameter is off")),
     (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
     (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
     (NotReady, Kind(503, "not-ready", "The service is not ready")),
+    (StorageUnavailable, Kind(503, "storage-unavailable", "The laboratory's database does not answer")),
     (BatcherClosed, Kind(503, "not-ready", "The service takes no pictures")),
     (DeadlineExpired, Kind(504, "deadline-expired", "The answer would have come too late")),
 )
@@ -112,7 +132,7 @@ def headers(error: BaseException) -> dict[str, str]:
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     if isinstance(error, Unauthorised):
         return {"WWW-Authenticate": "Bearer"}
-    if isinstance(error, NotReady | BatcherClosed):
+    if isinstance(error, NotReady | BatcherClosed | StorageUnavailable):
         return {"Retry-After": "1"}
     return {}
 

@@ -34,9 +34,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Document(BaseModel):
-    """One JSON document of the service."""
+    """One JSON document of the service. What a wrong value was is never said: it could be a patient's."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     def json_bytes(self) -> bytes:
         """The document as UTF-8 JSON without absent fields."""

@@ -172,4 +172,5 @@ def _configure_logging(level: str, *, access_log: bool) -> None:
     # A client's malformed form or picture is the client's news: it gets a problem, the log does not.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("service.access").setLevel(logging.INFO if access_log else logging.CRITICAL)

@@ -2,11 +2,12 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from databases import Postgres, postgres
 from folded import Folded
 from graphs import write_artefact
 from hypothesis import settings as hypothesis_settings
@@ -56,3 +57,19 @@ def draw() -> Draw:
         return out.getvalue()
 
     return picture
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server for this process; every test takes a database of its own."""
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database: what holds on one kind holds on the other."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'lab.db'}"
+    server: Postgres = request.getfixturevalue("postgres_server")
+    return server.new_database()

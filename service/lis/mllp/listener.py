@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import socket
 import traceback
 import uuid
 from asyncio import StreamReader, StreamWriter
@@ -62,6 +63,17 @@ class OrderListener:
             raise RuntimeError("nothing listens")
         host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
+
+    def try_address(self) -> None:
+        """Return when the address can be listened at, to know it before all else is started.
+
+        Raises:
+            OSError: the address is taken or none of this machine's.
+        """
+        family, kind, protocol, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
 
     async def start(self) -> None:
         """Listen.

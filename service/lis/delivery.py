@@ -1,0 +1,146 @@
+"""Delivery: takes messages from the outbox and hands them to a wire, one at a time, until they are settled.
+
+Knows when to try and when to wait. Does not know protocols (`Wire`) nor what messages say. A worker may die at any
+point: what it had claimed is another worker's when the lease ends.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import traceback
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from service.errors import StorageUnavailable
+from service.lis import outbox
+from service.lis.database import Database
+from service.lis.metrics import LisMetrics
+from service.lis.outbox import Claimed, Retry
+from service.lis.wire import NoAnswer, Rejected, Wire
+
+log = logging.getLogger(__name__)
+
+#: How often an idle worker looks for messages that another process wrote.
+POLL_S = 1.0
+
+
+class Worker:
+    """Delivers the messages of one channel. Several workers, in several processes, may share a channel.
+
+    `lease` must be longer than one delivery can take.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        channel: str,
+        wire: Wire,
+        retry: Retry,
+        lease: timedelta,
+        metrics: LisMetrics,
+    ) -> None:
+        self.channel = channel
+        self._database = database
+        self._wire = wire
+        self._retry = retry
+        self._lease = lease
+        self._metrics = metrics
+        self._name = f"{socket.gethostname()[:40]}:{os.getpid()}:{id(self):x}"[:64]
+        self._failures = 0
+        self._stopping = False
+        self._kicked = asyncio.Event()
+
+    def kick(self) -> None:
+        """A message was written: look now."""
+        self._kicked.set()
+
+    async def run(self) -> None:
+        """Deliver until `stop`; what is under way then is brought to its end."""
+        try:
+            while not self._stopping:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._kicked.wait(), await self._step())
+                self._kicked.clear()
+        finally:
+            await self._wire.close()
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopping = True
+        self._kicked.set()
+
+    async def _step(self) -> float:
+        """Deliver what is due; how long to wait before looking again, in seconds."""
+        try:
+            while not self._stopping:
+                claimed = await asyncio.to_thread(self._claim)
+                if claimed is None:
+                    return POLL_S
+                if not await self._deliver(claimed):
+                    # The receiver, not the message, is most likely to blame: the next one would fare no better.
+                    return self._retry.wait(self._failures).total_seconds()
+        except StorageUnavailable:
+            log.warning("delivery by %s waits: the laboratory's database does not answer", self.channel)
+        except Exception as error:  # a worker that ended would leave everything undelivered, and nobody would know
+            log.error("delivery by %s goes on after %s", self.channel, _where(error))
+        return POLL_S
+
+    async def _deliver(self, claimed: Claimed) -> bool:
+        try:
+            reply = await _sent(self._wire, claimed)
+        except Rejected as error:
+            log.error("%s message %s is a dead letter: %s", self.channel, claimed.control_id, error.reason)
+            await asyncio.to_thread(self._rejected, claimed, error)
+            self._answered("rejected")
+        except NoAnswer as error:
+            self._failures += 1
+            log.warning("%s message %s, try %d: %s", self.channel, claimed.control_id, claimed.attempts, error.reason)
+            await asyncio.to_thread(self._unanswered, claimed, error)
+            self._metrics.tried(self.channel, "unanswered")
+            return False
+        else:
+            await asyncio.to_thread(self._delivered, claimed, reply)
+            self._answered("delivered")
+        return True
+
+    def _answered(self, outcome: str) -> None:
+        self._failures = 0
+        self._metrics.tried(self.channel, outcome)
+
+    def _claim(self) -> Claimed | None:
+        with self._database.writing() as session:
+            return outbox.claim(session, self.channel, self._name, self._lease)
+
+    def _delivered(self, claimed: Claimed, reply: str) -> None:
+        with self._database.writing() as session:
+            outbox.delivered(session, claimed.row, reply)
+
+    def _rejected(self, claimed: Claimed, error: Rejected) -> None:
+        with self._database.writing() as session:
+            outbox.rejected(session, claimed.row, error.reason, error.reply)
+
+    def _unanswered(self, claimed: Claimed, error: NoAnswer) -> None:
+        with self._database.writing() as session:
+            outbox.unanswered(session, claimed.row, self._name, error.reason, self._retry)
+
+
+async def _sent(wire: Wire, claimed: Claimed) -> str:
+    try:
+        return await wire.deliver(claimed.message, claimed.control_id)
+    except (Rejected, NoAnswer):
+        raise
+    except Exception as error:
+        raise NoAnswer(f"the wire failed: {_where(error)}") from error
+
+
+def _where(error: Exception) -> str:
+    """An unexpected error by its kind and place: its own text could hold what a message said."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+
+
+def age_s(moment: datetime | None) -> float:
+    """How long ago, in seconds; 0 for never."""
+    return 0.0 if moment is None else max(0.0, (datetime.now(UTC) - moment).total_seconds())

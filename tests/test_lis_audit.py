@@ -1,0 +1,139 @@
+"""The audit trail shows rows that were edited, removed, added or put elsewhere, and reports that were edited."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lab import desk, manifest, sent, signing, wish
+from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.orm import Session
+
+from service.lis import audit
+from service.lis.desk import Desk
+from service.lis.documents import WithReason
+from service.lis.tables import AuditHeadRow, AuditRow, ReportRow
+
+
+@pytest.fixture
+def front(database_url: str, artefact: Path) -> Iterator[Desk]:
+    """A desk at which one specimen was signed and another one cancelled: five rows."""
+    with desk(database_url) as opened:
+        first = opened.open(wish("BM-1"), "m.muster").id
+        revision, *_ = opened.add(first, [sent("PMO"), sent("EBO")], manifest(artefact), "scanner")
+        opened.sign(first, signing(revision), "dr.beispiel")
+        second = opened.open(wish("BM-2"), "m.muster").id
+        opened.cancel(second, WithReason(revision=1, reason="clotted"), "m.muster")
+        yield opened
+
+
+def checked(front: Desk, known: audit.End | None = None) -> tuple[audit.End, list[audit.Fault]]:
+    with front.database.reading() as session:
+        return audit.verify(session, known)
+
+
+def faults(front: Desk) -> list[int]:
+    return [fault.number for fault in checked(front)[1]]
+
+
+def test_what_was_done_is_written_down_with_who_and_under_which_model(front: Desk, artefact: Path) -> None:
+    with front.database.reading() as session:
+        rows = session.scalars(select(AuditRow).order_by(AuditRow.number)).all()
+    assert [(row.number, row.actor, row.action) for row in rows] == [
+        (1, "m.muster", "open"),
+        (2, "scanner", "add"),
+        (3, "dr.beispiel", "sign"),
+        (4, "m.muster", "open"),
+        (5, "m.muster", "cancel"),
+    ]
+    model = manifest(artefact).sha256
+    assert json.loads(rows[1].details)["model"] == model
+    assert json.loads(rows[2].details)["models"] == [model]
+    assert not any("Muster" in row.details or "P-BM" in row.details for row in rows), "nothing of the patient"
+
+
+def test_an_untouched_trail_has_no_fault(front: Desk) -> None:
+    end, found = checked(front)
+    assert (end.number, found) == (5, [])
+    assert checked(front, end)[1] == []
+
+
+@pytest.mark.parametrize("column", ["at", "actor", "action", "specimen_id", "details", "hash"])
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_an_edited_row_is_found(front: Desk, column: str, number: int) -> None:
+    with front.database.writing() as session:
+        value = session.scalars(select(getattr(AuditRow, column)).where(AuditRow.number == number)).one()
+        # The action alone decides which reports are looked at: it stays one of those that there are.
+        edited = "cancel" if column == "action" and value != "cancel" else f"0{value[1:]}"
+        session.execute(update(AuditRow).where(AuditRow.number == number).values({column: edited}))
+    assert number in faults(front)
+
+
+def test_a_removed_row_is_found_wherever_it_stood(front: Desk) -> None:
+    for number, seen in ((5, 4), (3, 4), (1, 2)):
+        with front.database.writing() as session:
+            session.execute(delete(AuditRow).where(AuditRow.number == number))
+        assert seen in faults(front)
+
+
+def test_rows_that_changed_places_are_found(front: Desk) -> None:
+    with front.database.writing() as session:
+        for old, new in ((1, -1), (4, 1), (-1, 4)):
+            session.execute(update(AuditRow).where(AuditRow.number == old).values(number=new))
+    assert {1, 4} <= set(faults(front))
+
+
+def test_an_added_row_is_found(front: Desk) -> None:
+    with front.database.writing() as session:
+        row = {"number": 6, "at": "", "actor": "m", "action": "open", "details": "{}", "hash": "0" * 64}
+        session.execute(insert(AuditRow).values(row))
+    assert 6 in faults(front)
+
+
+def test_an_edited_or_removed_report_is_found(front: Desk) -> None:
+    with front.database.writing() as session:
+        session.execute(update(ReportRow).values(document=func.replace(ReportRow.document, '"PMO"', '"MYB"')))
+    assert faults(front) == [3]
+    with front.database.writing() as session:
+        session.execute(text("DELETE FROM outbox"))
+        session.execute(delete(ReportRow))
+    assert faults(front) == [3]
+
+
+def rewritten(session: Session) -> None:
+    """A whole new chain over edited rows, as only one who knows how and may write everything can make it."""
+    rows = session.scalars(select(AuditRow).order_by(AuditRow.number)).all()
+    rows[0].actor = "nobody"
+    before = audit.BEGINNING
+    for row in rows:
+        row.hash = before = audit._hash(row, before)
+    session.execute(update(AuditHeadRow).values(hash=before))
+
+
+def test_a_whole_new_chain_is_found_by_an_end_that_was_kept_elsewhere(front: Desk) -> None:
+    end, _ = checked(front)
+    with front.database.writing() as session:
+        rewritten(session)
+    assert checked(front)[1] == [], "nothing inside the database can show it"
+    assert [fault.number for fault in checked(front, end)[1]] == [5]
+
+
+def test_a_trail_cut_short_is_found_by_an_end_that_was_kept_elsewhere(front: Desk) -> None:
+    end, _ = checked(front)
+    with front.database.writing() as session:
+        session.execute(delete(AuditRow).where(AuditRow.number == 5))
+        last = session.scalars(select(AuditRow).where(AuditRow.number == 4)).one()
+        session.execute(update(AuditHeadRow).values(number=4, hash=last.hash))
+    assert checked(front)[1] == []
+    assert len(checked(front, end)[1]) == 1
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(actor=st.text(min_size=1, max_size=30), detail=st.text(max_size=50), number=st.integers(-(2**40), 2**40))
+def test_whatever_is_recorded_is_read_back_as_it_was(front: Desk, actor: str, detail: str, number: int) -> None:
+    actor, detail = (each.encode("utf-8", "replace").decode().replace("\0", "") for each in (actor, detail))
+    with front.database.writing() as session:
+        audit.record(session, actor, "open", None, detail=detail, number=number)
+    assert faults(front) == []

@@ -1,0 +1,112 @@
+"""The tables on both kinds of database, how they come to be, and what is said when they cannot be had."""
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from databases import Postgres, free_port
+from sqlalchemy import text
+
+from service.errors import StorageUnavailable
+from service.lis.database import Database, DatabaseFailed, DatabaseRefused
+from service.lis.tables import SpecimenRow, Table
+
+
+def opened(url: str) -> Database:
+    database = Database(url)
+    database.migrate()
+    return database
+
+
+def test_migrations_make_the_tables_that_the_code_speaks_of(database_url: str) -> None:
+    database = opened(database_url)
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    database.close()
+
+
+def test_a_migrated_database_is_left_as_it_is(database_url: str) -> None:
+    database = opened(database_url)
+    with database.writing() as session:
+        session.execute(text("UPDATE audit_head SET number = 7"))
+    database.migrate()
+    with database.reading() as session:
+        assert session.execute(text("SELECT number FROM audit_head")).scalar() == 7
+    database.close()
+
+
+def test_a_database_of_a_later_version_is_refused(database_url: str) -> None:
+    database = opened(database_url)
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(DatabaseRefused, match="another version"):
+        database.migrate()
+    database.close()
+
+
+def test_what_raises_is_rolled_back(database_url: str) -> None:
+    database = opened(database_url)
+    with pytest.raises(KeyError), database.writing() as session:
+        session.execute(text("UPDATE audit_head SET number = 7"))
+        raise KeyError
+    with database.reading() as session:
+        assert session.execute(text("SELECT number FROM audit_head")).scalar() == 0
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nonsense", "not the URL"),
+        ("mysql://host/name", "mysql is not a database"),
+        ("sqlite://", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
+        ("sqlite:////nowhere/at/all/lab.db", "no folder /nowhere/at/all"),
+        ("postgresql+nodriver://host/name", "needs its driver"),
+    ],
+)
+def test_a_database_that_cannot_be_is_refused_in_a_sentence(url: str, said: str) -> None:
+    with pytest.raises(DatabaseRefused, match=said):
+        Database(url)
+
+
+def test_a_server_that_is_not_there_is_unavailable_and_its_password_is_not_said() -> None:
+    database = Database(f"postgresql+psycopg://lab:secret-word@127.0.0.1:{free_port()}/lab")
+    with pytest.raises(StorageUnavailable) as refused, database.writing() as session:
+        session.execute(text("SELECT 1"))
+    assert "secret" not in str(refused.value)
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__
+    database.close()
+
+
+def test_a_file_that_is_no_database_is_not_taken_for_one(tmp_path: Path) -> None:
+    (tmp_path / "lab.db").write_bytes(b"these are the minutes of a meeting " * 100)
+    database = Database(f"sqlite:///{tmp_path / 'lab.db'}")
+    with pytest.raises((StorageUnavailable, DatabaseRefused)):
+        database.migrate()
+    database.close()
+
+
+def test_an_error_of_the_database_says_nothing_of_what_is_in_it(database_url: str) -> None:
+    database = opened(database_url)
+    values = {"number": "BM-SECRET", "state": "open", "revision": 1, "patient": {"family": "Muster"}, "order": {}}
+    with pytest.raises(DatabaseFailed) as failed, database.writing() as session:
+        session.add(SpecimenRow(**values))
+        session.flush()
+    assert "IntegrityError" in str(failed.value) or "NotNullViolation" in str(failed.value)
+    assert not any(word in str(failed.value) for word in ("SECRET", "Muster"))
+    assert failed.value.__suppress_context__, "a traceback in the log would show the driver's own words"
+    database.close()
+
+
+def test_a_connection_that_died_is_replaced(postgres_server: Postgres) -> None:
+    database = opened(postgres_server.new_database())
+    with database.reading() as session:
+        session.execute(text("SELECT 1"))
+    with database.engine.connect() as connection:
+        killer = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        connection.execute(text(killer + " AND datname = current_database()"))
+    with database.reading() as session:
+        assert session.execute(text("SELECT number FROM audit_head")).scalar() == 0
+    database.close()

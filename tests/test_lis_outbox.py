@@ -1,0 +1,212 @@
+"""Messages leave once their report is written, one at a time, in order, at least once, and none is forgotten."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from lab import desk, manifest, plainly, sent, signing, wish
+from sqlalchemy import select, update
+
+from service.lis import outbox
+from service.lis.desk import Desk
+from service.lis.documents import ReportSpecimen, WithReason
+from service.lis.outbox import Claimed, MessageState, Retry
+from service.lis.signing import Channel
+from service.lis.tables import MessageRow, ReportRow
+
+LEASE = timedelta(minutes=5)
+RETRY = Retry(first_s=1, most_s=60)
+CHANNELS = (Channel("one", plainly, timedelta(hours=1)), Channel("two", plainly, timedelta(hours=1)))
+
+
+@pytest.fixture
+def front(database_url: str) -> Iterator[Desk]:
+    with desk(database_url, channels=CHANNELS) as opened:
+        yield opened
+
+
+def signed(front: Desk, artefact: Path, number: str) -> str:
+    opened = front.open(wish(number), "m.muster")
+    revision, *_ = front.add(opened.id, [sent("PMO"), sent("EBO")], manifest(artefact), "scanner")
+    front.sign(opened.id, signing(revision), "dr.beispiel")
+    return opened.id
+
+
+def claim(front: Desk, channel: str = "one", worker: str = "w", lease: timedelta = LEASE) -> Claimed | None:
+    with front.database.writing() as session:
+        return outbox.claim(session, channel, worker, lease)
+
+
+def delivered(front: Desk, claimed: Claimed | None) -> None:
+    assert claimed is not None
+    with front.database.writing() as session:
+        outbox.delivered(session, claimed.row, "AA")
+
+
+def unanswered(front: Desk, claimed: Claimed | None, worker: str = "w") -> MessageState:
+    assert claimed is not None
+    with front.database.writing() as session:
+        return outbox.unanswered(session, claimed.row, worker, "no answer", RETRY)
+
+
+def due_now(front: Desk) -> None:
+    with front.database.writing() as session:
+        session.execute(update(MessageRow).values(due_at=datetime.now(UTC) - timedelta(seconds=1)))
+
+
+def rows(front: Desk) -> list[MessageRow]:
+    with front.database.reading() as session:
+        return list(session.scalars(select(MessageRow).order_by(MessageRow.row)))
+
+
+def test_a_signature_puts_one_message_into_every_channel(front: Desk, artefact: Path) -> None:
+    signed(front, artefact, "BM-1")
+    assert [(row.channel, row.state) for row in rows(front)] == [("one", "waiting"), ("two", "waiting")]
+    assert len({row.control_id for row in rows(front)}) == 2
+    assert {len(row.control_id) for row in rows(front)} == {20}
+
+
+def test_a_message_that_cannot_be_written_leaves_no_report(database_url: str, artefact: Path) -> None:
+    def broken(*_: object) -> str:
+        raise ValueError("no such character")
+
+    with desk(database_url, channels=(CHANNELS[0], Channel("broken", broken, LEASE))) as front:
+        opened = front.open(wish(), "m.muster")
+        revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), "scanner")
+        with pytest.raises(ValueError, match="no such character"):
+            front.sign(opened.id, signing(revision), "dr.beispiel")
+        assert rows(front) == []
+        assert front.look(opened.id).state == "open"
+        with front.database.reading() as session:
+            assert session.scalars(select(ReportRow)).all() == []
+
+
+def test_a_claimed_message_is_nobody_elses_until_its_lease_ends(front: Desk, artefact: Path) -> None:
+    signed(front, artefact, "BM-1")
+    mine = claim(front, lease=timedelta(seconds=-1))  # a worker that died, and its lease has ended
+    again = claim(front, worker="v")
+    assert mine is not None and again is not None
+    assert (again.row, again.control_id, again.message) == (mine.row, mine.control_id, mine.message)
+    assert (mine.attempts, again.attempts) == (1, 2)
+    assert claim(front) is None
+    delivered(front, again)
+    assert claim(front) is None
+    assert rows(front)[0].state == MessageState.DELIVERED
+
+
+def test_messages_of_one_specimen_leave_in_order(front: Desk, artefact: Path) -> None:
+    opened = front.open(wish("BM-1"), "m.muster")
+    revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), "scanner")
+    front.preliminary(opened.id, ReportSpecimen(revision=revision), "m.muster")
+    front.sign(opened.id, signing(revision + 1), "dr.beispiel")
+    front.amend(opened.id, WithReason(revision=revision + 2, reason="a second look"), "dr.beispiel")
+    front.sign(opened.id, signing(revision + 3), "dr.beispiel")
+    other = signed(front, artefact, "BM-2")
+    first = claim(front)
+    assert first is not None and first.message.endswith("BM-1 preliminary 1")
+    second = claim(front)
+    assert second is not None and "BM-2" in second.message, "another specimen does not wait"
+    assert claim(front) is None
+    assert unanswered(front, first) == MessageState.WAITING
+    assert claim(front) is None, "the final report does not overtake the preliminary one"
+    due_now(front)
+    for ending in ("preliminary 1", "final 2", "corrected 3"):
+        message = claim(front)
+        assert message is not None and message.message.endswith(f"BM-1 {ending}")
+        delivered(front, message)
+    assert front.look(other).versions[0].messages[0].state == MessageState.WAITING
+
+
+def test_what_is_refused_is_a_dead_letter_and_holds_nothing_up(front: Desk, artefact: Path) -> None:
+    specimen = signed(front, artefact, "BM-1")
+    message = claim(front)
+    assert message is not None
+    with front.database.writing() as session:
+        outbox.rejected(session, message.row, "AE 101: PID-5 is missing", "MSA|AE|…")
+    due_now(front)
+    assert claim(front) is None
+    [found] = [each for each in front.look(specimen).versions[0].messages if each.channel == "one"]
+    assert (found.state, found.reason) == (MessageState.DEAD, "AE 101: PID-5 is missing")
+    with front.database.reading() as session:
+        depths = {depth.channel: (depth.waiting, depth.dead) for depth in outbox.depths(session)}
+    assert depths == {"one": (0, 1), "two": (1, 0)}
+
+
+def test_an_unanswered_message_waits_longer_each_time_and_is_dead_at_last(front: Desk, artefact: Path) -> None:
+    signed(front, artefact, "BM-1")
+    waits = []
+    for _ in range(3):
+        due_now(front)
+        began = datetime.now(UTC)
+        assert unanswered(front, claim(front)) == MessageState.WAITING
+        waits.append((rows(front)[0].due_at - began).total_seconds())
+    assert waits == pytest.approx([1, 2, 4], abs=0.9)
+    with front.database.writing() as session:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        session.execute(update(MessageRow).values(due_at=past, give_up_at=past))
+    assert unanswered(front, claim(front)) == MessageState.DEAD
+    assert "not answered in time" in str(rows(front)[0].reason)
+
+
+def test_waits_double_up_to_the_longest() -> None:
+    assert [Retry(1, 60).wait(attempts).total_seconds() for attempts in (1, 2, 3, 6, 7, 1000)] == [1, 2, 4, 32, 60, 60]
+
+
+def test_a_worker_whose_lease_ended_does_not_put_off_what_another_one_sends(front: Desk, artefact: Path) -> None:
+    signed(front, artefact, "BM-1")
+    late = claim(front, worker="late", lease=timedelta(seconds=-1))
+    claim(front, worker="next")
+    unanswered(front, late, worker="late")
+    assert rows(front)[0].leased_by == "next"
+    assert claim(front) is None
+
+
+def test_a_dead_letter_is_sent_again_as_it_was_or_dropped(front: Desk, artefact: Path) -> None:
+    signed(front, artefact, "BM-1")
+    message = claim(front)
+    assert message is not None
+    with front.database.writing() as session:
+        outbox.rejected(session, message.row, "AE", "")
+    with front.database.writing() as session:
+        row = outbox.by_control_id(session, message.control_id)
+        assert row is not None
+        outbox.retry_dead(session, row, "operator", timedelta(hours=1))
+    again = claim(front)
+    assert again is not None and (again.control_id, again.message) == (message.control_id, message.message)
+    with front.database.writing() as session:
+        row = outbox.by_control_id(session, message.control_id)
+        assert row is not None
+        outbox.drop(session, row, "operator", "the receiver is gone for good")
+    due_now(front)
+    assert claim(front) is None
+
+
+def test_many_workers_share_a_channel_and_none_gets_what_another_has(front: Desk, artefact: Path) -> None:
+    for number in range(12):
+        signed(front, artefact, f"BM-{number}")
+
+    def work(worker: str) -> list[str]:
+        mine = []
+        while (message := claim(front, worker=worker)) is not None:
+            mine.append(message.control_id)
+            delivered(front, message)
+        return mine
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [control_id for mine in pool.map(work, "abcd") for control_id in mine]
+    # On PostgreSQL a worker that finds the last ones locked leaves: what it passed by is another's.
+    assert len(taken) == len(set(taken)) == 12
+
+
+def test_a_message_says_the_same_at_every_try(front: Desk, artefact: Path) -> None:
+    signed(front, artefact, "BM-1")
+    tries = set()
+    for _ in range(3):
+        due_now(front)
+        message = claim(front)
+        assert message is not None
+        tries.add((message.control_id, message.message))
+        unanswered(front, message)
+    assert len(tries) == 1
