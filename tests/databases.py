@@ -4,6 +4,7 @@ The server is never run as root: PostgreSQL refuses, and rightly.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,14 +35,22 @@ def programs(folder: Path) -> Path:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody listens on now, and that the system gives to nobody by itself.
+
+    Not one that it gave for 0: while the one who had it is away, whoever calls it could be given the same port for his
+    own end, be connected to himself, and keep it.
+    """
+    drawn = random.SystemRandom()
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", drawn.randrange(20_000, 32_000)))
+            return int(probe.getsockname()[1])
 
 
 class Postgres:
     """One server on loopback. `kill` is a crash: SIGKILL to all of it; `start` recovers."""
+
+    name = "database"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,7 +98,7 @@ class Postgres:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(60)
 
-    def stop(self) -> None:
+    def end(self) -> None:
         """End it in order, without waiting for clients."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
@@ -119,7 +128,7 @@ def postgres() -> Iterator[Postgres]:
         try:
             yield server
         finally:
-            server.stop()
+            server.end()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

