@@ -7,6 +7,7 @@ import asyncio
 import ssl
 import uuid
 from asyncio import StreamReader, StreamWriter
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from service.lis.hl7.acknowledging import Outcome, Stamp, accept_ack
@@ -68,7 +69,7 @@ class MllpWire:
             await self._drop()
 
     async def _delivered(self, frame: bytes, control_id: str) -> Acknowledgement:
-        connection = self._still_open()
+        connection = await self._still_open()
         if connection:
             try:
                 return await self._exchanged(connection, frame, control_id)
@@ -77,10 +78,9 @@ class MllpWire:
                 await self._drop()
         return await self._exchanged(await self._connected(), frame, control_id)
 
-    def _still_open(self) -> tuple[Frames, StreamReader, StreamWriter] | None:
+    async def _still_open(self) -> tuple[Frames, StreamReader, StreamWriter] | None:
         if self._connection and (self._connection[1].at_eof() or self._connection[2].is_closing()):
-            self._connection[2].close()
-            self._connection = None
+            await self._drop()
         return self._connection
 
     async def _connected(self) -> tuple[Frames, StreamReader, StreamWriter]:
@@ -126,6 +126,8 @@ class MllpWire:
         connection, self._connection = self._connection, None
         if connection:
             connection[2].transport.abort()  # no farewell of TLS from a peer that may be gone
+            with suppress(OSError):
+                await connection[2].wait_closed()
 
 
 def _reason(error: Exception) -> str:
