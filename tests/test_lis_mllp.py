@@ -142,12 +142,13 @@ async def test_as_many_acknowledgements_are_waited_for_as_were_asked_for(
         for code in answers:
             await line.say(ack("r-1", code))
 
-    async with scripted(enhanced) as port, wire_to(port, hl7_acks=acks) as wire:
+    message = oru("r-1", hl7_acks=acks)
+    async with scripted(enhanced) as port, wire_to(port) as wire:
         if taken:
-            assert f"MSA|{answers[-1]}|r-1" in await wire.deliver(oru("r-1"), "r-1")
+            assert f"MSA|{answers[-1]}|r-1" in await wire.deliver(message, "r-1")
         else:
             with pytest.raises(Rejected, match=answers[-1]):
-                await wire.deliver(oru("r-1"), "r-1")
+                await wire.deliver(message, "r-1")
 
 
 async def test_a_message_that_was_accepted_is_not_sent_twice_by_the_wire() -> None:
@@ -157,10 +158,10 @@ async def test_a_message_that_was_accepted_is_not_sent_twice_by_the_wire() -> No
         await line.frame()
         await line.say(ack("r-1", "CA"))
 
-    async with scripted(forgets) as port, wire_to(port, hl7_acks="both") as wire:
-        await wire.deliver(oru("r-0"), "r-0")
+    async with scripted(forgets) as port, wire_to(port) as wire:
+        await wire.deliver(oru("r-0", hl7_acks="both"), "r-0")
         with pytest.raises(NoAnswer, match="ended before an answer"):
-            await wire.deliver(oru("r-1"), "r-1")
+            await wire.deliver(oru("r-1", hl7_acks="both"), "r-1")
 
 
 async def test_an_application_acknowledgement_that_wants_to_be_accepted_is() -> None:
@@ -170,8 +171,8 @@ async def test_an_application_acknowledgement_that_wants_to_be_accepted_is() -> 
         accepted = (await line.frame()).decode()
         assert "MSA|CA|a-r-1" in accepted
 
-    async with scripted(careful) as port, wire_to(port, hl7_acks="both") as wire:
-        await wire.deliver(oru("r-1"), "r-1")
+    async with scripted(careful) as port, wire_to(port) as wire:
+        await wire.deliver(oru("r-1", hl7_acks="both"), "r-1")
 
 
 async def test_one_message_is_in_flight_whoever_else_waits() -> None:
@@ -215,7 +216,7 @@ async def test_the_bytes_are_of_the_character_set_that_the_message_names() -> No
         await line.say(ack("r-1", "AE", err="ERR||PID^1|204|E||||M\xfcller").encode("latin-1"))
 
     message = oru("r-1", hl7_charset="8859/1").replace("Muster", "Müller Ł")
-    async with scripted(latin) as port, wire_to(port, hl7_charset="8859/1") as wire:
+    async with scripted(latin) as port, wire_to(port) as wire:
         with pytest.raises(Rejected, match="204 unknown key identifier at PID") as rejected:
             await wire.deliver(message, "r-1")
     assert "Müller" in rejected.value.reply

@@ -160,6 +160,7 @@ def test_a_message_that_does_not_say_is_in_the_characters_of_the_laboratory() ->
         (order(PID, SPM, ORC, OBR).replace("MSH|^~\\&", "MSH|^^\\&"), "100", "MSH^1", True),
         (order(PID, SPM, ORC, OBR)[4:], "100", "MSH^1", True),
         (order(PID, SPM, ORC, OBR) * 2, "100", "MSH^2", True),
+        (order(PID, SPM, ORC, OBR, f14="more"), "100", "MSH^1^14", True),
         (order(PID + "~" * MAX_PARTS, SPM, ORC, OBR), "207", "", True),
         (order(SPM, ORC, OBR), "100", "PID^1", False),
         (order(SPM, PID, ORC, OBR), "100", "PID^1", False),
