@@ -7,7 +7,7 @@ from model.contract import CLASSES, CellClass
 from service.lis.differential import CountingRules, Tally, specimen_differential
 from service.lis.hl7.acknowledging import Outcome, Stamp, acknowledgements
 from service.lis.hl7.orders import check_header, read_orders
-from service.lis.hl7.reading import read_header
+from service.lis.hl7.reading import Header, read_header
 from service.lis.hl7.results import encode_report
 from service.lis.hl7.sender import Sender, sender_of
 from service.lis.observations import PANEL, Coded
@@ -85,11 +85,12 @@ ORC = "ORC|NW|P-77|F-12||||||20260504083000+0200"
 OBR = "OBR|1|P-77|F-12|BMDIFF^Marrow differential^99LAB"
 
 
-def answer(message: str) -> str:
+def answer(message: str | bytes) -> str:
     """What a message is answered with, as the listener would, by a laboratory that takes all it can read."""
-    raw = message.encode()
-    header = read_header(raw)
+    raw = message.encode() if isinstance(message, str) else message
+    header = Header()
     try:
+        header = read_header(raw)
         check_header(header, "P")
         outcome = Outcome(read_orders(raw, header, "UNICODE UTF-8", UTC))
     except OrderRefused as refused:

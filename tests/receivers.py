@@ -1,4 +1,4 @@
-"""Who takes messages in the tests: receivers that nobody here wrote, one whose lines are written out, and certificates.
+"""The other side in the tests: receivers and senders that nobody here wrote, a receiver of our own, and certificates.
 
 Node's receivers lie in tests/peers; `npm ci --prefix tests/peers` gets what they need.
 """
@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -56,6 +56,19 @@ def node_receiver(script: str, folder: Path, answer: str, *pem: Path) -> Iterato
             yield Receiver(int(port), file)
         finally:
             process.kill()
+
+
+async def node_sender(script: str, folder: Path, port: int, messages: Sequence[str]) -> list[str]:
+    """Let one of tests/peers send messages; "AA ORD-1" and the like of each answer."""
+    assert (PEERS / "node_modules").is_dir(), "npm ci --prefix tests/peers"
+    file = folder / "messages.json"
+    file.write_text(json.dumps(messages))
+    process = await asyncio.create_subprocess_exec(
+        NODE, PEERS / script, str(port), file, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    said, complained = await process.communicate()
+    assert process.returncode == 0, complained.decode()
+    return said.decode().splitlines()
 
 
 class Strict(AbstractHandler):

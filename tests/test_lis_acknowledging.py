@@ -6,6 +6,8 @@ import hl7
 import pytest
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from laboratory import OBR, ORC, PID, SENT, SPM, answer, order
 
 from service.lis.hl7.acknowledging import Outcome, Stamp, acknowledgements
@@ -46,6 +48,7 @@ YES, NO, NEVER = (
         ("NE", "ER", YES, []),
         ("NE", "ER", NEVER, ["AR"]),
         ("??", "AL", YES, ["AA"]),
+        ("??", "P", NO, ["AE"]),
     ],
 )
 def test_acknowledgements_are_sent_as_they_were_asked_for(
@@ -105,3 +108,15 @@ def test_an_answer_goes_back_to_whom_the_message_came_from_in_its_characters() -
     said = answer(order(PID, SPM, ORC, OBR, f3="LIS^1.2.3^ISO", f4="A\\T\\B", f5="M", f18="8859/1"))
     assert said.split("|")[2:6] == ["M", "LAB", "LIS^1.2.3^ISO", "A\\T\\B"]
     assert said.split("\r")[0].split("|")[17] == "8859/1"
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 30), st.binary(max_size=12)), max_size=4))
+def test_whatever_came_is_answered_by_a_message(cuts: list[tuple[int, int, bytes]]) -> None:
+    raw = order(PID, SPM, ORC, OBR).encode()
+    for start, length, instead in cuts:
+        raw = raw[:start] + instead + raw[start + length :]
+    assume(b"|NE" not in raw and b"|SU" not in raw and b"|ER" not in raw)  # by chance, and then nobody wants an answer
+    said = hl7.parse(answer(raw))
+    assert str(said.segment("MSA")[1]) in ("AA", "AE", "AR")
+    assert [str(each[0]) for each in said][:2] == ["MSH", "MSA"]

@@ -10,7 +10,7 @@ import hl7.mllp
 import pytest
 from laboratory import OBR, ORC, PID, SECRETS, SPM, order
 from ordering import ENHANCED, GOOD, Desk, line_to, listening, said
-from receivers import certificates
+from receivers import certificates, node_sender
 
 from service.lis.mllp.listener import OrderListener
 from service.lis_settings import LisSettings
@@ -31,6 +31,22 @@ async def test_python_hl7s_client_places_orders_one_after_another() -> None:
     assert [identity.control_id for identity, _ in desk.taken] == ["ORD-1", "ORD-2", "ORD-3"]
     identity, (taken,) = desk.taken[0]
     assert (identity.sender, taken.number, taken.patient.family) == ("LIS|LAB", "M26-0042", "Muster")
+
+
+@pytest.mark.parametrize("script", ["simple-hl7-sender.js", "node-hl7-sender.js"])
+async def test_nodes_clients_place_orders_and_read_the_answers(script: str, tmp_path: Path) -> None:
+    desk = Desk()
+    messages = [
+        order(PID, SPM, ORC, OBR, f10="ORD-1"),
+        order(PID.replace("100234", ""), SPM, ORC, OBR, f10="ORD-2"),
+        order(PID, ORC, OBR, kind="ORM^O01", f12="2.3", f10="ORD-3"),
+        order(PID, SPM, ORC, OBR, f12="2.9", f10="ORD-4"),
+        order(PID, ORC, OBR, SPM, kind="OML^O21^OML_O21", f10="ORD-5"),
+    ]
+    async with listening(desk) as listener:
+        answers = await node_sender(script, tmp_path, listener.address[1], messages)
+    assert answers == ["AA ORD-1", "AE ORD-2", "AA ORD-3", "AR ORD-4", "AA ORD-5"]
+    assert [identity.control_id for identity, _ in desk.taken] == ["ORD-1", "ORD-3", "ORD-5"]
 
 
 async def test_the_same_message_is_the_same_and_another_is_another() -> None:
