@@ -33,6 +33,8 @@ CONDITIONS = {
     "206": "Application record locked",
     "207": "Application internal error",
 }
+#: When an acknowledgement is wanted (HL7 table 0155): always, never, on errors, on success.
+ASKED_FOR = {"AL", "NE", "ER", "SU"}
 #: What an order is answered with, and what says that one order is done (HL7 table 0119).
 ANSWERS = {"O33": ("ORL", "O34", "ORL_O34"), "O21": ("ORL", "O22", "ORL_O22"), "O01": ("ORR", "O02", "ORR_O02")}
 DONE = {OrderAction.NEW: "OK", OrderAction.CHANGE: "XR", OrderAction.CANCEL: "CR"}
@@ -65,10 +67,11 @@ def acknowledgements(header: Header, outcome: Outcome, stamps: Sequence[Stamp]) 
     """The answers to send, in their order: none, one or two, each with a stamp of its own.
 
     Original mode has one application acknowledgement. In enhanced mode a sender asks for each kind; when an accept
-    acknowledgement has said that the message is not taken, no application acknowledgement follows.
+    acknowledgement has said that the message is not taken, no application acknowledgement follows. Who asks for
+    nothing that there is means original mode: silence would be the worst answer.
     """
     failed = outcome.refused is not None
-    if not header.accept_ack and not header.application_ack:
+    if not {header.accept_ack, header.application_ack} & ASKED_FOR:
         return [application_ack(header, outcome, stamps[0])]
     answers = []
     if _wanted(header.accept_ack, failed):
@@ -79,7 +82,6 @@ def acknowledgements(header: Header, outcome: Outcome, stamps: Sequence[Stamp]) 
 
 
 def _wanted(condition: str, failed: bool) -> bool:
-    """HL7 table 0155; what is not in it is never."""
     return condition in ("AL", "ER" if failed else "SU")
 
 

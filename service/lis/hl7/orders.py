@@ -64,6 +64,8 @@ def read_orders(raw: bytes, header: Header, charset: str, zone: tzinfo | None = 
         MessageRejected: it cannot be read at all.
     """
     msh, *segments = read_segments(raw, header.charset or charset, ("PID", "SPM", "ORC", "OBR"))
+    if msh.get(14):
+        raise MessageRejected("100", "part of a message that goes on in another", msh.location(14))
     zone = read_zone(msh.get(7)) or zone
     who = _patient(_only_patient(segments))
     rest = [each for each in segments if each.name != "PID"]

@@ -11,18 +11,15 @@ from datetime import datetime
 from service.lis.hl7.segments import EMPTY, Encoded, components, message, repetitions, segment, text
 from service.lis.hl7.sender import Sender, header
 from service.lis.hl7.times import day_written, written
-from service.lis.observations import MODEL, PANEL, Coded, CodeOf, Observation, observations
+from service.lis.observations import MEGAKARYOCYTES, MODEL, PANEL, Coded, CodeOf, Observation, observations
 from service.lis.report import Patient, Report, ReportStatus
 
 #: OBR-25 (table 0123) and OBX-11 (table 0085); a result that cannot be had is X there.
 STATUS = {ReportStatus.PRELIMINARY: "P", ReportStatus.FINAL: "F", ReportStatus.CORRECTED: "C"}
 NOT_OBTAINABLE = "X"
-#: OBX-17: how much of it a person has seen.
-METHODS = {
-    ReportStatus.PRELIMINARY: ("SUGGESTED", "Suggested by the model, not signed"),
-    ReportStatus.FINAL: ("REVIEWED", "Suggested by the model, reviewed and signed by a person"),
-    ReportStatus.CORRECTED: ("REVIEWED", "Suggested by the model, reviewed and signed by a person"),
-}
+#: OBX-17: who stands behind it. How many cells a person read is a result of its own.
+SUGGESTED = ("SUGGESTED", "Suggested by the model, not signed")
+SIGNED = ("SIGNED", "Suggested by the model, signed by a person")
 
 
 def encode_report(report: Report, code_of: CodeOf, sender: Sender, *, control_id: str, sent_at: datetime) -> str:
@@ -121,12 +118,13 @@ def _results(report: Report, code_of: CodeOf, sender: Sender) -> Iterator[str]:
 
 def _shared(report: Report, sender: Sender) -> dict[int, Encoded]:
     """What is the same in every OBX of a report."""
+    method = SUGGESTED if report.status is ReportStatus.PRELIMINARY else SIGNED
     devices = [components(f"{model.name} {model.version}", None, model.sha256, "L") for model in report.models]
     return {
         11: text(STATUS[report.status]),
         14: _collected(report),
         16: components(None, report.signed_by),
-        17: components(*METHODS[report.status], sender.local_system),
+        17: components(*method, sender.local_system),
         18: repetitions(devices),
         19: text(written(report.created_at)),
     }
@@ -145,6 +143,8 @@ def _result(number: int, result: Observation, nth: int, code: Encoded, shared: d
     }
     if result.value is None:
         fields[11] = text(NOT_OBTAINABLE)
+    if result.key == MEGAKARYOCYTES:  # no model had a part in it
+        fields[17] = fields[18] = EMPTY
     return segment("OBX", fields)
 
 

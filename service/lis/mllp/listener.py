@@ -122,9 +122,18 @@ class OrderListener:
         except Exception as error:
             log.error("orders: a connection is closed, %s", _place(error))
         finally:
-            self._conversations.discard(task)
             self._idle.discard(task)
-            writer.close()
+            await self._ended(writer)
+            self._conversations.discard(task)
+
+    async def _ended(self, writer: StreamWriter) -> None:
+        """Close a connection; what was answered is still sent, to whom reads it."""
+        writer.close()
+        try:
+            async with asyncio.timeout(self._settings.hl7_timeout_s):
+                await writer.wait_closed()
+        except OSError:  # TimeoutError too
+            writer.transport.abort()
 
     async def _converse(self, reader: StreamReader, writer: StreamWriter, task: asyncio.Task[None]) -> None:
         frames = Frames(reader, self._settings.hl7_max_bytes)

@@ -1,21 +1,42 @@
 """Reports over MLLP: one connection, one message in flight, and who is waited for until when.
 
-Knows which acknowledgements end a delivery. Does not know what a message says, nor how often delivery is tried.
+Knows which acknowledgements end a delivery. Of a message it reads MSH alone, for a message may have waited longer than
+the settings stayed as they were. Does not know what it says, nor how often delivery is tried.
 """
 
 import asyncio
 import ssl
 import uuid
 from asyncio import StreamReader, StreamWriter
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from service.lis.hl7.acknowledging import Outcome, Stamp, accept_ack
-from service.lis.hl7.charsets import encode
+from service.lis.hl7.charsets import CODECS, encode
+from service.lis.hl7.reading import read_header
 from service.lis.hl7.verdict import Acknowledgement, read_acknowledgement
 from service.lis.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
 from service.lis.mllp.sockets import client_tls, host_and_port, keep_alive
 from service.lis.wire import NoAnswer
 from service.lis_settings import LisSettings
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    frames: Frames
+    reader: StreamReader
+    writer: StreamWriter
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A message as it goes out: its frame, and which acknowledgement is the last one."""
+
+    frame: bytes
+    control_id: str
+    charset: str
+    to_application: bool
 
 
 class _Lost(Exception):
@@ -38,19 +59,21 @@ class MllpWire:
         self._tls = client_tls(settings)
         self._settings = settings
         self._turn = asyncio.Lock()
-        self._connection: tuple[Frames, StreamReader, StreamWriter] | None = None
+        self._connection: _Connection | None = None
 
     async def deliver(self, message: str, control_id: str) -> str:
-        """Send one message; the acknowledgement that `hl7_acks` waits for, as it came.
+        """Send one message; the last acknowledgement that it asks for in MSH-15 and MSH-16, as it came.
 
         Raises:
             Rejected: AE, AR, CE or CR.
             NoAnswer: no connection, no acknowledgement of this message in time, or none that can be read.
         """
-        frame = framed(encode(message, self._settings.hl7_charset))
+        header = read_header(message.encode(errors="replace"))
+        frame = framed(encode(message, header.charset))
+        sent = _Sent(frame, control_id, header.charset, to_application=header.application_ack == "AL")
         async with self._turn:
             try:
-                reply = await self._delivered(frame, control_id)
+                reply = await self._delivered(sent)
             except BaseException as error:
                 # Whoever was not heard to the end may still answer: on this connection, but not to the next message.
                 await self._drop()
@@ -67,65 +90,63 @@ class MllpWire:
         async with self._turn:
             await self._drop()
 
-    async def _delivered(self, frame: bytes, control_id: str) -> Acknowledgement:
-        connection = self._still_open()
+    async def _delivered(self, sent: _Sent) -> Acknowledgement:
+        connection = await self._still_open()
         if connection:
             try:
-                return await self._exchanged(connection, frame, control_id)
+                return await self._exchanged(connection, sent)
             except _Lost:
                 # The receiver closed it while it was idle. Should it have the message, it knows the control id again.
                 await self._drop()
-        return await self._exchanged(await self._connected(), frame, control_id)
+        return await self._exchanged(await self._connected(), sent)
 
-    def _still_open(self) -> tuple[Frames, StreamReader, StreamWriter] | None:
-        if self._connection and (self._connection[1].at_eof() or self._connection[2].is_closing()):
-            self._connection[2].close()
-            self._connection = None
+    async def _still_open(self) -> _Connection | None:
+        if self._connection and (self._connection.reader.at_eof() or self._connection.writer.is_closing()):
+            await self._drop()
         return self._connection
 
-    async def _connected(self) -> tuple[Frames, StreamReader, StreamWriter]:
+    async def _connected(self) -> _Connection:
         async with asyncio.timeout(self._settings.hl7_timeout_s):
             reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
         keep_alive(writer)
-        self._connection = (Frames(reader, self._settings.hl7_max_bytes), reader, writer)
+        self._connection = _Connection(Frames(reader, self._settings.hl7_max_bytes), reader, writer)
         return self._connection
 
-    async def _exchanged(
-        self, connection: tuple[Frames, StreamReader, StreamWriter], frame: bytes, control_id: str
-    ) -> Acknowledgement:
-        frames, _, writer = connection
+    async def _exchanged(self, connection: _Connection, sent: _Sent) -> Acknowledgement:
         try:
             async with asyncio.timeout(self._settings.hl7_timeout_s):
-                writer.write(frame)
-                await writer.drain()
-                reply = await self._about(frames, writer, control_id)
+                connection.writer.write(sent.frame)
+                await connection.writer.drain()
+                reply = await self._about(connection, sent)
         except (ConnectionError, BrokenFrame) as error:
             raise _Lost(_reason(error)) from None
-        if reply.final or self._settings.hl7_acks in ("original", "accept"):
-            return reply
         async with asyncio.timeout(self._settings.hl7_timeout_s):
-            while not reply.final:
-                reply = await self._about(frames, writer, control_id)
+            while sent.to_application and not reply.final:
+                reply = await self._about(connection, sent)
         return reply
 
-    async def _about(self, frames: Frames, writer: StreamWriter, control_id: str) -> Acknowledgement:
+    async def _about(self, connection: _Connection, sent: _Sent) -> Acknowledgement:
         """The next acknowledgement of this message; late ones of earlier messages are passed over."""
-        while await frames.begun():
-            reply = read_acknowledgement(await frames.rest(), self._settings.hl7_charset)
+        while await connection.frames.begun():
+            reply = read_acknowledgement(await connection.frames.rest(), sent.charset)
             if reply.to_be_accepted:
-                writer.write(self._accepted(reply))
-            if reply.about == control_id:
+                connection.writer.write(_accepted(reply))
+            if reply.about == sent.control_id:
                 return reply
         raise BrokenFrame("the connection ended before an answer")
-
-    def _accepted(self, reply: Acknowledgement) -> bytes:
-        stamp = Stamp(uuid.uuid4().hex[:20], datetime.now(UTC))
-        return framed(encode(accept_ack(reply.header, Outcome(), stamp), self._settings.hl7_charset))
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection:
-            connection[2].transport.abort()  # no farewell of TLS from a peer that may be gone
+            connection.writer.transport.abort()  # no farewell of TLS from a peer that may be gone
+            with suppress(OSError):
+                await connection.writer.wait_closed()
+
+
+def _accepted(reply: Acknowledgement) -> bytes:
+    stamp = Stamp(uuid.uuid4().hex[:20], datetime.now(UTC))
+    charset = reply.header.charset if reply.header.charset in CODECS else ""
+    return framed(encode(accept_ack(reply.header, Outcome(), stamp), charset))
 
 
 def _reason(error: Exception) -> str:

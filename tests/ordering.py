@@ -1,0 +1,98 @@
+"""A listener for orders as the tests meet it: a desk that takes them, lines to it, and a log that is watched."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import hl7.mllp
+from laboratory import OBR, ORC, PID, SECRETS, SPM, order
+from receivers import Line
+
+from service.lis.mllp.listener import OrderListener
+from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
+from service.lis_settings import LisSettings
+
+GOOD = order(PID, SPM, ORC, OBR)
+ENHANCED = order(PID, SPM, ORC, OBR, f15="AL", f16="AL")
+
+
+class Desk:
+    """A laboratory that writes down what it takes; it knows no specimen yet, so it can cancel none."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[MessageIdentity, Sequence[IncomingOrder]]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.asked = asyncio.Event()
+        self.fails: Exception | None = None
+
+    async def take(self, identity: MessageIdentity, orders: Sequence[IncomingOrder]) -> None:
+        self.asked.set()
+        await self.open.wait()
+        if self.fails:
+            raise self.fails
+        if any(each.action is OrderAction.CANCEL for each in orders):
+            raise OrderRefused("204", "no specimen of this number is known", "SPM^1^2")
+        self.taken.append((identity, orders))
+
+
+class _Lines(logging.Handler):
+    """Every line that anything logs, with its trace."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(logging.Formatter("%(message)s").format(record))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing of the patient may be left in any log, ours or a library's."""
+    root, lines = logging.getLogger(), _Lines()
+    level = root.level
+    root.addHandler(lines)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        root.removeHandler(lines)
+        root.setLevel(level)
+    assert not [line for line in lines.lines for secret in SECRETS if secret in line]
+
+
+@asynccontextmanager
+async def listening(desk: Desk, **settings: Any) -> AsyncIterator[OrderListener]:
+    told = {"hl7_listen": "127.0.0.1:0", "hl7_timeout_s": 20, **settings}
+    listener = OrderListener(LisSettings(**told), desk.take)
+    with quiet():
+        await listener.start()
+        try:
+            yield listener
+        finally:
+            await listener.close()
+
+
+@asynccontextmanager
+async def line_to(listener: OrderListener, **tls: Any) -> AsyncIterator[Line]:
+    reader, writer = await asyncio.open_connection(*listener.address, **tls)
+    try:
+        yield Line(reader, writer)
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+def said(frame: bytes, name: str = "MSA") -> list[str]:
+    return [str(field) for field in hl7.parse(frame.decode()).segment(name)][1:]
+
+
+async def still_takes(listener: OrderListener) -> bool:
+    """Whether a sender who does all right is answered."""
+    async with line_to(listener) as line:
+        await line.say(GOOD)
+        return said(await line.frame())[0] == "AA"

@@ -1,0 +1,146 @@
+"""What a sender of orders may do wrong, on purpose or not: it is answered or cut off, and everybody else is heard."""
+
+import asyncio
+import tracemalloc
+from contextlib import suppress
+
+import pytest
+from laboratory import OBR, ORC, PID, SPM, order
+from ordering import GOOD, Desk, line_to, listening, said, still_takes
+from receivers import Line
+
+from service.lis.mllp.framing import MAX_NOISE_BYTES
+from service.lis.mllp.listener import MAX_CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"", b"hello", b"\x00" * 50, b"GET / HTTP/1.1\r\n\r\n", b"MSH|^~\\&", b"PID|1||100234\r"]
+)
+async def test_what_is_no_message_is_rejected_and_the_next_is_taken(rubbish: bytes) -> None:
+    async with listening(Desk()) as listener, line_to(listener) as line:
+        await line.say(rubbish)
+        answer = await line.frame()
+        assert said(answer)[0] == "AR"
+        assert said(answer, "ERR")[2].startswith("100^")
+        await line.say(GOOD)
+        assert said(await line.frame()) == ["AA", "ORD-1"]
+
+
+async def test_half_a_message_that_is_begun_anew_is_forgotten() -> None:
+    desk = Desk()
+    async with listening(desk) as listener, line_to(listener) as line:
+        line.writer.write(b"\x0b" + order(PID.replace("100234", "999"), SPM).encode())
+        await line.say(GOOD)
+        assert said(await line.frame()) == ["AA", "ORD-1"]
+    ((_, (taken,)),) = desk.taken
+    assert taken.patient.identifier == "100234"
+
+
+@pytest.mark.parametrize("half", [b"\x0b", b"\x0b" + GOOD.encode(), b"\x0b" + GOOD.encode() + b"\x1c"])
+async def test_a_message_without_an_end_closes_its_connection_and_nothing_else(
+    half: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk()
+    async with listening(desk, hl7_timeout_s=0.5) as listener:
+        async with line_to(listener) as line, line_to(listener) as other:
+            line.writer.write(half)
+            assert await line.reader.read() == b""
+            assert "nothing more came within 0.5 s" in caplog.text
+            await other.say(GOOD)  # silent for longer than that, and still heard
+            assert said(await other.frame()) == ["AA", "ORD-1"]
+        async with line_to(listener) as line:
+            line.writer.write(half)
+            line.writer.write_eof()
+            assert await line.reader.read() == b""
+        assert await still_takes(listener)
+    assert len(desk.taken) == 2
+
+
+async def test_noise_is_passed_over_up_to_a_bound() -> None:
+    async with listening(Desk()) as listener:
+        async with line_to(listener) as line:
+            line.writer.write(b"-" * MAX_NOISE_BYTES)
+            await line.say(GOOD)
+            assert said(await line.frame()) == ["AA", "ORD-1"]
+        async with line_to(listener) as line:
+            line.writer.write(b"-" * (MAX_NOISE_BYTES + 70_000))
+            with suppress(ConnectionError):
+                assert await line.reader.read() == b""
+        assert await still_takes(listener)
+
+
+@pytest.mark.parametrize("end", [b"\x1c\r", b""])
+async def test_ten_megabytes_in_a_frame_are_rejected_and_not_kept(end: bytes) -> None:
+    desk, piece = Desk(), b"x" * 65536
+    async with listening(desk, hl7_max_bytes=100_000) as listener:
+        async with line_to(listener) as line:
+            tracemalloc.start()
+            try:
+                line.writer.write(b"\x0b" + GOOD.encode() + b"NTE|1||")
+                for _ in range(160):
+                    line.writer.write(piece)
+                    await line.writer.drain()
+                line.writer.write(end)
+                await line.writer.drain()
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            answer = await line.frame()
+            assert said(answer) == ["AR", "ORD-1"]
+            assert said(answer, "ERR")[2].startswith("207^")
+            line.writer.write_eof()
+            assert await line.reader.read() == b""
+        assert await still_takes(listener)
+    assert peak < 2_000_000
+    assert len(desk.taken) == 1
+
+
+async def test_a_message_of_delimiters_is_rejected() -> None:
+    async with listening(Desk(), hl7_max_bytes=2_000_000) as listener, line_to(listener) as line:
+        await line.say(order(PID + "|" * 1_000_000, SPM, ORC, OBR))
+        assert said(await line.frame()) == ["AR", "ORD-1"]
+
+
+async def test_a_failure_of_the_laboratory_is_told_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    desk.fails = RuntimeError("INSERT INTO specimens VALUES ('Muster', 'Erika', '100234')")
+    async with listening(desk) as listener, line_to(listener) as line:
+        await line.say(GOOD)
+        answer = await line.frame()
+        assert said(answer) == ["AE", "ORD-1"]
+        assert said(answer, "ERR")[2].startswith("207^")
+        assert b"INSERT" not in answer and b"Muster" not in answer
+        assert "OML^O33, control id ORD-1, could not be taken, RuntimeError in ordering.py:" in caplog.text
+        desk.fails = None
+        await line.say(GOOD)
+        assert said(await line.frame()) == ["AA", "ORD-1"]
+
+
+async def test_a_control_id_is_logged_only_if_it_looks_like_one(caplog: pytest.LogCaptureFixture) -> None:
+    async with listening(Desk()) as listener, line_to(listener) as line:
+        await line.say(order(PID, SPM, ORC, OBR, f10="Muster Erika\\X0A\\orders: all is well"))
+        await line.frame()
+        await line.say(order(PID, SPM, ORC, OBR, f10="Erika Muster", kind="Erika^Muster"))
+        await line.frame()
+    assert "control id of" in caplog.text
+    assert "a message of another type" in caplog.text
+
+
+async def test_more_connections_than_allowed_are_refused_and_the_others_live() -> None:
+    async with listening(Desk()) as listener:
+        opened = [await asyncio.open_connection(*listener.address) for _ in range(MAX_CONNECTIONS)]
+        lines = [Line(*each) for each in opened]
+        for line in lines:
+            await line.say(GOOD)
+            await line.frame()
+        async with line_to(listener) as refused:
+            with suppress(ConnectionError):
+                assert await refused.reader.read() == b""
+        await lines[0].say(GOOD)
+        assert said(await lines[0].frame()) == ["AA", "ORD-1"]
+        lines[1].writer.write_eof()
+        assert await lines[1].reader.read() == b""
+        assert await still_takes(listener)
+        for line in lines:
+            line.writer.close()
+            await line.writer.wait_closed()

@@ -1,0 +1,220 @@
+"""Orders as laboratories' systems send them: what is read, what is refused, where, and how both are answered."""
+
+from datetime import UTC, date, datetime, timedelta, timezone
+
+import hl7
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from laboratory import COLLECTED, OBR, ORC, PATIENT, PID, SECRETS, SPM, answer, order
+
+from service.lis.hl7.orders import check_header, read_orders
+from service.lis.hl7.reading import MAX_PARTS, MessageRejected, read_header
+from service.lis.orders import IncomingOrder, OrderAction, OrderRefused
+from service.lis.report import Order
+
+OML21 = "OML^O21^OML_O21"
+ORM = "ORM^O01"
+
+
+def read(message: str | bytes, charset: str = "UNICODE UTF-8") -> list[IncomingOrder]:
+    raw = message if isinstance(message, bytes) else message.encode()
+    header = read_header(raw)
+    check_header(header, "P")
+    return read_orders(raw, header, charset, UTC)
+
+
+def refused(message: str | bytes) -> OrderRefused:
+    with pytest.raises(OrderRefused) as caught:
+        read(message)
+    assert not any(secret in str(caught.value) + caught.value.location for secret in SECRETS)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        order(PID, SPM, ORC, OBR),
+        order(PID, ORC, OBR, SPM, kind=OML21),
+        order(PID, "PV1|1|I", ORC, "TQ1|1||||||||R", OBR, "NTE|1||morning", "OBX|1|ST|a||b", SPM, kind=OML21),
+        order(PID, SPM, "SAC|||M26-0042", ORC, OBR).replace("\r", "\n"),
+        order(PID, SPM, ORC, OBR).replace("\r", "\r\n"),
+        order(PID, SPM, ORC, OBR, f12="2.5.1^USA", f11="P^T"),
+    ],
+)
+def test_an_order_is_read_from_every_message_that_may_hold_one(message: str) -> None:
+    (found,) = read(message)
+    assert found == IncomingOrder(
+        action=OrderAction.NEW,
+        number="M26-0042",
+        patient=PATIENT,
+        order=Order(
+            placer_number="P-77",
+            filler_number="F-12",
+            service_code="BMDIFF",
+            service_name="Marrow differential",
+            service_system="99LAB",
+        ),
+        collected_at=COLLECTED,
+    )
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.3.1", "2.4", "2.5", "2.5.1"])
+def test_orm_of_every_version_is_read(version: str) -> None:
+    (found,) = read(order(PID, ORC, f"{OBR}|||20260504083000", kind=ORM, f12=version))
+    assert (found.number, found.collected_at) == ("F-12", COLLECTED)
+
+
+@pytest.mark.parametrize(
+    ("spm", "orc", "obr", "number"),
+    [
+        ("SPM|1|A&LIS^B", ORC, OBR, "A"),
+        ("SPM|1|^B&LAB", ORC, OBR, "B"),
+        ('SPM|1|""', ORC, OBR, "F-12"),
+        (None, "ORC|NW|P|F", "OBR|1|P|Q", "Q"),
+        (None, "ORC|NW|P|F", "OBR|1|P", "F"),
+        (None, "ORC|NW|P", "OBR|1|Q", "Q"),
+        (None, "ORC|NW|P", "OBR|1", "P"),
+        (None, "ORC|CA|P", None, "P"),
+    ],
+)
+def test_the_number_on_the_label_is_found_where_it_stands_first(
+    spm: str | None, orc: str, obr: str | None, number: str
+) -> None:
+    (found,) = read(order(PID, *filter(None, [orc, obr, spm]), kind=OML21))
+    assert found.number == number
+
+
+def test_every_specimen_and_every_order_is_one_of_its_own() -> None:
+    two = order(PID, SPM, ORC, OBR, "ORC|XO|P-78", "SPM|2|M26-0043", "ORC|CA|P-79", "OBR|1|P-79")
+    assert [(each.number, each.action, each.order.placer_number) for each in read(two)] == [
+        ("M26-0042", "NW", "P-77"),
+        ("M26-0042", "XO", "P-78"),
+        ("M26-0043", "CA", "P-79"),
+    ]
+    two = order(PID, ORC, OBR, SPM, "SPM|2|M26-0043", "ORC|CA|P-79", kind=OML21)
+    assert [(each.number, each.action) for each in read(two)] == [
+        ("M26-0042", "NW"),
+        ("M26-0043", "NW"),
+        ("P-79", "CA"),
+    ]
+
+
+def test_a_patient_is_read_as_far_as_he_is_known() -> None:
+    second = 'PID|1||^^^OTHER~77^^^HOSPITAL~78||M\\T\\M\\XC3BC\\ller^""||1964|'
+    (found,) = read(order(second, SPM, ORC, OBR))
+    who = found.patient
+    assert (who.identifier, who.authority, who.family, who.given) == ("77", "HOSPITAL", "M&Müller", None)
+    assert (who.birth_date, who.sex) == (None, None)
+    (found,) = read(order(PID.replace("19640812", "19640812120000+0200"), SPM, ORC, OBR))
+    assert found.patient.birth_date == date(1964, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("taken", "msh", "moment"),
+    [
+        ("20260504083000+0200", "20260504", COLLECTED),
+        ("20260504083000", "20260504103000+0200", COLLECTED),
+        ("20260504063000", "20260504103000", COLLECTED),
+        ("20260504^20260505", "20260504", datetime(2026, 5, 4, tzinfo=UTC)),
+    ],
+)
+def test_a_time_is_of_its_own_zone_else_of_the_messages(taken: str, msh: str, moment: datetime) -> None:
+    (found,) = read(order(PID, SPM.replace("20260504083000+0200", taken), ORC, OBR, f7=msh))
+    assert found.collected_at == moment
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec"),
+    [("UNICODE UTF-8", "utf-8"), ("8859/1", "latin-1"), ("8859/15", "iso8859-15"), ("8859/2", "iso8859-2")],
+)
+def test_the_message_says_in_which_characters_it_is(charset: str, codec: str) -> None:
+    (found,) = read(order(PID.replace("Muster", "Müßiger"), SPM, ORC, OBR, f18=charset).encode(codec))
+    assert found.patient.family == "Müßiger"
+
+
+def test_a_message_that_does_not_say_is_in_the_characters_of_the_laboratory() -> None:
+    raw = order(PID.replace("Muster", "Müller"), SPM, ORC, OBR, f18="").encode("latin-1")
+    assert read(raw, "8859/1")[0].patient.family == "Müller"
+    with pytest.raises(MessageRejected, match="not of the message's character set"):
+        read(raw, "UNICODE UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "location", "rejected"),
+    [
+        (order(PID, SPM, ORC, OBR, kind="ADT^A01"), "200", "MSH^1^9^1^1", True),
+        (order(PID, SPM, ORC, OBR, kind=""), "200", "MSH^1^9^1^1", True),
+        (order(PID, SPM, ORC, OBR, kind="OML^O35"), "201", "MSH^1^9^1^2", True),
+        (order(PID, SPM, ORC, OBR, f11="T"), "202", "MSH^1^11", True),
+        (order(PID, SPM, ORC, OBR, f11=""), "202", "MSH^1^11", True),
+        (order(PID, SPM, ORC, OBR, f12="3.0"), "203", "MSH^1^12", True),
+        (order(PID, SPM, ORC, OBR, f12="2.2"), "203", "MSH^1^12", True),
+        (order(PID, SPM, ORC, OBR, f12=""), "203", "MSH^1^12", True),
+        (order(PID, SPM, ORC, OBR, f10=""), "101", "MSH^1^10", True),
+        (order(PID, SPM, ORC, OBR, f10="x" * 201), "101", "MSH^1^10", True),
+        (order(PID, SPM, ORC, OBR, f3="", f4=""), "101", "MSH^1^3", True),
+        (order(PID, SPM, ORC, OBR, f18="UNICODE"), "103", "MSH^1^18", True),
+        (order(PID, SPM, ORC, OBR, f18="KS X 1001"), "103", "MSH^1^18", True),
+        (order(PID, SPM, ORC, OBR, f18="ASCII").replace("Erika", "Ürika"), "102", "MSH^1^18", True),
+        (order(PID, SPM, ORC, OBR).replace("MSH|^~\\&", "MSH|^^\\&"), "100", "MSH^1", True),
+        (order(PID, SPM, ORC, OBR)[4:], "100", "MSH^1", True),
+        (order(PID, SPM, ORC, OBR) * 2, "100", "MSH^2", True),
+        (order(PID, SPM, ORC, OBR, f14="more"), "100", "MSH^1^14", True),
+        (order(PID + "~" * MAX_PARTS, SPM, ORC, OBR), "207", "", True),
+        (order(SPM, ORC, OBR), "100", "PID^1", False),
+        (order(SPM, PID, ORC, OBR), "100", "PID^1", False),
+        (order(PID, SPM, ORC, OBR, PID), "100", "PID^2", False),
+        (order(PID), "100", "ORC^1", False),
+        (order(PID, SPM), "100", "SPM^1", False),
+        (order(PID, SPM, ORC, OBR, SPM), "100", "SPM^2", False),
+        (order(PID, SPM, SPM, ORC, OBR), "100", "SPM^1", False),
+        (order(PID, SPM, OBR), "100", "OBR^1", False),
+        (order(PID, SPM, ORC, OBR, OBR), "100", "OBR^2", False),
+        (order(PID, SPM, ORC, OBR, kind=OML21), "100", "SPM^1", False),
+        (order(PID.replace("100234", ""), SPM, ORC, OBR), "101", "PID^1^3", False),
+        (order(PID.replace("100234", '""'), SPM, ORC, OBR), "101", "PID^1^3", False),
+        (order(PID, "SPM|1", "ORC|NW", "OBR|1"), "101", "SPM^1^2", False),
+        (order(PID, "ORC|NW", "OBR|1", kind=ORM), "101", "OBR^1^2", False),
+        (order(PID, SPM, "ORC||P-77", OBR), "101", "ORC^1^1", False),
+        (order(PID, SPM, ORC, OBR, "ORC|DC|P-77", OBR), "103", "ORC^2^1", False),
+        (order(PID.replace("|F", "|W"), SPM, ORC, OBR), "103", "PID^1^8", False),
+        (order(PID.replace("19640812", "12.08.1964"), SPM, ORC, OBR), "102", "PID^1^7", False),
+        (order(PID.replace("19640812", "19640230"), SPM, ORC, OBR), "102", "PID^1^7", False),
+        (order(PID, SPM.replace("20260504083000", "20261304083000"), ORC, OBR), "102", "SPM^1^17", False),
+        (order(PID, ORC, f"{OBR}|||2026", kind=ORM), "102", "OBR^1^7", False),
+        (order(PID.replace("Muster", "Muster\\.br\\Erika"), SPM, ORC, OBR), "102", "PID^1^5^1^1", False),
+        (order(PID.replace("Erika", "E" * 201), SPM, ORC, OBR), "102", "PID^1^5^1^2", False),
+        (order(PID, SPM, ORC, OBR.replace("BMDIFF", "B\\X00\\")), "102", "OBR^1^4^1^1", False),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_with_its_code_and_place(
+    message: str, code: str, location: str, rejected: bool
+) -> None:
+    error = refused(message)
+    assert (error.code, error.location, isinstance(error, MessageRejected)) == (code, location, rejected)
+    if message.startswith("MSH") and "MSH|^^" not in message:
+        msa, err = (hl7.parse(answer(message)).segments(name)[0] for name in ("MSA", "ERR"))
+        about = read_header(message.encode()).control_id
+        assert [str(each) for each in msa][1:] == ["AR" if rejected else "AE", *filter(None, [about])]
+        assert str(err[3]).startswith(f"{code}^") or f"^{code}&" in str(err[1])
+
+
+FILLED = "MSH|^~\\&|A|B|C|D|2026||OML^O33|1|P|2.5.1||||||UNICODE UTF-8\r"
+
+
+@given(
+    st.binary(max_size=300)
+    | st.text(st.sampled_from('|^~\\&\r\n"MSHPIDOBRC1234567890X.'), max_size=300).map(lambda t: (FILLED + t).encode())
+)
+def test_no_bytes_break_the_reading_of_an_order(raw: bytes) -> None:
+    try:
+        read(raw)
+    except OrderRefused as error:
+        assert error.code.isdigit()
+
+
+def test_a_zone_beyond_a_day_is_no_time() -> None:
+    assert refused(order(PID, SPM.replace("+0200", "+9900"), ORC, OBR)).location == "SPM^1^17"
+    (found,) = read(order(PID, SPM.replace("+0200", "-1130"), ORC, OBR))
+    assert found.collected_at == datetime(2026, 5, 4, 8, 30, tzinfo=timezone(-timedelta(hours=11, minutes=30)))
