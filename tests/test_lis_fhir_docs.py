@@ -17,7 +17,7 @@ WIDTH = 116
 
 def shortened() -> Any:
     """The Bundle of a report of two classes, one of which the model does not know."""
-    whole = differential({"LYT": 62, "EBO": 438})
+    whole = differential({"LYT": 62, "EBO": 98, "NGS": 340}, read=480)
     classes = [share for share in whole.classes if share.code in ("HAC", "LYT")]
     of = report(ReportStatus.CORRECTED, version=3, differential=whole.model_copy(update={"classes": classes}))
     form = FhirForm("urn:marrowlens:codes", {"HOSPITAL": "urn:oid:1.2.3.4"})
