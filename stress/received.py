@@ -30,8 +30,8 @@ def messages(file: Path) -> dict[str, list[str]]:
     """What stands at the receiver, by control id, in the order in which it first came."""
     found: dict[str, list[str]] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
-        raw = json.loads(line)["raw"]
-        found.setdefault(raw.split("\r")[0].split("|")[9], []).append(raw)
+        if raw := json.loads(line).get("raw"):  # else it tells of a sender that was killed in the middle of a message
+            found.setdefault(raw.split("\r")[0].split("|")[9], []).append(raw)
     return found
 
 

@@ -6,7 +6,6 @@ Node's receivers lie in tests/peers; `npm ci --prefix tests/peers` gets what the
 import asyncio
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -25,8 +24,9 @@ from hl7apy.core import Message
 from hl7apy.mllp import AbstractHandler, MLLPServer
 from hl7apy.parser import parse_message
 
+from stress.cast import NODE
+
 PEERS = Path(__file__).parent / "peers"
-NODE = Path(sys.executable).with_name("node")
 VT, END = b"\x0b", b"\x1c\r"
 
 
