@@ -40,7 +40,7 @@ class Document(BaseModel):
 
     def json_bytes(self) -> bytes:
         """The document as UTF-8 JSON without absent fields."""
-        return orjson.dumps(self.model_dump(exclude_none=True), option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(self.model_dump(exclude_none=True), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
 
 class Problem(Document):

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from stress import results
 from stress.hostile import hostile
 from stress.idle import idle
+from stress.laboratory import laboratory
 from stress.restart import restart
 from stress.sigterm import sigterm
 from stress.soak import soak
@@ -39,6 +40,8 @@ class Check(StrEnum):
     SIGTERM = "sigterm"
     HOSTILE = "hostile"
     SOAK = "soak"
+    LABORATORY_SQLITE = "laboratory-sqlite"
+    LABORATORY_POSTGRESQL = "laboratory-postgresql"
 
 
 class Model(StrEnum):
@@ -69,8 +72,10 @@ def stress(
     sigterms: Annotated[int, typer.Option(min=1, help="How often it is told to stop.")] = 20,
     restarts: Annotated[int, typer.Option(min=1, help="How often it is killed.")] = 10,
     cases: Annotated[int, typer.Option(min=1, help="Hostile cases.")] = 10_000,
+    reports: Annotated[int, typer.Option(min=1, help="Specimens that the laboratory signs.")] = 2_000,
+    kills: Annotated[int, typer.Option(min=1, help="How often something is killed meanwhile.")] = 60,
     requests: Annotated[int, typer.Option(min=2, help="Requests of the soak.")] = 50_000,
-    seed: Annotated[int, typer.Option(help="From which hostile cases and the soak's requests are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="From which hostile cases, requests and kills are drawn.")] = 0,
     page: Annotated[Path, typer.Option(help="Where the results are kept.")] = PAGE,
 ) -> None:
     """Stop, kill, feed and load `marrowlens serve` over HTTP for a long time, and keep what came of it in a page."""
@@ -80,6 +85,10 @@ def stress(
         Check.SIGTERM: lambda artefact, bar: sigterm(sigterms, artefact, bar, seed=seed),
         Check.HOSTILE: lambda artefact, bar: hostile(cases, artefact, bar, seed=seed),
         Check.SOAK: lambda artefact, bar: soak(requests, artefact, bar, seed=seed),
+        Check.LABORATORY_SQLITE: lambda artefact, bar: laboratory("sqlite", reports, kills, artefact, bar, seed=seed),
+        Check.LABORATORY_POSTGRESQL: lambda artefact, bar: laboratory(
+            "postgresql", reports, kills, artefact, bar, seed=seed
+        ),
     }
     faults = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

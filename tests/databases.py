@@ -90,21 +90,26 @@ class Postgres:
         else:
             raise AssertionError("PostgreSQL ended before it was ready")
         # What it says later is read, or the pipe fills and it stands still.
-        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+        self._reader = threading.Thread(target=self._process.stdout.read, daemon=True)
+        self._reader.start()
 
     def kill(self) -> None:
         """End it like a power cut."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(60)
+        self._end(signal.SIGKILL)
 
     def end(self) -> None:
         """End it in order, without waiting for clients."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            self._process.wait(60)
-        if self._process is not None and self._process.stdout is not None:
-            self._process.stdout.close()
+        self._end(signal.SIGINT)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        os.killpg(self._process.pid, number)
+        self._process.wait(60)
+        self._reader.join(60)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process = None
 
     def new_database(self) -> str:
         """The URL of an empty database."""

@@ -62,7 +62,7 @@ class Laboratory:
             self._database = Database(lis.database.get_secret_value())
         with _refusing("CODES"):
             codes = CodeMap.load(lis.codes, lis.least_code_status)
-        with _refusing("HL7_TLS_CA, HL7_TLS_CERT, HL7_TLS_KEY, HL7_LISTEN_CA"):
+        with _refusing("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"):
             self._receivers = receivers(lis, codes, self.kept)
             self._listener = OrderListener(lis, self._take_orders) if lis.hl7_listen and not only_delivers else None
         self.desk = Desk(self._database, counting_rules(settings), [each.channel for each in self._receivers])
@@ -82,7 +82,7 @@ class Laboratory:
         with _refusing("HL7_LISTEN"):
             if self._listener is not None:
                 self._listener.try_address()
-        with _refusing("ME_MYELOID, ME_ERYTHROID"):
+        with _refusing("ME_MYELOID", "ME_ERYTHROID"):
             for term in (self.desk.rules.myeloid, self.desk.rules.erythroid) if classes else ():
                 term_codes(term, classes)
 
@@ -177,16 +177,17 @@ class Laboratory:
 
 
 @contextmanager
-def _refusing(names: str) -> Iterator[None]:
+def _refusing(*settings: str) -> Iterator[None]:
     """Errors of the block, said of the settings that they come from."""
+    names = ", ".join(f"{LIS_PREFIX}{setting}" for setting in settings)
     try:
         yield
     except StorageUnavailable as error:
-        raise LaboratoryRefused(f"{LIS_PREFIX}{names}: the database does not answer; is it there, and ours?") from error
+        raise LaboratoryRefused(f"{names}: the database does not answer; is it there, and ours?") from error
     except OSError as error:
-        raise LaboratoryRefused(f"{LIS_PREFIX}{names}: {error.filename or ''} {error.strerror or error}") from error
+        raise LaboratoryRefused(f"{names}: {error.filename or ''} {error.strerror or error}") from error
     except (DatabaseRefused, CodeTableError, ValueError) as error:
-        raise LaboratoryRefused(f"{LIS_PREFIX}{names}: {error}") from error
+        raise LaboratoryRefused(f"{names}: {error}") from error
 
 
 def counting_rules(settings: Settings) -> CountingRules:
