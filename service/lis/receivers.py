@@ -44,15 +44,19 @@ def receivers(lis: LisSettings, codes: CodeMap, kept: KeptPictures | None) -> li
     if lis.fhir_url:
         token = lis.fhir_token.get_secret_value() if lis.fhir_token else None
         wire = FhirWire(lis.fhir_url, token, lis.fhir_timeout_s)
-        found.append(_receiver(lis, "fhir", _fhir(lis, code_of, kept), wire, lis.fhir_timeout_s))
+        encode = _fhir(lis, code_of, kept if lis.fhir_pictures else None)
+        found.append(_receiver(lis, "fhir", encode, wire, lis.fhir_timeout_s, sends_pictures=lis.fhir_pictures))
     return found
 
 
 Encode = Callable[[Report, Examples, str, datetime], str]
 
 
-def _receiver(lis: LisSettings, name: str, encode: Encode, wire: Wire, timeout_s: float) -> Receiver:
-    return Receiver(Channel(name, encode, timedelta(hours=lis.retry_for_h)), wire, _STEPS * timeout_s + _MARGIN_S)
+def _receiver(
+    lis: LisSettings, name: str, encode: Encode, wire: Wire, timeout_s: float, *, sends_pictures: bool = False
+) -> Receiver:
+    channel = Channel(name, encode, timedelta(hours=lis.retry_for_h), sends_pictures)
+    return Receiver(channel, wire, _STEPS * timeout_s + _MARGIN_S)
 
 
 def _signed(report: Report) -> bool:
@@ -73,7 +77,7 @@ def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], kept: KeptPictures | No
     form = fhir.FhirForm(lis.local_system_uri)
 
     def encode(report: Report, examples: Examples, _: str, __: datetime) -> str:
-        pictures = _pictures(examples, kept) if lis.fhir_pictures and kept else []
+        pictures = _pictures(examples, kept) if kept else []
         return fhir.encode_report(report, code_of[_signed(report)], form, pictures)
 
     return encode

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import select
@@ -21,17 +22,26 @@ from service.lis.report import Order, Patient, Report, ReportModel, ReportStatus
 from service.lis.specimens import State
 from service.lis.tables import CellRow, ReportRow, SpecimenRow
 
-#: One example of each class goes with a report, where pictures are sent at all.
-Examples = Sequence[CellRow]
+
+class Example(NamedTuple):
+    """A cell that stands for its class where pictures are sent with a report."""
+
+    code: str
+    place: int
+    sha256: str
+
+
+Examples = Sequence[Example]
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One receiver of reports. `encode` takes the report, its example cells, a control id and the time of sending."""
+    """One receiver of reports. `encode` takes the report, examples if it sends pictures, a control id and the time."""
 
     name: str
     encode: Callable[[Report, Examples, str, datetime], str]
     retry_for: timedelta
+    sends_pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +135,7 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, by: str, cha
     )
     session.add(row)
     session.flush()
-    examples = _examples(session, specimen)
+    examples = _examples(session, specimen) if any(channel.sends_pictures for channel in channels) else ()
     control_ids = {channel.name: secrets.token_hex(10) for channel in channels}  # MSH-10 takes 20 characters
     for channel in channels:
         control_id = control_ids[channel.name]
@@ -159,13 +169,13 @@ def _check(differential: SpecimenDifferential, *, signed: bool, accept_unread: b
 def _examples(session: Session, specimen: SpecimenRow) -> Examples:
     """The cell of each class that a person read, or else the one that the model was surest of."""
     ranked = (
-        select(CellRow)
+        select(CellRow.code, CellRow.place, CellRow.sha256)
         .where(CellRow.specimen == specimen.row)
         .order_by(CellRow.code, CellRow.read_by.is_(None), CellRow.probability.desc(), CellRow.place)
     )
-    best: dict[str, CellRow] = {}
-    for cell in session.scalars(ranked):
-        best.setdefault(cell.code, cell)
+    best: dict[str, Example] = {}
+    for row in session.execute(ranked):
+        best.setdefault(row.code, Example(*row))
     return list(best.values())
 
 
