@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,6 +18,7 @@ from reported import MODEL, ORDER, PATIENT, UNSUPPORTED, differential, report, r
 
 from service.lis.codes import CodeMap
 from service.lis.fhir import FhirForm, Picture, encode_report
+from service.lis.fhir_elements import moment
 from service.lis.observations import observations
 from service.lis.report import Order, Patient, Report, ReportStatus
 
@@ -167,6 +169,10 @@ def test_manual_count_codes_come_with_the_signature() -> None:
     assert "11108-8" not in by_code(bundle(report(PRELIMINARY)))
     local = by_code(bundle(report(PRELIMINARY)))["LYT"]["code"]
     assert local["coding"] == [{"system": "urn:lab:codes", "code": "LYT", "display": "Lymphocyte"}]
+
+
+def test_a_time_is_written_in_utc() -> None:
+    assert moment(datetime(2026, 5, 4, 8, 30, tzinfo=timezone(timedelta(hours=2)))) == "2026-05-04T06:30:00Z"
 
 
 def test_times_are_said_only_where_they_are_known() -> None:
