@@ -108,7 +108,7 @@ def _announce(settings: Settings, session: Session, listener: socket.socket) -> 
     at = f"[{host}]" if ":" in host else host
     url = f"http://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
     typer.echo(f"marrowlens listens on http://{at}:{port}  (interface: {url}/docs)")
-    typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}")
+    typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}, manifest {manifest.digest}")
     typer.echo(f"computes on {session.provider}, {threads} thread(s), batches of {sizes}")
     typer.echo(RESEARCH_USE)
     typer.echo(f"try: curl -F image=@examples/cell.png {url}/classify")

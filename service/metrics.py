@@ -81,9 +81,10 @@ class Metrics:
         self._in_flight.set_function(in_flight)
         self._ready.set_function(ready)
 
-    def model(self, *, name: str, version: str, sha256: str, provider: str) -> None:
+    def model(self, *, name: str, version: str, sha256: str, manifest_sha256: str, provider: str) -> None:
         """Which model answers, and on what it computes."""
-        self._model.info({"name": name, "version": version, "sha256": sha256, "provider": provider})
+        hashes = {"sha256": sha256, "manifest_sha256": manifest_sha256}
+        self._model.info({"name": name, "version": version, "provider": provider, **hashes})
 
     def model_change(self, outcome: str) -> None:
         """Another model took over ("done") or was refused."""

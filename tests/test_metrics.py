@@ -34,7 +34,7 @@ def metrics() -> Metrics:
     metrics.padded(2)
     metrics.model_change("done")
     metrics.watch(queued=lambda: 3, in_flight=lambda: 7, ready=lambda: True)
-    metrics.model(name="micro", version="0.0.1", sha256="0" * 64, provider="cpu")
+    metrics.model(name="micro", version="0.0.1", sha256="0" * 64, manifest_sha256="1" * 64, provider="cpu")
     return metrics
 
 
@@ -59,7 +59,8 @@ def test_what_happened_is_what_is_read(metrics: Metrics) -> None:
     assert read["marrowlens_queue_pictures", ()] == 3
     assert read["marrowlens_in_flight_pictures", ()] == 7
     assert read["marrowlens_ready", ()] == 1
-    labels = (("name", "micro"), ("provider", "cpu"), ("sha256", "0" * 64), ("version", "0.0.1"))
+    hashes = ("manifest_sha256", "1" * 64), ("sha256", "0" * 64)
+    labels = (hashes[0], ("name", "micro"), ("provider", "cpu"), hashes[1], ("version", "0.0.1"))
     assert read["marrowlens_model_info", labels] == 1
 
 

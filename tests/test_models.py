@@ -15,7 +15,7 @@ import pytest
 from graphs import change_weight, edit_manifest, write_artefact
 from serving import Held, async_client, refused, served, zipped
 
-from model.contract import read_manifest
+from model.contract import CLASSES, read_manifest
 from service.app import create_app
 from service.session import OnnxSession, open_session
 from service.settings import Settings
@@ -78,9 +78,10 @@ async def test_under_load_no_request_fails_and_every_answer_names_the_model_that
         await asyncio.gather(*asking)
         assert set(seen) == {first, second}
         assert seen[-8:] == [second] * 8
-        assert (await http.get("/model")).json()["sha256"] == second
         assert await metric(http, 'marrowlens_model_changes_total{outcome="done"}') == 1
-        assert await metric(http, f'marrowlens_model_info{{name="second",provider="cpu",sha256="{second}"') == 1
+        description = (await http.get("/model")).json()
+        labels = f'manifest_sha256="{description["manifest_sha256"]}",name="second",provider="cpu",sha256="{second}"'
+        assert await metric(http, f"marrowlens_model_info{{{labels}") == 1
 
 
 async def test_a_batch_is_ended_with_the_model_that_began_it(shelf: Path, draw: Draw) -> None:
@@ -112,6 +113,7 @@ async def test_a_batch_is_ended_with_the_model_that_began_it(shelf: Path, draw: 
         ("another schema", "schema"),
         ("another temperature", "temperature"),
         ("another weight", "does not give the answers that its manifest has stored"),
+        ("another order", "which has the same classes in another order"),
     ],
 )
 async def test_a_bad_model_is_refused_and_the_old_one_serves_on(
@@ -126,6 +128,8 @@ async def test_a_bad_model_is_refused_and_the_old_one_serves_on(
         edit_manifest(second, schema_version=7)
     elif fault == "another temperature":
         edit_manifest(second, temperature=3.0)
+    elif fault == "another order":
+        edit_manifest(second, classes=[kind.model_dump() for kind in CLASSES[::-1]])
     else:
         change_weight(second, "gate", lambda gate: gate[::-1])
     async with serving(shelf) as http:
