@@ -28,8 +28,9 @@ try:
     from service.session import ProviderUnavailable, Session
     from service.settings import Settings, SettingsError, read_settings
     from service.warm import warm
-except ModuleNotFoundError as error:  # the command is there wherever training is installed, the service's needs are not
-    sys.stderr.write(f"marrowlens: {error.name} is not installed: pip install -e '.[service,cpu]'\n")
+except ImportError as error:  # the command is there wherever training is installed, the service's needs are not
+    missing = f"{error.name} is not installed: pip install -e '.[service,cpu]'"
+    sys.stderr.write(f"marrowlens: {missing if isinstance(error, ModuleNotFoundError) else error}\n")
     raise SystemExit(CANNOT_START) from error
 
 OPENAPI_FILE = Path("openapi.json")
