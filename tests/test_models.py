@@ -200,8 +200,7 @@ def hang_up(service: Served, expected: str) -> None:
     """SIGHUP, and wait until the log says what came of it."""
     said = len(service.lines)
     service.process.send_signal(signal.SIGHUP)
-    while not any(expected in line for line in service.lines[said:]):
-        assert service.process.poll() is None
+    service.wait_said(expected, said)
 
 
 def test_sighup_reads_the_artefact_anew(shelf: Path, draw: Draw) -> None:

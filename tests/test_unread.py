@@ -15,6 +15,7 @@ Draw = Callable[..., bytes]
 #: More than a kernel keeps of what nobody reads: a megabyte and a half each.
 LARGE = b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n"
 MANY = 30
+GIVEN_UP = "a client does not read its answer: "
 
 
 @pytest.fixture
@@ -31,19 +32,10 @@ def connected(service: Served) -> socket.socket:
     return socket.create_connection((url.host, url.port or 80), timeout=60)
 
 
-def given_up(service: Served) -> bool:
-    return any("a client does not read its answer: " in line for line in service.lines)
-
-
-def wait_given_up(service: Served) -> None:
-    while not given_up(service):
-        assert service.process.poll() is None
-
-
 def test_an_answer_that_nobody_reads_is_given_up(service: Served) -> None:
     with connected(service) as connection:
         connection.sendall(LARGE * MANY)
-        wait_given_up(service)
+        service.wait_said(GIVEN_UP)
         assert httpx.get(f"{service.url}/health/ready").status_code == 200
 
 
@@ -53,7 +45,7 @@ def test_whoever_reads_gets_all_of_it(service: Served) -> None:
         answers = 0
         while data := connection.recv(1 << 20):
             answers += data.count(b"HTTP/1.1 200 OK")
-    assert answers == MANY and not given_up(service)
+    assert answers == MANY and not any(GIVEN_UP in line for line in service.lines)
 
 
 async def test_a_stream_whose_answers_nobody_reads_gives_its_memory_back(service: Served, draw: Draw) -> None:
@@ -69,7 +61,7 @@ async def test_a_stream_whose_answers_nobody_reads_gives_its_memory_back(service
             writer.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
             await writer.drain()
     writer.transport.abort()
-    wait_given_up(service)
+    service.wait_said(GIVEN_UP)
     async with httpx.AsyncClient(headers={"content-type": "application/x-ndjson"}) as http:
         answer = await http.post(f"{service.url}/classify/batch", content=line)
         while answer.status_code == 429:  # until what was under way for the other has ended
