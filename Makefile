@@ -16,6 +16,8 @@
 PYTHON ?= python3 python3.13 python3.12 python3.11 python3.14 python
 RUNTIME ?= $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo gpu || echo cpu)
 RUNTIME := $(RUNTIME)
+RUNTIMES := cpu gpu tensorrt openvino
+NO_SUCH_RUNTIME = There is no RUNTIME=$(RUNTIME); choose one of: $(RUNTIMES)
 PYTEST_ARGS ?=
 PIECES ?=
 WORKLOADS ?=
@@ -99,7 +101,7 @@ endef
 # Environments. The install is editable, so sources are always current and only pyproject.toml makes it run again.
 # The wheels of onnxruntime share one module and exclude each other: each has an environment of its own.
 $(DEV)/.installed: EXTRAS := service,training,dev
-$(SERVE)/.installed: EXTRAS := service,$(RUNTIME),parquet
+$(SERVE)/.installed: EXTRAS = service,$(if $(filter $(RUNTIME),$(RUNTIMES)),$(RUNTIME),$(error $(NO_SUCH_RUNTIME))),parquet
 $(BENCH)/.installed: EXTRAS := bench
 $(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed: pyproject.toml
 	@$(find_python); \

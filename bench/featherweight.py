@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model.contract import INPUT, OUTPUTS, Manifest, read_manifest
+from model.meaning import as_metadata, meaning_of
 
 NAME = "one-operator"
 OPSET = 20
@@ -46,6 +47,7 @@ def _graph(manifest: Manifest, random: np.random.Generator, bias: NDArray[np.flo
         [numpy_helper.from_array(array, name) for name, array in _weights(manifest, random, bias).items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    helper.set_model_props(model, as_metadata(meaning_of(manifest)))
     onnx.checker.check_model(model, full_check=True)
     return model
 

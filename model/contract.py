@@ -4,6 +4,7 @@ Knows names, shapes and numbers. Knows no torch, no onnxruntime, no HTTP and no 
 training side and the serving side can both depend on it without depending on each other.
 """
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -106,6 +107,9 @@ class Probes(_Strict):
     """
 
     images_sha256: Sha256 = Field(description="of the P pictures, uint8 (P, S, S, 3)")
+    meaning_sha256: Sha256 | None = Field(
+        None, description="of classes, preprocessing and attention scales, where the graph does not carry them itself"
+    )
     logits: tuple[tuple[FiniteFloat, ...], ...] = Field(min_length=1, max_length=16, description="(P, C)")
     attention: tuple[FiniteFloat, ...] = Field(description="(P,): a picture's values times fixed weights, added up")
     evidence: tuple[FiniteFloat, ...] = Field(description="(P,): the same")
@@ -158,6 +162,11 @@ class Manifest(_Strict):
     def codes(self) -> tuple[str, ...]:
         """Class codes in logit order."""
         return tuple(cell_class.code for cell_class in self.classes)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of `manifest_text`: of the file, where nobody wrote it in another form than an export does."""
+        return hashlib.sha256(manifest_text(self).encode()).hexdigest()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -212,10 +221,14 @@ class ArtefactError(Exception):
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as it is written beside an ONNX file.
 
-    Without `precision` in fp32 and without absent `probes`: services from before there were any know no such key.
+    Without `precision` in fp32 and without what is absent of `probes`: services from before there were any know no
+    such key.
     """
-    left_out = {"precision"} if manifest.precision == "fp32" else set()
-    left_out |= set() if manifest.probes else {"probes"}
+    left_out: dict[str, bool | set[str]] = {"precision": True} if manifest.precision == "fp32" else {}
+    if manifest.probes is None:
+        left_out["probes"] = True
+    elif manifest.probes.meaning_sha256 is None:
+        left_out["probes"] = {"meaning_sha256"}
     return manifest.model_dump_json(indent=1, exclude=left_out) + "\n"
 
 

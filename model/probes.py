@@ -84,5 +84,5 @@ def _short(values: NDArray[np.float32]) -> object:
 
 def stored_summary(probes: Probes) -> dict[str, NDArray[np.float32]]:
     """What a manifest stores, in the form of `summary`."""
-    stored = probes.model_dump(exclude={"images_sha256"})
+    stored = probes.model_dump(include={"logits", *PROJECTED})
     return {name: np.array(values, np.float32) for name, values in stored.items()}

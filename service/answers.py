@@ -61,18 +61,19 @@ class _Drawn(NamedTuple):
 
 
 def identity(manifest: Manifest) -> ModelIdentity:
-    """The model's name, version and hash, and the classes for which it claims nothing."""
+    """The model's name, version and hashes, and the classes for which it claims nothing."""
     return ModelIdentity(
         name=manifest.name,
         version=manifest.version,
         sha256=manifest.sha256,
+        manifest_sha256=manifest.digest,
         unsupported=list(manifest.unsupported),
     )
 
 
 def description(manifest: Manifest, provider: str) -> ModelDescription:
     """The whole manifest, the research-use notice, and what computes."""
-    return ModelDescription(**manifest.model_dump(), provider=provider)
+    return ModelDescription(**manifest.model_dump(), provider=provider, manifest_sha256=manifest.digest)
 
 
 def class_table(manifest: Manifest) -> ClassTable:

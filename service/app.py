@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from service import openapi
 from service.answers import Wanted
 from service.direct import Direct
+from service.lease import UploadMemory
 from service.lis import cell_routes
 from service.lis import routes as specimen_routes
 from service.lis.laboratory import Laboratory
@@ -27,7 +28,6 @@ from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
 from service.settings import Settings
-from service.uploads import UploadMemory
 from service.v2 import routes as v2
 
 REFUSED = (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE))

@@ -4,6 +4,7 @@ Knows the contract, hashes and arrays. Knows no onnxruntime: tensors are told to
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 
 import model.contract
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, read_manifest
+from model.meaning import difference, digest, from_metadata, meaning_of
 from service.providers import FP32_TOLERANCE
+
+_log = logging.getLogger(__name__)
 
 WEIGHTS = Path(model.contract.__file__).parent / "weights"
 
@@ -93,6 +97,28 @@ def _agree(found: Sequence[int | str | None], promised: tuple[str | int, ...]) -
     """A size that the graph leaves open agrees with any; a number agrees with itself, and never with the batch, N."""
     sizes = zip(found, promised, strict=False)
     return len(found) == len(promised) and all(not isinstance(size, int) or size == wanted for size, wanted in sizes)
+
+
+def check_meaning(path: Path, manifest: Manifest, metadata: Mapping[str, str]) -> None:
+    """Which classes in which order, which preprocessing and which maps, as the graph says it, against the manifest.
+
+    A graph that says nothing is held by the digest that the manifest has stored, where it has; else the log warns.
+
+    Raises:
+        ArtefactError: the manifest says otherwise.
+    """
+    try:
+        said = from_metadata(metadata)
+    except ValueError as error:
+        raise ArtefactError(path, "says what its numbers mean in a way that is not read here") from error
+    meant, stored = meaning_of(manifest), manifest.probes and manifest.probes.meaning_sha256
+    if said is not None and (other := difference(said, meant)):
+        raise ArtefactError(path, f"its numbers mean something else than its manifest says: {other}")
+    if stored and stored != digest(meant):
+        reason = "its manifest was changed: classes, preprocessing or attention scales are not those of its probes"
+        raise ArtefactError(path, reason)
+    if said is None and not stored:
+        _log.warning("nothing holds the class names of %s to its graph: marrowlens-train bind", manifest.name)
 
 
 def check_computed(

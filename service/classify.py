@@ -15,7 +15,7 @@ import numpy as np
 
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.batcher import Batcher
-from service.errors import MalformedBody
+from service.errors import MalformedBody, UploadMemoryExhausted
 from service.metrics import Metrics
 from service.pictures import Answer, Data, Picture, PictureBatches
 from service.session import Session
@@ -33,6 +33,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (PictureError, "undecodable"),
     (MalformedBody, "malformed"),
     (QueueFull, "refused"),
+    (UploadMemoryExhausted, "refused"),
     (DeadlineExpired, "expired"),
     (BatcherClosed, "closed"),
     (asyncio.CancelledError, "cancelled"),

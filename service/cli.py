@@ -31,8 +31,9 @@ try:
     from service.session import ProviderUnavailable, Session
     from service.settings import Settings, SettingsError, read_settings
     from service.warm import warm
-except ModuleNotFoundError as error:  # the command is there wherever training is installed, the service's needs are not
-    sys.stderr.write(f"marrowlens: {error.name} is not installed: pip install -e '.[service,cpu]'\n")
+except ImportError as error:  # the command is there wherever training is installed, the service's needs are not
+    missing = f"{error.name} is not installed: pip install -e '.[service,cpu]'"
+    sys.stderr.write(f"marrowlens: {missing if isinstance(error, ModuleNotFoundError) else error}\n")
     raise SystemExit(CANNOT_START) from error
 
 OPENAPI_FILE = Path("openapi.json")
@@ -125,7 +126,7 @@ def _announce(settings: Settings, session: Session, listener: socket.socket, lab
     at = f"[{host}]" if ":" in host else host
     url = f"http://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
     typer.echo(f"marrowlens listens on http://{at}:{port}  (interface: {url}/docs)")
-    typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}")
+    typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}, manifest {manifest.digest}")
     typer.echo(f"computes on {session.provider}, {threads} thread(s), batches of {sizes}")
     if laboratory is not None:
         typer.echo(f"laboratory: {laboratory.description()}")

@@ -13,7 +13,13 @@ REQUEST_ID = "0f8c2b6e5d7a4c1b9e3f6a7d8c9b0a1e"
 _UNSUPPORTED = ["ABE", "FGC"]
 _LIKELY = {"PMO": 0.93, "MYB": 0.05, "BLA": 0.02}
 
-MODEL: Json = {"name": "example", "version": "1.0.0", "sha256": "5e" * 32, "unsupported": _UNSUPPORTED}
+MODEL: Json = {
+    "name": "example",
+    "version": "1.0.0",
+    "sha256": "5e" * 32,
+    "manifest_sha256": "3f" * 32,
+    "unsupported": _UNSUPPORTED,
+}
 
 READING: Json = {
     "prediction": {"code": "PMO", "name": "Promyelocyte", "probability": 0.93, "supported": True},

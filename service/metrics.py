@@ -44,6 +44,9 @@ class Metrics:
         self._in_flight = self._gauge("in_flight_pictures", "Pictures accepted and not yet answered.")
         self._ready = self._gauge("ready", "Whether the service is ready: 1 or 0.")
         self._changes = self._counter("model_changes", "Changes of the model while serving.", "outcome")
+        # What is alerted on stands at 0 from the start: a counter that begins with its first event never rises.
+        for series, value in ((self._changes, "refused"), (self._pictures, "failed"), (self._refusals, "unauthorised")):
+            series.labels(value)
         self._model = Info("marrowlens_model", "The model that answers.", registry=self.registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -81,9 +84,10 @@ class Metrics:
         self._in_flight.set_function(in_flight)
         self._ready.set_function(ready)
 
-    def model(self, *, name: str, version: str, sha256: str, provider: str) -> None:
+    def model(self, *, name: str, version: str, sha256: str, manifest_sha256: str, provider: str) -> None:
         """Which model answers, and on what it computes."""
-        self._model.info({"name": name, "version": version, "sha256": sha256, "provider": provider})
+        hashes = {"sha256": sha256, "manifest_sha256": manifest_sha256}
+        self._model.info({"name": name, "version": version, "provider": provider, **hashes})
 
     def model_change(self, outcome: str) -> None:
         """Another model took over ("done") or was refused."""

@@ -68,7 +68,8 @@ class Models:
             self._changing = False
         self._running.metrics.model_change("done")
         manifest = session.manifest
-        log.info("model %s %s took over, sha256 %s", manifest.name, manifest.version, manifest.sha256)
+        hashes = manifest.sha256, manifest.digest
+        log.info("model %s %s took over, sha256 %s, manifest %s", manifest.name, manifest.version, *hashes)
         return manifest
 
     def _opened(self, name: str | None) -> Session:
@@ -92,7 +93,11 @@ class Models:
         self._running.classifier = classifier
         manifest = session.manifest
         self._running.metrics.model(
-            name=manifest.name, version=manifest.version, sha256=manifest.sha256, provider=session.provider
+            name=manifest.name,
+            version=manifest.version,
+            sha256=manifest.sha256,
+            manifest_sha256=manifest.digest,
+            provider=session.provider,
         )
 
     def _retire(self, classifier: Classifier) -> None:

@@ -151,6 +151,8 @@ def _detail(error: BaseException, kind: Kind) -> str:
 def _fault(location: tuple[str | int, ...], kind: str, message: str) -> str:
     place, *path = location
     name = ".".join(str(part) for part in path)
+    if kind == "model_attributes_type" and not path:
+        return f"the {place} is no JSON object, sent with Content-Type: application/json"
     if kind == "extra_forbidden":
         return f"{name} is not a {place} parameter here"
     return f"{place} parameter {name}: {message}"

@@ -8,9 +8,9 @@ from fastapi import Depends, Header, Request
 
 from service.classify import Classifier
 from service.errors import NotReady
+from service.lease import UploadMemory
 from service.metrics import Metrics
 from service.settings import Settings
-from service.uploads import UploadMemory
 
 
 @dataclass(slots=True)

@@ -65,6 +65,7 @@ class ModelIdentity(Document):
     name: str
     version: str = Field(description="the model's version, not the service's")
     sha256: str = Field(description="of the ONNX file")
+    manifest_sha256: str = Field(description="of its manifest: classes, limits, figures")
     unsupported: list[Code] = Field(
         description="classes learned from no or too few pictures: nothing is claimed for them, though one can be named"
     )
@@ -231,6 +232,7 @@ class ModelDescription(Manifest):
 
     notice: str = RESEARCH_USE
     provider: str = Field(description="what computes: the onnxruntime execution provider")
+    manifest_sha256: str = Field(description="of the manifest as an export writes it, without these three")
 
 
 class ClassEntry(CellClass):

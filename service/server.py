@@ -21,10 +21,10 @@ from fastapi import FastAPI
 
 from service import memory
 from service.errors import ServiceError
-from service.heads import BoundedHeads
 from service.models import Models
 from service.running import Running
 from service.settings import Settings
+from service.unread import BoundedConnection
 
 log = logging.getLogger(__name__)
 
@@ -132,11 +132,12 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
     _configure_logging(settings.log_level.upper(), access_log=access_log)
     memory.bound_what_is_kept()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    timeout_s = settings.request_timeout_s
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=partial(BoundedHeads, head_timeout_s=settings.request_timeout_s),  # type: ignore[arg-type]
+        http=partial(BoundedConnection, head_timeout_s=timeout_s, read_timeout_s=timeout_s),  # type: ignore[arg-type]
         loop="auto",  # uvloop where there is one
         ws="none",
         lifespan="on",

@@ -20,7 +20,7 @@ from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
 from model.probes import probe_images
 from service import libraries, providers
 from service.agreement import Arrays, compare, complaint
-from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, read_artefact
+from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, check_meaning, read_artefact
 from service.parity import parity_complaint
 from service.providers import AskedProvider, Attempt, Provider, Setup
 
@@ -138,8 +138,7 @@ def offered() -> list[str]:
 
 def versions() -> dict[str, str | None]:
     """Versions of onnxruntime and of what it computes with; None for what is not there."""
-    cuda_build = str(getattr(onnxruntime, "cuda_version", ""))
-    if cuda_build:
+    if cuda_build := str(getattr(onnxruntime, "cuda_version", "")):
         _load_libraries("tensorrt")
     return {"onnxruntime": onnxruntime.__version__, **libraries.versions(cuda_build)}
 
@@ -169,6 +168,7 @@ def _on_cpu(path: Path, graph: bytes, manifest: Manifest, setup: Setup) -> OnnxS
         raise ArtefactError(path, f"onnxruntime cannot load it: {_first_line(error)}") from error
     session = OnnxSession(manifest, "cpu", started, None)
     check_declared(path, manifest, *session.declared())
+    check_meaning(path, manifest, started.get_modelmeta().custom_metadata_map)
 
     def run(images: NDArray[np.uint8]) -> Arrays:
         try:

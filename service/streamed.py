@@ -1,12 +1,14 @@
 """An NDJSON body to pictures while it is still arriving: one line, one picture.
 
-However many lines come, only one of them and the pictures not yet answered are in memory. Knows lines, base64 and their
-bounds. Does not decode pictures; a line that cannot be read is an error in its picture's place.
+However many lines come, only one of them and the pictures not yet answered are in memory, and what they take is leased
+as they come. Knows lines, base64 and their bounds. Does not decode pictures; a line that cannot be read, or for which
+other requests leave no memory, is an error in its picture's place.
 """
 
 import asyncio
 import binascii
 from base64 import b64decode
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -16,14 +18,19 @@ from starlette.requests import Request
 
 from model.image import PictureTooLarge
 from service.archives import Upload, printable
-from service.errors import ClientGone, MalformedBody, UploadTooSlow
+from service.errors import ClientGone, MalformedBody, UploadMemoryExhausted, UploadTooSlow
+from service.lease import Lease
 from service.schemas import SentPicture
-from service.uploads import MIN_UPLOAD_BYTES_PER_S, Lease
+from service.uploads import MIN_UPLOAD_BYTES_PER_S
 
 #: What stands around the picture in its line: braces, keys and a name.
 LINE_OVERHEAD_BYTES = 4096
+#: Leased by every stream, whatever it holds: what one read of a connection may bring stands in no other account.
+FLOOR_BYTES = 256 * 1024
 #: A longer line is parsed in a thread, so that others do not wait for it.
 PARSED_AT_ONCE_BYTES = 256 * 1024
+
+Unkept = PictureTooLarge | UploadMemoryExhausted
 
 
 @dataclass(slots=True)
@@ -31,13 +38,13 @@ class StreamedPictures:
     """The pictures of one body, in their order.
 
     Args:
-        lease: of it two of the longest lines are taken, before the first is read, and no more is held: a picture waits
-            in its line until there is room for it.
+        lease: grows and shrinks with what is held, between `FLOOR_BYTES` and two of the longest lines: one that comes
+            in, and as much of pictures not yet answered. A picture waits in its line until there is room for it.
         timeout_s: for each line, in addition to its bytes at `MIN_UPLOAD_BYTES_PER_S`; only waiting for the client
             counts.
 
     Raises:
-        UploadMemoryExhausted: other requests hold the memory.
+        UploadMemoryExhausted: other requests hold the memory already before the first line.
     """
 
     request: Request
@@ -45,11 +52,12 @@ class StreamedPictures:
     max_picture_bytes: int
     timeout_s: float
     _line: bytearray = field(default_factory=bytearray)
+    _line_bytes: int = 0  # leased for it
     _held: deque[int] = field(default_factory=deque)  # bytes of the pictures that are not answered yet
-    _room: asyncio.Event = field(default_factory=asyncio.Event)
+    _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.lease.take(2 * self.max_line_bytes)
+        self._resize(0)
 
     @property
     def max_line_bytes(self) -> int:
@@ -59,26 +67,26 @@ class StreamedPictures:
     def answered(self) -> None:
         """The first of the pictures that were given and not yet answered is."""
         self._held.popleft()
-        self._room.set()
+        self._resize(self._line_bytes)
+        self._answered.set()
 
     async def uploads(self) -> AsyncGenerator[Upload, None]:
-        """One for each line that is not empty.
+        """One for each line that is not blank. A byte order mark, as some editors write one, is no part of a line.
 
         Raises:
             UploadTooSlow, ClientGone: in the middle; the pictures given before are whole.
         """
         async for line in self._lines():
-            if line is None:
-                yield self._given(Upload(None, PictureTooLarge(f"a line may have {self.max_line_bytes} bytes")))
-            elif line.strip():
+            if not isinstance(line, bytes):
+                yield self._given(Upload(None, line))
+            elif (line := line.removeprefix(BOM_UTF8)).strip():
                 large = len(line) > PARSED_AT_ONCE_BYTES
                 upload = await asyncio.to_thread(self._parsed, line) if large else self._parsed(line)
-                await self._wait_for_room(len(upload.content) if isinstance(upload.content, bytes) else 0)
-                yield self._given(upload)
+                yield self._given(await self._with_room(upload))
 
-    async def _lines(self) -> AsyncGenerator[bytes | None, None]:
-        """Lines without their ends; None for one that is too long, whose rest is passed over."""
-        more, waited_s, too_long = True, 0.0, False
+    async def _lines(self) -> AsyncGenerator[bytes | Unkept, None]:
+        """Lines without their ends; why one could not be kept, whose rest is passed over."""
+        more, waited_s, unkept = True, 0.0, None
         while more:
             searched = len(self._line)
             piece, more, took_s = await self._piece(waited_s)
@@ -87,13 +95,13 @@ class StreamedPictures:
             while (end := self._line.find(b"\n", searched)) >= 0:
                 line = bytes(self._line[:end])
                 del self._line[: end + 1]
-                yield None if too_long else line
-                searched, waited_s, too_long = 0, 0.0, False
-            if len(self._line) > self.max_line_bytes:
-                self._line.clear()
-                too_long = True
-        if self._line or too_long:
-            yield None if too_long else bytes(self._line)
+                yield unkept or line
+                searched, waited_s, unkept = 0, 0.0, None
+            unkept = unkept or await self._kept()
+            if unkept:
+                self._pass_over()
+        if self._line or unkept:
+            yield unkept or bytes(self._line)
 
     async def _piece(self, waited_s: float) -> tuple[bytes, bool, float]:
         clock = asyncio.get_running_loop().time
@@ -108,13 +116,55 @@ class StreamedPictures:
             raise ClientGone
         return message.get("body", b""), message.get("more_body", False), clock() - began
 
-    async def _wait_for_room(self, count: int) -> None:
+    def _pass_over(self) -> None:
+        self._line.clear()
+        self._line_bytes = 0
+        self._resize(0)
+
+    async def _kept(self) -> Unkept | None:
+        """Lease what has come of a line that has not ended; why it cannot be kept, where it cannot."""
+        if len(self._line) > self.max_line_bytes:
+            return PictureTooLarge(f"a line may have {self.max_line_bytes} bytes")
+        try:
+            await self._lease(len(self._line))
+        except UploadMemoryExhausted as error:
+            return error
+        self._line_bytes = len(self._line)
+        return None
+
+    async def _with_room(self, upload: Upload) -> Upload:
+        count = _size_bytes(upload)
         while self._held and sum(self._held) + count > self.max_line_bytes:
-            self._room.clear()
-            await self._room.wait()
+            await self._next_answer()
+        try:
+            await self._lease(self._line_bytes + count)
+        except UploadMemoryExhausted as error:
+            return Upload(upload.name, error)
+        return upload
+
+    async def _lease(self, count: int) -> None:
+        """Lease so much beside the pictures that are held; while there is not so much, wait for those to be answered.
+
+        Raises:
+            UploadMemoryExhausted: and none is held any more.
+        """
+        while True:
+            try:
+                return self._resize(count)
+            except UploadMemoryExhausted:
+                if not self._held:
+                    raise
+            await self._next_answer()
+
+    def _resize(self, count: int) -> None:
+        self.lease.resize(max(min(FLOOR_BYTES, 2 * self.max_line_bytes), sum(self._held) + count))
+
+    async def _next_answer(self) -> None:
+        self._answered.clear()
+        await self._answered.wait()
 
     def _given(self, upload: Upload) -> Upload:
-        self._held.append(len(upload.content) if isinstance(upload.content, bytes) else 0)
+        self._held.append(_size_bytes(upload))
         return upload
 
     def _parsed(self, line: bytes) -> Upload:
@@ -133,3 +183,7 @@ class StreamedPictures:
             too_large = PictureTooLarge(f"{len(data)} bytes; {self.max_picture_bytes} are allowed")
             return Upload(name, too_large)
         return Upload(name, data)
+
+
+def _size_bytes(upload: Upload) -> int:
+    return len(upload.content) if isinstance(upload.content, bytes) else 0

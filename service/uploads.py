@@ -6,7 +6,6 @@ changes nothing. Does not decode pictures. Nothing is written to disk.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -23,9 +22,9 @@ from service.errors import (
     MalformedBody,
     TooManyPictures,
     UnsupportedBody,
-    UploadMemoryExhausted,
     UploadTooSlow,
 )
+from service.lease import Lease
 
 #: Boundaries and headers around the one picture of a form.
 FORM_OVERHEAD_BYTES = 64 * 1024
@@ -40,42 +39,6 @@ _ARCHIVES: dict[str, Callable[[BytesIO, Bounds], Iterator[Upload]]] = {
     "application/x-tar": tar_members,
     "application/tar": tar_members,
 }
-
-
-class UploadMemory:
-    """The memory that bodies of all requests in flight may take together, in bytes."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.in_use_bytes = 0
-
-    @contextmanager
-    def lease(self) -> Iterator["Lease"]:
-        """What one request takes, given back when its work ends."""
-        lease = Lease(self)
-        try:
-            yield lease
-        finally:
-            self.in_use_bytes -= lease.taken_bytes
-
-
-@dataclass(slots=True)
-class Lease:
-    """One request's part of the upload memory."""
-
-    memory: UploadMemory
-    taken_bytes: int = 0
-
-    def take(self, count: int) -> None:
-        """Take more.
-
-        Raises:
-            UploadMemoryExhausted: other requests hold the rest.
-        """
-        if self.memory.in_use_bytes + count > self.memory.limit_bytes:
-            raise UploadMemoryExhausted(self.memory.limit_bytes)
-        self.memory.in_use_bytes += count
-        self.taken_bytes += count
 
 
 @dataclass(frozen=True, slots=True)

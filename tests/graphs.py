@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model.contract import CLASSES, INPUT, OUTPUTS, CellClass, Manifest
+from training.binding import bound
 
 OPSET = 20
 IR_VERSION = 10
@@ -34,13 +35,21 @@ def write_artefact(
     name: str = "micro",
     version: str = "0.0.1",
     seed: int = 0,
+    says_its_meaning: bool = True,
 ) -> Path:
-    """Write `<name>.onnx` and `<name>.json` into a folder and return the path of the first."""
+    """Write `<name>.onnx` and `<name>.json` into a folder and return the path of the first.
+
+    Args:
+        says_its_meaning: as exports write it into the graph; False is a graph from before they did.
+    """
     random = np.random.default_rng(seed)
     bias = random.normal(0, 0.1, len(classes)).astype(np.float32)
     path = folder / f"{name}.onnx"
     path.write_bytes(_graph(random, bias, input_size).SerializeToString())
     manifest = _manifest(path, classes, bias, input_size, name, version)
+    if says_its_meaning:
+        graph, manifest = bound(path.read_bytes(), manifest)
+        path.write_bytes(graph)
     path.with_suffix(".json").write_text(manifest.model_dump_json(indent=2))
     return path
 

@@ -73,13 +73,16 @@ class Served:
         self.lines: list[str] = []
         self.url = ""
         self._listening = threading.Event()
+        self._said = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.lines.append(line.rstrip())
+            with self._said:
+                self.lines.append(line.rstrip())
+                self._said.notify_all()
             if "listens on" in line:
                 self.url = line.split("listens on ")[1].split()[0]
                 self._listening.set()
@@ -88,6 +91,12 @@ class Served:
     def wait_listening(self) -> None:
         assert self._listening.wait(60), "the service said nothing for a minute"
         assert self.url, "\n".join(self.lines)
+
+    def wait_said(self, text: str, after: int = 0) -> None:
+        """Return once a line has the text, of those after the first so many."""
+        with self._said:
+            said = self._said.wait_for(lambda: any(text in line for line in self.lines[after:]), 60)
+        assert said, "\n".join(self.lines)
 
     def wait_ended(self) -> int:
         status = self.process.wait(60)

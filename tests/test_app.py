@@ -26,13 +26,17 @@ PNG = {"content-type": "image/png"}
 # Start
 
 
-def test_without_what_serving_needs_the_command_names_what_to_install() -> None:
-    code = "import sys; sys.modules['fastapi'] = None; import service.cli"
+@pytest.mark.parametrize(
+    ("module", "cure"),
+    [
+        ("fastapi", "pip install -e '.[service,cpu]'"),
+        ("onnxruntime", "pip install 'marrowlens[service,cpu]', or 'marrowlens[service,gpu]' for CUDA"),
+    ],
+)
+def test_without_what_serving_needs_the_command_names_what_to_install(module: str, cure: str) -> None:
+    code = f"import sys; sys.modules['{module}'] = None; import service.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "marrowlens: fastapi is not installed: pip install -e '.[service,cpu]'\n",
-    )
+    assert (done.returncode, done.stderr) == (2, f"marrowlens: {module} is not installed: {cure}\n")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """What the README says is so: files, settings, figures, commands. On a failure the text to paste is in the message."""
 
 import re
+import subprocess
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from serving import client
 from model.contract import Manifest, read_manifest
 from service.app import create_app
 from service.artefact import bundled_artefact
+from service.schemas import SentPicture
 from service.settings import Settings, environment_name
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -90,6 +93,16 @@ def test_the_page_of_keys_is_fresh_and_explains_each() -> None:
     assert Path("docs/configuration.md").read_text(encoding="utf-8") == said, stale
     unexplained = {line.split("`")[1] for line in said.splitlines() if line.endswith("|  |")}
     assert unexplained == {"code", "name", "lineage", "countable"}  # the section of a class explains them above
+
+
+def test_the_lines_that_the_readme_pipes_are_pictures() -> None:
+    (loop,) = re.findall(r"^(for f in .*; done) \|", README, re.MULTILINE)
+    printed = subprocess.run(["sh", "-c", loop], capture_output=True, check=True, timeout=60).stdout
+    sent = [SentPicture.model_validate_json(line) for line in printed.splitlines()]
+    assert {line.name: b64decode(line.image, validate=True) for line in sent} == {
+        str(path): path.read_bytes() for path in Path("examples").glob("*.png")
+    }
+    assert "base64 -w" not in README  # GNU's alone
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,26 @@ def test_serve_takes_the_gpu_where_the_driver_answers(run: Run, program: Program
     assert f"'.[service,{runtime},parquet]'" in said.stdout
     assert f".venv-serve-{runtime}/bin/marrowlens serve" in said.stdout
     assert "torch" not in said.stdout
+
+
+@pytest.mark.parametrize("runtime", ["foo", ""])
+def test_a_runtime_that_does_not_exist_is_told_which_do(
+    run: Run, program: Program, checkout: Path, tmp_path: Path, runtime: str
+) -> None:
+    asked = tmp_path / "asked"
+    program("python3", making_python(asked))
+    said = run("make", "serve", f"RUNTIME={runtime}")
+    assert said.returncode == 2
+    assert f"There is no RUNTIME={runtime}; choose one of: cpu gpu tensorrt openvino" in said.stderr
+    assert not asked.exists() and not list(checkout.glob(".venv-serve-*"))
+    assert run("make", "--dry-run", "test", f"RUNTIME={runtime}").returncode == 0
+
+
+@pytest.mark.parametrize("runtime", ["cpu", "gpu", "tensorrt", "openvino"])
+def test_those_that_exist_are_extras(run: Run, program: Program, runtime: str) -> None:
+    program("python3", NEW)
+    assert f"'.[service,{runtime},parquet]'" in run("make", "--dry-run", "serve", f"RUNTIME={runtime}").stdout
+    assert runtime in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
 def test_bench_is_told_what_to_measure(run: Run, program: Program) -> None:

@@ -34,7 +34,7 @@ def metrics() -> Metrics:
     metrics.padded(2)
     metrics.model_change("done")
     metrics.watch(queued=lambda: 3, in_flight=lambda: 7, ready=lambda: True)
-    metrics.model(name="micro", version="0.0.1", sha256="0" * 64, provider="cpu")
+    metrics.model(name="micro", version="0.0.1", sha256="0" * 64, manifest_sha256="1" * 64, provider="cpu")
     return metrics
 
 
@@ -59,7 +59,8 @@ def test_what_happened_is_what_is_read(metrics: Metrics) -> None:
     assert read["marrowlens_queue_pictures", ()] == 3
     assert read["marrowlens_in_flight_pictures", ()] == 7
     assert read["marrowlens_ready", ()] == 1
-    labels = (("name", "micro"), ("provider", "cpu"), ("sha256", "0" * 64), ("version", "0.0.1"))
+    hashes = ("manifest_sha256", "1" * 64), ("sha256", "0" * 64)
+    labels = (hashes[0], ("name", "micro"), ("provider", "cpu"), hashes[1], ("version", "0.0.1"))
     assert read["marrowlens_model_info", labels] == 1
 
 
@@ -137,6 +138,43 @@ def test_the_page_has_every_value_of_a_label() -> None:
     assert set(said["marrowlens_refusals_total", "reason"]) == {kind.name for _, kind in TABLE} | {"not-found"}
     assert set(said["marrowlens_pictures_total", "outcome"]) == {name for _, name in _OUTCOMES} | {"answered", "failed"}
     assert set(said["marrowlens_batches_total", "reason"]) == set(get_args(FlushReason))
+
+
+def test_what_is_alerted_on_stands_at_nought_from_the_start(artefact: Path) -> None:
+    with client(artefact) as http:
+        text = http.get("/metrics").text
+    for series in ('model_changes_total{outcome="refused"}', 'pictures_total{outcome="failed"}'):
+        assert f"marrowlens_{series} 0.0" in text
+    assert 'marrowlens_refusals_total{reason="unauthorised"} 0.0' in text
+
+
+FIRST_EVENTS = {
+    "MarrowlensPicturesFail": ('marrowlens_pictures_total{outcome="failed"}', "0 0 0 1 1"),
+    "MarrowlensFails": ('marrowlens_requests_total{route="/classify",status="500"}', "_ _ _ 1 1"),
+    "MarrowlensModelRefused": ('marrowlens_model_changes_total{outcome="refused"}', "0 0 0 1 1"),
+    "MarrowlensUnauthorised": ('marrowlens_refusals_total{reason="unauthorised"}', "0 0 0 1 1"),
+}
+
+
+@pytest.mark.parametrize("alert", FIRST_EVENTS)
+def test_the_first_of_its_kind_is_alerted_on(alert: str, tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        return  # as above: no skip, for that would be one where real cells are and nothing may be skipped
+    (rules,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "rules.yaml").write_text(rules)
+    summary = {rule["alert"]: rule["annotations"] for rule in yaml.safe_load(rules)["groups"][0]["rules"]}[alert]
+    series, values = FIRST_EVENTS[alert]
+    fires = [{"exp_annotations": summary}]
+    asked = [("2m", []), ("4m", fires)]
+    expected = [{"eval_time": at, "alertname": alert, "exp_alerts": alerts} for at, alerts in asked]
+    series_of = [{"series": series, "values": values}, {"series": "marrowlens_ready", "values": "1x5"}]
+    test = {"interval": "1m", "input_series": series_of, "alert_rule_test": expected}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}))
+    judged = subprocess.run(
+        [promtool, "test", "rules", tmp_path / "test.yaml"], capture_output=True, check=False, text=True
+    )
+    assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
 def test_queries_and_rules_name_what_there_is(metrics: Metrics) -> None:

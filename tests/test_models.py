@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 from graphs import change_weight, edit_manifest, write_artefact
-from serving import Held, async_client, refused, served, zipped
+from serving import Held, Served, async_client, refused, served, zipped
 
-from model.contract import read_manifest
+from model.contract import CLASSES, read_manifest
 from service.app import create_app
 from service.session import OnnxSession, open_session
 from service.settings import Settings
@@ -78,9 +78,10 @@ async def test_under_load_no_request_fails_and_every_answer_names_the_model_that
         await asyncio.gather(*asking)
         assert set(seen) == {first, second}
         assert seen[-8:] == [second] * 8
-        assert (await http.get("/model")).json()["sha256"] == second
         assert await metric(http, 'marrowlens_model_changes_total{outcome="done"}') == 1
-        assert await metric(http, f'marrowlens_model_info{{name="second",provider="cpu",sha256="{second}"') == 1
+        description = (await http.get("/model")).json()
+        labels = f'manifest_sha256="{description["manifest_sha256"]}",name="second",provider="cpu",sha256="{second}"'
+        assert await metric(http, f"marrowlens_model_info{{{labels}") == 1
 
 
 async def test_a_batch_is_ended_with_the_model_that_began_it(shelf: Path, draw: Draw) -> None:
@@ -112,6 +113,7 @@ async def test_a_batch_is_ended_with_the_model_that_began_it(shelf: Path, draw: 
         ("another schema", "schema"),
         ("another temperature", "temperature"),
         ("another weight", "does not give the answers that its manifest has stored"),
+        ("another order", "which has the same classes in another order"),
     ],
 )
 async def test_a_bad_model_is_refused_and_the_old_one_serves_on(
@@ -126,6 +128,8 @@ async def test_a_bad_model_is_refused_and_the_old_one_serves_on(
         edit_manifest(second, schema_version=7)
     elif fault == "another temperature":
         edit_manifest(second, temperature=3.0)
+    elif fault == "another order":
+        edit_manifest(second, classes=[kind.model_dump() for kind in CLASSES[::-1]])
     else:
         change_weight(second, "gate", lambda gate: gate[::-1])
     async with serving(shelf) as http:
@@ -143,14 +147,34 @@ async def test_only_artefacts_beside_the_configured_one_may_be_named(name: str, 
         refused(await change(http, name), 422, "invalid-parameter")
 
 
-async def test_without_the_token_nothing_changes(shelf: Path, artefact: Path) -> None:
+async def test_a_body_without_its_content_type_is_told_which(shelf: Path) -> None:
+    async with serving(shelf) as http:
+        answer = await http.post("/model/reload", content=b'{"artefact": "second.onnx"}', headers=OPERATOR)
+        assert (
+            "no JSON object, sent with Content-Type: application/json"
+            in refused(answer, 422, "invalid-parameter").detail
+        )
+
+
+async def test_the_artefact_read_anew_is_the_configured_one_whoever_serves(shelf: Path) -> None:
+    async with serving(shelf) as http:
+        assert (await change(http, "second.onnx")).json()["name"] == "second"
+        assert (await change(http)).json()["name"] == "first"
+
+
+async def test_without_the_token_nothing_changes(shelf: Path, artefact: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(shelf) as http:
         for headers in ({}, {"Authorization": "Bearer another one altogether"}, {"Authorization": f"Basic {TOKEN}"}):
             answer = await http.post("/model/reload", headers=headers)
             refused(answer, 401, "unauthorised")
             assert answer.headers["www-authenticate"] == "Bearer"
+            request_id = answer.headers["x-request-id"]
+            said = f"request {request_id} asked for another model without the operator's token"
+            assert caplog.messages[-1] == said
     async with async_client(artefact) as http:
         refused(await http.post("/model/reload", headers=OPERATOR), 403, "forbidden")
+    assert "no token is set for operators" in caplog.messages[-1]
+    assert TOKEN not in caplog.text and "another one altogether" not in caplog.text
 
 
 async def test_one_change_at_a_time(shelf: Path) -> None:
@@ -172,24 +196,33 @@ async def test_one_change_at_a_time(shelf: Path) -> None:
             assert (await changing).status_code == 200
 
 
+def hang_up(service: Served, expected: str) -> None:
+    """SIGHUP, and wait until the log says what came of it."""
+    said = len(service.lines)
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_said(expected, said)
+
+
 def test_sighup_reads_the_artefact_anew(shelf: Path, draw: Draw) -> None:
     second = shelf.with_name("second.onnx")
     with served(shelf) as service:
         service.wait_listening()
-
-        def hang_up(expected: str) -> None:
-            said = len(service.lines)
-            service.process.send_signal(signal.SIGHUP)
-            while not any(expected in line for line in service.lines[said:]):
-                assert service.process.poll() is None
-
         shelf.with_suffix(".json").write_text("{")
-        hang_up("the model stays")
+        hang_up(service, "the model stays")
         assert httpx.post(f"{service.url}/classify", files={"image": draw(1)}).json()["model"]["name"] == "first"
         shutil.copy(second, shelf)
         shutil.copy(second.with_suffix(".json"), shelf.with_suffix(".json"))
-        hang_up("took over")
+        hang_up(service, "took over")
         found = httpx.post(f"{service.url}/classify", files={"image": draw(1)}).json()["model"]
         assert found["sha256"] == json.loads(second.with_suffix(".json").read_text())["sha256"]
         service.process.send_signal(signal.SIGTERM)
         assert service.wait_ended() == 0
+
+
+def test_sighup_goes_back_to_the_configured_artefact(shelf: Path) -> None:
+    with served(shelf, admin_token=TOKEN) as service:
+        service.wait_listening()
+        changed = httpx.post(f"{service.url}/model/reload", json={"artefact": "second.onnx"}, headers=OPERATOR)
+        assert changed.json()["name"] == "second"
+        hang_up(service, "model first 0.0.1 took over")
+        assert httpx.get(f"{service.url}/model").json()["name"] == "first"

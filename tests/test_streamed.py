@@ -9,18 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from serving import Served, async_client, client, served
-from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from model.image import PictureTooLarge
-from service.archives import Upload
-from service.errors import ClientGone, MalformedBody, UploadMemoryExhausted, UploadTooSlow
 from service.schemas import BatchItem, BatchSummary
-from service.streamed import LINE_OVERHEAD_BYTES, StreamedPictures
-from service.uploads import UploadMemory
 
 Draw = Callable[..., bytes]
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -30,6 +22,11 @@ LIMIT = 3000
 def line(data: bytes, name: str | None = None) -> bytes:
     sent = {"image": b64encode(data).decode()} | ({} if name is None else {"name": name})
     return json.dumps(sent).encode() + b"\n"
+
+
+async def as_it_comes(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), 65536):
+        yield body[at : at + 65536]
 
 
 def documents(answer: httpx.Response) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -113,6 +110,19 @@ async def test_where_uploads_fill_the_memory_it_is_refused_before_it_begins(arte
     assert answer.status_code == 429 and answer.headers["retry-after"]
 
 
+async def test_a_picture_for_which_there_is_no_memory_is_refused_and_the_next_one_is_not(
+    artefact: Path, draw: Draw
+) -> None:
+    limits: dict[str, Any] = {"max_image_bytes": 1_000_000, "max_body_bytes": 1_000_000}
+    async with async_client(artefact, **limits) as http:
+        body = line(bytes(950_000), "large.png") + line(draw(1), "small.png")
+        items, summary = documents(await http.post("/classify/batch", content=as_it_comes(body), headers=NDJSON))
+        counted = (await http.get("/metrics")).text
+    assert (items[0]["problem"]["status"], items[0]["problem"]["title"]) == (429, "Too many uploads at once")
+    assert "result" in items[1] and (summary["pictures"], summary["problems"]) == (2, 1)
+    assert 'marrowlens_pictures_total{outcome="refused"} 1.0' in counted
+
+
 # On a real connection
 
 
@@ -155,6 +165,21 @@ async def test_an_answer_comes_before_the_next_line_is_sent(service: Served, dra
     writer.close()
 
 
+async def test_a_hundred_streams_at_once(artefact: Path, draw: Draw) -> None:
+    """Each of them may send the largest picture, and none of them does."""
+    with served(artefact) as service:
+        service.wait_listening()
+        open_streams = []
+        for index in range(100):
+            reader, writer = await begun(service)
+            writer.write(chunk(line(draw(index))))
+            open_streams.append((reader, writer))
+        for reader, _ in open_streams:
+            assert "result" in await asyncio.wait_for(next_document(reader), 60)
+        for _, writer in open_streams:
+            writer.transport.abort()
+
+
 async def test_a_client_that_stops_gets_a_problem_and_the_count_of_the_rest(service: Served, draw: Draw) -> None:
     reader, writer = await begun(service)
     writer.write(chunk(line(draw(1)) + b'{"image": "'))
@@ -163,93 +188,3 @@ async def test_a_client_that_stops_gets_a_problem_and_the_count_of_the_rest(serv
     assert found[1]["problem"]["status"] == 408 and found[1]["index"] == 1
     assert (found[2]["pictures"], found[2]["problems"]) == (2, 1)
     writer.close()
-
-
-# Line by line
-
-
-def streamed(pieces: list[bytes], memory: UploadMemory | None = None, end: str = "whole") -> StreamedPictures:
-    async def messages() -> AsyncIterator[dict[str, Any]]:
-        for at, piece in enumerate(pieces):
-            yield {"type": "http.request", "body": piece, "more_body": end != "whole" or at < len(pieces) - 1}
-        if end == "silence":
-            await asyncio.Event().wait()
-        yield {"type": "http.disconnect"}
-
-    source = messages()
-    request = Request({"type": "http"}, lambda: anext(source))
-    with (memory or UploadMemory(10 * LIMIT)).lease() as lease:
-        return StreamedPictures(request, lease, LIMIT, timeout_s=0.01)
-
-
-async def read(pictures: StreamedPictures) -> list[Upload]:
-    found = []
-    async for upload in pictures.uploads():
-        found.append(upload)
-        pictures.answered()
-    return found
-
-
-@given(
-    sizes=st.lists(st.integers(0, LIMIT + 10), max_size=8),
-    cuts=st.lists(st.integers(0, 20_000), max_size=12),
-    last_ends=st.booleans(),
-)
-@settings(max_examples=80, deadline=None)
-def test_however_the_body_is_cut_into_pieces(sizes: list[int], cuts: list[int], last_ends: bool) -> None:
-    sent = [bytes([at]) * size for at, size in enumerate(sizes)]
-    body = b"".join(line(data, str(at)) for at, data in enumerate(sent))
-    body = body if last_ends else body[:-1]
-    ends = [0, *sorted(cut for cut in cuts if cut < len(body)), len(body)]
-    pieces = [body[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
-    found = asyncio.run(read(streamed(pieces)))
-    assert [upload.name for upload in found] == [str(at) for at in range(len(sent))]
-    for upload, data in zip(found, sent, strict=True):
-        if len(data) <= LIMIT:
-            assert upload.content == data
-        else:
-            assert isinstance(upload.content, PictureTooLarge)
-
-
-async def test_no_more_is_held_than_was_taken() -> None:
-    """A thousand pictures that nobody answers at first: the body is read as far as the lease reaches, then waits."""
-    memory = UploadMemory(10 * LIMIT)
-    pictures = streamed([line(bytes(LIMIT // 2))] * 1000, memory)
-    taken: list[Upload] = []
-
-    async def take() -> None:
-        async for upload in pictures.uploads():
-            taken.append(upload)
-
-    taking = asyncio.create_task(take())
-    for _ in range(50):
-        await asyncio.sleep(0)
-    stuck = len(taken)
-    assert 1 <= stuck <= 2 * (LIMIT * 4 // 3 + LINE_OVERHEAD_BYTES) // (LIMIT // 2)
-    for answered in range(1000):
-        pictures.answered()
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert len(taken) == min(1000, answered + 1 + stuck)
-        held = len(taken) - answered - 1
-        assert held * (LIMIT // 2) <= pictures.max_line_bytes
-    await taking
-    assert len(taken) == 1000
-
-
-async def test_who_leaves_and_who_stops() -> None:
-    with pytest.raises(ClientGone):
-        await read(streamed([line(b"1"), b'{"im'], end="gone"))
-    with pytest.raises(UploadTooSlow):
-        await read(streamed([line(b"1"), b'{"im'], end="silence"))
-
-
-async def test_what_is_wrong_is_said_without_what_was_sent() -> None:
-    (upload,) = await read(streamed([b'{"image": 7, "patient": "Smith"}\n']))
-    assert isinstance(upload.content, MalformedBody)
-    assert "Smith" not in str(upload.content)
-
-
-def test_without_memory_it_does_not_begin() -> None:
-    with pytest.raises(UploadMemoryExhausted):
-        streamed([], UploadMemory(LIMIT))

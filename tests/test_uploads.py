@@ -23,7 +23,8 @@ from service.errors import (
     UploadMemoryExhausted,
     UploadTooSlow,
 )
-from service.uploads import FORM_OVERHEAD_BYTES, UploadMemory, many_pictures, one_picture
+from service.lease import UploadMemory
+from service.uploads import FORM_OVERHEAD_BYTES, many_pictures, one_picture
 
 BOUNDARY = "cell"
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"

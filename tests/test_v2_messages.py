@@ -92,7 +92,8 @@ def test_tritonclient_reads_what_is_answered(
     for name in names:
         np.testing.assert_array_equal(found.as_numpy(name), outputs[name])
     assert found.get_response().get("id") == id
-    assert found.get_response()["parameters"]["sha256"] == manifest.sha256
+    parameters = found.get_response()["parameters"]
+    assert (parameters["sha256"], parameters["manifest_sha256"]) == (manifest.sha256, manifest.digest)
     assert (json_bytes is not None) == any(binary.values())
     numbers = sum(array.size * (4 if binary[name] else 2) for name, array in outputs.items())
     assert numbers <= request.answer_bytes(manifest)

@@ -82,7 +82,8 @@ def test_the_server_and_the_model_describe_themselves(http: TestClient, artefact
     shapes = {output["name"]: output["shape"] for output in model["outputs"]}
     assert shapes == {name: [-1, *manifest.outputs[name][1:]] for name in OUTPUTS}
     assert model["parameters"]["classes"].split(",") == list(manifest.codes)
-    assert model["parameters"]["sha256"] == manifest.sha256
+    parameters = model["parameters"]
+    assert (parameters["sha256"], parameters["manifest_sha256"]) == (manifest.sha256, manifest.digest)
     assert http.get(f"{MODEL}/versions/0.0.1").json() == model
     for path in (f"{MODEL}/ready", f"{MODEL}/versions/0.0.1/ready"):
         assert http.get(path).json() == {"name": "micro", "ready": True}

@@ -166,6 +166,18 @@ def probes(
     say(f"{artefact.with_suffix('.json')} has the answers of {manifest.name} to the probe pictures")
 
 
+@app.command()
+def bind(
+    artefact: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An artefact from before exports did it.")],
+) -> None:
+    """Write into an artefact's graph which classes its numbers are of, which every export does by itself."""
+    with told_plainly():
+        from training.binding import bind as bind_meaning
+
+        manifest = bind_meaning(artefact)
+    say(f"{artefact} says itself what its numbers mean; its sha256 is now {manifest.sha256}")
+
+
 for command in (
     review.figures,
     review.pool,

@@ -21,6 +21,7 @@ from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
 from torch import Tensor, nn
 
 from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing, manifest_text
+from training.binding import bound
 from training.config import Config
 from training.folding import folded
 from training.half import in_half
@@ -92,7 +93,8 @@ def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tup
     shapes = check(graph, servable, config.model.input_size)
     if precision == "fp16":
         graph = in_half(model, config.model.input_size)
-    manifest = with_probes(graph, _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision))
+    graph, manifest = bound(graph, _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision))
+    manifest = with_probes(graph, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{config.name}.onnx"
     path.write_bytes(graph)

@@ -9,14 +9,18 @@ from pathlib import Path
 import onnxruntime
 
 from model.contract import INPUT, OUTPUTS, Manifest, manifest_text, read_manifest
+from model.meaning import difference, digest, from_metadata, meaning_of
 from model.probes import STORED, probe_images, recorded
 
 
 def with_probes(graph: bytes, manifest: Manifest) -> Manifest:
     """The manifest, and in it what the graph makes of the probe pictures on the CPU.
 
+    Of a graph that does not say what its numbers mean, also the digest of what the manifest says of it.
+
     Raises:
-        ValueError: onnxruntime cannot run the graph, or it computes what is no number.
+        ValueError: onnxruntime cannot run the graph, it computes what is no number, or says that its numbers mean
+            something else.
     """
     images = probe_images(manifest, STORED)
     try:
@@ -26,11 +30,18 @@ def with_probes(graph: bytes, manifest: Manifest) -> Manifest:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"onnxruntime cannot run the graph: {reason}") from error
     probes = recorded(images, dict(zip(OUTPUTS, outputs, strict=True)))
+    said, meant = from_metadata(session.get_modelmeta().custom_metadata_map), meaning_of(manifest)
+    if said is None:
+        probes = probes.model_copy(update={"meaning_sha256": digest(meant)})
+    elif other := difference(said, meant):
+        raise ValueError(other)
     return Manifest.model_validate(manifest.model_dump() | {"probes": probes})
 
 
 def store_probes(artefact: Path) -> Manifest:
     """Compute them for an artefact whose manifest has none, and write them into it; all else there stays.
+
+    Answers from before there was the digest of what a graph's numbers mean stay, and get it.
 
     Args:
         artefact: the .onnx file; its manifest lies beside it.
@@ -42,12 +53,15 @@ def store_probes(artefact: Path) -> Manifest:
     """
     path = artefact.with_suffix(".json")
     manifest, graph = read_manifest(path), artefact.read_bytes()
-    if manifest.probes:
-        raise ValueError(f"{path}: has probes already; another graph needs a manifest of its own")
     if hashlib.sha256(graph).hexdigest() != manifest.sha256:
         raise ValueError(f"{artefact}: its sha256 is not the one that its manifest has")
-    manifest = with_probes(graph, manifest)
+    probed = with_probes(graph, manifest)
+    if manifest.probes and probed.probes:
+        found = {"meaning_sha256": probed.probes.meaning_sha256}
+        probed = manifest.model_copy(update={"probes": manifest.probes.model_copy(update=found)})
+        if probed == manifest:
+            raise ValueError(f"{path}: has probes already; another graph needs a manifest of its own")
     whole = path.with_suffix(".json.part")
-    whole.write_text(manifest_text(manifest), encoding="utf-8")
+    whole.write_text(manifest_text(probed), encoding="utf-8")
     whole.replace(path)  # a manifest is there all the time, for a service that reads it anew
-    return manifest
+    return probed

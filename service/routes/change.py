@@ -1,5 +1,6 @@
 """`POST /model/reload`: another model takes over. For whoever holds the operator's token, and nobody else."""
 
+import logging
 import secrets
 from typing import Annotated
 
@@ -11,8 +12,10 @@ from service.answers import description
 from service.errors import Forbidden, Unauthorised
 from service.models import Models
 from service.openapi import problem_responses
-from service.running import RunningService
+from service.running import RequestId, RunningService
 from service.schemas import ModelDescription
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["operations"])
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
@@ -32,8 +35,8 @@ class Change(BaseModel):
     )
 
 
-async def operator(service: RunningService, bearer: Bearer) -> None:
-    """Return when the caller holds the operator's token.
+async def operator(service: RunningService, bearer: Bearer, request_id: RequestId) -> None:
+    """Return when the caller holds the operator's token. That somebody asked without it is told in the log.
 
     Raises:
         Forbidden: no token is set, so that nobody can hold it.
@@ -41,8 +44,10 @@ async def operator(service: RunningService, bearer: Bearer) -> None:
     """
     token = service.settings.admin_token
     if token is None:
+        log.warning("request %s asked for another model, and no token is set for operators", request_id)
         raise Forbidden("no token is set for operators: set MARROWLENS_ADMIN_TOKEN, or send SIGHUP to the process")
     if bearer is None or not secrets.compare_digest(bearer.credentials.encode(), token.get_secret_value().encode()):
+        log.warning("request %s asked for another model without the operator's token", request_id)
         raise Unauthorised
 
 
@@ -57,7 +62,8 @@ async def reload(request: Request, service: RunningService, change: Change | Non
 
     One that is refused changes nothing: the answer says why, and the old one serves on.
 
-        curl -X POST -H "Authorization: Bearer $TOKEN" http://localhost:8000/model/reload
+        curl -X POST -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
+             -d '{"artefact": "other.onnx"}' http://localhost:8000/model/reload
     """
     models: Models = request.app.state.models
     await models.change(None if change is None else change.artefact)

@@ -61,8 +61,8 @@ class ModelMetadata(Document):
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     parameters: dict[str, Parameter] = Field(
-        description="sha256 of the ONNX file; classes in logit order and those for which nothing is claimed, "
-        "separated by commas; the notice"
+        description="sha256 of the ONNX file and of its manifest; classes in logit order and those for which nothing "
+        "is claimed, separated by commas; the notice"
     )
 
 
@@ -83,7 +83,8 @@ class InferenceResponse(Document):
     model_version: str
     id: str | None = Field(None, description="as in the request")
     parameters: dict[str, Parameter] = Field(
-        description="sha256 of the ONNX file, and the classes for which nothing is claimed, separated by commas"
+        description="sha256 of the ONNX file and of its manifest, and the classes for which nothing is claimed, "
+        "separated by commas"
     )
     outputs: list[ResponseTensor]
 
@@ -102,6 +103,7 @@ def model_metadata(manifest: Manifest) -> ModelMetadata:
         ],
         parameters={
             "sha256": manifest.sha256,
+            "manifest_sha256": manifest.digest,
             "classes": ",".join(manifest.codes),
             "unsupported": ",".join(manifest.unsupported),
             "notice": RESEARCH_USE,
@@ -168,7 +170,11 @@ INFERENCE_RESPONSE: Responses = {
                     "model_name": MODEL["name"],
                     "model_version": MODEL["version"],
                     "id": "42",
-                    "parameters": {"sha256": MODEL["sha256"], "unsupported": ",".join(MODEL["unsupported"])},
+                    "parameters": {
+                        "sha256": MODEL["sha256"],
+                        "manifest_sha256": MODEL["manifest_sha256"],
+                        "unsupported": ",".join(MODEL["unsupported"]),
+                    },
                     "outputs": [{"name": "embedding", "datatype": "FP32", "shape": [1, 3], "data": [0.5, -1.25, 2.0]}],
                 }
             },

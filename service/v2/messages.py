@@ -90,7 +90,11 @@ def answer(
     document: Json = {
         "model_name": manifest.name,
         "model_version": manifest.version,
-        "parameters": {"sha256": manifest.sha256, "unsupported": ",".join(manifest.unsupported)},
+        "parameters": {
+            "sha256": manifest.sha256,
+            "manifest_sha256": manifest.digest,
+            "unsupported": ",".join(manifest.unsupported),
+        },
         "outputs": entries,
     }
     if request.id is not None:

@@ -1,0 +1,51 @@
+"""Clients that do not read their answers, bounded in time, so that none holds memory for ever.
+
+Knows uvicorn's protocol, through service.heads, and its transport. Knows no routes: an answer is bytes that wait.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from service.heads import BoundedHeads
+
+#: An answer that is read more slowly than this on the whole, its first `read_timeout_s` apart, is given up.
+MIN_DOWNLOAD_BYTES_PER_S = 16 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class BoundedConnection(BoundedHeads):
+    """The service's protocol. uvicorn's own waits for ever until a client reads what was sent to it.
+
+    What waits to be read, once it is more than the connection's buffers hold (64 KiB besides the kernel's), must be
+    read but for 16 KiB within `read_timeout_s` and the time that its bytes take at `MIN_DOWNLOAD_BYTES_PER_S`. Else the
+    connection is reset, and the request ends as if the client had left.
+    """
+
+    def __init__(self, *args: Any, read_timeout_s: float, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._read_timeout_s = read_timeout_s
+        self._read_timer: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        patience_s = self._read_timeout_s + self.transport.get_write_buffer_size() / MIN_DOWNLOAD_BYTES_PER_S
+        self._read_timer = self.loop.call_later(patience_s, self._give_up)
+
+    def resume_writing(self) -> None:
+        self._stop_read_timer()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_read_timer()
+        super().connection_lost(exc)
+
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def _give_up(self) -> None:
+        log.warning("a client does not read its answer: %d bytes wait", self.transport.get_write_buffer_size())
+        self.transport.abort()

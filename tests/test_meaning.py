@@ -1,0 +1,251 @@
+"""What a graph's numbers mean is held to the graph: a manifest that names them otherwise is refused, whatever fits."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from graphs import edit_manifest, write_artefact
+from serving import client, served
+from typer.testing import CliRunner
+
+from model.contract import CLASSES, ArtefactError, Manifest, manifest_text, read_manifest
+from model.meaning import as_metadata, difference, digest, from_metadata, meaning_of
+from model.probes import STORED, probe_images
+from service.artefact import bundled_artefact, sha256
+from service.session import open_session
+from training.card import CARD
+from training.cli import app
+from training.probes import store_probes
+
+Json = dict[str, Any]
+
+
+def said(artefact: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(artefact).metadata_props}
+
+
+def manifest_of(artefact: Path) -> Manifest:
+    return read_manifest(artefact.with_suffix(".json"))
+
+
+def swapped(manifest: Json) -> None:
+    order = manifest["classes"]
+    order[3], order[20] = order[20], order[3]
+
+
+def renamed(manifest: Json) -> None:
+    manifest["classes"][3]["name"] = "Lymphocyte"
+
+
+def uncounted(manifest: Json) -> None:
+    manifest["classes"][3]["countable"] = "never"
+
+
+def replaced(manifest: Json) -> None:
+    manifest["classes"][3]["code"] = "XYZ"
+    manifest["training_images"]["XYZ"] = manifest["training_images"].pop("BLA")
+
+
+def other_colours(manifest: Json) -> None:
+    manifest["preprocessing"]["mean"] = [0.1, 0.2, 0.3]
+
+
+def other_scales(manifest: Json) -> None:
+    manifest["attention_scales"] = manifest["attention_scales"][::-1]
+
+
+CHANGES = [
+    (swapped, "class 3 is BLA in the graph and PMO in the manifest, which has the same classes in another order"),
+    (replaced, "class 3 is BLA in the graph and XYZ in the manifest, which has other classes"),
+    (renamed, "the name of class BLA is 'Blast' in the graph and 'Lymphocyte' in the manifest"),
+    (uncounted, "the countable of class BLA is 'always' in the graph and 'never' in the manifest"),
+    (
+        other_colours,
+        'preprocessing is {"input_size":64,"mean":[0.56,0.45,0.69],"resampling":"bilinear","std":[0.24,0.27,0.17]} in '
+        'the graph and {"input_size":64,"mean":[0.1,0.2,0.3],"resampling":"bilinear","std":[0.24,0.27,0.17]} in the '
+        "manifest",
+    ),
+    (
+        other_scales,
+        'attention_scales is ["3-5-1","5-7-1","7-9-1"] in the graph and ["7-9-1","5-7-1","3-5-1"] in the manifest',
+    ),
+]
+
+
+def changed(artefact: Path, change: Callable[[Json], None]) -> None:
+    path = artefact.with_suffix(".json")
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    read_manifest(path)  # as good a manifest as any, by itself
+
+
+@pytest.mark.parametrize(("change", "sentence"), CHANGES)
+def test_a_manifest_that_names_the_numbers_otherwise_is_refused(
+    tmp_path: Path, change: Callable[[Json], None], sentence: str
+) -> None:
+    artefact = write_artefact(tmp_path)
+    before = manifest_of(artefact)
+    changed(artefact, change)
+    after = manifest_of(artefact)
+    assert (after.name, after.version, after.sha256) == (before.name, before.version, before.sha256)
+    with pytest.raises(ArtefactError) as refused:
+        open_session(artefact, provider="cpu")
+    assert refused.value.reason == f"its numbers mean something else than its manifest says: {sentence}"
+
+
+def test_the_service_does_not_start_with_reordered_classes(tmp_path: Path) -> None:
+    artefact = write_artefact(tmp_path)
+    changed(artefact, swapped)
+    with served(artefact) as service:
+        assert service.wait_ended() == 2
+    (line,) = service.lines
+    assert "BLA in the graph and PMO in the manifest, which has the same classes in another order" in line
+
+
+def test_a_claim_may_be_withdrawn_for_it_changes_no_meaning(tmp_path: Path) -> None:
+    artefact = write_artefact(tmp_path)
+    edit_manifest(artefact, unsupported=["ABE", "BLA"])
+    assert open_session(artefact, provider="cpu").manifest.unsupported == ("ABE", "BLA")
+
+
+# A graph that says nothing of it, from before exports wrote it
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return write_artefact(tmp_path, says_its_meaning=False)
+
+
+def test_such_a_graph_is_opened_and_the_log_says_that_nothing_holds_its_names(
+    old: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert said(old) == {}
+    open_session(old, provider="cpu")
+    (line,) = caplog.records
+    assert line.levelno == logging.WARNING
+    assert line.getMessage() == "nothing holds the class names of micro to its graph: marrowlens-train bind"
+
+
+@pytest.mark.parametrize("change", [change for change, _ in CHANGES])
+def test_with_stored_answers_it_is_held_by_the_digest(
+    old: Path, change: Callable[[Json], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = old.read_bytes()
+    store_probes(old)
+    assert old.read_bytes() == before
+    open_session(old, provider="cpu")
+    assert caplog.text == ""
+    changed(old, change)
+    with pytest.raises(ArtefactError, match="its manifest was changed: classes, preprocessing or attention scales"):
+        open_session(old, provider="cpu")
+
+
+def test_answers_stored_before_there_was_a_digest_get_it(old: Path) -> None:
+    stored = store_probes(old)
+    assert stored.probes
+    edit_manifest(old, probes=stored.probes.model_dump(exclude={"meaning_sha256"}))
+    assert store_probes(old) == stored == manifest_of(old)
+    with pytest.raises(ValueError, match="has probes already"):
+        store_probes(old)
+
+
+def test_bind_writes_it_into_the_graph_which_answers_the_same_to_the_bit(old: Path) -> None:
+    card = old.with_name(CARD)
+    before, graph, session = manifest_of(old), old.read_bytes(), open_session(old, provider="cpu")
+    card.write_text(f"# micro 0.0.1\n\n| sha256 of the ONNX | `{before.sha256}` |\n")
+    done = CliRunner().invoke(app, ["bind", str(old)])
+    after = manifest_of(old)
+    assert (done.exit_code, after.sha256 in done.output.replace("\n", "")) == (0, True)
+    assert said(old) == as_metadata(meaning_of(before))
+    assert old.read_bytes().startswith(graph)
+    assert after.sha256 == sha256(old.read_bytes()) != before.sha256
+    assert card.read_text() == f"# micro 0.0.1\n\n| sha256 of the ONNX | `{after.sha256}` |\n"
+    assert after.probes and after.probes.meaning_sha256 is None
+    unchanged = {"sha256": before.sha256, "probes": None}
+    assert after.model_copy(update=unchanged) == before
+    images = probe_images(before, STORED)
+    for found, expected in zip(open_session(old, provider="cpu").run(images), session.run(images), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert sorted(path.name for path in old.parent.iterdir()) == [CARD, "micro.json", "micro.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (Path.exists, "says already what its numbers mean"),
+        (lambda artefact: artefact.write_bytes(artefact.read_bytes()[:-1]), "its sha256 is not the one"),
+    ],
+)
+def test_what_may_not_be_bound_stays_as_it_is(tmp_path: Path, spoil: Callable[[Path], object], reason: str) -> None:
+    artefact = write_artefact(tmp_path)
+    spoil(artefact)
+    before = artefact.read_bytes(), artefact.with_suffix(".json").read_bytes()
+    done = CliRunner().invoke(app, ["bind", str(artefact)])
+    assert (done.exit_code, reason in " ".join(done.output.split())) == (2, True)
+    assert (artefact.read_bytes(), artefact.with_suffix(".json").read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda words: {"marrowlens.classes": words["marrowlens.classes"]},
+        lambda words: words | {"marrowlens.unheard_of": "1"},
+        lambda words: words | {"marrowlens.classes": "[{"},
+        lambda words: words | {"marrowlens.attention_scales": "7"},
+    ],
+)
+def test_words_that_are_not_read_here_are_refused(
+    tmp_path: Path, spoil: Callable[[dict[str, str]], dict[str, str]]
+) -> None:
+    artefact = write_artefact(tmp_path)
+    model, words = onnx.load(artefact), said(artefact)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, spoil(words))
+    onnx.save(model, artefact)
+    edit_manifest(artefact, sha256=sha256(artefact.read_bytes()))
+    with pytest.raises(ArtefactError, match="says what its numbers mean in a way that is not read here"):
+        open_session(artefact, provider="cpu")
+
+
+def test_words_of_others_in_the_graph_are_theirs() -> None:
+    assert from_metadata({"producer": "somebody", "names": "a,b"}) is None
+
+
+def test_what_is_written_reads_back(artefact: Path) -> None:
+    meaning = meaning_of(manifest_of(artefact))
+    read = from_metadata(as_metadata(meaning) | {"names": "a,b"})
+    assert read is not None and difference(read, meaning) is None and digest(read) == digest(meaning)
+
+
+# The digest of the manifest
+
+
+def test_the_digest_is_the_files_however_it_was_laid_out(tmp_path: Path) -> None:
+    artefact = write_artefact(tmp_path)
+    path, manifest = artefact.with_suffix(".json"), manifest_of(artefact)
+    assert sha256(path.read_bytes()) != manifest.digest  # written with other blanks
+    path.write_text(manifest_text(manifest), encoding="utf-8")
+    assert sha256(path.read_bytes()) == manifest.digest == manifest_of(artefact).digest
+    edit_manifest(artefact, limits=["Knows something about cells."])
+    assert manifest_of(artefact).digest != manifest.digest
+
+
+def test_whoever_asks_is_told_the_digest(artefact: Path, draw: Callable[..., bytes]) -> None:
+    expected = manifest_of(artefact).digest
+    with client(artefact) as http:
+        answer = http.post("/classify", files={"image": draw(1)}).json()
+        assert answer["model"]["manifest_sha256"] == http.get("/model").json()["manifest_sha256"] == expected
+        assert f'manifest_sha256="{expected}"' in http.get("/metrics").text
+
+
+def test_the_bundled_graph_says_what_its_numbers_mean() -> None:
+    read = from_metadata(said(bundled_artefact()))
+    assert read is not None and read.classes == CLASSES
+    path = bundled_artefact().with_suffix(".json")
+    assert sha256(path.read_bytes()) == manifest_of(bundled_artefact()).digest

@@ -1,0 +1,181 @@
+"""An NDJSON body line by line: cut up anyhow, bounded in memory, in memory that others hold too."""
+
+import asyncio
+import json
+from base64 import b64encode
+from codecs import BOM_UTF8
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import Request
+
+from model.image import PictureTooLarge
+from service.archives import Upload
+from service.errors import ClientGone, MalformedBody, UploadMemoryExhausted, UploadTooSlow
+from service.lease import Lease, UploadMemory
+from service.streamed import FLOOR_BYTES, LINE_OVERHEAD_BYTES, StreamedPictures
+
+LIMIT = 3000
+
+
+def line(data: bytes, name: str | None = None) -> bytes:
+    sent = {"image": b64encode(data).decode()} | ({} if name is None else {"name": name})
+    return json.dumps(sent).encode() + b"\n"
+
+
+def streamed(
+    pieces: list[bytes], memory: UploadMemory | None = None, end: str = "whole", limit: int = LIMIT
+) -> StreamedPictures:
+    async def messages() -> AsyncIterator[dict[str, Any]]:
+        for at, piece in enumerate(pieces):
+            yield {"type": "http.request", "body": piece, "more_body": end != "whole" or at < len(pieces) - 1}
+        if end == "silence":
+            await asyncio.Event().wait()
+        yield {"type": "http.disconnect"}
+
+    source = messages()
+    request = Request({"type": "http"}, lambda: anext(source))
+    return StreamedPictures(request, Lease(memory or UploadMemory(10 * LIMIT)), limit, timeout_s=0.01)
+
+
+async def read(pictures: StreamedPictures) -> list[Upload]:
+    found = []
+    async for upload in pictures.uploads():
+        found.append(upload)
+        pictures.answered()
+    return found
+
+
+@given(
+    sizes=st.lists(st.integers(0, LIMIT + 10), max_size=8),
+    cuts=st.lists(st.integers(0, 20_000), max_size=12),
+    last_ends=st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_however_the_body_is_cut_into_pieces(sizes: list[int], cuts: list[int], last_ends: bool) -> None:
+    sent = [bytes([at]) * size for at, size in enumerate(sizes)]
+    body = b"".join(line(data, str(at)) for at, data in enumerate(sent))
+    body = body if last_ends else body[:-1]
+    ends = [0, *sorted(cut for cut in cuts if cut < len(body)), len(body)]
+    pieces = [body[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+    found = asyncio.run(read(streamed(pieces)))
+    assert [upload.name for upload in found] == [str(at) for at in range(len(sent))]
+    for upload, data in zip(found, sent, strict=True):
+        if len(data) <= LIMIT:
+            assert upload.content == data
+        else:
+            assert isinstance(upload.content, PictureTooLarge)
+
+
+async def test_no_more_is_held_than_was_taken() -> None:
+    """A thousand pictures that nobody answers at first: the body is read as far as the lease reaches, then waits."""
+    memory = UploadMemory(10 * LIMIT)
+    pictures = streamed([line(bytes(LIMIT // 2))] * 1000, memory)
+    taken: list[Upload] = []
+
+    async def take() -> None:
+        async for upload in pictures.uploads():
+            taken.append(upload)
+
+    taking = asyncio.create_task(take())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    stuck = len(taken)
+    assert 1 <= stuck <= 2 * (LIMIT * 4 // 3 + LINE_OVERHEAD_BYTES) // (LIMIT // 2)
+    for answered in range(1000):
+        pictures.answered()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(taken) == min(1000, answered + 1 + stuck)
+        held = len(taken) - answered - 1
+        assert held * (LIMIT // 2) <= pictures.max_line_bytes
+        assert held * (LIMIT // 2) <= memory.in_use_bytes <= 2 * pictures.max_line_bytes
+    await taking
+    assert len(taken) == 1000
+
+
+LARGE = 4 * FLOOR_BYTES
+
+
+def large(pieces: list[bytes], memory: UploadMemory) -> StreamedPictures:
+    """A stream whose pictures may be far larger than what each stream leases at once."""
+    return streamed(pieces, memory, limit=LARGE)
+
+
+def cut(data: bytes) -> list[bytes]:
+    """As a connection brings it."""
+    return [data[at : at + 65536] for at in range(0, len(data), 65536)]
+
+
+async def test_the_lease_grows_and_shrinks_with_what_is_held() -> None:
+    memory = UploadMemory(100 * FLOOR_BYTES)
+    sent, end = line(bytes(LARGE)), line(b"end")
+    pictures = large([*cut(sent), end], memory)
+    assert memory.in_use_bytes == FLOOR_BYTES
+    source = pictures.uploads()
+    assert (await anext(source)).content == bytes(LARGE)
+    assert len(sent) + LARGE - 65536 <= memory.in_use_bytes <= 2 * pictures.max_line_bytes
+    assert (await anext(source)).content == b"end"  # the line that the first picture came in is gone
+    assert LARGE <= memory.in_use_bytes <= LARGE + 1000
+    pictures.answered()
+    assert memory.in_use_bytes == FLOOR_BYTES
+
+
+async def test_a_line_for_which_there_is_no_memory_is_refused_in_its_place() -> None:
+    memory = UploadMemory(4 * FLOOR_BYTES)
+    pictures = large([line(b"1"), *cut(line(bytes(LARGE))), line(b"3"), *cut(line(bytes(FLOOR_BYTES // 2)))], memory)
+    with memory.lease() as another:
+        another.take(2 * FLOOR_BYTES)
+        found = [upload.content for upload in await read(pictures)]
+    assert found[0] == b"1" and isinstance(found[1], UploadMemoryExhausted)
+    assert found[2:] == [b"3", bytes(FLOOR_BYTES // 2)]
+    assert memory.in_use_bytes == FLOOR_BYTES
+
+
+async def test_before_that_its_own_pictures_are_waited_for() -> None:
+    memory = UploadMemory(3 * FLOOR_BYTES)
+    sent = bytes(FLOOR_BYTES)
+    pictures = large(cut(line(sent)) + cut(line(sent)), memory)
+    source = pictures.uploads()
+    assert (await anext(source)).content == sent
+    second = asyncio.ensure_future(anext(source))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not second.done()
+    pictures.answered()
+    assert (await second).content == sent
+
+
+async def test_who_leaves_and_who_stops() -> None:
+    with pytest.raises(ClientGone):
+        await read(streamed([line(b"1"), b'{"im'], end="gone"))
+    with pytest.raises(UploadTooSlow):
+        await read(streamed([line(b"1"), b'{"im'], end="silence"))
+
+
+async def test_what_stands_around_a_line() -> None:
+    """Blank lines, ends of lines as Windows writes them, a byte order mark, and blanks within the JSON."""
+    sent = [BOM_UTF8 + b"\r\n", b" \t\r\n", BOM_UTF8 + line(b"1")[:-1] + b"\r\n", b' { "image" : "Mg==" } \n', b"\n"]
+    assert [upload.content for upload in await read(streamed(sent))] == [b"1", b"2"]
+
+
+async def test_a_key_that_is_not_known_is_refused_in_its_place() -> None:
+    found = await read(streamed([b'{"image": "MQ==", "label": "BLA"}\n', line(b"2")]))
+    assert [str(found[0].content), found[1].content] == [
+        "the line is no picture: label: Extra inputs are not permitted",
+        b"2",
+    ]
+
+
+async def test_what_is_wrong_is_said_without_what_was_sent() -> None:
+    (upload,) = await read(streamed([b'{"image": 7, "patient": "Smith"}\n']))
+    assert isinstance(upload.content, MalformedBody)
+    assert "Smith" not in str(upload.content)
+
+
+def test_without_memory_it_does_not_begin() -> None:
+    with pytest.raises(UploadMemoryExhausted):
+        streamed([], UploadMemory(LIMIT))
