@@ -210,3 +210,20 @@ def test_a_message_says_the_same_at_every_try(front: Desk, artefact: Path) -> No
         tries.add((message.control_id, message.message))
         unanswered(front, message)
     assert len(tries) == 1
+
+
+def test_a_dead_letter_is_not_sent_after_a_later_report_of_its_specimen(front: Desk, artefact: Path) -> None:
+    specimen = signed(front, artefact, "BM-1")
+    dead = claim(front)
+    assert dead is not None
+    with front.database.writing() as session:
+        outbox.rejected(session, dead.row, "AE", "")
+    revision = front.look(specimen).revision
+    front.amend(specimen, WithReason(revision=revision, reason="a second look"), "dr.beispiel")
+    front.sign(specimen, signing(revision + 1), "dr.beispiel")
+    delivered(front, claim(front))
+    with pytest.raises(outbox.Overtaken), front.database.writing() as session:
+        row = outbox.by_control_id(session, dead.control_id)
+        assert row is not None
+        outbox.retry_dead(session, row, "operator", timedelta(hours=1))
+    assert claim(front) is None

@@ -27,7 +27,7 @@ from service.lis.codes_command import codes
 from service.lis.database import Database, DatabaseRefused
 from service.lis.delivery import age_s
 from service.lis.laboratory import Laboratory, LaboratoryRefused
-from service.lis.outbox import MessageState
+from service.lis.outbox import MessageState, Overtaken
 from service.lis.tables import MessageRow
 from service.settings import Settings, SettingsError, read_settings
 
@@ -109,7 +109,10 @@ def retry(
         for row in rows:
             if row.state != MessageState.DEAD:
                 _stop(f"{row.control_id} is {row.state}: only a dead letter is sent again")
-            outbox.retry_dead(session, row, getpass.getuser(), timedelta(hours=settings.lis.retry_for_h))
+            try:
+                outbox.retry_dead(session, row, getpass.getuser(), timedelta(hours=settings.lis.retry_for_h))
+            except Overtaken:
+                _stop(f"{row.control_id}: a later report of its specimen has arrived, which this would undo; drop it")
     typer.echo(f"{len(rows)} to be sent again")
 
 

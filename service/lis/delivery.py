@@ -24,12 +24,14 @@ log = logging.getLogger(__name__)
 
 #: How often an idle worker looks for messages that another process wrote.
 POLL_S = 1.0
+#: How much longer than a delivery a message stays its worker's, who has yet to write down how it ended.
+_SETTLING_S = 10.0
 
 
 class Worker:
     """Delivers the messages of one channel. Several workers, in several processes, may share a channel.
 
-    `lease` must be longer than one delivery can take.
+    A delivery that takes longer than `longest_s` is given up, and only then is the message another worker's.
     """
 
     def __init__(
@@ -38,14 +40,15 @@ class Worker:
         channel: str,
         wire: Wire,
         retry: Retry,
-        lease: timedelta,
+        longest_s: float,
         metrics: LisMetrics,
     ) -> None:
         self.channel = channel
         self._database = database
         self._wire = wire
         self._retry = retry
-        self._lease = lease
+        self._longest_s = longest_s
+        self._lease = timedelta(seconds=longest_s + _SETTLING_S)
         self._metrics = metrics
         self._name = f"{socket.gethostname()[:40]}:{os.getpid()}:{id(self):x}"[:64]
         self._failures = 0
@@ -89,7 +92,7 @@ class Worker:
 
     async def _deliver(self, claimed: Claimed) -> bool:
         try:
-            reply = await _sent(self._wire, claimed)
+            reply = await self._sent(claimed)
         except Rejected as error:
             log.error("%s message %s is a dead letter: %s", self.channel, claimed.control_id, error.reason)
             await asyncio.to_thread(self._rejected, claimed, error)
@@ -104,6 +107,17 @@ class Worker:
             await asyncio.to_thread(self._delivered, claimed, reply)
             self._answered("delivered")
         return True
+
+    async def _sent(self, claimed: Claimed) -> str:
+        try:
+            async with asyncio.timeout(self._longest_s):
+                return await self._wire.deliver(claimed.message, claimed.control_id)
+        except (Rejected, NoAnswer):
+            raise
+        except TimeoutError:
+            raise NoAnswer(f"not delivered within {self._longest_s:g} s") from None
+        except Exception as error:
+            raise NoAnswer(f"the wire failed: {_where(error)}") from error
 
     def _answered(self, outcome: str) -> None:
         self._failures = 0
@@ -124,15 +138,6 @@ class Worker:
     def _unanswered(self, claimed: Claimed, error: NoAnswer) -> None:
         with self._database.writing() as session:
             outbox.unanswered(session, claimed.row, self._name, error.reason, self._retry)
-
-
-async def _sent(wire: Wire, claimed: Claimed) -> str:
-    try:
-        return await wire.deliver(claimed.message, claimed.control_id)
-    except (Rejected, NoAnswer):
-        raise
-    except Exception as error:
-        raise NoAnswer(f"the wire failed: {_where(error)}") from error
 
 
 def _where(error: Exception) -> str:

@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -151,8 +150,7 @@ class Laboratory:
 
     def _worker(self, receiver: Receiver) -> Worker:
         retry = Retry(self._settings.lis.retry_first_s, self._settings.lis.retry_most_s)
-        lease = timedelta(seconds=receiver.longest_s)
-        return Worker(self._database, receiver.channel.name, receiver.wire, retry, lease, self.metrics)
+        return Worker(self._database, receiver.channel.name, receiver.wire, retry, receiver.longest_s, self.metrics)
 
     async def _watch(self) -> None:
         while True:

@@ -180,8 +180,24 @@ def by_control_id(session: Session, control_id: str) -> MessageRow | None:
     return session.scalars(wanted).one_or_none()
 
 
+class Overtaken(Exception):
+    """A later report of the same specimen has been delivered: an earlier one after it would take it back."""
+
+
 def retry_dead(session: Session, message: MessageRow, by: str, retry_for: timedelta) -> None:
-    """Send a dead letter again, the same bytes under the same control id."""
+    """Send a dead letter again, the same bytes under the same control id.
+
+    Raises:
+        Overtaken: the receiver has a later report of the specimen already.
+    """
+    later = select(MessageRow.row).where(
+        MessageRow.specimen == message.specimen,
+        MessageRow.channel == message.channel,
+        MessageRow.row > message.row,
+        MessageRow.state == MessageState.DELIVERED,
+    )
+    if session.scalar(later.limit(1)) is not None:
+        raise Overtaken
     now = datetime.now(UTC)
     message.state, message.settled_at, message.attempts = MessageState.WAITING, None, 0
     message.due_at, message.give_up_at, message.leased_until = now, now + retry_for, None

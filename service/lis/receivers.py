@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from service.lis import fhir
+from service.lis import astm, fhir
 from service.lis.adding import OVERLAY, PICTURE
+from service.lis.astm_wire import AstmWire
 from service.lis.codes import CodeMap
 from service.lis.fhir_wire import FhirWire
 from service.lis.hl7 import results
 from service.lis.hl7.sender import sender_of
 from service.lis.kept import KeptPictures, media_type
+from service.lis.mllp.sockets import host_and_port
 from service.lis.mllp.wire import MllpWire
 from service.lis.observations import CodeOf
 from service.lis.report import Report
@@ -20,11 +22,13 @@ from service.lis_settings import LisSettings
 
 #: A delivery connects, sends and waits twice for an answer, each for the time-out; and a little more.
 _STEPS, _MARGIN_S = 4, 5.0
+#: A session of ASTM is as long as its receiver makes it: each frame may be asked for again.
+_ASTM_SESSION_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """One receiver of reports. No delivery takes longer than `longest_s`."""
+    """One receiver of reports. A delivery that takes longer than `longest_s` is given up."""
 
     channel: Channel
     wire: Wire
@@ -46,6 +50,9 @@ def receivers(lis: LisSettings, codes: CodeMap, kept: KeptPictures | None) -> li
         wire = FhirWire(lis.fhir_url, token, lis.fhir_timeout_s)
         encode = _fhir(lis, code_of, kept if lis.fhir_pictures else None)
         found.append(_receiver(lis, "fhir", encode, wire, lis.fhir_timeout_s, sends_pictures=lis.fhir_pictures))
+    if lis.astm_to:
+        astm_wire = AstmWire(*host_and_port(lis.astm_to), lis.astm_timeout_s)
+        found.append(_receiver(lis, "astm", _astm(lis, code_of), astm_wire, _ASTM_SESSION_S))
     return found
 
 
@@ -74,11 +81,20 @@ def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
 
 
 def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], kept: KeptPictures | None) -> Encode:
-    form = fhir.FhirForm(lis.local_system_uri)
+    form = fhir.FhirForm(lis.local_system_uri, lis.fhir_patient_systems)
 
     def encode(report: Report, examples: Examples, _: str, __: datetime) -> str:
         pictures = _pictures(examples, kept) if kept else []
         return fhir.encode_report(report, code_of[_signed(report)], form, pictures)
+
+    return encode
+
+
+def _astm(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
+    form = astm.AstmForm(lis.hl7_application, lis.hl7_to_application, lis.hl7_processing_id, lis.hl7_specimen_type)
+
+    def encode(report: Report, _: Examples, control_id: str, __: datetime) -> str:
+        return astm.encode_report(report, code_of[_signed(report)], form, control_id)
 
     return encode
 
