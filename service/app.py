@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +19,6 @@ from service.direct import Direct
 from service.lease import UploadMemory
 from service.lis import cell_routes
 from service.lis import routes as specimen_routes
-from service.lis.laboratory import Laboratory
 from service.metrics import Metrics
 from service.middleware import HeadAsGet, RequestContext
 from service.models import Models
@@ -29,6 +29,9 @@ from service.running import Running, request_id
 from service.session import Session
 from service.settings import Settings
 from service.v2 import routes as v2
+
+if TYPE_CHECKING:  # loaded where one is set up
+    from service.lis.laboratory import Laboratory
 
 REFUSED = (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE))
 #: Bodies of all requests in flight together, in multiples of the largest one.
@@ -61,7 +64,7 @@ def create_app(
     )
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
-    app.state.laboratory = Laboratory(settings, metrics.registry) if settings.lis.database else None
+    app.state.laboratory = _laboratory(settings, metrics)
     for routes in (classify, batch, specimen_routes, cell_routes, model, change, v2, operations, docs):
         app.include_router(routes.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
@@ -73,6 +76,14 @@ def create_app(
     app.add_middleware(RequestContext, metrics=metrics)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
     return app
+
+
+def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
+    if settings.lis.database is None:
+        return None
+    from service.lis.laboratory import Laboratory
+
+    return Laboratory(settings, metrics.registry)
 
 
 @asynccontextmanager

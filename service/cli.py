@@ -9,7 +9,7 @@ import socket
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 #: Bad settings, a bad artefact, a busy port: nothing that starting again would mend.
 CANNOT_START = 2
@@ -22,8 +22,8 @@ try:
     from service import openapi as openapi_document
     from service.app import create_app
     from service.doctor import doctor
-    from service.lis.commands import audit_trail, lis
-    from service.lis.laboratory import Laboratory, LaboratoryRefused
+    from service.lazily import lazily
+    from service.lis_settings import LaboratoryRefused
     from service.opening import intra_op_threads, opened, session_batch_sizes
     from service.schemas import RESEARCH_USE
     from service.score import score
@@ -35,6 +35,9 @@ except ImportError as error:  # the command is there wherever training is instal
     missing = f"{error.name} is not installed: pip install -e '.[service,cpu]'"
     sys.stderr.write(f"marrowlens: {missing if isinstance(error, ModuleNotFoundError) else error}\n")
     raise SystemExit(CANNOT_START) from error
+
+if TYPE_CHECKING:
+    from service.lis.laboratory import Laboratory
 
 OPENAPI_FILE = Path("openapi.json")
 #: The model broke while it served: EX_SOFTWARE of sysexits.h. Starting again may mend it.
@@ -82,8 +85,8 @@ def openapi(
 
 for command in (score, warm, doctor):
     app.command()(command)
-app.add_typer(lis, name="lis")
-app.add_typer(audit_trail, name="audit")
+app.add_typer(lazily("service.lis.commands", "lis", "The laboratory's messages: what waits, what is dead."), name="lis")
+app.add_typer(lazily("service.lis.commands", "audit_trail", "The laboratory's audit trail."), name="audit")
 
 
 def _settings(**chosen: Any) -> Settings:
@@ -119,7 +122,7 @@ def _listen(settings: Settings) -> socket.socket:
         _stop(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}")
 
 
-def _announce(settings: Settings, session: Session, listener: socket.socket, laboratory: Laboratory | None) -> None:
+def _announce(settings: Settings, session: Session, listener: socket.socket, laboratory: "Laboratory | None") -> None:
     host, port = listener.getsockname()[:2]
     manifest = session.manifest
     threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))

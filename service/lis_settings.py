@@ -12,6 +12,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 LIS_PREFIX = "MARROWLENS_LIS_"
 
 
+class LaboratoryRefused(Exception):
+    """A setting of the laboratory that cannot be used: which one, and what is wrong with it, in a sentence."""
+
+
 def _parts(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 

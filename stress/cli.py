@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from stress import results
+from stress.browsing import browsing
 from stress.hostile import hostile
 from stress.idle import idle
 from stress.laboratory import laboratory
@@ -42,6 +43,7 @@ class Check(StrEnum):
     SOAK = "soak"
     LABORATORY_SQLITE = "laboratory-sqlite"
     LABORATORY_POSTGRESQL = "laboratory-postgresql"
+    BROWSING = "browsing"
 
 
 class Model(StrEnum):
@@ -74,6 +76,7 @@ def stress(
     cases: Annotated[int, typer.Option(min=1, help="Hostile cases.")] = 10_000,
     reports: Annotated[int, typer.Option(min=1, help="Specimens that the laboratory signs.")] = 2_000,
     kills: Annotated[int, typer.Option(min=1, help="How often something is killed meanwhile.")] = 60,
+    specimens: Annotated[int, typer.Option(min=200, help="Specimens of 500 cells that are browsed.")] = 10_000,
     requests: Annotated[int, typer.Option(min=2, help="Requests of the soak.")] = 50_000,
     seed: Annotated[int, typer.Option(help="From which hostile cases, requests and kills are drawn.")] = 0,
     page: Annotated[Path, typer.Option(help="Where the results are kept.")] = PAGE,
@@ -89,6 +92,7 @@ def stress(
         Check.LABORATORY_POSTGRESQL: lambda artefact, bar: laboratory(
             "postgresql", reports, kills, artefact, bar, seed=seed
         ),
+        Check.BROWSING: lambda artefact, bar: browsing(specimens, artefact, bar, seed=seed),
     }
     faults = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

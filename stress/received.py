@@ -30,9 +30,18 @@ def messages(file: Path) -> dict[str, list[str]]:
     """What stands at the receiver, by control id, in the order in which it first came."""
     found: dict[str, list[str]] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
-        if raw := json.loads(line).get("raw"):  # else it tells of a sender that was killed in the middle of a message
+        if raw := _raw(line):
             found.setdefault(raw.split("\r")[0].split("|")[9], []).append(raw)
     return found
+
+
+def _raw(line: str) -> str:
+    """The message in a line; empty where a killed receiver left half of one, which it had not answered yet, and where
+    the line tells of a sender that was killed."""
+    try:
+        return str(json.loads(line).get("raw", ""))
+    except ValueError:
+        return ""
 
 
 def faults(arrived: Mapping[str, Sequence[str]], signed: Mapping[str, Signed], codes: Sequence[str]) -> list[str]:

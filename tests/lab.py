@@ -8,12 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from model.contract import CLASSES, Manifest, read_manifest
-from service.lis.cells import SentCell, Suggestion
 from service.lis.database import Database
 from service.lis.desk import Desk
 from service.lis.differential import CountingRules
 from service.lis.documents import OpenSpecimen, SignSpecimen
 from service.lis.report import Patient, Report
+from service.lis.sent import SentCell, Suggestion
 from service.lis.signing import Channel
 
 CODES = tuple(cell_class.code for cell_class in CLASSES)

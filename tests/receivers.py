@@ -39,7 +39,8 @@ class Receiver:
 
     def received(self) -> list[dict[str, Any]]:
         """Every message it has written down."""
-        return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        return [json.loads(line) for line in lines if line]
 
 
 @contextmanager

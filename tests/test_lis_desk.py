@@ -19,11 +19,11 @@ from service.errors import (
     UnknownSpecimen,
     WrongState,
 )
-from service.lis.cells import SentCell
 from service.lis.desk import Desk
 from service.lis.documents import Cell, CellReading, ChangeSpecimen, ReadCells, ReportSpecimen, WithReason
 from service.lis.report import ReportStatus
-from service.lis.specimens import State
+from service.lis.sent import SentCell
+from service.lis.states import State
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from sqlalchemy import select, update
 from service.lis import outbox
 from service.lis.desk import Desk
 from service.lis.documents import ReportSpecimen, WithReason
-from service.lis.outbox import Claimed, MessageState, Retry
+from service.lis.outbox import Claimed, Retry
 from service.lis.signing import Channel
+from service.lis.states import MessageState
 from service.lis.tables import MessageRow, ReportRow
 
 LEASE = timedelta(minutes=5)

@@ -14,8 +14,8 @@ from hashlib import sha256
 from service.answers import Wanted, reading
 from service.archives import Upload
 from service.classify import Classifier
-from service.lis.cells import SentCell, Suggestion
 from service.lis.kept import KeptPictures
+from service.lis.sent import SentCell, Suggestion
 from service.maps import MapFormat, MapKind
 from service.pictures import Answer
 

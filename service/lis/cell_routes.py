@@ -1,7 +1,7 @@
 """`POST /specimens/{id}/cells` and `GET …/picture`: pictures into a specimen, and those that are kept out again."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -9,15 +9,17 @@ from service.archives import Upload
 from service.disconnect import while_connected
 from service.errors import CellTaken, UnknownSpecimen
 from service.lis.adding import OVERLAY, PICTURE, Adding
-from service.lis.cells import SentCell
 from service.lis.documents import AddedCells, AddedItem, Cell
 from service.lis.kept import media_type
-from service.lis.laboratory import Laboratory
 from service.lis.routes import Actor, Place, SpecimenId, TheLaboratory
+from service.lis.sent import SentCell
 from service.openapi import MANY_OR_ONE_PICTURE, problem_responses
 from service.problems import problem
 from service.running import RequestId, RunningService, TimeoutWish
 from service.uploads import content_type, many_pictures, one_picture
+
+if TYPE_CHECKING:  # as in `routes`
+    from service.lis.laboratory import Laboratory
 
 router = APIRouter(tags=["specimens"])
 
@@ -117,7 +119,7 @@ async def see_cell(
 _AS_A_PICTURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
-def _kept(here: Laboratory, sha256: str, kind: str) -> bytes | None:
+def _kept(here: "Laboratory", sha256: str, kind: str) -> bytes | None:
     return None if here.kept is None else here.kept.get(sha256, kind)
 
 

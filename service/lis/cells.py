@@ -16,23 +16,8 @@ from model.contract import CellClass, Manifest
 from service.errors import CellTaken, Conflict, InvalidReading, StaleRevision, UnknownSpecimen
 from service.lis import audit
 from service.lis.differential import CountingRules, Tally
+from service.lis.sent import SentCell
 from service.lis.tables import CellRow, ModelRow, ReadingRow, SpecimenRow
-
-
-@dataclass(frozen=True, slots=True)
-class Suggestion:
-    """What the model says of one picture: the most probable classes, the first first."""
-
-    top: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SentCell:
-    """One picture that was sent. Without a suggestion when it was seen to be there already."""
-
-    sha256: str
-    key: str | None
-    suggestion: Suggestion | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,11 @@ from service.lis.audit import End
 from service.lis.codes_command import codes
 from service.lis.database import Database, DatabaseRefused
 from service.lis.delivery import age_s
-from service.lis.laboratory import Laboratory, LaboratoryRefused
-from service.lis.outbox import MessageState, Overtaken
+from service.lis.laboratory import Laboratory
+from service.lis.outbox import Overtaken
+from service.lis.states import MessageState
 from service.lis.tables import MessageRow
+from service.lis_settings import LaboratoryRefused
 from service.settings import Settings, SettingsError, read_settings
 
 #: Bad settings, or a database that does not answer.
@@ -36,8 +38,8 @@ CANNOT = 2
 FAULTS = 1
 _FILE_COLUMNS = 160
 
-lis = typer.Typer(no_args_is_help=True, help="The laboratory's messages: what waits, what is dead, what would be sent.")
-audit_trail = typer.Typer(no_args_is_help=True, help="The laboratory's audit trail.")
+lis = typer.Typer()
+audit_trail = typer.Typer()
 lis.command()(codes)
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 ControlIds = Annotated[list[str], typer.Argument(help="Control ids, as `show` lists them.", metavar="CONTROL_ID...")]

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from model.contract import Manifest
 from service.errors import CellTaken
 from service.lis import cells, intake, outbox, signing, specimens
-from service.lis.cells import Reading, SentCell
+from service.lis.cells import Reading
 from service.lis.database import Database
 from service.lis.differential import CountedCell, CountingRules
 from service.lis.documents import (
@@ -37,8 +37,10 @@ from service.lis.documents import (
 )
 from service.lis.orders import IncomingOrder, MessageIdentity
 from service.lis.report import Report, SpecimenDifferential
+from service.lis.sent import SentCell
 from service.lis.signing import Channel, Signature
-from service.lis.specimens import CHANGEABLE, Change, NewSpecimen, State
+from service.lis.specimens import CHANGEABLE, Change, NewSpecimen
+from service.lis.states import State
 from service.lis.tables import AuditRow, CellRow, SpecimenRow
 from service.schemas import TopClass
 

@@ -5,9 +5,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.contract import Code, Sha256
-from service.lis.outbox import MessageState
 from service.lis.report import Line, Moment, Order, Patient, ReportStatus, SpecimenDifferential, Text
-from service.lis.specimens import State
+from service.lis.states import MessageState, State
 from service.schemas import Document, Probability, Problem, TopClass
 
 

@@ -12,7 +12,8 @@ from service.errors import ServiceError
 from service.lis import specimens
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
 from service.lis.report import Patient
-from service.lis.specimens import CHANGEABLE, Change, NewSpecimen, State
+from service.lis.specimens import CHANGEABLE, Change, NewSpecimen
+from service.lis.states import State
 from service.lis.tables import SpecimenRow, TakenMessageRow
 
 #: HL7 table 0357.

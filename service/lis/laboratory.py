@@ -25,7 +25,7 @@ from service.lis.mllp.listener import OrderListener
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused
 from service.lis.outbox import Retry
 from service.lis.receivers import Receiver, receivers
-from service.lis_settings import LIS_PREFIX
+from service.lis_settings import LIS_PREFIX, LaboratoryRefused
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,6 @@ Result = TypeVar("Result")
 
 #: How often the outbox is looked at for the metrics, and how often old pictures are looked for.
 _WATCH_S, _SWEEP_S = 1.0, 3600.0
-
-
-class LaboratoryRefused(Exception):
-    """A setting of the laboratory that cannot be used: which one, and what to do, in a sentence."""
 
 
 class Laboratory:

@@ -7,22 +7,13 @@ under the same control id. The messages of one specimen leave in the order in wh
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from service.lis import audit
+from service.lis.states import MessageState
 from service.lis.tables import MessageRow, ReportRow
-
-
-class MessageState(StrEnum):
-    """What became of a message. `dead` was refused, or not answered for too long: a person decides."""
-
-    WAITING = "waiting"
-    DELIVERED = "delivered"
-    DEAD = "dead"
-    DROPPED = "dropped"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """`/specimens`: from an opened specimen to a signed report, over HTTP. Words and shapes; the desk does the work."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
@@ -20,16 +20,18 @@ from service.lis.documents import (
     SpecimenPage,
     WithReason,
 )
-from service.lis.laboratory import Laboratory
 from service.lis.report import Report, SpecimenDifferential
-from service.lis.specimens import State
+from service.lis.states import State
 from service.openapi import problem_responses
+
+if TYPE_CHECKING:  # SQLAlchemy and the rest take 40 MB: loaded where a laboratory is set up, and nowhere else
+    from service.lis.laboratory import Laboratory
 
 _REFUSALS = (400, 404, 408, 409, 413, 422, 429, 503)
 router = APIRouter(tags=["specimens"], route_class=JsonRoute)
 
 
-async def laboratory(request: Request) -> Laboratory:
+async def laboratory(request: Request) -> "Laboratory":
     """The laboratory of this service.
 
     Raises:
@@ -41,7 +43,10 @@ async def laboratory(request: Request) -> Laboratory:
     return found
 
 
-TheLaboratory = Annotated[Laboratory, Depends(laboratory)]
+if TYPE_CHECKING:
+    TheLaboratory = Annotated[Laboratory, Depends(laboratory)]
+else:
+    TheLaboratory = Annotated[Any, Depends(laboratory)]
 SpecimenId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="of the specimen, as `POST /specimens` gave it")]
 Place = Annotated[int, Path(ge=1, le=2**31 - 1, description="of the cell: 1, 2, …")]
 Limit = Annotated[int, Query(ge=1, le=1000)]

@@ -19,7 +19,7 @@ from service.lis import audit, cells, outbox
 from service.lis.cells import Counted
 from service.lis.differential import CountingRules, specimen_differential
 from service.lis.report import Order, Patient, Report, ReportModel, ReportStatus, SpecimenDifferential
-from service.lis.specimens import State
+from service.lis.states import State
 from service.lis.tables import CellRow, ReportRow, SpecimenRow
 
 

@@ -7,7 +7,6 @@ within the caller's transaction; a specimen that is to be changed is locked firs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, select
@@ -17,17 +16,8 @@ from sqlalchemy.orm import Session
 from service.errors import NumberTaken, StaleRevision, UnknownSpecimen, WrongState
 from service.lis import audit
 from service.lis.report import Order, Patient
+from service.lis.states import State
 from service.lis.tables import SpecimenRow
-
-
-class State(StrEnum):
-    """Where a specimen stands. `amending` was signed, and is open again until it is signed anew."""
-
-    OPEN = "open"
-    SIGNED = "signed"
-    AMENDING = "amending"
-    CANCELLED = "cancelled"
-
 
 #: In these, cells come and are read.
 CHANGEABLE = (State.OPEN, State.AMENDING)

@@ -11,7 +11,8 @@ const app = hl7.tcp();
 
 app.use((req, res, next) => {
   const results = req.msg.getSegments("OBX").map((obx) => [obx.getField(3), obx.getField(5)]);
-  fs.appendFileSync(file, JSON.stringify({ raw: req.raw, type: req.type, event: req.event, results }) + "\n");
+  // On a line of its own, whatever is left there of one that was killed while it wrote.
+  fs.appendFileSync(file, "\n" + JSON.stringify({ raw: req.raw, type: req.type, event: req.event, results }) + "\n");
   next();
 });
 
