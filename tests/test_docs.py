@@ -6,13 +6,15 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 from serving import client
 
 from model.contract import Manifest, read_manifest
 from service.app import create_app
 from service.artefact import bundled_artefact
+from service.lis_settings import LIS_PREFIX
 from service.schemas import SentPicture
-from service.settings import Settings, environment_name
+from service.settings import Settings, environment_names
 
 README = Path("README.md").read_text(encoding="utf-8")
 
@@ -22,11 +24,20 @@ def _bundled() -> Manifest:
     return read_manifest(path)
 
 
-def _settings_table() -> str:
+def own_settings() -> dict[str, FieldInfo]:
+    return {name: field for name, field in environment_names().items() if not name.startswith(LIS_PREFIX)}
+
+
+def lab_settings() -> dict[str, FieldInfo]:
+    return {name: field for name, field in environment_names().items() if name.startswith(LIS_PREFIX)}
+
+
+def _settings_table(settings: dict[str, FieldInfo]) -> str:
     rows = ["| variable | default | what |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
-        rows.append(f"| `{environment_name(name)}` | {default} | {field.description} |")
+    for name, field in settings.items():
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = "" if default in (None, {}) else f"`{default}`"
+        rows.append(f"| `{name}` | {shown} | {field.description} |")
     return "\n".join(rows)
 
 
@@ -43,8 +54,14 @@ def _figures_table(manifest: Manifest) -> str:
 
 
 def test_every_setting_stands_in_the_readme() -> None:
-    table = _settings_table()
+    table = _settings_table(own_settings())
     assert table in README, f"put this under `<!-- settings -->`:\n{table}"
+
+
+def test_every_setting_of_the_laboratory_stands_in_its_page() -> None:
+    table = _settings_table(lab_settings())
+    page = Path("docs/lis.md").read_text(encoding="utf-8")
+    assert table in page, f"put this under `## Settings` in docs/lis.md:\n{table}"
 
 
 def test_the_figures_are_the_manifests() -> None:

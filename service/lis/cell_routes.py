@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from service.archives import Upload
 from service.disconnect import while_connected
 from service.errors import CellTaken, UnknownSpecimen
+from service.lease import Lease
 from service.lis.adding import OVERLAY, PICTURE, Adding
 from service.lis.documents import AddedCells, AddedItem, Cell
 from service.lis.kept import media_type
@@ -16,6 +17,7 @@ from service.lis.sent import SentCell
 from service.openapi import MANY_OR_ONE_PICTURE, problem_responses
 from service.problems import problem
 from service.running import RequestId, RunningService, TimeoutWish
+from service.settings import Settings
 from service.uploads import content_type, many_pictures, one_picture
 
 if TYPE_CHECKING:  # as in `routes`
@@ -66,21 +68,7 @@ async def add_cells(
     """
     with service.serving().held() as classifier, service.uploads.lease() as lease:
         known = await here.look(here.desk.pictures, specimen_id)
-        settings = service.settings
-        if content_type(request).startswith("image/"):
-            data = await one_picture(
-                request, lease, max_image_bytes=settings.max_image_bytes, timeout_s=settings.request_timeout_s
-            )
-            uploads = _alone(Upload(key, data))
-        else:
-            uploads = await many_pictures(
-                request,
-                lease,
-                max_body_bytes=settings.max_body_bytes,
-                max_picture_bytes=settings.max_image_bytes,
-                max_pictures=settings.max_batch_images,
-                timeout_s=settings.request_timeout_s,
-            )
+        uploads = await _uploads(request, key, lease, service.settings)
         by_name = keys == "names" or key is not None
         adding = Adding(classifier, known, here.kept, here.draws, by_name, service.timeout_s(timeout_ms))
         outcomes = await while_connected(request, adding.run(uploads))
@@ -121,6 +109,22 @@ _AS_A_PICTURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store
 
 def _kept(here: "Laboratory", sha256: str, kind: str) -> bytes | None:
     return None if here.kept is None else here.kept.get(sha256, kind)
+
+
+async def _uploads(request: Request, key: str | None, lease: Lease, settings: Settings) -> AsyncIterator[Upload]:
+    if content_type(request).startswith("image/"):
+        data = await one_picture(
+            request, lease, max_image_bytes=settings.max_image_bytes, timeout_s=settings.request_timeout_s
+        )
+        return _alone(Upload(key, data))
+    return await many_pictures(
+        request,
+        lease,
+        max_body_bytes=settings.max_body_bytes,
+        max_picture_bytes=settings.max_image_bytes,
+        max_pictures=settings.max_batch_images,
+        timeout_s=settings.request_timeout_s,
+    )
 
 
 async def _alone(upload: Upload) -> AsyncIterator[Upload]:
