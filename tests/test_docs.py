@@ -89,10 +89,13 @@ def test_the_supported_classes_are_the_manifests() -> None:
 
 def test_the_tree_names_every_source_file() -> None:
     tree = README.split("```\nmodel/ ")[1].split("```")[0]
-    for folder in ("model", "training", "service"):
-        section = "model/ " + tree if folder == "model" else tree.split(f"\n{folder}/")[1]
-        section = re.split(r"\n(?=\S)", section)[0]
-        named = set(re.findall(r"[\w-]+\.py", section))
+    for folder in ("model", "training", "service", "service/lis"):
+        top, *below = folder.split("/")
+        section = "model/ " + tree if top == "model" else tree.split(f"\n{top}/")[1]
+        lines = re.split(r"\n(?=\S)", section)[0].splitlines()
+        # Only the laboratory's files stand one by one below their folder.
+        of_folder = [line for line in lines if line.startswith("    ") == bool(below)]
+        named = {name for line in of_folder for name in re.findall(r"[\w-]+\.py", line)}
         there = {path.name for path in Path(folder).glob("*.py")} - {"__init__.py"}
         assert named == there, f"{folder}/: missing {there - named}, gone {named - there}"
 
