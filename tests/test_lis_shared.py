@@ -1,6 +1,7 @@
 """A laboratory that several use at once: two services, many who sign, and a database that goes and comes back."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -74,3 +75,18 @@ async def test_two_services_share_one_database(artefact: Path, postgres_server: 
         answers = [answer.json() for answer in await asyncio.gather(*both)]
         assert sum(answer["added"] for answer in answers) == 6
         assert (await one.get(f"/specimens/{found['id']}")).json()["cells"] == 6
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "\ud800", "\x1b[2J"])
+def test_text_that_no_database_keeps_is_refused_by_either(artefact: Path, database_url: str, text: str) -> None:
+    with client(artefact, lis=LisSettings(database=database_url)) as http:
+        http.headers.update(WHO)
+        body = json.dumps({"number": text, "patient": PATIENT})
+        typed = {"Content-Type": "application/json"}
+        assert http.post("/specimens", content=body, headers=typed).status_code in (400, 422)
+        made = http.post("/specimens", json={"number": "BM-1", "patient": PATIENT}).json()
+        ended = json.dumps({"revision": 1, "reason": text})
+        path = f"/specimens/{made['id']}/cancel"
+        assert http.post(path, content=ended, headers=typed).status_code in (400, 422)
+        if "\ud800" not in text:
+            assert http.get("/specimens", params={"number": text}).status_code in (200, 422)

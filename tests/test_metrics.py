@@ -13,6 +13,9 @@ from serving import client
 
 from service.classify import _OUTCOMES
 from service.forming import FlushReason
+from service.lis.metrics import LisMetrics
+from service.lis.outbox import Depth
+from service.lis_settings import LisSettings
 from service.metrics import Metrics
 from service.problems import TABLE
 
@@ -35,6 +38,11 @@ def metrics() -> Metrics:
     metrics.model_change("done")
     metrics.watch(queued=lambda: 3, in_flight=lambda: 7, ready=lambda: True)
     metrics.model(name="micro", version="0.0.1", sha256="0" * 64, manifest_sha256="1" * 64, provider="cpu")
+    laboratory = LisMetrics(metrics.registry)
+    laboratory.done("sign")
+    laboratory.order("taken")
+    laboratory.tried("hl7", "delivered")
+    laboratory.depths(["hl7", "fhir"], [Depth("hl7", 3, 1, None)], [12.0])
     return metrics
 
 
@@ -62,6 +70,9 @@ def test_what_happened_is_what_is_read(metrics: Metrics) -> None:
     hashes = ("manifest_sha256", "1" * 64), ("sha256", "0" * 64)
     labels = (hashes[0], ("name", "micro"), ("provider", "cpu"), hashes[1], ("version", "0.0.1"))
     assert read["marrowlens_model_info", labels] == 1
+    assert read["marrowlens_lis_outbox_messages", (("channel", "hl7"),)] == 3
+    assert read["marrowlens_lis_outbox_oldest_age_seconds", (("channel", "hl7"),)] == 12
+    assert read["marrowlens_lis_dead_letters", (("channel", "fhir"),)] == 0
 
 
 def test_gauges_are_asked_at_every_scrape() -> None:
@@ -119,8 +130,8 @@ def exposed(text: str) -> dict[str, str]:
     return {family.name + "_total" * (family.type == "counter"): family.type for family in families}
 
 
-def test_the_page_has_every_name_and_type_that_a_running_service_exposes(artefact: Path) -> None:
-    with client(artefact) as http:
+def test_the_page_has_every_name_and_type_that_a_running_service_exposes(artefact: Path, tmp_path: Path) -> None:
+    with client(artefact, lis=LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}")) as http:
         found = exposed(http.get("/metrics").text)
     assert {code(name)[0]: kind for name, kind, *_ in rows("What there is")} == found
 
@@ -131,6 +142,12 @@ def test_the_page_has_every_label(metrics: Metrics) -> None:
         name = family.name + "_total" * (family.type == "counter")
         labels[name] = {label for sample in family.samples for label in sample.labels if label != "le"}
     assert {code(name)[0]: set(code(cell)) for name, _, cell, *_ in rows("What there is")} == labels
+
+
+def test_the_page_has_every_value_that_the_laboratory_gives_to_a_label() -> None:
+    said = {(code(name)[0], code(label)[0]): code(cell) for name, label, cell in rows("Values of the labels")}
+    routes = Path("service/lis/routes.py").read_text() + Path("service/lis/cell_routes.py").read_text()
+    assert set(said["marrowlens_lis_specimens_total", "action"]) == set(re.findall(r'here\.do\(\s*"(\w+)"', routes))
 
 
 def test_the_page_has_every_value_of_a_label() -> None:

@@ -9,6 +9,9 @@ from service.lis.report import Line, Moment, Order, Patient, ReportStatus, Speci
 from service.lis.states import MessageState, State
 from service.schemas import Document, Probability, Problem, TopClass
 
+#: The largest number that a column takes.
+MOST = 2**31 - 1
+
 
 class Wish(BaseModel):
     """A body of a request; a key that is not known is refused."""
@@ -27,7 +30,9 @@ class OpenSpecimen(Wish):
 
 
 class _Seen(Wish):
-    revision: int = Field(ge=1, description="the specimen's revision that you have seen; 409 if it was changed since")
+    revision: int = Field(
+        ge=1, le=MOST, description="the specimen's revision that you have seen; 409 if it was changed since"
+    )
 
 
 class ChangeSpecimen(_Seen):
@@ -60,8 +65,10 @@ class WithReason(_Seen):
 class CellReading(Wish):
     """What a person says of one cell."""
 
-    place: int = Field(ge=1)
-    version: int = Field(ge=1, description="the cell's version that you have seen; 409 if somebody read it since")
+    place: int = Field(ge=1, le=MOST)
+    version: int = Field(
+        ge=1, le=MOST, description="the cell's version that you have seen; 409 if somebody read it since"
+    )
     code: Code = Field(description="the cell's own class to confirm it, or another one")
     why: Text | None = Field(None, description="needed when the class changes", examples=["chromatin open, nucleoli"])
 

@@ -24,8 +24,13 @@ def _aware(moment: datetime) -> datetime:
 Line = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
-#: Free text of several lines.
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
+#: Free text of several lines, without other control characters: PostgreSQL, for one, keeps no NUL.
+Text = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=4000, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
+    ),
+]
 Moment = Annotated[datetime, AfterValidator(_aware)]
 
 

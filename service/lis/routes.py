@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from service.errors import NoLaboratory
 from service.lis.bodies import JsonRoute
 from service.lis.documents import (
+    MOST,
     AuditTrail,
     CellHistory,
     CellPage,
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
 else:
     TheLaboratory = Annotated[Any, Depends(laboratory)]
 SpecimenId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="of the specimen, as `POST /specimens` gave it")]
-Place = Annotated[int, Path(ge=1, le=2**31 - 1, description="of the cell: 1, 2, …")]
+Place = Annotated[int, Path(ge=1, le=MOST, description="of the cell: 1, 2, …")]
+#: PostgreSQL is asked for no text with a NUL in it: it would fail.
+NO_NUL = r"^[^\x00]*$"
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Actor = Annotated[
     str,
@@ -86,7 +89,7 @@ async def open_specimen(wish: OpenSpecimen, by: Actor, here: TheLaboratory) -> S
 async def list_specimens(
     here: TheLaboratory,
     state: Annotated[State | None, Query(description="only those that are there")] = None,
-    number: Annotated[str | None, Query(max_length=200, description="the one with this number")] = None,
+    number: Annotated[str | None, Query(max_length=200, pattern=NO_NUL, description="the one with this number")] = None,
     before: Annotated[int | None, Query(ge=0, le=2**62, description="`next` of the page before")] = None,
     limit: Limit = 50,
 ) -> SpecimenPage:
@@ -136,11 +139,13 @@ async def running_differential(specimen_id: SpecimenId, here: TheLaboratory) -> 
 async def list_cells(
     specimen_id: SpecimenId,
     here: TheLaboratory,
-    code: Annotated[str | None, Query(max_length=32, description="only those that stand under this class")] = None,
+    code: Annotated[
+        str | None, Query(max_length=32, pattern=NO_NUL, description="only those that stand under this class")
+    ] = None,
     only: Annotated[
         Literal["waiting", "unread"] | None, Query(description="`waiting`: the review list; `unread`: read by nobody")
     ] = None,
-    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="`next` of the page before")] = 0,
+    after: Annotated[int, Query(ge=0, le=MOST, description="`next` of the page before")] = 0,
     limit: Limit = 100,
 ) -> CellPage:
     """In the order in which they came."""
@@ -224,7 +229,7 @@ async def cancel_specimen(specimen_id: SpecimenId, wish: WithReason, by: Actor, 
     responses=problem_responses(404, 422, 503),
 )
 async def read_report(
-    specimen_id: SpecimenId, version: Annotated[int, Path(ge=1, le=2**31 - 1)], here: TheLaboratory
+    specimen_id: SpecimenId, version: Annotated[int, Path(ge=1, le=MOST)], here: TheLaboratory
 ) -> Response:
     """One version, letter for letter as it was signed."""
     return Response(await here.look(here.desk.report, specimen_id, version), media_type="application/json")
