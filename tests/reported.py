@@ -51,7 +51,8 @@ def reports() -> st.SearchStrategy[Report]:
     codes = [each.code for each in CLASSES]
     counts = st.dictionaries(st.sampled_from(codes), st.integers(0, 400))
     line = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(lambda t: t.strip())
-    words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80).filter(lambda t: t.strip())
+    typed = st.characters(exclude_categories=["Cs", "Cc"], include_characters="\t\n\r")
+    words = st.text(typed, min_size=1, max_size=80).filter(lambda t: t.strip())
     maybe = st.none() | line
     patient = st.builds(
         Patient,
