@@ -103,11 +103,14 @@ endef
 $(DEV)/.installed: EXTRAS := service,training,dev
 $(SERVE)/.installed: EXTRAS = service,$(if $(filter $(RUNTIME),$(RUNTIMES)),$(RUNTIME),$(error $(NO_SUCH_RUNTIME))),parquet
 $(BENCH)/.installed: EXTRAS := bench
+# The receivers and senders of HL7 that the tests run beside the service are of npm; Node.js itself is among the wheels.
+$(DEV)/.installed: tests/peers/package-lock.json
 $(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed: pyproject.toml
 	@$(find_python); \
 	echo "Installing marrowlens[$(EXTRAS)] into $(@D) with $$found"; \
 	$$found -m venv $(@D)
 	$(@D)/bin/python -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	$(if $(filter $(DEV),$(@D)),$(@D)/bin/npm ci --prefix tests/peers --no-audit --no-fund)
 	@touch $@
 
 # Sets $$found to the first of PYTHON that is new enough and can make environments, or says what is missing.
