@@ -104,7 +104,7 @@ $(DEV)/.installed: EXTRAS := service,training,dev
 $(SERVE)/.installed: EXTRAS = service,$(if $(filter $(RUNTIME),$(RUNTIMES)),$(RUNTIME),$(error $(NO_SUCH_RUNTIME))),parquet
 $(BENCH)/.installed: EXTRAS := bench
 # The receivers and senders of HL7 that the tests run beside the service are of npm; Node.js itself is among the wheels.
-$(DEV)/.installed: tests/peers/package-lock.json
+$(DEV)/.installed: $(wildcard tests/peers/package-lock.json)
 $(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed: pyproject.toml
 	@$(find_python); \
 	echo "Installing marrowlens[$(EXTRAS)] into $(@D) with $$found"; \

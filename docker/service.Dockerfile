@@ -19,7 +19,7 @@ COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
-print(*project['dependencies'], *extras['service'], *extras[sys.argv[1]], sep='\n')" "$RUNTIME" > requirements.txt \
+print(*project['dependencies'], *extras['service'], *extras['postgres'], *extras[sys.argv[1]], sep='\n')" "$RUNTIME" > requirements.txt \
     && pip install --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY model/ model/
