@@ -52,7 +52,7 @@ def listed_requirements(image: str, *runtime: str) -> list[str]:
 def test_service_image_installs_its_extras_and_no_torch(runtime: str) -> None:
     extras = PROJECT["optional-dependencies"]
     listed = listed_requirements("service", runtime)
-    assert listed == [*PROJECT["dependencies"], *extras["service"], *extras[runtime]]
+    assert listed == [*PROJECT["dependencies"], *extras["service"], *extras["postgres"], *extras[runtime]]
     assert [name for name in listed if name.startswith("torch")] == []
 
 
