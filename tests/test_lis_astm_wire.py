@@ -1,16 +1,13 @@
 """Sessions of ASTM with a receiver that nobody here wrote, and with receivers that refuse, interrupt or say nothing."""
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC
 from pathlib import Path
-from typing import Any
 
 import pytest
+from astm_peer import AstmReceiver, astm_receiver
 from reported import differential, report
 
 from service.lis.astm import AstmForm, encode_report
@@ -24,57 +21,19 @@ from service.lis.wire import NoAnswer
 ENQ, ACK, NAK, EOT = b"\x05", b"\x06", b"\x15", b"\x04"
 PAGE = Path("docs/astm.md").read_text(encoding="utf-8")
 SHORT = "H|\\^&\rL|1|N\r"
-#: labmcp-astm-lis, told by a line to say what it has: messages with their results, and what its link layer counted.
-PEER = """
-import dataclasses, json, sys
-from labmcp_astm_lis.driver import ASTMReceiver, ListenTransport, ResultStore
-store = ResultStore(redacted=False)
-receiver = ASTMReceiver(
-    lambda: ListenTransport("127.0.0.1", 0), mode="listen", where="", store=store, redact=False, poll_s=0.01
-)
-print(receiver.link.port, flush=True)
-for _ in sys.stdin:
-    messages, _ = store.messages()
-    told = {"messages": [dataclasses.asdict(each) for each in messages]}
-    print(json.dumps(told | {"link": dataclasses.asdict(receiver.protocol.stats)}), flush=True)
-receiver.close()
-"""
-
-
-class Receiver:
-    """An ASTM receiver in a process of its own."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-        self.port = int(self._line())
-
-    def told(self) -> Any:
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return json.loads(self._line())
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with subprocess.Popen(
-        [sys.executable, "-c", PEER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield Receiver(process)
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+def receiver() -> Iterator[AstmReceiver]:
+    with astm_receiver() as started:
+        yield started
 
 
 def encoded(of: Report) -> str:
     return encode_report(of, CodeMap.load().code_of(signed=True), AstmForm(zone=UTC), of.id)
 
 
-async def test_a_receiver_nobody_here_wrote_has_what_the_report_says(receiver: Receiver) -> None:
+async def test_a_receiver_nobody_here_wrote_has_what_the_report_says(receiver: AstmReceiver) -> None:
     of = report(comment="Long: " + "marrow | blood ^ & " * 30)
     wire = AstmWire("127.0.0.1", receiver.port, 30)
     for _ in range(2):

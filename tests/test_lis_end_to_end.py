@@ -13,8 +13,10 @@ import hl7
 import hl7.mllp
 import httpx
 import pytest
+from astm_peer import astm_receiver
 from conftest import Draw
 from databases import free_port
+from fhir_peer import TOKEN, sekmet
 from laboratory import OBR, ORC, PID, SPM, order
 from receivers import node_receiver
 from serving import COMMAND, Served, served
@@ -218,3 +220,44 @@ def test_an_edited_trail_is_told_by_the_command(artefact: Path, settings: dict[s
     assert (before.returncode, after.returncode) == (0, 1)
     assert "row 1 was edited" in after.stderr
     assert command(settings, "audit", "verify", "--known", "nonsense").returncode == 2
+
+
+def test_one_signature_reaches_receivers_of_every_kind(
+    artefact: Path, tmp_path: Path, draw: Draw, settings: dict[str, str]
+) -> None:
+    with (
+        node_receiver("simple-hl7-receiver.js", tmp_path, "AA") as hl7_receiver,
+        sekmet(tmp_path) as fhir,
+        astm_receiver() as astm,
+    ):
+        settings |= {
+            "lis_hl7_to": f"127.0.0.1:{hl7_receiver.port}",
+            "lis_astm_to": f"127.0.0.1:{astm.port}",
+            "lis_fhir_url": fhir.url,
+            "lis_fhir_token": TOKEN,
+            "lis_fhir_patient_systems": "HOSPITAL=urn:oid:1.2.3.4",
+            "lis_pictures": str(tmp_path / "pictures"),
+            "lis_fhir_pictures": "true",
+        }
+        with served(artefact, **settings) as service:
+            service.wait_listening()
+            asyncio.run(ordered(order_port(settings), order(PID, SPM, ORC, OBR)))
+            with httpx.Client(base_url=service.url, headers=WHO, timeout=30) as http:
+                specimen = signed(http, draw)
+                until(http, f"/specimens/{specimen}", lambda found: state(found) == ["delivered"] * 3)
+                report = http.get(f"/specimens/{specimen}/reports/1").json()
+                codes = {cell["code"] for cell in http.get(f"/specimens/{specimen}/cells").json()["cells"]}
+            assert clean(service), service.lines
+        counted = report["differential"]["counted"]
+        [message] = [hl7.parse(each["raw"]) for each in hl7_receiver.received()]
+        [told] = astm.told()["messages"]
+        [diagnostic] = fhir.of_patient("DiagnosticReport", "100234")
+        observations = {each["code"]["coding"][0]["code"]: each for each in fhir.of_patient("Observation", "100234")}
+        media = fhir.of_patient("Media", "100234")
+    [by_hl7] = [str(obx[5]) for obx in message.segments("OBX") if str(obx[3]).startswith("COUNTED^")]
+    [by_astm] = [each["value"] for each in told["results"] if "COUNTED" in json.dumps(each)]
+    by_fhir = observations["COUNTED"]["valueQuantity"]["value"]
+    assert (by_hl7, by_astm, by_fhir) == (str(counted), str(counted), counted)
+    assert diagnostic["status"] == "final"
+    # Of each class one cell, as it was sent and with its evidence drawn over it.
+    assert len(media) == 2 * len(codes)

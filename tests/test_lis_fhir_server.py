@@ -1,17 +1,13 @@
 """Reports delivered to sekmet, a FHIR R4 server that nobody here wrote, and asked for there."""
 
 import json
-import subprocess
-import sys
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from fhir_peer import TOKEN, Server, sekmet
 from reported import PATIENT, differential, report
 
 from service.lis.codes import CodeMap
@@ -21,65 +17,16 @@ from service.lis.observations import observations
 from service.lis.report import Report, ReportStatus
 from service.lis.wire import NoAnswer, Rejected
 
-TOKEN = "a-token-of-the-receiver"
 CODES = CodeMap.load()
 FORM = FhirForm("urn:lab:codes", {"HOSPITAL": "urn:oid:1.2.3.4"})
 PICTURES = [Picture("7", b"\xff\xd8\xff\xe0 a jpeg", "image/jpeg", "BLA Blast")]
 PRELIMINARY, FINAL, CORRECTED = ReportStatus.PRELIMINARY, ReportStatus.FINAL, ReportStatus.CORRECTED
 
 
-class Server:
-    """What a FHIR server holds, asked for without our own code."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._client = httpx.Client(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
-
-    def search(self, kind: str, **query: str) -> list[Any]:
-        """All resources of a kind that a search finds, on one page."""
-        found = self._client.get(f"{self.url}/{kind}", params={"_count": "1000", **query}).raise_for_status().json()
-        resources = [entry["resource"] for entry in found.get("entry", [])]
-        assert found["total"] == len(resources)
-        return resources
-
-    def of_patient(self, kind: str, number: str, **query: str) -> list[Any]:
-        return self.search(kind, **query, **{"patient.identifier": f"urn:oid:1.2.3.4|{number}"})
-
-    def counts(self, number: str) -> Counter[str]:
-        """How many resources of each kind speak of a patient, and how many patients have the number."""
-        kinds = ("Specimen", "Media", "Observation", "DiagnosticReport")
-        found = {kind: len(self.of_patient(kind, number)) for kind in kinds}
-        return Counter(found | {"Patient": len(self.search("Patient", identifier=f"urn:oid:1.2.3.4|{number}"))})
-
-    def read(self, path: str) -> Any:
-        return self._client.get(f"{self.url}/{path}").raise_for_status().json()
-
-    def create(self, resource: dict[str, Any]) -> Any:
-        return self._client.post(f"{self.url}/{resource['resourceType']}", json=resource).raise_for_status().json()
-
-    def close(self) -> None:
-        self._client.close()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """sekmet, a FHIR R4 server that asks for a bearer token."""
-    folder = tmp_path_factory.mktemp("sekmet")
-    settings = {"port": 0, "server_auth": {"types": ["bearer"], "tokens": [TOKEN]}, "simulator": {"enabled": False}}
-    (folder / "settings.yaml").write_text(json.dumps(settings))
-    command = [str(Path(sys.executable).with_name("sekmet")), "serve", "--host", "127.0.0.1"]
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stderr is not None
-        lines = iter(process.stderr.readline, "")
-        running = next(line for line in lines if "Uvicorn running on " in line)
-        rest = threading.Thread(target=lambda: [None for _ in lines])
-        rest.start()
-        found = Server(running.split("Uvicorn running on ")[1].split()[0] + "/fhir")
-        yield found
-        found.close()
-        process.terminate()
-        process.wait()
-        rest.join()
+    with sekmet(tmp_path_factory.mktemp("sekmet")) as started:
+        yield started
 
 
 def encoded(of: Report, pictures: list[Picture] | None = None) -> str:
