@@ -180,3 +180,19 @@ def test_every_example_has_what_a_real_answer_has(found: dict[str, Any]) -> None
     schema = found["components"]["schemas"]["ClassifyAnswer"]
     content = operations(found)["post", "/classify"]["responses"]["200"]["content"]
     assert set(content["application/json"]["example"]) == set(schema["properties"])
+
+
+def test_the_laboratorys_examples_are_what_its_routes_take_and_answer(found: dict[str, Any]) -> None:
+    schemas = found["components"]["schemas"]
+    shown = 0
+    for (_, path), operation in operations(found).items():
+        if not path.startswith("/specimens"):
+            continue
+        answers = [answer for status, answer in operation["responses"].items() if status in ("200", "201")]
+        for part in (operation.get("requestBody", {}), *answers):
+            content = part.get("content", {}).get("application/json", {})
+            if "example" in content:
+                whole = {**content["schema"], "components": {"schemas": schemas}}
+                jsonschema_rs.validate(whole, content["example"])
+                shown += 1
+    assert shown == 18

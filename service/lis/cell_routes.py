@@ -9,6 +9,7 @@ from service.archives import Upload
 from service.disconnect import while_connected
 from service.errors import CellTaken, UnknownSpecimen
 from service.lease import Lease
+from service.lis import examples
 from service.lis.adding import OVERLAY, PICTURE, Adding
 from service.lis.documents import AddedCells, AddedItem, Cell
 from service.lis.kept import media_type
@@ -41,7 +42,7 @@ Key = Annotated[
     "/specimens/{specimen_id}/cells",
     summary="Add cells to a specimen",
     response_model_exclude_none=True,
-    responses=problem_responses(404, 408, 409, 413, 415, 422, 429, 503),
+    responses=examples.answering(examples.ADDED) | problem_responses(404, 408, 409, 413, 415, 422, 429, 503),
     openapi_extra=MANY_OR_ONE_PICTURE,
 )
 async def add_cells(

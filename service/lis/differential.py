@@ -7,8 +7,9 @@ a person. Does not know pictures, storage, messages or who signs. ICSH 2008 (Lee
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
-from model.contract import CellClass
+from model.contract import CellClass, Lineage
 from service.answers import class_share
 from service.differential import Differential, differential, wilson_interval
 from service.lis.report import LineageShare, MyeloidErythroidRatio, SpecimenDifferential
@@ -121,9 +122,9 @@ def term_codes(term: Sequence[str], classes: Sequence[CellClass]) -> list[str]:
     """The classes of one term of the M:E ratio, each once, in logit order.
 
     Raises:
-        ValueError: a name that is neither a lineage of these classes nor a class.
+        ValueError: a name that is neither a lineage, which may have no class here, nor a class.
     """
-    known = {cell_class.code for cell_class in classes} | {cell_class.lineage for cell_class in classes}
+    known = {cell_class.code for cell_class in classes} | set(get_args(Lineage))
     unknown = sorted(set(term) - known)
     if unknown:
         raise ValueError(f"{unknown[0]} in the M:E ratio is neither a lineage nor a class: {', '.join(sorted(known))}")

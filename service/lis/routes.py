@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
 from service.errors import NoLaboratory
+from service.lis import examples
 from service.lis.bodies import JsonRoute
 from service.lis.documents import (
     MOST,
@@ -72,7 +73,8 @@ Actor = Annotated[
     summary="Open a specimen",
     status_code=201,
     response_model_exclude_none=True,
-    responses=problem_responses(*_REFUSALS),
+    responses=examples.answering(examples.SPECIMEN, status=201) | problem_responses(*_REFUSALS),
+    openapi_extra=examples.taking(examples.OPEN),
 )
 async def open_specimen(wish: OpenSpecimen, by: Actor, here: TheLaboratory) -> Specimen:
     """A specimen that no order opened. There is one specimen of a number: 409 if it is here already.
@@ -101,7 +103,7 @@ async def list_specimens(
     "/specimens/{specimen_id}",
     summary="Look at a specimen",
     response_model_exclude_none=True,
-    responses=problem_responses(404, 422, 503),
+    responses=examples.answering(examples.SPECIMEN) | problem_responses(404, 422, 503),
 )
 async def look_at_specimen(specimen_id: SpecimenId, here: TheLaboratory) -> Specimen:
     """Whose it is, how its differential stands, what was reported and whether it arrived."""
@@ -112,7 +114,8 @@ async def look_at_specimen(specimen_id: SpecimenId, here: TheLaboratory) -> Spec
     "/specimens/{specimen_id}",
     summary="Change what is known of a specimen",
     response_model_exclude_none=True,
-    responses=problem_responses(*_REFUSALS),
+    responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
+    openapi_extra=examples.taking(examples.CHANGE),
 )
 async def change_specimen(specimen_id: SpecimenId, wish: ChangeSpecimen, by: Actor, here: TheLaboratory) -> Specimen:
     """Patient, order, target, or the megakaryocytes that a person counted aside."""
@@ -123,7 +126,7 @@ async def change_specimen(specimen_id: SpecimenId, wish: ChangeSpecimen, by: Act
     "/specimens/{specimen_id}/differential",
     summary="Read the running differential",
     response_model_exclude_none=True,
-    responses=problem_responses(404, 422, 503),
+    responses=examples.answering(examples.DIFFERENTIAL) | problem_responses(404, 422, 503),
 )
 async def running_differential(specimen_id: SpecimenId, here: TheLaboratory) -> SpecimenDifferential:
     """As it stands: what the model suggested, with what people have read in its place."""
@@ -167,7 +170,8 @@ async def look_at_cell(specimen_id: SpecimenId, place: Place, here: TheLaborator
     "/specimens/{specimen_id}/readings",
     summary="Confirm or reclassify cells",
     response_model_exclude_none=True,
-    responses=problem_responses(*_REFUSALS),
+    responses=examples.answering(examples.READ_ANSWER) | problem_responses(*_REFUSALS),
+    openapi_extra=examples.taking(examples.READ),
 )
 async def read_cells(specimen_id: SpecimenId, wish: ReadCells, by: Actor, here: TheLaboratory) -> ReadAnswer:
     """Written down all together or not at all. If somebody read one of the cells since you saw it: 409.
@@ -181,7 +185,8 @@ async def read_cells(specimen_id: SpecimenId, wish: ReadCells, by: Actor, here: 
     "/specimens/{specimen_id}/preliminary",
     summary="Send a preliminary report",
     response_model_exclude_none=True,
-    responses=problem_responses(*_REFUSALS),
+    responses=examples.answering(examples.REPORT) | problem_responses(*_REFUSALS),
+    openapi_extra=examples.taking(examples.SEEN),
 )
 async def report_preliminarily(specimen_id: SpecimenId, wish: ReportSpecimen, by: Actor, here: TheLaboratory) -> Report:
     """As the specimen stands, signed by nobody; before the first signature only."""
@@ -192,7 +197,8 @@ async def report_preliminarily(specimen_id: SpecimenId, wish: ReportSpecimen, by
     "/specimens/{specimen_id}/sign",
     summary="Sign a specimen",
     response_model_exclude_none=True,
-    responses=problem_responses(*_REFUSALS),
+    responses=examples.answering(examples.REPORT) | problem_responses(*_REFUSALS),
+    openapi_extra=examples.taking(examples.SIGN),
 )
 async def sign_specimen(specimen_id: SpecimenId, wish: SignSpecimen, by: Actor, here: TheLaboratory) -> Report:
     """The report becomes final, or corrected after an amendment, and goes on its way. Only a person signs."""
@@ -203,7 +209,8 @@ async def sign_specimen(specimen_id: SpecimenId, wish: SignSpecimen, by: Actor, 
     "/specimens/{specimen_id}/amend",
     summary="Amend a signed specimen",
     response_model_exclude_none=True,
-    responses=problem_responses(*_REFUSALS),
+    responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
+    openapi_extra=examples.taking(examples.REASON),
 )
 async def amend_specimen(specimen_id: SpecimenId, wish: WithReason, by: Actor, here: TheLaboratory) -> Specimen:
     """It is open again until it is signed anew; what was signed stands until then."""
@@ -214,7 +221,8 @@ async def amend_specimen(specimen_id: SpecimenId, wish: WithReason, by: Actor, h
     "/specimens/{specimen_id}/cancel",
     summary="Cancel an open specimen",
     response_model_exclude_none=True,
-    responses=problem_responses(*_REFUSALS),
+    responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
+    openapi_extra=examples.taking(examples.REASON),
 )
 async def cancel_specimen(specimen_id: SpecimenId, wish: WithReason, by: Actor, here: TheLaboratory) -> Specimen:
     """It is never signed. What was signed is amended instead."""
@@ -226,7 +234,7 @@ async def cancel_specimen(specimen_id: SpecimenId, wish: WithReason, by: Actor, 
     summary="Read a report",
     response_model=Report,
     response_model_exclude_none=True,
-    responses=problem_responses(404, 422, 503),
+    responses=examples.answering(examples.REPORT) | problem_responses(404, 422, 503),
 )
 async def read_report(
     specimen_id: SpecimenId, version: Annotated[int, Path(ge=1, le=MOST)], here: TheLaboratory
