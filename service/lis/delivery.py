@@ -63,8 +63,9 @@ class Worker:
         """Deliver until `stop`; what is under way then is brought to its end."""
         try:
             while not self._stopping:
+                pause_s = await self._step()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._kicked.wait(), await self._step())
+                    await asyncio.wait_for(self._kicked.wait(), pause_s)
                 self._kicked.clear()
         finally:
             await self._wire.close()
@@ -93,6 +94,9 @@ class Worker:
     async def _deliver(self, claimed: Claimed) -> bool:
         try:
             reply = await self._sent(claimed)
+        except asyncio.CancelledError:  # whether the receiver has it, nobody knows: it is sent again, by whom it may
+            await asyncio.to_thread(self._let_go, claimed)
+            raise
         except Rejected as error:
             log.error("%s message %s is a dead letter: %s", self.channel, claimed.control_id, error.reason)
             await asyncio.to_thread(self._rejected, claimed, error)
@@ -126,6 +130,10 @@ class Worker:
     def _claim(self) -> Claimed | None:
         with self._database.writing() as session:
             return outbox.claim(session, self.channel, self._name, self._lease)
+
+    def _let_go(self, claimed: Claimed) -> None:
+        with suppress(StorageUnavailable), self._database.writing() as session:
+            outbox.let_go(session, claimed.row, self._name)
 
     def _delivered(self, claimed: Claimed, reply: str) -> None:
         with self._database.writing() as session:

@@ -138,6 +138,13 @@ def unanswered(session: Session, row: int, worker: str, reason: str, retry: Retr
     return MessageState.WAITING
 
 
+def let_go(session: Session, row: int, worker: str) -> None:
+    """A worker that ends leaves its message to the next one, at once."""
+    message = _waiting(session, row)
+    if message is not None and message.leased_by == worker:
+        message.leased_until, message.leased_by = None, None
+
+
 def depths(session: Session) -> list[Depth]:
     """Every channel in which something waits or is dead."""
     waiting = MessageRow.state == MessageState.WAITING
