@@ -89,12 +89,15 @@ class Said:
         else:
             raise RuntimeError(f"{self.name} did not start: {''.join(heard[-5:])}")
         # Read on, or the pipe fills and it stands still.
-        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+        self._reader = threading.Thread(target=self._process.stdout.read, daemon=True)
+        self._reader.start()
 
     def kill(self) -> None:
-        assert self._process is not None
+        assert self._process is not None and self._process.stdout is not None
         self._process.kill()
         self._process.wait(60)
+        self._reader.join(60)
+        self._process.stdout.close()
 
     def end(self) -> None:
         if self._process is not None and self._process.poll() is None:
