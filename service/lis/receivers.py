@@ -41,7 +41,7 @@ def receivers(lis: LisSettings, codes: CodeMap, kept: KeptPictures | None) -> li
     Raises:
         OSError: a file of TLS cannot be read.
     """
-    code_of = {signed: codes.code_of(signed) for signed in (False, True)}
+    code_of = {verified: codes.code_of(verified) for verified in (False, True)}
     found = []
     if lis.hl7_to:
         found.append(_receiver(lis, "hl7", _hl7(lis, code_of), MllpWire(lis), lis.hl7_timeout_s))
@@ -66,15 +66,16 @@ def _receiver(
     return Receiver(channel, wire, _STEPS * timeout_s + _MARGIN_S)
 
 
-def _signed(report: Report) -> bool:
-    return report.signed_by is not None
+def _verified(report: Report) -> bool:
+    """Whether codes that say "Manual count" are true of it: signed, and no cell that a person should read is left."""
+    return report.signed_by is not None and report.differential.waiting_review == 0
 
 
 def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
     sender = sender_of(lis)
 
     def encode(report: Report, _: Examples, control_id: str, sent_at: datetime) -> str:
-        codes = code_of[_signed(report)]
+        codes = code_of[_verified(report)]
         return results.encode_report(report, codes, sender, control_id=control_id, sent_at=sent_at)
 
     return encode
@@ -85,7 +86,7 @@ def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], kept: KeptPictures | No
 
     def encode(report: Report, examples: Examples, _: str, __: datetime) -> str:
         pictures = _pictures(examples, kept) if kept else []
-        return fhir.encode_report(report, code_of[_signed(report)], form, pictures)
+        return fhir.encode_report(report, code_of[_verified(report)], form, pictures)
 
     return encode
 
@@ -94,7 +95,7 @@ def _astm(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
     form = astm.AstmForm(lis.hl7_application, lis.hl7_to_application, lis.hl7_processing_id, lis.hl7_specimen_type)
 
     def encode(report: Report, _: Examples, control_id: str, __: datetime) -> str:
-        return astm.encode_report(report, code_of[_signed(report)], form, control_id)
+        return astm.encode_report(report, code_of[_verified(report)], form, control_id)
 
     return encode
 
