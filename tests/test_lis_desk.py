@@ -96,6 +96,16 @@ def test_cells_that_wait_hold_a_signature_back_unless_the_signer_knows(front: De
     assert (report.differential.waiting_review, report.differential.read_by_person) == (1, 0)
 
 
+def test_the_database_and_the_rules_agree_on_what_waits(front: Desk, artefact: Path) -> None:
+    opened = front.open(wish(), "m.muster")
+    unsure = [sent(code, probability=p) for code in ("ABE", "PMO", "EBO") for p in (0.1, 0.79, 0.8, 0.81, 1.0)]
+    _, _, stand, found = front.add(opened.id, unsure, manifest(artefact), "scanner")
+    cells = [each for each in stand if isinstance(each, Cell)]
+    waiting = front.cells(opened.id, None, "waiting", 0, 100).cells
+    assert waiting == [each for each in cells if each.waits]
+    assert found.waiting_review == len(waiting) == 5 + 2 * 2
+
+
 def test_without_a_counted_cell_there_is_nothing_to_sign(front: Desk, artefact: Path) -> None:
     specimen, _, revision = one_opened(front, artefact, "ART", "NIF")
     with pytest.raises(NotReviewed, match="nothing to report"):

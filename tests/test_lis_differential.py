@@ -7,12 +7,10 @@ from reported import report
 
 from model.contract import CLASSES
 from service.lis.differential import (
-    CountedCell,
     CountingRules,
     Tally,
     me_ratio,
     specimen_differential,
-    tally,
     term_codes,
 )
 from service.lis.observations import ME_RATIO, observations
@@ -79,14 +77,6 @@ def test_a_term_counts_each_class_once_and_knows_its_names() -> None:
     assert term_codes(("megakaryocytic",), CLASSES) == []
     with pytest.raises(ValueError, match="BLASTS in the M:E ratio is neither"):
         term_codes(("granulocytic", "BLASTS"), CLASSES)
-
-
-@given(st.lists(st.builds(CountedCell, st.sampled_from(CODES), st.booleans(), st.floats(0, 1)), max_size=60))
-def test_what_waits_is_what_nobody_read_and_the_model_is_not_sure_of(cells: list[CountedCell]) -> None:
-    found = tally(cells, RULES, unsupported=["ABE", "FGC"])
-    waiting = [cell for cell in cells if not cell.read and (cell.probability < 0.8 or cell.code in ("ABE", "FGC"))]
-    assert (found.waiting, found.read) == (len(waiting), sum(cell.read for cell in cells))
-    assert sum(found.codes.values()) == len(cells)
 
 
 def test_an_unsupported_class_is_measured_only_once_every_cell_was_read() -> None:

@@ -126,3 +126,17 @@ def test_all_orders_of_a_message_are_taken_or_none(front: Desk) -> None:
 def test_two_orders_of_one_message_may_speak_of_one_specimen(front: Desk) -> None:
     assert take(front, ordered(), ordered())
     assert look(front).revision == 2
+
+
+def test_messages_that_speak_of_the_same_specimens_in_another_order_do_not_wait_for_each_other(front: Desk) -> None:
+    numbers = [f"BM-{n}" for n in range(6)]
+    for n, number in enumerate(numbers):
+        take(front, ordered(number=number), control_id=f"open {n}")
+
+    def change(turn: int) -> bool:
+        each = numbers if turn % 2 else numbers[::-1]
+        return take(front, *[ordered(OrderAction.CHANGE, number=number) for number in each], control_id=f"turn {turn}")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(change, range(8)))
+    assert {look(front, number).revision for number in numbers} == {9}

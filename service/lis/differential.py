@@ -5,7 +5,7 @@ a person. Does not know pictures, storage, messages or who signs. ICSH 2008 (Lee
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -50,17 +50,6 @@ class Tally:
     codes: Mapping[str, int] = field(default_factory=dict)
     read: int = 0
     waiting: int = 0
-
-
-def tally(cells: Iterable[CountedCell], rules: CountingRules, unsupported: Collection[str]) -> Tally:
-    """Count cells one by one; a database that has counted already makes its Tally itself."""
-    codes: Counter[str] = Counter()
-    read = waiting = 0
-    for cell in cells:
-        codes[cell.code] += 1
-        read += cell.read
-        waiting += rules.waits(cell, unsupported)
-    return Tally(codes, read, waiting)
 
 
 def specimen_differential(

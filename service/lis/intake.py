@@ -37,6 +37,8 @@ def take(session: Session, message: MessageIdentity, orders: Sequence[IncomingOr
     except IntegrityError:  # it came twice at once, and the other one has been taken
         session.rollback()
         return False
+    # All at once and in one order: the audit trail, which each order writes to, is locked until the last is taken.
+    specimens.lock_all(session, [order.number for order in orders])
     for order in orders:
         _take(session, order, f"order of {message.sender}"[:200], target_cells)
     return True

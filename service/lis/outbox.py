@@ -106,12 +106,6 @@ def claim(session: Session, channel: str, worker: str, lease: timedelta) -> Clai
     return Claimed(found.row, found.control_id, found.message, found.attempts)
 
 
-def next_due(session: Session, channel: str) -> datetime | None:
-    """When the next message of a channel is to be tried, or was; None when none waits."""
-    waiting = (MessageRow.channel == channel, MessageRow.state == MessageState.WAITING)
-    return session.scalar(select(func.min(MessageRow.due_at)).where(*waiting))
-
-
 def delivered(session: Session, row: int, reply: str) -> None:
     """The receiver has it."""
     if message := _waiting(session, row):

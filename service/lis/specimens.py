@@ -104,6 +104,12 @@ def locked(
     return row
 
 
+def lock_all(session: Session, numbers: Sequence[str]) -> None:
+    """Lock every specimen that has one of these numbers, in the order in which everybody locks several."""
+    wanted = select(SpecimenRow.row).where(SpecimenRow.number.in_(numbers)).order_by(SpecimenRow.row)
+    session.execute(wanted.with_for_update()).all()
+
+
 def check_state(row: SpecimenRow, states: Sequence[State], allowed: str = _CELLS_WHEN) -> None:
     """Return when a specimen is in one of these states.
 
