@@ -20,20 +20,21 @@ def sent(of: Report) -> dict[str, str]:
     }
 
 
-def counted(status: ReportStatus, *, waiting: int) -> Report:
+def counted(status: ReportStatus, *, unread: int) -> Report:
     of = report(status, classes=CLASSES, counts=COUNTS)
-    return of.model_copy(update={"differential": of.differential.model_copy(update={"waiting_review": waiting})})
+    read = of.differential.model_copy(update={"read_by_person": of.differential.cells - unread})
+    return of.model_copy(update={"differential": read})
 
 
 def test_every_wire_that_is_set_has_its_message() -> None:
-    messages = sent(counted(ReportStatus.FINAL, waiting=0))
+    messages = sent(counted(ReportStatus.FINAL, unread=0))
     assert set(messages) == {"hl7", "fhir", "astm"}
     assert "ORU^R01" in messages["hl7"] and '"DiagnosticReport"' in messages["fhir"] and messages["astm"][:2] == "H|"
     assert receivers(LisSettings(), CodeMap.load(), None) == []
 
 
 @pytest.mark.parametrize(
-    ("status", "waiting", "manual"),
+    ("status", "unread", "manual"),
     [
         (ReportStatus.PRELIMINARY, 0, False),
         (ReportStatus.FINAL, 0, True),
@@ -42,7 +43,7 @@ def test_every_wire_that_is_set_has_its_message() -> None:
         (ReportStatus.CORRECTED, 7, False),
     ],
 )
-def test_manual_count_is_said_only_of_what_a_person_has_seen(status: ReportStatus, waiting: int, manual: bool) -> None:
-    for name, message in sent(counted(status, waiting=waiting)).items():
+def test_manual_count_is_said_only_of_what_a_person_has_seen(status: ReportStatus, unread: int, manual: bool) -> None:
+    for name, message in sent(counted(status, unread=unread)).items():
         assert ("11108-8" in message) == manual, name  # Lymphocytes/cells in Bone marrow by Manual count
         assert "11150-0" in message, name  # Blasts/cells in Bone marrow: no method in its name

@@ -107,3 +107,23 @@ def test_what_is_sent_says_how_many_cells_stand_behind_it() -> None:
     assert sent["WAITING"].value == of.waiting_review
     assert of.me_ratio.formula in sent[ME_RATIO].notes[0]
     assert "Research use only" in str(sent["METHOD"].value)
+
+
+def test_what_holds_a_class_that_is_not_measured_is_not_measured_either() -> None:
+    codes = {"EBO": 21, "NGS": 30, "LYT": 12}
+    some = counted(codes, read=10, unsupported=("EBO",))
+    assert {each.lineage: each.supported for each in some.lineages if each.count} == {
+        "erythroid": False,
+        "granulocytic": True,
+        "lymphoid": True,
+    }
+    assert (some.me_ratio.supported, some.me_ratio.low) == (False, None)
+    sent = {each.key: each for each in observations(report(differential=some))}
+    for key in ("EBO", "LINEAGE_ERYTHROID", ME_RATIO):
+        assert sent[key].value is None and sent[key].notes, key
+    assert "21 of 63" in sent["EBO"].notes[1]
+    assert (sent["NGS"].value, sent["LINEAGE_LYMPHOID"].value) == (47.6, 19.0)
+    every = {
+        each.key: each for each in observations(report(differential=counted(codes, read=63, unsupported=("EBO",))))
+    }
+    assert (every["EBO"].value, every["LINEAGE_ERYTHROID"].value, every[ME_RATIO].value) == (33.3, 33.3, 1.43)

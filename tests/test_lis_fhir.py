@@ -14,7 +14,7 @@ from fhir.resources.R4B.bundle import Bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from reported import MODEL, ORDER, PATIENT, UNSUPPORTED, differential, report, reports
+from reported import COUNTS, MODEL, ORDER, PATIENT, UNSUPPORTED, differential, report, reports
 
 from service.lis.codes import CodeMap
 from service.lis.fhir import FhirForm, Picture, encode_report
@@ -124,7 +124,7 @@ def test_a_percentage_carries_its_interval_where_nobody_takes_it_for_the_normal_
     low, high = bounds["valueRange"]["low"]["value"], bounds["valueRange"]["high"]["value"]
     assert low < 12.4 < high
     assert {"text": f"95 % interval {low} to {high} %"} in lymphocytes["note"]
-    ratio = by_code(bundle(report()))["11138-5"]["valueQuantity"]
+    ratio = by_code(bundle(report(differential=differential(read=sum(COUNTS.values())))))["11138-5"]["valueQuantity"]
     assert ratio["code"] == "{ratio}"
     assert ratio["extension"][0]["extension"][1]["valueRange"]["low"]["code"] == "{ratio}"
 

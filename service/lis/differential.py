@@ -78,31 +78,37 @@ def specimen_differential(
             ClassCount(code=left.code, name=left.name, count=count, supported=left.code not in open_classes)
             for left, count in found.excluded
         ],
-        lineages=_lineages(found),
-        me_ratio=me_ratio(counts.codes, classes, rules),
+        lineages=_lineages(found, open_classes),
+        me_ratio=me_ratio(counts.codes, classes, rules, open_classes),
         unsupported=list(open_classes),
         count_other=rules.count_other,
     )
 
 
-def me_ratio(codes: Mapping[str, int], classes: Sequence[CellClass], rules: CountingRules) -> MyeloidErythroidRatio:
+def me_ratio(
+    codes: Mapping[str, int], classes: Sequence[CellClass], rules: CountingRules, open_classes: Collection[str] = ()
+) -> MyeloidErythroidRatio:
     """Myeloid cells for each erythroid cell, with the 95 % interval that Wilson's gives for m of m + e cells.
+
+    Without an interval where one of the open classes, those that are no measurement, stands in a term.
 
     Raises:
         ValueError: a term that is neither a lineage nor a class.
     """
-    myeloid = sum(codes.get(code, 0) for code in term_codes(rules.myeloid, classes))
-    erythroid = sum(codes.get(code, 0) for code in term_codes(rules.erythroid, classes))
+    above, below = term_codes(rules.myeloid, classes), term_codes(rules.erythroid, classes)
+    myeloid, erythroid = (sum(codes.get(code, 0) for code in term) for term in (above, below))
+    supported = not {*above, *below} & set(open_classes)
     formula = f"({' + '.join(rules.myeloid)}) / ({' + '.join(rules.erythroid)})"
     if not erythroid:  # no ratio: not infinite, not known
-        return MyeloidErythroidRatio(myeloid=myeloid, erythroid=0, formula=formula)
+        return MyeloidErythroidRatio(supported=supported, myeloid=myeloid, erythroid=0, formula=formula)
     low, high = wilson_interval(myeloid, myeloid + erythroid)
     return MyeloidErythroidRatio(
+        supported=supported,
         myeloid=myeloid,
         erythroid=erythroid,
         value=myeloid / erythroid,
-        low=low / (1 - low),
-        high=high / (1 - high),
+        low=low / (1 - low) if supported else None,
+        high=high / (1 - high) if supported else None,
         formula=formula,
     )
 
@@ -120,15 +126,22 @@ def term_codes(term: Sequence[str], classes: Sequence[CellClass]) -> list[str]:
     return [each.code for each in classes if each.code in term or each.lineage in term]
 
 
-def _lineages(found: Differential) -> list[LineageShare]:
+def _lineages(found: Differential, open_classes: Collection[str]) -> list[LineageShare]:
     counts: Counter[str] = Counter()
     for share in found.shares:
         counts[share.cell_class.lineage] += share.count
-    return [_lineage_share(lineage, count, found.counted) for lineage, count in counts.items()]
+    unmeasured = {share.cell_class.lineage for share in found.shares if share.cell_class.code in open_classes}
+    return [
+        _lineage_share(lineage, count, found.counted, supported=lineage not in unmeasured)
+        for lineage, count in counts.items()
+    ]
 
 
-def _lineage_share(lineage: str, count: int, total: int) -> LineageShare:
+def _lineage_share(lineage: str, count: int, total: int, *, supported: bool) -> LineageShare:
     if not total:
-        return LineageShare(lineage=lineage, count=0)
+        return LineageShare(lineage=lineage, supported=supported, count=0)
+    percent = 100 * count / total
+    if not supported:
+        return LineageShare(lineage=lineage, supported=False, count=count, percent=percent)
     low, high = wilson_interval(count, total)
-    return LineageShare(lineage=lineage, count=count, percent=100 * count / total, low=100 * low, high=100 * high)
+    return LineageShare(lineage=lineage, supported=True, count=count, percent=percent, low=100 * low, high=100 * high)

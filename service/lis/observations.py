@@ -58,31 +58,36 @@ def _classes(report: Report) -> Iterator[Observation]:
 
 
 def _class(share: ClassShare, counted: int) -> Observation:
-    if not share.supported and not share.count:
-        note = "not measured: the model does not know this class, and names such cells otherwise"
-        return Observation(share.code, share.name, None, "%", notes=(note,))
+    if not share.supported:
+        note = "not measured: the model does not know this class, and a person has not read every cell"
+        named = f"the model, or a person, named {share.count} of {counted} cells so"
+        return Observation(share.code, share.name, None, "%", notes=(note, named) if share.count else (note,))
     notes = [f"{share.count} of {counted} cells"]
     if share.low is not None and share.high is not None:
         notes.append(f"95 % interval {share.low:.1f} to {share.high:.1f} %")
-    if not share.supported:
-        notes.append("the model does not know this class: a person has not read every cell that it named so")
     value = None if share.percent is None else round(share.percent, 1)
     return Observation(share.code, share.name, value, "%", share.low, share.high, tuple(notes))
 
 
 def _lineages(report: Report) -> Iterator[Observation]:
     for share in report.differential.lineages:
+        key, name = f"{LINEAGE}{share.lineage.upper()}", f"{share.lineage.capitalize()} cells, all"
+        if not share.supported:
+            yield Observation(key, name, None, "%", notes=("not measured: nor is one of its classes",))
+            continue
         value = None if share.percent is None else round(share.percent, 1)
         notes = (f"{share.count} of {report.differential.counted} cells",)
-        key, name = f"{LINEAGE}{share.lineage.upper()}", f"{share.lineage.capitalize()} cells, all"
         yield Observation(key, name, value, "%", share.low, share.high, notes)
 
 
 def _ratio(report: Report) -> Observation:
-    ratio = report.differential.me_ratio
+    ratio, name = report.differential.me_ratio, "Myeloid to erythroid ratio"
+    if not ratio.supported:
+        notes = (f"not measured: nor is a class of one of its terms; {ratio.formula}",)
+        return Observation(ME_RATIO, name, None, "{ratio}", notes=notes)
     notes = (f"{ratio.myeloid} to {ratio.erythroid} cells; {ratio.formula}",)
     value = None if ratio.value is None else round(ratio.value, 2)
-    return Observation(ME_RATIO, "Myeloid to erythroid ratio", value, "{ratio}", ratio.low, ratio.high, notes)
+    return Observation(ME_RATIO, name, value, "{ratio}", ratio.low, ratio.high, notes)
 
 
 def _counts(report: Report) -> Iterator[Observation]:

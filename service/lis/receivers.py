@@ -67,8 +67,9 @@ def _receiver(
 
 
 def _verified(report: Report) -> bool:
-    """Whether codes that say "Manual count" are true of it: signed, and no cell that a person should read is left."""
-    return report.signed_by is not None and report.differential.waiting_review == 0
+    """Whether codes that say "Manual count" are true of it: signed, and a person has read every cell."""
+    found = report.differential
+    return report.signed_by is not None and found.read_by_person == found.cells
 
 
 def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:

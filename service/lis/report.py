@@ -71,19 +71,23 @@ class LineageShare(Document):
     """One lineage in the differential; percentages are absent while no cell is counted."""
 
     lineage: str
+    supported: bool = Field(description="false: one of its classes is no measurement, and so neither is the lineage")
     count: int = Field(ge=0)
     percent: float | None = None
-    low: float | None = Field(None, description="lower bound of the 95 % Wilson interval, in per cent")
+    low: float | None = Field(None, description="lower bound of the 95 % Wilson interval, in per cent, if supported")
     high: float | None = Field(None, description="upper bound")
 
 
 class MyeloidErythroidRatio(Document):
     """Myeloid to erythroid cells. Without an erythroid cell there is no value."""
 
+    supported: bool = Field(description="false: a class of one of its terms is no measurement, and so neither is it")
     myeloid: int = Field(ge=0)
     erythroid: int = Field(ge=0)
     value: float | None = None
-    low: float | None = Field(None, description="lower bound of the 95 % interval: Wilson's for m of m + e, as a ratio")
+    low: float | None = Field(
+        None, description="lower bound of the 95 % interval, if supported: Wilson's for m of m + e"
+    )
     high: float | None = Field(None, description="upper bound")
     formula: str = Field(description="lineages and classes in each term, as this laboratory counts")
 
