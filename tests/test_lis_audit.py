@@ -11,18 +11,20 @@ from lab import desk, manifest, sent, signing, wish
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from service.lis import audit
+from service.lis import audit, audit_checks
 from service.lis.desk import Desk
-from service.lis.documents import WithReason
+from service.lis.documents import CellReading, ReadCells, WithReason
 from service.lis.tables import AuditHeadRow, AuditRow, ReportRow
 
 
 @pytest.fixture
 def front(database_url: str, artefact: Path) -> Iterator[Desk]:
-    """A desk at which one specimen was signed and another one cancelled: five rows."""
+    """A desk at which one specimen was signed and another one cancelled: six rows."""
     with desk(database_url) as opened:
         first = opened.open(wish("BM-1"), "m.muster").id
-        revision, *_ = opened.add(first, [sent("PMO"), sent("EBO")], manifest(artefact), "scanner")
+        opened.add(first, [sent("PMO"), sent("EBO")], manifest(artefact), "scanner")
+        change = CellReading(place=1, version=1, code="MYB", why="smaller")
+        revision = opened.read(first, ReadCells(readings=[change]), "m.muster").revision
         opened.sign(first, signing(revision), "dr.beispiel")
         second = opened.open(wish("BM-2"), "m.muster").id
         opened.cancel(second, WithReason(revision=1, reason="clotted"), "m.muster")
@@ -31,7 +33,8 @@ def front(database_url: str, artefact: Path) -> Iterator[Desk]:
 
 def checked(front: Desk, known: audit.End | None = None) -> tuple[audit.End, list[audit.Fault]]:
     with front.database.reading() as session:
-        return audit.verify(session, known)
+        end, found = audit.verify(session, known)
+        return end, found + audit_checks.verify(session)
 
 
 def faults(front: Desk) -> list[int]:
@@ -44,24 +47,25 @@ def test_what_was_done_is_written_down_with_who_and_under_which_model(front: Des
     assert [(row.number, row.actor, row.action) for row in rows] == [
         (1, "m.muster", "open"),
         (2, "scanner", "add"),
-        (3, "dr.beispiel", "sign"),
-        (4, "m.muster", "open"),
-        (5, "m.muster", "cancel"),
+        (3, "m.muster", "read"),
+        (4, "dr.beispiel", "sign"),
+        (5, "m.muster", "open"),
+        (6, "m.muster", "cancel"),
     ]
     model = manifest(artefact).sha256
     assert json.loads(rows[1].details)["model"] == model
-    assert json.loads(rows[2].details)["models"] == [model]
+    assert json.loads(rows[3].details)["models"] == [model]
     assert not any("Muster" in row.details or "P-BM" in row.details for row in rows), "nothing of the patient"
 
 
 def test_an_untouched_trail_has_no_fault(front: Desk) -> None:
     end, found = checked(front)
-    assert (end.number, found) == (5, [])
+    assert (end.number, found) == (6, [])
     assert checked(front, end)[1] == []
 
 
 @pytest.mark.parametrize("column", ["at", "actor", "action", "specimen_id", "details", "hash"])
-@pytest.mark.parametrize("number", [1, 3, 5])
+@pytest.mark.parametrize("number", [1, 4, 6])
 def test_an_edited_row_is_found(front: Desk, column: str, number: int) -> None:
     with front.database.writing() as session:
         value = session.scalars(select(getattr(AuditRow, column)).where(AuditRow.number == number)).one()
@@ -72,7 +76,7 @@ def test_an_edited_row_is_found(front: Desk, column: str, number: int) -> None:
 
 
 def test_a_removed_row_is_found_wherever_it_stood(front: Desk) -> None:
-    for number, seen in ((5, 4), (3, 4), (1, 2)):
+    for number, seen in ((6, 5), (4, 5), (1, 2)):
         with front.database.writing() as session:
             session.execute(delete(AuditRow).where(AuditRow.number == number))
         assert seen in faults(front)
@@ -87,19 +91,53 @@ def test_rows_that_changed_places_are_found(front: Desk) -> None:
 
 def test_an_added_row_is_found(front: Desk) -> None:
     with front.database.writing() as session:
-        row = {"number": 6, "at": "", "actor": "m", "action": "open", "details": "{}", "hash": "0" * 64}
+        row = {"number": 7, "at": "", "actor": "m", "action": "open", "details": "{}", "hash": "0" * 64}
         session.execute(insert(AuditRow).values(row))
-    assert 6 in faults(front)
+    assert 7 in faults(front)
 
 
 def test_an_edited_or_removed_report_is_found(front: Desk) -> None:
     with front.database.writing() as session:
         session.execute(update(ReportRow).values(document=func.replace(ReportRow.document, '"PMO"', '"MYB"')))
-    assert faults(front) == [3]
+    assert faults(front) == [4]
     with front.database.writing() as session:
         session.execute(text("DELETE FROM outbox"))
         session.execute(delete(ReportRow))
-    assert faults(front) == [3]
+    assert 4 in faults(front)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE reports SET version = 2",
+        "UPDATE reports SET status = 'corrected'",
+        "UPDATE reports SET specimen = (SELECT max(row) FROM specimens)",
+        "UPDATE outbox SET message = 'another'",
+        "UPDATE cells SET code = 'BLA' WHERE place = 2",
+        "UPDATE cells SET code = suggested, read_by = NULL WHERE place = 1",
+        "UPDATE cells SET read_by = 'nobody' WHERE place = 2",
+        "UPDATE readings SET \"by\" = 'nobody'",
+        "UPDATE readings SET why = 'another reason'",
+        "DELETE FROM readings",
+        "INSERT INTO reports (id, specimen, version, status, document, created_at) "
+        "SELECT 'forged', specimen, 9, 'corrected', document, created_at FROM reports",
+        "INSERT INTO readings (cell, \"by\", at, from_code, to_code) SELECT cell, 'x', at, 'PMO', 'BLA' FROM readings",
+        "DELETE FROM audit_head",
+    ],
+)
+def test_what_was_edited_beside_the_trail_is_found(front: Desk, edit: str) -> None:
+    assert faults(front) == []
+    with front.database.writing() as session:
+        session.execute(text(edit))
+    assert faults(front) != []
+
+
+def test_without_its_end_nothing_is_done_that_could_not_be_recorded(front: Desk) -> None:
+    with front.database.writing() as session:
+        session.execute(text("DELETE FROM audit_head"))
+    with pytest.raises(audit.TrailBroken, match="audit verify"):
+        front.open(wish("BM-3"), "m.muster")
+    assert front.list(None, "BM-3", None, 1).specimens == []
 
 
 def rewritten(session: Session) -> None:
@@ -117,15 +155,15 @@ def test_a_whole_new_chain_is_found_by_an_end_that_was_kept_elsewhere(front: Des
     with front.database.writing() as session:
         rewritten(session)
     assert checked(front)[1] == [], "nothing inside the database can show it"
-    assert [fault.number for fault in checked(front, end)[1]] == [5]
+    assert [fault.number for fault in checked(front, end)[1]] == [6]
 
 
 def test_a_trail_cut_short_is_found_by_an_end_that_was_kept_elsewhere(front: Desk) -> None:
     end, _ = checked(front)
     with front.database.writing() as session:
-        session.execute(delete(AuditRow).where(AuditRow.number == 5))
-        last = session.scalars(select(AuditRow).where(AuditRow.number == 4)).one()
-        session.execute(update(AuditHeadRow).values(number=4, hash=last.hash))
+        session.execute(delete(AuditRow).where(AuditRow.number == 6))
+        last = session.scalars(select(AuditRow).where(AuditRow.number == 5)).one()
+        session.execute(update(AuditHeadRow).values(number=5, hash=last.hash))
     assert checked(front)[1] == []
     assert len(checked(front, end)[1]) == 1
 

@@ -52,7 +52,7 @@ async def test_a_no_is_final(script: str, answer: str, tmp_path: Path) -> None:
     with node_receiver(script, tmp_path, answer) as receiver:
         async with wire_to(receiver.port) as wire:
             for control_id in ("r-1", "r-2"):
-                with pytest.raises(Rejected, match=f"^{answer}$") as rejected:
+                with pytest.raises(Rejected, match=f"^{answer}; the receiver does not say why$") as rejected:
                     await wire.deliver(oru(control_id), control_id)
                 assert f"MSA|{answer}|{control_id}" in rejected.value.reply
         assert len(messages(receiver)) == 2

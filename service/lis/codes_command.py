@@ -21,6 +21,8 @@ from service.lis.observations import Coded
 from service.settings import Settings, SettingsError, read_settings
 
 BAD_SETTINGS = 2
+#: How wide a table is where no terminal says so: nothing of a code is cut off.
+FILE_COLUMNS = 200
 
 
 def codes(
@@ -67,6 +69,8 @@ def _show(settings: Settings, table: CodeMap, sent: list[Sent]) -> None:
     for each in sent:
         shown.add_row(each.key, each.status, _words(each.preliminary), _words(each.signed))
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = FILE_COLUMNS
     console.print(shown)
     for each in sent:
         for warning in each.warnings:

@@ -21,13 +21,13 @@ from rich.table import Table
 from sqlalchemy.orm import Session
 
 from service.errors import StorageUnavailable
-from service.lis import audit, outbox
+from service.lis import audit, audit_checks, outbox
 from service.lis.audit import End
-from service.lis.codes_command import codes
+from service.lis.codes_command import FILE_COLUMNS, codes
 from service.lis.database import Database, DatabaseRefused
 from service.lis.delivery import age_s
 from service.lis.laboratory import Laboratory
-from service.lis.outbox import Overtaken
+from service.lis.outbox import Overtaken, UnderWay
 from service.lis.states import MessageState
 from service.lis.tables import MessageRow
 from service.lis_settings import LaboratoryRefused
@@ -36,7 +36,6 @@ from service.settings import Settings, SettingsError, read_settings
 #: Bad settings, or a database that does not answer.
 CANNOT = 2
 FAULTS = 1
-_FILE_COLUMNS = 160
 
 lis = typer.Typer()
 audit_trail = typer.Typer()
@@ -114,7 +113,9 @@ def retry(
             try:
                 outbox.retry_dead(session, row, getpass.getuser(), timedelta(hours=settings.lis.retry_for_h))
             except Overtaken:
-                _stop(f"{row.control_id}: a later report of its specimen has arrived, which this would undo; drop it")
+                _stop(
+                    f"{row.control_id}: a later report of its specimen may have arrived, which this would undo; drop it"
+                )
     typer.echo(f"{len(rows)} to be sent again")
 
 
@@ -129,7 +130,10 @@ def drop(
             row = _found(session, control_id)
             if row.state not in (MessageState.DEAD, MessageState.WAITING):
                 _stop(f"{control_id} is {row.state}: there is nothing to give up")
-            outbox.drop(session, row, getpass.getuser(), why)
+            try:
+                outbox.drop(session, row, getpass.getuser(), why)
+            except UnderWay:
+                _stop(f"{control_id} is being sent at this moment; look again in a minute")
     typer.echo(f"{len(control_ids)} dropped")
 
 
@@ -168,14 +172,15 @@ def verify(
         str | None, typer.Option(help="NUMBER:HASH as an earlier check printed it; keep it outside the database.")
     ] = None,
 ) -> None:
-    """Check that no row of the audit trail and no report was edited, removed or put elsewhere.
+    """Check that no row of the audit trail, no report, message or reading was edited, added, removed or put elsewhere.
 
     Exit codes: 0 it holds, 1 it does not, 2 the database does not answer or bad settings.
     """
     with _session() as session:
         end, faults = audit.verify(session, _end(known))
+        faults += audit_checks.verify(session)
     for fault in faults:
-        typer.echo(f"row {fault.number} {fault.what}", err=True)
+        typer.echo(f"{f'row {fault.number}' if fault.number else 'no row'} {fault.what}", err=True)
     typer.echo(f"{end.number}:{end.hash}")
     if faults:
         typer.echo(f"the audit trail does not hold: {len(faults)} faults", err=True)
@@ -247,7 +252,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else _FILE_COLUMNS)
+    console.print(table, width=None if console.is_terminal else FILE_COLUMNS)
 
 
 def _duration(seconds: float) -> str:

@@ -173,23 +173,28 @@ def by_control_id(session: Session, control_id: str) -> MessageRow | None:
 
 
 class Overtaken(Exception):
-    """A later report of the same specimen has been delivered: an earlier one after it would take it back."""
+    """A later report of the same specimen may have arrived: an earlier one after it would take it back."""
+
+
+class UnderWay(Exception):
+    """A worker is sending it at this moment."""
 
 
 def retry_dead(session: Session, message: MessageRow, by: str, retry_for: timedelta) -> None:
     """Send a dead letter again, the same bytes under the same control id.
 
     Raises:
-        Overtaken: the receiver has a later report of the specimen already.
+        Overtaken: the receiver has, or may have, a later report of the specimen: it was sent, and not refused.
     """
-    later = select(MessageRow.row).where(
+    later = select(MessageRow).where(
         MessageRow.specimen == message.specimen,
         MessageRow.channel == message.channel,
         MessageRow.row > message.row,
-        MessageRow.state == MessageState.DELIVERED,
     )
-    if session.scalar(later.limit(1)) is not None:
-        raise Overtaken
+    for other in session.scalars(later.order_by(MessageRow.row).with_for_update()):
+        refused = other.state == MessageState.DEAD and other.reply is not None
+        if other.attempts and not refused:
+            raise Overtaken
     now = datetime.now(UTC)
     message.state, message.settled_at, message.attempts = MessageState.WAITING, None, 0
     message.due_at, message.give_up_at, message.leased_until = now, now + retry_for, None
@@ -197,7 +202,13 @@ def retry_dead(session: Session, message: MessageRow, by: str, retry_for: timede
 
 
 def drop(session: Session, message: MessageRow, by: str, why: str) -> None:
-    """Give up on a message that waits or is dead."""
+    """Give up on a message that waits or is dead.
+
+    Raises:
+        UnderWay: nobody knows yet whether the receiver has it.
+    """
+    if message.leased_until is not None and message.leased_until > datetime.now(UTC):
+        raise UnderWay
     _settle(message, MessageState.DROPPED, f"dropped: {why}", message.reply)
     audit.record(session, by, "drop", None, message=message.control_id, channel=message.channel, why=why)
 

@@ -136,11 +136,12 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, by: str, cha
     session.add(row)
     session.flush()
     examples = _examples(session, specimen) if any(channel.sends_pictures for channel in channels) else ()
-    control_ids = {channel.name: secrets.token_hex(10) for channel in channels}  # MSH-10 takes 20 characters
+    messages: dict[str, str] = {}
     for channel in channels:
-        control_id = control_ids[channel.name]
+        control_id = secrets.token_hex(10)  # MSH-10 takes 20 characters
         message = channel.encode(report, examples, control_id, report.created_at)
         outbox.put(session, row, channel.name, control_id, message, channel.retry_for)
+        messages[control_id] = audit.digest(message)
     audit.record(
         session,
         by,
@@ -151,7 +152,7 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, by: str, cha
         status=report.status,
         version=report.version,
         models=[model.sha256 for model in report.models],
-        messages=control_ids,
+        messages=messages,
         revision=specimen.revision,
     )
 

@@ -43,7 +43,7 @@ class Acknowledgement:
             Rejected: it was not. The reason holds codes and places; what the receiver wrote is in `reply`.
         """
         if self.code not in TAKEN:
-            raise Rejected("; ".join([self.code, *self.errors]), self.reply)
+            raise Rejected("; ".join([self.code, *(self.errors or ["the receiver does not say why"])]), self.reply)
 
 
 def read_acknowledgement(raw: bytes, charset: str) -> Acknowledgement:
