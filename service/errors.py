@@ -22,6 +22,7 @@ Knows no HTTP: `service.problems` says which status each of these, and each erro
     │   ├── StaleRevision     the specimen or cell was changed since the caller saw it
     │   ├── WrongState        signed, cancelled, or not signed yet
     │   ├── NumberTaken       another specimen has that number
+    │   ├── ReportedAlready   a report went out, which this would leave standing at its receiver
     │   ├── CellTaken         the key stands for another picture, or the picture under another key
     │   └── NotReviewed       cells wait for a person, or there is nothing to sign
     ├── InvalidReading        a cell's new class is none, or a reason is missing
@@ -162,6 +163,10 @@ class NumberTaken(Conflict):
 
     def __init__(self) -> None:
         super().__init__("a specimen with that number is here already; look for it by its number")
+
+
+class ReportedAlready(Conflict):
+    """A report went out, and what is asked for would leave it standing where it was sent."""
 
 
 class CellTaken(Conflict):

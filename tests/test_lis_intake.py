@@ -110,7 +110,9 @@ def test_a_cancelled_order_can_be_placed_again(front: Desk) -> None:
     assert look(front).state == "cancelled"
     take(front, ordered(OrderAction.CANCEL), control_id="3")
     take(front, ordered(), control_id="4")
-    assert look(front).state == "open"
+    found = look(front)
+    assert found.state == "open"
+    assert [each.action for each in front.trail(found.id).entries] == ["open", "cancel", "reopen", "change"]
 
 
 def test_all_orders_of_a_message_are_taken_or_none(front: Desk) -> None:

@@ -208,7 +208,7 @@ def counted_under(
 
 
 def know_model(session: Session, manifest: Manifest) -> None:
-    """Write a model down once, before its first cells."""
+    """Write a model down before its first cells, and what its manifest says of it by now."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(
         dialect.insert(ModelRow)
@@ -219,7 +219,11 @@ def know_model(session: Session, manifest: Manifest) -> None:
             classes=[cell_class.model_dump() for cell_class in manifest.classes],
             unsupported=list(manifest.unsupported),
         )
-        .on_conflict_do_nothing()
+        # Of one graph a later manifest may claim less: what it says now holds for the cells that are here, too.
+        .on_conflict_do_update(
+            index_elements=[ModelRow.sha256],
+            set_={"name": manifest.name, "version": manifest.version, "unsupported": list(manifest.unsupported)},
+        )
     )
 
 

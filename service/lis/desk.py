@@ -5,6 +5,7 @@ Knows which steps belong together. Does not know HTTP. Everything here blocks; `
 
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -43,6 +44,9 @@ from service.lis.specimens import CHANGEABLE, Change, NewSpecimen
 from service.lis.states import State
 from service.lis.tables import AuditRow, CellRow, SpecimenRow
 from service.schemas import TopClass
+
+#: What a change may empty, by null.
+CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_at", "megakaryocytes")
 
 
 class Desk:
@@ -84,15 +88,16 @@ class Desk:
             return self._differential(session, specimens.found(session, specimen_id))
 
     def change(self, specimen_id: str, wish: ChangeSpecimen, by: str) -> Specimen:
-        """Change what is known of it. Raises UnknownSpecimen, WrongState, StaleRevision."""
+        """Change what is known of it. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
         with self.database.writing() as session:
             row = specimens.locked(session, specimen_id, revision=wish.revision, allowed="amend it first")
-            named = Change(wish.patient, wish.order, wish.collected_at, wish.target_cells, wish.megakaryocytes)
+            cleared = frozenset(name for name in CLEARABLE if name in wish.model_fields_set)
+            named = Change(wish.patient, wish.order, wish.collected_at, wish.target_cells, wish.megakaryocytes, cleared)
             specimens.change(session, row, named, by)
             return self._specimen(session, row)
 
     def cancel(self, specimen_id: str, wish: WithReason, by: str) -> Specimen:
-        """Give it up. Raises UnknownSpecimen, WrongState, StaleRevision."""
+        """Give it up. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
         with self.database.writing() as session:
             allowed = "only an open one is cancelled"
             row = specimens.locked(session, specimen_id, State.OPEN, revision=wish.revision, allowed=allowed)

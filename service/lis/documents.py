@@ -36,7 +36,7 @@ class _Seen(Wish):
 
 
 class ChangeSpecimen(_Seen):
-    """New values; what is absent stays as it is."""
+    """New values; what is absent stays as it is. `collected_at` and `megakaryocytes` are emptied by null."""
 
     patient: Patient | None = None
     order: Order | None = None

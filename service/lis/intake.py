@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from service.errors import ServiceError
 from service.lis import specimens
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
-from service.lis.report import Patient
 from service.lis.specimens import CHANGEABLE, Change, NewSpecimen
 from service.lis.states import State
 from service.lis.tables import SpecimenRow, TakenMessageRow
@@ -67,17 +66,17 @@ def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, by: s
         specimens.open_specimen(session, new, by)
         return
     before = row.order.get("placer_number")
-    if not _same_patient(row, order.patient) or (before and before != order.order.placer_number):
+    if not specimens.same_patient(row, order.patient) or (before and before != order.order.placer_number):
         raise OrderRefused(DUPLICATE_KEY, "another order's specimen has this number", "SPM^1^2")
     if row.state == State.CANCELLED:
-        row.state = State.OPEN
+        specimens.reopen(session, row, by)
     _change(session, row, order, by)
 
 
 def _change(session: Session, row: SpecimenRow, order: IncomingOrder, by: str) -> None:
     if row.state not in CHANGEABLE:
         raise OrderRefused(LOCKED, f"the specimen is {row.state}", "SPM^1^2")
-    if not _same_patient(row, order.patient):
+    if not specimens.same_patient(row, order.patient):
         raise OrderRefused(DUPLICATE_KEY, "the specimen is another patient's", "PID^1^3")
     specimens.change(session, row, Change(order.patient, order.order, order.collected_at), by)
 
@@ -88,8 +87,3 @@ def _cancel(session: Session, row: SpecimenRow, by: str) -> None:
     if row.state != State.OPEN:
         raise OrderRefused(LOCKED, f"the specimen is {row.state}: what was signed is amended, not cancelled", "SPM^1^2")
     specimens.cancel(session, row, by, "cancelled by the system that ordered it")
-
-
-def _same_patient(row: SpecimenRow, patient: Patient) -> bool:
-    known = Patient.model_validate(row.patient)
-    return (known.identifier, known.authority) == (patient.identifier, patient.authority)

@@ -7,13 +7,14 @@ within the caller's transaction; a specimen that is to be changed is locked firs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.errors import NumberTaken, StaleRevision, UnknownSpecimen, WrongState
+from service.errors import NumberTaken, ReportedAlready, StaleRevision, UnknownSpecimen, WrongState
 from service.lis import audit
 from service.lis.report import Order, Patient
 from service.lis.states import State
@@ -136,35 +137,69 @@ def listed(
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """New values for a specimen; None leaves one as it is."""
+    """New values for a specimen; None leaves one as it is, unless it stands in `cleared`."""
 
     patient: Patient | None = None
     order: Order | None = None
     collected_at: datetime | None = None
     target_cells: int | None = None
     megakaryocytes: int | None = None
+    cleared: frozenset[Literal["collected_at", "megakaryocytes"]] = frozenset()
+
+
+def same_patient(row: SpecimenRow, patient: Patient) -> bool:
+    """Whether a specimen is of the one who has this number of this giver."""
+    known = Patient.model_validate(row.patient)
+    return (known.identifier, known.authority) == (patient.identifier, patient.authority)
 
 
 def change(session: Session, row: SpecimenRow, wish: Change, by: str) -> None:
-    """Change what is known of a locked specimen."""
+    """Change what is known of a locked specimen.
+
+    Raises:
+        ReportedAlready: to another patient, while the one it was of has a report.
+    """
     if wish.patient is not None:
+        if row.reports and not same_patient(row, wish.patient):
+            raise ReportedAlready(
+                "a report of this specimen went out under its patient, and would stay there; amend it, say so in the "
+                "comment, sign, and open another specimen for the other patient"
+            )
         row.patient = wish.patient.model_dump(mode="json", exclude_none=True)
     if wish.order is not None:
         row.order = wish.order.model_dump(mode="json", exclude_none=True)
+    changed = [name for name in ("patient", "order") if getattr(wish, name) is not None]
     for name in ("collected_at", "target_cells", "megakaryocytes"):
-        if (value := getattr(wish, name)) is not None:
+        value = getattr(wish, name)
+        if value is not None or name in wish.cleared:
             setattr(row, name, value)
+            changed.append(name)
     row.revision += 1
-    # Which fields, and of the patient's not what: the trail is read by more people than the report.
-    changed = [name for name in Change.__slots__ if getattr(wish, name) is not None]
+    # Which fields, and not what stands in them: the trail is read by more people than the report.
     audit.record(session, by, "change", row.id, fields=changed, revision=row.revision)
 
 
 def cancel(session: Session, row: SpecimenRow, by: str, reason: str) -> None:
-    """Give a locked specimen up: it is never signed."""
+    """Give a locked specimen up: it is never signed.
+
+    Raises:
+        ReportedAlready: its preliminary report would stand for ever.
+    """
+    if row.reports:
+        raise ReportedAlready(
+            "a preliminary report went out, and nothing would take it back; sign the specimen, with a comment that "
+            "says what is wrong with it"
+        )
     row.state = State.CANCELLED
     row.revision += 1
     audit.record(session, by, "cancel", row.id, reason=reason, revision=row.revision)
+
+
+def reopen(session: Session, row: SpecimenRow, by: str) -> None:
+    """Open a locked, cancelled specimen again."""
+    row.state = State.OPEN
+    row.revision += 1
+    audit.record(session, by, "reopen", row.id, revision=row.revision)
 
 
 def amend(session: Session, row: SpecimenRow, by: str, reason: str) -> None:
