@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from service.lis.signing import Channel
 CODES = tuple(cell_class.code for cell_class in CLASSES)
 
 
-def plainly(report: Report, _: object, control_id: str, __: datetime) -> str:
+def plainly(report: Report, _: object, control_id: str) -> str:
     """A message that can be read without any protocol."""
     return f"{control_id} {report.number} {report.status} {report.version}"
 

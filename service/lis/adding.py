@@ -14,6 +14,7 @@ from hashlib import sha256
 from service.answers import Wanted, reading
 from service.archives import Upload
 from service.classify import Classifier
+from service.errors import MalformedBody
 from service.lis.kept import KeptPictures
 from service.lis.sent import SentCell, Suggestion
 from service.maps import MapFormat, MapKind
@@ -23,6 +24,14 @@ from service.pictures import Answer
 _TOP = 5
 #: What is kept under a picture's hash: the picture, and its evidence for the suggested class drawn over it.
 PICTURE, OVERLAY = "picture", "overlay"
+
+
+#: Of a client's own name for a picture.
+MAX_KEY = 200
+
+
+def _is_key(name: str) -> bool:
+    return len(name) <= MAX_KEY and name.isprintable()
 
 
 @dataclass(slots=True)
@@ -59,6 +68,9 @@ class Adding:
             self._names.append(upload.name)
             if isinstance(upload.content, Exception):
                 self._sent.append(upload.content)
+                continue
+            if self.by_name and upload.name is not None and not _is_key(upload.name):
+                self._sent.append(MalformedBody(f"its name is no key: 1 to {MAX_KEY} characters, none of control"))
                 continue
             digest = sha256(upload.content).hexdigest()
             if digest in self.known:

@@ -1,5 +1,6 @@
 """`POST /specimens/{id}/cells` and `GET …/picture`: pictures into a specimen, and those that are kept out again."""
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,13 +11,13 @@ from service.disconnect import while_connected
 from service.errors import CellTaken, UnknownSpecimen
 from service.lease import Lease
 from service.lis import examples
-from service.lis.adding import OVERLAY, PICTURE, Adding
+from service.lis.adding import MAX_KEY, Adding
 from service.lis.documents import AddedCells, AddedItem, Cell
 from service.lis.kept import media_type
 from service.lis.routes import Actor, Place, SpecimenId, TheLaboratory
 from service.lis.sent import SentCell
 from service.openapi import MANY_OR_ONE_PICTURE, problem_responses
-from service.problems import problem
+from service.problems import UNEXPECTED, kind_of, problem
 from service.running import RequestId, RunningService, TimeoutWish
 from service.settings import Settings
 from service.uploads import content_type, many_pictures, one_picture
@@ -24,6 +25,7 @@ from service.uploads import content_type, many_pictures, one_picture
 if TYPE_CHECKING:  # as in `routes`
     from service.lis.laboratory import Laboratory
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["specimens"])
 
 Key = Annotated[
@@ -31,7 +33,7 @@ Key = Annotated[
     Header(
         alias="Idempotency-Key",
         min_length=1,
-        max_length=200,
+        max_length=MAX_KEY,
         pattern=r"^[\x21-\x7e]+$",
         description="Your own name for the one picture that is the body: sent again under it, it is the same cell.",
     ),
@@ -98,7 +100,7 @@ async def see_cell(
 ) -> Response:
     """As it was sent, where the laboratory keeps pictures and still has it."""
     cell = await here.look(here.desk.cell, specimen_id, place)
-    data = await here.look(_kept, here, cell.sha256, {"picture": PICTURE, "overlay": OVERLAY}[kind])
+    data = await here.look(_kept, here, cell.sha256, kind)
     if data is None:
         raise UnknownSpecimen("picture")
     return Response(data, media_type=media_type(data), headers=_AS_A_PICTURE)
@@ -140,6 +142,8 @@ def _items(
     for index, (name, outcome) in enumerate(outcomes):
         found = next(rows) if isinstance(outcome, SentCell) else outcome
         if isinstance(found, Exception):
+            if kind_of(found) is UNEXPECTED:
+                log.error("item %d of request %s failed", index, request_id, exc_info=found)
             items.append(AddedItem(index=index, name=name, problem=problem(found, request_id)))
         else:
             items.append(AddedItem(index=index, name=name, cell=found))

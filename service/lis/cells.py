@@ -209,6 +209,9 @@ def counted_under(
 
 def know_model(session: Session, manifest: Manifest) -> None:
     """Write a model down before its first cells, and what its manifest says of it by now."""
+    known = session.get(ModelRow, manifest.sha256)
+    if known is not None and known.unsupported == list(manifest.unsupported) and known.version == manifest.version:
+        return  # and no other specimen waits for this one, as for whoever writes the row
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(
         dialect.insert(ModelRow)

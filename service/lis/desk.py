@@ -116,7 +116,7 @@ class Desk:
         with self.database.writing() as session:
             allowed = "an open or amended one is signed"
             row = specimens.locked(session, specimen_id, revision=wish.revision, allowed=allowed)
-            signature = Signature(by, wish.revision, wish.comment, wish.accept_unread)
+            signature = Signature(by, wish.comment, wish.accept_unread)
             return signing.sign(session, row, signature, self.rules, self.channels)
 
     def amend(self, specimen_id: str, wish: WithReason, by: str) -> Specimen:
@@ -148,9 +148,10 @@ class Desk:
             if sent:
                 cells.know_model(session, manifest)
             rows = cells.add(session, row, sent, manifest, by)
-            _, _, unsupported = cells.counted_under(session, row)
-            stand = [each if isinstance(each, CellTaken) else self._cell(each, unsupported) for each in rows]
-            return row.revision, row.cells - before, stand, self._differential(session, row)
+            found = cells.counted(session, row, self.rules)
+            stand = [each if isinstance(each, CellTaken) else self._cell(each, found.unsupported) for each in rows]
+            differential = signing.differential_of(row, found, self.rules)
+            return row.revision, row.cells - before, stand, differential
 
     def read(self, specimen_id: str, wish: ReadCells, by: str) -> ReadAnswer:
         """Write down readings. Raises UnknownSpecimen, WrongState, StaleRevision, InvalidReading."""

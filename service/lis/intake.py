@@ -25,8 +25,9 @@ def take(session: Session, message: MessageIdentity, orders: Sequence[IncomingOr
     Raises:
         OrderRefused: an order that does not go with what is here.
     """
+    # Names longer than a column are told apart by the message's hash.
     taken = TakenMessageRow(
-        sender=message.sender, control_id=message.control_id, sha256=message.sha256, at=datetime.now(UTC)
+        sender=message.sender[:400], control_id=message.control_id[:200], sha256=message.sha256, at=datetime.now(UTC)
     )
     if session.get(TakenMessageRow, (taken.sender, taken.control_id, taken.sha256)) is not None:
         return False

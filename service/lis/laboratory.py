@@ -63,6 +63,7 @@ class Laboratory:
         self.desk = Desk(self._database, counting_rules(settings), [each.channel for each in self._receivers])
         self._workers = [self._worker(receiver) for receiver in self._receivers] if lis.deliver or only_delivers else []
         self._tasks: list[asyncio.Task[None]] = []
+        self._prepared = False
 
     def prepare(self, classes: Sequence[CellClass]) -> None:
         """Bring the tables up to date, try the address for orders, and see whether the M:E ratio speaks of classes
@@ -72,6 +73,8 @@ class Laboratory:
             LaboratoryRefused: the database is not there or not ours, the address is taken, or a term of the M:E ratio
                 is no class.
         """
+        if self._prepared:  # by `serve`, which says what is wrong in a line, before it serves
+            return
         with _refusing("DATABASE"):
             self._database.migrate()
         with _refusing("HL7_LISTEN"):
@@ -80,6 +83,7 @@ class Laboratory:
         with _refusing("ME_MYELOID", "ME_ERYTHROID"):
             for term in (self.desk.rules.myeloid, self.desk.rules.erythroid) if classes else ():
                 term_codes(term, classes)
+        self._prepared = True
 
     async def start(self, classes: Sequence[CellClass]) -> None:
         """Prepare, then deliver and listen.
@@ -98,16 +102,18 @@ class Laboratory:
 
     async def close(self) -> None:
         """Take no orders and claim no messages any more; what is being sent may end within `shutdown_timeout_s`."""
-        if self._listener is not None:
-            await self._listener.close()
+        timeout_s = self._settings.shutdown_timeout_s
         for worker in self._workers:
             worker.stop()
-        delivering = self._tasks[: len(self._workers)]
-        if delivering:
-            await asyncio.wait(delivering, timeout=self._settings.shutdown_timeout_s)
-        for task in self._tasks:
+        ending = self._tasks[: len(self._workers)]
+        if self._listener is not None:
+            ending.append(asyncio.create_task(self._listener.close(timeout_s)))
+        if ending:
+            await asyncio.wait(ending, timeout=timeout_s)
+        tasks = {*self._tasks, *ending}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self._database.close)
 
     async def do(self, what: str, action: Callable[..., Result], *arguments: object) -> Result:

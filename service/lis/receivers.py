@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from service.lis import astm, fhir
 from service.lis.adding import OVERLAY, PICTURE
@@ -56,7 +56,7 @@ def receivers(lis: LisSettings, codes: CodeMap, kept: KeptPictures | None) -> li
     return found
 
 
-Encode = Callable[[Report, Examples, str, datetime], str]
+Encode = Callable[[Report, Examples, str], str]
 
 
 def _receiver(
@@ -75,9 +75,9 @@ def _verified(report: Report) -> bool:
 def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
     sender = sender_of(lis)
 
-    def encode(report: Report, _: Examples, control_id: str, sent_at: datetime) -> str:
+    def encode(report: Report, _: Examples, control_id: str) -> str:
         codes = code_of[_verified(report)]
-        return results.encode_report(report, codes, sender, control_id=control_id, sent_at=sent_at)
+        return results.encode_report(report, codes, sender, control_id=control_id, sent_at=report.created_at)
 
     return encode
 
@@ -85,7 +85,7 @@ def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
 def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], kept: KeptPictures | None) -> Encode:
     form = fhir.FhirForm(lis.local_system_uri, lis.fhir_patient_systems)
 
-    def encode(report: Report, examples: Examples, _: str, __: datetime) -> str:
+    def encode(report: Report, examples: Examples, _: str) -> str:
         pictures = _pictures(examples, kept) if kept else []
         return fhir.encode_report(report, code_of[_verified(report)], form, pictures)
 
@@ -95,7 +95,7 @@ def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], kept: KeptPictures | No
 def _astm(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
     form = astm.AstmForm(lis.hl7_application, lis.hl7_to_application, lis.hl7_processing_id, lis.hl7_specimen_type)
 
-    def encode(report: Report, _: Examples, control_id: str, __: datetime) -> str:
+    def encode(report: Report, _: Examples, control_id: str) -> str:
         return astm.encode_report(report, code_of[_verified(report)], form, control_id)
 
     return encode

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from service.errors import NoLaboratory
 from service.lis import examples
@@ -22,13 +24,14 @@ from service.lis.documents import (
     SpecimenPage,
     WithReason,
 )
-from service.lis.report import Report, SpecimenDifferential
+from service.lis.report import Line, Report, SpecimenDifferential
 from service.lis.states import State
 from service.openapi import problem_responses
 
 if TYPE_CHECKING:  # SQLAlchemy and the rest take 40 MB: loaded where a laboratory is set up, and nowhere else
     from service.lis.laboratory import Laboratory
 
+ACTING_USER = "X-Acting-User"
 _REFUSALS = (400, 404, 408, 409, 413, 422, 429, 503)
 router = APIRouter(tags=["specimens"], route_class=JsonRoute)
 
@@ -54,18 +57,40 @@ Place = Annotated[int, Path(ge=1, le=MOST, description="of the cell: 1, 2, …")
 #: PostgreSQL is asked for no text with a NUL in it: it would fail.
 NO_NUL = r"^[^\x00]*$"
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Actor = Annotated[
-    str,
-    Header(
-        alias="X-Acting-User",
-        min_length=1,
-        max_length=200,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="Who does this, as the laboratory knows him: it stands in the audit trail, and in the report of "
-        "the one who signs. Whatever asks people who they are sets it; see docs/lis.md.",
-        examples=["m.muster"],
-    ),
-]
+_LINE = TypeAdapter(Line)
+
+
+async def acting_user(
+    sent: Annotated[
+        str,
+        Header(
+            alias=ACTING_USER,
+            min_length=1,
+            pattern=r"^[^\x00-\x1f\x7f]+$",
+            description="Who does this, as the laboratory knows him, in UTF-8 and at most 200 characters: it stands in "
+            "the audit trail, and in the report of the one who signs. Whatever asks people who they are sets it; see "
+            "docs/lis.md.",
+            examples=["m.muster"],
+        ),
+    ],
+) -> str:
+    """The name of the one who acts, as he writes himself: HTTP hands headers over as if they were Latin-1.
+
+    Raises:
+        RequestValidationError: it is blank, or too long.
+    """
+    try:
+        name = sent.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        name = sent
+    try:
+        return _LINE.validate_python(name)
+    except ValidationError as error:
+        faults = [{"loc": ("header", ACTING_USER), "type": each["type"], "msg": each["msg"]} for each in error.errors()]
+        raise RequestValidationError(faults) from None
+
+
+Actor = Annotated[str, Depends(acting_user)]
 
 
 @router.post(

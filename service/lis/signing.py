@@ -36,20 +36,19 @@ Examples = Sequence[Example]
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One receiver of reports. `encode` takes the report, examples if it sends pictures, a control id and the time."""
+    """One receiver of reports. `encode` takes the report, examples if it sends pictures, and a control id."""
 
     name: str
-    encode: Callable[[Report, Examples, str, datetime], str]
+    encode: Callable[[Report, Examples, str], str]
     retry_for: timedelta
     sends_pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Who signs, having seen which revision, and what is said with it."""
+    """Who signs, and what is said with it."""
 
     by: str
-    revision: int
     comment: str | None = None
     accept_unread: bool = False
 
@@ -70,7 +69,7 @@ def preliminary(
     Raises:
         NotReviewed: not one cell is counted.
     """
-    return _written(session, specimen, ReportStatus.PRELIMINARY, Signature(by, specimen.revision), rules, channels)
+    return _written(session, specimen, ReportStatus.PRELIMINARY, Signature(by), rules, channels)
 
 
 def sign(
@@ -139,7 +138,7 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, by: str, cha
     messages: dict[str, str] = {}
     for channel in channels:
         control_id = secrets.token_hex(10)  # MSH-10 takes 20 characters
-        message = channel.encode(report, examples, control_id, report.created_at)
+        message = channel.encode(report, examples, control_id)
         outbox.put(session, row, channel.name, control_id, message, channel.retry_for)
         messages[control_id] = audit.digest(message)
     audit.record(

@@ -7,6 +7,7 @@ patient is logged: a line holds a message's type, its control id and codes.
 import asyncio
 import hashlib
 import logging
+import math
 import re
 import socket
 import traceback
@@ -86,15 +87,16 @@ class OrderListener:
             self._connected, self._host, self._port, ssl=self._tls, ssl_handshake_timeout=patience
         )
 
-    async def close(self) -> None:
-        """Hear nobody any more. A message that is being taken is answered first."""
+    async def close(self, timeout_s: float = math.inf) -> None:
+        """Hear nobody any more. A message that is being taken is answered first, within `hl7_timeout_s` or less."""
         self._closing = True
         if self._server:
             self._server.close()
         for task in self._idle:
             task.cancel()
+        patience_s = min(timeout_s, self._settings.hl7_timeout_s)
         if self._conversations:
-            _, late = await asyncio.wait(self._conversations, timeout=self._settings.hl7_timeout_s)
+            _, late = await asyncio.wait(self._conversations, timeout=patience_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
