@@ -1,13 +1,14 @@
 """Sessions of ASTM with a receiver that nobody here wrote, and with receivers that refuse, interrupt or say nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC
 from pathlib import Path
 
 import pytest
 from astm_peer import AstmReceiver, astm_receiver
+from loopback import Serve, loopback
 from reported import differential, report
 
 from service.lis.astm import AstmForm, encode_report
@@ -50,26 +51,11 @@ async def test_a_receiver_nobody_here_wrote_has_what_the_report_says(receiver: A
     assert {each["sample_id"] for each in message["results"]} == {of.number}
 
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
 @asynccontextmanager
 async def receiving(serve: Serve, timeout_s: float = 5) -> AsyncIterator[AstmWire]:
     """A wire to a receiver on loopback, which waits as little as it can; left once the receiver has ended."""
-    under_way: list[asyncio.Task[None]] = []
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        under_way.append(task)
-        await serve(reader, writer)
-        writer.close()
-        await writer.wait_closed()
-
-    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
-        host, port = server.sockets[0].getsockname()
+    async with loopback(serve) as (host, port):
         yield AstmWire(host, port, timeout_s, busy_wait_s=0, contention_wait_s=0)
-    await asyncio.gather(*under_way)
 
 
 class Replies:

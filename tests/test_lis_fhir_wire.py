@@ -3,11 +3,12 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from loopback import Serve, loopback
 
 from service.lis.fhir_wire import FhirWire
 from service.lis.wire import NoAnswer, Rejected
@@ -24,26 +25,11 @@ async def wire(url: str, token: str | None = TOKEN, timeout_s: float = 30) -> As
         await opened.close()
 
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
 @asynccontextmanager
 async def listening(serve: Serve) -> AsyncIterator[str]:
     """A server on loopback and its base URL; left only once every connection is served to its end."""
-    under_way: list[asyncio.Task[None]] = []
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        under_way.append(task)
-        await serve(reader, writer)
-        writer.close()
-        await writer.wait_closed()
-
-    async with await asyncio.start_server(connected, "127.0.0.1", 0) as opened:
-        host, port = opened.sockets[0].getsockname()
+    async with loopback(serve) as (host, port):
         yield f"http://{host}:{port}/fhir"
-    await asyncio.gather(*under_way)
 
 
 @asynccontextmanager
