@@ -19,7 +19,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service import memory
+from service import logs, memory
 from service.errors import ServiceError
 from service.models import Models
 from service.running import Running
@@ -129,7 +129,7 @@ class DrainingServer(uvicorn.Server):
 
 def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
     """A server that has not started yet; it calls `started` once it takes connections."""
-    _configure_logging(settings.log_level.upper(), access_log=access_log)
+    logs.configure(settings.log_level, access_log=access_log)
     memory.bound_what_is_kept()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     timeout_s = settings.request_timeout_s
@@ -164,14 +164,3 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
-
-
-def _configure_logging(level: str, *, access_log: bool) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # uvicorn's own lines say what `marrowlens serve` has said already.
-    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    # A client's malformed form or picture is the client's news: it gets a problem, the log does not.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("service.access").setLevel(logging.INFO if access_log else logging.CRITICAL)

@@ -261,3 +261,33 @@ def test_one_signature_reaches_receivers_of_every_kind(
     assert diagnostic["status"] == "final"
     # Of each class one cell, as it was sent and with its evidence drawn over it.
     assert len(media) == 2 * len(codes)
+
+
+def test_all_dead_letters_are_sent_again_but_those_that_would_take_a_later_report_back(
+    artefact: Path, tmp_path: Path, draw: Draw, settings: dict[str, str]
+) -> None:
+    with node_receiver("simple-hl7-receiver.js", tmp_path, "AE") as receiver:
+        settings["lis_hl7_to"] = f"127.0.0.1:{receiver.port}"
+        with served(artefact, **settings) as service:
+            service.wait_listening()
+            asyncio.run(ordered(order_port(settings), order(PID, SPM, ORC, OBR)))
+            with httpx.Client(base_url=service.url, headers=WHO, timeout=30) as http:
+                specimen = signed(http, draw)
+                until(http, f"/specimens/{specimen}", lambda found: state(found) == ["dead"])
+                http.post(f"/specimens/{specimen}/amend", json={"revision": 3, "reason": "again"}).raise_for_status()
+                wish = {"revision": 4, "accept_unread": True}
+                http.post(f"/specimens/{specimen}/sign", json=wish).raise_for_status()
+                found = until(http, f"/specimens/{specimen}", lambda found: state(found) == ["dead", "dead"])
+    first, second = (version["messages"][0]["control_id"] for version in found["versions"])
+    with node_receiver("simple-hl7-receiver.js", tmp_path, "AA") as receiver:
+        settings["lis_hl7_to"] = f"127.0.0.1:{receiver.port}"
+        assert command(settings, "lis", "retry", second).stdout == "1 to be sent again\n"
+        with served(artefact, **settings) as service:
+            service.wait_listening()
+            with httpx.Client(base_url=service.url, timeout=30) as http:
+                until(http, f"/specimens/{specimen}", lambda found: state(found) == ["dead", "delivered"])
+    everything = command(settings, "lis", "retry", "--all")
+    assert (everything.returncode, everything.stdout) == (0, "0 to be sent again\n")
+    assert f"{first} stays: a later report" in everything.stderr
+    one = command(settings, "lis", "retry", first)
+    assert (one.returncode, f"{first} stays" in one.stderr) == (2, True)

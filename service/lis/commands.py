@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.orm import Session
 
+from service import logs
 from service.errors import StorageUnavailable
 from service.lis import audit, audit_checks, outbox
 from service.lis.audit import End
@@ -36,6 +37,8 @@ from service.settings import Settings, SettingsError, read_settings
 #: Bad settings, or a database that does not answer.
 CANNOT = 2
 FAULTS = 1
+_ALL = 1_000_000
+_OVERTAKEN = "stays: a later report of its specimen may have arrived, which it would take back; drop it"
 
 lis = typer.Typer()
 audit_trail = typer.Typer()
@@ -101,22 +104,30 @@ def retry(
     every: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
 ) -> None:
     """Send dead letters again, as they were: the same bytes under the same control id."""
-    settings = _settings()
+    retry_for = timedelta(hours=_settings().lis.retry_for_h)
+    if not (control_ids or every):
+        _stop("say which, or --all")
     with _session(writing=True) as session:
         if every:
-            rows: Sequence[MessageRow] = outbox.listed(session, (MessageState.DEAD,), 1_000_000)
-        else:
-            rows = [_found(session, control_id) for control_id in control_ids or _stop("say which, or --all")]
-        for row in rows:
-            if row.state != MessageState.DEAD:
-                _stop(f"{row.control_id} is {row.state}: only a dead letter is sent again")
-            try:
-                outbox.retry_dead(session, row, getpass.getuser(), timedelta(hours=settings.lis.retry_for_h))
-            except Overtaken:
-                _stop(
-                    f"{row.control_id}: a later report of its specimen may have arrived, which this would undo; drop it"
-                )
-    typer.echo(f"{len(rows)} to be sent again")
+            control_ids = [row.control_id for row in outbox.listed(session, (MessageState.DEAD,), _ALL)]
+        overtaken = [each for each in control_ids if not _retried(session, each, retry_for)]
+        if overtaken and not every:
+            _stop(f"{overtaken[0]} {_OVERTAKEN}")
+    for each in overtaken:
+        typer.echo(f"{each} {_OVERTAKEN}", err=True)
+    typer.echo(f"{len(control_ids) - len(overtaken)} to be sent again")
+
+
+def _retried(session: Session, control_id: str, retry_for: timedelta) -> bool:
+    """Whether it will be sent again; not where a later report could be taken back by it."""
+    row = _found(session, control_id)
+    if row.state != MessageState.DEAD:
+        _stop(f"{control_id} is {row.state}: only a dead letter is sent again")
+    try:
+        outbox.retry_dead(session, row, getpass.getuser(), retry_for)
+    except Overtaken:
+        return False
+    return True
 
 
 @lis.command()
@@ -149,6 +160,7 @@ def migrate() -> None:
 def deliver() -> None:
     """Deliver reports until SIGTERM, in a process of its own: beside services that set MARROWLENS_LIS_DELIVER=false."""
     settings = _settings()
+    logs.configure(settings.log_level)
     try:
         laboratory = Laboratory(settings, CollectorRegistry(), only_delivers=True)
         asyncio.run(_delivering(laboratory))

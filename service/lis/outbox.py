@@ -169,7 +169,7 @@ def of_report(session: Session, report: ReportRow) -> Sequence[MessageRow]:
 def by_control_id(session: Session, control_id: str) -> MessageRow | None:
     """One message, locked."""
     wanted = select(MessageRow).where(MessageRow.control_id == control_id).with_for_update()
-    return session.scalars(wanted).one_or_none()
+    return session.scalars(wanted.execution_options(populate_existing=True)).one_or_none()
 
 
 class Overtaken(Exception):
