@@ -65,6 +65,7 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+            memory.set_aside()
             self._tell_started()
 
     def _reload(self) -> None:

@@ -45,3 +45,26 @@ def test_where_there_is_no_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("ctypes.CDLL", nothing_there)
     memory.bound_what_is_kept()
     memory.give_back()
+
+
+ASIDE = """
+import gc, weakref
+from service import app, memory
+
+class Ring:
+    def __init__(self):
+        self.itself = self
+
+memory.set_aside()
+left, aside = len(gc.get_objects()), gc.get_freeze_count()
+ring = weakref.ref(Ring())
+gc.collect()
+print(left, aside, ring() is None)
+"""
+
+
+def test_what_the_start_made_is_looked_through_no_more_and_what_comes_later_is() -> None:
+    ran = subprocess.run([sys.executable, "-c", ASIDE], capture_output=True, text=True, check=True)
+    left, aside, collected = ran.stdout.split()
+    assert int(left) < 100 and int(aside) > 50_000
+    assert collected == "True"
