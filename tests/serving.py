@@ -98,6 +98,11 @@ class Served:
             said = self._said.wait_for(lambda: any(text in line for line in self.lines[after:]), 60)
         assert said, "\n".join(self.lines)
 
+    def stop(self) -> int:
+        """Ask it to stop and wait until it has, as a supervisor does; a kill could fall on a message being sent."""
+        self.process.terminate()
+        return self.wait_ended()
+
     def wait_ended(self) -> int:
         status = self.process.wait(60)
         self._reader.join(60)

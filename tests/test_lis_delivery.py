@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from lab import PLAIN, desk, manifest, sent, signing, wish
 from prometheus_client import CollectorRegistry
+from sqlalchemy.orm import Session
 
+from service.lis.database import Database
 from service.lis.delivery import Worker
 from service.lis.desk import Desk
 from service.lis.metrics import LisMetrics
@@ -173,4 +176,39 @@ async def test_a_worker_that_is_cut_off_leaves_its_message_to_the_next(front: De
     other = Scripted()
     await run_until(worker(front, other), other, lambda: len(other.taken) == 1)
     assert other.tried == wire.tried
+    assert states(front, specimen) == ["delivered"]
+
+
+class Gated(Database):
+    """A database whose writers wait at its door while it is shut."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.waits, self.open = threading.Event(), threading.Event()
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        self.waits.set()
+        assert self.open.wait(60)
+        with super().writing() as session:
+            yield session
+
+
+async def test_a_worker_that_is_cut_off_while_it_claims_leaves_its_message_to_the_next(
+    front: Desk, artefact: Path, database_url: str
+) -> None:
+    specimen = signed(front, artefact, "BM-1")
+    gated, wire = Gated(database_url), Scripted()
+    retry, metrics = Retry(0.001, 0.01), LisMetrics(CollectorRegistry())
+    running = asyncio.create_task(Worker(gated, PLAIN.name, wire, retry, 30, metrics).run())
+    await asyncio.to_thread(gated.waits.wait, 60)
+    running.cancel()
+    await asyncio.sleep(0)  # the cancellation reaches the worker; its thread still stands at the door
+    gated.open.set()
+    with suppress(asyncio.CancelledError):
+        await running
+    gated.close()
+    assert wire.tried == []
+    other = Scripted()
+    await run_until(worker(front, other), other, lambda: len(other.taken) == 1)
     assert states(front, specimen) == ["delivered"]

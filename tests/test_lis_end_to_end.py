@@ -164,6 +164,7 @@ def test_a_message_is_dropped_with_a_reason_that_stays(artefact: Path, draw: Dra
             assert message["state"] == "waiting"
             metrics = until_metric(http, 'marrowlens_lis_outbox_messages{channel="hl7"} 1.0')
             assert 'marrowlens_lis_delivery_attempts_total{channel="hl7",outcome="unanswered"}' in metrics
+        assert service.stop() == 0
     dropped = command(settings, "lis", "drop", message["control_id"], "--why", "the receiver is gone")
     assert (dropped.returncode, dropped.stdout) == (0, "1 dropped\n")
     assert command(settings, "lis", "status").stdout == "nothing waits, nothing is dead\n"

@@ -79,7 +79,7 @@ class Worker:
         """Deliver what is due; how long to wait before looking again, in seconds."""
         try:
             while not self._stopping:
-                claimed = await asyncio.to_thread(self._claim)
+                claimed = await self._claimed()
                 if claimed is None:
                     return POLL_S
                 if not await self._deliver(claimed):
@@ -90,6 +90,15 @@ class Worker:
         except Exception as error:  # a worker that ended would leave everything undelivered, and nobody would know
             log.error("delivery by %s goes on after %s", self.channel, _where(error))
         return POLL_S
+
+    async def _claimed(self) -> Claimed | None:
+        claiming = asyncio.create_task(asyncio.to_thread(self._claim))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:  # the thread goes on: what it claims now would be nobody's until the lease ends
+            if (claimed := await claiming) is not None:
+                await asyncio.to_thread(self._let_go, claimed)
+            raise
 
     async def _deliver(self, claimed: Claimed) -> bool:
         try:
