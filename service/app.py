@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from service import openapi
+from service.access.guard import Doors, Guard
 from service.answers import Wanted
 from service.direct import Direct
 from service.lease import UploadMemory
@@ -46,6 +47,7 @@ def create_app(
     `open_model` opens the artefacts that are to take over later, as the settings say unless told otherwise.
 
     Raises:
+        KeysRefused: API keys are set up, and their file cannot be used.
         LaboratoryRefused: a laboratory is set up, and a setting of it cannot be used.
     """
     metrics = Metrics()
@@ -73,9 +75,20 @@ def create_app(
     [route] = (route for route in classify.router.routes if isinstance(route, APIRoute))
     app.add_middleware(Direct, route=route, answer=_classified, refuse=_refuse, refused=REFUSED)
     app.add_middleware(HeadAsGet)
+    app.add_middleware(
+        Guard,
+        doors=_doors(settings, metrics),
+        loopback_only=not (settings.asks_who or settings.allow_anonymous),
+        metrics_open=settings.metrics_open,
+        refuse=_refuse,
+    )
     app.add_middleware(RequestContext, metrics=metrics)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
     return app
+
+
+def _doors(settings: Settings, metrics: Metrics) -> Doors | None:
+    return Doors(settings, metrics) if settings.asks_who else None
 
 
 def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":

@@ -1,5 +1,5 @@
-"""The command line: `marrowlens serve`, `openapi`, `score`, `warm`, `doctor`, `lis` and `audit`. Words and exit codes;
-the work is done elsewhere."""
+"""The command line: `marrowlens serve` and `openapi`, and every other command by its name. Words and exit codes; the
+work is done elsewhere."""
 
 import errno
 import ipaddress
@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -20,6 +21,7 @@ try:
 
     from model.contract import ArtefactError
     from service import openapi as openapi_document
+    from service.access.keys import KeysRefused
     from service.app import create_app
     from service.doctor import doctor
     from service.lazily import lazily
@@ -27,9 +29,10 @@ try:
     from service.opening import intra_op_threads, opened, session_batch_sizes
     from service.schemas import RESEARCH_USE
     from service.score import score
-    from service.server import bound_socket, server
+    from service.server import DrainingServer, bound_socket, server
     from service.session import ProviderUnavailable, Session
     from service.settings import Settings, SettingsError, read_settings
+    from service.tls import TlsRefused
     from service.warm import warm
 except ImportError as error:  # the command is there wherever training is installed, the service's needs are not
     missing = f"{error.name} is not installed: pip install -e '.[service,cpu]'"
@@ -62,7 +65,7 @@ def serve(
     listener = _listen(settings)
     application = _application(settings, session)
     announce = partial(_announce, settings, session, listener, application.state.laboratory)
-    serving = server(application, settings, access_log=access_log, started=announce)
+    serving = _server(application, settings, access_log, announce)
     serving.run(sockets=[listener])
     if serving.failed:
         # Not by the interpreter's own way out: with a call still running in it, onnxruntime ends that by SIGABRT.
@@ -85,6 +88,10 @@ def openapi(
 
 for command in (score, warm, doctor):
     app.command()(command)
+app.add_typer(lazily("service.keys_commands", "keys", "API keys: make, list and revoke them."), name="keys")
+app.add_typer(
+    lazily("service.config_commands", "config", "The settings: what is in force, and what there is."), name="config"
+)
 app.add_typer(lazily("service.lis.commands", "lis", "The laboratory's messages: what waits, what is dead."), name="lis")
 app.add_typer(lazily("service.lis.commands", "audit_trail", "The laboratory's audit trail."), name="audit")
 
@@ -109,17 +116,33 @@ def _application(settings: Settings, session: Session) -> FastAPI:
         laboratory: Laboratory | None = application.state.laboratory
         if laboratory is not None:
             laboratory.prepare(session.manifest.classes)
+    except KeysRefused as error:
+        _stop(f"MARROWLENS_KEYS_FILE: {error}")
     except LaboratoryRefused as error:
         _stop(str(error))
     return application
 
 
+def _server(application: FastAPI, settings: Settings, access_log: bool, announce: Callable[[], None]) -> DrainingServer:
+    try:
+        return server(application, settings, access_log=access_log, started=announce)
+    except TlsRefused as error:
+        _stop(str(error))
+
+
 def _listen(settings: Settings) -> socket.socket:
     try:
-        return bound_socket(settings.host, settings.port)
+        listener = bound_socket(settings.host, settings.port)
     except OSError as error:
         hint = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
         _stop(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}")
+    if not (settings.asks_who or settings.allow_anonymous or _is_loopback(listener.getsockname()[0])):
+        _stop(
+            f"{settings.host} can be reached from other machines, and nobody would be asked who he is: set "
+            "MARROWLENS_KEYS_FILE (`marrowlens keys new` writes it) or MARROWLENS_OIDC_ISSUER; or, where something "
+            "else asks, MARROWLENS_ALLOW_ANONYMOUS=true"
+        )
+    return listener
 
 
 def _announce(settings: Settings, session: Session, listener: socket.socket, laboratory: "Laboratory | None") -> None:
@@ -127,20 +150,29 @@ def _announce(settings: Settings, session: Session, listener: socket.socket, lab
     manifest = session.manifest
     threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
     at = f"[{host}]" if ":" in host else host
-    url = f"http://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
-    typer.echo(f"marrowlens listens on http://{at}:{port}  (interface: {url}/docs)")
+    scheme = "http" if settings.tls_cert is None else "https"
+    url = f"{scheme}://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
+    typer.echo(f"marrowlens listens on {scheme}://{at}:{port}  (interface: {url}/docs)")
     typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}, manifest {manifest.digest}")
     typer.echo(f"computes on {session.provider}, {threads} thread(s), batches of {sizes}")
     if laboratory is not None:
         typer.echo(f"laboratory: {laboratory.description()}")
+    typer.echo(_who_is_asked(settings, _is_loopback(host)))
+    if settings.tls_cert is None and not _is_loopback(host):
+        typer.echo("what is sent can be read on the way, keys too, unless something in front of this adds TLS")
     typer.echo(RESEARCH_USE)
-    typer.echo(f"try: curl -F image=@examples/cell.png {url}/classify")
-    if not _is_loopback(host):
-        typer.echo(
-            f"WARNING: {host} can be reached from other machines, and there is no authentication: whoever reaches this "
-            "port can use it. Put it behind something that asks who they are.",
-            err=True,
-        )
+    who = '-H "Authorization: Bearer $KEY" ' if settings.asks_who else ""
+    typer.echo(f"try: curl {who}-F image=@examples/cell.png {url}/classify")
+
+
+def _who_is_asked(settings: Settings, here_alone: bool) -> str:
+    if settings.asks_who:
+        keys = f"keys of {settings.keys_file}" if settings.keys_file else ""
+        tokens = f"tokens of {settings.oidc_issuer}" if settings.oidc_issuer else ""
+        return f"callers are asked who they are: {' and '.join(filter(None, (keys, tokens)))}"
+    if here_alone and not settings.allow_anonymous:
+        return "nobody is asked who he is, so only this machine is answered; MARROWLENS_KEYS_FILE opens it to others"
+    return "WARNING: nobody is asked who he is: whoever reaches this port can use it"
 
 
 def _is_loopback(host: str) -> bool:

@@ -11,8 +11,10 @@ Knows no HTTP: `service.problems` says which status each of these, and each erro
     ├── UnknownModel          another model or version than the one that answers here
     ├── UploadTooSlow         the client stopped sending
     ├── UploadMemoryExhausted bodies of other requests fill the memory set aside for uploads
-    ├── Unauthorised          without the operator's token
-    ├── Forbidden             what nobody may do here, as the service is set up
+    ├── Unauthorised          without a key or a token that holds
+    ├── Forbidden             known, but not allowed; or what nobody may do here, as the service is set up
+    ├── RateLimited           more requests than this caller may send
+    ├── IssuerUnavailable     tokens cannot be checked now
     ├── ChangeUnderWay        the model is being changed already
     ├── ModelRefused          the model that should take over cannot
     ├── NoLaboratory          no database is set, so there are no specimens
@@ -95,14 +97,42 @@ class UploadMemoryExhausted(ServiceError):
 
 
 class Unauthorised(ServiceError):
-    """The request does not carry the operator's token."""
+    """Nobody knows who sent the request.
 
-    def __init__(self) -> None:
-        super().__init__("this takes the operator's token: Authorization: Bearer ...")
+    Attributes:
+        invalid_token: whether a key or token came that does not hold, instead of none (RFC 6750, 3.1).
+    """
+
+    def __init__(self, reason: str, *, invalid_token: bool = False) -> None:
+        super().__init__(reason)
+        self.invalid_token = invalid_token
 
 
 class Forbidden(ServiceError):
-    """Nobody may do that here, as the service is set up."""
+    """This caller may not do that, or nobody may, as the service is set up.
+
+    Attributes:
+        scopes: those of which one would have been enough, where that is what was missing.
+    """
+
+    def __init__(self, reason: str, *, scopes: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.scopes = scopes
+
+
+class RateLimited(ServiceError):
+    """This caller has sent more requests than he may; others are not concerned."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("you have sent more requests than your key or token may; send this one again a little later")
+        self.retry_after_s = retry_after_s
+
+
+class IssuerUnavailable(ServiceError):
+    """The issuer of tokens does not answer, and its keys are not known. Keys are taken all the same."""
+
+    def __init__(self) -> None:
+        super().__init__("the issuer of tokens does not answer, so that none can be checked; try again later")
 
 
 class ChangeUnderWay(ServiceError):

@@ -12,4 +12,4 @@ def configure(level: str, *, access_log: bool = False) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("service.access").setLevel(logging.INFO if access_log else logging.CRITICAL)
+    logging.getLogger("service.requests").setLevel(logging.INFO if access_log else logging.CRITICAL)

@@ -43,6 +43,9 @@ class Metrics:
         self._queued = self._gauge("queue_pictures", "Pictures waiting for a batch.")
         self._in_flight = self._gauge("in_flight_pictures", "Pictures accepted and not yet answered.")
         self._ready = self._gauge("ready", "Whether the service is ready: 1 or 0.")
+        self._keys = self._gauge("keys", "API keys in the file of keys.")
+        self._keys_file_valid = self._gauge("keys_file_valid", "Whether the file of keys can be read as it is: 1 or 0.")
+        self._keys_file_valid.set(1)
         self._changes = self._counter("model_changes", "Changes of the model while serving.", "outcome")
         # What is alerted on stands at 0 from the start: a counter that begins with its first event never rises.
         for series, value in ((self._changes, "refused"), (self._pictures, "failed"), (self._refusals, "unauthorised")):
@@ -57,6 +60,11 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """A request was answered with a problem, whose kind is the reason: overloaded, not-ready, malformed-body, …"""
         self._refusals.labels(reason).inc()
+
+    def keys(self, count: int, *, valid: bool) -> None:
+        """The file of API keys was looked at: how many stand in it, and whether it can be read as it is now."""
+        self._keys.set(count)
+        self._keys_file_valid.set(valid)
 
     def picture(self, outcome: str) -> None:
         """One picture is settled: answered, undecodable, expired, …"""

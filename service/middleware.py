@@ -22,11 +22,21 @@ from service.problems import MEDIA_TYPE, problem
 REQUEST_ID = "X-Request-ID"
 #: What a client's own id may be; anything else is replaced, because it goes into logs and headers.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+#: With every answer. Nothing of it is kept on the way (pictures are of patients), framed, or taken for another type.
+_ALWAYS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+#: A year, as browsers' lists ask for: from then on they come by TLS alone (RFC 6797).
+_BY_TLS = ((b"strict-transport-security", b"max-age=31536000"),)
 #: Counted, never sent: the client closed the connection before its answer (nginx's number for it).
 CLIENT_CLOSED = 499
 
 log = logging.getLogger(__name__)
-access_log = logging.getLogger("service.access")
+access_log = logging.getLogger("service.requests")
 
 
 class RequestContext:
@@ -43,7 +53,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(send, _request_id(Headers(scope=scope)), scope["path"])
+        secured = _ALWAYS + _BY_TLS if scope.get("scheme") == "https" else _ALWAYS
+        exchange = _Exchange(send, _request_id(Headers(scope=scope)), scope["path"], secured)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
         method, started_s = scope["method"], time.perf_counter()
         try:
@@ -79,12 +90,15 @@ class _Exchange:
     to_client: Send
     request_id: str
     path: str
+    secured: tuple[tuple[bytes, bytes], ...]
     status: int = 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             MutableHeaders(scope=message)[REQUEST_ID] = self.request_id
+            own = {name for name, _ in message["headers"]}
+            message["headers"] += [each for each in self.secured if each[0] not in own]
         await self.to_client(message)
 
     async def refuse(self, error: BaseException) -> None:

@@ -12,7 +12,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from service import examples
-from service.problems import MEDIA_TYPE, TABLE
+from service.access import policy
+from service.problems import MEDIA_TYPE, PROTOCOL_PATH, TABLE
 from service.schemas import RESEARCH_USE, BatchSummary, InferenceProblem, Problem, SentPicture
 
 NDJSON = "application/x-ndjson"
@@ -42,6 +43,15 @@ TAGS = [
     },
     {"name": "operations", "description": "For those who run the service."},
 ]
+
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key, or a token of the OpenID Connect issuer; with each operation stand the scopes of which "
+    "it takes one. Where the service listens on loopback alone and neither is set up, nobody is asked.",
+}
+#: What whoever is not let in hears, on every route where callers are asked who they are.
+GUARDED = (401, 403, 429, 503)
 
 _BINARY = {"type": "string", "format": "binary"}
 
@@ -151,12 +161,18 @@ def as_file(app: FastAPI) -> str:
 
 
 def _completed(found: dict[str, Any]) -> dict[str, Any]:
+    found["components"]["securitySchemes"] = {"bearer": BEARER}
     for model in (Problem, InferenceProblem, BatchSummary, SentPicture):
         schema = model.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
         found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
     for path, operations in found["paths"].items():
         for operation in operations.values():
             answers = operation["responses"]
+            if scopes := policy.wanted(path):
+                operation["security"] = [{"bearer": sorted(scopes)}]
+                form = InferenceProblem if path.startswith(PROTOCOL_PATH) else Problem
+                asked = {str(status): answer for status, answer in problem_responses(*GUARDED, form=form).items()}
+                operation["responses"] = answers = asked | answers
             if "422" in answers and MEDIA_TYPE not in answers["422"]["content"]:
                 del answers["422"]  # FastAPI's own form, which nothing here answers with
             for status, response in answers.items():

@@ -20,12 +20,14 @@ from service.errors import (
     Forbidden,
     InvalidReading,
     InvalidTensor,
+    IssuerUnavailable,
     MalformedBody,
     ModelRefused,
     NoLaboratory,
     NotReady,
     NotReviewed,
     NumberTaken,
+    RateLimited,
     ReportedAlready,
     StaleRevision,
     StorageUnavailable,
@@ -63,8 +65,8 @@ UNEXPECTED = Kind(500, "internal-error", "The service failed")
 
 #: First match wins, so a class stands before its base.
 TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
-    (Unauthorised, Kind(401, "unauthorised", "Not without the operator's token")),
-    (Forbidden, Kind(403, "forbidden", "Not as this service is set up")),
+    (Unauthorised, Kind(401, "unauthorised", "Not without a key or a token")),
+    (Forbidden, Kind(403, "forbidden", "Not with this key, or not here")),
     (UnknownModel, Kind(404, "unknown-model", "There is no such model here")),
     (NoLaboratory, Kind(404, "no-laboratory", "No laboratory is set up here")),
     (UnknownSpecimen, Kind(404, "unknown-specimen", "There is no such thing in this laboratory")),
@@ -89,10 +91,12 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (InvalidTensor, Kind(422, "invalid-tensor", "The tensor is not what the model takes")),
     (InvalidReading, Kind(422, "invalid-reading", "The reading cannot be")),
     (RequestValidationError, Kind(422, "invalid-parameter", "A parameter is off")),
+    (RateLimited, Kind(429, "rate-limited", "Too many requests of one caller")),
     (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
     (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
     (NotReady, Kind(503, "not-ready", "The service is not ready")),
     (StorageUnavailable, Kind(503, "storage-unavailable", "The laboratory's database does not answer")),
+    (IssuerUnavailable, Kind(503, "issuer-unavailable", "Tokens cannot be checked now")),
     (BatcherClosed, Kind(503, "not-ready", "The service takes no pictures")),
     (DeadlineExpired, Kind(504, "deadline-expired", "The answer would have come too late")),
 )
@@ -127,14 +131,16 @@ def problem(error: BaseException, request_id: str, path: str = "") -> Problem:
 
 def headers(error: BaseException) -> dict[str, str]:
     """Headers that go with a problem: `Retry-After` in whole seconds (RFC 9110, 10.2.3), `Allow` with a 405,
-    `WWW-Authenticate` with a 401."""
+    `WWW-Authenticate` with a 401 and where a scope is missing (RFC 6750, 3)."""
     if isinstance(error, HTTPException):
         return dict(error.headers or {})
-    if isinstance(error, QueueFull | UploadMemoryExhausted):
+    if isinstance(error, QueueFull | UploadMemoryExhausted | RateLimited):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     if isinstance(error, Unauthorised):
-        return {"WWW-Authenticate": "Bearer"}
-    if isinstance(error, NotReady | BatcherClosed | StorageUnavailable):
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if error.invalid_token else "Bearer"}
+    if isinstance(error, Forbidden) and error.scopes:
+        return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{" ".join(error.scopes)}"'}
+    if isinstance(error, NotReady | BatcherClosed | StorageUnavailable | IssuerUnavailable):
         return {"Retry-After": "1"}
     return {}
 

@@ -24,6 +24,7 @@ from service.errors import ServiceError
 from service.models import Models
 from service.running import Running
 from service.settings import Settings
+from service.tls import Tls
 from service.unread import BoundedConnection
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ SWITCH_INTERVAL_S = 0.001
 FIRST_REQUEST_S = 1.0
 #: How often memory that is free goes back to the system; ticks are tenths of a second.
 _GIVE_BACK_TICKS = 100
+#: How often it is asked whether the certificate was renewed.
+_RENEW_TICKS = 10
 #: Turns of the event loop, each of which takes all connections that wait; more only when clients never stop coming.
 _MAX_TURNS = 1000
 
@@ -51,8 +54,16 @@ class DrainingServer(uvicorn.Server):
     supervisor to start the process anew: a call that hangs cannot be taken back. SIGHUP reads the artefact anew.
     """
 
-    def __init__(self, config: uvicorn.Config, running: Running, models: Models, started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        running: Running,
+        models: Models,
+        started: Callable[[], None],
+        tls: Tls | None,
+    ) -> None:
         super().__init__(config)
+        self._tls = tls
         self._running = running
         self._models = models
         self._reloading: deque[asyncio.Task[None]] = deque(maxlen=8)  # a task that nobody holds may vanish
@@ -92,6 +103,8 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
         if counter % _GIVE_BACK_TICKS == _GIVE_BACK_TICKS - 1:
             await asyncio.to_thread(memory.give_back)
+        if self._tls is not None and counter % _RENEW_TICKS == 0:
+            self._tls.refresh()
         classifier = self._running.classifier
         if classifier is not None and classifier.broken():
             log.critical("the model hangs, fails time after time or lost a thread: the service stops")
@@ -129,7 +142,12 @@ class DrainingServer(uvicorn.Server):
 
 
 def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
-    """A server that has not started yet; it calls `started` once it takes connections."""
+    """A server that has not started yet; it calls `started` once it takes connections.
+
+    Raises:
+        TlsRefused: TLS is set up, and a file of it cannot be used.
+    """
+    tls = None if settings.tls_cert is None else Tls(settings)
     logs.configure(settings.log_level, access_log=access_log)
     memory.bound_what_is_kept()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -145,9 +163,10 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
         log_config=None,
         access_log=False,
         server_header=False,
+        ssl_context_factory=None if tls is None else lambda *_: tls.context,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    return DrainingServer(config, app.state.running, app.state.models, started)
+    return DrainingServer(config, app.state.running, app.state.models, started, tls)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

@@ -3,17 +3,18 @@
 Knows names, types, bounds and units. Knows nothing of what the parts do with them, and nothing is read at import.
 """
 
-import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.access_settings import AccessSettings
 from service.lis_settings import LIS_PREFIX, LisSettings
+from service.nearest import nearest
 from service.providers import AskedProvider
 
 PREFIX = "MARROWLENS_"
@@ -24,7 +25,7 @@ class SettingsError(ValueError):
     """A setting that does not exist or has an impossible value: which environment name, and what is wrong with it."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, AccessSettings):
     """The settings of one service. Frozen; keyword arguments (command line) win over the environment.
 
     Raises:
@@ -62,9 +63,6 @@ class Settings(BaseSettings):
     shutdown_timeout_s: float = Field(20, ge=0, description="for what was accepted to be answered at a shutdown")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="least that is logged"
-    )
-    admin_token: SecretStr | None = Field(
-        None, min_length=16, description="who sends it may change the model by POST /model/reload. Default: nobody"
     )
     count_other: bool = Field(False, description="count class OTH in the denominator of a differential")
     lis: LisSettings = Field(default_factory=LisSettings, description="what a laboratory may set, `MARROWLENS_LIS_*`")
@@ -127,13 +125,13 @@ def _sentence(prefix: str, where: tuple[int | str, ...], message: str) -> str:
 
 
 def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
-    for name in sorted(names):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            raise SettingsError(f"{name} is not a setting; {_hint(name.upper(), known)}")
+    strangers = sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if strangers:
+        raise SettingsError("; ".join(f"{name} is not a setting: {_hint(name.upper(), known)}" for name in strangers))
 
 
 def _hint(name: str, known: set[str]) -> str:
     # Kubernetes gives every pod the addresses of the services in its namespace, in names like these.
     if name.startswith((f"{PREFIX}SERVICE_", f"{PREFIX}PORT_")):
         return "if it is the link of a Kubernetes service, set enableServiceLinks: false in the pod"
-    return f"did you mean {difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]}?"
+    return f"did you mean {nearest(name, known)}?"

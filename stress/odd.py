@@ -71,7 +71,7 @@ def flood(family: str, chance: Random) -> Case:
     return sends(family, f"{shape}: {count} of {length}", head("GET", "/health/live", headers), may_close=True)
 
 
-_HEAD = "POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\n"
+_HEAD = "POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
 _FRAMES = (
     "Content-Length: -1\r\n\r\n",
     "Content-Length: 99999999999999999999999\r\n\r\n",
@@ -107,14 +107,14 @@ _WHOLE = (
     b"GET /health/live HTTP/9.9\r\n\r\n",
     b"GET /health/live HTTP/1.1\n\n",
     b"GET  /health/live  HTTP/1.1\r\n\r\n",
-    b"\r\n\r\n\r\nGET /health/live HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\r\n\r\n\r\nGET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
     b"\x05\x01\x00",
     b"SSH-2.0-a\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-    b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n" * 100,
-    b"GET /health/live HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100,
+    b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nHost: b\r\n\r\n",
     b"\0" * 1000,
     b"\xff" * 100_000,
 )

@@ -125,7 +125,7 @@ class _Reading:
 
 def head(method: str, target: str, headers: Headers = ()) -> bytes:
     """A request up to its body. Nothing is escaped or checked."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: service", *(f"{name}: {value}" for name, value in headers)]
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 

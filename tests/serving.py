@@ -30,7 +30,8 @@ Named = Sequence[tuple[str, bytes]]
 @contextmanager
 def client(artefact: Path, *, session: Session | None = None, **settings: Any) -> Iterator[TestClient]:
     """A client of a started app; every error that a user would not see is an error of the test."""
-    with TestClient(create_app(Settings(artefact=artefact, **settings), session or open_session(artefact))) as started:
+    app = create_app(Settings(artefact=artefact, **settings), session or open_session(artefact))
+    with TestClient(app, base_url="http://localhost") as started:
         yield started
 
 
@@ -41,7 +42,7 @@ async def async_client(
     """The same for tests that have several requests in flight."""
     app = create_app(Settings(artefact=artefact, **settings), session or open_session(artefact))
     async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as started:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as started:
             yield started
 
 

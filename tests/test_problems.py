@@ -106,7 +106,7 @@ def test_a_failing_model_is_a_500_that_tells_nothing_inside(
 
 
 def test_without_a_model_the_service_lives_but_is_not_ready(artefact: Path, draw: Draw) -> None:
-    with TestClient(create_app(Settings(artefact=artefact))) as http:
+    with TestClient(create_app(Settings(artefact=artefact)), base_url="http://localhost") as http:
         assert http.get("/health/live").status_code == 200
         for answer in (http.get("/health/ready"), http.get("/model"), http.post("/classify", files={"image": draw(1)})):
             refused(answer, 503, "not-ready")

@@ -10,7 +10,7 @@ from serving import Served, served
 
 from service.heads import MAX_HEAD_BYTES
 
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(service: Served, begun: byt
 
 
 def test_a_body_may_take_longer_than_a_head(service: Served) -> None:
-    head = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+    head = b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
     assert b"urn:problem-type:marrowlens:upload-too-slow" in said(service, head)
 
 

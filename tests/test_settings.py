@@ -45,7 +45,7 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest(
     monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
 ) -> None:
     monkeypatch.setenv(name, "1")
-    with pytest.raises(SettingsError, match=f"^{name} is not a setting; did you mean {nearest}\\?$"):
+    with pytest.raises(SettingsError, match=f"^{name} is not a setting: did you mean {nearest}\\?$"):
         read_settings()
 
 

@@ -109,7 +109,7 @@ def test_a_file_that_escaped_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_request_that_was_accepted_and_not_answered_is_found() -> None:
     class Ended:
-        lines = ["1 INFO service.access: POST /classify 200 1.0 ms kept-1-1"]
+        lines = ["1 INFO service.requests: POST /classify 200 1.0 ms kept-1-1"]
 
     seen = sigterm.Round(ready=[(1.0, 200), (3.0, 503)], refused_s=5.0, sigterm_s=2.0)
     seen.fates = {"kept-1-1": sigterm.Fate(1.0), "kept-1-2": sigterm.Fate(1.0), "fresh-1-1": sigterm.Fate(4.0, 200)}

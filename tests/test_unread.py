@@ -13,7 +13,7 @@ from serving import Served, served
 
 Draw = Callable[..., bytes]
 #: More than a kernel keeps of what nobody reads: a megabyte and a half each.
-LARGE = b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n"
+LARGE = b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MANY = 30
 GIVEN_UP = "a client does not read its answer: "
 
@@ -54,7 +54,12 @@ async def test_a_stream_whose_answers_nobody_reads_gives_its_memory_back(service
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     line = json.dumps({"image": b64encode(draw(1)).decode()}).encode() + b"\n"
     target = "/classify/batch?maps=attention,evidence&map_format=overlay&top_k=20"
-    head = f"POST {target} HTTP/1.1", "Host: a", "Content-Type: application/x-ndjson", "Transfer-Encoding: chunked"
+    head = (
+        f"POST {target} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/x-ndjson",
+        "Transfer-Encoding: chunked",
+    )
     writer.write("\r\n".join((*head, "", "")).encode())
     with pytest.raises(ConnectionError):
         while True:

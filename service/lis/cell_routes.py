@@ -11,10 +11,11 @@ from service.disconnect import while_connected
 from service.errors import CellTaken, UnknownSpecimen
 from service.lease import Lease
 from service.lis import examples
+from service.lis.acting import Actor
 from service.lis.adding import MAX_KEY, Adding
 from service.lis.documents import AddedCells, AddedItem, Cell
 from service.lis.kept import media_type
-from service.lis.routes import Actor, Place, SpecimenId, TheLaboratory
+from service.lis.routes import Place, SpecimenId, TheLaboratory
 from service.lis.sent import SentCell
 from service.openapi import MANY_OR_ONE_PICTURE, problem_responses
 from service.problems import UNEXPECTED, kind_of, problem

@@ -2,13 +2,12 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
+from service.bodies import JsonRoute
 from service.errors import NoLaboratory
 from service.lis import examples
-from service.lis.bodies import JsonRoute
+from service.lis.acting import Actor, Person
 from service.lis.documents import (
     MOST,
     AuditTrail,
@@ -24,14 +23,13 @@ from service.lis.documents import (
     SpecimenPage,
     WithReason,
 )
-from service.lis.report import Line, Report, SpecimenDifferential
+from service.lis.report import Report, SpecimenDifferential
 from service.lis.states import State
 from service.openapi import problem_responses
 
 if TYPE_CHECKING:  # SQLAlchemy and the rest take 40 MB: loaded where a laboratory is set up, and nowhere else
     from service.lis.laboratory import Laboratory
 
-ACTING_USER = "X-Acting-User"
 _REFUSALS = (400, 404, 408, 409, 413, 422, 429, 503)
 router = APIRouter(tags=["specimens"], route_class=JsonRoute)
 
@@ -57,40 +55,6 @@ Place = Annotated[int, Path(ge=1, le=MOST, description="of the cell: 1, 2, …")
 #: PostgreSQL is asked for no text with a NUL in it: it would fail.
 NO_NUL = r"^[^\x00]*$"
 Limit = Annotated[int, Query(ge=1, le=1000)]
-_LINE = TypeAdapter(Line)
-
-
-async def acting_user(
-    sent: Annotated[
-        str,
-        Header(
-            alias=ACTING_USER,
-            min_length=1,
-            pattern=r"^[^\x00-\x1f\x7f]+$",
-            description="Who does this, as the laboratory knows him, in UTF-8 and at most 200 characters: it stands in "
-            "the audit trail, and in the report of the one who signs. Whatever asks people who they are sets it; see "
-            "docs/lis.md.",
-            examples=["m.muster"],
-        ),
-    ],
-) -> str:
-    """The name of the one who acts, as he writes himself: HTTP hands headers over as if they were Latin-1.
-
-    Raises:
-        RequestValidationError: it is blank, or too long.
-    """
-    try:
-        name = sent.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        name = sent
-    try:
-        return _LINE.validate_python(name)
-    except ValidationError as error:
-        faults = [{"loc": ("header", ACTING_USER), "type": each["type"], "msg": each["msg"]} for each in error.errors()]
-        raise RequestValidationError(faults) from None
-
-
-Actor = Annotated[str, Depends(acting_user)]
 
 
 @router.post(
@@ -198,7 +162,7 @@ async def look_at_cell(specimen_id: SpecimenId, place: Place, here: TheLaborator
     responses=examples.answering(examples.READ_ANSWER) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.READ),
 )
-async def read_cells(specimen_id: SpecimenId, wish: ReadCells, by: Actor, here: TheLaboratory) -> ReadAnswer:
+async def read_cells(specimen_id: SpecimenId, wish: ReadCells, by: Person, here: TheLaboratory) -> ReadAnswer:
     """Written down all together or not at all. If somebody read one of the cells since you saw it: 409.
 
     A cell's own class confirms it; another one needs a reason.
@@ -225,7 +189,7 @@ async def report_preliminarily(specimen_id: SpecimenId, wish: ReportSpecimen, by
     responses=examples.answering(examples.REPORT) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.SIGN),
 )
-async def sign_specimen(specimen_id: SpecimenId, wish: SignSpecimen, by: Actor, here: TheLaboratory) -> Report:
+async def sign_specimen(specimen_id: SpecimenId, wish: SignSpecimen, by: Person, here: TheLaboratory) -> Report:
     """The report becomes final, or corrected after an amendment, and goes on its way. Only a person signs."""
     return await here.do("sign", here.desk.sign, specimen_id, wish, by)
 
@@ -237,7 +201,7 @@ async def sign_specimen(specimen_id: SpecimenId, wish: SignSpecimen, by: Actor, 
     responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.REASON),
 )
-async def amend_specimen(specimen_id: SpecimenId, wish: WithReason, by: Actor, here: TheLaboratory) -> Specimen:
+async def amend_specimen(specimen_id: SpecimenId, wish: WithReason, by: Person, here: TheLaboratory) -> Specimen:
     """It is open again until it is signed anew; what was signed stands until then."""
     return await here.do("amend", here.desk.amend, specimen_id, wish, by)
 

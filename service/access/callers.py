@@ -1,0 +1,26 @@
+"""Who calls, and what he may do. Knows nothing of how that was found out."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Scope = Literal["classify", "specimens", "metrics", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One who has shown a key or a token.
+
+    Attributes:
+        name: of the key, or of the token's subject; stands in the audit trail.
+        person: whether he may sign. A machine's key is none.
+        acts_for_others: whether he is believed who `X-Acting-User` is.
+        rate_per_s, burst: his token bucket, in requests; a rate of 0 is no limit.
+    """
+
+    name: str
+    scopes: frozenset[Scope]
+    person: bool = False
+    acts_for_others: bool = False
+    rate_per_s: float = 0.0
+    burst: int = 1

@@ -1,0 +1,171 @@
+"""The door: who calls is asked before anything of a request is read, and what he may do before a route sees it.
+
+Pure ASGI. Knows keys, tokens and the policy. Does not know what routes do; a route finds the caller by `caller`.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as ASGIScope
+
+from service.access import policy
+from service.access.buckets import Buckets
+from service.access.callers import Caller, Scope
+from service.access.keys import KEY_PREFIX, KeyRing, KeysRefused, caller_of
+from service.access_settings import AccessSettings
+from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
+from service.metrics import Metrics
+
+if TYPE_CHECKING:  # cryptography takes 15 MB: loaded where tokens are taken
+    from service.access.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+_ASK_FILE_S = 1.0
+#: What a browser says of a request that a page of somebody else's makes (Fetch Metadata).
+_OTHER_SITES = frozenset({"cross-site", "same-site"})
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class Doors:
+    """Asks who a caller is, how often he came, and whether he may."""
+
+    def __init__(self, settings: AccessSettings, metrics: Metrics) -> None:
+        """
+        Raises:
+            KeysRefused: the file of keys cannot be used.
+        """
+        self._settings, self._metrics = settings, metrics
+        self._buckets = Buckets()
+        self._looked_s = time.monotonic()
+        self.keys = None if settings.keys_file is None else KeyRing(settings.keys_file, self._keys_stay)
+        self._tokens = _tokens(settings)
+        if self.keys is not None:
+            metrics.keys(len(self.keys.entries), valid=True)
+
+    async def admit(self, authorization: str, scopes: frozenset[Scope]) -> Caller:
+        """The caller, who holds one of the scopes.
+
+        Raises:
+            Unauthorised, RateLimited, Forbidden: and why.
+            IssuerUnavailable: a token cannot be checked now.
+        """
+        caller = await self._who(authorization)
+        if wait_s := self._buckets.take(caller.name, caller.rate_per_s, caller.burst):
+            raise RateLimited(wait_s)
+        if not scopes & caller.scopes:
+            raise Forbidden(f"this takes the scope {' or '.join(sorted(scopes))}", scopes=tuple(sorted(scopes)))
+        return caller
+
+    async def _who(self, authorization: str) -> Caller:
+        kind, _, word = authorization.partition(" ")
+        word = word.strip()
+        if kind.lower() != "bearer" or not word:
+            raise Unauthorised("say who you are: Authorization: Bearer, and a key or a token")
+        if word.startswith(KEY_PREFIX):
+            return self._holder(word)
+        if self._tokens is None:
+            raise Unauthorised("that is no key, and tokens are not taken here", invalid_token=True)
+        return await self._tokens.find(word)
+
+    def _holder(self, key: str) -> Caller:
+        if self.keys is not None:
+            self._refresh(self.keys)
+            entry = self.keys.find(key)
+            if entry is not None:
+                return caller_of(entry, self._settings.rate_per_s, self._settings.rate_burst)
+        raise Unauthorised("that key opens nothing here, or not any more", invalid_token=True)
+
+    def _refresh(self, keys: KeyRing) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= _ASK_FILE_S:
+            self._looked_s = now_s
+            keys.refresh()
+            self._metrics.keys(len(keys.entries), valid=keys.valid)
+
+    def _keys_stay(self, error: KeysRefused) -> None:
+        log.error("the keys stay as they were: %s", error)
+
+
+class Guard:
+    """Around the routing.
+
+    Args:
+        doors: who may come in; None lets everybody in.
+        loopback_only: take requests alone that were sent to this machine by a name of its own: a page of somebody
+            else's, whose name is made to lead here, is none.
+        metrics_open: whether anybody may read the metrics.
+        refuse: the answer to an error.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        doors: Doors | None,
+        loopback_only: bool,
+        metrics_open: bool,
+        refuse: Callable[[Request, Exception], Awaitable[Response]],
+    ) -> None:
+        self.app = app
+        self._doors, self._refuse = doors, refuse
+        self._loopback_only, self._metrics_open = loopback_only, metrics_open
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scopes = policy.wanted(scope["path"], metrics_open=self._metrics_open)
+        if scopes is None:
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            self._from_here(scope["method"], headers)
+            if self._doors is not None:
+                admitted = await self._doors.admit(headers.get("authorization", ""), scopes)
+                scope.setdefault("state", {})["caller"] = admitted
+        except ServiceError as error:
+            response = await self._refuse(Request(scope, receive, send), error)
+            await response(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _from_here(self, method: str, headers: Headers) -> None:
+        if method not in ("GET", "HEAD") and headers.get("sec-fetch-site") in _OTHER_SITES:
+            raise Forbidden("a page of another site may not send this")
+        host = headers.get("host")  # every browser sends it
+        if self._loopback_only and host is not None and _name_of(host) not in _LOOPBACK_NAMES:
+            raise Forbidden(
+                "nobody is asked who he is here, so that only this machine is answered, by its name localhost; set "
+                "MARROWLENS_KEYS_FILE or MARROWLENS_OIDC_ISSUER, or MARROWLENS_ALLOW_ANONYMOUS=true"
+            )
+
+
+async def caller(request: Request) -> Caller | None:
+    """Who sends this request; None where nobody is asked."""
+    found: Caller | None = request.scope["state"].get("caller")
+    return found
+
+
+TheCaller = Annotated[Caller | None, Depends(caller)]
+
+
+def _name_of(host: str) -> str:
+    return host.lower() if host.endswith("]") else host.lower().rpartition(":")[0] or host.lower()
+
+
+def _tokens(settings: AccessSettings) -> "Tokens | None":
+    if settings.oidc_issuer is None:
+        return None
+    from service.access.issuer import IssuerKeys
+    from service.access.tokens import Tokens
+
+    return Tokens(settings, IssuerKeys(settings))

@@ -1,0 +1,105 @@
+"""`marrowlens config …`: what is in force and where it comes from, and the page of all settings.
+
+Knows words and exit codes. Secrets are never printed. Starts nothing and opens no model: that is `marrowlens doctor`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import SecretStr
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from service import settings_page
+from service.access.keys import KeysRefused, read_keys
+from service.lis_settings import LIS_PREFIX, LisSettings
+from service.settings import PREFIX, Settings, SettingsError, read_settings
+from service.tls import Tls, TlsRefused
+
+CANNOT = 2
+PAGE = Path("docs/settings.md")
+
+config = typer.Typer()
+
+
+@config.command()
+def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
+    """Print the settings in force and their sources; fail on a name that is none, a value or a file that is off."""
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        _stop(str(error))
+    rows = [*_rows(settings, PREFIX), *_rows(settings.lis, LIS_PREFIX)]
+    if as_json:
+        typer.echo(json.dumps({name: {"value": value, "source": source} for name, value, source in rows}, indent=2))
+    else:
+        table = Table("setting", "value", "source", box=box.SIMPLE)
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+    if faults := list(_faults(settings)):
+        _stop("\nmarrowlens: ".join(faults))
+
+
+@config.command()
+def docs(
+    out: Annotated[Path, typer.Option(help="Where to write it.")] = PAGE,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the page is stale.")] = False,
+) -> None:
+    """Write the page of all settings."""
+    text = settings_page.page()
+    if not check:
+        out.write_text(text, encoding="utf-8")
+    elif not out.exists() or out.read_text(encoding="utf-8") != text:
+        typer.echo(f"marrowlens: {out} is stale; run `marrowlens config docs`", err=True)
+        raise typer.Exit(1)
+
+
+def _rows(settings: Settings | LisSettings, prefix: str) -> Iterator[tuple[str, str, str]]:
+    there = {name.upper() for name, value in os.environ.items() if value}
+    for field in type(settings).model_fields:
+        if field != "lis":
+            name = prefix + field.upper()
+            yield name, _shown(getattr(settings, field)), "environment" if name in there else "default"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        return "(secret)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return ",".join(f"{key}={each}" for key, each in value.items())
+    return str(value)
+
+
+def _faults(settings: Settings) -> Iterator[str]:
+    if settings.keys_file is not None:
+        try:
+            if not read_keys(settings.keys_file):
+                yield f"MARROWLENS_KEYS_FILE: {settings.keys_file} holds no key, so that nobody can come in by one"
+        except KeysRefused as error:
+            yield f"MARROWLENS_KEYS_FILE: {error}"
+    if settings.tls_cert is not None:
+        try:
+            Tls(settings)
+        except TlsRefused as error:
+            yield str(error)
+    for name in ("artefact", "oidc_ca"):
+        path: Path | None = getattr(settings, name)
+        if path is not None and not path.is_file():
+            yield f"{PREFIX}{name.upper()}: there is no file {path}"
+
+
+def _stop(message: str) -> NoReturn:
+    typer.echo(f"marrowlens: {message}", err=True)
+    raise typer.Exit(CANNOT)

@@ -1,0 +1,108 @@
+"""An OpenID Connect issuer on loopback: discovery, keys, and tokens signed by joserfc instead of PyJWT."""
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from joserfc import jwt
+from joserfc.jwk import ECKey, Key, RSAKey
+
+AUDIENCE = "marrowlens"
+_DISCOVERY = "/.well-known/openid-configuration"
+
+
+class Issuer:
+    """Its keys may be exchanged and it may fall silent; `asked` counts how often its keys were fetched."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked = 0
+        self.silent = False
+        self.keys: dict[str, Key] = {}
+        self.rotate()
+        self._stranger = RSAKey.generate_key(2048, {"kid": "plain"})
+
+    def rotate(self, generation: str = "") -> None:
+        """From now on it signs with keys that nobody has seen."""
+        self.keys = {
+            "plain": RSAKey.generate_key(2048, {"kid": f"plain{generation}", "use": "sig"}),
+            "elliptic": ECKey.generate_key("P-256", {"kid": f"elliptic{generation}", "use": "sig"}),
+        }
+
+    def token(
+        self,
+        claims: Mapping[str, Any],
+        *,
+        key: str = "plain",
+        lives_s: float | None = 300,
+        algorithm: str | None = None,
+        signed_by: str = "",
+    ) -> str:
+        """A token with these claims over the usual ones."""
+        body = self._claims(claims, lives_s)
+        signing = self._stranger if signed_by else self.keys[key]
+        header = {"alg": algorithm or ("ES256" if key == "elliptic" else "RS256"), "kid": signing.kid}
+        if algorithm == "none":
+            return f"{_part(header)}.{_part(body)}."
+        return jwt.encode(header, body, signing, algorithms=["RS256", "ES256"])
+
+    def confused(self, claims: Mapping[str, Any]) -> str:
+        """A token signed by HMAC, with the public key for a secret: everybody has it."""
+        public = self.keys["plain"]
+        assert isinstance(public, RSAKey)
+        header = {"alg": "HS256", "kid": public.kid}
+        signed = f"{_part(header)}.{_part(self._claims(claims, 300))}"
+        mac = hmac.digest(public.as_pem(private=False), signed.encode(), hashlib.sha256)
+        return f"{signed}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+    def answer(self, path: str) -> dict[str, Any] | None:
+        """What it says of itself and of its keys."""
+        if path == _DISCOVERY:
+            return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+        if path == "/keys":
+            self.asked += 1
+            unknown = {"kty": "oct", "kid": "a secret", "k": "c2VjcmV0"}
+            return {"keys": [unknown, *(key.as_dict(private=False) for key in self.keys.values())]}
+        return None
+
+    def _claims(self, claims: Mapping[str, Any], lives_s: float | None) -> dict[str, Any]:
+        now = int(time.time())
+        ends = {} if lives_s is None else {"exp": now + int(lives_s)}
+        return {"iss": self.url, "aud": AUDIENCE, "sub": "subject-1", "iat": now, **ends, **claims}
+
+
+def _part(value: Mapping[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+
+@contextmanager
+def issuer() -> Iterator[Issuer]:
+    """An issuer that answers over HTTP until the block ends."""
+    found = Issuer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            said = None if found.silent else found.answer(self.path)
+            body = json.dumps(said or {}).encode()
+            self.send_response(503 if said is None else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        found.url = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield found
+        finally:
+            server.shutdown()

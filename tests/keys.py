@@ -1,0 +1,28 @@
+"""A file of API keys as a test wishes it, and the header that goes with a key."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+EVERY_SCOPE = ("classify", "specimens", "metrics", "admin")
+
+
+def entry(key: str, name: str, scopes: Sequence[str] = EVERY_SCOPE, **more: Any) -> str:
+    """One key's lines, as the file holds them; `expires` is TOML as it stands."""
+    values = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "scopes": list(scopes), **more}
+    lines = [f"{field} = {value if field == 'expires' else json.dumps(value)}" for field, value in values.items()]
+    return "\n".join(["[[key]]", *lines, ""])
+
+
+def keys_file(folder: Path, *entries: str) -> Path:
+    """A file that holds these."""
+    path = folder / "keys.toml"
+    path.write_text("\n".join(entries), encoding="utf-8")
+    return path
+
+
+def bearer(word: str) -> dict[str, str]:
+    """The header of a key or a token."""
+    return {"Authorization": f"Bearer {word}"}
