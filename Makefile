@@ -56,6 +56,7 @@ lint: $(DEV)/.installed ## Check style, types, layers, Dockerfiles, Kubernetes m
 	$(DEV)/bin/kubernetes-validate --strict --quiet $(MANIFESTS)
 	@if command -v kubectl >/dev/null; then $(render_manifests); else echo 'kubectl is not here: k8s/base is checked unrendered'; fi
 	$(DEV)/bin/marrowlens openapi --check
+	$(DEV)/bin/marrowlens config docs --check
 
 .PHONY: format
 format: $(DEV)/.installed ## Rewrite the code in the house style

@@ -72,23 +72,24 @@ def create_app(
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
     for error_class in REFUSED:
         app.add_exception_handler(error_class, _refuse)
+    _wrap(app, settings, metrics)
+    app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
+    return app
+
+
+def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """What stands around the routes, from the inside out."""
     [route] = (route for route in classify.router.routes if isinstance(route, APIRoute))
     app.add_middleware(Direct, route=route, answer=_classified, refuse=_refuse, refused=REFUSED)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         Guard,
-        doors=_doors(settings, metrics),
+        doors=Doors(settings, metrics) if settings.asks_who else None,
         loopback_only=not (settings.asks_who or settings.allow_anonymous),
         metrics_open=settings.metrics_open,
         refuse=_refuse,
     )
     app.add_middleware(RequestContext, metrics=metrics)
-    app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
-    return app
-
-
-def _doors(settings: Settings, metrics: Metrics) -> Doors | None:
-    return Doors(settings, metrics) if settings.asks_who else None
 
 
 def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":

@@ -6,15 +6,13 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from pydantic.fields import FieldInfo
 from serving import client
 
 from model.contract import Manifest, read_manifest
 from service.app import create_app
 from service.artefact import bundled_artefact
-from service.lis_settings import LIS_PREFIX
 from service.schemas import SentPicture
-from service.settings import Settings, environment_names
+from service.settings import Settings
 
 README = Path("README.md").read_text(encoding="utf-8")
 
@@ -22,23 +20,6 @@ README = Path("README.md").read_text(encoding="utf-8")
 def _bundled() -> Manifest:
     (path,) = Path("model/weights").glob("*.json")
     return read_manifest(path)
-
-
-def own_settings() -> dict[str, FieldInfo]:
-    return {name: field for name, field in environment_names().items() if not name.startswith(LIS_PREFIX)}
-
-
-def lab_settings() -> dict[str, FieldInfo]:
-    return {name: field for name, field in environment_names().items() if name.startswith(LIS_PREFIX)}
-
-
-def _settings_table(settings: dict[str, FieldInfo]) -> str:
-    rows = ["| variable | default | what |", "|---|---|---|"]
-    for name, field in settings.items():
-        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        shown = "" if default in (None, {}) else f"`{default}`"
-        rows.append(f"| `{name}` | {shown} | {field.description} |")
-    return "\n".join(rows)
 
 
 def _figures_table(manifest: Manifest) -> str:
@@ -51,17 +32,6 @@ def _figures_table(manifest: Manifest) -> str:
             f"| {f1.value:.3f} ({f1.low:.3f}–{f1.high:.3f}) | {of['ece'].value:.3f} | {accuracy.n} |"
         )
     return "\n".join(rows)
-
-
-def test_every_setting_stands_in_the_readme() -> None:
-    table = _settings_table(own_settings())
-    assert table in README, f"put this under `<!-- settings -->`:\n{table}"
-
-
-def test_every_setting_of_the_laboratory_stands_in_its_page() -> None:
-    table = _settings_table(lab_settings())
-    page = Path("docs/lis.md").read_text(encoding="utf-8")
-    assert table in page, f"put this under `## Settings` in docs/lis.md:\n{table}"
 
 
 def test_the_figures_are_the_manifests() -> None:
@@ -89,13 +59,15 @@ def test_the_supported_classes_are_the_manifests() -> None:
 
 def test_the_tree_names_every_source_file() -> None:
     tree = README.split("```\nmodel/ ")[1].split("```")[0]
-    for folder in ("model", "training", "service", "service/lis"):
+    for folder in ("model", "training", "service", "service/access", "service/lis"):
         top, *below = folder.split("/")
         section = "model/ " + tree if top == "model" else tree.split(f"\n{top}/")[1]
-        lines = re.split(r"\n(?=\S)", section)[0].splitlines()
-        # Only the laboratory's files stand one by one below their folder.
-        of_folder = [line for line in lines if line.startswith("    ") == bool(below)]
-        named = {name for line in of_folder for name in re.findall(r"[\w-]+\.py", line)}
+        part = re.split(r"\n(?=\S)", section)[0]
+        if below:  # what stands deeper, under the folder's own line
+            lines = re.split(r"\n(?=  \S)", part.split(f"\n  {below[0]}/")[1])[0].splitlines()
+        else:
+            lines = [line for line in part.splitlines() if not line.startswith("    ")]
+        named = {name for line in lines for name in re.findall(r"[\w-]+\.py", line)}
         there = {path.name for path in Path(folder).glob("*.py")} - {"__init__.py"}
         assert named == there, f"{folder}/: missing {there - named}, gone {named - there}"
 
