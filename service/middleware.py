@@ -98,6 +98,8 @@ class _Exchange:
             self.status = message["status"]
             MutableHeaders(scope=message)[REQUEST_ID] = self.request_id
             own = {name for name, _ in message["headers"]}
+            if b"etag" in own:  # a file of the interface: nobody's but ours
+                own.add(b"cache-control")
             message["headers"] += [each for each in self.secured if each[0] not in own]
         await self.to_client(message)
 
