@@ -62,8 +62,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=openapi.operation_id,
-        lifespan=partial(_lifespan, session=session),
+        lifespan=_lifespan,
     )
+    app.state.opened = session
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
     app.state.laboratory = _laboratory(settings, metrics)
@@ -101,18 +102,21 @@ def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, session: Session | None) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     models: Models = app.state.models
+    session: Session | None = app.state.opened
     if session is None:
         yield
         return
+    app.state.opened, classes = None, session.manifest.classes  # held by who serves with it, and by nobody else
     await models.begin(session)
+    del session
     laboratory: Laboratory | None = app.state.laboratory
     try:
         if laboratory is None:
             yield
             return
-        await laboratory.start(session.manifest.classes)
+        await laboratory.start(classes)
         try:
             yield
         finally:

@@ -19,7 +19,7 @@ try:
     import typer
     from fastapi import FastAPI
 
-    from model.contract import ArtefactError
+    from model.contract import ArtefactError, Manifest
     from service import openapi as openapi_document
     from service.access.keys import KeysRefused
     from service.app import create_app
@@ -64,7 +64,8 @@ def serve(
     session = _session(settings)
     listener = _listen(settings)
     application = _application(settings, session)
-    announce = partial(_announce, settings, session, listener, application.state.laboratory)
+    announce = partial(_announce, settings, session.manifest, session.provider, listener, application.state.laboratory)
+    del session  # another model may take over, and this one's memory is free again
     serving = _server(application, settings, access_log, announce)
     serving.run(sockets=[listener])
     if serving.failed:
@@ -145,16 +146,17 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _announce(settings: Settings, session: Session, listener: socket.socket, laboratory: "Laboratory | None") -> None:
+def _announce(
+    settings: Settings, manifest: Manifest, provider: str, listener: socket.socket, laboratory: "Laboratory | None"
+) -> None:
     host, port = listener.getsockname()[:2]
-    manifest = session.manifest
     threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
     at = f"[{host}]" if ":" in host else host
     scheme = "http" if settings.tls_cert is None else "https"
     url = f"{scheme}://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
     typer.echo(f"marrowlens listens on {scheme}://{at}:{port}  (interface: {url}/docs)")
     typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}, manifest {manifest.digest}")
-    typer.echo(f"computes on {session.provider}, {threads} thread(s), batches of {sizes}")
+    typer.echo(f"computes on {provider}, {threads} thread(s), batches of {sizes}")
     if laboratory is not None:
         typer.echo(f"laboratory: {laboratory.description()}")
     typer.echo(_who_is_asked(settings, _is_loopback(host)))

@@ -1,10 +1,12 @@
 """Another model takes over while the service serves: the answers change and nothing else; a bad one changes nothing."""
 
 import asyncio
+import gc
 import json
 import shutil
 import signal
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -184,6 +186,21 @@ async def test_without_the_scope_nothing_changes(shelf: Path, artefact: Path) ->
     async with async_client(artefact) as http:
         answer = await http.post("/model/reload", headers=OPERATOR)
         assert "nobody is known here" in refused(answer, 403, "forbidden").detail
+
+
+async def test_the_memory_of_the_model_that_went_is_free_again(shelf: Path) -> None:
+    first = open_session(shelf)
+    gone = weakref.ref(first)
+    app = create_app(Settings(artefact=shelf, keys_file=keys_of(shelf)), first)
+    del first
+    async with app.router.lifespan_context(app):
+        async with operating(app) as http:
+            assert (await change(http, "second.onnx")).status_code == 200
+            async with asyncio.timeout(60):
+                while gone() is not None:  # its threads end by themselves
+                    await asyncio.sleep(0)
+                    gc.collect()
+            assert (await http.get("/model")).json()["name"] == "second"
 
 
 async def test_one_change_at_a_time(shelf: Path) -> None:
