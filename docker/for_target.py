@@ -36,7 +36,9 @@ def holding(text: str, python: str, machine: str) -> list[str]:
         said, *hashes = re.split(r"\s+--hash=", line.strip())
         requirement = Requirement(said)
         if requirement.marker is None or requirement.marker.evaluate(target):
-            found.append(" ".join([f"{requirement.name}{requirement.specifier}", *(f"--hash={each}" for each in hashes)]))
+            found.append(
+                " ".join([f"{requirement.name}{requirement.specifier}", *(f"--hash={each}" for each in hashes)])
+            )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Takes out of the service's environment what no request needs: packages' own tests, type stubs, tools for making models.
+"""Takes out of the service's environment what no request needs: tests of packages, type stubs, tools that make models.
 
     python docker/trim.py /opt/marrowlens
 
@@ -55,4 +55,4 @@ def size(environment: Path) -> int:
 if __name__ == "__main__":
     environment = Path(sys.argv[1])
     taken = trim(environment)
-    sys.stdout.write(f"{environment}: {size(environment) / 1e6:.0f} MB, without {taken / 1e6:.0f} MB that nothing needs\n")
+    sys.stdout.write(f"{size(environment) / 1e6:.0f} MB, without {taken / 1e6:.0f} MB that nothing needs\n")

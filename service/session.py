@@ -23,6 +23,7 @@ from service.agreement import Arrays, compare, complaint
 from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, check_meaning, read_artefact
 from service.parity import parity_complaint
 from service.providers import AskedProvider, Attempt, Provider, Setup
+from service.vouching import NOBODY, Voucher
 
 try:
     import onnxruntime
@@ -96,6 +97,7 @@ def open_session(
     intra_op_threads: int = 1,
     batch_sizes: Sequence[int] = (),
     engine_cache: Path | None = None,
+    voucher: Voucher = NOBODY,
 ) -> OnnxSession:
     """Open an artefact, by default the bundled one, and prove on a few pictures that it keeps the contract.
 
@@ -106,13 +108,14 @@ def open_session(
         provider: "auto" takes the best that works, and says in the log what does not.
         batch_sizes: what calls will have, ascending. Others are computed too; a GPU pads or cuts them to these.
         engine_cache: where TensorRT keeps its engines; without, it builds them at every opening, for minutes.
+        voucher: who has to vouch for both files before anything is made of them.
 
     Raises:
-        ArtefactError: a file is missing or damaged, or the graph does not do what the manifest promises.
+        ArtefactError: a file is missing, damaged or not vouched for, or the graph breaks a promise of the manifest.
         ProviderUnavailable: what was asked for does not work.
     """
     path = artefact or bundled_artefact()
-    graph, manifest = read_artefact(path)
+    graph, manifest = read_artefact(path, voucher)
     size = manifest.preprocessing.input_size
     setup = Setup(size, intra_op_threads, tuple(batch_sizes), manifest.precision)
     reference = _on_cpu(path, graph, manifest, setup)
