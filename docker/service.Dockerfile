@@ -22,7 +22,7 @@ ARG RUNTIME=cpu
 WORKDIR /src
 # Dependencies change less often than code: their layer depends on what names them alone.
 COPY pyproject.toml ./
-COPY docker/ docker/
+COPY docker/install.sh docker/trim.py docker/constraints-*.txt docker/
 RUN --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/pip \
     sh docker/install.sh dependencies "$RUNTIME"

@@ -12,7 +12,7 @@ FROM scratch AS wheels
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 COPY pyproject.toml ./
-COPY docker/ docker/
+COPY docker/install.sh docker/trim.py docker/constraints-*.txt docker/
 RUN --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/pip \
     sh docker/install.sh dependencies training
