@@ -4,13 +4,13 @@
 #   docker/install.sh dependencies cpu     what constraints-cpu.txt names, each file by its sha256
 #   docker/install.sh project              marrowlens itself, built and installed without a look at an index
 #
-# PYTHON       the image's Python                                          python
+# PYTHON       the image's Python                                          python3
 # ENVIRONMENT  what is made: no pip and no setuptools come in              /opt/marrowlens
 # TOOLS        pip and what builds the wheel; stays behind                 /opt/build
 # WHEELS       a folder that docker/wheels.sh filled: then there is no network; empty or missing: from the index
 set -eu
 docker=$(cd "$(dirname "$0")" && pwd)
-PYTHON=${PYTHON:-python}
+PYTHON=${PYTHON:-python3}
 ENVIRONMENT=${ENVIRONMENT:-/opt/marrowlens}
 TOOLS=${TOOLS:-/opt/build}
 WHEELS=${WHEELS:-/wheels}

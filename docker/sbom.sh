@@ -25,4 +25,4 @@ mkdir -p "$OUT"
 "$CYCLONEDX" environment --pyproject pyproject.toml --output-reproducible --validate --spec-version 1.6 \
     --output-format JSON --output-file "$OUT/$image.cdx.json" "$environment/bin/python"
 echo "$OUT/$image.cdx.json"
-"${PYTHON:-python}" docker/licences.py "$OUT/$image.cdx.json" "$OUT/$image-licences.csv"
+"${PYTHON:-python3}" docker/licences.py "$OUT/$image.cdx.json" "$OUT/$image-licences.csv"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 #: Debian 13's Python is 3.13, as the Dockerfiles' base has it.
 DEBIAN = "trixie"
-PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,ca-certificates"
+PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 PROGRAMS = ("podman", "debootstrap", "crun", "unshare")
 _LEFT_OUT = ("./var/cache/apt/*", "./proc/*", "./sys/*", "./dev/*")
 # crun takes cgroups of the second version alone; where both are mounted it is shown the second, in a view of its own.
