@@ -118,14 +118,11 @@ def read_key(path: Path) -> Key:
     """A public key of minisign, or one of ECDSA in PEM as openssl and cosign write it.
 
     Raises:
-        VoucherError: it cannot be read, is neither, or what verifies signatures is not installed.
+        VoucherError: it cannot be read, or is neither.
     """
     content = _content(path)
     try:
         return _pem_key(content) if _PEM in content else _minisign_key(content)
-    except ImportError as error:
-        reason = "is a key, and cryptography is not installed: pip install 'marrowlens[signature]'"
-        raise VoucherError(path, reason) from error
     except ValueError as error:
         raise VoucherError(path, f"is not a public key of minisign nor one of ECDSA in PEM: {error}") from error
 
