@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from graphs import write_artefact
 from hypothesis import given
 from hypothesis import strategies as st
+from keys import bearer, entry, keys_file
 from serving import COMMAND, served
 
 from model.contract import ArtefactError
 from service.vouching import EcdsaKey, MinisignKey, Voucher, VoucherError, read_key, read_list
 
-TOKEN = "a token of an operator"
+OPERATOR = "mlk_of-an-operator"
 Sign = Callable[[Path], None]
 
 
@@ -237,17 +238,18 @@ def test_a_change_to_a_model_that_is_not_vouched_for_changes_nothing(tmp_path: P
     key = openssl_key(tmp_path)
     for file in (model, model.with_suffix(".json"), other):
         openssl(key)(file)
-    token = {"Authorization": f"Bearer {TOKEN}"}
-    with served(model, artefact_public_key=str(key), admin_token=TOKEN) as service:
+    keys = keys_file(tmp_path, entry(OPERATOR, "operator"))
+    with served(model, artefact_public_key=str(key), keys_file=str(keys)) as service:
         service.wait_listening()
-        before = httpx.get(f"{service.url}/model").json()
-        refused = httpx.post(f"{service.url}/model/reload", headers=token, json={"artefact": other.name}, timeout=30)
-        assert refused.status_code == 422, refused.text
-        assert "other.json.sig" in refused.json()["detail"]
-        assert httpx.get(f"{service.url}/model").json() == before
-        openssl(key)(other.with_suffix(".json"))
-        done = httpx.post(f"{service.url}/model/reload", headers=token, json={"artefact": other.name}, timeout=30)
-        assert done.status_code == 200, done.text
+        with httpx.Client(base_url=service.url, headers=bearer(OPERATOR), timeout=30) as http:
+            before = http.get("/model").json()
+            refused = http.post("/model/reload", json={"artefact": other.name})
+            assert refused.status_code == 422, refused.text
+            assert "other.json.sig" in refused.json()["detail"]
+            assert http.get("/model").json() == before
+            openssl(key)(other.with_suffix(".json"))
+            done = http.post("/model/reload", json={"artefact": other.name})
+            assert done.status_code == 200, done.text
 
 
 KEYS = (
