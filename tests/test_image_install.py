@@ -16,6 +16,7 @@ from serving import Served
 from test_docker import environment, healthchecks
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.timeout(600)
 MAX_BYTES = 300_000_000
 #: pip finds no index: what is installed afterwards came from the folder of wheels.
 OFFLINE = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
@@ -68,7 +69,6 @@ def running(installed: Path) -> Iterator[Served]:
         process.stdout.close()
 
 
-@pytest.mark.timeout(600)
 def test_the_environment_is_small_and_has_nothing_to_install_with(installed: Path) -> None:
     found = [path for path in installed.rglob("*") if path.is_file() and not path.is_symlink()]
     assert sum(path.lstat().st_size for path in found) <= MAX_BYTES
