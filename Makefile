@@ -9,6 +9,10 @@
 #   BENCH_ARGS   passed to the bench                            make bench BENCH_ARGS='--rounds 5 --seconds 10'
 #   CHECKS       which long checks run, all by default          make stress CHECKS="sigterm soak"
 #   STRESS_ARGS  passed to the long checks                      make stress STRESS_ARGS='--model tiny --cases 1000'
+#   IMAGE        cpu, gpu, tensorrt, openvino or training       make image IMAGE=gpu; also make wheels and make sbom
+#   BASE         the image's base, best with its digest         make image BASE=python:3.13-slim-bookworm@sha256:…
+#   WHEELS       a folder that make wheels filled; then offline make image WHEELS=build/wheels-cpu
+#   ENGINE       docker, podman or another                      make image ENGINE=podman
 #   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-n 0 -x tests/test_batcher.py'
 #
 # The service takes its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
@@ -19,6 +23,10 @@ RUNTIME := $(RUNTIME)
 RUNTIMES := cpu gpu tensorrt openvino
 NO_SUCH_RUNTIME = There is no RUNTIME=$(RUNTIME); choose one of: $(RUNTIMES)
 PYTEST_ARGS ?=
+IMAGE ?= cpu
+BASE ?= python:3.13-slim-bookworm
+WHEELS ?=
+ENGINE ?= docker
 PIECES ?=
 WORKLOADS ?=
 CELLS ?=
@@ -29,6 +37,8 @@ STRESS_ARGS ?=
 DEV := .venv
 SERVE := .venv-serve-$(RUNTIME)
 BENCH := .venv-bench
+SUPPLY := .venv-supply
+VERSION = $(shell awk -F '"' '/^version = / {print $$2}' pyproject.toml)
 MANIFESTS := $(filter-out %/kustomization.yaml,$(wildcard k8s/base/*.yaml))
 
 .DEFAULT_GOAL := help
@@ -87,9 +97,36 @@ bench: $(BENCH)/.installed ## Measure the service beside other servers into benc
 	@exec $(BENCH)/bin/python -m bench.cli --pieces "$(PIECES)" --workloads "$(WORKLOADS)" \
 		$(if $(CELLS),--cells "$(CELLS)") $(BENCH_ARGS)
 
+.PHONY: image
+image: ## Build an image: make image IMAGE=cpu BASE=python:3.13-slim-bookworm@sha256:… (docs/supply.md)
+	@case '$(BASE)' in *@sha256:*) ;; *) echo 'WARNING: $(BASE) is a tag, which may be another image tomorrow; docs/supply.md says how to pin it' >&2;; esac
+	$(ENGINE) build --file docker/$(if $(filter training,$(IMAGE)),training,service).Dockerfile \
+		--build-arg PYTHON_IMAGE='$(BASE)' $(if $(filter training,$(IMAGE)),,--build-arg RUNTIME=$(IMAGE)) \
+		$(if $(WHEELS),--build-context wheels='$(WHEELS)' --network none) \
+		--tag marrowlens$(if $(filter training,$(IMAGE)),-training):$(VERSION)$(if $(filter cpu training,$(IMAGE)),,-$(IMAGE)) .
+
+.PHONY: wheels
+wheels: $(SUPPLY)/.installed ## Fetch what an image is built from without a network into build/wheels-IMAGE
+	PYTHON=$(SUPPLY)/bin/python docker/wheels.sh $(IMAGE) build/wheels-$(IMAGE)
+
+.PHONY: constraints
+constraints: $(SUPPLY)/.installed ## Pin what the images install anew, with hashes, into docker/constraints-*.txt
+	UV=$(SUPPLY)/bin/uv docker/constraints.sh --upgrade
+
+.PHONY: sbom
+sbom: $(SUPPLY)/.installed ## List an image's packages (CycloneDX) and their licences into build/sbom
+	PYTHON=$(SUPPLY)/bin/python CYCLONEDX=$(SUPPLY)/bin/cyclonedx-py docker/sbom.sh $(IMAGE)
+
+.PHONY: audit
+audit: $(SUPPLY)/.installed ## Ask PyPI for known vulnerabilities of what the images install
+	for constraints in docker/constraints-*.txt; do \
+		echo "$$constraints"; $(SUPPLY)/bin/pip-audit --require-hashes --disable-pip --strict --requirement "$$constraints" \
+			|| exit 1; \
+	done
+
 .PHONY: clean
 clean: ## Remove environments, caches and build results
-	rm -rf .venv .venv-serve-* .venv-bench .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-serve-* .venv-bench .venv-supply .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define render_manifests
@@ -104,9 +141,10 @@ endef
 $(DEV)/.installed: EXTRAS := service,training,dev
 $(SERVE)/.installed: EXTRAS = service,$(if $(filter $(RUNTIME),$(RUNTIMES)),$(RUNTIME),$(error $(NO_SUCH_RUNTIME))),parquet
 $(BENCH)/.installed: EXTRAS := bench
+$(SUPPLY)/.installed: EXTRAS := supply
 # The receivers and senders of HL7 that the tests run beside the service are of npm; Node.js itself is among the wheels.
 $(DEV)/.installed: $(wildcard tests/peers/package-lock.json)
-$(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed: pyproject.toml
+$(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed $(SUPPLY)/.installed: pyproject.toml
 	@$(find_python); \
 	echo "Installing marrowlens[$(EXTRAS)] into $(@D) with $$found"; \
 	$$found -m venv $(@D)

@@ -4,31 +4,36 @@
 #   docker build -f docker/service.Dockerfile -t marrowlens:0.1.0-gpu --build-arg RUNTIME=gpu .
 #   docker run --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 marrowlens:0.1.0
 #
-# To pin the base to the byte: --build-arg PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:…
+# The base is a tag until it is pinned to the byte; a digest is looked up where the registry is, and given so:
+#   docker buildx imagetools inspect python:3.13-slim-bookworm --format '{{.Manifest.Digest}}'
+#   docker build … --build-arg PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:…
+# Without a network, from the wheels that docker/wheels.sh fetched: --build-context wheels=FOLDER --network none
+# docs/supply.md has the rest: digests, wheels, constraints, SBOM, another base for what runs.
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+# What runs may be another base than what builds, one without a shell say, that has the same Python at the same path.
+ARG RUN_IMAGE=${PYTHON_IMAGE}
+
+FROM scratch AS wheels
 
 FROM ${PYTHON_IMAGE} AS build
 # cpu, openvino, or gpu: onnxruntime-gpu with CUDA and cuDNN from wheels, so that the host brings only its driver;
 # tensorrt is gpu with TensorRT's wheel, for which MARROWLENS_ENGINE_CACHE names a volume.
 ARG RUNTIME=cpu
 WORKDIR /src
-RUN python -m venv /opt/marrowlens
-ENV PATH=/opt/marrowlens/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
-# Dependencies change less often than code: their layer depends on pyproject.toml alone.
+# Dependencies change less often than code: their layer depends on what names them alone.
 COPY pyproject.toml ./
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-extras = project['optional-dependencies']; \
-print(*project['dependencies'], *extras['service'], *extras['postgres'], *extras[sys.argv[1]], sep='\n')" "$RUNTIME" > requirements.txt \
-    && pip install --requirement requirements.txt
+COPY docker/install.sh docker/trim.py docker/constraints-*.txt docker/
+RUN --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=cache,target=/root/.cache/pip \
+    sh docker/install.sh dependencies "$RUNTIME"
 COPY README.md LICENSE ./
 COPY model/ model/
 COPY training/ training/
 COPY service/ service/
 # pip compiles what it installs; the running container could not, its file system is read-only.
-RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
+RUN sh docker/install.sh project
 
-FROM ${PYTHON_IMAGE}
+FROM ${RUN_IMAGE}
 LABEL org.opencontainers.image.title="marrowlens" \
       org.opencontainers.image.description="Reads bone-marrow cells over HTTP. Research use only." \
       org.opencontainers.image.version="0.1.0" \

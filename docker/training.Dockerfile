@@ -3,22 +3,24 @@
 #   docker build -f docker/training.Dockerfile -t marrowlens-training:0.1.0 .
 #   docker run --gpus all -v "$PWD/cells:/cells:ro" -v "$PWD/runs:/runs" --user "$(id -u):$(id -g)" \
 #       marrowlens-training:0.1.0 fit /runs/CONFIG.toml --data /cells --out /runs/NAME
+#
+# Digests, and a build without a network, as in service.Dockerfile (docs/supply.md).
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+
+FROM scratch AS wheels
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
-RUN python -m venv /opt/marrowlens
-ENV PATH=/opt/marrowlens/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY pyproject.toml ./
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *project['optional-dependencies']['training'], sep='\n')" > requirements.txt \
-    && pip install --requirement requirements.txt
+COPY docker/install.sh docker/trim.py docker/constraints-*.txt docker/
+RUN --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=cache,target=/root/.cache/pip \
+    sh docker/install.sh dependencies training
 COPY README.md LICENSE ./
 COPY service/ service/
 COPY model/ model/
 COPY training/ training/
-RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
+RUN sh docker/install.sh project
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="marrowlens-training" \

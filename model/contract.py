@@ -239,9 +239,19 @@ def read_manifest(path: Path) -> Manifest:
         ArtefactError: missing, not JSON, of another schema, with an unknown key or at odds with itself.
     """
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return manifest_of(path, path.read_bytes())
     except OSError as error:
         raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
+
+
+def manifest_of(path: Path, content: bytes) -> Manifest:
+    """The manifest that a file's content is.
+
+    Raises:
+        ArtefactError: not JSON, of another schema, with an unknown key or at odds with itself.
+    """
+    try:
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(str(part) for part in found["loc"])

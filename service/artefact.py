@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import model.contract
-from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, read_manifest
+from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, manifest_of
 from model.meaning import difference, digest, from_metadata, meaning_of
 from service.providers import FP32_TOLERANCE
+from service.vouching import NOBODY, Voucher
 
 _log = logging.getLogger(__name__)
 
@@ -43,24 +44,40 @@ def bundled_artefact() -> Path:
     raise ArtefactError(WEIGHTS, f"{holds}; name an .onnx file with MARROWLENS_ARTEFACT")
 
 
-def read_artefact(path: Path) -> tuple[bytes, Manifest]:
+def read_artefact(path: Path, voucher: Voucher = NOBODY) -> tuple[bytes, Manifest]:
     """The graph's bytes, the very ones whose sha256 the manifest gives, and the manifest.
 
     Raises:
-        ArtefactError: a file cannot be read, or the two do not belong together.
+        ArtefactError: a file cannot be read, is not vouched for, or the two do not belong together.
     """
     if path.suffix == ".json":
         raise ArtefactError(path, "is a manifest by its name; name the .onnx file beside it")
-    try:
-        graph = path.read_bytes()
-    except OSError as error:
-        raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
-    manifest = read_manifest(path.with_suffix(".json"))
+    graph = _vouched(path, voucher)
+    manifest = manifest_beside(path, voucher)
     found = sha256(graph)
     if found != manifest.sha256:
         reason = f"is damaged or another model's: its sha256 is {found}, the manifest has {manifest.sha256}"
         raise ArtefactError(path, reason)
     return graph, manifest
+
+
+def manifest_beside(artefact: Path, voucher: Voucher = NOBODY) -> Manifest:
+    """The manifest of an `.onnx` file, which itself is not read.
+
+    Raises:
+        ArtefactError: it cannot be read, is not vouched for, or is no manifest.
+    """
+    path = artefact.with_suffix(".json")
+    return manifest_of(path, _vouched(path, voucher))
+
+
+def _vouched(path: Path, voucher: Voucher) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
+    voucher.check(path, content)
+    return content
 
 
 def sha256(graph: bytes) -> str:

@@ -20,6 +20,7 @@ from service.access.keys import KeysRefused, read_keys
 from service.lis_settings import LIS_PREFIX, LisSettings
 from service.settings import PREFIX, Settings, SettingsError, read_settings
 from service.tls import Tls, TlsRefused
+from service.vouching import VoucherError, read_key, read_list
 
 CANNOT = 2
 PAGE = Path("docs/settings.md")
@@ -94,10 +95,21 @@ def _faults(settings: Settings) -> Iterator[str]:
             Tls(settings)
         except TlsRefused as error:
             yield str(error)
+    yield from _faults_of_vouching(settings)
     for name in ("artefact", "oidc_ca"):
         path: Path | None = getattr(settings, name)
         if path is not None and not path.is_file():
             yield f"{PREFIX}{name.upper()}: there is no file {path}"
+
+
+def _faults_of_vouching(settings: Settings) -> Iterator[str]:
+    try:
+        if settings.artefact_sha256_file is not None:
+            read_list(settings.artefact_sha256_file)
+        if settings.artefact_public_key is not None:
+            read_key(settings.artefact_public_key)
+    except VoucherError as error:
+        yield f"what vouches for the model: {error}"
 
 
 def _stop(message: str) -> NoReturn:

@@ -9,6 +9,7 @@ from service.providers import AskedProvider, batch_sizes
 from service.session import OnnxSession, open_session
 from service.settings import Settings
 from service.threads import cpu_budget
+from service.vouching import Voucher
 
 
 def opened(settings: Settings, provider: AskedProvider | None = None, artefact: Path | None = None) -> OnnxSession:
@@ -24,7 +25,13 @@ def opened(settings: Settings, provider: AskedProvider | None = None, artefact: 
         intra_op_threads=intra_op_threads(settings),
         batch_sizes=session_batch_sizes(settings),
         engine_cache=settings.engine_cache,
+        voucher=voucher(settings),
     )
+
+
+def voucher(settings: Settings) -> Voucher:
+    """Who has to vouch for the files of an artefact."""
+    return Voucher(settings.artefact_sha256_file, settings.artefact_public_key, settings.artefact_vouched_only)
 
 
 def intra_op_threads(settings: Settings) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
 from model.probes import probe_images
-from service import libraries, providers
+from service import libraries, providers, vouching
 from service.agreement import Arrays, compare, complaint
 from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, check_meaning, read_artefact
 from service.parity import parity_complaint
@@ -96,8 +96,9 @@ def open_session(
     intra_op_threads: int = 1,
     batch_sizes: Sequence[int] = (),
     engine_cache: Path | None = None,
+    voucher: vouching.Voucher = vouching.NOBODY,
 ) -> OnnxSession:
-    """Open an artefact, by default the bundled one, and prove on a few pictures that it keeps the contract.
+    """Open an artefact, by default the bundled one, that `voucher` lets pass, and prove that it keeps the contract.
 
     What is not the CPU is also run at every batch size, so that nothing is built within a request, and held against
     the CPU's answers. All are held against the answers that the manifest has stored, where it has.
@@ -108,13 +109,12 @@ def open_session(
         engine_cache: where TensorRT keeps its engines; without, it builds them at every opening, for minutes.
 
     Raises:
-        ArtefactError: a file is missing or damaged, or the graph does not do what the manifest promises.
+        ArtefactError: a file is missing, damaged or not vouched for, or the graph breaks a promise of the manifest.
         ProviderUnavailable: what was asked for does not work.
     """
     path = artefact or bundled_artefact()
-    graph, manifest = read_artefact(path)
-    size = manifest.preprocessing.input_size
-    setup = Setup(size, intra_op_threads, tuple(batch_sizes), manifest.precision)
+    graph, manifest = read_artefact(path, voucher)
+    setup = Setup(manifest.preprocessing.input_size, intra_op_threads, tuple(batch_sizes), manifest.precision)
     reference = _on_cpu(path, graph, manifest, setup)
     if provider in ("auto", "tensorrt"):
         setup = replace(setup, engines=engine_folder(manifest, batch_sizes, engine_cache))

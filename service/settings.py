@@ -38,6 +38,15 @@ class Settings(BaseSettings, AccessSettings):
     )
 
     artefact: Path | None = Field(None, description="the .onnx file; its manifest lies beside it. Default: the bundled")
+    artefact_sha256_file: Path | None = Field(
+        None, description="the list of sha256sum that must name both files of the artefact. Default: no list"
+    )
+    artefact_public_key: Path | None = Field(
+        None, description="public key of minisign or cosign that must have signed both files. Default: no key"
+    )
+    artefact_vouched_only: bool = Field(
+        False, description="refuse every artefact, the bundled one too, while neither list nor key is set"
+    )
     provider: AskedProvider = Field("auto", description="what onnxruntime computes on; auto: the best that works")
     engine_cache: Path | None = Field(
         None, description="folder for TensorRT's engines, which `marrowlens warm` fills. Default: built at every start"

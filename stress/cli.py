@@ -21,6 +21,7 @@ from stress import results
 from stress.browsing import browsing
 from stress.hostile import hostile
 from stress.idle import idle
+from stress.image import image
 from stress.laboratory import laboratory
 from stress.restart import restart
 from stress.sigterm import sigterm
@@ -44,6 +45,7 @@ class Check(StrEnum):
     LABORATORY_SQLITE = "laboratory-sqlite"
     LABORATORY_POSTGRESQL = "laboratory-postgresql"
     BROWSING = "browsing"
+    IMAGE = "image"
 
 
 class Model(StrEnum):
@@ -93,6 +95,7 @@ def stress(
             "postgresql", reports, kills, artefact, bar, seed=seed
         ),
         Check.BROWSING: lambda artefact, bar: browsing(specimens, artefact, bar, seed=seed),
+        Check.IMAGE: lambda _, bar: image(bar),
     }
     faults = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -52,6 +52,7 @@ def test_secrets_are_not_printed() -> None:
         ({"MARROWLENS_LIS_DATABSE": "x"}, ["did you mean MARROWLENS_LIS_DATABASE?"]),
         ({"MARROWLENS_PORT": "many"}, ["MARROWLENS_PORT: "]),
         ({"MARROWLENS_KEYS_FILE": "/nowhere", "MARROWLENS_ARTEFACT": "/nothing"}, ["KEYS_FILE: /nowhere", "ARTEFACT:"]),
+        ({"MARROWLENS_ARTEFACT_PUBLIC_KEY": "/nowhere"}, ["vouches for the model: /nowhere cannot be read"]),
         ({"MARROWLENS_TLS_CERT": "/nowhere", "MARROWLENS_TLS_KEY": "/nowhere"}, ["MARROWLENS_TLS_CERT"]),
     ],
 )

@@ -216,3 +216,28 @@ def test_ci_stops_at_the_first_failure(run: Run, program: Program, tmp_path: Pat
     said = run("bash", ".ci/run")
     assert said.returncode != 0
     assert "make test" not in said.stdout
+
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+def test_an_image_is_built_from_a_pinned_base_or_with_a_warning(run: Run, program: Program) -> None:
+    program("docker", 'echo "docker $*"')
+    tagged = run("make", "image")
+    assert "WARNING: python:3.13-slim-bookworm is a tag" in tagged.stderr
+    assert tagged.returncode == 0
+    pinned = run("make", "image", "IMAGE=gpu", f"BASE=python:3.13-slim-bookworm@{DIGEST}", "WHEELS=build/wheels-gpu")
+    assert "WARNING" not in pinned.stderr
+    said = pinned.stdout.splitlines()[-1]  # what the program says that was called, under what make says
+    assert said.startswith("docker build --file docker/service.Dockerfile ")
+    assert f"--build-arg PYTHON_IMAGE=python:3.13-slim-bookworm@{DIGEST} --build-arg RUNTIME=gpu" in said
+    assert "--build-context wheels=build/wheels-gpu --network none" in said
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"--tag marrowlens:{version}-gpu ." in said
+
+
+def test_the_training_image_is_of_its_own_dockerfile(run: Run, program: Program) -> None:
+    program("podman", 'echo "podman $*"')
+    said = run("make", "image", "IMAGE=training", "ENGINE=podman").stdout.splitlines()[-1]
+    assert "podman build --file docker/training.Dockerfile --build-arg PYTHON_IMAGE=" in said
+    assert "RUNTIME" not in said

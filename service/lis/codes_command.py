@@ -14,10 +14,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from model.contract import ArtefactError, read_manifest
-from service.artefact import bundled_artefact
+from model.contract import ArtefactError
+from service.artefact import bundled_artefact, manifest_beside
 from service.lis.codes import CodeMap, CodeTableError, Sent
 from service.lis.observations import Coded
+from service.opening import voucher
 from service.settings import Settings, SettingsError, read_settings
 
 BAD_SETTINGS = 2
@@ -37,7 +38,7 @@ def codes(
     try:
         settings = read_settings()
         table = CodeMap.load(settings.lis.codes, settings.lis.least_code_status)
-        sent = table.sent(read_manifest((settings.artefact or bundled_artefact()).with_suffix(".json")).classes)
+        sent = table.sent(manifest_beside(settings.artefact or bundled_artefact(), voucher(settings)).classes)
     except (SettingsError, CodeTableError, ArtefactError) as error:
         typer.echo(f"marrowlens: {error}", err=True)
         raise typer.Exit(BAD_SETTINGS) from error
