@@ -2,18 +2,18 @@
 
 import os
 import subprocess
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from databases import Postgres, free_port, postgres
 from serving import COMMAND
 
 from service.lis.database import Database
 
 
-def migrate(url: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url, **more}
+def migrate(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url}
     command = [str(COMMAND), "lis", "migrate", *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
@@ -59,18 +59,27 @@ def test_a_later_versions_database_is_refused_at_once_whoever_waits(database_url
         assert "another version" in refused.stderr
 
 
-def test_a_replica_waits_until_the_job_has_done_it(tmp_path: Path) -> None:
-    waits = subprocess.Popen(
-        [str(COMMAND), "lis", "migrate", "--check", "--wait-s", "100"],
-        env={**os.environ, "MARROWLENS_LIS_DATABASE": sqlite(tmp_path)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with pytest.raises(subprocess.TimeoutExpired):
-        waits.wait(3)  # long enough to have looked: nothing is there, and it does not give up
-    assert migrate(sqlite(tmp_path)).returncode == 0
-    said, _ = waits.communicate(timeout=60)
-    assert (waits.returncode, said) == (0, "the database is up to date\n")
+@contextmanager
+def waiting(url: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """The command after it has looked once and found nothing; at the end it has ended well."""
+    environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url}
+    command = [str(COMMAND), "lis", "migrate", *words, "--wait-s", "100"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "marrowlens: not yet; waiting for up to 100 s\n"
+        yield process
+        said, more = process.communicate(timeout=60)
+        assert (process.returncode, said, more) == (0, "the database is up to date\n", "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_replica_waits_until_the_job_has_done_it(database_url: str) -> None:
+    with waiting(database_url, "--check") as replica:
+        assert replica.poll() is None
+        assert migrate(database_url).returncode == 0
 
 
 def test_a_database_that_comes_late_is_waited_for() -> None:
@@ -78,11 +87,8 @@ def test_a_database_that_comes_late_is_waited_for() -> None:
         url = server.new_database()
         server.end()
         assert migrate(url).returncode == 2  # nobody waits
-        later = threading.Timer(2, server.start)
-        later.start()
-        done = migrate(url, "--wait-s", "60")
-        later.join()
-        assert done.returncode == 0, done.stderr
+        with waiting(url):
+            server.start()
         assert is_current(url)
 
 
@@ -94,8 +100,8 @@ def test_waiting_ends(tmp_path: Path) -> None:
     assert migrate(sqlite(tmp_path), "--check", "--wait-s", "1.5").returncode == 1
 
 
-def test_several_at_once_do_it_once(server: Postgres) -> None:
-    url = server.new_database()
+def test_several_at_once_do_it_once(postgres_server: Postgres) -> None:
+    url = postgres_server.new_database()
     environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url}
     command = [str(COMMAND), "lis", "migrate"]
     together = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]

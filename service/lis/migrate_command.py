@@ -62,6 +62,7 @@ def _migrated(database: Database) -> bool:
 def _awaited(done: Callable[[], bool], wait_s: float) -> bool:
     """Ask until it is done or the time is over; the last answer counts, be it that nobody answers."""
     end_s = time.monotonic() + wait_s
+    said = False
     while True:
         is_last = time.monotonic() >= end_s
         try:
@@ -70,6 +71,9 @@ def _awaited(done: Callable[[], bool], wait_s: float) -> bool:
         except StorageUnavailable:
             if is_last:
                 raise
+        if not said:
+            typer.echo(f"marrowlens: not yet; waiting for up to {wait_s:g} s", err=True)
+            said = True
         time.sleep(min(_AGAIN_S, max(0.0, end_s - time.monotonic())))
 
 
