@@ -15,6 +15,8 @@ from k8s.rendering import OVERLAYS, Document, documents, kubectl, pods
 from service.cli import app
 from service.settings import Settings, environment_names, read_settings
 
+Container = dict[str, Any]
+
 ROOT = Path(__file__).parents[1]
 #: Settings of access control, which the manifests name and `service/settings.py` does not have yet. To be emptied and
 #: removed, with its uses, when that lands: then these names are checked like all others.

@@ -3,13 +3,12 @@
 from typing import Any
 
 import pytest
-from manifests import containers, needs_kubectl, of_kind, settings
+from manifests import Container, containers, needs_kubectl, of_kind, settings
 
 from service.settings import environment_name
 
 pytestmark = needs_kubectl
 each_with_gpu = pytest.mark.parametrize("overlay", ["gpu", "hospital"])
-Container = dict[str, Any]
 
 
 def warm_and_serve(overlay: str) -> tuple[Container, Container, dict[str, Any]]:

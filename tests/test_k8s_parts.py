@@ -20,7 +20,9 @@ def test_the_operators_rules_are_the_plain_files() -> None:
 @pytest.mark.parametrize("overlay", ["observability", "hospital"])
 def test_prometheus_finds_the_pods_and_is_let_in(overlay: str) -> None:
     (monitor,) = of_kind(overlay, "ServiceMonitor")
-    (service,) = of_kind(overlay, "Service")
+    (service,) = (service for service in of_kind(overlay, "Service") if service["metadata"]["name"] == "marrowlens")
+    others = [other for other in of_kind(overlay, "Service") if other is not service]
+    assert not any(selects(monitor["spec"]["selector"], other["metadata"]["labels"]) for other in others)
     assert selects(monitor["spec"]["selector"], service["metadata"]["labels"])
     assert monitor["spec"]["jobLabel"] in service["metadata"]["labels"]
     (endpoint,) = monitor["spec"]["endpoints"]
@@ -32,7 +34,7 @@ def test_prometheus_finds_the_pods_and_is_let_in(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", ["observability", "hospital"])
 def test_grafana_is_given_the_dashboard_as_it_is(overlay: str) -> None:
-    (dashboard,) = of_kind(overlay, "ConfigMap")
+    (dashboard,) = (d for d in of_kind(overlay, "ConfigMap") if d["metadata"]["name"] == "marrowlens-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     given = json.loads(dashboard["data"]["dashboard.json"])
     assert given == json.loads((ROOT / "k8s/observability/dashboard.json").read_text(encoding="utf-8"))
