@@ -16,7 +16,7 @@ from serving import COMMAND, served
 pytestmark = needs_kubectl
 PREFIX = "MARROWLENS_"
 #: Who may call is said by a file that is not here; on loopback nobody need say it.
-_NOT_HERE = PENDING_ACCESS_SETTINGS
+_NOT_HERE = PENDING_ACCESS_SETTINGS | {"MARROWLENS_KEYS_FILE"}
 
 
 def environment(container: Container, database: str) -> dict[str, str]:
