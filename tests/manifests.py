@@ -13,15 +13,11 @@ from typer.main import get_command
 
 from k8s.rendering import OVERLAYS, Document, documents, kubectl, pods
 from service.cli import app
-from service.settings import Settings, environment_names, read_settings
+from service.settings import Settings, read_settings
 
 Container = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
-#: Settings of access control, which the manifests name and `service/settings.py` does not have yet. To be emptied and
-#: removed, with its uses, when that lands: then these names are checked like all others.
-PENDING_ACCESS_SETTINGS = frozenset({"MARROWLENS_KEYS_FILE", "MARROWLENS_METRICS_OPEN"})
-
 PAGE = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
 ROUTES = json.loads((ROOT / "openapi.json").read_text(encoding="utf-8"))["paths"]
 
@@ -61,8 +57,7 @@ def settings(container: Document, monkeypatch: pytest.MonkeyPatch) -> Settings:
         for name, value in re.findall(r"^\s+(MARROWLENS_\w+)=(\S+)", dockerfile, re.MULTILINE):
             environment.setenv(name, value)
         for variable in container.get("env", []):
-            if variable["name"] not in PENDING_ACCESS_SETTINGS - set(environment_names()):
-                environment.setenv(variable["name"], _value(variable))
+            environment.setenv(variable["name"], _value(variable))
         return read_settings()
 
 

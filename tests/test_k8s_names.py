@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from manifests import (
-    PENDING_ACCESS_SETTINGS,
     ROOT,
     ROUTES,
     containers,
@@ -32,7 +31,7 @@ pytestmark = needs_kubectl
 def test_settings_exist_and_their_values_can_be_read(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for _, _, container in containers(overlay):
         named = {variable["name"] for variable in container.get("env", [])}
-        assert named <= set(environment_names()) | PENDING_ACCESS_SETTINGS
+        assert named <= set(environment_names())
         settings(container, monkeypatch)
 
 
