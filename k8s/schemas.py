@@ -1,0 +1,125 @@
+"""Whether an object is one that a cluster would take, by its schema: Kubernetes' own, KEDA's, the operator's, KServe's.
+
+`python -m k8s.schemas` checks every overlay for every version. Knows where schemas come from and how a field that does
+not exist is found. Nothing is asked of a cluster or a network.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+from pydantic import ValidationError
+
+from k8s.rendering import OVERLAYS, POLICY, Document, documents, kserve_pod
+
+#: The oldest that is claimed, one between, the newest that kubernetes-validate knows.
+VERSIONS = ("1.32", "1.34", "1.37")
+_MODELS = {model.__name__: model for model in (ScaledObject, ServiceMonitor, PrometheusRule)}
+_KSERVE = {"InferenceService": "v1beta1_inference_service", "ServingRuntime": "v1alpha1_serving_runtime"}
+#: KServe's own types; the others are Kubernetes', and the pod is checked as a pod.
+_KSERVES = ("V1alpha1", "V1beta1")
+
+
+def kserve_models() -> Path | None:
+    """The folder of KServe's generated models, which `make` installs without the rest of its SDK."""
+    return next(POLICY.glob("lib/python*/site-packages/kserve/models"), None)
+
+
+def faults(found: list[Document], version: str) -> list[str]:
+    """What is wrong with these objects for one version of Kubernetes; nothing where all is well."""
+    said = [f"{document['kind']}: {fault}" for document in found for fault in _faults(document, version)]
+    if pod := kserve_pod(found):
+        said += [f"KServe's pod: {fault}" for fault in _faults({"apiVersion": "v1", "kind": "Pod"} | pod, version)]
+    return said
+
+
+def _faults(document: Document, version: str) -> Iterator[str]:
+    kind = document["kind"]
+    if model := _MODELS.get(kind):
+        yield from _other_after_reading(model, document)
+    elif kind in _KSERVE:
+        if models := kserve_models():
+            yield from _unknown(models, _KSERVE[kind], document, kind)
+    else:
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            yield f"{'.'.join(map(str, error.path))}: {error.message}"
+
+
+def _other_after_reading(model: Any, document: Document) -> Iterator[str]:
+    # The models are made from the CRDs, and drop what they do not know, as a cluster does; nothing may be dropped.
+    try:
+        read = model.model_validate(document).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    except ValidationError as error:
+        yield str(error)
+    else:
+        yield from _lost(document, read, "")
+
+
+def _lost(written: Any, read: Any, at: str) -> Iterator[str]:
+    if isinstance(written, dict) and isinstance(read, dict):
+        for key in written.keys() | read.keys():
+            yield from _lost(written.get(key), read.get(key), f"{at}.{key}")
+    elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        for place, pair in enumerate(zip(written, read, strict=True)):
+            yield from _lost(*pair, f"{at}[{place}]")
+    elif written != read:
+        yield f"{at} is {written!r} and was read as {read!r}"
+
+
+def _unknown(models: Path, module: str, value: Any, at: str) -> Iterator[str]:
+    """Fields that KServe's generated model of this name does not have, here and below."""
+    types, fields = _declared((models / f"{module}.py").read_text(encoding="utf-8"))
+    attributes = {field: attribute for attribute, field in fields.items()}
+    for field, inner in value.items():
+        if field not in attributes:
+            yield f"{at}.{field} is no field"
+            continue
+        kind = types[attributes[field]]
+        below = kind.removeprefix("list[").removesuffix("]")
+        if below.startswith(_KSERVES):
+            for entry in inner if kind.startswith("list[") else [inner]:
+                yield from _unknown(models, _module(below), entry, f"{at}.{field}")
+
+
+def _module(model: str) -> str:
+    """V1beta1ModelFormat → v1beta1_model_format, as the generator names files."""
+    (version,) = (version for version in _KSERVES if model.startswith(version))
+    rest = model.removeprefix(version)
+    return version.lower() + "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in rest)
+
+
+def _declared(source: str) -> tuple[dict[str, str], dict[str, str]]:
+    # Read, not imported: the SDK's package would import all that it needs to serve.
+    (model,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    tables = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in model.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    return tables["openapi_types"], tables["attribute_map"]
+
+
+def main() -> None:
+    """Every overlay for every version; what is wrong on stderr, and exit code 1."""
+    wrong = [
+        f"{name}, Kubernetes {version}: {fault}\n"
+        for name, folder in OVERLAYS.items()
+        for version in VERSIONS
+        for fault in faults(documents(folder), version)
+    ]
+    sys.stderr.writelines(wrong)
+    if kserve_models() is None:
+        sys.stderr.write("k8s: KServe's models are not here (make lint installs them): its two kinds are unchecked\n")
+    sys.stdout.write(f"k8s: {len(OVERLAYS)} overlays, Kubernetes {', '.join(VERSIONS)}: {len(wrong)} faults\n")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

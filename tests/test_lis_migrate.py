@@ -1,0 +1,117 @@
+"""`marrowlens lis migrate`, as a job and as what a replica waits with: by real processes on real databases."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from databases import Postgres, free_port, postgres
+from serving import COMMAND
+
+from service.lis.database import Database
+
+
+def migrate(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url}
+    command = [str(COMMAND), "lis", "migrate", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder / 'lab.db'}"
+
+
+def is_current(url: str) -> bool:
+    database = Database(url)
+    try:
+        return database.is_current()
+    finally:
+        database.close()
+
+
+def test_it_makes_the_tables_and_may_be_called_again(database_url: str) -> None:
+    assert not is_current(database_url)
+    for _ in range(2):
+        done = migrate(database_url)
+        assert (done.returncode, done.stdout) == (0, "the database is up to date\n"), done.stderr
+        assert is_current(database_url)
+
+
+def test_a_check_says_so_and_changes_nothing(database_url: str) -> None:
+    before = migrate(database_url, "--check")
+    assert before.returncode == 1
+    assert "the tables are not this version's" in before.stderr
+    assert not is_current(database_url)
+    migrate(database_url)
+    assert migrate(database_url, "--check").returncode == 0
+
+
+def test_a_later_versions_database_is_refused_at_once_whoever_waits(database_url: str) -> None:
+    migrate(database_url)
+    database = Database(database_url)
+    with database.writing() as session:
+        session.connection().exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    for words in ((), ("--check",)):
+        refused = migrate(database_url, *words, "--wait-s", "100000")
+        assert refused.returncode == 2
+        assert "another version" in refused.stderr
+
+
+@contextmanager
+def waiting(url: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """The command after it has looked once and found nothing; at the end it has ended well."""
+    environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url}
+    command = [str(COMMAND), "lis", "migrate", *words, "--wait-s", "100"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "marrowlens: not yet; waiting for up to 100 s\n"
+        yield process
+        said, more = process.communicate(timeout=60)
+        assert (process.returncode, said, more) == (0, "the database is up to date\n", "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_replica_waits_until_the_job_has_done_it(database_url: str) -> None:
+    with waiting(database_url, "--check") as replica:
+        assert replica.poll() is None
+        assert migrate(database_url).returncode == 0
+
+
+def test_a_database_that_comes_late_is_waited_for() -> None:
+    with postgres() as server:
+        url = server.new_database()
+        server.end()
+        assert migrate(url).returncode == 2  # nobody waits
+        with waiting(url):
+            server.start()
+        assert is_current(url)
+
+
+def test_waiting_ends(tmp_path: Path) -> None:
+    gone = f"postgresql+psycopg://lab:secret-word@127.0.0.1:{free_port()}/lab"
+    refused = migrate(gone, "--wait-s", "1.5")
+    assert refused.returncode == 2
+    assert "does not answer" in refused.stderr and "secret" not in refused.stderr
+    assert migrate(sqlite(tmp_path), "--check", "--wait-s", "1.5").returncode == 1
+
+
+def test_several_at_once_do_it_once(postgres_server: Postgres) -> None:
+    url = postgres_server.new_database()
+    environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url}
+    command = [str(COMMAND), "lis", "migrate"]
+    together = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in together:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    assert is_current(url)
+
+
+def test_without_a_laboratory_it_says_what_is_missing() -> None:
+    refused = migrate("")
+    assert refused.returncode == 2
+    assert "set MARROWLENS_LIS_DATABASE" in refused.stderr
