@@ -13,8 +13,11 @@ from contextlib import aclosing, contextmanager
 
 import numpy as np
 
+from model.drift import DriftReference
+from model.drift_distance import Reading
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.batcher import Batcher
+from service.drift import DriftWindow
 from service.errors import MalformedBody, UploadMemoryExhausted
 from service.metrics import Metrics
 from service.pictures import Answer, Data, Picture, PictureBatches
@@ -53,7 +56,11 @@ class Classifier:
         self.provider = session.provider
         self._settings = settings
         self._metrics = metrics
-        self._pictures = PictureBatches(session, settings, metrics)
+        reference: DriftReference | None = getattr(
+            session, "drift_reference", None
+        )  # of an artefact, not of any session
+        self._drift = None if reference is None else DriftWindow(reference, settings.drift_window)
+        self._pictures = PictureBatches(session, settings, metrics, self._drift)
         self._batcher = Batcher[Data, Picture, Answer](
             self._pictures.decode,
             self._pictures.run,
@@ -124,6 +131,10 @@ class Classifier:
     def queued(self) -> int:
         """Pictures waiting for their batch."""
         return self._batcher.depth()
+
+    def drift(self) -> Reading | None:
+        """How far the last pictures lie from the reference; None where it is not measured."""
+        return None if self._drift is None else self._drift.read()
 
     def ready(self) -> bool:
         """Whether a picture would be taken now: warm, not closing, and the model not hanging."""

@@ -92,6 +92,7 @@ app.add_typer(lazily("service.keys_commands", "keys", "API keys: make, list and 
 app.add_typer(
     lazily("service.config_commands", "config", "The settings: what is in force, and what there is."), name="config"
 )
+app.add_typer(lazily("service.drift_command", "drift", "Input drift: its reference, and a folder's."), name="drift")
 app.add_typer(lazily("service.lis.commands", "lis", "The laboratory's messages: what waits, what is dead."), name="lis")
 app.add_typer(lazily("service.lis.commands", "audit_trail", "The laboratory's audit trail."), name="audit")
 

@@ -19,6 +19,8 @@ from service.providers import AskedProvider
 
 PREFIX = "MARROWLENS_"
 MIB = 1024 * 1024
+#: Of a shorter window a tenth, by which it moves on, would be a handful of pictures.
+MIN_DRIFT_WINDOW = 200
 
 
 class SettingsError(ValueError):
@@ -61,6 +63,15 @@ class Settings(BaseSettings, AccessSettings):
     decode_threads: int | None = Field(None, gt=0, description="pictures decoded at a time. Default: the CPU budget")
     drain_delay_s: float = Field(0, ge=0, description="not ready but still serving, before a shutdown starts")
     shutdown_timeout_s: float = Field(20, ge=0, description="for what was accepted to be answered at a shutdown")
+    drift_window: int = Field(
+        2000,
+        ge=0,
+        le=1_000_000,
+        description="last pictures that input drift is measured over, 200 or more; 0: not measured",
+    )
+    drift_reference: Path | None = Field(
+        None, description="what drift is measured from, by `marrowlens drift reference`. Default: the artefact's own"
+    )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="least that is logged"
     )
@@ -86,6 +97,8 @@ class Settings(BaseSettings, AccessSettings):
             raise ValueError(
                 "MARROWLENS_MAX_QUEUE_SIZE is below MARROWLENS_MAX_BATCH_SIZE: no batch could ever be full"
             )
+        if 0 < self.drift_window < MIN_DRIFT_WINDOW:
+            raise ValueError(f"MARROWLENS_DRIFT_WINDOW is below {MIN_DRIFT_WINDOW}: so few pictures say nothing")
         if self.max_body_bytes < self.max_image_bytes:
             raise ValueError(
                 "MARROWLENS_MAX_BODY_BYTES is below MARROWLENS_MAX_IMAGE_BYTES: no batch could hold the largest"
