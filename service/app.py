@@ -1,5 +1,6 @@
 """The application: built and mounted here, and nothing else. What it holds while it runs is made by the lifespan."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -28,7 +29,8 @@ from service.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
 from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
-from service.settings import Settings
+from service.settings import Settings, SettingsError
+from service.tracing import Recorder, Traced
 from service.v2 import routes as v2
 
 if TYPE_CHECKING:  # loaded where one is set up
@@ -37,6 +39,8 @@ if TYPE_CHECKING:  # loaded where one is set up
 REFUSED = (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE))
 #: Bodies of all requests in flight together, in multiples of the largest one.
 UPLOADS_AT_ONCE = 2
+#: How long a shutdown waits for the collector to take the last traces.
+FLUSH_S = 3.0
 
 
 def create_app(
@@ -49,6 +53,7 @@ def create_app(
     Raises:
         KeysRefused: API keys are set up, and their file cannot be used.
         LaboratoryRefused: a laboratory is set up, and a setting of it cannot be used.
+        SettingsError: traces are to be sent, and what sends them is not installed.
     """
     metrics = Metrics()
     app = FastAPI(
@@ -83,12 +88,27 @@ def create_app(
         refuse=_refuse,
     )
     app.add_middleware(RequestContext, metrics=metrics)
+    app.state.recorder = recorder = _recorder(settings)
+    if recorder is not None or settings.log_format == "json":
+        app.add_middleware(Traced, recorder=recorder)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
     return app
 
 
 def _doors(settings: Settings, metrics: Metrics) -> Doors | None:
     return Doors(settings, metrics) if settings.asks_who else None
+
+
+def _recorder(settings: Settings) -> Recorder | None:
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from service.otel import Spans
+    except ImportError as error:
+        raise SettingsError(
+            f"MARROWLENS_OTLP_ENDPOINT is set, and {error.name} is not installed: pip install 'marrowlens[otel]'"
+        ) from error
+    return Spans(settings.otlp_endpoint, service_name=settings.trace_service_name, ratio=settings.trace_sample_ratio)
 
 
 def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
@@ -101,6 +121,17 @@ def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, session: Session | None) -> AsyncIterator[None]:
+    try:
+        async with _served(app, session):
+            yield
+    finally:
+        recorder: Recorder | None = app.state.recorder
+        if recorder is not None:
+            await asyncio.to_thread(recorder.close, FLUSH_S)
+
+
+@asynccontextmanager
+async def _served(app: FastAPI, session: Session | None) -> AsyncIterator[None]:
     models: Models = app.state.models
     if session is None:
         yield

@@ -16,6 +16,7 @@ import numpy as np
 from model.drift import DriftReference
 from model.drift_distance import Reading
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
+from service import tracing
 from service.batcher import Batcher
 from service.drift import DriftWindow
 from service.errors import MalformedBody, UploadMemoryExhausted
@@ -237,7 +238,17 @@ class Classifier:
     async def _answer(self, data: Data, deadline: float | None) -> Answer:
         if not self.ready():
             raise BatcherClosed("no new pictures are taken: not started, closing, or the model hangs")
-        return await self._batcher.submit(data, deadline=deadline)
+        trace = tracing.current.get()
+        trail = None if trace is None else trace.trail()
+        if trace is None or trail is None:
+            return await self._batcher.submit(data, deadline=deadline)
+        try:
+            answer = await self._batcher.submit(data, deadline=deadline, trail=trail)
+        except BaseException as error:
+            trace.picture(trail, error)
+            raise
+        trace.picture(trail, None)
+        return answer
 
     def _check_size(self, data: Data) -> None:
         limit, size = self._settings.max_image_bytes, self.manifest.preprocessing.input_size

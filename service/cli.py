@@ -119,7 +119,7 @@ def _application(settings: Settings, session: Session) -> FastAPI:
             laboratory.prepare(session.manifest.classes)
     except KeysRefused as error:
         _stop(f"MARROWLENS_KEYS_FILE: {error}")
-    except LaboratoryRefused as error:
+    except (LaboratoryRefused, SettingsError) as error:
         _stop(str(error))
     return application
 

@@ -15,7 +15,7 @@ class DriftMetrics:
         self._read: Callable[[], Reading | None] = lambda: None
         self._distance = Gauge(
             "marrowlens_drift_distance",
-            "How far the last pictures lie from the reference.",
+            "How far the last pictures lie from the drift reference.",
             ["kind"],
             registry=registry,
         )

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from service.access_settings import AccessSettings
 from service.lis_settings import LIS_PREFIX, LisSettings
+from service.logs import LogFormat
 from service.nearest import nearest
 from service.providers import AskedProvider
 
@@ -74,6 +75,18 @@ class Settings(BaseSettings, AccessSettings):
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="least that is logged"
+    )
+    log_format: LogFormat = Field("text", description="json: one object a line, with the ids of request and trace")
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/@?#\s]+(/[^?#\s]*)?$",
+        description="base URL of a collector that traces are sent to by OTLP over HTTP. Default: no traces",
+    )
+    trace_sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="part of the traces recorded, of those whose caller has not decided"
+    )
+    trace_service_name: str = Field(
+        "marrowlens", min_length=1, max_length=255, description="service.name of the traces"
     )
     count_other: bool = Field(False, description="count class OTH in the denominator of a differential")
     lis: LisSettings = Field(default_factory=LisSettings, description="what a laboratory may set, `MARROWLENS_LIS_*`")
