@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # loaded where one is set up
 REFUSED = (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE))
 #: Bodies of all requests in flight together, in multiples of the largest one.
 UPLOADS_AT_ONCE = 2
+#: FastAPI's own spans and logs hold paths, and texts of errors: numbers of specimens, and whatever a client sent.
+NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 #: How long a shutdown waits for the collector to take the last traces.
 FLUSH_S = 3.0
 
@@ -68,6 +70,7 @@ def create_app(
         redirect_slashes=False,
         generate_unique_id_function=openapi.operation_id,
         lifespan=partial(_lifespan, session=session),
+        telemetry=NO_TELEMETRY,
     )
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
