@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from model.drift import Array, DriftReference, Kind, Thresholds
 
-#: With fewer pictures nothing is said.
-MIN_PICTURES = 100
+#: With fewer pictures in the window nothing is said; with fewer that can be compared, nothing of how they look.
+MIN_PICTURES, MIN_COMPARED = 100, 20
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +58,8 @@ class Sums:
 class Reading:
     """What a window says: how many pictures are in it, and of each kind the distance and its threshold.
 
-    A kind is absent while there are fewer than `MIN_PICTURES` that it can be told of.
+    All are absent below `MIN_PICTURES`, and those of appearance where fewer than `MIN_COMPARED` are of classes that the
+    reference has.
     """
 
     pictures: int
@@ -90,7 +91,7 @@ class Ruler:
         told = int(sums.counts.sum())
         known = int(sums.counts[self._known].sum())
         distances: dict[Kind, float] = {}
-        if known >= MIN_PICTURES:
+        if told >= MIN_PICTURES and known >= MIN_COMPARED:
             distances |= self.reference.scale.lengths(appearance(sums, self._means, self._known))
         if told >= MIN_PICTURES:
             distances["class_mix"] = jensen_shannon(shares(sums.counts), self._mix)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.contract import Manifest
 from model.drift import KINDS, Array, DriftReference, Scale, Thresholds
-from model.drift_distance import MIN_PICTURES, Sums, appearance, jensen_shannon, shares
+from model.drift_distance import MIN_COMPARED, MIN_PICTURES, Sums, appearance, jensen_shannon, shares
 from model.drift_features import Embeddings, Pictures, embedding_features, picture_features
 
 #: Directions of the embedding: those of the bundled model's reference hold nine tenths of its variance.
@@ -23,7 +23,7 @@ MIN_REFERENCE, MIN_GROUPS = 200, 10
 MIN_CLASS_PICTURES = 20
 #: Neighbours in file order that are drawn together where nobody says what belongs together.
 RUN_LENGTH = 5
-WINDOWS = (MIN_PICTURES, 200, 500, 1000, 2000, 5000)
+WINDOWS = (MIN_COMPARED, 50, MIN_PICTURES, 200, 500, 1000, 2000, 5000)
 QUANTILE, DRAWS = 0.999, 4000
 _RIDGE, _FLOOR = 1e-6, 1e-8
 _DIGITS = 7

@@ -208,8 +208,8 @@ def test_a_day_in_the_laboratory_leaves_nothing_of_the_patient(artefact: Path, t
     port = free_port()
     lab = {"lis_database": f"sqlite:///{tmp_path / 'lab.db'}", "lis_hl7_listen": f"127.0.0.1:{port}"}
     with collector() as found:
-        told = {"log_format": "json", "log_level": "debug", "otlp_endpoint": found.url}
-        with served(artefact, "--access-log", **lab, **told) as service:
+        chosen = {"log_format": "json", "log_level": "debug", "otlp_endpoint": found.url}
+        with served(artefact, "--access-log", **lab, **chosen) as service:
             service.wait_listening()
             [answer] = asyncio.run(ordered(port, order(PID, SPM, ORC, OBR)))
             assert "MSA|AA|ORD-1" in answer
