@@ -20,7 +20,7 @@ from service import tracing
 from service.batcher import Batcher
 from service.drift import DriftWindow
 from service.errors import MalformedBody, UploadMemoryExhausted
-from service.metrics import Metrics
+from service.metrics import Metrics, PictureOutcome
 from service.pictures import Answer, Data, Picture, PictureBatches
 from service.session import Session
 from service.settings import Settings
@@ -30,7 +30,7 @@ from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 _log = logging.getLogger(__name__)
 
 #: What became of a picture, as the metrics name it; the first class that fits.
-_OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
+_OUTCOMES: tuple[tuple[type[BaseException], PictureOutcome], ...] = (
     (PictureTooLarge, "too_large"),
     (UnsupportedPicture, "unsupported"),
     (UndecodablePicture, "undecodable"),
@@ -259,7 +259,7 @@ class Classifier:
             raise UnsupportedPicture(f"{data.dtype} pixels of shape {data.shape}; uint8 of {(size, size, 3)} are read")
 
 
-def _outcome(error: BaseException) -> str:
+def _outcome(error: BaseException) -> PictureOutcome:
     return next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "failed")
 
 

@@ -27,6 +27,7 @@ try:
     from service.doctor import doctor
     from service.lazily import lazily
     from service.lis_settings import LaboratoryRefused
+    from service.metrics_page import metrics
     from service.opening import intra_op_threads, opened, session_batch_sizes
     from service.schemas import RESEARCH_USE
     from service.score import score
@@ -91,7 +92,7 @@ def openapi(
         _stop(f"{out} is stale; run `marrowlens openapi`", status=1)
 
 
-for command in (score, warm, doctor):
+for command in (score, warm, doctor, metrics):
     app.command()(command)
 app.add_typer(lazily("service.keys_commands", "keys", "API keys: make, list and revoke them."), name="keys")
 app.add_typer(

@@ -33,6 +33,7 @@ class Models:
     async def begin(self, session: Session) -> None:
         """Serve with a first model, once it is warm."""
         await self._take_over(session)
+        self._running.metrics.places(self._running.settings.max_queue_size)
         self._running.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._running.ready)
         self._running.metrics.drift.watch(self._drift)
 
