@@ -47,7 +47,7 @@ test: $(DEV)/.installed ## Run every test, a file on each core (the first run in
 	$(DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(DEV)/.installed ## Check style, types, layers, Dockerfiles, Kubernetes manifests and openapi.json
+lint: $(DEV)/.installed ## Check style, types, layers, Dockerfiles, Kubernetes manifests, rules of Prometheus, openapi.json and metrics.md
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
@@ -56,6 +56,8 @@ lint: $(DEV)/.installed ## Check style, types, layers, Dockerfiles, Kubernetes m
 	$(DEV)/bin/kubernetes-validate --strict --quiet $(MANIFESTS)
 	@if command -v kubectl >/dev/null; then $(render_manifests); else echo 'kubectl is not here: k8s/base is checked unrendered'; fi
 	$(DEV)/bin/marrowlens openapi --check
+	$(DEV)/bin/marrowlens metrics --check
+	@if command -v promtool >/dev/null; then $(judge_rules); else echo 'promtool is not here: k8s/observability is not judged'; fi
 
 .PHONY: format
 format: $(DEV)/.installed ## Rewrite the code in the house style
@@ -90,6 +92,12 @@ bench: $(BENCH)/.installed ## Measure the service beside other servers into benc
 clean: ## Remove environments, caches and build results
 	rm -rf .venv .venv-serve-* .venv-bench .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define judge_rules
+echo "promtool check rules, promtool test rules: k8s/observability"; \
+promtool check rules k8s/observability/alerts.yaml k8s/observability/recording.yaml && \
+promtool test rules k8s/observability/tests/*.yaml
+endef
 
 define render_manifests
 for overlay in k8s/base k8s/tensorrt; do \

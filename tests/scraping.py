@@ -119,12 +119,14 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(folder: Path, target: str, *rule_files: Path) -> Iterator[Prometheus]:
-    """A Prometheus over one service at `host:port`, gone at the end."""
+def scraping(folder: Path, target: str, key: str, *rule_files: Path) -> Iterator[Prometheus]:
+    """A Prometheus over one service at `host:port`, which it shows a key; gone at the end."""
     assert PROMETHEUS is not None
     pace, port = Pace(), free_port()
-    jobs = [{"job_name": JOB, "static_configs": [{"targets": [target]}]}]
-    jobs.append({"job_name": "other", "static_configs": [{"targets": [pace.address]}]})
+    jobs: list[dict[str, Any]] = [
+        {"job_name": JOB, "static_configs": [{"targets": [target]}], "authorization": {"credentials": key}},
+        {"job_name": "other", "static_configs": [{"targets": [pace.address]}]},
+    ]
     config = {
         "global": {"scrape_interval": _EVERY, "scrape_timeout": _EVERY, "evaluation_interval": _EVERY},
         "rule_files": [str(path.resolve()) for path in rule_files],

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from conftest import Draw
 from databases import free_port
+from keys import bearer, entry, keys_file
 from laboratory import OBR, ORC, PID, SPM, order
 from queries import (
     FOLDER,
@@ -30,7 +31,7 @@ from scraping import JOB, PROMETHEUS, Prometheus, scraping
 from serving import Served, served, zipped
 from test_lis_end_to_end import ordered, state, until
 
-TOKEN = "an operator's token"
+KEY, SCRAPER = "the key of a test", "the key of a Prometheus"
 PNG = {"content-type": "image/png"}
 
 #: Of what there is nothing here, and why not; all else must be answered.
@@ -55,9 +56,10 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(artefact: Path, draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("observed")
+    scraper = entry(SCRAPER, "prometheus", ["metrics"])
     with node_receiver("simple-hl7-receiver.js", folder, "AE") as receiver:
         settings = {
-            "admin_token": TOKEN,
+            "keys_file": str(keys_file(folder, entry(KEY, "test", acts_for_others=True), scraper)),
             "max_batch_size": "2",
             "max_queue_size": "4",
             "lis_database": f"sqlite:///{folder / 'lab.db'}",
@@ -69,8 +71,8 @@ def watched(artefact: Path, draw: Draw, tmp_path_factory: pytest.TempPathFactory
         with served(artefact, **settings) as service:
             service.wait_listening()
             target = service.url.removeprefix("http://")
-            with scraping(folder, target, FOLDER / "recording.yaml", FOLDER / "alerts.yaml") as prometheus:
-                with httpx.Client(base_url=service.url, timeout=60) as http:
+            with scraping(folder, target, SCRAPER, FOLDER / "recording.yaml", FOLDER / "alerts.yaml") as prometheus:
+                with httpx.Client(base_url=service.url, headers=bearer(KEY), timeout=60) as http:
                     prometheus.until("marrowlens_ready == 1")
                     for _ in range(2):  # a rate needs a series that was there before it rose
                         requests = traffic(http, draw)
@@ -91,10 +93,10 @@ def traffic(http: httpx.Client, draw: Draw) -> int:
     assert http.get("/nowhere").status_code == 404
     many = zipped([(str(seed), draw(seed)) for seed in range(30)])
     assert http.post("/classify/batch", content=many, headers={"content-type": "application/zip"}).status_code == 200
-    reload = {"authorization": f"Bearer {TOKEN}"}
-    assert http.post("/model/reload", json={}).status_code == 401
-    assert http.post("/model/reload", json={"artefact": "nothing.onnx"}, headers=reload).status_code == 422
-    assert http.post("/model/reload", json={}, headers=reload).status_code == 200
+    assert http.post("/model/reload", json={}, headers=bearer("no key")).status_code == 401
+    assert http.post("/model/reload", json={}, headers=bearer(SCRAPER)).status_code == 403
+    assert http.post("/model/reload", json={"artefact": "nothing.onnx"}).status_code == 422
+    assert http.post("/model/reload", json={}).status_code == 200
     assert too_many(http, [draw(seed, size=(900, 900)) for seed in range(32)])
     large = draw(0, size=(3000, 3000))  # takes longer to decode than it may
     hurried = {**PNG, "x-request-timeout-ms": "20"}
@@ -161,6 +163,7 @@ def test_the_numbers_are_those_of_what_was_sent(watched: Watched) -> None:
     assert number('marrowlens_refusals_total{reason="unauthorised"}') == 2
     assert number('marrowlens_model_changes_total{outcome="refused"}') == 2
     assert number("marrowlens_in_flight_limit_pictures") == 4
+    assert number("marrowlens_keys") == 2
     assert number('marrowlens_lis_outbox_messages{channel="fhir"}') == 1
     assert 0 < number("marrowlens:request_errors:ratio_rate5m") < 1
 
@@ -174,7 +177,7 @@ def test_a_dead_letter_raises_its_alert(watched: Watched) -> None:
 def test_promtool_finds_nothing_to_say_of_a_laboratory_s_metrics(watched: Watched) -> None:
     promtool = shutil.which("promtool")  # of the same package
     assert promtool is not None
-    text = httpx.get(f"{watched.service.url}/metrics").content
+    text = httpx.get(f"{watched.service.url}/metrics", headers=bearer(SCRAPER)).content
     assert b"marrowlens_lis_dead_letters" in text
     judged = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
     assert (judged.returncode, judged.stdout, judged.stderr) == (0, b"", b"")

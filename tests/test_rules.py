@@ -157,6 +157,7 @@ def test_the_guide_s_configuration_is_one(tmp_path: Path) -> None:
     if promtool is None:
         pytest.skip("promtool is not here: apt-get install prometheus")
     shutil.copytree(FOLDER, tmp_path / "marrowlens")
+    (tmp_path / "marrowlens/key").write_text("a key")
     (tmp_path / "prometheus.yml").write_text(configuration)
     command = [promtool, "check", "config", tmp_path / "prometheus.yml"]
     judged = subprocess.run(command, capture_output=True, check=False, text=True)
