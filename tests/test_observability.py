@@ -31,7 +31,7 @@ from scraping import JOB, PROMETHEUS, Prometheus, scraping
 from serving import Served, served, zipped
 from test_lis_end_to_end import ordered, state, until
 
-KEY, SCRAPER = "the key of a test", "the key of a Prometheus"
+KEY, SCRAPER = "a-key-of-the-tests", "a-key-of-prometheus"
 PNG = {"content-type": "image/png"}
 
 #: Of what there is nothing here, and why not; all else must be answered.
@@ -93,7 +93,7 @@ def traffic(http: httpx.Client, draw: Draw) -> int:
     assert http.get("/nowhere").status_code == 404
     many = zipped([(str(seed), draw(seed)) for seed in range(30)])
     assert http.post("/classify/batch", content=many, headers={"content-type": "application/zip"}).status_code == 200
-    assert http.post("/model/reload", json={}, headers=bearer("no key")).status_code == 401
+    assert http.post("/model/reload", json={}, headers=bearer("not-a-key")).status_code == 401
     assert http.post("/model/reload", json={}, headers=bearer(SCRAPER)).status_code == 403
     assert http.post("/model/reload", json={"artefact": "nothing.onnx"}).status_code == 422
     assert http.post("/model/reload", json={}).status_code == 200
