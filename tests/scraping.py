@@ -103,7 +103,8 @@ class Prometheus:
             if holds(found := self.ask(query)):
                 return found
             self._pace.wait()
-        raise AssertionError(f"after 240 scrapes {query} answers {found}")
+        targets = [(each["scrapeUrl"], each["lastError"]) for each in self._answer("targets")["activeTargets"]]
+        raise AssertionError(f"after 240 scrapes {query} answers {found}; {targets}")
 
     def rules(self) -> list[dict[str, Any]]:
         """Every rule as it stands: `health` and `lastError` say whether it could be evaluated."""

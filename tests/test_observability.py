@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,7 +30,9 @@ from scraping import JOB, PROMETHEUS, Prometheus, scraping
 from serving import Served, served, zipped
 from test_lis_end_to_end import ordered, state, until
 
-KEY, SCRAPER = "a-key-of-the-tests", "a-key-of-prometheus"
+from service.artefact import bundled_artefact
+
+KEY, SCRAPER = "mlk_the-tests", "mlk_prometheus"
 PNG = {"content-type": "image/png"}
 
 #: Of what there is nothing here, and why not; all else must be answered.
@@ -54,13 +55,14 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(artefact: Path, draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("observed")
     scraper = entry(SCRAPER, "prometheus", ["metrics"])
     with node_receiver("simple-hl7-receiver.js", folder, "AE") as receiver:
         settings = {
             "keys_file": str(keys_file(folder, entry(KEY, "test", acts_for_others=True), scraper)),
             "max_batch_size": "2",
+            "drift_window": "200",
             "max_queue_size": "4",
             "lis_database": f"sqlite:///{folder / 'lab.db'}",
             "lis_hl7_listen": f"127.0.0.1:{free_port()}",
@@ -68,7 +70,7 @@ def watched(artefact: Path, draw: Draw, tmp_path_factory: pytest.TempPathFactory
             "lis_fhir_url": f"http://127.0.0.1:{free_port()}/fhir",  # nobody is there
             "lis_retry_first_s": "0.2",
         }
-        with served(artefact, **settings) as service:
+        with served(bundled_artefact(), **settings) as service:
             service.wait_listening()
             target = service.url.removeprefix("http://")
             with scraping(folder, target, SCRAPER, FOLDER / "recording.yaml", FOLDER / "alerts.yaml") as prometheus:
@@ -77,7 +79,7 @@ def watched(artefact: Path, draw: Draw, tmp_path_factory: pytest.TempPathFactory
                     for _ in range(2):  # a rate needs a series that was there before it rose
                         requests = traffic(http, draw)
                         prometheus.until("marrowlens_requests_total{status='504'}")
-                    report(http, draw, int(settings["lis_hl7_listen"].split(":")[1]))
+                    report(http, int(settings["lis_hl7_listen"].split(":")[1]))
                 prometheus.until("marrowlens_lis_dead_letters == 1")
                 prometheus.until("rate(marrowlens_lis_delivery_attempts_total{outcome='rejected'}[1m])")
                 yield Watched(service, prometheus, requests)
@@ -91,12 +93,12 @@ def traffic(http: httpx.Client, draw: Draw) -> int:
     assert http.post("/classify", content=b"no picture", headers=PNG).status_code == 415
     assert http.post("/classify", content=draw(0)[:200], headers=PNG).status_code == 422
     assert http.get("/nowhere").status_code == 404
-    many = zipped([(str(seed), draw(seed)) for seed in range(30)])
-    assert http.post("/classify/batch", content=many, headers={"content-type": "application/zip"}).status_code == 200
     assert http.post("/model/reload", json={}, headers=bearer("not-a-key")).status_code == 401
     assert http.post("/model/reload", json={}, headers=bearer(SCRAPER)).status_code == 403
     assert http.post("/model/reload", json={"artefact": "nothing.onnx"}).status_code == 422
     assert http.post("/model/reload", json={}).status_code == 200
+    many = zipped([(str(seed), draw(seed)) for seed in range(120)])  # enough to measure drift on
+    assert http.post("/classify/batch", content=many, headers={"content-type": "application/zip"}).status_code == 200
     assert too_many(http, [draw(seed, size=(900, 900)) for seed in range(32)])
     large = draw(0, size=(3000, 3000))  # takes longer to decode than it may
     hurried = {**PNG, "x-request-timeout-ms": "20"}
@@ -114,14 +116,16 @@ def too_many(http: httpx.Client, pictures: list[bytes]) -> bool:
     return False
 
 
-def report(http: httpx.Client, draw: Draw, port: int) -> None:
+def report(http: httpx.Client, port: int) -> None:
     """An order, a specimen with cells, a signature, and two messages that will not arrive."""
     assert "MSA|AA" in asyncio.run(ordered(port, order(PID, SPM, ORC, OBR)))[0]
     [summary] = http.get("/specimens?number=M26-0042").json()["specimens"]
     here, who = f"/specimens/{summary['id']}", {"X-Acting-User": "dr.beispiel"}
-    files = [("images", (f"{seed}.png", draw(seed), "image/png")) for seed in range(6)]
-    assert http.post(f"{here}/cells", files=files, headers=who).status_code == 200
-    assert http.post(f"{here}/sign", json={"revision": 2, "accept_unread": True}, headers=who).status_code == 200
+    files = [("images", (cell.name, cell.read_bytes())) for cell in sorted(Path("examples").glob("*.[pj][np]g"))]
+    added = http.post(f"{here}/cells", files=files, headers=who).raise_for_status().json()
+    assert added["added"] == len(files) > 3
+    signed = http.post(f"{here}/sign", json={"revision": added["revision"], "accept_unread": True}, headers=who)
+    assert signed.status_code == 200, signed.text
     until(http, here, lambda found: sorted(state(found)) == ["dead", "waiting"])
 
 
