@@ -62,7 +62,7 @@ test: $(DEV)/.installed $(POLICY)/.installed ## Run every test, a file on each c
 	$(DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, layers, Dockerfiles, Kubernetes manifests and openapi.json
+lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, layers, Dockerfiles, manifests, rules of Prometheus, and files written from the code
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
@@ -73,6 +73,8 @@ lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, layers, Dock
 	$(POLICY)/bin/checkov --directory build/k8s --framework kubernetes --compact --quiet --skip-download
 	$(DEV)/bin/marrowlens openapi --check
 	$(DEV)/bin/marrowlens config docs --check
+	$(DEV)/bin/marrowlens metrics --check
+	@if command -v promtool >/dev/null; then $(judge_rules); else echo 'promtool is not here: k8s/observability is not judged'; fi
 
 .PHONY: format
 format: $(DEV)/.installed ## Rewrite the code in the house style
@@ -100,7 +102,7 @@ bundled: $(DEV)/.installed ## Train the bundled model and its teachers into mode
 			--checkpoint-every 50 && \
 		$(DEV)/bin/marrowlens-train evaluate runs/$$run --data $(DATA) --cache runs/cache || exit 1; \
 	done
-	$(DEV)/bin/marrowlens-train export runs/best --out model/weights
+	$(DEV)/bin/marrowlens-train export runs/best --out model/weights --data $(DATA) --cache runs/cache
 
 .PHONY: bench
 bench: $(BENCH)/.installed ## Measure the service beside other servers into bench/results (20 minutes, no other load)
@@ -138,6 +140,12 @@ audit: $(SUPPLY)/.installed ## Ask PyPI for known vulnerabilities of what the im
 clean: ## Remove environments, caches and build results
 	rm -rf .venv .venv-serve-* .venv-bench .venv-policy .venv-supply .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define judge_rules
+echo "promtool check rules, promtool test rules: k8s/observability"; \
+promtool check rules k8s/observability/alerts.yaml k8s/observability/recording.yaml && \
+promtool test rules k8s/observability/tests/*.yaml
+endef
 
 # Environments. The install is editable, so sources are always current and only pyproject.toml makes it run again.
 # The wheels of onnxruntime share one module and exclude each other: each has an environment of its own.

@@ -1,56 +1,152 @@
 """What the service counts and times, in Prometheus' terms: base units, names under `marrowlens_`.
 
-Knows names, labels and buckets. Knows nothing of where the numbers come from. Each Metrics has a registry of its own,
-so that several services can live in one process. No label ever carries what a client sent.
+Knows names, what they mean, labels, their values and buckets: docs/metrics.md is written from here. Knows nothing of
+where the numbers come from. Each Metrics has a registry of its own, so that several services can live in one process.
+No label ever carries what a client sent.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
+from prometheus_client import ProcessCollector
 from prometheus_client.exposition import generate_latest
+
+from service.declared import Declared, Registry
+from service.drift_metrics import DriftMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MILLISECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2000, 5000, 10_000, 30_000)
 SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
+PictureOutcome = Literal[
+    "answered",
+    "too_large",
+    "unsupported",
+    "undecodable",
+    "malformed",
+    "refused",
+    "expired",
+    "closed",
+    "cancelled",
+    "failed",
+]
+ChangeOutcome = Literal["done", "refused"]
+_BATCH_OUTCOMES = ("done", "failed")
+_ROUTE = "a route's template, such as `/classify`; `other` for files of the interface and paths that do not exist"
 
-class _WithoutCreated(CollectorRegistry):
-    # The client adds the time of creation to each counter and histogram, which doubles the series and tells nobody
-    # anything; it can be switched off only for the whole process.
-    def collect(self) -> Iterable[Metric]:
-        for metric in super().collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
+#: What the client's own collector adds on Linux, from `/proc`.
+PROCESS = (
+    Declared("process_cpu_seconds_total", "counter", "CPU time used, user and system together."),
+    Declared("process_resident_memory_bytes", "gauge", "Memory in use, as the system counts it against a limit."),
+    Declared("process_virtual_memory_bytes", "gauge", "Address space; says little."),
+    Declared("process_open_fds", "gauge", "Open files and connections.", "files"),
+    Declared("process_max_fds", "gauge", "The most files and connections that the system allows.", "files"),
+    Declared("process_start_time_seconds", "gauge", "When the process was started.", "seconds since 1970"),
+)
 
 
 class Metrics:
     """Every metric of one service. The methods are called from the event loop and from worker threads alike."""
 
     def __init__(self) -> None:
-        self.registry: CollectorRegistry = _WithoutCreated()
+        self.registry = Registry()
         ProcessCollector(registry=self.registry)
-        self._requests = self._counter("requests", "HTTP requests answered.", "route", "status")
-        self._request_s = self._histogram("request_duration_seconds", "Time to answer a request.", SECONDS, "route")
-        self._refusals = self._counter("refusals", "Requests answered with a problem, by its kind.", "reason")
-        self._pictures = self._counter("pictures", "Pictures by what became of them.", "outcome")
-        self._decode_s = self._histogram("decode_duration_seconds", "Time to decode and resize a picture.", SECONDS)
-        self._queue_wait_s = self._histogram("queue_wait_seconds", "Time a picture waited for its batch.", SECONDS)
-        self._run_s = self._histogram("inference_duration_seconds", "Time of one call of the model.", SECONDS)
-        self._batch_pictures = self._histogram("batch_pictures", "Pictures in one call of the model.", SIZES)
-        self._padding = self._counter("padding_pictures", "Empty places computed to fill a batch size.")
-        self._batches = self._counter("batches", "Calls of the model by why they went off.", "reason", "outcome")
-        self._queued = self._gauge("queue_pictures", "Pictures waiting for a batch.")
-        self._in_flight = self._gauge("in_flight_pictures", "Pictures accepted and not yet answered.")
-        self._ready = self._gauge("ready", "Whether the service is ready: 1 or 0.")
-        self._keys = self._gauge("keys", "API keys in the file of keys.")
-        self._keys_file_valid = self._gauge("keys_file_valid", "Whether the file of keys can be read as it is: 1 or 0.")
-        self._keys_file_valid.set(1)
-        self._changes = self._counter("model_changes", "Changes of the model while serving.", "outcome")
+        self._of_requests(self.registry)
+        self._of_pictures(self.registry)
+        self._of_the_model(self.registry)
         # What is alerted on stands at 0 from the start: a counter that begins with its first event never rises.
         for series, value in ((self._changes, "refused"), (self._pictures, "failed"), (self._refusals, "unauthorised")):
             series.labels(value)
-        self._model = Info("marrowlens_model", "The model that answers.", registry=self.registry)
+        self.drift = DriftMetrics(self.registry)
+
+    def _of_requests(self, registry: Registry) -> None:
+        self._requests = registry.counter(
+            "marrowlens_requests_total",
+            "HTTP requests answered, whatever the answer was.",
+            {"route": _ROUTE, "status": "HTTP's status; 499 where the client left before its answer"},
+        )
+        self._request_s = registry.histogram(
+            "marrowlens_request_duration_seconds",
+            "From a request's head to the end of its answer, the way of its body in and out included. What is refused "
+            "is in it too, and is quick.",
+            SECONDS,
+            {"route": _ROUTE},
+        )
+        self._refusals = registry.counter(
+            "marrowlens_refusals_total",
+            "Requests answered with a problem, by its kind. An error that nobody foresaw is none: it is status 500 of "
+            "marrowlens_requests_total.",
+            {"reason": "the end of the problem's `type`"},
+        )
+
+        self._keys = registry.gauge("marrowlens_keys", "API keys that stand in the file of keys; 0 without one.")
+        self._keys_file_valid = registry.gauge(
+            "marrowlens_keys_file_valid",
+            "Whether the file of keys can be read as it is; if not, the keys that were read last go on. 1 without one.",
+            unit="1 or 0",
+        )
+        self._keys_file_valid.set(1)
+
+    def _of_pictures(self, registry: Registry) -> None:
+        self._pictures = registry.counter(
+            "marrowlens_pictures_total",
+            "What became of each picture, alone or in a batch. `unsupported` is a picture type that is not read here; "
+            "it has nothing to do with unsupported classes.",
+            {"outcome": get_args(PictureOutcome)},
+        )
+        self._decode_s = registry.histogram(
+            "marrowlens_decode_duration_seconds", "Decoding and resizing one picture, well or not.", SECONDS
+        )
+        self._queue_wait_s = registry.histogram(
+            "marrowlens_queue_wait_seconds", "How long one picture, decoded, waited for its batch to go off.", SECONDS
+        )
+        self._queued = registry.gauge(
+            "marrowlens_queue_pictures", "Pictures that wait for a batch now. What to scale on."
+        )
+        self._in_flight = registry.gauge(
+            "marrowlens_in_flight_pictures", "Pictures accepted and not answered yet: they hold a place each."
+        )
+        self._limit = registry.gauge(
+            "marrowlens_in_flight_limit_pictures",
+            "How many places there are: MARROWLENS_MAX_QUEUE_SIZE. One picture more is refused with 429.",
+        )
+
+    def _of_the_model(self, registry: Registry) -> None:
+        self._run_s = registry.histogram("marrowlens_inference_duration_seconds", "One call of the model.", SECONDS)
+        self._batch_pictures = registry.histogram(
+            "marrowlens_batch_pictures", "Pictures in one call of the model, without the empty places.", SIZES
+        )
+        self._padding = registry.counter(
+            "marrowlens_padding_pictures_total", "Empty places that were computed to fill a batch size."
+        )
+        self._batches = registry.counter(
+            "marrowlens_batches_total",
+            "Calls of the model: why each went off, and how it ended. Of one that fails, all pictures fail.",
+            {"reason": "why the batch was formed", "outcome": _BATCH_OUTCOMES},
+            unit="calls",
+        )
+        self._ready = registry.gauge(
+            "marrowlens_ready",
+            "What GET /health/ready says: 0 while the model warms up or hangs, and while the service stops.",
+            unit="1 or 0",
+        )
+        self._changes = registry.counter(
+            "marrowlens_model_changes_total",
+            "Changes of the model while serving. One that is refused changes nothing.",
+            {"outcome": get_args(ChangeOutcome)},
+        )
+        self._model = registry.info(
+            "marrowlens_model_info",
+            "The model that answers, and what computes it.",
+            {
+                "name": "of the manifest",
+                "version": "of the manifest",
+                "provider": "of onnxruntime, such as `cpu`, `cuda` or `tensorrt`",
+                "sha256": "of the ONNX file",
+                "manifest_sha256": "of the manifest",
+            },
+        )
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One HTTP request was answered. `route` is the route's template, never the path that was asked for."""
@@ -66,7 +162,7 @@ class Metrics:
         self._keys.set(count)
         self._keys_file_valid.set(valid)
 
-    def picture(self, outcome: str) -> None:
+    def picture(self, outcome: PictureOutcome) -> None:
         """One picture is settled: answered, undecodable, expired, …"""
         self._pictures.labels(outcome).inc()
 
@@ -92,24 +188,20 @@ class Metrics:
         self._in_flight.set_function(in_flight)
         self._ready.set_function(ready)
 
+    def places(self, limit: int) -> None:
+        """How many pictures may be accepted and not yet answered at a time."""
+        self._limit.set(limit)
+
     def model(self, *, name: str, version: str, sha256: str, manifest_sha256: str, provider: str) -> None:
         """Which model answers, and on what it computes."""
         hashes = {"sha256": sha256, "manifest_sha256": manifest_sha256}
         self._model.info({"name": name, "version": version, "provider": provider, **hashes})
 
-    def model_change(self, outcome: str) -> None:
+    def model_change(self, outcome: ChangeOutcome) -> None:
         """Another model took over ("done") or was refused."""
         self._changes.labels(outcome).inc()
 
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its content type."""
+        self.drift.refresh()
         return generate_latest(self.registry), CONTENT_TYPE
-
-    def _counter(self, name: str, help: str, *labels: str) -> Counter:
-        return Counter(f"marrowlens_{name}", help, labels, registry=self.registry)
-
-    def _gauge(self, name: str, help: str) -> Gauge:
-        return Gauge(f"marrowlens_{name}", help, registry=self.registry)
-
-    def _histogram(self, name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"marrowlens_{name}", help, labels, buckets=buckets, registry=self.registry)

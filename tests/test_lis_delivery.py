@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from lab import PLAIN, desk, manifest, sent, signing, wish
-from prometheus_client import CollectorRegistry
 from sqlalchemy.orm import Session
 
+from service.declared import Registry
 from service.lis.database import Database
 from service.lis.delivery import Worker
 from service.lis.desk import Desk
@@ -76,8 +76,8 @@ def signed(front: Desk, artefact: Path, number: str) -> str:
     return opened.id
 
 
-def worker(front: Desk, wire: Scripted, *, longest_s: float = 30, registry: CollectorRegistry | None = None) -> Worker:
-    metrics = LisMetrics(registry or CollectorRegistry())
+def worker(front: Desk, wire: Scripted, *, longest_s: float = 30, registry: Registry | None = None) -> Worker:
+    metrics = LisMetrics(registry or Registry())
     return Worker(front.database, PLAIN.name, wire, Retry(0.001, 0.01), longest_s, metrics)
 
 
@@ -120,7 +120,7 @@ async def test_what_nobody_answers_is_sent_again_as_it_was(
 async def test_a_refusal_is_final_and_the_next_one_goes_on(front: Desk, artefact: Path) -> None:
     refused, taken = signed(front, artefact, "BM-1"), signed(front, artefact, "BM-2")
     wire = Scripted(raising(Rejected("AR", "MSA|AR")))
-    registry = CollectorRegistry()
+    registry = Registry()
     await run_until(worker(front, wire, registry=registry), wire, lambda: len(wire.taken) == 1)
     assert (states(front, refused), states(front, taken)) == (["dead"], ["delivered"])
     labels = {"channel": "plain", "outcome": "rejected"}
@@ -199,7 +199,7 @@ async def test_a_worker_that_is_cut_off_while_it_claims_leaves_its_message_to_th
 ) -> None:
     specimen = signed(front, artefact, "BM-1")
     gated, wire = Gated(database_url), Scripted()
-    retry, metrics = Retry(0.001, 0.01), LisMetrics(CollectorRegistry())
+    retry, metrics = Retry(0.001, 0.01), LisMetrics(Registry())
     running = asyncio.create_task(Worker(gated, PLAIN.name, wire, retry, 30, metrics).run())
     await asyncio.to_thread(gated.waits.wait, 60)
     running.cancel()

@@ -14,13 +14,13 @@ from datetime import timedelta
 from typing import Annotated, NoReturn
 
 import typer
-from prometheus_client import CollectorRegistry
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.orm import Session
 
 from service import logs
+from service.declared import Registry
 from service.errors import StorageUnavailable
 from service.lis import audit, audit_checks, outbox
 from service.lis.audit import End
@@ -154,9 +154,9 @@ def drop(
 def deliver() -> None:
     """Deliver reports until SIGTERM, in a process of its own: beside services that set MARROWLENS_LIS_DELIVER=false."""
     settings = _settings()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, form=settings.log_format)
     try:
-        laboratory = Laboratory(settings, CollectorRegistry(), only_delivers=True)
+        laboratory = Laboratory(settings, Registry(), only_delivers=True)
         asyncio.run(_delivering(laboratory))
     except LaboratoryRefused as error:
         _stop(str(error))

@@ -16,7 +16,7 @@ from pathlib import Path
 from service.errors import StorageUnavailable
 from service.lis import outbox
 from service.lis.database import Database
-from service.lis.metrics import LisMetrics
+from service.lis.metrics import DeliveryOutcome, LisMetrics
 from service.lis.outbox import Claimed, Retry
 from service.lis.wire import NoAnswer, Rejected, Wire
 
@@ -132,7 +132,7 @@ class Worker:
         except Exception as error:
             raise NoAnswer(f"the wire failed: {_where(error)}") from error
 
-    def _answered(self, outcome: str) -> None:
+    def _answered(self, outcome: DeliveryOutcome) -> None:
         self._failures = 0
         self._metrics.tried(self.channel, outcome)
 

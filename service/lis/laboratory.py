@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry
-
 from model.contract import CellClass
+from service.declared import Registry
 from service.errors import StorageUnavailable
 from service.lis import outbox
 from service.lis.codes import CodeMap, CodeTableError
@@ -20,7 +19,7 @@ from service.lis.delivery import Worker, age_s
 from service.lis.desk import Desk
 from service.lis.differential import CountingRules, term_codes
 from service.lis.kept import KeptPictures
-from service.lis.metrics import LisMetrics
+from service.lis.metrics import Action, LisMetrics
 from service.lis.mllp.listener import OrderListener
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused
 from service.lis.outbox import Retry
@@ -38,7 +37,7 @@ _WATCH_S, _SWEEP_S = 1.0, 3600.0
 class Laboratory:
     """Made at start-up where a database is set; started and closed by the app's lifespan."""
 
-    def __init__(self, settings: Settings, registry: CollectorRegistry, *, only_delivers: bool = False) -> None:
+    def __init__(self, settings: Settings, registry: Registry, *, only_delivers: bool = False) -> None:
         """
         Args:
             only_delivers: take no orders and keep no watch; deliver whatever MARROWLENS_LIS_DELIVER says.
@@ -116,7 +115,7 @@ class Laboratory:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self._database.close)
 
-    async def do(self, what: str, action: Callable[..., Result], *arguments: object) -> Result:
+    async def do(self, what: Action, action: Callable[..., Result], *arguments: object) -> Result:
         """Do one thing at the desk, in a thread, and count it; reports that it wrote are sent at once."""
         result = await asyncio.to_thread(action, *arguments)
         self.metrics.done(what)

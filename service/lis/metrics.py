@@ -4,42 +4,63 @@ No label holds a number or a name of a specimen, a patient or a person.
 """
 
 from collections.abc import Iterable
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
+from service.declared import Registry
 from service.lis.outbox import Depth
+
+Action = Literal["open", "change", "add", "read", "preliminary", "sign", "amend", "cancel"]
+OrderOutcome = Literal["taken", "repeated", "refused"]
+DeliveryOutcome = Literal["delivered", "rejected", "unanswered"]
+ChannelName = Literal["hl7", "fhir", "astm"]
 
 
 class LisMetrics:
     """The laboratory's metrics in one registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, help: str, *labels: str) -> Counter:
-            return Counter(f"marrowlens_lis_{name}", help, labels, registry=registry)
-
-        def gauge(name: str, help: str, *labels: str) -> Gauge:
-            return Gauge(f"marrowlens_lis_{name}", help, labels, registry=registry)
-
-        self._specimens = counter("specimens", "What was done to specimens.", "action")
-        self._orders = counter("order_messages", "Messages with orders, by how they were answered.", "outcome")
-        self._attempts = counter(
-            "delivery_attempts", "Attempts to deliver a message, by how they ended.", "channel", "outcome"
+    def __init__(self, registry: Registry) -> None:
+        channel = {"channel": get_args(ChannelName)}
+        self._specimens = registry.counter(
+            "marrowlens_lis_specimens_total",
+            "What was done to specimens over HTTP.",
+            {"action": get_args(Action)},
+            unit="actions",
         )
-        self._waiting = gauge("outbox_messages", "Messages that wait to be delivered.", "channel")
-        self._oldest_s = gauge(
-            "outbox_oldest_age_seconds", "Age of the oldest message that waits; 0 if none.", "channel"
+        self._orders = registry.counter(
+            "marrowlens_lis_order_messages_total",
+            "HL7 messages with orders that could be read, by how they were answered.",
+            {"outcome": get_args(OrderOutcome)},
         )
-        self._dead = gauge("dead_letters", "Messages that a person has to look at.", "channel")
+        self._attempts = registry.counter(
+            "marrowlens_lis_delivery_attempts_total",
+            "Attempts at delivering one message to its receiver, by how they ended: one `rejected` is a dead letter, "
+            "one `unanswered` is tried again.",
+            {**channel, "outcome": get_args(DeliveryOutcome)},
+        )
+        self._waiting = registry.gauge(
+            "marrowlens_lis_outbox_messages", "Messages that wait to be delivered, or to be tried again.", channel
+        )
+        self._oldest_s = registry.gauge(
+            "marrowlens_lis_outbox_oldest_age_seconds",
+            "Age of the oldest message that waits, since its report was written; 0 if none waits.",
+            channel,
+        )
+        self._dead = registry.gauge(
+            "marrowlens_lis_dead_letters",
+            "Messages that were refused or given up, and that a person has to look at: `marrowlens lis show`.",
+            channel,
+            unit="messages",
+        )
 
-    def done(self, action: str) -> None:
-        """Something was done to a specimen: open, add, read, preliminary, sign, amend, cancel, change."""
+    def done(self, action: Action) -> None:
+        """Something was done to a specimen."""
         self._specimens.labels(action).inc()
 
-    def order(self, outcome: str) -> None:
-        """A message with orders was taken, repeated or refused."""
+    def order(self, outcome: OrderOutcome) -> None:
+        """A message with orders was answered."""
         self._orders.labels(outcome).inc()
 
-    def tried(self, channel: str, outcome: str) -> None:
+    def tried(self, channel: str, outcome: DeliveryOutcome) -> None:
         """A message was delivered, rejected, or not answered."""
         self._attempts.labels(channel, outcome).inc()
 

@@ -12,6 +12,7 @@ from service.lis.fhir_wire import FhirWire
 from service.lis.hl7 import results
 from service.lis.hl7.sender import sender_of
 from service.lis.kept import KeptPictures, media_type
+from service.lis.metrics import ChannelName
 from service.lis.mllp.sockets import host_and_port
 from service.lis.mllp.wire import MllpWire
 from service.lis.observations import CodeOf
@@ -60,7 +61,7 @@ Encode = Callable[[Report, Examples, str], str]
 
 
 def _receiver(
-    lis: LisSettings, name: str, encode: Encode, wire: Wire, timeout_s: float, *, sends_pictures: bool = False
+    lis: LisSettings, name: ChannelName, encode: Encode, wire: Wire, timeout_s: float, *, sends_pictures: bool = False
 ) -> Receiver:
     channel = Channel(name, encode, timedelta(hours=lis.retry_for_h), sends_pictures)
     return Receiver(channel, wire, _STEPS * timeout_s + _MARGIN_S)
