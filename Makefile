@@ -100,7 +100,7 @@ bundled: $(DEV)/.installed ## Train the bundled model and its teachers into mode
 			--checkpoint-every 50 && \
 		$(DEV)/bin/marrowlens-train evaluate runs/$$run --data $(DATA) --cache runs/cache || exit 1; \
 	done
-	$(DEV)/bin/marrowlens-train export runs/best --out model/weights
+	$(DEV)/bin/marrowlens-train export runs/best --out model/weights --data $(DATA) --cache runs/cache
 
 .PHONY: bench
 bench: $(BENCH)/.installed ## Measure the service beside other servers into bench/results (20 minutes, no other load)

@@ -126,7 +126,8 @@ class Probes(_Strict):
 class Manifest(_Strict):
     """What travels beside the ONNX file and says all that the graph cannot say of itself. Unknown keys are refused.
 
-    One without `probes`, as they were written before there were any, is as good; its graph is held against less.
+    One without `probes` or `drift_sha256`, as they were written before there were any, is as good; less is held against
+    it.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -149,6 +150,7 @@ class Manifest(_Strict):
     )
     sha256: Sha256 = Field(description="of the ONNX file")
     probes: Probes | None = Field(None, description="answers that the graph must give again")
+    drift_sha256: Sha256 | None = Field(None, description="of NAME.drift.json, what drift is measured from; none: null")
     sources: tuple[DataSource, ...]
     split: str = Field(description="how training, calibration and test pictures were kept apart")
     split_sha256: Sha256 = Field(description="of the written split list")
@@ -221,10 +223,12 @@ class ArtefactError(Exception):
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as it is written beside an ONNX file.
 
-    Without `precision` in fp32 and without what is absent of `probes`: services from before there were any know no
-    such key.
+    Without `precision` in fp32 and without what is absent of `probes` and `drift_sha256`: services from before there
+    were any know no such key.
     """
     left_out: dict[str, bool | set[str]] = {"precision": True} if manifest.precision == "fp32" else {}
+    if manifest.drift_sha256 is None:
+        left_out["drift_sha256"] = True
     if manifest.probes is None:
         left_out["probes"] = True
     elif manifest.probes.meaning_sha256 is None:

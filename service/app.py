@@ -1,11 +1,12 @@
 """The application: built and mounted here, and nothing else. What it holds while it runs is made by the lifespan."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,7 +29,8 @@ from service.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
 from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
-from service.settings import Settings
+from service.settings import Settings, SettingsError
+from service.tracing import Recorder, Traced
 from service.v2 import routes as v2
 
 if TYPE_CHECKING:  # loaded where one is set up
@@ -37,6 +39,10 @@ if TYPE_CHECKING:  # loaded where one is set up
 REFUSED = (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE))
 #: Bodies of all requests in flight together, in multiples of the largest one.
 UPLOADS_AT_ONCE = 2
+#: FastAPI's own spans and logs hold paths, and texts of errors: numbers of specimens, and whatever a client sent.
+NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+#: How long a shutdown waits for the collector to take the last traces.
+FLUSH_S = 3.0
 
 
 def create_app(
@@ -49,6 +55,7 @@ def create_app(
     Raises:
         KeysRefused: API keys are set up, and their file cannot be used.
         LaboratoryRefused: a laboratory is set up, and a setting of it cannot be used.
+        SettingsError: traces are to be sent, and what sends them is not installed.
     """
     metrics = Metrics()
     app = FastAPI(
@@ -63,11 +70,13 @@ def create_app(
         redirect_slashes=False,
         generate_unique_id_function=openapi.operation_id,
         lifespan=_lifespan,
+        telemetry=NO_TELEMETRY,
     )
     app.state.opened = session
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
     app.state.laboratory = _laboratory(settings, metrics)
+    app.state.recorder = _recorder(settings)
     for routes in (classify, batch, specimen_routes, cell_routes, model, change, v2, operations, docs):
         app.include_router(routes.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
@@ -91,6 +100,20 @@ def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         refuse=_refuse,
     )
     app.add_middleware(RequestContext, metrics=metrics)
+    if app.state.recorder is not None or settings.log_format == "json":
+        app.add_middleware(Traced, recorder=app.state.recorder)
+
+
+def _recorder(settings: Settings) -> Recorder | None:
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from service.otel import Spans
+    except ImportError as error:
+        raise SettingsError(
+            f"MARROWLENS_OTLP_ENDPOINT is set, and {error.name} is not installed: pip install 'marrowlens[otel]'"
+        ) from error
+    return Spans(settings.otlp_endpoint, service_name=settings.trace_service_name, ratio=settings.trace_sample_ratio)
 
 
 def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
@@ -103,6 +126,17 @@ def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    try:
+        async with _served(app):
+            yield
+    finally:
+        recorder: Recorder | None = app.state.recorder
+        if recorder is not None:
+            await asyncio.to_thread(recorder.close, FLUSH_S)
+
+
+@asynccontextmanager
+async def _served(app: FastAPI) -> AsyncIterator[None]:
     models: Models = app.state.models
     session: Session | None = app.state.opened
     if session is None:

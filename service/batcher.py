@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from service import unanswered
 from service.forming import Batch, Block, FlushReason, Forming, Item
 from service.rate import Rate
+from service.trail import BatchObserver, Run, Trail
 from service.unanswered import BatcherClosed, QueueFull, WrongOutputCount
 
 Raw = TypeVar("Raw")
@@ -29,13 +30,6 @@ Result = TypeVar("Result")
 LATENESS_MARGIN = 1.25
 
 
-class BatchObserver(Protocol):
-    """Told of each batch after its callers were answered. What it raises is reported to the loop and harms nobody."""
-
-    def batch_done(self, *, queue_wait_s: Sequence[float], run_s: float, reason: FlushReason, failed: bool) -> None:
-        """One wait for each item, its preparation not counted, so that their number is the size of the batch."""
-
-
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[Raw, Result]):
     raw: Raw | None  # let go once it is prepared
@@ -43,7 +37,7 @@ class _Waiting(Generic[Raw, Result]):
     deadline: float | None
     queued_at: float
     flush_at: float
-    prepare_s: float = 0.0
+    trail: Trail
     taken: bool = False
 
 
@@ -114,8 +108,9 @@ class Batcher(Generic[Raw, Item, Result]):
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, raw: Raw, *, deadline: float | None = None) -> Result:
-        """One item's result. Cancelling the caller takes the item out of its batch and touches no other.
+    async def submit(self, raw: Raw, *, deadline: float | None = None, trail: Trail | None = None) -> Result:
+        """One item's result. Cancelling the caller takes the item out of its batch and touches no other. `trail` is
+        filled as the item goes.
 
         Raises:
             QueueFull: at once; every place is taken, or so many are that `deadline` would pass before the result is
@@ -129,7 +124,7 @@ class Batcher(Generic[Raw, Item, Result]):
             raise BatcherClosed("no new items are taken")
         if len(self._inside) >= self._max_queue_size or self.would_be_late(deadline):
             raise QueueFull(len(self._inside), self._max_queue_size, self.drain_s(len(self._inside)))
-        waiting = self._admit(self._loop, raw, deadline)
+        waiting = self._admit(self._loop, raw, deadline, trail or Trail())
         timer = None
         if deadline is not None:
             timer = self._loop.call_later(deadline - waiting.queued_at, self._fail, waiting, unanswered.too_late())
@@ -189,12 +184,14 @@ class Batcher(Generic[Raw, Item, Result]):
 
     # On the event loop.
 
-    def _admit(self, loop: asyncio.AbstractEventLoop, raw: Raw, deadline: float | None) -> _Waiting[Raw, Result]:
-        now = self._clock()
+    def _admit(
+        self, loop: asyncio.AbstractEventLoop, raw: Raw, deadline: float | None, trail: Trail
+    ) -> _Waiting[Raw, Result]:
+        trail.queued_at = now = self._clock()
         flush_at = now + self._max_queue_delay_s
         if deadline is not None:
             flush_at = min(flush_at, (now + deadline) / 2)
-        waiting: _Waiting[Raw, Result] = _Waiting(raw, loop.create_future(), deadline, now, flush_at)
+        waiting: _Waiting[Raw, Result] = _Waiting(raw, loop.create_future(), deadline, now, flush_at, trail)
         self._inside.add(waiting)
         self._empty.clear()
         self._unprepared.put(waiting)
@@ -222,19 +219,22 @@ class Batcher(Generic[Raw, Item, Result]):
         run_s: float,
         reason: FlushReason,
     ) -> None:
+        failed = isinstance(outcome, BaseException)
+        run = Run(batch.started, batch.started + run_s, len(batch.members), reason, failed)
+        run.trails = [waiting.trail for waiting in batch.members if waiting.trail.owner is not None]
         for index, waiting in enumerate(batch.members):
+            waiting.trail.run = run
             if isinstance(outcome, BaseException):
                 self._fail(waiting, unanswered.failure(outcome))
             else:
                 if not waiting.future.done():
                     waiting.future.set_result(outcome[index])
                 self._release(waiting)
-        failed = isinstance(outcome, BaseException)
         self._failed_runs = self._failed_runs + 1 if failed else 0
         if not failed:
             queued_at = min(waiting.queued_at for waiting in batch.members)
             self._rate.batch(len(batch.members), queued_at=queued_at, ended=batch.started + run_s)
-        waits_s = [batch.started - waiting.queued_at - waiting.prepare_s for waiting in batch.members]
+        waits_s = [batch.started - waiting.queued_at - waiting.trail.prepare_s() for waiting in batch.members]
         self._tell(waits_s, run_s, reason, failed)
 
     def _tell(self, queue_wait_s: list[float], run_s: float, reason: FlushReason, failed: bool) -> None:
@@ -262,10 +262,10 @@ class Batcher(Generic[Raw, Item, Result]):
     def _prepare_items(self) -> None:
         while (waiting := self._unprepared.get()) is not None:
             if not waiting.future.done():
-                began = self._clock()
+                waiting.trail.prepare_began = self._clock()
                 try:
                     item = self._prepare(waiting.raw)  # type: ignore[arg-type]
-                    waiting.prepare_s = self._clock() - began
+                    waiting.trail.prepared_at = self._clock()
                     self._forming.put(waiting, item)
                 except BaseException as error:
                     self._post(self._fail, waiting, unanswered.own(error))

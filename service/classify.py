@@ -13,8 +13,12 @@ from contextlib import aclosing, contextmanager
 
 import numpy as np
 
+from model.drift import DriftReference
+from model.drift_distance import Reading
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
+from service import tracing
 from service.batcher import Batcher
+from service.drift import DriftWindow
 from service.errors import MalformedBody, UploadMemoryExhausted
 from service.metrics import Metrics
 from service.pictures import Answer, Data, Picture, PictureBatches
@@ -53,7 +57,11 @@ class Classifier:
         self.provider = session.provider
         self._settings = settings
         self._metrics = metrics
-        self._pictures = PictureBatches(session, settings, metrics)
+        reference: DriftReference | None = getattr(
+            session, "drift_reference", None
+        )  # of an artefact, not of any session
+        self._drift = None if reference is None else DriftWindow(reference, settings.drift_window)
+        self._pictures = PictureBatches(session, settings, metrics, self._drift)
         self._batcher = Batcher[Data, Picture, Answer](
             self._pictures.decode,
             self._pictures.run,
@@ -124,6 +132,10 @@ class Classifier:
     def queued(self) -> int:
         """Pictures waiting for their batch."""
         return self._batcher.depth()
+
+    def drift(self) -> Reading | None:
+        """How far the last pictures lie from the reference; None where it is not measured."""
+        return None if self._drift is None else self._drift.read()
 
     def ready(self) -> bool:
         """Whether a picture would be taken now: warm, not closing, and the model not hanging."""
@@ -226,7 +238,17 @@ class Classifier:
     async def _answer(self, data: Data, deadline: float | None) -> Answer:
         if not self.ready():
             raise BatcherClosed("no new pictures are taken: not started, closing, or the model hangs")
-        return await self._batcher.submit(data, deadline=deadline)
+        trace = tracing.current.get()
+        trail = None if trace is None else trace.trail()
+        if trace is None or trail is None:
+            return await self._batcher.submit(data, deadline=deadline)
+        try:
+            answer = await self._batcher.submit(data, deadline=deadline, trail=trail)
+        except BaseException as error:
+            trace.picture(trail, error)
+            raise
+        trace.picture(trail, None)
+        return answer
 
     def _check_size(self, data: Data) -> None:
         limit, size = self._settings.max_image_bytes, self.manifest.preprocessing.input_size

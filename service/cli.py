@@ -20,6 +20,7 @@ try:
     from fastapi import FastAPI
 
     from model.contract import ArtefactError, Manifest
+    from service import logs
     from service import openapi as openapi_document
     from service.access.keys import KeysRefused
     from service.app import create_app
@@ -46,6 +47,8 @@ OPENAPI_FILE = Path("openapi.json")
 #: The model broke while it served: EX_SOFTWARE of sysexits.h. Starting again may mend it.
 BROKEN = 70
 
+log = logging.getLogger(__name__)
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=f"Reads bone-marrow cells. {RESEARCH_USE}")
 
 
@@ -61,6 +64,8 @@ def serve(
 ) -> None:
     """Serve the model over HTTP. Everything else is set by MARROWLENS_* in the environment."""
     settings = _settings(host=host, port=port, artefact=artefact)
+    if settings.log_format == "json":  # what opening the model has to say, too
+        logs.configure(settings.log_level, access_log=access_log, form="json")
     session = _session(settings)
     listener = _listen(settings)
     application = _application(settings, session)
@@ -93,6 +98,7 @@ app.add_typer(lazily("service.keys_commands", "keys", "API keys: make, list and 
 app.add_typer(
     lazily("service.config_commands", "config", "The settings: what is in force, and what there is."), name="config"
 )
+app.add_typer(lazily("service.drift_command", "drift", "Input drift: its reference, and a folder's."), name="drift")
 app.add_typer(lazily("service.lis.commands", "lis", "The laboratory's messages: what waits, what is dead."), name="lis")
 app.add_typer(lazily("service.lis.commands", "audit_trail", "The laboratory's audit trail."), name="audit")
 
@@ -119,7 +125,7 @@ def _application(settings: Settings, session: Session) -> FastAPI:
             laboratory.prepare(session.manifest.classes)
     except KeysRefused as error:
         _stop(f"MARROWLENS_KEYS_FILE: {error}")
-    except LaboratoryRefused as error:
+    except (LaboratoryRefused, SettingsError) as error:
         _stop(str(error))
     return application
 
@@ -149,22 +155,23 @@ def _listen(settings: Settings) -> socket.socket:
 def _announce(
     settings: Settings, manifest: Manifest, provider: str, listener: socket.socket, laboratory: "Laboratory | None"
 ) -> None:
+    say = log.info if settings.log_format == "json" else typer.echo  # then every line is an object
     host, port = listener.getsockname()[:2]
     threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
     at = f"[{host}]" if ":" in host else host
     scheme = "http" if settings.tls_cert is None else "https"
     url = f"{scheme}://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
-    typer.echo(f"marrowlens listens on {scheme}://{at}:{port}  (interface: {url}/docs)")
-    typer.echo(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}, manifest {manifest.digest}")
-    typer.echo(f"computes on {provider}, {threads} thread(s), batches of {sizes}")
+    say(f"marrowlens listens on {scheme}://{at}:{port}  (interface: {url}/docs)")
+    say(f"model {manifest.name} {manifest.version}, sha256 {manifest.sha256}, manifest {manifest.digest}")
+    say(f"computes on {provider}, {threads} thread(s), batches of {sizes}")
     if laboratory is not None:
-        typer.echo(f"laboratory: {laboratory.description()}")
-    typer.echo(_who_is_asked(settings, _is_loopback(host)))
+        say(f"laboratory: {laboratory.description()}")
+    say(_who_is_asked(settings, _is_loopback(host)))
     if settings.tls_cert is None and not _is_loopback(host):
-        typer.echo("what is sent can be read on the way, keys too, unless something in front of this adds TLS")
-    typer.echo(RESEARCH_USE)
+        say("what is sent can be read on the way, keys too, unless something in front of this adds TLS")
+    say(RESEARCH_USE)
     who = '-H "Authorization: Bearer $KEY" ' if settings.asks_who else ""
-    typer.echo(f"try: curl {who}-F image=@examples/cell.png {url}/classify")
+    say(f"try: curl {who}-F image=@examples/cell.png {url}/classify")
 
 
 def _who_is_asked(settings: Settings, here_alone: bool) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
+from service.drift_metrics import DriftMetrics
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MILLISECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2000, 5000, 10_000, 30_000)
 SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)
@@ -50,6 +52,7 @@ class Metrics:
         # What is alerted on stands at 0 from the start: a counter that begins with its first event never rises.
         for series, value in ((self._changes, "refused"), (self._pictures, "failed"), (self._refusals, "unauthorised")):
             series.labels(value)
+        self.drift = DriftMetrics(self.registry)
         self._model = Info("marrowlens_model", "The model that answers.", registry=self.registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -103,6 +106,7 @@ class Metrics:
 
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its content type."""
+        self.drift.refresh()
         return generate_latest(self.registry), CONTENT_TYPE
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:

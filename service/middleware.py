@@ -64,7 +64,9 @@ class RequestContext:
             # Files of the interface and paths that do not exist share a label: a caller must not make up metrics.
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.request(route, status, duration_s)
-            access_log.info("%s %s %d %.1f ms %s", method, route, status, 1000 * duration_s, exchange.request_id)
+            fields = {"method": method, "route": route, "status": status, "duration_ms": round(1000 * duration_s, 1)}
+            told = (*fields.values(), exchange.request_id)
+            access_log.info("%s %s %d %.1f ms %s", *told, extra={"fields": fields})
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
         try:

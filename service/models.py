@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.contract import ArtefactError, Manifest
+from model.drift_distance import Reading
 from service.artefact import bundled_artefact
 from service.classify import Classifier
 from service.errors import ChangeUnderWay, ModelRefused, NotReady
@@ -33,6 +34,7 @@ class Models:
         """Serve with a first model, once it is warm."""
         await self._take_over(session)
         self._running.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._running.ready)
+        self._running.metrics.drift.watch(self._drift)
 
     async def end(self) -> None:
         """Serve no more; what was accepted is answered within `shutdown_timeout_s`."""
@@ -107,6 +109,10 @@ class Models:
 
     def _queued(self) -> int:
         return sum(classifier.queued() for classifier in self._all())
+
+    def _drift(self) -> Reading | None:
+        serving = self._running.classifier
+        return None if serving is None else serving.drift()
 
     def _in_flight(self) -> int:
         return sum(classifier.inside() for classifier in self._all())

@@ -3,30 +3,61 @@
 Knows which settings a session depends on. Knows nothing of what is done with it.
 """
 
+import logging
 from pathlib import Path
 
+from model.contract import ArtefactError, Manifest
+from model.drift import SUFFIX, DriftReference, read_reference
+from service.artefact import bundled_artefact
 from service.providers import AskedProvider, batch_sizes
 from service.session import OnnxSession, open_session
 from service.settings import Settings
 from service.threads import cpu_budget
 from service.vouching import Voucher
 
+_log = logging.getLogger(__name__)
+
 
 def opened(settings: Settings, provider: AskedProvider | None = None, artefact: Path | None = None) -> OnnxSession:
     """A session as the settings say, or on another provider or with another artefact than they say.
 
     Raises:
-        ArtefactError: the model cannot be used.
+        ArtefactError: the model cannot be used, or a drift reference is damaged or, where a setting names it, missing.
         ProviderUnavailable: what was asked for does not work here.
     """
-    return open_session(
-        artefact or settings.artefact,
+    path = artefact or settings.artefact or bundled_artefact()
+    session = open_session(
+        path,
         provider=provider or settings.provider,
         intra_op_threads=intra_op_threads(settings),
         batch_sizes=session_batch_sizes(settings),
         engine_cache=settings.engine_cache,
         voucher=voucher(settings),
     )
+    if settings.drift_window:
+        session.drift_reference = _reference(settings, path, session.manifest)
+    return session
+
+
+def _reference(settings: Settings, artefact: Path, manifest: Manifest) -> DriftReference | None:
+    """What input drift is measured from: the laboratory's own, or the artefact's; None where neither can be used."""
+    own, path = settings.drift_reference, settings.drift_reference or artefact.with_suffix(SUFFIX)
+    if own is None and manifest.drift_sha256 is None:
+        return None
+    try:
+        reference = read_reference(path, None if own else manifest.drift_sha256)
+        reference.check_is_of(manifest)
+    except FileNotFoundError as error:
+        if own:
+            raise ArtefactError(
+                path, "is not there: the drift reference that MARROWLENS_DRIFT_REFERENCE names"
+            ) from error
+        _log.warning("input drift is not measured: %s is not there", path)
+    except ValueError as error:  # a model that takes over while serving has another, or none
+        _log.warning("input drift is not measured: %s %s", path, error)
+    else:
+        return reference
+    return None
 
 
 def voucher(settings: Settings) -> Voucher:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.image import decode
+from service.drift import DriftWindow
 from service.forming import Block
 from service.metrics import Metrics
 from service.providers import batch_sizes
@@ -41,11 +42,14 @@ class Answer:
 class PictureBatches:
     """The batcher's `prepare`, `new_block` and `run` for one session."""
 
-    def __init__(self, session: Session, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, session: Session, settings: Settings, metrics: Metrics, drift: DriftWindow | None = None
+    ) -> None:
         self.manifest = session.manifest
         self._session = session
         self._max_pixels = settings.max_pixels
         self._metrics = metrics
+        self._drift = drift
         self._padded = settings.pad_batches if settings.pad_batches is not None else session.provider in GPUS
         largest = settings.max_batch_size
         # A CPU pays for every picture, empty or not.
@@ -72,6 +76,8 @@ class PictureBatches:
         size = self._sizes[bisect_left(self._sizes, count)]
         self._metrics.padded(size - count)
         outputs = self._session.run(pictures[:size])
+        if self._drift is not None:
+            self._drift.add(outputs.embedding[:count], outputs.probabilities[:count], pictures[:count])
         return [Answer(*rows) for rows in zip(*outputs, pictures[:size], strict=True)][:count]
 
     def warm_up(self) -> None:

@@ -148,7 +148,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
         TlsRefused: TLS is set up, and a file of it cannot be used.
     """
     tls = None if settings.tls_cert is None else Tls(settings)
-    logs.configure(settings.log_level, access_log=access_log)
+    logs.configure(settings.log_level, access_log=access_log, form=settings.log_format)
     memory.bound_what_is_kept()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     timeout_s = settings.request_timeout_s

@@ -1,8 +1,7 @@
 """The ONNX graph as something that turns pictures into the contract's outputs, on the provider that was asked for.
 
-Knows onnxruntime's sessions, and with service.bound is all that does. Options stand in service.providers. Knows
-nothing of batching, HTTP or how a picture was decoded. An artefact that does not keep the contract, and a provider
-that does not give the CPU's answers, are refused here, before anything is served.
+Knows onnxruntime's sessions, and with service.bound is all that does; options stand in service.providers. Knows nothing
+of batching, HTTP or decoding. What does not keep the contract, or does not give the CPU's answers, is refused here.
 """
 
 import contextlib
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
+from model.drift import DriftReference
 from model.probes import probe_images
 from service import libraries, providers, vouching
 from service.agreement import Arrays, compare, complaint
@@ -69,8 +69,8 @@ class OnnxSession:
     def __init__(
         self, manifest: Manifest, provider: Provider, session: onnxruntime.InferenceSession, calls: BoundCalls | None
     ) -> None:
-        self.manifest = manifest
-        self.provider = provider
+        self.manifest, self.provider = manifest, provider
+        self.drift_reference: DriftReference | None = None
         self._session = session
         self._calls = calls
 
@@ -105,7 +105,7 @@ def open_session(
 
     Args:
         provider: "auto" takes the best that works, and says in the log what does not.
-        batch_sizes: what calls will have, ascending. Others are computed too; a GPU pads or cuts them to these.
+        batch_sizes: what calls will have, ascending. A GPU pads or cuts others to these.
         engine_cache: where TensorRT keeps its engines; without, it builds them at every opening, for minutes.
 
     Raises:
@@ -197,8 +197,8 @@ def _elsewhere(graph: bytes, reference: OnnxSession, provider: Provider, setup: 
         try:
             return session.run(images)._asdict()
         except Exception as error:
-            reason = f"{provider} starts but does not compute {len(images)} pictures: {_first_line(error)}"
-            raise ProviderUnavailable(reason) from error
+            does_not = f"{provider} starts but does not compute {len(images)} pictures"
+            raise ProviderUnavailable(f"{does_not}: {_first_line(error)}") from error
 
     for count in sorted({2, *setup.batch_sizes}):
         found = compare(run(images[:count]), reference.run(images[:count])._asdict())

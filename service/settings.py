@@ -14,11 +14,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from service.access_settings import AccessSettings
 from service.lis_settings import LIS_PREFIX, LisSettings
+from service.logs import LogFormat
 from service.nearest import nearest
 from service.providers import AskedProvider
 
 PREFIX = "MARROWLENS_"
 MIB = 1024 * 1024
+#: Of a shorter window a tenth, by which it moves on, would be a handful of pictures.
+MIN_DRIFT_WINDOW = 200
 
 
 class SettingsError(ValueError):
@@ -70,8 +73,29 @@ class Settings(BaseSettings, AccessSettings):
     decode_threads: int | None = Field(None, gt=0, description="pictures decoded at a time. Default: the CPU budget")
     drain_delay_s: float = Field(0, ge=0, description="not ready but still serving, before a shutdown starts")
     shutdown_timeout_s: float = Field(20, ge=0, description="for what was accepted to be answered at a shutdown")
+    drift_window: int = Field(
+        2000,
+        ge=0,
+        le=1_000_000,
+        description="last pictures that input drift is measured over, 200 or more; 0: not measured",
+    )
+    drift_reference: Path | None = Field(
+        None, description="what drift is measured from, by `marrowlens drift reference`. Default: the artefact's own"
+    )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="least that is logged"
+    )
+    log_format: LogFormat = Field("text", description="json: one object a line, with the ids of request and trace")
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/@?#\s]+(/[^?#\s]*)?$",
+        description="base URL of a collector that traces are sent to by OTLP over HTTP. Default: no traces",
+    )
+    trace_sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="part of the traces recorded, of those whose caller has not decided"
+    )
+    trace_service_name: str = Field(
+        "marrowlens", min_length=1, max_length=255, description="service.name of the traces"
     )
     count_other: bool = Field(False, description="count class OTH in the denominator of a differential")
     lis: LisSettings = Field(default_factory=LisSettings, description="what a laboratory may set, `MARROWLENS_LIS_*`")
@@ -95,6 +119,8 @@ class Settings(BaseSettings, AccessSettings):
             raise ValueError(
                 "MARROWLENS_MAX_QUEUE_SIZE is below MARROWLENS_MAX_BATCH_SIZE: no batch could ever be full"
             )
+        if 0 < self.drift_window < MIN_DRIFT_WINDOW:
+            raise ValueError(f"MARROWLENS_DRIFT_WINDOW is below {MIN_DRIFT_WINDOW}: so few pictures say nothing")
         if self.max_body_bytes < self.max_image_bytes:
             raise ValueError(
                 "MARROWLENS_MAX_BODY_BYTES is below MARROWLENS_MAX_IMAGE_BYTES: no batch could hold the largest"

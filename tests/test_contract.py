@@ -9,6 +9,7 @@ from graphs import edit_manifest, write_artefact
 from pydantic import ValidationError
 
 from model.contract import CLASSES, ArtefactError, CellClass, Manifest, read_manifest
+from service.artefact import bundled_artefact
 
 PAPER_ORDER = "ABE ART BAS BLA EBO EOS FGC HAC KSC LYI LYT MMZ MON MYB NGB NGS NIF OTH PEB PLM PMO".split()
 
@@ -141,8 +142,7 @@ def test_input_sizes_fit_the_grid(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bundled() -> Manifest:
-    (path,) = Path("model/weights").glob("*.json")
-    return read_manifest(path)
+    return read_manifest(bundled_artefact().with_suffix(".json"))
 
 
 def test_the_bundled_manifest_says_what_the_split_was(bundled: Manifest) -> None:

@@ -18,8 +18,7 @@ README = Path("README.md").read_text(encoding="utf-8")
 
 
 def _bundled() -> Manifest:
-    (path,) = Path("model/weights").glob("*.json")
-    return read_manifest(path)
+    return read_manifest(bundled_artefact().with_suffix(".json"))
 
 
 def _figures_table(manifest: Manifest) -> str:

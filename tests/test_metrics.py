@@ -11,6 +11,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from serving import client
 
+from model.drift_distance import Reading
 from service.classify import _OUTCOMES
 from service.forming import FlushReason
 from service.lis.metrics import LisMetrics
@@ -38,6 +39,7 @@ def metrics() -> Metrics:
     metrics.model_change("done")
     metrics.watch(queued=lambda: 3, in_flight=lambda: 7, ready=lambda: True)
     metrics.model(name="micro", version="0.0.1", sha256="0" * 64, manifest_sha256="1" * 64, provider="cpu")
+    metrics.drift.watch(lambda: Reading(500, {"colour": 1.5}, {"colour": 0.6}))
     laboratory = LisMetrics(metrics.registry)
     laboratory.done("sign")
     laboratory.order("taken")
@@ -67,6 +69,9 @@ def test_what_happened_is_what_is_read(metrics: Metrics) -> None:
     assert read["marrowlens_queue_pictures", ()] == 3
     assert read["marrowlens_in_flight_pictures", ()] == 7
     assert read["marrowlens_ready", ()] == 1
+    assert read["marrowlens_drift_distance", (("kind", "colour"),)] == 1.5
+    assert read["marrowlens_drift_threshold", (("kind", "colour"),)] == 0.6
+    assert read["marrowlens_drift_window_pictures", ()] == 500
     hashes = ("manifest_sha256", "1" * 64), ("sha256", "0" * 64)
     labels = (hashes[0], ("name", "micro"), ("provider", "cpu"), hashes[1], ("version", "0.0.1"))
     assert read["marrowlens_model_info", labels] == 1

@@ -55,7 +55,7 @@ def reproduction(fit: Fit, config: Config, out: Path, precision: Precision) -> s
     return f"""{before}```sh
 marrowlens-train fit {shlex.join(map(_told, shlex.split(fit.config)))} --data DATA --out RUN
 marrowlens-train evaluate RUN --data DATA
-marrowlens-train export RUN --out {_told(str(out))}{" --precision fp16" if precision == "fp16" else ""}
+marrowlens-train export RUN --data DATA --out {_told(str(out))}{" --precision fp16" if precision == "fp16" else ""}
 ```
 
 Training took {minutes} min on {fit.device}, with {libraries}.{alone} On one CPU the commands repeat the bits, picked \

@@ -130,7 +130,7 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path("."), cache: CacheFold
     if not evaluation.temperature_fitted:
         complain("the calibration block does not determine a temperature: it stays at 1, and the card says so")
     say(f"next: marrowlens-train figures {run_folder} --data {data}")
-    say(f"      marrowlens-train export {run_folder} --out FOLDER")
+    say(f"      marrowlens-train export {run_folder} --out FOLDER --data {data}")
 
 
 @app.command()
@@ -138,8 +138,13 @@ def export(
     run_folder: RunFolder,
     out: Annotated[Path, typer.Option(help="Folder for the ONNX, its manifest, its card and the split list.")],
     precision: Annotated[Precision, typer.Option(help="Inside the network; fp16 is for GPUs.")] = "fp32",
+    data: DataRoot = Path("."),
+    cache: CacheFolder = None,
 ) -> None:
-    """Write the ONNX artefact, its manifest and its model card, once it agrees with PyTorch."""
+    """Write the ONNX artefact, its manifest and its model card, once it agrees with PyTorch.
+
+    And what input drift is measured from, where the pictures of the calibration block are at hand and enough.
+    """
     with told_plainly():
         from training.card import CARD, check_folder, model_card, reproduction
 
@@ -151,6 +156,7 @@ def export(
         card = model_card(manifest, reproduction(fit, config, out, precision), evaluation)
         (out / CARD).write_text(card, encoding="utf-8")
         path.with_suffix(".split.csv").write_text(run.split(), encoding="utf-8")
+        review.drift_reference_of(path, config, data, cache or run.cache)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 
 
@@ -181,6 +187,7 @@ def bind(
 for command in (
     review.figures,
     review.pool,
+    review.drift_reference,
     review.audit,
     sizing.size,
     compare.compare,

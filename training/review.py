@@ -1,6 +1,6 @@
-"""The commands that look at what evaluated runs say: figures, pool, audit.
+"""The commands that look at evaluated runs and artefacts again: figures, pool, audit, drift-reference.
 
-Knows arguments and messages. Trains nothing; `figures` alone runs a network, for its maps.
+Knows arguments and messages. Trains nothing; `figures` runs a network, for its maps, and `drift_reference` a graph.
 """
 
 from pathlib import Path
@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from training.config import Config, read_config
+from training.data import DataError
 from training.run import Run
-from training.terminal import say, show, show_figures, told_plainly
+from training.terminal import complain, say, show, show_figures, told_plainly
 
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Evaluated run, or what `pool` wrote.")]
@@ -62,3 +64,26 @@ def audit(
     for table in tables:
         show(table)
     say(f"{out / 'audit.csv'} and {out / 'audit.html'}, which holds pictures of cells")
+
+
+def drift_reference(
+    artefact: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Its manifest and split list lie beside it.")],
+    config_path: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What it was trained with.")],
+    data: DataRoot = Path("."),
+) -> None:
+    """Write what input drift is measured from beside an artefact that has none, as an export does by itself."""
+    with told_plainly():
+        from training.drift import store_drift_reference
+
+        manifest, source = store_drift_reference(artefact, read_config(config_path), data)
+    say(f"drift reference of {manifest.name}: {source}")
+
+
+def drift_reference_of(artefact: Path, config: Config, data: Path, cache: Path) -> None:
+    """The same at an export, which goes without where the pictures are not at hand or too few, and says so."""
+    from training.drift import store_drift_reference
+
+    try:
+        say(f"drift reference: {store_drift_reference(artefact, config, data, cache)[1]}")
+    except (DataError, ValueError, OSError) as error:
+        complain(f"no drift reference: {error}; marrowlens-train drift-reference makes it later")

@@ -166,7 +166,7 @@ def export(run: Run, out: Path, precision: Precision = "fp32") -> tuple[Path, Ma
         raise ValueError(f"not exported: {error}") from error
 
 
-def decoded(config: Config, parts: Parts, block: Block, size: int, cache: Path) -> Pictures:
+def decoded(config: Config, parts: Parts, block: Block, size: int, cache: Path | None) -> Pictures:
     """The pictures of a block; those that cannot be read are named on standard error."""
     crops = {source.name: source.crop for source in config.data.sources}
     pictures = decode_all(parts[block], config.codes, size, crops, f"reading {block}", cache)

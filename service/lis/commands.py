@@ -154,7 +154,7 @@ def drop(
 def deliver() -> None:
     """Deliver reports until SIGTERM, in a process of its own: beside services that set MARROWLENS_LIS_DELIVER=false."""
     settings = _settings()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, form=settings.log_format)
     try:
         laboratory = Laboratory(settings, CollectorRegistry(), only_delivers=True)
         asyncio.run(_delivering(laboratory))

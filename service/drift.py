@@ -1,0 +1,55 @@
+"""The last pictures that a model has read, as sums: what input drift is measured on while serving.
+
+Knows arrays and one lock. Of a picture it keeps nothing but its part of a sum over a tenth of the window; it knows no
+request, no specimen and no patient.
+"""
+
+import threading
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.drift import DriftReference
+from model.drift_distance import Reading, Ruler, Sums
+from model.drift_features import Embeddings, Pictures, features
+
+#: The window forgets by tenths.
+PARTS = 10
+
+
+class DriftWindow:
+    """Between nine tenths and all of the last `pictures`, once there have been so many."""
+
+    def __init__(self, reference: DriftReference, pictures: int) -> None:
+        self._ruler = Ruler(reference)
+        self._centre, self._basis = reference.centre, reference.basis()
+        self._part_pictures = pictures / PARTS
+        self._lock = threading.Lock()  # guards what follows
+        self._parts: deque[Sums] = deque([self._empty()], maxlen=PARTS)
+
+    def add(self, embeddings: Embeddings, probabilities: NDArray[np.float32], pictures: Pictures) -> None:
+        """Pictures of one call of the model, and what it made of them. In the model's thread: some 0.1 ms a call.
+
+        Args:
+            embeddings: (N, D).
+            probabilities: (N, C).
+            pictures: (N, S, S, 3), as the model saw them.
+        """
+        rows = features(embeddings, pictures, self._centre, self._basis)
+        named = probabilities.argmax(axis=1)
+        with self._lock:
+            self._parts[-1].add(named, rows)
+            if self._parts[-1].counts.sum() >= self._part_pictures:
+                self._parts.append(self._empty())
+
+    def read(self) -> Reading:
+        """How far the window lies from the reference. From any thread."""
+        whole = self._empty()
+        with self._lock:
+            for part in self._parts:
+                whole += part
+        return self._ruler.read(whole)
+
+    def _empty(self) -> Sums:
+        return Sums.empty(*self._ruler.size)

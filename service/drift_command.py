@@ -1,0 +1,178 @@
+"""`marrowlens drift`: a reference of a laboratory's own pictures, and how far a folder of pictures lies from one.
+
+Knows folders, words and exit codes. Pictures go the way that a request's go, and nothing of a single one is written
+down.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from model.contract import ArtefactError
+from model.drift import reference_text
+from model.drift_distance import MIN_PICTURES, Reading
+from model.drift_making import DRAWS, MIN_GROUPS, RUN_LENGTH, Gathered, made
+from model.image import PictureError
+from service.classify import Classifier
+from service.metrics import Metrics
+from service.opening import opened
+from service.pictures import Answer
+from service.score import SUFFIXES
+from service.session import OnnxSession, ProviderUnavailable
+from service.settings import Settings, SettingsError, read_settings
+from service.unanswered import RunFailed
+
+DRIFTED = 1
+COULD_NOT_RUN = 2
+#: The window of the settings, when it is to forget nothing.
+EVERY_PICTURE = 1_000_000
+
+drift = typer.Typer(no_args_is_help=True, help="What input drift is measured from, and how far a folder has drifted.")
+
+Folder = Annotated[
+    Path, typer.Argument(help="Pictures, in subfolders too. Hidden files are left out.", exists=True, file_okay=False)
+]
+Artefact = Annotated[Path | None, typer.Option(help="The .onnx file; its manifest lies beside it.")]
+
+
+@drift.command()
+def reference(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Where to write it; MARROWLENS_DRIFT_REFERENCE then names it.")],
+    artefact: Artefact = None,
+    draws: Annotated[int, typer.Option(min=100, help="Windows of each size that thresholds are taken from.")] = DRAWS,
+) -> None:
+    """Write what your pictures look like to the model, for the service to measure drift from.
+
+    Put each specimen's pictures into a folder of its own: specimens are drawn whole, so that thresholds allow for how
+    much they differ. Names of folders and files are not written down. Exit codes: 0 written, 2 could not.
+    """
+    console = Console(stderr=True, highlight=False)
+    settings, session = _opened(console, artefact, drift_window=0)
+    paths = list(_pictures(folder))
+    groups, what = _groups(folder, paths)
+    gathered = Gathered()
+
+    def take(number: int, answer: Answer) -> None:
+        gathered.add(answer.embedding[None], answer.probabilities[None], answer.picture[None], [groups[number]])
+
+    _read(session, settings, paths, console, take)
+    source = f"{len(gathered.groups)} pictures of a laboratory, drawn by {what}"
+    try:
+        with console.status("drawing windows"):
+            found = made(gathered, session.manifest, source, draws=draws)
+        out.write_text(reference_text(found), encoding="utf-8")
+    except ValueError as error:
+        _stop(console, f"{folder}: {error}")
+    except OSError as error:
+        _stop(console, f"{out}: {error.strerror or error}")
+    console.print(f"{out}: {source}, of {session.manifest.name} {session.manifest.version}", soft_wrap=True)
+
+
+@drift.command()
+def measure(
+    folder: Folder,
+    artefact: Artefact = None,
+    against: Annotated[Path | None, typer.Option(help="A reference. Default: the one that the service takes.")] = None,
+) -> None:
+    """Say how far a folder of pictures lies from the reference.
+
+    Exit codes: 0 no distance is above its threshold, 1 one is, 2 could not be measured.
+    """
+    console = Console(stderr=True, highlight=False)
+    chosen: dict[str, Any] = {} if against is None else {"drift_reference": against}
+    settings, session = _opened(console, artefact, drift_window=EVERY_PICTURE, **chosen)
+    if session.drift_reference is None:
+        _stop(console, "the model has no drift reference, and MARROWLENS_DRIFT_REFERENCE names none that is of it")
+    reading = _read(session, settings, list(_pictures(folder)), console)
+    if reading is None or not reading.distances:
+        _stop(console, f"{folder}: too few pictures that could be read; {MIN_PICTURES} are needed")
+    table = Table("kind", "distance", "threshold", "above", box=None)
+    for kind, distance in reading.distances.items():
+        threshold = reading.thresholds[kind]
+        table.add_row(kind, f"{distance:.3f}", f"{threshold:.3f}", "yes" if distance > threshold else "no")
+    Console(highlight=False).print(table)
+    console.print(f"{reading.pictures} pictures, against {session.drift_reference.source}", soft_wrap=True)
+    raise typer.Exit(DRIFTED if reading.drifted() else 0)
+
+
+def _opened(console: Console, artefact: Path | None, **chosen: Any) -> tuple[Settings, OnnxSession]:
+    named: dict[str, Any] = {} if artefact is None else {"artefact": artefact}
+    try:
+        settings = read_settings(**(named | chosen))
+        return settings, opened(settings)
+    except (ArtefactError, ProviderUnavailable, SettingsError) as error:
+        _stop(console, str(error))
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
+            yield path
+
+
+def _groups(folder: Path, paths: Sequence[Path]) -> tuple[list[int], str]:
+    """The number of the group that each picture belongs to, and what a group is."""
+    folders = [path.relative_to(folder).parts[:-1] for path in paths]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(folders))}
+    if len(numbers) >= MIN_GROUPS:
+        return [numbers[name] for name in folders], f"{len(numbers)} folders"
+    return [at // RUN_LENGTH for at in range(len(paths))], f"runs of {RUN_LENGTH} in the order of their names"
+
+
+def _read(
+    session: OnnxSession,
+    settings: Settings,
+    paths: Sequence[Path],
+    console: Console,
+    take: Callable[[int, Answer], None] = lambda number, answer: None,  # noqa: ARG005
+) -> Reading | None:
+    """Show the pictures to the model; `take` gets the number and the answer of each that can be read."""
+    try:
+        return asyncio.run(_classified(Classifier(session, settings, Metrics()), paths, console, take))
+    except RunFailed as error:
+        _stop(console, f"the model failed: {error.__cause__ or error}")
+
+
+async def _classified(
+    classifier: Classifier, paths: Sequence[Path], console: Console, take: Callable[[int, Answer], None]
+) -> Reading | None:
+    refused = 0
+    await classifier.start()
+    try:
+        with console.status(f"reading {len(paths)} pictures"):
+            async with aclosing(classifier.classify_many(map(_content, paths))) as outcomes:
+                number = 0
+                async for outcome in outcomes:
+                    if isinstance(outcome, PictureError | OSError):
+                        refused += 1
+                    elif isinstance(outcome, Exception):
+                        raise outcome
+                    else:
+                        take(number, outcome)
+                    number += 1
+    finally:
+        await classifier.close()
+    if refused:
+        console.print(f"{refused} of {len(paths)} pictures could not be read and are left out")
+    return classifier.drift()
+
+
+def _content(path: Path) -> bytes | Exception:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return error
+
+
+def _stop(console: Console, message: str) -> NoReturn:
+    console.print(f"marrowlens: {escape(message)}", soft_wrap=True)
+    raise typer.Exit(COULD_NOT_RUN)

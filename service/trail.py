@@ -1,0 +1,47 @@
+"""When an item came through each stage of the batcher, for whoever wants to tell its caller: the standard library only.
+
+Knows moments on the batcher's clock. Does not know what they are told as.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.forming import FlushReason
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One call for a batch. `shown` is for whoever tells of it: what it was told as, once for all of its items."""
+
+    started: float
+    ended: float
+    items: int
+    reason: FlushReason
+    failed: bool
+    trails: "Sequence[Trail]" = ()  # of its items, those with an owner
+    shown: object = None
+
+
+@dataclass(slots=True, eq=False)
+class Trail:
+    """One item's way; None where it did not come so far. `owner` is whom it is told to: none, and nobody looks."""
+
+    owner: object = None
+    queued_at: float = 0.0
+    prepare_began: float | None = None
+    prepared_at: float | None = None
+    run: Run | None = None
+
+    def prepare_s(self) -> float:
+        """How long its preparation took; 0 where it is not over."""
+        if self.prepare_began is None or self.prepared_at is None:
+            return 0.0
+        return self.prepared_at - self.prepare_began
+
+
+class BatchObserver(Protocol):
+    """Told of each batch after its callers were answered. What it raises is reported to the loop and harms nobody."""
+
+    def batch_done(self, *, queue_wait_s: Sequence[float], run_s: float, reason: FlushReason, failed: bool) -> None:
+        """One wait for each item, its preparation not counted, so that their number is the size of the batch."""
