@@ -42,7 +42,7 @@ class Sums:
         """
         told = np.zeros((len(self.counts), len(named)))
         told[named, np.arange(len(named))] = 1 if times is None else times
-        if not np.isfinite(features).all():
+        if not np.isfinite(np.add.reduce(features, axis=None)):  # one that is no number leaves no sum
             keep = np.isfinite(features).all(axis=1)
             told, features = told[:, keep], features[keep]
         self.counts += told.sum(axis=1)

@@ -6,8 +6,10 @@ Knows arrays. Of a picture nothing is left but its row, and nothing keeps a row.
 import numpy as np
 from numpy.typing import NDArray
 
+from model.drift import COLOURS, SHARPNESSES
+
 #: Rows and columns of a picture that colours are taken from, and rows that sharpness is: it costs a few microseconds.
-COLOUR_GRID, SHARPNESS_ROWS = 32, 16
+COLOUR_GRID, SHARPNESS_ROWS = 32, 8
 #: Of a picture of one colour the logarithm is a number too.
 FLAT = 1e-3
 _TINY = 1e-6
@@ -21,7 +23,11 @@ def features(
     embeddings: Embeddings, pictures: Pictures, centre: NDArray[np.float32], basis: NDArray[np.float32]
 ) -> Features:
     """(N, F): those of the embeddings, then those of the pictures."""
-    return np.concatenate((embedding_features(embeddings, centre, basis), picture_features(pictures)), axis=1)
+    kept = basis.shape[1] + 1
+    found = np.empty((len(pictures), kept + COLOURS + SHARPNESSES), np.float32)
+    _embedding(embeddings, centre, basis, found[:, :kept])
+    _looks(pictures, found[:, kept:])
+    return found
 
 
 def embedding_features(
@@ -35,37 +41,47 @@ def embedding_features(
         centre: (D,), what embeddings are measured from.
         basis: (D, K), the directions, orthonormal.
     """
-    from_centre = embeddings - centre
-    along = from_centre @ basis
-    rest = np.einsum("nd,nd->n", from_centre, from_centre) - np.einsum("nk,nk->n", along, along)
-    return np.concatenate((along, np.log(np.maximum(rest, 0) + _TINY)[:, None]), axis=1)
+    found = np.empty((len(embeddings), basis.shape[1] + 1), np.float32)
+    _embedding(embeddings, centre, basis, found)
+    return found
 
 
 def picture_features(pictures: Pictures) -> NDArray[np.float32]:
-    """(N, 6 + 2): colours and sharpness."""
-    return np.concatenate((_colours(pictures), _sharpness(pictures)), axis=1)
+    """(N, 6 + 2): mean and standard deviation of red, green and blue, of pixels scaled to 0..1; then logarithms of the
+    mean first and second difference of neighbours in a row, of green. Blur takes from the second more than from the
+    first; compression and noise add to it.
+    """
+    found = np.empty((len(pictures), COLOURS + SHARPNESSES), np.float32)
+    _looks(pictures, found)
+    return found
 
 
-def _colours(pictures: Pictures) -> NDArray[np.float32]:
-    """(N, 6): mean and standard deviation of red, green and blue, of pixels scaled to 0..1."""
+# Into arrays that are there, and by the barest of calls: of one picture, numpy's own wrappers are most of the time.
+
+
+def _embedding(
+    embeddings: Embeddings, centre: NDArray[np.float32], basis: NDArray[np.float32], found: NDArray[np.float32]
+) -> None:
+    from_centre = embeddings - centre
+    along = np.matmul(from_centre, basis)
+    found[:, :-1] = along
+    rest = np.einsum("nd,nd->n", from_centre, from_centre) - np.einsum("nk,nk->n", along, along)
+    found[:, -1] = np.log(np.maximum(rest, 0) + _TINY)
+
+
+def _looks(pictures: Pictures, found: NDArray[np.float32]) -> None:
     step = max(1, pictures.shape[1] // COLOUR_GRID)
     sampled = pictures[:, ::step, ::step].transpose(0, 3, 1, 2)
     # Plane by plane, for sums over neighbours in memory take a fifth of the time.
-    planes = sampled.astype(np.float32, order="C").reshape(*sampled.shape[:2], -1)  # (N, 3, pixels)
+    planes = sampled.astype(np.float32, order="C").reshape(len(pictures), 3, -1)  # (N, 3, pixels)
     scale, count = np.float32(1 / 255), np.float32(planes.shape[2])
-    means = planes.sum(axis=2) * (scale / count)
-    squares = np.matmul(planes[:, :, None], planes[..., None])[..., 0, 0] * (scale * scale / count)
-    return np.concatenate((means, np.sqrt(np.maximum(squares - means * means, 0))), axis=1)
-
-
-def _sharpness(pictures: Pictures) -> NDArray[np.float32]:
-    """(N, 2): logarithms of the mean first and second difference of neighbours in a row, of green.
-
-    Blur takes from the second more than from the first; compression and noise add to it.
-    """
-    step = max(1, pictures.shape[1] // SHARPNESS_ROWS)
-    rows = pictures[:, ::step, :, 1].astype(np.float32)
-    first = rows[:, :, 1:] - rows[:, :, :-1]
-    second = first[:, :, 1:] - first[:, :, :-1]
-    means = [np.abs(apart).reshape(len(pictures), -1).mean(axis=1) for apart in (first, second)]
-    return np.log(np.stack(means, axis=1) / np.float32(255) + np.float32(FLAT))
+    means = np.add.reduce(planes, axis=2) * (scale / count)
+    squares = np.einsum("ncp,ncp->nc", planes, planes) * (scale * scale / count)
+    found[:, :3] = means
+    found[:, 3:COLOURS] = np.sqrt(np.maximum(squares - means * means, 0))
+    rows = pictures[:, :: max(1, pictures.shape[1] // SHARPNESS_ROWS), :, 1].astype(np.float32)
+    for column in (COLOURS, COLOURS + 1):
+        rows = rows[:, :, 1:] - rows[:, :, :-1]
+        sizes = np.absolute(rows).reshape(len(pictures), -1)
+        found[:, column] = np.add.reduce(sizes, axis=1) * (scale / np.float32(sizes.shape[1]))
+    found[:, COLOURS:] = np.log(found[:, COLOURS:] + np.float32(FLAT))

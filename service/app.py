@@ -76,6 +76,7 @@ def create_app(
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
     app.state.laboratory = _laboratory(settings, metrics)
+    app.state.recorder = _recorder(settings)
     for routes in (classify, batch, specimen_routes, cell_routes, model, change, v2, operations, docs):
         app.include_router(routes.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")

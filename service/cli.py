@@ -156,6 +156,7 @@ def _listen(settings: Settings) -> socket.socket:
 def _announce(
     settings: Settings, manifest: Manifest, provider: str, listener: socket.socket, laboratory: "Laboratory | None"
 ) -> None:
+    say = log.info if settings.log_format == "json" else typer.echo  # then every line is an object
     host, port = listener.getsockname()[:2]
     threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
     at = f"[{host}]" if ":" in host else host

@@ -1,0 +1,52 @@
+"""What measuring input drift costs: one call of `DriftWindow.add` beside one call of the model, by batch size.
+
+`python -m bench.drift_cost`. Both are timed in turn, on the bundled model's own reference and one thread; the least
+time of each counts, for whatever else a machine does only adds to it.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from model.drift import SUFFIX, read_reference
+from service.artefact import bundled_artefact
+from service.drift import DriftWindow
+from service.session import open_session
+
+ROUNDS = 200
+BATCHES = (1, 4, 16)
+
+
+def main() -> None:
+    """Print the table."""
+    path = bundled_artefact()
+    session = open_session(path, provider="cpu")
+    window = DriftWindow(read_reference(path.with_suffix(SUFFIX)), 2000)
+    size = session.manifest.preprocessing.input_size
+    table = Table("pictures a call", "model, ms", "drift, ms", "part", box=None)
+    for count in BATCHES:
+        images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+        outputs = session.run(images)
+        add = partial(window.add, outputs.embedding, outputs.probabilities, images)
+        timed = [(_seconds(partial(session.run, images)), _seconds(add)) for _ in range(ROUNDS)]
+        model_s, drift_s = zip(*timed, strict=True)
+        least = min(model_s), min(drift_s)
+        table.add_row(str(count), *(f"{1000 * seconds:.3f}" for seconds in least), f"{least[1] / least[0]:.2%}")
+    reading = min(_seconds(window.read) for _ in range(ROUNDS))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"one reading, at a scrape: {1000 * reading:.3f} ms")
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
