@@ -56,6 +56,12 @@ class Desk:
     def checkpoint(self, run: str) -> Path:
         return self.folder / "runs" / run / "checkpoints" / "last.ckpt"
 
+    def losses(self, run: str) -> dict[int, tuple[str, ...]]:
+        """Epoch → its figures as they were written; of an epoch that was repeated, the last."""
+        names = ("train_loss", "train_accuracy", "calibration_loss", "calibration_accuracy")
+        rows = [row for row in self.rows(run) if row.get("train_loss")]  # an attempt may have ended before an epoch
+        return {int(row["epoch"]): tuple(row[name] for name in names) for row in rows}
+
     def rows(self, run: str) -> list[dict[str, str]]:
         """Rows of the curves, over all attempts."""
         found = sorted((self.folder / "runs" / run / "curves").glob("version_*/metrics.csv"))

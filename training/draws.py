@@ -44,6 +44,10 @@ class Share:
     devices: int = 1
     parts: int = 1
 
+    def number(self, part: int) -> int:
+        """Which of all shares of a step a part of this device is."""
+        return part * self.devices + self.rank
+
 
 class EpochDraws(Sampler[list[int]]):
     """The batches of one device: those of the epoch that the run stands in, from the step that it has reached.

@@ -26,9 +26,11 @@ from training.draws import EpochDraws, PictureBatches, Share, draws_an_epoch, ev
 from training.imbalance import class_counts, draw_weights
 from training.initial import begin
 from training.pictures import Pictures
+from training.processes import this_process
 from training.resume import Averaging, Checkpoints, Stopping, WholeFiles
 from training.run import Fit, Run
 from training.step import Fitting
+from training.together import agreed, each, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Execution:
     other numbers; but each device, and each part of a step, normalises its pictures by themselves (BatchNorm).
 
     Args:
-        devices: processes, one a GPU (or CPU); each takes its share of every batch.
+        devices: processes on this machine, one a GPU (or CPU); each takes its share of every batch.
         accumulate: parts in which each device takes its share, where it does not fit its memory.
         workers: processes a device that read pictures ahead.
         checkpoint_every: steps between two checkpoints within an epoch; 0: at its end alone.
@@ -75,8 +77,9 @@ def fit(
     trainer = _trainer(config, run, execution, timer)
     share = Share(trainer.global_rank, trainer.world_size, execution.accumulate)
     batches, counts = _draws(config, train, share, lambda: trainer.global_step)
-    fitting = Fitting(config, batches.steps, counts)
-    if not run.checkpoint.exists() and (taken := begin(fitting.net, config)):
+    fitting = each(lambda: Fitting(config, batches.steps, counts, share))
+    goes_on = agreed(run.checkpoint.exists)
+    if not goes_on and (taken := each(lambda: begin(fitting.net, config))):
         say(f"begins with {taken} of {config.model.init}")
     checked = every_picture(len(calibration.samples), share)
     with warnings.catch_warnings():
@@ -86,7 +89,7 @@ def fit(
                 fitting,
                 loader(PictureBatches(train.images, train.labels), batches, execution.workers),
                 loader(PictureBatches(calibration.images, calibration.labels), checked, execution.workers),
-                ckpt_path=run.checkpoint if run.checkpoint.exists() else None,
+                ckpt_path=run.checkpoint if goes_on else None,
             )
         except SystemExit as exit:  # what Lightning makes of a Ctrl-C that did not wait for the step's end
             raise KeyboardInterrupt from exit
@@ -98,6 +101,7 @@ def fit(
         device, seconds = _device(trainer), timer.time_elapsed("train")
         run.write_fit(Fit(config=config_path, versions=versions(), train_s=seconds, device=device))
         _write_weights(fitting.net, run)
+    settle()  # a process that ended before the weights are written would count as done
 
 
 def _draws(
@@ -116,7 +120,8 @@ def _trainer(config: Config, run: Run, execution: Execution, timer: Timer) -> L.
     return L.Trainer(
         accelerator="auto",
         devices=execution.devices,
-        strategy="ddp" if execution.devices > 1 else "auto",
+        num_nodes=this_process().nodes,
+        strategy="ddp" if execution.devices * this_process().nodes > 1 else "auto",
         precision=config.fit.precision,
         max_epochs=config.fit.epochs + sum(config.fit.restarts),
         accumulate_grad_batches=execution.accumulate,
@@ -148,6 +153,8 @@ def _silence_what_nobody_can_mend() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # On a CPU the pictures are in memory and workers would take from the training.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # It cannot know that these sums are those of all processes.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # It asks the loader for a state; EpochDraws needs none.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     # The strides of a depthwise kernel may be written in two ways; they mean the same.

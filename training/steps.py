@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.contract import Manifest, Precision
 from training.config import Config
-from training.data import Block, DataError, Parts, split_list
+from training.data import Block, DataError, Parts, sha256_of, split_list
 from training.pictures import Pictures, Unreadable, decode_all
 from training.run import Ancestor, Evaluation, Run
 from training.split_words import describe
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool = True) -> Parts:
     """The blocks of a run: those that it began with, or new ones, which are then written to its folder.
 
+    Of several processes the first alone looks at the folder and compares pictures; the others find the same pictures
+    where their --data points.
+
     Args:
         text: of the configuration.
         data: what --data names.
@@ -39,6 +42,19 @@ def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network:
         InitialError: a new run cannot begin with the weights that it names; said before a picture is read.
         DataError: the pictures are not as the configuration, or the run that has begun, has them.
     """
+    from training.together import agreed
+
+    began: list[Parts] = []
+
+    def split() -> str:
+        began.append(_begun(config, text, run, data, cache, network))
+        return split_list(began[0])
+
+    told = agreed(split)
+    return began[0] if began else recorded(config.data, data, config.codes, told)
+
+
+def _begun(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool) -> Parts:
     from training.initial import check_origin
 
     if run.begun(config):
@@ -98,9 +114,12 @@ def train(
     """
     from training.fit import Execution, fit
     from training.step import OVERSIZE
+    from training.together import check_alike, first_here
 
-    pictures = decoded(config, parts, "train", round(config.model.input_size * OVERSIZE), cache)
-    calibration = decoded(config, parts, "calibration", config.model.input_size, cache)
+    pictures = first_here(lambda: decoded(config, parts, "train", round(config.model.input_size * OVERSIZE), cache))
+    calibration = first_here(lambda: decoded(config, parts, "calibration", config.model.input_size, cache))
+    for block in (pictures, calibration):  # row 7 must be the same picture everywhere
+        check_alike(sha256_of(repr([sample.key for sample in block.samples])), "the pictures that can be read")
     if not RANK:
         run.write_unreadable([*pictures.unreadable, *calibration.unreadable])
     if len(pictures.samples) < config.fit.batch_size:

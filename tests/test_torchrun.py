@@ -1,0 +1,182 @@
+"""Under torchrun, on one machine or several that share no disk: what one process learns, whatever is killed."""
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+from desk import Desk
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torchrun import machines
+
+from training.config import ModelConfig
+from training.networks import build
+from training.processes import Process
+
+#: Everything that is random in a step.
+RANDOM = """
+[augment]
+mixup_alpha = 0.3
+[fit]
+epochs = 5
+batch_size = 16
+warmup_epochs = 1
+ema_decay = 0.5
+imbalance = "sampling"
+"""
+
+
+#: Eight times torch is imported for each of the longer ones.
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    desk = Desk(tmp_path_factory.mktemp("desk"))
+    desk.write("random", RANDOM)
+    return desk
+
+
+@pytest.fixture(scope="module")
+def unbroken(desk: Desk) -> list[Path]:
+    """Run folders of two machines of one process, each with a disk of its own; the first process may be on either."""
+    runs = [f"machine {at}" for at in range(2)]
+    with machines(
+        2, 1, lambda at: desk.arguments("random", runs[at]), lambda at: desk.folder / f"{runs[at]}.log"
+    ) as agents:
+        codes = [agent.popen.wait() for agent in agents]
+    assert codes == [0, 0], [desk.said(run) for run in runs]
+    folders = [desk.folder / "runs" / run for run in runs]
+    return sorted(folders, key=lambda folder: not (folder / "weights.safetensors").exists())
+
+
+def _train_losses(desk: Desk, run: str) -> list[float]:
+    found = desk.losses(run)
+    assert sorted(found) == list(range(5))
+    return [float(found[epoch][0]) for epoch in range(5)]
+
+
+def _learned(folder: Path) -> torch.Tensor:
+    """How far all weights have gone, as one vector; no BatchNorm statistics, of which each process has its own."""
+    torch.manual_seed(3)
+    start = build(ModelConfig(variant="micro"), 21).state_dict()
+    state = load_file(folder / "weights.safetensors")
+    kept = [name for name in state if "running" not in name and "num_batches" not in name]
+    return torch.cat([(state[name] - start[name]).flatten() for name in kept])
+
+
+def test_two_machines_learn_what_one_process_does(desk: Desk, unbroken: list[Path]) -> None:
+    """In as many parts, which BatchNorm sees too: the same but for rounding. All at once: nearly."""
+    desk.fit("random", "parts", "--accumulate", "2")
+    desk.fit("random", "at once")
+    together = _train_losses(desk, unbroken[0].name)
+    assert together == pytest.approx(_train_losses(desk, "parts"), rel=1e-4)
+    assert together == pytest.approx(_train_losses(desk, "at once"), rel=0.05)
+    assert together[-1] < together[0] - 0.1  # something was learned
+    parts, two = (_learned(folder) for folder in (desk.folder / "runs" / "parts", unbroken[0]))
+    assert (parts - two).norm() < 0.02 * parts.norm()
+
+
+def test_one_machine_alone_writes_and_speaks(desk: Desk, unbroken: list[Path]) -> None:
+    first, other = unbroken
+    assert [entry.name for entry in other.iterdir()] == ["cache"]
+    assert "trained weights" in desk.said(first.name)
+    assert "trained weights" not in desk.said(other.name)
+    assert "Warning" not in desk.said(first.name)
+
+
+def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Desk, unbroken: list[Path]) -> None:
+    """SIGTERM on one of two machines, as when a cluster takes it away; then SIGKILL of one process of two on one."""
+    arguments = [*desk.arguments("random", "broken"), "--checkpoint-every", "1"]
+    checkpoint, log = desk.checkpoint("broken"), desk.folder / "broken.log"
+    with machines(2, 1, lambda _: arguments, lambda _: log) as agents:
+        agents[0].wait_until(checkpoint.exists)
+        agents[1].popen.send_signal(signal.SIGTERM)
+        assert all(agent.popen.wait() for agent in agents)  # no 0: a cluster would take it for done
+    assert "the same command goes on from there" in log.read_text()
+    stopped = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 0 < stopped < 10
+
+    written = checkpoint.stat().st_mtime_ns
+    with machines(1, 2, lambda _: arguments, lambda _: log) as (agent,):
+        agent.wait_until(lambda: checkpoint.stat().st_mtime_ns != written)
+        ranks = agent.ranks()
+        assert sorted(ranks) == [0, 1]
+        os.kill(ranks[1], signal.SIGKILL)
+        assert agent.popen.wait() != 0
+        assert not Path(f"/proc/{ranks[0]}").exists()
+    killed = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert stopped < killed < 10
+
+    with machines(1, 2, lambda _: arguments, lambda _: log) as (agent,):
+        assert agent.popen.wait() == 0, log.read_text()
+    assert desk.weights("broken") == (unbroken[0] / "weights.safetensors").read_bytes()
+    assert desk.losses("broken") == desk.losses(unbroken[0].name)
+
+
+# Which process this is
+
+
+def _environment(rank: int, here: int, nodes: int, **more: str) -> Mapping[str, str]:
+    """As torchrun sets it."""
+    told = {"RANK": rank, "LOCAL_RANK": rank % here, "LOCAL_WORLD_SIZE": here}
+    told |= {"WORLD_SIZE": here * nodes, "GROUP_WORLD_SIZE": nodes, "GROUP_RANK": rank // here}
+    return {name: str(value) for name, value in told.items()} | {"TORCHELASTIC_RUN_ID": "none"} | more
+
+
+@given(st.data(), st.integers(1, 9), st.integers(1, 9))
+def test_every_process_knows_its_place(data: st.DataObject, here: int, nodes: int) -> None:
+    rank = data.draw(st.integers(0, here * nodes - 1))
+    process = Process.of(_environment(rank, here, nodes))
+    assert (process.rank, process.world, process.local_rank) == (rank, here * nodes, rank % here)
+    assert process.devices(None, gpus=0) == process.devices(here, gpus=here) == here
+    assert process.torchrun
+
+
+def test_without_torchrun_the_command_says_how_many() -> None:
+    assert Process.of({}) == Process()
+    assert Process().devices(None, gpus=0) == 1
+    assert Process().devices(4, gpus=8) == 4
+    assert Process.of({"LOCAL_RANK": "3"}).rank == 3  # started by Lightning, whose others are all on one machine
+    assert Process.of({"RANK": "5", "WORLD_SIZE": "8"}).rank == 0  # of somebody else, who does not say where it is
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "gpus", "says"),
+    [
+        (_environment(0, 2, 3), 6, 0, "--devices 6, where torchrun has started 2 on this machine: leave --devices out"),
+        (_environment(0, 2, 3, WORLD_SIZE="5"), None, 0, "2 on this machine, 5 on 3: .*the same --nproc-per-node"),
+        (_environment(0, 4, 1), None, 2, "4 processes share every batch, one a GPU, and this machine has 2"),
+        ({}, 3, 1, "3 processes share every batch"),
+    ],
+)
+def test_numbers_that_do_not_agree_are_said(
+    environment: Mapping[str, str], asked: int | None, gpus: int, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        Process.of(environment).devices(asked, gpus)
+
+
+def test_the_command_says_it_before_it_waits_for_anybody(desk: Desk, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    told = dict(_environment(1, 2, 1)) | {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    assert commands.run(*desk.arguments("random", "none"), "--devices", "3", log=log, **told) == 2
+    assert log.read_text().startswith("process 1: error: --devices 3, where torchrun has started 2")
+
+
+def test_a_machine_without_the_pictures_says_so_and_none_waits(desk: Desk, tmp_path: Path) -> None:
+    """What one machine cannot do ends the others in one line too, and not after a day."""
+    there, elsewhere = desk.arguments("random", "lacking"), desk.arguments("random", "lacking too")
+    elsewhere[elsewhere.index("--data") + 1] = str(tmp_path)
+    logs = [tmp_path / "0.log", tmp_path / "1.log"]
+    with machines(2, 1, lambda at: elsewhere if at else there, lambda at: logs[at]) as agents:
+        assert all(agent.popen.wait() for agent in agents)
+    said = [log.read_text() for log in logs]
+    assert "no such folder" in said[1]
+    assert "another process gave up, and says why" in said[0] or "the first process gave up" in said[0]
+    assert "Traceback" not in said[0].split("gave up")[0]
