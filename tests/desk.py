@@ -56,11 +56,11 @@ class Desk:
     def checkpoint(self, run: str) -> Path:
         return self.folder / "runs" / run / "checkpoints" / "last.ckpt"
 
-    def losses(self, run: str) -> dict[int, tuple[str, ...]]:
-        """Epoch → its figures as they were written; of an epoch that was repeated, the last."""
-        names = ("train_loss", "train_accuracy", "calibration_loss", "calibration_accuracy")
-        rows = [row for row in self.rows(run) if row.get("train_loss")]  # an attempt may have ended before an epoch
-        return {int(row["epoch"]): tuple(row[name] for name in names) for row in rows}
+    def curves(self, run: str) -> dict[str, dict[int, float]]:
+        """Name → epoch → value, over all attempts; of an epoch that was repeated, the last."""
+        from training.figures.curves import read_curves
+
+        return read_curves(self.folder / "runs" / run / "curves").values
 
     def rows(self, run: str) -> list[dict[str, str]]:
         """Rows of the curves, over all attempts."""

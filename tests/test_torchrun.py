@@ -12,8 +12,8 @@ from desk import Desk
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torchrun import machines
 
+from stress.torchrun import machines
 from training.config import ModelConfig
 from training.networks import build
 from training.processes import Process
@@ -56,9 +56,9 @@ def unbroken(desk: Desk) -> list[Path]:
 
 
 def _train_losses(desk: Desk, run: str) -> list[float]:
-    found = desk.losses(run)
-    assert sorted(found) == list(range(5))
-    return [float(found[epoch][0]) for epoch in range(5)]
+    losses = desk.curves(run)["train_loss"]
+    assert sorted(losses) == list(range(5))
+    return [losses[epoch] for epoch in range(5)]
 
 
 def _learned(folder: Path) -> torch.Tensor:
@@ -116,7 +116,7 @@ def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Des
     with machines(1, 2, lambda _: arguments, lambda _: log) as (agent,):
         assert agent.popen.wait() == 0, log.read_text()
     assert desk.weights("broken") == (unbroken[0] / "weights.safetensors").read_bytes()
-    assert desk.losses("broken") == desk.losses(unbroken[0].name)
+    assert desk.curves("broken") == desk.curves(unbroken[0].name)
 
 
 # Which process this is

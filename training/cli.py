@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
     raise SystemExit(2) from error
 
 from model.contract import Precision
-from training import profiling, review, sizing, steps
+from training import feed, profiling, review, sizing, steps
 from training.class_list import as_toml, classes_of
 from training.compare import commands as compare
 from training.config import read_config
@@ -193,6 +193,7 @@ for command in (
     compare.compare,
     compare.speed,
     profiling.profile,
+    feed.feed,
 ):
     app.command()(command)
 

@@ -31,6 +31,7 @@ from training.resume import Averaging, Checkpoints, Stopping, WholeFiles
 from training.run import Fit, Run
 from training.step import Fitting
 from training.together import agreed, each, settle
+from training.waiting import Waiting, Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,12 @@ def fit(
     config_path: str,
     say: Callable[[str], None],
     execution: Execution = Execution(),
+    waits: Waits | None = None,
 ) -> None:
     """Train and write the weights (a state_dict of VAN); picks up where an interrupted run stopped.
+
+    Args:
+        waits: filled with how long each batch was waited for.
 
     Raises:
         Halted: told to stop, it has saved where.
@@ -74,7 +79,8 @@ def fit(
     keep_freed_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
     timer = Timer()  # counts on when a run is picked up
-    trainer = _trainer(config, run, execution, timer)
+    waits = waits or Waits()
+    trainer = _trainer(config, run, execution, [timer, Waiting(waits)])
     share = Share(trainer.global_rank, trainer.world_size, execution.accumulate)
     batches, counts = _draws(config, train, share, lambda: trainer.global_step)
     fitting = each(lambda: Fitting(config, batches.steps, counts, share))
@@ -87,7 +93,7 @@ def fit(
         try:
             trainer.fit(
                 fitting,
-                loader(PictureBatches(train.images, train.labels), batches, execution.workers),
+                loader(PictureBatches(train.images, train.labels), batches, execution.workers, waits),
                 loader(PictureBatches(calibration.images, calibration.labels), checked, execution.workers),
                 ckpt_path=run.checkpoint if goes_on else None,
             )
@@ -116,7 +122,7 @@ def _draws(
     return batches, class_counts(train.labels, drawn, len(config.classes))
 
 
-def _trainer(config: Config, run: Run, execution: Execution, timer: Timer) -> L.Trainer:
+def _trainer(config: Config, run: Run, execution: Execution, clocks: list[Callback]) -> L.Trainer:
     return L.Trainer(
         accelerator="auto",
         devices=execution.devices,
@@ -127,7 +133,7 @@ def _trainer(config: Config, run: Run, execution: Execution, timer: Timer) -> L.
         accumulate_grad_batches=execution.accumulate,
         gradient_clip_val=config.fit.clip_norm or None,
         logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
-        callbacks=[timer, *_callbacks(config, run, execution)],
+        callbacks=[*clocks, *_callbacks(config, run, execution)],
         plugins=[WholeFiles()],
         use_distributed_sampler=False,  # EpochDraws knows its share
         log_every_n_steps=1,  # what is logged is logged by epoch; a longer interval only earns a warning

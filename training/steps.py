@@ -23,6 +23,7 @@ from training.twins import write_twins
 
 if TYPE_CHECKING:
     from training.fit import Execution
+    from training.waiting import Waits
 
 
 def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool = True) -> Parts:
@@ -101,12 +102,19 @@ def _new_parts(config: Config, run: Run, data: Path, cache: Path) -> Parts:
 
 
 def train(
-    config: Config, parts: Parts, run: Run, cache: Path, named: str, execution: "Execution | None" = None
+    config: Config,
+    parts: Parts,
+    run: Run,
+    cache: Path,
+    named: str,
+    execution: "Execution | None" = None,
+    waits: "Waits | None" = None,
 ) -> None:
     """Train a run that has begun, or go on with it.
 
     Args:
         named: the configuration as `marrowlens-train fit` was given it.
+        waits: filled with how long each batch was waited for.
 
     Raises:
         DataError: too few pictures can be read.
@@ -124,7 +132,7 @@ def train(
         run.write_unreadable([*pictures.unreadable, *calibration.unreadable])
     if len(pictures.samples) < config.fit.batch_size:
         raise DataError(run.folder, f"{len(pictures.samples)} readable training pictures do not fill one batch")
-    fit(config, pictures, calibration, run, named, say, execution or Execution())
+    fit(config, pictures, calibration, run, named, say, execution or Execution(), waits)
 
 
 def evaluate(run: Run, data: Path, cache: Path) -> Evaluation:

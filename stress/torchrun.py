@@ -15,7 +15,7 @@ COMMAND = Path(sys.executable).with_name("torchrun")
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 class Agent:
@@ -34,7 +34,7 @@ class Agent:
     def ranks(self) -> dict[int, int]:
         """Rank → process id, of those that live."""
         pid = self.popen.pid
-        found = {}
+        found: dict[int, int] = {}
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
             told = [variable[5:] for variable in variables if variable.startswith(b"RANK=")]
