@@ -111,17 +111,17 @@ def _trained(site: Site, kills: int, bar: Shown, chance: random.Random) -> Resul
     faults += [] if ended == [0, 0] else [f"without a kill it ended with {ended}"]
     faults += differing(site, "unbroken", "killed")
     off, far = apart(site, "unbroken", "alone")
-    epochs = len(site.losses("unbroken"))
+    epochs = len(site.curves("unbroken").get("train_loss", {}))
     said = (
-        f"{epochs} epochs of drawn cells by two processes under torchrun, each as on a machine of its own; {kills} times "
-        f"one of them, or all of a machine, was killed by SIGKILL, and torchrun or the same command went on from the "
-        f"checkpoint of every {EVERY} steps. Wanted: weights, losses and accuracies of every epoch as of a run that "
-        f"nobody touched, to the bit; the rest ends within {MAX_ENDING_S:.0f} s of a kill. Beside one process that "
-        f"takes each batch in two parts, the losses of an epoch are {off:.1e} apart at most (wanted: {MAX_OFF:.0e})."
+        f"{epochs} epochs of drawn cells by two processes under torchrun, each as on a machine of its own; {kills} "
+        f"times one of them, or all of a machine, was killed by SIGKILL, and torchrun or the same command went on from "
+        f"the checkpoint of every {EVERY} steps. Wanted: weights, losses and accuracies of every epoch as of a run "
+        f"that nobody touched, to the bit; the rest ends within {MAX_ENDING_S:.0f} s of a kill. Beside one process "
+        f"that takes each batch in two parts, the losses of an epoch are {off:.1e} apart at most (wanted: "
+        f"{MAX_OFF:.0e})."
     )
-    table = Table(
-        ["killed", "goes on by", "times", "longest until the rest had ended, or torchrun's went on, s"], killed
-    )
+    head = ["killed", "goes on by", "times", "longest until the rest had ended, or the next checkpoint, s"]
+    table = Table(head, killed)
     return Result("training", "A training on two machines, killed", said, [table], faults + far, network="micro")
 
 
