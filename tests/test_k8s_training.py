@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def test_every_file_is_used_and_the_configuration_is_the_one_for_the_full_set() 
 def test_torchrun_starts_a_command_that_exists_with_options_that_it_has() -> None:
     """torchrun's own options were read by torchrun's own parser."""
     assert CONTAINER["command"] == ["torchrun"]
+    assert [script.name for script in entry_points(group="console_scripts", name="torchrun")] == ["torchrun"]
+    assert "ENV PATH=/opt/marrowlens/bin:$PATH" in DOCKERFILE.split("FROM ${PYTHON_IMAGE}\n")[1]  # of the image itself
     assert (OPTIONS.module, OPTIONS.training_script) == (True, "training.cli")
     name, *arguments = OPTIONS.training_script_args
     command = TRAINED.commands[name]  # type: ignore[attr-defined]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from training.fit import Execution
     from training.waiting import Waits
 
-#: The first steps claim memory and start workers. Of an epoch's last the end is not seen: nothing is asked for then.
+#: The first steps claim memory and start workers. Of the last of an epoch, and of all, nobody sees the end: nothing more
+#: is asked for then.
 LEFT_OUT = 2
 
 
@@ -72,7 +73,7 @@ def _table(config: Config, waits: "Waits", execution: "Execution", cold: bool) -
     times = np.array(waits.steps[: len(waits.steps) // execution.accumulate * execution.accumulate])
     taken = times.reshape(-1, execution.accumulate, 2).sum(axis=1)[LEFT_OUT:]  # (steps, 2): waited, in all
     if not len(taken):
-        raise ValueError(f"no step is left to measure: the first {LEFT_OUT} and the last of every epoch are not")
+        raise ValueError(f"no step is left to measure: the first {LEFT_OUT} and the last ones are not")
     waited_ms, whole_ms = 1e3 * taken.T
     rows = (
         ("step, median", f"{np.median(whole_ms):.0f} ms"),

@@ -43,7 +43,7 @@ def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network:
         InitialError: a new run cannot begin with the weights that it names; said before a picture is read.
         DataError: the pictures are not as the configuration, or the run that has begun, has them.
     """
-    from training.together import agreed
+    from training.together import agreed, each
 
     began: list[Parts] = []
 
@@ -52,7 +52,7 @@ def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network:
         return split_list(began[0])
 
     told = agreed(split)
-    return began[0] if began else recorded(config.data, data, config.codes, told)
+    return each(lambda: began[0] if began else recorded(config.data, data, config.codes, told))
 
 
 def _begun(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool) -> Parts:

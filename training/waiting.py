@@ -4,7 +4,7 @@ Knows a clock, and how the loader is asked. On a GPU it is an upper bound: the h
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ class Waits:
 
     steps: list[tuple[float, float]] = field(default_factory=list)
     told: int = 0  # of the steps, in epochs that have ended
+    now: Callable[[], float] = time.perf_counter
 
     def share(self, first: int = 0) -> float:
         """Of the time since a step, how much was waited; 0 where there is none."""
@@ -37,11 +38,12 @@ class WaitedFor(DataLoader[Any]):
 
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # Lightning asks for no more than an iterator
-        batches, asked = super().__iter__(), time.perf_counter()
+        now = self.waits.now
+        batches, asked = super().__iter__(), now()
         for batch in batches:
-            waited = time.perf_counter() - asked
+            waited = now() - asked
             yield batch
-            asked, before = time.perf_counter(), asked
+            asked, before = now(), asked
             self.waits.steps.append((waited, asked - before))
 
 
