@@ -10,13 +10,8 @@ from training.draws import Share
 from training.epoch_sums import EpochSums
 
 Batches = list[tuple[float, int, int]]  # mean loss, hits, pictures
-batches = st.lists(
-    st.tuples(st.floats(0, 10, width=32), st.integers(0, 5), st.integers(1, 5)).filter(
-        lambda batch: batch[1] <= batch[2]
-    ),
-    min_size=1,
-    max_size=12,
-)
+batch = st.tuples(st.floats(0, 10, width=32), st.integers(0, 5), st.integers(1, 5))
+batches = st.lists(batch.filter(lambda seen: seen[1] <= seen[2]), min_size=1, max_size=12)
 
 
 def _add(sums: EpochSums, seen: Batches) -> None:

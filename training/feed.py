@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from training.fit import Execution
     from training.waiting import Waits
 
-#: The first steps claim memory and start workers. Of the last of an epoch, and of all, nobody sees the end: nothing more
-#: is asked for then.
+#: The first steps claim memory and start workers. Of the last of an epoch, and of all, nobody sees the end: nothing is
+#: asked for then.
 LEFT_OUT = 2
 
 
