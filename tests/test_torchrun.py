@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from stress.torchrun import machines
+from stress.torchrun import free_port, machines
 from training.config import ModelConfig
 from training.networks import build
 from training.processes import Process
@@ -117,6 +119,38 @@ def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Des
         assert agent.popen.wait() == 0, log.read_text()
     assert desk.weights("broken") == (unbroken[0] / "weights.safetensors").read_bytes()
     assert desk.curves("broken") == desk.curves(unbroken[0].name)
+
+
+#: Two processes that are joined; the second dies, the first hears of it.
+DYING = """
+import os, signal, sys
+import torch, torch.distributed as dist
+from training.together import Lost, joined, settle
+
+try:
+    with joined():
+        settle()
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        settle() if sys.argv[1] == "talk" else dist.all_reduce(torch.ones(1))
+except Lost as lost:
+    raise SystemExit(f"heard: {lost}")
+"""
+
+
+@pytest.mark.parametrize("where", ["talk", "step"])
+def test_whoever_is_left_says_plainly_that_another_is_gone(where: str) -> None:
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-c", DYING, where]
+    started = [
+        subprocess.Popen(
+            command, env=os.environ | dict(_environment(rank, 2, 1)) | meeting, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [1, -signal.SIGKILL]
+    assert said[0].strip().endswith("heard: another process is gone; the same command goes on from the last checkpoint")
 
 
 # Which process this is

@@ -27,20 +27,33 @@ STEP = timedelta(minutes=10)
 PREPARATION = timedelta(days=1)
 
 
+class Lost(ConnectionError):
+    """Another process has died, or hangs."""
+
+
 class GaveUp(ValueError):
     """Another process could not go on; it says why itself."""
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be connected to the others that torchrun has started, if there are any."""
+    """Be connected to the others that torchrun has started, if there are any.
+
+    Raises:
+        Lost: one of them has died meanwhile.
+    """
     this = this_process()
     if not this.torchrun or this.world == 1:
         yield
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=STEP)
     _talks.append(dist.new_group(backend="gloo", timeout=PREPARATION))
-    yield
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):  # gloo has no class of its own
+            raise Lost("another process is gone; the same command goes on from the last checkpoint") from error
+        raise
     _talks.pop()
     dist.destroy_process_group()  # not after an error: others may hang in what it waits for
 
