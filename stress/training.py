@@ -152,7 +152,7 @@ def _killed(site: Site, kills: int, bar: Shown, chance: random.Random) -> tuple[
     faults: list[str] = []
     while len(done) < kills:
         itself = chance.random() < 0.5
-        restarts = ["--max-restarts", "1" if itself else "0"]
+        restarts = ["--max-restarts", "3" if itself else "0"]
         with machines(2, 1, lambda at: site.on(at, "killed"), lambda at: site.log(at, "killed"), *restarts) as agents:
             found = _one_kill(site, agents, itself, chance)
         if isinstance(found, str):

@@ -46,12 +46,12 @@ def joined() -> Iterator[None]:
     if not this.torchrun or this.world == 1:
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=STEP)
-    _talks.append(dist.new_group(backend="gloo", timeout=PREPARATION))
     try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=STEP)
+        _talks.append(dist.new_group(backend="gloo", timeout=PREPARATION))
         yield
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):  # gloo has no class of its own
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():  # which has no class of its own
             raise Lost("another process is gone; the same command goes on from the last checkpoint") from error
         raise
     _talks.pop()
