@@ -27,7 +27,7 @@ MAX_OFF = 1e-3
 #: What is left of a training must have ended so long after a kill, or gone on where torchrun starts it again.
 MAX_ENDING_S, MAX_RETURN_S = 60.0, 300.0
 PICTURES, BATCH, EVERY = 40, 16, 3
-EPOCHS_A_KILL = 2  # of six steps: a kill comes after one to three checkpoints
+EPOCHS_A_KILL = 4  # of six steps: a kill comes after one to three checkpoints, or a few more on a busy machine
 CONFIG = """
 name = "drawn"
 version = "0.0.1"
@@ -171,9 +171,11 @@ def _killed(site: Site, kills: int, bar: Shown, chance: random.Random) -> tuple[
 def _one_kill(site: Site, agents: list[Agent], itself: bool, chance: random.Random) -> Kill | str:
     """Wait for a checkpoint or some, kill, and wait for what follows; what went wrong otherwise."""
     checkpoint = Checkpoint(site.run("killed") / "checkpoints" / "last.ckpt")
-    for _ in range(chance.randint(1, 3)):
+    wanted = chance.randint(1, 3)
+    for seen in range(wanted):
         if not checkpoint.written(agents, MAX_RETURN_S):
-            return "it ended, or wrote no checkpoint, before it was killed: " + agents[0].said()[-500:]
+            codes = [agent.popen.poll() for agent in agents]
+            return f"after {seen} of {wanted} checkpoints it was not there to be killed: {codes}"
     agent = chance.choice(agents)
     ((rank, process),) = agent.ranks().items()
     whole = not itself and chance.random() < 0.5
@@ -183,7 +185,7 @@ def _one_kill(site: Site, agents: list[Agent], itself: bool, chance: random.Rand
     what = f"process {rank}" + (" and its torchrun" if whole else "")
     if itself:
         if not checkpoint.written(agents, MAX_RETURN_S):
-            return f"{what} was killed, and torchrun did not go on: " + agents[0].said()[-500:]
+            return f"{what} was killed, and torchrun did not go on: {[agent.popen.poll() for agent in agents]}"
         return Kill(what, "torchrun", time.monotonic() - began)
     for each in agents:
         try:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,11 +14,8 @@ import torch
 from desk import Desk
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from stress.torchrun import free_port, machines
-from training.config import ModelConfig
-from training.networks import build
 from training.processes import Process
 
 #: Everything that is random in a step.
@@ -39,8 +37,14 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Its cells lie in two tars, turn about."""
     desk = Desk(tmp_path_factory.mktemp("desk"))
-    desk.write("random", RANDOM)
+    shards = [tarfile.open(desk.folder / f"drawn-{at}.tar", "w") for at in range(2)]
+    for at, picture in enumerate(sorted((desk.folder / "drawn").rglob("*.jpg"))):
+        shards[at % 2].add(picture, picture.relative_to(desk.folder / "drawn"))
+    for shard in shards:
+        shard.close()
+    desk.write("random", RANDOM, ('folder = "drawn"', 'shards = "drawn-*.tar"'))
     return desk
 
 
@@ -63,15 +67,6 @@ def _train_losses(desk: Desk, run: str) -> list[float]:
     return [losses[epoch] for epoch in range(5)]
 
 
-def _learned(folder: Path) -> torch.Tensor:
-    """How far all weights have gone, as one vector; no BatchNorm statistics, of which each process has its own."""
-    torch.manual_seed(3)
-    start = build(ModelConfig(variant="micro"), 21).state_dict()
-    state = load_file(folder / "weights.safetensors")
-    kept = [name for name in state if "running" not in name and "num_batches" not in name]
-    return torch.cat([(state[name] - start[name]).flatten() for name in kept])
-
-
 def test_two_machines_learn_what_one_process_does(desk: Desk, unbroken: list[Path]) -> None:
     """In as many parts, which BatchNorm sees too: the same but for rounding. All at once: nearly."""
     desk.fit("random", "parts", "--accumulate", "2")
@@ -80,7 +75,7 @@ def test_two_machines_learn_what_one_process_does(desk: Desk, unbroken: list[Pat
     assert together == pytest.approx(_train_losses(desk, "parts"), rel=1e-4)
     assert together == pytest.approx(_train_losses(desk, "at once"), rel=0.05)
     assert together[-1] < together[0] - 0.1  # something was learned
-    parts, two = (_learned(folder) for folder in (desk.folder / "runs" / "parts", unbroken[0]))
+    parts, two = desk.learned("parts"), desk.learned(unbroken[0].name)
     assert (parts - two).norm() < 0.02 * parts.norm()
 
 
@@ -211,6 +206,6 @@ def test_a_machine_without_the_pictures_says_so_and_none_waits(desk: Desk, tmp_p
     with machines(2, 1, lambda at: elsewhere if at else there, lambda at: logs[at]) as agents:
         assert all(agent.popen.wait() for agent in agents)
     said = [log.read_text() for log in logs]
-    assert "no such folder" in said[1]
+    assert "no such shards" in said[1]
     assert "another process gave up, and says why" in said[0] or "the first process gave up" in said[0]
     assert "Traceback" not in said[0].split("gave up")[0]
