@@ -36,9 +36,16 @@ def test_what_is_waited_for_is_told_from_what_is_computed() -> None:
     waits = Waits(now=lambda: rows.clock)
     for _, labels in loader(rows, [[3, 1, 3], [8], [0, 2]], 0, waits):
         rows.clock += 10 * len(labels)
-    assert waits.steps == [(3, 33), (1, 11), (2, 22)]
+    assert waits.epochs == [[(3, 33), (1, 11), (2, 22)]]
     assert waits.share() == pytest.approx(6 / 66)
-    assert waits.share(first=3) == 0
+
+
+def test_a_step_of_two_batches_does_not_reach_into_the_next_epoch() -> None:
+    waits = Waits([[(1, 10), (2, 20), (3, 30)], [(4, 40), (5, 50), (6, 60)], [(7, 70)]])
+    assert waits.steps(2).tolist() == [[3, 30], [9, 90]]
+    assert len(waits.steps(1)) == 7
+    assert Waits([[], []]).steps(2).shape == (0, 2)
+    assert Waits([[]]).share() == 0
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from training.fit import Execution
     from training.waiting import Waits
 
-#: The first steps claim memory and start workers. Of the last of an epoch, and of all, nobody sees the end: nothing is
-#: asked for then.
+#: The first steps claim memory and start workers.
 LEFT_OUT = 2
 
 
@@ -70,8 +69,7 @@ def forget(cache: Path) -> None:
 
 
 def _table(config: Config, waits: "Waits", execution: "Execution", cold: bool) -> Table:
-    times = np.array(waits.steps[: len(waits.steps) // execution.accumulate * execution.accumulate])
-    taken = times.reshape(-1, execution.accumulate, 2).sum(axis=1)[LEFT_OUT:]  # (steps, 2): waited, in all
+    taken = waits.steps(execution.accumulate)[LEFT_OUT:]
     if not len(taken):
         raise ValueError(f"no step is left to measure: the first {LEFT_OUT} and the last ones are not")
     waited_ms, whole_ms = 1e3 * taken.T
