@@ -26,6 +26,7 @@ from stress.laboratory import laboratory
 from stress.restart import restart
 from stress.sigterm import sigterm
 from stress.soak import soak
+from stress.training import training
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "stress.md"
@@ -46,6 +47,7 @@ class Check(StrEnum):
     LABORATORY_POSTGRESQL = "laboratory-postgresql"
     BROWSING = "browsing"
     IMAGE = "image"
+    TRAINING = "training"
 
 
 class Model(StrEnum):
@@ -80,10 +82,11 @@ def stress(
     kills: Annotated[int, typer.Option(min=1, help="How often something is killed meanwhile.")] = 60,
     specimens: Annotated[int, typer.Option(min=200, help="Specimens of 500 cells that are browsed.")] = 10_000,
     requests: Annotated[int, typer.Option(min=2, help="Requests of the soak.")] = 50_000,
+    training_kills: Annotated[int, typer.Option(min=1, help="How often a training is killed.")] = 20,
     seed: Annotated[int, typer.Option(help="From which hostile cases, requests and kills are drawn.")] = 0,
     page: Annotated[Path, typer.Option(help="Where the results are kept.")] = PAGE,
 ) -> None:
-    """Stop, kill, feed and load `marrowlens serve` over HTTP for a long time, and keep what came of it in a page."""
+    """Stop, kill, feed and load `marrowlens serve`, and a training, for a long time; a page keeps what came of it."""
     planned: dict[Check, Callable[[Path | None, results.Shown], Coroutine[Any, Any, results.Result]]] = {
         Check.IDLE: idle,
         Check.RESTART: lambda artefact, bar: restart(restarts, artefact, bar),
@@ -96,6 +99,7 @@ def stress(
         ),
         Check.BROWSING: lambda artefact, bar: browsing(specimens, artefact, bar, seed=seed),
         Check.IMAGE: lambda _, bar: image(bar),
+        Check.TRAINING: lambda _, bar: training(training_kills, bar, seed=seed),
     }
     faults = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -15,7 +15,8 @@ from typing import Protocol
 
 HEAD = """# Nothing lost, nothing falls over
 
-Written by `make stress` (`python -m stress.cli`): the last run of each check, against `marrowlens serve` over HTTP. \
+Written by `make stress` (`python -m stress.cli`): the last run of each check, against `marrowlens serve` over HTTP \
+where it does not say otherwise. \
 `make test` runs each of them in short. A check that finds a fault says so here and ends with exit code 1. The bundled \
 model is the network that is served by default; the tiny one is the tests', which costs next to nothing, so that \
 everything else is under load.
@@ -69,6 +70,7 @@ class Result:
     faults: list[str] = field(default_factory=list)
     seconds: float = 0.0
     model: str = "bundled"
+    network: str = ""  # what it was about, where that was neither of the two
 
     @property
     def key(self) -> str:
@@ -81,7 +83,7 @@ class Result:
         verdict = "passed" if not self.faults else f"**{len(self.faults)} fault(s)**"
         return "\n\n".join(
             [
-                f"## {self.title}: the {self.model} model",
+                f"## {self.title}: the {self.network or self.model} model",
                 self.said,
                 *(table.markdown() for table in self.tables),
                 *(["\n".join(f"- {fault}" for fault in self.faults[:20])] if self.faults else []),

@@ -5,7 +5,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import commands
+import torch
+from safetensors.torch import load_file
 
+from training.config import ModelConfig
+from training.networks import build
 from training.painter import write_folder
 
 CONFIG = """
@@ -55,6 +59,20 @@ class Desk:
 
     def checkpoint(self, run: str) -> Path:
         return self.folder / "runs" / run / "checkpoints" / "last.ckpt"
+
+    def learned(self, run: str) -> torch.Tensor:
+        """How far all weights have gone, as one vector; no BatchNorm statistics, of which each process has its own."""
+        torch.manual_seed(3)
+        start = build(ModelConfig(variant="micro"), 21).state_dict()
+        state = load_file(self.folder / "runs" / run / "weights.safetensors")
+        kept = [name for name in state if "running" not in name and "num_batches" not in name]
+        return torch.cat([(state[name] - start[name]).flatten() for name in kept])  # the file has an order of its own
+
+    def curves(self, run: str) -> dict[str, dict[int, float]]:
+        """Name → epoch → value, over all attempts; of an epoch that was repeated, the last."""
+        from training.figures.curves import read_curves
+
+        return read_curves(self.folder / "runs" / run / "curves").values
 
     def rows(self, run: str) -> list[dict[str, str]]:
         """Rows of the curves, over all attempts."""

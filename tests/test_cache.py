@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.image import UndecodablePicture
-from training.cache import Recipe, Rows, rows_of
+from training.cache import AT_ONCE, Recipe, Rows, rows_of
 from training.data import DataError, Sample, Span
 
 COUNT = 400  # more than are computed at once
@@ -112,6 +112,32 @@ def test_two_pictures_of_one_tar_are_two(tmp_path: Path) -> None:
     first, second = (Sample("set", "BLA", f"{at}", tmp_path / "tar", span=Span(at, 2)) for at in (0, 2))
     assert _rows([first], tmp_path / "cache")[0].array.tobytes() == b"ab"
     assert _rows([second], tmp_path / "cache")[0].array.tobytes() == b"cd"
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_shards_are_read_as_they_lie_whatever_the_order_of_the_samples(tmp_path: Path, in_memory: bool) -> None:
+    """Three tars whose pictures alternate in the list, as classes do; in the second one is broken."""
+    for tar in range(3):
+        (tmp_path / f"{tar}.tar").write_bytes(bytes(2 * COUNT))
+    lying = [(tar, 2 * n) for tar in range(3) for n in range(COUNT)]
+    asked = sorted(lying, key=lambda place: (place[1] % 7, place[1], place[0]))
+    samples = [
+        Sample("set", "BLA", f"{tar}/{offset}", tmp_path / f"{tar}.tar", span=Span(offset, 2)) for tar, offset in asked
+    ]
+    made: list[tuple[int, int]] = []
+
+    def make(sample: Sample, _: bytes) -> NDArray[np.uint8]:
+        tar, _, offset = sample.name.partition("/")
+        made.append((int(tar), int(offset)))
+        if made[-1] == (1, 6):
+            raise UndecodablePicture("broken")
+        return np.array([int(tar), int(offset) % 251], np.uint8)
+
+    rows = rows_of(samples, Recipe(make, (2,), np.uint8, "place"), None if in_memory else tmp_path / "cache", "reading")
+    for start in range(0, len(lying), AT_ONCE):  # within as many, threads may overtake each other
+        assert sorted(made[start : start + AT_ONCE]) == lying[start : start + AT_ONCE]
+    assert rows.array.tolist() == [[tar, offset % 251] for tar, offset in asked if (tar, offset) != (1, 6)]
+    assert rows.refused == {asked.index((1, 6)): "broken"}
 
 
 def test_pictures_that_change_while_they_are_read_leave_nothing(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_killed_within_an_epoch_while_a_checkpoint_is_written(desk: Desk, unbrok
     assert 0 < state["global_step"] < 25
     desk.fit("student", "killed")
     assert desk.weights("killed") == unbroken
+    assert desk.curves("killed") == desk.curves("unbroken")  # of the whole epoch, also where it was interrupted
 
 
 def test_killed_between_two_checkpoints(desk: Desk, unbroken: bytes) -> None:

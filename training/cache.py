@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -86,32 +86,40 @@ def rows_of(samples: Sequence[Sample], recipe: Recipe, folder: Path | None, titl
 
 def _in_memory(samples: Sequence[Sample], recipe: Recipe, title: str) -> Rows:
     array = np.empty((len(samples), *recipe.shape), recipe.dtype)
-    kept: list[int] = []
     refused: dict[int, str] = {}
-    for at, made in enumerate(_made(samples, recipe, title)):
+    for at, made in _made(samples, recipe, title):
         if isinstance(made, str):
             refused[at] = made
         else:
-            array[len(kept)] = made
-            kept.append(at)
-    return Rows(array[: len(kept)], kept, refused)
+            array[at] = made
+    kept = _kept(len(samples), refused)
+    return Rows(array[kept] if refused else array, kept, refused)
 
 
-def _made(samples: Sequence[Sample], recipe: Recipe, title: str) -> Iterator[NDArray[Any] | str]:
-    """A row a sample, in order, or the reason why there is none."""
+def _kept(count: int, refused: Container[int]) -> list[int]:
+    return [at for at in range(count) if at not in refused]
 
-    def one(sample: Sample) -> NDArray[Any] | str:
+
+def _made(samples: Sequence[Sample], recipe: Recipe, title: str) -> Iterator[tuple[int, NDArray[Any] | str]]:
+    """Which sample, and its row or the reason why it has none; as they lie on the disk, each tar from end to end."""
+
+    def one(at: int) -> tuple[int, NDArray[Any] | str]:
         try:
-            return recipe.make(sample, read(sample))
+            return at, recipe.make(samples[at], read(samples[at]))
         except (PictureError, OSError) as error:
-            return str(error)
+            return at, str(error)
 
-    def all_of_them() -> Iterator[NDArray[Any] | str]:
+    def all_of_them() -> Iterator[tuple[int, NDArray[Any] | str]]:
+        order = sorted(range(len(samples)), key=lambda at: _lies(samples[at]))
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(samples), AT_ONCE):
-                yield from pool.map(one, samples[start : start + AT_ONCE])
+                yield from pool.map(one, order[start : start + AT_ONCE])
 
     yield from track(all_of_them(), description=title, total=len(samples))
+
+
+def _lies(sample: Sample) -> tuple[Path, int]:
+    return sample.path, sample.span.offset if sample.span else 0
 
 
 def _key(samples: Sequence[Sample], recipe: Recipe) -> str:
@@ -160,21 +168,39 @@ def _write(samples: Sequence[Sample], recipe: Recipe, folder: Path, title: str) 
     _check_room(len(samples), recipe, folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    kept = 0
     refused: dict[int, str] = {}
-    with (folder / "rows.npy").open("wb") as file:
+    row = _row_bytes(recipe)
+    with (folder / "rows.npy").open("w+b") as file:
         start = _write_header(file, len(samples), recipe)
-        for at, made in enumerate(_made(samples, recipe, title)):
+        for at, made in _made(samples, recipe, title):
             if isinstance(made, str):
                 refused[at] = made
             else:
+                file.seek(start + at * row)  # and not a map of the file, which a full disk would make a crash
                 file.write(np.ascontiguousarray(made, recipe.dtype).tobytes())
-                kept += 1
-        file.seek(0)
-        assert _write_header(file, kept, recipe) == start, "numpy leaves room for the first axis to change"
+        if refused:
+            _close_gaps(file, start, row, _kept(len(samples), refused))
+            file.seek(0)
+            again = _write_header(file, len(samples) - len(refused), recipe)
+            assert again == start, "numpy leaves room for the first axis to change"
         file.flush()
         os.fsync(file.fileno())  # a rename may reach the disk before what is renamed
     (folder / "refused.json").write_text(json.dumps(refused), encoding="utf-8")
+
+
+def _row_bytes(recipe: Recipe) -> int:
+    return int(np.prod(recipe.shape)) * np.dtype(recipe.dtype).itemsize
+
+
+def _close_gaps(file: BinaryIO, start: int, row: int, kept: Sequence[int]) -> None:
+    """Move up the rows that are there, so that they follow each other."""
+    for to, at in enumerate(kept):
+        if to != at:
+            file.seek(start + at * row)
+            moved = file.read(row)
+            file.seek(start + to * row)
+            file.write(moved)
+    file.truncate(start + len(kept) * row)
 
 
 def _write_header(file: BinaryIO, count: int, recipe: Recipe) -> int:
@@ -185,7 +211,7 @@ def _write_header(file: BinaryIO, count: int, recipe: Recipe) -> int:
 
 
 def _check_room(count: int, recipe: Recipe, folder: Path) -> None:
-    needed = count * int(np.prod(recipe.shape)) * np.dtype(recipe.dtype).itemsize + SPARE_BYTES
+    needed = count * _row_bytes(recipe) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
@@ -196,7 +222,7 @@ def _check_room(count: int, recipe: Recipe, folder: Path) -> None:
 def _open(folder: Path, count: int, recipe: Recipe) -> Rows:
     told = json.loads((folder / "refused.json").read_text(encoding="utf-8"))
     refused = {int(at): reason for at, reason in told.items()}
-    kept = [at for at in range(count) if at not in refused]
+    kept = _kept(count, refused)
     if not kept:
         return Rows(np.empty((0, *recipe.shape), recipe.dtype), kept, refused)
     # Copy on write: torch wants an array that may be written to, the file must not be.

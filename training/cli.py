@@ -18,12 +18,13 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
     raise SystemExit(2) from error
 
 from model.contract import Precision
-from training import profiling, review, sizing, steps
+from training import feed, profiling, review, sizing, steps
 from training.class_list import as_toml, classes_of
 from training.compare import commands as compare
 from training.config import read_config
 from training.data import split_list
 from training.override import as_typed, configured
+from training.processes import this_process
 from training.run import Run
 from training.survey import survey
 from training.survey_table import counts_table, sentences
@@ -46,7 +47,9 @@ def fit(
     config_path: ConfigPath,
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it is picked up.")],
     data: DataRoot = Path("."),
-    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) that share every batch.")] = 1,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="GPUs (or CPU processes) that share every batch; torchrun says it itself.")
+    ] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Parts in which a device takes its share of a batch.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes a device that read pictures ahead.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints within an epoch.")] = 0,
@@ -57,18 +60,22 @@ def fit(
     init: InitialWeights = None,
 ) -> None:
     """Train a model and write its weights, curves and split to a run folder."""
-    with told_plainly(), picked_up_later():
+    from training.together import agreed, gpus, joined, settle
+
+    run = Run(out)
+    cache = cache or run.cache
+    with told_plainly():
+        here = this_process().devices(devices, gpus())
         config, text = configured(config_path, init)
         check_network(config.model)
-        run = Run(out)
-        cache = cache or run.cache
+    with told_plainly(), joined(), picked_up_later(settle):
         parts = steps.begin(config, text, run, data, cache)
-        if run.weights.exists():
+        if agreed(run.weights.exists):
             say(f"{run.weights} is already trained; give another --out to train anew")
             return
         from training.fit import Execution
 
-        execution = Execution(devices, accumulate, workers, checkpoint_every, stop_after)
+        execution = Execution(here, accumulate, workers, checkpoint_every, stop_after)
         steps.train(config, parts, run, cache, as_typed(config_path, init), execution)
     say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
@@ -193,6 +200,7 @@ for command in (
     compare.compare,
     compare.speed,
     profiling.profile,
+    feed.feed,
 ):
     app.command()(command)
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from training.waiting import WaitedFor, Waits
+
 Weights = NDArray[np.float64]
 
 
@@ -43,6 +45,10 @@ class Share:
     rank: int = 0
     devices: int = 1
     parts: int = 1
+
+    def number(self, part: int) -> int:
+        """Which of all shares of a step a part of this device is."""
+        return part * self.devices + self.rank
 
 
 class EpochDraws(Sampler[list[int]]):
@@ -107,14 +113,18 @@ class PictureBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def loader(
-    rows: PictureBatches, batches: Sampler[list[int]] | list[list[int]], workers: int
+    rows: PictureBatches, batches: Sampler[list[int]] | list[list[int]], workers: int, waits: Waits | None = None
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches in order, read ahead by `workers` processes: 0 on a CPU, where they would take from the training.
 
     The workers are forked, for an array mapped from a file is then shared; any other way would send it to each whole.
+
+    Args:
+        waits: filled with how long each batch was waited for.
     """
-    return DataLoader(
+    return WaitedFor(
         rows,
+        waits=waits or Waits(),
         sampler=batches,
         batch_size=None,
         num_workers=workers,

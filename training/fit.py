@@ -26,9 +26,12 @@ from training.draws import EpochDraws, PictureBatches, Share, draws_an_epoch, ev
 from training.imbalance import class_counts, draw_weights
 from training.initial import begin
 from training.pictures import Pictures
+from training.processes import this_process
 from training.resume import Averaging, Checkpoints, Stopping, WholeFiles
 from training.run import Fit, Run
 from training.step import Fitting
+from training.together import agreed, each, settle
+from training.waiting import Waiting, Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Execution:
     other numbers; but each device, and each part of a step, normalises its pictures by themselves (BatchNorm).
 
     Args:
-        devices: processes, one a GPU (or CPU); each takes its share of every batch.
+        devices: processes on this machine, one a GPU (or CPU); each takes its share of every batch.
         accumulate: parts in which each device takes its share, where it does not fit its memory.
         workers: processes a device that read pictures ahead.
         checkpoint_every: steps between two checkpoints within an epoch; 0: at its end alone.
@@ -59,8 +62,12 @@ def fit(
     config_path: str,
     say: Callable[[str], None],
     execution: Execution = Execution(),
+    waits: Waits | None = None,
 ) -> None:
     """Train and write the weights (a state_dict of VAN); picks up where an interrupted run stopped.
+
+    Args:
+        waits: filled with how long each batch was waited for.
 
     Raises:
         Halted: told to stop, it has saved where.
@@ -72,11 +79,13 @@ def fit(
     keep_freed_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
     timer = Timer()  # counts on when a run is picked up
-    trainer = _trainer(config, run, execution, timer)
+    waits = waits or Waits()
+    trainer = _trainer(config, run, execution, [timer, Waiting(waits)])
     share = Share(trainer.global_rank, trainer.world_size, execution.accumulate)
     batches, counts = _draws(config, train, share, lambda: trainer.global_step)
-    fitting = Fitting(config, batches.steps, counts)
-    if not run.checkpoint.exists() and (taken := begin(fitting.net, config)):
+    fitting = each(lambda: Fitting(config, batches.steps, counts, share))
+    goes_on = agreed(run.checkpoint.exists)
+    if not goes_on and (taken := each(lambda: begin(fitting.net, config))):
         say(f"begins with {taken} of {config.model.init}")
     checked = every_picture(len(calibration.samples), share)
     with warnings.catch_warnings():
@@ -84,9 +93,9 @@ def fit(
         try:
             trainer.fit(
                 fitting,
-                loader(PictureBatches(train.images, train.labels), batches, execution.workers),
+                loader(PictureBatches(train.images, train.labels), batches, execution.workers, waits),
                 loader(PictureBatches(calibration.images, calibration.labels), checked, execution.workers),
-                ckpt_path=run.checkpoint if run.checkpoint.exists() else None,
+                ckpt_path=run.checkpoint if goes_on else None,
             )
         except SystemExit as exit:  # what Lightning makes of a Ctrl-C that did not wait for the step's end
             raise KeyboardInterrupt from exit
@@ -98,6 +107,7 @@ def fit(
         device, seconds = _device(trainer), timer.time_elapsed("train")
         run.write_fit(Fit(config=config_path, versions=versions(), train_s=seconds, device=device))
         _write_weights(fitting.net, run)
+    settle()  # a process that ended before the weights are written would count as done
 
 
 def _draws(
@@ -112,17 +122,18 @@ def _draws(
     return batches, class_counts(train.labels, drawn, len(config.classes))
 
 
-def _trainer(config: Config, run: Run, execution: Execution, timer: Timer) -> L.Trainer:
+def _trainer(config: Config, run: Run, execution: Execution, clocks: list[Callback]) -> L.Trainer:
     return L.Trainer(
         accelerator="auto",
         devices=execution.devices,
-        strategy="ddp" if execution.devices > 1 else "auto",
+        num_nodes=this_process().nodes,
+        strategy="ddp" if execution.devices * this_process().nodes > 1 else "auto",
         precision=config.fit.precision,
         max_epochs=config.fit.epochs + sum(config.fit.restarts),
         accumulate_grad_batches=execution.accumulate,
         gradient_clip_val=config.fit.clip_norm or None,
         logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
-        callbacks=[timer, *_callbacks(config, run, execution)],
+        callbacks=[*clocks, *_callbacks(config, run, execution)],
         plugins=[WholeFiles()],
         use_distributed_sampler=False,  # EpochDraws knows its share
         log_every_n_steps=1,  # what is logged is logged by epoch; a longer interval only earns a warning
@@ -148,6 +159,8 @@ def _silence_what_nobody_can_mend() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # On a CPU the pictures are in memory and workers would take from the training.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # It cannot know that these sums are those of all processes.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # It asks the loader for a state; EpochDraws needs none.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     # The strides of a depthwise kernel may be written in two ways; they mean the same.

@@ -7,6 +7,7 @@ holds weights, their average, the optimiser, the schedule, the counters and the 
 was killed at any moment ends with the very bits of one that was not.
 """
 
+import io
 import os
 import signal
 from pathlib import Path
@@ -22,11 +23,17 @@ from typing_extensions import override
 
 from training.optimiser import WATCHED
 from training.run import Halted
+from training.together import agreed
 
 
-def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:
-    """Give torch and numpy (whose global generator timm's Mixup draws from) the random numbers of one step."""
-    torch_seed, numpy_seed = np.random.SeedSequence((seed, epoch, batch, rank)).generate_state(2)
+def seed_step(seed: int, epoch: int, step: int, share: int) -> None:
+    """Give torch and numpy (whose global generator timm's Mixup draws from) the random numbers of one share of a step.
+
+    Args:
+        share: which of the devices x parts shares, as `Share.number` counts them: two devices draw what one does that
+            takes its batch in two parts.
+    """
+    torch_seed, numpy_seed = np.random.SeedSequence((seed, epoch, step, share)).generate_state(2)
     torch.manual_seed(int(torch_seed))
     np.random.seed(numpy_seed)
 
@@ -35,6 +42,7 @@ class WholeFiles(TorchCheckpointIO):
     """Writes beside the old checkpoint and then takes its place, so that a kill leaves either.
 
     Lightning's own way leads through the folder of temporary files, from where a move to another disk is a slow copy.
+    The first process reads and writes them; the others, which may be on machines that have none, get what it has read.
     """
 
     @override
@@ -49,6 +57,13 @@ class WholeFiles(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
+
+    @override
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        whole = agreed(Path(path).read_bytes)
+        return torch.load(io.BytesIO(whole), map_location=map_location, weights_only=weights_only)
 
 
 class Checkpoints(Checkpoint):
@@ -88,8 +103,10 @@ class Checkpoints(Checkpoint):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 
     def _stops(self, trainer: L.Trainer) -> bool:
-        told = self.signum is not None or (self.steps is not None and trainer.global_step >= self.steps)
-        return trainer.strategy.reduce_boolean_decision(told, all=False)
+        """Whether any process was told to, or the steps are done; all then know by which signal."""
+        told = torch.tensor(self.signum or 0, device=trainer.strategy.root_device)
+        self.signum = int(trainer.strategy.reduce(told, reduce_op="max")) or None
+        return self.signum is not None or (self.steps is not None and trainer.global_step >= self.steps)
 
     @override
     def on_train_batch_end(

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from timm.data import Mixup
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import MulticlassF1Score
 from typing_extensions import override
 
 from training.augment import jitter_stain, warp
 from training.config import Config, FitConfig
 from training.distil import Teachers
+from training.draws import Share
+from training.epoch_sums import EpochSums
 from training.imbalance import LabelLoss
 from training.networks import build
 from training.optimiser import WATCHED, optimiser_and_schedule
@@ -38,14 +40,16 @@ class Fitting(L.LightningModule):
     Args:
         steps_per_epoch: optimiser steps.
         counts: draws of each class an epoch, (C,).
+        share: whose part of each step this process takes; none: all of it.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: Config, steps_per_epoch: int, counts: NDArray) -> None:
+    def __init__(self, config: Config, steps_per_epoch: int, counts: NDArray, share: Share | None = None) -> None:
         super().__init__()
         self.config = config
+        self.share = share or Share()
         self.steps_per_epoch = steps_per_epoch
         classes = len(config.classes)
         self.net = build(config.model, classes).to(memory_format=torch.channels_last)
@@ -55,8 +59,7 @@ class Fitting(L.LightningModule):
         self.register_buffer("std", torch.tensor(config.model.std).view(3, 1, 1), persistent=False)
         self.mixup = _mixup(config)
         self.label_loss = LabelLoss(counts, config.fit)
-        self.accuracy = MulticlassAccuracy(classes, average="micro")
-        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
+        self.learned, self.watched = EpochSums(), EpochSums()
         self.macro_f1 = MulticlassF1Score(classes, average="macro")
 
     @property
@@ -77,7 +80,8 @@ class Fitting(L.LightningModule):
 
     @override
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        seed_step(self.config.seed, self.current_epoch, batch_idx, self.global_rank)
+        step, part = divmod(batch_idx, self.share.parts)
+        seed_step(self.config.seed, self.current_epoch, step, self.share.number(part))
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
@@ -89,20 +93,31 @@ class Fitting(L.LightningModule):
         loss = self.label_loss(out.logits, labels)
         if teachers:
             loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, images, self.projectors)
-        self.train_accuracy(out.logits, labels if labels.ndim == 1 else labels.argmax(dim=1))  # mixed: the larger part
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
-        self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True)
+        self.learned.add(loss, out.logits, labels if labels.ndim == 1 else labels.argmax(dim=1))  # mixed: larger part
         return loss
 
     @override
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         logits = self.net(self._normalise(_shrunk(_planes(batch[0]), self.input_size))).logits
-        self.accuracy(logits, batch[1])
         self.macro_f1(logits, batch[1])
-        loss = F.cross_entropy(logits.float(), batch[1])
-        self.log(WATCHED, loss, prog_bar=True, sync_dist=True)
-        self.log("calibration_accuracy", self.accuracy, prog_bar=True)
+        self.watched.add(F.cross_entropy(logits.float(), batch[1]), logits, batch[1])
         self.log("calibration_macro_f1", self.macro_f1)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """Here, so that an epoch's row of the curves is whole, and written before its checkpoint."""
+        for block, sums in (("calibration", self.watched), ("train", self.learned)):
+            loss, accuracy = sums.close()
+            self.log(f"{block}_loss", loss, prog_bar=True)
+            self.log(f"{block}_accuracy", accuracy, prog_bar=block == "calibration")
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["learned"] = self.learned.state()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.learned.load(checkpoint.get("learned"), self.share)
 
     @override
     def on_validation_end(self) -> None:

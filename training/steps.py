@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.contract import Manifest, Precision
 from training.config import Config
-from training.data import Block, DataError, Parts, split_list
+from training.data import Block, DataError, Parts, sha256_of, split_list
 from training.pictures import Pictures, Unreadable, decode_all
 from training.run import Ancestor, Evaluation, Run
 from training.split_words import describe
@@ -23,10 +23,14 @@ from training.twins import write_twins
 
 if TYPE_CHECKING:
     from training.fit import Execution
+    from training.waiting import Waits
 
 
 def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool = True) -> Parts:
     """The blocks of a run: those that it began with, or new ones, which are then written to its folder.
+
+    Of several processes the first alone looks at the folder and compares pictures; the others find the same pictures
+    where their --data points.
 
     Args:
         text: of the configuration.
@@ -39,6 +43,19 @@ def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network:
         InitialError: a new run cannot begin with the weights that it names; said before a picture is read.
         DataError: the pictures are not as the configuration, or the run that has begun, has them.
     """
+    from training.together import agreed, each
+
+    began: list[Parts] = []
+
+    def split() -> str:
+        began.append(_begun(config, text, run, data, cache, network))
+        return split_list(began[0])
+
+    told = agreed(split)
+    return each(lambda: began[0] if began else recorded(config.data, data, config.codes, told))
+
+
+def _begun(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool) -> Parts:
     from training.initial import check_origin
 
     if run.begun(config):
@@ -85,12 +102,19 @@ def _new_parts(config: Config, run: Run, data: Path, cache: Path) -> Parts:
 
 
 def train(
-    config: Config, parts: Parts, run: Run, cache: Path, named: str, execution: "Execution | None" = None
+    config: Config,
+    parts: Parts,
+    run: Run,
+    cache: Path,
+    named: str,
+    execution: "Execution | None" = None,
+    waits: "Waits | None" = None,
 ) -> None:
     """Train a run that has begun, or go on with it.
 
     Args:
         named: the configuration as `marrowlens-train fit` was given it.
+        waits: filled with how long each batch was waited for.
 
     Raises:
         DataError: too few pictures can be read.
@@ -98,14 +122,17 @@ def train(
     """
     from training.fit import Execution, fit
     from training.step import OVERSIZE
+    from training.together import check_alike, first_here
 
-    pictures = decoded(config, parts, "train", round(config.model.input_size * OVERSIZE), cache)
-    calibration = decoded(config, parts, "calibration", config.model.input_size, cache)
+    pictures = first_here(lambda: decoded(config, parts, "train", round(config.model.input_size * OVERSIZE), cache))
+    calibration = first_here(lambda: decoded(config, parts, "calibration", config.model.input_size, cache))
+    for block in (pictures, calibration):  # row 7 must be the same picture everywhere
+        check_alike(sha256_of(repr([sample.key for sample in block.samples])), "the pictures that can be read")
     if not RANK:
         run.write_unreadable([*pictures.unreadable, *calibration.unreadable])
     if len(pictures.samples) < config.fit.batch_size:
         raise DataError(run.folder, f"{len(pictures.samples)} readable training pictures do not fill one batch")
-    fit(config, pictures, calibration, run, named, say, execution or Execution())
+    fit(config, pictures, calibration, run, named, say, execution or Execution(), waits)
 
 
 def evaluate(run: Run, data: Path, cache: Path) -> Evaluation:

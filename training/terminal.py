@@ -3,8 +3,7 @@
 Knows the terminal. Knows no command.
 """
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -16,15 +15,17 @@ from rich.markup import escape
 from model.contract import ArtefactError, Metric
 from training.config import ConfigError
 from training.data import DataError
+from training.processes import this_process
 from training.run import Halted, RunError
 from training.summary import Table, tables
 
-#: Which of several processes of one training this is; the first alone writes and speaks.
-RANK = int(os.environ.get("LOCAL_RANK", "0"))
+#: Of several processes of one training the first alone writes and speaks.
+RANK = this_process().rank
 #: Longer words are paths, and would push other columns off the screen.
 MAX_WORD = 24
 console = Console(quiet=RANK > 0)
 complaints = Console(stderr=True, quiet=RANK > 0)
+errors = Console(stderr=True, quiet=this_process().local_rank > 0)  # one that a single machine has must be said there
 
 
 @contextmanager
@@ -33,19 +34,27 @@ def told_plainly() -> Iterator[None]:
     try:
         yield
     except (ArtefactError, ConfigError, DataError, RunError, ValueError, OSError) as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        who = f"process {RANK}: " if RANK else ""
+        errors.print(f"{who}[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 @contextmanager
-def picked_up_later() -> Iterator[None]:
-    """What is said of a training that was stopped, and the exit code that a shell expects after a signal."""
+def picked_up_later(said: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """What is said of a training that was stopped, and the exit code that a shell expects after a signal.
+
+    Args:
+        said: called when it has been said, before this process ends; where one ends by a code, torchrun kills others.
+    """
     try:
         yield
     except Halted as halted:
         say(str(halted))
-        # Where one of several processes ends otherwise, Lightning kills the others before they have spoken.
-        raise typer.Exit(128 + halted.signum if halted.signum and not RANK else 0) from halted
+        said()
+        # torchrun takes 0 for a training that has ended. Lightning kills the first where one of its others ends by a
+        # code before it has spoken.
+        told = halted.signum and (this_process().torchrun or not RANK)
+        raise typer.Exit(128 + halted.signum if halted.signum and told else 0) from halted
     except KeyboardInterrupt as interrupt:
         say("interrupted; the same command goes on from the last checkpoint")
         raise typer.Exit(130) from interrupt

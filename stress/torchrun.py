@@ -1,0 +1,79 @@
+"""torchrun as a machine has it: one agent that starts, watches and ends the processes of a training. Needs /proc."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+COMMAND = Path(sys.executable).with_name("torchrun")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Agent:
+    """One torchrun; what it and its processes say goes to `log`."""
+
+    def __init__(self, options: list[str], arguments: list[str], log: Path, **environment: str) -> None:
+        self.log = log
+        with log.open("ab") as said:
+            self.popen = subprocess.Popen(
+                [str(COMMAND), *options, "-m", "training.cli", *arguments],
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+                stdout=said,
+                stderr=said,
+            )
+
+    def ranks(self) -> dict[int, int]:
+        """Rank → process id, of those that live."""
+        pid = self.popen.pid
+        found: dict[int, int] = {}
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            told = [variable[5:] for variable in variables if variable.startswith(b"RANK=")]
+            found |= {int(rank): int(child) for rank in told}
+        return found
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        """Return once it has happened; the training must not have ended before."""
+        while not happened():
+            try:
+                self.popen.wait(0.01)
+            except subprocess.TimeoutExpired:
+                continue
+            raise AssertionError(f"ended too early: {self.said()}")
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+@contextmanager
+def machines(
+    count: int, processes: int, arguments: Callable[[int], list[str]], log: Callable[[int], Path], *options: str
+) -> Iterator[list[Agent]]:
+    """So many machines of one training, all on this one; at the end they are gone, ended by themselves or not.
+
+    Args:
+        processes: on each machine.
+        arguments: of marrowlens-train, by machine.
+        log: by machine.
+        options: of torchrun.
+    """
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1"]
+    sizes = ["--nnodes", str(count), "--nproc-per-node", str(processes)]
+    agents = [Agent([*meet, *sizes, *options], arguments(at), log(at)) for at in range(count)]
+    try:
+        yield agents
+    finally:
+        for agent in agents:
+            if agent.popen.poll() is None:
+                agent.popen.send_signal(signal.SIGTERM)  # which it passes on to its processes
+        for agent in agents:
+            agent.popen.wait()

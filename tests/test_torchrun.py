@@ -1,0 +1,211 @@
+"""Under torchrun, on one machine or several that share no disk: what one process learns, whatever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+from desk import Desk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stress.torchrun import free_port, machines
+from training.processes import Process
+
+#: Everything that is random in a step.
+RANDOM = """
+[augment]
+mixup_alpha = 0.3
+[fit]
+epochs = 5
+batch_size = 16
+warmup_epochs = 1
+ema_decay = 0.5
+imbalance = "sampling"
+"""
+
+
+#: Eight times torch is imported for each of the longer ones.
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Its cells lie in two tars, turn about."""
+    desk = Desk(tmp_path_factory.mktemp("desk"))
+    shards = [tarfile.open(desk.folder / f"drawn-{at}.tar", "w") for at in range(2)]
+    for at, picture in enumerate(sorted((desk.folder / "drawn").rglob("*.jpg"))):
+        shards[at % 2].add(picture, picture.relative_to(desk.folder / "drawn"))
+    for shard in shards:
+        shard.close()
+    desk.write("random", RANDOM, ('folder = "drawn"', 'shards = "drawn-*.tar"'))
+    return desk
+
+
+@pytest.fixture(scope="module")
+def unbroken(desk: Desk) -> list[Path]:
+    """Run folders of two machines of one process, each with a disk of its own; the first process may be on either."""
+    runs = [f"machine {at}" for at in range(2)]
+    with machines(
+        2, 1, lambda at: desk.arguments("random", runs[at]), lambda at: desk.folder / f"{runs[at]}.log"
+    ) as agents:
+        codes = [agent.popen.wait() for agent in agents]
+    assert codes == [0, 0], [desk.said(run) for run in runs]
+    folders = [desk.folder / "runs" / run for run in runs]
+    return sorted(folders, key=lambda folder: not (folder / "weights.safetensors").exists())
+
+
+def _train_losses(desk: Desk, run: str) -> list[float]:
+    losses = desk.curves(run)["train_loss"]
+    assert sorted(losses) == list(range(5))
+    return [losses[epoch] for epoch in range(5)]
+
+
+def test_two_machines_learn_what_one_process_does(desk: Desk, unbroken: list[Path]) -> None:
+    """In as many parts, which BatchNorm sees too: the same but for rounding. All at once: nearly."""
+    desk.fit("random", "parts", "--accumulate", "2")
+    desk.fit("random", "at once")
+    together = _train_losses(desk, unbroken[0].name)
+    assert together == pytest.approx(_train_losses(desk, "parts"), rel=1e-4)
+    assert together == pytest.approx(_train_losses(desk, "at once"), rel=0.05)
+    assert together[-1] < together[0] - 0.1  # something was learned
+    parts, two = desk.learned("parts"), desk.learned(unbroken[0].name)
+    assert (parts - two).norm() < 0.02 * parts.norm()
+
+
+def test_one_machine_alone_writes_and_speaks(desk: Desk, unbroken: list[Path]) -> None:
+    first, other = unbroken
+    assert [entry.name for entry in other.iterdir()] == ["cache"]
+    assert "trained weights" in desk.said(first.name)
+    assert "trained weights" not in desk.said(other.name)
+    assert "Warning" not in desk.said(first.name)
+
+
+def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Desk, unbroken: list[Path]) -> None:
+    """SIGTERM on one of two machines, as when a cluster takes it away; then SIGKILL of one process of two on one."""
+    arguments = [*desk.arguments("random", "broken"), "--checkpoint-every", "1"]
+    checkpoint, log = desk.checkpoint("broken"), desk.folder / "broken.log"
+    with machines(2, 1, lambda _: arguments, lambda _: log) as agents:
+        agents[0].wait_until(checkpoint.exists)
+        agents[1].popen.send_signal(signal.SIGTERM)
+        assert all(agent.popen.wait() for agent in agents)  # no 0: a cluster would take it for done
+    assert "the same command goes on from there" in log.read_text()
+    stopped = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 0 < stopped < 10
+
+    written = checkpoint.stat().st_mtime_ns
+    with machines(1, 2, lambda _: arguments, lambda _: log) as (agent,):
+        agent.wait_until(lambda: checkpoint.stat().st_mtime_ns != written)
+        ranks = agent.ranks()
+        assert sorted(ranks) == [0, 1]
+        os.kill(ranks[1], signal.SIGKILL)
+        assert agent.popen.wait() != 0
+        assert not Path(f"/proc/{ranks[0]}").exists()
+    killed = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert stopped < killed < 10
+
+    with machines(1, 2, lambda _: arguments, lambda _: log) as (agent,):
+        assert agent.popen.wait() == 0, log.read_text()
+    assert desk.weights("broken") == (unbroken[0] / "weights.safetensors").read_bytes()
+    assert desk.curves("broken") == desk.curves(unbroken[0].name)
+
+
+#: Two processes that are joined; the second dies, the first hears of it.
+DYING = """
+import os, signal, sys
+import torch, torch.distributed as dist
+from training.together import Lost, joined, settle
+
+try:
+    with joined():
+        settle()
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        settle() if sys.argv[1] == "talk" else dist.all_reduce(torch.ones(1))
+except Lost as lost:
+    raise SystemExit(f"heard: {lost}")
+"""
+
+
+@pytest.mark.parametrize("where", ["talk", "step"])
+def test_whoever_is_left_says_plainly_that_another_is_gone(where: str) -> None:
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-c", DYING, where]
+    started = [
+        subprocess.Popen(
+            command, env=os.environ | dict(_environment(rank, 2, 1)) | meeting, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [1, -signal.SIGKILL]
+    assert said[0].strip().endswith("heard: another process is gone; the same command goes on from the last checkpoint")
+
+
+# Which process this is
+
+
+def _environment(rank: int, here: int, nodes: int, **more: str) -> Mapping[str, str]:
+    """As torchrun sets it."""
+    told = {"RANK": rank, "LOCAL_RANK": rank % here, "LOCAL_WORLD_SIZE": here}
+    told |= {"WORLD_SIZE": here * nodes, "GROUP_WORLD_SIZE": nodes, "GROUP_RANK": rank // here}
+    return {name: str(value) for name, value in told.items()} | {"TORCHELASTIC_RUN_ID": "none"} | more
+
+
+@given(st.data(), st.integers(1, 9), st.integers(1, 9))
+def test_every_process_knows_its_place(data: st.DataObject, here: int, nodes: int) -> None:
+    rank = data.draw(st.integers(0, here * nodes - 1))
+    process = Process.of(_environment(rank, here, nodes))
+    assert (process.rank, process.world, process.local_rank) == (rank, here * nodes, rank % here)
+    assert process.devices(None, gpus=0) == process.devices(here, gpus=here) == here
+    assert process.torchrun
+
+
+def test_without_torchrun_the_command_says_how_many() -> None:
+    assert Process.of({}) == Process()
+    assert Process().devices(None, gpus=0) == 1
+    assert Process().devices(4, gpus=8) == 4
+    assert Process.of({"LOCAL_RANK": "3"}).rank == 3  # started by Lightning, whose others are all on one machine
+    assert Process.of({"RANK": "5", "WORLD_SIZE": "8"}).rank == 0  # of somebody else, who does not say where it is
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "gpus", "says"),
+    [
+        (_environment(0, 2, 3), 6, 0, "--devices 6, where torchrun has started 2 on this machine: leave --devices out"),
+        (_environment(0, 2, 3, WORLD_SIZE="5"), None, 0, "2 on this machine, 5 on 3: .*the same --nproc-per-node"),
+        (_environment(0, 4, 1), None, 2, "4 processes share every batch, one a GPU, and this machine has 2"),
+        ({}, 3, 1, "3 processes share every batch"),
+    ],
+)
+def test_numbers_that_do_not_agree_are_said(
+    environment: Mapping[str, str], asked: int | None, gpus: int, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        Process.of(environment).devices(asked, gpus)
+
+
+def test_the_command_says_it_before_it_waits_for_anybody(desk: Desk, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    told = dict(_environment(1, 2, 1)) | {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    assert commands.run(*desk.arguments("random", "none"), "--devices", "3", log=log, **told) == 2
+    assert log.read_text().startswith("process 1: error: --devices 3, where torchrun has started 2")
+
+
+def test_a_machine_without_the_pictures_says_so_and_none_waits(desk: Desk, tmp_path: Path) -> None:
+    """What one machine cannot do ends the others in one line too, and not after a day."""
+    there, elsewhere = desk.arguments("random", "lacking"), desk.arguments("random", "lacking too")
+    elsewhere[elsewhere.index("--data") + 1] = str(tmp_path)
+    logs = [tmp_path / "0.log", tmp_path / "1.log"]
+    with machines(2, 1, lambda at: elsewhere if at else there, lambda at: logs[at]) as agents:
+        assert all(agent.popen.wait() for agent in agents)
+    said = [log.read_text() for log in logs]
+    assert "no such shards" in said[1]
+    assert "another process gave up, and says why" in said[0] or "the first process gave up" in said[0]
+    assert "Traceback" not in said[0].split("gave up")[0]
