@@ -187,7 +187,6 @@ def bind(
 for command in (
     review.figures,
     review.pool,
-    review.drift_reference,
     review.audit,
     sizing.size,
     compare.compare,
@@ -195,6 +194,7 @@ for command in (
     profiling.profile,
 ):
     app.command()(command)
+app.command(name="drift-reference")(review.drift_reference)
 
 
 if __name__ == "__main__":
