@@ -17,7 +17,7 @@ from service.artefact import bundled_artefact
 from service.drift import DriftWindow
 from service.session import open_session
 
-ROUNDS = 200
+ROUNDS = 60
 BATCHES = (1, 4, 16)
 
 

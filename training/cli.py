@@ -194,7 +194,6 @@ def bind(
 for command in (
     review.figures,
     review.pool,
-    review.drift_reference,
     review.audit,
     sizing.size,
     compare.compare,
@@ -203,6 +202,7 @@ for command in (
     feed.feed,
 ):
     app.command()(command)
+app.command(name="drift-reference")(review.drift_reference)
 
 
 if __name__ == "__main__":
