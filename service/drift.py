@@ -29,7 +29,7 @@ class DriftWindow:
         self._parts: deque[Sums] = deque([self._empty()], maxlen=PARTS)
 
     def add(self, embeddings: Embeddings, probabilities: NDArray[np.float32], pictures: Pictures) -> None:
-        """Pictures of one call of the model, and what it made of them. In the model's thread; docs/drift.md has the cost.
+        """Pictures of one call of the model, and what it made of them. In the model's thread; cost: docs/drift.md.
 
         Args:
             embeddings: (N, D).
