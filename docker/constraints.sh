@@ -26,7 +26,7 @@ compile() {
 }
 
 for runtime in cpu gpu openvino; do
-    compile "$runtime" pyproject.toml --extra service --extra postgres --extra "$runtime" "$@"
+    compile "$runtime" pyproject.toml --extra service --extra postgres --extra otel --extra "$runtime" "$@"
 done
 compile training pyproject.toml --extra training "$@"
 compile build docker/build.in "$@"

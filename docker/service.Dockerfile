@@ -2,7 +2,10 @@
 #
 #   docker build -f docker/service.Dockerfile -t marrowlens:0.1.0 .
 #   docker build -f docker/service.Dockerfile -t marrowlens:0.1.0-gpu --build-arg RUNTIME=gpu .
-#   docker run --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 marrowlens:0.1.0
+#   docker run --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -e MARROWLENS_ALLOW_ANONYMOUS=true marrowlens:0.1.0
+#
+# A container listens on an address that others reach, so it takes keys (docs/access.md), or that it be said that
+# nobody is asked: as here, where the port is published to this machine alone.
 #
 # The base is a tag until it is pinned to the byte; a digest is looked up where the registry is, and given so:
 #   docker buildx imagetools inspect python:3.13-slim-bookworm --format '{{.Manifest.Digest}}'

@@ -22,9 +22,9 @@ DOCKER = ROOT / "docker"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 #: What each image holds, by the extras of pyproject.toml.
 IMAGES = {
-    "cpu": ("service", "postgres", "cpu"),
-    "gpu": ("service", "postgres", "gpu"),
-    "openvino": ("service", "postgres", "openvino"),
+    "cpu": ("service", "postgres", "otel", "cpu"),
+    "gpu": ("service", "postgres", "otel", "gpu"),
+    "openvino": ("service", "postgres", "otel", "openvino"),
     "training": ("training",),
 }
 SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
