@@ -76,7 +76,6 @@ def create_app(
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
     app.state.laboratory = _laboratory(settings, metrics)
-    app.state.recorder = _recorder(settings)
     for routes in (classify, batch, specimen_routes, cell_routes, model, change, v2, operations, docs):
         app.include_router(routes.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
@@ -101,6 +100,7 @@ def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         refuse=_refuse,
     )
     app.add_middleware(RequestContext, metrics=metrics)
+    app.state.recorder = _recorder(settings)
     if app.state.recorder is not None or settings.log_format == "json":
         app.add_middleware(Traced, recorder=app.state.recorder)
 
