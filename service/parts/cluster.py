@@ -214,14 +214,10 @@ class Pool:
         for worker in list(self.workers):
             self.drop(worker)
 
-    def ready(self) -> list[Worker]:
-        """Those that have started and have room for a part, the idlest first."""
+    def idlest(self) -> Worker | None:
+        """Of those that have started, the one with most room for a part; None where none has any."""
         free = [worker for worker in self.workers if worker.provider and worker.parts < PARTS_EACH]
-        return sorted(free, key=lambda worker: worker.parts)
-
-    def in_flight(self) -> int:
-        """Parts given and not settled."""
-        return sum(part is not None for _, part in self._calls.values())
+        return min(free, key=lambda worker: worker.parts, default=None)
 
     def add(self) -> None:
         """Ask for one actor more; it starts where and when a node has room."""
@@ -234,11 +230,13 @@ class Pool:
         worker.parts += 1
         self._calls[worker.actor.score.remote(part, last)] = (worker, part)
 
-    def drop(self, worker: Worker) -> None:
-        """End an actor. What it had under way is settled as a death."""
-        if worker in self.workers:
-            self.workers.remove(worker)
-            ray.kill(worker.actor, no_restart=True)
+    def drop(self, worker: Worker) -> bool:
+        """End an actor; what it had under way is settled as a death. False where that was done before."""
+        if worker not in self.workers:
+            return False
+        self.workers.remove(worker)
+        ray.kill(worker.actor, no_restart=True)
+        return True
 
     def settled(self, timeout_s: float) -> Iterator[Settled]:
         """What has come of calls, waiting for the first so long at most."""

@@ -86,4 +86,5 @@ def end(out: Folder, plan: Plan, problems: int) -> None:
         StoreError: it cannot be written
     """
     said = {"pictures": plan.pictures, "problems": problems, "repeated": plan.repeated, "parts": plan.parts}
+    out.sweep()
     out.put(DONE, orjson.dumps(said, option=orjson.OPT_INDENT_2))

@@ -58,6 +58,8 @@ def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: 
                 run = Run(pool, plan, {part.number for part in before}, progress, sizing.actors)
                 began_s = run.go()
                 some = run.some
+                if run.lost:
+                    console.print(f"{run.lost} actors were lost on the way; others did their parts", soft_wrap=True)
     seconds = time.monotonic() - began_s
     problems = _check(out, plan)
     _report(problems, some, console)
@@ -103,6 +105,7 @@ class Run:
     progress: Progress
     actors: int | None
     some: list[tuple[str, str]] = field(default_factory=list)
+    lost: int = 0
     _again: deque[int] = field(default_factory=deque)
     _attempts: Counter[int] = field(default_factory=Counter)
     _deaths: Counter[int] = field(default_factory=Counter)
@@ -142,7 +145,7 @@ class Run:
         yield from (part for part in range(self.plan.parts) if part not in self.done)
 
     def _hand_out(self, missing: Iterator[int]) -> None:
-        for worker in self.pool.ready():
+        while (worker := self.pool.idlest()) is not None:
             part = self._again.popleft() if self._again else next(missing, None)
             if part is None:
                 return
@@ -172,11 +175,10 @@ class Run:
 
     def _failed(self, settled: Settled, failed: Failed) -> None:
         if failed.fault is not Fault.STORE or settled.part is None:
-            self.pool.drop(settled.worker)  # a model that failed may be a device that is lost: another actor tries
-            self._counted_s = float("-inf")
+            self.lost += self.pool.drop(settled.worker)  # a model may fail with its device: another actor tries
         if settled.part is None:
             self._starts_failed += 1
-            if self._starts_failed == ATTEMPTS:
+            if self._starts_failed >= ATTEMPTS and not self._any_started():
                 raise CannotScore(f"no actor starts: {failed.reason}")
             return
         part = settled.part
@@ -192,11 +194,14 @@ class Run:
         self._again.append(part)
 
     def _say_waiting(self) -> None:
-        if any(worker.provider for worker in self.pool.workers):
+        if self._any_started():
             self._waiting_since_s = time.monotonic()
             self._describe("scoring")
         elif time.monotonic() - self._waiting_since_s > _SAY_WAITING_S:
             self._describe(f"waiting for a node with {self.pool.size} free")
+
+    def _any_started(self) -> bool:
+        return any(worker.provider for worker in self.pool.workers)
 
     def _describe(self, text: str) -> None:
         self.progress.update(self.progress.task_ids[0], description=text)

@@ -18,6 +18,7 @@ from service.parts.faults import StoreError, speaking_of
 
 #: Where an object is seen whole once its PUT has ended, and not before. Elsewhere it is written beside and renamed.
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"}
+_UNFINISHED = ".unfinished"
 
 
 def opened_store(address: str) -> tuple[Any, str]:
@@ -71,14 +72,16 @@ class Folder:
         Raises:
             StoreError: it cannot be listed
         """
+        return [name for name in self._all_names() if not name.startswith(".")]
+
+    def _all_names(self) -> list[str]:
         with speaking_of(self.address):
             self._store.invalidate_cache()
             try:
                 found = self._store.ls(self._path, detail=True)
             except FileNotFoundError:
                 return []
-            files = (entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file")
-            return [name for name in files if name and not name.startswith(".")]
+            return [entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file"]
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or None where there is none.
@@ -118,7 +121,7 @@ class Folder:
         Raises:
             StoreError: it cannot be written
         """
-        beside = f".{name}.{uuid.uuid4().hex}.unfinished"  # two that write the same part must not share it
+        beside = f".{name}.{uuid.uuid4().hex}{_UNFINISHED}"  # two that write the same part must not share it
         with speaking_of(f"{self.address}/{name}"):
             if is_local(self._store):
                 unfinished = Path(self._path, beside)
@@ -132,6 +135,17 @@ class Folder:
                 unfinished = Path(here, name)
                 yield unfinished
                 self._upload(unfinished, name, beside)
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed have left beside the files. None may be writing.
+
+        Raises:
+            StoreError: it cannot be removed
+        """
+        for name in self._all_names():
+            if name.endswith(_UNFINISHED):
+                with speaking_of(f"{self.address}/{name}"):
+                    self._store.rm_file(self._of(name))
 
     def _upload(self, unfinished: Path, name: str, beside: str) -> None:
         if not self._renames:
