@@ -28,7 +28,7 @@ from service.folders import SUFFIXES, pictures, printable, read, reason
 from service.ledger import Ledger
 from service.metrics import Metrics
 from service.opening import opened
-from service.parts import options
+from service.parts import options, surroundings
 from service.parts.faults import CannotScore
 from service.parts.request import Duplicates, Request, Sizing
 from service.schemas import RESEARCH_USE
@@ -115,6 +115,7 @@ def _here(request: Request, sizing: Sizing, settings: Settings, console: Console
 
 
 def _on_cluster(request: Request, sizing: Sizing, settings: Settings, console: Console) -> int:
+    surroundings.prepare(sizing.address)
     try:
         from service.parts.run import score_on_ray  # Ray, fsspec and pyarrow: large, and needed here alone
     except ModuleNotFoundError as error:

@@ -13,10 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody outside; read at the import
-# Said beforehand what Ray warns of otherwise: actors without a GPU see none.
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-
 import ray
 import ray.exceptions
 
@@ -27,6 +23,7 @@ from service.parts.faults import CannotScore
 from service.parts.plan import Plan
 from service.parts.request import Sizing
 from service.parts.scoring import Done, Failed, Fault, PartScorer
+from service.parts.surroundings import check_listens
 from service.session import OnnxSession, ProviderUnavailable
 from service.settings import Settings
 from service.threads import cpu_budget
@@ -118,6 +115,7 @@ def joined(sizing: Sizing) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     try:
         if address:
+            check_listens(address)
             ray.init(address=address, **quiet)
         else:
             ray.init(
@@ -125,7 +123,6 @@ def joined(sizing: Sizing) -> Iterator[None]:
                 num_cpus=max(cpu_budget(), sizing.cpus or 1),
                 include_dashboard=False,
                 object_store_memory=_OBJECTS_BYTES,
-                _node_ip_address="127.0.0.1",
                 **quiet,
             )
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
