@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -63,8 +63,16 @@ class Scene:
         return {path.name: path.stat().st_mtime_ns for path in self.out.glob("part-*.parquet")}
 
 
-async def bulk(pictures: int, kills: int, artefact: Path | None, shown: Shown, *, seed: int = 0) -> Result:
-    """Run the check."""
+async def bulk(
+    pictures: int,
+    kills: int,
+    artefact: Path | None,
+    shown: Shown,
+    *,
+    seed: int = 0,
+    afterwards: Callable[[Peer], None] = lambda _: None,
+) -> Result:
+    """Run the check; `afterwards` is called while its cluster still stands."""
     began_s = time.monotonic()
     shown.total(pictures)
     with tempfile.TemporaryDirectory(prefix="ml") as folder:
@@ -73,11 +81,12 @@ async def bulk(pictures: int, kills: int, artefact: Path | None, shown: Shown, *
         expected = await asyncio.to_thread(_expected, scene)
         with cluster(scene.folder) as peer:
             await _scored_under_kills(scene, peer, kills, random.Random(seed), shown)
+            await asyncio.to_thread(afterwards, peer)
         scene.faults += _compared(scene, expected)
     if scene.killed.total() < kills:
         scene.faults.append(f"only {scene.killed.total()} of {kills} kills found the run still going")
     return Result(
-        "bulk",
+        "ray",
         "Bulk scoring on Ray, killed",
         f"{pictures} pictures as a folder, tar shards and Parquet, {pictures // SPOILT} of them cut off, in parts, by "
         f"`marrowlens score --engine ray` on two nodes on loopback, while one of those below was killed by SIGKILL and "

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from stress import results
 from stress.browsing import browsing
+from stress.bulk import bulk
 from stress.hostile import hostile
 from stress.idle import idle
 from stress.image import image
@@ -46,6 +47,7 @@ class Check(StrEnum):
     LABORATORY_POSTGRESQL = "laboratory-postgresql"
     BROWSING = "browsing"
     IMAGE = "image"
+    RAY = "ray"
 
 
 class Model(StrEnum):
@@ -80,6 +82,8 @@ def stress(
     kills: Annotated[int, typer.Option(min=1, help="How often something is killed meanwhile.")] = 60,
     specimens: Annotated[int, typer.Option(min=200, help="Specimens of 500 cells that are browsed.")] = 10_000,
     requests: Annotated[int, typer.Option(min=2, help="Requests of the soak.")] = 50_000,
+    pictures: Annotated[int, typer.Option(min=1500, help="Pictures that are scored on Ray.")] = 20_000,
+    ray_kills: Annotated[int, typer.Option(min=1, max=50, help="How often a node or that run is killed.")] = 10,
     seed: Annotated[int, typer.Option(help="From which hostile cases, requests and kills are drawn.")] = 0,
     page: Annotated[Path, typer.Option(help="Where the results are kept.")] = PAGE,
 ) -> None:
@@ -96,6 +100,7 @@ def stress(
         ),
         Check.BROWSING: lambda artefact, bar: browsing(specimens, artefact, bar, seed=seed),
         Check.IMAGE: lambda _, bar: image(bar),
+        Check.RAY: lambda artefact, bar: bulk(pictures, ray_kills, artefact, bar, seed=seed),
     }
     faults = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

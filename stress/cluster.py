@@ -20,6 +20,8 @@ from typing import Any
 _PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 STARTS = 3  # Ray gives its own processes 30 s to start, which on a busy machine is not enough
 ROOT = Path(__file__).parents[1]
+#: Of the S3 store; it is there from the start.
+BUCKET = "cells"
 #: Of moto, which takes any.
 ACCESS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -65,7 +67,7 @@ def _started(folder: Path) -> Peer:
     own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all of it on 127.0.0.1
     # To a running cluster and nowhere else: not to another one of the same person's.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MARROWLENS_"))} | ACCESS | own
-    environment["PYTHONPATH"] = os.pathsep.join([_lightened(folder), str(ROOT)])
+    environment["PYTHONPATH"] = lightened(folder)
     for number in range(STARTS):
         place = folder / str(number)
         place.mkdir()
@@ -88,13 +90,13 @@ def _started(folder: Path) -> Peer:
     raise RuntimeError("no cluster started: " + (place / "peer.log").read_text()[-500:])
 
 
-def _lightened(folder: Path) -> str:
-    """A place for PYTHONPATH: each of Ray's ten processes imports jsonschema, and that, where it finds it, a grammar of
-    web addresses, for 2.5 s of a processor. Nobody here needs it."""
+def lightened(folder: Path) -> str:
+    """PYTHONPATH for Ray's ten processes: each imports jsonschema, and that, where it finds it, a grammar of web
+    addresses, for 2.5 s of a processor. Nobody here needs it."""
     place = folder / "lightened"
     place.mkdir()
     (place / "rfc3987_syntax.py").write_text("raise ImportError")
-    return str(place)
+    return os.pathsep.join([str(place), str(ROOT)])
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -158,12 +160,14 @@ def _node() -> dict[str, Any]:
 
 
 def main() -> None:
+    import boto3
     from moto.server import ThreadedMotoServer
 
     store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     store.start()
     host, port = store.get_host_and_port()
     os.environ["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
+    boto3.client("s3").create_bucket(Bucket=BUCKET)
 
     from ray.cluster_utils import Cluster
 
