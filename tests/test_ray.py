@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from graphs import write_artefact
 from parts import as_table, as_tar, rows, said
 
 from service.session import open_session
-from stress.bulk import bulk
+from stress.bulk import Scene, _compared, _key, bulk
 from stress.cluster import BUCKET, Peer, lightened
 from stress.results import Steps
 
@@ -130,3 +133,29 @@ def test_what_cannot_be_read_is_said_before_any_cluster_starts(
 ) -> None:
     status, text = run(None, address, "--out", str(tmp_path / "out"), "--artefact", str(artefact))
     assert status == 2 and why in text
+
+
+# What the check is worth: it must see what it looks for.
+
+
+def test_rows_that_are_missing_twice_there_or_wrong_are_found(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    scene = Scene(tmp_path, 60, None)
+    right: dict[str, Any] = {"code": "EOS", "probability": 0.9, "supported": True, "p_EOS": 0.9, "model_sha256": "a"}
+    expected = {f"{number:02d}": right | {"path": f"{number:02d}.jpg"} for number in range(64)}
+    empty = dict.fromkeys(right) | {"problem": "the JPEG data is cut off: its end marker is missing"}
+    found = [{"path": key} | (empty if "-cut" in key else right | {"problem": None}) for key in map(_key, range(60))]
+
+    def faults(rows: list[dict[str, Any]]) -> list[str]:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "out" / "part-000000.parquet")
+        return _compared(scene, expected)
+
+    assert faults(found) == []
+    assert faults(found[1:]) == [f"{_key(0)} has 0 rows"]
+    assert faults([*found, found[5]]) == [f"{_key(5)} has 2 rows"]
+    assert faults([*found[:-1], found[-1] | {"p_EOS": 0.8}]) == [
+        f"{_key(59)} has another row than a plain run gives it"
+    ]
+    assert faults([found[0] | {"code": "EOS"}, *found[1:]]) == [f"{_key(0)} has another row than a plain run gives it"]
+    scene.kept = {"part-000000.parquet": 1}
+    assert faults(found) == ["part-000000.parquet was made again"]
