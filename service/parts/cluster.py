@@ -31,6 +31,7 @@ from service.threads import cpu_budget
 #: Parts that one actor has at a time: while one ends, the batches are filled from the next.
 PARTS_EACH = 2
 _OBJECTS_BYTES = 128 << 20  # the model goes through Ray's memory, pictures never do
+_STARTS = 3  # Ray gives its own processes seconds to start, which on a busy machine is not enough
 #: What a session and a classifier depend on. Keys, tokens and the laboratory stay where the run was started.
 _SETTINGS = (
     "provider",
@@ -109,29 +110,31 @@ def joined(sizing: Sizing) -> Iterator[None]:
     """A cluster for the block: a running one that is joined, or one on this machine that ends with it.
 
     Raises:
-        CannotScore: the cluster does not answer or is of another version
+        CannotScore: the cluster does not answer or is of another version, or none starts
     """
     address = sizing.address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    try:
-        if address:
-            check_listens(address)
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=max(cpu_budget(), sizing.cpus or 1),
-                include_dashboard=False,
-                object_store_memory=_OBJECTS_BYTES,
-                **quiet,
-            )
-    except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
-        where = f"Ray at {address}" if address else "Ray on this machine"
-        raise CannotScore(f"{where} does not answer: {error}") from error
+    if address:
+        check_listens(address)
+        _init(f"Ray at {address} cannot be joined", 1, address=address)
+    else:
+        cpus = max(cpu_budget(), sizing.cpus or 1)
+        own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
+        _init("Ray does not start on this machine", _STARTS, address="local", **own)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(failed: str, attempts: int, **how: Any) -> None:
+    for attempt in range(attempts):
+        try:
+            ray.init(log_to_driver=False, configure_logging=False, **how)
+            return
+        except Exception as error:  # of many kinds, Exception itself among them
+            ray.shutdown()
+            if attempt + 1 == attempts:
+                raise CannotScore(f"{failed}: {_first_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
