@@ -6,10 +6,10 @@ Knows folders, progress and exit codes. Knows no HTTP and no table formats. Memo
 import asyncio
 import os
 import sqlite3
-import stat
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -18,41 +18,53 @@ import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import Progress
 
 from model.contract import ArtefactError
-from model.image import PictureError, PictureTooLarge
+from model.image import PictureError
+from service.bar import bar
 from service.classify import Classifier
+from service.folders import SUFFIXES, pictures, printable, read, reason
 from service.ledger import Ledger
 from service.metrics import Metrics
 from service.opening import opened
+from service.parts import options, surroundings
+from service.parts.faults import CannotScore
+from service.parts.request import Duplicates, Request, Sizing
 from service.schemas import RESEARCH_USE
 from service.session import ProviderUnavailable, Session
 from service.settings import Settings, SettingsError, read_settings
 from service.tables import Columns, Scored, TableError, check_format, read_table, replacing, write_table
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 SOME_PROBLEMS = 1
 COULD_NOT_RUN = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 PROBLEMS_SHOWN = 20
-_CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
-_ESCAPES = {ord("\\"): "\\\\", **{control: f"\\x{control:02x}" for control in _CONTROLS}}
+
+
+class Engine(StrEnum):
+    """What scores: this process alone, or actors of Ray on one machine or many."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def score(
-    folder: Annotated[Path, typer.Argument(help="Pictures, in subfolders too. Hidden files are left out.")],
-    out: Annotated[Path, typer.Option(help="The table: results.parquet, results.csv or results.jsonl.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="FOLDER", help="Pictures, in subfolders too. With --engine ray also shards and stores."),
+    ],
+    out: Annotated[str, typer.Option(help="The table, .parquet, .csv or .jsonl; with --engine ray a folder.")],
     artefact: Annotated[Path | None, typer.Option(help="The .onnx file; its manifest lies beside it.")] = None,
+    engine: Annotated[Engine, typer.Option(help="This process, or actors of Ray.")] = Engine.LOCAL,
+    address: options.Address = None,
+    actors: options.Actors = None,
+    cpus_per_actor: options.CpusPerActor = None,
+    gpus_per_actor: options.GpusPerActor = None,
+    part_size: options.PartSize = None,
+    duplicates: options.OnDuplicates = Duplicates.REFUSE,
+    key_column: options.KeyColumn = "key",
+    image_column: options.ImageColumn = "image",
 ) -> None:
     """Score a folder of pictures into a table: path, code, probability, supported, p_CODE for each class, model_sha256.
 
@@ -60,32 +72,55 @@ def score(
     learned from enough pictures, yet a cell of a class that the model does not know is also given such a name.
 
     Run it again to go on after an interruption or to add new pictures: a path that the table has is not scored twice.
-    Paths are relative to the folder, so give each folder a table of its own.
+    Paths are relative to the folder, so give each folder a table of its own. Hidden files are left out.
 
     A picture that cannot be read stops nothing; it is listed at the end and in OUT.problems.jsonl, and the next run
     tries it again. Everything else is set by MARROWLENS_* in the environment, as for the service.
 
+    With --engine ray (docs/ray.md) OUT is a folder of Parquet files, in which such a picture has a row that says why.
+
     Exit codes: 0 all scored, 1 some pictures had problems, 2 could not run, 130 interrupted.
     """
+    sizing = Sizing(address, actors, cpus_per_actor, gpus_per_actor)
+    request = Request(tuple(inputs), out, part_size, duplicates, key_column, image_column)
+    _run(request, sizing, artefact, _on_cluster if engine is Engine.RAY else _here)
+
+
+def _run(request: Request, sizing: Sizing, artefact: Path | None, engine: Callable[..., int]) -> NoReturn:
+    """Run an engine, and say how it ended, in words and by the exit code."""
     console = Console(stderr=True, highlight=False)
+    out = request.out
     try:
         settings = read_settings(**({"artefact": artefact} if artefact else {}))
-        session = opened(settings)
-        problems = score_folder(folder, out, session, settings, console)
+        problems = engine(request, sizing, settings, console)
     except (ArtefactError, ProviderUnavailable, SettingsError, TableError, CannotScore) as error:
         _stop(console, str(error))
     except OSError as error:
         _stop(console, f"{error.filename or out}: {error.strerror or error}; what was scored is kept, run it again")
     except sqlite3.Error as error:
-        _stop(console, f"{_ledger_of(out)}: {error}; what was scored is kept, run it again")
+        _stop(console, f"{_ledger_of(Path(out))}: {error}; what was scored is kept, run it again")
     except KeyboardInterrupt:
         console.print("interrupted; what was scored is kept, run the same command to go on")
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(SOME_PROBLEMS if problems else 0)
 
 
-class CannotScore(Exception):
-    """Nothing to score, nowhere to write to, or a model that fails."""
+def _here(request: Request, sizing: Sizing, settings: Settings, console: Console) -> int:
+    (folder, *more), plain = request.inputs, Request(request.inputs, request.out)
+    if more or request != plain or sizing != Sizing():
+        raise CannotScore("several inputs, and the options of Ray, need --engine ray")
+    if "://" in folder + request.out:
+        raise CannotScore("addresses of stores need --engine ray")
+    return score_folder(Path(folder), Path(request.out), opened(settings), settings, console)
+
+
+def _on_cluster(request: Request, sizing: Sizing, settings: Settings, console: Console) -> int:
+    surroundings.prepare(sizing.address)
+    try:
+        from service.parts.run import score_on_ray  # Ray, fsspec and pyarrow: large, and needed here alone
+    except ModuleNotFoundError as error:
+        raise CannotScore(f"--engine ray needs {error.name}: pip install 'marrowlens[ray]', on every node") from error
+    return score_on_ray(request, sizing, settings, console)
 
 
 def score_folder(folder: Path, out: Path, session: Session, settings: Settings, console: Console) -> int:
@@ -110,7 +145,7 @@ def score_folder(folder: Path, out: Path, session: Session, settings: Settings, 
         before = len(ledger)
         total = _count_missing(folder, ledger, console)
         if total:
-            asyncio.run(_score_missing(folder, ledger, session, settings, _progress(console, total)))
+            asyncio.run(_score_missing(folder, ledger, session, settings, bar(console, total)))
         if len(ledger) > before or not out.exists():
             write_table(out, columns, ledger.rows())
         problems = _report(ledger, out, console)
@@ -132,30 +167,15 @@ def _stop(console: Console, message: str) -> NoReturn:
 
 def _count_missing(folder: Path, ledger: Ledger, console: Console) -> int:
     def unreadable(error: OSError) -> None:
-        ledger.refuse(_printable(os.path.relpath(error.filename, folder)), f"a folder: {_reason(error)}")
+        ledger.refuse(printable(os.path.relpath(error.filename, folder)), f"a folder: {reason(error)}")
 
     with console.status(f"looking for pictures in {escape(str(folder))}"):
-        found = Counter(name in ledger for name, _ in _pictures(folder, unreadable))
+        found = Counter(name in ledger for name, _ in pictures(folder, unreadable))
     if not found and not len(ledger):
         raise CannotScore(f"{folder}: holds no pictures ({' '.join(SUFFIXES)})")
     if gone := len(ledger) - found[True]:
         console.print(f"{gone} rows of the table have no picture in {escape(str(folder))}; they stay", soft_wrap=True)
     return found[False]
-
-
-def _pictures(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, Path]]:
-    """Name in the table and path of each picture, folder by folder; links to folders are not followed."""
-    for parent, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
-                path = Path(parent, file)
-                yield _printable(path.relative_to(folder).as_posix()), path
-
-
-def _printable(name: str) -> str:
-    """A file name as text that can stand in any table and terminal: control characters and non-UTF-8 as escapes."""
-    return os.fsencode(name.translate(_ESCAPES)).decode("utf-8", "backslashreplace")
 
 
 async def _score_missing(
@@ -164,10 +184,10 @@ async def _score_missing(
     under_way: deque[str] = deque()
 
     async def contents() -> AsyncIterator[bytes | Exception]:
-        for name, path in _pictures(folder):
+        for name, path in pictures(folder):
             if name not in ledger:
                 under_way.append(name)
-                yield await asyncio.to_thread(_read, path, settings.max_image_bytes)
+                yield await asyncio.to_thread(read, path, settings.max_image_bytes)
 
     classifier = Classifier(session, settings, Metrics())
     await classifier.start()
@@ -177,7 +197,7 @@ async def _score_missing(
                 async for outcome in outcomes:
                     name = under_way.popleft()
                     if isinstance(outcome, PictureError | OSError):
-                        ledger.refuse(name, _reason(outcome))
+                        ledger.refuse(name, reason(outcome))
                     elif isinstance(outcome, Exception):  # the model's failure is no picture's fault
                         raise CannotScore(f"the model failed at {name}: {outcome.__cause__ or outcome}") from outcome
                     else:
@@ -185,36 +205,6 @@ async def _score_missing(
                     progress.advance(progress.task_ids[0])
     finally:
         await classifier.close()
-
-
-def _read(path: Path, max_image_bytes: int) -> bytes | Exception:
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
-            return OSError("not a file")
-        if found.st_size > max_image_bytes:
-            return PictureTooLarge(f"the picture has {found.st_size} bytes; {max_image_bytes} are allowed")
-        return path.read_bytes()
-    except OSError as error:
-        return error
-
-
-def _reason(error: PictureError | OSError) -> str:
-    return error.reason if isinstance(error, PictureError) else f"cannot be read ({error.strerror or error})"
-
-
-def _progress(console: Console, total: int) -> Progress:
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("left"))
-    progress = Progress(TextColumn("scoring"), *columns, console=console)
-    progress.add_task("scoring", total=total)
-    return progress
-
-
-class _Rate(ProgressColumn):
-    """Pictures a second, over the last half minute."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} pictures/s" if task.speed else "")
 
 
 def _report(ledger: Ledger, out: Path, console: Console) -> int:

@@ -5,12 +5,12 @@ Knows columns and file formats. Knows no pictures, no model and nothing of a run
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -37,21 +37,37 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The row of a picture that could not be scored, and why; only tables with a column for it take one."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Columns:
     """What a table of one model holds: path, code, probability, supported, one p_CODE a class, model_sha256.
 
-    `supported` is false where nothing is claimed for the class named; true says nothing of the cell.
+    `supported` is false where nothing is claimed for the class named; true says nothing of the cell. With `problems`
+    there is a last column `problem`, empty but where a picture could not be scored; there all between is empty.
     """
 
     codes: tuple[str, ...]
     model_sha256: str
     unsupported: tuple[str, ...] = ()
+    problems: bool = False
 
     @property
     def names(self) -> list[str]:
-        return ["path", "code", "probability", "supported", *(f"p_{code}" for code in self.codes), "model_sha256"]
+        scored = ["path", "code", "probability", "supported", *(f"p_{code}" for code in self.codes), "model_sha256"]
+        return [*scored, "problem"] if self.problems else scored
 
-    def row(self, scored: Scored) -> list[Any]:
+    def row(self, scored: Scored | Refused) -> list[Any]:
+        if isinstance(scored, Refused):
+            return [scored.path, *[None] * (3 + len(self.codes)), self.model_sha256, scored.reason]
+        return [*self._scored_row(scored), None] if self.problems else self._scored_row(scored)
+
+    def _scored_row(self, scored: Scored) -> list[Any]:
         probabilities = scored.probabilities
         best = int(probabilities.argmax())
         code = self.codes[best]
@@ -151,14 +167,23 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield dict(orjson.loads(line))
 
 
-def _write_parquet(path: Path, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
+def write_parquet(
+    file: Path | BinaryIO, columns: Columns, rows: Iterable[Scored | Refused], notes: Mapping[str, str]
+) -> None:
+    """Write rows as Parquet into a file that is the caller's to put in its place; `notes` go into its footer."""
+    _write_parquet(file, columns.names, map(columns.row, rows), notes)
+
+
+def _write_parquet(
+    file: Path | BinaryIO, names: Sequence[str], rows: Iterable[list[Any]], notes: Mapping[str, str] | None = None
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = dict.fromkeys(("path", "code", "model_sha256"), pa.string()) | {"supported": pa.bool_()}
-    schema = pa.schema([(name, types.get(name, pa.float32())) for name in names])
+    types = dict.fromkeys(("path", "code", "model_sha256", "problem"), pa.string()) | {"supported": pa.bool_()}
+    schema = pa.schema([(name, types.get(name, pa.float32())) for name in names], metadata=notes)
     rows = iter(rows)
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(file, schema) as writer:
         while some := list(islice(rows, ROWS_AT_ONCE)):
             columns = [
                 pa.array(column, field.type) for column, field in zip(zip(*some, strict=True), schema, strict=True)

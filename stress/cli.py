@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from stress import results
 from stress.browsing import browsing
+from stress.bulk import bulk
 from stress.hostile import hostile
 from stress.idle import idle
 from stress.image import image
@@ -48,6 +49,7 @@ class Check(StrEnum):
     BROWSING = "browsing"
     IMAGE = "image"
     TRAINING = "training"
+    RAY = "ray"
 
 
 class Model(StrEnum):
@@ -83,6 +85,8 @@ def stress(
     specimens: Annotated[int, typer.Option(min=200, help="Specimens of 500 cells that are browsed.")] = 10_000,
     requests: Annotated[int, typer.Option(min=2, help="Requests of the soak.")] = 50_000,
     training_kills: Annotated[int, typer.Option(min=1, help="How often a training is killed.")] = 20,
+    pictures: Annotated[int, typer.Option(min=1500, help="Pictures that are scored on Ray.")] = 20_000,
+    ray_kills: Annotated[int, typer.Option(min=1, max=50, help="How often a node or that run is killed.")] = 10,
     seed: Annotated[int, typer.Option(help="From which hostile cases, requests and kills are drawn.")] = 0,
     page: Annotated[Path, typer.Option(help="Where the results are kept.")] = PAGE,
 ) -> None:
@@ -100,6 +104,7 @@ def stress(
         Check.BROWSING: lambda artefact, bar: browsing(specimens, artefact, bar, seed=seed),
         Check.IMAGE: lambda _, bar: image(bar),
         Check.TRAINING: lambda _, bar: training(training_kills, bar, seed=seed),
+        Check.RAY: lambda artefact, bar: bulk(pictures, ray_kills, artefact, bar, seed=seed),
     }
     faults = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

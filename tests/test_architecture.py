@@ -57,7 +57,8 @@ def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> s
         ),
         (
             "service.cli",
-            {"torch", "lightning", "timm", "training", "model.van", "onnx", "sqlalchemy", "alembic", "hl7"},
+            {"torch", "lightning", "timm", "training", "model.van", "onnx", "sqlalchemy", "alembic", "hl7"}
+            | {"ray", "fsspec", "pyarrow"},
         ),
         ("model.contract", {"torch", "onnxruntime", "numpy", "PIL", "service", "training"}),
         ("bench.cli", {"torch", "timm", "lightning", "onnxruntime", "fastapi", "service"}),

@@ -1,0 +1,209 @@
+"""What bulk scoring on Ray costs: its rate beside a plain `marrowlens score`, and how time and memory grow.
+
+Knows the command line, tar shards and /proc. Pictures are drawn; the same 64 again and again under other names.
+
+    python -m bench.bulk beside --pictures 2000 --rounds 3
+    python -m bench.bulk growth 1000 10000 100000
+"""
+
+import os
+import re
+import runpy
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stress.pictures import picture
+from stress.results import Table, machine
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "ray.md"
+COMMAND = Path(sys.executable).with_name("marrowlens")
+DIFFERENT = 64
+SHARD = 1000
+_MARK = "MARKED_BY_BENCH"
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One command: all of its seconds, those after its first actor was ready, processor time, largest sizes in MB."""
+
+    whole_s: float
+    scoring_s: float
+    cpu_s: float
+    actors_cpu_s: float
+    driver_mb: float
+    actor_mb: float
+
+
+@app.command()
+def beside(
+    pictures: Annotated[int, typer.Option(min=100, help="Of each run.")] = 2000,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    page: Annotated[Path, typer.Option(help="Where the figures are put, between their marks.")] = PAGE,
+) -> None:
+    """The rate on one machine beside a plain `marrowlens score`, by turns, with the bundled model."""
+    with tempfile.TemporaryDirectory(prefix="ml") as name:
+        folder, found = Path(name), list[tuple[Ran, Ran]]()
+        cells = folder / "cells"
+        cells.mkdir()
+        for number in range(pictures):
+            (cells / f"{number:06d}.jpg").write_bytes(picture(number % DIFFERENT, "JPEG", 400, 400))
+        for number in range(rounds):
+            kinds = {"plain": ["--out", str(folder / f"{number}.parquet")]}
+            kinds["ray"] = ["--out", str(folder / f"out{number}"), "--engine", "ray", "--part-size", "250"]
+            order = list(kinds) if number % 2 == 0 else list(kinds)[::-1]
+            ran = {kind: _ran(str(cells), *kinds[kind]) for kind in order}
+            typer.echo(f"round {number + 1}: {ran}")
+            found.append((ran["plain"], ran["ray"]))
+    said = (
+        f"{pictures} JPEGs of 400 x 400 px in a folder, the bundled model, {rounds} rounds by turns, "
+        f"{len(os.sched_getaffinity(0))} actors of one CPU. A ratio is Ray's rate to the plain run's, whole command "
+        "against whole command, or once an actor runs against the plain run's whole command. In processor time, which "
+        "others on the machine change least: the plain process against the actors alone, and against all of Ray's "
+        "processes and the run's."
+    )
+    _put(page, "beside", said, _beside_table(found, pictures))
+
+
+def _beside_table(found: list[tuple[Ran, Ran]], pictures: int) -> Table:
+    rows = [
+        [
+            f"{pictures / plain.whole_s:.1f}",
+            f"{pictures / ray.whole_s:.1f}",
+            f"{plain.whole_s / ray.whole_s:.2f}",
+            f"{plain.whole_s / ray.scoring_s:.2f}",
+            f"{1000 * plain.cpu_s / pictures:.1f}",
+            f"{1000 * ray.actors_cpu_s / pictures:.1f}",
+            f"{plain.cpu_s / ray.actors_cpu_s:.2f}",
+            f"{plain.cpu_s / ray.cpu_s:.2f}",
+        ]
+        for plain, ray in found
+    ]
+    medians = [f"{statistics.median(float(row[at]) for row in rows):.2f}" for at in range(8)]
+    head = ["round", "plain, pictures/s", "Ray, pictures/s", "ratio", "ratio once it runs"]
+    cpu = ["plain, CPU ms a picture", "actors, CPU ms a picture", "ratio in CPU", "ratio in CPU, all"]
+    numbered = [[str(number), *row] for number, row in enumerate(rows, 1)]
+    return Table([*head, *cpu], [*numbered, ["median", *medians]])
+
+
+@app.command()
+def growth(
+    sizes: Annotated[list[int], typer.Argument(min=100, help="Numbers of pictures.")],
+    page: Annotated[Path, typer.Option(help="Where the figures are put, between their marks.")] = PAGE,
+) -> None:
+    """How time and memory grow with the number of pictures, with a model that costs next to nothing."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="ml") as name:
+        folder = Path(name)
+        artefact = runpy.run_path(str(ROOT / "tests" / "graphs.py"))["write_artefact"](folder)
+        for size in sizes:
+            _write_shards(folder / f"{size}", size)
+            arguments = ["--out", str(folder / f"out{size}"), "--engine", "ray", "--artefact", str(artefact)]
+            ran = _ran(f"{folder}/{size}/*.tar", *arguments)
+            memory = [f"{ran.driver_mb:.0f}", f"{ran.actor_mb:.0f}"]
+            times = [f"{ran.whole_s:.0f}", f"{ran.scoring_s:.0f}", f"{ran.cpu_s:.0f}", f"{1000 * ran.cpu_s / size:.2f}"]
+            rows.append([str(size), *times, *memory])
+            typer.echo(f"{rows[-1]}")
+    head = ["pictures", "whole command, s", "once it runs, s", "CPU of all processes, s", "CPU ms a picture"]
+    said = (
+        f"JPEGs of 80 x 72 px in tar shards of {SHARD}, the tests' tiny model, parts of 2000, one run each: a picture "
+        "costs next to nothing, so this is the cost of everything else. Peaks are of resident memory."
+    )
+    _put(page, "growth", said, Table([*head, "run's peak, MB", "largest actor's peak, MB"], rows))
+
+
+def _put(page: Path, mark: str, said: str, table: Table) -> None:
+    command = f"`python -m bench.bulk {mark}`: {machine()}"
+    text = f"{said}\n\n{table.markdown()}\n\n{command}"
+    before, rest = page.read_text(encoding="utf-8").split(f"<!-- {mark} -->\n")
+    behind = rest[rest.index("<!-- end -->") :]
+    page.write_text(f"{before}<!-- {mark} -->\n{text}\n{behind}", encoding="utf-8")
+    typer.echo(text)
+
+
+def _write_shards(folder: Path, pictures: int) -> None:
+    folder.mkdir()
+    for at in range(0, pictures, SHARD):
+        with tarfile.open(folder / f"{at:07d}.tar", "w") as shard:
+            for number in range(at, min(at + SHARD, pictures)):
+                member = tarfile.TarInfo(f"{number:07d}.jpg")
+                content = picture(number % DIFFERENT)
+                member.size = len(content)
+                shard.addfile(member, BytesIO(content))
+
+
+def _ran(*arguments: str) -> Ran:
+    mark = uuid.uuid4().hex
+    began_s = time.monotonic()
+    process = subprocess.Popen(
+        [str(COMMAND), "score", *arguments],
+        env=os.environ | {_MARK: mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    driver_mb = actor_mb = 0.0
+    cpu: dict[int, float] = {}
+    actors: set[int] = set()
+    while True:
+        marked = dict(_marked(mark))
+        cpu |= {pid: _cpu_s(pid) or cpu.get(pid, 0.0) for pid in marked}
+        actors |= {pid for pid, name in marked.items() if name.startswith(b"ray::Scorer")}
+        driver_mb = max(driver_mb, _peak_mb(process.pid))
+        actor_mb = max([actor_mb, *map(_peak_mb, actors)])
+        try:
+            process.wait(0.2)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    whole_s = time.monotonic() - began_s
+    said = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        raise RuntimeError(said[-1000:])
+    scoring = re.search(r"scored now in ([\d.]+) s", " ".join(said.split()))
+    actors_cpu_s = sum(cpu[pid] for pid in actors)
+    return Ran(whole_s, float(scoring[1]) if scoring else whole_s, sum(cpu.values()), actors_cpu_s, driver_mb, actor_mb)
+
+
+def _peak_mb(pid: int) -> float:
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1000 if found else 0.0
+
+
+def _cpu_s(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _marked(mark: str) -> Iterator[tuple[int, bytes]]:
+    """Number and command line of each process that this command, or one that it has started, has started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                yield int(folder.name), (folder / "cmdline").read_bytes()
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,118 @@
+"""What a file holds, picture by picture: its key and where its bytes stand. Reads names and headers, never a picture.
+
+Knows tar and Parquet. A shard whose index is damaged is an error: what it hides would be missing without a word.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from service.folders import counts, printable
+from service.parts.faults import StoreError
+from service.parts.inputs import File, Kind
+
+_ROWS_AT_ONCE = 4096
+_BLOCK_BYTES = 4 << 20  # read ahead by stores: small pictures are passed over faster than asked for one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture of a plan: its key, and where its bytes stand.
+
+    `source` is the number of the input, `path` of the file in that input's store. `offset` is in bytes for a tar, in
+    rows for Parquet; `size` in bytes, -1 where only reading tells, LINK where a tar names another file.
+    """
+
+    key: str
+    source: int
+    kind: Kind
+    path: str
+    offset: int = 0
+    size: int = -1
+
+
+LINK = -2
+
+
+def entries(store: Any, source: int, file: File, key_column: str, image_column: str) -> Iterator[Entry]:
+    """The pictures of a file, in its order.
+
+    Raises:
+        StoreError: a damaged shard, or a table without these columns
+        Exception: whatever else the store raises
+    """
+    if file.kind is Kind.PICTURE:
+        yield Entry(file.key, source, file.kind, file.path, 0, file.size)
+        return
+    with store.open(file.path, "rb", block_size=_BLOCK_BYTES) as opened:
+        if file.kind is Kind.TAR:
+            yield from _of_tar(opened, source, file)
+        else:
+            yield from _of_table(opened, source, file, key_column, image_column)
+
+
+def _of_tar(opened: BinaryIO, source: int, file: File) -> Iterator[Entry]:
+    try:
+        archive = tarfile.open(fileobj=opened, mode="r:")
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header of the shard
+            if not member.isdir() and _is_shown(member.name):
+                size = member.size if member.isreg() and not member.issparse() else LINK
+                name = printable(member.name.removeprefix("./"))
+                yield Entry(name, source, Kind.TAR, file.path, member.offset_data, size)
+        _check_end(opened, archive.offset, file)
+    except tarfile.TarError as error:
+        raise StoreError(
+            file.path, f"is damaged, cut off or no plain tar ({error}); mend it or leave it out"
+        ) from error
+
+
+def _is_shown(name: str) -> bool:
+    *folders, last = name.removeprefix("./").split("/")
+    return counts(last) and not any(folder.startswith(".") for folder in folders)
+
+
+def _check_end(opened: BinaryIO, end: int, file: File) -> None:
+    """tarfile ends as quietly at a cut as at the end, and at the first end of several archives in one file."""
+    opened.seek(end)
+    block = opened.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise StoreError(file.path, "is cut off: it has no end mark; mend it or leave it out")
+    while block := opened.read(1 << 20):
+        if block.strip(b"\0"):
+            raise StoreError(file.path, "goes on behind its end: several archives in one; take them apart")
+
+
+def _of_table(opened: BinaryIO, source: int, file: File, key_column: str, image_column: str) -> Iterator[Entry]:
+    try:
+        table = pq.ParquetFile(opened)
+    except pa.ArrowInvalid as error:
+        raise StoreError(file.path, f"is no Parquet file ({error})") from error
+    _check_columns(table.schema_arrow, file, key_column, image_column)
+    row = 0
+    for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[key_column]):
+        for key in batch.column(0).to_pylist():
+            if key is None:
+                raise StoreError(file.path, f"row {row} has no key in column {key_column}")
+            yield Entry(printable(str(key)), source, Kind.TABLE, file.path, row)
+            row += 1
+
+
+def _check_columns(schema: pa.Schema, file: File, key_column: str, image_column: str) -> None:
+    for option, name in (("--key-column", key_column), ("--image-column", image_column)):
+        if name not in schema.names:
+            raise StoreError(file.path, f"has no column {name}; say which with {option}: {', '.join(schema.names)}")
+    key, image = schema.field(key_column).type, schema.field(image_column).type
+    if not (pa.types.is_string(key) or pa.types.is_large_string(key) or pa.types.is_integer(key)):
+        raise StoreError(file.path, f"column {key_column} is of {key}; keys are text or whole numbers")
+    if not (is_bytes(image) or (pa.types.is_struct(image) and "bytes" in image.names)):
+        raise StoreError(file.path, f"column {image_column} is of {image}; pictures are bytes")
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds pictures as they are; else they stand in a field `bytes`."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -1,0 +1,78 @@
+"""Pictures as a folder, as tar shards and as Parquet, and a run in parts without Ray: what an actor does, here."""
+
+import asyncio
+import io
+import re
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+
+from service.parts import results
+from service.parts.plan import Plan, planned
+from service.parts.request import Request
+from service.parts.scoring import Done, Failed, PartScorer
+from service.parts.stores import Folder
+from service.session import open_session
+from service.settings import Settings
+
+Pictures = Mapping[str, bytes]
+
+
+def as_folder(folder: Path, pictures: Pictures) -> str:
+    for key, content in pictures.items():
+        path = folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return str(folder)
+
+
+def as_tar(path: Path, pictures: Pictures, **more: bytes) -> str:
+    """One shard; `more` stands between, as the labels of a WebDataset do."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in (*pictures.items(), *more.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def as_table(path: Path, pictures: Pictures, key: str = "key", image: str = "image", group: int = 7) -> str:
+    table = pa.table({image: list(pictures.values()), key: list(pictures), "more": [1.0] * len(pictures)})
+    pq.write_table(table, path, row_group_size=group)
+    return str(path)
+
+
+def scored(request: Request, artefact: Path, **settings: Any) -> tuple[Plan, list[Done | Failed]]:
+    """Plan, and score what is missing, part by part, in this process."""
+    session, chosen = open_session(artefact), Settings(**settings)
+    out = Folder(request.out)
+    plan = planned(request, out, session.manifest, chosen)
+    there = {part.number for part in results.finished(out, plan)}
+
+    async def run() -> list[Done | Failed]:
+        scorer = PartScorer(plan, out.address, session, chosen)
+        await scorer.start()
+        try:
+            return [await scorer.score(part, last=True) for part in range(plan.parts) if part not in there]
+        finally:
+            await scorer.close()
+
+    return plan, asyncio.run(run())
+
+
+def rows(out: str | Path) -> dict[str, dict[str, Any]]:
+    """Every row by its key, as a reader who knows nothing of marrowlens would read the folder."""
+    found = pyarrow.dataset.dataset(str(out), format="parquet").to_table().to_pylist()
+    by_key = {row["path"]: row for row in found}
+    assert len(by_key) == len(found), "a picture stands twice in the results"
+    return by_key
+
+
+def said(text: str) -> str:
+    """What was printed, without colours and line ends."""
+    return " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split())
