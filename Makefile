@@ -58,7 +58,7 @@ serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.
 	@exec $(SERVE)/bin/marrowlens serve
 
 .PHONY: test
-test: $(DEV)/.installed $(POLICY)/.installed ## Run every test, a file on each core (the first run installs torch)
+test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every test, a file on each core (the first run installs torch)
 	$(DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint

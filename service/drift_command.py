@@ -21,10 +21,10 @@ from model.drift_distance import MIN_PICTURES, Reading
 from model.drift_making import DRAWS, MIN_GROUPS, RUN_LENGTH, Gathered, made
 from model.image import PictureError
 from service.classify import Classifier
+from service.folders import SUFFIXES
 from service.metrics import Metrics
 from service.opening import opened
 from service.pictures import Answer
-from service.score import SUFFIXES
 from service.session import OnnxSession, ProviderUnavailable
 from service.settings import Settings, SettingsError, read_settings
 from service.unanswered import RunFailed

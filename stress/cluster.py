@@ -67,7 +67,7 @@ def _started(folder: Path) -> Peer:
     own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all of it on 127.0.0.1
     # To a running cluster and nowhere else: not to another one of the same person's.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MARROWLENS_"))} | ACCESS | own
-    environment["PYTHONPATH"] = lightened(folder)
+    environment["PYTHONPATH"] = str(ROOT)
     for number in range(STARTS):
         place = folder / str(number)
         place.mkdir()
@@ -88,15 +88,6 @@ def _started(folder: Path) -> Peer:
             return Peer(process, addresses["ray"], environment | {"AWS_ENDPOINT_URL": addresses["s3"]})
         _end(process)
     raise RuntimeError("no cluster started: " + (place / "peer.log").read_text()[-500:])
-
-
-def lightened(folder: Path) -> str:
-    """PYTHONPATH for Ray's ten processes: each imports jsonschema, and that, where it finds it, a grammar of web
-    addresses, for 2.5 s of a processor. Nobody here needs it."""
-    place = folder / "lightened"
-    place.mkdir()
-    (place / "rfc3987_syntax.py").write_text("raise ImportError")
-    return os.pathsep.join([str(place), str(ROOT)])
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

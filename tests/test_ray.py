@@ -17,7 +17,7 @@ from parts import as_table, as_tar, rows, said
 
 from service.session import open_session
 from stress.bulk import Scene, _compared, _key, bulk
-from stress.cluster import BUCKET, Peer, lightened
+from stress.cluster import BUCKET, Peer
 from stress.results import Steps
 
 Draw = Callable[..., bytes]
@@ -111,7 +111,7 @@ def test_where_no_cluster_is_it_says_so(artefact: Path, tmp_path: Path, draw: Dr
 def test_a_cluster_of_its_own(artefact: Path, tmp_path: Path, draw: Draw) -> None:
     """Without an address, without RAY_ADDRESS: one of this run, gone with it."""
     shard = as_tar(tmp_path / "a.tar", {f"{number}.png": draw(number) for number in range(20)})
-    home = {"HOME": str(tmp_path), "PYTHONPATH": lightened(tmp_path)}
+    home = {"HOME": str(tmp_path)}
     arguments = [shard, "--out", str(tmp_path / "out"), "--artefact", str(artefact), "--part-size", "3"]
     status, text = run(None, *arguments, **home)
     assert status == 0, text

@@ -62,12 +62,13 @@ class Job:
     manifest: bytes
 
 
-def job(plan: Plan, out: str, artefact: Path, settings: Settings, cpus: int) -> Job:
+def job(plan: Plan, out: str, artefact: Path, graph: bytes, settings: Settings, cpus: int) -> Job:
     """With as many threads as an actor has CPUs, where the settings name none."""
     values = {name: getattr(settings, name) for name in _SETTINGS}
     for threads in ("intra_op_threads", "decode_threads"):
         values[threads] = values[threads] or cpus
-    graph, manifest = artefact.read_bytes(), artefact.with_suffix(".json").read_bytes()
+    values["drift_window"] = 0  # measured where somebody asks for it
+    manifest = artefact.with_suffix(".json").read_bytes()
     return Job(plan.model_dump_json(), out, values, artefact.name, graph, manifest)
 
 

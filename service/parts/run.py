@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from service.artefact import bundled_artefact, read_artefact
 from service.bar import bar
+from service.opening import voucher
 from service.parts import results
 from service.parts.cluster import Pool, Settled, job, joined, room_for, size_of_an_actor
 from service.parts.faults import CannotScore
@@ -38,10 +39,10 @@ def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: 
 
     Raises:
         CannotScore: inputs, output, model or cluster cannot be used; what was scored until then is kept
-        ArtefactError: the model cannot be read
+        ArtefactError: the model cannot be read, or nobody vouches for it
     """
     artefact = settings.artefact or bundled_artefact()
-    _, manifest = read_artefact(artefact)
+    graph, manifest = read_artefact(artefact, voucher(settings))
     out = Folder(request.out)
     with console.status("listing the pictures"):
         plan = planned(request, out, manifest, settings)
@@ -53,7 +54,7 @@ def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: 
     if scored_before < plan.pictures:
         with joined(sizing):
             size = size_of_an_actor(sizing, settings)
-            with Pool(job(plan, out.address, artefact, settings, size.cpus), size) as pool:
+            with Pool(job(plan, out.address, artefact, graph, settings, size.cpus), size) as pool:
                 progress = bar(console, plan.pictures, scored_before)
                 run = Run(pool, plan, {part.number for part in before}, progress, sizing.actors)
                 began_s = run.go()
