@@ -27,7 +27,7 @@ IMAGES = {
     "openvino": ("service", "postgres", "otel", "openvino"),
     "training": ("training",),
 }
-#: `make test` makes it. Not among the tests' own: it brings a grammar that each import of jsonschema then reads for 2.5 s.
+#: `make test` makes it. Apart from the tests: it brings a grammar that each import of jsonschema reads for 2.5 s then.
 SUPPLY = ROOT / ".venv-supply"
 #: By CycloneDX's own schema.
 JUDGE = """
