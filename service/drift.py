@@ -1,7 +1,8 @@
 """The last pictures that a model has read, as sums: what input drift is measured on while serving.
 
-Knows arrays and one lock. Of a picture it keeps nothing but its part of a sum over a tenth of the window; it knows no
-request, no specimen and no patient.
+Knows arrays and one lock. Of a picture it keeps nothing but its part of a sum over a tenth of the window, once it has
+been measured: fewer than sixteen wait for that, no longer than until the window is read. Knows no request, no specimen
+and no patient.
 """
 
 import threading
@@ -16,6 +17,8 @@ from model.drift_features import Embeddings, Pictures, features
 
 #: The window forgets by tenths.
 PARTS = 10
+#: Pictures are measured so many at a time: of a lone one, numpy's calls would cost ten times what they compute.
+AT_ONCE = 16
 
 
 class DriftWindow:
@@ -27,6 +30,7 @@ class DriftWindow:
         self._part_pictures = pictures / PARTS
         self._lock = threading.Lock()  # guards what follows
         self._parts: deque[Sums] = deque([self._empty()], maxlen=PARTS)
+        self._waiting: list[tuple[Embeddings, NDArray[np.float32], Pictures]] = []
 
     def add(self, embeddings: Embeddings, probabilities: NDArray[np.float32], pictures: Pictures) -> None:
         """Pictures of one call of the model, and what it made of them. In the model's thread; cost: docs/drift.md.
@@ -36,20 +40,35 @@ class DriftWindow:
             probabilities: (N, C).
             pictures: (N, S, S, 3), as the model saw them.
         """
-        rows = features(embeddings, pictures, self._centre, self._basis)
-        named = probabilities.argmax(axis=1)
         with self._lock:
-            self._parts[-1].add(named, rows)
-            if self._parts[-1].counts.sum() >= self._part_pictures:
-                self._parts.append(self._empty())
+            if len(pictures) >= AT_ONCE:
+                self._measure(embeddings, probabilities, pictures)
+                return
+            # Copies: the arrays are views of a whole batch's, which would live as long as they.
+            self._waiting.append((embeddings.copy(), probabilities.copy(), pictures.copy()))
+            if sum(len(each[2]) for each in self._waiting) >= AT_ONCE:
+                self._measure_waiting()
 
     def read(self) -> Reading:
         """How far the window lies from the reference. From any thread."""
         whole = self._empty()
         with self._lock:
+            self._measure_waiting()
             for part in self._parts:
                 whole += part
         return self._ruler.read(whole)
+
+    def _measure_waiting(self) -> None:
+        if self._waiting:
+            embeddings, probabilities, pictures = zip(*self._waiting, strict=True)
+            self._waiting = []
+            self._measure(np.concatenate(embeddings), np.concatenate(probabilities), np.concatenate(pictures))
+
+    def _measure(self, embeddings: Embeddings, probabilities: NDArray[np.float32], pictures: Pictures) -> None:
+        rows = features(embeddings, pictures, self._centre, self._basis)
+        self._parts[-1].add(probabilities.argmax(axis=1), rows)
+        if self._parts[-1].counts.sum() >= self._part_pictures:
+            self._parts.append(self._empty())
 
     def _empty(self) -> Sums:
         return Sums.empty(*self._ruler.size)
