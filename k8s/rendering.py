@@ -23,6 +23,8 @@ OVERLAYS = {
     path.parent.name: path.parent
     for path in sorted((*FOLDER.glob("overlays/*/kustomization.yaml"), *FOLDER.glob("examples/*/kustomization.yaml")))
 }
+#: What is no service: rendered and judged by the policy scanner with them, and tested by its own.
+TRAINING = FOLDER / "training"
 #: Fields of KServe's predictor that are not a pod's.
 _KSERVES = ("model", "labels", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "deploymentStrategy")
 
@@ -79,13 +81,14 @@ def kserve_pod(found: list[Document]) -> Document | None:
 
 
 def write(folder: Path) -> None:
-    """One file an overlay, and one more for the pod that KServe would make, which no object of the overlay is."""
+    """One file an overlay and one of the training, and one more for the pod that KServe would make, which no object of the overlay is."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, overlay in OVERLAYS.items():
         (folder / f"{name}.yaml").write_text(text(overlay), encoding="utf-8")
         if pod := kserve_pod(documents(overlay)):
             document = {"apiVersion": "v1", "kind": "Pod"} | pod
             (folder / f"{name}-pod.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    (folder / "training.yaml").write_text(text(TRAINING), encoding="utf-8")
 
 
 if __name__ == "__main__":
