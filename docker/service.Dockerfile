@@ -57,6 +57,6 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['MARROWLENS_PORT'] + '/health/live', timeout=2)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request; urllib.request.urlopen(('https' if os.environ.get('MARROWLENS_TLS_CERT') else 'http') + '://127.0.0.1:' + os.environ['MARROWLENS_PORT'] + '/health/live', timeout=2, context=ssl._create_unverified_context())"]
 ENTRYPOINT ["marrowlens"]
 CMD ["serve"]

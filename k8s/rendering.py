@@ -81,7 +81,7 @@ def kserve_pod(found: list[Document]) -> Document | None:
 
 
 def write(folder: Path) -> None:
-    """One file an overlay and one of the training, and one more for the pod that KServe would make, which no object of the overlay is."""
+    """One file an overlay, one of the training, and one for the pod that KServe would make, which no object is."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, overlay in OVERLAYS.items():
         (folder / f"{name}.yaml").write_text(text(overlay), encoding="utf-8")

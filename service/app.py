@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # loaded where one is set up
     from service.lis.laboratory import Laboratory
 
 REFUSED = (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE))
+ROUTES = (classify, batch, specimen_routes, cell_routes, model, change, v2, operations, docs)
 #: Bodies of all requests in flight together, in multiples of the largest one.
 UPLOADS_AT_ONCE = 2
 #: FastAPI's own spans and logs hold paths, and texts of errors: numbers of specimens, and whatever a client sent.
@@ -76,8 +77,8 @@ def create_app(
     app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
     app.state.laboratory = _laboratory(settings, metrics)
-    for routes in (classify, batch, specimen_routes, cell_routes, model, change, v2, operations, docs):
-        app.include_router(routes.router)
+    for module in ROUTES:
+        app.include_router(module.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
     for error_class in REFUSED:
         app.add_exception_handler(error_class, _refuse)
@@ -97,6 +98,7 @@ def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         doors=Doors(settings, metrics) if settings.asks_who else None,
         loopback_only=not (settings.asks_who or settings.allow_anonymous),
         metrics_open=settings.metrics_open,
+        routes=[route for module in ROUTES for route in module.router.routes],
         refuse=_refuse,
     )
     app.add_middleware(RequestContext, metrics=metrics)

@@ -22,7 +22,7 @@ try:
     from model.contract import ArtefactError, Manifest
     from service import logs
     from service import openapi as openapi_document
-    from service.access.keys import KeysRefused
+    from service.access.keys import KeysRefused, read_keys
     from service.app import create_app
     from service.doctor import doctor
     from service.lazily import lazily
@@ -179,6 +179,8 @@ def _announce(
 def _who_is_asked(settings: Settings, here_alone: bool) -> str:
     if settings.asks_who:
         keys = f"keys of {settings.keys_file}" if settings.keys_file else ""
+        if settings.keys_file and not settings.oidc_issuer and not read_keys(settings.keys_file):
+            return f"WARNING: {settings.keys_file} holds no key, so that nobody can come in"
         tokens = f"tokens of {settings.oidc_issuer}" if settings.oidc_issuer else ""
         return f"callers are asked who they are: {' and '.join(filter(None, (keys, tokens)))}"
     if here_alone and not settings.allow_anonymous:

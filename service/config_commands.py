@@ -6,6 +6,8 @@ Knows words and exit codes. Secrets are never printed. Starts nothing and opens 
 import json
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -15,9 +17,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from model.contract import ArtefactError
 from service import settings_page
 from service.access.keys import KeysRefused, read_keys
+from service.artefact import bundled_artefact, read_artefact
 from service.lis_settings import LIS_PREFIX, LisSettings
+from service.opening import voucher
 from service.settings import PREFIX, Settings, SettingsError, read_settings
 from service.tls import Tls, TlsRefused
 from service.vouching import VoucherError, read_key, read_list
@@ -95,11 +100,32 @@ def _faults(settings: Settings) -> Iterator[str]:
             Tls(settings)
         except TlsRefused as error:
             yield str(error)
-    yield from _faults_of_vouching(settings)
-    for name in ("artefact", "oidc_ca"):
+    if not (settings.asks_who or settings.allow_anonymous or _loopback(settings.host)):
+        yield f"{PREFIX}HOST: others reach {settings.host}, and nobody is asked who he is; name keys or an issuer"
+    if settings.otlp_endpoint is not None and find_spec("opentelemetry.sdk") is None:
+        yield f"{PREFIX}OTLP_ENDPOINT: what sends traces is not installed (docs/traces.md)"
+    for name in ("oidc_ca", "drift_reference"):
         path: Path | None = getattr(settings, name)
         if path is not None and not path.is_file():
             yield f"{PREFIX}{name.upper()}: there is no file {path}"
+    yield from _faults_of_the_model(settings)
+
+
+def _faults_of_the_model(settings: Settings) -> Iterator[str]:
+    if faults := list(_faults_of_vouching(settings)):
+        yield from faults
+        return
+    try:
+        read_artefact(settings.artefact or bundled_artefact(), voucher(settings))
+    except ArtefactError as error:
+        yield f"the model: {error}"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host.split("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _faults_of_vouching(settings: Settings) -> Iterator[str]:

@@ -23,6 +23,7 @@ CANNOT = 2
 FILE_VARIABLE = "MARROWLENS_KEYS_FILE"
 
 keys = typer.Typer()
+_TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z")
 File = Annotated[Path | None, typer.Option(envvar=FILE_VARIABLE, help="The file of keys.")]
 
 
@@ -31,7 +32,10 @@ def new(
     name: Annotated[str, typer.Argument(help="Whose it is: a person or a machine, as the audit trail shall say it.")],
     scope: Annotated[list[str], typer.Option(help=f"What it opens, once for each: {', '.join(SCOPES)}.")],
     file: File = None,
-    expires: Annotated[datetime | None, typer.Option(help="From then on it opens nothing; UTC.")] = None,
+    expires: Annotated[
+        datetime | None,
+        typer.Option(formats=[*_TIMES], help="From then on it opens nothing; UTC unless it says a zone."),
+    ] = None,
     acts_for_others: Annotated[
         bool, typer.Option("--acts-for-others", help="X-Acting-User is believed from it: for what asks people itself.")
     ] = False,
@@ -39,12 +43,15 @@ def new(
     burst: Annotated[int | None, typer.Option(help="Requests at once. Default: MARROWLENS_RATE_BURST.")] = None,
 ) -> None:
     """Make a key: its hash goes into the file, and it is printed, once. A second key of a name replaces none."""
-    key = new_key()
+    key, now = new_key(), datetime.now(UTC)
+    ends = None if expires is None else expires.astimezone(UTC) if expires.tzinfo else expires.replace(tzinfo=UTC)
+    if ends is not None and ends <= now:
+        _stop(f"expires: {ends:%Y-%m-%d %H:%M} UTC is past, so that the key would open nothing")
     wishes = {
         "name": name,
         "sha256": hash_of(key),
         "scopes": sorted(scope),
-        "expires": None if expires is None else expires.replace(tzinfo=UTC),
+        "expires": ends,
         "acts_for_others": acts_for_others or None,
         "rate_per_s": rate_per_s,
         "burst": burst,

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from random import getrandbits
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -42,7 +43,8 @@ access_log = logging.getLogger("service.requests")
 class RequestContext:
     """Gives each request an id, counts it, and answers an unexpected error with a problem that tells nothing inside.
 
-    The access log holds method, route, status and duration: no address, no query, no file name.
+    The access log holds method, route, status, duration and who called: the name of a key or person, or of whoever is
+    known to nobody the address. No query, no file name.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -65,8 +67,10 @@ class RequestContext:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.request(route, status, duration_s)
             fields = {"method": method, "route": route, "status": status, "duration_ms": round(1000 * duration_s, 1)}
-            told = (*fields.values(), exchange.request_id)
-            access_log.info("%s %s %d %.1f ms %s", *told, extra={"fields": fields})
+            if who := _who(scope, status):
+                fields["caller"] = who
+            told = (method, route, status, 1000 * duration_s, f"by {who} " if who else "", exchange.request_id)
+            access_log.info("%s %s %d %.1f ms %s%s", *told, extra={"fields": fields})
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
         try:
@@ -131,6 +135,13 @@ class HeadAsGet:
 
         scope["method"] = "GET"  # in place: the route that is found is written into the same scope
         await self.app(scope, receive, send_bodiless)
+
+
+def _who(scope: Scope, status: int) -> str:
+    known = scope["state"].get("caller")
+    if known is not None:
+        return str(known.name)
+    return str(scope["client"][0]) if status == HTTPStatus.UNAUTHORIZED and scope.get("client") else ""
 
 
 def _request_id(headers: Headers) -> str:

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 
 from service import examples
 from service.access import policy
+from service.access.callers import SCOPES
 from service.problems import MEDIA_TYPE, PROTOCOL_PATH, TABLE
 from service.schemas import RESEARCH_USE, BatchSummary, InferenceProblem, Problem, SentPicture
 
@@ -47,8 +48,8 @@ TAGS = [
 BEARER = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An API key, or a token of the OpenID Connect issuer; with each operation stand the scopes of which "
-    "it takes one. Where the service listens on loopback alone and neither is set up, nobody is asked.",
+    "description": "An API key, or a token of the OpenID Connect issuer; each operation says which "
+    "scope it takes. Where the service listens on loopback alone and neither is set up, nobody is asked.",
 }
 #: What whoever is not let in hears, on every route where callers are asked who they are.
 GUARDED = (401, 403, 429, 503)
@@ -169,7 +170,10 @@ def _completed(found: dict[str, Any]) -> dict[str, Any]:
         for operation in operations.values():
             answers = operation["responses"]
             if scopes := policy.wanted(path):
-                operation["security"] = [{"bearer": sorted(scopes)}]
+                operation["security"] = [{"bearer": [scope]} for scope in sorted(scopes)]  # any of them
+                taken = "any scope" if scopes == frozenset(SCOPES) else f"the scope `{'` or `'.join(sorted(scopes))}`"
+                said = f"{operation.get('description', '')}\n\nTakes a key or token with {taken}."
+                operation["description"] = said.strip()
                 form = InferenceProblem if path.startswith(PROTOCOL_PATH) else Problem
                 asked = {str(status): answer for status, answer in problem_responses(*GUARDED, form=form).items()}
                 operation["responses"] = answers = asked | answers

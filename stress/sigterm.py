@@ -23,7 +23,7 @@ GRACE_S = 20.0
 #: For the interpreter's own end, which nobody sets.
 END_S = 10.0
 KEPT, FRESH, BATCHES, BATCH_PICTURES = 8, 12, 4, 40
-_LOGGED = re.compile(r"service\.access: \S+ \S+ (\d+) [\d.]+ ms (\S+)$")
+_LOGGED = re.compile(r"service\.requests: \S+ \S+ (\d+) [\d.]+ ms (\S+)$")
 
 
 @dataclass(slots=True)

@@ -34,8 +34,7 @@ def address(path: str, specimen: str = "0" * 32) -> str:
 
 
 def scopes_of(operation: Any) -> set[str]:
-    [requirement] = operation["security"]
-    return set(requirement["bearer"])
+    return {scope for requirement in operation["security"] for scope in requirement["bearer"]}
 
 
 @pytest.fixture(scope="module")

@@ -178,6 +178,26 @@ def test_a_file_of_keys_that_cannot_be_used_is_said_in_a_line(
     assert len(service.lines) == 1 and said in service.lines[0], service.lines
 
 
+def test_the_log_says_who_was_let_in_and_who_was_not(artefact: Path, ring: Path) -> None:
+    with served(artefact, "--access-log", keys_file=str(ring)) as service:
+        service.wait_listening()
+        for path, headers in (("model", bearer(FRONT)), ("specimens/1", {}), ("nothing", bearer("mlk_made-up"))):
+            httpx.get(f"{service.url}/{path}", headers=headers)
+        service.wait_said("GET other 401")
+        text = httpx.get(f"{service.url}/metrics", headers=bearer(FRONT)).text
+    said = "\n".join(service.lines)
+    assert "GET /model 200" in said and " by front " in said
+    assert "GET /specimens/{specimen_id} 401" in said and " by 127.0.0.1 " in said
+    assert 'marrowlens_requests_total{route="/specimens/{specimen_id}",status="401"} 1.0' in text
+
+
+def test_a_start_with_no_key_says_that_nobody_can_come_in(artefact: Path, tmp_path: Path) -> None:
+    with served(artefact, keys_file=str(keys_file(tmp_path))) as service:
+        service.wait_listening()
+        assert service.stop() == 0
+    assert any("holds no key" in line for line in service.lines), service.lines
+
+
 async def test_the_log_holds_no_key(artefact: Path, ring: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with async_client(artefact, keys_file=ring) as http:
         for word in (FRONT, "mlk_made-up", "ey.made.up"):

@@ -41,6 +41,13 @@ def test_a_key_is_shown_once_and_the_file_holds_its_hash_for_its_owner_alone(tmp
     assert (code, "scanner-1" in listing, found.id in listing, key in listing) == (0, True, True, False)
 
 
+def test_a_time_is_in_the_zone_that_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    made(path, "a", "--scope", "classify", "--expires", "2090-12-31T00:00:00+05:00")
+    [found] = read_keys(path)
+    assert found.expires is not None and found.expires.isoformat() == "2090-12-30T19:00:00+00:00"
+
+
 def test_what_a_person_wrote_into_the_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text("# the scanner in room 2\n" + entry("mlk_a", "a", ["classify"]))
@@ -72,6 +79,7 @@ def test_keys_are_revoked_by_name_or_by_id(tmp_path: Path) -> None:
         (("new", "a"), "--scope"),
         (("new", "a b", "--scope", "classify"), "name:"),
         (("list",), "No such file"),
+        (("new", "a", "--scope", "classify", "--expires", "2020-01-01"), "is past"),
     ],
 )
 def test_a_command_that_cannot_says_why(tmp_path: Path, words: tuple[str, ...], said: str) -> None:

@@ -5,13 +5,14 @@ Pure ASGI. Knows keys, tokens and the policy. Does not know what routes do; a ro
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
@@ -50,21 +51,24 @@ class Doors:
         if self.keys is not None:
             metrics.keys(len(self.keys.entries), valid=True)
 
-    async def admit(self, authorization: str, scopes: frozenset[Scope]) -> Caller:
-        """The caller, who holds one of the scopes.
+    def admit(self, caller: Caller, scopes: frozenset[Scope]) -> None:
+        """Return when this caller holds one of the scopes and does not come too often.
 
         Raises:
-            Unauthorised, RateLimited, Forbidden: and why.
-            IssuerUnavailable: a token cannot be checked now.
+            RateLimited, Forbidden: and why.
         """
-        caller = await self._who(authorization)
         if wait_s := self._buckets.take(caller.name, caller.rate_per_s, caller.burst):
             raise RateLimited(wait_s)
         if not scopes & caller.scopes:
             raise Forbidden(f"this takes the scope {' or '.join(sorted(scopes))}", scopes=tuple(sorted(scopes)))
-        return caller
 
-    async def _who(self, authorization: str) -> Caller:
+    async def who(self, authorization: str) -> Caller:
+        """Who shows this key or token.
+
+        Raises:
+            Unauthorised: nobody who is known.
+            IssuerUnavailable: a token cannot be checked now.
+        """
         kind, _, word = authorization.partition(" ")
         word = word.strip()
         if kind.lower() != "bearer" or not word:
@@ -102,6 +106,7 @@ class Guard:
         loopback_only: take requests alone that were sent to this machine by a name of its own: a page of somebody
             else's, whose name is made to lead here, is none.
         metrics_open: whether anybody may read the metrics.
+        routes: by whose templates refused requests are told.
         refuse: the answer to an error.
     """
 
@@ -112,10 +117,11 @@ class Guard:
         doors: Doors | None,
         loopback_only: bool,
         metrics_open: bool,
+        routes: Sequence[BaseRoute],
         refuse: Callable[[Request, Exception], Awaitable[Response]],
     ) -> None:
         self.app = app
-        self._doors, self._refuse = doors, refuse
+        self._doors, self._routes, self._refuse = doors, routes, refuse
         self._loopback_only, self._metrics_open = loopback_only, metrics_open
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
@@ -130,13 +136,21 @@ class Guard:
         try:
             self._from_here(scope["method"], headers)
             if self._doors is not None:
-                admitted = await self._doors.admit(headers.get("authorization", ""), scopes)
-                scope.setdefault("state", {})["caller"] = admitted
+                found = await self._doors.who(headers.get("authorization", ""))
+                scope.setdefault("state", {})["caller"] = found
+                self._doors.admit(found, scopes)
         except ServiceError as error:
+            self._find_route(scope)
             response = await self._refuse(Request(scope, receive, send), error)
             await response(scope, receive, send)
             return
         await self.app(scope, receive, send)
+
+    def _find_route(self, scope: ASGIScope) -> None:
+        """Of a request that no route will see, which one it was for: the metrics and the log say it."""
+        found = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
+        if route := next(found, None):
+            scope["route"] = route
 
     def _from_here(self, method: str, headers: Headers) -> None:
         if method not in ("GET", "HEAD") and headers.get("sec-fetch-site") in _OTHER_SITES:
