@@ -160,7 +160,6 @@ def _announce(
     host, port = listener.getsockname()[:2]
     threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
     at = f"[{host}]" if ":" in host else host
-    say = log.info if settings.log_format == "json" else typer.echo  # then every line is an object
     scheme = "http" if settings.tls_cert is None else "https"
     url = f"{scheme}://{at.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
     say(f"marrowlens listens on {scheme}://{at}:{port}  (interface: {url}/docs)")

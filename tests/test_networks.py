@@ -55,7 +55,9 @@ def _holds_the_contract(net: VAN | Pooled, size: int) -> None:
     _awake(net)
     pictures = _pictures(4, size)
     net.train()(pictures).logits.square().sum().backward()
-    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    # A softmax does not see what is added to all its inputs: the bias before GC's has a gradient by rounding alone.
+    named = [(n, p) for n, p in net.named_parameters() if not n.endswith("channel_attention.conv_attn.bias")]
+    assert [n for n, p in named if p.grad is None or not p.grad.abs().sum() > 0] == []
     with torch.inference_mode():
         together, alone = net.eval()(pictures), net(pictures[2:3])
     for name, tensor, lone in zip(together._fields, together, alone, strict=True):

@@ -144,8 +144,9 @@ def test_whoever_is_left_says_plainly_that_another_is_gone(where: str) -> None:
         for rank in range(2)
     ]
     said = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [1, -signal.SIGKILL]
-    assert said[0].strip().endswith("heard: another process is gone; the same command goes on from the last checkpoint")
+    assert "heard: another process is gone; the same command goes on from the last checkpoint" in said[0]
+    # Once it has spoken, a thread of gloo's may be the one that ends it.
+    assert started[0].returncode in (1, -signal.SIGABRT) and started[1].returncode == -signal.SIGKILL
 
 
 # Which process this is
