@@ -140,7 +140,7 @@ def test_engines_are_counted_in_bytes(tmp_path: Path) -> None:
 
 def test_what_to_install_is_an_extra_of_this_package() -> None:
     for provider in NAMES:
-        extra = providers.install(provider).split("marrowlens[service,")[1].rstrip("]'")
+        extra = providers.install(provider).split("-e '.[service,")[1].rstrip("]'")
         assert f"\n{extra} = [" in Path("pyproject.toml").read_text()
 
 
