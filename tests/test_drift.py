@@ -158,6 +158,18 @@ def test_too_few_pictures_are_no_reference(artefact: Path, tmp_path: Path) -> No
     assert "needs 200 in 10" in done.stderr
 
 
+def test_groups_of_the_same_pictures_are_no_reference(artefact: Path, tmp_path: Path) -> None:
+    pictures = sent(20, 0)
+    for specimen in range(10):
+        (tmp_path / str(specimen)).mkdir()
+        for number, data in enumerate(pictures):
+            (tmp_path / str(specimen) / f"{number}.png").write_bytes(data)
+    done = command(artefact, "reference", str(tmp_path), "--out", str(tmp_path / "own.json"), "--draws", "100")
+    assert (done.returncode, (tmp_path / "own.json").exists()) == (2, False)
+    assert done.stderr.startswith(f"marrowlens: {tmp_path}: no threshold of ") and done.stderr.count("\n") == 1
+    assert "nothing varies; the groups hold the same pictures" in done.stderr
+
+
 @pytest.fixture
 def with_own(artefact: Path, own: Path, tmp_path: Path) -> Path:
     """An artefact with a reference beside it that its manifest vouches for."""
