@@ -114,7 +114,7 @@ def _recorder(settings: Settings) -> Recorder | None:
         from service.otel import Spans
     except ImportError as error:
         raise SettingsError(
-            f"MARROWLENS_OTLP_ENDPOINT is set, and {error.name} is not installed: pip install 'marrowlens[otel]'"
+            f"MARROWLENS_OTLP_ENDPOINT is set, and {error.name} is not installed: pip install -e '.[otel]'"
         ) from error
     return Spans(settings.otlp_endpoint, service_name=settings.trace_service_name, ratio=settings.trace_sample_ratio)
 

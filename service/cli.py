@@ -192,5 +192,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _stop(message: str, status: int = CANNOT_START) -> NoReturn:
-    typer.echo(f"marrowlens: {message}", err=True)
+    # Asked of the environment itself: the settings may be what could not be read.
+    if os.environ.get("MARROWLENS_LOG_FORMAT") == "json":
+        logs.configure("critical", form="json")
+        log.critical(message)
+    else:
+        typer.echo(f"marrowlens: {message}", err=True)
     raise typer.Exit(status)

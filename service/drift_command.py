@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -69,6 +70,8 @@ def reference(
         with console.status("drawing windows"):
             found = made(gathered, session.manifest, source, draws=draws)
         out.write_text(reference_text(found), encoding="utf-8")
+    except ValidationError as error:
+        _stop(console, f"{folder}: {_no_thresholds(error)}")
     except ValueError as error:
         _stop(console, f"{folder}: {error}")
     except OSError as error:
@@ -126,6 +129,14 @@ def _groups(folder: Path, paths: Sequence[Path]) -> tuple[list[int], str]:
     if len(numbers) >= MIN_GROUPS:
         return [numbers[name] for name in folders], f"{len(numbers)} folders"
     return [at // RUN_LENGTH for at in range(len(paths))], f"runs of {RUN_LENGTH} in the order of their names"
+
+
+def _no_thresholds(error: ValidationError) -> str:
+    """Why a reference has none: its document refuses those that are 0 or no number."""
+    kinds = ", ".join(str(fault["loc"][-1]) for fault in error.errors())
+    if any(fault["type"] == "greater_than" for fault in error.errors()):
+        return f"no threshold of {kinds}: nothing varies; the groups hold the same pictures, or all of one class"
+    return f"no threshold of {kinds}: too few groups have pictures of the same class"
 
 
 def _read(

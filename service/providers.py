@@ -178,19 +178,19 @@ def tolerance(provider: Provider, precision: Precision) -> float:
 def install(provider: Provider) -> str:
     """What to do where a provider is not there, as the end of a sentence."""
     if provider == "cpu":
-        return "pip install 'marrowlens[service,cpu]'"
+        return "pip install -e '.[service,cpu]'"
     extra = {"tensorrt": "tensorrt", "cuda": "gpu", "openvino": "openvino"}[provider]
     # The wheels share one module: the one that is there has to go first.
     there = "onnxruntime onnxruntime-gpu onnxruntime-openvino"
-    return f"pip uninstall {there} && pip install 'marrowlens[service,{extra}]'"
+    return f"pip uninstall {there} && pip install -e '.[service,{extra}]'"
 
 
 def needs(provider: Provider) -> str:
     """What a provider needs that may be missing although onnxruntime offers it."""
-    nvidia = "an NVIDIA driver, and CUDA and cuDNN as in pip install 'marrowlens[service,gpu]'"
+    nvidia = "an NVIDIA driver, and CUDA and cuDNN as in pip install -e '.[service,gpu]'"
     return {
-        "tensorrt": f"{nvidia}, and TensorRT as in pip install 'marrowlens[service,tensorrt]'",
+        "tensorrt": f"{nvidia}, and TensorRT as in pip install -e '.[service,tensorrt]'",
         "cuda": nvidia,
-        "openvino": "a processor that OpenVINO knows, and the libraries of pip install 'marrowlens[service,openvino]'",
+        "openvino": "a processor that OpenVINO knows, and the libraries of pip install -e '.[service,openvino]'",
         "cpu": "nothing else",
     }[provider]

@@ -119,7 +119,7 @@ def _on_cluster(request: Request, sizing: Sizing, settings: Settings, console: C
     try:
         from service.parts.run import score_on_ray  # Ray, fsspec and pyarrow: large, and needed here alone
     except ModuleNotFoundError as error:
-        raise CannotScore(f"--engine ray needs {error.name}: pip install 'marrowlens[ray]', on every node") from error
+        raise CannotScore(f"--engine ray needs {error.name}: pip install -e '.[ray]', on every node") from error
     return score_on_ray(request, sizing, settings, console)
 
 

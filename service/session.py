@@ -30,7 +30,7 @@ try:
     from service.bound import BoundCalls
 except ImportError as error:  # neither in the base nor in [service]: the wheels exclude each other
     raise ImportError(
-        "onnxruntime is not installed: pip install 'marrowlens[service,cpu]', or 'marrowlens[service,gpu]' for CUDA"
+        "onnxruntime is not installed: pip install -e '.[service,cpu]', or -e '.[service,gpu]' for CUDA"
     ) from error
 
 _log = logging.getLogger(__name__)

@@ -101,7 +101,7 @@ def check_format(table: Path) -> None:
             import pyarrow.parquet  # noqa: F401 (large, and needed for this format alone)
         except ImportError as error:
             raise TableError(
-                table, "Parquet needs pyarrow: pip install 'marrowlens[parquet]', or write .csv or .jsonl"
+                table, "Parquet needs pyarrow: pip install -e '.[parquet]', or write .csv or .jsonl"
             ) from error
 
 

@@ -30,7 +30,7 @@ PNG = {"content-type": "image/png"}
     ("module", "cure"),
     [
         ("fastapi", "pip install -e '.[service,cpu]'"),
-        ("onnxruntime", "pip install 'marrowlens[service,cpu]', or 'marrowlens[service,gpu]' for CUDA"),
+        ("onnxruntime", "pip install -e '.[service,cpu]', or -e '.[service,gpu]' for CUDA"),
     ],
 )
 def test_without_what_serving_needs_the_command_names_what_to_install(module: str, cure: str) -> None:

@@ -35,7 +35,7 @@ def test_the_cpu_agrees_with_itself_at_every_batch_size(artefact: Path, referenc
 def test_one_that_is_not_in_the_build_says_what_to_install(artefact: Path, reference: OnnxSession) -> None:
     trial = try_out(ABSENT, partial(_open, artefact), reference, offered(), (1,), repeats=1)
     assert not trial.works and not trial.offered and trial.sizes == ()
-    assert trial.reason is not None and "pip install 'marrowlens[service," in trial.reason
+    assert trial.reason is not None and "pip install -e '.[service," in trial.reason
 
 
 def test_one_that_is_promised_and_does_not_start_says_why(artefact: Path, reference: OnnxSession) -> None:

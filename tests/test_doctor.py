@@ -50,7 +50,7 @@ def test_a_configured_provider_that_is_absent_is_exit_code_1(artefact: Path) -> 
     told = doctor(artefact, MARROWLENS_PROVIDER=ABSENT)
     assert told.exit_code == 1
     assert f"MARROWLENS_PROVIDER={ABSENT} does not work: not in the installed onnxruntime: " in told.stdout
-    assert "pip install 'marrowlens[service," in told.stdout.splitlines()[-1]
+    assert "pip install -e '.[service," in told.stdout.splitlines()[-1]
 
 
 def test_a_model_that_cannot_be_used_is_exit_code_1(tmp_path: Path) -> None:

@@ -151,11 +151,15 @@ def test_a_folder_is_measured_by_the_command(artefact: Path, own: Path, tmp_path
     assert (done.returncode, "too few pictures" in done.stderr) == (2, True)
 
 
-def test_too_few_pictures_are_no_reference(artefact: Path, tmp_path: Path) -> None:
-    (tmp_path / "one.png").write_bytes(sent(1, 0)[0])
-    done = command(artefact, "reference", str(tmp_path), "--out", str(tmp_path / "own.json"))
-    assert (done.returncode, (tmp_path / "own.json").exists()) == (2, False)
-    assert "needs 200 in 10" in done.stderr
+def test_too_few_pictures_or_ever_the_same_are_no_reference(artefact: Path, tmp_path: Path) -> None:
+    out = tmp_path / "own.json"
+    for name, pictures, says in (("few", sent(1, 0), "needs 200 in 10"), ("same", sent(5, 0) * 40, "same pictures")):
+        (tmp_path / name).mkdir()
+        for number, data in enumerate(pictures):
+            (tmp_path / name / f"{number:03}.png").write_bytes(data)
+        done = command(artefact, "reference", str(tmp_path / name), "--out", str(out), "--draws", "100")
+        assert (done.returncode, done.stderr.count("\n"), out.exists()) == (2, 1, False)
+        assert says in done.stderr
 
 
 @pytest.fixture

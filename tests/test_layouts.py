@@ -166,7 +166,7 @@ def test_without_pyarrow_a_parquet_list_names_what_to_install(tmp_path: Path) ->
     said = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "list.parquet"], capture_output=True, text=True, check=True
     )
-    assert said.stdout.endswith("Parquet needs pyarrow: pip install 'marrowlens[parquet]'\n")
+    assert said.stdout.endswith("Parquet needs pyarrow: pip install -e '.[parquet]'\n")
 
 
 def _tar(path: Path, members: dict[str, bytes], mode: str = "w") -> None:

@@ -188,4 +188,4 @@ def test_without_ray_it_says_how_to_get_it(tmp_path: Path, artefact: Path, monke
     monkeypatch.delitem(__import__("sys").modules, "service.parts.run", raising=False)
     command = ["score", str(tmp_path), "--out", str(tmp_path / "out"), "--engine", "ray", "--artefact", str(artefact)]
     ran = CliRunner().invoke(app, command)
-    assert ran.exit_code == 2 and "needs ray: pip install 'marrowlens[ray]'" in " ".join(ran.output.split())
+    assert ran.exit_code == 2 and "needs ray: pip install -e '.[ray]'" in " ".join(ran.output.split())

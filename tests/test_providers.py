@@ -140,7 +140,7 @@ def test_engines_are_counted_in_bytes(tmp_path: Path) -> None:
 
 def test_what_to_install_is_an_extra_of_this_package() -> None:
     for provider in NAMES:
-        extra = providers.install(provider).split("marrowlens[service,")[1].rstrip("]'")
+        extra = providers.install(provider).split("-e '.[service,")[1].rstrip("]'")
         assert f"\n{extra} = [" in Path("pyproject.toml").read_text()
 
 
@@ -154,8 +154,8 @@ PAGE = Path("docs/providers.md").read_text(encoding="utf-8")
 
 def test_the_page_on_providers_names_every_one_and_its_extra() -> None:
     for provider in NAMES:
-        extra = providers.install(provider).split("marrowlens")[1].rstrip("'")
-        assert f"| `{provider}` | " in PAGE and f"`'.{extra}'`" in PAGE
+        extra = providers.install(provider).split(" -e ")[1]
+        assert f"| `{provider}` | " in PAGE and f"`{extra}`" in PAGE
 
 
 def test_the_page_on_providers_knows_the_tolerances() -> None:

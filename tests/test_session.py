@@ -185,7 +185,7 @@ def test_a_provider_works_at_every_batch_size_or_says_what_to_install(
     try:
         opened = open_session(artefact, provider=provider, batch_sizes=(1, 2, 4))
     except ProviderUnavailable as refused:
-        assert f"pip install 'marrowlens[service,{extra}]'" in str(refused)
+        assert f"pip install -e '.[service,{extra}]'" in str(refused)
         return
     assert opened.provider == provider
     for count in (1, 3, 4, 6):
@@ -236,4 +236,4 @@ def test_without_onnxruntime_the_error_says_what_to_install() -> None:
     code = "import sys; sys.modules['onnxruntime'] = None; import service.session"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert "pip install 'marrowlens[service,cpu]'" in run.stderr.splitlines()[-1]
+    assert "pip install -e '.[service,cpu]'" in run.stderr.splitlines()[-1]

@@ -111,6 +111,16 @@ def test_an_artefact_that_cannot_be_served_is_said_in_one_line(fault: str, tmp_p
     ended_with(artefact, artefact.with_suffix(named), said)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"), [({"prot": "1"}, "MARROWLENS_PROT"), ({}, ".onnx: ")], ids=["a setting", "the model"]
+)
+def test_with_json_lines_the_reason_is_one_too(settings: dict[str, str], said: str, tmp_path: Path) -> None:
+    with served(tmp_path / "none.onnx", log_format="json", **settings) as service:
+        assert service.wait_ended() == 2
+    (line,) = service.lines
+    assert json.loads(line)["level"] == "critical" and said in json.loads(line)["message"]
+
+
 @pytest.mark.parametrize("suffix", [".onnx", ".json"])
 def test_a_file_that_may_not_be_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artefact = write_artefact(tmp_path)

@@ -88,7 +88,7 @@ def _read_parquet(path: Path) -> Table:
     try:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
-        raise DataError(path, "Parquet needs pyarrow: pip install 'marrowlens[parquet]'") from error
+        raise DataError(path, "Parquet needs pyarrow: pip install -e '.[parquet]'") from error
     try:
         table = parquet.read_table(path)
     except ArrowException as error:

@@ -146,7 +146,7 @@ def _engine(url: str) -> Engine:
             )
         return _sqlite(parsed.database)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise DatabaseRefused("PostgreSQL needs its driver: pip install 'marrowlens[postgres]'") from error
+        raise DatabaseRefused("PostgreSQL needs its driver: pip install -e '.[postgres]'") from error
     except ArgumentError as error:
         raise DatabaseRefused(f"this is not the URL of a database: take {_FORMS}") from error
 
