@@ -64,14 +64,20 @@ class Tokens:
 
     def _caller(self, claims: Mapping[str, Any]) -> Caller:
         settings = self._settings
-        person = claims.get(settings.oidc_name_claim)
-        named = isinstance(person, str) and bool(person.strip())
+        person, subject = _line(claims.get(settings.oidc_name_claim)), _line(claims["sub"])
+        if not (person or subject):
+            raise Unauthorised("the token names nobody", invalid_token=True)
         listed = claims.get(settings.oidc_scope_claim, ())
         words = listed.split() if isinstance(listed, str) else listed if isinstance(listed, list) else ()
         return Caller(
-            name=str(person if named else claims["sub"])[:200],
+            name=(person or subject)[:200],
             scopes=frozenset(scope for scope in SCOPES if settings.oidc_scope_prefix + scope in words),
-            person=named,
+            person=bool(person),
             rate_per_s=settings.rate_per_s,
             burst=settings.rate_burst,
         )
+
+
+def _line(name: object) -> str:
+    """A name as it may stand in a trail and in messages: in one line. Empty for what is none."""
+    return "".join(each if each.isprintable() else " " for each in name).strip() if isinstance(name, str) else ""
