@@ -75,7 +75,9 @@ def watched(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wa
             service.wait_listening()
             target = service.url.removeprefix("http://")
             with scraping(folder, target, SCRAPER, FOLDER / "recording.yaml", FOLDER / "alerts.yaml") as prometheus:
-                with httpx.Client(base_url=service.url, headers=bearer(KEY), timeout=60) as http:
+                # Between its questions the test waits for Prometheus, and a connection that stood may be just closing.
+                fresh = httpx.Limits(keepalive_expiry=1)
+                with httpx.Client(base_url=service.url, headers=bearer(KEY), timeout=60, limits=fresh) as http:
                     prometheus.until("marrowlens_ready == 1")
                     for _ in range(2):  # a rate needs a series that was there before it rose
                         requests = traffic(http, draw)
@@ -83,6 +85,7 @@ def watched(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wa
                     report(http, int(settings["lis_hl7_listen"].split(":")[1]))
                 prometheus.until("marrowlens_lis_dead_letters == 1")
                 prometheus.until("rate(marrowlens_lis_delivery_attempts_total{outcome='rejected'}[1m])")
+                prometheus.until("rate(marrowlens_lis_specimens_total{action='sign'}[1m])")
                 yield Watched(service, prometheus, requests)
 
 
