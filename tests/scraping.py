@@ -87,7 +87,15 @@ class Prometheus:
         return [sample for sample in found if not math.isnan(float(sample["value"][1]))]
 
     def draw(self, query: str) -> list[Sample]:
-        """What a panel would draw of a query from the start on; lines without a number are none."""
+        """What a panel would draw of a query from the start on; lines without a number are none. A rate takes two
+        scrapes of a series: where there is nothing yet, some scrapes are waited for."""
+        for _ in range(40):
+            if lines := self._drawn(query):
+                return lines
+            self._pace.wait()
+        return []
+
+    def _drawn(self, query: str) -> list[Sample]:
         span = {"start": self.began_s, "end": time.time(), "step": "1s"}
         found = self._answer("query_range", query=query, **span)["result"]
         return [line for line in found if any(not math.isnan(float(value)) for _, value in line["values"])]
