@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, StringConstraints, model_validator
 
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
+from service.loopback import is_loopback
 
-_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
 
 
 class AccessSettings(BaseModel):
@@ -57,7 +57,7 @@ class AccessSettings(BaseModel):
         if (self.oidc_issuer is None) != (self.oidc_audience is None):
             raise ValueError("MARROWLENS_OIDC_ISSUER and MARROWLENS_OIDC_AUDIENCE go together: set both or neither")
         for name, url in (("OIDC_ISSUER", self.oidc_issuer), ("OIDC_JWKS_URL", self.oidc_jwks_url)):
-            if url is not None and url.startswith("http:") and urlsplit(url).hostname not in _THIS_MACHINE:
+            if url is not None and url.startswith("http:") and not is_loopback(urlsplit(url).hostname or ""):
                 raise ValueError(f"MARROWLENS_{name} is not https: whoever is on the way could let anybody in")
         return self
 

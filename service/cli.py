@@ -2,7 +2,6 @@
 work is done elsewhere."""
 
 import errno
-import ipaddress
 import logging
 import os
 import socket
@@ -27,6 +26,7 @@ try:
     from service.doctor import doctor
     from service.lazily import lazily
     from service.lis_settings import LaboratoryRefused
+    from service.loopback import is_loopback
     from service.metrics_page import metrics
     from service.opening import intra_op_threads, opened, session_batch_sizes
     from service.schemas import RESEARCH_USE
@@ -144,7 +144,7 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         hint = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
         _stop(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}")
-    if not (settings.asks_who or settings.allow_anonymous or _is_loopback(listener.getsockname()[0])):
+    if not (settings.asks_who or settings.allow_anonymous or is_loopback(listener.getsockname()[0])):
         _stop(
             f"{settings.host} can be reached from other machines, and nobody would be asked who he is: set "
             "MARROWLENS_KEYS_FILE (`marrowlens keys new` writes it) or MARROWLENS_OIDC_ISSUER; or, where something "
@@ -167,8 +167,8 @@ def _announce(
     say(f"computes on {provider}, {threads} thread(s), batches of {sizes}")
     if laboratory is not None:
         say(f"laboratory: {laboratory.description()}")
-    say(_who_is_asked(settings, _is_loopback(host)))
-    if settings.tls_cert is None and not _is_loopback(host):
+    say(_who_is_asked(settings, is_loopback(host)))
+    if settings.tls_cert is None and not is_loopback(host):
         say("what is sent can be read on the way, keys too, unless something in front of this adds TLS")
     say(RESEARCH_USE)
     who = '-H "Authorization: Bearer $KEY" ' if settings.asks_who else ""
@@ -185,10 +185,6 @@ def _who_is_asked(settings: Settings, here_alone: bool) -> str:
     if here_alone and not settings.allow_anonymous:
         return "nobody is asked who he is, so only this machine is answered; MARROWLENS_KEYS_FILE opens it to others"
     return "WARNING: nobody is asked who he is: whoever reaches this port can use it"
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.split("%")[0]).is_loopback
 
 
 def _stop(message: str, status: int = CANNOT_START) -> NoReturn:

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -22,6 +21,7 @@ from service import settings_page
 from service.access.keys import KeysRefused, read_keys
 from service.artefact import bundled_artefact, read_artefact
 from service.lis_settings import LIS_PREFIX, LisSettings
+from service.loopback import is_loopback
 from service.opening import voucher
 from service.settings import PREFIX, Settings, SettingsError, read_settings
 from service.tls import Tls, TlsRefused
@@ -100,7 +100,7 @@ def _faults(settings: Settings) -> Iterator[str]:
             Tls(settings)
         except TlsRefused as error:
             yield str(error)
-    if not (settings.asks_who or settings.allow_anonymous or _loopback(settings.host)):
+    if not (settings.asks_who or settings.allow_anonymous or is_loopback(settings.host)):
         yield f"{PREFIX}HOST: others reach {settings.host}, and nobody is asked who he is; name keys or an issuer"
     if settings.otlp_endpoint is not None and find_spec("opentelemetry.sdk") is None:
         yield f"{PREFIX}OTLP_ENDPOINT: what sends traces is not installed (docs/traces.md)"
@@ -119,13 +119,6 @@ def _faults_of_the_model(settings: Settings) -> Iterator[str]:
         read_artefact(settings.artefact or bundled_artefact(), voucher(settings))
     except ArtefactError as error:
         yield f"the model: {error}"
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host.split("%")[0]).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _faults_of_vouching(settings: Settings) -> Iterator[str]:

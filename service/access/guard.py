@@ -22,6 +22,7 @@ from service.access.callers import Caller, Scope
 from service.access.keys import KEY_PREFIX, KeyRing, KeysRefused, caller_of
 from service.access_settings import AccessSettings
 from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
+from service.loopback import is_loopback
 from service.metrics import Metrics
 
 if TYPE_CHECKING:  # cryptography takes 15 MB: loaded where tokens are taken
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 _ASK_FILE_S = 1.0
 #: What a browser says of a request that a page of somebody else's makes (Fetch Metadata).
 _OTHER_SITES = frozenset({"cross-site", "same-site"})
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class Doors:
@@ -156,7 +156,7 @@ class Guard:
         if method not in ("GET", "HEAD") and headers.get("sec-fetch-site") in _OTHER_SITES:
             raise Forbidden("a page of another site may not send this")
         host = headers.get("host")  # every browser sends it
-        if self._loopback_only and host is not None and _name_of(host) not in _LOOPBACK_NAMES:
+        if self._loopback_only and host is not None and not is_loopback(_name_of(host)):
             raise Forbidden(
                 "nobody is asked who he is here, so that only this machine is answered, by its name localhost; set "
                 "MARROWLENS_KEYS_FILE or MARROWLENS_OIDC_ISSUER, or MARROWLENS_ALLOW_ANONYMOUS=true"
