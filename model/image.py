@@ -29,7 +29,24 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from model.formats.errors import (
+    ArchiveForPicture,
+    PictureError,
+    PictureTooLarge,
+    UndecodablePicture,
+    UnsupportedPicture,
+)
 from model.resize import to_square
+
+__all__ = [
+    "ArchiveForPicture",
+    "PictureError",
+    "PictureTooLarge",
+    "UndecodablePicture",
+    "UnsupportedPicture",
+    "decode",
+    "format_of",
+]
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 DEFAULT_MAX_PIXELS = 16_000_000
@@ -73,30 +90,6 @@ _TIFF_SUBFILE_TYPE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 254, 258, 262,
 _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH, _TIFF_SAMPLE_FORMAT = 322, 323, 339
 # Leaves out what no camera writes today and what libtiff decodes least safely (old-style JPEG, SGI Log, ThunderScan).
 _TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg", "zstd", "group4")
-
-
-class PictureError(ValueError):
-    """A picture that cannot be read, and why, in a sentence that names no file and shows no content."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class UnsupportedPicture(PictureError):
-    """Not a kind of picture that is read here: another format, or samples that cannot be shown honestly."""
-
-
-class ArchiveForPicture(UnsupportedPicture):
-    """A ZIP archive where one picture belongs; the pictures in it may well be readable."""
-
-
-class PictureTooLarge(PictureError):
-    """More pixels than allowed, said by the header and refused before any is decoded."""
-
-
-class UndecodablePicture(PictureError):
-    """The right kind, but empty, cut off, broken, or of a shape that cannot be a cell."""
 
 
 def decode(

@@ -6,6 +6,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from model import image
+from model.formats import errors as picture_errors
 from service import errors, unanswered
 from service.errors import BodyTooLarge, ClientGone, NotReady, ServiceError, UploadMemoryExhausted
 from service.problems import TABLE, UNEXPECTED, headers, kind_of, problem
@@ -25,7 +26,7 @@ def exceptions_of(module: object) -> set[type[Exception]]:
     }
 
 
-@pytest.mark.parametrize("module", [errors, unanswered, image], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [errors, unanswered, picture_errors], ids=lambda module: module.__name__)
 def test_every_error_a_request_can_meet_is_in_the_table(module: object) -> None:
     known = tuple(error_class for error_class, _ in TABLE)
     unknown = {found for found in exceptions_of(module) if not issubclass(found, known)}
