@@ -58,8 +58,12 @@ serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.
 	@exec $(SERVE)/bin/marrowlens serve
 
 .PHONY: test
-test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every test, a file on each core (the first run installs torch)
-	$(DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every test that is not slow, a file on each core (the first run installs torch)
+	$(DEV)/bin/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(DEV)/.installed ## Run the slow tests: nginx and HAProxy in front, Java and curl as clients (apt: see .ci/run)
+	$(DEV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, layers, Dockerfiles, manifests, rules of Prometheus, and files written from the code

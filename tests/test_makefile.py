@@ -194,6 +194,12 @@ def test_without_any_kubectl_it_is_said(run: Run, program: Program, checkout: Pa
     assert not (checkout / ".venv-policy/.installed").exists()
 
 
+def test_slow_tests_are_a_tier_of_their_own(run: Run, program: Program) -> None:
+    program("python3", NEW)
+    assert "pytest -m 'not slow' " in run("make", "--dry-run", "test").stdout
+    assert "pytest -m slow -x" in run("make", "--dry-run", "test-slow", "PYTEST_ARGS=-x").stdout
+
+
 def test_bench_is_told_what_to_measure(run: Run, program: Program) -> None:
     program("python3", NEW)
     said = run("make", "--dry-run", "bench", "PIECES=marrowlens fastapi", "CELLS=cells", "BENCH_ARGS=--rounds 5")
@@ -209,19 +215,22 @@ REPORT = """<testsuites><testsuite>
 </testsuite></testsuites>"""
 
 
+@pytest.mark.parametrize("tier", ["test", "test-slow"])
 @pytest.mark.parametrize(
     ("cells", "skipped", "passes"),
     [(True, True, False), (True, False, True), (False, True, True), (False, False, True)],
 )
 def test_ci_lets_nothing_be_skipped_when_the_real_cells_are_there(
-    run: Run, program: Program, checkout: Path, tmp_path: Path, cells: bool, skipped: bool, passes: bool
+    run: Run, program: Program, checkout: Path, tmp_path: Path, tier: str, cells: bool, skipped: bool, passes: bool
 ) -> None:
     report = REPORT.format(skipped='<skipped message="no real cells"/>' if skipped else "")
-    (checkout / "report.xml").write_text(report)
+    (checkout / f"{tier}.xml").write_text(report)
+    (checkout / "lint.xml").write_text("")
+    (checkout / f"{'test' if tier == 'test-slow' else 'test-slow'}.xml").write_text(REPORT.format(skipped=""))
     (checkout / ".venv/bin").mkdir(parents=True)
     (checkout / ".venv/bin/python").symlink_to(sys.executable)
     (tmp_path / "bin/make").unlink()
-    program("make", f"mkdir -p build && {shutil.which('cp')} report.xml build/tests.xml")
+    program("make", f"mkdir -p build && {shutil.which('cp')} $1.xml build/$1.xml")
     program("promtool", "exit 0")
     if cells:
         (tmp_path / "shared/cells").mkdir(parents=True)
