@@ -3,7 +3,6 @@
 Knows the manifest and the documents. Does not know how a picture was classified.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,6 +38,7 @@ from service.schemas import (
     Reading,
     TopClass,
 )
+from service.thread_pools import BODIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def reading(answer: Answer, manifest: Manifest, wanted: Wanted) -> Reading:
 async def reading_aside(answer: Answer, manifest: Manifest, wanted: Wanted) -> Reading:
     """`reading`, in a thread when pictures are to be drawn; numbers alone take less time than the way to a thread."""
     if wanted.draws:
-        return await asyncio.to_thread(reading, answer, manifest, wanted)
+        return await BODIES.run(reading, answer, manifest, wanted)
     return reading(answer, manifest, wanted)
 
 

@@ -1,6 +1,5 @@
 """The application: built and mounted here, and nothing else. What it holds while it runs is made by the lifespan."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -30,6 +29,7 @@ from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
 from service.settings import Settings, SettingsError
+from service.thread_pools import TELEMETRY
 from service.tracing import Recorder, Traced
 from service.v2 import routes as v2
 
@@ -135,7 +135,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         recorder: Recorder | None = app.state.recorder
         if recorder is not None:
-            await asyncio.to_thread(recorder.close, FLUSH_S)
+            await TELEMETRY.run(recorder.close, FLUSH_S)
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from service.metrics import Metrics, PictureOutcome
 from service.pictures import Answer, Data, Picture, PictureBatches
 from service.session import Session
 from service.settings import Settings
+from service.thread_pools import MODEL
 from service.threads import cpu_budget
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
@@ -86,7 +87,7 @@ class Classifier:
 
         Those are all sizes where batches are padded, else the smallest and the largest.
         """
-        await asyncio.to_thread(self._pictures.warm_up)
+        await MODEL.run(self._pictures.warm_up)
         await self._batcher.start()
         self._open = True
 

@@ -17,6 +17,7 @@ from service.classify import Classifier
 from service.errors import ChangeUnderWay, ModelRefused, NotReady
 from service.running import Running
 from service.session import ProviderUnavailable, Session
+from service.thread_pools import MODEL
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Models:
         self._changing = True
         try:
             old = self._running.serving()
-            session = await asyncio.to_thread(self._opened, name)
+            session = await MODEL.run(self._opened, name)
             await self._take_over(session)
             self._retire(old)
         except (ModelRefused, NotReady) as error:

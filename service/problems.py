@@ -41,6 +41,7 @@ from service.errors import (
     WrongState,
 )
 from service.schemas import InferenceProblem, Problem
+from service.thread_pools import ThreadPoolFull
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 MEDIA_TYPE = "application/problem+json"
@@ -93,6 +94,7 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (RequestValidationError, Kind(422, "invalid-parameter", "A parameter is off")),
     (RateLimited, Kind(429, "rate-limited", "Too many requests of one caller")),
     (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
+    (ThreadPoolFull, Kind(429, "overloaded", "Too many requests are waiting")),
     (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
     (NotReady, Kind(503, "not-ready", "The service is not ready")),
     (StorageUnavailable, Kind(503, "storage-unavailable", "The laboratory's database does not answer")),
@@ -106,6 +108,7 @@ _DETAILS: dict[type[BaseException], str] = {
     ArchiveForPicture: "a ZIP archive, where one picture belongs; send it to /classify/batch as the body itself, with "
     "Content-Type: application/zip",
     BatcherClosed: "the service is stopping or its model hangs; send the picture again to another instance",
+    ThreadPoolFull: "too many requests wait to be read; send this one again a little later",
     DeadlineExpired: "the picture waited longer than a request may take; send it again later",
 }
 
@@ -140,7 +143,7 @@ def headers(error: BaseException) -> dict[str, str]:
         return {"WWW-Authenticate": 'Bearer error="invalid_token"' if error.invalid_token else "Bearer"}
     if isinstance(error, Forbidden) and error.scopes:
         return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{" ".join(error.scopes)}"'}
-    if isinstance(error, NotReady | BatcherClosed | StorageUnavailable | IssuerUnavailable):
+    if isinstance(error, NotReady | BatcherClosed | StorageUnavailable | IssuerUnavailable | ThreadPoolFull):
         return {"Retry-After": "1"}
     return {}
 

@@ -35,6 +35,7 @@ from service.schemas import RESEARCH_USE
 from service.session import ProviderUnavailable, Session
 from service.settings import Settings, SettingsError, read_settings
 from service.tables import Columns, Scored, TableError, check_format, read_table, replacing, write_table
+from service.thread_pools import PICTURES
 
 SOME_PROBLEMS = 1
 COULD_NOT_RUN = 2
@@ -187,7 +188,7 @@ async def _score_missing(
         for name, path in pictures(folder):
             if name not in ledger:
                 under_way.append(name)
-                yield await asyncio.to_thread(read, path, settings.max_image_bytes)
+                yield await PICTURES.run(read, path, settings.max_image_bytes)
 
     classifier = Classifier(session, settings, Metrics())
     await classifier.start()

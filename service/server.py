@@ -24,6 +24,7 @@ from service.errors import ServiceError
 from service.models import Models
 from service.running import Running
 from service.settings import Settings
+from service.thread_pools import TELEMETRY
 from service.tls import Tls
 from service.unread import BoundedConnection
 
@@ -102,7 +103,7 @@ class DrainingServer(uvicorn.Server):
         if self._exit_at_s is not None and time.monotonic() >= self._exit_at_s:
             self.should_exit = True
         if counter % _GIVE_BACK_TICKS == _GIVE_BACK_TICKS - 1:
-            await asyncio.to_thread(memory.give_back)
+            await TELEMETRY.run(memory.give_back)
         if self._tls is not None and counter % _RENEW_TICKS == 0:
             self._tls.refresh()
         classifier = self._running.classifier

@@ -21,6 +21,7 @@ from service.archives import Upload, printable
 from service.errors import ClientGone, MalformedBody, UploadMemoryExhausted, UploadTooSlow
 from service.lease import Lease
 from service.schemas import SentPicture
+from service.thread_pools import BODIES
 from service.uploads import MIN_UPLOAD_BYTES_PER_S
 
 #: What stands around the picture in its line: braces, keys and a name.
@@ -81,7 +82,7 @@ class StreamedPictures:
                 yield self._given(Upload(None, line))
             elif (line := line.removeprefix(BOM_UTF8)).strip():
                 large = len(line) > PARSED_AT_ONCE_BYTES
-                upload = await asyncio.to_thread(self._parsed, line) if large else self._parsed(line)
+                upload = await BODIES.run(self._parsed, line) if large else self._parsed(line)
                 yield self._given(await self._with_room(upload))
 
     async def _lines(self) -> AsyncGenerator[bytes | Unkept, None]:

@@ -25,6 +25,7 @@ from service.errors import (
     UploadTooSlow,
 )
 from service.lease import Lease
+from service.thread_pools import BODIES
 
 #: Boundaries and headers around the one picture of a form.
 FORM_OVERHEAD_BYTES = 64 * 1024
@@ -133,8 +134,8 @@ async def many_pictures(
         )
         raise UnsupportedBody(found, expected)
     bounds = Bounds(max_pictures, max_picture_bytes, MAX_EXPANSION * max_body_bytes)
-    uploads = await asyncio.to_thread(members, await intake.whole(), bounds)
-    first = await asyncio.to_thread(next, uploads, None)
+    uploads = await BODIES.run(members, await intake.whole(), bounds)
+    first = await BODIES.run(next, uploads, None)
     if first is None:
         raise MalformedBody("the archive holds no files")
     return _read_in_thread(first, uploads)
@@ -248,7 +249,7 @@ async def _read_in_thread(first: Upload, rest: Iterator[Upload]) -> AsyncIterato
     upload: Upload | None = first
     while upload is not None:
         yield upload
-        upload = await asyncio.to_thread(next, rest, None)
+        upload = await BODIES.run(next, rest, None)
 
 
 def content_type(request: Request) -> str:

@@ -4,7 +4,6 @@ Knows which pictures need the model. Does not know HTTP; writes nothing but the 
 cells themselves are written in one transaction afterwards (`Desk.add`).
 """
 
-import asyncio
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
@@ -19,6 +18,7 @@ from service.lis.kept import KeptPictures
 from service.lis.sent import SentCell, Suggestion
 from service.maps import MapFormat, MapKind
 from service.pictures import Answer
+from service.thread_pools import PICTURES
 
 #: How many of the most probable classes are written down with a cell.
 _TOP = 5
@@ -76,7 +76,7 @@ class Adding:
             if digest in self.known:
                 if self.kept is not None:
                     with suppress(OSError):  # its days begin anew, if they can
-                        await asyncio.to_thread(self.kept.put, digest, upload.content, PICTURE)
+                        await PICTURES.run(self.kept.put, digest, upload.content, PICTURE)
                 self._sent.append(SentCell(digest, self._key(index), None))
                 continue
             self._sent.append(None)
@@ -90,7 +90,7 @@ class Adding:
         found = reading(outcome, self.classifier.manifest, wanted)
         if self.kept is not None:
             try:
-                await asyncio.to_thread(self._keep, self.kept, digest, data, outcome)
+                await PICTURES.run(self._keep, self.kept, digest, data, outcome)
             except OSError as error:
                 return error
         return SentCell(

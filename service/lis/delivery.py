@@ -19,6 +19,7 @@ from service.lis.database import Database
 from service.lis.metrics import DeliveryOutcome, LisMetrics
 from service.lis.outbox import Claimed, Retry
 from service.lis.wire import NoAnswer, Rejected, Wire
+from service.thread_pools import DATABASE
 
 log = logging.getLogger(__name__)
 
@@ -92,32 +93,32 @@ class Worker:
         return POLL_S
 
     async def _claimed(self) -> Claimed | None:
-        claiming = asyncio.create_task(asyncio.to_thread(self._claim))
+        claiming = asyncio.create_task(DATABASE.run(self._claim))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:  # the thread goes on: what it claims now would be nobody's until the lease ends
             if (claimed := await claiming) is not None:
-                await asyncio.to_thread(self._let_go, claimed)
+                await DATABASE.run(self._let_go, claimed)
             raise
 
     async def _deliver(self, claimed: Claimed) -> bool:
         try:
             reply = await self._sent(claimed)
         except asyncio.CancelledError:  # whether the receiver has it, nobody knows: it is sent again, by whom it may
-            await asyncio.to_thread(self._let_go, claimed)
+            await DATABASE.run(self._let_go, claimed)
             raise
         except Rejected as error:
             log.error("%s message %s is a dead letter: %s", self.channel, claimed.control_id, error.reason)
-            await asyncio.to_thread(self._rejected, claimed, error)
+            await DATABASE.run(self._rejected, claimed, error)
             self._answered("rejected")
         except NoAnswer as error:
             self._failures += 1
             log.warning("%s message %s, try %d: %s", self.channel, claimed.control_id, claimed.attempts, error.reason)
-            await asyncio.to_thread(self._unanswered, claimed, error)
+            await DATABASE.run(self._unanswered, claimed, error)
             self._metrics.tried(self.channel, "unanswered")
             return False
         else:
-            await asyncio.to_thread(self._delivered, claimed, reply)
+            await DATABASE.run(self._delivered, claimed, reply)
             self._answered("delivered")
         return True
 

@@ -26,12 +26,15 @@ from service.lis.outbox import Retry
 from service.lis.receivers import Receiver, receivers
 from service.lis_settings import LIS_PREFIX, LaboratoryRefused
 from service.settings import Settings
+from service.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 #: How often the outbox is looked at for the metrics, and how often old pictures are looked for.
 _WATCH_S, _SWEEP_S = 1.0, 3600.0
+#: How long a transaction is waited for. A writer waits 10 s for another one, and as long for a connection.
+PATIENCE_S = 30.0
 
 
 class Laboratory:
@@ -90,7 +93,7 @@ class Laboratory:
         Raises:
             LaboratoryRefused: it cannot be prepared.
         """
-        await asyncio.to_thread(self.prepare, classes)
+        await DATABASE.run(self.prepare, classes)
         with _refusing("HL7_LISTEN"):
             if self._listener is not None:
                 await self._listener.start()
@@ -113,11 +116,11 @@ class Laboratory:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(self._database.close)
+        await DATABASE.run(self._database.close)
 
     async def do(self, what: Action, action: Callable[..., Result], *arguments: object) -> Result:
         """Do one thing at the desk, in a thread, and count it; reports that it wrote are sent at once."""
-        result = await asyncio.to_thread(action, *arguments)
+        result = await self.look(action, *arguments)
         self.metrics.done(what)
         if what in ("sign", "preliminary"):
             for worker in self._workers:
@@ -125,8 +128,16 @@ class Laboratory:
         return result
 
     async def look(self, action: Callable[..., Result], *arguments: object) -> Result:
-        """Look at something at the desk, in a thread."""
-        return await asyncio.to_thread(action, *arguments)
+        """Look at something at the desk, in a thread.
+
+        Raises:
+            StorageUnavailable: the database does not answer in time, or so many calls wait for it that none is added.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await DATABASE.run(action, *arguments)
+        except (TimeoutError, ThreadPoolFull) as error:
+            raise StorageUnavailable from error
 
     @property
     def order_address(self) -> tuple[str, int] | None:
@@ -143,7 +154,7 @@ class Laboratory:
 
     async def _take_orders(self, message: MessageIdentity, orders: Sequence[IncomingOrder]) -> None:
         try:
-            taken = await asyncio.to_thread(self.desk.take_orders, message, orders)
+            taken = await self.look(self.desk.take_orders, message, orders)
         except OrderRefused:
             self.metrics.order("refused")
             raise
@@ -156,7 +167,7 @@ class Laboratory:
     async def _watch(self) -> None:
         while True:
             with suppress(StorageUnavailable):  # the gauges stand; readers of the database say so
-                found = await asyncio.to_thread(self._depths)
+                found = await self.look(self._depths)
                 ages_s = [age_s(depth.oldest_at) for depth in found]
                 self.metrics.depths((each.channel.name for each in self._receivers), found, ages_s)
             await asyncio.sleep(_WATCH_S)
@@ -168,7 +179,7 @@ class Laboratory:
     async def _sweep(self, kept: KeptPictures) -> None:
         while True:
             try:
-                if count := await asyncio.to_thread(kept.forget_old):
+                if count := await PICTURES.run(kept.forget_old):
                     log.info("%d pictures were kept for long enough and are deleted", count)
             except OSError as error:
                 log.warning("old pictures could not be deleted: %s", error.strerror)

@@ -4,7 +4,6 @@ Knows Ray, and what an actor is sent: the model's bytes, the plan and the few se
 Does not know which part comes next, nor what to do about one that failed.
 """
 
-import asyncio
 import os
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from service.parts.scoring import Done, Failed, Fault, PartScorer
 from service.parts.surroundings import check_listens
 from service.session import OnnxSession, ProviderUnavailable
 from service.settings import Settings
+from service.thread_pools import MODEL
 from service.threads import cpu_budget
 
 #: Parts that one actor has at a time: while one ends, the batches are filled from the next.
@@ -82,7 +82,7 @@ class Scorer:
     async def start(self) -> str | Failed:
         """Open the session; what it computes on, or why it cannot."""
         try:
-            session, settings = await asyncio.to_thread(_session, self._job)
+            session, settings = await MODEL.run(_session, self._job)
             self._scorer = PartScorer(Plan.model_validate_json(self._job.plan), self._job.out, session, settings)
             await self._scorer.start()
         except (ArtefactError, ProviderUnavailable) as error:

@@ -23,6 +23,7 @@ from service.pictures import Answer
 from service.session import Session
 from service.settings import Settings
 from service.tables import Columns, Refused, Scored
+from service.thread_pools import PICTURES
 
 PROBLEMS_TOLD = 20
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class PartScorer:
             last: nobody will try again, so a picture that its store does not give gets a row that says so
         """
         try:
-            entries = await asyncio.to_thread(self._listing.part, part)
+            entries = await PICTURES.run(self._listing.part, part)
             reader = blocks(entries, self._store_of, self._plan.image_column, self._settings.max_image_bytes)
             rows: list[Scored | Refused] = []
             unreadable = 0
@@ -94,7 +95,7 @@ class PartScorer:
                     if isinstance(outcome, Exception) and not isinstance(outcome, PictureError | Unreadable):
                         return Failed(Fault.MODEL, f"the model failed at {key}: {outcome.__cause__ or outcome}")
                     rows.append(_row(key, outcome))
-            return await asyncio.to_thread(self._kept, part, rows)
+            return await PICTURES.run(self._kept, part, rows)
         except CannotScore as error:
             return Failed(Fault.STORE, str(error))
 
@@ -126,4 +127,4 @@ async def _each(reader: Iterator[list[Content]]) -> AsyncIterator[Content]:
 
 def _next(reader: Iterator[T]) -> "asyncio.Future[T | None]":
     ended: Any = None
-    return asyncio.ensure_future(asyncio.to_thread(next, reader, ended))
+    return asyncio.ensure_future(PICTURES.run(next, reader, ended))

@@ -1,6 +1,5 @@
 """`POST /classify/batch`: many pictures in; one result or one problem for each, and the differential count, out."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, aclosing
 
@@ -17,6 +16,7 @@ from service.routes.query import WantedMaps
 from service.running import RequestId, RunningService, TimeoutWish
 from service.schemas import BatchAnswer
 from service.streamed import StreamedPictures
+from service.thread_pools import BODIES
 from service.uploads import content_type, many_pictures
 
 router = APIRouter(tags=["cells"])
@@ -121,4 +121,4 @@ async def _document(bulk: Bulk, uploads: AsyncIterator[Upload], limit_bytes: int
             size_bytes += len(item)
             if size_bytes > limit_bytes:
                 raise BodyTooLarge(limit_bytes, f"the answer in one piece (ask for fewer maps, or {NDJSON})")
-    return await asyncio.to_thread(bulk.document, items)
+    return await BODIES.run(bulk.document, items)

@@ -3,7 +3,6 @@
 Knows paths and headers. Messages, tensors and the way through the classifier are the modules' below.
 """
 
-import asyncio
 from importlib.metadata import version
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from service.openapi import problem_responses
 from service.problems import PROTOCOL_PATH
 from service.running import Running, RunningService
 from service.schemas import InferenceProblem
+from service.thread_pools import BODIES
 from service.uploads import whole_body
 from service.v2.documents import (
     INFERENCE_REQUEST,
@@ -44,11 +44,11 @@ _NOT_THERE = problem_responses(404, 503, form=InferenceProblem)
 _INFERENCE = INFERENCE_RESPONSE | problem_responses(404, 408, 413, 415, 422, 429, 503, 504, form=InferenceProblem)
 
 
-def _named(name: Name, service: RunningService) -> Classifier:
+async def _named(name: Name, service: RunningService) -> Classifier:
     return _found(service, name)
 
 
-def _versioned(name: Name, version: Version, service: RunningService) -> Classifier:
+async def _versioned(name: Name, version: Version, service: RunningService) -> Classifier:
     return _found(service, name, version)
 
 
@@ -153,7 +153,7 @@ async def _inferred(request: Request, classifier: Classifier, service: Running) 
         outputs = await while_connected(request, working)
     if size_bytes < _ASIDE_BYTES:
         return _response(*answer(asked, manifest, outputs))
-    return _response(*await asyncio.to_thread(answer, asked, manifest, outputs))
+    return _response(*await BODIES.run(answer, asked, manifest, outputs))
 
 
 async def _parsed(body: memoryview, json_bytes: int | None, manifest: Manifest, service: Running) -> InferenceRequest:
@@ -161,7 +161,7 @@ async def _parsed(body: memoryview, json_bytes: int | None, manifest: Manifest, 
     if (len(body) if json_bytes is None else json_bytes) < _ASIDE_BYTES:
         return parse(body, json_bytes, manifest, max_pictures)
     async with service.large_json:
-        return await asyncio.to_thread(parse, body, json_bytes, manifest, max_pictures)
+        return await BODIES.run(parse, body, json_bytes, manifest, max_pictures)
 
 
 def _response(content: bytes, json_bytes: int | None) -> Response:
