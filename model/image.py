@@ -1,8 +1,7 @@
 """Picture bytes to pixels: the one decode-and-resize, shared by training's evaluation and by the service.
 
-Pillow reads every header and all that is unusual; the pixels of a plain JPEG, which is what cameras write, come from
-simplejpeg: the very same ones, sooner. Knows picture formats, pixel limits and the colours a person sees. Knows no
-torch, no model, no HTTP and no files.
+JPEGs are read by simplejpeg (model/formats/jpeg.py), every other format by Pillow. Knows picture formats, pixel limits
+and the colours a person sees. Knows no torch, no model, no HTTP and no files.
 
 What a person sees: grey, palette, CMYK and YCbCr become RGB; of 16 (or 12) bits a sample the upper 8 count;
 transparency is laid over white; the EXIF orientation is applied. Colour profiles are not applied, in training and in
@@ -11,16 +10,14 @@ several pictures (a z-stack, an animation), of which all but one would be lost w
 same picture (the levels of a pyramid TIFF, a camera's preview) are not further pictures.
 
 A picture is refused when any of its data is missing: no decoder fills the rest with grey. JPEG, BMP and plain TIFF
-carry no checksums, so damage inside data that is all there can go unseen.
+carry no checksums, so a changed byte inside data that is all there can go unseen.
 """
 
-import re
 from collections.abc import Callable
 from io import BytesIO
-from itertools import count, islice
+from itertools import count
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -29,6 +26,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from model.formats import jpeg
 from model.formats.errors import (
     ArchiveForPicture,
     PictureError,
@@ -53,16 +51,12 @@ DEFAULT_MAX_PIXELS = 16_000_000
 #: A picture of one cell is neither a line nor a dot; stretched to a square such a shape would show nothing.
 MIN_SIDE_PIXELS = 8
 MAX_ASPECT_RATIO = 10
-#: Each scan of a progressive JPEG costs a pass over all its blocks; cameras and editors write about ten.
-MAX_JPEG_SCANS = 100
-_SCAN = re.compile(rb"\xff\xda")  # where one begins; looking for it this way takes a third of bytes.count
 #: A pyramid of 2^16 px has fewer levels; the limit ends a walk over a forged chain of TIFF directories.
 MAX_TIFF_LEVELS = 16
 
 # One parser a format, called directly: Image.open would try further ones (MPO) and speaks of large pictures by a
 # warning, and warning filters belong to the whole process, not to a thread.
 _READERS: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
-    "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "BMP": BmpImageFile,
     "TIFF": TiffImageFile,
@@ -121,11 +115,12 @@ def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     if found == "WEBP":  # its parser allocates the canvas on opening, so the size is read before
         _check_size(*_webp_canvas(data[:30]), max_pixels)
     try:
+        if found == "JPEG":
+            return _jpeg_as_seen(data, max_pixels)
         picture = _READERS[found](BytesIO(data))
         _check_size(*picture.size, max_pixels)
-        _check_kind(picture, data, max_pixels)
-        pixels = _plain_jpeg(picture, data)
-        return np.asarray(_as_seen(picture)) if pixels is None else pixels
+        _check_kind(picture, max_pixels)
+        return np.asarray(_as_seen(picture))
     except PictureError:
         raise
     except Exception as error:  # Pillow's parsers raise a dozen kinds, from struct.error to MemoryError
@@ -173,14 +168,12 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise UndecodablePicture(f"{width} x {height} pixels; the sides may differ by {MAX_ASPECT_RATIO} times at most")
 
 
-def _check_kind(picture: ImageFile.ImageFile, data: bytes, max_pixels: int) -> None:
+def _check_kind(picture: ImageFile.ImageFile, max_pixels: int) -> None:
     """Refuse, before decoding, what would come out as something other than the one picture a person sees."""
     if isinstance(picture, TiffImageFile):
         _check_tiff_samples(picture)
         _check_tiff_pages(picture)
         _check_tiff_tiles(picture, max_pixels)
-    elif isinstance(picture, JpegImageFile):
-        _check_jpeg_scans(data)
     elif isinstance(picture, BmpImageFile):
         if picture.tile[0].codec_name != "raw":  # run lengths are decoded in Python, for seconds, under the GIL
             raise UnsupportedPicture("a run-length encoded BMP; send a plain one")
@@ -188,14 +181,6 @@ def _check_kind(picture: ImageFile.ImageFile, data: bytes, max_pixels: int) -> N
         raise UnsupportedPicture("an animation: which of its frames is the cell cannot be told; send one picture")
     if picture.mode not in _RGB_OF:
         raise UnsupportedPicture(f"samples of mode {picture.mode} have no agreed way to be shown; send 8-bit RGB")
-
-
-def _check_jpeg_scans(data: bytes) -> None:
-    whole = data.endswith(b"\xff\xd9") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
-    if not whole:  # no end after the last scan: a copy padded to its length
-        raise UndecodablePicture("the JPEG data is cut off: its end marker is missing")
-    if next(islice(_SCAN.finditer(data), MAX_JPEG_SCANS, None), None):
-        raise UndecodablePicture(f"a JPEG of more than {MAX_JPEG_SCANS} scans")
 
 
 def _check_tiff_samples(picture: TiffImageFile) -> None:
@@ -230,15 +215,17 @@ def _check_tiff_tiles(picture: TiffImageFile, max_pixels: int) -> None:
             raise UndecodablePicture("the TIFF data is incomplete: its strips do not cover the picture")
 
 
-def _plain_jpeg(picture: ImageFile.ImageFile, data: bytes) -> NDArray[np.uint8] | None:
-    """The pixels (H, W, 3) of a JPEG that needs nothing but decoding; None if Pillow is to judge."""
-    if not isinstance(picture, JpegImageFile) or picture.mode != "RGB" or _orientation(picture) in _UPRIGHT:
-        return None
-    try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:  # also of mere warnings: what is whole enough to be shown is Pillow's to say, as ever
-        return None
-    return pixels
+def _jpeg_as_seen(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    frame = jpeg.read_frame(data)
+    _check_size(frame.width, frame.height, max_pixels)
+    layout = jpeg.read_layout(data)
+    pixels = jpeg.decode(data, layout)
+    if len(frame.components) == 4:
+        pixels = np.asarray(Image.fromarray(pixels, "CMYK").convert("RGB"))
+    orientation = _orientation(JpegImageFile(BytesIO(data))) if jpeg.has_metadata(layout) else 1
+    if orientation not in _UPRIGHT:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
 
 
 def _orientation(picture: Image.Image) -> int:

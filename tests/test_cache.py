@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from model.image import UndecodablePicture
 from training.cache import AT_ONCE, Recipe, Rows, rows_of
 from training.data import DataError, Sample, Span
+from training.pictures import decoder_sources, decoder_version
 
 COUNT = 400  # more than are computed at once
 
@@ -241,3 +242,17 @@ def test_what_another_process_is_writing_is_not_swept_away(tmp_path: Path) -> No
         process.stdin.write("go on\n")
         process.stdin.flush()
         assert _until(process, "made") == f"made {COUNT}\n"
+
+
+def test_the_decoders_version_covers_its_sources_and_libraries() -> None:
+    names = {path.name for path in decoder_sources()}
+    assert {"image.py", "resize.py", "jpeg.py", "errors.py"} <= names
+    assert all(name in decoder_version() for name in ("pillow", "simplejpeg", "cykooz.resizer"))
+
+
+def test_a_changed_source_is_another_decoder(tmp_path: Path) -> None:
+    source = tmp_path / "computing.py"
+    source.write_text("1")
+    before = decoder_version(source)
+    source.write_text("2")
+    assert decoder_version(source) != before

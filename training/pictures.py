@@ -7,16 +7,18 @@ import hashlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
-from PIL import features
 
 from model.image import decode
 from training.cache import Recipe, rows_of
 from training.data import Sample
+
+#: Distributions that turn a file into pixels; their wheels carry libjpeg-turbo, libtiff and littleCMS.
+DECODER_LIBRARIES = ("pillow", "simplejpeg", "cykooz.resizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,22 @@ def cropped(data: bytes, size: int, crop: float) -> NDArray[np.uint8]:
 
 
 def decoder_version(*computing: Path) -> str:
-    """Changes with whatever may change a pixel: the decoder's source, Pillow, its libjpeg, and further source files."""
+    """Changes with whatever may change a pixel: the decoder's sources and libraries, and further source files."""
     digest = hashlib.sha256()
-    for path in (Path(inspect.getfile(decode)), *computing):
+    for path in (*decoder_sources(), *computing):
         digest.update(path.read_bytes())
-    return f"{digest.hexdigest()[:16]} Pillow {PIL.__version__} libjpeg {features.version('jpg')}"
+    libraries = " ".join(f"{name} {_installed(name)}" for name in DECODER_LIBRARIES)
+    return f"{digest.hexdigest()[:16]} {libraries}"
+
+
+def decoder_sources() -> list[Path]:
+    """The modules between a file's bytes and its pixels."""
+    decoder = Path(inspect.getfile(decode))
+    return [decoder, decoder.with_name("resize.py"), *sorted(decoder.with_name("formats").glob("*.py"))]
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # cykooz.resizer has no wheel for every machine
+        return "absent"
