@@ -1,7 +1,7 @@
 """A report as records of ASTM: CLSI LIS02-A2 (once ASTM E1394). Results only. Pure: no I/O, no clock.
 
-Knows records, fields and escapes. Does not know results (`observations`), codes (`codes`), frames (`astm_frames`) nor
-the link (`astm_wire`). docs/astm.md shows a session.
+Knows records, fields and escapes. Does not know results (`observations`), codes (`codes`), frames (of `astm_frames` it
+takes the characters) nor the link (`astm_wire`). docs/astm.md shows a session.
 """
 
 import re
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Final
 
+from service.lis.astm_frames import latin
 from service.lis.observations import PANEL, CodeOf, Observation, observations
 from service.lis.report import Patient, Report, ReportStatus
 
@@ -19,7 +20,6 @@ DELIMITERS: Final = r"\^&"
 _ESCAPES: Final = {"|": "&F&", "^": "&S&", "\\": "&R&", "&": "&E&"}
 _ESCAPED: Final = str.maketrans(_ESCAPES)
 _PLAIN: Final = {escape: char for char, escape in _ESCAPES.items()}
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _STATUS: Final = {ReportStatus.PRELIMINARY: "P", ReportStatus.FINAL: "F", ReportStatus.CORRECTED: "C"}
 #: A result that cannot be had (R-9).
 _NOT_DONE: Final = "X"
@@ -46,12 +46,12 @@ def encode_report(report: Report, code_of: CodeOf, form: AstmForm, control_id: s
 
 
 def escaped(text: str) -> str:
-    """Text as it stands within a component: no delimiter, no control character."""
-    return _CONTROL.sub(" ", text.translate(_ESCAPED))
+    """Text as it stands within a component: no delimiter, no control character, and nothing that becomes one."""
+    return latin(text).translate(_ESCAPED)
 
 
 def plain(component: str) -> str:
-    """The other way."""
+    """What `escaped` was given, in the characters of `latin`."""
     return re.sub(r"&[FSRE]&", lambda found: _PLAIN[found[0]], component)
 
 
@@ -89,7 +89,7 @@ class _Writer:
         return {1: "H", 2: DELIMITERS, **sent, 13: VERSION, 14: self._moment(self.report.created_at)}
 
     def _patient(self, patient: Patient) -> dict[int, str]:
-        born = patient.birth_date.strftime("%Y%m%d") if patient.birth_date else ""
+        born = _digits(patient.birth_date.isoformat()) if patient.birth_date else ""
         sex = patient.sex if patient.sex in _SEXES else "U"
         name = _components(patient.family, patient.given)
         return {1: "P", 2: "1", 3: escaped(patient.identifier), 6: name, 8: born, 9: sex if patient.sex else ""}
@@ -137,7 +137,14 @@ class _Writer:
         }
 
     def _moment(self, moment: datetime | None) -> str:
-        return "" if moment is None else moment.astimezone(self.form.zone).strftime("%Y%m%d%H%M%S")
+        if moment is None:
+            return ""
+        return _digits(moment.astimezone(self.form.zone).replace(tzinfo=None).isoformat(timespec="seconds"))
+
+
+def _digits(iso: str) -> str:
+    """A day or a time without its punctuation. `strftime` would write a year before 1000 in fewer than four digits."""
+    return re.sub("[-:T]", "", iso)
 
 
 def _comments(*lines: str) -> Iterator[dict[int, str]]:

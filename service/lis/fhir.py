@@ -18,12 +18,12 @@ from service.lis.fhir_elements import (
     HL7,
     LOINC,
     Json,
+    cleaned,
     coding,
     found_by,
     moment,
     ordered_coding,
     patient_system,
-    text,
     uri_identifier,
     value,
 )
@@ -135,7 +135,7 @@ class _Writer:
             "status": "completed",
             "type": {"coding": [coding(f"{HL7}media-type", "image", "Image")]},
             **self._subject(),
-            "content": content | {"title": text(picture.title)},
+            "content": content | {"title": picture.title},
         }
 
     def _observations(self) -> Iterator[Json]:
@@ -152,7 +152,7 @@ class _Writer:
         if len(models) == 1:  # of several, nobody can say which one suggested what
             document["device"] = {"reference": model_urn(models[0])}
         if result.notes:
-            document["note"] = [{"text": text(note)} for note in result.notes]
+            document["note"] = [{"text": note} for note in result.notes]
         return document
 
     def _panel(self, results: Sequence[Json]) -> Json:
@@ -174,7 +174,7 @@ class _Writer:
 
     def _concept(self, coded: Coded, shown: str) -> Json:
         system = LOINC if coded.system == "loinc" else self.form.local_system
-        return {"coding": [coding(system, coded.code, coded.display)], "text": text(shown)}
+        return {"coding": [coding(system, coded.code, coded.display)], "text": shown}
 
     def _diagnostic_report(self, media: Sequence[Json]) -> Json:
         report = self.report
@@ -226,10 +226,10 @@ def _device(model: ReportModel) -> Json:
         "resourceType": "Device",
         "identifier": [uri_identifier(model_urn(model))],
         "status": "active",
-        "deviceName": [{"name": text(model.name), "type": "model-name"}],
+        "deviceName": [{"name": model.name, "type": "model-name"}],
         "type": {"text": "Software that suggests classes of bone marrow cells"},
         "version": [
-            {"type": {"text": "version"}, "value": text(model.version)},
+            {"type": {"text": "version"}, "value": model.version},
             {"type": {"text": "sha256 of the ONNX graph"}, "value": model.sha256},
         ],
         "note": [{"text": RESEARCH_USE}],
@@ -257,7 +257,7 @@ def _conclusion(report: Report) -> Json:
     """What the person who signed has to say; why the report was corrected comes first."""
     correction = f"Corrected: {report.correction}" if report.correction else None
     said = "\n".join(each for each in (correction, report.comment) if each)
-    return {"conclusion": text(said)} if said else {}
+    return {"conclusion": said} if said else {}
 
 
 def _shown(media: Json) -> Json:
@@ -270,12 +270,14 @@ def _reference(resource: Json) -> Json:
 
 def _created(resource: Json, urn: str) -> Json:
     """Created unless the receiver has one with this identifier; then that one stays as it is."""
+    resource = cleaned(resource)
     kind, query = resource["resourceType"], found_by(resource["identifier"][0])
     return {"fullUrl": urn, "resource": resource, "request": {"method": "POST", "url": kind, "ifNoneExist": query}}
 
 
 def _updated(resource: Json) -> Json:
     """Written in place of the one with this identifier, or created."""
+    resource = cleaned(resource)
     identifier = resource["identifier"][0]
     url = f"{resource['resourceType']}?{found_by(identifier)}"
     return {"fullUrl": identifier["value"], "resource": resource, "request": {"method": "PUT", "url": url}}

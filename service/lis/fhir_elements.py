@@ -6,13 +6,14 @@ Knows how one element is written. Does not know resources nor how they hang toge
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
 
 from service.lis.observations import Observation
 from service.lis.report import Order, Patient
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 LOINC: Final = "http://loinc.org"
 UCUM: Final = "http://unitsofmeasure.org"
@@ -24,21 +25,31 @@ CONFIDENCE_INTERVAL: Final = "http://hl7.org/fhir/StructureDefinition/quantity-c
 SYSTEMS: Final = {"LN": LOINC, "SCT": "http://snomed.info/sct"}
 #: HL7 table 0001 in FHIR's words.
 GENDERS: Final = {"F": "female", "M": "male", "O": "other", "A": "other", "N": "other", "U": "unknown"}
-#: No string of FHIR holds a control character but tab and the ends of lines.
-_CONTROL: Final = {code: " " for code in (*range(32), 127) if chr(code) not in "\t\n\r"}
+#: What no string of FHIR holds (R4, 2.24.0.1), or no document of XML, in which servers answer too: controls but tab and
+#: the ends of lines, halves of a surrogate pair, U+FFFE and U+FFFF.
+_UNFIT: Final = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 
 
 def coding(system: str | None, code: str, display: str | None = None) -> Json:
     """A Coding; what is not known is left out."""
-    found = {"system": system, "code": code, "display": display and text(display)}
+    found = {"system": system, "code": code, "display": display}
     return {name: value for name, value in found.items() if value}
 
 
 def text(value: str) -> str:
-    """A string as FHIR takes it."""
-    return value.translate(_CONTROL)
+    """A string as FHIR takes it: a control character of ASCII is a space, what else cannot be sent is U+FFFD."""
+    return value if value.isprintable() else _UNFIT.sub(lambda found: " " if found[0] < "\x80" else "\ufffd", value)
+
+
+def cleaned(found: T) -> T:
+    """A resource, or a part of one, with every string in it as FHIR takes it."""
+    if isinstance(found, str):
+        return cast(T, text(found))
+    if isinstance(found, dict):
+        return cast(T, {name: cleaned(part) for name, part in found.items()})
+    return cast(T, [cleaned(part) for part in found]) if isinstance(found, list) else found
 
 
 def moment(value: datetime) -> str:
@@ -63,7 +74,7 @@ def patient_system(patient: Patient, systems: Mapping[str, str], local_system: s
     Numbers of two givers never share one, or one patient would be taken for another: who is neither in `systems` nor a
     URI or OID gets a name below the laboratory's own URI.
     """
-    authority = patient.authority or ""
+    authority = text(patient.authority or "")
     if found := systems.get(authority):
         return found
     if _OID.fullmatch(authority):
@@ -87,7 +98,7 @@ def value(result: Observation, *, unsupported: bool) -> Json:
         reason = "unsupported" if unsupported else "not-applicable"
         return {"dataAbsentReason": {"coding": [coding(f"{HL7}data-absent-reason", reason)]}}
     if isinstance(result.value, str):
-        return {"valueString": text(result.value)}
+        return {"valueString": result.value}
     return {"valueQuantity": _interval(result) | quantity(result.value, result.unit or "1")}
 
 
