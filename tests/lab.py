@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from model.contract import CLASSES, Manifest, read_manifest
+from service.access.identity import Actor, Identity
 from service.lis.database import Database
 from service.lis.desk import Desk
 from service.lis.differential import CountingRules
@@ -30,6 +31,11 @@ PLAIN = Channel("plain", plainly, timedelta(hours=1))
 def manifest(artefact: Path) -> Manifest:
     """The manifest beside a test's artefact."""
     return read_manifest(artefact.with_suffix(".json"))
+
+
+def by(name: str) -> Actor:
+    """Somebody whom a front end names."""
+    return Actor(name, Identity(kind="named", key="front", key_id="0" * 8))
 
 
 @contextmanager

@@ -136,10 +136,8 @@ async def test_scopes_are_read_from_the_claim(
     [
         ({"preferred_username": "m.muster"}, "m.muster", True),
         ({}, "subject-1", False),
-        ({"preferred_username": " "}, "subject-1", False),
-        ({"preferred_username": 7}, "subject-1", False),
-        ({"preferred_username": "m.\nmuster\x00"}, "m. muster", True),
-        ({"preferred_username": "\x00"}, "subject-1", False),
+        ({"preferred_username": None}, "subject-1", False),
+        ({"preferred_username": ""}, "subject-1", False),
     ],
 )
 async def test_who_is_named_is_a_person(issuing: Issuer, claims: dict[str, Any], name: str, person: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lab import desk, manifest, sent, signing, wish
+from lab import by, desk, manifest, sent, signing, wish
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
@@ -21,13 +21,13 @@ from service.lis.tables import AuditHeadRow, AuditRow, ReportRow
 def front(database_url: str, artefact: Path) -> Iterator[Desk]:
     """A desk at which one specimen was signed and another one cancelled: six rows."""
     with desk(database_url) as opened:
-        first = opened.open(wish("BM-1"), "m.muster").id
-        opened.add(first, [sent("PMO"), sent("EBO")], manifest(artefact), "scanner")
+        first = opened.open(wish("BM-1"), by("m.muster")).id
+        opened.add(first, [sent("PMO"), sent("EBO")], manifest(artefact), by("scanner"))
         change = CellReading(place=1, version=1, code="MYB", why="smaller")
-        revision = opened.read(first, ReadCells(readings=[change]), "m.muster").revision
-        opened.sign(first, signing(revision), "dr.beispiel")
-        second = opened.open(wish("BM-2"), "m.muster").id
-        opened.cancel(second, WithReason(revision=1, reason="clotted"), "m.muster")
+        revision = opened.read(first, ReadCells(readings=[change]), by("m.muster")).revision
+        opened.sign(first, signing(revision), by("dr.beispiel"))
+        second = opened.open(wish("BM-2"), by("m.muster")).id
+        opened.cancel(second, WithReason(revision=1, reason="clotted"), by("m.muster"))
         yield opened
 
 
@@ -136,7 +136,7 @@ def test_without_its_end_nothing_is_done_that_could_not_be_recorded(front: Desk)
     with front.database.writing() as session:
         session.execute(text("DELETE FROM audit_head"))
     with pytest.raises(audit.TrailBroken, match="audit verify"):
-        front.open(wish("BM-3"), "m.muster")
+        front.open(wish("BM-3"), by("m.muster"))
     assert front.list(None, "BM-3", None, 1).specimens == []
 
 
@@ -173,5 +173,5 @@ def test_a_trail_cut_short_is_found_by_an_end_that_was_kept_elsewhere(front: Des
 def test_whatever_is_recorded_is_read_back_as_it_was(front: Desk, actor: str, detail: str, number: int) -> None:
     actor, detail = (each.encode("utf-8", "replace").decode().replace("\0", "") for each in (actor, detail))
     with front.database.writing() as session:
-        audit.record(session, actor, "open", None, detail=detail, number=number)
+        audit.record(session, by(actor), "open", None, detail=detail, number=number)
     assert faults(front) == []

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from lab import PLAIN, desk, manifest, sent, signing, wish
+from lab import PLAIN, by, desk, manifest, sent, signing, wish
 from sqlalchemy.orm import Session
 
 from service.declared import Registry
@@ -70,9 +70,9 @@ async def never(_: str) -> str:
 
 
 def signed(front: Desk, artefact: Path, number: str) -> str:
-    opened = front.open(wish(number), "m.muster")
-    revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), "scanner")
-    front.sign(opened.id, signing(revision), "dr.beispiel")
+    opened = front.open(wish(number), by("m.muster"))
+    revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), by("scanner"))
+    front.sign(opened.id, signing(revision), by("dr.beispiel"))
     return opened.id
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from lab import desk, manifest, sent, signing
+from lab import by, desk, manifest, sent, signing
 
 from service.lis.desk import Desk
 from service.lis.documents import Specimen
@@ -46,8 +46,8 @@ def look(front: Desk, number: str = "BM-1") -> Specimen:
 
 def signed(front: Desk, artefact: Path) -> None:
     specimen = look(front)
-    revision, *_ = front.add(specimen.id, [sent("PMO")], manifest(artefact), "scanner")
-    front.sign(specimen.id, signing(revision), "dr.beispiel")
+    revision, *_ = front.add(specimen.id, [sent("PMO")], manifest(artefact), by("scanner"))
+    front.sign(specimen.id, signing(revision), by("dr.beispiel"))
 
 
 def test_a_new_order_opens_a_specimen(front: Desk) -> None:

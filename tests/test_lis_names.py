@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Draw
-from lab import desk
 from serving import client, refused, tarred
 from starlette.testclient import TestClient
 
-from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction
-from service.lis.report import Order, Patient
 from service.lis_settings import LisSettings
 
 PATIENT = {"identifier": "100234"}
@@ -63,11 +60,3 @@ def test_a_file_name_that_is_no_key_is_told_and_harms_no_other(http: TestClient,
     # Without keys a name is only repeated.
     again = http.post(f"/specimens/{specimen}/cells", content=body, headers=headers).json()
     assert again["added"] == 2
-
-
-def test_a_sender_of_orders_may_call_itself_what_it_likes(database_url: str) -> None:
-    order = IncomingOrder(OrderAction.NEW, "BM-1", Patient(identifier="1"), Order())
-    message = MessageIdentity("S" * 5000, "C" * 5000, "0" * 64)
-    with desk(database_url) as front:
-        assert front.take_orders(message, [order])
-        assert not front.take_orders(message, [order])

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from lab import desk, manifest, plainly, sent, signing, wish
+from lab import by, desk, manifest, plainly, sent, signing, wish
 from sqlalchemy import select, update
 
 from service.lis import outbox
@@ -29,9 +29,9 @@ def front(database_url: str) -> Iterator[Desk]:
 
 
 def signed(front: Desk, artefact: Path, number: str) -> str:
-    opened = front.open(wish(number), "m.muster")
-    revision, *_ = front.add(opened.id, [sent("PMO"), sent("EBO")], manifest(artefact), "scanner")
-    front.sign(opened.id, signing(revision), "dr.beispiel")
+    opened = front.open(wish(number), by("m.muster"))
+    revision, *_ = front.add(opened.id, [sent("PMO"), sent("EBO")], manifest(artefact), by("scanner"))
+    front.sign(opened.id, signing(revision), by("dr.beispiel"))
     return opened.id
 
 
@@ -74,10 +74,10 @@ def test_a_message_that_cannot_be_written_leaves_no_report(database_url: str, ar
         raise ValueError("no such character")
 
     with desk(database_url, channels=(CHANNELS[0], Channel("broken", broken, LEASE))) as front:
-        opened = front.open(wish(), "m.muster")
-        revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), "scanner")
+        opened = front.open(wish(), by("m.muster"))
+        revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), by("scanner"))
         with pytest.raises(ValueError, match="no such character"):
-            front.sign(opened.id, signing(revision), "dr.beispiel")
+            front.sign(opened.id, signing(revision), by("dr.beispiel"))
         assert rows(front) == []
         assert front.look(opened.id).state == "open"
         with front.database.reading() as session:
@@ -98,12 +98,12 @@ def test_a_claimed_message_is_nobody_elses_until_its_lease_ends(front: Desk, art
 
 
 def test_messages_of_one_specimen_leave_in_order(front: Desk, artefact: Path) -> None:
-    opened = front.open(wish("BM-1"), "m.muster")
-    revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), "scanner")
-    front.preliminary(opened.id, ReportSpecimen(revision=revision), "m.muster")
-    front.sign(opened.id, signing(revision + 1), "dr.beispiel")
-    front.amend(opened.id, WithReason(revision=revision + 2, reason="a second look"), "dr.beispiel")
-    front.sign(opened.id, signing(revision + 3), "dr.beispiel")
+    opened = front.open(wish("BM-1"), by("m.muster"))
+    revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), by("scanner"))
+    front.preliminary(opened.id, ReportSpecimen(revision=revision), by("m.muster"))
+    front.sign(opened.id, signing(revision + 1), by("dr.beispiel"))
+    front.amend(opened.id, WithReason(revision=revision + 2, reason="a second look"), by("dr.beispiel"))
+    front.sign(opened.id, signing(revision + 3), by("dr.beispiel"))
     other = signed(front, artefact, "BM-2")
     first = claim(front)
     assert first is not None and first.message.endswith("BM-1 preliminary 1")
@@ -173,18 +173,18 @@ def test_a_dead_letter_is_sent_again_as_it_was_or_dropped(front: Desk, artefact:
     with front.database.writing() as session:
         row = outbox.by_control_id(session, message.control_id)
         assert row is not None
-        outbox.retry_dead(session, row, "operator", timedelta(hours=1))
+        outbox.retry_dead(session, row, by("operator"), timedelta(hours=1))
     again = claim(front)
     assert again is not None and (again.control_id, again.message) == (message.control_id, message.message)
     with pytest.raises(outbox.UnderWay), front.database.writing() as session:
         row = outbox.by_control_id(session, message.control_id)
         assert row is not None
-        outbox.drop(session, row, "operator", "nobody knows yet whether it has arrived")
+        outbox.drop(session, row, by("operator"), "nobody knows yet whether it has arrived")
     unanswered(front, again)
     with front.database.writing() as session:
         row = outbox.by_control_id(session, message.control_id)
         assert row is not None
-        outbox.drop(session, row, "operator", "the receiver is gone for good")
+        outbox.drop(session, row, by("operator"), "the receiver is gone for good")
     due_now(front)
     assert claim(front) is None
 
@@ -225,16 +225,16 @@ def test_a_dead_letter_is_not_sent_after_a_later_report_of_its_specimen(front: D
     with front.database.writing() as session:
         outbox.rejected(session, dead.row, "AE", "")
     revision = front.look(specimen).revision
-    front.amend(specimen, WithReason(revision=revision, reason="a second look"), "dr.beispiel")
-    front.sign(specimen, signing(revision + 1), "dr.beispiel")
+    front.amend(specimen, WithReason(revision=revision, reason="a second look"), by("dr.beispiel"))
+    front.sign(specimen, signing(revision + 1), by("dr.beispiel"))
     later = claim(front)  # under way is enough: who knows whether it has arrived
     with pytest.raises(outbox.Overtaken), front.database.writing() as session:
         row = outbox.by_control_id(session, dead.control_id)
         assert row is not None
-        outbox.retry_dead(session, row, "operator", timedelta(hours=1))
+        outbox.retry_dead(session, row, by("operator"), timedelta(hours=1))
     delivered(front, later)
     with pytest.raises(outbox.Overtaken), front.database.writing() as session:
         row = outbox.by_control_id(session, dead.control_id)
         assert row is not None
-        outbox.retry_dead(session, row, "operator", timedelta(hours=1))
+        outbox.retry_dead(session, row, by("operator"), timedelta(hours=1))
     assert claim(front) is None

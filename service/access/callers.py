@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from service.access.identity import Identity
+
 Scope = Literal["classify", "specimens", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
@@ -12,13 +14,15 @@ class Caller:
     """One who has shown a key or a token.
 
     Attributes:
-        name: of the key, or of the token's subject; stands in the audit trail.
+        name: of the key, or of the token's person or subject; stands in the audit trail.
+        identity: what the name was verified by; stands beside it.
         person: whether he may sign. A machine's key is none.
         acts_for_others: whether he is believed who `X-Acting-User` is.
         rate_per_s, burst: his token bucket, in requests; a rate of 0 is no limit.
     """
 
     name: str
+    identity: Identity
     scopes: frozenset[Scope]
     person: bool = False
     acts_for_others: bool = False

@@ -57,19 +57,21 @@ class Doors:
         Raises:
             RateLimited, Forbidden: and why.
         """
-        if wait_s := self._buckets.take(caller.name, caller.rate_per_s, caller.burst):
+        if wait_s := self._buckets.take(caller.identity.account, caller.rate_per_s, caller.burst):
             raise RateLimited(wait_s)
         if not scopes & caller.scopes:
             raise Forbidden(f"this takes the scope {' or '.join(sorted(scopes))}", scopes=tuple(sorted(scopes)))
 
-    async def who(self, authorization: str) -> Caller:
-        """Who shows this key or token.
+    async def who(self, authorization: Sequence[str]) -> Caller:
+        """Who shows this key or token: the one `Authorization` header of a request.
 
         Raises:
             Unauthorised: nobody who is known.
             IssuerUnavailable: a token cannot be checked now.
         """
-        kind, _, word = authorization.partition(" ")
+        if len(authorization) > 1:
+            raise Unauthorised("two Authorization headers: send one", invalid_token=True)
+        kind, _, word = "".join(authorization).partition(" ")
         word = word.strip()
         if kind.lower() != "bearer" or not word:
             raise Unauthorised("say who you are: Authorization: Bearer, and a key or a token")
@@ -136,7 +138,7 @@ class Guard:
         try:
             self._from_here(scope["method"], headers)
             if self._doors is not None:
-                found = await self._doors.who(headers.get("authorization", ""))
+                found = await self._doors.who(headers.getlist("authorization"))
                 scope.setdefault("state", {})["caller"] = found
                 self._doors.admit(found, scopes)
         except ServiceError as error:

@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from service.access.callers import Caller, Scope
+from service.access.identity import Identity
 from service.nearest import nearest
 from service.stamps import stamp_of
 
@@ -86,6 +87,10 @@ def read_keys(path: Path) -> tuple[KeyEntry, ...]:
     hashes = [entry.sha256 for entry in found.key]
     if len(set(hashes)) < len(hashes):
         raise KeysRefused(f"{path}: one key stands there twice")
+    names: dict[str, str] = {}
+    for entry in found.key:
+        if (first := names.setdefault(entry.name.casefold(), entry.name)) != entry.name:
+            raise KeysRefused(f"{path}: {first} and {entry.name} differ in upper and lower case only; rename one")
     return found.key
 
 
@@ -141,6 +146,7 @@ def caller_of(entry: KeyEntry, rate_per_s: float, burst: int) -> Caller:
     """Who a key's holder is; rate and burst are those of keys that say nothing of their own."""
     return Caller(
         name=entry.name,
+        identity=Identity(kind="key", key=entry.name, key_id=entry.id),
         scopes=entry.scopes,
         person=entry.acts_for_others,
         acts_for_others=entry.acts_for_others,

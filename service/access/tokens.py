@@ -11,6 +11,7 @@ import jwt
 from jwt.types import Options
 
 from service.access.callers import SCOPES, Caller
+from service.access.identity import MAX_NAME, MAX_SUBJECT, Identity, NameRefused, checked_name
 from service.access.issuer import IssuerKeys
 from service.access_settings import AccessSettings
 from service.errors import Unauthorised
@@ -64,20 +65,26 @@ class Tokens:
 
     def _caller(self, claims: Mapping[str, Any]) -> Caller:
         settings = self._settings
-        person, subject = _line(claims.get(settings.oidc_name_claim)), _line(claims["sub"])
-        if not (person or subject):
-            raise Unauthorised("the token names nobody", invalid_token=True)
+        subject = _name(claims["sub"], "sub", MAX_SUBJECT)
+        person = claims.get(settings.oidc_name_claim)
+        claim = "sub" if person in (None, "") else settings.oidc_name_claim
         listed = claims.get(settings.oidc_scope_claim, ())
         words = listed.split() if isinstance(listed, str) else listed if isinstance(listed, list) else ()
         return Caller(
-            name=(person or subject)[:200],
+            name=_name(claims[claim], claim),
+            identity=Identity(kind="token", issuer=settings.oidc_issuer, subject=subject),
             scopes=frozenset(scope for scope in SCOPES if settings.oidc_scope_prefix + scope in words),
-            person=bool(person),
+            person=person not in (None, ""),
             rate_per_s=settings.rate_per_s,
             burst=settings.rate_burst,
         )
 
 
-def _line(name: object) -> str:
-    """A name as it may stand in a trail and in messages: in one line. Empty for what is none."""
-    return "".join(each if each.isprintable() else " " for each in name).strip() if isinstance(name, str) else ""
+def _name(value: object, claim: str, limit: int = MAX_NAME) -> str:
+    what = f"the token's {claim}"
+    if not isinstance(value, str):
+        raise Unauthorised(f"{what} is not text", invalid_token=True)
+    try:
+        return checked_name(value, what, limit)
+    except NameRefused as error:
+        raise Unauthorised(f"{error}; its issuer has to change it", invalid_token=True) from None

@@ -1,23 +1,19 @@
-"""Who does something to a specimen: the caller by his key or token, or the one whom a trusted caller names.
-
-Knows callers and names. Does not know what is done.
-"""
+"""Who acts on a specimen: the caller of the key or token, or the person whom a trusted caller names."""
 
 from typing import Annotated
 
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
 
 from service.access.guard import TheCaller
+from service.access.identity import Actor, Identity, NameRefused, checked_name
 from service.errors import Forbidden
-from service.lis.report import Line
 
 ACTING_USER = "X-Acting-User"
-_LINE = TypeAdapter(Line)
 
 
 async def acting_user(
+    request: Request,
     caller: TheCaller,
     sent: Annotated[
         str | None,
@@ -32,22 +28,27 @@ async def acting_user(
             examples=["m.muster"],
         ),
     ] = None,
-) -> str:
-    """The name of the one who acts: the caller's own, or the one for whom he is trusted to act.
+) -> Actor:
+    """Who acts: the caller, or the person whom a trusted caller names.
 
     Raises:
-        RequestValidationError: nobody is named, or the name is blank or too long.
+        RequestValidationError: nobody is named, or two are, or the name cannot stand in the audit trail.
         Forbidden: the caller names somebody else and is not trusted to.
     """
-    if caller is None or caller.acts_for_others:
-        return _written(sent)
+    if len(request.headers.getlist(ACTING_USER)) > 1:
+        raise _refused("value_error", "sent more than once; send one")
+    if caller is None:
+        return Actor(_written(sent), Identity(kind="claimed"))
+    if caller.acts_for_others:
+        by = caller.identity
+        return Actor(_written(sent), Identity(kind="named", key=by.key, key_id=by.key_id))
     if sent is not None and _written(sent) != caller.name:
         raise Forbidden(f"this key or token acts for its own name alone, and {ACTING_USER} names somebody else")
-    return caller.name
+    return Actor(caller.name, caller.identity)
 
 
-async def acting_person(caller: TheCaller, by: "Actor") -> str:
-    """The name of the one who acts, who is a person: what only a person may do is reading, signing and amending.
+async def acting_person(caller: TheCaller, by: "TheActor") -> Actor:
+    """Who acts, where only a person may: reading, signing and amending.
 
     Raises:
         Forbidden: a machine's key or token.
@@ -58,20 +59,22 @@ async def acting_person(caller: TheCaller, by: "Actor") -> str:
 
 
 def _written(sent: str | None) -> str:
-    """A name as its owner writes it: HTTP hands headers over as if they were Latin-1."""
+    """A name in UTF-8; HTTP hands headers over as if they were Latin-1, and with spaces around them (RFC 9110, 5.5)."""
     if sent is None:
-        fault = {"loc": ("header", ACTING_USER), "type": "missing", "msg": "Field required"}
-        raise RequestValidationError([fault])
+        raise _refused("missing", "Field required")
     try:
         name = sent.encode("latin-1").decode("utf-8")
     except UnicodeError:
         name = sent
     try:
-        return _LINE.validate_python(name)
-    except ValidationError as error:
-        faults = [{"loc": ("header", ACTING_USER), "type": each["type"], "msg": each["msg"]} for each in error.errors()]
-        raise RequestValidationError(faults) from None
+        return checked_name(name.strip(" \t"), "the name")
+    except NameRefused as error:
+        raise _refused("value_error", str(error)) from None
 
 
-Actor = Annotated[str, Depends(acting_user)]
-Person = Annotated[str, Depends(acting_person)]
+def _refused(kind: str, message: str) -> RequestValidationError:
+    return RequestValidationError([{"loc": ("header", ACTING_USER), "type": kind, "msg": message}])
+
+
+TheActor = Annotated[Actor, Depends(acting_user)]
+ThePerson = Annotated[Actor, Depends(acting_person)]

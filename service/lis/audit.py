@@ -15,11 +15,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.access.identity import Actor
 from service.lis.tables import AuditHeadRow, AuditRow
 
 #: What stands before the first row.
 BEGINNING = "0" * 64
 _PAGE = 1000
+#: Under which a row's details hold what its actor's name was verified by. Rows of earlier versions have none.
+IDENTITY = "identity"
 
 
 class TrailBroken(Exception):
@@ -42,11 +45,11 @@ class Fault:
     what: str
 
 
-def record(session: Session, actor: str, action: str, specimen_id: str | None = None, **details: Any) -> None:
+def record(session: Session, actor: Actor, action: str, specimen_id: str | None = None, **details: Any) -> None:
     """Append one row within the caller's transaction, as the last thing before its commit: all others wait for it.
 
     Args:
-        details: what was done, without anything of the patient; JSON.
+        details: what was done, without anything of the patient; JSON. The actor's identity stands among them.
     """
     head = session.scalars(select(AuditHeadRow).with_for_update()).one_or_none()
     if head is None:
@@ -54,10 +57,10 @@ def record(session: Session, actor: str, action: str, specimen_id: str | None = 
     row = AuditRow(
         number=head.number + 1,
         at=datetime.now(UTC).isoformat(timespec="microseconds"),
-        actor=actor,
+        actor=actor.name,
         action=action,
         specimen_id=specimen_id,
-        details=json.dumps(details, sort_keys=True, ensure_ascii=False),
+        details=json.dumps({**details, IDENTITY: actor.identity.details()}, sort_keys=True, ensure_ascii=False),
     )
     row.hash = _hash(row, head.hash)
     session.add(row)

@@ -11,7 +11,7 @@ from service.disconnect import while_connected
 from service.errors import CellTaken, UnknownSpecimen
 from service.lease import Lease
 from service.lis import examples
-from service.lis.acting import Actor
+from service.lis.acting import TheActor
 from service.lis.adding import MAX_KEY, Adding
 from service.lis.documents import AddedCells, AddedItem, Cell
 from service.lis.kept import media_type
@@ -51,7 +51,7 @@ Key = Annotated[
 async def add_cells(
     request: Request,
     specimen_id: SpecimenId,
-    by: Actor,
+    by: TheActor,
     service: RunningService,
     here: TheLaboratory,
     request_id: RequestId,

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from model.contract import CellClass, Manifest
+from service.access.identity import Actor
 from service.errors import CellTaken, Conflict, InvalidReading, StaleRevision, UnknownSpecimen
 from service.lis import audit
 from service.lis.differential import CountingRules, Tally
@@ -66,7 +67,7 @@ def matching(cell: CellRow, sha256: str, key: str | None) -> CellRow:
 
 
 def add(
-    session: Session, specimen: SpecimenRow, new: Sequence[SentCell], manifest: Manifest, by: str
+    session: Session, specimen: SpecimenRow, new: Sequence[SentCell], manifest: Manifest, by: Actor
 ) -> list[CellRow | CellTaken]:
     """Add cells to a locked specimen, each picture once; in their place, what stands there for each of them.
 
@@ -100,7 +101,7 @@ def add(
     return outcome
 
 
-def read(session: Session, specimen: SpecimenRow, readings: Sequence[Reading], by: str) -> list[CellRow]:
+def read(session: Session, specimen: SpecimenRow, readings: Sequence[Reading], by: Actor) -> list[CellRow]:
     """Write down what a person says of cells of a locked specimen: all of it or nothing.
 
     Raises:
@@ -122,7 +123,7 @@ def read(session: Session, specimen: SpecimenRow, readings: Sequence[Reading], b
     changes = [[reading.place, cell.code, reading.code, reading.why] for cell, reading in written]
     session.execute(insert(ReadingRow), [_reading(cell, reading, by, now) for cell, reading in written])
     for cell, reading in written:
-        cell.code, cell.version, cell.read_by, cell.read_at = reading.code, cell.version + 1, by, now
+        cell.code, cell.version, cell.read_by, cell.read_at = reading.code, cell.version + 1, by.name, now
     specimen.revision += 1
     audit.record(session, by, "read", specimen.id, cells=changes, revision=specimen.revision)
     return [cell for cell, _ in written]
@@ -265,10 +266,10 @@ def _check(reading: Reading, cell: CellRow | None, codes: Iterable[str]) -> None
         raise InvalidReading(f"cell {reading.place} becomes {reading.code} instead of {cell.code}: say why")
 
 
-def _reading(cell: CellRow, reading: Reading, by: str, now: datetime) -> Mapping[str, object]:
+def _reading(cell: CellRow, reading: Reading, by: Actor, now: datetime) -> Mapping[str, object]:
     return {
         "cell": cell.row,
-        "by": by,
+        "by": by.name,
         "at": now,
         "from_code": cell.code,
         "to_code": reading.code,

@@ -20,6 +20,7 @@ from rich.table import Table
 from sqlalchemy.orm import Session
 
 from service import logs
+from service.access.identity import Actor, Identity, NameRefused, checked_name
 from service.declared import Registry
 from service.errors import StorageUnavailable
 from service.lis import audit, audit_checks, outbox
@@ -126,7 +127,7 @@ def _retried(session: Session, control_id: str, retry_for: timedelta) -> bool:
     if row.state != MessageState.DEAD:
         _stop(f"{control_id} is {row.state}: only a dead letter is sent again")
     try:
-        outbox.retry_dead(session, row, getpass.getuser(), retry_for)
+        outbox.retry_dead(session, row, _operator(), retry_for)
     except Overtaken:
         return False
     return True
@@ -144,7 +145,7 @@ def drop(
             if row.state not in (MessageState.DEAD, MessageState.WAITING):
                 _stop(f"{control_id} is {row.state}: there is nothing to give up")
             try:
-                outbox.drop(session, row, getpass.getuser(), why)
+                outbox.drop(session, row, _operator(), why)
             except UnderWay:
                 _stop(f"{control_id} is being sent at this moment; look again in a minute")
     typer.echo(f"{len(control_ids)} dropped")
@@ -231,6 +232,14 @@ def _settings() -> Settings:
     if settings.lis.database is None:
         _stop("there is no laboratory: set MARROWLENS_LIS_DATABASE")
     return settings
+
+
+def _operator() -> Actor:
+    """Who calls the command, as the operating system says."""
+    try:
+        return Actor(checked_name(getpass.getuser(), "your login name"), Identity(kind="command"))
+    except (NameRefused, OSError, KeyError) as error:  # KeyError: a container's user without a name, before Python 3.13
+        _stop(f"the audit trail needs a name: {error}; set LOGNAME")
 
 
 def _found(session: Session, control_id: str) -> MessageRow:

@@ -11,8 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from model.contract import Manifest
+from service.access.identity import Actor
 from service.errors import CellTaken
 from service.lis import cells, intake, outbox, signing, specimens
+from service.lis.audit import IDENTITY
 from service.lis.cells import Reading
 from service.lis.database import Database
 from service.lis.differential import CountedCell, CountingRules
@@ -57,7 +59,7 @@ class Desk:
         self.rules = rules
         self.channels = channels
 
-    def open(self, wish: OpenSpecimen, by: str) -> Specimen:
+    def open(self, wish: OpenSpecimen, by: Actor) -> Specimen:
         """Open a specimen. Raises NumberTaken."""
         target_cells = wish.target_cells or self.rules.target_cells
         new = NewSpecimen(wish.number, wish.patient, wish.order, target_cells, wish.collected_at)
@@ -87,7 +89,7 @@ class Desk:
         with self.database.reading() as session:
             return self._differential(session, specimens.found(session, specimen_id))
 
-    def change(self, specimen_id: str, wish: ChangeSpecimen, by: str) -> Specimen:
+    def change(self, specimen_id: str, wish: ChangeSpecimen, by: Actor) -> Specimen:
         """Change what is known of it. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
         with self.database.writing() as session:
             row = specimens.locked(session, specimen_id, revision=wish.revision, allowed="amend it first")
@@ -96,7 +98,7 @@ class Desk:
             specimens.change(session, row, named, by)
             return self._specimen(session, row)
 
-    def cancel(self, specimen_id: str, wish: WithReason, by: str) -> Specimen:
+    def cancel(self, specimen_id: str, wish: WithReason, by: Actor) -> Specimen:
         """Give it up. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
         with self.database.writing() as session:
             allowed = "only an open one is cancelled"
@@ -104,14 +106,14 @@ class Desk:
             specimens.cancel(session, row, by, wish.reason)
             return self._specimen(session, row)
 
-    def preliminary(self, specimen_id: str, wish: ReportSpecimen, by: str) -> Report:
+    def preliminary(self, specimen_id: str, wish: ReportSpecimen, by: Actor) -> Report:
         """Report it as it stands. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
         with self.database.writing() as session:
             allowed = "a preliminary report comes before the first signature"
             row = specimens.locked(session, specimen_id, State.OPEN, revision=wish.revision, allowed=allowed)
             return signing.preliminary(session, row, by, self.rules, self.channels)
 
-    def sign(self, specimen_id: str, wish: SignSpecimen, by: str) -> Report:
+    def sign(self, specimen_id: str, wish: SignSpecimen, by: Actor) -> Report:
         """Sign it. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
         with self.database.writing() as session:
             allowed = "an open or amended one is signed"
@@ -119,7 +121,7 @@ class Desk:
             signature = Signature(by, wish.comment, wish.accept_unread)
             return signing.sign(session, row, signature, self.rules, self.channels)
 
-    def amend(self, specimen_id: str, wish: WithReason, by: str) -> Specimen:
+    def amend(self, specimen_id: str, wish: WithReason, by: Actor) -> Specimen:
         """Open it again after it was signed. Raises UnknownSpecimen, WrongState, StaleRevision."""
         with self.database.writing() as session:
             allowed = "only a signed one is amended"
@@ -135,7 +137,7 @@ class Desk:
             return cells.pictures(session, row)
 
     def add(
-        self, specimen_id: str, sent: Sequence[SentCell], manifest: Manifest, by: str
+        self, specimen_id: str, sent: Sequence[SentCell], manifest: Manifest, by: Actor
     ) -> tuple[int, int, Sequence[Cell | CellTaken], SpecimenDifferential]:
         """Add cells: the specimen's revision, how many are new, what stands for each, and the differential.
 
@@ -153,7 +155,7 @@ class Desk:
             differential = signing.differential_of(row, found, self.rules)
             return row.revision, row.cells - before, stand, differential
 
-    def read(self, specimen_id: str, wish: ReadCells, by: str) -> ReadAnswer:
+    def read(self, specimen_id: str, wish: ReadCells, by: Actor) -> ReadAnswer:
         """Write down readings. Raises UnknownSpecimen, WrongState, StaleRevision, InvalidReading."""
         readings = [Reading(each.place, each.version, each.code, each.why) for each in wish.readings]
         with self.database.writing() as session:
@@ -255,11 +257,13 @@ def _summary(row: SpecimenRow) -> dict[str, object]:
 
 
 def _entry(row: AuditRow) -> AuditEntry:
+    details = json.loads(row.details)
     return AuditEntry(
         number=row.number,
         at=row.at,
         actor=row.actor,
+        identity=details.pop(IDENTITY, None),
         action=row.action,
-        details=json.loads(row.details),
+        details=details,
         hash=row.hash,
     )

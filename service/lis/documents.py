@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.contract import Code, Sha256
+from service.access.identity import Identity
 from service.lis.report import Line, Moment, Order, Patient, ReportStatus, SpecimenDifferential, Text
 from service.lis.states import MessageState, State
 from service.schemas import Document, Probability, Problem, TopClass
@@ -202,7 +203,8 @@ class AuditEntry(Document):
 
     number: int
     at: str
-    actor: str
+    actor: str = Field(description="name of a key or of a person, as `identity` says")
+    identity: Identity | None = Field(None, description="what verified that name; absent in rows of earlier versions")
     action: str
     details: dict[str, Any]
     hash: str

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.access.identity import Actor, Identity, NameRefused, checked_name
 from service.errors import ServiceError
 from service.lis import specimens
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
@@ -16,7 +17,7 @@ from service.lis.states import State
 from service.lis.tables import SpecimenRow, TakenMessageRow
 
 #: HL7 table 0357.
-UNKNOWN_KEY, DUPLICATE_KEY, LOCKED = "204", "205", "206"
+BAD_VALUE, UNKNOWN_KEY, DUPLICATE_KEY, LOCKED = "102", "204", "205", "206"
 
 
 def take(session: Session, message: MessageIdentity, orders: Sequence[IncomingOrder], target_cells: int) -> bool:
@@ -25,6 +26,7 @@ def take(session: Session, message: MessageIdentity, orders: Sequence[IncomingOr
     Raises:
         OrderRefused: an order that does not go with what is here.
     """
+    by = _sender(message)
     # Names longer than a column are told apart by the message's hash.
     taken = TakenMessageRow(
         sender=message.sender[:400], control_id=message.control_id[:200], sha256=message.sha256, at=datetime.now(UTC)
@@ -40,11 +42,23 @@ def take(session: Session, message: MessageIdentity, orders: Sequence[IncomingOr
     # All at once and in one order: the audit trail, which each order writes to, is locked until the last is taken.
     specimens.lock_all(session, [order.number for order in orders])
     for order in orders:
-        _take(session, order, f"order of {message.sender}"[:200], target_cells)
+        _take(session, order, by, target_cells)
     return True
 
 
-def _take(session: Session, order: IncomingOrder, by: str, target_cells: int) -> None:
+def _sender(message: MessageIdentity) -> Actor:
+    """The system that ordered, as the message names it.
+
+    Raises:
+        OrderRefused: that name cannot stand in the audit trail.
+    """
+    try:
+        return Actor(checked_name(f"order of {message.sender}", "the sender"), Identity(kind="message"))
+    except NameRefused as error:
+        raise OrderRefused(BAD_VALUE, str(error), "MSH^1^3") from None
+
+
+def _take(session: Session, order: IncomingOrder, by: Actor, target_cells: int) -> None:
     row = specimens.by_number(session, order.number)
     if row is not None:
         row = specimens.locked(session, row.id, *State)
@@ -61,7 +75,7 @@ def _take(session: Session, order: IncomingOrder, by: str, target_cells: int) ->
         raise OrderRefused(LOCKED, str(error), "SPM^1^2") from error
 
 
-def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, by: str, target_cells: int) -> None:
+def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, by: Actor, target_cells: int) -> None:
     if row is None:
         new = NewSpecimen(order.number, order.patient, order.order, target_cells, order.collected_at)
         specimens.open_specimen(session, new, by)
@@ -74,7 +88,7 @@ def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, by: s
     _change(session, row, order, by)
 
 
-def _change(session: Session, row: SpecimenRow, order: IncomingOrder, by: str) -> None:
+def _change(session: Session, row: SpecimenRow, order: IncomingOrder, by: Actor) -> None:
     if row.state not in CHANGEABLE:
         raise OrderRefused(LOCKED, f"the specimen is {row.state}", "SPM^1^2")
     if not specimens.same_patient(row, order.patient):
@@ -82,7 +96,7 @@ def _change(session: Session, row: SpecimenRow, order: IncomingOrder, by: str) -
     specimens.change(session, row, Change(order.patient, order.order, order.collected_at), by)
 
 
-def _cancel(session: Session, row: SpecimenRow, by: str) -> None:
+def _cancel(session: Session, row: SpecimenRow, by: Actor) -> None:
     if row.state == State.CANCELLED:
         return
     if row.state != State.OPEN:

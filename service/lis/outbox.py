@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from service.access.identity import Actor
 from service.lis import audit
 from service.lis.states import MessageState
 from service.lis.tables import MessageRow, ReportRow
@@ -180,7 +181,7 @@ class UnderWay(Exception):
     """A worker is sending it at this moment."""
 
 
-def retry_dead(session: Session, message: MessageRow, by: str, retry_for: timedelta) -> None:
+def retry_dead(session: Session, message: MessageRow, by: Actor, retry_for: timedelta) -> None:
     """Send a dead letter again, the same bytes under the same control id.
 
     Raises:
@@ -201,7 +202,7 @@ def retry_dead(session: Session, message: MessageRow, by: str, retry_for: timede
     audit.record(session, by, "retry", None, message=message.control_id, channel=message.channel)
 
 
-def drop(session: Session, message: MessageRow, by: str, why: str) -> None:
+def drop(session: Session, message: MessageRow, by: Actor, why: str) -> None:
     """Give up on a message that waits or is dead.
 
     Raises:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from service.bodies import JsonRoute
 from service.errors import NoLaboratory
 from service.lis import examples
-from service.lis.acting import Actor, Person
+from service.lis.acting import TheActor, ThePerson
 from service.lis.documents import (
     MOST,
     AuditTrail,
@@ -65,7 +65,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
     responses=examples.answering(examples.SPECIMEN, status=201) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.OPEN),
 )
-async def open_specimen(wish: OpenSpecimen, by: Actor, here: TheLaboratory) -> Specimen:
+async def open_specimen(wish: OpenSpecimen, by: TheActor, here: TheLaboratory) -> Specimen:
     """A specimen that no order opened. There is one specimen of a number: 409 if it is here already.
 
         curl -H 'X-Acting-User: m.muster' -H 'Content-Type: application/json' http://localhost:8000/specimens \\
@@ -106,7 +106,7 @@ async def look_at_specimen(specimen_id: SpecimenId, here: TheLaboratory) -> Spec
     responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.CHANGE),
 )
-async def change_specimen(specimen_id: SpecimenId, wish: ChangeSpecimen, by: Actor, here: TheLaboratory) -> Specimen:
+async def change_specimen(specimen_id: SpecimenId, wish: ChangeSpecimen, by: TheActor, here: TheLaboratory) -> Specimen:
     """Patient, order, target, or the megakaryocytes that a person counted aside."""
     return await here.do("change", here.desk.change, specimen_id, wish, by)
 
@@ -162,7 +162,7 @@ async def look_at_cell(specimen_id: SpecimenId, place: Place, here: TheLaborator
     responses=examples.answering(examples.READ_ANSWER) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.READ),
 )
-async def read_cells(specimen_id: SpecimenId, wish: ReadCells, by: Person, here: TheLaboratory) -> ReadAnswer:
+async def read_cells(specimen_id: SpecimenId, wish: ReadCells, by: ThePerson, here: TheLaboratory) -> ReadAnswer:
     """Written down all together or not at all. If somebody read one of the cells since you saw it: 409.
 
     A cell's own class confirms it; another one needs a reason.
@@ -177,7 +177,9 @@ async def read_cells(specimen_id: SpecimenId, wish: ReadCells, by: Person, here:
     responses=examples.answering(examples.REPORT) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.SEEN),
 )
-async def report_preliminarily(specimen_id: SpecimenId, wish: ReportSpecimen, by: Actor, here: TheLaboratory) -> Report:
+async def report_preliminarily(
+    specimen_id: SpecimenId, wish: ReportSpecimen, by: TheActor, here: TheLaboratory
+) -> Report:
     """As the specimen stands, signed by nobody; before the first signature only."""
     return await here.do("preliminary", here.desk.preliminary, specimen_id, wish, by)
 
@@ -189,7 +191,7 @@ async def report_preliminarily(specimen_id: SpecimenId, wish: ReportSpecimen, by
     responses=examples.answering(examples.REPORT) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.SIGN),
 )
-async def sign_specimen(specimen_id: SpecimenId, wish: SignSpecimen, by: Person, here: TheLaboratory) -> Report:
+async def sign_specimen(specimen_id: SpecimenId, wish: SignSpecimen, by: ThePerson, here: TheLaboratory) -> Report:
     """The report becomes final, or corrected after an amendment, and goes on its way. Only a person signs."""
     return await here.do("sign", here.desk.sign, specimen_id, wish, by)
 
@@ -201,7 +203,7 @@ async def sign_specimen(specimen_id: SpecimenId, wish: SignSpecimen, by: Person,
     responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.REASON),
 )
-async def amend_specimen(specimen_id: SpecimenId, wish: WithReason, by: Person, here: TheLaboratory) -> Specimen:
+async def amend_specimen(specimen_id: SpecimenId, wish: WithReason, by: ThePerson, here: TheLaboratory) -> Specimen:
     """It is open again until it is signed anew; what was signed stands until then."""
     return await here.do("amend", here.desk.amend, specimen_id, wish, by)
 
@@ -213,7 +215,7 @@ async def amend_specimen(specimen_id: SpecimenId, wish: WithReason, by: Person, 
     responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
     openapi_extra=examples.taking(examples.REASON),
 )
-async def cancel_specimen(specimen_id: SpecimenId, wish: WithReason, by: Actor, here: TheLaboratory) -> Specimen:
+async def cancel_specimen(specimen_id: SpecimenId, wish: WithReason, by: TheActor, here: TheLaboratory) -> Specimen:
     """It is never signed. What was signed is amended instead."""
     return await here.do("cancel", here.desk.cancel, specimen_id, wish, by)
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.access.identity import Actor
 from service.errors import NotReviewed, UnknownSpecimen
 from service.lis import audit, cells, outbox
 from service.lis.cells import Counted
@@ -48,7 +49,7 @@ class Channel:
 class Signature:
     """Who signs, and what is said with it."""
 
-    by: str
+    by: Actor
     comment: str | None = None
     accept_unread: bool = False
 
@@ -62,7 +63,7 @@ def differential_of(specimen: SpecimenRow, found: Counted, rules: CountingRules)
 
 
 def preliminary(
-    session: Session, specimen: SpecimenRow, by: str, rules: CountingRules, channels: Sequence[Channel]
+    session: Session, specimen: SpecimenRow, by: Actor, rules: CountingRules, channels: Sequence[Channel]
 ) -> Report:
     """Report a locked, open specimen as it stands, signed by nobody.
 
@@ -114,7 +115,7 @@ def _written(
         megakaryocytes=specimen.megakaryocytes,
         models=[ReportModel(name=each.name, version=each.version, sha256=each.sha256) for each in found.models],
         created_at=now,
-        signed_by=signature.by if signed else None,
+        signed_by=signature.by.name if signed else None,
         comment=signature.comment,
         correction=specimen.correction if status is ReportStatus.CORRECTED else None,
     )
@@ -122,7 +123,7 @@ def _written(
     return report
 
 
-def _store(session: Session, specimen: SpecimenRow, report: Report, by: str, channels: Sequence[Channel]) -> None:
+def _store(session: Session, specimen: SpecimenRow, report: Report, by: Actor, channels: Sequence[Channel]) -> None:
     document = report.json_bytes().decode()
     row = ReportRow(
         id=report.id,

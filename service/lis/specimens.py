@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.access.identity import Actor
 from service.errors import NumberTaken, ReportedAlready, StaleRevision, UnknownSpecimen, WrongState
 from service.lis import audit
 from service.lis.report import Order, Patient
@@ -36,7 +37,7 @@ class NewSpecimen:
     collected_at: datetime | None = None
 
 
-def open_specimen(session: Session, new: NewSpecimen, by: str) -> SpecimenRow:
+def open_specimen(session: Session, new: NewSpecimen, by: Actor) -> SpecimenRow:
     """Open a specimen.
 
     Raises:
@@ -153,7 +154,7 @@ def same_patient(row: SpecimenRow, patient: Patient) -> bool:
     return (known.identifier, known.authority) == (patient.identifier, patient.authority)
 
 
-def change(session: Session, row: SpecimenRow, wish: Change, by: str) -> None:
+def change(session: Session, row: SpecimenRow, wish: Change, by: Actor) -> None:
     """Change what is known of a locked specimen.
 
     Raises:
@@ -179,7 +180,7 @@ def change(session: Session, row: SpecimenRow, wish: Change, by: str) -> None:
     audit.record(session, by, "change", row.id, fields=changed, revision=row.revision)
 
 
-def cancel(session: Session, row: SpecimenRow, by: str, reason: str) -> None:
+def cancel(session: Session, row: SpecimenRow, by: Actor, reason: str) -> None:
     """Give a locked specimen up: it is never signed.
 
     Raises:
@@ -195,14 +196,14 @@ def cancel(session: Session, row: SpecimenRow, by: str, reason: str) -> None:
     audit.record(session, by, "cancel", row.id, reason=reason, revision=row.revision)
 
 
-def reopen(session: Session, row: SpecimenRow, by: str) -> None:
+def reopen(session: Session, row: SpecimenRow, by: Actor) -> None:
     """Open a locked, cancelled specimen again."""
     row.state = State.OPEN
     row.revision += 1
     audit.record(session, by, "reopen", row.id, revision=row.revision)
 
 
-def amend(session: Session, row: SpecimenRow, by: str, reason: str) -> None:
+def amend(session: Session, row: SpecimenRow, by: Actor, reason: str) -> None:
     """Open a locked, signed specimen again; what was signed stands until it is signed anew."""
     row.state = State.AMENDING
     row.correction = reason
