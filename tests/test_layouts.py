@@ -215,7 +215,7 @@ def test_shards_give_classes_patients_and_bytes_wherever_a_picture_lies(tmp_path
         ({"1.jpg": b"1", "1.json": b"{"}, "w", "1.json: cannot be read"),
         ({"1.jpg": b"1", "1.json": b"[]"}, "w", "1.json: expected a JSON object"),
         ({"1.jpg": b"1", "1.cls": b"BLA", "1.seg.png": b"2"}, "w", "1.jpg and 1.seg.png are of one key"),
-        ({"BLA/1.jpg": b"1"}, "w:gz", "not a plain tar .*unpack a compressed one"),
+        ({"BLA/1.jpg": b"1"}, "w:gz", "not a whole, plain tar: it is compressed .gzip.; unpack it"),
     ],
 )
 def test_a_shard_that_cannot_be_learned_from_names_the_member(
@@ -225,6 +225,42 @@ def test_a_shard_that_cannot_be_learned_from_names_the_member(
         _tar(tmp_path / "set" / "00.tar", members, mode)
     with pytest.raises(DataError, match=says):
         _index(tmp_path, shards="set/*.tar")
+
+
+def test_a_shard_that_lost_pictures_says_how_many_were_read(tmp_path: Path) -> None:
+    shard = tmp_path / "00.tar"
+    _tar(shard, {f"BLA/{at}.jpg": b"1" * 600 for at in range(3)})
+    whole = shard.read_bytes()
+    second = whole.index(b"BLA/1.jpg")
+    for damaged, count in (
+        (whole[:second], 1),
+        (whole[: second + 700], 1),
+        (whole[:second] + b"?" + whole[second + 1 :], 1),
+        (whole * 2, 3),
+        (whole + b"x", 3),
+    ):
+        shard.write_bytes(damaged)
+        with pytest.raises(DataError, match=f"not a whole, plain tar: .*; pictures read before that: {count}"):
+            _index(tmp_path, shards="00.tar")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE])
+@pytest.mark.parametrize("name", ["BLA/1.jpg", "BLA/1.cls"])
+def test_a_picture_or_label_that_a_shard_does_not_hold_is_named(tmp_path: Path, kind: bytes, name: str) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type = kind
+    (tmp_path / "00.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(DataError, match=f"{name}: (a link or a special file|stored sparse)"):
+        _index(tmp_path, shards="00.tar")
+
+
+def test_a_label_is_bounded(tmp_path: Path) -> None:
+    _tar(tmp_path / "00.tar", {"1.jpg": b"1", "1.json": b" " * 1_048_577})
+    with pytest.raises(DataError, match="1.json: 1048577 bytes; a label has 1048576 at most"):
+        _index(tmp_path, shards="00.tar")
+    _tar(tmp_path / "00.tar", {"1.jpg": b"1", "1.json": b"[" * 900_000})
+    with pytest.raises(DataError, match="1.json: cannot be read"):
+        _index(tmp_path, shards="00.tar")
 
 
 def test_one_member_twice_in_a_shard_is_refused(tmp_path: Path) -> None:

@@ -5,14 +5,18 @@ the first dot of the file's name. Unpacks nothing; does not know which classes t
 """
 
 import json
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+from model.tar_reader import WITHOUT_BYTES, DamagedTar, Kind, Member, members
 from training.data import SUFFIXES, DataError, Span
 from training.data_config import Columns
 from training.rows import USUAL_CODE, USUAL_PATIENT
+
+LABELS = frozenset({".cls", ".json"})
+MAX_LABEL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +42,41 @@ def pictures_in(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
         columns: keys of the class and the patient in key.json.
 
     Raises:
-        DataError: no plain tar, a picture stored in pieces, two pictures of one label (a mask beside the cell), or a
-            label that cannot be read; names the member.
+        DataError: no plain tar, a damaged one, a picture or label that is a link or stored in pieces, two pictures of
+            one label (a mask beside the cell), or a label that cannot be read; names the member.
     """
-    pictures: list[tuple[str, tarfile.TarInfo]] = []
+    pictures: list[tuple[str, Member]] = []
     labels: dict[str, _Label] = {}
     try:
-        with tarfile.open(shard, "r:") as archive:  # a compressed one has no places that can be read at random
-            for member in archive:
-                if not member.isreg() or PurePosixPath(member.name).name.startswith("."):
-                    continue
+        with shard.open("rb") as file:
+            for member in _files(file, shard):
                 key, suffix = _key_and_suffix(member.name)
                 if suffix in SUFFIXES:
                     pictures.append((key, member))
-                elif suffix in {".cls", ".json"}:
-                    file = archive.extractfile(member)
-                    assert file is not None, "a regular file"
-                    _read_label(labels.setdefault(key, _Label()), file.read(), columns, shard, member.name)
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(shard, f"not a plain tar ({error}); unpack a compressed one to .tar") from error
+                else:
+                    _read_label(labels.setdefault(key, _Label()), file, member, columns, shard)
+    except DamagedTar as error:
+        read = f"pictures read before that: {len(pictures)}"
+        raise DataError(shard, f"not a whole, plain tar: {error}; {read}") from error
+    except OSError as error:
+        raise DataError(shard, f"cannot be read ({error.strerror or error})") from error
     first: dict[str, str] = {}
     for key, member in pictures:
-        if member.issparse():
-            raise DataError(shard, f"{member.name}: stored sparse, so that it lies in pieces; write the tar anew")
         if key in labels and first.setdefault(key, member.name) != member.name:
             raise DataError(shard, f"{first[key]} and {member.name} are of one key: which is the cell cannot be told")
         label = labels.get(key, _Label())
-        yield ShardPicture(member.name, Span(member.offset_data, member.size), label.code, label.patient)
+        yield ShardPicture(member.name, Span(member.offset, member.size), label.code, label.patient)
+
+
+def _files(file: BinaryIO, shard: Path) -> Iterator[Member]:
+    """Pictures and labels. Hidden files are what macOS adds, others say nothing of a picture."""
+    for member in members(file):
+        wanted = _key_and_suffix(member.name)[1] in SUFFIXES | LABELS
+        if member.kind is Kind.FOLDER or not wanted or PurePosixPath(member.name).name.startswith("."):
+            continue
+        if member.kind is not Kind.FILE:
+            raise DataError(shard, f"{member.name}: {WITHOUT_BYTES[member.kind]}")
+        yield member
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:
@@ -72,13 +84,18 @@ def _key_and_suffix(name: str) -> tuple[str, str]:
     return (path.parent / path.name.partition(".")[0]).as_posix(), path.suffix.lower()
 
 
-def _read_label(label: _Label, data: bytes, columns: Columns, shard: Path, name: str) -> None:
+def _read_label(label: _Label, file: BinaryIO, member: Member, columns: Columns, shard: Path) -> None:
+    name = member.name
+    if member.size > MAX_LABEL_BYTES:
+        raise DataError(shard, f"{name}: {member.size} bytes; a label has {MAX_LABEL_BYTES} at most")
+    file.seek(member.offset)
+    data = file.read(member.size)
     try:
         if name.lower().endswith(".cls"):
             label.code = data.decode("utf-8").strip()
             return
         entries = json.loads(data)
-    except ValueError as error:  # of JSON and of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
         raise DataError(shard, f"{name}: cannot be read: {error}") from error
     if not isinstance(entries, Mapping):
         raise DataError(shard, f"{name}: expected a JSON object")

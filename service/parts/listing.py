@@ -3,7 +3,6 @@
 Knows tar and Parquet. A shard whose index is damaged is an error: what it hides would be missing without a word.
 """
 
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -11,6 +10,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model import tar_reader
+from model.tar_reader import DamagedTar
+from model.tar_reader import Kind as MemberKind
 from service.folders import counts, printable
 from service.parts.faults import StoreError
 from service.parts.inputs import File, Kind
@@ -24,7 +26,8 @@ class Entry:
     """One picture of a plan: its key, and where its bytes stand.
 
     `source` is the number of the input, `path` of the file in that input's store. `offset` is in bytes for a tar, in
-    rows for Parquet; `size` in bytes, -1 where only reading tells, LINK where a tar names another file.
+    rows for Parquet; `size` in bytes, -1 where only reading tells, LINK where a tar names another file, PIECES where it
+    holds one in pieces.
     """
 
     key: str
@@ -35,7 +38,7 @@ class Entry:
     size: int = -1
 
 
-LINK = -2
+LINK, PIECES = -2, -3
 
 
 def entries(store: Any, source: int, file: File, key_column: str, image_column: str) -> Iterator[Entry]:
@@ -56,35 +59,22 @@ def entries(store: Any, source: int, file: File, key_column: str, image_column: 
 
 
 def _of_tar(opened: BinaryIO, source: int, file: File) -> Iterator[Entry]:
+    pictures = 0
     try:
-        archive = tarfile.open(fileobj=opened, mode="r:")
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header of the shard
-            if not member.isdir() and _is_shown(member.name):
-                size = member.size if member.isreg() and not member.issparse() else LINK
+        for member in tar_reader.members(opened):
+            if member.kind is not MemberKind.FOLDER and _is_shown(member.name):
+                size = {MemberKind.FILE: member.size, MemberKind.PIECES: PIECES}.get(member.kind, LINK)
                 name = printable(member.name.removeprefix("./"))
-                yield Entry(name, source, Kind.TAR, file.path, member.offset_data, size)
-        _check_end(opened, archive.offset, file)
-    except tarfile.TarError as error:
-        raise StoreError(
-            file.path, f"is damaged, cut off or no plain tar ({error}); mend it or leave it out"
-        ) from error
+                yield Entry(name, source, Kind.TAR, file.path, member.offset, size)
+                pictures += 1
+    except DamagedTar as error:
+        reason = f"is damaged, cut off or no plain tar: {error}; pictures read before that: {pictures}"
+        raise StoreError(file.path, f"{reason}; mend it or leave it out") from error
 
 
 def _is_shown(name: str) -> bool:
     *folders, last = name.removeprefix("./").split("/")
     return counts(last) and not any(folder.startswith(".") for folder in folders)
-
-
-def _check_end(opened: BinaryIO, end: int, file: File) -> None:
-    """tarfile ends as quietly at a cut as at the end, and at the first end of several archives in one file."""
-    opened.seek(end)
-    block = opened.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE:
-        raise StoreError(file.path, "is cut off: it has no end mark; mend it or leave it out")
-    while block := opened.read(1 << 20):
-        if block.strip(b"\0"):
-            raise StoreError(file.path, "goes on behind its end: several archives in one; take them apart")
 
 
 def _of_table(opened: BinaryIO, source: int, file: File, key_column: str, image_column: str) -> Iterator[Entry]:

@@ -11,14 +11,17 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from model.image import PictureError, PictureTooLarge, UndecodablePicture
+from model.tar_reader import WITHOUT_BYTES
+from model.tar_reader import Kind as MemberKind
 from service.folders import read
 from service.parts.inputs import Kind
-from service.parts.listing import LINK, Entry, is_bytes
+from service.parts.listing import LINK, PIECES, Entry, is_bytes
 from service.parts.stores import is_local
 
 _FILES_AT_ONCE = 32  # asked of a store together
 _ROWS_AT_ONCE = 32
 _STRETCH_BYTES = 8 << 20
+_NO_BYTES = {LINK: WITHOUT_BYTES[MemberKind.SPECIAL], PIECES: WITHOUT_BYTES[MemberKind.PIECES]}
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 
@@ -112,8 +115,8 @@ def _stretches(entries: list[Entry], max_image_bytes: int) -> Iterator[list[Entr
 
 
 def _member(entry: Entry, stretch: Any, start: int, max_image_bytes: int) -> Content:
-    if entry.size == LINK:
-        return UndecodablePicture("a link or a special file in the archive")
+    if entry.size in _NO_BYTES:
+        return UndecodablePicture(_NO_BYTES[entry.size])
     if entry.size > max_image_bytes:
         return _large(entry, max_image_bytes)
     if isinstance(stretch, Exception):
