@@ -38,8 +38,10 @@ if TYPE_CHECKING:  # loaded where one is set up
 
 REFUSED = (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE))
 ROUTES = (classify, batch, specimen_routes, cell_routes, model, change, v2, operations, docs)
-#: Bodies of all requests in flight together, in multiples of the largest one.
-UPLOADS_AT_ONCE = 2
+#: Bodies and collected answers of all requests in flight together, in multiples of the largest body.
+UPLOADS_AT_ONCE = 3
+#: And those of one caller, who may send the largest body and get the largest answer, and leaves room for others.
+UPLOADS_OF_A_CALLER = 2
 #: FastAPI's own spans and logs hold paths, and texts of errors: numbers of specimens, and whatever a client sent.
 NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 #: How long a shutdown waits for the collector to take the last traces.
@@ -74,7 +76,7 @@ def create_app(
         telemetry=NO_TELEMETRY,
     )
     app.state.opened = session
-    app.state.running = Running(settings, metrics, UploadMemory(UPLOADS_AT_ONCE * settings.max_body_bytes))
+    app.state.running = Running(settings, metrics, _upload_memory(settings))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
     app.state.laboratory = _laboratory(settings, metrics)
     for module in ROUTES:
@@ -105,6 +107,11 @@ def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     app.state.recorder = _recorder(settings)
     if app.state.recorder is not None or settings.log_format == "json":
         app.add_middleware(Traced, recorder=app.state.recorder)
+
+
+def _upload_memory(settings: Settings) -> UploadMemory:
+    largest = settings.max_body_bytes
+    return UploadMemory(UPLOADS_AT_ONCE * largest, UPLOADS_OF_A_CALLER * largest)
 
 
 def _recorder(settings: Settings) -> Recorder | None:

@@ -5,11 +5,9 @@ Knows the order of items and what is tallied. Does not know bodies (`service.upl
 
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-
-import orjson
 
 from service.answers import Wanted, differential_count, identity, reading_aside
 from service.archives import Upload
@@ -71,10 +69,12 @@ class Bulk:
         self.problems += 1
         return self._refused(self.answered - 1, None, error).json_bytes()
 
-    def document(self, items: list[bytes]) -> bytes:
-        """The whole batch as one JSON document (`BatchAnswer`), of items that are JSON already."""
-        results = [orjson.Fragment(item) for item in items]
-        return orjson.dumps({**self.summary().model_dump(exclude_none=True), "results": results})
+    def document(self, items: Sequence[bytes]) -> list[bytes]:
+        """The whole batch as one JSON document (`BatchAnswer`), in chunks: the items, and what stands around them."""
+        chunks = [self.summary().json_bytes().removesuffix(b"}"), b',"results":[']
+        for index, item in enumerate(items):
+            chunks += [b",", item] if index else [item]
+        return [*chunks, b"]}"]
 
     async def _contents(self, uploads: AsyncIterator[Upload]) -> AsyncIterator[bytes | Exception]:
         async for upload in uploads:

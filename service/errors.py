@@ -10,7 +10,9 @@ Knows no HTTP: `service.problems` says which status each of these, and each erro
     ├── InvalidTensor         a tensor that is not what the model takes, or that contradicts itself
     ├── UnknownModel          another model or version than the one that answers here
     ├── UploadTooSlow         the client stopped sending
-    ├── UploadMemoryExhausted bodies of other requests fill the memory set aside for uploads
+    ├── UploadMemoryExhausted requests in flight, of all callers or of this one, fill the memory set aside for uploads
+    ├── AnswerTooLarge        the answer in one piece, not the body that asked for it
+    ├── NotAcceptable         every form that the answer has is excluded by Accept
     ├── Unauthorised          without a key or a token that holds
     ├── Forbidden             known, but not allowed; or what nobody may do here, as the service is set up
     ├── RateLimited           more requests than this caller may send
@@ -31,6 +33,9 @@ Knows no HTTP: `service.problems` says which status each of these, and each erro
     ├── NotReady              the model is not warm yet, or the service is stopping
     └── ClientGone            nobody waits for the answer any more
 """
+
+from collections.abc import Sequence
+from typing import Literal
 
 
 class ServiceError(Exception):
@@ -80,18 +85,38 @@ class UnknownModel(ServiceError):
 
 
 class UploadTooSlow(ServiceError):
-    """The client sent nothing for too long."""
+    """The client sent nothing, or too little, for too long."""
 
-    def __init__(self, waited_s: float) -> None:
-        super().__init__(f"the body was not received within {waited_s:g} s")
-        self.waited_s = waited_s
+    def __init__(self, pause_s: float, least_bytes_per_s: int) -> None:
+        super().__init__(
+            f"the body came too slowly: send at least {least_bytes_per_s} bytes/s, with pauses below {pause_s:g} s, or "
+            "send less at a time"
+        )
+
+
+class AnswerTooLarge(ServiceError):
+    """The answer in one piece would be larger than allowed; the request says what is in it."""
+
+    def __init__(self, limit_bytes: int, advice: str) -> None:
+        super().__init__(f"the answer in one piece is larger than {limit_bytes} bytes; {advice}")
+        self.limit_bytes = limit_bytes
+
+
+class NotAcceptable(ServiceError):
+    """The Accept header excludes every form of the answer (RFC 9110, 12.5.1)."""
+
+    def __init__(self, offered: Sequence[str]) -> None:
+        super().__init__(f"Accept excludes every form of this answer: {', '.join(offered)}; ask for one of them")
+        self.offered = offered
 
 
 class UploadMemoryExhausted(ServiceError):
-    """The memory set aside for bodies of requests in flight is in use; later there will be room again."""
+    """The memory for requests in flight, or one caller's part of it, is in use; later there is room again."""
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"requests in flight already fill the {limit_bytes} bytes set aside for uploads")
+    def __init__(self, limit_bytes: int, whose: Literal["all", "your"] = "all") -> None:
+        super().__init__(
+            f"{whose} requests in flight already fill the {limit_bytes} bytes that they may hold in memory"
+        )
         self.limit_bytes = limit_bytes
         self.retry_after_s = 1.0
 

@@ -5,14 +5,18 @@ error that is not in the table: an unexpected one is a 500 that says only that.
 """
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import islice
+from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from model.image import ArchiveForPicture, PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.errors import (
+    AnswerTooLarge,
     BodyTooLarge,
     CellTaken,
     ChangeUnderWay,
@@ -24,6 +28,7 @@ from service.errors import (
     MalformedBody,
     ModelRefused,
     NoLaboratory,
+    NotAcceptable,
     NotReady,
     NotReviewed,
     NumberTaken,
@@ -62,6 +67,10 @@ class Kind:
         return f"urn:problem-type:marrowlens:{self.name}"
 
 
+#: Of a body with a hundred thousand faults the first are enough, and an answer stays small.
+FAULTS_TOLD = 10
+#: Names of members come from the client, and so do parts of some messages.
+_NAME_LENGTH, _MESSAGE_LENGTH = 80, 300
 UNEXPECTED = Kind(500, "internal-error", "The service failed")
 
 #: First match wins, so a class stands before its base.
@@ -71,6 +80,7 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (UnknownModel, Kind(404, "unknown-model", "There is no such model here")),
     (NoLaboratory, Kind(404, "no-laboratory", "No laboratory is set up here")),
     (UnknownSpecimen, Kind(404, "unknown-specimen", "There is no such thing in this laboratory")),
+    (NotAcceptable, Kind(406, "not-acceptable", "No form of the answer is acceptable")),
     (UploadTooSlow, Kind(408, "upload-too-slow", "The body did not arrive in time")),
     (BodyTooLarge, Kind(413, "body-too-large", "The body is too large")),
     (TooManyPictures, Kind(413, "too-many-pictures", "Too many pictures in one request")),
@@ -88,6 +98,7 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (UndecodablePicture, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
     (PictureError, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
     (MalformedBody, Kind(422, "malformed-body", "The body cannot be read")),
+    (AnswerTooLarge, Kind(422, "answer-too-large", "The answer would be too large")),
     (ModelRefused, Kind(422, "model-refused", "The model cannot take over")),
     (InvalidTensor, Kind(422, "invalid-tensor", "The tensor is not what the model takes")),
     (InvalidReading, Kind(422, "invalid-reading", "The reading cannot be")),
@@ -154,16 +165,34 @@ def _detail(error: BaseException, kind: Kind) -> str:
     if isinstance(error, HTTPException):
         return str(error.detail)
     if isinstance(error, RequestValidationError):
-        return "; ".join(_fault(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors())
+        return _first(_fault(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors())
     said = error.reason if isinstance(error, PictureError) else str(error)
     return next((text for error_class, text in _DETAILS.items() if isinstance(error, error_class)), said)
 
 
+def faults_told(faults: Sequence[Mapping[str, Any]]) -> str:
+    """pydantic's errors of one document as a sentence: the first of them, and how many more there are."""
+    return _first(": ".join(filter(None, (_name(fault["loc"]), fault["msg"]))) for fault in faults)
+
+
+def _first(told: Iterable[str]) -> str:
+    each = iter(told)
+    first = list(islice(each, FAULTS_TOLD))
+    more = sum(1 for _ in each)
+    return "; ".join(first) + (f"; and {more} more" if more else "")
+
+
+def _name(path: Sequence[str | int]) -> str:
+    return ".".join(str(part)[:_NAME_LENGTH] for part in path)
+
+
 def _fault(location: tuple[str | int, ...], kind: str, message: str) -> str:
     place, *path = location
-    name = ".".join(str(part) for part in path)
+    name = _name(path)
+    if kind == "json_invalid":
+        return f"the {place} is no JSON (character {name})"
     if kind == "model_attributes_type" and not path:
         return f"the {place} is no JSON object, sent with Content-Type: application/json"
     if kind == "extra_forbidden":
         return f"{name} is not a {place} parameter here"
-    return f"{place} parameter {name}: {message}"
+    return f"{place} parameter {name}: {message[:_MESSAGE_LENGTH]}"

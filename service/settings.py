@@ -67,6 +67,9 @@ class Settings(BaseSettings, AccessSettings):
     max_queue_delay_ms: float = Field(0, ge=0, le=10_000, description="how long an idle model waits for company")
     max_queue_size: int = Field(256, gt=0, description="pictures accepted and not yet answered; one more is refused")
     request_timeout_s: float = Field(30, gt=0, description="a picture not answered by then is given up")
+    upload_timeout_s: float = Field(
+        1800, gt=0, description="a body, or a line of NDJSON, that is not there by then is given up, however large"
+    )
     max_run_s: float = Field(60, gt=0, description="a model call that takes longer: not ready, and the process ends")
     max_failed_runs: int = Field(5, gt=0, description="model calls that fail in a row: not ready, and the process ends")
     intra_op_threads: int | None = Field(None, gt=0, description="threads of one model call. Default: the CPU budget")

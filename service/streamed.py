@@ -6,8 +6,6 @@ other requests leave no memory, is an error in its picture's place.
 """
 
 import asyncio
-import binascii
-from base64 import b64decode
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -18,11 +16,15 @@ from starlette.requests import Request
 
 from model.image import PictureTooLarge
 from service.archives import Upload, printable
-from service.errors import ClientGone, MalformedBody, UploadMemoryExhausted, UploadTooSlow
+from service.base64_text import decode_base64
+from service.errors import MalformedBody, UploadMemoryExhausted
+from service.json_text import MAX_OBJECT_MEMBERS, read_json
 from service.lease import Lease
+from service.line_encoding import LineEncoding
+from service.problems import faults_told
 from service.schemas import SentPicture
 from service.thread_pools import BODIES
-from service.uploads import MIN_UPLOAD_BYTES_PER_S
+from service.upload_pace import Patience, UploadPace
 
 #: What stands around the picture in its line: braces, keys and a name.
 LINE_OVERHEAD_BYTES = 4096
@@ -41,8 +43,7 @@ class StreamedPictures:
     Args:
         lease: grows and shrinks with what is held, between `FLOOR_BYTES` and two of the longest lines: one that comes
             in, and as much of pictures not yet answered. A picture waits in its line until there is room for it.
-        timeout_s: for each line, in addition to its bytes at `MIN_UPLOAD_BYTES_PER_S`; only waiting for the client
-            counts.
+        patience: for each line.
 
     Raises:
         UploadMemoryExhausted: other requests hold the memory already before the first line.
@@ -51,13 +52,16 @@ class StreamedPictures:
     request: Request
     lease: Lease
     max_picture_bytes: int
-    timeout_s: float
+    patience: Patience
+    _pace: UploadPace = field(init=False)
+    _encoding: LineEncoding = field(default_factory=LineEncoding)
     _line: bytearray = field(default_factory=bytearray)
     _line_bytes: int = 0  # leased for it
     _held: deque[int] = field(default_factory=deque)  # bytes of the pictures that are not answered yet
     _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
+        self._pace = UploadPace(self.patience)
         self._resize(0)
 
     @property
@@ -87,35 +91,23 @@ class StreamedPictures:
 
     async def _lines(self) -> AsyncGenerator[bytes | Unkept, None]:
         """Lines without their ends; why one could not be kept, whose rest is passed over."""
-        more, waited_s, unkept = True, 0.0, None
+        more, unkept = True, None
         while more:
             searched = len(self._line)
-            piece, more, took_s = await self._piece(waited_s)
-            self._line += piece
-            waited_s += took_s
+            message = await self._pace.message(self.request)
+            more = message.get("more_body", False)
+            self._line += self._encoding.as_utf8(message.get("body", b""), last=not more)
             while (end := self._line.find(b"\n", searched)) >= 0:
                 line = bytes(self._line[:end])
                 del self._line[: end + 1]
                 yield unkept or line
-                searched, waited_s, unkept = 0, 0.0, None
+                self._pace.restart()
+                searched, unkept = 0, None
             unkept = unkept or await self._kept()
             if unkept:
                 self._pass_over()
         if self._line or unkept:
             yield unkept or bytes(self._line)
-
-    async def _piece(self, waited_s: float) -> tuple[bytes, bool, float]:
-        clock = asyncio.get_running_loop().time
-        patience_s = self.timeout_s + len(self._line) / MIN_UPLOAD_BYTES_PER_S - waited_s
-        began = clock()
-        try:
-            async with asyncio.timeout(patience_s):
-                message = await self.request.receive()
-        except TimeoutError as error:
-            raise UploadTooSlow(self.timeout_s) from error
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        return message.get("body", b""), message.get("more_body", False), clock() - began
 
     def _pass_over(self) -> None:
         self._line.clear()
@@ -169,21 +161,27 @@ class StreamedPictures:
         return upload
 
     def _parsed(self, line: bytes) -> Upload:
+        name = None
         try:
-            sent = SentPicture.model_validate_json(line)
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in fault["loc"])
-            return Upload(None, MalformedBody(f"the line is no picture: {place + ': ' if place else ''}{fault['msg']}"))
-        name = None if sent.name is None else printable(sent.name)
-        try:
-            data = b64decode(sent.image, validate=True)
-        except binascii.Error:
-            return Upload(name, MalformedBody("the line's image is not base64 (RFC 4648, section 4)"))
+            sent = _sent_picture(line)
+            name = None if sent.name is None else printable(sent.name)
+            data = decode_base64(sent.image)
+        except MalformedBody as error:
+            return Upload(name, MalformedBody(f"the line is no picture: {error}"))
         if len(data) > self.max_picture_bytes:
             too_large = PictureTooLarge(f"{len(data)} bytes; {self.max_picture_bytes} are allowed")
             return Upload(name, too_large)
         return Upload(name, data)
+
+
+def _sent_picture(line: bytes) -> SentPicture:
+    text = line.strip()
+    if not (text.startswith(b"{") and text.endswith(b"}")):
+        raise MalformedBody("it is not JSON; each line is one whole object, {…}, without a line break inside")
+    try:
+        return SentPicture.model_validate(read_json(text, max_members=MAX_OBJECT_MEMBERS))
+    except ValidationError as error:
+        raise MalformedBody(faults_told(error.errors(include_url=False, include_input=False))) from error
 
 
 def _size_bytes(upload: Upload) -> int:

@@ -185,7 +185,7 @@ def test_an_answer_too_large_for_one_piece_says_how_to_get_it(artefact: Path, dr
     members = [(str(at), draw(at)) for at in range(5)]
     with client(artefact, max_image_bytes=10_000, max_body_bytes=40_000) as http:
         whole = http.post("/classify/batch?maps=evidence&top_k=21&map_format=overlay", files=form(members))
-        assert whole.status_code == 413
+        assert whole.status_code == 422 and whole.json()["type"].endswith(":answer-too-large")
         assert "x-ndjson" in whole.json()["detail"]
         stream = http.post(
             "/classify/batch?maps=evidence&top_k=21&map_format=overlay", files=form(members), headers=NDJSON

@@ -124,6 +124,17 @@ async def test_a_picture_for_which_there_is_no_memory_is_refused_and_the_next_on
     assert 'marrowlens_pictures_total{outcome="refused"} 1.0' in counted
 
 
+CASES = Path(__file__).parent.parent.parent / "shared" / "cases" / "pictures"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the folder ../shared/cases/pictures is not there")
+@pytest.mark.parametrize("name", ["mime_base64.ndjson", "powershell_utf16.ndjson"])
+def test_streams_that_were_refused(http: TestClient, name: str) -> None:
+    whole = http.post("/classify?maps=none", files={"image": (CASES / "base.jpg").read_bytes()}).json()
+    items, _ = documents(http.post("/classify/batch?maps=none", content=(CASES / name).read_bytes(), headers=NDJSON))
+    assert [item["result"]["probabilities"] for item in items] == [whole["probabilities"]] * len(items) and items
+
+
 # On a real connection
 
 

@@ -17,6 +17,7 @@ from service.archives import Upload
 from service.errors import ClientGone, MalformedBody, UploadMemoryExhausted, UploadTooSlow
 from service.lease import Lease, UploadMemory
 from service.streamed import FLOOR_BYTES, LINE_OVERHEAD_BYTES, StreamedPictures
+from service.upload_pace import Patience
 
 LIMIT = 3000
 
@@ -38,7 +39,7 @@ def streamed(
 
     source = messages()
     request = Request({"type": "http"}, lambda: anext(source))
-    return StreamedPictures(request, Lease(memory or UploadMemory(10 * LIMIT)), limit, timeout_s=0.01)
+    return StreamedPictures(request, Lease(memory or UploadMemory(10 * LIMIT)), limit, Patience(0.01, 600))
 
 
 async def read(pictures: StreamedPictures) -> list[Upload]:
@@ -105,9 +106,9 @@ def large(pieces: list[bytes], memory: UploadMemory) -> StreamedPictures:
     return streamed(pieces, memory, limit=LARGE)
 
 
-def cut(data: bytes) -> list[bytes]:
+def cut(data: bytes, size: int = 65536) -> list[bytes]:
     """As a connection brings it."""
-    return [data[at : at + 65536] for at in range(0, len(data), 65536)]
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 async def test_the_lease_grows_and_shrinks_with_what_is_held() -> None:
@@ -168,6 +169,60 @@ async def test_a_key_that_is_not_known_is_refused_in_its_place() -> None:
         "the line is no picture: label: Extra inputs are not permitted",
         b"2",
     ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 10_000])
+async def test_lines_in_any_of_unicode_s_encodings(encoding: str, size: int) -> None:
+    body = json.dumps({"name": "ä🧬", "image": "MQ=="}, ensure_ascii=False) + "\r\n\r\n" + line(b"2").decode()
+    found = await read(streamed(cut(body.encode(encoding), size)))
+    assert [(each.name, each.content) for each in found] == [("ä🧬", b"1"), (None, b"2")]
+
+
+async def test_files_of_utf_16_that_were_joined() -> None:
+    """Each has its own byte order mark."""
+    body = line(b"1").decode().encode("utf-16") + line(b"2").decode().encode("utf-16")
+    assert [upload.content for upload in await read(streamed([body]))] == [b"1", b"2"]
+
+
+async def test_an_answer_does_not_wait_for_more_bytes_than_the_first_line_has() -> None:
+    source = streamed([b"{}\n"], end="silence").uploads()
+    assert isinstance((await anext(source)).content, MalformedBody)
+    await source.aclose()
+
+
+@pytest.mark.parametrize(
+    ("sent", "sentence"),
+    [
+        (b'{"image": "MQ"}', "not base64: its length is no multiple of four"),
+        (b'{"image": "M Q=="}', "a blank within a line"),
+        (b'{"image": "MQ==", "image": "Mg=="}', "a member name twice"),
+        (b'{"image": "MQ==", "na": 1, "nb": 1}', "na: Extra inputs are not permitted; nb: Extra"),
+        (b'{"image": ["MQ=="]}', "image: Input should be a valid string"),
+        (b'[{"image": "MQ=="}]', "each line is one whole object, {…}, without a line break inside"),
+        (b'{"image": "MQ==\nMg=="}', "without a line break inside"),
+        (b"{", "each line is one whole object"),
+        (b'{"image": }', "the JSON cannot be read"),
+        (b'{"image": NaN}', "the JSON cannot be read"),
+        (b'{"image": ' + b"[" * 2000 + b"}", "the JSON cannot be read"),
+        (b'{"image": ' + b"9" * 3000 + b"}", "the JSON cannot be read"),
+        (b'{"image": "\xff"}', "the JSON cannot be read"),
+        (b"{" + b",".join(b'"%d": 0' % at for at in range(600)) + b"}", "600 members; at most 64"),
+    ],
+)
+async def test_what_is_wrong_with_a_line_is_told(sent: bytes, sentence: str) -> None:
+    found = await read(streamed([sent + b"\n" + line(b"2")]))
+    assert found[-1].content == b"2"
+    assert isinstance(found[0].content, MalformedBody) and sentence in str(found[0].content)
+    assert str(found[0].content).startswith("the line is no picture: ")
+
+
+@pytest.mark.parametrize(
+    "image", ["MTIz\\r\\nNDU2\\r\\n", "MTIz\\n  NDU2", "data:image/png;base64,MTIzNDU2", " MTIzNDU2 ", "MTIzNDU2\\n"]
+)
+async def test_base64_that_can_mean_one_thing_alone_is_read(image: str) -> None:
+    (upload,) = await read(streamed([f'{{"image": "{image}"}}'.encode()]))
+    assert upload.content == b"123456"
 
 
 async def test_what_is_wrong_is_said_without_what_was_sent() -> None:

@@ -161,12 +161,12 @@ def test_one_bad_picture_fails_its_request_and_is_named(
     assert refused_in_both(alone, status, name).startswith("picture 0 (counted from 0): ")
 
 
-def test_what_is_too_much_is_413(http: TestClient, artefact: Path, draw: Draw) -> None:
+def test_what_is_too_much_is_refused(http: TestClient, artefact: Path, draw: Draw) -> None:
     refused_in_both(http.post(INFER, content=b" " * 400_001), 413, "body-too-large")
     refused_in_both(http.post(INFER, json=message([b"x"] * 31)), 413, "too-many-pictures")
     with client(artefact, max_image_bytes=50_000, max_body_bytes=60_000) as small:
         many = message([draw(1, size=(16, 16))] * 30)
-        assert "ask for fewer outputs" in refused_in_both(small.post(INFER, json=many), 413, "body-too-large")
+        assert "ask for fewer outputs" in refused_in_both(small.post(INFER, json=many), 422, "answer-too-large")
         few = [{"name": "probabilities"}]
         assert outputs(small.post(INFER, json=many | {"outputs": few}))["probabilities"].shape == (30, 21)
 

@@ -19,8 +19,7 @@ from service.lis.routes import Place, SpecimenId, TheLaboratory
 from service.lis.sent import SentCell
 from service.openapi import MANY_OR_ONE_PICTURE, problem_responses
 from service.problems import UNEXPECTED, kind_of, problem
-from service.running import RequestId, RunningService, TimeoutWish
-from service.settings import Settings
+from service.running import RequestId, Running, RunningService, TimeoutWish
 from service.uploads import content_type, many_pictures, one_picture
 
 if TYPE_CHECKING:  # as in `routes`
@@ -70,9 +69,9 @@ async def add_cells(
         curl -H 'X-Acting-User: scanner-1' -H 'Content-Type: application/zip' \\
              --data-binary @cells.zip http://localhost:8000/specimens/$ID/cells
     """
-    with service.serving().held() as classifier, service.uploads.lease() as lease:
+    with service.serving().held() as classifier, service.lease(request) as lease:
         known = await here.look(here.desk.pictures, specimen_id)
-        uploads = await _uploads(request, key, lease, service.settings)
+        uploads = await _uploads(request, key, lease, service)
         by_name = keys == "names" or key is not None
         adding = Adding(classifier, known, here.kept, here.draws, by_name, service.timeout_s(timeout_ms))
         outcomes = await while_connected(request, adding.run(uploads))
@@ -115,20 +114,10 @@ def _kept(here: "Laboratory", sha256: str, kind: str) -> bytes | None:
     return None if here.kept is None else here.kept.get(sha256, kind)
 
 
-async def _uploads(request: Request, key: str | None, lease: Lease, settings: Settings) -> AsyncIterator[Upload]:
+async def _uploads(request: Request, key: str | None, lease: Lease, service: Running) -> AsyncIterator[Upload]:
     if content_type(request).startswith("image/"):
-        data = await one_picture(
-            request, lease, max_image_bytes=settings.max_image_bytes, timeout_s=settings.request_timeout_s
-        )
-        return _alone(Upload(key, data))
-    return await many_pictures(
-        request,
-        lease,
-        max_body_bytes=settings.max_body_bytes,
-        max_picture_bytes=settings.max_image_bytes,
-        max_pictures=settings.max_batch_images,
-        timeout_s=settings.request_timeout_s,
-    )
+        return _alone(Upload(key, await one_picture(request, lease, service.limits)))
+    return await many_pictures(request, lease, service.limits)
 
 
 async def _alone(upload: Upload) -> AsyncIterator[Upload]:

@@ -30,7 +30,7 @@ from service.openapi import problem_responses
 if TYPE_CHECKING:  # SQLAlchemy and the rest take 40 MB: loaded where a laboratory is set up, and nowhere else
     from service.lis.laboratory import Laboratory
 
-_REFUSALS = (400, 404, 408, 409, 413, 422, 429, 503)
+_REFUSALS = (400, 404, 408, 409, 413, 415, 422, 429, 503)
 router = APIRouter(tags=["specimens"], route_class=JsonRoute)
 
 

@@ -7,19 +7,22 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from service.accept import preferred
 from service.archives import Upload
 from service.bulk import Bulk
+from service.collected_answer import CollectedAnswer
 from service.disconnect import while_connected
-from service.errors import BodyTooLarge, UploadTooSlow
+from service.errors import AnswerTooLarge, UploadTooSlow
+from service.lease import Lease
 from service.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
 from service.routes.query import WantedMaps
 from service.running import RequestId, RunningService, TimeoutWish
 from service.schemas import BatchAnswer
 from service.streamed import StreamedPictures
-from service.thread_pools import BODIES
 from service.uploads import content_type, many_pictures
 
 router = APIRouter(tags=["cells"])
+_JSON = "application/json"
 _NOT_STORED = {"Cache-Control": "no-store"}
 
 
@@ -51,7 +54,7 @@ class BothWays(Lines):
     summary="Classify many cells",
     response_model=BatchAnswer,
     response_model_exclude_none=True,
-    responses=stream_response() | problem_responses(408, 413, 415, 422, 429, 503),
+    responses=stream_response() | problem_responses(406, 408, 413, 415, 422, 429, 503),
     openapi_extra=MANY_PICTURES,
 )
 async def classify_batch(
@@ -73,26 +76,23 @@ async def classify_batch(
         curl -H 'Content-Type: application/zip' -H 'Accept: application/x-ndjson' \\
              --data-binary @cells.zip 'http://localhost:8000/classify/batch?maps=none'
     """
-    settings = service.settings
+    settings, accept = service.settings, ", ".join(request.headers.getlist("accept"))
     with ExitStack() as stack:
         classifier = stack.enter_context(service.serving().held())
         bulk = Bulk(classifier, wanted, request_id, settings.count_other, service.timeout_s(timeout_ms))
+        lease = stack.enter_context(service.lease(request))
         if content_type(request) == NDJSON:
-            lease = stack.enter_context(service.uploads.lease())
-            pictures = StreamedPictures(request, lease, settings.max_image_bytes, settings.request_timeout_s)
+            preferred(accept, [NDJSON])
+            pictures = StreamedPictures(request, lease, settings.max_image_bytes, service.limits.patience)
             return BothWays(_streamed(bulk, pictures), stack.pop_all())
-        uploads = await many_pictures(
-            request,
-            stack.enter_context(service.uploads.lease()),
-            max_body_bytes=settings.max_body_bytes,
-            max_picture_bytes=settings.max_image_bytes,
-            max_pictures=settings.max_batch_images,
-            timeout_s=settings.request_timeout_s,
-        )
-        if NDJSON in request.headers.get("accept", ""):
+        form = preferred(accept, [_JSON, NDJSON])
+        uploads = await many_pictures(request, lease, service.limits)
+        if form == NDJSON:
             return Lines(_lines(bulk, uploads), stack.pop_all())
-        body = await while_connected(request, _document(bulk, uploads, settings.max_body_bytes))
-    return Response(body, media_type="application/json", headers=_NOT_STORED)
+        chunks = await while_connected(request, _document(bulk, uploads, lease, settings.max_body_bytes))
+        return CollectedAnswer(
+            chunks, stack.pop_all(), media_type=_JSON, timeout_s=settings.request_timeout_s, headers=_NOT_STORED
+        )
 
 
 async def _lines(bulk: Bulk, uploads: AsyncIterator[Upload]) -> AsyncGenerator[bytes, None]:
@@ -113,12 +113,13 @@ async def _streamed(bulk: Bulk, pictures: StreamedPictures) -> AsyncGenerator[by
     yield bulk.summary().json_bytes() + b"\n"
 
 
-async def _document(bulk: Bulk, uploads: AsyncIterator[Upload], limit_bytes: int) -> bytes:
+async def _document(bulk: Bulk, uploads: AsyncIterator[Upload], lease: Lease, limit_bytes: int) -> list[bytes]:
     items, size_bytes = [], 0
     async with aclosing(bulk.items(uploads)) as source:
         async for item in source:
-            items.append(item)
             size_bytes += len(item)
             if size_bytes > limit_bytes:
-                raise BodyTooLarge(limit_bytes, f"the answer in one piece (ask for fewer maps, or {NDJSON})")
-    return await BODIES.run(bulk.document, items)
+                raise AnswerTooLarge(limit_bytes, f"ask for fewer maps, or for lines: Accept: {NDJSON}")
+            lease.take(len(item))
+            items.append(item)
+    return bulk.document(items)

@@ -48,12 +48,9 @@ async def answered(
     Raises:
         What stands in `service.problems.TABLE`.
     """
-    settings = service.settings
-    with service.serving().held() as classifier, service.uploads.lease() as lease:
+    with service.serving().held() as classifier, service.lease(request) as lease:
         classifier.check_room(time.monotonic() + service.timeout_s(timeout_ms))
-        picture = await one_picture(
-            request, lease, max_image_bytes=settings.max_image_bytes, timeout_s=settings.request_timeout_s
-        )
+        picture = await one_picture(request, lease, service.limits)
         deadline = time.monotonic() + service.timeout_s(timeout_ms)
         answer = await while_connected(request, classifier.classify(picture, deadline=deadline))
     found = await reading_aside(answer, classifier.manifest, wanted)

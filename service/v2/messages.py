@@ -14,16 +14,20 @@ from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS, Manifest
 from service.errors import BodyTooLarge, InvalidTensor, MalformedBody, TooManyPictures
+from service.json_text import read_json
 from service.v2.tensors import SentPicture, Shape, binary_numbers, files_of, json_numbers, pixels_of, shape_of
 
 #: JSON grows up to twenty times in memory when it is parsed; more than this goes as binary data.
 MAX_JSON_BYTES = 16 * 1024 * 1024
 
+#: A message has few; the rest is data.
+MAX_JSON_MEMBERS = 1000
+
 _REQUEST_PARAMETERS = ("timeout", "binary_data_output")
 _INPUT_PARAMETERS = ("binary_data_size", "content_type")
 _OUTPUT_PARAMETERS = ("binary_data",)
-#: Of one number in JSON, a sign, a point, an exponent and a comma included: enough to bound an answer beforehand.
-_JSON_NUMBER_BYTES = 16
+#: Of one number: in an array, and in JSON with sign, point, exponent and comma; enough to bound an answer beforehand.
+_NUMBER_BYTES, _JSON_NUMBER_BYTES = 4, 16
 
 Json = dict[str, Any]
 
@@ -38,9 +42,11 @@ class InferenceRequest:
     timeout_s: float | None = None
 
     def answer_bytes(self, manifest: Manifest) -> int:
-        """At most so many bytes of numbers will be in the answer."""
+        """So many bytes at most will the numbers of the answer take in memory, as arrays and as what is sent."""
         return sum(
-            len(self.pictures) * math.prod(row_shape(manifest, name)) * (4 if binary else _JSON_NUMBER_BYTES)
+            len(self.pictures)
+            * math.prod(row_shape(manifest, name))
+            * (_NUMBER_BYTES + (0 if binary else _JSON_NUMBER_BYTES))
             for name, binary in self.binary.items()
         )
 
@@ -76,9 +82,10 @@ def parse(body: memoryview, json_bytes: int | None, manifest: Manifest, max_pict
 
 def answer(
     request: InferenceRequest, manifest: Manifest, outputs: dict[str, NDArray[np.float32]]
-) -> tuple[bytes, int | None]:
-    """The body of the answer, and how many bytes of it are JSON when binary data follows."""
-    entries, chunks = [], []
+) -> tuple[list[bytes | memoryview], int | None]:
+    """The body of the answer in chunks, and how many bytes of it are JSON when binary data follows."""
+    entries: list[Json] = []
+    chunks: list[bytes | memoryview] = []
     for name, values in outputs.items():
         entry: Json = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
         if request.binary[name]:
@@ -100,16 +107,13 @@ def answer(
     if request.id is not None:
         document["id"] = request.id
     head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b"".join((head, *chunks)), len(head) if chunks else None
+    return [head, *chunks], len(head) if chunks else None
 
 
 def _read_json(head: memoryview) -> Json:
     if len(head) > MAX_JSON_BYTES:
         raise BodyTooLarge(MAX_JSON_BYTES, "the JSON (send pictures as binary data)")
-    try:
-        return _object(orjson.loads(head), "the request")
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody(f"the JSON cannot be read: {error}") from error
+    return _object(read_json(bytes(head), max_members=MAX_JSON_MEMBERS), "the request")
 
 
 def _pictures(tensor: Json, rest: memoryview, manifest: Manifest, max_pictures: int) -> list[SentPicture]:
@@ -129,7 +133,7 @@ def _pictures(tensor: Json, rest: memoryview, manifest: Manifest, max_pictures: 
     if shape[0] > max_pictures:
         raise TooManyPictures(max_pictures)
     data = _data(tensor, rest, datatype)
-    return pixels_of(data, shape) if datatype == "UINT8" else files_of(data, shape[0])
+    return pixels_of(data, shape) if datatype == "UINT8" else files_of(data, shape)
 
 
 def _data(tensor: Json, rest: memoryview, datatype: str) -> list[Any] | memoryview:

@@ -3,6 +3,7 @@
 Knows paths and headers. Messages, tensors and the way through the classifier are the modules' below.
 """
 
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Annotated
 
@@ -10,8 +11,11 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 
 from model.contract import Manifest
 from service.classify import Classifier
+from service.collected_answer import CollectedAnswer
 from service.disconnect import while_connected
-from service.errors import BodyTooLarge, MalformedBody, UnknownModel
+from service.errors import AnswerTooLarge, MalformedBody, UnknownModel
+from service.json_text import PARSED_AT_ONCE_BYTES
+from service.lease import Lease
 from service.openapi import problem_responses
 from service.problems import PROTOCOL_PATH
 from service.running import Running, RunningService
@@ -139,36 +143,41 @@ def _found(service: Running, name: str, version: str | None = None) -> Classifie
 
 
 async def _inferred(request: Request, classifier: Classifier, service: Running) -> Response:
-    settings, manifest = service.settings, classifier.manifest
-    json_bytes = _json_bytes(request)
-    with classifier.held(), service.uploads.lease() as lease:
-        body = await whole_body(
-            request, lease, max_body_bytes=settings.max_body_bytes, timeout_s=settings.request_timeout_s
+    settings, json_bytes = service.settings, _json_bytes(request)
+    with ExitStack() as stack:
+        stack.enter_context(classifier.held())
+        lease = stack.enter_context(service.lease(request))
+        body = await whole_body(request, lease, service.limits)
+        work = _answered(body, json_bytes, classifier, service, lease)
+        chunks, json_bytes = await while_connected(request, work)
+        headers = {"Cache-Control": "no-store"} | ({} if json_bytes is None else {JSON_LENGTH: str(json_bytes)})
+        media_type = "application/json" if json_bytes is None else "application/octet-stream"
+        return CollectedAnswer(
+            chunks, stack.pop_all(), media_type=media_type, timeout_s=settings.request_timeout_s, headers=headers
         )
-        asked = await _parsed(body, json_bytes, manifest, service)
-        size_bytes = asked.answer_bytes(manifest)
-        if size_bytes > settings.max_body_bytes:
-            raise BodyTooLarge(settings.max_body_bytes, "the answer (send fewer pictures, or ask for fewer outputs)")
-        working = infer(classifier, asked, picture_timeout_s=settings.request_timeout_s)
-        outputs = await while_connected(request, working)
+
+
+async def _answered(
+    body: memoryview, json_bytes: int | None, classifier: Classifier, service: Running, lease: Lease
+) -> tuple[list[bytes | memoryview], int | None]:
+    settings, manifest = service.settings, classifier.manifest
+    asked = await _parsed(body, json_bytes, manifest, service)
+    size_bytes = asked.answer_bytes(manifest)
+    if size_bytes > settings.max_body_bytes:
+        raise AnswerTooLarge(settings.max_body_bytes, "send fewer pictures, ask for fewer outputs, or for binary data")
+    lease.take(size_bytes)
+    outputs = await infer(classifier, asked, picture_timeout_s=settings.request_timeout_s)
     if size_bytes < _ASIDE_BYTES:
-        return _response(*answer(asked, manifest, outputs))
-    return _response(*await BODIES.run(answer, asked, manifest, outputs))
+        return answer(asked, manifest, outputs)
+    return await BODIES.run(answer, asked, manifest, outputs)
 
 
 async def _parsed(body: memoryview, json_bytes: int | None, manifest: Manifest, service: Running) -> InferenceRequest:
     max_pictures = service.settings.max_batch_images
-    if (len(body) if json_bytes is None else json_bytes) < _ASIDE_BYTES:
+    if (len(body) if json_bytes is None else json_bytes) < PARSED_AT_ONCE_BYTES:
         return parse(body, json_bytes, manifest, max_pictures)
     async with service.large_json:
         return await BODIES.run(parse, body, json_bytes, manifest, max_pictures)
-
-
-def _response(content: bytes, json_bytes: int | None) -> Response:
-    headers = {"Cache-Control": "no-store"}
-    if json_bytes is None:
-        return Response(content, media_type="application/json", headers=headers)
-    return Response(content, media_type="application/octet-stream", headers=headers | {JSON_LENGTH: str(json_bytes)})
 
 
 def _json_bytes(request: Request) -> int | None:

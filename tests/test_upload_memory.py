@@ -1,0 +1,253 @@
+"""Memory of requests in flight: what one caller holds, for how long, and what is left for everybody else."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import async_client, client, refused, served, zipped
+from starlette.requests import Request
+from starlette.types import Message
+
+from service.access.callers import Caller
+from service.access.identity import Identity
+from service.collected_answer import CollectedAnswer
+from service.errors import ClientGone, UploadMemoryExhausted, UploadTooSlow
+from service.lease import UploadMemory
+from service.metrics import Metrics
+from service.running import Running
+from service.settings import Settings
+from service.streamed import StreamedPictures
+from service.upload_pace import Patience
+from service.uploads import Intake
+
+Draw = Callable[..., bytes]
+MIB = 1024 * 1024
+PNG = {"content-type": "image/png"}
+
+
+def sent(*pieces: bytes, endless: bytes = b"") -> Request:
+    """A POST whose body comes in these pieces and then, without an end, a piece every hundred turns of the loop."""
+    waiting = iter(pieces)
+
+    async def receive() -> Message:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        piece = next(waiting, endless)
+        return {"type": "http.request", "body": piece, "more_body": True}
+
+    return Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+
+# How long
+
+
+@pytest.mark.parametrize(
+    ("request_", "patience"),
+    [
+        (sent(endless=b"a"), Patience(0.05, 600)),
+        (sent(bytes(100 * MIB), endless=b"a"), Patience(0.05, 600)),  # an hour and more at the pace that must be kept
+        (sent(bytes(100 * MIB), endless=b""), Patience(0.05, 600)),
+        (sent(endless=bytes(MIB)), Patience(600, 0.05)),  # as fast as can be, for longer than any body may take
+    ],
+    ids=["a byte now and then", "after most of the body", "empty pieces", "without an end"],
+)
+async def test_a_body_that_does_not_come_is_given_up(request_: Request, patience: Patience) -> None:
+    memory = UploadMemory(10**15)
+    with memory.lease() as lease, pytest.raises(UploadTooSlow):
+        await Intake(request_, lease, 10**15, patience).into(len)
+    assert memory.in_use_bytes == 0
+
+
+@pytest.mark.parametrize("patience", [Patience(0.05, 600), Patience(600, 0.05)])
+async def test_neither_does_a_line_of_a_stream(patience: Patience) -> None:
+    lines = sent(b'{"image":"', bytes(20 * MIB), endless=b"a")
+    with UploadMemory(10**12).lease() as lease, pytest.raises(UploadTooSlow):
+        async for _ in StreamedPictures(lines, lease, 10**9, patience).uploads():
+            pass
+
+
+async def test_every_line_of_a_stream_has_its_own_time() -> None:
+    lines = sent(endless=b'{"image":"MQ=="}\n')
+    with UploadMemory(10**9).lease() as lease:
+        pictures, count = StreamedPictures(lines, lease, 1000, Patience(600, 0.5)), 0
+        until = asyncio.get_running_loop().time() + 0.6
+        async for upload in pictures.uploads():
+            assert upload.content == b"1"
+            pictures.answered()
+            count += 1
+            if asyncio.get_running_loop().time() > until:
+                break
+    assert count
+
+
+# How much
+
+
+def test_one_caller_never_takes_what_the_others_need() -> None:
+    memory = UploadMemory(300, 200)
+    with memory.lease("a") as first, memory.lease("a") as second, memory.lease("b") as other:
+        first.take(150)
+        with pytest.raises(UploadMemoryExhausted, match="^your requests in flight already fill the 200 bytes"):
+            second.take(51)
+        second.take(50)
+        other.take(100)
+        with pytest.raises(UploadMemoryExhausted, match="^all requests in flight already fill the 300 bytes"):
+            other.take(1)
+        first.take(-100)
+        other.take(100)
+    assert memory.in_use_bytes == 0
+    with memory.lease("a") as again:
+        again.take(200)
+
+
+def key(name: str) -> Caller:
+    return Caller(name, Identity(kind="key", key=name), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("one", "another", "same"),
+    [
+        ({"client": ("10.0.0.1", 1)}, {"client": ("10.0.0.1", 2)}, True),
+        ({"client": ("10.0.0.1", 1)}, {"client": ("10.0.0.2", 1)}, False),
+        ({"client": ("2001:db8::1", 1)}, {"client": ("2001:db8::ffff:1:2", 1)}, True),
+        ({"client": ("2001:db8::1", 1)}, {"client": ("2001:db8:0:1::1", 1)}, False),
+        ({"client": ("fe80::1%eth0", 1)}, {"client": ("fe80::2%eth0", 1)}, True),
+        ({"client": ("a:b", 1)}, {"client": ("a:c", 1)}, False),
+        ({"client": None}, {}, True),
+        (
+            {"client": ("10.0.0.1", 1), "state": {"caller": key("a")}},
+            {"client": ("10.0.0.2", 1), "state": {"caller": key("a")}},
+            True,
+        ),
+        (
+            {"client": ("10.0.0.1", 1), "state": {"caller": key("a")}},
+            {"client": ("10.0.0.1", 1), "state": {"caller": key("b")}},
+            False,
+        ),
+        ({"client": ("a", 1)}, {"client": ("b", 1), "state": {"caller": key("address a")}}, False),
+    ],
+)
+def test_a_caller_is_a_key_or_token_and_else_an_address(one: Any, another: Any, same: bool) -> None:
+    running = Running(Settings(), Metrics(), UploadMemory(2000, 1000))
+    with (
+        running.lease(Request({"type": "http"} | one)) as first,
+        running.lease(Request({"type": "http"} | another)) as second,
+    ):
+        first.take(1000)
+        if same:
+            with pytest.raises(UploadMemoryExhausted):
+                second.take(1)
+        else:
+            second.take(1000)
+
+
+async def begun(
+    url: str, path: str, content_type: str, source: str, length: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A request from an address of its own, most of whose body came, and no more will."""
+    to = httpx.URL(url)
+    reader, writer = await asyncio.open_connection(to.host, to.port, local_addr=(source, 0))
+    head = (f"POST {path} HTTP/1.1", f"Host: {to.host}", f"Content-Type: {content_type}", f"Content-Length: {length}")
+    writer.write("\r\n".join((*head, "", "")).encode() + b"x" * (length - 1))
+    return reader, writer
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/classify", "image/png"),
+        ("/classify/batch", "application/zip"),
+        ("/classify/batch", "application/x-ndjson"),
+        ("/v2/models/micro/infer", "application/json"),
+    ],
+)
+async def test_uploads_that_never_end_leave_room_for_others(
+    artefact: Path, draw: Draw, path: str, content_type: str
+) -> None:
+    limits = {"max_image_bytes": "900000", "max_body_bytes": "1000000"}
+    with served(artefact, **limits) as service:
+        service.wait_listening()
+        open_ = [await begun(service.url, path, content_type, "127.0.0.2", 400_000) for _ in range(12)]
+        heads = [asyncio.ensure_future(reader.readline()) for reader, _ in open_]
+        await asyncio.wait(heads, return_when=asyncio.FIRST_COMPLETED)  # that there is no more room for him
+        assert {head.result().split()[1] for head in heads if head.done()} <= {b"429", b"200"}  # a stream has begun
+        for source, status in (("127.0.0.3", 200), ("127.0.0.1", 200)):
+            transport = httpx.AsyncHTTPTransport(local_address=source)
+            async with httpx.AsyncClient(transport=transport, base_url=service.url, timeout=60) as http:
+                alone = await http.post("/classify", content=draw(1), headers=PNG)
+                many = await http.post("/classify/batch", files=[("images", draw(at)) for at in range(9)])
+            assert (alone.status_code, many.status_code) == (status, status), alone.text
+        for head, (_, writer) in zip(heads, open_, strict=True):
+            head.cancel()
+            writer.transport.abort()
+
+
+# Answers are in it too
+
+
+async def test_a_collected_answer_is_leased_until_it_was_sent() -> None:
+    memory, stack = UploadMemory(10 * MIB), ExitStack()
+    chunks: list[bytes | memoryview] = [b"a" * 10, memoryview(b"b" * MIB), b"", b"c" * 70_000]
+    stack.enter_context(memory.lease()).take(sum(map(len, chunks)))
+    body, held = b"", []
+
+    async def send(message: Message) -> None:
+        nonlocal body
+        body += message.get("body", b"")
+        held.append(memory.in_use_bytes)
+
+    answer = CollectedAnswer(chunks, stack, media_type="application/json", timeout_s=9, headers={"x": "y"})
+    await answer({"type": "http"}, asyncio.Future, send)  # type: ignore[arg-type]
+    assert body == b"".join(chunks) and answer.headers["content-length"] == str(len(body))
+    assert set(held) == {len(body)} and len(held) > 16
+    assert memory.in_use_bytes == 0
+
+
+async def test_an_answer_that_nobody_reads_is_given_up() -> None:
+    memory, stack = UploadMemory(10 * MIB), ExitStack()
+    stack.enter_context(memory.lease()).take(100)
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Future()
+
+    answer = CollectedAnswer([b"a"], stack, media_type="text/plain", timeout_s=0.01, headers={})
+    with pytest.raises(ClientGone):
+        await answer({"type": "http"}, asyncio.Future, send)  # type: ignore[arg-type]
+    assert memory.in_use_bytes == 0
+
+
+async def test_an_answer_for_which_there_is_no_memory_is_refused(artefact: Path, draw: Draw) -> None:
+    pictures = [draw(at) for at in range(8)]
+    body = {"files": [("images", (f"{at}.png", data)) for at, data in enumerate(pictures)]}
+    data = {"name": "image", "datatype": "UINT8", "shape": [9, 64, 64, 3], "data": [0] * (9 * 64 * 64 * 3)}
+    async with async_client(artefact, max_image_bytes=300_000, max_body_bytes=1_000_000) as http:
+        memory: UploadMemory = http._transport.app.state.running.uploads  # type: ignore[attr-defined]
+        small = await http.post("/classify/batch?maps=none", **body)
+        assert small.status_code == 200
+        room = 2 * sum(map(len, pictures)) + 4000
+        with memory.lease("another") as others, memory.lease("a third") as third:
+            others.take(2_000_000)
+            third.take(1_000_000 - room)
+            large = await http.post("/classify/batch?maps=evidence&top_k=21&map_format=overlay", **body)
+            assert "all requests" in refused(large, 429, "overloaded").detail
+            third.take(room - 250_000)
+            tensors = await http.post("/v2/models/micro/infer", json={"inputs": [data]})
+            assert "all requests" in refused(tensors, 429, "overloaded").detail
+        assert memory.in_use_bytes == 0
+        assert (await http.post("/v2/models/micro/infer", json={"inputs": [data]})).status_code == 200
+        assert memory.in_use_bytes == 0
+
+
+def test_a_whole_batch_is_one_document_however_many_items_it_has(artefact: Path, draw: Draw) -> None:
+    with client(artefact) as http:
+        for count in (1, 2, 40):
+            body = zipped([(f"{at}.png", draw(at)) for at in range(count)])
+            answer = http.post("/classify/batch", content=body, headers={"content-type": "application/zip"})
+            assert len(json.loads(answer.content)["results"]) == count
+            assert int(answer.headers["content-length"]) == len(answer.content)
