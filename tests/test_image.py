@@ -40,7 +40,7 @@ PAGES = [plain("RGB", "red"), plain("RGB", "blue")]
 PAGED = {"save_all": True, "append_images": PAGES[1:]}
 REFUSED = {
     "nothing": (b"", UndecodablePicture, "empty"),
-    "text": (b"%PDF-1.7 not a picture", UnsupportedPicture, "JPEG, PNG, BMP, TIFF, WEBP"),
+    "text": (b"%PDF-1.7 not a picture", UnsupportedPicture, "JPEG, PNG, BMP, TIFF or WEBP"),
     "gif": (encoded(plain("P", 1), "GIF"), UnsupportedPicture, "not a picture type"),
     "jpeg 2000": (encoded(plain("RGB", COLOUR), "JPEG2000"), UnsupportedPicture, "not a picture type"),
     "only the magic": (b"\x89PNG\r\n\x1a\n", UndecodablePicture, "PNG data is broken"),
@@ -49,10 +49,10 @@ REFUSED = {
     "tiff pages": (encoded(PAGES[0], "TIFF", **PAGED), UnsupportedPicture, "pages"),
     "tiff float": (encoded(plain("F", 0.5), "TIFF"), UnsupportedPicture, "floating-point"),
     "tiff signed": (tiff([GREY_16], 16, 1, 1, sample_format=2), UnsupportedPicture, "signed"),
-    "tiff 32-bit": (tiff([GREY_16 * 2], 32, 1, 1), UnsupportedPicture, "mode I"),
-    "tiff float colours": (tiff([RGB_16 * 2], 32, 3, 2, sample_format=3), UndecodablePicture, "layout"),
+    "tiff 32-bit": (tiff([GREY_16 * 2], 32, 1, 1), UnsupportedPicture, "32-bit"),
+    "tiff float colours": (tiff([RGB_16 * 2], 32, 3, 2, sample_format=3), UnsupportedPicture, "floating-point"),
     "tiff cielab": (encoded(plain("LAB", COLOUR), "TIFF"), UnsupportedPicture, "LAB"),
-    "tiff 16-bit planes": (tiff([GREY_16] * 3, 16, 3, 2, planes=2), UnsupportedPicture, "planes"),
+    "png transparent": (encoded(plain("RGBA", (*COLOUR, 0)), "PNG"), UnsupportedPicture, "transparent everywhere"),
     "tiff half its strips": (tiff([b"\xc8" * 128], 8, 1, 1, rows=8), UndecodablePicture, "do not cover"),
     "bmp run lengths": (
         b"BM" + struct.pack("<IHHI", 62, 0, 0, 62) + struct.pack("<IiiHHIIiiII", 40, 16, 16, 1, 8, 1, 0, 0, 0, 2, 0)

@@ -1,0 +1,42 @@
+"""What a TIFF file says of the brightness of its deep samples, in the order in which it is believed."""
+
+import math
+import re
+from collections.abc import Iterator
+
+from model.formats.sample_depth import MAX_CLIPPED_SHARE, Scale, depth
+from model.formats.tiff_directory import Directory
+
+_DESCRIPTION, _MIN_SAMPLE, _MAX_SAMPLE, _MICRO_MANAGER = 270, 280, 281, 51123
+_SIGNIFICANT_BITS = re.compile(r"""\bSignificantBits\s*=\s*["'](\d{1,2})["']""")
+_BIT_DEPTH = re.compile(r'"BitDepth"\s*:\s*"?(\d{1,2})\b')
+_IMAGEJ_LIMIT = re.compile(r"^(min|max)\s*=\s*(\S{1,40})\s*$", re.MULTILINE)
+
+
+def declared_scales(main: Directory) -> Iterator[Scale]:
+    """OME-XML's SignificantBits, Micro-Manager's BitDepth, MinSampleValue and MaxSampleValue, ImageJ's display range.
+
+    MaxSampleValue is often the brightest sample in place of the largest possible one, so it stands for its whole bits.
+    """
+    description = main.text(_DESCRIPTION)
+    for bits in _SIGNIFICANT_BITS.findall(description) if "<OME" in description[:4096] else ():
+        yield depth(int(bits))
+    for bits in _BIT_DEPTH.findall(main.text(_MICRO_MANAGER)):
+        yield depth(int(bits))
+    if brightest := max(main.numbers(_MAX_SAMPLE), default=0):
+        low = min(main.numbers(_MIN_SAMPLE), default=0)
+        yield Scale(depth(brightest.bit_length()).high, low)
+    if description.startswith("ImageJ="):
+        yield from _display_range(description)
+
+
+def _display_range(description: str) -> Iterator[Scale]:
+    limits = {}
+    for name, value in _IMAGEJ_LIMIT.findall(description):
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            continue
+    low, high = limits.get("min", 0.0), limits.get("max", math.nan)
+    if math.isfinite(low) and math.isfinite(high):
+        yield Scale(round(high), round(low), MAX_CLIPPED_SHARE)
