@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from service.middleware import HeadAsGet, RequestContext
 from service.models import Models
 from service.opening import opened
 from service.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
+from service.route_names import unknown_path
 from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
@@ -174,6 +176,9 @@ async def _classified(request: Request) -> Response:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:  # the router's; ours have types
+        routes = (route for module in ROUTES for route in module.router.routes)
+        error = HTTPException(error.status_code, unknown_path(request.scope["path"], routes))
     document = problem(error, await request_id(request), request.scope["path"])
     running: Running = request.app.state.running
     running.metrics.refused(kind_of(error).name)

@@ -190,7 +190,9 @@ def _fault(location: tuple[str | int, ...], kind: str, message: str) -> str:
     place, *path = location
     name = _name(path)
     if kind == "json_invalid":
-        return f"the {place} is no JSON (character {name})"
+        return f"the {place} is no JSON: {message[:_MESSAGE_LENGTH]} (character {name})"
+    if kind == "missing" and not path:
+        return f"the {place} is missing"
     if kind == "model_attributes_type" and not path:
         return f"the {place} is no JSON object, sent with Content-Type: application/json"
     if kind == "extra_forbidden":

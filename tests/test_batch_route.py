@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from graphs import edit_manifest, write_artefact
-from serving import Named, client, tarred, zipped
+from serving import Named, client, refused, tarred, zipped
 from starlette.testclient import TestClient
 
 from model.contract import CLASSES
@@ -191,6 +192,31 @@ def test_an_answer_too_large_for_one_piece_says_how_to_get_it(artefact: Path, dr
             "/classify/batch?maps=evidence&top_k=21&map_format=overlay", files=form(members), headers=NDJSON
         )
         assert [("differential" in json.loads(line)) for line in stream.text.splitlines()] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/x-ndjson;q=0", "application/json"),
+        ("application/x-ndjson;q=0.2, application/json", "application/json"),
+        ("application/json;q=0, application/x-ndjson", "application/x-ndjson"),
+        ("application/json;q=0, */*", "application/x-ndjson"),
+        ("text/html, */*;q=0.1", "application/json"),
+    ],
+)
+def test_accept_is_weighed(http: TestClient, draw: Draw, accept: str, media_type: str) -> None:
+    answer = http.post("/classify/batch?maps=none", files=form([("1", draw(1))]), headers={"accept": accept})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, media_type)
+
+
+def test_accept_that_excludes_every_form_is_refused(http: TestClient, draw: Draw) -> None:
+    answer = http.post("/classify/batch", files=form([("1", draw(1))]), headers={"accept": "*/*;q=0"})
+    assert "application/json, application/x-ndjson" in refused(answer, 406, "not-acceptable").detail
+    lines = {"content-type": "application/x-ndjson", "accept": "application/json, application/x-ndjson;q=0"}
+    refused(http.post("/classify/batch", content=b"", headers=lines), 406, "not-acceptable")
+    two = httpx.Headers([("accept", "application/json;q=0.5"), ("accept", "application/x-ndjson")])
+    answer = http.post("/classify/batch", files=form([("1", draw(1))]), headers=two)
+    assert answer.headers["content-type"] == "application/x-ndjson"
 
 
 def test_file_names_are_echoed_but_logged_nowhere(

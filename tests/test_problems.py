@@ -78,6 +78,28 @@ def test_unknown_paths_and_wrong_methods_are_problems_too(http: TestClient) -> N
     refused(http.post("/model"), 405, "method-not-allowed")
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/classify/", "with a slash at its end; send it to /classify"),
+        ("/classify/batch/", "with a slash at its end; send it to /classify/batch"),
+        ("/classify//", "send it to /classify"),
+        ("/classify//batch", "send it to /classify/batch"),
+        ("/Classify", "send it to /classify"),
+        ("/specimens/", "send it to /specimens"),
+        (f"/specimens/{'0' * 32}/cells/", f"send it to /specimens/{'0' * 32}/cells"),
+        ("/v2/models/micro/infer/", "send it to /v2/models/micro/infer"),
+        ("/v2/models/Micro/infer/", "send it to /v2/models/Micro/infer"),
+        ("/health/ready/", "send it to /health/ready"),
+        ("/predict", "GET /docs shows"),
+        ("/classify/batches", "GET /docs shows"),
+        ("/%C3%A4/", "GET /docs shows"),
+    ],
+)
+def test_a_path_that_is_nearly_right_names_the_right_one(http: TestClient, path: str, meant: str) -> None:
+    assert meant in refused(http.post(path, content=b"x"), 404, "not-found").detail
+
+
 class Fails:
     """A session that fails after its warm-up."""
 

@@ -1,8 +1,8 @@
 """What the laboratory's routes take and answer, as documents. Knows shapes; a field that does not apply is absent."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from model.contract import Code, Sha256
 from service.access.identity import Identity
@@ -77,7 +77,7 @@ class CellReading(Wish):
 class ReadCells(Wish):
     """Readings of several cells: all are written down, or none."""
 
-    readings: list[CellReading] = Field(min_length=1, max_length=10_000)
+    readings: Annotated[list[CellReading], FailFast()] = Field(min_length=1, max_length=10_000)
 
 
 class SpecimenSummary(Document):

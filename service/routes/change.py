@@ -45,7 +45,7 @@ async def operator(caller: TheCaller) -> None:
     "/model/reload",
     summary="Serve with another model",
     dependencies=[Depends(operator)],
-    responses=problem_responses(400, 401, 403, 408, 409, 413, 422, 429, 503),
+    responses=problem_responses(400, 401, 403, 408, 409, 413, 415, 422, 429, 503),
 )
 async def reload(request: Request, service: RunningService, change: Change | None = None) -> ModelDescription:
     """The new model is opened, checked and warmed beside the old one; then new requests go to it, and none fails.

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import Depends, Query
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from service.answers import Wanted
 from service.maps import MapFormat, MapKind
@@ -14,7 +14,7 @@ class ClassifyQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    maps: list[MapKind] = Field(
+    maps: Annotated[list[MapKind], FailFast()] = Field(
         [MapKind.ATTENTION],
         description="Which maps to answer with, repeated or separated by commas. `none` asks for no map.",
         examples=[["attention", "evidence"]],
