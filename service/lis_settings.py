@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.loopback import is_loopback
+
 LIS_PREFIX = "MARROWLENS_LIS_"
 
 
@@ -98,9 +100,21 @@ class LisSettings(BaseSettings):
     hl7_tls_key: Path | None = Field(None, description="PEM file of its key")
     hl7_listen: Address | None = Field(None, description="host:port to take orders at, by HL7 v2 over MLLP")
     hl7_listen_ca: Path | None = Field(
-        None, description="PEM file of authorities: only senders they vouch for are heard"
+        None, description="PEM file of authorities: only senders whose certificate they signed are heard (mutual TLS)"
+    )
+    hl7_allow_anonymous: bool = Field(
+        False, description="take orders on an address that other machines reach, from senders without a certificate"
     )
     hl7_max_bytes: int = Field(1024 * 1024, gt=0, description="largest message that is taken")
+    hl7_idle_s: float = Field(
+        600, gt=0, le=7 * 86400, description="a connection for orders that is silent for that long is closed"
+    )
+    hl7_max_connections: int = Field(
+        32, gt=0, le=10_000, description="connections for orders; one more takes the place of the longest silent one"
+    )
+    hl7_max_connections_per_sender: int = Field(
+        8, gt=0, le=10_000, description="and of one certificate or one address (of IPv6 one /64)"
+    )
 
     fhir_url: str | None = Field(
         None, pattern=r"^https?://\S+$", description="base of a FHIR R4 server that takes reports as transactions"
@@ -124,6 +138,17 @@ class LisSettings(BaseSettings):
             raise ValueError(
                 "MARROWLENS_LIS_HL7_LISTEN_CA needs MARROWLENS_LIS_HL7_TLS_CERT: without it there is no TLS"
             )
+        if self.hl7_listen and not (self.hl7_listen_ca or self.hl7_allow_anonymous or _is_local(self.hl7_listen)):
+            raise ValueError(
+                f"MARROWLENS_LIS_HL7_LISTEN: other machines reach {self.hl7_listen}, and any could send orders. "
+                "Ask senders for certificates: set MARROWLENS_LIS_HL7_TLS_CERT, MARROWLENS_LIS_HL7_TLS_KEY and "
+                "MARROWLENS_LIS_HL7_LISTEN_CA. Or, where the network lets only the laboratory's system through, set "
+                "MARROWLENS_LIS_HL7_ALLOW_ANONYMOUS=true"
+            )
         if self.fhir_pictures and not self.pictures:
             raise ValueError("MARROWLENS_LIS_FHIR_PICTURES needs MARROWLENS_LIS_PICTURES: none are kept to be sent")
         return self
+
+
+def _is_local(address: str) -> bool:
+    return is_loopback(address.rpartition(":")[0])

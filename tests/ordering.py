@@ -10,6 +10,8 @@ import hl7.mllp
 from laboratory import OBR, ORC, PID, SECRETS, SPM, order
 from receivers import Line
 
+from service.declared import Registry
+from service.lis.metrics import LisMetrics
 from service.lis.mllp.listener import OrderListener
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
 from service.lis_settings import LisSettings
@@ -27,6 +29,8 @@ class Desk:
         self.open.set()
         self.asked = asyncio.Event()
         self.fails: Exception | None = None
+        self.registry = Registry()
+        self.metrics = LisMetrics(self.registry)
 
     async def take(self, identity: MessageIdentity, orders: Sequence[IncomingOrder]) -> None:
         self.asked.set()
@@ -67,7 +71,7 @@ def quiet() -> Iterator[None]:
 @asynccontextmanager
 async def listening(desk: Desk, **settings: Any) -> AsyncIterator[OrderListener]:
     told = {"hl7_listen": "127.0.0.1:0", "hl7_timeout_s": 20, **settings}
-    listener = OrderListener(LisSettings(**told), desk.take)
+    listener = OrderListener(LisSettings(**told), desk.take, desk.metrics)
     with quiet():
         await listener.start()
         try:

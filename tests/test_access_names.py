@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from service.access.identity import MAX_NAME, NameRefused, checked_name
 from service.access.keys import KeysRefused, read_keys
 from service.lis import audit
-from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
+from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer
 from service.lis.report import Order, Patient
 from service.lis.tables import AuditHeadRow, AuditRow
 
@@ -204,16 +204,18 @@ def test_key_names_that_differ_only_in_case_are_refused(tmp_path: Path) -> None:
         read_keys(path)
 
 
-def test_orders_stand_under_their_senders_name_or_are_refused(database_url: str) -> None:
+def test_orders_stand_under_what_was_verified_and_what_the_message_claims_stands_beside_it(database_url: str) -> None:
     order = IncomingOrder(OrderAction.NEW, "BM-1", Patient(identifier="1"), Order())
     with desk(database_url) as front:
         for sender in ("S" * 5000, "LIS\u200b|LAB", "LIS\u202e|LAB"):
             with pytest.raises(OrderRefused, match="the sender"):
-                front.take_orders(MessageIdentity(sender, "1", "0" * 64), [order])
-        assert front.take_orders(MessageIdentity("LIS|LAB", "1", "0" * 64), [order])
+                front.take_orders(MessageIdentity(Peer("192.0.2.10"), sender, "1", "0" * 64), [order])
+        assert front.take_orders(MessageIdentity(Peer("192.0.2.10", "CN=lis"), "LIS|LAB", "1", "0" * 64), [order])
         [specimen] = front.list(None, None, None, 9).specimens
         [found] = front.trail(specimen.id).entries
-        assert found.actor == "order of LIS|LAB" and found.identity is not None and found.identity.kind == "message"
+        assert found.actor == "order from CN=lis" and found.identity is not None
+        verified = {"certificate": "CN=lis", "address": "192.0.2.10"}
+        assert found.identity.details() == {"kind": "message", "sender": "LIS|LAB", **verified}
 
 
 def test_rows_of_earlier_versions_still_verify_and_can_be_read(database_url: str) -> None:

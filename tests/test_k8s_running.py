@@ -144,3 +144,14 @@ def test_the_examples_laboratory_may_start() -> None:
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     listened = int(laboratory["data"]["MARROWLENS_LIS_HL7_LISTEN"].rpartition(":")[2])
     assert [ports[exposed["targetPort"]] for exposed in orders["spec"]["ports"]] == [listened]
+
+
+def test_the_examples_laboratory_asks_senders_for_certificates() -> None:
+    (laboratory,) = (d for d in of_kind("hospital", "ConfigMap") if d["metadata"]["name"].startswith("marrowlens-lab"))
+    (spec, container) = next((spec, found) for _, spec, found in containers("hospital") if serves(found))
+    assert "MARROWLENS_LIS_HL7_ALLOW_ANONYMOUS" not in laboratory["data"]
+    (mounted,) = (each for each in container["volumeMounts"] if each["name"] == "mllp")
+    (volume,) = (each for each in spec["volumes"] if each["name"] == "mllp")
+    assert volume["secret"] == {"secretName": "marrowlens-mllp", "defaultMode": 0o440}
+    for name, file in (("TLS_CERT", "tls.crt"), ("TLS_KEY", "tls.key"), ("TLS_CA", "ca.crt"), ("LISTEN_CA", "ca.crt")):
+        assert laboratory["data"][f"MARROWLENS_LIS_HL7_{name}"] == f"{mounted['mountPath']}/{file}"

@@ -1,16 +1,13 @@
 """What a sender of orders may do wrong, on purpose or not: it is answered or cut off, and everybody else is heard."""
 
-import asyncio
 import tracemalloc
 from contextlib import suppress
 
 import pytest
 from laboratory import OBR, ORC, PID, SPM, order
 from ordering import GOOD, Desk, line_to, listening, said, still_takes
-from receivers import Line
 
 from service.lis.mllp.framing import MAX_NOISE_BYTES
-from service.lis.mllp.listener import MAX_CONNECTIONS
 
 
 @pytest.mark.parametrize(
@@ -124,23 +121,3 @@ async def test_a_control_id_is_logged_only_if_it_looks_like_one(caplog: pytest.L
         await line.frame()
     assert "control id of" in caplog.text
     assert "a message of another type" in caplog.text
-
-
-async def test_more_connections_than_allowed_are_refused_and_the_others_live() -> None:
-    async with listening(Desk()) as listener:
-        opened = [await asyncio.open_connection(*listener.address) for _ in range(MAX_CONNECTIONS)]
-        lines = [Line(*each) for each in opened]
-        for line in lines:
-            await line.say(GOOD)
-            await line.frame()
-        async with line_to(listener) as refused:
-            with suppress(ConnectionError):
-                assert await refused.reader.read() == b""
-        await lines[0].say(GOOD)
-        assert said(await lines[0].frame()) == ["AA", "ORD-1"]
-        lines[1].writer.write_eof()
-        assert await lines[1].reader.read() == b""
-        assert await still_takes(listener)
-        for line in lines:
-            line.writer.close()
-            await line.writer.wait_closed()

@@ -9,7 +9,7 @@ from lab import by, desk, manifest, sent, signing
 
 from service.lis.desk import Desk
 from service.lis.documents import Specimen
-from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
+from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer
 from service.lis.report import Order, Patient
 
 ANNA = Patient(identifier="P-1", authority="HOSPITAL", family="Muster")
@@ -29,7 +29,7 @@ def ordered(
 
 
 def take(front: Desk, *orders: IncomingOrder, control_id: str = "1") -> bool:
-    return front.take_orders(MessageIdentity("LIS|LAB", control_id, f"{control_id:0>64}"), orders)
+    return front.take_orders(MessageIdentity(Peer("192.0.2.10"), "LIS|LAB", control_id, f"{control_id:0>64}"), orders)
 
 
 def refused(front: Desk, *orders: IncomingOrder, control_id: str = "2") -> str:
@@ -54,7 +54,7 @@ def test_a_new_order_opens_a_specimen(front: Desk) -> None:
     assert take(front, ordered())
     found = look(front)
     assert (found.state, found.patient, found.order.placer_number) == ("open", ANNA, "ORD-1")
-    assert front.trail(found.id).entries[0].actor == "order of LIS|LAB"
+    assert front.trail(found.id).entries[0].actor == "order from 192.0.2.10"
 
 
 def test_the_same_message_again_changes_nothing(front: Desk) -> None:

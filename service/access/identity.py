@@ -42,6 +42,9 @@ class Identity(BaseModel):
     key_id: str | None = Field(None, description="first characters of the key's hash, as `marrowlens keys list` shows")
     issuer: str | None = Field(None, description="`iss` of the token")
     subject: str | None = Field(None, description="`sub` of the token")
+    certificate: str | None = Field(None, description="subject of the certificate over which the message came")
+    address: str | None = Field(None, description="address from which the message came")
+    sender: str | None = Field(None, description="MSH-3 and MSH-4 of the message: a claim, which nothing verifies")
 
     @property
     def account(self) -> str:

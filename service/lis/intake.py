@@ -47,15 +47,18 @@ def take(session: Session, message: MessageIdentity, orders: Sequence[IncomingOr
 
 
 def _sender(message: MessageIdentity) -> Actor:
-    """The system that ordered, as the message names it.
+    """The system that ordered: by its certificate, or by its address where none is asked for.
 
     Raises:
-        OrderRefused: that name cannot stand in the audit trail.
+        OrderRefused: what the message says of its sender cannot stand in the audit trail.
     """
     try:
-        return Actor(checked_name(f"order of {message.sender}", "the sender"), Identity(kind="message"))
+        claim = checked_name(message.sender, "the sender")
     except NameRefused as error:
         raise OrderRefused(BAD_VALUE, str(error), "MSH^1^3") from None
+    peer = message.peer
+    known = Identity(kind="message", certificate=peer.certificate, address=peer.address, sender=claim)
+    return Actor(f"order from {peer.certificate or peer.address}", known)
 
 
 def _take(session: Session, order: IncomingOrder, by: Actor, target_cells: int) -> None:

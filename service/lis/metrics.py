@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Literal, get_args
 
 from service.declared import Registry
+from service.lis.orders import ConnectionEnd
 from service.lis.outbox import Depth
 
 Action = Literal["open", "change", "add", "read", "preliminary", "sign", "amend", "cancel"]
@@ -30,6 +31,18 @@ class LisMetrics:
             "marrowlens_lis_order_messages_total",
             "HL7 messages with orders that could be read, by how they were answered.",
             {"outcome": get_args(OrderOutcome)},
+        )
+        self._connections = registry.gauge(
+            "marrowlens_lis_order_connections", "Connections over which HL7 messages with orders may come."
+        )
+        self._ended = registry.counter(
+            "marrowlens_lis_order_connections_ended_total",
+            "Such connections that ended, by how: closed by the sender, lost, refused because every slot or every slot "
+            "of the sender was taken, displaced by another one while silent, silent for too long (idle), a message or "
+            "an answer that took too long (timeout), no TLS or no certificate (tls), no MLLP (broken), an error of the "
+            "service, or because it stopped.",
+            {"how": get_args(ConnectionEnd)},
+            unit="connections",
         )
         self._attempts = registry.counter(
             "marrowlens_lis_delivery_attempts_total",
@@ -59,6 +72,14 @@ class LisMetrics:
     def order(self, outcome: OrderOutcome) -> None:
         """A message with orders was answered."""
         self._orders.labels(outcome).inc()
+
+    def connections(self, open_now: int) -> None:
+        """So many connections for orders are open."""
+        self._connections.set(open_now)
+
+    def ended(self, how: ConnectionEnd) -> None:
+        """A connection for orders has ended, or was refused."""
+        self._ended.labels(how).inc()
 
     def tried(self, channel: str, outcome: DeliveryOutcome) -> None:
         """A message was delivered, rejected, or not answered."""

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal, Protocol
 
 from service.lis.report import Order, Patient
 
@@ -28,9 +29,21 @@ class IncomingOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class MessageIdentity:
-    """Which message orders came in. The same one a second time is answered as the first time and changes nothing."""
+class Peer:
+    """Who is on the other side of a connection, as far as it is verified. `certificate` is its subject."""
 
+    address: str
+    certificate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageIdentity:
+    """Which message orders came in. The same one a second time is answered as the first time and changes nothing.
+
+    `sender` is what the message says of itself in MSH-3 and MSH-4: nobody has verified it.
+    """
+
+    peer: Peer
     sender: str
     control_id: str
     sha256: str
@@ -48,6 +61,25 @@ class OrderRefused(Exception):
         self.code = code
         self.reason = reason
         self.location = location
+
+
+#: How a connection with orders ended: by the sender; lost; refused for want of a slot; to make room for another; silent
+#: for too long; a message or an answer that took too long; no TLS; no MLLP; a fault of ours; because we stop.
+ConnectionEnd = Literal[
+    "closed", "lost", "refused", "displaced", "idle", "timeout", "tls", "broken", "error", "stopped"
+]
+
+
+class ConnectionWatch(Protocol):
+    """Counts connections with orders."""
+
+    def connections(self, open_now: int) -> None:
+        """So many are open now."""
+        ...
+
+    def ended(self, how: ConnectionEnd) -> None:
+        """One has ended, or was refused."""
+        ...
 
 
 #: Takes all orders of one message or none; raises OrderRefused.

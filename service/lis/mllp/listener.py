@@ -1,41 +1,36 @@
-"""Orders over MLLP: whoever connects is heard, one message after another, and answered.
-
-Knows connections, their number and their time. Does not know what an order becomes (`TakeOrders`). Nothing of a
-patient is logged: a line holds a message's type, its control id and codes.
-"""
+"""The listener for orders over MLLP: its connections, how many a sender may hold, and how long one may be silent."""
 
 import asyncio
-import hashlib
-import logging
 import math
-import re
 import socket
-import traceback
-import uuid
-from asyncio import StreamReader, StreamWriter
-from datetime import UTC, datetime
-from pathlib import Path
+from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 
-from service.lis.hl7.acknowledging import Outcome, Stamp, acknowledgements
-from service.lis.hl7.charsets import CODECS, encode
-from service.lis.hl7.orders import check_header, read_orders
-from service.lis.hl7.reading import Header, MessageRejected, read_header
+from service.lis.mllp.connection_log import ConnectionLog
 from service.lis.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
-from service.lis.mllp.sockets import host_and_port, keep_alive, listener_tls
-from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused, TakeOrders
+from service.lis.mllp.order_messages import OrderMessages, place_of
+from service.lis.mllp.slots import ConnectionSlots, holder_of
+from service.lis.mllp.sockets import ListenerTls, certificate_subject, host_and_port, keep_alive, listening_sockets
+from service.lis.orders import ConnectionEnd, ConnectionWatch, Peer, TakeOrders
 from service.lis_settings import LisSettings
 
-log = logging.getLogger(__name__)
-
-MAX_CONNECTIONS = 32
 #: How much of a frame that is too large is passed over, so that its sender comes to read the answer.
 MAX_PASSED_OVER_BYTES = 64 * 1024 * 1024
+#: After a connection could not be taken, as when the process has as many files open as it may have.
+ACCEPT_PAUSE_S = 1.0
+
+
+class _Ended(Exception):
+    """A connection is over: how, and what the log says of it."""
+
+    def __init__(self, how: ConnectionEnd, why: str = "") -> None:
+        super().__init__(why)
+        self.how = how
 
 
 class OrderListener:
     """Takes orders at `hl7_listen` from `start` to `close`."""
 
-    def __init__(self, settings: LisSettings, take_orders: TakeOrders) -> None:
+    def __init__(self, settings: LisSettings, take_orders: TakeOrders, watch: ConnectionWatch) -> None:
         """Nothing listens yet.
 
         Raises:
@@ -45,12 +40,16 @@ class OrderListener:
         if settings.hl7_listen is None:
             raise ValueError("MARROWLENS_LIS_HL7_LISTEN says where")
         self._host, self._port = host_and_port(settings.hl7_listen)
-        self._tls = listener_tls(settings)
+        self._tls = ListenerTls(settings)
         self._settings = settings
-        self._take_orders = take_orders
-        self._server: asyncio.Server | None = None
+        self._messages = OrderMessages(settings, take_orders)
+        self._log = ConnectionLog(watch)
+        self._slots = ConnectionSlots(settings.hl7_max_connections_per_sender)
+        self._sockets: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
         self._conversations: set[asyncio.Task[None]] = set()
-        self._idle: set[asyncio.Task[None]] = set()
+        #: Connections between two messages, the one that has been silent longest first.
+        self._idle: dict[asyncio.Task[None], None] = {}
         self._closing = False
 
     @property
@@ -60,9 +59,9 @@ class OrderListener:
         Raises:
             RuntimeError: not started.
         """
-        if self._server is None or not self._server.sockets:
+        if not self._sockets:
             raise RuntimeError("nothing listens")
-        host, port = self._server.sockets[0].getsockname()[:2]
+        host, port = self._sockets[0].getsockname()[:2]
         return host, port
 
     def try_address(self) -> None:
@@ -71,10 +70,8 @@ class OrderListener:
         Raises:
             OSError: the address is taken or none of this machine's.
         """
-        family, kind, protocol, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        for tried in listening_sockets(self._host, self._port):
+            tried.close()
 
     async def start(self) -> None:
         """Listen.
@@ -82,18 +79,17 @@ class OrderListener:
         Raises:
             OSError: the address is taken or none of this machine's.
         """
-        patience = self._settings.hl7_timeout_s if self._tls else None
-        self._server = await asyncio.start_server(
-            self._connected, self._host, self._port, ssl=self._tls, ssl_handshake_timeout=patience
-        )
+        self._sockets = listening_sockets(self._host, self._port)
+        self._accepting = [asyncio.create_task(self._accept(each)) for each in self._sockets]
 
     async def close(self, timeout_s: float = math.inf) -> None:
-        """Hear nobody any more. A message that is being taken is answered first, within `hl7_timeout_s` or less."""
+        """Take no more connections. A message that is being taken is answered first, within `hl7_timeout_s` or less."""
         self._closing = True
-        if self._server:
-            self._server.close()
-        for task in self._idle:
+        for task in (*self._accepting, *self._idle):
             task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for each in self._sockets:
+            each.close()
         patience_s = min(timeout_s, self._settings.hl7_timeout_s)
         if self._conversations:
             _, late = await asyncio.wait(self._conversations, timeout=patience_s)
@@ -101,35 +97,97 @@ class OrderListener:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _connected(self, reader: StreamReader, writer: StreamWriter) -> None:
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, address = await loop.sock_accept(listening)
+            except Exception as error:  # a task that ended here would shut the port, and nobody would know
+                self._log.trouble(f"no connection can be taken, {place_of(error)} {getattr(error, 'errno', '')}")
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            self._admit(accepted, address[0])
+
+    def _admit(self, accepted: socket.socket, address: str) -> None:
+        """Give a new connection a slot, that of the longest silent one where all are taken; or refuse it."""
+        holder = holder_of(address)
+        if not self._room() or not self._slots.take(holder):
+            accepted.close()
+            self._log.ended("refused", f"a connection from {address} is refused, {len(self._conversations)} are open")
+            return
+        task = asyncio.create_task(self._hear(accepted, address, holder))
+        self._conversations.add(task)
+        self._idle[task] = None
+        self._log.opened()
+
+    def _room(self) -> bool:
+        if len(self._conversations) < self._settings.hl7_max_connections:
+            return True
+        silent = next(iter(self._idle), None)
+        if silent is None:
+            return False
+        del self._idle[silent]
+        return silent.cancel("displaced")
+
+    async def _hear(self, accepted: socket.socket, address: str, holder: str) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if self._closing or len(self._conversations) >= MAX_CONNECTIONS:
-            log.warning("orders: a connection is refused, %d are open", len(self._conversations))
-            writer.transport.abort()
-            return
-        self._conversations.add(task)
+        slots, ending = [holder], _Ended("closed")
+        writer: StreamWriter | None = None
         try:
+            reader, writer = await self._opened(accepted)
             keep_alive(writer)
-            await self._converse(reader, writer, task)
+            await self._converse(reader, writer, self._verified(writer, address, slots), task)
         except asyncio.CancelledError:
-            if not self._closing:
-                raise
-        except TimeoutError:
-            log.warning("orders: a connection is closed, nothing more came within %g s", self._settings.hl7_timeout_s)
-        except BrokenFrame as broken:
-            log.warning("orders: a connection is closed, %s", broken)
-        except OSError as error:
-            log.info("orders: a connection ended, %s", type(error).__name__)
+            ending = _Ended("stopped") if self._closing else _Ended("displaced", "another one needed its slot")
         except Exception as error:
-            log.error("orders: a connection is closed, %s", _place(error))
+            ending = self._ending(error)
         finally:
-            self._idle.discard(task)
-            await self._ended(writer)
+            self._idle.pop(task, None)
+            if writer is not None:
+                await self._end(writer, at_once=ending.how == "displaced")
+            self._slots.release(slots[0])
             self._conversations.discard(task)
+            self._log.ended(ending.how, f"a connection from {address} is closed, {ending}")
 
-    async def _ended(self, writer: StreamWriter) -> None:
-        """Close a connection; what was answered is still sent, to whom reads it."""
+    async def _opened(self, accepted: socket.socket) -> tuple[StreamReader, StreamWriter]:
+        """The two directions of a connection, by TLS where it is set up."""
+        loop, tls = asyncio.get_running_loop(), self._tls.context()
+        reader = StreamReader()
+        patience_s = self._settings.hl7_timeout_s if tls else None
+        try:
+            transport, protocol = await loop.connect_accepted_socket(
+                lambda: StreamReaderProtocol(reader), accepted, ssl=tls, ssl_handshake_timeout=patience_s
+            )
+        except OSError as error:  # an SSLError too
+            accepted.close()
+            raise _Ended("tls", f"no TLS: {getattr(error, 'reason', None) or type(error).__name__}") from None
+        return reader, StreamWriter(transport, protocol, reader, loop)
+
+    def _verified(self, writer: StreamWriter, address: str, slots: list[str]) -> Peer:
+        """Who is on the other side. With a certificate the slot is its subject's, from whatever address it comes."""
+        subject = certificate_subject(writer)
+        if subject is not None:
+            if not self._slots.take(subject):
+                raise _Ended("refused", f"{subject} has as many as it may have")
+            self._slots.release(slots[0])
+            slots[0] = subject
+        return Peer(address, subject)
+
+    def _ending(self, error: Exception) -> _Ended:
+        """How a connection ended, by what ended it."""
+        if isinstance(error, _Ended):
+            return error
+        if isinstance(error, TimeoutError):
+            return _Ended("timeout", f"nothing more came within {self._settings.hl7_timeout_s:g} s")
+        if isinstance(error, BrokenFrame):
+            return _Ended("broken", str(error))
+        return _Ended("lost" if isinstance(error, OSError) else "error", place_of(error))
+
+    async def _end(self, writer: StreamWriter, *, at_once: bool) -> None:
+        """Close a connection; what was answered is still sent, to whom reads it. At once: without a farewell of TLS."""
+        if at_once:
+            writer.transport.abort()
         writer.close()
         try:
             async with asyncio.timeout(self._settings.hl7_timeout_s):
@@ -137,76 +195,31 @@ class OrderListener:
         except OSError:  # TimeoutError too
             writer.transport.abort()
 
-    async def _converse(self, reader: StreamReader, writer: StreamWriter, task: asyncio.Task[None]) -> None:
+    async def _converse(self, reader: StreamReader, writer: StreamWriter, peer: Peer, task: asyncio.Task[None]) -> None:
         frames = Frames(reader, self._settings.hl7_max_bytes)
-        while not self._closing:
-            self._idle.add(task)
-            begun = await frames.begun()
-            self._idle.discard(task)
-            if not begun:
-                return
+        while not self._closing and await self._begun(frames, task):
             try:
                 async with asyncio.timeout(self._settings.hl7_timeout_s):
                     raw = await frames.rest()
             except FrameTooLarge as large:
-                await self._send(writer, self._too_large(large))
+                await self._send(writer, self._messages.too_large(large))
                 async with asyncio.timeout(self._settings.hl7_timeout_s):
                     await frames.pass_over(MAX_PASSED_OVER_BYTES)
                 return
-            await self._send(writer, await self._answers(raw))
+            await self._send(writer, await self._messages.answers(raw, peer))
+
+    async def _begun(self, frames: Frames, task: asyncio.Task[None]) -> bool:
+        """Wait for the next message; bytes between two messages do not prolong the wait."""
+        self._idle[task] = None
+        try:
+            async with asyncio.timeout(self._settings.hl7_idle_s):
+                return await frames.begun()
+        except TimeoutError:
+            raise _Ended("idle", f"it was silent for {self._settings.hl7_idle_s:g} s") from None
+        finally:
+            self._idle.pop(task, None)
 
     async def _send(self, writer: StreamWriter, answers: list[bytes]) -> None:
         async with asyncio.timeout(self._settings.hl7_timeout_s):
             writer.writelines(framed(answer) for answer in answers)
             await writer.drain()
-
-    async def _answers(self, raw: bytes) -> list[bytes]:
-        header, outcome = Header(), Outcome()
-        try:
-            header = read_header(raw)
-            outcome = Outcome(await self._taken(raw, header))
-        except OrderRefused as refused:
-            log.warning("orders: %s is refused, %s %s", _named(header), refused.code, refused.location)
-            outcome = Outcome(refused=refused)
-        except Exception as error:
-            # Not with its text or its trace: either may quote what was being stored.
-            log.error("orders: %s could not be taken, %s", _named(header), _place(error))
-            outcome = Outcome(refused=OrderRefused("207", "the order could not be taken; nothing was changed"))
-        return self._written(header, outcome)
-
-    async def _taken(self, raw: bytes, header: Header) -> list[IncomingOrder]:
-        check_header(header, self._settings.hl7_processing_id)
-        orders = read_orders(raw, header, self._settings.hl7_charset)
-        sender = "|".join(["^".join(header.application).rstrip("^"), "^".join(header.facility).rstrip("^")])
-        await self._take_orders(MessageIdentity(sender, header.control_id, hashlib.sha256(raw).hexdigest()), orders)
-        log.info("orders: %s is taken, %d of them", _named(header), len(orders))
-        return orders
-
-    def _too_large(self, large: FrameTooLarge) -> list[bytes]:
-        refused = MessageRejected("207", f"{large}; nothing was read of it")
-        try:
-            header = read_header(large.start)
-        except MessageRejected:
-            header = Header()
-        log.warning("orders: %s is refused, %s", _named(header), large)
-        return self._written(header, Outcome(refused=refused))
-
-    def _written(self, header: Header, outcome: Outcome) -> list[bytes]:
-        now, charset = datetime.now(UTC), header.charset or self._settings.hl7_charset
-        stamps = [Stamp(uuid.uuid4().hex[:20], now, self._settings.hl7_specimen_type) for _ in range(2)]
-        answers = acknowledgements(header, outcome, stamps)
-        return [encode(answer, charset if charset in CODECS else "UNICODE UTF-8") for answer in answers]
-
-
-def _place(error: Exception) -> str:
-    """An error's type and the line that raised it."""
-    raised = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {Path(raised.filename).name}:{raised.lineno}"
-
-
-def _named(header: Header) -> str:
-    """A message's type and control id for the log: a stranger wrote them, so only letters that names are made of."""
-    kind = f"{header.code}^{header.event}"
-    kind = kind if re.fullmatch(r"[A-Z]{3}\^[A-Z][0-9]{2}", kind) else "a message of another type"
-    known = re.fullmatch(r"[\w.:-]{1,36}", header.control_id, re.ASCII)
-    return f"{kind}, control id {header.control_id if known else f'of {len(header.control_id)} characters'},"

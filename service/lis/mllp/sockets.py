@@ -1,16 +1,49 @@
-"""Addresses and TLS of both directions, from the settings. Knows no frames and no messages."""
+"""Addresses and TLS of both directions, from the settings."""
 
+import logging
 import socket
 import ssl
 from asyncio import StreamWriter
+from hashlib import sha256
 
+from cryptography import x509
+
+from service.access.identity import NameRefused, checked_name
 from service.lis_settings import LisSettings
+from service.stamps import Stamp, stamp_of
+
+log = logging.getLogger(__name__)
+
+#: Connections that the kernel holds until they are taken.
+BACKLOG = 100
+#: A longer subject, or one that cannot stand as a name, is written as its certificate's fingerprint: no name is cut.
+MAX_SUBJECT = 120
 
 
 def host_and_port(address: str) -> tuple[str, int]:
     """`host:port`, an IPv6 host in brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """One socket for each address of the host, that takes connections.
+
+    Raises:
+        OSError: an address is taken, or is none of this machine's.
+    """
+    found: list[socket.socket] = []
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
+            made = socket.create_server(address, family=family, backlog=BACKLOG)
+            made.setblocking(False)
+            found.append(made)
+    except OSError:
+        for made in found:
+            made.close()
+        raise
+    return found
 
 
 def client_tls(settings: LisSettings) -> ssl.SSLContext | None:
@@ -26,6 +59,35 @@ def client_tls(settings: LisSettings) -> ssl.SSLContext | None:
     if settings.hl7_tls_cert:
         context.load_cert_chain(settings.hl7_tls_cert, settings.hl7_tls_key)
     return context
+
+
+class ListenerTls:
+    """TLS for senders of orders. Files that were renewed are used for the next connections."""
+
+    def __init__(self, settings: LisSettings) -> None:
+        """
+        Raises:
+            OSError: a file cannot be read, or is no PEM (`ssl.SSLError`).
+        """
+        self._settings = settings
+        self._seen = self._stamps()
+        self._context = listener_tls(settings)
+
+    def context(self) -> ssl.SSLContext | None:
+        """As the files are now; as they were, while the new ones do not fit. None without a certificate."""
+        stamps = self._stamps()
+        if stamps != self._seen:
+            self._seen = stamps
+            try:
+                self._context = listener_tls(self._settings)
+                log.info("orders: certificate and authority were read again")
+            except OSError as error:
+                log.error("orders: certificate and authority stay as they were: %s", error.strerror or "no PEM files")
+        return self._context
+
+    def _stamps(self) -> list[Stamp | None]:
+        told = self._settings
+        return [stamp_of(each) for each in (told.hl7_tls_cert, told.hl7_tls_key, told.hl7_listen_ca) if each]
 
 
 def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:
@@ -45,8 +107,21 @@ def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:
     return context
 
 
+def certificate_subject(writer: StreamWriter) -> str | None:
+    """The subject (RFC 4514) of the certificate that was asked for and verified, or its SHA-256; None without one."""
+    secured = writer.get_extra_info("ssl_object")
+    shown = secured.getpeercert(True) if secured is not None else None
+    if not shown:
+        return None
+    subject = x509.load_der_x509_certificate(shown).subject.rfc4514_string()
+    try:
+        return checked_name(subject, "the subject", MAX_SUBJECT)
+    except NameRefused:
+        return f"sha256:{sha256(shown).hexdigest()}"
+
+
 def keep_alive(writer: StreamWriter) -> None:
-    """Let the kernel find out about a peer that is gone: a connection may be silent for days."""
+    """Let the kernel find out about a peer that is gone."""
     raw = writer.get_extra_info("socket")
     if raw is not None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
