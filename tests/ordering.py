@@ -11,7 +11,7 @@ from laboratory import OBR, ORC, PID, SECRETS, SPM, order
 from receivers import Line
 
 from service.declared import Registry
-from service.lis.metrics import LisMetrics
+from service.lis.metrics import ConnectionMetrics
 from service.lis.mllp.listener import OrderListener
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
 from service.lis_settings import LisSettings
@@ -30,7 +30,7 @@ class Desk:
         self.asked = asyncio.Event()
         self.fails: Exception | None = None
         self.registry = Registry()
-        self.metrics = LisMetrics(self.registry)
+        self.metrics = ConnectionMetrics(self.registry)
 
     async def take(self, identity: MessageIdentity, orders: Sequence[IncomingOrder]) -> None:
         self.asked.set()

@@ -13,7 +13,7 @@ from ordering import ENHANCED, GOOD, Desk, line_to, listening, said
 from receivers import certificates, node_sender
 
 from service.declared import Registry
-from service.lis.metrics import LisMetrics
+from service.lis.metrics import ConnectionMetrics
 from service.lis.mllp.listener import OrderListener
 from service.lis_settings import LisSettings
 
@@ -181,6 +181,6 @@ def _context(ca: Path, shown: Any) -> ssl.SSLContext:
 
 def test_a_listener_without_an_address_is_not_made() -> None:
     with pytest.raises(ValueError, match="MARROWLENS_LIS_HL7_LISTEN"):
-        OrderListener(LisSettings(), Desk().take, LisMetrics(Registry()))
+        OrderListener(LisSettings(), Desk().take, ConnectionMetrics(Registry()))
     with pytest.raises(RuntimeError, match="nothing listens"):
-        _ = OrderListener(LisSettings(hl7_listen="127.0.0.1:0"), Desk().take, LisMetrics(Registry())).address
+        _ = OrderListener(LisSettings(hl7_listen="127.0.0.1:0"), Desk().take, ConnectionMetrics(Registry())).address

@@ -45,8 +45,8 @@ def metrics() -> Metrics:
     laboratory = LisMetrics(metrics.registry)
     laboratory.done("sign")
     laboratory.order("taken")
-    laboratory.connections(1)
-    laboratory.ended("refused")
+    laboratory.connections.open(1)
+    laboratory.connections.ended("refused")
     laboratory.tried("hl7", "delivered")
     laboratory.depths(["hl7", "fhir"], [Depth("hl7", 3, 1, None)], [12.0])
     return metrics

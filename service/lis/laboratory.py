@@ -62,7 +62,7 @@ class Laboratory:
         with _refusing("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"):
             self._receivers = receivers(lis, codes, self.kept)
             listens = lis.hl7_listen and not only_delivers
-            self._listener = OrderListener(lis, self._take_orders, self.metrics) if listens else None
+            self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
         self.desk = Desk(self._database, counting_rules(settings), [each.channel for each in self._receivers])
         self._workers = [self._worker(receiver) for receiver in self._receivers] if lis.deliver or only_delivers else []
         self._tasks: list[asyncio.Task[None]] = []

@@ -16,6 +16,32 @@ DeliveryOutcome = Literal["delivered", "rejected", "unanswered"]
 ChannelName = Literal["hl7", "fhir", "astm"]
 
 
+class ConnectionMetrics:
+    """Counts connections with orders: a `service.lis.orders.ConnectionWatch`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._open = registry.gauge(
+            "marrowlens_lis_order_connections", "Connections over which HL7 messages with orders may come."
+        )
+        self._ended = registry.counter(
+            "marrowlens_lis_order_connections_ended_total",
+            "Such connections that ended, by how: closed by the sender, lost, refused because every slot or every slot "
+            "of the sender was taken, displaced by another one while silent, silent for too long (idle), a message or "
+            "an answer that took too long (timeout), no TLS or no certificate (tls), no MLLP (broken), an error of the "
+            "service, or because it stopped.",
+            {"how": get_args(ConnectionEnd)},
+            unit="connections",
+        )
+
+    def open(self, count: int) -> None:
+        """So many are open now."""
+        self._open.set(count)
+
+    def ended(self, how: ConnectionEnd) -> None:
+        """One has ended, or was refused."""
+        self._ended.labels(how).inc()
+
+
 class LisMetrics:
     """The laboratory's metrics in one registry."""
 
@@ -32,18 +58,7 @@ class LisMetrics:
             "HL7 messages with orders that could be read, by how they were answered.",
             {"outcome": get_args(OrderOutcome)},
         )
-        self._connections = registry.gauge(
-            "marrowlens_lis_order_connections", "Connections over which HL7 messages with orders may come."
-        )
-        self._ended = registry.counter(
-            "marrowlens_lis_order_connections_ended_total",
-            "Such connections that ended, by how: closed by the sender, lost, refused because every slot or every slot "
-            "of the sender was taken, displaced by another one while silent, silent for too long (idle), a message or "
-            "an answer that took too long (timeout), no TLS or no certificate (tls), no MLLP (broken), an error of the "
-            "service, or because it stopped.",
-            {"how": get_args(ConnectionEnd)},
-            unit="connections",
-        )
+        self.connections = ConnectionMetrics(registry)
         self._attempts = registry.counter(
             "marrowlens_lis_delivery_attempts_total",
             "Attempts at delivering one message to its receiver, by how they ended: one `rejected` is a dead letter, "
@@ -72,14 +87,6 @@ class LisMetrics:
     def order(self, outcome: OrderOutcome) -> None:
         """A message with orders was answered."""
         self._orders.labels(outcome).inc()
-
-    def connections(self, open_now: int) -> None:
-        """So many connections for orders are open."""
-        self._connections.set(open_now)
-
-    def ended(self, how: ConnectionEnd) -> None:
-        """A connection for orders has ended, or was refused."""
-        self._ended.labels(how).inc()
 
     def tried(self, channel: str, outcome: DeliveryOutcome) -> None:
         """A message was delivered, rejected, or not answered."""

@@ -73,7 +73,7 @@ ConnectionEnd = Literal[
 class ConnectionWatch(Protocol):
     """Counts connections with orders."""
 
-    def connections(self, open_now: int) -> None:
+    def open(self, count: int) -> None:
         """So many are open now."""
         ...
 

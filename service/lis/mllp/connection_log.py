@@ -27,13 +27,13 @@ class ConnectionLog:
     def opened(self) -> None:
         """A connection was taken."""
         self._open += 1
-        self._watch.connections(self._open)
+        self._watch.open(self._open)
 
     def ended(self, how: ConnectionEnd, what: str) -> None:
         """A connection has ended, or was refused; `what` is the log's line."""
         if how != "refused":
             self._open -= 1
-        self._watch.connections(self._open)
+        self._watch.open(self._open)
         self._watch.ended(how)
         if how not in _USUAL:
             self.trouble(what, how)
