@@ -5,11 +5,10 @@ Knows names, types, bounds and units. With neither keys nor an issuer everybody 
 
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, StringConstraints, model_validator
 
-from service.loopback import is_loopback
+from service.urls import unsafe_for_keys
 
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
 
@@ -57,8 +56,8 @@ class AccessSettings(BaseModel):
         if (self.oidc_issuer is None) != (self.oidc_audience is None):
             raise ValueError("MARROWLENS_OIDC_ISSUER and MARROWLENS_OIDC_AUDIENCE go together: set both or neither")
         for name, url in (("OIDC_ISSUER", self.oidc_issuer), ("OIDC_JWKS_URL", self.oidc_jwks_url)):
-            if url is not None and url.startswith("http:") and not is_loopback(urlsplit(url).hostname or ""):
-                raise ValueError(f"MARROWLENS_{name} is not https: whoever is on the way could let anybody in")
+            if url is not None and (fault := unsafe_for_keys(url)):
+                raise ValueError(f"MARROWLENS_{name} {fault}")
         return self
 
     @property

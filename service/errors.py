@@ -154,10 +154,11 @@ class RateLimited(ServiceError):
 
 
 class IssuerUnavailable(ServiceError):
-    """The issuer of tokens does not answer, and its keys are not known. Keys are taken all the same."""
+    """The issuer of tokens does not answer, and its keys are not cached. API keys are taken all the same."""
 
-    def __init__(self) -> None:
-        super().__init__("the issuer of tokens does not answer, so that none can be checked; try again later")
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("the issuer of tokens does not answer, so that no token can be checked; try again later")
+        self.retry_after_s = retry_after_s
 
 
 class ChangeUnderWay(ServiceError):

@@ -148,13 +148,13 @@ def headers(error: BaseException) -> dict[str, str]:
     `WWW-Authenticate` with a 401 and where a scope is missing (RFC 6750, 3)."""
     if isinstance(error, HTTPException):
         return dict(error.headers or {})
-    if isinstance(error, QueueFull | UploadMemoryExhausted | RateLimited):
+    if isinstance(error, QueueFull | UploadMemoryExhausted | RateLimited | IssuerUnavailable):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     if isinstance(error, Unauthorised):
         return {"WWW-Authenticate": 'Bearer error="invalid_token"' if error.invalid_token else "Bearer"}
     if isinstance(error, Forbidden) and error.scopes:
         return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{" ".join(error.scopes)}"'}
-    if isinstance(error, NotReady | BatcherClosed | StorageUnavailable | IssuerUnavailable | ThreadPoolFull):
+    if isinstance(error, NotReady | BatcherClosed | StorageUnavailable | ThreadPoolFull):
         return {"Retry-After": "1"}
     return {}
 

@@ -13,10 +13,9 @@ from jwt.types import Options
 from service.access.callers import SCOPES, Caller
 from service.access.identity import MAX_NAME, MAX_SUBJECT, Identity, NameRefused, checked_name
 from service.access.issuer import IssuerKeys
+from service.access.jwks import ALGORITHMS
 from service.access_settings import AccessSettings
 from service.errors import Unauthorised
-
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 
 class Tokens:

@@ -1,0 +1,37 @@
+"""URLs of other machines: whether a secret may travel to one, and how a URL with credentials is shown."""
+
+import re
+from urllib.parse import urlsplit
+
+from service.loopback import is_loopback
+
+#: From the scheme to the last @ before a space: a password may itself hold / or @, where somebody forgot to escape it.
+_USER = re.compile(r"(?<=://)[^\s]*@")
+_QUERY = re.compile(r"(?<=[?#])[^\s]+")
+MASK = "***"
+
+
+def insecure(url: str) -> str | None:
+    """Why no secret may travel to this URL; None where it may: by https, or to this machine itself."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return "is not a URL"
+    if parts.scheme not in ("https", "http") or not host:
+        return "is not an http or https URL"
+    if parts.scheme == "http" and not is_loopback(host):
+        return "is plain http to another machine: use https"
+    return None
+
+
+def unsafe_for_keys(url: str) -> str | None:
+    """Why no keys may be fetched from this URL; None where they may. Who can change them could let anybody in."""
+    return insecure(url) or ("holds a user name or a password: remove it" if "@" in urlsplit(url).netloc else None)
+
+
+def masked(text: str) -> str:
+    """The text without the user name, password, query and fragment of the URL in it; unchanged where there is none."""
+    if "://" not in text:
+        return text
+    return _QUERY.sub(MASK, _USER.sub(f"{MASK}@", text))
