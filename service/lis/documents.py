@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from model.contract import Code, Sha256
 from service.access.identity import Identity
-from service.lis.report import Line, Moment, Order, Patient, ReportStatus, SpecimenDifferential, Text
+from service.lis.report import CollectedAt, Line, Moment, Order, Patient, ReportStatus, SpecimenDifferential, Text
 from service.lis.states import MessageState, State
 from service.schemas import Document, Probability, Problem, TopClass
 
@@ -26,7 +26,9 @@ class OpenSpecimen(Wish):
     number: Line = Field(description="as on its label; there is one specimen of a number", examples=["BM-2026-0042"])
     patient: Patient
     order: Order = Field(default_factory=Order)
-    collected_at: Moment | None = Field(None, description="when the marrow was taken; a time needs its zone")
+    collected_at: CollectedAt | None = Field(
+        None, description="when the marrow was taken, 1900 to 2199; a time needs its zone"
+    )
     target_cells: int | None = Field(None, gt=0, le=100_000, description="cells to count; default: the laboratory's")
 
 
@@ -41,7 +43,7 @@ class ChangeSpecimen(_Seen):
 
     patient: Patient | None = None
     order: Order | None = None
-    collected_at: Moment | None = None
+    collected_at: CollectedAt | None = None
     target_cells: int | None = Field(None, gt=0, le=100_000)
     megakaryocytes: int | None = Field(None, ge=0, le=100_000, description="counted aside by a person")
 

@@ -3,21 +3,59 @@
 Knows fields and their meaning. Does not know how a differential is counted, how a message is encoded or who may sign.
 """
 
-from datetime import UTC, date, datetime
+import re
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from model.contract import Code, Sha256
 from service.schemas import ClassCount, ClassShare, Document
+
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+#: When marrow can have been taken, and how far a zone can be from UTC. Anything else is a mistake, and near the ends of
+#: the calendar another zone has no such day.
+FIRST_COLLECTED, LAST_COLLECTED = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+FARTHEST_ZONES = timedelta(hours=-12), timedelta(hours=14)
 
 
 def _aware(moment: datetime) -> datetime:
     """In UTC; a time without a zone is refused, for nobody can say when it was."""
     if moment.tzinfo is None:
         raise ValueError("a time needs its zone, as in 2026-05-04T08:30:00+02:00")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no such time in UTC") from None
+
+
+def collected(moment: datetime) -> datetime:
+    """When marrow was taken, in UTC.
+
+    Raises:
+        ValueError: without a zone, or none at which marrow can have been taken.
+    """
+    moment_utc = _aware(moment)
+    west, east = FARTHEST_ZONES
+    if not west <= (moment.utcoffset() or timedelta()) <= east:
+        raise ValueError("no zone is so far from UTC; zones are from -12:00 to +14:00")
+    if not FIRST_COLLECTED <= moment_utc < LAST_COLLECTED:
+        raise ValueError("not a time at which marrow was taken: before 1900 or after 2199")
+    return moment_utc
+
+
+def _written_out(value: object) -> object:
+    """A day or a time in digits and hyphens. A number could be seconds, milliseconds or 20260504."""
+    if not isinstance(value, date) and not (isinstance(value, str) and _DAY.match(value)):
+        raise ValueError("a day is written as in 2026-05-04, and a time as in 2026-05-04T08:30:00+02:00")
+    return value
+
+
+def _day_alone(value: object) -> object:
+    if isinstance(value, datetime) or (isinstance(value, str) and not _DAY.fullmatch(value)):
+        raise ValueError("a day is written as in 2026-05-04, without a time")
+    return _written_out(value)
 
 
 #: One line of text that a person typed: no control characters, so that it fits every wire.
@@ -32,6 +70,9 @@ Text = Annotated[
     ),
 ]
 Moment = Annotated[datetime, AfterValidator(_aware)]
+#: As a client writes it.
+CollectedAt = Annotated[datetime, BeforeValidator(_written_out), AfterValidator(collected)]
+Day = Annotated[date, BeforeValidator(_day_alone)]
 
 
 class ReportStatus(StrEnum):
@@ -51,7 +92,7 @@ class Patient(Document):
     authority: Line | None = Field(None, description="PID-3.4.1: who gave that number", examples=["HOSPITAL"])
     family: Line | None = Field(None, description="PID-5.1", examples=["Muster"])
     given: Line | None = Field(None, description="PID-5.2", examples=["Erika"])
-    birth_date: date | None = Field(None, description="PID-7", examples=["1964-08-12"])
+    birth_date: Day | None = Field(None, description="PID-7", examples=["1964-08-12"])
     sex: Literal["F", "M", "O", "U", "A", "N"] | None = Field(None, description="PID-8, HL7 table 0001")
 
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar, cast
 from service.lis.hl7.reading import Header, MessageRejected, Segment, read_segments
 from service.lis.hl7.times import read_day, read_moment, read_zone
 from service.lis.orders import IncomingOrder, OrderAction, OrderRefused
-from service.lis.report import Order, Patient
+from service.lis.report import Order, Patient, collected
 
 #: The fields that are read mean the same in all of these; 2.6 and later were not tried.
 VERSIONS = ("2.3", "2.3.1", "2.4", "2.5", "2.5.1")
@@ -66,7 +66,10 @@ def read_orders(raw: bytes, header: Header, charset: str, zone: tzinfo | None = 
     msh, *segments = read_segments(raw, header.charset or charset, ("PID", "SPM", "ORC", "OBR"))
     if msh.get(14):
         raise MessageRejected("100", "part of a message that goes on in another", msh.location(14))
-    zone = read_zone(msh.get(7)) or zone
+    try:
+        zone = read_zone(msh.get(7)) or zone
+    except ValueError as error:
+        raise OrderRefused("102", str(error), msh.location(7)) from None
     who = _patient(_only_patient(segments))
     rest = [each for each in segments if each.name != "PID"]
     requests = list(_by_specimen(rest) if header.event == "O33" else _by_order(rest))
@@ -208,7 +211,7 @@ def _moment(segment: Segment | None, field: int, zone: tzinfo | None) -> datetim
     if segment is None or not value:
         return None
     try:
-        return read_moment(value, zone)
+        return collected(read_moment(value, zone))
     except ValueError as error:
         raise OrderRefused("102", str(error), segment.location(field)) from None
 

@@ -9,6 +9,8 @@ from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 _PARTS = re.compile(
     r"(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,4}))?)?)?)?)?)?([+-]\d{4})?", re.ASCII
 )
+#: What a part that is not said stands for, from the year to the second.
+_LEAST = (0, 1, 1, 0, 0, 0)
 
 
 def written(moment: datetime) -> str:
@@ -22,7 +24,7 @@ def day_written(day: date) -> str:
 
 
 def read_moment(value: str, zone: tzinfo | None) -> datetime:
-    """A time of at least a day's precision, with its zone; what is not said is zero.
+    """A time of at least a day's precision, in its zone; what is not said is zero.
 
     Args:
         zone: where a time without a zone was written; None is this machine's.
@@ -38,23 +40,27 @@ def read_moment(value: str, zone: tzinfo | None) -> datetime:
     try:
         offset = _offset(found[8]) if found[8] else None
         moment = datetime(year, month, day, hour, minute, second, fraction, offset or zone)
-        return moment.astimezone(UTC)
+        return moment if moment.tzinfo else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("no such day or time") from None
 
 
 def read_zone(value: str) -> tzinfo | None:
-    """The zone that a time says it was written in; None when it says none, or is no time."""
+    """The zone that a time says it was written in; None when it says none, or is no time.
+
+    Raises:
+        ValueError: there is no such zone. Its text is never the value.
+    """
     found = _PARTS.fullmatch(value)
-    try:
-        return _offset(found[8]) if found and found[8] else None
-    except ValueError:
-        return None
+    return _offset(found[8]) if found and found[8] else None
 
 
 def _offset(text: str) -> timezone:
     """+HHMM or -HHMM; ValueError beyond a day."""
-    ahead = timedelta(hours=int(text[1:3]), minutes=int(text[3:]))
+    hours, minutes = int(text[1:3]), int(text[3:])
+    if hours > 23 or minutes > 59:
+        raise ValueError("no such zone")
+    ahead = timedelta(hours=hours, minutes=minutes)
     return timezone(-ahead if text[0] == "-" else ahead)
 
 
@@ -68,7 +74,9 @@ def read_day(value: str) -> date | None:
     if not found:
         raise ValueError("no date of HL7")
     try:
-        day = date(int(found[1]), int(found[2] or 1), int(found[3] or 1))
+        parts = zip(found.groups()[:6], _LEAST, strict=True)
+        year, month, day, hour, minute, second = (int(part or least) for part, least in parts)
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=_offset(found[8]) if found[8] else None)
     except ValueError:
         raise ValueError("no such day") from None
-    return day if found[3] else None
+    return moment.date() if found[3] else None
