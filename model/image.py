@@ -4,11 +4,11 @@ JPEGs are read by simplejpeg (model/formats/jpeg.py), every other format by Pill
 and the colours a person sees. Knows no torch, no model, no HTTP and no files.
 
 What a person sees: grey, palette, CMYK and YCbCr become RGB; of deeper samples the upper 8 of the bits that are
-significant count; transparency is laid over white; the orientation is applied. Colour profiles are not applied, in
-training and in serving alike. Refused rather than guessed: floating-point, signed and 32-bit samples, CIELAB, 16-bit
-samples of unknown brightness, pictures that are transparent everywhere, and files that hold several pictures (a
-z-stack, an animation), of which all but one would be lost without a word. Smaller copies of the same picture (the
-levels of a pyramid TIFF) are not further pictures. docs/pictures.md lists all of it.
+significant count; transparency is laid over white; the colour profile and the orientation are applied, in training
+and in serving alike. Refused rather than guessed: floating-point, signed and 32-bit samples, CIELAB, 16-bit samples
+of unknown brightness, colour profiles that cannot be read, pictures that are transparent everywhere, and files that
+hold several pictures (a z-stack, an animation), of which all but one would be lost without a word. Smaller copies of
+the same picture (the levels of a pyramid TIFF) are not further pictures. docs/pictures.md lists all of it.
 
 A picture is refused when any of its data is missing: no decoder fills the rest with grey. JPEG, BMP and plain TIFF
 carry no checksums, so a changed byte inside data that is all there can go unseen.
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.formats import bmp, jpeg, png, tiff, webp
+from model.formats.color_profile import Transform, in_srgb, transform_to_srgb
+from model.formats.embedded_profile import embedded_profile
 from model.formats.errors import (
     ArchiveForPicture,
     PictureError,
@@ -52,6 +54,7 @@ _READERS: dict[str, Callable[[bytes, int], tuple[Image.Image, int]]] = {
     "TIFF": tiff.read,
     "WEBP": webp.read,
 }
+_JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
 
 def decode(
@@ -83,7 +86,9 @@ def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     try:
         if found == "JPEG":
             return _jpeg_as_seen(data, max_pixels)
+        profile = embedded_profile(found, data)
         picture, orientation = _READERS[found](data, max_pixels)
+        picture = in_srgb(picture, profile or picture.info.get("icc_profile"))
         return np.asarray(upright(opaque(picture), orientation))
     except PictureError:
         raise
@@ -95,8 +100,16 @@ def _jpeg_as_seen(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     frame = jpeg.read_frame(data)
     check_size(frame.width, frame.height, max_pixels)
     layout = jpeg.read_layout(data)
+    profile = jpeg.profile(data, layout)  # first: libjpeg complains of a damaged one, too, and less clearly
     pixels = jpeg.decode(data, layout)
-    if len(frame.components) == 4:
-        pixels = np.asarray(Image.fromarray(pixels, "CMYK").convert("RGB"))
+    mode = _JPEG_MODES[len(frame.components)]
+    transform = transform_to_srgb(profile, mode)
+    if transform or mode == "CMYK":
+        pixels = _converted(pixels, mode, transform)
     orientation = orientation_of_jpeg(data) if jpeg.has_metadata(layout) else UPRIGHT
     return pixels if orientation == UPRIGHT else np.asarray(upright(Image.fromarray(pixels), orientation))
+
+
+def _converted(pixels: NDArray[np.uint8], mode: str, transform: Transform | None) -> NDArray[np.uint8]:
+    picture = Image.fromarray(pixels, "CMYK" if mode == "CMYK" else "RGB").convert(mode)
+    return np.asarray(transform(picture) if transform else picture.convert("RGB"))

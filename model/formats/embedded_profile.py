@@ -1,0 +1,148 @@
+"""The colour profile that a PNG or BMP carries, or the one that its numbers describe.
+
+JPEG, TIFF and WebP carry ICC profiles only. TIFF's own calibration tags (WhitePoint, PrimaryChromaticities,
+TransferFunction) and the colour space that EXIF names are not applied: viewers do not apply them either.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable
+
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK
+
+from model.formats.errors import PictureError, UndecodablePicture, UnsupportedPicture
+from model.formats.matrix_profile import D65, SRGB_CURVE, SRGB_PRIMARIES, Curve, Primaries, matrix_profile
+
+#: What stands before the pixels of a PNG that a camera or an editor writes is about ten chunks.
+MAX_CHUNKS = 1000
+#: A gamma this near to 1/2.2 means sRGB's curve, as in libpng (PNG_GAMMA_THRESHOLD).
+GAMMA_TOLERANCE = 0.05
+
+_COLOUR_CHUNKS = {b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"}
+_DAMAGED = "the colour profile is damaged; convert the picture to sRGB, or send it without the profile"
+_BT2020 = Primaries((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))
+#: Colour primaries and transfer characteristics of ITU-T H.273 (tables 2 and 3) that photographs have.
+_PRIMARIES = {
+    1: SRGB_PRIMARIES,
+    5: Primaries((0.64, 0.33), (0.29, 0.60), (0.15, 0.06)),
+    6: Primaries((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    7: Primaries((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    9: _BT2020,
+    11: Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
+    12: Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+}
+_BT709_CURVE: Curve = (1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081)
+_CURVES: dict[int, Curve] = {
+    **dict.fromkeys((1, 6, 14, 15), _BT709_CURVE),
+    4: (2.2,),
+    5: (2.8,),
+    8: (1.0,),
+    13: SRGB_CURVE,
+}
+
+
+def embedded_profile(form: str, data: bytes) -> bytes | None:
+    """The ICC profile of a PNG or BMP, or one made of what it says in numbers; None where it says nothing, or sRGB.
+
+    Raises:
+        UndecodablePicture: it cannot be read.
+        UnsupportedPicture: it is another file, or has more brightness than a screen shows.
+    """
+    reader = _READERS.get(form)
+    try:
+        return reader(data) if reader else None
+    except PictureError:
+        raise
+    except (ArithmeticError, ValueError, struct.error, zlib.error) as error:
+        raise UndecodablePicture(_DAMAGED) from error
+
+
+def _png_profile(data: bytes) -> bytes | None:
+    """By the chunk that counts most: cICP, iCCP, sRGB, or gAMA and cHRM (PNG, third edition, section 4.3)."""
+    chunks = _png_chunks(data)
+    if b"cICP" in chunks:
+        return _video_profile(*struct.unpack("4B", chunks[b"cICP"]))
+    if b"iCCP" in chunks:
+        return _unpacked(chunks[b"iCCP"])
+    if b"sRGB" in chunks or not {b"gAMA", b"cHRM"} & chunks.keys():
+        return None
+    curve, primaries = SRGB_CURVE, SRGB_PRIMARIES
+    if b"gAMA" in chunks:
+        curve = _curve(100_000 / (struct.unpack(">I", chunks[b"gAMA"])[0] or 1))
+    if b"cHRM" in chunks:
+        numbers = [number / 100_000 for number in struct.unpack(">8I", chunks[b"cHRM"])]
+        white, red, green, blue = zip(numbers[::2], numbers[1::2], strict=True)
+        primaries = Primaries(red, green, blue, white)
+    return matrix_profile(primaries, curve)
+
+
+def _png_chunks(data: bytes) -> dict[bytes, bytes]:
+    """The chunks before the pixels that speak of colours."""
+    found: dict[bytes, bytes] = {}
+    at = 8
+    for _ in range(MAX_CHUNKS):
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if name in (b"IDAT", b""):  # the pixels, or a file that is cut off: Pillow says so
+            return found
+        if name in _COLOUR_CHUNKS:
+            found[name] = data[at + 8 : at + 8 + size]
+        at += 12 + size
+    raise UndecodablePicture(f"a PNG of more than {MAX_CHUNKS} chunks before its pixels")
+
+
+def _unpacked(chunk: bytes) -> bytes:
+    name, _, packed = chunk.partition(b"\0")
+    unpacking = zlib.decompressobj()
+    profile = unpacking.decompress(packed[1:], MAX_TEXT_CHUNK)  # Pillow's limit for whatever a chunk holds
+    if unpacking.unconsumed_tail:
+        raise UnsupportedPicture(
+            f"a PNG's colour profile of more than {MAX_TEXT_CHUNK} bytes; convert the picture to sRGB"
+        )
+    if not name or packed[:1] != b"\0" or not unpacking.eof:
+        raise UndecodablePicture(_DAMAGED)
+    return profile
+
+
+def _video_profile(primaries: int, transfer: int, matrix: int, full_range: int) -> bytes:
+    if primaries not in _PRIMARIES or transfer not in _CURVES or (matrix, full_range) != (0, 1):
+        raise UnsupportedPicture(
+            f"a PNG of the colour space {primaries}/{transfer}/{matrix}/{full_range} (cICP), video or high dynamic"
+            " range; convert the picture to sRGB"
+        )
+    return matrix_profile(_PRIMARIES[primaries], _CURVES[transfer])
+
+
+def _curve(gamma: float) -> Curve:
+    return SRGB_CURVE if abs(gamma / 2.2 - 1) <= GAMMA_TOLERANCE else (gamma,)
+
+
+def _bmp_profile(data: bytes) -> bytes | None:
+    """By the colour space type of a header of version 4 or 5 (Windows GDI, BITMAPV5HEADER)."""
+    header_size = int.from_bytes(data[14:18], "little")
+    space = data[70:74][::-1]
+    if header_size < 108:
+        return None
+    if space == b"LINK":
+        raise UnsupportedPicture("a BMP whose colour profile is another file; convert the picture to sRGB")
+    if space == b"MBED" and header_size >= 124:
+        offset, size = struct.unpack_from("<2I", data, 126)
+        if not size or 14 + offset + size > len(data):
+            raise UndecodablePicture(_DAMAGED)
+        return data[14 + offset : 14 + offset + size]
+    return _calibrated(data) if space == bytes(4) else None
+
+
+def _calibrated(data: bytes) -> bytes | None:
+    """By end points and gammas; writers that have nothing to say leave them at zero."""
+    numbers = [number / 2**30 for number in struct.unpack_from("<9i", data, 74)]
+    gammas = [number / 2**16 for number in struct.unpack_from("<3I", data, 110)]
+    if not any(numbers):
+        return None
+    if len(set(gammas)) > 1:
+        raise UnsupportedPicture("a BMP of three different gammas; convert the picture to sRGB")
+    points = [numbers[at : at + 3] for at in (0, 3, 6)]
+    red, green, blue = ((x / (x + y + z), y / (x + y + z)) for x, y, z in points)
+    return matrix_profile(Primaries(red, green, blue, D65), _curve(gammas[0]) if gammas[0] else SRGB_CURVE)
+
+
+_READERS: dict[str, Callable[[bytes], bytes | None]] = {"PNG": _png_profile, "BMP": _bmp_profile}
