@@ -1,7 +1,8 @@
 """The application: built and mounted here, and nothing else. What it holds while it runs is made by the lifespan."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
+from model.contract import CellClass
 from service import openapi
 from service.access.guard import Doors, Guard
 from service.answers import Wanted
@@ -31,6 +33,7 @@ from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
 from service.settings import Settings, SettingsError
+from service.supervisor import Supervisor
 from service.thread_pools import TELEMETRY
 from service.tracing import Recorder, Traced
 from service.v2 import routes as v2
@@ -46,6 +49,10 @@ UPLOADS_AT_ONCE = 3
 UPLOADS_OF_A_CALLER = 2
 #: FastAPI's own spans and logs hold paths, and texts of errors: numbers of specimens, and whatever a client sent.
 NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+#: How often drift is measured, and how often it is asked whether the file of keys has changed.
+DRIFT_EVERY_S, KEYS_EVERY_S = 5.0, 1.0
+#: How long a shutdown waits for background tasks that are cancelled: they wait for nothing but each other.
+CANCEL_S = 1.0
 #: How long a shutdown waits for the collector to take the last traces.
 FLUSH_S = 3.0
 
@@ -78,7 +85,7 @@ def create_app(
         telemetry=NO_TELEMETRY,
     )
     app.state.opened = session
-    app.state.running = Running(settings, metrics, _upload_memory(settings))
+    app.state.running = Running(settings, metrics, _upload_memory(settings), Supervisor(metrics.background))
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
     app.state.laboratory = _laboratory(settings, metrics)
     for module in ROUTES:
@@ -86,7 +93,6 @@ def create_app(
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
     for error_class in REFUSED:
         app.add_exception_handler(error_class, _refuse)
-    app.state.recorder = _recorder(settings)
     _wrap(app, settings, metrics)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
     return app
@@ -94,12 +100,13 @@ def create_app(
 
 def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """What stands around the routes, from the inside out."""
+    app.state.doors = Doors(settings, metrics) if settings.asks_who else None
     [route] = (route for route in classify.router.routes if isinstance(route, APIRoute))
     app.add_middleware(Direct, route=route, answer=_classified, refuse=_refuse, refused=REFUSED)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         Guard,
-        doors=Doors(settings, metrics) if settings.asks_who else None,
+        doors=app.state.doors,
         loopback_only=not (settings.asks_who or settings.allow_anonymous),
         metrics_open=settings.metrics_open,
         routes=[route for module in ROUTES for route in module.router.routes],
@@ -144,12 +151,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         recorder: Recorder | None = app.state.recorder
         if recorder is not None:
-            await TELEMETRY.run(recorder.close, FLUSH_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_S):
+                    await TELEMETRY.run(recorder.close)
 
 
 @asynccontextmanager
 async def _served(app: FastAPI) -> AsyncIterator[None]:
     models: Models = app.state.models
+    running: Running = app.state.running
     session: Session | None = app.state.opened
     if session is None:
         yield
@@ -157,18 +167,40 @@ async def _served(app: FastAPI) -> AsyncIterator[None]:
     app.state.opened, classes = None, session.manifest.classes  # held by who serves with it, and by nobody else
     await models.begin(session)
     del session
-    laboratory: Laboratory | None = app.state.laboratory
     try:
-        if laboratory is None:
+        async with _laboratory_open(app, classes):
+            _start_tasks(app)
             yield
-            return
-        await laboratory.start(classes)
-        try:
-            yield
-        finally:
-            await laboratory.close()
     finally:
+        running.begin_shutdown()
+        await running.background.close(CANCEL_S)
         await models.end()
+
+
+@asynccontextmanager
+async def _laboratory_open(app: FastAPI, classes: Sequence[CellClass]) -> AsyncIterator[None]:
+    laboratory: Laboratory | None = app.state.laboratory
+    running: Running = app.state.running
+    if laboratory is None:
+        yield
+        return
+    await laboratory.start(classes, running.background)
+    try:
+        yield
+    finally:
+        running.begin_shutdown()
+        await laboratory.close(running.shutdown_left_s())
+
+
+def _start_tasks(app: FastAPI) -> None:
+    """What a service does in the background, whatever runs it."""
+    running: Running = app.state.running
+    models: Models = app.state.models
+    doors: Doors | None = app.state.doors
+    if running.settings.drift_window:
+        running.background.every("drift", DRIFT_EVERY_S, models.measure_drift)
+    if doors is not None and doors.keys is not None:
+        running.background.every("keys", KEYS_EVERY_S, doors.refresh)
 
 
 async def _classified(request: Request) -> Response:

@@ -91,11 +91,15 @@ class Classifier:
         await self._batcher.start()
         self._open = True
 
-    async def close(self) -> None:
-        """Take nothing new, answer what is inside within `shutdown_timeout_s`, and fail the rest with BatcherClosed."""
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Take nothing new, answer what is inside, and fail the rest with BatcherClosed.
+
+        Args:
+            timeout_s: for what is inside; `shutdown_timeout_s` unless told otherwise
+        """
         self._open = False
         try:
-            async with asyncio.timeout(self._settings.shutdown_timeout_s):
+            async with asyncio.timeout(self._settings.shutdown_timeout_s if timeout_s is None else timeout_s):
                 await self._batcher.close()
         except TimeoutError:
             _log.warning("closed before every picture was answered")

@@ -40,35 +40,39 @@ class DriftWindow:
             probabilities: (N, C).
             pictures: (N, S, S, 3), as the model saw them.
         """
+        if len(pictures) >= AT_ONCE:
+            self._measure(embeddings, probabilities, pictures)
+            return
         with self._lock:
-            if len(pictures) >= AT_ONCE:
-                self._measure(embeddings, probabilities, pictures)
-                return
             # Copies: the arrays are views of a whole batch's, which would live as long as they.
             self._waiting.append((embeddings.copy(), probabilities.copy(), pictures.copy()))
-            if sum(len(each[2]) for each in self._waiting) >= AT_ONCE:
-                self._measure_waiting()
+            enough = sum(len(each[2]) for each in self._waiting) >= AT_ONCE
+        if enough:
+            self._measure_waiting()
 
     def read(self) -> Reading:
         """How far the window lies from the reference. From any thread."""
         whole = self._empty()
+        self._measure_waiting()
         with self._lock:
-            self._measure_waiting()
             for part in self._parts:
                 whole += part
         return self._ruler.read(whole)
 
     def _measure_waiting(self) -> None:
-        if self._waiting:
-            embeddings, probabilities, pictures = zip(*self._waiting, strict=True)
-            self._waiting = []
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        if waiting:
+            embeddings, probabilities, pictures = zip(*waiting, strict=True)
             self._measure(np.concatenate(embeddings), np.concatenate(probabilities), np.concatenate(pictures))
 
     def _measure(self, embeddings: Embeddings, probabilities: NDArray[np.float32], pictures: Pictures) -> None:
-        rows = features(embeddings, pictures, self._centre, self._basis)
-        self._parts[-1].add(probabilities.argmax(axis=1), rows)
-        if self._parts[-1].counts.sum() >= self._part_pictures:
-            self._parts.append(self._empty())
+        rows = features(embeddings, pictures, self._centre, self._basis)  # outside the lock: nobody waits for sums
+        named = probabilities.argmax(axis=1)
+        with self._lock:
+            self._parts[-1].add(named, rows)
+            if self._parts[-1].counts.sum() >= self._part_pictures:
+                self._parts.append(self._empty())
 
     def _empty(self) -> Sums:
         return Sums.empty(*self._ruler.size)

@@ -1,7 +1,5 @@
 """What a scraper is told of input drift, in Prometheus' terms. Knows names; nothing of how a distance is measured."""
 
-from collections.abc import Callable
-
 from model.drift import KINDS
 from model.drift_distance import Reading
 from service.declared import Registry
@@ -11,7 +9,6 @@ class DriftMetrics:
     """The metrics of drift in one registry: of a kind that nothing can be said of there is no series."""
 
     def __init__(self, registry: Registry) -> None:
-        self._read: Callable[[], Reading | None] = lambda: None
         self._distance = registry.gauge(
             "marrowlens_drift_distance",
             "How far the last pictures lie from the reference: their mean, in standard deviations of one picture; of "
@@ -29,13 +26,9 @@ class DriftMetrics:
             "marrowlens_drift_window_pictures", "Pictures that drift is measured over now; below a hundred it is not."
         )
 
-    def watch(self, read: Callable[[], Reading | None]) -> None:
-        """What is asked at every scrape; None where drift is not measured."""
-        self._read = read
-
-    def refresh(self) -> None:
-        """Measure now."""
-        reading = self._read() or Reading(0, {}, {})
+    def show(self, reading: Reading | None) -> None:
+        """What was measured last, for the scrapes to come; None where drift is not measured."""
+        reading = reading or Reading(0, {}, {})
         self._pictures.set(reading.pictures)
         for gauge, values in ((self._distance, reading.distances), (self._threshold, reading.thresholds)):
             gauge.clear()

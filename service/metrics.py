@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from prometheus_client import ProcessCollector
 from prometheus_client.exposition import generate_latest
 
+from service.background_metrics import BackgroundMetrics
 from service.declared import Declared, Registry
 from service.drift_metrics import DriftMetrics
 
@@ -59,6 +60,7 @@ class Metrics:
         for series, value in ((self._changes, "refused"), (self._pictures, "failed"), (self._refusals, "unauthorised")):
             series.labels(value)
         self.drift = DriftMetrics(self.registry)
+        self.background = BackgroundMetrics(self.registry)
 
     def _of_requests(self, registry: Registry) -> None:
         self._requests = registry.counter(
@@ -203,5 +205,4 @@ class Metrics:
 
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its content type."""
-        self.drift.refresh()
         return generate_latest(self.registry), CONTENT_TYPE

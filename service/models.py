@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.contract import ArtefactError, Manifest
-from model.drift_distance import Reading
 from service.artefact import bundled_artefact
 from service.classify import Classifier
 from service.errors import ChangeUnderWay, ModelRefused, NotReady
 from service.running import Running
 from service.session import ProviderUnavailable, Session
-from service.thread_pools import MODEL
+from service.thread_pools import MODEL, TELEMETRY
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ class Models:
     def __init__(self, running: Running, open_model: Callable[[Path], Session]) -> None:
         self._running = running
         self._open_model = open_model
-        self._changing = False
+        self._changing = self._again = False
         self._retiring: dict[asyncio.Task[None], Classifier] = {}
 
     async def begin(self, session: Session) -> None:
@@ -36,14 +35,36 @@ class Models:
         await self._take_over(session)
         self._running.metrics.places(self._running.settings.max_queue_size)
         self._running.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._running.ready)
-        self._running.metrics.drift.watch(self._drift)
 
     async def end(self) -> None:
-        """Serve no more; what was accepted is answered within `shutdown_timeout_s`."""
+        """Serve no more; what was accepted is answered within what is left of `shutdown_timeout_s`."""
+        timeout_s = self._running.shutdown_left_s()
+        await asyncio.gather(*(classifier.close(timeout_s) for classifier in self._all()))
+        for task in self._retiring:
+            task.cancel()  # closed already; a request that never ends would hold it for ever
+
+    def reread(self) -> None:
+        """Read the configured artefact anew in the background; the log says what came of it.
+
+        During a change it is read once more when that has ended: the change may have read the files before they were
+        replaced.
+        """
+        self._running.background.once("reload", self._reread)
+
+    async def _reread(self) -> None:
+        try:
+            await self.change()
+        except ChangeUnderWay:
+            self._again = True
+            log.warning("the model is being changed already: the artefact is read anew when that has ended")
+        except (ModelRefused, NotReady):
+            pass  # said in the log
+
+    async def measure_drift(self) -> None:
+        """Measure input drift in a thread; the metrics show it from then on."""
         serving = self._running.classifier
-        closing = [serving.close()] if serving is not None else []
-        await asyncio.gather(*closing, *(classifier.close() for classifier in self._retiring.values()))
-        await asyncio.gather(*self._retiring)
+        reading = None if serving is None else await TELEMETRY.run(serving.drift)
+        self._running.metrics.drift.show(reading)
 
     async def change(self, name: str | None = None) -> Manifest:
         """Serve with another model.
@@ -70,6 +91,9 @@ class Models:
             raise
         finally:
             self._changing = False
+            if self._again:
+                self._again = False
+                self.reread()
         self._running.metrics.model_change("done")
         manifest = session.manifest
         hashes = manifest.sha256, manifest.digest
@@ -105,16 +129,12 @@ class Models:
         )
 
     def _retire(self, classifier: Classifier) -> None:
-        task = asyncio.create_task(classifier.retire())
+        task = self._running.background.once("model_retirement", classifier.retire)
         self._retiring[task] = classifier
         task.add_done_callback(self._retiring.pop)
 
     def _queued(self) -> int:
         return sum(classifier.queued() for classifier in self._all())
-
-    def _drift(self) -> Reading | None:
-        serving = self._running.classifier
-        return None if serving is None else serving.drift()
 
     def _in_flight(self) -> int:
         return sum(classifier.inside() for classifier in self._all())

@@ -4,7 +4,6 @@ Knows spans, samplers and the exporter. No attribute holds what a client sent: n
 no message of an error; of an exception its class alone.
 """
 
-import threading
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -83,11 +82,9 @@ class Spans:
         assert isinstance(run.shown, SpanContext)
         return run.shown
 
-    def close(self, timeout_s: float) -> None:
-        """Send what is left. A collector that does not answer is waited for no longer than told."""
-        closing = threading.Thread(target=self._processor.shutdown, name="spans-close", daemon=True)
-        closing.start()
-        closing.join(timeout_s)
+    def close(self) -> None:
+        """Send what is left, and end the thread that sends. Waits for a collector that does not answer."""
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
 
 
 class _Request:

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AbstractContextManager
+import time
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Annotated
@@ -15,6 +16,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.upload_pace import Patience
 from service.uploads import UploadLimits
+from service.supervisor import Supervisor
 
 
 @dataclass(slots=True)
@@ -27,9 +29,22 @@ class Running:
     settings: Settings
     metrics: Metrics
     uploads: UploadMemory
+    background: Supervisor
     classifier: Classifier | None = None
     draining: bool = False
     large_json: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _ends_at_s: float | None = None
+
+    def begin_shutdown(self) -> None:
+        """From now on `shutdown_timeout_s` runs, for everything together; once only."""
+        if self._ends_at_s is None:
+            self._ends_at_s = time.monotonic() + self.settings.shutdown_timeout_s
+
+    def shutdown_left_s(self) -> float:
+        """What is left of `shutdown_timeout_s`."""
+        if self._ends_at_s is None:
+            return self.settings.shutdown_timeout_s
+        return max(0.0, self._ends_at_s - time.monotonic())
 
     def serving(self) -> Classifier:
         """The classifier.

@@ -9,22 +9,22 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from service import logs, memory
-from service.errors import ServiceError
 from service.models import Models
 from service.running import Running
 from service.settings import Settings
-from service.thread_pools import TELEMETRY
+from service.supervisor import place_of
+from service.thread_pools import TELEMETRY, of_event_loop
 from service.tls import Tls
 from service.unread import BoundedConnection
 
@@ -36,10 +36,8 @@ _CLOSE = (b"connection", b"close")
 SWITCH_INTERVAL_S = 0.001
 #: A client that has connected sends at once; this long its first request is waited for before the connection is closed.
 FIRST_REQUEST_S = 1.0
-#: How often memory that is free goes back to the system; ticks are tenths of a second.
-_GIVE_BACK_TICKS = 100
-#: How often it is asked whether the certificate was renewed.
-_RENEW_TICKS = 10
+#: How often memory that is free goes back to the system, and how often it is asked whether the certificate was renewed.
+_GIVE_BACK_S, _RENEW_S = 10.0, 1.0
 #: Turns of the event loop, each of which takes all connections that wait; more only when clients never stop coming.
 _MAX_TURNS = 1000
 
@@ -67,25 +65,37 @@ class DrainingServer(uvicorn.Server):
         self._tls = tls
         self._running = running
         self._models = models
-        self._reloading: deque[asyncio.Task[None]] = deque(maxlen=8)  # a task that nobody holds may vanish
         self._tell_started = started
         self._exit_at_s: float | None = None
         self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn; says so once connections are taken."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(of_event_loop())
+        loop.set_exception_handler(self._callback_failed)
+        threading.excepthook = self._thread_failed
         await super().startup(sockets)
         if self.started:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+            loop.add_signal_handler(signal.SIGHUP, self._models.reread)
             memory.set_aside()
+            self._running.background.every("memory", _GIVE_BACK_S, lambda: TELEMETRY.run(memory.give_back))
+            if self._tls is not None:
+                self._running.background.every("certificate", _RENEW_S, self._tls.refresh)
             self._tell_started()
 
-    def _reload(self) -> None:
-        self._reloading.append(asyncio.create_task(self._change_model()))
+    def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a callback of the event loop raises reaches nobody else."""
+        self._running.metrics.background.failed("event_loop")
+        error: BaseException | None = context.get("exception")
+        log.error("event loop: %s%s", context.get("message"), f", {place_of(error)}" if error else "")
 
-    async def _change_model(self) -> None:
-        with suppress(ServiceError):  # said in the log
-            await self._models.change()
+    def _thread_failed(self, ended: threading.ExceptHookArgs) -> None:
+        """Nobody waits for a thread; `on_tick` sees those that the model cannot do without."""
+        self._running.metrics.background.failed("thread")
+        name = "unknown" if ended.thread is None else ended.thread.name
+        said = place_of(ended.exc_value) if ended.exc_value else ended.exc_type.__name__
+        log.error("thread %s failed: %s", name, said)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signature is the signal module's)
         # Signals are not passed on to uvicorn's own list: it would raise them again after a clean shutdown, and the
@@ -99,13 +109,9 @@ class DrainingServer(uvicorn.Server):
         self._exit_at_s = time.monotonic() + self._running.settings.drain_delay_s
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn every 0.1 s."""
+        """Called by uvicorn every 0.1 s. Waits for nothing: no disk, no database and no thread may hold up the end."""
         if self._exit_at_s is not None and time.monotonic() >= self._exit_at_s:
             self.should_exit = True
-        if counter % _GIVE_BACK_TICKS == _GIVE_BACK_TICKS - 1:
-            await TELEMETRY.run(memory.give_back)
-        if self._tls is not None and counter % _RENEW_TICKS == 0:
-            self._tls.refresh()
         classifier = self._running.classifier
         if classifier is not None and classifier.broken():
             log.critical("the model hangs, fails time after time or lost a thread: the service stops")
@@ -115,6 +121,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn, which by itself resets connections that wait in the kernel and requests not yet read."""
+        self._running.begin_shutdown()
         if not (self.force_exit or self.failed):
             await self._take_what_waits(sockets or [])
             await self._read_what_came()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from service.access_settings import AccessSettings
 from service.stamps import Stamp, stamp_of
+from service.thread_pools import FILES
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +41,24 @@ class Tls:
         if settings.tls_client_ca is not None:
             self._ask_clients(settings.tls_client_ca)
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Read certificate and key anew when one of them has changed; the old pair stays if they do not fit."""
-        stamps = self._stamps()
-        if stamps == self._seen:
-            return
-        self._seen = stamps
         try:
-            # A pair that does not fit must not end up half in the context that serves.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key, self._no_prompt)
-            self._load()
+            if not await FILES.run(self._renewed):
+                return
+            self._load()  # not in the thread: connections are being made with this context
             log.info("the certificate was read anew")
         except (OSError, TlsRefused) as error:
             log.error("the certificate stays as it was: %s", error)
+
+    def _renewed(self) -> bool:
+        """Whether there is another pair, whose files were read and fit: half of one must never serve."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return False
+        self._seen = stamps
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key, self._no_prompt)
+        return True
 
     def _load(self) -> None:
         try:

@@ -56,8 +56,8 @@ class Recorder(Protocol):
     def request(self, caller: Caller | None, method: str) -> RequestTrace:
         """A request has come."""
 
-    def close(self, timeout_s: float) -> None:
-        """Send what is left, for so long at most."""
+    def close(self) -> None:
+        """Send what is left. Blocks: call it in a thread."""
 
 
 #: Of the request that the task at hand answers; None where nothing is recorded.

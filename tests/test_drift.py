@@ -55,7 +55,8 @@ def command(artefact: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def drift_of(http: TestClient) -> dict[str, dict[str, float]]:
-    """Metric → kind → value; the window's pictures under the kind ''."""
+    """Metric → kind → value as measured now; the window's pictures under the kind ''."""
+    http.portal.call(http.app.state.models.measure_drift)  # the service does every few seconds
     found: dict[str, dict[str, float]] = {}
     for family in text_string_to_metric_families(http.get("/metrics").text):
         if family.name.startswith("marrowlens_drift_"):

@@ -88,6 +88,7 @@ async def run_until(delivery: Worker, wire: Scripted, holds: Callable[[], bool])
     finally:
         delivery.stop()
         await running
+        await delivery.close()
 
 
 def states(front: Desk, specimen: str) -> list[str]:

@@ -4,7 +4,6 @@ Pure ASGI. Knows keys, tokens and the policy. Does not know what routes do; a ro
 """
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,13 +23,13 @@ from service.access_settings import AccessSettings
 from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
 from service.loopback import is_loopback
 from service.metrics import Metrics
+from service.thread_pools import FILES
 
 if TYPE_CHECKING:  # cryptography takes 15 MB: loaded where tokens are taken
     from service.access.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-_ASK_FILE_S = 1.0
 #: What a browser says of a request that a page of somebody else's makes (Fetch Metadata).
 _OTHER_SITES = frozenset({"cross-site", "same-site"})
 
@@ -45,7 +44,6 @@ class Doors:
         """
         self._settings, self._metrics = settings, metrics
         self._buckets = Buckets()
-        self._looked_s = time.monotonic()
         self.keys = None if settings.keys_file is None else KeyRing(settings.keys_file, self._keys_stay)
         self._tokens = _tokens(settings)
         if self.keys is not None:
@@ -83,18 +81,16 @@ class Doors:
 
     def _holder(self, key: str) -> Caller:
         if self.keys is not None:
-            self._refresh(self.keys)
             entry = self.keys.find(key)
             if entry is not None:
                 return caller_of(entry, self._settings.rate_per_s, self._settings.rate_burst)
         raise Unauthorised("that key opens nothing here, or not any more", invalid_token=True)
 
-    def _refresh(self, keys: KeyRing) -> None:
-        now_s = time.monotonic()
-        if now_s - self._looked_s >= _ASK_FILE_S:
-            self._looked_s = now_s
-            keys.refresh()
-            self._metrics.keys(len(keys.entries), valid=keys.valid)
+    async def refresh(self) -> None:
+        """Read the file of keys anew where it has changed: in a thread, for its disk may not answer."""
+        if self.keys is not None:
+            await FILES.run(self.keys.refresh)
+            self._metrics.keys(len(self.keys.entries), valid=self.keys.valid)
 
     def _keys_stay(self, error: KeysRefused) -> None:
         log.error("the keys stay as they were: %s", error)

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from service import logs
 from service.access.identity import Actor, Identity, NameRefused, checked_name
+from service.background_metrics import BackgroundMetrics
 from service.declared import Registry
 from service.errors import StorageUnavailable
 from service.lis import audit, audit_checks, outbox
@@ -35,6 +36,8 @@ from service.lis.states import MessageState
 from service.lis.tables import MessageRow
 from service.lis_settings import LaboratoryRefused
 from service.settings import Settings, SettingsError, read_settings
+from service.supervisor import Supervisor
+from service.thread_pools import of_event_loop
 
 #: Bad settings, or a database that does not answer.
 CANNOT = 2
@@ -158,19 +161,22 @@ def deliver() -> None:
     logs.configure(settings.log_level, form=settings.log_format)
     try:
         laboratory = Laboratory(settings, Registry(), only_delivers=True)
-        asyncio.run(_delivering(laboratory))
+        asyncio.run(_delivering(laboratory, settings.shutdown_timeout_s))
     except LaboratoryRefused as error:
         _stop(str(error))
 
 
-async def _delivering(laboratory: Laboratory) -> None:
+async def _delivering(laboratory: Laboratory, timeout_s: float) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await laboratory.start(())
+    asyncio.get_running_loop().set_default_executor(of_event_loop())
+    background = Supervisor(BackgroundMetrics(Registry()))
+    await laboratory.start((), background)
     typer.echo("delivering")
     await stopped.wait()
-    await laboratory.close()
+    await laboratory.close(timeout_s)
+    await background.close(timeout_s)
 
 
 @audit_trail.command()

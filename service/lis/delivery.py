@@ -62,14 +62,15 @@ class Worker:
 
     async def run(self) -> None:
         """Deliver until `stop`; what is under way then is brought to its end."""
-        try:
-            while not self._stopping:
-                pause_s = await self._step()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._kicked.wait(), pause_s)
-                self._kicked.clear()
-        finally:
-            await self._wire.close()
+        while not self._stopping:
+            pause_s = await self._step()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._kicked.wait(), pause_s)
+            self._kicked.clear()
+
+    async def close(self) -> None:
+        """Let the connection go, once nothing is being delivered."""
+        await self._wire.close()
 
     def stop(self) -> None:
         """Claim nothing more."""

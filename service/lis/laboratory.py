@@ -7,7 +7,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from model.contract import CellClass
 from service.declared import Registry
@@ -26,6 +27,7 @@ from service.lis.outbox import Retry
 from service.lis.receivers import Receiver, receivers
 from service.lis_settings import LIS_PREFIX, LaboratoryRefused
 from service.settings import Settings
+from service.supervisor import Supervisor, TaskName
 from service.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ Result = TypeVar("Result")
 _WATCH_S, _SWEEP_S = 1.0, 3600.0
 #: How long a transaction is waited for. A writer waits 10 s for another one, and as long for a connection.
 PATIENCE_S = 30.0
+#: How long what was cancelled may take to end, and connections to close.
+_CANCEL_S = 0.5
+#: Under which name the delivery to a receiver stands in log and metrics.
+TASKS: dict[str, TaskName] = {"hl7": "delivery_hl7", "fhir": "delivery_fhir", "astm": "delivery_astm"}
 
 
 class Laboratory:
@@ -65,7 +71,7 @@ class Laboratory:
             self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
         self.desk = Desk(self._database, counting_rules(settings), [each.channel for each in self._receivers])
         self._workers = [self._worker(receiver) for receiver in self._receivers] if lis.deliver or only_delivers else []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._delivering: list[asyncio.Task[None]] = []
         self._prepared = False
 
     def prepare(self, classes: Sequence[CellClass]) -> None:
@@ -88,8 +94,8 @@ class Laboratory:
                 term_codes(term, classes)
         self._prepared = True
 
-    async def start(self, classes: Sequence[CellClass]) -> None:
-        """Prepare, then deliver and listen.
+    async def start(self, classes: Sequence[CellClass], background: Supervisor) -> None:
+        """Prepare, then deliver and listen, as tasks that `background` keeps running until it is closed.
 
         Raises:
             LaboratoryRefused: it cannot be prepared.
@@ -98,26 +104,28 @@ class Laboratory:
         with _refusing("HL7_LISTEN"):
             if self._listener is not None:
                 await self._listener.start()
-        self._tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
-        self._tasks.append(asyncio.create_task(self._watch()))
+        self._delivering = [background.start(TASKS[worker.channel], worker.run) for worker in self._workers]
+        background.every("outbox_watch", _WATCH_S, self._watch)
         if self.kept is not None:
-            self._tasks.append(asyncio.create_task(self._sweep(self.kept)))
+            background.every("picture_sweep", _SWEEP_S, partial(self._sweep, self.kept))
 
-    async def close(self) -> None:
-        """Take no orders and claim no messages any more; what is being sent may end within `shutdown_timeout_s`."""
-        timeout_s = self._settings.shutdown_timeout_s
+    async def close(self, timeout_s: float) -> None:
+        """Take no orders and claim no messages any more; what is being sent may end within the time.
+
+        A database that does not answer is left as it is: a message that was claimed is free again when its lease ends.
+        """
         for worker in self._workers:
             worker.stop()
-        ending = self._tasks[: len(self._workers)]
+        ending = list(self._delivering)
         if self._listener is not None:
             ending.append(asyncio.create_task(self._listener.close(timeout_s)))
-        if ending:
-            await asyncio.wait(ending, timeout=timeout_s)
-        tasks = {*self._tasks, *ending}
-        for task in tasks:
+        await _ended(ending, timeout_s)
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await DATABASE.run(self._database.close)
+        await _ended(ending, _CANCEL_S)
+        closing = [asyncio.create_task(worker.close()) for worker in self._workers]
+        closing.append(asyncio.create_task(DATABASE.run(self._database.close)))
+        await _ended(closing, _CANCEL_S)
 
     async def do(self, what: Action, action: Callable[..., Result], *arguments: object) -> Result:
         """Do one thing at the desk, in a thread, and count it; reports that it wrote are sent at once."""
@@ -166,25 +174,27 @@ class Laboratory:
         return Worker(self._database, receiver.channel.name, receiver.wire, retry, receiver.longest_s, self.metrics)
 
     async def _watch(self) -> None:
-        while True:
-            with suppress(StorageUnavailable):  # the gauges stand; readers of the database say so
-                found = await self.look(self._depths)
-                ages_s = [age_s(depth.oldest_at) for depth in found]
-                self.metrics.depths((each.channel.name for each in self._receivers), found, ages_s)
-            await asyncio.sleep(_WATCH_S)
+        with suppress(StorageUnavailable):  # the gauges stand; readers of the database say so
+            found = await self.look(self._depths)
+            ages_s = [age_s(depth.oldest_at) for depth in found]
+            self.metrics.depths((each.channel.name for each in self._receivers), found, ages_s)
 
     def _depths(self) -> list[outbox.Depth]:
         with self._database.reading() as session:
             return outbox.depths(session)
 
     async def _sweep(self, kept: KeptPictures) -> None:
-        while True:
-            try:
-                if count := await PICTURES.run(kept.forget_old):
-                    log.info("%d pictures were kept for long enough and are deleted", count)
-            except OSError as error:
-                log.warning("old pictures could not be deleted: %s", error.strerror)
-            await asyncio.sleep(_SWEEP_S)
+        try:
+            if count := await PICTURES.run(kept.forget_old):
+                log.info("%d pictures were kept for long enough and are deleted", count)
+        except OSError as error:
+            log.warning("old pictures could not be deleted: %s", error.strerror)
+
+
+async def _ended(tasks: Sequence[asyncio.Task[Any]], timeout_s: float) -> None:
+    """Return when all have ended, or the time is over."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=timeout_s)
 
 
 @contextmanager

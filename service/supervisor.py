@@ -1,0 +1,122 @@
+"""The one supervisor of all background tasks: a task that ends by an exception is logged, counted and started again.
+
+Knows tasks and times. Does not know what the tasks do.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from service.thread_pools import ThreadPoolFull
+
+log = logging.getLogger(__name__)
+
+#: A task that fails is started again after the first pause; the pause doubles with each failure, up to the longest.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+#: A task that was started again counts as running once it has not failed for so long.
+PROVEN_S = 10.0
+
+TaskName = Literal[
+    "certificate",
+    "delivery_astm",
+    "delivery_fhir",
+    "delivery_hl7",
+    "drift",
+    "keys",
+    "memory",
+    "model_retirement",
+    "outbox_watch",
+    "picture_sweep",
+    "reload",
+]
+
+
+class Observer(Protocol):
+    """Who is told how the tasks fare."""
+
+    def running(self, task: str, running: bool) -> None:
+        """A task runs, or has failed and waits to be started again."""
+
+    def failed(self, task: str) -> None:
+        """A task ended by an exception."""
+
+
+class Supervisor:
+    """The background tasks of one service, on one event loop."""
+
+    def __init__(self, observer: Observer, *, first_pause_s: float = FIRST_PAUSE_S, proven_s: float = PROVEN_S) -> None:
+        self._observer = observer
+        self._first_pause_s, self._proven_s = first_pause_s, proven_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, name: TaskName, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Run something until it returns, and again whenever it raises."""
+        self._observer.running(name, True)
+        return self._held(self._run(name, run))
+
+    def every(self, name: TaskName, period_s: float, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Do something now, and again `period_s` after it has been done."""
+
+        async def run() -> None:
+            while True:
+                try:
+                    await act()
+                except ThreadPoolFull as full:  # not a fault of the task: the next time there may be a thread
+                    log.warning("background task %s skipped: %s", name, full)
+                await asyncio.sleep(period_s)
+
+        return self.start(name, run)
+
+    def once(self, name: TaskName, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Do one thing in the background. What it raises is logged and counted; it is not tried again."""
+        return self._held(self._once(name, act))
+
+    async def close(self, timeout_s: float) -> None:
+        """Cancel all tasks; one that does not end within the time is left behind."""
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
+
+    def _held(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # a task that nobody holds may vanish
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _once(self, name: TaskName, act: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await act()
+        except Exception as error:
+            self._observer.failed(name)
+            log.error("background task %s failed: %s", name, place_of(error))
+
+    async def _run(self, name: TaskName, run: Callable[[], Awaitable[None]]) -> None:
+        loop, pause_s = asyncio.get_running_loop(), self._first_pause_s
+        while True:
+            began_s = loop.time()
+            proving = loop.call_later(self._proven_s, self._observer.running, name, True)
+            try:
+                await run()
+                return
+            except Exception as error:
+                if loop.time() - began_s > LONGEST_PAUSE_S:
+                    pause_s = self._first_pause_s
+                self._observer.failed(name)
+                self._observer.running(name, False)
+                log.error("background task %s failed, restart in %g s: %s", name, pause_s, place_of(error))
+            finally:
+                proving.cancel()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def place_of(error: BaseException) -> str:
+    """An unexpected error by its class and the line that raised it: its own text could hold a patient's data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
