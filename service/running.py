@@ -1,8 +1,8 @@
 """What one running service holds, and how a route asks for it. Made by the app's lifespan; no globals."""
 
 import asyncio
-from contextlib import AbstractContextManager
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Annotated
@@ -14,9 +14,9 @@ from service.errors import NotReady
 from service.lease import Lease, UploadMemory
 from service.metrics import Metrics
 from service.settings import Settings
+from service.supervisor import Supervisor
 from service.upload_pace import Patience
 from service.uploads import UploadLimits
-from service.supervisor import Supervisor
 
 
 @dataclass(slots=True)
