@@ -6,7 +6,7 @@ cannot be read is an error in that member's place.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 
@@ -18,12 +18,20 @@ from service.errors import BodyTooLarge, MalformedBody, ServiceError, TooManyPic
 from service.zip_reader import DamagedZip
 
 
+def _nothing() -> None:
+    """Nobody waits for the memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One picture as it was sent: its name, if it came with one, and its bytes or why it has none."""
+    """One picture as it was sent: its name, if it came with one, and its bytes or why it has none.
+
+    `settled` is called once it is answered, or needs no answer: then the memory of its bytes is free for others.
+    """
 
     name: str | None
     content: bytes | PictureError | ServiceError
+    settled: Callable[[], None] = field(default=_nothing, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

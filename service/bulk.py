@@ -5,7 +5,7 @@ Knows the order of items and what is tallied. Does not know bodies (`service.upl
 
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ class Bulk:
     timeout_s: float
     codes: Counter[str] = field(default_factory=Counter)
     problems: int = 0
-    _names: deque[str | None] = field(default_factory=deque)
+    _sent: deque[tuple[str | None, Callable[[], None]]] = field(default_factory=deque)
 
     @property
     def answered(self) -> int:
@@ -78,11 +78,12 @@ class Bulk:
 
     async def _contents(self, uploads: AsyncIterator[Upload]) -> AsyncIterator[bytes | Exception]:
         async for upload in uploads:
-            self._names.append(upload.name)
+            self._sent.append((upload.name, upload.settled))
             yield upload.content
 
     async def _item(self, outcome: Answer | Exception) -> bytes:
-        index, name = self.answered, self._names.popleft()
+        index, (name, settled) = self.answered, self._sent.popleft()
+        settled()
         if isinstance(outcome, Exception):
             self.problems += 1
             return self._refused(index, name, outcome).json_bytes()

@@ -6,13 +6,15 @@ changes nothing. Does not decode pictures. Nothing is written to disk.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from service.archive_memory import ArchiveMemory
 from service.archives import Bounds, Upload, printable, tar_members, zip_members
 from service.errors import BodyTooLarge, MalformedBody, UnsupportedBody
 from service.form import Form
@@ -111,7 +113,7 @@ async def many_pictures(request: Request, lease: Lease, limits: UploadLimits) ->
     found = content_type(request)
     intake = Intake(request, lease, limits.max_body_bytes, limits.patience)
     if found == "multipart/form-data":
-        return _given(await _form(intake, Form("images", limits.max_pictures, limits.max_picture_bytes)))
+        return _given(await _form(intake, Form("images", limits.max_pictures, limits.max_picture_bytes)), lease)
     members = _ARCHIVES.get(found)
     if members is None:
         expected = (
@@ -120,10 +122,11 @@ async def many_pictures(request: Request, lease: Lease, limits: UploadLimits) ->
         raise UnsupportedBody(found, expected)
     bounds = Bounds(limits.max_pictures, limits.max_picture_bytes, MAX_EXPANSION * limits.max_body_bytes)
     uploads = await BODIES.run(members, await intake.whole(), bounds)
+    memory = ArchiveMemory(lease, limits.max_picture_bytes)
     first = await BODIES.run(next, uploads, None)
     if first is None:
         raise MalformedBody("the archive holds no files")
-    return _read_in_thread(first, uploads)
+    return _read_in_thread(first, uploads, memory)
 
 
 async def whole_body(request: Request, lease: Lease, limits: UploadLimits) -> memoryview:
@@ -160,17 +163,24 @@ def _unreadable(why: str) -> MalformedBody:
     return MalformedBody(f"the multipart form cannot be read: {why}")
 
 
-async def _given(uploads: list[Upload]) -> AsyncIterator[Upload]:
-    # Popped, not iterated: a picture's bytes are free once it was read.
+async def _given(uploads: list[Upload], lease: Lease) -> AsyncIterator[Upload]:
+    # Popped, not iterated: a picture's bytes are free once it was answered.
     uploads.reverse()
     while uploads:
-        yield uploads.pop()
+        yield _leased(uploads.pop(), lease)
 
 
-async def _read_in_thread(first: Upload, rest: Iterator[Upload]) -> AsyncIterator[Upload]:
+def _leased(upload: Upload, lease: Lease) -> Upload:
+    size_bytes = len(upload.content) if isinstance(upload.content, bytes) else 0
+    return replace(upload, settled=partial(lease.take, -size_bytes))
+
+
+async def _read_in_thread(first: Upload, rest: Iterator[Upload], memory: ArchiveMemory) -> AsyncIterator[Upload]:
     upload: Upload | None = first
     while upload is not None:
-        yield upload
+        yield memory.hold(upload)
+        del upload
+        await memory.room()
         upload = await BODIES.run(next, rest, None)
 
 

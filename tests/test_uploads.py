@@ -65,14 +65,8 @@ async def one(sent: Request, *, memory: UploadMemory | None = None, limit: int =
 
 async def many(sent: Request, *, memory: UploadMemory | None = None, max_body_bytes: int = 20_000) -> list[Upload]:
     with (memory or UploadMemory(10**9)).lease() as lease:
-        uploads: AsyncIterator[Upload] = await many_pictures(
-            sent,
-            lease,
-            max_body_bytes=max_body_bytes,
-            max_picture_bytes=1000,
-            max_pictures=5,
-            patience=Patience(60, 600),
-        )
+        limits = UploadLimits(max_body_bytes, 1000, 5, Patience(60, 600))
+        uploads: AsyncIterator[Upload] = await many_pictures(sent, lease, limits)
         return [upload async for upload in uploads]
 
 

@@ -5,7 +5,7 @@ cells themselves are written in one transaction afterwards (`Desk.add`).
 """
 
 from base64 import b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -50,15 +50,16 @@ class Adding:
     timeout_s: float
     _sent: list[SentCell | Exception | None] = field(default_factory=list)
     _names: list[str | None] = field(default_factory=list)
-    _asked: list[tuple[int, str, bytes]] = field(default_factory=list)
+    _asked: list[tuple[int, str, bytes, Callable[[], None]]] = field(default_factory=list)
 
     async def run(self, uploads: AsyncIterator[Upload]) -> list[tuple[str | None, SentCell | Exception]]:
         """The name of every picture, with its cell or why there is none, in the order sent."""
         answers = self.classifier.classify_many(self._unknown(uploads), timeout_s=self.timeout_s)
         async with aclosing(answers) as outcomes:
             async for outcome in outcomes:
-                index, digest, data = self._asked.pop(0)
+                index, digest, data, settled = self._asked.pop(0)
                 self._sent[index] = await self._settled(index, digest, data, outcome)
+                settled()
         assert None not in self._sent, "classify_many answers every picture that it took"
         return list(zip(self._names, (each for each in self._sent if each is not None), strict=True))
 
@@ -71,6 +72,7 @@ class Adding:
                 continue
             if self.by_name and upload.name is not None and not _is_key(upload.name):
                 self._sent.append(MalformedBody(f"its name is no key: 1 to {MAX_KEY} characters, none of control"))
+                upload.settled()
                 continue
             digest = sha256(upload.content).hexdigest()
             if digest in self.known:
@@ -78,9 +80,10 @@ class Adding:
                     with suppress(OSError):  # its days begin anew, if they can
                         await PICTURES.run(self.kept.put, digest, upload.content, PICTURE)
                 self._sent.append(SentCell(digest, self._key(index), None))
+                upload.settled()
                 continue
             self._sent.append(None)
-            self._asked.append((index, digest, upload.content))
+            self._asked.append((index, digest, upload.content, upload.settled))
             yield upload.content
 
     async def _settled(self, index: int, digest: str, data: bytes, outcome: Answer | Exception) -> SentCell | Exception:

@@ -1,0 +1,89 @@
+"""Memory of what an archive unpacks to, and of a form's pictures: leased until they are answered."""
+
+import asyncio
+
+import httpx
+import pytest
+from serving import zipped
+from starlette.requests import Request
+from starlette.types import Message
+
+from service.archives import Upload
+from service.errors import UploadMemoryExhausted
+from service.lease import UploadMemory
+from service.upload_pace import Patience
+from service.uploads import UploadLimits, many_pictures
+
+MIB = 1024 * 1024
+
+
+async def test_members_of_an_archive_are_leased_until_they_are_answered() -> None:
+    """Forty members of the largest size in a small body: two at a time are in memory."""
+    memory, member = UploadMemory(10 * MIB), bytes(100_000)
+    body = zipped([(str(at), member) for at in range(40)])
+    request_ = body_of(body)
+    with memory.lease() as lease:
+        limits = UploadLimits(MIB, 100_000, 1000, Patience(60, 60))
+        uploads = await many_pictures(request_, lease, limits)
+        assert memory.in_use_bytes == len(body) + 100_000
+        held: list[Upload] = []
+        async for upload in uploads:
+            assert upload.content == member
+            held.append(upload)
+            assert memory.in_use_bytes <= len(body) + 200_000
+            if len(held) == 2:
+                held.pop(0).settled()
+        held.pop().settled()
+        assert memory.in_use_bytes == len(body) + 100_000
+
+
+async def test_the_next_member_is_not_unpacked_before_one_is_answered() -> None:
+    memory = UploadMemory(10 * MIB)
+    body = zipped([(str(at), bytes(100_000)) for at in range(3)])
+    with memory.lease() as lease:
+        uploads = await many_pictures(body_of(body), lease, UploadLimits(MIB, 100_000, 1000, Patience(60, 60)))
+        first, second = await anext(uploads), await anext(uploads)
+        third = asyncio.ensure_future(anext(uploads))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not third.done() and memory.in_use_bytes == len(body) + 200_000
+        second.settled()
+        assert (await third).name == "2"
+        first.settled()
+
+
+async def test_an_archive_waits_for_its_own_members_where_others_hold_the_memory() -> None:
+    memory, member = UploadMemory(10 * MIB), bytes(100_000)
+    body = zipped([(str(at), member) for at in range(3)])
+    with memory.lease() as lease, memory.lease("others") as others:
+        others.take(10 * MIB - len(body) - 100_000)
+        uploads = await many_pictures(body_of(body), lease, UploadLimits(MIB, 100_000, 1000, Patience(60, 60)))
+        async for upload in uploads:
+            assert upload.content == member
+            upload.settled()
+        with memory.lease() as another, pytest.raises(UploadMemoryExhausted):
+            await many_pictures(body_of(b"x"), another, UploadLimits(MIB, 100_000, 1000, Patience(60, 60)))
+
+
+async def test_a_form_gives_back_what_was_answered() -> None:
+    memory = UploadMemory(10 * MIB)
+    files = [("images", (f"{at}.png", bytes(1000))) for at in range(10)]
+    made = httpx.Request("POST", "http://localhost", files=files)
+    body = made.read()
+    with memory.lease() as lease:
+        request_ = body_of(body, made.headers["content-type"])
+        uploads = await many_pictures(request_, lease, UploadLimits(MIB, 1000, 10, Patience(60, 60)))
+        assert memory.in_use_bytes == len(body)
+        async for upload in uploads:
+            upload.settled()
+        assert memory.in_use_bytes == len(body) - 10_000
+
+
+def body_of(body: bytes, content_type: str = "application/zip") -> Request:
+    """A POST whose body is all there."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", content_type.encode())]
+    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
