@@ -39,16 +39,38 @@ def assert_same_but_for_rounding(pixels: NDArray[np.uint8], expected: NDArray[np
     assert off.max() <= 1 and off.mean() < 0.02
 
 
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
 def png(depth: int, colour_type: int, row: bytes, transparency: bytes = b"", palette: bytes = b"") -> bytes:
     """A PNG of SIDE equal rows, written by hand: Pillow writes neither 16-bit colours nor every transparency."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
     header = struct.pack(">IIBBBBB", SIDE, SIDE, depth, colour_type, 0, 0, 0)
-    optional = b"".join(chunk(name, body) for name, body in ((b"PLTE", palette), (b"tRNS", transparency)) if body)
-    pixels = chunk(b"IDAT", zlib.compress((b"\0" + row) * SIDE))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + optional + pixels + chunk(b"IEND", b"")
+    optional = b"".join(png_chunk(name, body) for name, body in ((b"PLTE", palette), (b"tRNS", transparency)) if body)
+    pixels = png_chunk(b"IDAT", zlib.compress((b"\0" + row) * SIDE))
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + optional + pixels + png_chunk(b"IEND", b"")
+
+
+#: First column and row, and the steps across and down, of each pass of an interlaced PNG (Adam7).
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def png_file(
+    samples: NDArray[np.generic], *, bits: int = 0, before: Sequence[tuple[bytes, bytes]] = (),
+    after: Sequence[tuple[bytes, bytes]] = (), interlaced: bool = False,
+) -> bytes:  # fmt: skip
+    """Samples (H, W, C) as grey, grey and alpha, RGB or RGBA, with chunks before and after the pixels."""
+    height, width, channels = samples.shape
+    depth = bits or 8 * samples.itemsize
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    rows = b""
+    for left, top, across, down in passes:
+        for row in samples[top::down, left::across] if width > left else ():
+            digits = (row.reshape(-1, 1).astype(np.uint16) >> np.arange(depth - 1, -1, -1, dtype=np.uint16)) & 1
+            rows += b"\0" + np.packbits(digits.astype(np.uint8)).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, depth, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, interlaced)
+    chunks = [(b"IHDR", header), *before, (b"IDAT", zlib.compress(rows)), *after, (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, body) for name, body in chunks)
 
 
 def tiff(strips: Sequence[bytes], bits: int, samples: int, photometric: int, **others: int) -> bytes:

@@ -63,7 +63,7 @@ REFUSED = {
     "a line": (encoded(plain("RGB", COLOUR, (10_000, 1)), "PNG"), UndecodablePicture, "at least 8"),
     "a ribbon": (encoded(plain("RGB", COLOUR, (1000, 40)), "PNG"), UndecodablePicture, "10 times"),
     "a dot": (encoded(plain("RGB", COLOUR, (1, 1)), "BMP"), UndecodablePicture, "at least 8"),
-    "no width": (png(8, 2, b"").replace(struct.pack(">I", SIDE), bytes(4), 1), UndecodablePicture, "PNG data"),
+    "no width": (png(8, 2, b"").replace(struct.pack(">I", SIDE), bytes(4), 1), UndecodablePicture, "0 x 16"),
 }  # fmt: skip
 
 

@@ -102,7 +102,7 @@ _TEXTS = (
     (re.compile(rb"<\?xml|<[A-Za-z]"), "an XML document"),
     (re.compile(rb"[{\[]\s*[\"{\[\]}0-9tfn-]"), "JSON"),
     (re.compile(rb"P[1-7]\s"), "a Netpbm picture (PBM, PGM, PPM or PAM)"),
-    (re.compile(rb"---+[\w'-]+\r?\n|content-(disposition|type):", re.IGNORECASE), "a multipart form inside the body"),
+    (re.compile(rb"--+[\w'-]+\r?\n|content-(disposition|type):", re.IGNORECASE), "a multipart form inside the body"),
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer in place of the file"),
 )
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")

@@ -1,7 +1,6 @@
 """PNG: one frame, with the transparent colour and the 16-bit samples that Pillow does not scale."""
 
 import struct
-from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -10,15 +9,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from model.formats.errors import UndecodablePicture, UnsupportedPicture
-from model.formats.orientation import orientation_of
 from model.formats.picture_size import check_size
+from model.formats.png_chunks import Chunk, body, chunks, orientation, picture_alone
 from model.formats.sample_depth import Scale, depth, to_8_bit
 
-_GREY, _GREY_ALPHA = 0, 4
+_GREY, _RGB, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
 #: Colour type → mode of the picture and its colour samples, without alpha (PNG specification, section 11.2.1).
-_DEEP = {_GREY: ("L", 1), 2: ("RGB", 3), _GREY_ALPHA: ("LA", 1), 6: ("RGBA", 3)}
+_DEEP = {_GREY: ("L", 1), _RGB: ("RGB", 3), _GREY_ALPHA: ("LA", 1), _RGB_ALPHA: ("RGBA", 3)}
 #: How Pillow unpacks the upper and the lower byte of each 16-bit sample.
-_HALVES = {2: ("RGB;16B", "RGB;16L"), 6: ("RGBA;16B", "RGBA;16L")}
+_HALVES = {_RGB: ("RGB;16B", "RGB;16L"), _RGB_ALPHA: ("RGBA;16B", "RGBA;16L")}
 
 
 def read(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
@@ -27,19 +26,22 @@ def read(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     Raises:
         PictureError: too large, an animation, samples that cannot be scaled, or broken.
     """
-    picture = PngImageFile(BytesIO(data))
-    check_size(*picture.size, max_pixels)
+    if data[12:16] != b"IHDR" or len(data) < 33:
+        raise UndecodablePicture("the PNG data is broken: its header is not the first chunk, or cut off")
+    width, height, bits, colour_type = struct.unpack_from(">IIBB", data, 16)
+    check_size(width, height, max_pixels)
+    found = list(chunks(data))
+    alone = picture_alone(data, found)
+    picture = PngImageFile(BytesIO(alone))
     if picture.n_frames > 1:
         raise UnsupportedPicture("an animation: which of its frames is the cell cannot be told; send one picture")
-    if data[12:16] != b"IHDR":
-        raise UndecodablePicture("the PNG data is broken: its header is not the first chunk")
-    bits, colour_type = data[24:26]
     picture.load()
     if bits == 16:
-        return _from_16_bit(picture, data, colour_type), orientation_of(picture)
-    if colour_type in (_GREY, 2) and "transparency" in picture.info:
+        declared = _significant_bits(data, found, _DEEP[colour_type][1])
+        return _from_16_bit(picture, alone, colour_type, declared), orientation(data, found)
+    if colour_type in (_GREY, _RGB) and "transparency" in picture.info:
         picture.info["transparency"] = _transparent_colour(picture.info["transparency"], bits)
-    return picture, orientation_of(picture)
+    return picture, orientation(data, found)
 
 
 def _transparent_colour(value: int | tuple[int, ...], bits: int) -> int | tuple[int, ...]:
@@ -50,7 +52,7 @@ def _transparent_colour(value: int | tuple[int, ...], bits: int) -> int | tuple[
     return value if bits == 1 else (value & largest) * 255 // largest
 
 
-def _from_16_bit(picture: PngImageFile, data: bytes, colour_type: int) -> Image.Image:
+def _from_16_bit(picture: PngImageFile, data: bytes, colour_type: int, declared: list[Scale]) -> Image.Image:
     mode, colours = _DEEP[colour_type]
     samples = _samples(picture, data, colour_type)
     transparent = picture.info.get("transparency")
@@ -58,10 +60,7 @@ def _from_16_bit(picture: PngImageFile, data: bytes, colour_type: int) -> Image.
         hidden = (samples == np.array(transparent)).all(axis=2, keepdims=True)
         samples = np.concatenate([samples, np.where(hidden, 0, 0xFFFF).astype(np.uint16)], axis=2)
         mode += "A"
-    pixels = to_8_bit(samples, colours, _significant_bits(data, colours))
-    shown = Image.frombytes(mode, picture.size, pixels.tobytes())
-    shown.info["icc_profile"] = picture.info.get("icc_profile")
-    return shown
+    return Image.frombytes(mode, picture.size, to_8_bit(samples, colours, declared).tobytes())
 
 
 def _samples(picture: PngImageFile, data: bytes, colour_type: int) -> NDArray[np.uint16]:
@@ -81,17 +80,7 @@ def _unpacked(data: bytes, raw_mode: str) -> NDArray[np.uint8]:
     return np.asarray(picture)
 
 
-def _significant_bits(data: bytes, colours: int) -> list[Scale]:
+def _significant_bits(data: bytes, found: list[Chunk], colours: int) -> list[Scale]:
     """By sBIT, for samples that were left in the lower bits; those that fill 16 bits, as they should, do not fit it."""
-    return [depth(max(body[:colours])) for name, body in _chunks(data) if name == b"sBIT" and len(body) >= colours]
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Each chunk's name and body, up to the pixels."""
-    at = 8
-    while at + 8 <= len(data):
-        size, name = struct.unpack_from(">I4s", data, at)
-        if name == b"IDAT":
-            return
-        yield name, data[at + 8 : at + 8 + size]
-        at += 12 + size
+    held = [body(data, chunk) for chunk in found if chunk.name == b"sBIT"]
+    return [depth(max(bits[:colours])) for bits in held if len(bits) >= colours]

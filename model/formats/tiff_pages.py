@@ -10,10 +10,11 @@ from contextlib import suppress
 from math import prod
 
 from model.formats.errors import UndecodablePicture, UnsupportedPicture
+from model.formats.tiff_description import description, imagej_lines, ome_xml
 from model.formats.tiff_directory import MAX_DIRECTORIES, Directory, directory_at
 
 _SUBFILE_TYPE, _OLD_SUBFILE_TYPE = 254, 255
-_WIDTH, _LENGTH, _BITS, _COMPRESSION, _DESCRIPTION, _SAMPLES = 256, 257, 258, 259, 270, 277
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _SAMPLES = 256, 257, 258, 259, 277
 _STRIPS, _TILES = 273, 324
 _STRIP_SIZES, _TILE_SIZES = 279, 325
 _SUB_DIRECTORIES, _EXIF, _GPS, _INTEROPERABILITY = 330, 34665, 34853, 40965
@@ -62,7 +63,7 @@ def _is_reduced(directory: Directory) -> bool:
 
 
 def _is_whole_slide(main: Directory) -> bool:
-    return _NDPI in main.entries or main.text(_DESCRIPTION).startswith("Aperio")
+    return _NDPI in main.entries or description(main).startswith("Aperio")
 
 
 def _check_stack(main: Directory) -> None:
@@ -78,15 +79,12 @@ def _metamorph_planes(main: Directory) -> int:
 
 def _described_planes(main: Directory) -> int:
     """The planes that ImageJ or OME-XML declares; the samples of one pixel are one plane."""
-    description = main.text(_DESCRIPTION)
     samples = max(1, main.number(_SAMPLES, 1))
-    if description.startswith("ImageJ="):
-        counts = {name: int(count) for name, count in _IMAGEJ_PLANES.findall(description)}
+    if lines := imagej_lines(main):
+        counts = {name: int(count) for name, count in _IMAGEJ_PLANES.findall(lines)}
         planes = counts.pop("images", 0) or prod(counts.values())
         return 1 if planes == samples else planes
-    if "<OME" not in description[:4096]:
-        return 1
-    return max((_ome_planes(pixels, samples) for pixels in _OME_PIXELS.findall(description)), default=1)
+    return max((_ome_planes(pixels, samples) for pixels in _OME_PIXELS.findall(ome_xml(main))), default=1)
 
 
 def _ome_planes(pixels: str, samples: int) -> int:
@@ -95,13 +93,14 @@ def _ome_planes(pixels: str, samples: int) -> int:
 
 
 def _check_hidden_planes(chain: Sequence[Directory], children: Sequence[Directory]) -> None:
-    """Refuse a raw file with room for another plane behind the pixels of its first directory."""
+    """Refuse a raw file that holds another plane behind the pixels of its first directory; zeros at the end do not."""
     main = chain[0]
     plane = _bytes_of_plane(main)
     offsets = main.numbers(_STRIPS) or main.numbers(_TILES)
     sizes = main.numbers(_STRIP_SIZES) or main.numbers(_TILE_SIZES) or (plane,)
     end = max((offset + min(size, plane) for offset, size in zip(offsets, sizes, strict=False)), default=len(main.data))
-    behind = len(main.data.rstrip(b"\0")) - end
+    padded = not main.data[-plane:].strip(b"\0")
+    behind = len(main.data.rstrip(b"\0") if padded else main.data) - end
     if not plane or behind < plane:
         return
     named = sum(_bytes_of_pixels(directory) for directory in (*chain[1:], *children))
@@ -130,4 +129,4 @@ def _bytes_of_pixels(directory: Directory) -> int:
 
 
 def _bytes_of_tags(directory: Directory) -> int:
-    return 12 * len(directory.entries) + sum(entry.size for entry in directory.entries.values())
+    return 12 * len(directory.entries) + sum(entry.size for entry in directory.entries.values() if entry.size > 8)

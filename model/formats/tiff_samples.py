@@ -41,18 +41,25 @@ def deep_picture(main: Directory, bits: int) -> Image.Image:
     samples = _samples(main, bits, count)
     colours = len(mode)  # L, RGB and CMYK have a letter a sample
     alpha, premultiplied = _alpha(main, count, colours)
-    if mode == "CMYK":
-        alpha = None
-    used = samples if alpha is None else samples[..., [*range(colours), alpha]]
-    used = used[..., : colours + (alpha is not None)]
-    pixels = to_8_bit(used, colours, list(declared_scales(main)), (1 << bits) - 1)
+    kept = [*range(colours), *alpha]
+    full_scale, declared = (1 << bits) - 1, list(declared_scales(main))
+    used = samples if len(kept) == count else samples[..., kept]
+    if premultiplied:
+        used = _straight(
+            used, next((scale.high for scale in declared if used[..., -1].max() <= scale.high), full_scale)
+        )
+    pixels = to_8_bit(used, colours, declared, full_scale)
     if main.number(_PHOTOMETRIC, 0) == _WHITE_IS_ZERO:
         pixels[..., :colours] = 255 - pixels[..., :colours]
     height, width, _ = pixels.shape
-    if alpha is None:
-        return Image.frombytes(mode, (width, height), pixels.tobytes())
-    layer = Image.frombytes(mode + ("a" if premultiplied else "A"), (width, height), pixels.tobytes())
-    return layer.convert(mode + "A") if premultiplied else layer
+    return Image.frombytes(mode + "A" * len(alpha), (width, height), pixels.tobytes())
+
+
+def _straight(samples: NDArray[np.uint16], opaque: int) -> NDArray[np.uint16]:
+    """Samples whose colours are no longer multiplied by the alpha behind them."""
+    alpha = samples[..., -1:].astype(np.uint32)
+    colours = samples[..., :-1].astype(np.uint32) * opaque // np.maximum(alpha, 1)
+    return np.concatenate([np.minimum(colours, opaque), alpha], axis=2).astype(np.uint16)
 
 
 def _check_layout(main: Directory, bits: int, mode: str | None, count: int) -> None:
@@ -61,21 +68,23 @@ def _check_layout(main: Directory, bits: int, mode: str | None, count: int) -> N
     colours = len(mode or "")
     if mode is None or not colours <= count <= _MAX_SAMPLES or main.number(_FILL_ORDER, 1) != 1:
         raise UnsupportedPicture(f"a TIFF of an unusual layout of {bits}-bit samples; save it as 8-bit RGB or grey")
+    if mode == "CMYK" and {_PREMULTIPLIED, _ALPHA} & set(main.numbers(_EXTRA_SAMPLES)):
+        raise UnsupportedPicture("a TIFF of CMYK with an alpha channel; save it as RGB")
     predictor = main.number(_PREDICTOR, 1)
     packed_otherwise = bits == 12 and (_TILE_WIDTH in main.entries or predictor != 1)
     if main.number(_COMPRESSION, 1) not in _COMPRESSIONS or predictor not in (1, _DIFFERENCES) or packed_otherwise:
         raise UnsupportedPicture(f"a TIFF of {bits}-bit samples in an unusual compression; save it with LZW or deflate")
 
 
-def _alpha(main: Directory, count: int, colours: int) -> tuple[int | None, bool]:
+def _alpha(main: Directory, count: int, colours: int) -> tuple[list[int], bool]:
     """The place of the alpha sample, if there is one, and whether colours are multiplied by it already."""
     extra = main.numbers(_EXTRA_SAMPLES)
     if not extra and colours == 3 and count == 4:  # as Pillow reads 8-bit samples that say nothing
-        return 3, False
+        return [3], False
     for place, kind in enumerate(extra[: count - colours], colours):
         if kind in (_PREMULTIPLIED, _ALPHA):
-            return place, kind == _PREMULTIPLIED
-    return None, False
+            return [place], kind == _PREMULTIPLIED
+    return [], False
 
 
 def _samples(main: Directory, bits: int, count: int) -> NDArray[np.uint16]:

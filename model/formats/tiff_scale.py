@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterator
 
 from model.formats.sample_depth import MAX_CLIPPED_SHARE, Scale, depth
+from model.formats.tiff_description import imagej_lines, ome_xml
 from model.formats.tiff_directory import Directory
 
-_DESCRIPTION, _MIN_SAMPLE, _MAX_SAMPLE, _MICRO_MANAGER = 270, 280, 281, 51123
+_MIN_SAMPLE, _MAX_SAMPLE, _MICRO_MANAGER = 280, 281, 51123
 _SIGNIFICANT_BITS = re.compile(r"""\bSignificantBits\s*=\s*["'](\d{1,2})["']""")
 _BIT_DEPTH = re.compile(r'"BitDepth"\s*:\s*"?(\d{1,2})\b')
 _IMAGEJ_LIMIT = re.compile(r"^(min|max)\s*=\s*(\S{1,40})\s*$", re.MULTILINE)
@@ -18,21 +19,19 @@ def declared_scales(main: Directory) -> Iterator[Scale]:
 
     MaxSampleValue is often the brightest sample in place of the largest possible one, so it stands for its whole bits.
     """
-    description = main.text(_DESCRIPTION)
-    for bits in _SIGNIFICANT_BITS.findall(description) if "<OME" in description[:4096] else ():
+    for bits in _SIGNIFICANT_BITS.findall(ome_xml(main)):
         yield depth(int(bits))
     for bits in _BIT_DEPTH.findall(main.text(_MICRO_MANAGER)):
         yield depth(int(bits))
     if brightest := max(main.numbers(_MAX_SAMPLE), default=0):
         low = min(main.numbers(_MIN_SAMPLE), default=0)
         yield Scale(depth(brightest.bit_length()).high, low)
-    if description.startswith("ImageJ="):
-        yield from _display_range(description)
+    yield from _display_range(imagej_lines(main))
 
 
-def _display_range(description: str) -> Iterator[Scale]:
+def _display_range(lines: str) -> Iterator[Scale]:
     limits = {}
-    for name, value in _IMAGEJ_LIMIT.findall(description):
+    for name, value in _IMAGEJ_LIMIT.findall(lines):
         try:
             limits[name] = float(value)
         except ValueError:
