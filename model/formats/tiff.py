@@ -7,6 +7,7 @@ together in `tiff_samples`.
 from PIL import Image
 
 from model.formats.errors import PictureTooLarge, UnsupportedPicture
+from model.formats.jpeg_strips import check_streams
 from model.formats.orientation import known
 from model.formats.picture_size import check_size
 from model.formats.tiff_directory import Directory, directories
@@ -22,7 +23,7 @@ _PIXEL_TAGS = (
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _COLOUR_MAP, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT, _PROFILE = 320, 322, 323, 339, 34675
 _CAMERA_RAW = (50706, 50714, 50717)  # DNGVersion, BlackLevel, WhiteLevel
-_PALETTE = 3
+_PALETTE, _JPEG = 3, 7
 # Leaves out what no camera writes today and what libtiff decodes least safely (old-style JPEG, SGI Log, ThunderScan).
 _COMPRESSIONS = {1, 4, 5, 7, 8, 32773, 32946, 50000}  # raw, group 4, LZW, JPEG, deflate (two numbers), PackBits, zstd
 _REFUSED_COMPRESSIONS = {
@@ -62,6 +63,8 @@ def read(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     _check_samples(main)
     check_one_picture(chain)
     _check_tile(main, max_pixels)
+    if main.number(_COMPRESSION, 1) == _JPEG:
+        check_streams(main)
     bits = max(main.numbers(_BITS), default=1)
     picture = deep_picture(main, bits) if bits > 8 else _shallow_picture(main)
     if _PROFILE in main.entries:
