@@ -20,6 +20,8 @@ from service import openapi
 from service.access.guard import Doors, Guard
 from service.answers import Wanted
 from service.direct import Direct
+from service.forwarded import Forwarded
+from service.http_settings import networks_of
 from service.lease import UploadMemory
 from service.lis import cell_routes
 from service.lis import routes as specimen_routes
@@ -77,6 +79,7 @@ def create_app(
         version=version("marrowlens"),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         openapi_tags=openapi.TAGS,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -112,10 +115,12 @@ def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         routes=[route for module in ROUTES for route in module.router.routes],
         refuse=_refuse,
     )
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, hsts_max_age_s=settings.hsts_max_age_s)
     app.state.recorder = _recorder(settings)
     if app.state.recorder is not None or settings.log_format == "json":
         app.add_middleware(Traced, recorder=app.state.recorder)
+    if proxies := networks_of(settings.trusted_proxies):
+        app.add_middleware(Forwarded, proxies=proxies)
 
 
 def _upload_memory(settings: Settings) -> UploadMemory:

@@ -4,6 +4,8 @@ Knows no HTTP: `service.problems` says which status each of these, and each erro
 
     ServiceError
     ├── BodyTooLarge          the request's body, or all of an archive unpacked
+    ├── MalformedRequest      no HTTP, or none that is spoken here
+    ├── TooManyConnections    as many are open as may be, and all are in use
     ├── TooManyPictures       more pictures in one request than allowed
     ├── UnsupportedBody       a Content-Type or Content-Encoding that the route does not take
     ├── MalformedBody         of the right type, but not readable as such
@@ -48,6 +50,19 @@ class BodyTooLarge(ServiceError):
     def __init__(self, limit_bytes: int, what: str = "the body") -> None:
         super().__init__(f"{what} is larger than {limit_bytes} bytes")
         self.limit_bytes = limit_bytes
+
+
+class MalformedRequest(ServiceError):
+    """What came is not HTTP as it is spoken here, so that nobody knows where the next request begins."""
+
+
+class TooManyConnections(ServiceError):
+    """As many connections are open as may be, and a request is under way on each."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} connections are open, which is the limit, and all are in use; try again later")
+        self.limit = limit
+        self.retry_after_s = 1.0
 
 
 class TooManyPictures(ServiceError):

@@ -1,4 +1,4 @@
-"""The request that is being answered, as logs name it: its id, its trace and its span. Knows nothing of HTTP."""
+"""The request that is being answered: its ids, as logs name them, and its refusal by the connection."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -20,5 +20,7 @@ class Exchange:
         return {name: identifier for name, identifier in found.items() if identifier}
 
 
+#: In the state of a request: the error that it is answered with, in place of a route, because its connection says so.
+REFUSED = "refused"
 #: Of the task or thread that asks.
 current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)

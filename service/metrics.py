@@ -12,6 +12,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.exposition import generate_latest
 
 from service.background_metrics import BackgroundMetrics
+from service.connection_metrics import ConnectionMetrics
 from service.declared import Declared, Registry
 from service.drift_metrics import DriftMetrics
 
@@ -54,6 +55,7 @@ class Metrics:
         self.registry = Registry()
         ProcessCollector(registry=self.registry)
         self._of_requests(self.registry)
+        self.connections = ConnectionMetrics(self.registry)
         self._of_pictures(self.registry)
         self._of_the_model(self.registry)
         # What is alerted on stands at 0 from the start: a counter that begins with its first event never rises.

@@ -17,8 +17,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ClientGone, NotReady
+from service.exchange import REFUSED
 from service.metrics import Metrics
-from service.problems import MEDIA_TYPE, problem
+from service.problems import MEDIA_TYPE, UNEXPECTED, headers, kind_of, problem
 
 REQUEST_ID = "X-Request-ID"
 #: What a client's own id may be; anything else is replaced, because it goes into logs and headers.
@@ -31,8 +32,6 @@ _ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
-#: A year, as browsers' lists ask for: from then on they come by TLS alone (RFC 6797).
-_BY_TLS = ((b"strict-transport-security", b"max-age=31536000"),)
 #: Counted, never sent: the client closed the connection before its answer (nginx's number for it).
 CLIENT_CLOSED = 499
 
@@ -43,19 +42,25 @@ access_log = logging.getLogger("service.requests")
 class RequestContext:
     """Gives each request an id, counts it, and answers an unexpected error with a problem that tells nothing inside.
 
+    A request that its connection refuses is answered here, so that it is one like all others: with an id and headers,
+    counted and logged.
+
     The access log holds method, route, status, duration and who called: the name of a key or person, or of whoever is
     known to nobody the address. No query, no file name.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, hsts_max_age_s: int) -> None:
         self.app = app
         self.metrics = metrics
+        # From then on browsers come by TLS alone (RFC 6797).
+        hsts = (b"strict-transport-security", b"max-age=%d" % hsts_max_age_s)
+        self._by_tls = (*_ALWAYS, hsts) if hsts_max_age_s else _ALWAYS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        secured = _ALWAYS + _BY_TLS if scope.get("scheme") == "https" else _ALWAYS
+        secured = self._by_tls if scope.get("scheme") == "https" else _ALWAYS
         exchange = _Exchange(send, _request_id(Headers(scope=scope)), scope["path"], secured)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
         method, started_s = scope["method"], time.perf_counter()
@@ -74,19 +79,27 @@ class RequestContext:
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
         try:
+            if (refused := scope["state"].get(REFUSED)) is not None:
+                await self._refuse(exchange, refused)
+                return
             await self.app(scope, receive, exchange.send)
         except (ClientGone, ClientDisconnect):
             exchange.status = CLIENT_CLOSED
         except asyncio.CancelledError:
             # The server gives up on what is still open when the time for a shutdown is over.
             if not exchange.status:
-                await exchange.refuse(NotReady("the service has stopped before the answer was there"))
+                await self._refuse(exchange, NotReady("the service has stopped before the answer was there"))
             raise
         except Exception as error:
             log.exception("request %s failed", exchange.request_id)
             if exchange.status:
                 raise
-            await exchange.refuse(error)
+            await self._refuse(exchange, error)
+
+    async def _refuse(self, exchange: "_Exchange", error: BaseException) -> None:
+        if (kind := kind_of(error)) is not UNEXPECTED:
+            self.metrics.refused(kind.name)
+        await exchange.refuse(error)
 
 
 @dataclass(slots=True)
@@ -111,7 +124,7 @@ class _Exchange:
 
     async def refuse(self, error: BaseException) -> None:
         document = problem(error, self.request_id, self.path)
-        sent = Response(document.json_bytes(), document.status, {"Connection": "close"}, MEDIA_TYPE)
+        sent = Response(document.json_bytes(), document.status, headers(error) | {"Connection": "close"}, MEDIA_TYPE)
         await self.send({"type": "http.response.start", "status": sent.status_code, "headers": sent.raw_headers})
         await self.send({"type": "http.response.body", "body": sent.body})
 
@@ -144,7 +157,7 @@ def _who(scope: Scope, status: int) -> str:
     return str(scope["client"][0]) if status == HTTPStatus.UNAUTHORIZED and scope.get("client") else ""
 
 
-def _request_id(headers: Headers) -> str:
+def _request_id(fields: Headers) -> str:
     # Ours need only differ from each other; uuid4 asks the system, a tenth of what the event loop does for a picture.
-    sent = headers.get(REQUEST_ID, "")
+    sent = fields.get(REQUEST_ID, "")
     return sent if _SANE_ID.fullmatch(sent) else f"{getrandbits(128):032x}"

@@ -151,6 +151,7 @@ def document(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
             license_info=app.license_info,
+            servers=app.servers or None,
         )
         app.openapi_schema = _completed(found)
     return app.openapi_schema

@@ -26,6 +26,7 @@ from service.errors import (
     InvalidTensor,
     IssuerUnavailable,
     MalformedBody,
+    MalformedRequest,
     ModelRefused,
     NoLaboratory,
     NotAcceptable,
@@ -36,6 +37,7 @@ from service.errors import (
     ReportedAlready,
     StaleRevision,
     StorageUnavailable,
+    TooManyConnections,
     TooManyPictures,
     Unauthorised,
     UnknownModel,
@@ -80,6 +82,7 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (UnknownModel, Kind(404, "unknown-model", "There is no such model here")),
     (NoLaboratory, Kind(404, "no-laboratory", "No laboratory is set up here")),
     (UnknownSpecimen, Kind(404, "unknown-specimen", "There is no such thing in this laboratory")),
+    (MalformedRequest, Kind(400, "bad-request", "Bad Request")),
     (NotAcceptable, Kind(406, "not-acceptable", "No form of the answer is acceptable")),
     (UploadTooSlow, Kind(408, "upload-too-slow", "The body did not arrive in time")),
     (BodyTooLarge, Kind(413, "body-too-large", "The body is too large")),
@@ -108,6 +111,7 @@ TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (ThreadPoolFull, Kind(429, "overloaded", "Too many requests are waiting")),
     (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
     (NotReady, Kind(503, "not-ready", "The service is not ready")),
+    (TooManyConnections, Kind(503, "too-many-connections", "Too many connections")),
     (StorageUnavailable, Kind(503, "storage-unavailable", "The laboratory's database does not answer")),
     (IssuerUnavailable, Kind(503, "issuer-unavailable", "Tokens cannot be checked now")),
     (BatcherClosed, Kind(503, "not-ready", "The service takes no pictures")),
@@ -148,7 +152,7 @@ def headers(error: BaseException) -> dict[str, str]:
     `WWW-Authenticate` with a 401 and where a scope is missing (RFC 6750, 3)."""
     if isinstance(error, HTTPException):
         return dict(error.headers or {})
-    if isinstance(error, QueueFull | UploadMemoryExhausted | RateLimited | IssuerUnavailable):
+    if isinstance(error, QueueFull | UploadMemoryExhausted | RateLimited | IssuerUnavailable | TooManyConnections):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     if isinstance(error, Unauthorised):
         return {"WWW-Authenticate": 'Bearer error="invalid_token"' if error.invalid_token else "Bearer"}

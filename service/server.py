@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -20,13 +19,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import logs, memory
+from service.connections import Connections, Place
+from service.linger import Connection
+from service.listener import Listener, connection_limit
 from service.models import Models
 from service.running import Running
 from service.settings import Settings
 from service.supervisor import place_of
 from service.thread_pools import TELEMETRY, of_event_loop
 from service.tls import Tls
-from service.unread import BoundedConnection
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class DrainingServer(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._tls = tls
+        self._listener: Listener | None = None
         self._running = running
         self._models = models
         self._tell_started = started
@@ -75,14 +77,37 @@ class DrainingServer(uvicorn.Server):
         loop.set_default_executor(of_event_loop())
         loop.set_exception_handler(self._callback_failed)
         threading.excepthook = self._thread_failed
-        await super().startup(sockets)
+        await super().startup([])  # whose own servers would take connections without bound
         if self.started:
+            self._listen(sockets or [])
             loop.add_signal_handler(signal.SIGHUP, self._models.reread)
             memory.set_aside()
             self._running.background.every("memory", _GIVE_BACK_S, lambda: TELEMETRY.run(memory.give_back))
             if self._tls is not None:
                 self._running.background.every("certificate", _RENEW_S, self._tls.refresh)
             self._tell_started()
+
+    def _listen(self, sockets: list[socket.socket]) -> None:
+        settings = self._running.settings
+        limit = connection_limit(settings.max_connections)
+        if limit < settings.max_connections:
+            log.warning("at most %d connections: the system allows no more open files (ulimit -n)", limit)
+        connections = Connections(limit, self._running.metrics.connections)
+        self._listener = Listener(connections, self._protocol, None if self._tls is None else self._tls.context)
+        self._listener.listen(sockets, self.config.backlog)
+
+    def _protocol(self, place: Place) -> Connection:
+        settings = self._running.settings
+        return Connection(
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            place=place,
+            head_timeout_s=settings.request_timeout_s,
+            read_timeout_s=settings.request_timeout_s,
+            linger_timeout_s=settings.request_timeout_s,
+            linger_bytes=settings.max_body_bytes,
+        )
 
     def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What a callback of the event loop raises reaches nobody else."""
@@ -135,8 +160,8 @@ class DrainingServer(uvicorn.Server):
                 if not waiting.select(0):
                     break
                 await asyncio.sleep(0)
-            for listening in self.servers:
-                listening.close()
+            if self._listener is not None:
+                self._listener.close()
 
     async def _read_what_came(self) -> None:
         until_s = time.monotonic() + FIRST_REQUEST_S
@@ -159,19 +184,18 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
     logs.configure(settings.log_level, access_log=access_log, form=settings.log_format)
     memory.bound_what_is_kept()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    timeout_s = settings.request_timeout_s
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=partial(BoundedConnection, head_timeout_s=timeout_s, read_timeout_s=timeout_s),  # type: ignore[arg-type]
         loop="auto",  # uvloop where there is one
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        ssl_context_factory=None if tls is None else lambda *_: tls.context,
+        proxy_headers=False,  # believed from whomever MARROWLENS_TRUSTED_PROXIES names, not from all of this machine
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # for the event loop, which takes parts
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
     return DrainingServer(config, app.state.running, app.state.models, started, tls)

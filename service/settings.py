@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.access_settings import AccessSettings
+from service.http_settings import HttpSettings
 from service.lis_settings import LIS_PREFIX, LisSettings
 from service.logs import LogFormat
 from service.nearest import nearest
@@ -28,7 +29,7 @@ class SettingsError(ValueError):
     """A setting that does not exist or has an impossible value: which environment name, and what is wrong with it."""
 
 
-class Settings(BaseSettings, AccessSettings):
+class Settings(BaseSettings, HttpSettings, AccessSettings):
     """The settings of one service. Frozen; keyword arguments (command line) win over the environment.
 
     Raises:

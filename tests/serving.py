@@ -122,13 +122,15 @@ def refused(answer: Any, status: int, name: str) -> Problem:
 
 
 @contextmanager
-def served(artefact: Path, *options: str, **settings: str) -> Iterator[Served]:
-    """`marrowlens serve` on a free port of loopback, with `MARROWLENS_*` settings in its environment."""
+def served(artefact: Path, *options: str, files: int | None = None, **settings: str) -> Iterator[Served]:
+    """`marrowlens serve` on a free port of loopback, with `MARROWLENS_*` settings in its environment. It may open so
+    many files."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
     environment |= {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}
     command = [str(COMMAND), "serve", "--port", "0", "--artefact", str(artefact), *options]
+    limits = [] if files is None else ["prlimit", f"--nofile={files}"]
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+        [*limits, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     )
     started = Served(process)
     try:

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import httpx
 import pytest
+from raw_http import answers
 from serving import Served, served
 
 from service.heads import MAX_HEAD_BYTES
+from service.settings import Settings
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+MINE = b"X-Request-ID: mine\r\n"
 
 
 @pytest.fixture(scope="module")
 def service(artefact: Path) -> Iterator[Served]:
-    with served(artefact, request_timeout_s="0.5") as started:
+    with served(artefact, "--access-log", request_timeout_s="0.5") as started:
         started.wait_listening()
         yield started
 
@@ -86,6 +89,46 @@ def test_what_follows_a_request_does_not_spoil_its_answer(service: Served, rest:
 def test_what_is_no_http_is_a_problem_too(service: Served) -> None:
     answer = said(service, b"\x16\x03\x01\x02\x00\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ") and b"application/problem+json" in answer
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason", "logged"),
+    [
+        (b"\x16\x03\x01\r\n\r\n", 400, "bad-request", "- other 400"),
+        (b"", 408, "request-timeout", "- other 408"),
+        (LIVE + MINE + b"X: a", 408, "request-timeout", "GET other 408"),
+        (
+            LIVE + b"X-Request-ID: mine\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+            431,
+            "request-header-fields-too-large",
+            "GET other 431",
+        ),
+    ],
+    ids=["no http", "silent", "cut off", "too long"],
+)
+def test_what_is_refused_below_the_routes_is_answered_counted_and_logged_like_all(
+    service: Served, sent: bytes, status: int, reason: str, logged: str
+) -> None:
+    before = len(service.lines)
+    [only] = answers(said(service, sent))
+    assert only.status == status and only.document()["type"] == f"urn:problem-type:marrowlens:{reason}"
+    assert only.request_id == only.document()["request_id"] and len(only.request_id) in (4, 32)
+    assert (only.request_id == "mine") is (b"mine" in sent)
+    for field in ("cache-control: no-store", "x-content-type-options: nosniff", "x-frame-options: DENY", "date: "):
+        assert f"\r\n{field}" in f"\r\n{only.text}"
+    service.wait_said(logged, after=before)
+    assert any(only.request_id in line for line in service.lines[before:])
+    text = httpx.get(f"{service.url}/metrics").text
+    assert f'marrowlens_refusals_total{{reason="{reason}"}}' in text
+    assert f'marrowlens_requests_total{{route="other",status="{status}"}}' in text
+    assert not any("WARNING" in line for line in service.lines[before:])
+
+
+def test_an_idle_connection_is_kept_for_as_long_as_is_set(artefact: Path) -> None:
+    with served(artefact, keep_alive_s="0.2") as hasty:
+        hasty.wait_listening()
+        assert said(hasty, LIVE + b"\r\n").count(b"HTTP/1.1 200 ") == 1  # and closed, though nobody asked for it
+    assert Settings().keep_alive_s > 60  # what nginx, AWS and GCP keep theirs for, or less
 
 
 def test_head_requests_are_answered_without_a_word_in_the_log(service: Served) -> None:

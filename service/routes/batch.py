@@ -12,7 +12,7 @@ from service.archives import Upload
 from service.bulk import Bulk
 from service.collected_answer import CollectedAnswer
 from service.disconnect import while_connected
-from service.errors import AnswerTooLarge, UploadTooSlow
+from service.errors import AnswerTooLarge, MalformedRequest, UploadTooSlow
 from service.lease import Lease
 from service.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
 from service.routes.query import WantedMaps
@@ -108,7 +108,7 @@ async def _streamed(bulk: Bulk, pictures: StreamedPictures) -> AsyncGenerator[by
             async for item in items:
                 pictures.answered()
                 yield item + b"\n"
-    except UploadTooSlow as error:
+    except (MalformedRequest, UploadTooSlow) as error:
         yield bulk.ended(error) + b"\n"
     yield bulk.summary().json_bytes() + b"\n"
 
