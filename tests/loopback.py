@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -18,7 +18,8 @@ async def loopback(serve: Serve) -> AsyncIterator[tuple[str, int]]:
         under_way.append(task)
         await serve(reader, writer)
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionError):  # the peer may have gone in the middle
+            await writer.wait_closed()
 
     async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()

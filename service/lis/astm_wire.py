@@ -62,8 +62,11 @@ class AstmWire:
             yield _Link(reader, writer, self._timeout_s)
         finally:
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await writer.wait_closed()
+            except OSError:  # TimeoutError too: it reads nothing any more
+                writer.transport.abort()
 
     async def _establish(self, link: "_Link") -> None:
         for left in reversed(range(TRIES)):

@@ -19,6 +19,8 @@ JSON: Final = "application/fhir+json"
 #: Client errors that say nothing of the message: who asks is not known, or it is asked too early or too often. 409 is
 #: a clash with another writer, after which a conditional create or update is to be tried again.
 AGAIN: Final = frozenset({401, 407, 408, 409, 421, 423, 425, 429})
+#: Of an answer, beside twice what was sent: a server may send the resources back as it has stored them.
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 #: What may be repeated of an OperationOutcome: a code and a path. Its texts can quote the patient.
 _WORD: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,200}")
 
@@ -29,7 +31,8 @@ class FhirWire:
     def __init__(self, base_url: str, token: str | None, timeout_s: float) -> None:
         _keep_addresses_out_of_logs()
         url = httpx.URL(base_url)
-        headers = {"Content-Type": JSON, "Accept": JSON, "Prefer": "return=minimal"}
+        # Not compressed: a few bytes could become more than there is memory for.
+        headers = {"Content-Type": JSON, "Accept": JSON, "Accept-Encoding": "identity", "Prefer": "return=minimal"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         basic = httpx.BasicAuth(url.username, url.password) if url.username and token is None else None
@@ -47,17 +50,33 @@ class FhirWire:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                headers = {"X-Request-Id": control_id}
-                answer = await self._client.post(self._url, content=message.encode(), headers=headers)
+                status, reply = await self._answer(message.encode(), control_id)
         except (httpx.HTTPError, TimeoutError) as error:
             raise NoAnswer(f"no answer from the FHIR server: {type(error).__name__}") from error
-        if answer.status_code in (200, 201):
-            return _receipt(answer.text, len(orjson.loads(message)["entry"]))
-        said = f"HTTP {answer.status_code}"
-        if 400 <= answer.status_code < 500 and answer.status_code not in AGAIN:
-            issues = "; ".join(_issues(_document(answer.text)))
-            raise Rejected(f"{said}: {issues}" if issues else said, answer.text)
+        if status in (200, 201):
+            return _receipt(reply, len(orjson.loads(message)["entry"]))
+        said = f"HTTP {status}"
+        if 400 <= status < 500 and status not in AGAIN:
+            issues = "; ".join(_issues(_document(reply)))
+            raise Rejected(f"{said}: {issues}" if issues else said, reply)
         raise NoAnswer(said)
+
+    async def _answer(self, content: bytes, control_id: str) -> tuple[int, str]:
+        """Status and body of the answer.
+
+        Raises:
+            NoAnswer: it is compressed, or has more bytes than an answer can have.
+        """
+        limit_bytes, found = MAX_ANSWER_BYTES + 2 * len(content), bytearray()
+        headers = {"X-Request-Id": control_id}
+        async with self._client.stream("POST", self._url, content=content, headers=headers) as answer:
+            if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise NoAnswer("the FHIR server compresses its answer, and was asked not to")
+            async for piece in answer.aiter_raw():
+                found += piece
+                if len(found) > limit_bytes:
+                    raise NoAnswer(f"the FHIR server answers with more than {limit_bytes} bytes")
+        return answer.status_code, found.decode("utf-8", "replace")
 
     async def close(self) -> None:
         """Close the connections."""

@@ -16,6 +16,9 @@ from service.lis import audit
 from service.lis.states import MessageState
 from service.lis.tables import MessageRow, ReportRow
 
+#: Characters of a receiver's reply that are kept.
+MAX_REPLY = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -220,5 +223,7 @@ def _waiting(session: Session, row: int) -> MessageRow | None:
 
 
 def _settle(message: MessageRow, state: MessageState, reason: str | None, reply: str | None) -> None:
-    message.state, message.reason, message.reply = state, reason, reply
+    message.state, message.reason = state, reason
+    # PostgreSQL keeps no NUL: a reply with one would never be written down, and the message sent again for ever.
+    message.reply = None if reply is None else reply[:MAX_REPLY].replace("\0", "\ufffd")
     message.settled_at, message.leased_until, message.leased_by = datetime.now(UTC), None, None

@@ -21,6 +21,9 @@ from service.lis.mllp.sockets import client_tls, host_and_port, keep_alive
 from service.lis.wire import NoAnswer
 from service.lis_settings import LisSettings
 
+#: Acknowledgements of other messages that are passed over before one of this message.
+MAX_OTHERS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
@@ -126,14 +129,17 @@ class MllpWire:
         return reply
 
     async def _about(self, connection: _Connection, sent: _Sent) -> Acknowledgement:
-        """The next acknowledgement of this message; late ones of earlier messages are passed over."""
-        while await connection.frames.begun():
+        """The next acknowledgement of this message; late ones of earlier messages are passed over, up to a bound."""
+        for _ in range(MAX_OTHERS):
+            if not await connection.frames.begun():
+                raise BrokenFrame("the connection ended before an answer")
             reply = read_acknowledgement(await connection.frames.rest(), sent.charset)
             if reply.to_be_accepted:
                 connection.writer.write(_accepted(reply))
+                await connection.writer.drain()
             if reply.about == sent.control_id:
                 return reply
-        raise BrokenFrame("the connection ended before an answer")
+        raise BrokenFrame(f"{MAX_OTHERS} acknowledgements, and none of this message")
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
