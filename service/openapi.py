@@ -64,7 +64,6 @@ ONE_PICTURE: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "additionalProperties": False,
                     "properties": {"image": {**_BINARY, "description": "JPEG, PNG, BMP, TIFF or WebP"}},
                 }
             },
@@ -81,7 +80,6 @@ _MANY_FORM: dict[str, Any] = {
         "schema": {
             "type": "object",
             "required": ["images"],
-            "additionalProperties": False,
             "properties": {"images": {"type": "array", "minItems": 1, "items": _BINARY}},
         }
     }
