@@ -137,7 +137,13 @@ def _recorder(settings: Settings) -> Recorder | None:
         raise SettingsError(
             f"MARROWLENS_OTLP_ENDPOINT is set, and {error.name} is not installed: pip install -e '.[otel]'"
         ) from error
-    return Spans(settings.otlp_endpoint, service_name=settings.trace_service_name, ratio=settings.trace_sample_ratio)
+    headers = None if settings.otlp_headers is None else settings.otlp_headers.get_secret_value()
+    return Spans(
+        settings.otlp_endpoint,
+        headers=headers,
+        service_name=settings.trace_service_name,
+        ratio=settings.trace_sample_ratio,
+    )
 
 
 def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":

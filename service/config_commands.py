@@ -23,8 +23,10 @@ from service.artefact import bundled_artefact, read_artefact
 from service.lis_settings import LIS_PREFIX, LisSettings
 from service.loopback import is_loopback
 from service.opening import voucher
+from service.secret_files import SUFFIX, is_secret
 from service.settings import PREFIX, Settings, SettingsError, read_settings
 from service.tls import Tls, TlsRefused
+from service.urls import masked
 from service.vouching import VoucherError, read_key, read_list
 
 CANNOT = 2
@@ -68,10 +70,12 @@ def docs(
 
 def _rows(settings: Settings | LisSettings, prefix: str) -> Iterator[tuple[str, str, str]]:
     there = {name.upper() for name, value in os.environ.items() if value}
-    for field in type(settings).model_fields:
+    for field, declared in type(settings).model_fields.items():
         if field != "lis":
             name = prefix + field.upper()
-            yield name, _shown(getattr(settings, field)), "environment" if name in there else "default"
+            by_file = is_secret(declared) and name + SUFFIX in there
+            source = "file" if by_file else "environment" if name in there else "default"
+            yield name, masked(_shown(getattr(settings, field))), source
 
 
 def _shown(value: object) -> str:

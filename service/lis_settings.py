@@ -3,13 +3,16 @@
 Knows names, types, bounds and units. Without `MARROWLENS_LIS_DATABASE` there is no laboratory and the rest is idle.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.loopback import is_loopback
+from service.secret_files import SecretFiles
+from service.urls import insecure
 
 LIS_PREFIX = "MARROWLENS_LIS_"
 
@@ -40,6 +43,18 @@ UriByName = Annotated[dict[str, Uri], NoDecode, BeforeValidator(_pairs)]
 Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
 #: What stands in MSH-3 to MSH-6 and the like: no delimiter of HL7, no control character.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._:/-]{1,180}$")]
+
+
+#: What a header may hold as one word (RFC 9110, 5.5).
+_TOKEN = re.compile(r"[!-~]+")
+
+
+def _exposed(url: str | None, token: SecretStr | None) -> str | None:
+    """Why credentials would travel readably to a FHIR server; None where there are none, or they would not."""
+    if url is None or not (token is not None or "@" in url or "?" in url):
+        return None
+    fault = insecure(url)
+    return fault and f"{fault}; what authenticates this service would be readable on the way"
 
 
 class LisSettings(BaseSettings):
@@ -128,6 +143,18 @@ class LisSettings(BaseSettings):
     astm_to: Address | None = Field(None, description="host:port that takes reports by ASTM LIS01-A2 and LIS02-A2")
     astm_timeout_s: float = Field(15, gt=0, description="how long its answer to one frame is waited for")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (names are pydantic-settings')
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then files of secrets."""
+        return init_settings, env_settings, SecretFiles(settings_cls)
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.retry_most_s < self.retry_first_s:
@@ -145,6 +172,10 @@ class LisSettings(BaseSettings):
                 "MARROWLENS_LIS_HL7_LISTEN_CA. Or, where the network lets only the laboratory's system through, set "
                 "MARROWLENS_LIS_HL7_ALLOW_ANONYMOUS=true"
             )
+        if self.fhir_token is not None and not _TOKEN.fullmatch(self.fhir_token.get_secret_value()):
+            raise ValueError("MARROWLENS_LIS_FHIR_TOKEN is not one word of visible ASCII characters")
+        if fault := _exposed(self.fhir_url, self.fhir_token):
+            raise ValueError(f"MARROWLENS_LIS_FHIR_URL {fault}")
         if self.fhir_pictures and not self.pictures:
             raise ValueError("MARROWLENS_LIS_FHIR_PICTURES needs MARROWLENS_LIS_PICTURES: none are kept to be sent")
         return self

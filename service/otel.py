@@ -26,6 +26,7 @@ from opentelemetry.trace import (
     TraceFlags,
     set_span_in_context,
 )
+from opentelemetry.util.re import parse_env_headers
 
 from service.tracing import Caller, RequestTrace
 from service.trail import Run, Trail
@@ -45,11 +46,13 @@ class Spans:
 
     Args:
         endpoint: base URL of the collector; spans go to `/v1/traces` below it.
+        headers: sent with every export, as OTEL_EXPORTER_OTLP_HEADERS is written; None: what that variable says.
         ratio: part of the traces that are recorded, of those whose caller has not decided.
     """
 
-    def __init__(self, endpoint: str, *, service_name: str, ratio: float) -> None:
-        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
+    def __init__(self, endpoint: str, *, headers: str | None, service_name: str, ratio: float) -> None:
+        named = None if headers is None else parse_env_headers(headers, liberal=True)
+        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", headers=named, timeout=EXPORT_TIMEOUT_S)
         self._processor = BatchSpanProcessor(exporter, max_queue_size=MAX_QUEUE_SPANS)
         resource = Resource.create({"service.name": service_name, "service.version": version("marrowlens")})
         provider = TracerProvider(sampler=_Sampler(ratio), resource=resource, shutdown_on_exit=False)

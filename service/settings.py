@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -18,11 +18,17 @@ from service.lis_settings import LIS_PREFIX, LisSettings
 from service.logs import LogFormat
 from service.nearest import nearest
 from service.providers import AskedProvider
+from service.secret_files import SUFFIX, SecretFileRefused, SecretFiles, is_secret
+from service.urls import insecure
 
 PREFIX = "MARROWLENS_"
 MIB = 1024 * 1024
 #: Of a shorter window a tenth, by which it moves on, would be a handful of pictures.
 MIN_DRIFT_WINDOW = 200
+
+
+#: OpenTelemetry's own variables for what `otlp_headers` holds; its exporter reads them where that is unset.
+OTEL_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 
 
 class SettingsError(ValueError):
@@ -95,6 +101,9 @@ class Settings(BaseSettings, HttpSettings, AccessSettings):
         pattern=r"^https?://[^/@?#\s]+(/[^?#\s]*)?$",
         description="base URL of a collector that traces are sent to by OTLP over HTTP. Default: no traces",
     )
+    otlp_headers: SecretStr | None = Field(
+        None, description="headers for that collector, such as authorization=Bearer%20…, with commas between"
+    )
     trace_sample_ratio: float = Field(
         1.0, ge=0, le=1, description="part of the traces recorded, of those whose caller has not decided"
     )
@@ -107,15 +116,15 @@ class Settings(BaseSettings, HttpSettings, AccessSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 (names are pydantic-settings')
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then the environment; no files. pydantic-settings itself lets unknown names pass."""
-        _refuse_unknown(os.environ, known=set(environment_names()))
-        return init_settings, env_settings
+        """Arguments, then the environment, then files of secrets. pydantic-settings itself lets unknown names pass."""
+        _refuse_unknown(os.environ, known={*environment_names(), *secret_file_names()})
+        return init_settings, env_settings, SecretFiles(settings_cls)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -129,7 +138,12 @@ class Settings(BaseSettings, HttpSettings, AccessSettings):
             raise ValueError(
                 "MARROWLENS_MAX_BODY_BYTES is below MARROWLENS_MAX_IMAGE_BYTES: no batch could hold the largest"
             )
+        if self.otlp_endpoint and self._sends_headers() and (fault := insecure(self.otlp_endpoint)):
+            raise ValueError(f"MARROWLENS_OTLP_ENDPOINT {fault}; the headers would be readable on the way")
         return self
+
+    def _sends_headers(self) -> bool:
+        return self.otlp_headers is not None or any(os.environ.get(name) for name in OTEL_HEADERS)
 
 
 def environment_name(field: str) -> str:
@@ -143,11 +157,16 @@ def environment_names() -> dict[str, FieldInfo]:
     return own | {LIS_PREFIX + name.upper(): field for name, field in LisSettings.model_fields.items()}
 
 
+def secret_file_names() -> list[str]:
+    """Every name under which a file may be named that holds a secret."""
+    return [name + SUFFIX for name, field in environment_names().items() if is_secret(field)]
+
+
 def read_settings(**chosen: Any) -> Settings:
     """The settings from the environment, with those chosen on the command line on top.
 
     Raises:
-        SettingsError: an unknown name, or a value out of bounds; every one of them is named.
+        SettingsError: an unknown name, a value out of bounds, or a file of a secret that cannot be used.
     """
     try:
         return Settings(**chosen)
@@ -155,6 +174,8 @@ def read_settings(**chosen: Any) -> Settings:
         prefix = LIS_PREFIX if error.title == LisSettings.__name__ else PREFIX
         said = [_sentence(prefix, found["loc"], found["msg"]) for found in error.errors()]
         raise SettingsError("; ".join(said)) from error
+    except SecretFileRefused as error:
+        raise SettingsError(str(error)) from None
 
 
 def _sentence(prefix: str, where: tuple[int | str, ...], message: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from service.access_settings import AccessSettings
 from service.lis_settings import LIS_PREFIX, LisSettings
+from service.secret_files import SUFFIX
 from service.settings import PREFIX, Settings
 
 _TOP = """# Settings
@@ -15,6 +16,9 @@ _TOP = """# Settings
 Written by `marrowlens config docs`; a test finds it stale. All settings are read once, at the start, from the
 environment. A name that begins with `MARROWLENS_` and is no setting is an error that names the nearest one.
 `marrowlens config check` prints what is in force and where each value comes from, and tries the files that are named.
+
+A secret may stand in a file instead: `NAME_FILE` names it, and `NAME` stays unset. The file has one line of UTF-8 text;
+the end of the line is not part of the secret. It is read once, at the start, and refused where others may write it.
 
 An empty value is as good as none. Where a default says nothing, the last column says what happens then.
 """
@@ -49,9 +53,9 @@ def _table(prefix: str, names: Iterable[str], schema: Mapping[str, Any]) -> str:
     rows = ["| variable | default | values | what |", "|---|---|---|---|"]
     for name in names:
         field = schema["properties"][name]
-        rows.append(
-            f"| `{prefix}{name.upper()}` | {_default(field)} | {_values(field)} | {_cell(field['description'])} |"
-        )
+        variable, values = f"{prefix}{name.upper()}", _values(field)
+        by_file = f". `{variable}{SUFFIX}`: a file that holds it" if values == "secret" else ""
+        rows.append(f"| `{variable}` | {_default(field)} | {values} | {_cell(field['description'])}{by_file} |")
     return "\n".join(rows) + "\n"
 
 

@@ -18,6 +18,7 @@ class Collector:
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.paths: set[str] = set()
+        self.headers: list[dict[str, str]] = []
         self.came = threading.Condition()
         self.url = ""
 
@@ -61,6 +62,7 @@ def collector() -> Iterator[Collector]:
             with found.came:
                 found.bodies.append(body)
                 found.paths.add(self.path)
+                found.headers.append({name.lower(): value for name, value in self.headers.items()})
                 found.came.notify_all()
 
         def log_message(self, *_: object) -> None:

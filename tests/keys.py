@@ -20,6 +20,7 @@ def keys_file(folder: Path, *entries: str) -> Path:
     """A file that holds these."""
     path = folder / "keys.toml"
     path.write_text("\n".join(entries), encoding="utf-8")
+    path.chmod(0o600)  # whatever the umask: a file that others may write is refused
     return path
 
 

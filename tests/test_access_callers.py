@@ -173,6 +173,7 @@ def test_a_file_of_keys_that_cannot_be_used_is_said_in_a_line(
     path = tmp_path / "keys.toml"
     if text is not None:
         path.write_text(text)
+        path.chmod(0o600)
     with served(artefact, keys_file=str(path)) as service:
         assert service.wait_ended() == 2
     assert len(service.lines) == 1 and said in service.lines[0], service.lines

@@ -68,6 +68,7 @@ def test_what_is_off_is_named_all_of_it(environment: dict[str, str], said: list[
 def test_a_file_of_no_keys_is_told(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text("")
+    path.chmod(0o600)
     code, _, error = run("check", MARROWLENS_KEYS_FILE=str(path))
     assert (code, "holds no key" in error) == (2, True)
 

@@ -35,6 +35,7 @@ class Mounted:
         told = self._folder / f"..{self._count}"
         told.mkdir()
         (told / "keys.toml").write_text("\n".join(entry(key, f"k{n}") for n, key in enumerate(keys)), encoding="utf-8")
+        (told / "keys.toml").chmod(0o644)
         (self._folder / "..tmp").symlink_to(told.name)
         (self._folder / "..tmp").replace(self._folder / "..data")
         return self._folder / "keys.toml"

@@ -56,6 +56,14 @@ def test_a_request_is_a_tree_in_the_trace_of_its_caller(artefact: Path, draw: Dr
     assert found.resources[0].items() >= {"service.name": "of-a-laboratory"}.items()
 
 
+def test_the_collectors_headers_are_sent(artefact: Path) -> None:
+    with collector() as found:
+        headers = "authorization=Bearer%20a-token,x-tenant=lab"
+        with client(artefact, otlp_endpoint=found.url, otlp_headers=headers) as http:
+            assert http.get("/model", headers=SENT).is_success
+    assert found.headers[0].items() >= {"authorization": "Bearer a-token", "x-tenant": "lab"}.items()
+
+
 def test_the_span_of_a_batch_is_linked_to_the_requests_in_it(artefact: Path, draw: Draw) -> None:
     with collector() as found:
         with client(artefact, otlp_endpoint=found.url) as http:

@@ -18,12 +18,15 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from service.access.callers import Caller, Scope
 from service.access.identity import Identity
 from service.nearest import nearest
+from service.private_file import NotPrivate, read_private
 from service.stamps import stamp_of
 
 #: Before every key: a bearer's word that begins so is a key and no token, and scanners for lost secrets find it.
 KEY_PREFIX = "mlk_"
 #: Characters of the hash that name a key in listings.
 ID_LENGTH = 8
+#: Of the file: some 40,000 keys.
+_MAX_BYTES = 8 * 1024 * 1024
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,99}$")]
 
 
@@ -74,12 +77,12 @@ def read_keys(path: Path) -> tuple[KeyEntry, ...]:
     """The entries of a file.
 
     Raises:
-        KeysRefused: it cannot be read, or an entry is off.
+        KeysRefused: it cannot be read, others may write it, or an entry is invalid.
     """
     try:
-        found = _KeysFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise KeysRefused(f"{path}: {error.strerror}") from None
+        found = _KeysFile.model_validate(tomllib.loads(read_private(path, _MAX_BYTES).decode()))
+    except NotPrivate as error:
+        raise KeysRefused(str(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KeysRefused(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
