@@ -86,9 +86,8 @@ def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     try:
         if found == "JPEG":
             return _jpeg_as_seen(data, max_pixels)
-        profile = embedded_profile(found, data)
         picture, orientation = _READERS[found](data, max_pixels)
-        picture = in_srgb(picture, profile or picture.info.get("icc_profile"))
+        picture = in_srgb(picture, embedded_profile(found, data) or picture.info.get("icc_profile"))
         return np.asarray(upright(opaque(picture), orientation))
     except PictureError:
         raise

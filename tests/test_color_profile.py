@@ -178,8 +178,6 @@ UNUSABLE = {
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_profile_that_cannot_be_applied_refuses_the_picture(form: str, name: str) -> None:
     profile, reason = UNUSABLE[name]
-    if form == "PNG" and name == "too large":
-        reason = "more than 1048576 bytes"
     with pytest.raises((UndecodablePicture, UnsupportedPicture), match=reason) as caught:
         decode(tagged(cell(), form, profile), SIDE)
     assert "sRGB" in caught.value.reason
@@ -265,7 +263,7 @@ def test_many_threads_see_what_one_sees_and_transforms_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("profile", [DISPLAY_P3, EXCHANGED, SRGB])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(flips=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 255)), min_size=1, max_size=4))
 def test_a_damaged_profile_gives_pixels_or_a_picture_error(profile: bytes, flips: list[tuple[int, int]]) -> None:
     damaged = bytearray(profile)

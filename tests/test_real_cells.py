@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import assert_same_but_for_rounding
+from color_profiles import ADOBE_RGB, DISPLAY_P3, stored_in
+from numpy.typing import NDArray
+from pictures import assert_same_but_for_rounding, encoded
 from PIL import Image
 
 from bench.peers.decoders import by_pillow
@@ -70,6 +72,44 @@ def test_a_copy_encoded_again_looks_the_same() -> None:
     assert len(both) >= 30
     for first, second in both:
         assert np.abs(decode(first, 96).astype(int) - decode(second, 96)).mean() < 4
+
+
+@pytest.mark.parametrize("profile", [DISPLAY_P3, ADOBE_RGB], ids=["display p3", "adobe rgb"])
+def test_a_cell_keeps_its_class_in_another_colour_space(profile: bytes) -> None:
+    session = open_session(bundled_artefact())
+    size = session.manifest.preprocessing.input_size
+
+    def classes(files: list[bytes]) -> NDArray[np.int64]:
+        pixels = np.stack([decode(data, size) for data in files])
+        batches = [session.run(pixels[at : at + 16]).probabilities for at in range(0, len(files), 16)]
+        return np.concatenate(batches).argmax(axis=1)
+
+    cells = [Image.open(path).convert("RGB") for path in random.Random(1).sample(pictures("matek2021"), 210)]
+    stored = [stored_in(cell, profile) for cell in cells]
+    expected = classes([encoded(cell, "TIFF") for cell in cells])
+    assert (classes([encoded(cell, "TIFF", icc_profile=profile) for cell in stored]) == expected).all()
+    assert (classes([encoded(cell, "TIFF") for cell in stored]) != expected).any()
+
+
+@pytest.mark.parametrize("source", ["originals", "matek2021", "acevedo2020"])
+def test_damaged_copies_are_refused(source: str) -> None:
+    for path in random.Random(2).sample(found := pictures(source), min(len(found), 40)):
+        data = path.read_bytes()
+        half = (data.rindex(b"\xff\xda") + len(data)) // 2
+        rest = len(data) - half
+        for damaged in (
+            data[:half],
+            data[:half] + b"\xff\xd9",
+            data[:half] + bytes(rest) + b"\xff\xd9",
+            data[:half] + bytes(20 * rest) + b"\xff\xd9",
+            data.replace(b"\n", b"\r\n"),
+            data.replace(b"\n", b"\r"),
+            data.replace(b"\r", b"\n"),
+            data.replace(b"\r", b""),
+        ):
+            with pytest.raises(PictureError, match="cut off|damaged"):
+                decode(damaged, 96)
+        assert (decode(data + data[:half], 96) == decode(data, 96)).all()
 
 
 async def test_a_hundred_cells_of_which_five_are_broken(artefact: Path) -> None:

@@ -8,13 +8,11 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from PIL.PngImagePlugin import MAX_TEXT_CHUNK
-
+from model.formats import png_chunks
+from model.formats.color_profile import MAX_PROFILE_BYTES
 from model.formats.errors import PictureError, UndecodablePicture, UnsupportedPicture
 from model.formats.matrix_profile import D65, SRGB_CURVE, SRGB_PRIMARIES, Curve, Primaries, matrix_profile
 
-#: What stands before the pixels of a PNG that a camera or an editor writes is about ten chunks.
-MAX_CHUNKS = 1000
 #: A gamma this near to 1/2.2 means sRGB's curve, as in libpng (PNG_GAMMA_THRESHOLD).
 GAMMA_TOLERANCE = 0.05
 
@@ -59,7 +57,8 @@ def embedded_profile(form: str, data: bytes) -> bytes | None:
 
 def _png_profile(data: bytes) -> bytes | None:
     """By the chunk that counts most: cICP, iCCP, sRGB, or gAMA and cHRM (PNG, third edition, section 4.3)."""
-    chunks = _png_chunks(data)
+    found = [chunk for chunk in png_chunks.chunks(data) if chunk.name in _COLOUR_CHUNKS]
+    chunks = {chunk.name: png_chunks.body(data, chunk) for chunk in found}
     if b"cICP" in chunks:
         return _video_profile(*struct.unpack("4B", chunks[b"cICP"]))
     if b"iCCP" in chunks:
@@ -76,29 +75,11 @@ def _png_profile(data: bytes) -> bytes | None:
     return matrix_profile(primaries, curve)
 
 
-def _png_chunks(data: bytes) -> dict[bytes, bytes]:
-    """The chunks before the pixels that speak of colours."""
-    found: dict[bytes, bytes] = {}
-    at = 8
-    for _ in range(MAX_CHUNKS):
-        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if name in (b"IDAT", b""):  # the pixels, or a file that is cut off: Pillow says so
-            return found
-        if name in _COLOUR_CHUNKS:
-            found[name] = data[at + 8 : at + 8 + size]
-        at += 12 + size
-    raise UndecodablePicture(f"a PNG of more than {MAX_CHUNKS} chunks before its pixels")
-
-
 def _unpacked(chunk: bytes) -> bytes:
     name, _, packed = chunk.partition(b"\0")
     unpacking = zlib.decompressobj()
-    profile = unpacking.decompress(packed[1:], MAX_TEXT_CHUNK)  # Pillow's limit for whatever a chunk holds
-    if unpacking.unconsumed_tail:
-        raise UnsupportedPicture(
-            f"a PNG's colour profile of more than {MAX_TEXT_CHUNK} bytes; convert the picture to sRGB"
-        )
-    if not name or packed[:1] != b"\0" or not unpacking.eof:
+    profile = unpacking.decompress(packed[1:], MAX_PROFILE_BYTES + 1)  # one more is refused for its length
+    if not name or packed[:1] != b"\0" or not (unpacking.eof or len(profile) > MAX_PROFILE_BYTES):
         raise UndecodablePicture(_DAMAGED)
     return profile
 
