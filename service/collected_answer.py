@@ -4,18 +4,15 @@ Knows how such an answer is sent: in pieces, so that what waits to be read is th
 not know what it says.
 """
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.errors import ClientGone
+from service.transfer_pace import Pace, Patience
 
 _PIECE_BYTES = 64 * 1024
-#: An answer that is read more slowly than this on the whole, `timeout_s` apart, is given up.
-_MIN_DOWNLOAD_BYTES_PER_S = 16 * 1024
 
 
 class CollectedAnswer(Response):
@@ -27,13 +24,12 @@ class CollectedAnswer(Response):
         held: ExitStack,
         *,
         media_type: str,
-        timeout_s: float,
+        patience: Patience,
         headers: dict[str, str],
     ) -> None:
-        self._chunks, self._held = chunks, held
-        size_bytes = sum(map(len, chunks))
-        self._longest_s = timeout_s + size_bytes / _MIN_DOWNLOAD_BYTES_PER_S
-        super().__init__(None, media_type=media_type, headers={**headers, "Content-Length": str(size_bytes)})
+        self._chunks, self._held, self._patience = chunks, held, patience
+        length = {"Content-Length": str(sum(map(len, chunks)))}
+        super().__init__(None, media_type=media_type, headers=headers | length)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (signature is ASGI's)
         """Send it.
@@ -42,17 +38,11 @@ class CollectedAnswer(Response):
             ClientGone: the client does not read it.
         """
         with self._held:
-            try:
-                async with asyncio.timeout(self._longest_s):
-                    await self._send(send)
-            except TimeoutError as error:
-                raise ClientGone from error
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for piece in _pieces(self._chunks):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+            pace = Pace(self._patience)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for piece in _pieces(self._chunks):
+                await pace.send(send, piece)
+            await send({"type": "http.response.body", "body": b""})
 
 
 def _pieces(chunks: Sequence[bytes | memoryview]) -> Iterator[bytes]:

@@ -40,7 +40,7 @@ def _extended(value: tuple[str | None, str | None, str]) -> str:
     octets = unquote(text).encode("latin-1", "replace")
     try:
         return octets.decode(charset or "utf-8", "replace")
-    except LookupError:
+    except (LookupError, UnicodeError):  # no charset of text, or one that knows no replacement
         return octets.decode("utf-8", "replace")
 
 

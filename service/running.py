@@ -15,7 +15,7 @@ from service.lease import Lease, UploadMemory
 from service.metrics import Metrics
 from service.settings import Settings
 from service.supervisor import Supervisor
-from service.upload_pace import Patience
+from service.transfer_pace import Patience
 from service.uploads import UploadLimits
 
 
@@ -73,7 +73,7 @@ class Running:
 
     def lease(self, request: Request) -> AbstractContextManager[Lease]:
         """The upload memory that one request takes, in its caller's part of it."""
-        return self.uploads.lease(_holder(request))
+        return self.uploads.lease(memory_holder(request))
 
     @property
     def limits(self) -> UploadLimits:
@@ -92,7 +92,7 @@ class Running:
 _IPV6_PREFIX = 64
 
 
-def _holder(request: Request) -> str:
+def memory_holder(request: Request) -> str:
     """Whose part of the memory a request takes: the caller's by key or token, or that of the address."""
     caller = request.scope.get("state", {}).get("caller")
     if caller is not None:

@@ -24,7 +24,7 @@ from service.line_encoding import LineEncoding
 from service.problems import faults_told
 from service.schemas import SentPicture
 from service.thread_pools import BODIES
-from service.upload_pace import Patience, UploadPace
+from service.transfer_pace import Pace, Patience
 
 #: What stands around the picture in its line: braces, keys and a name.
 LINE_OVERHEAD_BYTES = 4096
@@ -53,7 +53,7 @@ class StreamedPictures:
     lease: Lease
     max_picture_bytes: int
     patience: Patience
-    _pace: UploadPace = field(init=False)
+    _pace: Pace = field(init=False)
     _encoding: LineEncoding = field(default_factory=LineEncoding)
     _line: bytearray = field(default_factory=bytearray)
     _line_bytes: int = 0  # leased for it
@@ -61,7 +61,7 @@ class StreamedPictures:
     _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._pace = UploadPace(self.patience)
+        self._pace = Pace(self.patience)
         self._resize(0)
 
     @property

@@ -21,7 +21,7 @@ from service.form import Form
 from service.form_faults import FormEnds, why_unfinished, why_unreadable
 from service.lease import Lease
 from service.thread_pools import BODIES
-from service.upload_pace import Patience, UploadPace
+from service.transfer_pace import Pace, Patience
 
 #: Boundaries, headers and small fields around the one picture of a form.
 FORM_OVERHEAD_BYTES = 64 * 1024
@@ -64,7 +64,7 @@ class Intake:
         declared = self.request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.limit_bytes:
             raise BodyTooLarge(self.limit_bytes)
-        pace, received, more = UploadPace(self.patience), 0, True
+        pace, received, more = Pace(self.patience), 0, True
         while more:
             message = await pace.message(self.request)
             received += len(piece := message.get("body", b""))

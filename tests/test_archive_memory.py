@@ -11,7 +11,7 @@ from starlette.types import Message
 from service.archives import Upload
 from service.errors import UploadMemoryExhausted
 from service.lease import UploadMemory
-from service.upload_pace import Patience
+from service.transfer_pace import Patience
 from service.uploads import UploadLimits, many_pictures
 
 MIB = 1024 * 1024

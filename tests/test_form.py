@@ -49,6 +49,8 @@ def name_of(http: TestClient, body: bytes, content_type: str = "multipart/form-d
         ("filename*=iso-8859-1''%E4.png", "ä.png"),
         ("filename*=windows-1251''%E4.png", "д.png"),
         ("filename*=nonsense''%C3%A4.png", "ä.png"),
+        ("filename*=idna''%C3%A4.png", "ä.png"),
+        ("filename*=hex''%C3%A4.png", "ä.png"),
         ("filename*=%C3%A4.png", "ä.png"),
         ("filename*=\"utf-8''%C3%A4.png\"", "ä.png"),
         ("filename*0*=utf-8''%C3%A4; filename*1=b.png", "äb.png"),

@@ -17,7 +17,7 @@ from service.archives import Upload
 from service.errors import ClientGone, MalformedBody, UploadMemoryExhausted, UploadTooSlow
 from service.lease import Lease, UploadMemory
 from service.streamed import FLOOR_BYTES, LINE_OVERHEAD_BYTES, StreamedPictures
-from service.upload_pace import Patience
+from service.transfer_pace import Patience
 
 LIMIT = 3000
 

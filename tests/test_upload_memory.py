@@ -18,11 +18,9 @@ from service.access.identity import Identity
 from service.collected_answer import CollectedAnswer
 from service.errors import ClientGone, UploadMemoryExhausted, UploadTooSlow
 from service.lease import UploadMemory
-from service.metrics import Metrics
-from service.running import Running
-from service.settings import Settings
+from service.running import memory_holder
 from service.streamed import StreamedPictures
-from service.upload_pace import Patience
+from service.transfer_pace import Patience
 from service.uploads import Intake
 
 Draw = Callable[..., bytes]
@@ -133,17 +131,8 @@ def key(name: str) -> Caller:
     ],
 )
 def test_a_caller_is_a_key_or_token_and_else_an_address(one: Any, another: Any, same: bool) -> None:
-    running = Running(Settings(), Metrics(), UploadMemory(2000, 1000))
-    with (
-        running.lease(Request({"type": "http"} | one)) as first,
-        running.lease(Request({"type": "http"} | another)) as second,
-    ):
-        first.take(1000)
-        if same:
-            with pytest.raises(UploadMemoryExhausted):
-                second.take(1)
-        else:
-            second.take(1000)
+    holders = [memory_holder(Request({"type": "http"} | scope)) for scope in (one, another)]
+    assert (holders[0] == holders[1]) is same
 
 
 async def begun(
@@ -201,7 +190,7 @@ async def test_a_collected_answer_is_leased_until_it_was_sent() -> None:
         body += message.get("body", b"")
         held.append(memory.in_use_bytes)
 
-    answer = CollectedAnswer(chunks, stack, media_type="application/json", timeout_s=9, headers={"x": "y"})
+    answer = CollectedAnswer(chunks, stack, media_type="application/json", patience=Patience(9, 9), headers={"x": "y"})
     await answer({"type": "http"}, asyncio.Future, send)  # type: ignore[arg-type]
     assert body == b"".join(chunks) and answer.headers["content-length"] == str(len(body))
     assert set(held) == {len(body)} and len(held) > 16
@@ -209,14 +198,15 @@ async def test_a_collected_answer_is_leased_until_it_was_sent() -> None:
 
 
 async def test_an_answer_that_nobody_reads_is_given_up() -> None:
-    memory, stack = UploadMemory(10 * MIB), ExitStack()
+    memory, stack, taken = UploadMemory(10 * MIB), ExitStack(), []
     stack.enter_context(memory.lease()).take(100)
 
     async def send(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            await asyncio.Future()
+        if message.get("more_body"):
+            taken.append(message)
+            await asyncio.Future() if len(taken) > 9 else None
 
-    answer = CollectedAnswer([b"a"], stack, media_type="text/plain", timeout_s=0.01, headers={})
+    answer = CollectedAnswer([bytes(MIB)], stack, media_type="text/plain", patience=Patience(0.01, 9), headers={})
     with pytest.raises(ClientGone):
         await answer({"type": "http"}, asyncio.Future, send)  # type: ignore[arg-type]
     assert memory.in_use_bytes == 0

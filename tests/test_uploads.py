@@ -23,7 +23,7 @@ from service.errors import (
     UploadTooSlow,
 )
 from service.lease import UploadMemory
-from service.upload_pace import Patience
+from service.transfer_pace import Patience
 from service.uploads import FORM_OVERHEAD_BYTES, UploadLimits, many_pictures, one_picture
 
 BOUNDARY = "cell"

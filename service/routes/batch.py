@@ -91,7 +91,7 @@ async def classify_batch(
             return Lines(_lines(bulk, uploads), stack.pop_all())
         chunks = await while_connected(request, _document(bulk, uploads, lease, settings.max_body_bytes))
         return CollectedAnswer(
-            chunks, stack.pop_all(), media_type=_JSON, timeout_s=settings.request_timeout_s, headers=_NOT_STORED
+            chunks, stack.pop_all(), media_type=_JSON, patience=service.limits.patience, headers=_NOT_STORED
         )
 
 

@@ -143,7 +143,7 @@ def _found(service: Running, name: str, version: str | None = None) -> Classifie
 
 
 async def _inferred(request: Request, classifier: Classifier, service: Running) -> Response:
-    settings, json_bytes = service.settings, _json_bytes(request)
+    json_bytes = _json_bytes(request)
     with ExitStack() as stack:
         stack.enter_context(classifier.held())
         lease = stack.enter_context(service.lease(request))
@@ -153,7 +153,7 @@ async def _inferred(request: Request, classifier: Classifier, service: Running) 
         headers = {"Cache-Control": "no-store"} | ({} if json_bytes is None else {JSON_LENGTH: str(json_bytes)})
         media_type = "application/json" if json_bytes is None else "application/octet-stream"
         return CollectedAnswer(
-            chunks, stack.pop_all(), media_type=media_type, timeout_s=settings.request_timeout_s, headers=headers
+            chunks, stack.pop_all(), media_type=media_type, patience=service.limits.patience, headers=headers
         )
 
 
