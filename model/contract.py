@@ -12,6 +12,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 
+from model.regular_file import read_regular_file
+
 SCHEMA_VERSION: Final = 1
 
 INPUT = "image"
@@ -243,7 +245,7 @@ def read_manifest(path: Path) -> Manifest:
         ArtefactError: missing, not JSON, of another schema, with an unknown key or at odds with itself.
     """
     try:
-        return manifest_of(path, path.read_bytes())
+        return manifest_of(path, read_regular_file(path))
     except OSError as error:
         raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
 

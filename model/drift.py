@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PlainSerializer,
 from pydantic_core import PydanticCustomError, ValidationError
 
 from model.contract import ArtefactError, Code, Manifest, Sha256
+from model.regular_file import read_regular_file
 
 SCHEMA_VERSION: Final = 1
 #: Of the reference beside `NAME.onnx`.
@@ -175,14 +176,11 @@ def read_reference(path: Path, sha256: str | None = None) -> DriftReference:
         ArtefactError: it cannot be read, or is no reference.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = read_regular_file(path, MAX_FILE_BYTES)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ArtefactError(path, f"is no drift reference: longer than {MAX_FILE_BYTES} bytes")
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise ArtefactError(path, f"is damaged or another model's: the manifest has its sha256 as {sha256}")
     try:

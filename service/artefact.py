@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 import model.contract
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, manifest_of
 from model.meaning import difference, digest, from_metadata, meaning_of
+from model.regular_file import LARGE_BYTES, SMALL_BYTES, read_regular_file
+from service.onnx_file import NotOnnx, check_self_contained
 from service.providers import FP32_TOLERANCE
 from service.vouching import NOBODY, Voucher
 
@@ -52,12 +54,18 @@ def read_artefact(path: Path, voucher: Voucher = NOBODY) -> tuple[bytes, Manifes
     """
     if path.suffix == ".json":
         raise ArtefactError(path, "is a manifest by its name; name the .onnx file beside it")
-    graph = _vouched(path, voucher)
+    graph = _vouched(path, voucher, LARGE_BYTES)
     manifest = manifest_beside(path, voucher)
     found = sha256(graph)
     if found != manifest.sha256:
         reason = f"is damaged or another model's: its sha256 is {found}, the manifest has {manifest.sha256}"
         raise ArtefactError(path, reason)
+    try:
+        check_self_contained(graph)
+    except NotOnnx as error:
+        raise ArtefactError(path, f"is no ONNX file: {error}") from error
+    except ValueError as error:
+        raise ArtefactError(path, str(error)) from error
     return graph, manifest
 
 
@@ -71,9 +79,9 @@ def manifest_beside(artefact: Path, voucher: Voucher = NOBODY) -> Manifest:
     return manifest_of(path, _vouched(path, voucher))
 
 
-def _vouched(path: Path, voucher: Voucher) -> bytes:
+def _vouched(path: Path, voucher: Voucher, limit_bytes: int = SMALL_BYTES) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path, limit_bytes)
     except OSError as error:
         raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
     voucher.check(path, content)

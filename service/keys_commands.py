@@ -16,6 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from model.regular_file import read_regular_file
 from service.access.callers import SCOPES
 from service.access.keys import KeyEntry, KeysRefused, hash_of, new_key, read_keys
 
@@ -125,7 +126,7 @@ def _entries(path: Path) -> tuple[KeyEntry, ...]:
 def _document(path: Path) -> tomlkit.TOMLDocument:
     if path.exists():
         _entries(path)  # a file that the service would refuse is not written to
-        return tomlkit.parse(path.read_text(encoding="utf-8"))
+        return tomlkit.parse(read_regular_file(path).decode())
     document = tomlkit.document()
     document.add(tomlkit.comment("Hashes of API keys; `marrowlens keys` writes it, and the service reads it anew."))
     return document

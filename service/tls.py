@@ -7,6 +7,7 @@ import logging
 import ssl
 from pathlib import Path
 
+from model.regular_file import check_regular_file
 from service.access_settings import AccessSettings
 from service.stamps import Stamp, stamp_of
 from service.thread_pools import FILES
@@ -57,21 +58,29 @@ class Tls:
         if stamps == self._seen:
             return False
         self._seen = stamps
+        self._check_files()
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key, self._no_prompt)
         return True
 
     def _load(self) -> None:
         try:
+            self._check_files()
             self.context.load_cert_chain(self._cert, self._key, self._no_prompt)
         except OSError as error:  # an SSLError too
             why = getattr(error, "strerror", None) or getattr(error, "reason", None) or "no pair of PEM files"
             raise TlsRefused(f"MARROWLENS_TLS_CERT, MARROWLENS_TLS_KEY: {why}") from None
+
+    def _check_files(self) -> None:
+        """OpenSSL opens files by itself, and would wait for ever at a FIFO."""
+        for path in (self._cert, self._key):
+            check_regular_file(path)
 
     def _no_prompt(self) -> str:
         return self._password or ""  # OpenSSL would ask at the terminal
 
     def _ask_clients(self, authority: Path) -> None:
         try:
+            check_regular_file(authority)
             self.context.load_verify_locations(authority)
         except OSError as error:
             why = getattr(error, "strerror", None) or getattr(error, "reason", None) or "no PEM file"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from model.contract import ArtefactError
+from model.regular_file import read_regular_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -104,7 +105,7 @@ def read_list(path: Path) -> list[tuple[str, str]]:
 def _check_signed(path: Path, data: bytes, key: Key) -> None:
     beside = path.with_name(path.name + key.suffix)
     try:
-        signature = beside.read_bytes()
+        signature = read_regular_file(beside)
     except OSError as error:
         raise ArtefactError(path, f"has no signature that can be read: {beside.name} ({error.strerror})") from error
     try:
@@ -129,7 +130,7 @@ def read_key(path: Path) -> Key:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular_file(path)
     except OSError as error:
         raise VoucherError(path, f"cannot be read ({error.strerror})") from error
 

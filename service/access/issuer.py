@@ -15,6 +15,7 @@ import httpx
 import jwt
 import orjson
 
+from model.regular_file import check_regular_file
 from service.access.jwks import NotKeys, signing_keys
 from service.access_settings import AccessSettings
 from service.errors import IssuerUnavailable
@@ -47,6 +48,8 @@ class IssuerKeys:
             OSError: the file of certificates to trust cannot be read.
         """
         self._issuer, self._url = str(settings.oidc_issuer), settings.oidc_jwks_url
+        if settings.oidc_ca is not None:
+            check_regular_file(settings.oidc_ca)  # OpenSSL would wait for ever at a FIFO
         self._trust = ssl.create_default_context(cafile=settings.oidc_ca)
         self._max_age_s, self._clock = settings.oidc_jwks_max_age_s, clock
         self._keys: dict[str, jwt.PyJWK] = {}

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from model.contract import ArtefactError
+from model.contract import ArtefactError, Manifest, manifest_text
 from service.lis_settings import LisSettings
 from service.opening import opened
 from service.parts.faults import CannotScore
@@ -62,14 +62,16 @@ class Job:
     manifest: bytes
 
 
-def job(plan: Plan, out: str, artefact: Path, graph: bytes, settings: Settings, cpus: int) -> Job:
-    """With as many threads as an actor has CPUs, where the settings name none."""
+def job(plan: Plan, out: str, name: str, graph: bytes, manifest: Manifest, settings: Settings, cpus: int) -> Job:
+    """Of a model that was vouched for, whose files are not read again.
+
+    With as many threads as an actor has CPUs, where the settings name none.
+    """
     values = {name: getattr(settings, name) for name in _SETTINGS}
     for threads in ("intra_op_threads", "decode_threads"):
         values[threads] = values[threads] or cpus
     values["drift_window"] = 0  # measured where somebody asks for it
-    manifest = artefact.with_suffix(".json").read_bytes()
-    return Job(plan.model_dump_json(), out, values, artefact.name, graph, manifest)
+    return Job(plan.model_dump_json(), out, values, name, graph, manifest_text(manifest).encode())
 
 
 class Scorer:

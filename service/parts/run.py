@@ -54,7 +54,7 @@ def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: 
     if scored_before < plan.pictures:
         with joined(sizing):
             size = size_of_an_actor(sizing, settings)
-            with Pool(job(plan, out.address, artefact, graph, settings, size.cpus), size) as pool:
+            with Pool(job(plan, out.address, artefact.name, graph, manifest, settings, size.cpus), size) as pool:
                 progress = bar(console, plan.pictures, scored_before)
                 run = Run(pool, plan, {part.number for part in before}, progress, sizing.actors)
                 began_s = run.go()

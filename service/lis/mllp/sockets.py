@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from cryptography import x509
 
+from model.regular_file import check_regular_file
 from service.access.identity import NameRefused, checked_name
 from service.lis_settings import LisSettings
 from service.stamps import Stamp, stamp_of
@@ -54,6 +55,7 @@ def client_tls(settings: LisSettings) -> ssl.SSLContext | None:
     """
     if settings.hl7_tls_ca is None:
         return None
+    _check_files(settings)
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=settings.hl7_tls_ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.hl7_tls_cert:
@@ -98,6 +100,7 @@ def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:
     """
     if settings.hl7_tls_cert is None:
         return None
+    _check_files(settings)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(settings.hl7_tls_cert, settings.hl7_tls_key)
@@ -105,6 +108,13 @@ def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:
         context.load_verify_locations(settings.hl7_listen_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _check_files(settings: LisSettings) -> None:
+    """OpenSSL opens files by itself, and would wait for ever at a FIFO."""
+    named = (settings.hl7_tls_ca, settings.hl7_tls_cert, settings.hl7_tls_key, settings.hl7_listen_ca)
+    for path in (each for each in named if each):
+        check_regular_file(path)
 
 
 def certificate_subject(writer: StreamWriter) -> str | None:
