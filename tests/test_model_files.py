@@ -121,7 +121,7 @@ def test_what_vouches_and_what_drift_is_measured_from_are_files(tmp_path: Path, 
             read(path)
     with pytest.raises(ArtefactError, match=kind):
         read_reference(path)
-    with pytest.raises(KeysRefused, match=kind):
+    with pytest.raises(KeysRefused, match="regular file|No such device"):
         read_keys(path)
     with pytest.raises(ArtefactError, match=kind):
         read_artefact(artefact, Voucher(listed=path))

@@ -15,7 +15,6 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from model.regular_file import read_regular_file
 from service.access.callers import Caller, Scope
 from service.access.identity import Identity
 from service.nearest import nearest
