@@ -16,8 +16,8 @@ from model.formats.sample_depth import Scale, depth, to_8_bit
 _GREY, _RGB, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
 #: Colour type → mode of the picture and its colour samples, without alpha (PNG specification, section 11.2.1).
 _DEEP = {_GREY: ("L", 1), _RGB: ("RGB", 3), _GREY_ALPHA: ("LA", 1), _RGB_ALPHA: ("RGBA", 3)}
-#: How Pillow unpacks the upper and the lower byte of each 16-bit sample.
-_HALVES = {_RGB: ("RGB;16B", "RGB;16L"), _RGB_ALPHA: ("RGBA;16B", "RGBA;16L")}
+#: How Pillow is made to keep the lower byte of each 16-bit sample in place of the upper one.
+_LOWER_BYTES = {_RGB: "RGB;16L", _RGB_ALPHA: "RGBA;16L"}
 
 
 def read(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
@@ -69,8 +69,10 @@ def _samples(picture: PngImageFile, data: bytes, colour_type: int) -> NDArray[np
         return np.asarray(picture).astype(np.uint16)[:, :, None]
     if colour_type == _GREY_ALPHA:
         return _unpacked(data, "RGBA").view(">u2").astype(np.uint16)
-    upper, lower = _HALVES[colour_type]
-    return np.stack([_unpacked(data, lower), _unpacked(data, upper)], axis=-1).view("<u2")[..., 0].astype(np.uint16)
+    samples = np.asarray(picture).astype(np.uint16)
+    samples <<= 8
+    samples |= _unpacked(data, _LOWER_BYTES[colour_type])
+    return samples
 
 
 def _unpacked(data: bytes, raw_mode: str) -> NDArray[np.uint8]:

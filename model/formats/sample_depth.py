@@ -49,7 +49,7 @@ def to_8_bit(
         UnsupportedPicture: no scale fits, or the bytes of each sample are swapped.
     """
     counts = _histogram(samples[..., :colours])
-    scales = [scale for scale in declared if 0 <= scale.low < scale.high < full_scale]
+    scales = [scale for scale in dict.fromkeys(declared) if 0 <= scale.low < scale.high < full_scale]
     found = next((scale for scale in scales if _fits(counts, scale)), None)
     if found is None and (swapped := _swapped(counts)) is not None:
         found = next((scale for scale in scales if _fits(swapped, scale)), None)

@@ -21,8 +21,8 @@ _SUB_DIRECTORIES, _EXIF, _GPS, _INTEROPERABILITY = 330, 34665, 34853, 40965
 _IMAGE_DEPTH, _METAMORPH_PLANES, _NDPI = 32997, 33629, 65420
 _REDUCED, _MASK = 1, 4
 _RAW = 1
-_IMAGEJ_PLANES = re.compile(r"^(images|channels|slices|frames)\s*=\s*(\d{1,9})\s*$", re.MULTILINE)
-_OME_PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^>]*>")
+_IMAGEJ_PLANES = re.compile(r"^(images|channels|slices|frames)=(\d{1,9})\s*$", re.MULTILINE)
+_OME_PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^<>]*>")
 _OME_SIZE = re.compile(r"""\b(SizeZ|SizeC|SizeT)\s*=\s*["'](\d{1,9})["']""")
 
 

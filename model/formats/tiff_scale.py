@@ -11,7 +11,7 @@ from model.formats.tiff_directory import Directory
 _MIN_SAMPLE, _MAX_SAMPLE, _MICRO_MANAGER = 280, 281, 51123
 _SIGNIFICANT_BITS = re.compile(r"""\bSignificantBits\s*=\s*["'](\d{1,2})["']""")
 _BIT_DEPTH = re.compile(r'"BitDepth"\s*:\s*"?(\d{1,2})\b')
-_IMAGEJ_LIMIT = re.compile(r"^(min|max)\s*=\s*(\S{1,40})\s*$", re.MULTILINE)
+_IMAGEJ_LIMIT = re.compile(r"^(min|max)=(\S{1,40})[ \r]*$", re.MULTILINE)
 
 
 def declared_scales(main: Directory) -> Iterator[Scale]:
