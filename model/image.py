@@ -8,7 +8,7 @@ significant count; transparency is laid over white; the colour profile and the o
 and in serving alike. Refused rather than guessed: floating-point, signed and 32-bit samples, CIELAB, 16-bit samples
 of unknown brightness, colour profiles that cannot be read, pictures that are transparent everywhere, and files that
 hold several pictures (a z-stack, an animation), of which all but one would be lost without a word. Smaller copies of
-the same picture (the levels of a pyramid TIFF) are not further pictures. docs/pictures.md lists all of it.
+the same picture (the levels of a pyramid TIFF) are not further pictures. docs/picture-formats.md lists it all.
 
 A picture is refused when any of its data is missing: no decoder fills the rest with grey. JPEG, BMP and plain TIFF
 carry no checksums, so a changed byte inside data that is all there can go unseen.

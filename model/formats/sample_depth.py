@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model.formats.errors import UnsupportedPicture
 
 FULL_SCALE = 0xFFFF
-#: Of 11,779 real pictures of cells one is darker than half of full scale, and none has 99 % of its samples below a
+#: Of 11,779 real pictures of cells four are darker than half of full scale, and none has 99 % of its samples below a
 #: quarter; the second rule is not misled by hot pixels and by a scale bar drawn into the picture.
 MIN_BRIGHTEST, MIN_BRIGHT_PERCENTILE, BRIGHT_SHARE = 1 / 2, 1 / 4, 0.99
 #: ImageJ's automatic contrast saturates 0.35 % of the samples; a range that cuts off more is another picture's.
