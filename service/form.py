@@ -136,7 +136,7 @@ class Form:
         part = self._part
         if part.mine:
             self.uploads.append(Upload(part.name, part.fault or self._content(part)))
-        elif _is_picture(bytes(part.data)) and not _is_text(part.data):  # a slide BM-7 begins as a BMP does
+        elif _is_picture(part):
             self._strays.append(self._others[-1])
 
     def _content(self, part: _Part) -> bytes | PictureTooLarge | MalformedBody:
@@ -174,12 +174,15 @@ def _is_text(data: bytes | bytearray) -> bool:
     return all(each.isprintable() or each in "\r\n\t" for each in text)
 
 
-def _is_picture(start: bytes) -> bool:
+def _is_picture(part: _Part) -> bool:
+    """Whether a picture is meant, by its type or its first bytes. A slide's number BM-7 begins as a BMP does."""
+    if part.header("content-type").startswith("image/") and part.data:
+        return True
     try:
-        format_of(start[:_SIGNATURE_BYTES])
+        format_of(bytes(part.data[:_SIGNATURE_BYTES]))
     except PictureError:
         return False
-    return True
+    return not _is_text(part.data)
 
 
 def _told(names: list[str]) -> str:

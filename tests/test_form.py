@@ -147,6 +147,8 @@ def test_a_picture_is_never_left_out_without_a_word(http: TestClient, draw: Draw
             files = [(name, (f"{at}.png", draw(at))) for at, name in enumerate(fields)]
             problem = refused(http.post(path, files=files), 422, "malformed-body")
             assert problem.detail.startswith("images[]: a picture in an unknown form field; send the picture")
+        typed = [(right, ("1.png", draw(1))), ("images[]", ("2.heic", b"\0\0\0\x18ftypheic", "image/heic"))]
+        refused(http.post(path, files=typed), 422, "malformed-body")
 
 
 def test_names_of_many_fields_are_told_shortly(http: TestClient) -> None:

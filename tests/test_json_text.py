@@ -97,11 +97,16 @@ def test_an_object_has_a_bounded_number_of_members() -> None:
             read_json(json.dumps(value).encode(), max_members=MANY)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [[0] * (2 * MIB), [[0, 0, 0]] * (MIB // 2), ["A" * 4 * MIB], [1.5] * MIB],
-    ids=["flat", "rows", "text", "floats"],
-)
+DATA: dict[str, list[Any]] = {
+    "black pictures": [[[[0, 0, 0]] * 64] * 64] * 120,
+    "flat": [0] * (2 * MIB),
+    "rows": [[0, 0, 0]] * (MIB // 2),
+    "text": ["A" * 4 * MIB],
+    "floats": [1.5] * MIB,
+}
+
+
+@pytest.mark.parametrize("data", DATA.values(), ids=DATA)
 def test_data_of_megabytes_is_read(data: list[Any]) -> None:
     text = orjson.dumps({"data": data})
     assert read_json(text, max_members=10) == {"data": data}
