@@ -59,7 +59,7 @@ def all_that_comes(connection: socket.socket) -> bytes:
 def answers(heard: bytes) -> list[Answered]:
     """The answers in what came, in their order."""
     starts = [*_STATUS.finditer(heard)]
-    ends = [*(each.start() for each in starts[1:]), len(heard)]
+    ends = [*(each.start() for each in starts), len(heard)][1:]
     found = []
     for start, end in zip(starts, ends, strict=True):
         text = heard[start.end() : end].decode("latin-1")
