@@ -105,6 +105,12 @@ _TEXTS = (
     (re.compile(rb"--+[\w'-]+\r?\n|content-(disposition|type):", re.IGNORECASE), "a multipart form inside the body"),
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer in place of the file"),
 )
+#: JPEG and PNG after a conversion of text: to UTF-8, from bytes that are no UTF-8, to 7 bits, of line ends.
+_CHANGED = re.compile(
+    rb"\xc3\xbf\xc3\x98\xc3\xbf|(\xef\xbf\xbd){2}|\?{4}\x00\x10|\x7fX\x7f"
+    rb"|(\xc2\x89|\xe2\x80\xb0|\xef\xbf\xbd|\?|\t|\x89)PNG[\r\n]"
+)
+_PRECEDED = re.compile(rb"(\s|\xef\xbb\xbf)+(\xff\xd8\xff|\x89PNG)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _HEAD_BYTES = 512
 
@@ -137,6 +143,10 @@ def _refusal(head: bytes) -> UnsupportedPicture | UndecodablePicture:
         return UnsupportedPicture(f"{name}, where one picture belongs; send the pictures, or a ZIP or tar of them")
     if not head.strip(b"\0"):
         return UndecodablePicture("the picture begins with nothing but zeros: the file was not written or sent whole")
+    if _CHANGED.match(head):
+        return UnsupportedPicture("a picture whose bytes were changed as text is; send the file in binary, unchanged")
+    if _PRECEDED.match(head):
+        return UnsupportedPicture("a picture behind a line end or a byte order mark; send the bytes of the file alone")
     name = _container(head) or _begins(head, _PICTURES) or _text(head) or "an unknown type of file"
     return UnsupportedPicture(f"{name}, not a picture type that is read here; {_SEND}")
 
