@@ -50,7 +50,7 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON documen
         for row in rows:
             table.add_row(*row)
         Console().print(table)
-    if faults := list(_faults(settings)):
+    if faults := [*_faults(settings), *_faults_of_the_laboratory(settings)]:
         _stop("\nmarrowlens: ".join(faults))
 
 
@@ -113,6 +113,17 @@ def _faults(settings: Settings) -> Iterator[str]:
         if path is not None and not path.is_file():
             yield f"{PREFIX}{name.upper()}: there is no file {path}"
     yield from _faults_of_the_model(settings)
+
+
+def _faults_of_the_laboratory(settings: Settings) -> Iterator[str]:
+    """What its start would fail by. What it would warn of is printed."""
+    if settings.lis.database is None:
+        return
+    from service.lis import checks  # its libraries take 40 MB
+
+    for warning in checks.warnings(settings.lis):
+        typer.echo(f"marrowlens: warning: {warning}", err=True)
+    yield from checks.faults(settings.lis)
 
 
 def _faults_of_the_model(settings: Settings) -> Iterator[str]:

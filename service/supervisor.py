@@ -28,6 +28,7 @@ TaskName = Literal[
     "keys",
     "memory",
     "model_retirement",
+    "order_listener",
     "outbox_watch",
     "picture_sweep",
     "reload",

@@ -73,11 +73,13 @@ async def listening(desk: Desk, **settings: Any) -> AsyncIterator[OrderListener]
     told = {"hl7_listen": "127.0.0.1:0", "hl7_timeout_s": 20, **settings}
     listener = OrderListener(LisSettings(**told), desk.take, desk.metrics)
     with quiet():
-        await listener.start()
+        listener.bind()
+        serving = asyncio.create_task(listener.serve())
         try:
             yield listener
         finally:
             await listener.close()
+            await asyncio.wait({serving})
 
 
 @asynccontextmanager

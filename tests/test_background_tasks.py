@@ -27,6 +27,7 @@ from service.classify import Classifier
 from service.lis import outbox
 from service.lis.delivery import Worker
 from service.lis.kept import KeptPictures
+from service.lis.mllp.listener import OrderListener
 from service.lis_settings import LisSettings
 from service.metrics import Metrics
 from service.models import Models
@@ -75,6 +76,7 @@ FAULTS: dict[TaskName, tuple[Any, str]] = {
     "keys": (KeyRing, "refresh"),
     "memory": (memory, "give_back"),
     "model_retirement": (Classifier, "retire"),
+    "order_listener": (OrderListener, "serve"),
     "outbox_watch": (outbox, "depths"),
     "picture_sweep": (KeptPictures, "forget_old"),
     "reload": (Models, "change"),
@@ -94,6 +96,7 @@ def everything(tmp_path: Path) -> Settings:
             database=f"sqlite:///{tmp_path / 'lab.db'}",
             pictures=tmp_path / "pictures",
             hl7_to="127.0.0.1:9",
+            hl7_listen="127.0.0.1:0",
             fhir_url="http://127.0.0.1:9",
             astm_to="127.0.0.1:9",
         ),
@@ -193,6 +196,7 @@ AWAITED = {
         "disconnect.py": 1,
         "lis/delivery.py": 1,
         "lis/laboratory.py": 3,
+        "lis/mllp/listener.py": 2,
         "supervisor.py": 1,
     },
     "ensure_future": {"parts/scoring.py": 1},

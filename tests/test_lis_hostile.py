@@ -107,7 +107,7 @@ async def test_a_failure_of_the_laboratory_is_told_without_its_text(caplog: pyte
         assert said(answer) == ["AE", "ORD-1"]
         assert said(answer, "ERR")[2].startswith("207^")
         assert b"INSERT" not in answer and b"Muster" not in answer
-        assert "OML^O33, control id ORD-1, could not be taken, RuntimeError in ordering.py:" in caplog.text
+        assert "OML^O33, control id ORD-1, could not be taken, RuntimeError at ordering.py:" in caplog.text
         desk.fails = None
         await line.say(GOOD)
         assert said(await line.frame()) == ["AA", "ORD-1"]

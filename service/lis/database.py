@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.errors import StorageUnavailable
+from service.lis.file_rights import make_file
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 #: How long a writer waits for another one before it gives up.
@@ -160,9 +161,22 @@ def _sqlite(path: str | None) -> Engine:
     if not Path(path).absolute().parent.is_dir():
         raise DatabaseRefused(f"there is no folder {Path(path).absolute().parent} for the database")
     engine = create_engine(f"sqlite:///{path}", hide_parameters=True, connect_args={"timeout": _LOCK_WAIT_S})
+    # SQLite gives -wal, -shm and -journal the rights of the file itself.
+    event.listen(engine, "do_connect", lambda *_: make_file(Path(path)))
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def sqlite_files(url: str) -> list[Path]:
+    """The files that a database of SQLite consists of, whether they are there or not; none of PostgreSQL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # the start says so
+        return []
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return []
+    return [Path(parsed.database + ending) for ending in ("", "-wal", "-shm", "-journal")]
 
 
 def _prepare(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:

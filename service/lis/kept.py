@@ -4,14 +4,19 @@ Knows a folder. Does not know specimens. A picture that two specimens share is o
 begin anew.
 """
 
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 
 from model.image import format_of
+from service.lis.file_rights import FILE_MODE, make_folder
+
+log = logging.getLogger(__name__)
 
 _DAY_S = 86_400.0
 
@@ -29,7 +34,7 @@ class KeptPictures:
         Raises:
             OSError: the folder cannot be made.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder = folder
         self._days = days
 
@@ -43,8 +48,9 @@ class KeptPictures:
         if path.exists():
             os.utime(path)
             return
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+            os.fchmod(file.fileno(), FILE_MODE)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -57,15 +63,37 @@ class KeptPictures:
         return None
 
     def forget_old(self) -> int:
-        """Delete what has been kept for longer than the days, and say how many."""
+        """Delete what has been kept for longer than the days, and say how many. One that cannot be is passed over."""
         oldest_s = time.time() - self._days * _DAY_S
-        old = [path for path in self._files() if path.stat().st_mtime < oldest_s]
-        for path in old:
-            path.unlink(missing_ok=True)
-        return len(old)
+        count = 0
+        for path in self._files():
+            with self._passing_over(path):
+                found = path.lstat()
+                if S_ISREG(found.st_mode) and found.st_mtime < oldest_s:
+                    path.unlink()
+                    count += 1
+        return count
 
     def _files(self) -> Iterator[Path]:
-        return (path for path in self._folder.glob("??/*") if path.is_file())
+        folders: list[Path] = []
+        with self._passing_over(self._folder):
+            folders += (each for each in self._folder.iterdir() if len(each.name) == 2)
+        for folder in folders:
+            files: list[Path] = []
+            with self._passing_over(folder):
+                files += folder.iterdir()
+            yield from files
+
+    @contextmanager
+    def _passing_over(self, path: Path) -> Iterator[None]:
+        """Go on after a file that cannot be looked at or deleted. Another process sweeps too: one that is gone is no
+        news."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            log.warning("old pictures: %s: %s", path, error.strerror)
 
     def _path(self, sha256: str, kind: str) -> Path:
         return self._folder / sha256[:2] / f"{sha256}.{kind}"

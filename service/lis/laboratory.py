@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from model.contract import CellClass
 from service.declared import Registry
 from service.errors import StorageUnavailable
-from service.lis import outbox
+from service.lis import checks, outbox
 from service.lis.codes import CodeMap, CodeTableError
 from service.lis.database import Database, DatabaseRefused
 from service.lis.delivery import Worker, age_s
@@ -86,6 +86,8 @@ class Laboratory:
             return
         with _refusing("DATABASE"):
             self._database.migrate()
+            for warning in checks.warnings(self._settings.lis):
+                log.warning("%s", warning)
         with _refusing("HL7_LISTEN"):
             if self._listener is not None:
                 self._listener.try_address()
@@ -103,7 +105,8 @@ class Laboratory:
         await DATABASE.run(self.prepare, classes)
         with _refusing("HL7_LISTEN"):
             if self._listener is not None:
-                await self._listener.start()
+                self._listener.bind()
+                background.start("order_listener", self._listener.serve)
         self._delivering = [background.start(TASKS[worker.channel], worker.run) for worker in self._workers]
         background.every("outbox_watch", _WATCH_S, self._watch)
         if self.kept is not None:

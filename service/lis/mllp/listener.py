@@ -7,11 +7,12 @@ from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 
 from service.lis.mllp.connection_log import ConnectionLog
 from service.lis.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
-from service.lis.mllp.order_messages import OrderMessages, place_of
+from service.lis.mllp.order_messages import OrderMessages
 from service.lis.mllp.slots import ConnectionSlots, holder_of
 from service.lis.mllp.sockets import ListenerTls, certificate_subject, host_and_port, keep_alive, listening_sockets
 from service.lis.orders import ConnectionEnd, ConnectionWatch, Peer, TakeOrders
 from service.lis_settings import LisSettings
+from service.supervisor import place_of
 
 #: How much of a frame that is too large is passed over, so that its sender comes to read the answer.
 MAX_PASSED_OVER_BYTES = 64 * 1024 * 1024
@@ -28,7 +29,7 @@ class _Ended(Exception):
 
 
 class OrderListener:
-    """Takes orders at `hl7_listen` from `start` to `close`."""
+    """Takes orders at `hl7_listen` from `bind` and `serve` to `close`."""
 
     def __init__(self, settings: LisSettings, take_orders: TakeOrders, watch: ConnectionWatch) -> None:
         """Nothing listens yet.
@@ -46,7 +47,7 @@ class OrderListener:
         self._log = ConnectionLog(watch)
         self._slots = ConnectionSlots(settings.hl7_max_connections_per_sender)
         self._sockets: list[socket.socket] = []
-        self._accepting: list[asyncio.Task[None]] = []
+        self._serving: asyncio.Task[None] | None = None
         self._conversations: set[asyncio.Task[None]] = set()
         #: Connections between two messages, the one that has been silent longest first.
         self._idle: dict[asyncio.Task[None], None] = {}
@@ -73,21 +74,26 @@ class OrderListener:
         for tried in listening_sockets(self._host, self._port):
             tried.close()
 
-    async def start(self) -> None:
-        """Listen.
+    def bind(self) -> None:
+        """Hold the address. Who connects waits until `serve`.
 
         Raises:
             OSError: the address is taken or none of this machine's.
         """
         self._sockets = listening_sockets(self._host, self._port)
-        self._accepting = [asyncio.create_task(self._accept(each)) for each in self._sockets]
+
+    async def serve(self) -> None:
+        """Take connections until `close`."""
+        self._serving = asyncio.current_task()
+        async with asyncio.TaskGroup() as accepting:
+            for each in self._sockets:
+                accepting.create_task(self._accept(each))
 
     async def close(self, timeout_s: float = math.inf) -> None:
         """Take no more connections. A message that is being taken is answered first, within `hl7_timeout_s` or less."""
         self._closing = True
-        for task in (*self._accepting, *self._idle):
+        for task in (*([self._serving] if self._serving else ()), *self._idle):
             task.cancel()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
         for each in self._sockets:
             each.close()
         patience_s = min(timeout_s, self._settings.hl7_timeout_s)
@@ -102,8 +108,8 @@ class OrderListener:
         while True:
             try:
                 accepted, address = await loop.sock_accept(listening)
-            except Exception as error:  # a task that ended here would shut the port, and nobody would know
-                self._log.trouble(f"no connection can be taken, {place_of(error)} {getattr(error, 'errno', '')}")
+            except OSError as error:
+                self._log.trouble(f"no connection can be taken: {error.strerror}")
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
             self._admit(accepted, address[0])

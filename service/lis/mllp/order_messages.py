@@ -6,10 +6,8 @@ Nothing of a patient is logged: a line holds a message's type, its control id an
 import hashlib
 import logging
 import re
-import traceback
 import uuid
 from datetime import UTC, datetime
-from pathlib import Path
 
 from service.lis.hl7.acknowledging import Outcome, Stamp, acknowledgements
 from service.lis.hl7.charsets import CODECS, encode
@@ -18,6 +16,7 @@ from service.lis.hl7.reading import Header, MessageRejected, read_header
 from service.lis.mllp.framing import FrameTooLarge
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused, Peer, TakeOrders
 from service.lis_settings import LisSettings
+from service.supervisor import place_of
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +67,6 @@ class OrderMessages:
         stamps = [Stamp(uuid.uuid4().hex[:20], now, self._settings.hl7_specimen_type) for _ in range(2)]
         answers = acknowledgements(header, outcome, stamps)
         return [encode(answer, charset if charset in CODECS else "UNICODE UTF-8") for answer in answers]
-
-
-def place_of(error: Exception) -> str:
-    """An error's type and the line that raised it."""
-    raised = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {Path(raised.filename).name}:{raised.lineno}"
 
 
 def _named(header: Header) -> str:
