@@ -129,6 +129,11 @@ def test_white_is_zero_is_inverted_after_it_is_scaled() -> None:
     assert np.abs(shown.astype(int) - seen((samples >> 4).astype(np.uint8))).max() <= 1
 
 
+def test_different_depths_of_the_colours_are_not_believed() -> None:
+    with pytest.raises(UnsupportedPicture, match="maximum is 4095"):
+        decode(png_file(cells(12), before=[(b"sBIT", b"\x0a\x0c\x0a")]), SIDE)
+
+
 def test_alpha_keeps_its_own_scale() -> None:
     samples = np.concatenate([cells(12), np.full((SIDE, SIDE, 1), 65535, np.uint16)], axis=2)
     low = np.concatenate([cells(12), np.full((SIDE, SIDE, 1), 4095, np.uint16)], axis=2)

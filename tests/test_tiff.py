@@ -171,7 +171,7 @@ REFUSED = {
         }.items()
     },
     "a DNG": ({50706: (1, 4, 0, 0)}, "camera raw"),
-    "a white level": ({50717: 4095}, "camera raw"),
+    "black and white levels": ({50717: 4095}, "camera raw"),
     "an unknown photometric": ({262: 99}, "unusual pixel layout"),
 }  # fmt: skip
 
@@ -184,10 +184,23 @@ def test_what_is_not_read_is_named(name: str, deep: bool) -> None:
         shown(page(DEEP if deep else CELL, tags=tags))
 
 
+def test_a_raw_file_of_canon_is_named() -> None:
+    directory = struct.pack("<HHHIIHHIII", 2, 256, 3, 1, 64, 257, 3, 1, 64, 0)
+    with pytest.raises(UnsupportedPicture, match="camera raw.*CR2"):
+        decode(b"II*\0\x10\0\0\0CR\2\0\0\0\0\0" + directory, 32)
+
+
 @pytest.mark.parametrize("value", [0, 1, 9, 65535, 100_000, "6", (7, 7)])
 def test_an_orientation_that_is_none_turns_nothing(value: int | str | tuple[int, ...]) -> None:
     expected = SEEN if value != (7, 7) else shown(page(CELL, tags={274: 7}))
     assert (shown(page(CELL, tags={274: value})) == expected).all()
+
+
+def test_xmp_counts_where_there_is_no_orientation() -> None:
+    xmp = '<x:xmpmeta tiff:Orientation="3"/>'
+    assert (shown(page(CELL, tags={700: xmp})) == SEEN[::-1, ::-1]).all()
+    assert (shown(page(CELL, tags={700: xmp, 274: 1})) == SEEN).all()
+    assert (shown(page(CELL, tags={700: "no orientation"})) == SEEN).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -232,6 +245,14 @@ def test_a_circle_of_directories_ends() -> None:
     file = bytearray(tiff_file(page(CELL)))
     file[-4:] = file[4:8]
     assert (decode(bytes(file), 32) == SEEN).all()
+
+
+def test_more_strips_or_tags_than_a_picture_has_are_refused_at_once() -> None:
+    strips = page(CELL)
+    with pytest.raises(UndecodablePicture, match="more strips"):
+        shown(strips._replace(strips=[*strips.strips, *[b"x"] * 300_000]))
+    with pytest.raises(UndecodablePicture, match="5000 tags"):
+        shown(page(CELL, tags=dict.fromkeys(range(30000, 30000 + 5000 - len(page(CELL).tags) - 2), 1)), big=True)
 
 
 def test_forged_counts_cost_nothing() -> None:

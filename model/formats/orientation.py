@@ -37,6 +37,13 @@ def orientation_of_jpeg(data: bytes) -> int:
         return UPRIGHT
 
 
+def orientation_of_xmp(xmp: bytes) -> int:
+    """The same by XMP alone."""
+    metadata = Image.new("1", (1, 1))
+    metadata.info["xmp"] = xmp
+    return orientation_of(metadata)
+
+
 def known(value: object) -> int:
     """The orientation that a tag's value stands for; 1 for whatever is none."""
     return value if isinstance(value, int) and value in _UPRIGHT else UPRIGHT

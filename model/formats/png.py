@@ -84,5 +84,5 @@ def _unpacked(data: bytes, raw_mode: str) -> NDArray[np.uint8]:
 
 def _significant_bits(data: bytes, found: list[Chunk], colours: int) -> list[Scale]:
     """By sBIT, for samples that were left in the lower bits; those that fill 16 bits, as they should, do not fit it."""
-    held = [body(data, chunk) for chunk in found if chunk.name == b"sBIT"]
-    return [depth(max(bits[:colours])) for bits in held if len(bits) >= colours]
+    held = [set(body(data, chunk)[:colours]) for chunk in found if chunk.name == b"sBIT"]
+    return [depth(bits.pop()) for bits in held if len(bits) == 1]  # different depths of colours would change the hue

@@ -6,9 +6,9 @@ together in `tiff_samples`.
 
 from PIL import Image
 
-from model.formats.errors import PictureTooLarge, UnsupportedPicture
+from model.formats.errors import PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from model.formats.jpeg_strips import check_streams
-from model.formats.orientation import known
+from model.formats.orientation import UPRIGHT, known, orientation_of_xmp
 from model.formats.picture_size import check_size
 from model.formats.tiff_directory import Directory, directories
 from model.formats.tiff_pages import check_one_picture
@@ -22,6 +22,8 @@ _PIXEL_TAGS = (
 )  # fmt: skip
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _COLOUR_MAP, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT, _PROFILE = 320, 322, 323, 339, 34675
+_XMP = 700
+_CR2 = b"\x10\0\0\0CR\2\0"  # of Canon's raw files, behind the byte order
 _CAMERA_RAW = (50706, 50714, 50717)  # DNGVersion, BlackLevel, WhiteLevel
 _PALETTE, _JPEG = 3, 7
 # Leaves out what no camera writes today and what libtiff decodes least safely (old-style JPEG, SGI Log, ThunderScan).
@@ -69,12 +71,22 @@ def read(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     picture = deep_picture(main, bits) if bits > 8 else _shallow_picture(main)
     if _PROFILE in main.entries:
         picture.info["icc_profile"] = main.raw(_PROFILE)
-    return picture, known(main.number(_ORIENTATION, 1))
+    return picture, _orientation(main)
+
+
+def _orientation(main: Directory) -> int:
+    """By the tag, or by XMP where there is none."""
+    if _ORIENTATION in main.entries:
+        return known(main.number(_ORIENTATION, UPRIGHT))
+    try:
+        return orientation_of_xmp(main.raw(_XMP))
+    except UndecodablePicture:  # cut off, and none of the pixels is
+        return UPRIGHT
 
 
 def _check_samples(main: Directory) -> None:
-    if any(tag in main.entries for tag in _CAMERA_RAW):
-        raise UnsupportedPicture("a camera raw file (DNG); develop it and send the picture as JPEG, PNG or TIFF")
+    if any(tag in main.entries for tag in _CAMERA_RAW) or main.data[4:12] == _CR2:
+        raise UnsupportedPicture("a camera raw file (DNG or CR2); develop it and send the picture as JPEG, PNG or TIFF")
     compression = main.number(_COMPRESSION, 1)
     if compression not in _COMPRESSIONS:
         name = _REFUSED_COMPRESSIONS.get(compression, f"method {compression}")

@@ -12,6 +12,8 @@ from model.formats.errors import UndecodablePicture, UnsupportedPicture
 
 #: A pyramid of 2^16 px has fewer levels; the limit ends a walk over a forged chain of directories.
 MAX_DIRECTORIES = 17
+#: Programs write up to a hundred.
+MAX_TAGS = 1024
 #: The smallest tiles, 16 x 16, of 16 million pixels in 5 planes are fewer.
 MAX_VALUES = 400_000
 
@@ -111,6 +113,8 @@ def _number(data: bytes, order: str, form: str, at: int) -> int:
 def _directory(data: bytes, order: str, big: bool, at: int) -> Directory:
     count = _number(data, order, "Q" if big else "H", at)
     first, step = (at + 8, 20) if big else (at + 2, 12)
+    if count > MAX_TAGS:
+        raise UndecodablePicture(f"a TIFF directory of {count} tags; at most {MAX_TAGS} are read")
     following = _number(data, order, "Q" if big else "I", first + step * count)
     entries = dict(_entries(data, order, big, range(first, first + step * count, step)))
     return Directory(data, order, entries, following)

@@ -33,8 +33,11 @@ def loaded(main: Directory, tags: Iterable[int], changes: Mapping[int, tuple[int
 
 
 def _check_inside(main: Directory) -> None:
-    """Refuse strips and tiles that go on behind the end of the file."""
+    """Refuse strips and tiles that go on behind the end of the file, and more of them than the picture has."""
     offsets = main.numbers(_TILES) or main.numbers(_STRIPS)
+    planes = main.number(_SAMPLES, 1) if main.number(_PLANES, 1) == _SEPARATE else 1
+    if len(offsets) > planes * _strips_of_plane(main):  # Pillow would decode each of them, over the others
+        raise UndecodablePicture("the TIFF data is broken: it has more strips than the picture")
     if main.number(_COMPRESSION, _RAW) == _RAW:
         sizes = _raw_sizes(main, len(offsets))
     else:
@@ -42,6 +45,13 @@ def _check_inside(main: Directory) -> None:
     ends = [offset + size for offset, size in zip(offsets, sizes, strict=False)]
     if len(sizes) < len(offsets) or max(ends, default=0) > len(main.data):
         raise UndecodablePicture("the TIFF data is broken or cut off: its strips go on behind the end of the file")
+
+
+def _strips_of_plane(main: Directory) -> int:
+    width, height = main.number(_WIDTH, 0), main.number(_LENGTH, 0)
+    if tile := main.number(_TILE_WIDTH, 0):
+        return -(-width // tile) * -(-height // max(1, main.number(_TILE_LENGTH, 0)))
+    return -(-height // max(1, main.number(_ROWS, height)))
 
 
 def _raw_sizes(main: Directory, count: int) -> list[int]:
