@@ -54,6 +54,7 @@ _READERS: dict[str, Callable[[bytes, int], tuple[Image.Image, int]]] = {
     "TIFF": tiff.read,
     "WEBP": webp.read,
 }
+_BAND_PIXELS = 1 << 20
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
 
@@ -110,5 +111,10 @@ def _jpeg_as_seen(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 
 
 def _converted(pixels: NDArray[np.uint8], mode: str, transform: Transform | None) -> NDArray[np.uint8]:
-    picture = Image.fromarray(pixels, "CMYK" if mode == "CMYK" else "RGB").convert(mode)
-    return np.asarray(transform(picture) if transform else picture.convert("RGB"))
+    """Decoded samples of a JPEG → RGB, in bands: Pillow's pictures take a third more room than arrays."""
+    shown = np.empty((*pixels.shape[:2], 3), np.uint8) if mode == "CMYK" else pixels
+    rows = max(1, _BAND_PIXELS // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        picture = Image.fromarray(pixels[top : top + rows], "CMYK" if mode == "CMYK" else "RGB")
+        shown[top : top + rows] = np.asarray(transform(picture) if transform else picture.convert("RGB"))
+    return shown

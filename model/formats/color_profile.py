@@ -140,7 +140,7 @@ def _built(profile: bytes, mode: str) -> Transform | None:
     if np.abs(shown.astype(int) - colours).max() <= 1:
         return None
     if mode == "RGB":
-        return lambda picture: transform.apply(picture.convert("RGB"))
+        return lambda picture: transform.apply_in_place(picture.convert("RGB"))  # which is a copy
     return lambda picture: Image.fromarray(shown[0][np.asarray(picture.convert("L"))])
 
 
