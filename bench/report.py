@@ -3,7 +3,6 @@
 Knows files and what stands above every figure. Computes nothing.
 """
 
-import csv
 import datetime
 import io
 import json
@@ -16,6 +15,7 @@ from bench.plan import Setting
 from bench.plots import plates
 from bench.tables import Rows, Table, tables
 from bench.verdict import verdicts
+from model import csv_file
 from training.figures import plate
 
 NAME = "bench"
@@ -126,8 +126,9 @@ def _json(ledger: Ledger, header: Header) -> str:
 
 def _csv(kind: type[Cell] | type[EngineTiming], rows: Sequence[Mapping[str, object]]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(kind.model_fields), lineterminator="\n")
-    writer.writeheader()
+    writer = csv_file.Writer(out)
+    writer.writerow(kind.model_fields)
     for row in rows:
-        writer.writerow({name: json.dumps(cell) if isinstance(cell, dict) else cell for name, cell in row.items()})
+        cells = (row.get(name, "") for name in kind.model_fields)
+        writer.writerow(json.dumps(cell) if isinstance(cell, dict) else cell for cell in cells)
     return out.getvalue()

@@ -5,7 +5,7 @@ down.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from model import atomic_file
 from model.contract import ArtefactError
 from model.drift import reference_text
 from model.drift_distance import MIN_PICTURES, Reading
 from model.drift_making import DRAWS, MIN_GROUPS, RUN_LENGTH, Gathered, made
 from model.image import PictureError
 from service.classify import Classifier
-from service.folders import SUFFIXES
+from service.folders import Skipped, pictures, read, reason
 from service.metrics import Metrics
 from service.opening import opened
 from service.pictures import Answer
@@ -57,7 +58,7 @@ def reference(
     """
     console = Console(stderr=True, highlight=False)
     settings, session = _opened(console, artefact, drift_window=0)
-    paths = list(_pictures(folder))
+    paths = _pictures(folder, console)
     groups, what = _groups(folder, paths)
     gathered = Gathered()
 
@@ -69,7 +70,7 @@ def reference(
     try:
         with console.status("drawing windows"):
             found = made(gathered, session.manifest, source, draws=draws)
-        out.write_text(reference_text(found), encoding="utf-8")
+        atomic_file.write_text(out, reference_text(found))
     except ValidationError as error:
         _stop(console, f"{folder}: {_no_thresholds(error)}")
     except ValueError as error:
@@ -94,7 +95,7 @@ def measure(
     settings, session = _opened(console, artefact, drift_window=EVERY_PICTURE, **chosen)
     if session.drift_reference is None:
         _stop(console, "the model has no drift reference, and MARROWLENS_DRIFT_REFERENCE names none that is of it")
-    reading = _read(session, settings, list(_pictures(folder)), console)
+    reading = _read(session, settings, _pictures(folder, console), console)
     if reading is None or not reading.distances:
         _stop(console, f"{folder}: too few pictures that could be read; {MIN_PICTURES} are needed")
     table = Table("kind", "distance", "threshold", "above", box=None)
@@ -115,11 +116,15 @@ def _opened(console: Console, artefact: Path | None, **chosen: Any) -> tuple[Set
         _stop(console, str(error))
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
-            yield path
+def _pictures(folder: Path, console: Console) -> list[Path]:
+    skipped = Skipped()
+    unreadable: list[OSError] = []
+    found = sorted(path for _, path in pictures(folder, unreadable.append, skipped))
+    for error in unreadable:
+        console.print(f"{escape(str(error.filename))}: {reason(error)}", soft_wrap=True)
+    if skipped:
+        console.print(escape(str(skipped)), soft_wrap=True)
+    return found
 
 
 def _groups(folder: Path, paths: Sequence[Path]) -> tuple[list[int], str]:
@@ -148,19 +153,24 @@ def _read(
 ) -> Reading | None:
     """Show the pictures to the model; `take` gets the number and the answer of each that can be read."""
     try:
-        return asyncio.run(_classified(Classifier(session, settings, Metrics()), paths, console, take))
+        classifier = Classifier(session, settings, Metrics())
+        return asyncio.run(_classified(classifier, paths, settings.max_image_bytes, console, take))
     except RunFailed as error:
         _stop(console, f"the model failed: {error.__cause__ or error}")
 
 
 async def _classified(
-    classifier: Classifier, paths: Sequence[Path], console: Console, take: Callable[[int, Answer], None]
+    classifier: Classifier,
+    paths: Sequence[Path],
+    max_image_bytes: int,
+    console: Console,
+    take: Callable[[int, Answer], None],
 ) -> Reading | None:
-    refused = 0
+    refused, contents = 0, (read(path, max_image_bytes) for path in paths)
     await classifier.start()
     try:
         with console.status(f"reading {len(paths)} pictures"):
-            async with aclosing(classifier.classify_many(map(_content, paths))) as outcomes:
+            async with aclosing(classifier.classify_many(contents)) as outcomes:
                 number = 0
                 async for outcome in outcomes:
                     if isinstance(outcome, PictureError | OSError):
@@ -175,13 +185,6 @@ async def _classified(
     if refused:
         console.print(f"{refused} of {len(paths)} pictures could not be read and are left out")
     return classifier.drift()
-
-
-def _content(path: Path) -> bytes | Exception:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        return error
 
 
 def _stop(console: Console, message: str) -> NoReturn:

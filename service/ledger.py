@@ -13,9 +13,12 @@ from typing import Self
 
 import numpy as np
 
+from model.atomic_file import is_link
 from service.tables import Columns, Scored, TableError
 
 COMMIT_EVERY_S = 1.0
+#: What SQLite opens beside a database, and the database itself.
+_FILES = ("", "-journal", "-wal", "-shm")
 _SCHEMA = """
 CREATE TABLE run (model_sha256 TEXT NOT NULL, codes TEXT NOT NULL);
 CREATE TABLE scored (path TEXT PRIMARY KEY, probabilities BLOB NOT NULL) WITHOUT ROWID;
@@ -30,7 +33,7 @@ class Ledger:
     Problems are of this run alone: pictures that failed are tried again by the next one.
 
     Raises:
-        TableError: it belongs to another model, is open elsewhere, or is no ledger.
+        TableError: it belongs to another model, is open elsewhere, is no ledger, or it or its journal is a link.
     """
 
     def __init__(
@@ -41,6 +44,9 @@ class Ledger:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
+        for name in _FILES:
+            if is_link(path.with_name(path.name + name)):
+                raise TableError(path.with_name(path.name + name), "is a link or no ordinary file; remove it")
         self._clock = clock
         self._committed = clock()
         self._worth_keeping = path.exists()

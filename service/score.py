@@ -20,11 +20,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from model.atomic_file import replacing
 from model.contract import ArtefactError
 from model.image import PictureError
 from service.bar import bar
 from service.classify import Classifier
-from service.folders import SUFFIXES, pictures, printable, read, reason
+from service.folders import SUFFIXES, Skipped, pictures, printable, read, reason
 from service.ledger import Ledger
 from service.metrics import Metrics
 from service.opening import opened
@@ -34,7 +35,7 @@ from service.parts.request import Duplicates, Request, Sizing
 from service.schemas import RESEARCH_USE
 from service.session import ProviderUnavailable, Session
 from service.settings import Settings, SettingsError, read_settings
-from service.tables import Columns, Scored, TableError, check_format, read_table, replacing, write_table
+from service.tables import Columns, Scored, TableError, check_place, read_table, write_table
 from service.thread_pools import PICTURES
 
 SOME_PROBLEMS = 1
@@ -74,6 +75,9 @@ def score(
 
     Run it again to go on after an interruption or to add new pictures: a path that the table has is not scored twice.
     Paths are relative to the folder, so give each folder a table of its own. Hidden files are left out.
+
+    What is skipped is counted by its kind: files of other types, hidden files and folders, links to folders. This does
+    not change the exit code. Links to pictures are read; results are not written through links.
 
     A picture that cannot be read stops nothing; it is listed at the end and in OUT.problems.jsonl, and the next run
     tries it again. Everything else is set by MARROWLENS_* in the environment, as for the service.
@@ -132,7 +136,7 @@ def score_folder(folder: Path, out: Path, session: Session, settings: Settings, 
         TableError: another suffix, another model's table, or another run is at it
         OSError, sqlite3.Error: the disk is full, or the like
     """
-    check_format(out)
+    check_place(out)
     for needed in (folder, out.parent):
         if not needed.is_dir():
             raise CannotScore(f"{needed}: is not a folder")
@@ -142,9 +146,10 @@ def score_folder(folder: Path, out: Path, session: Session, settings: Settings, 
     def in_the_table() -> Iterator[Scored]:
         return read_table(out, columns) if out.exists() else iter(())
 
+    skipped = Skipped()
     with Ledger(_ledger_of(out), columns, in_the_table) as ledger:
         before = len(ledger)
-        total = _count_missing(folder, ledger, console)
+        total = _count_missing(folder, ledger, skipped, console)
         if total:
             asyncio.run(_score_missing(folder, ledger, session, settings, bar(console, total)))
         if len(ledger) > before or not out.exists():
@@ -153,6 +158,8 @@ def score_folder(folder: Path, out: Path, session: Session, settings: Settings, 
         console.print(
             f"{escape(str(out))}: {len(ledger)} pictures, {len(ledger) - before} of them scored now", soft_wrap=True
         )
+    if skipped:
+        console.print(escape(str(skipped)), soft_wrap=True)
     console.print(RESEARCH_USE, soft_wrap=True)
     return problems
 
@@ -166,14 +173,14 @@ def _stop(console: Console, message: str) -> NoReturn:
     raise typer.Exit(COULD_NOT_RUN)
 
 
-def _count_missing(folder: Path, ledger: Ledger, console: Console) -> int:
+def _count_missing(folder: Path, ledger: Ledger, skipped: Skipped, console: Console) -> int:
     def unreadable(error: OSError) -> None:
         ledger.refuse(printable(os.path.relpath(error.filename, folder)), f"a folder: {reason(error)}")
 
     with console.status(f"looking for pictures in {escape(str(folder))}"):
-        found = Counter(name in ledger for name, _ in pictures(folder, unreadable))
+        found = Counter(name in ledger for name, _ in pictures(folder, unreadable, skipped))
     if not found and not len(ledger):
-        raise CannotScore(f"{folder}: holds no pictures ({' '.join(SUFFIXES)})")
+        raise CannotScore(f"{folder}: holds no pictures ({' '.join(SUFFIXES)}){'; ' * bool(skipped)}{skipped or ''}")
     if gone := len(ledger) - found[True]:
         console.print(f"{gone} rows of the table have no picture in {escape(str(folder))}; they stay", soft_wrap=True)
     return found[False]
@@ -214,7 +221,7 @@ def _report(ledger: Ledger, out: Path, console: Console) -> int:
     beside.unlink(missing_ok=True)
     count = sum(1 for _ in ledger.problems())
     if count:
-        with replacing(beside) as unfinished, unfinished.open("wb") as file:
+        with replacing(beside) as file:
             for path, reason in ledger.problems():
                 file.write(orjson.dumps({"path": path, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE))
         console.print(f"{count} could not be scored (listed in {escape(str(beside))}):", soft_wrap=True)

@@ -4,9 +4,7 @@ Knows columns and file formats. Knows no pictures, no model and nothing of a run
 """
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+
+from model import csv_file
+from model.atomic_file import replacing
 
 ROWS_AT_ONCE = 4096  # in memory, and in a row group of Parquet
 
@@ -88,12 +89,14 @@ class Columns:
         return Scored(row["path"], np.array([row[f"p_{code}"] for code in self.codes], np.float32))
 
 
-def check_format(table: Path) -> None:
-    """Whether a table of this name can be written.
+def check_place(table: Path) -> None:
+    """Whether a table can be written to this name.
 
     Raises:
-        TableError: another suffix than .parquet, .csv and .jsonl, or no pyarrow for the first.
+        TableError: another suffix than .parquet, .csv and .jsonl, no pyarrow for the first, or a link.
     """
+    if table.is_symlink() or (table.exists() and not table.is_file()):
+        raise TableError(table, "is a link or no ordinary file; results are not written through links, choose another")
     if table.suffix not in _FORMATS:
         raise TableError(table, f"the suffix says the format: one of {', '.join(_FORMATS)}")
     if table.suffix == ".parquet":
@@ -111,8 +114,8 @@ def write_table(table: Path, columns: Columns, rows: Iterable[Scored]) -> None:
     Raises:
         OSError: no place, no permission
     """
-    with replacing(table) as unfinished:
-        _FORMATS[table.suffix][0](unfinished, columns.names, map(columns.row, rows))
+    with replacing(table) as file:
+        _FORMATS[table.suffix][0](file, columns.names, map(columns.row, rows))
 
 
 def read_table(table: Path, columns: Columns) -> Iterator[Scored]:
@@ -128,37 +131,21 @@ def read_table(table: Path, columns: Columns) -> Iterator[Scored]:
         raise TableError(table, "is not a table that `marrowlens score` wrote; choose another --out") from error
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside this one that takes its place when all has gone well, and leaves nothing behind when not."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        yield unfinished
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
-
-
-def _write_csv(path: Path, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+def _write_csv(file: BinaryIO, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
+    with csv_file.writing(file) as writer:
         writer.writerow(names)
         writer.writerows(rows)
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file, restkey="more")
+        yield from csv_file.reader(file)
 
 
-def _write_jsonl(path: Path, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
-    with path.open("wb") as file:
-        for row in rows:
-            line = dict(zip(names, row, strict=True))
-            file.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+def _write_jsonl(file: BinaryIO, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
+    for row in rows:
+        line = dict(zip(names, row, strict=True))
+        file.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -167,15 +154,13 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield dict(orjson.loads(line))
 
 
-def write_parquet(
-    file: Path | BinaryIO, columns: Columns, rows: Iterable[Scored | Refused], notes: Mapping[str, str]
-) -> None:
+def write_parquet(file: BinaryIO, columns: Columns, rows: Iterable[Scored | Refused], notes: Mapping[str, str]) -> None:
     """Write rows as Parquet into a file that is the caller's to put in its place; `notes` go into its footer."""
     _write_parquet(file, columns.names, map(columns.row, rows), notes)
 
 
 def _write_parquet(
-    file: Path | BinaryIO, names: Sequence[str], rows: Iterable[list[Any]], notes: Mapping[str, str] | None = None
+    file: BinaryIO, names: Sequence[str], rows: Iterable[list[Any]], notes: Mapping[str, str] | None = None
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -199,7 +184,7 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-_Writer = Callable[[Path, Sequence[str], Iterable[list[Any]]], None]
+_Writer = Callable[[BinaryIO, Sequence[str], Iterable[list[Any]]], None]
 _Reader = Callable[[Path], Iterator[dict[str, Any]]]
 _FORMATS: dict[str, tuple[_Writer, _Reader]] = {
     ".parquet": (_write_parquet, _read_parquet),

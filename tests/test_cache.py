@@ -153,6 +153,36 @@ def test_pictures_that_change_while_they_are_read_leave_nothing(tmp_path: Path) 
     assert not [folder for folder in (tmp_path / "cache").iterdir() if folder.is_dir() and not folder.suffix]
 
 
+def test_pictures_that_vanish_while_they_are_read_end_nothing(tmp_path: Path) -> None:
+    samples = _files(tmp_path / "set", 5)
+
+    def meddling(sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        sample.path.unlink(missing_ok=True)
+        return np.frombuffer(data, np.uint8)
+
+    recipe = Recipe(meddling, (2,), np.uint8, "two bytes")
+    samples[3].path.unlink()
+    rows = rows_of(samples, recipe, tmp_path / "cache", "reading")
+    assert rows.kept == [0, 1, 2, 4] and list(rows.refused) == [3]
+    again = rows_of(samples, recipe, tmp_path / "cache", "reading")
+    assert again.kept == [] and len(again.refused) == 5, (
+        "what was read before it was gone is not taken for what is there"
+    )
+
+
+def test_a_picture_that_vanished_before_it_was_read_costs_no_second_reading(tmp_path: Path) -> None:
+    samples, count = _files(tmp_path / "set", AT_ONCE + 1), _Counting()
+
+    def vanishing(sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        samples[-1].path.unlink(missing_ok=True)  # read with the next ones
+        return count(sample, data)
+
+    recipe = Recipe(vanishing, (2,), np.uint8, "two bytes")
+    for _ in range(2):
+        rows = rows_of(samples, recipe, tmp_path / "cache", "reading")
+        assert list(rows.refused) == [AT_ONCE] and count.made == AT_ONCE
+
+
 def test_rows_that_the_disk_cannot_hold_are_said_before_they_are_made(tmp_path: Path) -> None:
     huge = Recipe(_Counting(), (10**9, 10**6), np.uint8, "huge")
     with pytest.raises(DataError, match=r"the cache needs [0-9.]+ GB, [0-9.]+ GB are free; give another --cache"):

@@ -83,3 +83,16 @@ def test_two_sweepers_at_once_delete_each_picture_once(tmp_path: Path) -> None:
     for sweeper in sweepers:
         sweeper.join()
     assert sum(counts) == 400 and len(counts) == 4
+
+
+def test_a_picture_that_is_swept_while_it_comes_again_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, utime = KeptPictures(tmp_path, 30), os.utime
+    picture(kept, tmp_path, 1)
+
+    def swept(path: Path) -> None:
+        path.unlink()
+        utime(path)
+
+    monkeypatch.setattr("service.lis.kept.os.utime", swept)
+    kept.put(f"{1:064x}", b"again")
+    assert kept.get(f"{1:064x}") == b"again"

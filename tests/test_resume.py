@@ -82,7 +82,7 @@ def test_killed_within_an_epoch_while_a_checkpoint_is_written(desk: Desk, unbrok
     fitting = desk.start("student", "killed", "--checkpoint-every", "1")
     checkpoint = desk.checkpoint("killed")
     _when(checkpoint.exists, fitting)
-    _when(checkpoint.with_suffix(".unfinished").exists, fitting)
+    _when(checkpoint.with_name(f".{checkpoint.name}.unfinished").exists, fitting)
     fitting.kill()
     fitting.join()
     assert fitting.exitcode == -signal.SIGKILL

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pyarrow import parquet
 
-from service.tables import Columns, Scored, TableError, check_format, read_table, write_table
+from service.tables import Columns, Scored, TableError, check_place, read_table, write_table
 
 FORMATS = ["csv", "jsonl", "parquet"]
 COLUMNS = Columns(("NGS", "path", "b-2"), "a" * 64)
@@ -127,7 +127,7 @@ def test_a_writer_that_fails_leaves_the_old_table_and_nothing_else(form: str, tm
 
 def test_the_suffix_says_the_format(tmp_path: Path) -> None:
     for form in FORMATS:
-        check_format(tmp_path / f"table.{form}")
+        check_place(tmp_path / f"table.{form}")
     for name in ("table.xlsx", "table", "table.CSV"):
         with pytest.raises(TableError, match="one of .parquet, .csv, .jsonl"):
-            check_format(tmp_path / name)
+            check_place(tmp_path / name)

@@ -3,12 +3,12 @@
 Knows what is written beside weights, and split lists. Knows no tensors and no network.
 """
 
-import csv
 import hashlib
 import io
 import re
 from pathlib import Path, PurePosixPath
 
+from model import csv_file
 from model.contract import ArtefactError
 from training.config import Config, ConfigError
 from training.origins import IMAGENET, InitialError, Known, known_of
@@ -82,7 +82,7 @@ def _learned_from(known: Known) -> set[str] | None:
 
 def _names(split: str, blocks: set[str]) -> list[str]:
     """File names, without folders: another copy of a data set may lie in others."""
-    rows = csv.DictReader(io.StringIO(split))
+    rows = csv_file.reader(io.StringIO(split))
     return [PurePosixPath(row["file"]).name for row in rows if row["block"] in blocks]
 
 

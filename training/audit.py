@@ -9,7 +9,6 @@ two rules are restated here instead. Probabilities must come from networks that 
 a test block, or pooled folds.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model import csv_file
 from training.compare.paired import mcnemar, middle_95, resampled
 from training.maturation import Agreement
 from training.metrics import Floats, Labels, wilson
@@ -183,8 +183,7 @@ def pairs(found: Audit, tolerated: Agreement) -> Table:
 def write_audit(path: Path, audits: Sequence[Audit]) -> None:
     """The list for a second reader: one row a doubtful picture, audit by audit, the most doubtful first."""
     header = ("source", "file", "label", "suggested", "wrong_models", "models", "agreed", "p_label", "margin")
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
+    with csv_file.replacing(path) as rows:
         rows.writerow(header)
         for found in audits:
             rows.writerows(_rows(found))

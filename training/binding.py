@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from model import atomic_file
 from model.contract import Manifest, manifest_text, read_manifest
 from model.meaning import as_metadata, from_metadata, meaning_of
 from training.probes import with_probes
@@ -52,14 +53,9 @@ def bind(artefact: Path) -> Manifest:
         raise ValueError(f"{artefact}: says already what its numbers mean; other classes need an export of their own")
     graph, manifest = bound(graph, old)
     manifest = with_probes(graph, manifest)
-    _replace(artefact, graph)  # between these two a service that reads them anew refuses them, and its model stays
-    _replace(path, manifest_text(manifest).encode())
+    # Between these two a service that reads them anew refuses them, and its model stays.
+    atomic_file.write_bytes(artefact, graph)
+    atomic_file.write_bytes(path, manifest_text(manifest).encode())
     if card.exists():
-        _replace(card, card.read_bytes().replace(old.sha256.encode(), manifest.sha256.encode()))
+        atomic_file.write_bytes(card, card.read_bytes().replace(old.sha256.encode(), manifest.sha256.encode()))
     return manifest
-
-
-def _replace(path: Path, content: bytes) -> None:
-    whole = path.with_name(f"{path.name}.part")
-    whole.write_bytes(content)
-    whole.replace(path)

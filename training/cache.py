@@ -35,6 +35,7 @@ from training.data import DataError, Sample, read
 AT_ONCE = 256
 #: Left free on the disk beside what is written.
 SPARE_BYTES = 100_000_000
+_GONE = " -1"
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,32 @@ def rows_of(samples: Sequence[Sample], recipe: Recipe, folder: Path | None, titl
     """
     if folder is None:
         return _in_memory(samples, recipe, title)
-    key = _key(samples, recipe)
+    stamps = _stamps(samples)
+    key = _key(samples, recipe, stamps)
     finished = folder / key
     if not finished.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         with _turn(folder / f"{key}.lock"):
             if not finished.is_dir():  # another process may have written it meanwhile
                 _sweep(folder)
-                _write(samples, recipe, folder / f"{key}.unfinished", title)
-                if _key(samples, recipe) != key:
-                    raise DataError(folder, "pictures changed while they were read; begin again")
-                (folder / f"{key}.unfinished").rename(finished)
+                refused = _write(samples, recipe, folder / f"{key}.unfinished", title)
+                finished = folder / _key(samples, recipe, _as_read(samples, stamps, refused, folder))
+                if not finished.is_dir():
+                    (folder / f"{key}.unfinished").rename(finished)
     return _open(finished, len(samples), recipe)
+
+
+def _as_read(samples: Sequence[Sample], before: Sequence[str], refused: Container[int], folder: Path) -> list[str]:
+    """The stamps of what was read. A file that is gone is so at once where it gave no row, else at the next reading.
+
+    Raises:
+        DataError: a file was changed.
+    """
+    now = _stamps(samples)
+    changed = {at for at, (old, new) in enumerate(zip(before, now, strict=True)) if old != new}
+    if any(not now[at].endswith(_GONE) for at in changed):
+        raise DataError(folder, "pictures changed while they were read; begin again")
+    return [now[at] if at in changed and at in refused else stamp for at, stamp in enumerate(before)]
 
 
 def _in_memory(samples: Sequence[Sample], recipe: Recipe, title: str) -> Rows:
@@ -122,22 +137,27 @@ def _lies(sample: Sample) -> tuple[Path, int]:
     return sample.path, sample.span.offset if sample.span else 0
 
 
-def _key(samples: Sequence[Sample], recipe: Recipe) -> str:
+def _key(samples: Sequence[Sample], recipe: Recipe, stamps: Sequence[str]) -> str:
     """Digest of the files and the recipe; a file that is not there counts as one of size -1."""
     digest = hashlib.sha256(f"{recipe.text} {recipe.shape} {np.dtype(recipe.dtype)}".encode())
-    stamps: dict[Path, str] = {}  # of a tar that holds many
-    for sample in samples:
-        if sample.path not in stamps:
-            stamps[sample.path] = _stamp(sample.path)
-        digest.update(f"\n{stamps[sample.path]} {sample.span} {sample.source}".encode())
+    for sample, stamp in zip(samples, stamps, strict=True):
+        digest.update(f"\n{stamp} {sample.span} {sample.source}".encode())
     return digest.hexdigest()[:32]
+
+
+def _stamps(samples: Sequence[Sample]) -> list[str]:
+    known: dict[Path, str] = {}  # of a tar that holds many
+    for sample in samples:
+        if sample.path not in known:
+            known[sample.path] = _stamp(sample.path)
+    return [known[sample.path] for sample in samples]
 
 
 def _stamp(path: Path) -> str:
     try:
         found = path.stat()
     except OSError:
-        return f"{path.absolute()} -1"
+        return f"{path.absolute()}{_GONE}"
     return f"{path.absolute()} {found.st_size} {found.st_mtime_ns}"
 
 
@@ -164,7 +184,7 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(samples: Sequence[Sample], recipe: Recipe, folder: Path, title: str) -> None:
+def _write(samples: Sequence[Sample], recipe: Recipe, folder: Path, title: str) -> dict[int, str]:
     _check_room(len(samples), recipe, folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -186,6 +206,7 @@ def _write(samples: Sequence[Sample], recipe: Recipe, folder: Path, title: str) 
         file.flush()
         os.fsync(file.fileno())  # a rename may reach the disk before what is renamed
     (folder / "refused.json").write_text(json.dumps(refused), encoding="utf-8")
+    return refused
 
 
 def _row_bytes(recipe: Recipe) -> int:

@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
     sys.stderr.write(f"marrowlens-train: {error.name} is not installed: pip install -e '.[training]'\n")
     raise SystemExit(2) from error
 
+from model import atomic_file
 from model.contract import Precision
 from training import feed, profiling, review, sizing, steps
 from training.class_list import as_toml, classes_of
@@ -97,7 +98,7 @@ def look_at_data(
         steps.list_unreadable(found.unreadable)
         if out:
             out.mkdir(parents=True, exist_ok=True)
-            (out / "split.csv").write_text(split_list(found.parts), encoding="utf-8")
+            atomic_file.write_text(out / "split.csv", split_list(found.parts))
             Run(out).write_unreadable(found.unreadable)
             write_twins(Run(out).twins, found.twins, found.samples, found.said, found.blocks)
 
@@ -161,8 +162,8 @@ def export(
         with console.status("exporting, and holding the graph against the network"):
             path, manifest = steps.export(run, out, precision)
         card = model_card(manifest, reproduction(fit, config, out, precision), evaluation)
-        (out / CARD).write_text(card, encoding="utf-8")
-        path.with_suffix(".split.csv").write_text(run.split(), encoding="utf-8")
+        atomic_file.write_text(out / CARD, card)
+        atomic_file.write_text(path.with_suffix(".split.csv"), run.split())
         review.drift_reference_of(path, config, data, cache or run.cache)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 

@@ -3,13 +3,14 @@
 Knows paths, spans in tar files and class codes. Decodes nothing; knows no layout and no rule of splitting.
 """
 
-import csv
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from model import csv_file
 
 Block = Literal["train", "calibration", "test"]
 BLOCKS: tuple[Block, ...] = ("train", "calibration", "test")
@@ -85,7 +86,7 @@ def parts_of(samples: Sequence[Sample], blocks: Sequence[Block]) -> Parts:
 def split_list(parts: Mapping[Block, Sequence[Sample]]) -> str:
     """The split as CSV (block, source, code, file): what was learned from, in the open."""
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
+    rows = csv_file.Writer(text)
     rows.writerow(("block", "source", "code", "file"))
     rows.writerows((block, *s.key) for block in BLOCKS for s in parts[block])
     return text.getvalue()
@@ -105,7 +106,7 @@ def recorded_parts(samples: Iterable[Sample], split: str, root: Path, whole: boo
     found = {sample.key: sample for sample in samples}
     parts: Parts = {block: [] for block in BLOCKS}
     missing = []
-    for row in csv.DictReader(io.StringIO(split)):
+    for row in csv_file.reader(io.StringIO(split)):
         sample = found.pop((row["source"], row["code"], row["file"]), None)
         if sample is None:
             missing.append(row["file"])

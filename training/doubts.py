@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from model import atomic_file
 from training.audit import Audit, audit, differences, pairs, shares, write_audit
 from training.config import Config
 from training.illustrate import FOOTER, NOTICE, Cells
@@ -47,7 +48,7 @@ def audit_runs(runs: Sequence[Run], data: Path, out: Path) -> list[Table]:
         made += tables
         sections.append(Section(split, _words(found), tables, _pictures(found, cells)))
     page = Page("Labels to look at again", NOTICE, _facts(models, config, whole.first), sections, FOOTER)
-    (out / "audit.html").write_text(render(page), encoding="utf-8")
+    atomic_file.write_text(out / "audit.html", render(page))
     return made
 
 

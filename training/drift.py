@@ -11,6 +11,7 @@ from pathlib import Path
 import onnxruntime
 from rich.progress import track
 
+from model import atomic_file
 from model.contract import INPUT, Manifest, manifest_text, read_manifest
 from model.drift import SUFFIX, reference_text, text_sha256
 from model.drift_making import DRAWS, RUN_LENGTH, Gathered, made
@@ -46,7 +47,7 @@ def store_drift_reference(
     manifest, graph = read_manifest(artefact.with_suffix(".json")), artefact.read_bytes()
     if hashlib.sha256(graph).hexdigest() != manifest.sha256:
         raise ValueError(f"{artefact}: its sha256 is not the one that its manifest has")
-    split = artefact.with_suffix(".split.csv").read_text(encoding="utf-8")
+    split = artefact.with_suffix(".split.csv").read_bytes().decode()
     if sha256_of(split) != manifest.split_sha256:
         raise ValueError(f"{artefact.with_suffix('.split.csv')}: is not the split list of {manifest.name}")
     meant = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
@@ -58,9 +59,9 @@ def store_drift_reference(
         "which were neither learned from nor tested"
     )
     text = reference_text(made(_gathered(graph, pictures), manifest, source, draws=draws))
-    _replace(artefact.with_suffix(SUFFIX), text)
+    atomic_file.write_text(artefact.with_suffix(SUFFIX), text)
     manifest = manifest.model_copy(update={"drift_sha256": text_sha256(text)})
-    _replace(artefact.with_suffix(".json"), manifest_text(manifest))
+    atomic_file.write_text(artefact.with_suffix(".json"), manifest_text(manifest))
     return manifest, source
 
 
@@ -88,9 +89,3 @@ def groups_of(samples: Sequence[Sample]) -> list[int]:
         names[at] = (sample.source, sample.patient, -1) if sample.patient else (*before, run // RUN_LENGTH)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names.values()))}
     return [numbers[names[at]] for at in range(len(samples))]
-
-
-def _replace(path: Path, text: str) -> None:
-    whole = path.with_name(f"{path.name}.part")
-    whole.write_text(text, encoding="utf-8")
-    whole.replace(path)

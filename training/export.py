@@ -20,6 +20,7 @@ from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
 from torch import Tensor, nn
 
+from model import atomic_file
 from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing, manifest_text
 from training.binding import bound
 from training.config import Config
@@ -97,8 +98,8 @@ def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tup
     manifest = with_probes(graph, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{config.name}.onnx"
-    path.write_bytes(graph)
-    path.with_suffix(".json").write_text(manifest_text(manifest), encoding="utf-8")
+    atomic_file.write_bytes(path, graph)
+    atomic_file.write_text(path.with_suffix(".json"), manifest_text(manifest))
     return path, manifest
 
 

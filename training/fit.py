@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
+from model import atomic_file
 from training.allocator import keep_freed_memory
 from training.config import Config
 from training.draws import EpochDraws, PictureBatches, Share, draws_an_epoch, every_picture, loader
@@ -169,9 +170,8 @@ def _silence_what_nobody_can_mend() -> None:
 
 def _write_weights(net: nn.Module, run: Run) -> None:
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    unfinished = run.weights.with_suffix(".unfinished")
-    unfinished.write_bytes(save(state))  # save_file would shut out everybody but the one who trained
-    unfinished.replace(run.weights)  # last and at once: where this file lies, training has ended
+    # Last and at once: where this file lies, training has ended. save_file would shut out everybody but its owner.
+    atomic_file.write_bytes(run.weights, save(state))
 
 
 def versions() -> dict[str, str]:

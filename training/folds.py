@@ -5,13 +5,13 @@ Knows run folders and what must hold between them. Knows no network.
 For a class of eight pictures a fold holds one or two; only the pooled counts say anything, and still little.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from model import atomic_file, csv_file
 from model.contract import Metric
 from training.config import Config
 from training.evaluate import figures_of, in_words
@@ -125,10 +125,9 @@ def write_pool(pool: Pool, runs: Sequence[Run], out: Path) -> Run:
     if pooled.weights.exists():
         raise RunError(pooled.weights, "this folder holds a trained run; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.toml").write_bytes((runs[0].folder / "config.toml").read_bytes())
+    atomic_file.write_bytes(out / "config.toml", (runs[0].folder / "config.toml").read_bytes())
     pooled.write_evaluation(pool.evaluation, {"test": pool.scores})
-    with pooled.folds.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
+    with csv_file.replacing(pooled.folds) as rows:
         rows.writerow(("run", "split", "figure", "value", "n"))
         rows.writerows((run, m.split, m.name, f"{m.value:.4f}", m.n) for run, m in pool.folds)
     return pooled

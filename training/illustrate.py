@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from model import atomic_file
 from training.config import Config
 from training.data import DataError, Sample, read
 from training.evaluate import load_network, maps
@@ -92,7 +93,7 @@ def illustrate(run: Run, data: Path, out: Path) -> Path:
     facts = _facts(run, config, evaluation)
     page = Page(f"{config.name} {config.version}: evaluation", NOTICE, facts, sections, FOOTER)
     report = out / "report.html"
-    report.write_text(render(page), encoding="utf-8")
+    atomic_file.write_text(report, render(page))
     return report
 
 

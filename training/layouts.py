@@ -8,9 +8,10 @@ Knows the three layouts, names of classes and patients. Opens no picture.
 """
 
 import difflib
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -112,15 +113,29 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> Found:
     found = Found([], Counter())
     for entry in class_folders:
         code = names.code(entry.name, entry, "")
-        for path in entry.rglob("*"):
-            if path.suffix.lower() not in SUFFIXES or not path.is_file():
-                continue
+        for path in _pictures_below(entry):
             if code is None:
                 found.left_out[entry.name] += 1
                 continue
             name = path.relative_to(entry).as_posix()
             found.samples.append(Sample(source.name, code, name, path, names.patient(name, "", path)))
     return found
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    """Files called like pictures, in subfolders too, but for links to folders and for what is deleted meanwhile.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise DataError(Path(error.filename), f"cannot be listed ({error.strerror})") from error
+
+    for parent, _, names in os.walk(folder, onerror=unreadable):
+        paths = (Path(parent, name) for name in names)
+        yield from (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _index_list(root: Path, source: SourceConfig, names: _Names) -> Found:

@@ -109,7 +109,7 @@ def _known_run(path: Path) -> Known:
         (config.model.mean, config.model.std),
         config.model.model_dump(exclude={"init", "drop_path"}, exclude_unset=True)
         | {"variant": config.model.variant, "input_size": config.model.input_size},
-        split.read_text(encoding="utf-8") if split.is_file() else None,
+        split.read_bytes().decode() if split.is_file() else None,
     )
 
 
@@ -124,7 +124,7 @@ def _known_artefact(path: Path) -> Known:
         manifest.codes,
         (fed.mean, fed.std),
         {"variant": manifest.variant, "input_size": fed.input_size},
-        split.read_text(encoding="utf-8") if split.is_file() else None,
+        split.read_bytes().decode() if split.is_file() else None,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnxruntime
 
+from model import atomic_file
 from model.contract import INPUT, OUTPUTS, Manifest, manifest_text, read_manifest
 from model.meaning import difference, digest, from_metadata, meaning_of
 from model.probes import STORED, probe_images, recorded
@@ -61,7 +62,5 @@ def store_probes(artefact: Path) -> Manifest:
         probed = manifest.model_copy(update={"probes": manifest.probes.model_copy(update=found)})
         if probed == manifest:
             raise ValueError(f"{path}: has probes already; another graph needs a manifest of its own")
-    whole = path.with_suffix(".json.part")
-    whole.write_text(manifest_text(probed), encoding="utf-8")
-    whole.replace(path)  # a manifest is there all the time, for a service that reads it anew
+    atomic_file.write_text(path, manifest_text(probed))  # a service that reads it anew finds the old one or this
     return probed

@@ -8,7 +8,6 @@ was killed at any moment ends with the very bits of one that was not.
 """
 
 import io
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, WeightAveragi
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
+from model import atomic_file
 from training.optimiser import WATCHED
 from training.run import Halted
 from training.together import agreed
@@ -51,12 +51,8 @@ class WholeFiles(TorchCheckpointIO):
             raise TypeError("checkpoints are local files and take no storage_options")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
+        with atomic_file.replacing(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
 
     @override
     def load_checkpoint(

@@ -18,7 +18,6 @@ Knows file names and formats. Knows nothing of networks.
     folds.csv           in a folder that `pool` wrote: figures of each fold by itself
 """
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from model import atomic_file, csv_file
 from model.contract import Metric
 from training.config import Config, ConfigError, read_config
 from training.data import Block, sha256_of
@@ -125,9 +125,7 @@ class Run:
     def _write(self, name: str, text: str) -> None:
         """At once: another process may be about to read it, and one that is killed leaves no half of it."""
         path = self.folder / name
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        atomic_file.write_text(path, text)
 
     def begun(self, config: Config) -> bool:
         """Whether the folder holds a run of this configuration, whose split it goes on with.
@@ -158,7 +156,7 @@ class Run:
 
     def split(self) -> str:
         """The text of split.csv."""
-        return self._made("split.csv", "fit").read_text(encoding="utf-8")
+        return self._made("split.csv", "fit").read_bytes().decode()
 
     def split_sha256(self) -> str:
         """Hex digest of split.csv."""
@@ -183,8 +181,7 @@ class Run:
 
     def write_unreadable(self, unreadable: Iterable[Unreadable]) -> None:
         """List the pictures that could not be decoded."""
-        with (self.folder / "unreadable.csv").open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
+        with csv_file.replacing(self.folder / "unreadable.csv") as rows:
             rows.writerow(("source", "code", "file", "reason"))
             rows.writerows((e.sample.source, e.sample.code, e.sample.name, e.reason) for e in unreadable)
 
@@ -203,12 +200,12 @@ class Run:
     def unreadable(self) -> set[tuple[str, str, str]]:
         """Source, class and file of what training could not read; it did not try the pictures of the test block."""
         with self._made("unreadable.csv", "fit").open(newline="", encoding="utf-8") as file:
-            return {(row["source"], row["code"], row["file"]) for row in csv.DictReader(file)}
+            return {(row["source"], row["code"], row["file"]) for row in csv_file.reader(file)}
 
     def _readable(self) -> Iterator[tuple[str, str, str, str]]:
         bad = self.unreadable()
         with self._made("split.csv", "fit").open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
+            for row in csv_file.reader(file):
                 if (row["source"], row["code"], row["file"]) not in bad:
                     yield row["block"], row["source"], row["code"], row["file"]
 

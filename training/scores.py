@@ -5,7 +5,6 @@ Knows one .npz file and its arrays, and the list beside it. Knows no network and
 A NumPy archive rather than a table: exact float32, read without a further library, and never a pickle.
 """
 
-import csv
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model import atomic_file, csv_file
 from training.calibration import Logits, log_probabilities
 from training.data import Block, Sample
 from training.metrics import Floats, Labels
@@ -88,16 +88,17 @@ def write_scores(path: Path, blocks: Mapping[Block, Scores]) -> None:
     """Write the blocks to one .npz."""
     whole = joined(list(blocks.values()))
     block = np.repeat(list(blocks), [len(scores) for scores in blocks.values()])
-    np.savez_compressed(
-        path,
-        codes=np.array(whole.codes),
-        block=block,
-        sources=whole.sources,
-        files=whole.files,
-        labels=whole.labels,
-        logits=whole.logits,
-        temperature=whole.temperature,
-    )
+    with atomic_file.replacing(path) as file:
+        np.savez_compressed(
+            file,
+            codes=np.array(whole.codes),
+            block=block,
+            sources=whole.sources,
+            files=whole.files,
+            labels=whole.labels,
+            logits=whole.logits,
+            temperature=whole.temperature,
+        )
 
 
 def read_scores(path: Path, block: Block) -> Scores:
@@ -121,8 +122,7 @@ def read_scores(path: Path, block: Block) -> Scores:
 def write_predictions(path: Path, scores: Scores) -> None:
     """One row a picture: source, file, true class, predicted class, its probability."""
     probabilities, predicted = scores.probabilities, scores.predicted
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
+    with csv_file.replacing(path) as rows:
         rows.writerow(("source", "file", "true", "predicted", "probability"))
         for row, (source, code, name) in enumerate(scores.keys()):
             named = predicted[row]

@@ -7,7 +7,6 @@ distances are alike (255 bits), and bands of equal bits are crowded because cell
 four words of a pair gives the distance in four mirrorings at once: a mirrored word differs in 64 minus its bits.
 """
 
-import csv
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
+from model import csv_file
 from training.data import Block, Sample
 from training.fingerprint import BITS, Words, transposed
 
@@ -107,8 +107,7 @@ def write_twins(
     def of_one(at: int) -> tuple[str, ...]:
         return (*samples[at].key, blocks[at], said[at] if said[at] != blocks[at] else "")
 
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
+    with csv_file.replacing(path) as rows:
         names = ("source", "code", "file", "block", "moved_from")
         rows.writerow(("distance", "turn", *names, *(f"twin_{name}" for name in names)))
         rows.writerows((twin.distance, twin.turn, *of_one(twin.first), *of_one(twin.second)) for twin in twins)

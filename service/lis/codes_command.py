@@ -3,7 +3,6 @@
 Knows tables, words and exit codes. What may be claimed is decided by `codes`.
 """
 
-import csv
 import io
 import json
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from model import csv_file
 from model.contract import ArtefactError
 from service.artefact import bundled_artefact, manifest_beside
 from service.lis.codes import CodeMap, CodeTableError, Sent
@@ -53,7 +53,7 @@ def codes(
 
 def _csv(sent: list[Sent]) -> str:
     out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\n")
+    rows = csv_file.Writer(out)
     rows.writerow(("key", "status", "preliminary_system", "preliminary", "signed_system", "signed", "warnings"))
     for each in sent:
         before, after = each.preliminary, each.signed

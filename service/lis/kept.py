@@ -45,7 +45,7 @@ class KeptPictures:
             OSError: the disk is full or not writable.
         """
         path = self._path(sha256, kind)
-        if path.exists():
+        with suppress(FileNotFoundError):
             os.utime(path)
             return
         make_folder(path.parent)

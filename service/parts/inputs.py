@@ -9,7 +9,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from service.folders import SUFFIXES, counts, pictures, printable
+from service.folders import GONE, SUFFIXES, Skipped, counts, pictures, printable
 from service.parts.faults import StoreError, speaking_of
 from service.parts.stores import is_local, opened_store
 
@@ -39,10 +39,13 @@ class File:
     version: str = ""
 
 
-def files(address: str) -> Iterator[File]:
+def files(address: str, skipped: Skipped) -> Iterator[File]:
     """The files of one input, folder by folder, sorted by name: the same ones in the same order at every call.
 
     Hidden files and folders are left out, as in a plain folder's table.
+
+    Args:
+        skipped: counts what is left out.
 
     Raises:
         StoreError: it is not there, cannot be listed, or holds nothing that is read
@@ -51,7 +54,7 @@ def files(address: str) -> Iterator[File]:
     with speaking_of(address):
         store.invalidate_cache()
         if store.isdir(path):
-            yield from _pictures(store, path, address)
+            yield from _pictures(store, path, address, skipped)
         elif store.isfile(path):
             yield _shard(store.info(path), address)
         elif any(mark in path for mark in "*?["):
@@ -81,28 +84,32 @@ def _shard(found: dict[str, Any], address: str) -> File:
     return File(kind, path, size=int(found["size"] or 0), version=f"{found['size']} {version}")
 
 
-def _pictures(store: Any, path: str, address: str) -> Iterator[File]:
+def _pictures(store: Any, path: str, address: str, skipped: Skipped) -> Iterator[File]:
     any_found = False
-    for file in _of_this_machine(path) if is_local(store) else _walked(store, path):
+    for file in _of_this_machine(path, skipped) if is_local(store) else _walked(store, path, skipped):
         any_found = True
         yield file
     if not any_found:
         hint = "; shards are given by a pattern: FOLDER/*.tar or FOLDER/*.parquet"
-        raise StoreError(address, f"holds no pictures ({' '.join(SUFFIXES)}){hint}")
+        found = f"; {skipped}" if skipped else ""
+        raise StoreError(address, f"holds no pictures ({' '.join(SUFFIXES)}){found}{hint}")
 
 
-def _of_this_machine(folder: str) -> Iterator[File]:
+def _of_this_machine(folder: str, skipped: Skipped) -> Iterator[File]:
     def unreadable(error: OSError) -> None:
-        raise error  # what is in there would be missing without a word
+        if not isinstance(error, FileNotFoundError) or error.filename == folder:
+            raise error  # what is in there would be missing without a word
+        skipped[GONE] += 1
 
-    for name, path in pictures(Path(folder), unreadable):
+    for name, path in pictures(Path(folder), unreadable, skipped):
         yield File(Kind.PICTURE, str(path), name)
 
 
-def _walked(store: Any, root: str) -> Iterator[File]:
+def _walked(store: Any, root: str, skipped: Skipped) -> Iterator[File]:
     root = root.rstrip("/")
     for parent, folders, found in store.walk(root, detail=True, on_error="raise"):
         hidden = [name for name in folders if name.startswith(".")]
+        skipped["hidden"] += len(hidden)
         for name in hidden:
             del folders[name]
         for name in sorted(found):
@@ -110,3 +117,5 @@ def _walked(store: Any, root: str) -> Iterator[File]:
                 path = f"{parent.rstrip('/')}/{name}"
                 size = found[name].get("size")
                 yield File(Kind.PICTURE, path, printable(path[len(root) :].lstrip("/")), -1 if size is None else size)
+            else:
+                skipped.add(name)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from model import tar_reader
 from model.tar_reader import DamagedTar
 from model.tar_reader import Kind as MemberKind
-from service.folders import counts, printable
+from service.folders import Skipped, counts, printable
 from service.parts.faults import StoreError
 from service.parts.inputs import File, Kind
 
@@ -41,10 +41,16 @@ class Entry:
 LINK, PIECES = -2, -3
 
 
-def entries(store: Any, source: int, file: File, key_column: str, image_column: str) -> Iterator[Entry]:
+def entries(
+    store: Any, source: int, file: File, key_column: str, image_column: str, skipped: Skipped
+) -> Iterator[Entry]:
     """The pictures of a file, in its order.
 
+    Args:
+        skipped: counts a tar's other members.
+
     Raises:
+        FileNotFoundError: it is gone; before the first picture.
         StoreError: a damaged shard, or a table without these columns
         Exception: whatever else the store raises
     """
@@ -53,28 +59,36 @@ def entries(store: Any, source: int, file: File, key_column: str, image_column: 
         return
     with store.open(file.path, "rb", block_size=_BLOCK_BYTES) as opened:
         if file.kind is Kind.TAR:
-            yield from _of_tar(opened, source, file)
+            yield from _of_tar(opened, source, file, skipped)
         else:
             yield from _of_table(opened, source, file, key_column, image_column)
 
 
-def _of_tar(opened: BinaryIO, source: int, file: File) -> Iterator[Entry]:
+def _of_tar(opened: BinaryIO, source: int, file: File, skipped: Skipped) -> Iterator[Entry]:
     pictures = 0
     try:
         for member in tar_reader.members(opened):
-            if member.kind is not MemberKind.FOLDER and _is_shown(member.name):
+            if member.kind is MemberKind.FOLDER:
+                continue
+            if _is_shown(member.name):
                 size = {MemberKind.FILE: member.size, MemberKind.PIECES: PIECES}.get(member.kind, LINK)
                 name = printable(member.name.removeprefix("./"))
                 yield Entry(name, source, Kind.TAR, file.path, member.offset, size)
                 pictures += 1
+            else:
+                skipped.add(_hidden_part(member.name) or member.name.rpartition("/")[2])
     except DamagedTar as error:
         reason = f"is damaged, cut off or no plain tar: {error}; pictures read before that: {pictures}"
         raise StoreError(file.path, f"{reason}; mend it or leave it out") from error
 
 
 def _is_shown(name: str) -> bool:
-    *folders, last = name.removeprefix("./").split("/")
-    return counts(last) and not any(folder.startswith(".") for folder in folders)
+    return counts(name.rpartition("/")[2]) and not _hidden_part(name)
+
+
+def _hidden_part(name: str) -> str:
+    """The first hidden folder of a path, or its hidden name; empty where nothing is hidden."""
+    return next((part for part in name.removeprefix("./").split("/") if part.startswith(".")), "")
 
 
 def _of_table(opened: BinaryIO, source: int, file: File, key_column: str, image_column: str) -> Iterator[Entry]:

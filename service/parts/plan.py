@@ -9,7 +9,7 @@ Knows keys, parts and what may not change between a run and its continuation. Kn
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from threading import Lock
 from typing import Any
 
@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.contract import Manifest
+from service.folders import GONE, Skipped
 from service.parts.faults import CannotScore, StoreError, speaking_of
-from service.parts.inputs import Kind, files
+from service.parts.inputs import File, Kind, files
 from service.parts.listing import Entry, entries
 from service.parts.request import PART_SIZE, Duplicates, Request
 from service.parts.seen import Seen
@@ -60,11 +61,12 @@ class Plan(BaseModel):
     pictures: int
     repeated: int
     parts: int
+    skipped: dict[str, int] = {}
 
     @property
     def digest(self) -> str:
         """What every part of the results carries."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude={"skipped"}).encode()).hexdigest()
 
     def size_of(self, part: int) -> int:
         """Pictures in a part: the last may be smaller."""
@@ -78,6 +80,7 @@ def planned(request: Request, out: Folder, manifest: Manifest, settings: Setting
         CannotScore: another plan's results, a key that comes twice, nothing to score
         StoreError: inputs or output that cannot be read or written
     """
+    out.check_no_link()
     asked = _asked(request, manifest, settings)
     kept = out.read(PLAN)
     if kept is not None:
@@ -117,8 +120,8 @@ def _continued(kept: bytes, asked: dict[str, Any], part_size: int | None, out: F
                 f"{out.address} was begun with {name} {_short(before)}, this is {_short(now)}; choose another --out"
             )
     digest = hashlib.sha256()
-    for _ in _files(plan.inputs, digest):
-        pass
+    for source, _, file in _files(plan.inputs, Skipped()):
+        _note(digest, source, file)
     if digest.hexdigest() != plan.files_sha256:
         raise CannotScore(
             f"the inputs hold other files than when {out.address} was begun; put them back, or choose another --out"
@@ -130,34 +133,45 @@ def _short(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _files(inputs: Iterable[str], digest: Any) -> Iterator[tuple[int, Any, Any]]:
-    """Number and store of the input, and each of its files; the digest takes up what identifies them."""
+def _files(inputs: Iterable[str], skipped: Skipped) -> Iterator[tuple[int, Any, File]]:
+    """Number and store of the input, and each of its files."""
     for source, address in enumerate(inputs):
         store, _ = opened_store(address)
-        for file in files(address):
-            for word in (str(source), file.path, file.version):
-                digest.update(os.fsencode(word) + b"\0")
+        for file in files(address, skipped):
             yield source, store, file
+
+
+def _note(digest: Any, source: int, file: File) -> None:
+    for word in (str(source), file.path, file.version):
+        digest.update(os.fsencode(word) + b"\0")
 
 
 def _listed(asked: dict[str, Any], out: Folder) -> Plan:
     digest = hashlib.sha256()
     counts = {"pictures": 0, "repeated": 0, "parts": 0}
+    skipped = Skipped()
     with Seen() as seen, out.placing(LISTING) as place, pq.ParquetWriter(place, _SCHEMA, compression="zstd") as writer:
-        unique = _unique(_entries(asked, digest), seen, asked["duplicates"], counts)
+        unique = _unique(_entries(asked, digest, skipped), seen, asked["duplicates"], counts)
         while some := list(islice(unique, asked["part_size"])):
             writer.write_table(_table(some), row_group_size=len(some))
             counts["pictures"] += len(some)
             counts["parts"] += 1
     if not counts["pictures"]:
-        raise CannotScore(f"{', '.join(asked['inputs'])}: no pictures")
-    return Plan(files_sha256=digest.hexdigest(), **asked, **counts)
+        raise CannotScore(f"{', '.join(asked['inputs'])}: no pictures{'; ' * bool(skipped)}{skipped or ''}")
+    return Plan(files_sha256=digest.hexdigest(), skipped=dict(skipped), **asked, **counts)
 
 
-def _entries(asked: dict[str, Any], digest: Any) -> Iterator[Entry]:
-    for source, store, file in _files(asked["inputs"], digest):
+def _entries(asked: dict[str, Any], digest: Any, skipped: Skipped) -> Iterator[Entry]:
+    for source, store, file in _files(asked["inputs"], skipped):
         with speaking_of(file.path):
-            yield from entries(store, source, file, asked["key_column"], asked["image_column"])
+            found = entries(store, source, file, asked["key_column"], asked["image_column"], skipped)
+            try:
+                first = next(found, None)
+            except FileNotFoundError:  # as if it had gone before the listing: of thousands of shards one is no end
+                skipped[GONE] += 1
+                continue
+            _note(digest, source, file)
+            yield from found if first is None else chain((first,), found)
 
 
 def _unique(found: Iterable[Entry], seen: Seen, duplicates: Duplicates, counts: dict[str, int]) -> Iterator[Entry]:

@@ -85,6 +85,12 @@ def end(out: Folder, plan: Plan, problems: int) -> None:
     Raises:
         StoreError: it cannot be written
     """
-    said = {"pictures": plan.pictures, "problems": problems, "repeated": plan.repeated, "parts": plan.parts}
+    said = {
+        "pictures": plan.pictures,
+        "problems": problems,
+        "repeated": plan.repeated,
+        "skipped": plan.skipped,
+        "parts": plan.parts,
+    }
     out.sweep()
     out.put(DONE, orjson.dumps(said, option=orjson.OPT_INDENT_2))

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from service.artefact import bundled_artefact, read_artefact
 from service.bar import bar
+from service.folders import Skipped
 from service.opening import voucher
 from service.parts import results
 from service.parts.cluster import Pool, Settled, job, joined, room_for, size_of_an_actor
@@ -67,6 +68,8 @@ def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: 
     now = plan.pictures - scored_before
     rate = f" in {seconds:.1f} s" if now else ""
     console.print(f"{escape(out.address)}: {plan.pictures} pictures, {now} of them scored now{rate}", soft_wrap=True)
+    if plan.skipped:
+        console.print(escape(str(Skipped(plan.skipped))), soft_wrap=True)
     console.print(RESEARCH_USE, soft_wrap=True)
     return problems
 

@@ -66,6 +66,14 @@ class Folder:
         with speaking_of(self.address):
             self._store.makedirs(self._path, exist_ok=True)
 
+    def check_no_link(self) -> None:
+        """
+        Raises:
+            StoreError: the folder is a symbolic link on this machine.
+        """
+        if is_local(self._store) and os.path.islink(self._path.rstrip("/")):
+            raise StoreError(self.address, "is a link; results are not written through links, name the folder itself")
+
     def names(self) -> list[str]:
         """Names of the files in it, without those being written; none where it is not there yet.
 

@@ -22,6 +22,7 @@ from typing import Protocol
 from filelock import FileLock, Timeout  # in torch's own dependencies; its locks end with the process that holds them
 from pydantic import BaseModel, ConfigDict
 
+from model import atomic_file
 from training.compare.cost import Cost
 from training.compare.entries import Budget, PlannedRun, SpeedConfig
 from training.compare.speed import Subject, Timing, cores, processor, side_by_side
@@ -157,15 +158,8 @@ class _Paces:
         if key not in self.known:
             say(f"{run.name}: a few steps, to know how long it will take")
             self.known[key] = learner.pace(run.config)
-            _write(self.path, json.dumps(self.known, indent=1))
+            atomic_file.write_text(self.path, json.dumps(self.known, indent=1) + "\n")
         return self.known[key]
-
-
-def _write(path: Path, text: str) -> None:
-    """At once: a kill leaves the old file or the new one, nothing that the next call stumbles over."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _within(budget: Budget, run: PlannedRun, learner: Learner, pace: float | None) -> Prepared:
@@ -215,7 +209,7 @@ def carry_out(
 
 def _carry_out(run: PlannedRun, learner: Learner) -> None:
     run.config_path.parent.mkdir(parents=True, exist_ok=True)
-    run.config_path.write_text(run.as_toml(), encoding="utf-8")
+    atomic_file.write_text(run.config_path, run.as_toml())
     learner.fit(run.config_path, run.folder)
     if not (run.folder / "evaluation.json").exists():
         learner.evaluate(run.folder)
@@ -235,7 +229,7 @@ def _noted(run: PlannedRun, say: Say) -> Iterator[None]:
     except Exception as error:  # whatever it is: the other runs have nothing to do with it
         run.failure.parent.mkdir(parents=True, exist_ok=True)
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        run.failure.write_text(f"{reason}\n\n{traceback.format_exc()}", encoding="utf-8")
+        atomic_file.write_text(run.failure, f"{reason}\n\n{traceback.format_exc()}")
         say(f"{run.name} failed: {reason}; more in {run.failure}")
 
 
@@ -284,5 +278,5 @@ def time_all(
     subjects = {run.entry.name: learners[run.entry.kind].subject(run.artefact, threads) for run in runs}
     timings = side_by_side(subjects, settings.batches, settings.rounds, settings.round_s)
     sitting = sitting.model_copy(update={"timings": timings})
-    _write(path, sitting.model_dump_json(indent=1))
+    atomic_file.write_text(path, sitting.model_dump_json(indent=1) + "\n")
     return sitting

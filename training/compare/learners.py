@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # in scikit-learn's own dependencies
 
+from model import atomic_file
 from training import steps
 from training.classical import ClassicalModel
 from training.classical import Kind as ClassicalKind
@@ -120,9 +121,8 @@ class Classical:
         told = {name: version(name) for name in ("marrowlens", "scikit-learn", "scikit-image", "numpy", "pillow")}
         device = f"{cores()} CPU cores"
         run.write_fit(Fit(config=str(config_path), versions=told, train_s=time.monotonic() - begun, device=device))
-        unfinished = folder / f"unfinished-{FEATURES}"
-        np.savez(unfinished, features=features, labels=pictures.labels)
-        unfinished.replace(folder / FEATURES)  # last and at once: where this file lies, it has been measured
+        with atomic_file.replacing(folder / FEATURES) as file:  # last: where this file lies, it has been measured
+            np.savez(file, features=features, labels=pictures.labels)
 
     def evaluate(self, folder: Path) -> None:
         model = self._learned(folder, processes=cores())

@@ -3,11 +3,11 @@
 Knows columns, units and how a figure is rounded. Computes nothing.
 """
 
-import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from model import atomic_file, csv_file
 from training.compare.results import Difference, Estimate, OnTissue, Results, Row
 from training.figures.plate import Plate
 
@@ -21,9 +21,9 @@ def write(results: Results, out: Path, plot: Plate | None) -> None:
     Args:
         plot: that lies beside them.
     """
-    (out / "comparison.json").write_text(results.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (out / "comparison.csv").write_text(as_csv(results), encoding="utf-8", newline="")
-    (out / "comparison.md").write_text(as_markdown(results, plot), encoding="utf-8")
+    atomic_file.write_text(out / "comparison.json", results.model_dump_json(indent=1) + "\n")
+    atomic_file.write_text(out / "comparison.csv", as_csv(results))
+    atomic_file.write_text(out / "comparison.md", as_markdown(results, plot))
 
 
 def as_markdown(results: Results, plot: Plate | None) -> str:
@@ -167,9 +167,9 @@ def as_csv(results: Results) -> str:
     cells = [_plain_cells(row) | _on_cells(on) | _speed_cells(row) for row in results.rows for on in row.on]
     names = dict.fromkeys(name for row in cells for name in row)
     text = io.StringIO()
-    rows = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(cells)
+    rows = csv_file.Writer(text)
+    rows.writerow(names)
+    rows.writerows([row.get(name, "") for name in names] for row in cells)
     return text.getvalue()
 
 

@@ -20,6 +20,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from model import atomic_file
+
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType  # matplotlib 3.10 does not name them yet
 
@@ -71,7 +73,7 @@ def write(plate: Plate, folder: Path) -> dict[str, bytes]:
     """Write name.png and name.svg; returns both by suffix."""
     both = {suffix: rendered(plate, suffix) for suffix in ("png", "svg")}
     for suffix, data in both.items():
-        (folder / f"{plate.name}.{suffix}").write_bytes(data)
+        atomic_file.write_bytes(folder / f"{plate.name}.{suffix}", data)
     return both
 
 
