@@ -286,8 +286,9 @@ async def test_uploads_together_are_bounded(artefact: Path, draw: Draw) -> None:
         transport = http._transport
         assert isinstance(transport, httpx.ASGITransport)
         memory = transport.app.state.running.uploads  # type: ignore[attr-defined]
-        with memory.lease() as others:
-            others.take(memory.limit_bytes)
+        with memory.lease("one") as others, memory.lease("another") as more:
+            others.take(memory.caller_limit_bytes)
+            more.take(memory.limit_bytes - memory.caller_limit_bytes)
             refused = await http.post("/classify", content=draw(1), headers=PNG)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert (await http.post("/classify", content=draw(1), headers=PNG)).status_code == 200

@@ -119,7 +119,7 @@ def test_the_client_shows_what_was_wrong(client: triton.InferenceServerClient, d
     bad = files([*good, draw(4)[:-40]])
     status, sentence = said(lambda: client.infer("micro", [bad]))
     assert status == "422"
-    assert sentence.startswith("picture 3 (counted from 0): the PNG data is broken")
+    assert sentence.startswith("picture 3 (counted from 0): the PNG data is cut off")
     assert said(lambda: client.infer("other", [bad]))[0] == "404"
     assert said(lambda: client.infer("micro", [bad], model_version="9"))[0] == "404"
     assert said(lambda: client.infer("micro", [tensor(np.zeros((1, 32, 32, 3), np.uint8), "UINT8")])) == (
