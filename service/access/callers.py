@@ -18,6 +18,7 @@ class Caller:
         identity: what the name was verified by; stands beside it.
         person: whether he may sign. A machine's key is none.
         acts_for_others: whether he is believed who `X-Acting-User` is.
+        ends_at_s: until when the key or token holds, in Unix time; None: without end.
         rate_per_s, burst: his token bucket, in requests; a rate of 0 is no limit.
     """
 
@@ -26,5 +27,6 @@ class Caller:
     scopes: frozenset[Scope]
     person: bool = False
     acts_for_others: bool = False
+    ends_at_s: float | None = None
     rate_per_s: float = 0.0
     burst: int = 1

@@ -4,7 +4,9 @@ Pure ASGI. Knows keys, tokens and the policy. Does not know what routes do; a ro
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends
@@ -19,6 +21,7 @@ from service.access import policy
 from service.access.buckets import Buckets
 from service.access.callers import Caller, Scope
 from service.access.keys import KEY_PREFIX, KeyRing, KeysRefused, caller_of
+from service.access.open_streams import OpenStream
 from service.access_settings import AccessSettings
 from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
 from service.loopback import is_loopback
@@ -59,6 +62,19 @@ class Doors:
             raise RateLimited(wait_s)
         if not scopes & caller.scopes:
             raise Forbidden(f"this takes the scope {' or '.join(sorted(scopes))}", scopes=tuple(sorted(scopes)))
+
+    def ended(self, caller: Caller, scopes: frozenset[Scope]) -> ServiceError | None:
+        """Why a caller who was admitted may not be here any more; None while it may."""
+        if caller.ends_at_s is not None and time.time() >= caller.ends_at_s:
+            return Unauthorised("the key or token has expired meanwhile", invalid_token=True)
+        if caller.identity.kind != "key" or self.keys is None:
+            return None
+        entry = self.keys.entry(caller.identity)
+        if entry is None:
+            return Unauthorised("the key was revoked meanwhile", invalid_token=True)
+        if not scopes & entry.scopes:
+            return Forbidden("the key has lost its scope meanwhile", scopes=tuple(sorted(scopes)))
+        return None
 
     async def who(self, authorization: Sequence[str]) -> Caller:
         """Who shows this key or token: the one `Authorization` header of a request.
@@ -130,19 +146,20 @@ class Guard:
         if scopes is None:
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers, app = Headers(scope=scope), self.app
         try:
             self._from_here(scope["method"], headers)
             if self._doors is not None:
                 found = await self._doors.who(headers.getlist("authorization"))
                 scope.setdefault("state", {})["caller"] = found
                 self._doors.admit(found, scopes)
+                app = OpenStream(self.app, partial(self._doors.ended, found, scopes), self._refuse)
         except ServiceError as error:
             self._find_route(scope)
             response = await self._refuse(Request(scope, receive, send), error)
             await response(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        await app(scope, receive, send)
 
     def _find_route(self, scope: ASGIScope) -> None:
         """Of a request that no route will see, which one it was for: the metrics and the log say it."""

@@ -131,6 +131,10 @@ class KeyRing:
                 found = entry
         return None if found is None or found.expired(datetime.now(UTC)) else found
 
+    def entry(self, identity: Identity) -> KeyEntry | None:
+        """The entry that a caller was admitted by, while the file has it."""
+        return next((each for each in self.entries if (each.name, each.id) == (identity.key, identity.key_id)), None)
+
     def refresh(self) -> None:
         """Read the file anew when it is not the one that was read."""
         stamp = stamp_of(self._path)
@@ -153,6 +157,7 @@ def caller_of(entry: KeyEntry, rate_per_s: float, burst: int) -> Caller:
         scopes=entry.scopes,
         person=entry.acts_for_others,
         acts_for_others=entry.acts_for_others,
+        ends_at_s=None if entry.expires is None else entry.expires.timestamp(),
         rate_per_s=rate_per_s if entry.rate_per_s is None else entry.rate_per_s,
         burst=entry.burst or burst,
     )

@@ -74,6 +74,7 @@ class Tokens:
             identity=Identity(kind="token", issuer=settings.oidc_issuer, subject=subject),
             scopes=frozenset(scope for scope in SCOPES if settings.oidc_scope_prefix + scope in words),
             person=person not in (None, ""),
+            ends_at_s=float(claims["exp"]) + settings.oidc_leeway_s,
             rate_per_s=settings.rate_per_s,
             burst=settings.rate_burst,
         )
