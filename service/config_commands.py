@@ -112,6 +112,8 @@ def _faults(settings: Settings) -> Iterator[str]:
         path: Path | None = getattr(settings, name)
         if path is not None and not path.is_file():
             yield f"{PREFIX}{name.upper()}: there is no file {path}"
+    if settings.lis.database_ca is not None and not settings.lis.database_ca.is_file():
+        yield f"{LIS_PREFIX}DATABASE_CA: there is no file {settings.lis.database_ca}"
     yield from _faults_of_the_model(settings)
 
 

@@ -67,6 +67,12 @@ class LisSettings(BaseSettings):
     database: SecretStr | None = Field(
         None, description="where specimens are kept: sqlite:////folder/lab.db or postgresql+psycopg://user@host/name"
     )
+    database_sslmode: Literal["disable", "require", "verify-ca", "verify-full"] | None = Field(
+        None,
+        description="TLS to PostgreSQL, as libpq names it. Default: verify-full with MARROWLENS_LIS_DATABASE_CA, "
+        "require to another machine, libpq's own to this one",
+    )
+    database_ca: Path | None = Field(None, description="PEM file of authorities to verify PostgreSQL's certificate by")
     target_cells: int = Field(500, gt=0, description="cells to count in a specimen; 200 and 300 are usual too")
     review_below: float = Field(0.8, ge=0, le=1, description="a class less probable than this waits for a person")
     me_myeloid: Terms = Field(

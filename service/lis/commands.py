@@ -218,10 +218,8 @@ def _session(*, writing: bool = False) -> Iterator[Session]:
 
 @contextmanager
 def _database() -> Iterator[Database]:
-    url = _settings().lis.database
-    assert url is not None, "_settings saw it"
     try:
-        database = Database(url.get_secret_value())
+        database = Database.of(_settings().lis)
         try:
             yield database
         finally:

@@ -23,6 +23,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.errors import StorageUnavailable
 from service.lis.file_rights import make_file
+from service.lis.postgres_tls import UnsafeConnection, refusal, secured
+from service.lis_settings import LisSettings
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 #: How long a writer waits for another one before it gives up.
@@ -46,13 +48,23 @@ class DatabaseFailed(Exception):
 class Database:
     """Transactions on one database. On SQLite a writer holds the whole file from its first statement on."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, sslmode: str | None = None, authority: Path | None = None) -> None:
         """
+        Args:
+            sslmode, authority: of TLS to PostgreSQL; see `postgres_tls`.
+
         Raises:
-            DatabaseRefused: not a URL of SQLite or PostgreSQL, its driver is not installed, or its folder is missing.
+            DatabaseRefused: not a URL of SQLite or PostgreSQL, its driver is not installed, its folder is missing, or
+                it would be reached without TLS by mistake.
         """
-        self.engine = _engine(url)
+        self.engine = _engine(url, sslmode, authority)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+
+    @classmethod
+    def of(cls, settings: LisSettings) -> "Database":
+        """The database that the settings name. Raises DatabaseRefused."""
+        assert settings.database is not None, "without a database there is no laboratory"
+        return cls(settings.database.get_secret_value(), settings.database_sslmode, settings.database_ca)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -102,7 +114,7 @@ class Database:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except DBAPIError as error:
-            raise StorageUnavailable from error
+            raise _unreachable(error) from error
         except CommandError as error:
             raise DatabaseRefused(f"the database is of another version of marrowlens: {error}") from error
 
@@ -118,7 +130,7 @@ class Database:
             with self.engine.execution_options(marrowlens_purpose="read").connect() as connection:
                 found = set(MigrationContext.configure(connection).get_current_heads())
         except DBAPIError as error:
-            raise StorageUnavailable from error
+            raise _unreachable(error) from error
         if unknown := found - {script.revision for script in scripts.walk_revisions()}:
             raise DatabaseRefused(f"the database is of another version of marrowlens: {', '.join(sorted(unknown))}")
         return found == set(scripts.get_heads())
@@ -134,7 +146,14 @@ def _alembic() -> Config:
     return config
 
 
-def _engine(url: str) -> Engine:
+def _unreachable(error: DBAPIError) -> Exception:
+    """What a failed connection is: no TLS as the settings want it, which no waiting mends, or a server that is away."""
+    if meaning := refusal(str(error.orig)):
+        return DatabaseRefused(meaning)
+    return StorageUnavailable()
+
+
+def _engine(url: str, sslmode: str | None, authority: Path | None) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
@@ -142,12 +161,16 @@ def _engine(url: str) -> Engine:
         if parsed.get_backend_name() == "postgresql":
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
-            return create_engine(
-                parsed, pool_pre_ping=True, hide_parameters=True, connect_args={"connect_timeout": _LOCK_WAIT_S}
-            )
+            parsed = secured(parsed, sslmode, authority)
+            waiting = {"connect_timeout": _LOCK_WAIT_S}
+            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=waiting)
+        if sslmode or authority:
+            raise DatabaseRefused("SQLite is a file: MARROWLENS_LIS_DATABASE_SSLMODE and _CA are for PostgreSQL")
         return _sqlite(parsed.database)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise DatabaseRefused("PostgreSQL needs its driver: pip install -e '.[postgres]'") from error
+    except UnsafeConnection as error:
+        raise DatabaseRefused(str(error)) from error
     except ArgumentError as error:
         raise DatabaseRefused(f"this is not the URL of a database: take {_FORMS}") from error
 

@@ -62,7 +62,7 @@ class Laboratory:
         with _refusing("PICTURES"):
             self.kept = KeptPictures(lis.pictures, lis.picture_days) if lis.pictures else None
         with _refusing("DATABASE"):
-            self._database = Database(lis.database.get_secret_value())
+            self._database = Database.of(lis)
         with _refusing("CODES"):
             codes = CodeMap.load(lis.codes, lis.least_code_status)
         with _refusing("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"):

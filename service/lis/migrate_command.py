@@ -48,10 +48,10 @@ def migrate(
 
 
 def _database() -> Database:
-    url = read_settings().lis.database
-    if url is None:
+    settings = read_settings().lis
+    if settings.database is None:
         raise SettingsError("there is no laboratory: set MARROWLENS_LIS_DATABASE")
-    return Database(url.get_secret_value())
+    return Database.of(settings)
 
 
 def _migrated(database: Database) -> bool:
