@@ -34,6 +34,7 @@ try:
     from service.server import DrainingServer, bound_socket, server
     from service.session import ProviderUnavailable, Session
     from service.settings import Settings, SettingsError, read_settings
+    from service.thread_pools import POOLS
     from service.tls import TlsRefused
     from service.warm import warm
 except ImportError as error:  # the command is there wherever training is installed, the service's needs are not
@@ -74,10 +75,13 @@ def serve(
     del session  # another model may take over, and this one's memory is free again
     serving = _server(application, settings, access_log, announce)
     serving.run(sockets=[listener])
-    if serving.failed:
+    left = [pool.name for pool in POOLS if pool.busy()]
+    if left:
+        log.warning("the process ends while calls for %s have not returned", ", ".join(left))
+    if serving.failed or left:
         # Not by the interpreter's own way out: with a call still running in it, onnxruntime ends that by SIGABRT.
         logging.shutdown()
-        os._exit(BROKEN)
+        os._exit(BROKEN if serving.failed else 0)
 
 
 @app.command()

@@ -4,6 +4,7 @@ Knows which pictures need the model. Does not know HTTP; writes nothing but the 
 cells themselves are written in one transaction afterwards (`Desk.add`).
 """
 
+import asyncio
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
@@ -26,6 +27,8 @@ _TOP = 5
 PICTURE, OVERLAY = "picture", "overlay"
 
 
+#: How long the disk is waited for that keeps a picture.
+KEEP_S = 30.0
 #: Of a client's own name for a picture.
 MAX_KEY = 200
 
@@ -78,7 +81,8 @@ class Adding:
             if digest in self.known:
                 if self.kept is not None:
                     with suppress(OSError):  # its days begin anew, if they can
-                        await PICTURES.run(self.kept.put, digest, upload.content, PICTURE)
+                        async with asyncio.timeout(KEEP_S):
+                            await PICTURES.run(self.kept.put, digest, upload.content, PICTURE)
                 self._sent.append(SentCell(digest, self._key(index), None))
                 upload.settled()
                 continue
@@ -93,7 +97,8 @@ class Adding:
         found = reading(outcome, self.classifier.manifest, wanted)
         if self.kept is not None:
             try:
-                await PICTURES.run(self._keep, self.kept, digest, data, outcome)
+                async with asyncio.timeout(KEEP_S):  # TimeoutError is an OSError
+                    await PICTURES.run(self._keep, self.kept, digest, data, outcome)
             except OSError as error:
                 return error
         return SentCell(

@@ -23,7 +23,7 @@ from service.running import RequestId, Running, RunningService, TimeoutWish
 from service.uploads import content_type, many_pictures, one_picture
 
 if TYPE_CHECKING:  # as in `routes`
-    from service.lis.laboratory import Laboratory
+    pass
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["specimens"])
@@ -100,7 +100,7 @@ async def see_cell(
 ) -> Response:
     """As it was sent, where the laboratory keeps pictures and still has it."""
     cell = await here.look(here.desk.cell, specimen_id, place)
-    data = await here.look(_kept, here, cell.sha256, kind)
+    data = await here.kept_picture(cell.sha256, kind)
     if data is None:
         raise UnknownSpecimen("picture")
     return Response(data, media_type=media_type(data), headers=_AS_A_PICTURE)
@@ -108,10 +108,6 @@ async def see_cell(
 
 #: What a client sent is shown as a picture or not at all, never run as a page.
 _AS_A_PICTURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-
-
-def _kept(here: "Laboratory", sha256: str, kind: str) -> bytes | None:
-    return None if here.kept is None else here.kept.get(sha256, kind)
 
 
 async def _uploads(request: Request, key: str | None, lease: Lease, service: Running) -> AsyncIterator[Upload]:

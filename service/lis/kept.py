@@ -14,6 +14,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from model.image import format_of
+from model.regular_file import LARGE_BYTES, read_regular_file
 from service.lis.file_rights import FILE_MODE, make_folder
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class KeptPictures:
     def get(self, sha256: str, kind: str = "picture") -> bytes | None:
         """A picture, or None when it was never kept, or not any more."""
         with suppress(FileNotFoundError):
-            return self._path(sha256, kind).read_bytes()
+            return read_regular_file(self._path(sha256, kind), LARGE_BYTES)
         return None
 
     def forget_old(self) -> int:

@@ -151,6 +151,20 @@ class Laboratory:
         except (TimeoutError, ThreadPoolFull) as error:
             raise StorageUnavailable from error
 
+    async def kept_picture(self, sha256: str, kind: str) -> bytes | None:
+        """A picture that is kept; None when it was never kept, or not any more.
+
+        Raises:
+            StorageUnavailable: the disk does not answer in time.
+        """
+        if self.kept is None:
+            return None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await PICTURES.run(self.kept.get, sha256, kind)
+        except (TimeoutError, ThreadPoolFull) as error:
+            raise StorageUnavailable from error
+
     @property
     def order_address(self) -> tuple[str, int] | None:
         """Where orders are taken, once started; None when none are."""
