@@ -189,14 +189,17 @@ async def test_a_task_that_is_not_set_up_has_no_series(artefact: Path) -> None:
         assert all(value(metrics, "marrowlens_background_task_failures_total", each) == 0 for each in names)
 
 
-#: Tasks and threads that somebody waits for, who so hears of their failure.
+#: Tasks and threads that somebody waits for, who so hears of their failure; and one for each connection or fetch, whose
+#: failure ends that one alone and is logged.
 AWAITED = {
     "create_task": {
+        "access/issuer.py": 1,
         "classify.py": 2,
         "disconnect.py": 1,
         "lis/delivery.py": 1,
         "lis/laboratory.py": 3,
         "lis/mllp/listener.py": 2,
+        "listener.py": 1,
         "supervisor.py": 1,
     },
     "ensure_future": {"parts/scoring.py": 1},
