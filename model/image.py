@@ -99,7 +99,7 @@ def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 def _jpeg_as_seen(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     frame = jpeg.read_frame(data)
     check_size(frame.width, frame.height, max_pixels)
-    layout = jpeg.read_layout(data)
+    layout = jpeg.read_layout(data, frame)
     profile = jpeg.profile(data, layout)  # first: libjpeg complains of a damaged one, too, and less clearly
     pixels = jpeg.decode(data, layout)
     mode = _JPEG_MODES[len(frame.components)]

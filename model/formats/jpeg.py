@@ -78,8 +78,6 @@ def segments(data: bytes) -> Iterator[Segment]:
     """
     at = 2
     for _ in range(MAX_SEGMENTS):
-        if fill := _FILL.match(data, at):
-            at = fill.end() - 1
         head = data[at : at + 4]
         if len(head) < 2:
             raise UndecodablePicture(_CUT_OFF.format("its end marker is missing"))
@@ -90,6 +88,9 @@ def segments(data: bytes) -> Iterator[Segment]:
             return
         if marker in _BARE:
             at += 2
+            continue
+        if marker == 0xFF and (fill := _FILL.match(data, at)):
+            at = fill.end() - 1
             continue
         end = at + 2 + int.from_bytes(head[2:], "big")
         if len(head) < 4 or end < at + 4 or end > len(data):
@@ -147,14 +148,12 @@ class Layout:
     segments: tuple[Segment, ...]
 
 
-def read_layout(data: bytes) -> Layout:
-    """Walk a file to the end of its picture and check that nothing of it is missing.
+def read_layout(data: bytes, frame: Frame) -> Layout:
+    """Walk a file with this frame header to the end of its picture, and check that nothing of it is missing.
 
     Raises:
-        UnsupportedPicture: a JPEG process that is not read here.
         UndecodablePicture: cut off, damaged, or of too many scans.
     """
-    frame = read_frame(data)
     found = tuple(segments(data))
     scans = [segment for segment in found if segment.marker == _SOS]
     if len(scans) > MAX_SCANS:

@@ -55,7 +55,7 @@ def _check_stream(data: bytes, stream: Stream) -> None:
             f"the TIFF data is damaged: a JPEG stream of {frame.width} x {frame.height} pixels, where"
             f" {stream.width} x {stream.rows} belong"
         )
-    jpeg.decode(data, jpeg.read_layout(data))
+    jpeg.decode(data, jpeg.read_layout(data, frame))
 
 
 def _streams(main: Directory) -> Iterator[Stream]:
