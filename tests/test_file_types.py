@@ -131,7 +131,33 @@ def test_any_beginning_has_an_answer(head: bytes) -> None:
         assert error.reason
 
 
-@given(st.text(min_size=1, max_size=300).filter(lambda text: not text[:5].lower().startswith(("bm", "data:"))))
+JPEG = encoded(plain("RGB", 1), "JPEG")
+CHANGED = {
+    "PNG, LF": (PICTURE.replace(b"\r\n", b"\n"), "line ends"),
+    "PNG, CR LF": (PICTURE.replace(b"\n", b"\r\n"), "line ends"),
+    "PNG, 7 bits": (bytes(byte & 127 for byte in PICTURE), "upper bit"),
+    "PNG as UTF-8": (PICTURE.decode("latin-1").encode(), "encoded as UTF-8"),
+    "JPEG as UTF-8": (JPEG.decode("latin-1").encode(), "encoded as UTF-8"),
+    "PNG from UTF-8": (PICTURE.decode("utf-8", "replace").encode(), "decoded as UTF-8"),
+    "JPEG from UTF-8": (JPEG.decode("utf-8", "replace").encode(), "decoded as UTF-8"),
+    "an empty line before": (b"\r\n" + JPEG, "2 bytes stand before the JPEG"),
+    "a byte order mark before": (b"\xef\xbb\xbf" + PICTURE, "3 bytes stand before the PNG"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_picture_that_was_taken_for_text_says_so(name: str) -> None:
+    data, sentence = CHANGED[name]
+    with pytest.raises(UndecodablePicture, match=sentence):
+        decode(data, 32)
+
+
+def test_words_that_begin_like_a_bmp_are_text() -> None:
+    with pytest.raises(UnsupportedPicture, match=r"^text, not a picture type"):
+        decode(b"BMI 22.5, blast count 3 %\n" * 30, 32)
+
+
+@given(st.text(min_size=1, max_size=300))
 def test_text_is_not_taken_for_a_picture(text: str) -> None:
     with pytest.raises(PictureError):
         decode(text.encode(), 32)

@@ -69,6 +69,7 @@ _PICTURES = {
     b"PAR1": "a Parquet file",
     b"OggS": "a video or sound file",
     b"\x1aE\xdf\xa3": "a video (Matroska)",
+    b"\0\5\x16\7": "an AppleDouble file (macOS keeps attributes in it)",
     b"\x7fELF": "a program",
     b"MZ": "a program",
 }
@@ -112,6 +113,16 @@ _CHANGED = re.compile(
 )
 _PRECEDED = re.compile(rb"(\s|\xef\xbb\xbf)+(\xff\xd8\xff|\x89PNG)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
+#: Beginnings of the read formats after a transfer that took them for text.
+_AS_TEXT = {
+    b"\x89PNG": "its line ends were changed",
+    b"\x09PNG": "the upper bit of each byte was removed",
+    b"\xc2\x89PNG": "its bytes were encoded as UTF-8",
+    b"\xc3\xbf\xc3\x98": "its bytes were encoded as UTF-8",
+    b"\xef\xbf\xbdPNG": "its bytes were decoded as UTF-8",
+    b"\xef\xbf\xbd\xef\xbf\xbd": "its bytes were decoded as UTF-8",
+}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEAD_BYTES = 512
 
 
@@ -124,12 +135,16 @@ def format_of(head: bytes) -> str:
     """
     if not head:
         raise UndecodablePicture("the picture is empty (0 bytes)")
+    found = _read_format(head)
+    if found is None or (found == "BMP" and _text(head[:_HEAD_BYTES])):  # two letters, with which words begin too
+        raise _refusal(head[:_HEAD_BYTES])
+    return found
+
+
+def _read_format(head: bytes) -> str | None:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    for magic, found in _READ.items():
-        if head.startswith(magic):
-            return found
-    raise _refusal(head[:_HEAD_BYTES])
+    return _begins(head, _READ)
 
 
 def _refusal(head: bytes) -> UnsupportedPicture | UndecodablePicture:
@@ -141,6 +156,11 @@ def _refusal(head: bytes) -> UnsupportedPicture | UndecodablePicture:
         return UnsupportedPicture(f"data compressed by {method}; send the picture itself, not compressed")
     if name := _begins(head, _ARCHIVES):
         return UnsupportedPicture(f"{name}, where one picture belongs; send the pictures, or a ZIP or tar of them")
+    if change := _begins(head, _AS_TEXT):
+        return UndecodablePicture(f"a picture that was transferred as text: {change}; send it as binary data")
+    behind = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    if len(behind) < len(head) and (found := _read_format(behind)):
+        return UndecodablePicture(f"{len(head) - len(behind)} bytes stand before the {found}; send the file alone")
     if not head.strip(b"\0"):
         return UndecodablePicture("the picture begins with nothing but zeros: the file was not written or sent whole")
     if _CHANGED.match(head):
@@ -171,7 +191,7 @@ def _container(head: bytes) -> str | None:
 def _text(head: bytes) -> str | None:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "text (UTF-16)"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
     if text[:5].lower() == b"data:":
         return "a data: URL, which is text"
     if _BASE64_ONLY.match(text.rstrip(b"\0")) and text.startswith(_BASE64):
