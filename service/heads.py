@@ -59,6 +59,11 @@ class BoundedHeads(HttpFraming):
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
+    def reading_resumed(self) -> None:
+        if self._head_timer is not None:  # until now it was not the client who kept the rest waiting
+            self._stop_timer()
+            self._start_timer()
+
     def begin_exchange(self) -> None:
         self._begun = False
         self._stop_timer()
@@ -80,7 +85,11 @@ class BoundedHeads(HttpFraming):
             self._head_timer = None
 
     def _time_out(self) -> None:
-        self.refuse(HTTPException(408, f"no whole request came within {self._head_timeout_s:g} s"))
+        self._head_timer = None
+        if self.flow.read_paused:
+            self._start_timer()
+        else:
+            self.refuse(HTTPException(408, f"no whole request came within {self._head_timeout_s:g} s"))
 
 
 def _too_long() -> HTTPException:

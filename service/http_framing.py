@@ -3,9 +3,12 @@
 Two readings of one byte stream are request smuggling, so whatever a proxy could read in another way is refused.
 """
 
+import asyncio
+from collections.abc import Callable, Sized
 from typing import Any, NoReturn
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import MalformedRequest
@@ -32,6 +35,10 @@ class HttpFraming(HttpToolsProtocol):
         self.ended = False  # no request is read any more
         self.fault: Exception | None = None  # why the body under way ends in the middle
         self._offers_upgrade = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline, self.reading_resumed)
 
     def data_received(self, data: bytes) -> None:
         if self.ended:
@@ -74,13 +81,16 @@ class HttpFraming(HttpToolsProtocol):
         self.awaits_head = True
         super().on_message_complete()
 
+    def reading_resumed(self) -> None:
+        """What the client sends is read again, after it was not for a while."""
+
     def begin_exchange(self) -> None:
         """The head is complete: its request is answered, once those before it are."""
         super().on_headers_complete()
 
     def refuse(self, error: Exception) -> None:
         """Answer with this what came instead of a request, or of the rest of one, and read no further."""
-        if self.ended:
+        if self.ended or self.transport.is_closing():
             return
         self.ended = True
         if not self.awaits_head:
@@ -134,6 +144,21 @@ class HttpFraming(HttpToolsProtocol):
             self.refuse(MalformedRequest("HTTP/2 is not spoken here; send HTTP/1.1"))
         else:
             self.refuse(MalformedRequest(f"not a valid HTTP/1.1 request: {error}"))
+
+
+class _Flow(FlowControl):
+    """Reads no more while requests wait for the answers before theirs. uvicorn's own reads on with every answer, so
+    that more and more requests are in memory."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized, resumed: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+        self._resumed = resumed
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self._waiting:
+            super().resume_reading()
+            self._resumed()
 
 
 def _parser(protocol: HttpFraming) -> HttpRequestParser:

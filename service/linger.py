@@ -97,6 +97,7 @@ class Connection(BoundedAnswers):
         if self._linger_timer is not None or self.transport.is_closing():
             return
         self.ended = True
+        self.pipeline.clear()
         self._linger_until_s = self.loop.time() + self._linger_timeout_s
         self.flow.resume_reading()
         if self.transport.can_write_eof():  # not by TLS: there the answer's length says where it ends

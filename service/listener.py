@@ -63,6 +63,16 @@ class Listener:
             asyncio.get_running_loop().remove_reader(each)
         self._listening.clear()
 
+    @property
+    def opening(self) -> bool:
+        """Whether connections were taken that have no protocol yet."""
+        return bool(self._opening)
+
+    def abandon(self) -> None:
+        """End the connections that have no protocol yet."""
+        for each in self._opening:
+            each.cancel()
+
     def _resume(self, listening: socket.socket) -> None:
         if listening in self._listening:
             asyncio.get_running_loop().add_reader(listening, self._take, listening)

@@ -150,6 +150,9 @@ class DrainingServer(uvicorn.Server):
         if not (self.force_exit or self.failed):
             await self._take_what_waits(sockets or [])
             await self._read_what_came()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener.abandon()
         await super().shutdown(sockets)
 
     async def _take_what_waits(self, listeners: list[socket.socket]) -> None:
@@ -169,7 +172,8 @@ class DrainingServer(uvicorn.Server):
             for _ in range(3):  # one to be told of the data, one to read it, one for what it starts
                 await asyncio.sleep(0)
             silent = [each for each in self.server_state.connections if getattr(each, "cycle", None) is None]
-            if not silent or self.force_exit or time.monotonic() > until_s:
+            opening = self._listener is not None and self._listener.opening
+            if not (silent or opening) or self.force_exit or time.monotonic() > until_s:
                 return
             await asyncio.sleep(0.01)
 

@@ -157,7 +157,7 @@ def test_an_upload_that_never_ends_does_not_keep_the_process_and_gets_its_answer
             answer = b"".join(iter(lambda: connection.recv(1000), b""))
         assert started.wait_ended() == 0
     assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"application/problem+json" in answer
+    assert b"application/problem+json" in answer and b"\r\nretry-after: 1\r\n" in answer
 
 
 # Load

@@ -3,11 +3,12 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
-from raw_http import chunked, head, said, said_after_continue
+from raw_http import all_that_comes, answers, chunked, connected, head, said, said_after_continue
 from serving import Served, served, zipped
 
 Draw = Callable[..., bytes]
@@ -240,3 +241,41 @@ def test_a_person_is_not_named_by_a_trailer(artefact: Path, tmp_path: Path) -> N
         named = first.replace(b"\r\nConnection", b"\r\nX-Acting-User: dr.beispiel\r\nConnection")
         [only] = said(laboratory, named + chunked(body))
         assert only.status == 201, only
+
+
+# Bodies and requests on their way
+
+
+def test_a_stream_whose_body_cannot_be_read_on_says_so_in_its_place(service: Served, draw: Draw) -> None:
+    line = json.dumps({"image": b64encode(draw(1)).decode()}).encode() + b"\n"
+    first = head("/classify/batch?maps=none", "Content-Type: application/x-ndjson", "Transfer-Encoding: chunked")
+    with connected(service) as connection:
+        connection.sendall(first + b"%x\r\n%s\r\n" % (len(line), line))
+        heard = connection.recv(65536)
+        while b'"prediction"' not in heard:
+            heard += connection.recv(65536)
+        connection.sendall(b"zz\r\n" + INNER)
+        [only] = answers(heard + all_that_comes(connection))
+    assert only.status == 200
+    lines = [json.loads(text) for text in only.text.splitlines() if text.startswith("{")]
+    assert lines[1]["problem"]["type"] == "urn:problem-type:marrowlens:bad-request"
+    assert (lines[2]["pictures"], lines[2]["problems"]) == (2, 1)
+
+
+def test_requests_that_wait_for_others_are_left_in_the_kernel(service: Served) -> None:
+    def resident_bytes() -> float:
+        text = httpx.get(f"{service.url}/metrics").text
+        return float(text.split("\nprocess_resident_memory_bytes ")[1].split()[0])
+
+    one = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+    before = resident_bytes()
+    with connected(service) as connection:
+        connection.setblocking(False)
+        sent = answered = 0
+        while answered < 100:
+            with suppress(BlockingIOError):
+                sent += connection.send(one * 10_000)
+            with suppress(BlockingIOError):
+                answered += connection.recv(65536).count(b"HTTP/1.1 200 ")
+        assert sent > 1_000_000
+        assert resident_bytes() - before < 50e6
