@@ -159,10 +159,15 @@ $(BENCH)/.installed: EXTRAS := bench
 $(SUPPLY)/.installed: EXTRAS := supply
 # The receivers and senders of HL7 that the tests run beside the service are of npm; Node.js itself is among the wheels.
 $(DEV)/.installed: $(wildcard tests/peers/package-lock.json)
+# The service runs what the images run: by the same constraints, each file by its sha256, on every Python and machine.
+# Of tensorrt there are none (docker/constraints.sh): its environment is gpu's, and TensorRT on top.
+$(SERVE)/.installed: $(wildcard docker/constraints-*.txt)
 $(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed $(SUPPLY)/.installed: pyproject.toml
 	@$(find_python); \
 	echo "Installing marrowlens[$(EXTRAS)] into $(@D) with $$found"; \
 	$$found -m venv $(@D)
+	$(if $(filter $(SERVE),$(@D)),$(@D)/bin/python -m pip install --disable-pip-version-check --require-hashes \
+		--requirement docker/constraints-$(RUNTIME:tensorrt=gpu).txt --requirement docker/constraints-parquet.txt)
 	$(@D)/bin/python -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	$(if $(filter $(DEV),$(@D)),$(@D)/bin/npm ci --prefix tests/peers --no-audit --no-fund)
 	@touch $@

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes the constraints that the images install from: every distribution at one version, with the sha256 of each of
+# Writes the constraints that the images and `make serve` install from: every distribution at one version, with the sha256 of each of
 # its files on PyPI. One file an image, for every machine and every Python that pyproject.toml allows.
 #
 #   docker/constraints.sh                     what pyproject.toml has grown; versions that are there stay
@@ -28,5 +28,7 @@ compile() {
 for runtime in cpu gpu openvino; do
     compile "$runtime" pyproject.toml --extra service --extra postgres --extra otel --extra "$runtime" "$@"
 done
+# Tables as Parquet, for `make serve` alone; what it shares with cpu stands at the same version.
+compile parquet pyproject.toml --extra parquet --constraint docker/constraints-cpu.txt "$@"
 compile training pyproject.toml --extra training "$@"
 compile build docker/build.in "$@"
