@@ -25,6 +25,7 @@ OVERLAYS = {
 }
 #: What is no service: rendered and judged by the policy scanner with them, and tested by its own.
 TRAINING = FOLDER / "training"
+RAY = FOLDER / "ray"
 #: Fields of KServe's predictor that are not a pod's.
 _KSERVES = ("model", "labels", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "deploymentStrategy")
 
@@ -81,14 +82,15 @@ def kserve_pod(found: list[Document]) -> Document | None:
 
 
 def write(folder: Path) -> None:
-    """One file an overlay, one of the training, and one for the pod that KServe would make, which no object is."""
+    """One file an overlay, one of the training, one of Ray, and one for the pod that KServe would make."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, overlay in OVERLAYS.items():
         (folder / f"{name}.yaml").write_text(text(overlay), encoding="utf-8")
         if pod := kserve_pod(documents(overlay)):
             document = {"apiVersion": "v1", "kind": "Pod"} | pod
             (folder / f"{name}-pod.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    (folder / "training.yaml").write_text(text(TRAINING), encoding="utf-8")
+    for beside in (TRAINING, RAY):
+        (folder / f"{beside.name}.yaml").write_text(text(beside), encoding="utf-8")
 
 
 if __name__ == "__main__":
