@@ -1,8 +1,9 @@
 """Files that stand at their name whole or not at all, and are never written through a link.
 
-A link at the name is replaced, not followed: what it points to, and other names of the same file, stay as they are.
+A symbolic link at the name, or a device, is refused. Other names of the same file (hard links) keep the old content.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file beside this one that takes its name when all has gone well, and leaves nothing behind when not.
 
     Raises:
-        OSError: no place, no permission.
+        OSError: no place, no permission, or the name is a symbolic link or no ordinary file.
     """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OSError(errno.ELOOP, "is a link or no ordinary file; results are not written through links", str(path))
     unfinished = path.with_name(f".{path.name}.unfinished")
     with suppress(FileNotFoundError):
         unfinished.unlink()  # of a writer that was killed

@@ -9,11 +9,11 @@ import pytest
 from model.atomic_file import is_link, replacing, write_bytes, write_text
 
 Place = Callable[[Path, Path], None]
-LINKS = pytest.mark.parametrize("link", [os.symlink, os.link])
 
 
-@LINKS
-@pytest.mark.parametrize("name", ["out.csv", ".out.csv.unfinished"])
+@pytest.mark.parametrize(
+    ("link", "name"), [(os.link, "out.csv"), (os.link, ".out.csv.unfinished"), (os.symlink, ".out.csv.unfinished")]
+)
 def test_nothing_is_written_through_a_link(link: Place, name: str, tmp_path: Path) -> None:
     victim, out = tmp_path / "victim", tmp_path / "out.csv"
     victim.write_bytes(b"of somebody else")
@@ -24,10 +24,23 @@ def test_nothing_is_written_through_a_link(link: Place, name: str, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "victim"]
 
 
-def test_a_link_to_nothing_makes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symbolic_link_is_refused(there: bool, tmp_path: Path) -> None:
+    """/dev/stdout is one: to replace it would take it from every program of the machine."""
+    if there:
+        (tmp_path / "elsewhere").touch()
     (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
-    write_bytes(tmp_path / "out", b"ours")
-    assert not (tmp_path / "elsewhere").exists() and (tmp_path / "out").read_bytes() == b"ours"
+    with pytest.raises(OSError, match="not written through links"):
+        write_bytes(tmp_path / "out", b"ours")
+    assert (tmp_path / "elsewhere").exists() == there and (tmp_path / "out").is_symlink()
+    assert not there or (tmp_path / "elsewhere").read_bytes() == b""
+
+
+def test_a_device_or_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
+        with pytest.raises(OSError, match="no ordinary file"):
+            write_bytes(path, b"ours")
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
