@@ -105,7 +105,7 @@ app.add_typer(
 )
 app.add_typer(lazily("service.drift_command", "drift", "Input drift: its reference, and a folder's."), name="drift")
 app.add_typer(lazily("service.lis.commands", "lis", "The laboratory's messages: what waits, what is dead."), name="lis")
-app.add_typer(lazily("service.lis.commands", "audit_trail", "The laboratory's audit trail."), name="audit")
+app.add_typer(lazily("service.lis.audit_commands", "audit_trail", "The laboratory's audit trail."), name="audit")
 
 
 def _settings(**chosen: Any) -> Settings:

@@ -92,6 +92,10 @@ class LisSettings(BaseSettings):
     pictures: Path | None = Field(None, description="folder where pictures of cells are kept. Default: they are not")
     picture_days: int = Field(30, gt=0, description="how long, counted from the day a picture came")
 
+    audit_reads: bool = Field(
+        False, description="write a row of the audit trail for every look at specimens, reports and pictures"
+    )
+
     deliver: bool = Field(True, description="this process delivers reports; no: another one does")
     retry_first_s: float = Field(1, gt=0, description="wait before a report is sent a second time; doubles each time")
     retry_most_s: float = Field(300, gt=0, description="longest wait between two tries")

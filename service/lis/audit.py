@@ -5,6 +5,7 @@ hash covers its content and the hash before it; one more row says where the chai
 can also write a new chain: keep the end that `marrowlens audit verify` prints outside, and give it to the next check.
 """
 
+import hmac
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.access.identity import Actor
-from service.lis.tables import AuditHeadRow, AuditRow
+from service.lis.tables import AuditHeadRow, AuditKeyRow, AuditRow
 
 #: What stands before the first row.
 BEGINNING = "0" * 64
@@ -106,6 +107,17 @@ def _faults(row: AuditRow, before: End) -> Iterator[Fault]:
 def digest(document: str) -> str:
     """Under which the text of a report or a message is recorded."""
     return sha256(document.encode()).hexdigest()
+
+
+def digest_of_value(session: Session, specimen_id: str | None, revision: int, field: str, value: Any) -> str:
+    """Under which a value is recorded that a change replaced: HMAC-SHA256 under the database's own key.
+
+    Without the key no list of names can be tried against the trail. Specimen, revision and field are part of it: equal
+    values in two rows have two digests.
+    """
+    key = session.scalars(select(AuditKeyRow)).one().key
+    message = json.dumps([specimen_id, revision, field, value], sort_keys=True, ensure_ascii=False)
+    return hmac.new(bytes.fromhex(key), message.encode(), sha256).hexdigest()
 
 
 def _hash(row: AuditRow, before: str) -> str:

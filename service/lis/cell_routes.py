@@ -13,9 +13,10 @@ from service.lease import Lease
 from service.lis import examples
 from service.lis.acting import TheActor
 from service.lis.adding import MAX_KEY, Adding
+from service.lis.dependencies import AuditedLook, SpecimenId, TheLaboratory
 from service.lis.documents import AddedCells, AddedItem, Cell
 from service.lis.kept import media_type
-from service.lis.routes import Place, SpecimenId, TheLaboratory
+from service.lis.routes import Place
 from service.lis.sent import SentCell
 from service.openapi import MANY_OR_ONE_PICTURE, problem_responses
 from service.problems import UNEXPECTED, kind_of, problem
@@ -86,6 +87,7 @@ async def add_cells(
 
 @router.get(
     "/specimens/{specimen_id}/cells/{place}/picture",
+    dependencies=[AuditedLook],
     summary="See the picture of a cell",
     response_class=Response,
     responses=problem_responses(404, 422, 503),

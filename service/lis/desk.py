@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from model.contract import Manifest
 from service.access.identity import Actor
 from service.errors import CellTaken
-from service.lis import cells, intake, outbox, signing, specimens
+from service.lis import audit, cells, intake, outbox, signing, specimens
 from service.lis.audit import IDENTITY
 from service.lis.cells import Reading
 from service.lis.database import Database
@@ -199,6 +199,13 @@ class Desk:
             specimens.found(session, specimen_id)
             wanted = select(AuditRow).where(AuditRow.specimen_id == specimen_id).order_by(AuditRow.number)
             return AuditTrail(entries=[_entry(row) for row in session.scalars(wanted)])
+
+    def record_look(self, specimen_id: str | None, what: str, by: Actor) -> None:
+        """Write down that somebody looks at a specimen, or at the list of them. Raises UnknownSpecimen."""
+        with self.database.writing() as session:
+            if specimen_id is not None:
+                specimens.found(session, specimen_id)
+            audit.record(session, by, "look", specimen_id, what=what)
 
     def _differential(self, session: Session, row: SpecimenRow) -> SpecimenDifferential:
         return signing.differential_of(row, cells.counted(session, row, self.rules), self.rules)

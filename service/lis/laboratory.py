@@ -58,6 +58,7 @@ class Laboratory:
         assert lis.database is not None, "without a database there is no laboratory"
         self.metrics = LisMetrics(registry)
         self.draws = lis.fhir_pictures
+        self.audits_reads = lis.audit_reads
         self._settings = settings
         with _refusing("PICTURES"):
             self.kept = KeptPictures(lis.pictures, lis.picture_days) if lis.pictures else None

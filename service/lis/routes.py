@@ -1,13 +1,13 @@
 """`/specimens`: from an opened specimen to a signed report, over HTTP. Words and shapes; the desk does the work."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from service.bodies import JsonRoute
-from service.errors import NoLaboratory
 from service.lis import examples
 from service.lis.acting import TheActor, ThePerson
+from service.lis.dependencies import AuditedList, AuditedLook, SpecimenId, TheLaboratory
 from service.lis.documents import (
     MOST,
     AuditTrail,
@@ -27,30 +27,10 @@ from service.lis.report import Report, SpecimenDifferential
 from service.lis.states import State
 from service.openapi import problem_responses
 
-if TYPE_CHECKING:  # SQLAlchemy and the rest take 40 MB: loaded where a laboratory is set up, and nowhere else
-    from service.lis.laboratory import Laboratory
-
 _REFUSALS = (400, 404, 408, 409, 413, 415, 422, 429, 503)
 router = APIRouter(tags=["specimens"], route_class=JsonRoute)
 
 
-async def laboratory(request: Request) -> "Laboratory":
-    """The laboratory of this service.
-
-    Raises:
-        NoLaboratory: none is set up.
-    """
-    found: Laboratory | None = request.app.state.laboratory
-    if found is None:
-        raise NoLaboratory
-    return found
-
-
-if TYPE_CHECKING:
-    TheLaboratory = Annotated[Laboratory, Depends(laboratory)]
-else:
-    TheLaboratory = Annotated[Any, Depends(laboratory)]
-SpecimenId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="of the specimen, as `POST /specimens` gave it")]
 Place = Annotated[int, Path(ge=1, le=MOST, description="of the cell: 1, 2, …")]
 #: PostgreSQL is asked for no text with a NUL in it: it would fail.
 NO_NUL = r"^[^\x00]*$"
@@ -75,7 +55,11 @@ async def open_specimen(wish: OpenSpecimen, by: TheActor, here: TheLaboratory) -
 
 
 @router.get(
-    "/specimens", summary="List specimens", response_model_exclude_none=True, responses=problem_responses(404, 422, 503)
+    "/specimens",
+    dependencies=[AuditedList],
+    summary="List specimens",
+    response_model_exclude_none=True,
+    responses=problem_responses(404, 422, 503),
 )
 async def list_specimens(
     here: TheLaboratory,
@@ -90,6 +74,7 @@ async def list_specimens(
 
 @router.get(
     "/specimens/{specimen_id}",
+    dependencies=[AuditedLook],
     summary="Look at a specimen",
     response_model_exclude_none=True,
     responses=examples.answering(examples.SPECIMEN) | problem_responses(404, 422, 503),
@@ -113,6 +98,7 @@ async def change_specimen(specimen_id: SpecimenId, wish: ChangeSpecimen, by: The
 
 @router.get(
     "/specimens/{specimen_id}/differential",
+    dependencies=[AuditedLook],
     summary="Read the running differential",
     response_model_exclude_none=True,
     responses=examples.answering(examples.DIFFERENTIAL) | problem_responses(404, 422, 503),
@@ -124,6 +110,7 @@ async def running_differential(specimen_id: SpecimenId, here: TheLaboratory) -> 
 
 @router.get(
     "/specimens/{specimen_id}/cells",
+    dependencies=[AuditedLook],
     summary="List the cells of a specimen",
     response_model_exclude_none=True,
     responses=problem_responses(404, 422, 503),
@@ -146,6 +133,7 @@ async def list_cells(
 
 @router.get(
     "/specimens/{specimen_id}/cells/{place}",
+    dependencies=[AuditedLook],
     summary="Look at a cell",
     response_model_exclude_none=True,
     responses=problem_responses(404, 422, 503),
@@ -222,6 +210,7 @@ async def cancel_specimen(specimen_id: SpecimenId, wish: WithReason, by: TheActo
 
 @router.get(
     "/specimens/{specimen_id}/reports/{version}",
+    dependencies=[AuditedLook],
     summary="Read a report",
     response_model=Report,
     response_model_exclude_none=True,
@@ -235,7 +224,10 @@ async def read_report(
 
 
 @router.get(
-    "/specimens/{specimen_id}/audit", summary="Read the audit trail", responses=problem_responses(404, 422, 503)
+    "/specimens/{specimen_id}/audit",
+    dependencies=[AuditedLook],
+    summary="Read the audit trail",
+    responses=problem_responses(404, 422, 503),
 )
 async def audit_trail(specimen_id: SpecimenId, here: TheLaboratory) -> AuditTrail:
     """Who did what to this specimen, and when."""

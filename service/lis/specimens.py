@@ -7,7 +7,7 @@ within the caller's transaction; a specimen that is to be changed is locked firs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, select
@@ -166,18 +166,35 @@ def change(session: Session, row: SpecimenRow, wish: Change, by: Actor) -> None:
                 "a report of this specimen went out under its patient, and would stay there; amend it, say so in the "
                 "comment, sign, and open another specimen for the other patient"
             )
-        row.patient = wish.patient.model_dump(mode="json", exclude_none=True)
-    if wish.order is not None:
-        row.order = wish.order.model_dump(mode="json", exclude_none=True)
-    changed = [name for name in ("patient", "order") if getattr(wish, name) is not None]
+    new = _new_values(wish)
+    old = {name: getattr(row, name) for name in new}
+    for name, value in new.items():
+        setattr(row, name, value)
+    row.revision += 1
+    # Which fields, and not what stands in them: the trail is read by more people than the report.
+    before = {
+        name: audit.digest_of_value(session, row.id, row.revision, name, _as_json(value))
+        for name, value in old.items()
+        if value != new[name]
+    }
+    audit.record(session, by, "change", row.id, fields=list(new), before=before, revision=row.revision)
+
+
+def _new_values(wish: Change) -> dict[str, Any]:
+    """The columns that a change sets, with what they become."""
+    documents = {"patient": wish.patient, "order": wish.order}
+    new: dict[str, Any] = {
+        name: document.model_dump(mode="json", exclude_none=True) for name, document in documents.items() if document
+    }
     for name in ("collected_at", "target_cells", "megakaryocytes"):
         value = getattr(wish, name)
         if value is not None or name in wish.cleared:
-            setattr(row, name, value)
-            changed.append(name)
-    row.revision += 1
-    # Which fields, and not what stands in them: the trail is read by more people than the report.
-    audit.record(session, by, "change", row.id, fields=changed, revision=row.revision)
+            new[name] = value
+    return new
+
+
+def _as_json(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def cancel(session: Session, row: SpecimenRow, by: Actor, reason: str) -> None:

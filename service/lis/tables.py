@@ -191,3 +191,13 @@ class AuditHeadRow(Table):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     number: Mapped[int] = mapped_column(RowNumber)
     hash: Mapped[str] = mapped_column(String(64))
+
+
+class AuditKeyRow(Table):
+    """The one row with the key of this database's digests: 32 bytes in hexadecimal. In no other database, in no row of
+    the trail and in no answer, so that nobody can try names against the trail alone."""
+
+    __tablename__ = "audit_key"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(String(64))
