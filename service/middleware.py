@@ -45,8 +45,8 @@ class RequestContext:
     A request that its connection refuses is answered here, so that it is one like all others: with an id and headers,
     counted and logged.
 
-    The access log holds method, route, status, duration and who called: the name of a key or person, or of whoever is
-    known to nobody the address. No query, no file name.
+    The access log holds method, route, status, duration and who called: the name of a key or person, or the address of
+    a client that is unknown or whose connection was refused. No query, no file name.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, hsts_max_age_s: int) -> None:
@@ -154,7 +154,8 @@ def _who(scope: Scope, status: int) -> str:
     known = scope["state"].get("caller")
     if known is not None:
         return str(known.name)
-    return str(scope["client"][0]) if status == HTTPStatus.UNAUTHORIZED and scope.get("client") else ""
+    unknown = status == HTTPStatus.UNAUTHORIZED or REFUSED in scope["state"]
+    return str(scope["client"][0]) if unknown and scope.get("client") else ""
 
 
 def _request_id(fields: Headers) -> str:
