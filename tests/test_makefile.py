@@ -116,7 +116,12 @@ def test_serve_makes_its_environment_with_the_first_python_that_will_do(
     first = run("make", "serve")
     assert first.returncode == 0, first.stderr
     assert "Installing marrowlens[service,cpu,parquet] into .venv-serve-cpu with python3.12" in first.stdout
-    assert "python -m pip install --disable-pip-version-check --editable .[service,cpu,parquet]" in asked.read_text()
+    by_hash = "--require-hashes --requirement docker/constraints-cpu.txt --requirement docker/constraints-parquet.txt"
+    assert asked.read_text().splitlines()[-3:] == [
+        f"python -m pip install --disable-pip-version-check {by_hash}",
+        "python -m pip install --disable-pip-version-check --editable .[service,cpu,parquet]",
+        "marrowlens serve",
+    ]
     asked.unlink()
     assert run("make", "serve").returncode == 0
     assert asked.read_text() == "marrowlens serve\n"
@@ -140,6 +145,14 @@ def test_a_failed_install_is_not_taken_for_done(run: Run, program: Program, chec
     program("python3", making_python(tmp_path / "asked").replace("echo 'echo '", "echo 'exit 3 '"))
     assert run("make", "serve").returncode != 0
     assert not (checkout / ".venv-serve-cpu/.installed").exists()
+
+
+@pytest.mark.parametrize("runtime", ["cpu", "gpu", "tensorrt", "openvino"])
+def test_serve_installs_by_constraints_that_there_are(run: Run, program: Program, runtime: str) -> None:
+    program("python3", NEW)
+    said = run("make", "--dry-run", "serve", f"RUNTIME={runtime}").stdout
+    named = re.findall(r"--requirement (\S+)", said)
+    assert len(named) == 2 and all((ROOT / name).exists() for name in named)
 
 
 @pytest.mark.parametrize(("answer", "runtime"), [("exit 0", "gpu"), ("exit 9", "cpu")])
