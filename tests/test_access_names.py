@@ -55,6 +55,8 @@ REFUSED = {
     "ligature": ("\ufb01lm", "U+FB01"),
     "no-break space": ("dr.\u00a0beispiel", "U+00A0"),
     "ideographic space": ("dr.\u3000beispiel", "U+3000"),
+    "Ogham space": ("dr.\u1680beispiel", "U+1680"),
+    "two spaces": ("dr.  beispiel", "two in a row"),
     "decomposed": ("Mu\u0308ller", "normalization form C"),
     "combining at the start": ("\u0301beispiel", "combines"),
     "too long": ("x" * (MAX_NAME + 1), "201 characters"),
@@ -242,7 +244,7 @@ def test_every_name_that_is_taken_is_one_visible_line_in_one_form(text: str) -> 
     except NameRefused as error:
         assert len(str(error)) < 200
         return
-    assert name == text == text.strip() and len(name.splitlines()) == 1 and name.isprintable()
+    assert name == text == " ".join(text.split()) and len(name.splitlines()) == 1 and name.isprintable()
     assert name.encode().decode() == unicodedata.normalize("NFC", name)
     plain = name.translate(str.maketrans("", "", "ªº"))
     assert unicodedata.normalize("NFKC", plain) == plain

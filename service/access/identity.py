@@ -80,13 +80,15 @@ def checked_name(text: str, what: str, limit: int = MAX_NAME) -> str:
 
 
 def _fault(text: str, limit: int) -> str | None:
-    if not text or text != text.strip():
-        return "is empty, or begins or ends with a space"
+    if not text or text != text.strip() or "  " in text:
+        return "is empty, begins or ends with a space, or has two in a row"
     if len(text) > limit:
         return f"has {len(text)} characters; {limit} are allowed"
     for each in text:
         if unicodedata.category(each) in _NOT_IN_NAMES or ord(each) in _INVISIBLE:
             return f"holds U+{ord(each):04X}, an invisible or control character; remove it"
+        if unicodedata.category(each) == "Zs" and each != " ":
+            return f"holds U+{ord(each):04X}, another space than U+0020; use that one"
     if unicodedata.category(text[0]).startswith("M"):
         return f"begins with U+{ord(text[0]):04X}, which combines with what stands before it"
     if unicodedata.normalize("NFC", text) != text:
