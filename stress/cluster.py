@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.parts.surroundings import ray_folder
+
 _PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 STARTS = 3  # Ray gives its own processes 30 s to start, which on a busy machine is not enough
 ROOT = Path(__file__).parents[1]
@@ -53,27 +55,28 @@ class Peer:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Peer]:
-    """Started for the block. `folder` holds Ray's files; its path must be short, sockets stand in it."""
-    peer = _started(folder)
-    try:
-        yield peer
-    finally:
-        _end(peer.process)
+    """Started for the block. `folder` holds the logs of its starts."""
+    with ray_folder() as short:
+        peer = _started(folder, short)
+        try:
+            yield peer
+        finally:
+            _end(peer.process)
 
 
-def _started(folder: Path) -> Peer:
+def _started(folder: Path, short: Path) -> Peer:
     # A token of its own: Ray's would be made in the home of whoever runs this.
     own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all of it on 127.0.0.1
     # To a running cluster and nowhere else: not to another one of the same person's.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MARROWLENS_"))} | ACCESS | own
-    environment["PYTHONPATH"] = str(ROOT)
+    environment |= {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(short)}
     for number in range(STARTS):
         place = folder / str(number)
         place.mkdir()
         with (place / "peer.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "stress.cluster", str(place)],
+                [sys.executable, "-m", "stress.cluster"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -162,10 +165,7 @@ def main() -> None:
 
     from ray.cluster_utils import Cluster
 
-    folder = Path(sys.argv[1])
-    started = Cluster(
-        initialize_head=True, head_node_args=_node() | {"temp_dir": str(folder / "ray"), "no_monitor": True}
-    )
+    started = Cluster(initialize_head=True, head_node_args=_node() | {"no_monitor": True})
     node = started.add_node(**_node())
     _say(json.dumps({"ray": started.address, "s3": f"http://{host}:{port}"}))
     for line in sys.stdin:

@@ -7,7 +7,7 @@ Does not know which part comes next, nor what to do about one that failed.
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from service.parts.faults import CannotScore
 from service.parts.plan import Plan
 from service.parts.request import Sizing
 from service.parts.scoring import Done, Failed, Fault, PartScorer
-from service.parts.surroundings import check_listens
+from service.parts.surroundings import check_listens, ray_folder
 from service.session import OnnxSession, ProviderUnavailable
 from service.settings import Settings
 from service.thread_pools import MODEL
@@ -116,17 +116,32 @@ def joined(sizing: Sizing) -> Iterator[None]:
         CannotScore: the cluster does not answer or is of another version, or none starts
     """
     address = sizing.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        check_listens(address)
-        _init(f"Ray at {address} cannot be joined", 1, address=address)
-    else:
-        cpus = max(cpu_budget(), sizing.cpus or 1)
-        own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
-        _init("Ray does not start on this machine", _STARTS, address="local", **own)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with nullcontext() if address else _own_folder():
+        if address:
+            check_listens(address)
+            _init(f"Ray at {address} cannot be joined", 1, address=address)
+        else:
+            cpus = max(cpu_budget(), sizing.cpus or 1)
+            own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
+            _init("Ray does not start on this machine", _STARTS, address="local", **own)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """For the block, Ray and all processes that it starts write into a folder of this run."""
+    before = os.environ.get("RAY_TMPDIR")
+    with ray_folder() as folder:
+        os.environ["RAY_TMPDIR"] = str(folder)
+        try:
+            yield
+        finally:
+            os.environ.pop("RAY_TMPDIR")
+            if before is not None:
+                os.environ["RAY_TMPDIR"] = before
 
 
 def _init(failed: str, attempts: int, **how: Any) -> None:
