@@ -279,3 +279,17 @@ def test_requests_that_wait_for_others_are_left_in_the_kernel(service: Served) -
                 answered += connection.recv(65536).count(b"HTTP/1.1 200 ")
         assert sent > 1_000_000
         assert resident_bytes() - before < 50e6
+
+
+def test_a_chunk_whose_extension_does_not_end_is_no_body(service: Served) -> None:
+    first = head("/classify", "Content-Type: image/png", "Transfer-Encoding: chunked")
+    with connected(service) as connection:
+        connection.sendall(first + b"1;")
+        connection.settimeout(0.1)
+        heard = b""
+        while not heard:
+            connection.sendall(b"a" * 10_000)
+            with suppress(TimeoutError):
+                heard = connection.recv(65536)
+        [only] = answers(heard + all_that_comes(connection))
+    assert only.status == 408 and only.document()["type"].endswith(":upload-too-slow")
