@@ -41,6 +41,9 @@ def test_a_store_counts_as_a_folder_does(draw: Draw, tmp_path: Path, artefact: P
         store.pipe(f"/skipped/{name}", content)
     plan, _ = scored(Request(("memory://skipped",), str(tmp_path / "out")), artefact)
     assert plan.skipped == {".txt": 1, "hidden": 2}
+    store.pipe("/nothing-skipped/a.png", draw(1))
+    plan, _ = scored(Request(("memory://nothing-skipped",), str(tmp_path / "out2")), artefact)
+    assert plan.skipped == {}
 
 
 def test_a_plan_without_a_count_of_what_was_skipped_is_gone_on_with(tmp_path: Path, draw: Draw, artefact: Path) -> None:

@@ -109,9 +109,9 @@ def _walked(store: Any, root: str, skipped: Skipped) -> Iterator[File]:
     root = root.rstrip("/")
     for parent, folders, found in store.walk(root, detail=True, on_error="raise"):
         hidden = [name for name in folders if name.startswith(".")]
-        skipped["hidden"] += len(hidden)
         for name in hidden:
             del folders[name]
+            skipped["hidden"] += 1
         for name in sorted(found):
             if counts(name):
                 path = f"{parent.rstrip('/')}/{name}"
