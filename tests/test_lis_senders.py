@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from ordering import GOOD, Desk, line_to, listening, said, still_takes
 from pydantic import ValidationError
 from receivers import Line, certificates
@@ -200,6 +201,20 @@ async def test_a_certificate_is_one_sender_from_whatever_address_and_names_itsel
         ("127.0.0.2", "CN=client"),
         ("127.0.0.3", "CN=client"),
     ]
+
+
+def test_it_is_so_on_uvloop_too(tmp_path: Path) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for number, same in enumerate(
+            (
+                test_a_certificate_is_one_sender_from_whatever_address_and_names_itself,
+                test_connections_that_never_finish_tls_are_counted_and_give_way,
+                test_a_renewed_certificate_is_used_for_the_next_connections,
+            )
+        ):
+            (tmp_path / str(number)).mkdir()
+            runner.run(same(tmp_path / str(number)))
+        runner.run(test_where_every_slot_is_silent_the_longest_silent_gives_way())
 
 
 async def test_without_certificates_a_sender_is_its_address_and_msh_3_a_claim() -> None:

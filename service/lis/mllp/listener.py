@@ -150,20 +150,23 @@ class OrderListener:
             ending = self._ending(error)
         finally:
             self._idle.pop(task, None)
-            if writer is not None:
-                await self._end(writer, at_once=ending.how == "displaced")
-            self._slots.release(slots[0])
-            self._conversations.discard(task)
-            self._log.ended(ending.how, f"a connection from {address} is closed, {ending}")
+            try:
+                if writer is not None:
+                    await self._end(writer, at_once=ending.how == "displaced")
+            finally:  # whatever happens, the slot is free again
+                self._slots.release(slots[0])
+                self._conversations.discard(task)
+                self._log.ended(ending.how, f"a connection from {address} is closed, {ending}")
 
     async def _opened(self, accepted: socket.socket) -> tuple[StreamReader, StreamWriter]:
         """The two directions of a connection, by TLS where it is set up."""
         loop, tls = asyncio.get_running_loop(), self._tls.context()
         reader = StreamReader()
+        protocol = StreamReaderProtocol(reader)  # uvloop returns its own in its place
         patience_s = self._settings.hl7_timeout_s if tls else None
         try:
-            transport, protocol = await loop.connect_accepted_socket(
-                lambda: StreamReaderProtocol(reader), accepted, ssl=tls, ssl_handshake_timeout=patience_s
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, accepted, ssl=tls, ssl_handshake_timeout=patience_s
             )
         except OSError as error:  # an SSLError too
             accepted.close()
