@@ -106,12 +106,6 @@ _TEXTS = (
     (re.compile(rb"--+[\w'-]+\r?\n|content-(disposition|type):", re.IGNORECASE), "a multipart form inside the body"),
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer in place of the file"),
 )
-#: JPEG and PNG after a conversion of text: to UTF-8, from bytes that are no UTF-8, to 7 bits, of line ends.
-_CHANGED = re.compile(
-    rb"\xc3\xbf\xc3\x98\xc3\xbf|(\xef\xbf\xbd){2}|\?{4}\x00\x10|\x7fX\x7f"
-    rb"|(\xc2\x89|\xe2\x80\xb0|\xef\xbf\xbd|\?|\t|\x89)PNG[\r\n]"
-)
-_PRECEDED = re.compile(rb"(\s|\xef\xbb\xbf)+(\xff\xd8\xff|\x89PNG)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 #: Beginnings of the read formats after a transfer that took them for text.
 _AS_TEXT = {
@@ -119,6 +113,10 @@ _AS_TEXT = {
     b"\x09PNG": "the upper bit of each byte was removed",
     b"\xc2\x89PNG": "its bytes were encoded as UTF-8",
     b"\xc3\xbf\xc3\x98": "its bytes were encoded as UTF-8",
+    b"\xe2\x80\xb0PNG": "its bytes were encoded as UTF-8",  # 0x89 of Windows-1252
+    b"\x7fX\x7f": "the upper bit of each byte was removed",
+    b"????\x00\x10": "its bytes were decoded as ASCII",
+    b"?PNG": "its bytes were decoded as ASCII",
     b"\xef\xbf\xbdPNG": "its bytes were decoded as UTF-8",
     b"\xef\xbf\xbd\xef\xbf\xbd": "its bytes were decoded as UTF-8",
 }
@@ -163,10 +161,6 @@ def _refusal(head: bytes) -> UnsupportedPicture | UndecodablePicture:
         return UndecodablePicture(f"{len(head) - len(behind)} bytes stand before the {found}; send the file alone")
     if not head.strip(b"\0"):
         return UndecodablePicture("the picture begins with nothing but zeros: the file was not written or sent whole")
-    if _CHANGED.match(head):
-        return UnsupportedPicture("a picture whose bytes were changed as text is; send the file in binary, unchanged")
-    if _PRECEDED.match(head):
-        return UnsupportedPicture("a picture behind a line end or a byte order mark; send the bytes of the file alone")
     name = _container(head) or _begins(head, _PICTURES) or _text(head) or "an unknown type of file"
     return UnsupportedPicture(f"{name}, not a picture type that is read here; {_SEND}")
 
