@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from collector import collector
 from fastapi import FastAPI
 from graphs import write_artefact
 from keys import entry, keys_file
 from receivers import certificates
+from serving import async_client, client
 
 from service import memory
 from service.access.keys import KeyRing
 from service.app import create_app
+from service.artefact import bundled_artefact
 from service.classify import Classifier
 from service.lis import outbox
 from service.lis.delivery import Worker
@@ -31,6 +34,7 @@ from service.lis.mllp.listener import OrderListener
 from service.lis_settings import LisSettings
 from service.metrics import Metrics
 from service.models import Models
+from service.opening import opened
 from service.server import DrainingServer, server
 from service.session import open_session
 from service.settings import Settings
@@ -242,3 +246,27 @@ async def test_sighup_during_a_reload_is_logged_and_done_once_more(
         go_on.set()
         await until(lambda: app.state.running.classifier.manifest.name == "second")
     assert opened == ["micro", "second"]
+
+
+async def test_a_scrape_does_not_wait_for_drift_to_be_measured() -> None:
+    """The model's thread and the measuring share a lock, which no scrape takes."""
+    settings = Settings()
+    async with async_client(bundled_artefact(), session=opened(settings)) as http:
+        window = http._transport.app.state.running.classifier._drift
+        with window._lock:
+            async with asyncio.timeout(30):
+                found = (await http.get("/metrics")).text
+    assert "marrowlens_drift_window_pictures 0.0" in found
+
+
+def sending() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if "Span" in each.name]
+
+
+def test_traces_have_one_exporter_which_ends_with_the_service(artefact: Path) -> None:
+    before = sending()
+    with collector() as found:
+        with client(artefact, otlp_endpoint=found.url) as http:
+            assert http.get("/classes").is_success
+            assert len(sending()) == len(before) + 1
+        assert sending() == before and found.spans
