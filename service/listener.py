@@ -115,6 +115,8 @@ class Listener:
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if secured else None,
                 ssl_shutdown_timeout=TLS_CLOSE_TIMEOUT_S if secured else None,
             )
-        except (OSError, asyncio.CancelledError):  # no handshake, or another connection had the place
+        except BaseException as error:
             place.leave()
             accepted.close()
+            if not isinstance(error, OSError | asyncio.CancelledError):  # no handshake, or its place was taken
+                raise
