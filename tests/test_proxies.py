@@ -115,9 +115,8 @@ async def test_no_attack_gets_or_gives_another_clients_answer(front: str, servic
     assert not any("smuggled" in line or "trailer" in line for line in service.lines[before:])
 
 
-async def test_whoever_is_refused_early_has_the_problem_through_a_proxy(front: str) -> None:
-    async with httpx.AsyncClient(base_url=front, timeout=60) as http:
-        for size in (1, 100_000, 5_000_000):
-            for _ in range(10):
-                answer = await http.post("/nowhere", content=bytes(size))
-                assert (answer.status_code, answer.json()["status"]) == (404, 404)
+def test_whoever_is_refused_early_has_the_problem_through_a_proxy(front: str) -> None:
+    for size in (1, 100_000, 5_000_000):
+        for _ in range(10):  # each on a connection of its own: nginx closes one whose body it has not read to its end
+            answer = httpx.post(f"{front}/nowhere", content=bytes(size), timeout=60)
+            assert (answer.status_code, answer.json()["status"]) == (404, 404)
