@@ -18,7 +18,7 @@ from rich.table import Table
 
 from model.regular_file import read_regular_file
 from service.access.callers import SCOPES
-from service.access.keys import KeyEntry, KeysRefused, hash_of, new_key, read_keys
+from service.access.keys import KeyEntry, KeysRefused, hash_of, names_alike, new_key, read_keys
 
 CANNOT = 2
 FILE_VARIABLE = "MARROWLENS_KEYS_FILE"
@@ -64,6 +64,7 @@ def new(
         _stop("; ".join(f"{each['loc'][0]}: {each['msg']}, not {each['input']}" for each in error.errors()))
     path = _path(file)
     document = _document(path)
+    _check_name(path, name)
     document.setdefault("key", tomlkit.aot()).append(tomlkit.item(entry))
     _write(path, document)
     typer.echo(key)
@@ -108,6 +109,13 @@ def revoke(
     document["key"] = kept
     _write(path, document)
     typer.echo(f"{stays.count(False)} revoked, {stays.count(True)} left")
+
+
+def _check_name(path: Path, name: str) -> None:
+    """Stop where another key's name differs in upper and lower case only: the service would refuse the file."""
+    there = _entries(path) if path.exists() else ()
+    if clash := names_alike([*(each.name for each in there), name]):
+        _stop(clash)
 
 
 def _path(file: Path | None) -> Path:

@@ -19,9 +19,11 @@ from lab import by, desk, wish
 from serving import client, refused
 from sqlalchemy import select
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from service.access.identity import MAX_NAME, NameRefused, checked_name
 from service.access.keys import KeysRefused, read_keys
+from service.cli import app as command_line
 from service.lis import audit
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer
 from service.lis.report import Order, Patient
@@ -204,6 +206,15 @@ def test_key_names_that_differ_only_in_case_are_refused(tmp_path: Path) -> None:
     path = keys_file(tmp_path, entry("mlk_a", "Scanner-1"), entry("mlk_b", "scanner-1"))
     with pytest.raises(KeysRefused, match="Scanner-1 and scanner-1 differ in upper and lower case only"):
         read_keys(path)
+
+
+def test_the_command_makes_no_such_key(tmp_path: Path) -> None:
+    path = keys_file(tmp_path, entry("mlk_a", "scanner-1"))
+    before = path.read_bytes()
+    words = ["keys", "new", "Scanner-1", "--scope", "classify", "--file", str(path)]
+    done = CliRunner().invoke(command_line, words)
+    assert (done.exit_code, "differ in upper and lower case only" in done.stderr) == (2, True)
+    assert path.read_bytes() == before
 
 
 def test_orders_stand_under_what_was_verified_and_what_the_message_claims_stands_beside_it(database_url: str) -> None:

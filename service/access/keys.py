@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import secrets
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -90,11 +90,18 @@ def read_keys(path: Path) -> tuple[KeyEntry, ...]:
     hashes = [entry.sha256 for entry in found.key]
     if len(set(hashes)) < len(hashes):
         raise KeysRefused(f"{path}: one key stands there twice")
-    names: dict[str, str] = {}
-    for entry in found.key:
-        if (first := names.setdefault(entry.name.casefold(), entry.name)) != entry.name:
-            raise KeysRefused(f"{path}: {first} and {entry.name} differ in upper and lower case only; rename one")
+    if clash := names_alike([entry.name for entry in found.key]):
+        raise KeysRefused(f"{path}: {clash}")
     return found.key
+
+
+def names_alike(names: Sequence[str]) -> str | None:
+    """Which two names differ in upper and lower case only, in a sentence; None where none do."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (first := seen.setdefault(name.casefold(), name)) != name:
+            return f"{first} and {name} differ in upper and lower case only; rename one"
+    return None
 
 
 def _fault(error: object) -> str:
