@@ -131,8 +131,9 @@ class HttpFraming(HttpToolsProtocol):
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and (version == "1.0" or [each.lower() for each in codings] != [b"chunked"]):
             self.stop(MalformedRequest("the only Transfer-Encoding that is read here is chunked, in HTTP/1.1"))
-        if sum(name == b"host" for name, _ in self.headers) > 1:
-            self.stop(MalformedRequest("a request has one Host"))
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112, 3.2
+            self.stop(MalformedRequest(f"{hosts} Host fields; send one"))
 
     def stop(self, error: Exception) -> NoReturn:
         """Refuse, from inside the parser: it makes its own error of this one, and is not asked any more."""

@@ -135,3 +135,12 @@ def test_head_requests_are_answered_without_a_word_in_the_log(service: Served) -
     with httpx.Client(base_url=service.url) as http:
         assert [http.head(path).status_code for path in ("/health/live", "/nowhere", "/health/live")] == [200, 404, 200]
     assert not any("ERROR" in line for line in service.lines)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "hosts", "status"),
+    [("HTTP/1.1", 0, 400), ("HTTP/1.1", 1, 200), ("HTTP/1.1", 2, 400), ("HTTP/1.0", 0, 200), ("HTTP/1.0", 2, 400)],
+)
+def test_a_request_names_one_host(service: Served, request_line: str, hosts: int, status: int) -> None:
+    sent = f"GET /health/live {request_line}\r\n" + "Host: localhost\r\n" * hosts + "Connection: close\r\n\r\n"
+    assert said(service, sent.encode()).startswith(f"HTTP/1.1 {status} ".encode())
