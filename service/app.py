@@ -57,6 +57,8 @@ DRIFT_EVERY_S, KEYS_EVERY_S = 5.0, 1.0
 CANCEL_S = 1.0
 #: How long a shutdown waits for the collector to take the last traces.
 FLUSH_S = 3.0
+#: And where no time is left.
+LEAST_FLUSH_S = 1.0
 
 
 def create_app(
@@ -163,7 +165,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         recorder: Recorder | None = app.state.recorder
         if recorder is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(FLUSH_S):
+                left_s = app.state.running.shutdown_left_s()
+                async with asyncio.timeout(min(FLUSH_S, max(LEAST_FLUSH_S, left_s))):
                     await TELEMETRY.run(recorder.close)
 
 

