@@ -133,7 +133,7 @@ def aim_at_a_specimen(
     case: schemathesis.Case, choose: Callable[[st.SearchStrategy[Any]], Any], url: str, ids: list[str]
 ) -> None:
     """Most requests to a specimen that is there, as it stands: no schema says which id or revision that is."""
-    if choose(st.integers(0, 3)) == 0:
+    if choose(st.integers(0, 3)) == 3:  # 0, the simplest, is drawn far more often
         return
     if case.method != "GET":  # the key acts for others, and has to say for whom; the document leaves it open
         case.headers["X-Acting-User"] = "m.muster"
