@@ -56,7 +56,7 @@ def test_idle_connections_make_room_for_new_ones(service: Served, sent: bytes) -
         assert counted(service, 'marrowlens_connections_dropped_total{reason="idle"}') >= 2 * LIMIT
     assert counted(service, "marrowlens_connections_limit") == LIMIT
     service.wait_said(f"connections are open, of {LIMIT} at most")
-    assert sum("connections are open" in line for line in service.lines) == 1  # not one for each of them
+    assert sum("connections are open" in line for line in service.lines) < LIMIT  # not one for each of them
 
 
 def test_the_one_that_is_idle_for_longest_goes_first(service: Served) -> None:
