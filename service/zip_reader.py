@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 _LOCAL, _ENTRY, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _ZIP64_END, _ZIP64_LOCATOR, _DESCRIPTOR = b"PK\x06\x06", b"PK\x06\x07", b"PK\x07\x08"
+#: Before the first entry of an archive that may have had several parts and has one (8.5.3, 8.5.4).
+_ONE_PART = (_DESCRIPTOR, b"PK00")
 _LOCAL_FIELDS = struct.Struct("<4s2x2H4xLLLHH")
 _ENTRY_FIELDS = struct.Struct("<4s4x2H4xLLLHHHH6xL")
 _END_FIELDS = struct.Struct("<4sHHHHLLH")
@@ -215,9 +217,9 @@ def _local(body: memoryview, entry: Entry, end: int) -> tuple[int, bool, int]:
     data_at = name_at + names + extras
     agrees = (method, bytes(body[name_at : name_at + names])) == (entry.method, entry.raw_name)
     size, packed = _widened(bytes(body[name_at + names : data_at]), size, packed)
-    sizes = (crc, packed, size)
-    unknown = flags & _WITH_DESCRIPTOR and all(value in (0, 0xFFFFFFFF) for value in sizes)
-    agrees = agrees and bool(unknown or sizes == (entry.crc, entry.packed_bytes, entry.size))
+    unknown = (0, 0xFFFFFFFF) if flags & _WITH_DESCRIPTOR else ()  # each for itself: streams often know the size alone
+    listed = (entry.crc, entry.packed_bytes, entry.size)
+    agrees = agrees and all(own in (*unknown, other) for own, other in zip((crc, packed, size), listed, strict=True))
     return data_at, agrees and bool(flags & _ENCRYPTED) == entry.encrypted, flags
 
 
@@ -239,7 +241,7 @@ def check_covered(body: memoryview, directory: Directory, spans: list[tuple[int,
     Raises:
         DamagedZip: two share bytes, or there are bytes of none that are not zero.
     """
-    at = 0
+    at = len(_DESCRIPTOR) if body[: len(_DESCRIPTOR)] in _ONE_PART else 0
     for start, end in [*sorted(spans), (directory.at, directory.at)]:
         if start < at:
             raise DamagedZip(f"two of its entries share the bytes at {start}")

@@ -78,6 +78,23 @@ def test_a_stream_of_pythons_own_writer(tmp_path: Path) -> None:
     assert contents(path.read_bytes()) == [ONE.data, TWO.data, b"three"], "one that was added to"
 
 
+@pytest.mark.parametrize("known", [(0, 0, 1), (0, 1, 1), (1, 1, 1), (1, 0, 0)])
+def test_a_stream_that_knows_some_of_its_sizes_beforehand(known: tuple[int, int, int]) -> None:
+    """Info-ZIP to a pipe, and libarchive everywhere, know the size and not the checksum."""
+    told = tuple(size * each for size, each in zip(ONE.sizes, known, strict=True))
+    local: dict[str, object] = {"sizes": told, "flags": 8}
+    for descriptor in ("mark<LLL", "mark<LQQ"):
+        assert contents(archive(Packed(ONE.name, ONE.data, descriptor=descriptor, local=local), TWO)) == [
+            ONE.data,
+            TWO.data,
+        ]
+
+
+@pytest.mark.parametrize("marker", [b"PK\7\x08", b"PK00"])
+def test_the_only_part_of_an_archive_in_parts(marker: bytes) -> None:
+    assert contents(archive(ONE, TWO, before=marker)) == [ONE.data, TWO.data]
+
+
 def test_folders_are_no_pictures_and_a_file_called_like_one_is() -> None:
     assert names(archive(Packed(b"d/"), Packed(b"w\\"), Packed(b"__MACOSX/._1.jpg", b"x"), ONE)) == ["1.jpg"]
     assert contents(archive(Packed(b"d/", b"hidden?"), ONE)) == [b"hidden?", ONE.data]
@@ -133,6 +150,7 @@ _END_AT = len(WHOLE) - 22
         (archive(ONE, between=Packed(b"9.jpg", b"9").record()), "belong to no entry of its directory"),
         (archive(ONE, between=b"x"), "1 bytes at .* belong to no entry"),
         (b"#!/bin/sh\n" + WHOLE, "several archives in one"),
+        (archive(ONE, before=b"PK00PK00"), "4 bytes at 4 belong to no entry"),
         (WHOLE + b"x", "no directory at its end"),
         (WHOLE + Packed(b"9.jpg", b"9").record(), "no directory at its end"),
         (WHOLE[:-1], "no directory at its end"),
