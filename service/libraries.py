@@ -6,9 +6,13 @@ library or the driver is missing: that is what it is asked about.
 
 import ctypes
 import importlib.util
+import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
+
+# onnxruntime 1.32 reports its use to Microsoft unless this is set before it is imported; the person may set it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 #: TensorRT's major version that onnxruntime 1.22 to 1.31 is linked against.
 TENSORRT_MAJOR = 10

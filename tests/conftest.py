@@ -16,6 +16,8 @@ from PIL import Image
 # Networks of tests are so small that a second thread of torch only waits for the first: on a core that others use too,
 # a step of microseconds took a second. Read when torch is imported, which nothing above does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# onnxruntime tells nobody that tests use it; the service sets this by itself.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Examples are timed by nobody: a loaded machine must not fail a property.
 hypothesis_settings.register_profile("marrowlens", deadline=None)
