@@ -57,7 +57,6 @@ def rsa(bits: int, exponent: int = 65537, **more: Any) -> dict[str, Any]:
         public(GOOD, kid=["odd"]),
         GOOD.as_dict(private=True, kid="odd"),
     ],
-    ids=repr,
 )
 def test_a_member_that_is_no_signing_key_is_skipped_and_harms_no_other(member: object) -> None:
     for listed in ([member, public(GOOD)], [public(GOOD), member]):
