@@ -31,6 +31,7 @@ from model.formats.errors import (
     UnsupportedPicture,
 )
 from model.formats.file_types import format_of
+from model.formats.line_ends import check_line_ends
 from model.formats.orientation import UPRIGHT, orientation_of_jpeg, upright
 from model.formats.picture_size import DEFAULT_MAX_PIXELS, check_size
 from model.formats.transparency import opaque
@@ -87,6 +88,8 @@ def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     try:
         if found == "JPEG":
             return _jpeg_as_seen(data, max_pixels)
+        if found != "PNG":  # whose signature and checksums tell
+            check_line_ends(found, data)
         picture, orientation = _READERS[found](data, max_pixels)
         picture = in_srgb(picture, embedded_profile(found, data) or picture.info.get("icc_profile"))
         return np.asarray(upright(opaque(picture), orientation))

@@ -250,6 +250,31 @@ def test_damaged_restart_markers_are_noticed() -> None:
 HANDED = Path(__file__).parent.parent.parent / "shared" / "cases" / "pictures"
 
 
+SEQUENTIAL = [name for name in WHOLE if not name.startswith("progressive")]
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+@pytest.mark.parametrize("where", [0.1, 0.35, 0.6, 0.85])
+@pytest.mark.parametrize("size", [64, 512])
+def test_a_hole_of_zeros_in_a_scan_is_refused(name: str, where: float, size: int) -> None:
+    data = WHOLE[name]
+    start, end = last_scan(data), len(data) - 2
+    at = start + round(where * (end - start))
+    with pytest.raises(UndecodablePicture):
+        decode(data[:at] + bytes(size) + data[at + size :], SIDE)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("optimize", [False, True])
+def test_a_picture_of_one_colour_is_no_hole(mode: str, optimize: bool) -> None:
+    """With tables of its own it is little but zeros."""
+    blank = encoded(Image.new(mode, (640, 640), 0), "JPEG", optimize=optimize, subsampling=0)
+    half = cell().resize((640, 640)).convert(mode)
+    half.paste(Image.new(mode, (640, 400), 0))
+    assert decode(blank, 64).std() == 0
+    decode(encoded(half, "JPEG", optimize=optimize), 64)
+
+
 @pytest.mark.skipif(not HANDED.is_dir(), reason="no handed cases: the folder ../shared/cases/pictures is not there")
 def test_the_handed_cases() -> None:
     base = (HANDED / "base.jpg").read_bytes()

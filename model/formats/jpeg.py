@@ -23,7 +23,8 @@ MAX_SEGMENTS = 4096
 #: A scan of so many bytes has each of the 256 values: all of 11,758 real cells, and 1 - 3e-5 of random bytes.
 MIN_BYTES_FOR_LINE_ENDS = 4096
 
-_SOI, _EOI, _SOS, _DNL, _APP0, _APP1, _APP2 = 0xD8, 0xD9, 0xDA, 0xDC, 0xE0, 0xE1, 0xE2
+_HOLE = bytes(32)  # real cells have 5 zeros at most
+_DHT, _SOI, _EOI, _SOS, _DNL, _APP0, _APP1, _APP2 = 0xC4, 0xD8, 0xD9, 0xDA, 0xDC, 0xE0, 0xE1, 0xE2
 _BARE = {0x01, *range(0xD0, 0xD8)}  # TEM and RSTn: markers without a segment
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = {
@@ -165,6 +166,8 @@ def read_layout(data: bytes, frame: Frame) -> Layout:
         if segment.marker == _DNL and data[segment.start : segment.end] != frame.height.to_bytes(2, "big"):
             raise UndecodablePicture(_DAMAGED.format("its two heights differ"))
     _check_line_ends(data, scans)
+    if not frame.progressive:  # where zeros may be a long run of empty blocks, and libjpeg notices most of them
+        _check_holes(data, found)
     return Layout(frame, found)
 
 
@@ -196,6 +199,31 @@ def _check_line_ends(data: bytes, scans: list[Segment]) -> None:
     coded = b"".join(data[start:end] for start, end in spans)
     if len(coded) >= MIN_BYTES_FOR_LINE_ENDS and len(set(coded)) >= 256 - len(suspects):
         raise UndecodablePicture(_DAMAGED.format("its line ends were changed, as a transfer as text does"))
+
+
+def _check_holes(data: bytes, found: tuple[Segment, ...]) -> None:
+    """Refuse a baseline picture in which a run of bytes is zero, as where a file was not written or sent whole.
+
+    Where the code of zeros ends a block, a picture of one colour is such a run; elsewhere it is the same coefficient
+    63 times in every block.
+    """
+    ends_block = {0: False, 1: True}  # the tables that a file without any means (T.81 annex K.3)
+    for segment in found:
+        if segment.marker == _DHT:
+            ends_block.update(_ends_of_block(data[segment.start : segment.end]))
+        elif segment.marker == _SOS and data.find(_HOLE, segment.end, segment.scan_end) >= 0:
+            tables = data[segment.start + 2 : segment.end - 3 : 2]
+            if not all(ends_block.get(table & 15) for table in tables):
+                raise UndecodablePicture(_DAMAGED.format("a part of it is nothing but zeros"))
+
+
+def _ends_of_block(tables: bytes) -> Iterator[tuple[int, bool]]:
+    """The number of each AC table of a segment (T.81 section B.2.4.2), and whether its code of zeros ends a block."""
+    at = 0
+    while at + 17 < len(tables):
+        if tables[at] >> 4:
+            yield tables[at] & 15, tables[at + 17] == 0
+        at += 17 + sum(tables[at + 1 : at + 17])
 
 
 def profile(data: bytes, layout: Layout) -> bytes | None:
