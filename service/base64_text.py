@@ -10,6 +10,7 @@ from service.errors import MalformedBody
 
 _DATA_URL = re.compile(rb"data:[^,]{0,200}?(;base64)?,", re.IGNORECASE)
 _FOREIGN = re.compile(rb"[^A-Za-z0-9+/=_-]")
+_PERCENT = re.compile(rb"%(2B|2F|3D)", re.IGNORECASE)
 _BLANKS = b" \t"
 
 
@@ -58,6 +59,8 @@ def _decoded(written: bytes) -> bytes:
 
 
 def _fault(written: bytes) -> str:
+    if _PERCENT.search(written):
+        return "it is percent-encoded (%2B, %2F, %3D), as in a URL; decode that first"
     if foreign := _FOREIGN.search(written):
         return f"character {foreign.start() + 1} is not of its alphabet (RFC 4648, section 4)"
     padding = written.find(b"=")

@@ -36,6 +36,8 @@ def test_the_url_safe_alphabet_goes_without_padding() -> None:
         ("aGk=aGk=", "padding in the middle"),
         ("aGk==", "no multiple of four"),
         ("====", "no multiple of four"),
+        ("aG%2Fk", "it is percent-encoded"),
+        ("aGk%3d", "it is percent-encoded"),
         ("aG%k", "character 3 is not of its alphabet"),
         ("äGkh", "character 1 is not ASCII"),
         ("aGkh\ufeff", "character 5 is not ASCII"),

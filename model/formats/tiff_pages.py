@@ -22,6 +22,8 @@ _IMAGE_DEPTH, _METAMORPH_PLANES, _NDPI = 32997, 33629, 65420
 _REDUCED, _MASK = 1, 4
 _RAW = 1
 _IMAGEJ_PLANES = re.compile(r"^(images|channels|slices|frames)=(\d{1,9})\s*$", re.MULTILINE)
+_TIFFFILE_SHAPE = re.compile(r'\{"shape": \[(\d{1,9}(?:, ?\d{1,9}){1,7})\], .{0,200}?"axes": "([A-Z]{2,8})"')
+_AXES_OF_A_PLANE = "YXSC"  # S are samples, C the channels of colour, which are samples too
 _OME_PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^<>]*>")
 _OME_SIZE = re.compile(r"""\b(SizeZ|SizeC|SizeT)\s*=\s*["'](\d{1,9})["']""")
 
@@ -78,13 +80,22 @@ def _metamorph_planes(main: Directory) -> int:
 
 
 def _described_planes(main: Directory) -> int:
-    """The planes that ImageJ or OME-XML declares; the samples of one pixel are one plane."""
+    """The planes that ImageJ, OME-XML or tifffile declares; the samples of one pixel are one plane."""
     samples = max(1, main.number(_SAMPLES, 1))
     if lines := imagej_lines(main):
         counts = {name: int(count) for name, count in _IMAGEJ_PLANES.findall(lines)}
         planes = counts.pop("images", 0) or prod(counts.values())
-        return 1 if planes == samples else planes
+        in_depth_or_time = max(counts.get("slices", 1), counts.get("frames", 1)) > 1
+        return 1 if planes == samples and not in_depth_or_time else planes
+    if found := _TIFFFILE_SHAPE.match(description(main)):
+        return _tifffile_planes([int(size) for size in found[1].split(",")], found[2])
     return max((_ome_planes(pixels, samples) for pixels in _OME_PIXELS.findall(ome_xml(main))), default=1)
+
+
+def _tifffile_planes(shape: list[int], axes: str) -> int:
+    """By the names of axes: a stack of three or four planes is stored as the samples of one RGB picture."""
+    named = zip(axes, shape, strict=False)
+    return prod(size for axis, size in named if axis not in _AXES_OF_A_PLANE)
 
 
 def _ome_planes(pixels: str, samples: int) -> int:
