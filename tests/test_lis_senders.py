@@ -153,6 +153,26 @@ async def test_where_every_slot_is_silent_the_longest_silent_gives_way() -> None
         assert counted(desk, "displaced") == 1
 
 
+async def test_senders_who_all_come_at_once_leave_every_slot_free() -> None:
+    desk = Desk()
+    async with AsyncExitStack() as stack:
+        listener = OrderListener(
+            LisSettings(hl7_listen="127.0.0.1:0", hl7_max_connections=4, hl7_max_connections_per_sender=50),
+            desk.take,
+            desk.metrics,
+        )
+        listener.bind()
+        stack.push_async_callback(listener.close)
+        waiting = [stack.enter_context(socket.create_connection(listener.address)) for _ in range(20)]
+        serving = asyncio.create_task(listener.serve())
+        await until(lambda: counted(desk, "displaced") == 16)
+        assert not serving.done()
+        for each in waiting:
+            each.close()
+        await until(lambda: open_now(desk) == 0)
+        assert await still_takes(listener)
+
+
 async def test_who_is_being_answered_gives_no_slot_away() -> None:
     desk = Desk()
     desk.open.clear()
@@ -215,6 +235,7 @@ def test_it_is_so_on_uvloop_too(tmp_path: Path) -> None:
             (tmp_path / str(number)).mkdir()
             runner.run(same(tmp_path / str(number)))
         runner.run(test_where_every_slot_is_silent_the_longest_silent_gives_way())
+        runner.run(test_senders_who_all_come_at_once_leave_every_slot_free())
 
 
 async def test_without_certificates_a_sender_is_its_address_and_msh_3_a_claim() -> None:

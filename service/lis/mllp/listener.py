@@ -113,6 +113,7 @@ class OrderListener:
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
             self._admit(accepted, address[0])
+            await asyncio.sleep(0)  # it begins: of those that come at once, each may give way to the next
 
     def _admit(self, accepted: socket.socket, address: str) -> None:
         """Give a new connection a slot, that of the longest silent one where all are taken; or refuse it."""
@@ -123,7 +124,6 @@ class OrderListener:
             return
         task = asyncio.create_task(self._hear(accepted, address, holder))
         self._conversations.add(task)
-        self._idle[task] = None
         self._log.opened()
 
     def _room(self) -> bool:
@@ -138,6 +138,7 @@ class OrderListener:
     async def _hear(self, accepted: socket.socket, address: str, holder: str) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self._idle[task] = None  # not before it runs: a task that is cancelled before ends without giving its slot back
         slots, ending = [holder], _Ended("closed")
         writer: StreamWriter | None = None
         try:
