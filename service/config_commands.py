@@ -108,13 +108,23 @@ def _faults(settings: Settings) -> Iterator[str]:
         yield f"{PREFIX}HOST: others reach {settings.host}, and nobody is asked who he is; name keys or an issuer"
     if settings.otlp_endpoint is not None and find_spec("opentelemetry.sdk") is None:
         yield f"{PREFIX}OTLP_ENDPOINT: what sends traces is not installed (docs/traces.md)"
-    for name in ("oidc_ca", "drift_reference"):
-        path: Path | None = getattr(settings, name)
-        if path is not None and not path.is_file():
-            yield f"{PREFIX}{name.upper()}: there is no file {path}"
+    yield from _faults_of_the_issuer(settings)
+    if settings.drift_reference is not None and not settings.drift_reference.is_file():
+        yield f"{PREFIX}DRIFT_REFERENCE: there is no file {settings.drift_reference}"
     if settings.lis.database_ca is not None and not settings.lis.database_ca.is_file():
         yield f"{LIS_PREFIX}DATABASE_CA: there is no file {settings.lis.database_ca}"
     yield from _faults_of_the_model(settings)
+
+
+def _faults_of_the_issuer(settings: Settings) -> Iterator[str]:
+    if settings.oidc_ca is None:
+        return
+    from service.access.issuer import trust  # its libraries take 20 MB
+
+    try:
+        trust(settings.oidc_ca)
+    except SettingsError as error:
+        yield str(error)
 
 
 def _faults_of_the_laboratory(settings: Settings) -> Iterator[str]:

@@ -1,9 +1,12 @@
 """What is in force and where it comes from, as the command prints it; and the page of all settings."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
+from serving import COMMAND
 from typer.testing import CliRunner
 
 from service.cli import app as command_line
@@ -63,6 +66,28 @@ def test_what_is_off_is_named_all_of_it(environment: dict[str, str], said: list[
     code, _, error = run("check", **environment)
     assert code == 2
     assert all(each in error for each in said), error
+
+
+@pytest.mark.parametrize("setting", ["OIDC_CA", "LIS_CODES", "LIS_PICTURES"])
+def test_what_the_start_would_fail_by_or_wait_for_is_told_alike_by_both(setting: str, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    environment = {
+        "MARROWLENS_OIDC_ISSUER": "https://issuer.example",
+        "MARROWLENS_OIDC_AUDIENCE": "marrowlens",
+        "MARROWLENS_LIS_DATABASE": f"sqlite:///{tmp_path / 'lab.db'}",
+        f"MARROWLENS_{setting}": str(fifo),
+    }
+    for words in (("config", "check"), ("serve", "--port", "0")):
+        done = subprocess.run([COMMAND, *words], env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 2 and f"MARROWLENS_{setting}: {fifo}" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u:pass@word:s3cr3t@h/n", "postgresql+psycopg://u:p@h:s3cr3t/n"])
+def test_a_password_that_was_not_escaped_is_told_without_it(url: str) -> None:
+    code, said, error = run("check", MARROWLENS_LIS_DATABASE=url)
+    assert code == 2 and "MARROWLENS_LIS_DATABASE: this is not the URL of a database" in error
+    assert "s3cr3t" not in said + error
 
 
 def test_a_file_of_no_keys_is_told(tmp_path: Path) -> None:

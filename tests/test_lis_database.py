@@ -59,6 +59,8 @@ def test_what_raises_is_rolled_back(database_url: str) -> None:
     ("url", "said"),
     [
         ("nonsense", "not the URL"),
+        ("postgresql+psycopg://user:pass@word:s3cr3t@host/name", "%40 for @"),
+        ("postgresql+psycopg://user:s3cr3t@host:s3cr3t/name", "not the URL"),
         ("mysql://host/name", "mysql is not a database"),
         ("sqlite://", "needs a file"),
         ("sqlite:///:memory:", "needs a file"),
@@ -67,8 +69,9 @@ def test_what_raises_is_rolled_back(database_url: str) -> None:
     ],
 )
 def test_a_database_that_cannot_be_is_refused_in_a_sentence(url: str, said: str) -> None:
-    with pytest.raises(DatabaseRefused, match=said):
+    with pytest.raises(DatabaseRefused, match=said) as refused:
         Database(url)
+    assert "s3cr3t" not in str(refused.value)
 
 
 def test_a_server_that_is_not_there_is_unavailable_and_its_password_is_not_said() -> None:

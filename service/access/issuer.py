@@ -9,6 +9,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from model.regular_file import check_regular_file
 from service.access.jwks import NotKeys, signing_keys
 from service.access_settings import AccessSettings
 from service.errors import IssuerUnavailable
+from service.settings import SettingsError
 from service.urls import unsafe_for_keys
 
 log = logging.getLogger(__name__)
@@ -45,12 +47,10 @@ class IssuerKeys:
     def __init__(self, settings: AccessSettings, clock: Callable[[], float] = time.monotonic) -> None:
         """
         Raises:
-            OSError: the file of certificates to trust cannot be read.
+            SettingsError: the file of certificates to trust cannot be used.
         """
         self._issuer, self._url = str(settings.oidc_issuer), settings.oidc_jwks_url
-        if settings.oidc_ca is not None:
-            check_regular_file(settings.oidc_ca)  # OpenSSL would wait for ever at a FIFO
-        self._trust = ssl.create_default_context(cafile=settings.oidc_ca)
+        self._trust = trust(settings.oidc_ca)
         self._max_age_s, self._clock = settings.oidc_jwks_max_age_s, clock
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_s = self._asked_s = -float("inf")
@@ -130,6 +130,21 @@ class IssuerKeys:
         if fault := unsafe_for_keys(url):
             raise IssuerFault(f"the jwks_uri of its discovery document {fault}")
         return url
+
+
+def trust(authority: Path | None) -> ssl.SSLContext:
+    """What the issuer's certificate is verified by: `MARROWLENS_OIDC_CA`, or the system's authorities without it.
+
+    Raises:
+        SettingsError: the file cannot be used.
+    """
+    try:
+        if authority is not None:
+            check_regular_file(authority)  # OpenSSL would wait for ever at a FIFO
+        return ssl.create_default_context(cafile=authority)
+    except OSError as error:  # an SSLError too
+        why = "no PEM file of authorities" if isinstance(error, ssl.SSLError) else error.strerror
+        raise SettingsError(f"MARROWLENS_OIDC_CA: {authority}: {why}") from None
 
 
 async def _document(http: httpx.AsyncClient, url: str) -> dict[str, Any]:

@@ -3,16 +3,27 @@
 import ssl
 from collections.abc import Iterator
 
-from service.lis.database import sqlite_files
+from service.lis.codes import CodeMap, CodeTableError
+from service.lis.database import Database, DatabaseRefused, sqlite_files
 from service.lis.file_rights import rights_of_others
 from service.lis.mllp.sockets import client_tls, listener_tls
 from service.lis_settings import LIS_PREFIX, LisSettings
 
 
 def faults(lis: LisSettings) -> Iterator[str]:
-    """What the start would fail by: files of TLS that cannot be used."""
+    """What the start would fail by: a URL, files of TLS or a table of codes that cannot be used, and the like."""
     if lis.database is None:
         return
+    try:
+        Database.of(lis)
+    except DatabaseRefused as error:
+        yield f"{LIS_PREFIX}DATABASE: {error}"
+    try:
+        CodeMap.load(lis.codes, lis.least_code_status)
+    except CodeTableError as error:
+        yield f"{LIS_PREFIX}CODES: {error}"
+    if lis.pictures is not None and lis.pictures.exists() and not lis.pictures.is_dir():
+        yield f"{LIS_PREFIX}PICTURES: {lis.pictures} is no folder"
     for names, load, wanted in (
         ("HL7_TLS_CA, HL7_TLS_CERT, HL7_TLS_KEY", client_tls, lis.hl7_to),
         ("HL7_TLS_CERT, HL7_TLS_KEY, HL7_LISTEN_CA", listener_tls, lis.hl7_listen),

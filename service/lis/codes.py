@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Self, get_args
 
 from model.contract import CLASSES, CellClass, Lineage
+from model.regular_file import read_regular_file
 from service.lis.observations import (
     COUNTED,
     LINEAGE,
@@ -153,9 +154,10 @@ def has_check_digit(loinc: str) -> bool:
 
 def _read(path: Path) -> tuple[str, list[Row]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # spreadsheets put a mark before the first character
+        lines = read_regular_file(path).decode("utf-8-sig").splitlines()  # spreadsheets put a mark first
     except (OSError, UnicodeDecodeError) as error:
-        raise CodeTableError(path, 1, f"cannot be read as UTF-8 text ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise CodeTableError(path, 1, f"cannot be read as UTF-8 text ({why})") from error
     version = re.fullmatch(r"# version: ([^,]+?)[,\s]*", lines[0]) if lines else None
     if not version:
         raise CodeTableError(path, 1, "begin the table with its version: `# version: 1`, or any name of yours")

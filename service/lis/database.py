@@ -171,8 +171,10 @@ def _engine(url: str, sslmode: str | None, authority: Path | None) -> Engine:
         raise DatabaseRefused("PostgreSQL needs its driver: pip install -e '.[postgres]'") from error
     except UnsafeConnection as error:
         raise DatabaseRefused(str(error)) from error
-    except ArgumentError as error:
-        raise DatabaseRefused(f"this is not the URL of a database: take {_FORMS}") from error
+    except (ArgumentError, ValueError):  # the latter quotes what it takes for a port, which may be of a password
+        raise DatabaseRefused(
+            f"this is not the URL of a database: take {_FORMS}; in a password write %40 for @ and %3A for :"
+        ) from None
 
 
 _FORMS = "sqlite:////folder/lab.db or postgresql+psycopg://user@host/name"
@@ -195,7 +197,7 @@ def sqlite_files(url: str) -> list[Path]:
     """The files that a database of SQLite consists of, whether they are there or not; none of PostgreSQL."""
     try:
         parsed = make_url(url)
-    except ArgumentError:  # the start says so
+    except (ArgumentError, ValueError):  # the start says so
         return []
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return []
