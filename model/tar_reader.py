@@ -25,8 +25,8 @@ _COMPRESSED = {
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\x03\x04": "ZIP",
 }
+_ZIP = b"PK\x03\x04"
 _EXTENDED = {b"x": "x", b"X": "x", b"L": "L", b"K": "K"}
 #: Links, devices and folders have no data, whatever their size field says (POSIX, pax, "ustar Header Block").
 _WITHOUT_DATA = b"123456"
@@ -86,6 +86,8 @@ class _Blocks:
     def check_not_compressed(self) -> None:
         self.file.seek(0)
         first = self.file.read(max(map(len, _COMPRESSED)))
+        if first.startswith(_ZIP):
+            raise DamagedTar("it is a ZIP archive and no tar")
         if packed := next((name for magic, name in _COMPRESSED.items() if first.startswith(magic)), None):
             raise DamagedTar(f"it is compressed ({packed}); unpack it to a plain .tar")
 

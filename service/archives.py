@@ -11,7 +11,7 @@ from functools import partial
 from io import BytesIO
 
 from model import tar_reader
-from model.image import PictureError, PictureTooLarge, UndecodablePicture
+from model.image import PictureError, PictureTooLarge, UndecodablePicture, format_of
 from model.tar_reader import WITHOUT_BYTES, DamagedTar, Kind
 from service import zip_reader
 from service.errors import BodyTooLarge, MalformedBody, ServiceError, TooManyPictures
@@ -54,7 +54,7 @@ def zip_members(file: BytesIO, bounds: Bounds) -> Iterator[Upload]:
     try:
         directory = _checked_zip(body, bounds)
     except DamagedZip as error:
-        raise MalformedBody(f"not a readable ZIP: {error}; pictures read: 0") from error
+        raise MalformedBody(f"not a readable ZIP: {_other_type(body) or error}; pictures read: 0") from error
 
     def read(entry: zip_reader.Entry) -> bytes:
         if entry.encrypted:
@@ -79,6 +79,17 @@ def _checked_zip(body: memoryview, bounds: Bounds) -> zip_reader.Directory:
         spans.append(zip_reader.span(body, entry, directory))
     zip_reader.check_covered(body, directory, spans)
     return directory
+
+
+def _other_type(body: memoryview) -> str | None:
+    """What a body is that was sent as a ZIP and is none, where its beginning tells."""
+    head = bytes(body[:512])
+    if head[257:262] == b"ustar":
+        return "it is a tar archive; send it with Content-Type: application/x-tar"
+    try:
+        return f"it is a {format_of(head)} file and no archive; send it to /classify, or in a ZIP"
+    except PictureError:
+        return None
 
 
 def _zip_pictures(body: memoryview, directory: zip_reader.Directory) -> Iterator[zip_reader.Entry]:

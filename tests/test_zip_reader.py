@@ -177,6 +177,19 @@ def test_what_holds_more_or_less_than_it_lists_is_refused(body: bytes, reason: s
     assert "pictures read: 0" in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (bytes(257) + b"ustar\0" + bytes(300), "it is a tar archive; send it with Content-Type: application/x-tar"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), "it is a JPEG file and no archive"),
+        (b"anything else", "no directory at its end"),
+    ],
+)
+def test_another_type_of_file_is_named(body: bytes, name: str) -> None:
+    with pytest.raises(MalformedBody, match=name):
+        found(body)
+
+
 def test_entries_that_share_bytes_are_refused() -> None:
     at = WHOLE.index(b"PK\1\2")
     entry = ONE.entry(0)
