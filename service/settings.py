@@ -4,9 +4,11 @@ Knows names, types, bounds and units. Knows nothing of what the parts do with th
 """
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -27,6 +29,7 @@ MIB = 1024 * 1024
 MIN_DRIFT_WINDOW = 200
 
 
+_HEADER = re.compile(r"[!#$&'*+.^_`|~0-9A-Za-z-]+[ \t]*=[ \t]*[^\",;\\]*")
 #: OpenTelemetry's own variables for what `otlp_headers` holds; its exporter reads them where that is unset.
 OTEL_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 
@@ -138,12 +141,30 @@ class Settings(BaseSettings, HttpSettings, AccessSettings):
             raise ValueError(
                 "MARROWLENS_MAX_BODY_BYTES is below MARROWLENS_MAX_IMAGE_BYTES: no batch could hold the largest"
             )
-        if self.otlp_endpoint and self._sends_headers() and (fault := insecure(self.otlp_endpoint)):
+        for name, headers in self._headers():
+            if not _are_headers(headers):
+                raise ValueError(
+                    f"{name} is not NAME=VALUE in printable ASCII, with commas between; other characters are written "
+                    "as %20 is for a space"
+                )
+        if self.otlp_endpoint and any(self._headers()) and (fault := insecure(self.otlp_endpoint)):
             raise ValueError(f"MARROWLENS_OTLP_ENDPOINT {fault}; the headers would be readable on the way")
         return self
 
-    def _sends_headers(self) -> bool:
-        return self.otlp_headers is not None or any(os.environ.get(name) for name in OTEL_HEADERS)
+    def _headers(self) -> Iterator[tuple[str, str]]:
+        """What may name headers for the collector, by the name that it has in the environment."""
+        if self.otlp_headers is not None:
+            yield f"{PREFIX}OTLP_HEADERS", self.otlp_headers.get_secret_value()
+        if self.otlp_endpoint:
+            yield from ((name, os.environ[name]) for name in OTEL_HEADERS if os.environ.get(name))
+
+
+def _are_headers(text: str) -> bool:
+    """Whether each part is a header as OpenTelemetry reads it, and one that can be sent: its libraries log others
+    with their values."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    decoded = unquote(text)
+    return bool(parts) and all(map(_HEADER.fullmatch, parts)) and decoded.isascii() and decoded.isprintable()
 
 
 def environment_name(field: str) -> str:

@@ -39,6 +39,7 @@ def test_every_secret_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.M
     assert secrets == [name.removesuffix("_FILE") for name in secret_file_names()] and len(secrets) >= 4
     values = {name: f"{name.lower()}-value" for name in secrets}
     values["MARROWLENS_LIS_DATABASE"] = f"sqlite:///{tmp_path}/lab.db"
+    values["MARROWLENS_OTLP_HEADERS"] = "authorization=a-header-value"
     for name, value in values.items():
         path = tmp_path / name
         path.write_text(f"{value}\n")
