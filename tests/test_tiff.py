@@ -79,14 +79,6 @@ def test_grey_with_alpha(deep: bool) -> None:
     assert np.abs(found - shown(page(expected, 1))).max() <= 1
 
 
-@pytest.mark.parametrize("scale", [1, 257, 256])
-def test_a_palette_of_8_bits_is_scaled(scale: int) -> None:
-    indices = CELL[..., :1]
-    palette = np.stack([np.arange(256), np.arange(255, -1, -1), np.arange(256) // 2])
-    tags = {320: tuple(int(level) * scale for level in palette.ravel())}
-    assert (shown(page(indices, 3, tags=tags)) == shown(page(palette.T[indices[..., 0]].astype(np.uint8)))).all()
-
-
 PREVIEW = "preview.*not the picture itself"
 NOT_ONE_PICTURE = {
     "a preview first": ([REDUCED._replace(children=[page(CELL)])], PREVIEW),

@@ -10,6 +10,7 @@ from model.formats.errors import PictureTooLarge, UndecodablePicture, Unsupporte
 from model.formats.jpeg_strips import check_streams
 from model.formats.orientation import UPRIGHT, known, orientation_of_xmp
 from model.formats.picture_size import check_size
+from model.formats.sample_depth import FULL_SCALE, MIN_BRIGHTEST
 from model.formats.tiff_directory import Directory, directories
 from model.formats.tiff_pages import check_one_picture
 from model.formats.tiff_samples import deep_picture
@@ -95,6 +96,8 @@ def _check_samples(main: Directory) -> None:
         if sample_format != 1:
             name = _SAMPLE_FORMATS.get(sample_format, f"unknown ({sample_format})")
             raise UnsupportedPicture(f"a TIFF of {name} samples; save it with unsigned samples of 8 or 16 bits")
+    if not main.numbers(_PHOTOMETRIC):  # readers differ in whether 0 is black then
+        raise UndecodablePicture("the TIFF data is broken: it does not say what its samples mean (tag 262)")
     photometric = main.number(_PHOTOMETRIC, 0)
     if photometric in _REFUSED_PHOTOMETRICS:
         raise UnsupportedPicture(f"a TIFF of {_REFUSED_PHOTOMETRICS[photometric]}; save it as RGB")
@@ -107,8 +110,16 @@ def _check_tile(main: Directory, max_pixels: int) -> None:
 
 
 def _shallow_picture(main: Directory) -> Image.Image:
-    changes = {}
+    if main.number(_PHOTOMETRIC, 0) != _PALETTE:
+        return loaded(main, _PIXEL_TAGS, {})
     colours = main.numbers(_COLOUR_MAP)
-    if main.number(_PHOTOMETRIC, 0) == _PALETTE and max(colours, default=256) < 256:
-        changes = {_COLOUR_MAP: tuple(257 * level for level in colours)}  # written as 0..255; libtiff scales it too
-    return loaded(main, _PIXEL_TAGS, changes)
+    if len(colours) != 3 << max(main.numbers(_BITS), default=1):
+        raise UndecodablePicture(f"the TIFF data is broken: its palette has {len(colours)} values")
+    brightest = max(colours)
+    if brightest < 256:  # written as 0..255; libtiff scales it too
+        return loaded(main, _PIXEL_TAGS, {_COLOUR_MAP: tuple(257 * level for level in colours)})
+    if brightest < MIN_BRIGHTEST * FULL_SCALE and any(level % 256 and level % 257 for level in colours):
+        raise UnsupportedPicture(
+            f"a palette far below full scale: the maximum is {brightest} of {FULL_SCALE}; write it as 0..{FULL_SCALE}"
+        )
+    return loaded(main, _PIXEL_TAGS, {})

@@ -109,7 +109,10 @@ def _check_hidden_planes(chain: Sequence[Directory], children: Sequence[Director
     plane = _bytes_of_plane(main)
     offsets = main.numbers(_STRIPS) or main.numbers(_TILES)
     sizes = main.numbers(_STRIP_SIZES) or main.numbers(_TILE_SIZES) or (plane,)
-    end = max((offset + min(size, plane) for offset, size in zip(offsets, sizes, strict=False)), default=len(main.data))
+    end = max(
+        (offset + min(size or plane, plane) for offset, size in zip(offsets, sizes, strict=False)),
+        default=len(main.data),
+    )
     padded = not main.data[-plane:].strip(b"\0")
     behind = len(main.data.rstrip(b"\0") if padded else main.data) - end
     if not plane or behind < plane:
