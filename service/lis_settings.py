@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from service.loopback import is_loopback
 from service.secret_files import SecretFiles
-from service.urls import insecure
+from service.urls import insecure, urls_as_paths
 
 LIS_PREFIX = "MARROWLENS_LIS_"
 
@@ -167,6 +167,8 @@ class LisSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if names := urls_as_paths(self):
+            raise ValueError(f"{LIS_PREFIX}{names[0].upper()} is a URL; name a path of this machine")
         if self.retry_most_s < self.retry_first_s:
             raise ValueError("MARROWLENS_LIS_RETRY_MOST_S is below MARROWLENS_LIS_RETRY_FIRST_S")
         if (self.hl7_tls_cert is None) != (self.hl7_tls_key is None):

@@ -52,6 +52,8 @@ class SecretFiles(PydanticBaseSettingsSource):
 
 
 def _secret(variable: str, path: Path) -> str:
+    if not os.path.lexists(path):  # the secret itself may stand where its file should
+        raise SecretFileRefused(f"{variable}: No such file; it names the path of one, not the secret")
     try:
         text = read_private(path, _MAX_BYTES).decode("utf-8-sig").rstrip("\r\n")
     except NotPrivate as error:

@@ -21,7 +21,7 @@ from service.logs import LogFormat
 from service.nearest import nearest
 from service.providers import AskedProvider
 from service.secret_files import SUFFIX, SecretFileRefused, SecretFiles, is_secret
-from service.urls import insecure
+from service.urls import insecure, urls_as_paths
 
 PREFIX = "MARROWLENS_"
 MIB = 1024 * 1024
@@ -141,6 +141,8 @@ class Settings(BaseSettings, HttpSettings, AccessSettings):
             raise ValueError(
                 "MARROWLENS_MAX_BODY_BYTES is below MARROWLENS_MAX_IMAGE_BYTES: no batch could hold the largest"
             )
+        if names := urls_as_paths(self):
+            raise ValueError(f"{PREFIX}{names[0].upper()} is a URL; name a path of this machine")
         for name, headers in self._headers():
             if not _are_headers(headers):
                 raise ValueError(

@@ -1,6 +1,8 @@
 """URLs of other machines: whether a secret may travel to one, and how a URL with credentials is shown."""
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from service.loopback import is_loopback
@@ -8,6 +10,8 @@ from service.loopback import is_loopback
 #: From the scheme to the last @ before a space: a password may itself hold / or @, where somebody forgot to escape it.
 _USER = re.compile(r"(?<=://)[^\s]*@")
 _QUERY = re.compile(r"(?<=[?#])[^\s]+")
+#: Of a path too, which has one slash where the URL had two.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 MASK = "***"
 
 
@@ -28,6 +32,11 @@ def insecure(url: str) -> str | None:
 def unsafe_for_keys(url: str) -> str | None:
     """Why no keys may be fetched from this URL; None where they may. Who can change them could let anybody in."""
     return insecure(url) or ("holds a user name or a password: remove it" if "@" in urlsplit(url).netloc else None)
+
+
+def urls_as_paths(values: Iterable[tuple[str, object]]) -> list[str]:
+    """The names of those values that are URLs where a path of this machine is asked for, of which messages speak."""
+    return [name for name, value in values if isinstance(value, Path) and _SCHEME.match(str(value))]
 
 
 def masked(text: str) -> str:

@@ -83,6 +83,16 @@ def test_what_the_start_would_fail_by_or_wait_for_is_told_alike_by_both(setting:
         assert done.returncode == 2 and f"MARROWLENS_{setting}: {fifo}" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize(
+    "setting", ["ARTEFACT", "ENGINE_CACHE", "KEYS_FILE", "OIDC_CA", "LIS_PICTURES", "LIS_FHIR_TOKEN_FILE"]
+)
+@pytest.mark.parametrize("value", ["https://u:s3cr3t@host/x", "s3://s3cr3t@bucket"])
+def test_a_url_in_place_of_a_path_is_refused_without_it(setting: str, value: str) -> None:
+    code, said, error = run("check", **{f"MARROWLENS_{setting}": value})
+    assert code == 2 and f"MARROWLENS_{setting}" in error
+    assert "s3cr3t" not in said + error
+
+
 @pytest.mark.parametrize("url", ["postgresql+psycopg://u:pass@word:s3cr3t@h/n", "postgresql+psycopg://u:p@h:s3cr3t/n"])
 def test_a_password_that_was_not_escaped_is_told_without_it(url: str) -> None:
     code, said, error = run("check", MARROWLENS_LIS_DATABASE=url)
