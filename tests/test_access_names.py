@@ -60,10 +60,20 @@ REFUSED = {
     "Ogham space": ("dr.\u1680beispiel", "U+1680"),
     "two spaces": ("dr.  beispiel", "two in a row"),
     "decomposed": ("Mu\u0308ller", "normalization form C"),
+    "am in two characters": ("อ\u0e4d\u0e32นาจ", "write U+0E33"),
     "combining at the start": ("\u0301beispiel", "combines"),
     "too long": ("x" * (MAX_NAME + 1), "201 characters"),
 }
-TAKEN = ("m.muster", "Dr. Jürgen Weiß", "検査技師", "Mª Ángeles O'Brien-Núñez", "د. مثال", "х.пример", "x" * MAX_NAME)
+TAKEN = (
+    "m.muster",
+    "Dr. Jürgen Weiß",
+    "検査技師",
+    "Mª Ángeles O'Brien-Núñez",
+    "อำนาจ",
+    "د. مثال",
+    "х.пример",
+    "x" * MAX_NAME,
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ Two names that a person cannot tell apart would be two people in one line of the
 is invisible or changes the order of others, and it is written in one form only (Unicode normalization, UAX #15).
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,8 +20,10 @@ _NOT_IN_NAMES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _INVISIBLE = frozenset(
     {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10)}
 ) | frozenset(range(0xE0100, 0xE01F0))
-#: Compatibility characters that people's names have: Mª Ángeles.
-_ORDINALS = str.maketrans("", "", "ªº")
+#: Compatibility characters that people's names have: Mª Ángeles, and the am of Thai and Lao, which keyboards write.
+_IN_NAMES = str.maketrans("", "", "ªº\u0e33\u0eb3")
+#: What looks like that am.
+_AM_IN_PARTS = re.compile("\u0e4d[\u0e48-\u0e4b]?\u0e32|\u0ecd[\u0ec8-\u0ecb]?\u0eb2")
 
 Kind = Literal["key", "token", "named", "claimed", "message", "command"]
 
@@ -91,8 +94,10 @@ def _fault(text: str, limit: int) -> str | None:
             return f"holds U+{ord(each):04X}, another space than U+0020; use that one"
     if unicodedata.category(text[0]).startswith("M"):
         return f"begins with U+{ord(text[0]):04X}, which combines with what stands before it"
+    if _AM_IN_PARTS.search(text):
+        return "writes the vowel am of Thai or Lao in two characters; write U+0E33 or U+0EB3"
     if unicodedata.normalize("NFC", text) != text:
         return "is not in Unicode normalization form C; normalize it"
-    if odd := next((each for each in text.translate(_ORDINALS) if unicodedata.normalize("NFKC", each) != each), None):
+    if odd := next((each for each in text.translate(_IN_NAMES) if unicodedata.normalize("NFKC", each) != each), None):
         return f"holds U+{ord(odd):04X}, a compatibility form of a plainer character; use the plain one"
     return None
