@@ -1,8 +1,7 @@
 """The parts of one multipart form (RFC 7578) to pictures, while the body comes in.
 
-Knows parts, their headers and their bounds. Does not know HTTP nor where the bytes come from. Fields of other names are
-passed over: forms carry more than pictures. A form in which a picture stands in such a field is refused, or it would be
-left out without a word.
+Fields of other names are ignored: forms carry more than pictures. A form of many pictures is refused when a picture
+stands in such a field: it would be missing from the count.
 """
 
 from dataclasses import dataclass, field
@@ -73,10 +72,11 @@ class Form:
         """All of them, once the form is complete.
 
         Raises:
-            MalformedBody: there is none, or one stands in a field of another name.
+            MalformedBody: there is none, or one of many stands in a field of another name.
         """
-        wanted = f'send the {"pictures" if self.field_name.endswith("s") else "picture"} as "{self.field_name}"'
-        if self._strays:
+        many = self.field_name.endswith("s")
+        wanted = f'send the {"pictures" if many else "picture"} as "{self.field_name}"'
+        if self._strays and (many or not self.uploads):
             raise MalformedBody(f"{_told(self._strays)}: a picture in an unknown form field; {wanted}")
         if not self.uploads:
             found = f"{_told(self._others)}: unknown form field" if self._others else "the form has no field"

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.access_settings import AccessSettings
@@ -195,16 +196,29 @@ def read_settings(**chosen: Any) -> Settings:
         return Settings(**chosen)
     except ValidationError as error:
         prefix = LIS_PREFIX if error.title == LisSettings.__name__ else PREFIX
-        said = [_sentence(prefix, found["loc"], found["msg"]) for found in error.errors()]
+        said = [_sentence(prefix, found) for found in error.errors()]
         raise SettingsError("; ".join(said)) from error
     except SecretFileRefused as error:
         raise SettingsError(str(error)) from None
 
 
-def _sentence(prefix: str, where: tuple[int | str, ...], message: str) -> str:
+def _sentence(prefix: str, fault: ErrorDetails) -> str:
     # Of a SecretStr pydantic speaks as if it were a list.
-    message = message.removeprefix("Value error, ").replace("items after validation", "characters")
-    return f"{prefix}{str(where[0]).upper()}: {message}" if where else message
+    message = fault["msg"].removeprefix("Value error, ").replace("items after validation", "characters")
+    if not fault["loc"]:
+        return message
+    name = prefix + str(fault["loc"][0]).upper()
+    field = environment_names().get(name)
+    if field is not None and fault["type"] == "string_pattern_mismatch":
+        message = f"expected: {field.description}"
+    return f"{name}{_shown(field, fault['input'])}: {message.replace('Input should be', 'must be')}"
+
+
+def _shown(field: FieldInfo | None, value: object) -> str:
+    """The value as it was set, unless it could hold a secret."""
+    if field is None or is_secret(field) or not isinstance(value, str | int | float) or "@" in str(value):
+        return ""
+    return f"={str(value)[:100]}" if str(value).isprintable() and "://" not in str(value) else ""
 
 
 def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:

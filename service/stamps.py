@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int, int]
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Changes when the file is written, or when another takes its name, also behind a link; None for no file."""
+    """Changes with the file's content, mode or owner, and when another file takes its name; None for no file.
+
+    A link is followed.
+    """
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

@@ -140,15 +140,22 @@ def test_an_unknown_field_is_named_with_the_right_one(
         assert problem.detail.endswith(advice)
 
 
-def test_a_picture_is_never_left_out_without_a_word(http: TestClient, draw: Draw) -> None:
+def test_a_picture_of_many_is_never_left_out_without_a_word(http: TestClient, draw: Draw) -> None:
     """A form with right and wrong names: were the wrong ones ignored, a differential would lack cells."""
-    for path, right in (("/classify", "image"), ("/classify/batch", "images")):
-        for fields in ((right, "images[]"), ("images[]", right)):
-            files = [(name, (f"{at}.png", draw(at))) for at, name in enumerate(fields)]
-            problem = refused(http.post(path, files=files), 422, "malformed-body")
-            assert problem.detail.startswith("images[]: a picture in an unknown form field; send the picture")
-        typed = [(right, ("1.png", draw(1))), ("images[]", ("2.heic", b"\0\0\0\x18ftypheic", "image/heic"))]
-        refused(http.post(path, files=typed), 422, "malformed-body")
+    for fields in (("images", "images[]"), ("images[]", "images")):
+        files = [(name, (f"{at}.png", draw(at))) for at, name in enumerate(fields)]
+        problem = refused(http.post("/classify/batch", files=files), 422, "malformed-body")
+        assert problem.detail.startswith("images[]: a picture in an unknown form field; send the pictures")
+    typed = [("images", ("1.png", draw(1))), ("images[]", ("2.heic", b"\0\0\0\x18ftypheic", "image/heic"))]
+    refused(http.post("/classify/batch", files=typed), 422, "malformed-body")
+
+
+def test_beside_the_one_picture_every_other_field_is_ignored(http: TestClient, draw: Draw) -> None:
+    alone = http.post("/classify", files={"image": draw(1)}).json()
+    for fields in (("image", "thumbnail"), ("thumbnail", "image")):
+        files = {name: (f"{name}.png", draw(1 if name == "image" else 2)) for name in fields}
+        answer = http.post("/classify", files=files, data={"slide": "7"})
+        assert answer.status_code == 200 and answer.json()["probabilities"] == alone["probabilities"]
 
 
 def test_names_of_many_fields_are_told_shortly(http: TestClient) -> None:

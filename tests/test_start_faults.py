@@ -67,13 +67,13 @@ def _circle(path: Path) -> None:
 
 #: what is wrong → how it comes about, which of the two files is named, and what is said of it
 FAULTS: dict[str, tuple[Fault, str, str]] = {
-    "graph cut off": (_graph(lambda data: data[: len(data) // 2]), ".onnx", "onnxruntime cannot load it"),
-    "graph empty": (_graph(lambda _: b""), ".onnx", "onnxruntime cannot load it"),
-    "graph of zeros": (_graph(lambda data: bytes(len(data))), ".onnx", "onnxruntime cannot load it"),
-    "graph is another file": (_graph(lambda _: b"\x89PNG\r\n\x1a\n" * 99), ".onnx", "onnxruntime cannot load it"),
+    "graph cut off": (_graph(lambda data: data[: len(data) // 2]), ".onnx", "is no ONNX file"),
+    "graph empty": (_graph(lambda _: b""), ".onnx", "is no ONNX file"),
+    "graph of zeros": (_graph(lambda data: bytes(len(data))), ".onnx", "is no ONNX file"),
+    "graph is another file": (_graph(lambda _: b"\x89PNG\r\n\x1a\n" * 99), ".onnx", "is no ONNX file"),
     "graph of other weights": (_of_other_weights, ".onnx", "does not give the answers that its manifest has stored"),
     "graph missing": (lambda graph, _: graph.unlink(), ".onnx", "cannot be read (No such file"),
-    "graph is a folder": (lambda graph, _: _folder(graph), ".onnx", "cannot be read (Is a directory"),
+    "graph is a folder": (lambda graph, _: _folder(graph), ".onnx", "cannot be read (a folder, not a regular file"),
     "graph is a link to itself": (lambda graph, _: _circle(graph), ".onnx", "cannot be read (Too many levels"),
     "graph damaged": (lambda graph, _: _write(graph, graph.read_bytes()[:-1]), ".onnx", "its sha256 is"),
     "graph emptied": (lambda graph, _: _write(graph, b""), ".onnx", "its sha256 is"),
@@ -84,7 +84,11 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "manifest with a key too many": (lambda graph, _: edit_manifest(graph, colour="red"), ".json", "colour"),
     "manifest with a key too few": (_without_a_key, ".json", "temperature"),
     "manifest missing": (lambda _, manifest: manifest.unlink(), ".json", "cannot be read (No such file"),
-    "manifest is a folder": (lambda _, manifest: _folder(manifest), ".json", "cannot be read (Is a directory"),
+    "manifest is a folder": (
+        lambda _, manifest: _folder(manifest),
+        ".json",
+        "cannot be read (a folder, not a regular file",
+    ),
     "manifest empty": (_manifest(b""), ".json", "not a manifest of schema"),
     "manifest not JSON": (_manifest(b"name: micro\n"), ".json", "not a manifest of schema"),
     "manifest not text": (_manifest(b"\xff\xfe\x00"), ".json", "not a manifest of schema"),
