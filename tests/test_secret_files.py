@@ -190,6 +190,9 @@ def test_a_running_ring_keeps_its_keys_when_the_file_becomes_loose(tmp_path: Pat
     ring.refresh()
     assert ring.find("mlk_a") is not None and ring.find("mlk_b") is None
     assert not ring.valid and "others may write it" in str(refused[0])
+    path.chmod(0o600)  # the content stays: the mode alone is a change
+    ring.refresh()
+    assert ring.valid and ring.find("mlk_b") is not None
 
 
 def test_a_new_file_of_keys_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
