@@ -53,17 +53,17 @@ def collector() -> Iterator[Collector]:
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
+            with found.came:  # before the answer: a sender that has it may be gone at once
+                found.bodies.append(body)
+                found.paths.add(self.path)
+                found.headers.append({name.lower(): value for name, value in self.headers.items()})
+                found.came.notify_all()
             answer = ExportTraceServiceResponse().SerializeToString()
             self.send_response(200)
             self.send_header("content-type", "application/x-protobuf")
             self.send_header("content-length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
-            with found.came:
-                found.bodies.append(body)
-                found.paths.add(self.path)
-                found.headers.append({name.lower(): value for name, value in self.headers.items()})
-                found.came.notify_all()
 
         def log_message(self, *_: object) -> None:
             """Tests say what went wrong."""

@@ -55,6 +55,20 @@ def test_what_raises_is_rolled_back(database_url: str) -> None:
     database.close()
 
 
+def test_a_connection_in_use_when_the_database_is_closed_ends_with_its_transaction(database_url: str) -> None:
+    database = opened(database_url)
+    with database.writing() as session:
+        used = session.connection().connection.driver_connection
+        database.close()
+        session.execute(text("UPDATE audit_head SET number = 7"))
+    with pytest.raises(Exception, match="(?i)closed"):
+        used.execute("SELECT 1")
+    again = opened(database_url)
+    with again.reading() as session:
+        assert session.execute(text("SELECT number FROM audit_head")).scalar() == 7
+    again.close()
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

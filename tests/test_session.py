@@ -98,7 +98,7 @@ def test_what_is_no_graph_at_all(tmp_path: Path, content: bytes) -> None:
     artefact = write_artefact(tmp_path)
     artefact.write_bytes(content)
     edit_manifest(artefact, sha256=artefact_module.sha256(content))
-    assert refusal(artefact).startswith("onnxruntime cannot load it: ")
+    assert refusal(artefact).startswith("is no ONNX file: ")
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ class Database:
         return found == set(scripts.get_heads())
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection: one in use when its transaction ends."""
+        event.listen(self.engine.pool, "checkin", lambda _, used: used.invalidate())
         self.engine.dispose()
 
 

@@ -5,6 +5,7 @@ import socket
 import ssl
 from asyncio import StreamWriter
 from hashlib import sha256
+from pathlib import Path
 
 from cryptography import x509
 
@@ -55,7 +56,7 @@ def client_tls(settings: LisSettings) -> ssl.SSLContext | None:
     """
     if settings.hl7_tls_ca is None:
         return None
-    _check_files(settings)
+    _check_files(settings.hl7_tls_ca, settings.hl7_tls_cert, settings.hl7_tls_key)
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=settings.hl7_tls_ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.hl7_tls_cert:
@@ -100,7 +101,7 @@ def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:
     """
     if settings.hl7_tls_cert is None:
         return None
-    _check_files(settings)
+    _check_files(settings.hl7_tls_cert, settings.hl7_tls_key, settings.hl7_listen_ca)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(settings.hl7_tls_cert, settings.hl7_tls_key)
@@ -110,9 +111,8 @@ def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _check_files(settings: LisSettings) -> None:
+def _check_files(*named: Path | None) -> None:
     """OpenSSL opens files by itself, and would wait for ever at a FIFO."""
-    named = (settings.hl7_tls_ca, settings.hl7_tls_cert, settings.hl7_tls_key, settings.hl7_listen_ca)
     for path in (each for each in named if each):
         check_regular_file(path)
 
