@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import hl7
@@ -23,9 +24,13 @@ async def ordered(port: int, known: Certificates | None) -> list[str]:
         context.load_cert_chain(known.client, known.client_key)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
     line = Line(reader, writer)
-    await line.say(ORDER)
-    answer = hl7.parse((await line.frame()).decode())
-    writer.close()
+    try:
+        await line.say(ORDER)
+        answer = hl7.parse((await line.frame()).decode())
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
     return [str(field) for field in answer.segment("MSA")][1:]
 
 
