@@ -63,7 +63,7 @@ def test_a_model_that_cannot_be_used_is_exit_code_1(tmp_path: Path) -> None:
 def test_bad_settings_are_exit_code_2(artefact: Path, name: str) -> None:
     told = command(name, artefact, MARROWLENS_PROVIDER="tpu")
     assert told.exit_code == 2
-    assert told.stderr.startswith("marrowlens: MARROWLENS_PROVIDER: ")
+    assert told.stderr.startswith("marrowlens: MARROWLENS_PROVIDER=tpu: ")
 
 
 def trials(**works: bool) -> list[Trial]:
