@@ -16,6 +16,10 @@ from model.regular_file import read_regular_file
 
 SCHEMA_VERSION: Final = 1
 
+#: Said wherever the service, its commands or its reports speak of results.
+RESEARCH_USE: Final = (
+    "Research use only. Not a medical device: the model suggests, a qualified person reads the cell and signs."
+)
 INPUT = "image"
 OUTPUTS = ("probabilities", "logits", "attention", "evidence", "embedding")
 

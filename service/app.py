@@ -90,7 +90,9 @@ def create_app(
         telemetry=NO_TELEMETRY,
     )
     app.state.opened = session
-    app.state.running = Running(settings, metrics, _upload_memory(settings), Supervisor(metrics.background))
+    app.state.running = Running(
+        settings=settings, metrics=metrics, background=Supervisor(metrics.background), uploads=_upload_memory(settings)
+    )
     app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
     app.state.laboratory = _laboratory(settings, metrics)
     for module in ROUTES:

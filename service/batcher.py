@@ -17,9 +17,9 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from service import unanswered
-from service.forming import Batch, Block, FlushReason, Forming, Item
+from service.forming import Batch, Block, Forming, Item
 from service.rate import Rate
-from service.trail import BatchObserver, Run, Trail
+from service.trail import BatchObserver, FlushReason, Run, Trail
 from service.unanswered import BatcherClosed, QueueFull, WrongOutputCount
 
 Raw = TypeVar("Raw")

@@ -18,7 +18,7 @@ try:
     import typer
     from fastapi import FastAPI
 
-    from model.contract import ArtefactError, Manifest
+    from model.contract import RESEARCH_USE, ArtefactError, Manifest
     from service import logs
     from service import openapi as openapi_document
     from service.access.keys import KeysRefused, read_keys
@@ -29,7 +29,6 @@ try:
     from service.loopback import is_loopback
     from service.metrics_page import metrics
     from service.opening import intra_op_threads, opened, session_batch_sizes
-    from service.schemas import RESEARCH_USE
     from service.score import score
     from service.server import DrainingServer, bound_socket, server
     from service.session import ProviderUnavailable, Session

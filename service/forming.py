@@ -8,13 +8,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
+
+from service.trail import FlushReason
 
 Item = TypeVar("Item")
-
-#: Why a batch went off: it was full; an idle runner had nothing to wait for; the queue delay was over; an item's
-#: deadline forbade to wait longer; the batcher is closing.
-FlushReason = Literal["full", "idle", "delay", "deadline", "drain"]
 
 
 class Block(Protocol[Item]):

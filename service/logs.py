@@ -3,11 +3,9 @@
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Literal
 
 from service.exchange import current
-
-LogFormat = Literal["text", "json"]
+from service.settings import LogFormat
 
 
 class JsonLines(logging.Formatter):

@@ -12,9 +12,9 @@ from typing import Annotated, get_args
 import typer
 
 from service.declared import Declared, Registry, Values
-from service.forming import FlushReason
 from service.metrics import PROCESS, Metrics
 from service.problems import TABLE
+from service.trail import FlushReason
 
 PAGE = Path("docs/metrics.md")
 _STALE = 1

@@ -14,7 +14,7 @@ from model.contract import ArtefactError, Manifest
 from service.artefact import bundled_artefact
 from service.classify import Classifier
 from service.errors import ChangeUnderWay, ModelRefused, NotReady
-from service.running import Running
+from service.serving import Serving
 from service.session import ProviderUnavailable, Session
 from service.thread_pools import MODEL, TELEMETRY
 
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class Models:
     """The model of one service. `open_model` opens an artefact by its path, and raises what `open_session` raises."""
 
-    def __init__(self, running: Running, open_model: Callable[[Path], Session]) -> None:
-        self._running = running
+    def __init__(self, serving: Serving, open_model: Callable[[Path], Session]) -> None:
+        self._serving = serving
         self._open_model = open_model
         self._changing = self._again = False
         self._retiring: dict[asyncio.Task[None], Classifier] = {}
@@ -33,12 +33,12 @@ class Models:
     async def begin(self, session: Session) -> None:
         """Serve with a first model, once it is warm."""
         await self._take_over(session)
-        self._running.metrics.places(self._running.settings.max_queue_size)
-        self._running.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._running.ready)
+        self._serving.metrics.places(self._serving.settings.max_queue_size)
+        self._serving.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._serving.ready)
 
     async def end(self) -> None:
         """Serve no more; what was accepted is answered within what is left of `shutdown_timeout_s`."""
-        timeout_s = self._running.shutdown_left_s()
+        timeout_s = self._serving.shutdown_left_s()
         await asyncio.gather(*(classifier.close(timeout_s) for classifier in self._all()))
         for task in self._retiring:
             task.cancel()  # closed already; a request that never ends would hold it for ever
@@ -49,7 +49,7 @@ class Models:
         During a change it is read once more when that has ended: the change may have read the files before they were
         replaced.
         """
-        self._running.background.once("reload", self._reread)
+        self._serving.background.once("reload", self._reread)
 
     async def _reread(self) -> None:
         try:
@@ -62,9 +62,9 @@ class Models:
 
     async def measure_drift(self) -> None:
         """Measure input drift in a thread; the metrics show it from then on."""
-        serving = self._running.classifier
+        serving = self._serving.classifier
         reading = None if serving is None else await TELEMETRY.run(serving.drift)
-        self._running.metrics.drift.show(reading)
+        self._serving.metrics.drift.show(reading)
 
     async def change(self, name: str | None = None) -> Manifest:
         """Serve with another model.
@@ -81,12 +81,12 @@ class Models:
             raise ChangeUnderWay
         self._changing = True
         try:
-            old = self._running.serving()
+            old = self._serving.serving()
             session = await MODEL.run(self._opened, name)
             await self._take_over(session)
             self._retire(old)
         except (ModelRefused, NotReady) as error:
-            self._running.metrics.model_change("refused")
+            self._serving.metrics.model_change("refused")
             log.error("the model stays: %s", error)
             raise
         finally:
@@ -94,7 +94,7 @@ class Models:
             if self._again:
                 self._again = False
                 self.reread()
-        self._running.metrics.model_change("done")
+        self._serving.metrics.model_change("done")
         manifest = session.manifest
         hashes = manifest.sha256, manifest.digest
         log.info("model %s %s took over, sha256 %s, manifest %s", manifest.name, manifest.version, *hashes)
@@ -102,7 +102,7 @@ class Models:
 
     def _opened(self, name: str | None) -> Session:
         try:
-            configured = self._running.settings.artefact or bundled_artefact()
+            configured = self._serving.settings.artefact or bundled_artefact()
             return self._open_model(configured if name is None else configured.parent / name)
         except ArtefactError as error:
             raise ModelRefused(f"{error.path.name} {error.reason}") from error
@@ -110,17 +110,17 @@ class Models:
             raise ModelRefused(str(error)) from error
 
     async def _take_over(self, session: Session) -> None:
-        classifier = Classifier(session, self._running.settings, self._running.metrics)
+        classifier = Classifier(session, self._serving.settings, self._serving.metrics)
         try:
             await classifier.start()
         except Exception as error:
             raise ModelRefused(f"it fails on its first pictures: {error}") from error
-        if self._running.draining:
+        if self._serving.draining:
             await classifier.close()
             raise NotReady("the service is stopping")
-        self._running.classifier = classifier
+        self._serving.classifier = classifier
         manifest = session.manifest
-        self._running.metrics.model(
+        self._serving.metrics.model(
             name=manifest.name,
             version=manifest.version,
             sha256=manifest.sha256,
@@ -129,7 +129,7 @@ class Models:
         )
 
     def _retire(self, classifier: Classifier) -> None:
-        task = self._running.background.once("model_retirement", classifier.retire)
+        task = self._serving.background.once("model_retirement", classifier.retire)
         self._retiring[task] = classifier
         task.add_done_callback(self._retiring.pop)
 
@@ -140,5 +140,5 @@ class Models:
         return sum(classifier.inside() for classifier in self._all())
 
     def _all(self) -> list[Classifier]:
-        serving = self._running.classifier
+        serving = self._serving.classifier
         return [*([] if serving is None else [serving]), *self._retiring.values()]

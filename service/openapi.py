@@ -11,11 +11,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from model.contract import RESEARCH_USE
 from service import examples
 from service.access import policy
 from service.access.callers import SCOPES
 from service.problems import MEDIA_TYPE, PROTOCOL_PATH, TABLE
-from service.schemas import RESEARCH_USE, BatchSummary, InferenceProblem, Problem, SentPicture
+from service.schemas import BatchSummary, InferenceProblem, Problem, SentPicture
 
 NDJSON = "application/x-ndjson"
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from model.contract import Precision
+from service.settings import AskedProvider
 
 Provider = Literal["tensorrt", "cuda", "openvino", "cpu"]
-AskedProvider = Literal["auto", "tensorrt", "cuda", "openvino", "cpu"]
 Options = dict[str, str]
 
 #: As onnxruntime calls them.

@@ -1,7 +1,6 @@
 """What one running service holds, and how a route asks for it. Made by the app's lifespan; no globals."""
 
 import asyncio
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -9,67 +8,21 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from service.classify import Classifier
-from service.errors import NotReady
 from service.lease import Lease, UploadMemory
-from service.metrics import Metrics
-from service.settings import Settings
-from service.supervisor import Supervisor
+from service.serving import Serving
 from service.transfer_pace import Patience
 from service.uploads import UploadLimits
 
 
-@dataclass(slots=True)
-class Running:
-    """The parts of one service. `classifier` is None before the start and after the end.
+@dataclass(slots=True, kw_only=True)
+class Running(Serving):
+    """The parts of one service that its routes need.
 
     `large_json` is held while a large JSON body is parsed: it grows in memory, and Python parses one at a time anyway.
     """
 
-    settings: Settings
-    metrics: Metrics
     uploads: UploadMemory
-    background: Supervisor
-    classifier: Classifier | None = None
-    draining: bool = False
     large_json: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _ends_at_s: float | None = None
-
-    def begin_shutdown(self) -> None:
-        """From now on `shutdown_timeout_s` runs, for everything together; once only."""
-        if self._ends_at_s is None:
-            self._ends_at_s = time.monotonic() + self.settings.shutdown_timeout_s
-
-    def shutdown_left_s(self) -> float:
-        """What is left of `shutdown_timeout_s`."""
-        if self._ends_at_s is None:
-            return self.settings.shutdown_timeout_s
-        return max(0.0, self._ends_at_s - time.monotonic())
-
-    def serving(self) -> Classifier:
-        """The classifier.
-
-        Raises:
-            NotReady: there is none yet, or none any more.
-        """
-        if self.classifier is None:
-            raise NotReady("the model is not loaded")
-        return self.classifier
-
-    def ready(self) -> bool:
-        """Whether new pictures are welcome."""
-        return not self.draining and self.classifier is not None and self.classifier.ready()
-
-    def check_ready(self) -> None:
-        """Return when new pictures are welcome.
-
-        Raises:
-            NotReady: and why.
-        """
-        if self.draining:
-            raise NotReady("the service is stopping; what it accepted is still answered")
-        if not self.serving().ready():
-            raise NotReady("the model is not warm, or has stopped answering")
 
     def lease(self, request: Request) -> AbstractContextManager[Lease]:
         """The upload memory that one request takes, in its caller's part of it."""

@@ -11,11 +11,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from model.contract import CellClass, Code, Manifest
-
-RESEARCH_USE = (
-    "Research use only. Not a medical device: the model suggests, a qualified person reads the cell and signs."
-)
+from model.contract import RESEARCH_USE, CellClass, Code, Manifest
 
 
 def _numbers(values: Any) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from model.atomic_file import replacing
-from model.contract import ArtefactError
+from model.contract import RESEARCH_USE, ArtefactError
 from model.image import PictureError
 from service.bar import bar
 from service.classify import Classifier
@@ -32,7 +32,6 @@ from service.opening import opened
 from service.parts import options, surroundings
 from service.parts.faults import CannotScore
 from service.parts.request import Duplicates, Request, Sizing
-from service.schemas import RESEARCH_USE
 from service.session import ProviderUnavailable, Session
 from service.settings import Settings, SettingsError, read_settings
 from service.tables import Columns, Scored, TableError, check_place, read_table, write_table

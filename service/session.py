@@ -22,7 +22,8 @@ from service import libraries, providers, vouching
 from service.agreement import Arrays, compare, complaint
 from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, check_meaning, read_artefact
 from service.parity import parity_complaint
-from service.providers import AskedProvider, Attempt, Provider, Setup
+from service.providers import Attempt, Provider, Setup
+from service.settings import AskedProvider
 
 try:
     import onnxruntime

@@ -18,11 +18,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from service.access_settings import AccessSettings
 from service.http_settings import HttpSettings
 from service.lis_settings import LIS_PREFIX, LisSettings
-from service.logs import LogFormat
 from service.nearest import nearest
-from service.providers import AskedProvider
 from service.secret_files import SUFFIX, SecretFileRefused, SecretFiles, is_secret
 from service.urls import insecure, urls_as_paths
+
+AskedProvider = Literal["auto", "tensorrt", "cuda", "openvino", "cpu"]
+LogFormat = Literal["text", "json"]
 
 PREFIX = "MARROWLENS_"
 MIB = 1024 * 1024

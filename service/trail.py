@@ -5,9 +5,11 @@ Knows moments on the batcher's clock. Does not know what they are told as.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from service.forming import FlushReason
+#: Why a batch went off: it was full; an idle runner had nothing to wait for; the queue delay was over; an item's
+#: deadline forbade to wait longer; the batcher is closing.
+FlushReason = Literal["full", "idle", "delay", "deadline", "drain"]
 
 
 @dataclass(slots=True, eq=False)

@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import orjson
 
+from model.contract import RESEARCH_USE
 from service.lis.fhir_elements import (
     GENDERS,
     HL7,
@@ -29,7 +30,6 @@ from service.lis.fhir_elements import (
 )
 from service.lis.observations import PANEL, Coded, CodeOf, Observation, observations
 from service.lis.report import Patient, Report, ReportModel
-from service.schemas import RESEARCH_USE
 
 PANEL_NAME: Final = "Bone marrow differential"
 #: The devices of all laboratories are named in here.

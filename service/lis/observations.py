@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from model.contract import RESEARCH_USE
 from service.lis.report import Report
-from service.schemas import RESEARCH_USE, ClassShare
+from service.schemas import ClassShare
 
 PANEL, ME_RATIO = "PANEL", "ME_RATIO"
 COUNTED, WAITING, MEGAKARYOCYTES, MODEL, METHOD = "COUNTED", "WAITING", "MEGAKARYOCYTES", "MODEL", "METHOD"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from model.contract import RESEARCH_USE
 from service.artefact import bundled_artefact, read_artefact
 from service.bar import bar
 from service.folders import Skipped
@@ -23,7 +24,6 @@ from service.parts.plan import Plan, planned
 from service.parts.request import Request, Sizing
 from service.parts.scoring import PROBLEMS_TOLD, Done, Failed, Fault
 from service.parts.stores import Folder
-from service.schemas import RESEARCH_USE
 from service.settings import Settings
 
 #: How often a part is tried before what stops it stops the run.

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from model.contract import INPUT, OUTPUTS, Manifest
+from model.contract import INPUT, OUTPUTS, RESEARCH_USE, Manifest
 from service.examples import MODEL
-from service.schemas import RESEARCH_USE, Document
+from service.schemas import Document
 
 PLATFORM = "onnxruntime_onnx"
 Responses = dict[int | str, dict[str, Any]]
