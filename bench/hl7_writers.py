@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from hl7apy.core import Message
 
 from model.contract import CLASSES
+from service.config.lis import LisSettings
 from service.lis.codes import CodeMap
 from service.lis.differential import CountingRules, Tally, specimen_differential
 from service.lis.examples import REPORT
@@ -20,7 +21,6 @@ from service.lis.hl7.results import encode_report
 from service.lis.hl7.sender import sender_of
 from service.lis.observations import observations
 from service.lis.report import Report
-from service.lis_settings import LisSettings
 
 ROUNDS = 30
 

@@ -19,9 +19,10 @@ from model.contract import CellClass
 from service import openapi
 from service.access.guard import Doors, Guard
 from service.answers import Wanted
+from service.config.http import networks_of
+from service.config.settings import Settings, SettingsError
 from service.direct import Direct
 from service.forwarded import Forwarded
-from service.http_settings import networks_of
 from service.lease import UploadMemory
 from service.lis import cell_routes
 from service.lis import routes as specimen_routes
@@ -34,7 +35,6 @@ from service.route_names import unknown_path
 from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
-from service.settings import Settings, SettingsError
 from service.supervisor import Supervisor
 from service.thread_pools import TELEMETRY
 from service.tracing import Recorder, Traced

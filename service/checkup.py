@@ -16,9 +16,9 @@ from model.contract import ArtefactError
 from model.probes import probe_images
 from service import providers
 from service.agreement import compare
+from service.config.settings import AskedProvider
 from service.providers import Provider
 from service.session import ProviderUnavailable, Session
-from service.settings import AskedProvider
 
 Opener = Callable[[AskedProvider], Session]
 Result = TypeVar("Result")

@@ -23,16 +23,16 @@ try:
     from service import openapi as openapi_document
     from service.access.keys import KeysRefused, read_keys
     from service.app import create_app
+    from service.config.lis import LaboratoryRefused
+    from service.config.loopback import is_loopback
+    from service.config.settings import Settings, SettingsError, read_settings
     from service.doctor import doctor
     from service.lazily import lazily
-    from service.lis_settings import LaboratoryRefused
-    from service.loopback import is_loopback
     from service.metrics_page import metrics
     from service.opening import intra_op_threads, opened, session_batch_sizes
     from service.score import score
     from service.server import DrainingServer, bound_socket, server
     from service.session import ProviderUnavailable, Session
-    from service.settings import Settings, SettingsError, read_settings
     from service.thread_pools import POOLS
     from service.tls import TlsRefused
     from service.warm import warm

@@ -16,11 +16,11 @@ from rich.table import Table
 
 from model.contract import ArtefactError
 from service.checkup import Trial, try_out
+from service.config.settings import Settings, SettingsError, read_settings
 from service.machine import Machine, look_around
 from service.opening import opened, session_batch_sizes
 from service.providers import NAMES, Provider, candidates, engines_in
 from service.session import OnnxSession, engine_folder, offered, versions
-from service.settings import Settings, SettingsError, read_settings
 
 DOES_NOT_WORK = 1
 BAD_SETTINGS = 2

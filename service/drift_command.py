@@ -23,12 +23,12 @@ from model.drift_distance import MIN_PICTURES, Reading
 from model.drift_making import DRAWS, MIN_GROUPS, RUN_LENGTH, Gathered, made
 from model.image import PictureError
 from service.classify import Classifier
+from service.config.settings import Settings, SettingsError, read_settings
 from service.folders import Skipped, pictures, read, reason
 from service.metrics import Metrics
 from service.opening import opened
 from service.pictures import Answer
 from service.session import OnnxSession, ProviderUnavailable
-from service.settings import Settings, SettingsError, read_settings
 from service.unanswered import RunFailed
 
 DRIFTED = 1

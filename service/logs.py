@@ -4,8 +4,8 @@ import json
 import logging
 from datetime import UTC, datetime
 
+from service.config.settings import LogFormat
 from service.exchange import current
-from service.settings import LogFormat
 
 
 class JsonLines(logging.Formatter):

@@ -9,9 +9,9 @@ from pathlib import Path
 from model.contract import ArtefactError, Manifest
 from model.drift import SUFFIX, DriftReference, read_reference
 from service.artefact import bundled_artefact
+from service.config.settings import AskedProvider, Settings
 from service.providers import batch_sizes
 from service.session import OnnxSession, open_session
-from service.settings import AskedProvider, Settings
 from service.threads import cpu_budget
 from service.vouching import Voucher
 

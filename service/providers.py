@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.contract import Precision
-from service.settings import AskedProvider
+from service.config.settings import AskedProvider
 
 Provider = Literal["tensorrt", "cuda", "openvino", "cpu"]
 Options = dict[str, str]

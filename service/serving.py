@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass
 
 from service.classify import Classifier
+from service.config.settings import Settings
 from service.errors import NotReady
 from service.metrics import Metrics
-from service.settings import Settings
 from service.supervisor import Supervisor
 
 

@@ -21,9 +21,9 @@ from model.probes import probe_images
 from service import libraries, providers, vouching
 from service.agreement import Arrays, compare, complaint
 from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, check_meaning, read_artefact
+from service.config.settings import AskedProvider
 from service.parity import parity_complaint
 from service.providers import Attempt, Provider, Setup
-from service.settings import AskedProvider
 
 try:
     import onnxruntime

@@ -6,10 +6,10 @@ Knows the settings and Markdown. Nothing on the page is written anywhere else.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from service.access_settings import AccessSettings
-from service.lis_settings import LIS_PREFIX, LisSettings
-from service.secret_files import SUFFIX
-from service.settings import PREFIX, Settings
+from service.config.auth import AccessSettings
+from service.config.lis import LIS_PREFIX, LisSettings
+from service.config.secret_files import SUFFIX
+from service.config.settings import PREFIX, Settings
 
 _TOP = """# Settings
 

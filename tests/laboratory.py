@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from model.contract import CLASSES, CellClass
+from service.config.lis import LisSettings
 from service.lis.differential import CountingRules, Tally, specimen_differential
 from service.lis.hl7.acknowledging import Outcome, Stamp, acknowledgements
 from service.lis.hl7.orders import check_header, read_orders
@@ -13,7 +14,6 @@ from service.lis.hl7.sender import Sender, sender_of
 from service.lis.observations import PANEL, Coded
 from service.lis.orders import OrderRefused
 from service.lis.report import Order, Patient, Report, ReportModel, ReportStatus
-from service.lis_settings import LisSettings
 
 #: A few classes, so that a message fits on a page; ART is not counted, the model does not know ABE.
 FEW = tuple(each for each in CLASSES if each.code in ("ABE", "ART", "BLA", "EBO", "NGS"))

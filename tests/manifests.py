@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from k8s.rendering import OVERLAYS, Document, documents, kubectl, pods
 from service.cli import app
-from service.settings import Settings, read_settings
+from service.config.settings import Settings, read_settings
 
 Container = dict[str, Any]
 

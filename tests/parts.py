@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
+from service.config.settings import Settings
 from service.parts import results
 from service.parts.plan import Plan, planned
 from service.parts.request import Request
 from service.parts.scoring import Done, Failed, PartScorer
 from service.parts.stores import Folder
 from service.session import open_session
-from service.settings import Settings
 
 Pictures = Mapping[str, bytes]
 

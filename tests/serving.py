@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.config.settings import Settings
 from service.schemas import Problem
 from service.session import Outputs, Session, open_session
-from service.settings import Settings
 
 #: Where pip puts the command of the environment that runs the tests.
 COMMAND = Path(sys.executable).with_name("marrowlens")

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from service.access import policy
 from service.app import create_app
-from service.settings import Settings
+from service.config.settings import Settings
 
 DOCUMENT = create_app(Settings()).openapi()
 ROUTES = [

@@ -17,7 +17,7 @@ from test_access_tokens import CLAIMS, Clock
 
 from service.access import issuer as module
 from service.access.issuer import ASK_AGAIN_S, MAX_BYTES, RETRY_FIRST_S, IssuerKeys
-from service.access_settings import AccessSettings
+from service.config.auth import AccessSettings
 from service.errors import IssuerUnavailable
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

@@ -13,7 +13,7 @@ from serving import async_client, refused
 
 from service.access.issuer import ASK_AGAIN_S, STALE_S, IssuerKeys
 from service.access.tokens import Tokens
-from service.access_settings import AccessSettings
+from service.config.auth import AccessSettings
 from service.errors import IssuerUnavailable, Unauthorised
 
 CLAIMS = {"scope": "openid classify", "preferred_username": "m.muster"}

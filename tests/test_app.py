@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from service.app import create_app
 from service.cli import app as command_line
-from service.settings import Settings
+from service.config.settings import Settings
 
 Draw = Callable[..., bytes]
 PNG = {"content-type": "image/png"}

@@ -84,14 +84,14 @@ def test_layers_hold() -> None:
 @pytest.mark.parametrize(
     ("path", "line", "contract"),
     [
-        ("service/settings.py", "import torch", "The service runs without torch"),
+        ("service/config/settings.py", "import torch", "The service runs without torch"),
         ("service/maps.py", "import model.van", "The service runs without torch"),
         ("service/classify.py", "import onnxruntime", "One module on each side runs onnxruntime"),
         ("service/batcher.py", "import numpy", "The batcher knows the standard library only"),
-        ("service/settings.py", "import service.classify", "Inside the service, downwards only"),
+        ("service/config/settings.py", "import service.classify", "Inside the service, downwards only"),
         ("model/contract.py", "import torch", "The contract and the pictures"),
-        ("model/van.py", "import service.settings", "The network knows the contract alone"),
-        ("training/config.py", "import service.settings", "Training does not know the service"),
+        ("model/van.py", "import service.config.settings", "The network knows the contract alone"),
+        ("training/config.py", "import service.config.settings", "Training does not know the service"),
     ],
 )
 def test_a_wrong_import_is_found(tmp_path: Path, path: str, line: str, contract: str) -> None:

@@ -27,17 +27,17 @@ from service.access.keys import KeyRing
 from service.app import create_app
 from service.artefact import bundled_artefact
 from service.classify import Classifier
+from service.config.lis import LisSettings
+from service.config.settings import Settings
 from service.lis import outbox
 from service.lis.delivery import Worker
 from service.lis.kept import KeptPictures
 from service.lis.mllp.listener import OrderListener
-from service.lis_settings import LisSettings
 from service.metrics import Metrics
 from service.models import Models
 from service.opening import opened
 from service.server import DrainingServer, server
 from service.session import open_session
-from service.settings import Settings
 from service.supervisor import TaskName
 from service.tls import Tls
 

@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from model.contract import Manifest
 from model.image import PictureTooLarge, UndecodablePicture, UnsupportedPicture, decode
 from service.classify import Classifier
+from service.config.settings import Settings
 from service.metrics import Metrics
 from service.pictures import Answer
 from service.session import OnnxSession, Outputs, open_session
-from service.settings import Settings
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed
 
 

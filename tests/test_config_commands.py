@@ -10,8 +10,8 @@ from serving import COMMAND
 from typer.testing import CliRunner
 
 from service.cli import app as command_line
-from service.lis_settings import LIS_PREFIX
-from service.settings import environment_names
+from service.config.lis import LIS_PREFIX
+from service.config.settings import environment_names
 from service.settings_page import page
 
 PAGE = Path("docs/settings.md")

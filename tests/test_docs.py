@@ -11,8 +11,8 @@ from serving import client
 from model.contract import Manifest, read_manifest
 from service.app import create_app
 from service.artefact import bundled_artefact
+from service.config.settings import Settings
 from service.schemas import SentPicture
-from service.settings import Settings
 
 README = Path("README.md").read_text(encoding="utf-8")
 

@@ -24,9 +24,9 @@ from model.drift import DriftReference, read_reference, reference_text, text_sha
 from model.drift_distance import Ruler, Sums, jensen_shannon
 from model.drift_making import Gathered, made
 from model.image import decode
+from service.config.settings import Settings
 from service.drift import PARTS, DriftWindow
 from service.opening import opened
-from service.settings import Settings
 
 
 def sent(count: int, first: int, shift: Shift = same) -> list[bytes]:

@@ -8,7 +8,7 @@ import pytest
 from keys import entry, keys_file
 from serving import Served, client, served
 
-from service.settings import SettingsError, read_settings
+from service.config.settings import SettingsError, read_settings
 
 HEADERS = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
 

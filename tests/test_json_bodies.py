@@ -9,7 +9,7 @@ import pytest
 from serving import client, refused
 from starlette.testclient import TestClient
 
-from service.lis_settings import LisSettings
+from service.config.lis import LisSettings
 
 MIB = 1024 * 1024
 HEADERS = {"content-type": "application/json", "x-acting-user": "m.muster"}

@@ -16,7 +16,7 @@ from manifests import settings as read_in
 
 from k8s.schemas import VERSIONS
 from service.app import UPLOADS_AT_ONCE
-from service.settings import Settings
+from service.config.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "k8s/base"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from manifests import Container, containers, needs_kubectl, of_kind, settings
 
-from service.settings import environment_name
+from service.config.settings import environment_name
 
 pytestmark = needs_kubectl
 each_with_gpu = pytest.mark.parametrize("overlay", ["gpu", "hospital"])

@@ -19,7 +19,7 @@ from manifests import (
     settings,
 )
 
-from service.settings import environment_names
+from service.config.settings import environment_names
 
 pytestmark = needs_kubectl
 

@@ -4,10 +4,10 @@ import pytest
 from laboratory import report
 
 from model.contract import CLASSES
+from service.config.lis import LisSettings
 from service.lis.codes import CodeMap
 from service.lis.receivers import receivers
 from service.lis.report import Report, ReportStatus
-from service.lis_settings import LisSettings
 
 LIS = LisSettings(hl7_to="127.0.0.1:9", fhir_url="http://127.0.0.1:9/fhir", astm_to="127.0.0.1:9")
 COUNTS = {"LYT": 30, "BLA": 10, "EBO": 60}

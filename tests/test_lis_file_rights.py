@@ -15,11 +15,11 @@ from lab import by, desk, wish
 from serving import client
 from sqlalchemy import text
 
+from service.config.lis import LisSettings
 from service.lis import checks
 from service.lis.database import Database
 from service.lis.file_rights import make_file, make_folder, rights_of_others
 from service.lis.kept import KeptPictures
-from service.lis_settings import LisSettings
 
 COMMAND = Path(sys.executable).with_name("marrowlens")
 SHA256 = "ab" * 32

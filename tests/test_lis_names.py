@@ -8,7 +8,7 @@ from conftest import Draw
 from serving import client, refused, tarred
 from starlette.testclient import TestClient
 
-from service.lis_settings import LisSettings
+from service.config.lis import LisSettings
 
 PATIENT = {"identifier": "100234"}
 

@@ -13,7 +13,7 @@ from serving import client, refused, tarred
 from starlette.testclient import TestClient
 
 from service.bodies import MAX_JSON_BYTES
-from service.lis_settings import LisSettings
+from service.config.lis import LisSettings
 
 WHO = {"X-Acting-User": "m.muster"}
 PATIENT = {"identifier": "SECRET-100234", "family": "Canaryname", "given": "Erika", "birth_date": "1964-08-12"}

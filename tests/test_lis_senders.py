@@ -18,9 +18,9 @@ from ordering import GOOD, Desk, line_to, listening, said, still_takes
 from pydantic import ValidationError
 from receivers import Line, certificates
 
+from service.config.lis import LisSettings
 from service.lis.mllp.listener import OrderListener
 from service.lis.mllp.slots import ConnectionSlots, holder_of
-from service.lis_settings import LisSettings
 
 
 def counted(desk: Desk, how: str) -> float | None:

@@ -10,7 +10,7 @@ from conftest import Draw
 from databases import Postgres, postgres
 from serving import async_client, client, refused
 
-from service.lis_settings import LisSettings
+from service.config.lis import LisSettings
 
 WHO = {"X-Acting-User": "m.muster"}
 PATIENT = {"identifier": "100234"}

@@ -12,10 +12,10 @@ from serving import COMMAND, client
 
 from model.drift_distance import Reading
 from service.classify import _OUTCOMES
+from service.config.lis import LisSettings
 from service.declared import Declared
 from service.lis.metrics import LisMetrics
 from service.lis.outbox import Depth
-from service.lis_settings import LisSettings
 from service.metrics import Metrics
 from service.metrics_page import page, sections, values_of
 from service.problems import TABLE

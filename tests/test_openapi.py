@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from service.app import create_app
 from service.cli import app as command_line
+from service.config.settings import Settings
 from service.openapi import as_file, document
 from service.problems import TABLE
 from service.schemas import RESEARCH_USE, ClassifyAnswer
-from service.settings import Settings
 
 FILE = Path(__file__).parents[1] / "openapi.json"
 ROUTES = {

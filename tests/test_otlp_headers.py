@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.settings import read_settings
+from service.config.settings import read_settings
 
 
 @pytest.mark.parametrize("name", ["MARROWLENS_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"])

@@ -11,8 +11,8 @@ from serving import client, refused
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.config.settings import Settings
 from service.session import Outputs, open_session
-from service.settings import Settings
 
 Draw = Callable[..., bytes]
 PNG = {"content-type": "image/png"}

@@ -20,10 +20,10 @@ from typer.testing import CliRunner, Result
 
 from model.image import decode
 from service.cli import app
+from service.config.settings import Settings
 from service.ledger import Ledger
 from service.score import CannotScore, score_folder
 from service.session import OnnxSession, Outputs, open_session
-from service.settings import Settings
 from service.tables import Columns, read_table
 
 FORMATS = ["csv", "jsonl", "parquet"]

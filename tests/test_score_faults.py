@@ -13,10 +13,10 @@ from typer.testing import CliRunner, Result
 
 from model.csv_file import unguarded
 from service.cli import app
+from service.config.settings import Settings
 from service.folders import Skipped, pictures
 from service.score import score_folder
 from service.session import open_session
-from service.settings import Settings
 
 Draw = Callable[..., bytes]
 LINKS = pytest.mark.parametrize("link", [os.symlink, os.link])

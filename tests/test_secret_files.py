@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from service.access.keys import KeyRing, KeysRefused, read_keys
 from service.cli import app as command_line
-from service.private_file import NotPrivate, read_private
-from service.secret_files import is_secret
-from service.settings import SettingsError, environment_names, read_settings, secret_file_names
-from service.urls import MASK, insecure, masked
+from service.config.private_file import NotPrivate, read_private
+from service.config.secret_files import is_secret
+from service.config.settings import SettingsError, environment_names, read_settings, secret_file_names
+from service.config.urls import MASK, insecure, masked
 
 FHIR = "MARROWLENS_LIS_FHIR_TOKEN"
 

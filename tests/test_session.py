@@ -15,9 +15,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from model.contract import CLASSES, OUTPUTS, ArtefactError, CellClass
 from service import artefact as artefact_module
 from service.agreement import compare, complaint
+from service.config.settings import AskedProvider
 from service.providers import tolerance
 from service.session import OnnxSession, Outputs, ProviderUnavailable, engine_folder, offered, open_session, versions
-from service.settings import AskedProvider
 
 Change = Callable[[ModelProto], None]
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, SettingsError, environment_name, read_settings
+from service.config.settings import Settings, SettingsError, environment_name, read_settings
 
 
 def test_without_an_environment_everything_has_a_default() -> None:

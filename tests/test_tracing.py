@@ -21,8 +21,8 @@ from serving import Served, client, served, zipped
 from test_lis_end_to_end import SECRETS, WHO, ordered, signed
 
 from service.app import create_app
+from service.config.settings import Settings
 from service.otel import PICTURES_A_REQUEST
-from service.settings import Settings
 from service.tracing import caller_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -158,7 +158,7 @@ def test_a_collector_that_is_not_there_fails_nothing(artefact: Path, draw: Draw)
 
 def test_without_the_setting_nothing_that_sends_is_loaded(artefact: Path) -> None:
     script = (
-        "import sys; from service.app import create_app; from service.settings import Settings; create_app(Settings());"
+        "import sys; from service.app import create_app; from service.config.settings import Settings; create_app(Settings());"
         "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)

@@ -177,7 +177,7 @@ def test_the_pages_error_is_the_services(bundled: Served) -> None:
 
 
 def test_every_setting_and_decision_on_the_page_is_there() -> None:
-    from service.settings import Settings, environment_name
+    from service.config.settings import Settings, environment_name
 
     assert set(re.findall(r"MARROWLENS_\w+", PAGE)) <= {environment_name(name) for name in Settings.model_fields}
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", PAGE):

@@ -5,11 +5,11 @@ from typing import Any
 
 from laboratory import SENT, code_of, report
 
+from service.config.lis import LisSettings
 from service.lis.hl7.results import encode_report
 from service.lis.hl7.sender import sender_of
 from service.lis.mllp.wire import MllpWire
 from service.lis.wire import Wire
-from service.lis_settings import LisSettings
 
 
 @asynccontextmanager

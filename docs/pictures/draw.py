@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw, ImageFont
 
 from service.app import create_app
+from service.config.settings import Settings
 from service.session import open_session
-from service.settings import Settings
 
 CELL = Path("examples/cell.png")
 TILE, GAP, CAPTION = 220, 10, 26  # pixels

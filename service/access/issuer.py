@@ -18,10 +18,10 @@ import orjson
 
 from model.regular_file import check_regular_file
 from service.access.jwks import NotKeys, signing_keys
-from service.access_settings import AccessSettings
+from service.config.auth import AccessSettings
+from service.config.settings import SettingsError
+from service.config.urls import unsafe_for_keys
 from service.errors import IssuerUnavailable
-from service.settings import SettingsError
-from service.urls import unsafe_for_keys
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from service.access.callers import Caller, Scope
 from service.access.identity import Identity
-from service.nearest import nearest
-from service.private_file import NotPrivate, read_private
-from service.stamps import stamp_of
+from service.config.file_watch import stamp_of
+from service.config.private_file import NotPrivate, read_private
+from service.config.suggest import nearest
 
 #: Before every key: a bearer's word that begins so is a key and no token, and scanners for lost secrets find it.
 KEY_PREFIX = "mlk_"

@@ -14,7 +14,7 @@ from service.access.callers import SCOPES, Caller
 from service.access.identity import MAX_NAME, MAX_SUBJECT, Identity, NameRefused, checked_name
 from service.access.issuer import IssuerKeys
 from service.access.jwks import ALGORITHMS
-from service.access_settings import AccessSettings
+from service.config.auth import AccessSettings
 from service.errors import Unauthorised
 
 

@@ -3,11 +3,11 @@
 import ssl
 from collections.abc import Iterator
 
+from service.config.lis import LIS_PREFIX, LisSettings
 from service.lis.codes import CodeMap, CodeTableError
 from service.lis.database import Database, DatabaseRefused, sqlite_files
 from service.lis.file_rights import rights_of_others
 from service.lis.mllp.sockets import client_tls, listener_tls
-from service.lis_settings import LIS_PREFIX, LisSettings
 
 
 def faults(lis: LisSettings) -> Iterator[str]:

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from service import logs
 from service.background_metrics import BackgroundMetrics
+from service.config.lis import LaboratoryRefused
 from service.declared import Registry
 from service.lis import audit, outbox
 from service.lis.codes_command import FILE_COLUMNS, codes
@@ -30,7 +31,6 @@ from service.lis.outbox import Overtaken, UnderWay
 from service.lis.states import MessageState
 from service.lis.tables import MessageRow, SpecimenRow
 from service.lis.terminal import laboratory_settings, open_session, operator, stop
-from service.lis_settings import LaboratoryRefused
 from service.supervisor import Supervisor
 from service.thread_pools import of_event_loop
 

@@ -21,10 +21,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from service.config.lis import LisSettings
 from service.errors import StorageUnavailable
 from service.lis.file_rights import make_file
 from service.lis.postgres_tls import UnsafeConnection, refusal, secured
-from service.lis_settings import LisSettings
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 #: How long a writer waits for another one before it gives up.

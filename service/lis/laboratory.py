@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from model.contract import CellClass
+from service.config.lis import LIS_PREFIX, LaboratoryRefused
+from service.config.settings import Settings
 from service.declared import Registry
 from service.errors import StorageUnavailable
 from service.lis import checks, outbox
@@ -25,8 +27,6 @@ from service.lis.mllp.listener import OrderListener
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused
 from service.lis.outbox import Retry
 from service.lis.receivers import Receiver, receivers
-from service.lis_settings import LIS_PREFIX, LaboratoryRefused
-from service.settings import Settings
 from service.supervisor import Supervisor, TaskName
 from service.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 

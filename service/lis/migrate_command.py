@@ -10,9 +10,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from service.config.settings import SettingsError, read_settings
 from service.errors import StorageUnavailable
 from service.lis.database import Database, DatabaseRefused
-from service.settings import SettingsError, read_settings
 
 NOT_YET = 1
 #: Bad settings, or a database that does not answer or is not ours.

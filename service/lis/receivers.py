@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from service.config.lis import LisSettings
 from service.lis import astm, fhir
 from service.lis.adding import OVERLAY, PICTURE
 from service.lis.astm_wire import AstmWire
@@ -19,7 +20,6 @@ from service.lis.observations import CodeOf
 from service.lis.report import Report
 from service.lis.signing import Channel, Examples
 from service.lis.wire import Wire
-from service.lis_settings import LisSettings
 
 #: A delivery connects, sends and waits twice for an answer, each for the time-out; and a little more.
 _STEPS, _MARGIN_S = 4, 5.0

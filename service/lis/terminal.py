@@ -9,9 +9,9 @@ import typer
 from sqlalchemy.orm import Session
 
 from service.access.identity import Actor, Identity, NameRefused, checked_name
+from service.config.settings import Settings, SettingsError, read_settings
 from service.errors import StorageUnavailable
 from service.lis.database import Database, DatabaseRefused
-from service.settings import Settings, SettingsError, read_settings
 
 #: Exit code of bad settings, or a database that does not answer.
 CANNOT = 2

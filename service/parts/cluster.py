@@ -16,7 +16,8 @@ import ray
 import ray.exceptions
 
 from model.contract import ArtefactError, Manifest, manifest_text
-from service.lis_settings import LisSettings
+from service.config.lis import LisSettings
+from service.config.settings import Settings
 from service.opening import opened
 from service.parts.faults import CannotScore
 from service.parts.plan import Plan
@@ -24,7 +25,6 @@ from service.parts.request import Sizing
 from service.parts.scoring import Done, Failed, Fault, PartScorer
 from service.parts.surroundings import check_listens, ray_folder
 from service.session import OnnxSession, ProviderUnavailable
-from service.settings import Settings
 from service.thread_pools import MODEL
 from service.threads import cpu_budget
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.contract import Manifest
+from service.config.settings import Settings
 from service.folders import GONE, Skipped
 from service.parts.faults import CannotScore, StoreError, speaking_of
 from service.parts.inputs import File, Kind, files
@@ -25,7 +26,6 @@ from service.parts.listing import Entry, entries
 from service.parts.request import PART_SIZE, Duplicates, Request
 from service.parts.seen import Seen
 from service.parts.stores import Folder, absolute, opened_store
-from service.settings import Settings
 
 PLAN, LISTING = "_plan.json", "_plan.parquet"
 _SCHEMA = pa.schema(

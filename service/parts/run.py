@@ -15,6 +15,7 @@ from rich.progress import Progress
 from model.contract import RESEARCH_USE
 from service.artefact import bundled_artefact, read_artefact
 from service.bar import bar
+from service.config.settings import Settings
 from service.folders import Skipped
 from service.opening import voucher
 from service.parts import results
@@ -24,7 +25,6 @@ from service.parts.plan import Plan, planned
 from service.parts.request import Request, Sizing
 from service.parts.scoring import PROBLEMS_TOLD, Done, Failed, Fault
 from service.parts.stores import Folder
-from service.settings import Settings
 
 #: How often a part is tried before what stops it stops the run.
 ATTEMPTS = 3

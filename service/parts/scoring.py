@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from model.image import PictureError
 from service.classify import Classifier
+from service.config.settings import Settings
 from service.metrics import Metrics
 from service.parts import results
 from service.parts.faults import CannotScore
@@ -21,7 +22,6 @@ from service.parts.reading import Content, Unreadable, blocks
 from service.parts.stores import Folder, opened_store
 from service.pictures import Answer
 from service.session import Session
-from service.settings import Settings
 from service.tables import Columns, Refused, Scored
 from service.thread_pools import PICTURES
 

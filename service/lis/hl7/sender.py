@@ -6,9 +6,9 @@ Knows what of the settings stands in a message. Does not know what the message s
 from dataclasses import dataclass
 from datetime import datetime
 
+from service.config.lis import LisSettings
 from service.lis.hl7.segments import components, segment, text
 from service.lis.hl7.times import written
-from service.lis_settings import LisSettings
 
 VERSION = "2.5.1"
 #: hl7_acks to MSH-15 and MSH-16. `application` is what IHE LAW asks for.

@@ -11,8 +11,8 @@ from cryptography import x509
 
 from model.regular_file import check_regular_file
 from service.access.identity import NameRefused, checked_name
-from service.lis_settings import LisSettings
-from service.stamps import Stamp, stamp_of
+from service.config.file_watch import Stamp, stamp_of
+from service.config.lis import LisSettings
 
 log = logging.getLogger(__name__)
 

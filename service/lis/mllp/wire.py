@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from service.config.lis import LisSettings
 from service.lis.hl7.acknowledging import Outcome, Stamp, accept_ack
 from service.lis.hl7.charsets import CODECS, encode
 from service.lis.hl7.reading import read_header
@@ -19,7 +20,6 @@ from service.lis.hl7.verdict import Acknowledgement, read_acknowledgement
 from service.lis.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
 from service.lis.mllp.sockets import client_tls, host_and_port, keep_alive
 from service.lis.wire import NoAnswer
-from service.lis_settings import LisSettings
 
 #: Acknowledgements of other messages that are passed over before one of this message.
 MAX_OTHERS = 100

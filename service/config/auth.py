@@ -1,4 +1,4 @@
-"""Who may come in and over which line: the settings of keys, tokens and TLS. A part of `service.settings`.
+"""Who may come in and over which line: the settings of keys, tokens and TLS. A part of `service.config.settings`.
 
 Knows names, types, bounds and units. With neither keys nor an issuer everybody is let in, and only from this machine.
 """
@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, SecretStr, StringConstraints, model_validator
 
-from service.urls import unsafe_for_keys
+from service.config.urls import unsafe_for_keys
 
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
 

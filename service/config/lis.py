@@ -1,4 +1,4 @@
-"""What a laboratory may set: `MARROWLENS_LIS_*`. A part of `service.settings`, which reads it with the rest.
+"""What a laboratory may set: `MARROWLENS_LIS_*`. A part of `service.config.settings`, which reads it with the rest.
 
 Knows names, types, bounds and units. Without `MARROWLENS_LIS_DATABASE` there is no laboratory and the rest is idle.
 """
@@ -10,9 +10,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.loopback import is_loopback
-from service.secret_files import SecretFiles
-from service.urls import insecure, urls_as_paths
+from service.config.loopback import is_loopback
+from service.config.secret_files import SecretFiles
+from service.config.urls import insecure, urls_as_paths
 
 LIS_PREFIX = "MARROWLENS_LIS_"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from service.loopback import is_loopback
+from service.config.loopback import is_loopback
 
 #: From the scheme to the last @ before a space: a password may itself hold / or @, where somebody forgot to escape it.
 _USER = re.compile(r"(?<=://)[^\s]*@")

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from service.private_file import NotPrivate, read_private
+from service.config.private_file import NotPrivate, read_private
 
 SUFFIX = "_FILE"
 _MAX_BYTES = 64 * 1024

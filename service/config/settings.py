@@ -15,12 +15,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.access_settings import AccessSettings
-from service.http_settings import HttpSettings
-from service.lis_settings import LIS_PREFIX, LisSettings
-from service.nearest import nearest
-from service.secret_files import SUFFIX, SecretFileRefused, SecretFiles, is_secret
-from service.urls import insecure, urls_as_paths
+from service.config.auth import AccessSettings
+from service.config.http import HttpSettings
+from service.config.lis import LIS_PREFIX, LisSettings
+from service.config.secret_files import SUFFIX, SecretFileRefused, SecretFiles, is_secret
+from service.config.suggest import nearest
+from service.config.urls import insecure, urls_as_paths
 
 AskedProvider = Literal["auto", "tensorrt", "cuda", "openvino", "cpu"]
 LogFormat = Literal["text", "json"]
