@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.contract import CellClass, Manifest
+from service.concurrency.thread_pools import BODIES
 from service.differential import Differential, Share
 from service.maps import (
     ATTENTION_SCALE,
@@ -38,7 +39,6 @@ from service.schemas import (
     Reading,
     TopClass,
 )
-from service.thread_pools import BODIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from model.contract import CellClass
 from service import openapi
 from service.access.guard import Doors, Guard
 from service.answers import Wanted
+from service.concurrency.supervisor import Supervisor
+from service.concurrency.thread_pools import TELEMETRY
 from service.config.http import networks_of
 from service.config.settings import Settings, SettingsError
 from service.direct import Direct
@@ -35,8 +37,6 @@ from service.route_names import unknown_path
 from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
-from service.supervisor import Supervisor
-from service.thread_pools import TELEMETRY
 from service.tracing import Recorder, Traced
 from service.v2 import routes as v2
 

@@ -2,9 +2,9 @@
 
 from typing import get_args
 
+from service.concurrency.supervisor import TaskName
+from service.concurrency.thread_pools import POOLS
 from service.declared import Registry
-from service.supervisor import TaskName
-from service.thread_pools import POOLS
 
 #: What fails outside of any task: a thread that ends by an exception, a callback of the event loop.
 ELSEWHERE = ("event_loop", "thread")

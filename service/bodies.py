@@ -9,10 +9,10 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.concurrency.thread_pools import BODIES
 from service.errors import MalformedBody
 from service.json_text import PARSED_AT_ONCE_BYTES, read_json
 from service.running import Running
-from service.thread_pools import BODIES
 from service.uploads import Intake, content_type
 
 #: 10,000 readings with a sentence each.

@@ -23,6 +23,7 @@ try:
     from service import openapi as openapi_document
     from service.access.keys import KeysRefused, read_keys
     from service.app import create_app
+    from service.concurrency.thread_pools import POOLS
     from service.config.lis import LaboratoryRefused
     from service.config.loopback import is_loopback
     from service.config.settings import Settings, SettingsError, read_settings
@@ -33,7 +34,6 @@ try:
     from service.score import score
     from service.server import DrainingServer, bound_socket, server
     from service.session import ProviderUnavailable, Session
-    from service.thread_pools import POOLS
     from service.tls import TlsRefused
     from service.warm import warm
 except ImportError as error:  # the command is there wherever training is installed, the service's needs are not

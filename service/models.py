@@ -13,10 +13,10 @@ from pathlib import Path
 from model.contract import ArtefactError, Manifest
 from service.artefact import bundled_artefact
 from service.classify import Classifier
+from service.concurrency.thread_pools import MODEL, TELEMETRY
 from service.errors import ChangeUnderWay, ModelRefused, NotReady
 from service.serving import Serving
 from service.session import ProviderUnavailable, Session
-from service.thread_pools import MODEL, TELEMETRY
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from model.image import ArchiveForPicture, PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
+from service.concurrency.thread_pools import ThreadPoolFull
 from service.errors import (
     AnswerTooLarge,
     BodyTooLarge,
@@ -48,7 +49,6 @@ from service.errors import (
     WrongState,
 )
 from service.schemas import InferenceProblem, Problem
-from service.thread_pools import ThreadPoolFull
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 MEDIA_TYPE = "application/problem+json"

@@ -25,6 +25,7 @@ from model.contract import RESEARCH_USE, ArtefactError
 from model.image import PictureError
 from service.bar import bar
 from service.classify import Classifier
+from service.concurrency.thread_pools import PICTURES
 from service.config.settings import Settings, SettingsError, read_settings
 from service.folders import SUFFIXES, Skipped, pictures, printable, read, reason
 from service.ledger import Ledger
@@ -35,7 +36,6 @@ from service.parts.faults import CannotScore
 from service.parts.request import Duplicates, Request, Sizing
 from service.session import ProviderUnavailable, Session
 from service.tables import Columns, Scored, TableError, check_place, read_table, write_table
-from service.thread_pools import PICTURES
 
 SOME_PROBLEMS = 1
 COULD_NOT_RUN = 2

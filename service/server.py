@@ -19,14 +19,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import logs, memory
+from service.concurrency.supervisor import place_of
+from service.concurrency.thread_pools import TELEMETRY, of_event_loop
 from service.config.settings import Settings
 from service.connections import Connections, Place
 from service.linger import Connection
 from service.listener import Listener, connection_limit
 from service.models import Models
 from service.running import Running
-from service.supervisor import place_of
-from service.thread_pools import TELEMETRY, of_event_loop
 from service.tls import Tls
 
 log = logging.getLogger(__name__)

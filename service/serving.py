@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass
 
 from service.classify import Classifier
+from service.concurrency.supervisor import Supervisor
 from service.config.settings import Settings
 from service.errors import NotReady
 from service.metrics import Metrics
-from service.supervisor import Supervisor
 
 
 @dataclass(slots=True, kw_only=True)

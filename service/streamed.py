@@ -17,13 +17,13 @@ from starlette.requests import Request
 from model.image import PictureTooLarge
 from service.archives import Upload, printable
 from service.base64_text import decode_base64
+from service.concurrency.thread_pools import BODIES
 from service.errors import MalformedBody, UploadMemoryExhausted
 from service.json_text import MAX_OBJECT_MEMBERS, read_json
 from service.lease import Lease
 from service.line_encoding import LineEncoding
 from service.problems import faults_told
 from service.schemas import SentPicture
-from service.thread_pools import BODIES
 from service.transfer_pace import Pace, Patience
 
 #: What stands around the picture in its line: braces, keys and a name.

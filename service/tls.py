@@ -8,9 +8,9 @@ import ssl
 from pathlib import Path
 
 from model.regular_file import check_regular_file
+from service.concurrency.thread_pools import FILES
 from service.config.auth import AccessSettings
 from service.config.file_watch import Stamp, stamp_of
-from service.thread_pools import FILES
 
 log = logging.getLogger(__name__)
 

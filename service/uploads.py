@@ -16,11 +16,11 @@ from starlette.requests import Request
 
 from service.archive_memory import ArchiveMemory
 from service.archives import Bounds, Upload, printable, tar_members, zip_members
+from service.concurrency.thread_pools import BODIES
 from service.errors import BodyTooLarge, MalformedBody, UnsupportedBody
 from service.form import Form
 from service.form_faults import FormEnds, why_unfinished, why_unreadable
 from service.lease import Lease
-from service.thread_pools import BODIES
 from service.transfer_pace import Pace, Patience
 
 #: Boundaries, headers and small fields around the one picture of a form.

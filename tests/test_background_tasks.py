@@ -27,6 +27,7 @@ from service.access.keys import KeyRing
 from service.app import create_app
 from service.artefact import bundled_artefact
 from service.classify import Classifier
+from service.concurrency.supervisor import TaskName
 from service.config.lis import LisSettings
 from service.config.settings import Settings
 from service.lis import outbox
@@ -38,7 +39,6 @@ from service.models import Models
 from service.opening import opened
 from service.server import DrainingServer, server
 from service.session import open_session
-from service.supervisor import TaskName
 from service.tls import Tls
 
 SERVICE = Path(__file__).parents[1] / "service"

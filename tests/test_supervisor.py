@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.supervisor import Supervisor
+from service.concurrency.supervisor import Supervisor
 
 PATIENT = "Muster, Erika"
 

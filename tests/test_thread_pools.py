@@ -15,7 +15,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from service.app import ROUTES
-from service.thread_pools import POOLS, ThreadPool, ThreadPoolFull
+from service.concurrency.thread_pools import POOLS, ThreadPool, ThreadPoolFull
 
 SERVICE = Path(__file__).parents[1] / "service"
 

@@ -22,11 +22,11 @@ from service.access.buckets import Buckets
 from service.access.callers import Caller, Scope
 from service.access.keys import KEY_PREFIX, KeyRing, KeysRefused, caller_of
 from service.access.open_streams import OpenStream
+from service.concurrency.thread_pools import FILES
 from service.config.auth import AccessSettings
 from service.config.loopback import is_loopback
 from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
 from service.metrics import Metrics
-from service.thread_pools import FILES
 
 if TYPE_CHECKING:  # cryptography takes 15 MB: loaded where tokens are taken
     from service.access.tokens import Tokens

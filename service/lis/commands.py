@@ -20,6 +20,8 @@ from sqlalchemy.orm import Session
 
 from service import logs
 from service.background_metrics import BackgroundMetrics
+from service.concurrency.supervisor import Supervisor
+from service.concurrency.thread_pools import of_event_loop
 from service.config.lis import LaboratoryRefused
 from service.declared import Registry
 from service.lis import audit, outbox
@@ -31,8 +33,6 @@ from service.lis.outbox import Overtaken, UnderWay
 from service.lis.states import MessageState
 from service.lis.tables import MessageRow, SpecimenRow
 from service.lis.terminal import laboratory_settings, open_session, operator, stop
-from service.supervisor import Supervisor
-from service.thread_pools import of_event_loop
 
 _ALL = 1_000_000
 _OVERTAKEN = "stays: a later report of its specimen may have arrived, which it would take back; drop it"

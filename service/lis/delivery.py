@@ -13,13 +13,13 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from service.concurrency.thread_pools import DATABASE
 from service.errors import StorageUnavailable
 from service.lis import outbox
 from service.lis.database import Database
 from service.lis.metrics import DeliveryOutcome, LisMetrics
 from service.lis.outbox import Claimed, Retry
 from service.lis.wire import NoAnswer, Rejected, Wire
-from service.thread_pools import DATABASE
 
 log = logging.getLogger(__name__)
 

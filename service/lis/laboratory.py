@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from model.contract import CellClass
+from service.concurrency.supervisor import Supervisor, TaskName
+from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 from service.config.lis import LIS_PREFIX, LaboratoryRefused
 from service.config.settings import Settings
 from service.declared import Registry
@@ -27,8 +29,6 @@ from service.lis.mllp.listener import OrderListener
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused
 from service.lis.outbox import Retry
 from service.lis.receivers import Receiver, receivers
-from service.supervisor import Supervisor, TaskName
-from service.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -16,6 +16,7 @@ import ray
 import ray.exceptions
 
 from model.contract import ArtefactError, Manifest, manifest_text
+from service.concurrency.thread_pools import MODEL
 from service.config.lis import LisSettings
 from service.config.settings import Settings
 from service.opening import opened
@@ -25,7 +26,6 @@ from service.parts.request import Sizing
 from service.parts.scoring import Done, Failed, Fault, PartScorer
 from service.parts.surroundings import check_listens, ray_folder
 from service.session import OnnxSession, ProviderUnavailable
-from service.thread_pools import MODEL
 from service.threads import cpu_budget
 
 #: Parts that one actor has at a time: while one ends, the batches are filled from the next.

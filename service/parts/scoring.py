@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from model.image import PictureError
 from service.classify import Classifier
+from service.concurrency.thread_pools import PICTURES
 from service.config.settings import Settings
 from service.metrics import Metrics
 from service.parts import results
@@ -23,7 +24,6 @@ from service.parts.stores import Folder, opened_store
 from service.pictures import Answer
 from service.session import Session
 from service.tables import Columns, Refused, Scored
-from service.thread_pools import PICTURES
 
 PROBLEMS_TOLD = 20
 T = TypeVar("T")

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from model.contract import Manifest
 from service.classify import Classifier
 from service.collected_answer import CollectedAnswer
+from service.concurrency.thread_pools import BODIES
 from service.disconnect import while_connected
 from service.errors import AnswerTooLarge, MalformedBody, UnknownModel
 from service.json_text import PARSED_AT_ONCE_BYTES
@@ -20,7 +21,6 @@ from service.openapi import problem_responses
 from service.problems import PROTOCOL_PATH
 from service.running import Running, RunningService
 from service.schemas import InferenceProblem
-from service.thread_pools import BODIES
 from service.uploads import whole_body
 from service.v2.documents import (
     INFERENCE_REQUEST,

@@ -5,6 +5,7 @@ import math
 import socket
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 
+from service.concurrency.supervisor import place_of
 from service.config.lis import LisSettings
 from service.lis.mllp.connection_log import ConnectionLog
 from service.lis.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
@@ -12,7 +13,6 @@ from service.lis.mllp.order_messages import OrderMessages
 from service.lis.mllp.slots import ConnectionSlots, holder_of
 from service.lis.mllp.sockets import ListenerTls, certificate_subject, host_and_port, keep_alive, listening_sockets
 from service.lis.orders import ConnectionEnd, ConnectionWatch, Peer, TakeOrders
-from service.supervisor import place_of
 
 #: How much of a frame that is too large is passed over, so that its sender comes to read the answer.
 MAX_PASSED_OVER_BYTES = 64 * 1024 * 1024

@@ -9,6 +9,7 @@ import re
 import uuid
 from datetime import UTC, datetime
 
+from service.concurrency.supervisor import place_of
 from service.config.lis import LisSettings
 from service.lis.hl7.acknowledging import Outcome, Stamp, acknowledgements
 from service.lis.hl7.charsets import CODECS, encode
@@ -16,7 +17,6 @@ from service.lis.hl7.orders import check_header, read_orders
 from service.lis.hl7.reading import Header, MessageRejected, read_header
 from service.lis.mllp.framing import FrameTooLarge
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused, Peer, TakeOrders
-from service.supervisor import place_of
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from service.thread_pools import ThreadPoolFull
+from service.concurrency.thread_pools import ThreadPoolFull
 
 log = logging.getLogger(__name__)
 
