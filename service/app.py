@@ -28,7 +28,6 @@ from service.forwarded import Forwarded
 from service.lease import UploadMemory
 from service.lis import cell_routes
 from service.lis import routes as specimen_routes
-from service.metrics import Metrics
 from service.middleware import HeadAsGet, RequestContext
 from service.models import Models
 from service.opening import opened
@@ -37,7 +36,8 @@ from service.route_names import unknown_path
 from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
 from service.session import Session
-from service.tracing import Recorder, Traced
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Recorder, Traced
 from service.v2 import routes as v2
 
 if TYPE_CHECKING:  # loaded where one is set up
@@ -136,7 +136,7 @@ def _recorder(settings: Settings) -> Recorder | None:
     if settings.otlp_endpoint is None:
         return None
     try:
-        from service.otel import Spans
+        from service.telemetry.otel import Spans
     except ImportError as error:
         raise SettingsError(
             f"MARROWLENS_OTLP_ENDPOINT is set, and {error.name} is not installed: pip install -e '.[otel]'"

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from service import unanswered
 from service.forming import Batch, Block, Forming, Item
 from service.rate import Rate
-from service.trail import BatchObserver, FlushReason, Run, Trail
+from service.telemetry.item_timing import BatchObserver, FlushReason, Run, Trail
 from service.unanswered import BatcherClosed, QueueFull, WrongOutputCount
 
 Raw = TypeVar("Raw")

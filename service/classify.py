@@ -16,15 +16,15 @@ import numpy as np
 from model.drift import DriftReference
 from model.drift_distance import Reading
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
-from service import tracing
 from service.batcher import Batcher
 from service.concurrency.thread_pools import MODEL
 from service.config.settings import Settings
 from service.drift import DriftWindow
 from service.errors import MalformedBody, UploadMemoryExhausted
-from service.metrics import Metrics, PictureOutcome
 from service.pictures import Answer, Data, Picture, PictureBatches
 from service.session import Session
+from service.telemetry import tracing
+from service.telemetry.metrics import Metrics, PictureOutcome
 from service.threads import cpu_budget
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 

@@ -19,7 +19,6 @@ try:
     from fastapi import FastAPI
 
     from model.contract import RESEARCH_USE, ArtefactError, Manifest
-    from service import logs
     from service import openapi as openapi_document
     from service.access.keys import KeysRefused, read_keys
     from service.app import create_app
@@ -34,6 +33,7 @@ try:
     from service.score import score
     from service.server import DrainingServer, bound_socket, server
     from service.session import ProviderUnavailable, Session
+    from service.telemetry import logging as logs
     from service.tls import TlsRefused
     from service.warm import warm
 except ImportError as error:  # the command is there wherever training is installed, the service's needs are not

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from service.connection_metrics import ConnectionMetrics
+from service.telemetry.connection_metrics import ConnectionMetrics
 
 #: Places beyond the limit, in which supervisors alone are answered.
 SURPLUS_PLACES = 16

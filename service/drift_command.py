@@ -25,10 +25,10 @@ from model.image import PictureError
 from service.classify import Classifier
 from service.config.settings import Settings, SettingsError, read_settings
 from service.folders import Skipped, pictures, read, reason
-from service.metrics import Metrics
 from service.opening import opened
 from service.pictures import Answer
 from service.session import OnnxSession, ProviderUnavailable
+from service.telemetry.metrics import Metrics
 from service.unanswered import RunFailed
 
 DRIFTED = 1

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from service.trail import FlushReason
+from service.telemetry.item_timing import FlushReason
 
 Item = TypeVar("Item")
 

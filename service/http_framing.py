@@ -12,7 +12,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import MalformedRequest
-from service.exchange import REFUSED
+from service.telemetry.request_context import REFUSED
 
 _OF_CONNECTIONS = frozenset({b"connection", b"proxy-connection"})
 _VERSIONS = frozenset({"1.0", "1.1"})

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.connections import Place
 from service.errors import TooManyConnections
-from service.exchange import REFUSED
+from service.telemetry.request_context import REFUSED
 from service.unread import BoundedAnswers
 
 #: A client that has its answer and says nothing more for so long is not waited for.

@@ -11,10 +11,10 @@ from typing import Annotated, get_args
 
 import typer
 
-from service.declared import Declared, Registry, Values
-from service.metrics import PROCESS, Metrics
 from service.problems import TABLE
-from service.trail import FlushReason
+from service.telemetry.item_timing import FlushReason
+from service.telemetry.metric_registry import Declared, Registry, Values
+from service.telemetry.metrics import PROCESS, Metrics
 
 PAGE = Path("docs/metrics.md")
 _STALE = 1

@@ -17,9 +17,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ClientGone, NotReady
-from service.exchange import REFUSED
-from service.metrics import Metrics
 from service.problems import MEDIA_TYPE, UNEXPECTED, headers, kind_of, problem
+from service.telemetry.metrics import Metrics
+from service.telemetry.request_context import REFUSED
 
 REQUEST_ID = "X-Request-ID"
 #: What a client's own id may be; anything else is replaced, because it goes into logs and headers.

@@ -18,7 +18,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service import logs, memory
+from service import memory
 from service.concurrency.supervisor import place_of
 from service.concurrency.thread_pools import TELEMETRY, of_event_loop
 from service.config.settings import Settings
@@ -27,6 +27,7 @@ from service.linger import Connection
 from service.listener import Listener, connection_limit
 from service.models import Models
 from service.running import Running
+from service.telemetry import logging as logs
 from service.tls import Tls
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from service.classify import Classifier
 from service.concurrency.supervisor import Supervisor
 from service.config.settings import Settings
 from service.errors import NotReady
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,10 +11,10 @@ from laboratory import OBR, ORC, PID, SECRETS, SPM, order
 from receivers import Line
 
 from service.config.lis import LisSettings
-from service.declared import Registry
 from service.lis.metrics import ConnectionMetrics
 from service.lis.mllp.listener import OrderListener
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
+from service.telemetry.metric_registry import Registry
 
 GOOD = order(PID, SPM, ORC, OBR)
 ENHANCED = order(PID, SPM, ORC, OBR, f15="AL", f16="AL")

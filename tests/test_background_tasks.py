@@ -34,11 +34,11 @@ from service.lis import outbox
 from service.lis.delivery import Worker
 from service.lis.kept import KeptPictures
 from service.lis.mllp.listener import OrderListener
-from service.metrics import Metrics
 from service.models import Models
 from service.opening import opened
 from service.server import DrainingServer, server
 from service.session import open_session
+from service.telemetry.metrics import Metrics
 from service.tls import Tls
 
 SERVICE = Path(__file__).parents[1] / "service"

@@ -18,9 +18,9 @@ from model.contract import Manifest
 from model.image import PictureTooLarge, UndecodablePicture, UnsupportedPicture, decode
 from service.classify import Classifier
 from service.config.settings import Settings
-from service.metrics import Metrics
 from service.pictures import Answer
 from service.session import OnnxSession, Outputs, open_session
+from service.telemetry.metrics import Metrics
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed
 
 

@@ -9,8 +9,8 @@ from conftest import Draw
 from model.image import UnsupportedPicture, decode
 from service.classify import Answer, Classifier
 from service.config.settings import Settings
-from service.metrics import Metrics
 from service.session import open_session
+from service.telemetry.metrics import Metrics
 
 
 async def test_pixels_get_the_answer_of_their_file_and_misfits_harm_nobody(artefact: Path, draw: Draw) -> None:

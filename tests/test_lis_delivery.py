@@ -11,13 +11,13 @@ import pytest
 from lab import PLAIN, by, desk, manifest, sent, signing, wish
 from sqlalchemy.orm import Session
 
-from service.declared import Registry
 from service.lis.database import Database
 from service.lis.delivery import Worker
 from service.lis.desk import Desk
 from service.lis.metrics import LisMetrics
 from service.lis.outbox import Retry
 from service.lis.wire import NoAnswer, Rejected
+from service.telemetry.metric_registry import Registry
 
 Answer = Callable[[str], Awaitable[str]]
 

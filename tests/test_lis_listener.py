@@ -13,9 +13,9 @@ from ordering import ENHANCED, GOOD, Desk, line_to, listening, said
 from receivers import certificates, node_sender
 
 from service.config.lis import LisSettings
-from service.declared import Registry
 from service.lis.metrics import ConnectionMetrics
 from service.lis.mllp.listener import OrderListener
+from service.telemetry.metric_registry import Registry
 
 
 async def test_python_hl7s_client_places_orders_one_after_another() -> None:

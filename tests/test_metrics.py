@@ -13,13 +13,13 @@ from serving import COMMAND, client
 from model.drift_distance import Reading
 from service.classify import _OUTCOMES
 from service.config.lis import LisSettings
-from service.declared import Declared
 from service.lis.metrics import LisMetrics
 from service.lis.outbox import Depth
-from service.metrics import Metrics
 from service.metrics_page import page, sections, values_of
 from service.problems import TABLE
-from service.trail import FlushReason
+from service.telemetry.item_timing import FlushReason
+from service.telemetry.metric_registry import Declared
+from service.telemetry.metrics import Metrics
 
 DECLARED: dict[str, Declared] = {metric.name: metric for _, _, declared in sections() for metric in declared}
 

@@ -20,9 +20,9 @@ from model.image import PictureError, decode
 from service.artefact import bundled_artefact
 from service.classify import Classifier
 from service.config.settings import Settings
-from service.metrics import Metrics
 from service.pictures import Answer
 from service.session import open_session
+from service.telemetry.metrics import Metrics
 from training.painter import paint
 
 CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"

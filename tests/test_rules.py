@@ -35,8 +35,8 @@ from queries import (
     variable_queries,
 )
 
-from service.metrics import SECONDS
 from service.metrics_page import sections, values_of
+from service.telemetry.metrics import SECONDS
 
 DECLARED = {metric.name: metric for _, _, declared in sections() for metric in declared}
 SEVERITIES = {"critical", "warning", "info"}

@@ -22,8 +22,8 @@ from test_lis_end_to_end import SECRETS, WHO, ordered, signed
 
 from service.app import create_app
 from service.config.settings import Settings
-from service.otel import PICTURES_A_REQUEST
-from service.tracing import caller_of
+from service.telemetry.otel import PICTURES_A_REQUEST
+from service.telemetry.tracing import caller_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}

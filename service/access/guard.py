@@ -26,7 +26,7 @@ from service.concurrency.thread_pools import FILES
 from service.config.auth import AccessSettings
 from service.config.loopback import is_loopback
 from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:  # cryptography takes 15 MB: loaded where tokens are taken
     from service.access.tokens import Tokens

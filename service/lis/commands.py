@@ -18,12 +18,9 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import logs
-from service.background_metrics import BackgroundMetrics
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import of_event_loop
 from service.config.lis import LaboratoryRefused
-from service.declared import Registry
 from service.lis import audit, outbox
 from service.lis.codes_command import FILE_COLUMNS, codes
 from service.lis.delivery import age_s
@@ -33,6 +30,9 @@ from service.lis.outbox import Overtaken, UnderWay
 from service.lis.states import MessageState
 from service.lis.tables import MessageRow, SpecimenRow
 from service.lis.terminal import laboratory_settings, open_session, operator, stop
+from service.telemetry import logging as logs
+from service.telemetry.background_metrics import BackgroundMetrics
+from service.telemetry.metric_registry import Registry
 
 _ALL = 1_000_000
 _OVERTAKEN = "stays: a later report of its specimen may have arrived, which it would take back; drop it"

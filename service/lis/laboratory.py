@@ -15,7 +15,6 @@ from service.concurrency.supervisor import Supervisor, TaskName
 from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 from service.config.lis import LIS_PREFIX, LaboratoryRefused
 from service.config.settings import Settings
-from service.declared import Registry
 from service.errors import StorageUnavailable
 from service.lis import checks, outbox
 from service.lis.codes import CodeMap, CodeTableError
@@ -29,6 +28,7 @@ from service.lis.mllp.listener import OrderListener
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused
 from service.lis.outbox import Retry
 from service.lis.receivers import Receiver, receivers
+from service.telemetry.metric_registry import Registry
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

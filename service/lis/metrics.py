@@ -6,9 +6,9 @@ No label holds a number or a name of a specimen, a patient or a person.
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from service.declared import Registry
 from service.lis.orders import ConnectionEnd
 from service.lis.outbox import Depth
+from service.telemetry.metric_registry import Registry
 
 Action = Literal["open", "change", "add", "read", "preliminary", "sign", "amend", "cancel"]
 OrderOutcome = Literal["taken", "repeated", "refused"]

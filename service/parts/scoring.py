@@ -15,7 +15,6 @@ from model.image import PictureError
 from service.classify import Classifier
 from service.concurrency.thread_pools import PICTURES
 from service.config.settings import Settings
-from service.metrics import Metrics
 from service.parts import results
 from service.parts.faults import CannotScore
 from service.parts.plan import Listing, Plan
@@ -24,6 +23,7 @@ from service.parts.stores import Folder, opened_store
 from service.pictures import Answer
 from service.session import Session
 from service.tables import Columns, Refused, Scored
+from service.telemetry.metrics import Metrics
 
 PROBLEMS_TOLD = 20
 T = TypeVar("T")

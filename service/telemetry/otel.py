@@ -28,8 +28,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.re import parse_env_headers
 
-from service.tracing import Caller, RequestTrace
-from service.trail import Run, Trail
+from service.telemetry.item_timing import Run, Trail
+from service.telemetry.tracing import Caller, RequestTrace
 
 #: Pictures of one request that are told of one by one; a batch of thousands would crowd out all other spans.
 PICTURES_A_REQUEST = 32

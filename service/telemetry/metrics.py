@@ -11,10 +11,10 @@ from typing import Literal, get_args
 from prometheus_client import ProcessCollector
 from prometheus_client.exposition import generate_latest
 
-from service.background_metrics import BackgroundMetrics
-from service.connection_metrics import ConnectionMetrics
-from service.declared import Declared, Registry
-from service.drift_metrics import DriftMetrics
+from service.telemetry.background_metrics import BackgroundMetrics
+from service.telemetry.connection_metrics import ConnectionMetrics
+from service.telemetry.drift_metrics import DriftMetrics
+from service.telemetry.metric_registry import Declared, Registry
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MILLISECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2000, 5000, 10_000, 30_000)

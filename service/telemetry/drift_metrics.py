@@ -2,7 +2,7 @@
 
 from model.drift import KINDS
 from model.drift_distance import Reading
-from service.declared import Registry
+from service.telemetry.metric_registry import Registry
 
 
 class DriftMetrics:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from service.declared import Registry
+from service.telemetry.metric_registry import Registry
 
 DropReason = Literal["idle", "refused", "files"]
 

@@ -4,7 +4,7 @@ from typing import get_args
 
 from service.concurrency.supervisor import TaskName
 from service.concurrency.thread_pools import POOLS
-from service.declared import Registry
+from service.telemetry.metric_registry import Registry
 
 #: What fails outside of any task: a thread that ends by an exception, a callback of the event loop.
 ELSEWHERE = ("event_loop", "thread")

@@ -5,7 +5,7 @@ import logging
 from datetime import UTC, datetime
 
 from service.config.settings import LogFormat
-from service.exchange import current
+from service.telemetry.request_context import current
 
 
 class JsonLines(logging.Formatter):

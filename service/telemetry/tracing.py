@@ -1,6 +1,6 @@
 """The trace that a request belongs to: whose it is, which of its stages are told of, and who is told.
 
-Knows W3C's traceparent and the ways through ASGI. Knows no OpenTelemetry: that is service.otel, loaded only where a
+Knows W3C's traceparent and the ways through ASGI. Knows no OpenTelemetry: that is service.telemetry.otel, loaded only where a
 collector is named. Of what a client sends nothing but the two ids of its trace goes any further.
 """
 
@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.exchange import Exchange
-from service.exchange import current as current_exchange
-from service.trail import Trail
+from service.telemetry.item_timing import Trail
+from service.telemetry.request_context import Exchange
+from service.telemetry.request_context import current as current_exchange
 
 #: https://www.w3.org/TR/trace-context/#traceparent-header; later versions may add to it.
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
