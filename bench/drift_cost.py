@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from model.drift import SUFFIX, read_reference
-from service.artefact import bundled_artefact
 from service.drift import AT_ONCE, DriftWindow
-from service.session import open_session
+from service.runtime.artifact import bundled_artefact
+from service.runtime.session import open_session
 
 ROUNDS = 60
 BATCHES = (1, 4, 16)

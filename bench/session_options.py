@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS
 from model.probes import probe_images
-from service.artefact import bundled_artefact, read_artefact
-from service.machine import resident
-from service.session import session_options
+from service.runtime.artifact import bundled_artefact, read_artefact
+from service.runtime.hardware import resident
+from service.runtime.session import session_options
 
 SIZES = (1, 16)
 Run = Callable[[NDArray[np.uint8]], object]

@@ -30,12 +30,12 @@ from service.lis import cell_routes
 from service.lis import routes as specimen_routes
 from service.middleware import HeadAsGet, RequestContext
 from service.models import Models
-from service.opening import opened
 from service.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
 from service.route_names import unknown_path
 from service.routes import batch, change, classify, docs, model, operations
 from service.running import Running, request_id
-from service.session import Session
+from service.runtime.loader import opened
+from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Recorder, Traced
 from service.v2 import routes as v2

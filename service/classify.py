@@ -22,10 +22,10 @@ from service.config.settings import Settings
 from service.drift import DriftWindow
 from service.errors import MalformedBody, UploadMemoryExhausted
 from service.pictures import Answer, Data, Picture, PictureBatches
-from service.session import Session
+from service.runtime.cpu_quota import cpu_budget
+from service.runtime.session import Session
 from service.telemetry import tracing
 from service.telemetry.metrics import Metrics, PictureOutcome
-from service.threads import cpu_budget
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 _log = logging.getLogger(__name__)

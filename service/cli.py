@@ -29,10 +29,10 @@ try:
     from service.doctor import doctor
     from service.lazily import lazily
     from service.metrics_page import metrics
-    from service.opening import intra_op_threads, opened, session_batch_sizes
+    from service.runtime.loader import intra_op_threads, opened, session_batch_sizes
+    from service.runtime.session import ProviderUnavailable, Session
     from service.score import score
     from service.server import DrainingServer, bound_socket, server
-    from service.session import ProviderUnavailable, Session
     from service.telemetry import logging as logs
     from service.tls import TlsRefused
     from service.warm import warm

@@ -19,15 +19,15 @@ from rich.table import Table
 from model.contract import ArtefactError
 from service import settings_page
 from service.access.keys import KeysRefused, read_keys
-from service.artefact import bundled_artefact, read_artefact
 from service.config.lis import LIS_PREFIX, LisSettings
 from service.config.loopback import is_loopback
 from service.config.secret_files import SUFFIX, is_secret
 from service.config.settings import PREFIX, Settings, SettingsError, read_settings
 from service.config.urls import masked
-from service.opening import voucher
+from service.runtime.artifact import bundled_artefact, read_artefact
+from service.runtime.loader import voucher
+from service.runtime.signatures import VoucherError, read_key, read_list
 from service.tls import Tls, TlsRefused
-from service.vouching import VoucherError, read_key, read_list
 
 CANNOT = 2
 PAGE = Path("docs/settings.md")

@@ -1,6 +1,6 @@
 """`marrowlens doctor`: what this machine offers, which execution providers work on it, and how fast they are.
 
-Knows tables, words and exit codes. The trials are service.checkup's.
+Knows tables, words and exit codes. The trials are service.runtime.benchmark's.
 """
 
 import json
@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from model.contract import ArtefactError
-from service.checkup import Trial, try_out
 from service.config.settings import Settings, SettingsError, read_settings
-from service.machine import Machine, look_around
-from service.opening import opened, session_batch_sizes
-from service.providers import NAMES, Provider, candidates, engines_in
-from service.session import OnnxSession, engine_folder, offered, versions
+from service.runtime.benchmark import Trial, try_out
+from service.runtime.hardware import Machine, look_around
+from service.runtime.loader import opened, session_batch_sizes
+from service.runtime.providers import NAMES, Provider, candidates, engines_in
+from service.runtime.session import OnnxSession, engine_folder, offered, versions
 
 DOES_NOT_WORK = 1
 BAD_SETTINGS = 2

@@ -25,9 +25,9 @@ from model.image import PictureError
 from service.classify import Classifier
 from service.config.settings import Settings, SettingsError, read_settings
 from service.folders import Skipped, pictures, read, reason
-from service.opening import opened
 from service.pictures import Answer
-from service.session import OnnxSession, ProviderUnavailable
+from service.runtime.loader import opened
+from service.runtime.session import OnnxSession, ProviderUnavailable
 from service.telemetry.metrics import Metrics
 from service.unanswered import RunFailed
 

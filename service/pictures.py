@@ -14,8 +14,8 @@ from model.image import decode
 from service.config.settings import Settings
 from service.drift import DriftWindow
 from service.forming import Block
-from service.providers import batch_sizes
-from service.session import Session
+from service.runtime.providers import batch_sizes
+from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
 
 Picture = NDArray[np.uint8]  # (S, S, 3) RGB

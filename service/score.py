@@ -29,11 +29,11 @@ from service.concurrency.thread_pools import PICTURES
 from service.config.settings import Settings, SettingsError, read_settings
 from service.folders import SUFFIXES, Skipped, pictures, printable, read, reason
 from service.ledger import Ledger
-from service.opening import opened
 from service.parts import options, surroundings
 from service.parts.faults import CannotScore
 from service.parts.request import Duplicates, Request, Sizing
-from service.session import ProviderUnavailable, Session
+from service.runtime.loader import opened
+from service.runtime.session import ProviderUnavailable, Session
 from service.tables import Columns, Scored, TableError, check_place, read_table, write_table
 from service.telemetry.metrics import Metrics
 

@@ -10,11 +10,11 @@ import numpy as np
 import typer
 
 from model.contract import ArtefactError
-from service.checkup import timed
 from service.config.settings import Settings, SettingsError, read_settings
-from service.opening import intra_op_threads, opened, session_batch_sizes
-from service.providers import engines_in
-from service.session import ProviderUnavailable, Session, engine_folder
+from service.runtime.benchmark import timed
+from service.runtime.loader import intra_op_threads, opened, session_batch_sizes
+from service.runtime.providers import engines_in
+from service.runtime.session import ProviderUnavailable, Session, engine_folder
 
 #: As `serve` has it.
 CANNOT_START = 2

@@ -18,7 +18,7 @@ from service.parts.plan import Plan, planned
 from service.parts.request import Request
 from service.parts.scoring import Done, Failed, PartScorer
 from service.parts.stores import Folder
-from service.session import open_session
+from service.runtime.session import open_session
 
 Pictures = Mapping[str, bytes]
 

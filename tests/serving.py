@@ -19,8 +19,8 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config.settings import Settings
+from service.runtime.session import Outputs, Session, open_session
 from service.schemas import Problem
-from service.session import Outputs, Session, open_session
 
 #: Where pip puts the command of the environment that runs the tests.
 COMMAND = Path(sys.executable).with_name("marrowlens")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.agreement import Arrays, compare, complaint
+from service.runtime.agreement import Arrays, compare, complaint
 
 
 def answer(**changes: np.ndarray) -> Arrays:

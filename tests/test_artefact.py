@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from model.contract import ArtefactError, Manifest, read_manifest
 from model.probes import probe_images
-from service.artefact import Tensor, check_computed, check_declared
-from service.session import open_session
+from service.runtime.artifact import Tensor, check_computed, check_declared
+from service.runtime.session import open_session
 
 Computed = dict[str, NDArray[np.float32]]
 

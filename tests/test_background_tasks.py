@@ -25,7 +25,6 @@ from serving import async_client, client
 from service import memory
 from service.access.keys import KeyRing
 from service.app import create_app
-from service.artefact import bundled_artefact
 from service.classify import Classifier
 from service.concurrency.supervisor import TaskName
 from service.config.lis import LisSettings
@@ -35,9 +34,10 @@ from service.lis.delivery import Worker
 from service.lis.kept import KeptPictures
 from service.lis.mllp.listener import OrderListener
 from service.models import Models
-from service.opening import opened
+from service.runtime.artifact import bundled_artefact
+from service.runtime.loader import opened
+from service.runtime.session import open_session
 from service.server import DrainingServer, server
-from service.session import open_session
 from service.telemetry.metrics import Metrics
 from service.tls import Tls
 

@@ -20,7 +20,7 @@ from bench.plan import FEATHERWEIGHT, NETWORK, SATURATED, WORKLOADS, Plan
 from bench.starting import descendants
 from bench.summary import best_peer, by_round, ratio
 from bench.verdict import verdicts
-from service.session import open_session
+from service.runtime.session import open_session
 
 ROOT = Path(__file__).parents[1]
 #: A JPEG's worth of bytes that no multipart boundary is in.

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS, read_manifest
-from service.bound import BoundCalls, page_locked
+from service.runtime.io_binding import BoundCalls, page_locked
 
 
 def noise(count: int, seed: int = 0) -> NDArray[np.uint8]:

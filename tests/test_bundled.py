@@ -8,8 +8,8 @@ import pytest
 
 from model.contract import CLASSES
 from model.image import decode
-from service.artefact import bundled_artefact
-from service.session import OnnxSession, open_session
+from service.runtime.artifact import bundled_artefact
+from service.runtime.session import OnnxSession, open_session
 from training.config import Config, read_config
 from training.data import Parts, sha256_of, split_list
 from training.survey import survey

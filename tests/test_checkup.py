@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from model.contract import OUTPUTS
-from service.checkup import try_out
-from service.providers import NAMES
-from service.session import OnnxSession, Outputs, offered, open_session
+from service.runtime.benchmark import try_out
+from service.runtime.providers import NAMES
+from service.runtime.session import OnnxSession, Outputs, offered, open_session
 
 ABSENT = next(name for name in ("openvino", "cuda", "tensorrt") if NAMES[name] not in offered())
 

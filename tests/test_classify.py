@@ -19,7 +19,7 @@ from model.image import PictureTooLarge, UndecodablePicture, UnsupportedPicture,
 from service.classify import Classifier
 from service.config.settings import Settings
 from service.pictures import Answer
-from service.session import OnnxSession, Outputs, open_session
+from service.runtime.session import OnnxSession, Outputs, open_session
 from service.telemetry.metrics import Metrics
 from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed
 

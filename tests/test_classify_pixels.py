@@ -9,7 +9,7 @@ from conftest import Draw
 from model.image import UnsupportedPicture, decode
 from service.classify import Answer, Classifier
 from service.config.settings import Settings
-from service.session import open_session
+from service.runtime.session import open_session
 from service.telemetry.metrics import Metrics
 
 

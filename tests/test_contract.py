@@ -9,7 +9,7 @@ from graphs import edit_manifest, write_artefact
 from pydantic import ValidationError
 
 from model.contract import CLASSES, ArtefactError, CellClass, Manifest, read_manifest
-from service.artefact import bundled_artefact
+from service.runtime.artifact import bundled_artefact
 
 PAPER_ORDER = "ABE ART BAS BLA EBO EOS FGC HAC KSC LYI LYT MMZ MON MYB NGB NGS NIF OTH PEB PLM PMO".split()
 

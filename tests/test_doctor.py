@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from service.checkup import Trial
 from service.cli import app
 from service.config.settings import Settings
 from service.doctor import verdict
-from service.providers import NAMES
-from service.session import offered
+from service.runtime.benchmark import Trial
+from service.runtime.providers import NAMES
+from service.runtime.session import offered
 
 ABSENT = next(name for name in ("openvino", "cuda", "tensorrt") if NAMES[name] not in offered())
 SMALL = {"MARROWLENS_MAX_BATCH_SIZE": "3", "MARROWLENS_INTRA_OP_THREADS": "1"}

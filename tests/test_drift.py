@@ -26,7 +26,7 @@ from model.drift_making import Gathered, made
 from model.image import decode
 from service.config.settings import Settings
 from service.drift import PARTS, DriftWindow
-from service.opening import opened
+from service.runtime.loader import opened
 
 
 def sent(count: int, first: int, shift: Shift = same) -> list[bytes]:

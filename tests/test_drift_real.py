@@ -16,9 +16,9 @@ from PIL import Image
 from model.drift import read_reference
 from model.drift_distance import Reading
 from model.image import decode
-from service.artefact import bundled_artefact
 from service.drift import DriftWindow
-from service.session import open_session
+from service.runtime.artifact import bundled_artefact
+from service.runtime.session import open_session
 
 CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"
 pytestmark = pytest.mark.skipif(not CELLS.is_dir(), reason="no real cells: the folder ../shared/cells is not there")

@@ -11,7 +11,7 @@ import torch
 
 from model.contract import Manifest
 from model.van import VAN
-from service.session import open_session
+from service.runtime.session import open_session
 from training.card import model_card
 from training.config import Config
 from training.export import ExportError, Servable, Trained, check, export, to_onnx

@@ -14,8 +14,8 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from model.contract import INPUT, OUTPUTS, read_manifest
 from model.van import VAN
-from service.artefact import sha256
-from service.session import open_session
+from service.runtime.artifact import sha256
+from service.runtime.session import open_session
 from training.config import Config
 from training.export import Trained, export
 from training.half import HalfError, check_half, halved, in_half, probe_cells

@@ -8,7 +8,7 @@ from pathlib import Path
 from databases import free_port
 from serving import served
 
-from service.artefact import bundled_artefact
+from service.runtime.artifact import bundled_artefact
 
 PAGE = Path("docs/lis.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent

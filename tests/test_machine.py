@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service import libraries
-from service.libraries import Gpu, gpus
-from service.machine import look_around, memory_limit, resident
+from service.runtime import cuda
+from service.runtime.cuda import Gpu, gpus
+from service.runtime.hardware import look_around, memory_limit, resident
 
 
 def cgroup(folder: Path, own_cgroup: str, files: dict[str, str]) -> dict[str, Path]:
@@ -79,13 +79,13 @@ def test_no_driver_or_a_failing_one_is_no_gpu(tmp_path: Path) -> None:
 
 
 def test_versions_are_read_from_the_numbers_of_the_libraries() -> None:
-    assert libraries.dotted(92400) == "9.24.0"
-    assert libraries.dotted(101303) == "10.13.3"
+    assert cuda.dotted(92400) == "9.24.0"
+    assert cuda.dotted(101303) == "10.13.3"
 
 
 def test_libraries_that_are_not_there_are_none(tmp_path: Path) -> None:
-    assert libraries.load("libnvinfer.so.10", tmp_path) is None
-    assert libraries.cuda_runtime("") is None
+    assert cuda.load("libnvinfer.so.10", tmp_path) is None
+    assert cuda.cuda_runtime("") is None
     (tmp_path / "libnvinfer.so.10").write_bytes(b"no library")
-    assert libraries.load("libnvinfer.so.10", tmp_path) is None
-    assert set(libraries.versions("")) == {"CUDA", "cuDNN", "TensorRT"}
+    assert cuda.load("libnvinfer.so.10", tmp_path) is None
+    assert set(cuda.versions("")) == {"CUDA", "cuDNN", "TensorRT"}

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from model.contract import CLASSES, ArtefactError, Manifest, manifest_text, read_manifest
 from model.meaning import as_metadata, difference, digest, from_metadata, meaning_of
 from model.probes import STORED, probe_images
-from service.artefact import bundled_artefact, sha256
-from service.session import open_session
+from service.runtime.artifact import bundled_artefact, sha256
+from service.runtime.session import open_session
 from training.card import CARD
 from training.cli import app
 from training.probes import store_probes

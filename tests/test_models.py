@@ -22,7 +22,7 @@ from serving import Held, Served, async_client, refused, served, zipped
 from model.contract import CLASSES, read_manifest
 from service.app import create_app
 from service.config.settings import Settings
-from service.session import OnnxSession, open_session
+from service.runtime.session import OnnxSession, open_session
 from training.probes import store_probes
 
 Draw = Callable[..., bytes]

@@ -31,7 +31,7 @@ from scraping import JOB, PROMETHEUS, Prometheus, scraping
 from serving import Served, served, zipped
 from test_lis_end_to_end import ordered, state, until
 
-from service.artefact import bundled_artefact
+from service.runtime.artifact import bundled_artefact
 
 KEY, SCRAPER = "mlk_the-tests", "mlk_prometheus"
 PNG = {"content-type": "image/png"}

@@ -15,8 +15,8 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from serving import async_client, refused
 
 from model.contract import ArtefactError
-from service.artefact import bundled_artefact, read_artefact
-from service.onnx_file import NotOnnx, check_self_contained
+from service.runtime.artifact import bundled_artefact, read_artefact
+from service.runtime.onnx_file import NotOnnx, check_self_contained
 
 OPERATOR = "mlk_of-an-operator"
 

@@ -25,7 +25,7 @@ from service.parts.results import finished
 from service.parts.scoring import Done
 from service.parts.seen import Seen
 from service.parts.stores import Folder
-from service.session import open_session
+from service.runtime.session import open_session
 
 Draw = Callable[..., bytes]
 

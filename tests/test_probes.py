@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from model.contract import ArtefactError, Manifest, manifest_text, read_manifest
 from model.probes import STORED, images_sha256, probe_images, recorded, stored_summary, summary
-from service.artefact import sha256
-from service.parity import Run, parity_complaint
-from service.providers import tolerance
-from service.session import OnnxSession, open_session
+from service.runtime.artifact import sha256
+from service.runtime.parity import Run, parity_complaint
+from service.runtime.providers import tolerance
+from service.runtime.session import OnnxSession, open_session
 from training.cli import app
 from training.half import in_half
 from training.probes import store_probes

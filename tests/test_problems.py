@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config.settings import Settings
-from service.session import Outputs, open_session
+from service.runtime.session import Outputs, open_session
 
 Draw = Callable[..., bytes]
 PNG = {"content-type": "image/png"}

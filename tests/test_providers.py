@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from service import providers
-from service.providers import NAMES, Setup, attempts, batch_sizes, candidates, engine_folder
+from service.runtime import providers
+from service.runtime.providers import NAMES, Setup, attempts, batch_sizes, candidates, engine_folder
 
 SETUP = Setup(128, 2, (1, 2, 4, 8, 16))
 CPU = ("CPUExecutionProvider", {})

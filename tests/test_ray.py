@@ -15,7 +15,7 @@ import pytest
 from graphs import write_artefact
 from parts import as_table, as_tar, rows, said
 
-from service.session import open_session
+from service.runtime.session import open_session
 from stress.bulk import Scene, _compared, _key, bulk
 from stress.cluster import BUCKET, Peer
 from stress.results import Steps

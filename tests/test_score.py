@@ -22,8 +22,8 @@ from model.image import decode
 from service.cli import app
 from service.config.settings import Settings
 from service.ledger import Ledger
+from service.runtime.session import OnnxSession, Outputs, open_session
 from service.score import CannotScore, score_folder
-from service.session import OnnxSession, Outputs, open_session
 from service.tables import Columns, read_table
 
 FORMATS = ["csv", "jsonl", "parquet"]

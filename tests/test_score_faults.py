@@ -15,8 +15,8 @@ from model.csv_file import unguarded
 from service.cli import app
 from service.config.settings import Settings
 from service.folders import Skipped, pictures
+from service.runtime.session import open_session
 from service.score import score_folder
-from service.session import open_session
 
 Draw = Callable[..., bytes]
 LINKS = pytest.mark.parametrize("link", [os.symlink, os.link])

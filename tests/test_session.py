@@ -13,11 +13,19 @@ from graphs import edit_graph, edit_manifest, write_artefact
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from model.contract import CLASSES, OUTPUTS, ArtefactError, CellClass
-from service import artefact as artefact_module
-from service.agreement import compare, complaint
 from service.config.settings import AskedProvider
-from service.providers import tolerance
-from service.session import OnnxSession, Outputs, ProviderUnavailable, engine_folder, offered, open_session, versions
+from service.runtime import artifact as artefact_module
+from service.runtime.agreement import compare, complaint
+from service.runtime.providers import tolerance
+from service.runtime.session import (
+    OnnxSession,
+    Outputs,
+    ProviderUnavailable,
+    engine_folder,
+    offered,
+    open_session,
+    versions,
+)
 
 Change = Callable[[ModelProto], None]
 
@@ -234,7 +242,7 @@ def test_the_bundled_artefact_is_the_only_one_there(tmp_path: Path, monkeypatch:
 
 
 def test_without_onnxruntime_the_error_says_what_to_install() -> None:
-    code = "import sys; sys.modules['onnxruntime'] = None; import service.session"
+    code = "import sys; sys.modules['onnxruntime'] = None; import service.runtime.session"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "pip install -e '.[service,cpu]'" in run.stderr.splitlines()[-1]

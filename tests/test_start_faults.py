@@ -12,7 +12,7 @@ from graphs import change_weight, edit_manifest, write_artefact
 from serving import served
 
 from model.contract import CLASSES
-from service.artefact import sha256
+from service.runtime.artifact import sha256
 from training.probes import store_probes
 
 Fault = Callable[[Path, Path], None]

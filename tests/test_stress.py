@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.artefact import bundled_artefact
+from service.runtime.artifact import bundled_artefact
 from stress import cli, hostile, memory, results, sigterm
 from stress.case import CANARY, Case
 from stress.idle import idle

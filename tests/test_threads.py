@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.threads import cpu_budget
+from service.runtime.cpu_quota import cpu_budget
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from tritonclient.utils import InferenceServerException
 
 from model.contract import OUTPUTS
 from model.image import decode
-from service.artefact import bundled_artefact
-from service.session import open_session
+from service.runtime.artifact import bundled_artefact
+from service.runtime.session import open_session
 
 Draw = Callable[..., bytes]
 PAGE = Path("docs/open-inference-protocol.md").read_text(encoding="utf-8")

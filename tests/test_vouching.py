@@ -16,7 +16,7 @@ from keys import bearer, entry, keys_file
 from serving import COMMAND, served
 
 from model.contract import ArtefactError
-from service.vouching import EcdsaKey, MinisignKey, Voucher, VoucherError, read_key, read_list
+from service.runtime.signatures import EcdsaKey, MinisignKey, Voucher, VoucherError, read_key, read_list
 
 OPERATOR = "mlk_of-an-operator"
 Sign = Callable[[Path], None]

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from service.app import create_app
 from service.config.settings import Settings
-from service.session import open_session
+from service.runtime.session import open_session
 
 CELL = Path("examples/cell.png")
 TILE, GAP, CAPTION = 220, 10, 26  # pixels

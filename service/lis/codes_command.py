@@ -15,11 +15,11 @@ from rich.table import Table
 
 from model import csv_file
 from model.contract import ArtefactError
-from service.artefact import bundled_artefact, manifest_beside
 from service.config.settings import Settings, SettingsError, read_settings
 from service.lis.codes import CodeMap, CodeTableError, Sent
 from service.lis.observations import Coded
-from service.opening import voucher
+from service.runtime.artifact import bundled_artefact, manifest_beside
+from service.runtime.loader import voucher
 
 BAD_SETTINGS = 2
 #: How wide a table is where no terminal says so: nothing of a code is cut off.

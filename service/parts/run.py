@@ -13,11 +13,9 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from model.contract import RESEARCH_USE
-from service.artefact import bundled_artefact, read_artefact
 from service.bar import bar
 from service.config.settings import Settings
 from service.folders import Skipped
-from service.opening import voucher
 from service.parts import results
 from service.parts.cluster import Pool, Settled, job, joined, room_for, size_of_an_actor
 from service.parts.faults import CannotScore
@@ -25,6 +23,8 @@ from service.parts.plan import Plan, planned
 from service.parts.request import Request, Sizing
 from service.parts.scoring import PROBLEMS_TOLD, Done, Failed, Fault
 from service.parts.stores import Folder
+from service.runtime.artifact import bundled_artefact, read_artefact
+from service.runtime.loader import voucher
 
 #: How often a part is tried before what stops it stops the run.
 ATTEMPTS = 3

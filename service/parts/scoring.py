@@ -21,7 +21,7 @@ from service.parts.plan import Listing, Plan
 from service.parts.reading import Content, Unreadable, blocks
 from service.parts.stores import Folder, opened_store
 from service.pictures import Answer
-from service.session import Session
+from service.runtime.session import Session
 from service.tables import Columns, Refused, Scored
 from service.telemetry.metrics import Metrics
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.contract import Manifest
 from model.probes import images_sha256, probe_images, stored_summary, summary
-from service.agreement import compare, complaint
+from service.runtime.agreement import compare, complaint
 
 log = logging.getLogger(__name__)
 

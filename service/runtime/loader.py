@@ -8,12 +8,12 @@ from pathlib import Path
 
 from model.contract import ArtefactError, Manifest
 from model.drift import SUFFIX, DriftReference, read_reference
-from service.artefact import bundled_artefact
 from service.config.settings import AskedProvider, Settings
-from service.providers import batch_sizes
-from service.session import OnnxSession, open_session
-from service.threads import cpu_budget
-from service.vouching import Voucher
+from service.runtime.artifact import bundled_artefact
+from service.runtime.cpu_quota import cpu_budget
+from service.runtime.providers import batch_sizes
+from service.runtime.session import OnnxSession, open_session
+from service.runtime.signatures import Voucher
 
 _log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ Knows /proc and cgroups. Where a fact cannot be had, as on other systems than Li
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.libraries import Gpu, gpus
-from service.threads import CGROUPS, OWN_CGROUP, cgroup_folders, cpu_budget
+from service.runtime.cpu_quota import CGROUPS, OWN_CGROUP, cgroup_folders, cpu_budget
+from service.runtime.cuda import Gpu, gpus
 
 PROC = Path("/proc")
 #: What cgroup v1 shows where there is no limit: the largest page-aligned 63-bit number.

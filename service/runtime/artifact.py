@@ -16,9 +16,9 @@ import model.contract
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, manifest_of
 from model.meaning import difference, digest, from_metadata, meaning_of
 from model.regular_file import LARGE_BYTES, SMALL_BYTES, read_regular_file
-from service.onnx_file import NotOnnx, check_self_contained
-from service.providers import FP32_TOLERANCE
-from service.vouching import NOBODY, Voucher
+from service.runtime.onnx_file import NotOnnx, check_self_contained
+from service.runtime.providers import FP32_TOLERANCE
+from service.runtime.signatures import NOBODY, Voucher
 
 _log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from model.contract import ArtefactError
 from model.probes import probe_images
-from service import providers
-from service.agreement import compare
 from service.config.settings import AskedProvider
-from service.providers import Provider
-from service.session import ProviderUnavailable, Session
+from service.runtime import providers
+from service.runtime.agreement import compare
+from service.runtime.providers import Provider
+from service.runtime.session import ProviderUnavailable, Session
 
 Opener = Callable[[AskedProvider], Session]
 Result = TypeVar("Result")

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.libraries import cuda_runtime
+from service.runtime.cuda import cuda_runtime
 
 Shape = tuple[int, ...]
 Arrays = list[NDArray[np.float32]]

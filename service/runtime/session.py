@@ -1,6 +1,6 @@
 """The ONNX graph as something that turns pictures into the contract's outputs, on the provider that was asked for.
 
-Knows onnxruntime's sessions, and with service.bound is all that does; options stand in service.providers. Knows nothing
+Knows onnxruntime's sessions, and with service.runtime.io_binding is all that does; options stand in service.runtime.providers. Knows nothing
 of batching, HTTP or decoding. What does not keep the contract, or does not give the CPU's answers, is refused here.
 """
 
@@ -18,17 +18,24 @@ from numpy.typing import NDArray
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
 from model.drift import DriftReference
 from model.probes import probe_images
-from service import libraries, providers, vouching
-from service.agreement import Arrays, compare, complaint
-from service.artefact import Tensor, bundled_artefact, check_computed, check_declared, check_meaning, read_artefact
 from service.config.settings import AskedProvider
-from service.parity import parity_complaint
-from service.providers import Attempt, Provider, Setup
+from service.runtime import cuda, providers, signatures
+from service.runtime.agreement import Arrays, compare, complaint
+from service.runtime.artifact import (
+    Tensor,
+    bundled_artefact,
+    check_computed,
+    check_declared,
+    check_meaning,
+    read_artefact,
+)
+from service.runtime.parity import parity_complaint
+from service.runtime.providers import Attempt, Provider, Setup
 
 try:
     import onnxruntime
 
-    from service.bound import BoundCalls
+    from service.runtime.io_binding import BoundCalls
 except ImportError as error:  # neither in the base nor in [service]: the wheels exclude each other
     raise ImportError(
         "onnxruntime is not installed: pip install -e '.[service,cpu]', or -e '.[service,gpu]' for CUDA"
@@ -97,7 +104,7 @@ def open_session(
     intra_op_threads: int = 1,
     batch_sizes: Sequence[int] = (),
     engine_cache: Path | None = None,
-    voucher: vouching.Voucher = vouching.NOBODY,
+    voucher: signatures.Voucher = signatures.NOBODY,
 ) -> OnnxSession:
     """Open an artefact, by default the bundled one, that `voucher` lets pass, and prove that it keeps the contract.
 
@@ -141,14 +148,14 @@ def versions() -> dict[str, str | None]:
     """Versions of onnxruntime and of what it computes with; None for what is not there."""
     if cuda_build := str(getattr(onnxruntime, "cuda_version", "")):
         _load_libraries("tensorrt")
-    return {"onnxruntime": onnxruntime.__version__, **libraries.versions(cuda_build)}
+    return {"onnxruntime": onnxruntime.__version__, **cuda.versions(cuda_build)}
 
 
 def engine_folder(manifest: Manifest, batch_sizes: Sequence[int], engine_cache: Path | None) -> Path | None:
     """The folder in the cache for the engines that work here; None without a cache, a GPU or TensorRT."""
     if engine_cache is None or providers.NAMES["tensorrt"] not in offered():
         return None
-    gpus, found = libraries.gpus(), versions()
+    gpus, found = cuda.gpus(), versions()
     if not gpus or found["TensorRT"] is None:
         return None
     return providers.engine_folder(
@@ -212,7 +219,7 @@ def _elsewhere(graph: bytes, reference: OnnxSession, provider: Provider, setup: 
 
 def _make_room(engines: Path | None) -> None:
     if engines is None:
-        if libraries.gpus():
+        if cuda.gpus():
             _log.warning("TensorRT builds its engines at every start, for minutes: set MARROWLENS_ENGINE_CACHE")
         return
     if not providers.engines_in(engines):
@@ -293,7 +300,7 @@ def _load_libraries(provider: Provider) -> None:
     with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints, and stdout is a command's answer
         onnxruntime.preload_dlls()
     _log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip() or "all loaded")
-    if provider == "tensorrt" and not libraries.load_tensorrt():
+    if provider == "tensorrt" and not cuda.load_tensorrt():
         _log.debug("TensorRT's libraries do not load")
 
 
