@@ -11,8 +11,8 @@ import numpy as np
 
 from model.contract import CellClass, Manifest
 from service.concurrency.thread_pools import BODIES
-from service.differential import Differential, Share
-from service.maps import (
+from service.inference.differential import Differential, Share
+from service.inference.heatmaps import (
     ATTENTION_SCALE,
     Grid,
     MapFormat,
@@ -23,7 +23,7 @@ from service.maps import (
     grey_png,
     overlay_png,
 )
-from service.pictures import Answer
+from service.inference.pipeline import Answer
 from service.schemas import (
     Attention,
     AttentionScale,

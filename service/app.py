@@ -25,11 +25,11 @@ from service.config.http import networks_of
 from service.config.settings import Settings, SettingsError
 from service.direct import Direct
 from service.forwarded import Forwarded
+from service.inference.registry import Models
 from service.lease import UploadMemory
 from service.lis import cell_routes
 from service.lis import routes as specimen_routes
 from service.middleware import HeadAsGet, RequestContext
-from service.models import Models
 from service.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
 from service.route_names import unknown_path
 from service.routes import batch, change, classify, docs, model, operations

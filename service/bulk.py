@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from service.answers import Wanted, differential_count, identity, reading_aside
 from service.archives import Upload
-from service.classify import Classifier
-from service.differential import differential
 from service.errors import ServiceError
-from service.pictures import Answer
+from service.inference.classifier import Classifier
+from service.inference.differential import differential
+from service.inference.pipeline import Answer
 from service.problems import UNEXPECTED, kind_of, problem
 from service.schemas import BatchItem, BatchSummary
 

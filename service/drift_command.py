@@ -22,14 +22,14 @@ from model.drift import reference_text
 from model.drift_distance import MIN_PICTURES, Reading
 from model.drift_making import DRAWS, MIN_GROUPS, RUN_LENGTH, Gathered, made
 from model.image import PictureError
-from service.classify import Classifier
 from service.config.settings import Settings, SettingsError, read_settings
 from service.folders import Skipped, pictures, read, reason
-from service.pictures import Answer
+from service.inference.batching.errors import RunFailed
+from service.inference.classifier import Classifier
+from service.inference.pipeline import Answer
 from service.runtime.loader import opened
 from service.runtime.session import OnnxSession, ProviderUnavailable
 from service.telemetry.metrics import Metrics
-from service.unanswered import RunFailed
 
 DRIFTED = 1
 COULD_NOT_RUN = 2

@@ -48,8 +48,8 @@ from service.errors import (
     UploadTooSlow,
     WrongState,
 )
+from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
 from service.schemas import InferenceProblem, Problem
-from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 MEDIA_TYPE = "application/problem+json"
 #: Under which the Open Inference Protocol is spoken, whose clients read an error's sentence from `error`.

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from service.inference.serving import Serving
 from service.lease import Lease, UploadMemory
-from service.serving import Serving
 from service.transfer_pace import Patience
 from service.uploads import UploadLimits
 

@@ -24,10 +24,10 @@ from model.atomic_file import replacing
 from model.contract import RESEARCH_USE, ArtefactError
 from model.image import PictureError
 from service.bar import bar
-from service.classify import Classifier
 from service.concurrency.thread_pools import PICTURES
 from service.config.settings import Settings, SettingsError, read_settings
 from service.folders import SUFFIXES, Skipped, pictures, printable, read, reason
+from service.inference.classifier import Classifier
 from service.ledger import Ledger
 from service.parts import options, surroundings
 from service.parts.faults import CannotScore

@@ -25,9 +25,9 @@ LONG_FILES = {
 }
 #: path:function → why it is longer than a function should be
 LONG_FUNCTIONS = {
-    "service/classify.py:classify_many": "what feeds and what answers share the tasks under way, and end together",
+    "service/inference/classifier.py:classify_many": "what feeds and what answers share the tasks under way, and end together",
     "service/lis/migrations/versions/v0001_laboratory.py:upgrade": "every table, as Alembic writes them down",
-    "service/batcher.py:__init__": "every part that the event loop and the threads share, with its owner",
+    "service/inference/batching/batcher.py:__init__": "every part that the event loop and the threads share, with its owner",
     "training/fit.py:fit": "one run from its first step to its weights, in the order in which it happens",
     "training/export.py:_manifest": "one constructor call, one keyword a line",
 }
@@ -85,10 +85,10 @@ def test_layers_hold() -> None:
     ("path", "line", "contract"),
     [
         ("service/config/settings.py", "import torch", "The service runs without torch"),
-        ("service/maps.py", "import model.van", "The service runs without torch"),
-        ("service/classify.py", "import onnxruntime", "One module on each side runs onnxruntime"),
-        ("service/batcher.py", "import numpy", "The batcher knows the standard library only"),
-        ("service/config/settings.py", "import service.classify", "Inside the service, downwards only"),
+        ("service/inference/heatmaps.py", "import model.van", "The service runs without torch"),
+        ("service/inference/classifier.py", "import onnxruntime", "One module on each side runs onnxruntime"),
+        ("service/inference/batching/batcher.py", "import numpy", "The batcher knows the standard library only"),
+        ("service/config/settings.py", "import service.inference.classifier", "Inside the service, downwards only"),
         ("model/contract.py", "import torch", "The contract and the pictures"),
         ("model/van.py", "import service.config.settings", "The network knows the contract alone"),
         ("training/config.py", "import service.config.settings", "Training does not know the service"),

@@ -25,15 +25,15 @@ from serving import async_client, client
 from service import memory
 from service.access.keys import KeyRing
 from service.app import create_app
-from service.classify import Classifier
 from service.concurrency.supervisor import TaskName
 from service.config.lis import LisSettings
 from service.config.settings import Settings
+from service.inference.classifier import Classifier
+from service.inference.registry import Models
 from service.lis import outbox
 from service.lis.delivery import Worker
 from service.lis.kept import KeptPictures
 from service.lis.mllp.listener import OrderListener
-from service.models import Models
 from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import opened
 from service.runtime.session import open_session

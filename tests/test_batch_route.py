@@ -13,7 +13,7 @@ from serving import Named, client, refused, tarred, zipped
 from starlette.testclient import TestClient
 
 from model.contract import CLASSES
-from service.differential import wilson_interval
+from service.inference.differential import wilson_interval
 from service.schemas import BatchAnswer, BatchItem, BatchSummary
 
 Draw = Callable[..., bytes]

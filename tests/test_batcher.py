@@ -18,8 +18,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batcher import LATENESS_MARGIN, Batcher
-from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed, WrongOutputCount
+from service.inference.batching.batcher import LATENESS_MARGIN, Batcher
+from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull, RunFailed, WrongOutputCount
 
 Outcome = Callable[[Sequence[int]], Sequence[int]]
 HOUR_MS = 3_600_000
@@ -770,7 +770,7 @@ async def test_an_item_that_does_not_fit_its_place_is_its_own_callers_trouble() 
 
 
 def test_the_standard_library_is_all_it_needs() -> None:
-    code = "import sys; before = set(sys.modules); import service.batcher; print(*(set(sys.modules) - before))"
+    code = "import sys; before = set(sys.modules); import service.inference.batching.batcher; print(*(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     roots = {name.split(".")[0] for name in loaded}
     assert roots - set(sys.stdlib_module_names) == {"service"}

@@ -16,12 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model.contract import Manifest
 from model.image import PictureTooLarge, UndecodablePicture, UnsupportedPicture, decode
-from service.classify import Classifier
 from service.config.settings import Settings
-from service.pictures import Answer
+from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull, RunFailed
+from service.inference.classifier import Classifier
+from service.inference.pipeline import Answer
 from service.runtime.session import OnnxSession, Outputs, open_session
 from service.telemetry.metrics import Metrics
-from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull, RunFailed
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 from conftest import Draw
 
 from model.image import UnsupportedPicture, decode
-from service.classify import Answer, Classifier
 from service.config.settings import Settings
+from service.inference.classifier import Answer, Classifier
 from service.runtime.session import open_session
 from service.telemetry.metrics import Metrics
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.contract import CLASSES
-from service.differential import differential, is_counted, wilson_interval
+from service.inference.differential import differential, is_counted, wilson_interval
 
 CODES = [cell_class.code for cell_class in CLASSES]
 BY_CODE = {cell_class.code: cell_class for cell_class in CLASSES}

@@ -25,7 +25,7 @@ from model.drift_distance import Ruler, Sums, jensen_shannon
 from model.drift_making import Gathered, made
 from model.image import decode
 from service.config.settings import Settings
-from service.drift import PARTS, DriftWindow
+from service.inference.drift_window import PARTS, DriftWindow
 from service.runtime.loader import opened
 
 

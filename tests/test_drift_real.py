@@ -16,7 +16,7 @@ from PIL import Image
 from model.drift import read_reference
 from model.drift_distance import Reading
 from model.image import decode
-from service.drift import DriftWindow
+from service.inference.drift_window import DriftWindow
 from service.runtime.artifact import bundled_artefact
 from service.runtime.session import open_session
 

@@ -7,10 +7,11 @@ from starlette.exceptions import HTTPException
 
 from model import image
 from model.formats import errors as picture_errors
-from service import errors, unanswered
+from service import errors
 from service.errors import BodyTooLarge, ClientGone, NotReady, ServiceError, UploadMemoryExhausted
+from service.inference.batching import errors as unanswered
+from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
 from service.problems import TABLE, UNEXPECTED, headers, kind_of, problem
-from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 #: Never answered: the client that would read it is gone.
 UNANSWERED = {ServiceError, ClientGone}

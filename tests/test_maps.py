@@ -11,7 +11,15 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.maps import ATTENTION_SCALE, DIVERGING, SEQUENTIAL, Scale, evidence_scale, grey_png, overlay_png
+from service.inference.heatmaps import (
+    ATTENTION_SCALE,
+    DIVERGING,
+    SEQUENTIAL,
+    Scale,
+    evidence_scale,
+    grey_png,
+    overlay_png,
+)
 
 GRIDS = npst.arrays(
     np.float32, st.tuples(st.integers(1, 16), st.integers(1, 16)), elements=st.floats(-50, 50, width=32)

@@ -17,9 +17,9 @@ from PIL import Image
 from bench.peers.decoders import by_pillow
 from model.contract import CLASSES
 from model.image import PictureError, decode
-from service.classify import Classifier
 from service.config.settings import Settings
-from service.pictures import Answer
+from service.inference.classifier import Classifier
+from service.inference.pipeline import Answer
 from service.runtime.artifact import bundled_artefact
 from service.runtime.session import open_session
 from service.telemetry.metrics import Metrics

@@ -13,13 +13,13 @@ from hashlib import sha256
 
 from service.answers import Wanted, reading
 from service.archives import Upload
-from service.classify import Classifier
 from service.concurrency.thread_pools import PICTURES
 from service.errors import MalformedBody
+from service.inference.classifier import Classifier
+from service.inference.heatmaps import MapFormat, MapKind
+from service.inference.pipeline import Answer
 from service.lis.kept import KeptPictures
 from service.lis.sent import SentCell, Suggestion
-from service.maps import MapFormat, MapKind
-from service.pictures import Answer
 
 #: How many of the most probable classes are written down with a cell.
 _TOP = 5

@@ -11,7 +11,7 @@ from typing import get_args
 
 from model.contract import CellClass, Lineage
 from service.answers import class_share
-from service.differential import Differential, differential, wilson_interval
+from service.inference.differential import Differential, differential, wilson_interval
 from service.lis.report import LineageShare, MyeloidErythroidRatio, SpecimenDifferential
 from service.schemas import ClassCount
 

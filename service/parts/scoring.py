@@ -1,6 +1,6 @@
 """One part from its entries to its file, by the way that every picture takes. The same on any machine, at any time.
 
-Knows `service.classify`, readers and results. Knows no Ray: an actor calls it, a test may too.
+Knows `service.inference.classifier`, readers and results. Knows no Ray: an actor calls it, a test may too.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from model.image import PictureError
-from service.classify import Classifier
 from service.concurrency.thread_pools import PICTURES
 from service.config.settings import Settings
+from service.inference.classifier import Classifier
+from service.inference.pipeline import Answer
 from service.parts import results
 from service.parts.faults import CannotScore
 from service.parts.plan import Listing, Plan
 from service.parts.reading import Content, Unreadable, blocks
 from service.parts.stores import Folder, opened_store
-from service.pictures import Answer
 from service.runtime.session import Session
 from service.tables import Columns, Refused, Scored
 from service.telemetry.metrics import Metrics

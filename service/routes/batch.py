@@ -78,7 +78,7 @@ async def classify_batch(
     """
     settings, accept = service.config.settings, ", ".join(request.headers.getlist("accept"))
     with ExitStack() as stack:
-        classifier = stack.enter_context(service.serving().held())
+        classifier = stack.enter_context(service.inference.serving().held())
         bulk = Bulk(classifier, wanted, request_id, settings.count_other, service.timeout_s(timeout_ms))
         lease = stack.enter_context(service.lease(request))
         if content_type(request) == NDJSON:

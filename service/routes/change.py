@@ -7,7 +7,7 @@ from service.access.guard import TheCaller
 from service.answers import description
 from service.bodies import JsonRoute
 from service.errors import Forbidden
-from service.models import Models
+from service.inference.registry import Models
 from service.openapi import problem_responses
 from service.running import RunningService
 from service.schemas import ModelDescription
@@ -57,5 +57,5 @@ async def reload(request: Request, service: RunningService, change: Change | Non
     """
     models: Models = request.app.state.models
     await models.change(None if change is None else change.artefact)
-    classifier = service.serving()
+    classifier = service.inference.serving()
     return description(classifier.manifest, classifier.provider)

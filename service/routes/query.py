@@ -6,7 +6,7 @@ from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from service.answers import Wanted
-from service.maps import MapFormat, MapKind
+from service.inference.heatmaps import MapFormat, MapKind
 
 
 class ClassifyQuery(BaseModel):

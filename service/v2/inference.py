@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.image import PictureError
-from service.classify import Classifier
-from service.pictures import Answer, Picture
-from service.unanswered import DeadlineExpired
+from service.inference.batching.errors import DeadlineExpired
+from service.inference.classifier import Classifier
+from service.inference.pipeline import Answer, Picture
 from service.v2.messages import InferenceRequest, row_shape
 from service.v2.tensors import SentPicture
 

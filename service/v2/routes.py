@@ -10,11 +10,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from model.contract import Manifest
-from service.classify import Classifier
 from service.collected_answer import CollectedAnswer
 from service.concurrency.thread_pools import BODIES
 from service.disconnect import while_connected
 from service.errors import AnswerTooLarge, MalformedBody, UnknownModel
+from service.inference.classifier import Classifier
 from service.json_text import PARSED_AT_ONCE_BYTES
 from service.lease import Lease
 from service.openapi import problem_responses
@@ -135,7 +135,7 @@ async def inference_version(request: Request, classifier: Versioned, service: Ru
 
 
 def _found(service: Running, name: str, version: str | None = None) -> Classifier:
-    classifier = service.serving()
+    classifier = service.inference.serving()
     manifest = classifier.manifest
     if name != manifest.name or version not in (None, manifest.version):
         raise UnknownModel(manifest.name, manifest.version)

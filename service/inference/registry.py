@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.contract import ArtefactError, Manifest
-from service.classify import Classifier
 from service.concurrency.thread_pools import MODEL, TELEMETRY
 from service.errors import ChangeUnderWay, ModelRefused, NotReady
+from service.inference.classifier import Classifier
+from service.inference.serving import Serving
 from service.runtime.artifact import bundled_artefact
 from service.runtime.session import ProviderUnavailable, Session
-from service.serving import Serving
 
 log = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 import time
 from dataclasses import dataclass
 
-from service.classify import Classifier
 from service.concurrency.supervisor import Supervisor
 from service.config.settings import Settings
 from service.errors import NotReady
+from service.inference.classifier import Classifier
 from service.telemetry.metrics import Metrics
 
 

@@ -16,17 +16,17 @@ import numpy as np
 from model.drift import DriftReference
 from model.drift_distance import Reading
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
-from service.batcher import Batcher
 from service.concurrency.thread_pools import MODEL
 from service.config.settings import Settings
-from service.drift import DriftWindow
 from service.errors import MalformedBody, UploadMemoryExhausted
-from service.pictures import Answer, Data, Picture, PictureBatches
+from service.inference.batching.batcher import Batcher
+from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
+from service.inference.drift_window import DriftWindow
+from service.inference.pipeline import Answer, Data, Picture, PictureBatches
 from service.runtime.cpu_quota import cpu_budget
 from service.runtime.session import Session
 from service.telemetry import tracing
 from service.telemetry.metrics import Metrics, PictureOutcome
-from service.unanswered import BatcherClosed, DeadlineExpired, QueueFull
 
 _log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from service import unanswered
-from service.forming import Batch, Block, Forming, Item
-from service.rate import Rate
+from service.inference.batching import errors as unanswered
+from service.inference.batching.batch_queue import Batch, Block, Forming, Item
+from service.inference.batching.errors import BatcherClosed, QueueFull, WrongOutputCount
+from service.inference.batching.throughput import Rate
 from service.telemetry.item_timing import BatchObserver, FlushReason, Run, Trail
-from service.unanswered import BatcherClosed, QueueFull, WrongOutputCount
 
 Raw = TypeVar("Raw")
 Result = TypeVar("Result")

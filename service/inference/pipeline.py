@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from model.image import decode
 from service.config.settings import Settings
-from service.drift import DriftWindow
-from service.forming import Block
+from service.inference.batching.batch_queue import Block
+from service.inference.drift_window import DriftWindow
 from service.runtime.providers import batch_sizes
 from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
