@@ -17,8 +17,8 @@ from starlette.staticfiles import StaticFiles
 
 from model.contract import CellClass
 from service import openapi
-from service.access.guard import Doors, Guard
 from service.answers import Wanted
+from service.auth.middleware import Doors, Guard
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
 from service.config.http import networks_of

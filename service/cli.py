@@ -20,8 +20,8 @@ try:
 
     from model.contract import RESEARCH_USE, ArtefactError, Manifest
     from service import openapi as openapi_document
-    from service.access.keys import KeysRefused, read_keys
     from service.app import create_app
+    from service.auth.api_keys import KeysRefused, read_keys
     from service.concurrency.thread_pools import POOLS
     from service.config.lis import LaboratoryRefused
     from service.config.loopback import is_loopback

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from model.contract import ArtefactError
 from service import settings_page
-from service.access.keys import KeysRefused, read_keys
+from service.auth.api_keys import KeysRefused, read_keys
 from service.config.lis import LIS_PREFIX, LisSettings
 from service.config.loopback import is_loopback
 from service.config.secret_files import SUFFIX, is_secret
@@ -119,7 +119,7 @@ def _faults(settings: Settings) -> Iterator[str]:
 def _faults_of_the_issuer(settings: Settings) -> Iterator[str]:
     if settings.oidc_ca is None:
         return
-    from service.access.issuer import trust  # its libraries take 20 MB
+    from service.auth.issuer import trust  # its libraries take 20 MB
 
     try:
         trust(settings.oidc_ca)

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from model.regular_file import read_regular_file
-from service.access.callers import SCOPES
-from service.access.keys import KeyEntry, KeysRefused, hash_of, names_alike, new_key, read_keys
+from service.auth.api_keys import KeyEntry, KeysRefused, hash_of, names_alike, new_key, read_keys
+from service.auth.callers import SCOPES
 
 CANNOT = 2
 FILE_VARIABLE = "MARROWLENS_KEYS_FILE"

@@ -13,8 +13,8 @@ from fastapi.routing import APIRoute
 
 from model.contract import RESEARCH_USE
 from service import examples
-from service.access import policy
-from service.access.callers import SCOPES
+from service.auth import policy
+from service.auth.callers import SCOPES
 from service.problems import MEDIA_TYPE, PROTOCOL_PATH, TABLE
 from service.schemas import BatchSummary, InferenceProblem, Problem, SentPicture
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from model.contract import CLASSES, Manifest, read_manifest
-from service.access.identity import Actor, Identity
+from service.auth.identity import Actor, Identity
 from service.lis.database import Database
 from service.lis.desk import Desk
 from service.lis.differential import CountingRules

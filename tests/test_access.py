@@ -11,8 +11,8 @@ from keys import bearer, entry, keys_file
 from serving import client, refused
 from starlette.testclient import TestClient
 
-from service.access import policy
 from service.app import create_app
+from service.auth import policy
 from service.config.settings import Settings
 
 DOCUMENT = create_app(Settings()).openapi()

@@ -15,8 +15,8 @@ from keys import bearer
 from serving import async_client, refused
 from test_access_tokens import CLAIMS, Clock
 
-from service.access import issuer as module
-from service.access.issuer import ASK_AGAIN_S, MAX_BYTES, RETRY_FIRST_S, IssuerKeys
+from service.auth import issuer as module
+from service.auth.issuer import ASK_AGAIN_S, MAX_BYTES, RETRY_FIRST_S, IssuerKeys
 from service.config.auth import AccessSettings
 from service.errors import IssuerUnavailable
 

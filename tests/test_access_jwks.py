@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from service.access.jwks import NotKeys, signing_keys
+from service.auth.jwks import NotKeys, signing_keys
 
 GOOD = RSAKey.generate_key(2048, {"kid": "good", "use": "sig"})
 

@@ -12,8 +12,8 @@ from keys import bearer, entry, keys_file
 from serving import served
 from typer.testing import CliRunner
 
-from service.access.buckets import Buckets
-from service.access.keys import KEY_PREFIX, KeyRing, KeysRefused, new_key, read_keys
+from service.auth.api_keys import KEY_PREFIX, KeyRing, KeysRefused, new_key, read_keys
+from service.auth.rate_limit import Buckets
 from service.cli import app as command_line
 
 

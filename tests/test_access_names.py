@@ -21,8 +21,8 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from service.access.identity import MAX_NAME, NameRefused, checked_name
-from service.access.keys import KeysRefused, read_keys
+from service.auth.api_keys import KeysRefused, read_keys
+from service.auth.identity import MAX_NAME, NameRefused, checked_name
 from service.cli import app as command_line
 from service.lis import audit
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer

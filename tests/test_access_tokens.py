@@ -11,8 +11,8 @@ from keys import bearer
 from pydantic import ValidationError
 from serving import async_client, refused
 
-from service.access.issuer import ASK_AGAIN_S, STALE_S, IssuerKeys
-from service.access.tokens import Tokens
+from service.auth.issuer import ASK_AGAIN_S, STALE_S, IssuerKeys
+from service.auth.oidc import Tokens
 from service.config.auth import AccessSettings
 from service.errors import IssuerUnavailable, Unauthorised
 

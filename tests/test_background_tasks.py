@@ -23,8 +23,8 @@ from receivers import certificates
 from serving import async_client, client
 
 from service import memory
-from service.access.keys import KeyRing
 from service.app import create_app
+from service.auth.api_keys import KeyRing
 from service.concurrency.supervisor import TaskName
 from service.config.lis import LisSettings
 from service.config.settings import Settings

@@ -18,7 +18,7 @@ from serving import async_client, refused, served
 from model.contract import ArtefactError, read_manifest
 from model.drift import read_reference
 from model.regular_file import NotReadable, read_regular_file
-from service.access.keys import KeysRefused, read_keys
+from service.auth.api_keys import KeysRefused, read_keys
 from service.runtime.artifact import read_artefact
 from service.runtime.session import open_session
 from service.runtime.signatures import Voucher, VoucherError, read_key, read_list

@@ -9,7 +9,7 @@ import pytest
 from keys import entry, keys_file
 from typer.testing import CliRunner
 
-from service.access.keys import KeyRing, KeysRefused, read_keys
+from service.auth.api_keys import KeyRing, KeysRefused, read_keys
 from service.cli import app as command_line
 from service.config.private_file import NotPrivate, read_private
 from service.config.secret_files import is_secret

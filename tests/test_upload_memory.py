@@ -13,8 +13,8 @@ from serving import async_client, client, refused, served, zipped
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.access.callers import Caller
-from service.access.identity import Identity
+from service.auth.callers import Caller
+from service.auth.identity import Identity
 from service.collected_answer import CollectedAnswer
 from service.errors import ClientGone, UploadMemoryExhausted, UploadTooSlow
 from service.lease import UploadMemory

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
 
-from service.access.guard import TheCaller
-from service.access.identity import Actor, Identity, NameRefused, checked_name
+from service.auth.identity import Actor, Identity, NameRefused, checked_name
+from service.auth.middleware import TheCaller
 from service.errors import Forbidden
 
 ACTING_USER = "X-Acting-User"

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.access.identity import Actor
+from service.auth.identity import Actor
 from service.lis.tables import AuditHeadRow, AuditKeyRow, AuditRow
 
 #: What stands before the first row.

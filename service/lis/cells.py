@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from model.contract import CellClass, Manifest
-from service.access.identity import Actor
+from service.auth.identity import Actor
 from service.errors import CellTaken, Conflict, InvalidReading, StaleRevision, UnknownSpecimen
 from service.lis import audit
 from service.lis.differential import CountingRules, Tally

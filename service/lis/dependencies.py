@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Header, Path, Request
 
-from service.access.guard import TheCaller
+from service.auth.middleware import TheCaller
 from service.errors import NoLaboratory
 from service.lis.acting import ACTING_USER, acting_user
 

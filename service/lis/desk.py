@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from model.contract import Manifest
-from service.access.identity import Actor
+from service.auth.identity import Actor
 from service.errors import CellTaken
 from service.lis import audit, cells, intake, outbox, signing, specimens
 from service.lis.audit import IDENTITY

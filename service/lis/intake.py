@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.access.identity import Actor, Identity, NameRefused, checked_name
+from service.auth.identity import Actor, Identity, NameRefused, checked_name
 from service.errors import ServiceError
 from service.lis import specimens
 from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from service.access.identity import Actor
+from service.auth.identity import Actor
 from service.lis import audit
 from service.lis.states import MessageState
 from service.lis.tables import MessageRow, ReportRow

@@ -14,7 +14,7 @@ from uuid import uuid4
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.access.identity import Actor
+from service.auth.identity import Actor
 from service.errors import NotReviewed, UnknownSpecimen
 from service.lis import audit, cells, outbox
 from service.lis.cells import Counted

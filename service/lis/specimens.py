@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.access.identity import Actor
+from service.auth.identity import Actor
 from service.errors import NumberTaken, ReportedAlready, StaleRevision, UnknownSpecimen, WrongState
 from service.lis import audit
 from service.lis.report import Order, Patient

@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 from sqlalchemy.orm import Session
 
-from service.access.identity import Actor, Identity, NameRefused, checked_name
+from service.auth.identity import Actor, Identity, NameRefused, checked_name
 from service.config.settings import Settings, SettingsError, read_settings
 from service.errors import StorageUnavailable
 from service.lis.database import Database, DatabaseRefused

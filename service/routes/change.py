@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.access.guard import TheCaller
 from service.answers import description
+from service.auth.middleware import TheCaller
 from service.bodies import JsonRoute
 from service.errors import Forbidden
 from service.inference.registry import Models

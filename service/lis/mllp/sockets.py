@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 
 from model.regular_file import check_regular_file
-from service.access.identity import NameRefused, checked_name
+from service.auth.identity import NameRefused, checked_name
 from service.config.file_watch import Stamp, stamp_of
 from service.config.lis import LisSettings
 

@@ -15,8 +15,8 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from service.access.callers import Caller, Scope
-from service.access.identity import Identity
+from service.auth.callers import Caller, Scope
+from service.auth.identity import Identity
 from service.config.file_watch import stamp_of
 from service.config.private_file import NotPrivate, read_private
 from service.config.suggest import nearest

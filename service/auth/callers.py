@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from service.access.identity import Identity
+from service.auth.identity import Identity
 
 Scope = Literal["classify", "specimens", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

@@ -17,11 +17,11 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
-from service.access import policy
-from service.access.buckets import Buckets
-from service.access.callers import Caller, Scope
-from service.access.keys import KEY_PREFIX, KeyRing, KeysRefused, caller_of
-from service.access.open_streams import OpenStream
+from service.auth import policy
+from service.auth.api_keys import KEY_PREFIX, KeyRing, KeysRefused, caller_of
+from service.auth.callers import Caller, Scope
+from service.auth.open_streams import OpenStream
+from service.auth.rate_limit import Buckets
 from service.concurrency.thread_pools import FILES
 from service.config.auth import AccessSettings
 from service.config.loopback import is_loopback
@@ -29,7 +29,7 @@ from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:  # cryptography takes 15 MB: loaded where tokens are taken
-    from service.access.tokens import Tokens
+    from service.auth.oidc import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def _name_of(host: str) -> str:
 def _tokens(settings: AccessSettings) -> "Tokens | None":
     if settings.oidc_issuer is None:
         return None
-    from service.access.issuer import IssuerKeys
-    from service.access.tokens import Tokens
+    from service.auth.issuer import IssuerKeys
+    from service.auth.oidc import Tokens
 
     return Tokens(settings, IssuerKeys(settings))

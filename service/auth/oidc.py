@@ -10,10 +10,10 @@ from typing import Any
 import jwt
 from jwt.types import Options
 
-from service.access.callers import SCOPES, Caller
-from service.access.identity import MAX_NAME, MAX_SUBJECT, Identity, NameRefused, checked_name
-from service.access.issuer import IssuerKeys
-from service.access.jwks import ALGORITHMS
+from service.auth.callers import SCOPES, Caller
+from service.auth.identity import MAX_NAME, MAX_SUBJECT, Identity, NameRefused, checked_name
+from service.auth.issuer import IssuerKeys
+from service.auth.jwks import ALGORITHMS
 from service.config.auth import AccessSettings
 from service.errors import Unauthorised
 

@@ -17,7 +17,7 @@ import jwt
 import orjson
 
 from model.regular_file import check_regular_file
-from service.access.jwks import NotKeys, signing_keys
+from service.auth.jwks import NotKeys, signing_keys
 from service.config.auth import AccessSettings
 from service.config.settings import SettingsError
 from service.config.urls import unsafe_for_keys

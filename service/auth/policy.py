@@ -3,7 +3,7 @@
 Whatever stands in no line takes a caller that is known, so that a new route is shut until somebody opens it.
 """
 
-from service.access.callers import SCOPES, Scope
+from service.auth.callers import SCOPES, Scope
 
 #: For everybody: what supervisors ask, and the page that shows the interface, which holds nothing of anybody.
 _OPEN = frozenset(
