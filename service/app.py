@@ -16,35 +16,35 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from model.contract import CellClass
-from service import openapi
-from service.answers import Wanted
+from service.api import openapi
+from service.api.forwarded import Forwarded
+from service.api.middleware import HeadAsGet, RequestContext
+from service.api.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
+from service.api.responses import Wanted
+from service.api.route_names import unknown_path
+from service.api.routes import batch, classify, docs, health, model, reload
+from service.api.routes.direct import Direct
+from service.api.state import Running, request_id
+from service.api.uploads.memory_budget import UploadMemory
+from service.api.v2 import routes as v2
 from service.auth.middleware import Doors, Guard
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
 from service.config.http import networks_of
 from service.config.settings import Settings, SettingsError
-from service.direct import Direct
-from service.forwarded import Forwarded
 from service.inference.registry import Models
-from service.lease import UploadMemory
 from service.lis import cell_routes
 from service.lis import routes as specimen_routes
-from service.middleware import HeadAsGet, RequestContext
-from service.problems import MEDIA_TYPE, TABLE, headers, kind_of, problem
-from service.route_names import unknown_path
-from service.routes import batch, change, classify, docs, model, operations
-from service.running import Running, request_id
 from service.runtime.loader import opened
 from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Recorder, Traced
-from service.v2 import routes as v2
 
 if TYPE_CHECKING:  # loaded where one is set up
     from service.lis.laboratory import Laboratory
 
 REFUSED = (HTTPException, RequestValidationError, *(error_class for error_class, _ in TABLE))
-ROUTES = (classify, batch, specimen_routes, cell_routes, model, change, v2, operations, docs)
+ROUTES = (classify, batch, specimen_routes, cell_routes, model, reload, v2, health, docs)
 #: Bodies and collected answers of all requests in flight together, in multiples of the largest body.
 UPLOADS_AT_ONCE = 3
 #: And those of one caller, who may send the largest body and get the largest answer, and leaves room for others.

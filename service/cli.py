@@ -19,7 +19,7 @@ try:
     from fastapi import FastAPI
 
     from model.contract import RESEARCH_USE, ArtefactError, Manifest
-    from service import openapi as openapi_document
+    from service.api import openapi as openapi_document
     from service.app import create_app
     from service.auth.api_keys import KeysRefused, read_keys
     from service.concurrency.thread_pools import POOLS

@@ -1,6 +1,6 @@
 """What the service refuses, as plain exceptions that carry their data.
 
-Knows no HTTP: `service.problems` says which status each of these, and each error of the parts below, becomes.
+Knows no HTTP: `service.api.problems` says which status each of these, and each error of the parts below, becomes.
 
     ServiceError
     ├── BodyTooLarge          the request's body, or all of an archive unpacked

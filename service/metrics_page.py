@@ -11,7 +11,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from service.problems import TABLE
+from service.api.problems import TABLE
 from service.telemetry.item_timing import FlushReason
 from service.telemetry.metric_registry import Declared, Registry, Values
 from service.telemetry.metrics import PROCESS, Metrics

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import memory
+from service.api.state import Running
 from service.concurrency.supervisor import place_of
 from service.concurrency.thread_pools import TELEMETRY, of_event_loop
 from service.config.settings import Settings
@@ -26,7 +27,6 @@ from service.connections import Connections, Place
 from service.inference.registry import Models
 from service.linger import Connection
 from service.listener import Listener, connection_limit
-from service.running import Running
 from service.telemetry import logging as logs
 from service.tls import Tls
 

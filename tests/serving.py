@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
+from service.api.schemas import Problem
 from service.app import create_app
 from service.config.settings import Settings
 from service.runtime.session import Outputs, Session, open_session
-from service.schemas import Problem
 
 #: Where pip puts the command of the environment that runs the tests.
 COMMAND = Path(sys.executable).with_name("marrowlens")

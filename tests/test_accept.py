@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.accept import preferred
+from service.api.accept import preferred
 from service.errors import NotAcceptable
 
 JSON, LINES = "application/json", "application/x-ndjson"

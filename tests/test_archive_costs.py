@@ -11,7 +11,7 @@ from tars import END, header, member, pax, record, sparse_by_gnu
 from zips import Packed, archive, end
 
 from model.tar_reader import MAX_EXTENDED_BYTES, MAX_RECORDS
-from service.archives import Bounds, Upload, tar_members, zip_members
+from service.api.uploads.archives import Bounds, Upload, tar_members, zip_members
 from service.errors import MalformedBody, TooManyPictures
 
 BOUNDS = Bounds(max_pictures=10_000, max_picture_bytes=10_000_000, max_unpacked_bytes=100_000_000)

@@ -8,11 +8,11 @@ from serving import zipped
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.archives import Upload
+from service.api.uploads.archives import Upload
+from service.api.uploads.body import UploadLimits, many_pictures
+from service.api.uploads.memory_budget import UploadMemory
+from service.api.uploads.transfer_pace import Patience
 from service.errors import UploadMemoryExhausted
-from service.lease import UploadMemory
-from service.transfer_pace import Patience
-from service.uploads import UploadLimits, many_pictures
 
 MIB = 1024 * 1024
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from serving import Named, tarred, zipped
 
 from model.image import PictureError, UndecodablePicture
-from service.archives import Bounds, tar_members, zip_members
+from service.api.uploads.archives import Bounds, tar_members, zip_members
 from service.errors import BodyTooLarge, ServiceError, TooManyPictures
 
 BOUNDS = Bounds(max_pictures=5, max_picture_bytes=1000, max_unpacked_bytes=4000)

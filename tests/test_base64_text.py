@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.base64_text import decode_base64
+from service.api.uploads.base64_text import decode_base64
 from service.errors import MalformedBody
 
 EDGE = bytes([251, 255, 190]) * 4  # +/++ in the one alphabet, -_-- in the other

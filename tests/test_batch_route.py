@@ -13,8 +13,8 @@ from serving import Named, client, refused, tarred, zipped
 from starlette.testclient import TestClient
 
 from model.contract import CLASSES
+from service.api.schemas import BatchAnswer, BatchItem, BatchSummary
 from service.inference.differential import wilson_interval
-from service.schemas import BatchAnswer, BatchItem, BatchSummary
 
 Draw = Callable[..., bytes]
 NDJSON = {"accept": "application/x-ndjson"}

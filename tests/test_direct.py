@@ -9,8 +9,8 @@ from serving import client
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from service.direct import Direct
-from service.running import TIMEOUT_WISH
+from service.api.routes.direct import Direct
+from service.api.state import TIMEOUT_WISH
 
 Draw = Callable[..., bytes]
 PNG = {"content-type": "image/png"}
@@ -113,7 +113,7 @@ def test_both_ways_count_under_one_route(http: TestClient, draw: Draw) -> None:
 
 
 def test_what_is_not_in_the_table_tells_nothing(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.routes.classify.one_picture", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("service.api.routes.classify.one_picture", lambda *_, **__: 1 / 0)
     answer = http.post("/classify", content=b"", headers=PNG)
     assert answer.status_code == 500 and "division" not in answer.text
     assert answer.json()["type"].endswith("internal-error")

@@ -9,10 +9,10 @@ import pytest
 from serving import client
 
 from model.contract import Manifest, read_manifest
+from service.api.schemas import SentPicture
 from service.app import create_app
 from service.config.settings import Settings
 from service.runtime.artifact import bundled_artefact
-from service.schemas import SentPicture
 
 README = Path("README.md").read_text(encoding="utf-8")
 

@@ -8,10 +8,10 @@ from starlette.exceptions import HTTPException
 from model import image
 from model.formats import errors as picture_errors
 from service import errors
+from service.api.problems import TABLE, UNEXPECTED, headers, kind_of, problem
 from service.errors import BodyTooLarge, ClientGone, NotReady, ServiceError, UploadMemoryExhausted
 from service.inference.batching import errors as unanswered
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
-from service.problems import TABLE, UNEXPECTED, headers, kind_of, problem
 
 #: Never answered: the client that would read it is gone.
 UNANSWERED = {ServiceError, ClientGone}

@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from python_multipart.exceptions import FormParserError
 
+from service.api.uploads.file_names import disposition
+from service.api.uploads.multipart import Form
+from service.api.uploads.multipart_errors import FormEnds, why_unfinished, why_unreadable
 from service.errors import ServiceError
-from service.form import Form
-from service.form_faults import FormEnds, why_unfinished, why_unreadable
-from service.form_names import disposition
 
 WORDS = [
     "name",

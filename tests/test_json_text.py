@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.api.uploads.json_text import MAX_OBJECT_MEMBERS, read_json
 from service.errors import MalformedBody
-from service.json_text import MAX_OBJECT_MEMBERS, read_json
 
 MANY = 10**6
 MIB = 1024 * 1024

@@ -11,12 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import COMMAND, client
 
 from model.drift_distance import Reading
+from service.api.problems import TABLE
 from service.config.lis import LisSettings
 from service.inference.classifier import _OUTCOMES
 from service.lis.metrics import LisMetrics
 from service.lis.outbox import Depth
 from service.metrics_page import page, sections, values_of
-from service.problems import TABLE
 from service.telemetry.item_timing import FlushReason
 from service.telemetry.metric_registry import Declared
 from service.telemetry.metrics import Metrics

@@ -8,12 +8,12 @@ import jsonschema_rs
 import pytest
 from typer.testing import CliRunner
 
+from service.api.openapi import as_file, document
+from service.api.problems import TABLE
+from service.api.schemas import RESEARCH_USE, ClassifyAnswer
 from service.app import create_app
 from service.cli import app as command_line
 from service.config.settings import Settings
-from service.openapi import as_file, document
-from service.problems import TABLE
-from service.schemas import RESEARCH_USE, ClassifyAnswer
 
 FILE = Path(__file__).parents[1] / "openapi.json"
 ROUTES = {

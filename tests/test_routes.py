@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 
 from model.contract import CLASSES, CellClass, Manifest, read_manifest
 from model.image import decode
+from service.api.schemas import ClassifyAnswer, ModelDescription
 from service.runtime.session import Outputs, open_session
-from service.schemas import ClassifyAnswer, ModelDescription
 
 Draw = Callable[..., bytes]
 PNG = {"content-type": "image/png"}

@@ -12,7 +12,7 @@ import pytest
 from serving import Served, async_client, client, served
 from starlette.testclient import TestClient
 
-from service.schemas import BatchItem, BatchSummary
+from service.api.schemas import BatchItem, BatchSummary
 
 Draw = Callable[..., bytes]
 NDJSON = {"content-type": "application/x-ndjson"}

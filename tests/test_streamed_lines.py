@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from model.image import PictureTooLarge
-from service.archives import Upload
+from service.api.uploads.archives import Upload
+from service.api.uploads.memory_budget import Lease, UploadMemory
+from service.api.uploads.ndjson import FLOOR_BYTES, LINE_OVERHEAD_BYTES, StreamedPictures
+from service.api.uploads.transfer_pace import Patience
 from service.errors import ClientGone, MalformedBody, UploadMemoryExhausted, UploadTooSlow
-from service.lease import Lease, UploadMemory
-from service.streamed import FLOOR_BYTES, LINE_OVERHEAD_BYTES, StreamedPictures
-from service.transfer_pace import Patience
 
 LIMIT = 3000
 

@@ -13,15 +13,15 @@ from serving import async_client, client, refused, served, zipped
 from starlette.requests import Request
 from starlette.types import Message
 
+from service.api.collected_answer import CollectedAnswer
+from service.api.state import memory_holder
+from service.api.uploads.body import Intake
+from service.api.uploads.memory_budget import UploadMemory
+from service.api.uploads.ndjson import StreamedPictures
+from service.api.uploads.transfer_pace import Patience
 from service.auth.callers import Caller
 from service.auth.identity import Identity
-from service.collected_answer import CollectedAnswer
 from service.errors import ClientGone, UploadMemoryExhausted, UploadTooSlow
-from service.lease import UploadMemory
-from service.running import memory_holder
-from service.streamed import StreamedPictures
-from service.transfer_pace import Patience
-from service.uploads import Intake
 
 Draw = Callable[..., bytes]
 MIB = 1024 * 1024

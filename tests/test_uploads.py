@@ -12,7 +12,10 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from model.image import PictureTooLarge
-from service.archives import Upload
+from service.api.uploads.archives import Upload
+from service.api.uploads.body import FORM_OVERHEAD_BYTES, UploadLimits, many_pictures, one_picture
+from service.api.uploads.memory_budget import UploadMemory
+from service.api.uploads.transfer_pace import Patience
 from service.errors import (
     BodyTooLarge,
     ClientGone,
@@ -22,9 +25,6 @@ from service.errors import (
     UploadMemoryExhausted,
     UploadTooSlow,
 )
-from service.lease import UploadMemory
-from service.transfer_pace import Patience
-from service.uploads import FORM_OVERHEAD_BYTES, UploadLimits, many_pictures, one_picture
 
 BOUNDARY = "cell"
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"

@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from model.contract import OUTPUTS, Manifest, read_manifest
+from service.api.v2.messages import MAX_JSON_BYTES, InferenceRequest, answer, parse, row_shape
+from service.api.v2.tensors import pixels_of
 from service.errors import BodyTooLarge, InvalidTensor, MalformedBody, ServiceError, TooManyPictures
-from service.v2.messages import MAX_JSON_BYTES, InferenceRequest, answer, parse, row_shape
-from service.v2.tensors import pixels_of
 
 SIDE = 64
 FILES = st.lists(st.binary(max_size=300), min_size=1, max_size=6)

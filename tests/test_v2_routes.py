@@ -23,8 +23,8 @@ from starlette.testclient import TestClient
 
 from model.contract import OUTPUTS, read_manifest
 from model.image import decode
-from service.schemas import InferenceProblem
-from service.v2.routes import JSON_LENGTH
+from service.api.schemas import InferenceProblem
+from service.api.v2.routes import JSON_LENGTH
 
 Draw = Callable[..., bytes]
 MODEL = "/v2/models/micro"

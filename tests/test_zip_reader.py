@@ -13,7 +13,7 @@ from serving import zipped
 from zips import Packed, archive, end, zip64_end
 
 from model.image import PictureError
-from service.archives import Bounds, Upload, zip_members
+from service.api.uploads.archives import Bounds, Upload, zip_members
 from service.errors import MalformedBody, ServiceError
 
 CASES = Path(__file__).parent.parent.parent / "shared" / "cases" / "pictures"

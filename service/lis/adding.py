@@ -11,8 +11,8 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from service.answers import Wanted, reading
-from service.archives import Upload
+from service.api.responses import Wanted, reading
+from service.api.uploads.archives import Upload
 from service.concurrency.thread_pools import PICTURES
 from service.errors import MalformedBody
 from service.inference.classifier import Classifier

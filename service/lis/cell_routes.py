@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from service.archives import Upload
-from service.disconnect import while_connected
+from service.api.disconnect import while_connected
+from service.api.openapi import MANY_OR_ONE_PICTURE, problem_responses
+from service.api.problems import UNEXPECTED, kind_of, problem
+from service.api.state import RequestId, Running, RunningService, TimeoutWish
+from service.api.uploads.archives import Upload
+from service.api.uploads.body import content_type, many_pictures, one_picture
+from service.api.uploads.memory_budget import Lease
 from service.errors import CellTaken, UnknownSpecimen
-from service.lease import Lease
 from service.lis import examples
 from service.lis.acting import TheActor
 from service.lis.adding import MAX_KEY, Adding
@@ -18,10 +22,6 @@ from service.lis.documents import AddedCells, AddedItem, Cell
 from service.lis.kept import media_type
 from service.lis.routes import Place
 from service.lis.sent import SentCell
-from service.openapi import MANY_OR_ONE_PICTURE, problem_responses
-from service.problems import UNEXPECTED, kind_of, problem
-from service.running import RequestId, Running, RunningService, TimeoutWish
-from service.uploads import content_type, many_pictures, one_picture
 
 if TYPE_CHECKING:  # as in `routes`
     pass
@@ -70,7 +70,7 @@ async def add_cells(
         curl -H 'X-Acting-User: scanner-1' -H 'Content-Type: application/zip' \\
              --data-binary @cells.zip http://localhost:8000/specimens/$ID/cells
     """
-    with service.inference.serving().held() as classifier, service.lease(request) as lease:
+    with service.inference.serving().held() as classifier, service.api.uploads.memory_budget(request) as lease:
         known = await here.look(here.desk.pictures, specimen_id)
         uploads = await _uploads(request, key, lease, service)
         by_name = keys == "names" or key is not None

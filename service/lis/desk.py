@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from model.contract import Manifest
+from service.api.schemas import TopClass
 from service.auth.identity import Actor
 from service.errors import CellTaken
 from service.lis import audit, cells, intake, outbox, signing, specimens
@@ -45,7 +46,6 @@ from service.lis.signing import Channel, Signature
 from service.lis.specimens import CHANGEABLE, Change, NewSpecimen
 from service.lis.states import State
 from service.lis.tables import AuditRow, CellRow, SpecimenRow
-from service.schemas import TopClass
 
 #: What a change may empty, by null.
 CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_at", "megakaryocytes")

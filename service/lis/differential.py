@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from model.contract import CellClass, Lineage
-from service.answers import class_share
+from service.api.responses import class_share
+from service.api.schemas import ClassCount
 from service.inference.differential import Differential, differential, wilson_interval
 from service.lis.report import LineageShare, MyeloidErythroidRatio, SpecimenDifferential
-from service.schemas import ClassCount
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from model.contract import Code, Sha256
+from service.api.schemas import Document, Probability, Problem, TopClass
 from service.auth.identity import Identity
 from service.lis.report import CollectedAt, Line, Moment, Order, Patient, ReportStatus, SpecimenDifferential, Text
 from service.lis.states import MessageState, State
-from service.schemas import Document, Probability, Problem, TopClass
 
 #: The largest number that a column takes.
 MOST = 2**31 - 1

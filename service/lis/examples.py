@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from model.contract import CLASSES
+from service.api.schemas import Document, TopClass
 from service.lis.differential import CountingRules, Tally, specimen_differential
 from service.lis.documents import AddedCells, AddedItem, Cell, ReadAnswer, Specimen
 from service.lis.report import Order, Patient, Report, ReportModel, ReportStatus
 from service.lis.states import State
-from service.schemas import Document, TopClass
 
 Json = dict[str, Any]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from model.contract import RESEARCH_USE
+from service.api.schemas import ClassShare
 from service.lis.report import Report
-from service.schemas import ClassShare
 
 PANEL, ME_RATIO = "PANEL", "ME_RATIO"
 COUNTED, WAITING, MEGAKARYOCYTES, MODEL, METHOD = "COUNTED", "WAITING", "MEGAKARYOCYTES", "MODEL", "METHOD"

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from model.contract import Code, Sha256
-from service.schemas import ClassCount, ClassShare, Document
+from service.api.schemas import ClassCount, ClassShare, Document
 
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 #: When marrow can have been taken, and how far a zone can be from UTC. Anything else is a mistake, and near the ends of

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 
-from service.bodies import JsonRoute
+from service.api.openapi import problem_responses
+from service.api.uploads.json_body import JsonRoute
 from service.lis import examples
 from service.lis.acting import TheActor, ThePerson
 from service.lis.dependencies import AuditedList, AuditedLook, SpecimenId, TheLaboratory
@@ -25,7 +26,6 @@ from service.lis.documents import (
 )
 from service.lis.report import Report, SpecimenDifferential
 from service.lis.states import State
-from service.openapi import problem_responses
 
 _REFUSALS = (400, 404, 408, 409, 413, 415, 422, 429, 503)
 router = APIRouter(tags=["specimens"], route_class=JsonRoute)

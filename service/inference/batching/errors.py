@@ -1,4 +1,4 @@
-"""Why an item got no result: what the batcher raises. Knows no HTTP; `service.problems` translates."""
+"""Why an item got no result: what the batcher raises. Knows no HTTP; `service.api.problems` translates."""
 
 
 class QueueFull(Exception):

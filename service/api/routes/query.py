@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
-from service.answers import Wanted
+from service.api.responses import Wanted
 from service.inference.heatmaps import MapFormat, MapKind
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.image import PictureError
+from service.api.v2.messages import InferenceRequest, row_shape
+from service.api.v2.tensors import SentPicture
 from service.inference.batching.errors import DeadlineExpired
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer, Picture
-from service.v2.messages import InferenceRequest, row_shape
-from service.v2.tensors import SentPicture
 
 
 async def infer(

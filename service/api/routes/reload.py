@@ -3,14 +3,14 @@
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.answers import description
+from service.api.openapi import problem_responses
+from service.api.responses import description
+from service.api.schemas import ModelDescription
+from service.api.state import RunningService
+from service.api.uploads.json_body import JsonRoute
 from service.auth.middleware import TheCaller
-from service.bodies import JsonRoute
 from service.errors import Forbidden
 from service.inference.registry import Models
-from service.openapi import problem_responses
-from service.running import RunningService
-from service.schemas import ModelDescription
 
 router = APIRouter(tags=["operations"], route_class=JsonRoute)
 

@@ -4,13 +4,13 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.answers import Wanted, identity, reading_aside
-from service.disconnect import while_connected
-from service.openapi import ONE_PICTURE, problem_responses
-from service.routes.query import WantedMaps
-from service.running import RequestId, Running, RunningService, TimeoutWish
-from service.schemas import ClassifyAnswer
-from service.uploads import one_picture
+from service.api.disconnect import while_connected
+from service.api.openapi import ONE_PICTURE, problem_responses
+from service.api.responses import Wanted, identity, reading_aside
+from service.api.routes.query import WantedMaps
+from service.api.schemas import ClassifyAnswer
+from service.api.state import RequestId, Running, RunningService, TimeoutWish
+from service.api.uploads.body import one_picture
 
 router = APIRouter(tags=["cells"])
 
@@ -46,9 +46,9 @@ async def answered(
     """What the route answers, once its parameters are known.
 
     Raises:
-        What stands in `service.problems.TABLE`.
+        What stands in `service.api.problems.TABLE`.
     """
-    with service.inference.serving().held() as classifier, service.lease(request) as lease:
+    with service.inference.serving().held() as classifier, service.api.uploads.memory_budget(request) as lease:
         classifier.check_room(time.monotonic() + service.timeout_s(timeout_ms))
         picture = await one_picture(request, lease, service.limits)
         deadline = time.monotonic() + service.timeout_s(timeout_ms)

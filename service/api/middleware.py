@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.problems import MEDIA_TYPE, UNEXPECTED, headers, kind_of, problem
 from service.errors import ClientGone, NotReady
-from service.problems import MEDIA_TYPE, UNEXPECTED, headers, kind_of, problem
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_context import REFUSED
 

@@ -7,19 +7,19 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.accept import preferred
-from service.archives import Upload
-from service.bulk import Bulk
-from service.collected_answer import CollectedAnswer
-from service.disconnect import while_connected
+from service.api.accept import preferred
+from service.api.batch_response import Bulk
+from service.api.collected_answer import CollectedAnswer
+from service.api.disconnect import while_connected
+from service.api.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
+from service.api.routes.query import WantedMaps
+from service.api.schemas import BatchAnswer
+from service.api.state import RequestId, RunningService, TimeoutWish
+from service.api.uploads.archives import Upload
+from service.api.uploads.body import content_type, many_pictures
+from service.api.uploads.memory_budget import Lease
+from service.api.uploads.ndjson import StreamedPictures
 from service.errors import AnswerTooLarge, MalformedRequest, UploadTooSlow
-from service.lease import Lease
-from service.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
-from service.routes.query import WantedMaps
-from service.running import RequestId, RunningService, TimeoutWish
-from service.schemas import BatchAnswer
-from service.streamed import StreamedPictures
-from service.uploads import content_type, many_pictures
 
 router = APIRouter(tags=["cells"])
 _JSON = "application/json"
@@ -80,7 +80,7 @@ async def classify_batch(
     with ExitStack() as stack:
         classifier = stack.enter_context(service.inference.serving().held())
         bulk = Bulk(classifier, wanted, request_id, settings.count_other, service.timeout_s(timeout_ms))
-        lease = stack.enter_context(service.lease(request))
+        lease = stack.enter_context(service.api.uploads.memory_budget(request))
         if content_type(request) == NDJSON:
             preferred(accept, [NDJSON])
             pictures = StreamedPictures(request, lease, settings.max_image_bytes, service.limits.patience)

@@ -13,9 +13,9 @@ from io import BytesIO
 from model import tar_reader
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, format_of
 from model.tar_reader import WITHOUT_BYTES, DamagedTar, Kind
-from service import zip_reader
+from service.api.uploads import zip_reader
+from service.api.uploads.zip_reader import DamagedZip
 from service.errors import BodyTooLarge, MalformedBody, ServiceError, TooManyPictures
-from service.zip_reader import DamagedZip
 
 
 def _nothing() -> None:

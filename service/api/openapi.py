@@ -12,11 +12,11 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from model.contract import RESEARCH_USE
-from service import examples
+from service.api import examples
+from service.api.problems import MEDIA_TYPE, PROTOCOL_PATH, TABLE
+from service.api.schemas import BatchSummary, InferenceProblem, Problem, SentPicture
 from service.auth import policy
 from service.auth.callers import SCOPES
-from service.problems import MEDIA_TYPE, PROTOCOL_PATH, TABLE
-from service.schemas import BatchSummary, InferenceProblem, Problem, SentPicture
 
 NDJSON = "application/x-ndjson"
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")

@@ -14,14 +14,14 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from service.archive_memory import ArchiveMemory
-from service.archives import Bounds, Upload, printable, tar_members, zip_members
+from service.api.uploads.archive_memory import ArchiveMemory
+from service.api.uploads.archives import Bounds, Upload, printable, tar_members, zip_members
+from service.api.uploads.memory_budget import Lease
+from service.api.uploads.multipart import Form
+from service.api.uploads.multipart_errors import FormEnds, why_unfinished, why_unreadable
+from service.api.uploads.transfer_pace import Pace, Patience
 from service.concurrency.thread_pools import BODIES
 from service.errors import BodyTooLarge, MalformedBody, UnsupportedBody
-from service.form import Form
-from service.form_faults import FormEnds, why_unfinished, why_unreadable
-from service.lease import Lease
-from service.transfer_pace import Pace, Patience
 
 #: Boundaries, headers and small fields around the one picture of a form.
 FORM_OVERHEAD_BYTES = 64 * 1024

@@ -7,9 +7,9 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from service.archives import Upload
+from service.api.uploads.archives import Upload
+from service.api.uploads.memory_budget import Lease
 from service.errors import UploadMemoryExhausted
-from service.lease import Lease
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """One batch on its way: pictures in, one result or one problem out for each, in order, and the count at the end.
 
-Knows the order of items and what is tallied. Does not know bodies (`service.uploads`) nor how items are sent.
+Knows the order of items and what is tallied. Does not know bodies (`service.api.uploads.body`) nor how items are sent.
 """
 
 import logging
@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from service.answers import Wanted, differential_count, identity, reading_aside
-from service.archives import Upload
+from service.api.problems import UNEXPECTED, kind_of, problem
+from service.api.responses import Wanted, differential_count, identity, reading_aside
+from service.api.schemas import BatchItem, BatchSummary
+from service.api.uploads.archives import Upload
 from service.errors import ServiceError
 from service.inference.classifier import Classifier
 from service.inference.differential import differential
 from service.inference.pipeline import Answer
-from service.problems import UNEXPECTED, kind_of, problem
-from service.schemas import BatchItem, BatchSummary
 
 log = logging.getLogger(__name__)
 

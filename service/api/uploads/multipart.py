@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from python_multipart import MultipartParser
 
 from model.image import PictureError, PictureTooLarge, format_of
-from service.archives import Upload, printable
-from service.base64_text import decode_base64
+from service.api.uploads.archives import Upload, printable
+from service.api.uploads.base64_text import decode_base64
+from service.api.uploads.file_names import disposition
 from service.errors import MalformedBody, ServiceError, TooManyPictures
-from service.form_names import disposition
 
 #: Fields beside the pictures: each costs time, and none is used.
 MAX_OTHER_FIELDS = 100

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Response
 
-from service.openapi import METRICS_TEXT, problem_responses
-from service.running import RunningService
-from service.schemas import Health
+from service.api.openapi import METRICS_TEXT, problem_responses
+from service.api.schemas import Health
+from service.api.state import RunningService
 
 router = APIRouter(tags=["operations"])
 

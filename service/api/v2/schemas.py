@@ -1,7 +1,7 @@
 """What the protocol's routes answer, as documents, and their bodies as OpenAPI says them.
 
 Knows the protocol's names of fields. Does not parse requests: a tensor of a million numbers is not validated field by
-field (`service.v2.messages` reads it in one go), so the schemas of inference stand here for readers alone.
+field (`service.api.v2.messages` reads it in one go), so the schemas of inference stand here for readers alone.
 """
 
 from typing import Any, Literal
@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from model.contract import INPUT, OUTPUTS, RESEARCH_USE, Manifest
-from service.examples import MODEL
-from service.schemas import Document
+from service.api.examples import MODEL
+from service.api.schemas import Document
 
 PLATFORM = "onnxruntime_onnx"
 Responses = dict[int | str, dict[str, Any]]

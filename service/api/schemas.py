@@ -1,7 +1,7 @@
 """What the service answers, as documents: names, types and meaning of every field of every JSON answer.
 
-Knows shapes. Does not know how an answer is computed (`service.answers`) nor what problem an error is
-(`service.problems`). A field that does not apply is absent, never null.
+Knows shapes. Does not know how an answer is computed (`service.api.responses`) nor what problem an error is
+(`service.api.problems`). A field that does not apply is absent, never null.
 """
 
 from typing import Annotated, Any

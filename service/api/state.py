@@ -8,10 +8,10 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from service.api.uploads.body import UploadLimits
+from service.api.uploads.memory_budget import Lease, UploadMemory
+from service.api.uploads.transfer_pace import Patience
 from service.inference.serving import Serving
-from service.lease import Lease, UploadMemory
-from service.transfer_pace import Patience
-from service.uploads import UploadLimits
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,11 +9,11 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.state import Running
+from service.api.uploads.body import Intake, content_type
+from service.api.uploads.json_text import PARSED_AT_ONCE_BYTES, read_json
 from service.concurrency.thread_pools import BODIES
 from service.errors import MalformedBody
-from service.json_text import PARSED_AT_ONCE_BYTES, read_json
-from service.running import Running
-from service.uploads import Intake, content_type
 
 #: 10,000 readings with a sentence each.
 MAX_JSON_BYTES = 4 * 1024 * 1024

@@ -10,19 +10,18 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from model.contract import Manifest
-from service.collected_answer import CollectedAnswer
-from service.concurrency.thread_pools import BODIES
-from service.disconnect import while_connected
-from service.errors import AnswerTooLarge, MalformedBody, UnknownModel
-from service.inference.classifier import Classifier
-from service.json_text import PARSED_AT_ONCE_BYTES
-from service.lease import Lease
-from service.openapi import problem_responses
-from service.problems import PROTOCOL_PATH
-from service.running import Running, RunningService
-from service.schemas import InferenceProblem
-from service.uploads import whole_body
-from service.v2.documents import (
+from service.api.collected_answer import CollectedAnswer
+from service.api.disconnect import while_connected
+from service.api.openapi import problem_responses
+from service.api.problems import PROTOCOL_PATH
+from service.api.schemas import InferenceProblem
+from service.api.state import Running, RunningService
+from service.api.uploads.body import whole_body
+from service.api.uploads.json_text import PARSED_AT_ONCE_BYTES
+from service.api.uploads.memory_budget import Lease
+from service.api.v2.inference import infer
+from service.api.v2.messages import InferenceRequest, answer, parse
+from service.api.v2.schemas import (
     INFERENCE_REQUEST,
     INFERENCE_RESPONSE,
     InferenceResponse,
@@ -33,8 +32,9 @@ from service.v2.documents import (
     ServerReady,
     model_metadata,
 )
-from service.v2.inference import infer
-from service.v2.messages import InferenceRequest, answer, parse
+from service.concurrency.thread_pools import BODIES
+from service.errors import AnswerTooLarge, MalformedBody, UnknownModel
+from service.inference.classifier import Classifier
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 #: Work on so many bytes is done in a thread, where it keeps no other request waiting.
@@ -146,7 +146,7 @@ async def _inferred(request: Request, classifier: Classifier, service: Running) 
     json_bytes = _json_bytes(request)
     with ExitStack() as stack:
         stack.enter_context(classifier.held())
-        lease = stack.enter_context(service.lease(request))
+        lease = stack.enter_context(service.api.uploads.memory_budget(request))
         body = await whole_body(request, lease, service.limits)
         work = _answered(body, json_bytes, classifier, service, lease)
         chunks, json_bytes = await while_connected(request, work)

@@ -13,9 +13,9 @@ import orjson
 from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS, Manifest
+from service.api.uploads.json_text import read_json
+from service.api.v2.tensors import SentPicture, Shape, binary_numbers, files_of, json_numbers, pixels_of, shape_of
 from service.errors import BodyTooLarge, InvalidTensor, MalformedBody, TooManyPictures
-from service.json_text import read_json
-from service.v2.tensors import SentPicture, Shape, binary_numbers, files_of, json_numbers, pixels_of, shape_of
 
 #: JSON grows up to twenty times in memory when it is parsed; more than this goes as binary data.
 MAX_JSON_BYTES = 16 * 1024 * 1024

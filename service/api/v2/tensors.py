@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.base64_text import decode_base64
+from service.api.uploads.base64_text import decode_base64
 from service.errors import InvalidTensor, MalformedBody
 
 Shape = tuple[int, ...]

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from service.answers import class_table, description
-from service.openapi import problem_responses
-from service.running import RunningService
-from service.schemas import ClassTable, ModelDescription
+from service.api.openapi import problem_responses
+from service.api.responses import class_table, description
+from service.api.schemas import ClassTable, ModelDescription
+from service.api.state import RunningService
 
 router = APIRouter(tags=["model"], responses=problem_responses(503))
 

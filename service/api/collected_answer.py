@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.transfer_pace import Pace, Patience
+from service.api.uploads.transfer_pace import Pace, Patience
 
 _PIECE_BYTES = 64 * 1024
 

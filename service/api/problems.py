@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from model.image import ArchiveForPicture, PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
+from service.api.schemas import InferenceProblem, Problem
 from service.concurrency.thread_pools import ThreadPoolFull
 from service.errors import (
     AnswerTooLarge,
@@ -49,7 +50,6 @@ from service.errors import (
     WrongState,
 )
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
-from service.schemas import InferenceProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
 #: Under which the Open Inference Protocol is spoken, whose clients read an error's sentence from `error`.

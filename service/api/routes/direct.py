@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.running import TIMEOUT_WISH
+from service.api.state import TIMEOUT_WISH
 
 _TIMEOUT_WISH = TIMEOUT_WISH.lower().encode()
 

@@ -15,16 +15,16 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from model.image import PictureTooLarge
-from service.archives import Upload, printable
-from service.base64_text import decode_base64
+from service.api.problems import faults_told
+from service.api.schemas import SentPicture
+from service.api.uploads.archives import Upload, printable
+from service.api.uploads.base64_text import decode_base64
+from service.api.uploads.json_text import MAX_OBJECT_MEMBERS, read_json
+from service.api.uploads.line_encoding import LineEncoding
+from service.api.uploads.memory_budget import Lease
+from service.api.uploads.transfer_pace import Pace, Patience
 from service.concurrency.thread_pools import BODIES
 from service.errors import MalformedBody, UploadMemoryExhausted
-from service.json_text import MAX_OBJECT_MEMBERS, read_json
-from service.lease import Lease
-from service.line_encoding import LineEncoding
-from service.problems import faults_told
-from service.schemas import SentPicture
-from service.transfer_pace import Pace, Patience
 
 #: What stands around the picture in its line: braces, keys and a name.
 LINE_OVERHEAD_BYTES = 4096

@@ -10,21 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.contract import CellClass, Manifest
-from service.concurrency.thread_pools import BODIES
-from service.inference.differential import Differential, Share
-from service.inference.heatmaps import (
-    ATTENTION_SCALE,
-    Grid,
-    MapFormat,
-    MapKind,
-    Picture,
-    Scale,
-    evidence_scale,
-    grey_png,
-    overlay_png,
-)
-from service.inference.pipeline import Answer
-from service.schemas import (
+from service.api.schemas import (
     Attention,
     AttentionScale,
     ClassCount,
@@ -39,6 +25,20 @@ from service.schemas import (
     Reading,
     TopClass,
 )
+from service.concurrency.thread_pools import BODIES
+from service.inference.differential import Differential, Share
+from service.inference.heatmaps import (
+    ATTENTION_SCALE,
+    Grid,
+    MapFormat,
+    MapKind,
+    Picture,
+    Scale,
+    evidence_scale,
+    grey_png,
+    overlay_png,
+)
+from service.inference.pipeline import Answer
 
 
 @dataclass(frozen=True, slots=True)
