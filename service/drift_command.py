@@ -23,12 +23,12 @@ from model.drift_distance import MIN_PICTURES, Reading
 from model.drift_making import DRAWS, MIN_GROUPS, RUN_LENGTH, Gathered, made
 from model.image import PictureError
 from service.config.settings import Settings, SettingsError, read_settings
-from service.folders import Skipped, pictures, read, reason
 from service.inference.batching.errors import RunFailed
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer
 from service.runtime.loader import opened
 from service.runtime.session import OnnxSession, ProviderUnavailable
+from service.scoring.image_files import Skipped, pictures, read, reason
 from service.telemetry.metrics import Metrics
 
 DRIFTED = 1

@@ -23,18 +23,18 @@ from rich.progress import Progress
 from model.atomic_file import replacing
 from model.contract import RESEARCH_USE, ArtefactError
 from model.image import PictureError
-from service.bar import bar
 from service.concurrency.thread_pools import PICTURES
 from service.config.settings import Settings, SettingsError, read_settings
-from service.folders import SUFFIXES, Skipped, pictures, printable, read, reason
 from service.inference.classifier import Classifier
-from service.ledger import Ledger
-from service.parts import options, surroundings
-from service.parts.faults import CannotScore
-from service.parts.request import Duplicates, Request, Sizing
 from service.runtime.loader import opened
 from service.runtime.session import ProviderUnavailable, Session
-from service.tables import Columns, Scored, TableError, check_place, read_table, write_table
+from service.scoring.checkpoint import Ledger
+from service.scoring.image_files import SUFFIXES, Skipped, pictures, printable, read, reason
+from service.scoring.progress import bar
+from service.scoring.ray import env, options
+from service.scoring.ray.errors import CannotScore
+from service.scoring.ray.request import Duplicates, Request, Sizing
+from service.scoring.tables import Columns, Scored, TableError, check_place, read_table, write_table
 from service.telemetry.metrics import Metrics
 
 SOME_PROBLEMS = 1
@@ -119,9 +119,9 @@ def _here(request: Request, sizing: Sizing, settings: Settings, console: Console
 
 
 def _on_cluster(request: Request, sizing: Sizing, settings: Settings, console: Console) -> int:
-    surroundings.prepare(sizing.address)
+    env.prepare(sizing.address)
     try:
-        from service.parts.run import score_on_ray  # Ray, fsspec and pyarrow: large, and needed here alone
+        from service.scoring.ray.driver import score_on_ray  # Ray, fsspec and pyarrow: large, and needed here alone
     except ModuleNotFoundError as error:
         raise CannotScore(f"--engine ray needs {error.name}: pip install -e '.[ray]', on every node") from error
     return score_on_ray(request, sizing, settings, console)

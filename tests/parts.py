@@ -13,12 +13,12 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from service.config.settings import Settings
-from service.parts import results
-from service.parts.plan import Plan, planned
-from service.parts.request import Request
-from service.parts.scoring import Done, Failed, PartScorer
-from service.parts.stores import Folder
 from service.runtime.session import open_session
+from service.scoring.ray import output
+from service.scoring.ray.plan import Plan, planned
+from service.scoring.ray.request import Request
+from service.scoring.ray.store import Folder
+from service.scoring.ray.worker import Done, Failed, PartScorer
 
 Pictures = Mapping[str, bytes]
 
@@ -52,7 +52,7 @@ def scored(request: Request, artefact: Path, **settings: Any) -> tuple[Plan, lis
     session, chosen = open_session(artefact), Settings(**settings)
     out = Folder(request.out)
     plan = planned(request, out, session.manifest, chosen)
-    there = {part.number for part in results.finished(out, plan)}
+    there = {part.number for part in output.finished(out, plan)}
 
     async def run() -> list[Done | Failed]:
         scorer = PartScorer(plan, out.address, session, chosen)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.ledger import COMMIT_EVERY_S, Ledger
-from service.tables import Columns, Scored, TableError
+from service.scoring.checkpoint import COMMIT_EVERY_S, Ledger
+from service.scoring.tables import Columns, Scored, TableError
 
 COLUMNS = Columns(("NGS", "NGB"), "a" * 64)
 
@@ -92,8 +92,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from service.ledger import Ledger
-from service.tables import Columns, Scored
+from service.scoring.checkpoint import Ledger
+from service.scoring.tables import Columns, Scored
 now = 0.0
 ledger = Ledger(Path(sys.argv[1]), Columns(("NGS", "NGB"), "a" * 64), clock=lambda: now)
 for number in range(3000):

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from model.image import decode
 from service.cli import app
-from service.parts.faults import CannotScore, StoreError
-from service.parts.request import Duplicates, Request
-from service.parts.results import finished
-from service.parts.scoring import Done
-from service.parts.seen import Seen
-from service.parts.stores import Folder
 from service.runtime.session import open_session
+from service.scoring.ray.errors import CannotScore, StoreError
+from service.scoring.ray.key_index import Seen
+from service.scoring.ray.output import finished
+from service.scoring.ray.request import Duplicates, Request
+from service.scoring.ray.store import Folder
+from service.scoring.ray.worker import Done
 
 Draw = Callable[..., bytes]
 

@@ -18,14 +18,14 @@ from parts import as_folder, as_table, as_tar, rows, scored
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.parts.faults import StoreError
-from service.parts.inputs import Kind
-from service.parts.listing import Entry
-from service.parts.plan import Listing
-from service.parts.reading import Unreadable, blocks
-from service.parts.request import Request
-from service.parts.scoring import Failed, Fault
-from service.parts.stores import Folder
+from service.scoring.ray.errors import StoreError
+from service.scoring.ray.inputs import Kind
+from service.scoring.ray.listing import Entry
+from service.scoring.ray.plan import Listing
+from service.scoring.ray.reader import Unreadable, blocks
+from service.scoring.ray.request import Request
+from service.scoring.ray.store import Folder
+from service.scoring.ray.worker import Failed, Fault
 
 Draw = Callable[..., bytes]
 
@@ -156,7 +156,7 @@ def test_any_rows_of_a_table_come_in_their_order(wanted: set[int], group: int, t
 
 
 def test_a_stretch_of_a_tar_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.parts.reading._STRETCH_BYTES", 3000)
+    monkeypatch.setattr("service.scoring.ray.reader._STRETCH_BYTES", 3000)
     pictures = {f"{number}.png": bytes([number]) * (number * 400) for number in range(12)}
     shard = as_tar(tmp_path / "a.tar", pictures)
     with tarfile.open(shard) as archive:
@@ -188,8 +188,8 @@ def test_what_only_ray_does_is_said_without_it(more: list[str], tmp_path: Path, 
 
 def test_without_ray_it_says_how_to_get_it(tmp_path: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)  # as where it is not installed
-    monkeypatch.delitem(__import__("sys").modules, "service.parts.cluster", raising=False)
-    monkeypatch.delitem(__import__("sys").modules, "service.parts.run", raising=False)
+    monkeypatch.delitem(__import__("sys").modules, "service.scoring.ray.actors", raising=False)
+    monkeypatch.delitem(__import__("sys").modules, "service.scoring.ray.driver", raising=False)
     command = ["score", str(tmp_path), "--out", str(tmp_path / "out"), "--engine", "ray", "--artefact", str(artefact)]
     ran = CliRunner().invoke(app, command)
     assert ran.exit_code == 2 and "needs ray: pip install -e '.[ray]'" in " ".join(ran.output.split())

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from rich.console import Console
 
-from service.bar import bar
-from service.parts import run as runs
-from service.parts.cluster import PARTS_EACH, Settled, Size, Worker
-from service.parts.faults import CannotScore
-from service.parts.plan import Plan
-from service.parts.request import Duplicates
-from service.parts.run import ATTEMPTS, DEATHS, Run
-from service.parts.scoring import Done, Failed, Fault
+from service.scoring.progress import bar
+from service.scoring.ray import driver as runs
+from service.scoring.ray.actors import PARTS_EACH, Settled, Size, Worker
+from service.scoring.ray.driver import ATTEMPTS, DEATHS, Run
+from service.scoring.ray.errors import CannotScore
+from service.scoring.ray.plan import Plan
+from service.scoring.ray.request import Duplicates
+from service.scoring.ray.worker import Done, Failed, Fault
 
 Does = Callable[[int, int], Done | Failed]  # part, how often it was given before
 

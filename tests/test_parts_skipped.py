@@ -11,11 +11,11 @@ import fsspec
 import pytest
 from parts import as_folder, as_tar, rows, scored
 
-from service.folders import GONE
-from service.parts import results
-from service.parts.faults import CannotScore, StoreError
-from service.parts.request import Request
-from service.parts.stores import Folder
+from service.scoring.image_files import GONE
+from service.scoring.ray import output
+from service.scoring.ray.errors import CannotScore, StoreError
+from service.scoring.ray.request import Request
+from service.scoring.ray.store import Folder
 
 Draw = Callable[..., bytes]
 
@@ -31,7 +31,7 @@ def test_what_a_folder_and_a_shard_hold_besides_is_counted(tmp_path: Path, draw:
     plan, _ = scored(Request((folder, shard), str(tmp_path / "out")), artefact)
     wanted = {".txt": 1, "hidden": 4, "linked folder": 1, ".cls": 1, "without a suffix": 1}
     assert plan.pictures == 3 and plan.skipped == wanted
-    results.end(Folder(str(tmp_path / "out")), plan, 0)
+    output.end(Folder(str(tmp_path / "out")), plan, 0)
     assert json.loads((tmp_path / "out" / "_done.json").read_bytes())["skipped"] == wanted
 
 
@@ -77,7 +77,7 @@ def test_a_folder_that_vanishes_while_it_is_listed_is_counted(
             yield found
             shutil.rmtree(tmp_path / "in" / "b", ignore_errors=True)
 
-    monkeypatch.setattr("service.folders.os.walk", vanishing)
+    monkeypatch.setattr("service.scoring.image_files.os.walk", vanishing)
     plan, _ = scored(Request((folder,), str(tmp_path / "out")), artefact)
     assert plan.pictures == 1 and plan.skipped == {GONE: 1}
 
@@ -88,7 +88,7 @@ def test_a_shard_that_vanishes_before_it_is_read_is_counted_and_the_run_goes_on(
     for name in "abc":
         as_tar(tmp_path / f"{name}.tar", {f"{name}.png": draw(ord(name))})
     request = Request((str(tmp_path / "*.tar"),), str(tmp_path / "out"), 1)
-    from service.parts import plan as planning
+    from service.scoring.ray import plan as planning
 
     entries = planning.entries
 

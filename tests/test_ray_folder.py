@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.parts.faults import CannotScore
-from service.parts.surroundings import ray_folder
+from service.scoring.ray.env import ray_folder
+from service.scoring.ray.errors import CannotScore
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def test_what_ray_s_own_variable_names_is_used_or_refused(
 PROGRAM = """
 import os
 from pathlib import Path
-from service.parts.surroundings import prepare
+from service.scoring.ray.env import prepare
 prepare(None)
-from service.parts.cluster import joined
-from service.parts.request import Sizing
+from service.scoring.ray.actors import joined
+from service.scoring.ray.request import Sizing
 import ray
 with joined(Sizing(cpus=1)):
     assert os.environ["RAY_TMPDIR"] in ray._private.worker._global_node.get_session_dir_path()

@@ -21,10 +21,10 @@ from typer.testing import CliRunner, Result
 from model.image import decode
 from service.cli import app
 from service.config.settings import Settings
-from service.ledger import Ledger
 from service.runtime.session import OnnxSession, Outputs, open_session
 from service.score import CannotScore, score_folder
-from service.tables import Columns, read_table
+from service.scoring.checkpoint import Ledger
+from service.scoring.tables import Columns, read_table
 
 FORMATS = ["csv", "jsonl", "parquet"]
 Draw = Callable[..., bytes]
@@ -193,8 +193,8 @@ KILLED_IN_THE_RUN = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from service.ledger import COMMIT_EVERY_S, Ledger
-from service.tables import Columns, Scored
+from service.scoring.checkpoint import COMMIT_EVERY_S, Ledger
+from service.scoring.tables import Columns, Scored
 partial, sha256, *codes = sys.argv[1:]
 names = sys.stdin.read().split()
 now = 0.0

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 from model.csv_file import unguarded
 from service.cli import app
 from service.config.settings import Settings
-from service.folders import Skipped, pictures
 from service.runtime.session import open_session
 from service.score import score_folder
+from service.scoring.image_files import Skipped, pictures
 
 Draw = Callable[..., bytes]
 LINKS = pytest.mark.parametrize("link", [os.symlink, os.link])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pyarrow import parquet
 
-from service.tables import Columns, Scored, TableError, check_place, read_table, write_table
+from service.scoring.tables import Columns, Scored, TableError, check_place, read_table, write_table
 
 FORMATS = ["csv", "jsonl", "parquet"]
 COLUMNS = Columns(("NGS", "path", "b-2"), "a" * 64)
@@ -93,7 +93,7 @@ KILLED_IN_THE_WRITING = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from service.tables import Columns, Scored, write_table
+from service.scoring.tables import Columns, Scored, write_table
 def rows():
     for number in range(10_000):
         yield Scored(f"dead_{number}.png", np.eye(3, dtype=np.float32)[0])

@@ -9,9 +9,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from service.folders import GONE, SUFFIXES, Skipped, counts, pictures, printable
-from service.parts.faults import StoreError, speaking_of
-from service.parts.stores import is_local, opened_store
+from service.scoring.image_files import GONE, SUFFIXES, Skipped, counts, pictures, printable
+from service.scoring.ray.errors import StoreError, speaking_of
+from service.scoring.ray.store import is_local, opened_store
 
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 

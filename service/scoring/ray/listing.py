@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from model import tar_reader
 from model.tar_reader import DamagedTar
 from model.tar_reader import Kind as MemberKind
-from service.folders import Skipped, counts, printable
-from service.parts.faults import StoreError
-from service.parts.inputs import File, Kind
+from service.scoring.image_files import Skipped, counts, printable
+from service.scoring.ray.errors import StoreError
+from service.scoring.ray.inputs import File, Kind
 
 _ROWS_AT_ONCE = 4096
 _BLOCK_BYTES = 4 << 20  # read ahead by stores: small pictures are passed over faster than asked for one by one

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from model.image import PictureError, PictureTooLarge, UndecodablePicture
 from model.tar_reader import WITHOUT_BYTES
 from model.tar_reader import Kind as MemberKind
-from service.folders import read
-from service.parts.inputs import Kind
-from service.parts.listing import LINK, PIECES, Entry, is_bytes
-from service.parts.stores import is_local
+from service.scoring.image_files import read
+from service.scoring.ray.inputs import Kind
+from service.scoring.ray.listing import LINK, PIECES, Entry, is_bytes
+from service.scoring.ray.store import is_local
 
 _FILES_AT_ONCE = 32  # asked of a store together
 _ROWS_AT_ONCE = 32

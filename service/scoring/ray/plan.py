@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.contract import Manifest
 from service.config.settings import Settings
-from service.folders import GONE, Skipped
-from service.parts.faults import CannotScore, StoreError, speaking_of
-from service.parts.inputs import File, Kind, files
-from service.parts.listing import Entry, entries
-from service.parts.request import PART_SIZE, Duplicates, Request
-from service.parts.seen import Seen
-from service.parts.stores import Folder, absolute, opened_store
+from service.scoring.image_files import GONE, Skipped
+from service.scoring.ray.errors import CannotScore, StoreError, speaking_of
+from service.scoring.ray.inputs import File, Kind, files
+from service.scoring.ray.key_index import Seen
+from service.scoring.ray.listing import Entry, entries
+from service.scoring.ray.request import PART_SIZE, Duplicates, Request
+from service.scoring.ray.store import Folder, absolute, opened_store
 
 PLAN, LISTING = "_plan.json", "_plan.parquet"
 _SCHEMA = pa.schema(

@@ -19,14 +19,14 @@ from model.contract import ArtefactError, Manifest, manifest_text
 from service.concurrency.thread_pools import MODEL
 from service.config.lis import LisSettings
 from service.config.settings import Settings
-from service.parts.faults import CannotScore
-from service.parts.plan import Plan
-from service.parts.request import Sizing
-from service.parts.scoring import Done, Failed, Fault, PartScorer
-from service.parts.surroundings import check_listens, ray_folder
 from service.runtime.cpu_quota import cpu_budget
 from service.runtime.loader import opened
 from service.runtime.session import OnnxSession, ProviderUnavailable
+from service.scoring.ray.env import check_listens, ray_folder
+from service.scoring.ray.errors import CannotScore
+from service.scoring.ray.plan import Plan
+from service.scoring.ray.request import Sizing
+from service.scoring.ray.worker import Done, Failed, Fault, PartScorer
 
 #: Parts that one actor has at a time: while one ends, the batches are filled from the next.
 PARTS_EACH = 2

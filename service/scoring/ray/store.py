@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from service.parts.faults import StoreError, speaking_of
+from service.scoring.ray.errors import StoreError, speaking_of
 
 #: Where an object is seen whole once its PUT has ended, and not before. Elsewhere it is written beside and renamed.
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"}

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from model.atomic_file import is_link
-from service.tables import Columns, Scored, TableError
+from service.scoring.tables import Columns, Scored, TableError
 
 COMMIT_EVERY_S = 1.0
 #: What SQLite opens beside a database, and the database itself.

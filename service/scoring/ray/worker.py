@@ -16,13 +16,13 @@ from service.concurrency.thread_pools import PICTURES
 from service.config.settings import Settings
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer
-from service.parts import results
-from service.parts.faults import CannotScore
-from service.parts.plan import Listing, Plan
-from service.parts.reading import Content, Unreadable, blocks
-from service.parts.stores import Folder, opened_store
 from service.runtime.session import Session
-from service.tables import Columns, Refused, Scored
+from service.scoring.ray import output
+from service.scoring.ray.errors import CannotScore
+from service.scoring.ray.plan import Listing, Plan
+from service.scoring.ray.reader import Content, Unreadable, blocks
+from service.scoring.ray.store import Folder, opened_store
+from service.scoring.tables import Columns, Refused, Scored
 from service.telemetry.metrics import Metrics
 
 PROBLEMS_TOLD = 20
@@ -101,7 +101,7 @@ class PartScorer:
 
     def _kept(self, part: int, rows: list[Scored | Refused]) -> Done:
         refused = [(row.path, row.reason) for row in rows if isinstance(row, Refused)]
-        results.write(self._out, self._plan, part, self._columns, rows, len(refused))
+        output.write(self._out, self._plan, part, self._columns, rows, len(refused))
         return Done(len(rows), len(refused), refused[:PROBLEMS_TOLD])
 
 

@@ -1,6 +1,6 @@
 """`marrowlens score --engine ray` from its start to its last word: plan, hand out parts, go on when actors die.
 
-Knows the order of things, how often a part is tried and what a person is told. Knows no Ray (`service.parts.cluster`).
+Knows the order of things, how often a part is tried and what a person is told. Knows no Ray (`service.scoring.ray.actors`).
 """
 
 import time
@@ -13,18 +13,18 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from model.contract import RESEARCH_USE
-from service.bar import bar
 from service.config.settings import Settings
-from service.folders import Skipped
-from service.parts import results
-from service.parts.cluster import Pool, Settled, job, joined, room_for, size_of_an_actor
-from service.parts.faults import CannotScore
-from service.parts.plan import Plan, planned
-from service.parts.request import Request, Sizing
-from service.parts.scoring import PROBLEMS_TOLD, Done, Failed, Fault
-from service.parts.stores import Folder
 from service.runtime.artifact import bundled_artefact, read_artefact
 from service.runtime.loader import voucher
+from service.scoring.image_files import Skipped
+from service.scoring.progress import bar
+from service.scoring.ray import output
+from service.scoring.ray.actors import Pool, Settled, job, joined, room_for, size_of_an_actor
+from service.scoring.ray.errors import CannotScore
+from service.scoring.ray.plan import Plan, planned
+from service.scoring.ray.request import Request, Sizing
+from service.scoring.ray.store import Folder
+from service.scoring.ray.worker import PROBLEMS_TOLD, Done, Failed, Fault
 
 #: How often a part is tried before what stops it stops the run.
 ATTEMPTS = 3
@@ -47,7 +47,7 @@ def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: 
     out = Folder(request.out)
     with console.status("listing the pictures"):
         plan = planned(request, out, manifest, settings)
-        before = list(results.finished(out, plan))
+        before = list(output.finished(out, plan))
     _say_plan(plan, console)
     scored_before = sum(part.pictures for part in before)
     some: list[tuple[str, str]] = []
@@ -81,11 +81,11 @@ def _say_plan(plan: Plan, console: Console) -> None:
 
 def _check(out: Folder, plan: Plan) -> int:
     """Look once more that every part is there; returns the problems of all."""
-    parts = list(results.finished(out, plan))
+    parts = list(output.finished(out, plan))
     if len(parts) != plan.parts:
         raise CannotScore(f"{out.address}: {len(parts)} of {plan.parts} parts are there; run the same command again")
     problems = sum(part.problems for part in parts)
-    results.end(out, plan, problems)
+    output.end(out, plan, problems)
     return problems
 
 
@@ -140,7 +140,7 @@ class Run:
         if self._aside:
             part, reason = next(iter(self._aside.items()))
             raise CannotScore(
-                f"{len(self._aside)} parts are missing, such as {results.name_of(part)}: {DEATHS} actors died over it "
+                f"{len(self._aside)} parts are missing, such as {output.name_of(part)}: {DEATHS} actors died over it "
                 f"({reason}). The rest is there; run it again, with more memory if that is what they died of"
             )
         return first_ready_s or time.monotonic()

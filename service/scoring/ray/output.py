@@ -12,10 +12,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.parts.faults import StoreError
-from service.parts.plan import Plan
-from service.parts.stores import Folder
-from service.tables import Columns, Refused, Scored, write_parquet
+from service.scoring.ray.errors import StoreError
+from service.scoring.ray.plan import Plan
+from service.scoring.ray.store import Folder
+from service.scoring.tables import Columns, Refused, Scored, write_parquet
 
 DONE = "_done.json"
 _PREFIX, _SUFFIX = "part-", ".parquet"

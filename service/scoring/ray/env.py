@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.parts.faults import CannotScore
+from service.scoring.ray.errors import CannotScore
 
 _PATIENCE_S = 10.0
 #: A path of a socket has at most 107 bytes (unix(7)), of which Ray's own part takes up to 76.

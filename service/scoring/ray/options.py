@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service.parts.request import PART_SIZE, Duplicates
+from service.scoring.ray.request import PART_SIZE, Duplicates
 
 
 def _option(help: str, least: float | None = None) -> typer.models.OptionInfo:
