@@ -14,13 +14,13 @@ from hl7apy.core import Message
 
 from model.contract import CLASSES
 from service.config.lis import LisSettings
-from service.lis.codes import CodeMap
-from service.lis.differential import CountingRules, Tally, specimen_differential
-from service.lis.examples import REPORT
-from service.lis.hl7.results import encode_report
-from service.lis.hl7.sender import sender_of
-from service.lis.observations import observations
-from service.lis.report import Report
+from service.lis.api.examples import REPORT
+from service.lis.domain.differential import CountingRules, Tally, specimen_differential
+from service.lis.domain.report import Report
+from service.lis.exchange.code_map import CodeMap
+from service.lis.exchange.hl7.header import sender_of
+from service.lis.exchange.hl7.results import encode_report
+from service.lis.exchange.observations import observations
 
 ROUNDS = 30
 

@@ -33,8 +33,8 @@ from service.concurrency.thread_pools import TELEMETRY
 from service.config.http import networks_of
 from service.config.settings import Settings, SettingsError
 from service.inference.registry import Models
-from service.lis import cell_routes
-from service.lis import routes as specimen_routes
+from service.lis.api import cell_routes
+from service.lis.api import routes as specimen_routes
 from service.runtime.loader import opened
 from service.runtime.session import Session
 from service.telemetry.metrics import Metrics

@@ -131,11 +131,11 @@ def _faults_of_the_laboratory(settings: Settings) -> Iterator[str]:
     """What its start would fail by. What it would warn of is printed."""
     if settings.lis.database is None:
         return
-    from service.lis import checks  # its libraries take 40 MB
+    from service.lis import config_checks  # its libraries take 40 MB
 
-    for warning in checks.warnings(settings.lis):
+    for warning in config_checks.warnings(settings.lis):
         typer.echo(f"marrowlens: warning: {warning}", err=True)
-    yield from checks.faults(settings.lis)
+    yield from config_checks.faults(settings.lis)
 
 
 def _faults_of_the_model(settings: Settings) -> Iterator[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from model.contract import CLASSES
-from service.lis.database import Database
+from service.lis.storage.database import Database
 from stress.process import serving
 from stress.results import Result, Shown, Table
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from model.contract import CLASSES, Manifest, read_manifest
 from service.auth.identity import Actor, Identity
-from service.lis.database import Database
-from service.lis.desk import Desk
-from service.lis.differential import CountingRules
-from service.lis.documents import OpenSpecimen, SignSpecimen
-from service.lis.report import Patient, Report
-from service.lis.sent import SentCell, Suggestion
-from service.lis.signing import Channel
+from service.lis.domain.classified_cell import SentCell, Suggestion
+from service.lis.domain.differential import CountingRules
+from service.lis.domain.report import Patient, Report
+from service.lis.domain.signing import Channel
+from service.lis.schemas import OpenSpecimen, SignSpecimen
+from service.lis.storage.database import Database
+from service.lis.use_cases import Desk
 
 CODES = tuple(cell_class.code for cell_class in CLASSES)
 

@@ -5,15 +5,15 @@ from typing import Any
 
 from model.contract import CLASSES, CellClass
 from service.config.lis import LisSettings
-from service.lis.differential import CountingRules, Tally, specimen_differential
-from service.lis.hl7.acknowledging import Outcome, Stamp, acknowledgements
-from service.lis.hl7.orders import check_header, read_orders
-from service.lis.hl7.reading import Header, read_header
-from service.lis.hl7.results import encode_report
-from service.lis.hl7.sender import Sender, sender_of
-from service.lis.observations import PANEL, Coded
-from service.lis.orders import OrderRefused
-from service.lis.report import Order, Patient, Report, ReportModel, ReportStatus
+from service.lis.domain.differential import CountingRules, Tally, specimen_differential
+from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
+from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, acknowledgements
+from service.lis.exchange.hl7.header import Sender, sender_of
+from service.lis.exchange.hl7.orders import check_header, read_orders
+from service.lis.exchange.hl7.reader import Header, read_header
+from service.lis.exchange.hl7.results import encode_report
+from service.lis.exchange.observations import PANEL, Coded
+from service.lis.exchange.orders import OrderRefused
 
 #: A few classes, so that a message fits on a page; ART is not counted, the model does not know ABE.
 FEW = tuple(each for each in CLASSES if each.code in ("ABE", "ART", "BLA", "EBO", "NGS"))

@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from model.contract import CLASSES
-from service.lis.differential import CountingRules, Tally, specimen_differential
-from service.lis.report import Order, Patient, Report, ReportModel, ReportStatus, SpecimenDifferential
+from service.lis.domain.differential import CountingRules, Tally, specimen_differential
+from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus, SpecimenDifferential
 
 UNSUPPORTED = ("ABE", "FGC", "HAC", "LYI")
 COUNTS = {"BLA": 12, "PMO": 20, "MYB": 61, "MMZ": 44, "NGB": 70, "NGS": 90, "EOS": 14, "BAS": 1, "MON": 9, "ART": 31}

@@ -24,10 +24,10 @@ from typer.testing import CliRunner
 from service.auth.api_keys import KeysRefused, read_keys
 from service.auth.identity import MAX_NAME, NameRefused, checked_name
 from service.cli import app as command_line
-from service.lis import audit
-from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer
-from service.lis.report import Order, Patient
-from service.lis.tables import AuditHeadRow, AuditRow
+from service.lis.domain.report import Order, Patient
+from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer
+from service.lis.storage import audit
+from service.lis.storage.tables import AuditHeadRow, AuditRow
 
 FRONT, SCANNER = "mlk_front", "mlk_scanner"
 #: Each with what it is, as the problem has to say it.

@@ -30,10 +30,10 @@ from service.config.lis import LisSettings
 from service.config.settings import Settings
 from service.inference.classifier import Classifier
 from service.inference.registry import Models
-from service.lis import outbox
-from service.lis.delivery import Worker
-from service.lis.kept import KeptPictures
-from service.lis.mllp.listener import OrderListener
+from service.lis.exchange.delivery import Worker
+from service.lis.exchange.mllp.listener import OrderListener
+from service.lis.picture_store import KeptPictures
+from service.lis.storage import outbox
 from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import opened
 from service.runtime.session import open_session

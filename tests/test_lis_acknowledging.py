@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from laboratory import OBR, ORC, PID, SENT, SPM, answer, order
 
-from service.lis.hl7.acknowledging import Outcome, Stamp, acknowledgements
-from service.lis.hl7.reading import Header, MessageRejected
-from service.lis.orders import OrderRefused
+from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, acknowledgements
+from service.lis.exchange.hl7.reader import Header, MessageRejected
+from service.lis.exchange.orders import OrderRefused
 
 OML21 = "OML^O21^OML_O21"
 ORM = "ORM^O01"

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reported import PATIENT, report, reports
 
-from service.lis.astm import AstmForm, encode_report, escaped, plain
-from service.lis.astm_frames import frames, latin
-from service.lis.codes import CodeMap
-from service.lis.observations import observations
-from service.lis.report import Order, Report, ReportStatus
+from service.lis.domain.report import Order, Report, ReportStatus
+from service.lis.exchange.astm.frames import frames, latin
+from service.lis.exchange.astm.records import AstmForm, encode_report, escaped, plain
+from service.lis.exchange.code_map import CodeMap
+from service.lis.exchange.observations import observations
 
 CODES = CodeMap.load()
 FORM = AstmForm(zone=UTC)

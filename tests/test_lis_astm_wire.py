@@ -11,13 +11,13 @@ from astm_peer import AstmReceiver, astm_receiver
 from loopback import Serve, loopback
 from reported import differential, report
 
-from service.lis.astm import AstmForm, encode_report
-from service.lis.astm_frames import frames
-from service.lis.astm_wire import TRIES, AstmWire
-from service.lis.codes import CodeMap
-from service.lis.observations import observations
-from service.lis.report import Report
-from service.lis.wire import NoAnswer
+from service.lis.domain.report import Report
+from service.lis.exchange.astm.frames import frames
+from service.lis.exchange.astm.records import AstmForm, encode_report
+from service.lis.exchange.astm.transport import TRIES, AstmWire
+from service.lis.exchange.code_map import CodeMap
+from service.lis.exchange.observations import observations
+from service.lis.exchange.transport import NoAnswer
 
 ENQ, ACK, NAK, EOT = b"\x05", b"\x06", b"\x15", b"\x04"
 PAGE = Path("docs/astm.md").read_text(encoding="utf-8")

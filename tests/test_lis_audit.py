@@ -11,10 +11,10 @@ from lab import by, desk, manifest, sent, signing, wish
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from service.lis import audit, audit_checks
-from service.lis.desk import Desk
-from service.lis.documents import CellReading, ReadCells, WithReason
-from service.lis.tables import AuditHeadRow, AuditRow, ReportRow
+from service.lis.schemas import CellReading, ReadCells, WithReason
+from service.lis.storage import audit, audit_checks
+from service.lis.storage.tables import AuditHeadRow, AuditRow, ReportRow
+from service.lis.use_cases import Desk
 
 
 @pytest.fixture

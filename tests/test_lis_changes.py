@@ -7,9 +7,9 @@ import pytest
 from lab import by, desk, manifest, sent, signing, wish
 
 from service.errors import ReportedAlready
-from service.lis.desk import Desk
-from service.lis.documents import ChangeSpecimen, ReportSpecimen, WithReason
-from service.lis.report import Order, Patient
+from service.lis.domain.report import Order, Patient
+from service.lis.schemas import ChangeSpecimen, ReportSpecimen, WithReason
+from service.lis.use_cases import Desk
 
 ANOTHER = Patient(identifier="P-2")
 

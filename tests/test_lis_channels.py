@@ -5,9 +5,9 @@ from laboratory import report
 
 from model.contract import CLASSES
 from service.config.lis import LisSettings
-from service.lis.codes import CodeMap
-from service.lis.receivers import receivers
-from service.lis.report import Report, ReportStatus
+from service.lis.domain.report import Report, ReportStatus
+from service.lis.exchange.channels import receivers
+from service.lis.exchange.code_map import CodeMap
 
 LIS = LisSettings(hl7_to="127.0.0.1:9", fhir_url="http://127.0.0.1:9/fhir", astm_to="127.0.0.1:9")
 COUNTS = {"LYT": 30, "BLA": 10, "EBO": 60}

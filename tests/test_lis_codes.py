@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from model.contract import CLASSES, CellClass
-from service.lis.codes import BUNDLED, CodeMap, CodeTableError, has_check_digit
 from service.lis.codes_command import codes
-from service.lis.observations import METHOD, PANEL, Coded
+from service.lis.exchange.code_map import BUNDLED, CodeMap, CodeTableError, has_check_digit
+from service.lis.exchange.observations import METHOD, PANEL, Coded
 
 TEXT = BUNDLED.read_text(encoding="utf-8")
 Write = Callable[[str], Path]

@@ -9,8 +9,8 @@ from databases import Postgres, free_port
 from sqlalchemy import text
 
 from service.errors import StorageUnavailable
-from service.lis.database import Database, DatabaseFailed, DatabaseRefused
-from service.lis.tables import SpecimenRow, Table
+from service.lis.storage.database import Database, DatabaseFailed, DatabaseRefused
+from service.lis.storage.tables import SpecimenRow, Table
 
 
 def opened(url: str) -> Database:

@@ -12,12 +12,12 @@ from laboratory import OBR, ORC, PID, SPM, answer, order
 from pydantic import TypeAdapter, ValidationError
 from serving import client, refused
 
-from service.lis import astm
-from service.lis.hl7.orders import read_orders
-from service.lis.hl7.reading import read_header
-from service.lis.hl7.times import read_day, read_zone
-from service.lis.orders import OrderRefused
-from service.lis.report import CollectedAt, Moment
+from service.lis.domain.report import CollectedAt, Moment
+from service.lis.exchange.astm import records
+from service.lis.exchange.hl7.orders import read_orders
+from service.lis.exchange.hl7.reader import read_header
+from service.lis.exchange.hl7.times import read_day, read_zone
+from service.lis.exchange.orders import OrderRefused
 
 OFF = [
     "0001-01-01T00:00:00+14:00",
@@ -149,4 +149,4 @@ def test_any_moment_is_kept_or_a_validation_error(moment: datetime) -> None:
 
 @pytest.mark.parametrize("year", [1, 999, 1900, 9999])
 def test_a_year_has_four_digits_in_astm(year: int) -> None:
-    assert astm._digits(date(year, 1, 2).isoformat()) == f"{year:04}0102"
+    assert records._digits(date(year, 1, 2).isoformat()) == f"{year:04}0102"

@@ -11,12 +11,12 @@ import pytest
 from lab import PLAIN, by, desk, manifest, sent, signing, wish
 from sqlalchemy.orm import Session
 
-from service.lis.database import Database
-from service.lis.delivery import Worker
-from service.lis.desk import Desk
-from service.lis.metrics import LisMetrics
-from service.lis.outbox import Retry
-from service.lis.wire import NoAnswer, Rejected
+from service.lis.exchange.delivery import Worker
+from service.lis.exchange.metrics import LisMetrics
+from service.lis.exchange.transport import NoAnswer, Rejected
+from service.lis.storage.database import Database
+from service.lis.storage.outbox import Retry
+from service.lis.use_cases import Desk
 from service.telemetry.metric_registry import Registry
 
 Answer = Callable[[str], Awaitable[str]]

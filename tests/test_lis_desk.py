@@ -19,11 +19,11 @@ from service.errors import (
     UnknownSpecimen,
     WrongState,
 )
-from service.lis.desk import Desk
-from service.lis.documents import Cell, CellReading, ChangeSpecimen, ReadCells, ReportSpecimen, WithReason
-from service.lis.report import ReportStatus
-from service.lis.sent import SentCell
-from service.lis.states import State
+from service.lis.domain.classified_cell import SentCell
+from service.lis.domain.report import ReportStatus
+from service.lis.schemas import Cell, CellReading, ChangeSpecimen, ReadCells, ReportSpecimen, WithReason
+from service.lis.storage.states import State
+from service.lis.use_cases import Desk
 
 
 @pytest.fixture

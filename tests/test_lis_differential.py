@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 from reported import report
 
 from model.contract import CLASSES
-from service.lis.differential import (
+from service.lis.domain.differential import (
     CountingRules,
     Tally,
     me_ratio,
     specimen_differential,
     term_codes,
 )
-from service.lis.observations import ME_RATIO, observations
-from service.lis.report import SpecimenDifferential
+from service.lis.domain.report import SpecimenDifferential
+from service.lis.exchange.observations import ME_RATIO, observations
 
 CODES = [cell_class.code for cell_class in CLASSES]
 RULES = CountingRules()

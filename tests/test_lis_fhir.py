@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from reported import COUNTS, MODEL, ORDER, PATIENT, UNSUPPORTED, differential, report, reports
 
-from service.lis.codes import CodeMap
-from service.lis.fhir import FhirForm, Picture, encode_report
-from service.lis.fhir_elements import moment
-from service.lis.observations import observations
-from service.lis.report import Order, Patient, Report, ReportStatus
+from service.lis.domain.report import Order, Patient, Report, ReportStatus
+from service.lis.exchange.code_map import CodeMap
+from service.lis.exchange.fhir.bundle import FhirForm, Picture, encode_report
+from service.lis.exchange.fhir.elements import moment
+from service.lis.exchange.observations import observations
 
 CODES = CodeMap.load()
 FORM = FhirForm("urn:lab:codes", {"HOSPITAL": "urn:oid:1.2.3.4"})

@@ -7,9 +7,9 @@ from typing import Any
 
 from reported import differential, report
 
-from service.lis.codes import CodeMap
-from service.lis.fhir import FhirForm, Picture, report_bundle
-from service.lis.report import ReportStatus
+from service.lis.domain.report import ReportStatus
+from service.lis.exchange.code_map import CodeMap
+from service.lis.exchange.fhir.bundle import FhirForm, Picture, report_bundle
 
 PAGE = Path("docs/fhir-bundle.md").read_text(encoding="utf-8")
 WIDTH = 116

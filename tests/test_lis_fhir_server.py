@@ -10,12 +10,12 @@ import pytest
 from fhir_peer import TOKEN, Server, sekmet
 from reported import PATIENT, differential, report
 
-from service.lis.codes import CodeMap
-from service.lis.fhir import FhirForm, Picture, encode_report
-from service.lis.fhir_wire import FhirWire
-from service.lis.observations import observations
-from service.lis.report import Report, ReportStatus
-from service.lis.wire import NoAnswer, Rejected
+from service.lis.domain.report import Report, ReportStatus
+from service.lis.exchange.code_map import CodeMap
+from service.lis.exchange.fhir.bundle import FhirForm, Picture, encode_report
+from service.lis.exchange.fhir.transport import FhirWire
+from service.lis.exchange.observations import observations
+from service.lis.exchange.transport import NoAnswer, Rejected
 
 CODES = CodeMap.load()
 FORM = FhirForm("urn:lab:codes", {"HOSPITAL": "urn:oid:1.2.3.4"})

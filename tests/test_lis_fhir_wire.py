@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from loopback import Serve, loopback
 
-from service.lis.fhir_wire import FhirWire
-from service.lis.wire import NoAnswer, Rejected
+from service.lis.exchange.fhir.transport import FhirWire
+from service.lis.exchange.transport import NoAnswer, Rejected
 
 TOKEN = "a-token-of-the-receiver"
 

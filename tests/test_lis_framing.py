@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.lis.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
+from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
 
 #: What a message may hold: anything but the bytes that frame it.
 MESSAGES = st.binary(max_size=30).map(lambda data: data.replace(b"\x0b", b"").replace(b"\x1c", b""))

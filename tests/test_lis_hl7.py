@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from laboratory import COUNTS, LOINC, PATIENT, SENT, code_of, golden, report, sender
 
 from model.contract import CLASSES
-from service.lis.hl7.charsets import encode
-from service.lis.hl7.escaping import one_kind_of_break, unescape
-from service.lis.hl7.reading import read_header, read_segments
-from service.lis.hl7.results import encode_report
-from service.lis.observations import observations
-from service.lis.report import Order, ReportModel, ReportStatus
+from service.lis.domain.report import Order, ReportModel, ReportStatus
+from service.lis.exchange.hl7.charsets import encode
+from service.lis.exchange.hl7.escaping import one_kind_of_break, unescape
+from service.lis.exchange.hl7.reader import read_header, read_segments
+from service.lis.exchange.hl7.results import encode_report
+from service.lis.exchange.observations import observations
 
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 PAGE = Path(__file__).parents[1] / "docs" / "hl7-messages.md"

@@ -7,7 +7,7 @@ import pytest
 from laboratory import OBR, ORC, PID, SPM, order
 from ordering import GOOD, Desk, line_to, listening, said, still_takes
 
-from service.lis.mllp.framing import MAX_NOISE_BYTES
+from service.lis.exchange.mllp.framing import MAX_NOISE_BYTES
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from lab import by, desk, manifest, sent, signing
 
-from service.lis.desk import Desk
-from service.lis.documents import Specimen
-from service.lis.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer
-from service.lis.report import Order, Patient
+from service.lis.domain.report import Order, Patient
+from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer
+from service.lis.schemas import Specimen
+from service.lis.use_cases import Desk
 
 ANNA = Patient(identifier="P-1", authority="HOSPITAL", family="Muster")
 BERTA = Patient(identifier="P-2", authority="HOSPITAL")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.lis.kept import KeptPictures
+from service.lis.picture_store import KeptPictures
 
 OLD_S = 1_000_000_000
 
@@ -93,6 +93,6 @@ def test_a_picture_that_is_swept_while_it_comes_again_is_kept(tmp_path: Path, mo
         path.unlink()
         utime(path)
 
-    monkeypatch.setattr("service.lis.kept.os.utime", swept)
+    monkeypatch.setattr("service.lis.picture_store.os.utime", swept)
     kept.put(f"{1:064x}", b"again")
     assert kept.get(f"{1:064x}") == b"again"

@@ -14,11 +14,11 @@ from serving import client, refused
 from sqlalchemy import select, text
 
 from service.config.lis import LisSettings
-from service.lis import audit, audit_checks
-from service.lis.database import Database
-from service.lis.documents import ChangeSpecimen
-from service.lis.report import Order, Patient
-from service.lis.tables import AuditKeyRow, AuditRow
+from service.lis.domain.report import Order, Patient
+from service.lis.schemas import ChangeSpecimen
+from service.lis.storage import audit, audit_checks
+from service.lis.storage.database import Database
+from service.lis.storage.tables import AuditKeyRow, AuditRow
 
 COMMAND = Path(sys.executable).with_name("marrowlens")
 PATIENT = {"identifier": "SECRET-100234", "family": "Canaryname", "given": "Erika", "birth_date": "1964-08-12"}

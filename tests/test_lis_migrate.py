@@ -9,7 +9,7 @@ from pathlib import Path
 from databases import Postgres, free_port, postgres
 from serving import COMMAND
 
-from service.lis.database import Database
+from service.lis.storage.database import Database
 
 
 def migrate(url: str, *words: str) -> subprocess.CompletedProcess[str]:

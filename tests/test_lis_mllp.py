@@ -9,8 +9,8 @@ from receivers import Line, scripted
 from wires import ack, oru, wire_to
 
 from service.config.lis import LisSettings
-from service.lis.mllp.wire import MllpWire
-from service.lis.wire import NoAnswer, Rejected
+from service.lis.exchange.mllp.transport import MllpWire
+from service.lis.exchange.transport import NoAnswer, Rejected
 
 
 async def test_only_the_acknowledgement_of_this_message_counts() -> None:

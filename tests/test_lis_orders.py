@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from laboratory import COLLECTED, OBR, ORC, PATIENT, PID, SECRETS, SPM, answer, order
 
-from service.lis.hl7.orders import check_header, read_orders
-from service.lis.hl7.reading import MAX_PARTS, MessageRejected, read_header
-from service.lis.orders import IncomingOrder, OrderAction, OrderRefused
-from service.lis.report import Order
+from service.lis.domain.report import Order
+from service.lis.exchange.hl7.orders import check_header, read_orders
+from service.lis.exchange.hl7.reader import MAX_PARTS, MessageRejected, read_header
+from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused
 
 OML21 = "OML^O21^OML_O21"
 ORM = "ORM^O01"

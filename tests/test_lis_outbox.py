@@ -9,13 +9,13 @@ import pytest
 from lab import by, desk, manifest, plainly, sent, signing, wish
 from sqlalchemy import select, update
 
-from service.lis import outbox
-from service.lis.desk import Desk
-from service.lis.documents import ReportSpecimen, WithReason
-from service.lis.outbox import Claimed, Retry
-from service.lis.signing import Channel
-from service.lis.states import MessageState
-from service.lis.tables import MessageRow, ReportRow
+from service.lis.domain.signing import Channel
+from service.lis.schemas import ReportSpecimen, WithReason
+from service.lis.storage import outbox
+from service.lis.storage.outbox import Claimed, Retry
+from service.lis.storage.states import MessageState
+from service.lis.storage.tables import MessageRow, ReportRow
+from service.lis.use_cases import Desk
 
 LEASE = timedelta(minutes=5)
 RETRY = Retry(first_s=1, most_s=60)

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from service.cli import app as command_line
 from service.errors import StorageUnavailable
-from service.lis.database import Database, DatabaseRefused
-from service.lis.postgres_tls import UnsafeConnection, secured
+from service.lis.storage.database import Database, DatabaseRefused
+from service.lis.storage.postgres_tls import UnsafeConnection, secured
 
 ELSEWHERE = "postgresql+psycopg://user:word@db.example/lab"
 HERE = "postgresql+psycopg://user:word@127.0.0.1/lab"

@@ -12,8 +12,8 @@ from receivers import Receiver, certificates, hl7apy_receiver, node_receiver
 from wires import oru, wire_to
 
 from service.config.lis import LisSettings
-from service.lis.mllp.wire import MllpWire
-from service.lis.wire import NoAnswer, Rejected
+from service.lis.exchange.mllp.transport import MllpWire
+from service.lis.exchange.transport import NoAnswer, Rejected
 
 NODE_RECEIVERS = ["simple-hl7-receiver.js", "node-hl7-receiver.js"]
 

@@ -17,13 +17,13 @@ from receivers import Line, scripted
 from test_lis_fhir_wire import MESSAGE
 from wires import ack, oru, wire_to
 
-from service.lis import outbox
-from service.lis.astm_wire import AstmWire
-from service.lis.documents import ReportSpecimen
-from service.lis.fhir_wire import MAX_ANSWER_BYTES, FhirWire
-from service.lis.mllp.wire import MAX_OTHERS
-from service.lis.outbox import MAX_REPLY
-from service.lis.wire import NoAnswer
+from service.lis.exchange.astm.transport import AstmWire
+from service.lis.exchange.fhir.transport import MAX_ANSWER_BYTES, FhirWire
+from service.lis.exchange.mllp.transport import MAX_OTHERS
+from service.lis.exchange.transport import NoAnswer
+from service.lis.schemas import ReportSpecimen
+from service.lis.storage import outbox
+from service.lis.storage.outbox import MAX_REPLY
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\n"

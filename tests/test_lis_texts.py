@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laboratory import PATIENT, code_of, report, sender
 
-from service.lis import astm, fhir
-from service.lis.astm_frames import frames, latin
-from service.lis.fhir_elements import text as fhir_text
-from service.lis.hl7.charsets import CODECS, encode
-from service.lis.hl7.escaping import one_kind_of_break, unescape
-from service.lis.hl7.results import encode_report
-from service.lis.hl7.segments import components, segment, text
-from service.lis.report import Order, Report, ReportModel, ReportStatus
+from service.lis.domain.report import Order, Report, ReportModel, ReportStatus
+from service.lis.exchange.astm import records
+from service.lis.exchange.astm.frames import frames, latin
+from service.lis.exchange.fhir import bundle
+from service.lis.exchange.fhir.elements import text as fhir_text
+from service.lis.exchange.hl7.charsets import CODECS, encode
+from service.lis.exchange.hl7.escaping import one_kind_of_break, unescape
+from service.lis.exchange.hl7.results import encode_report
+from service.lis.exchange.hl7.segments import components, segment, text
 
 SENT = report().created_at
 #: Every character of every kind: halves of surrogate pairs, codes that are no characters, and what looks like ours.
@@ -92,22 +93,22 @@ def test_every_character_stands_in_hl7_as_itself_or_as_a_question_mark(charset: 
 @given(FILLED)
 def test_no_text_changes_the_records_fields_or_components_of_astm(words: dict[str, str]) -> None:
     one_line = words | {name: " ".join(words[name].splitlines()) for name in ("comment", "correction")}
-    found = astm.encode_report(said(one_line), code_of, astm.AstmForm(), "c-1")
-    plain = astm.encode_report(said(PLAIN), code_of, astm.AstmForm(), "c-1")
+    found = records.encode_report(said(one_line), code_of, records.AstmForm(), "c-1")
+    plain = records.encode_report(said(PLAIN), code_of, records.AstmForm(), "c-1")
     data = b"".join(frames(found))
     for mark in ("\r", "|", "^", "\\"):
         assert found.count(mark) == plain.count(mark), mark
     assert not [char for char in found.replace("\r", "") if ord(char) < 32 or 127 <= ord(char) < 160]
     for record in found.split("\r")[1:-1]:
         assert record.encode("latin-1")[:200] in data
-    assert astm.plain(found.split("\r")[2].split("|")[2]) == latin(words["number"])
+    assert records.plain(found.split("\r")[2].split("|")[2]) == latin(words["number"])
 
 
 def test_every_character_stands_in_astm_as_its_fold() -> None:
     for start in range(0, len(EVERYTHING), 4096):
         words = ".".join(EVERYTHING[start : start + 4096])
-        written = astm.escaped(words)
-        assert astm.plain(written) == latin(words) == latin(latin(words))
+        written = records.escaped(words)
+        assert records.plain(written) == latin(words) == latin(latin(words))
         assert latin(words).count(".") >= 4095  # U+2024 and the like are no full stops, but those of another width are
         assert not [char for char in written if char in "|^\\" or ord(char) < 32 or 127 <= ord(char) < 160]
         assert written.encode("latin-1") in _joined(frames(f"{written}\r"))
@@ -130,7 +131,7 @@ def _joined(sent: Iterator[bytes]) -> bytes:
 )
 def test_astm_folds_before_it_escapes_and_never_to_another_value(words: str, fold: str) -> None:
     assert latin(words) == fold
-    assert not set(astm.escaped(words)) & set("|^\\")
+    assert not set(records.escaped(words)) & set("|^\\")
 
 
 def test_a_message_that_an_earlier_version_wrote_gets_no_delimiter_in_its_frame() -> None:
@@ -141,9 +142,9 @@ def test_a_message_that_an_earlier_version_wrote_gets_no_delimiter_in_its_frame(
 @settings(max_examples=40)
 @given(FILLED)
 def test_no_text_changes_the_shape_of_a_bundle(words: dict[str, str]) -> None:
-    form = fhir.FhirForm("urn:lab:codes")
-    found = orjson.loads(fhir.encode_report(said(words), code_of, form))
-    assert shape(found) == shape(orjson.loads(fhir.encode_report(said(PLAIN), code_of, form)))
+    form = bundle.FhirForm("urn:lab:codes")
+    found = orjson.loads(bundle.encode_report(said(words), code_of, form))
+    assert shape(found) == shape(orjson.loads(bundle.encode_report(said(PLAIN), code_of, form)))
     written = json.dumps(found, ensure_ascii=False)
     assert not [code for code in ("\\u00", "\\ud", "\ufffe", "\uffff", '"div"') if code in written]
     patient = found["entry"][0]["resource"]

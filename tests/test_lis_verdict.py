@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from laboratory import SECRETS
 
-from service.lis.hl7.verdict import read_acknowledgement
-from service.lis.wire import NoAnswer, Rejected
+from service.lis.exchange.hl7.ack_parser import read_acknowledgement
+from service.lis.exchange.transport import NoAnswer, Rejected
 
 ACK = "MSH|^~\\&|LIS|LAB|M|L|20260504||ACK^R01^ACK|9|P|{version}\rMSA|{code}|{about}|{words}\r{err}"
 

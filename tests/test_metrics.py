@@ -14,8 +14,8 @@ from model.drift_distance import Reading
 from service.api.problems import TABLE
 from service.config.lis import LisSettings
 from service.inference.classifier import _OUTCOMES
-from service.lis.metrics import LisMetrics
-from service.lis.outbox import Depth
+from service.lis.exchange.metrics import LisMetrics
+from service.lis.storage.outbox import Depth
 from service.metrics_page import page, sections, values_of
 from service.telemetry.item_timing import FlushReason
 from service.telemetry.metric_registry import Declared
@@ -174,8 +174,8 @@ def test_every_value_that_is_counted_is_declared() -> None:
     def values(name: str, label: str) -> set[str]:
         return set(values_of(DECLARED[name], label))
 
-    routes = Path("service/lis/routes.py").read_text() + Path("service/lis/cell_routes.py").read_text()
-    receivers = Path("service/lis/receivers.py").read_text()
+    routes = Path("service/lis/api/routes.py").read_text() + Path("service/lis/api/cell_routes.py").read_text()
+    receivers = Path("service/lis/exchange/channels.py").read_text()
     assert values("marrowlens_refusals_total", "reason") == {kind.name for _, kind in TABLE}
     assert values("marrowlens_pictures_total", "outcome") == {name for _, name in _OUTCOMES} | {"answered", "failed"}
     assert values("marrowlens_batches_total", "reason") == set(get_args(FlushReason))

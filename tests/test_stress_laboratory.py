@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from laboratory import report, sender
 
 from model.contract import CLASSES
-from service.lis.codes import CodeMap
-from service.lis.hl7.results import encode_report
-from service.lis.report import Patient, ReportStatus
+from service.lis.domain.report import Patient, ReportStatus
+from service.lis.exchange.code_map import CodeMap
+from service.lis.exchange.hl7.results import encode_report
 from stress import browsing
 from stress.laboratory import laboratory
 from stress.received import Signed, faults, messages

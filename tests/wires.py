@@ -6,10 +6,10 @@ from typing import Any
 from laboratory import SENT, code_of, report
 
 from service.config.lis import LisSettings
-from service.lis.hl7.results import encode_report
-from service.lis.hl7.sender import sender_of
-from service.lis.mllp.wire import MllpWire
-from service.lis.wire import Wire
+from service.lis.exchange.hl7.header import sender_of
+from service.lis.exchange.hl7.results import encode_report
+from service.lis.exchange.mllp.transport import MllpWire
+from service.lis.exchange.transport import Wire
 
 
 @asynccontextmanager

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from service.lis import audit, audit_checks
-from service.lis.audit import End
-from service.lis.tables import AuditRow
+from service.lis.storage import audit, audit_checks
+from service.lis.storage.audit import End
+from service.lis.storage.tables import AuditRow
 from service.lis.terminal import open_session, stop
 
 FAULTS = 1

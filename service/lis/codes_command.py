@@ -16,8 +16,8 @@ from rich.table import Table
 from model import csv_file
 from model.contract import ArtefactError
 from service.config.settings import Settings, SettingsError, read_settings
-from service.lis.codes import CodeMap, CodeTableError, Sent
-from service.lis.observations import Coded
+from service.lis.exchange.code_map import CodeMap, CodeTableError, Sent
+from service.lis.exchange.observations import Coded
 from service.runtime.artifact import bundled_artefact, manifest_beside
 from service.runtime.loader import voucher
 

@@ -16,18 +16,19 @@ from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 from service.config.lis import LIS_PREFIX, LaboratoryRefused
 from service.config.settings import Settings
 from service.errors import StorageUnavailable
-from service.lis import checks, outbox
-from service.lis.codes import CodeMap, CodeTableError
-from service.lis.database import Database, DatabaseRefused
-from service.lis.delivery import Worker, age_s
-from service.lis.desk import Desk
-from service.lis.differential import CountingRules, term_codes
-from service.lis.kept import KeptPictures
-from service.lis.metrics import Action, LisMetrics
-from service.lis.mllp.listener import OrderListener
-from service.lis.orders import IncomingOrder, MessageIdentity, OrderRefused
-from service.lis.outbox import Retry
-from service.lis.receivers import Receiver, receivers
+from service.lis import config_checks
+from service.lis.domain.differential import CountingRules, term_codes
+from service.lis.exchange.channels import Receiver, receivers
+from service.lis.exchange.code_map import CodeMap, CodeTableError
+from service.lis.exchange.delivery import Worker, age_s
+from service.lis.exchange.metrics import Action, LisMetrics
+from service.lis.exchange.mllp.listener import OrderListener
+from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderRefused
+from service.lis.picture_store import KeptPictures
+from service.lis.storage import outbox
+from service.lis.storage.database import Database, DatabaseRefused
+from service.lis.storage.outbox import Retry
+from service.lis.use_cases import Desk
 from service.telemetry.metric_registry import Registry
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Laboratory:
             return
         with _refusing("DATABASE"):
             self._database.migrate()
-            for warning in checks.warnings(self._settings.lis):
+            for warning in config_checks.warnings(self._settings.lis):
                 log.warning("%s", warning)
         with _refusing("HL7_LISTEN"):
             if self._listener is not None:

@@ -12,7 +12,7 @@ import typer
 
 from service.config.settings import SettingsError, read_settings
 from service.errors import StorageUnavailable
-from service.lis.database import Database, DatabaseRefused
+from service.lis.storage.database import Database, DatabaseRefused
 
 NOT_YET = 1
 #: Bad settings, or a database that does not answer or is not ours.

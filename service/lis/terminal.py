@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.auth.identity import Actor, Identity, NameRefused, checked_name
 from service.config.settings import Settings, SettingsError, read_settings
 from service.errors import StorageUnavailable
-from service.lis.database import Database, DatabaseRefused
+from service.lis.storage.database import Database, DatabaseRefused
 
 #: Exit code of bad settings, or a database that does not answer.
 CANNOT = 2

@@ -1,0 +1,147 @@
+"""The differential of one specimen as a laboratory reads it: classes, lineages, M:E ratio, progress. Pure, no I/O.
+
+Knows how cells read by a person and cells only suggested by the model are counted together, and what still waits for
+a person. Does not know pictures, storage, messages or who signs. ICSH 2008 (Lee et al., Int J Lab Hematol 30:349).
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+from model.contract import CellClass, Lineage
+from service.api.responses import class_share
+from service.api.schemas import ClassCount
+from service.inference.differential import Differential, differential, wilson_interval
+from service.lis.domain.report import LineageShare, MyeloidErythroidRatio, SpecimenDifferential
+
+
+@dataclass(frozen=True, slots=True)
+class CountedCell:
+    """One cell as it enters the count: the class it stands under now, and why a person should still look at it."""
+
+    code: str
+    read: bool
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class CountingRules:
+    """How a laboratory counts: everything about a differential that is a choice.
+
+    `myeloid` and `erythroid` are the two terms of the M:E ratio: names of lineages and codes of classes.
+    """
+
+    target_cells: int = 500
+    count_other: bool = False
+    review_below: float = 0.8
+    myeloid: tuple[str, ...] = ("granulocytic", "monocytic")
+    erythroid: tuple[str, ...] = ("erythroid",)
+
+    def waits(self, cell: CountedCell, unsupported: Collection[str]) -> bool:
+        """Whether a cell is in the review list: no person has read it, and the model is unsure or claims nothing."""
+        return not cell.read and (cell.probability < self.review_below or cell.code in unsupported)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How often each class was given, and how many of the cells a person read or still has to read."""
+
+    codes: Mapping[str, int] = field(default_factory=dict)
+    read: int = 0
+    waiting: int = 0
+
+
+def specimen_differential(
+    counts: Tally, classes: Sequence[CellClass], unsupported: Sequence[str], rules: CountingRules
+) -> SpecimenDifferential:
+    """The differential of all cells of a specimen.
+
+    A class that the model does not support is no measurement while there are cells that only the model has seen: one
+    of them may be such a cell under another name. Once a person has read every cell, every class is measured.
+
+    Raises:
+        ValueError: a code that is no class, or a term of the M:E ratio that is neither a lineage nor a class.
+    """
+    cells = sum(counts.codes.values())
+    open_classes = tuple(unsupported) if counts.read < cells else ()
+    found = differential(counts.codes, tuple(classes), unsupported=open_classes, count_other=rules.count_other)
+    return SpecimenDifferential(
+        cells=cells,
+        counted=found.counted,
+        target_cells=rules.target_cells,
+        to_go=max(0, rules.target_cells - found.counted),
+        read_by_person=counts.read,
+        waiting_review=counts.waiting,
+        classes=[class_share(share) for share in found.shares],
+        excluded=[
+            ClassCount(code=left.code, name=left.name, count=count, supported=left.code not in open_classes)
+            for left, count in found.excluded
+        ],
+        lineages=_lineages(found, open_classes),
+        me_ratio=me_ratio(counts.codes, classes, rules, open_classes),
+        unsupported=list(open_classes),
+        count_other=rules.count_other,
+    )
+
+
+def me_ratio(
+    codes: Mapping[str, int], classes: Sequence[CellClass], rules: CountingRules, open_classes: Collection[str] = ()
+) -> MyeloidErythroidRatio:
+    """Myeloid cells for each erythroid cell, with the 95 % interval that Wilson's gives for m of m + e cells.
+
+    Without an interval where one of the open classes, those that are no measurement, stands in a term.
+
+    Raises:
+        ValueError: a term that is neither a lineage nor a class.
+    """
+    above, below = term_codes(rules.myeloid, classes), term_codes(rules.erythroid, classes)
+    myeloid, erythroid = (sum(codes.get(code, 0) for code in term) for term in (above, below))
+    supported = not {*above, *below} & set(open_classes)
+    formula = f"({' + '.join(rules.myeloid)}) / ({' + '.join(rules.erythroid)})"
+    if not erythroid:  # no ratio: not infinite, not known
+        return MyeloidErythroidRatio(supported=supported, myeloid=myeloid, erythroid=0, formula=formula)
+    low, high = wilson_interval(myeloid, myeloid + erythroid)
+    return MyeloidErythroidRatio(
+        supported=supported,
+        myeloid=myeloid,
+        erythroid=erythroid,
+        value=myeloid / erythroid,
+        low=low / (1 - low) if supported else None,
+        high=high / (1 - high) if supported else None,
+        formula=formula,
+    )
+
+
+def term_codes(term: Sequence[str], classes: Sequence[CellClass]) -> list[str]:
+    """The classes of one term of the M:E ratio, each once, in logit order.
+
+    Raises:
+        ValueError: a name that is neither a lineage, which may have no class here, nor a class.
+    """
+    known = {cell_class.code for cell_class in classes} | set(get_args(Lineage))
+    unknown = sorted(set(term) - known)
+    if unknown:
+        raise ValueError(f"{unknown[0]} in the M:E ratio is neither a lineage nor a class: {', '.join(sorted(known))}")
+    return [each.code for each in classes if each.code in term or each.lineage in term]
+
+
+def _lineages(found: Differential, open_classes: Collection[str]) -> list[LineageShare]:
+    counts: Counter[str] = Counter()
+    for share in found.shares:
+        counts[share.cell_class.lineage] += share.count
+    unmeasured = {share.cell_class.lineage for share in found.shares if share.cell_class.code in open_classes}
+    return [
+        _lineage_share(lineage, count, found.counted, supported=lineage not in unmeasured)
+        for lineage, count in counts.items()
+    ]
+
+
+def _lineage_share(lineage: str, count: int, total: int, *, supported: bool) -> LineageShare:
+    if not total:
+        return LineageShare(lineage=lineage, supported=supported, count=0)
+    percent = 100 * count / total
+    if not supported:
+        return LineageShare(lineage=lineage, supported=False, count=count, percent=percent)
+    low, high = wilson_interval(count, total)
+    return LineageShare(lineage=lineage, supported=True, count=count, percent=percent, low=100 * low, high=100 * high)

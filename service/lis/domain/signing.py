@@ -1,0 +1,201 @@
+"""From a counted specimen to a report that stands: preliminary, signed, or signed again after an amendment.
+
+The ONE place where a report is written, together with its messages and its line in the audit trail: all of it or
+nothing. Knows who may sign what when. Does not know how messages look (`Channel.encode`) nor how they travel.
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from uuid import uuid4
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.auth.identity import Actor
+from service.errors import NotReviewed, UnknownSpecimen
+from service.lis.domain import cells
+from service.lis.domain.cells import Counted
+from service.lis.domain.differential import CountingRules, specimen_differential
+from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus, SpecimenDifferential
+from service.lis.storage import audit, outbox
+from service.lis.storage.states import State
+from service.lis.storage.tables import CellRow, ReportRow, SpecimenRow
+
+
+class Example(NamedTuple):
+    """A cell that stands for its class where pictures are sent with a report."""
+
+    code: str
+    place: int
+    sha256: str
+
+
+Examples = Sequence[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One receiver of reports. `encode` takes the report, examples if it sends pictures, and a control id."""
+
+    name: str
+    encode: Callable[[Report, Examples, str], str]
+    retry_for: timedelta
+    sends_pictures: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who signs, and what is said with it."""
+
+    by: Actor
+    comment: str | None = None
+    accept_unread: bool = False
+
+
+def differential_of(specimen: SpecimenRow, found: Counted, rules: CountingRules) -> SpecimenDifferential:
+    """The differential as it stands; before the first cell it has no classes."""
+    here = replace(rules, target_cells=specimen.target_cells)
+    if not found.classes:
+        here = replace(here, myeloid=(), erythroid=())
+    return specimen_differential(found.tally, found.classes, found.unsupported, here)
+
+
+def preliminary(
+    session: Session, specimen: SpecimenRow, by: Actor, rules: CountingRules, channels: Sequence[Channel]
+) -> Report:
+    """Report a locked, open specimen as it stands, signed by nobody.
+
+    Raises:
+        NotReviewed: not one cell is counted.
+    """
+    return _written(session, specimen, ReportStatus.PRELIMINARY, Signature(by), rules, channels)
+
+
+def sign(
+    session: Session, specimen: SpecimenRow, signature: Signature, rules: CountingRules, channels: Sequence[Channel]
+) -> Report:
+    """Sign a locked specimen that is open or amended.
+
+    Raises:
+        NotReviewed: not one cell is counted; or cells wait for a person and the signer does not say that he knows.
+    """
+    status = ReportStatus.CORRECTED if specimen.state == State.AMENDING else ReportStatus.FINAL
+    report = _written(session, specimen, status, signature, rules, channels)
+    specimen.state = State.SIGNED
+    return report
+
+
+def _written(
+    session: Session,
+    specimen: SpecimenRow,
+    status: ReportStatus,
+    signature: Signature,
+    rules: CountingRules,
+    channels: Sequence[Channel],
+) -> Report:
+    found = cells.counted(session, specimen, rules)
+    differential = differential_of(specimen, found, rules)
+    signed = status is not ReportStatus.PRELIMINARY
+    _check(differential, signed=signed, accept_unread=signature.accept_unread)
+    specimen.reports += 1
+    specimen.revision += 1
+    now = datetime.now(UTC)
+    report = Report(
+        id=uuid4().hex,
+        specimen_id=specimen.id,
+        version=specimen.reports,
+        status=status,
+        number=specimen.number,
+        patient=Patient.model_validate(specimen.patient),
+        order=Order.model_validate(specimen.order),
+        collected_at=specimen.collected_at,
+        differential=differential,
+        megakaryocytes=specimen.megakaryocytes,
+        models=[ReportModel(name=each.name, version=each.version, sha256=each.sha256) for each in found.models],
+        created_at=now,
+        signed_by=signature.by.name if signed else None,
+        comment=signature.comment,
+        correction=specimen.correction if status is ReportStatus.CORRECTED else None,
+    )
+    _store(session, specimen, report, signature.by, channels)
+    return report
+
+
+def _store(session: Session, specimen: SpecimenRow, report: Report, by: Actor, channels: Sequence[Channel]) -> None:
+    document = report.json_bytes().decode()
+    row = ReportRow(
+        id=report.id,
+        specimen=specimen.row,
+        version=report.version,
+        status=report.status,
+        document=document,
+        created_at=report.created_at,
+    )
+    session.add(row)
+    session.flush()
+    examples = _examples(session, specimen) if any(channel.sends_pictures for channel in channels) else ()
+    messages: dict[str, str] = {}
+    for channel in channels:
+        control_id = secrets.token_hex(10)  # MSH-10 takes 20 characters
+        message = channel.encode(report, examples, control_id)
+        outbox.put(session, row, channel.name, control_id, message, channel.retry_for)
+        messages[control_id] = audit.digest(message)
+    audit.record(
+        session,
+        by,
+        "report" if report.signed_by is None else "sign",
+        specimen.id,
+        report=report.id,
+        report_sha256=audit.digest(document),
+        status=report.status,
+        version=report.version,
+        models=[model.sha256 for model in report.models],
+        messages=messages,
+        revision=specimen.revision,
+    )
+
+
+def _check(differential: SpecimenDifferential, *, signed: bool, accept_unread: bool) -> None:
+    if not differential.counted:
+        raise NotReviewed("not one cell is counted: there is nothing to report")
+    if signed and differential.waiting_review and not accept_unread:
+        raise NotReviewed(
+            f"{differential.waiting_review} cells wait for a person; read them, or sign with accept_unread=true: the "
+            "report then says how many were not read"
+        )
+
+
+def _examples(session: Session, specimen: SpecimenRow) -> Examples:
+    """The cell of each class that a person read, or else the one that the model was surest of."""
+    ranked = (
+        select(CellRow.code, CellRow.place, CellRow.sha256)
+        .where(CellRow.specimen == specimen.row)
+        .order_by(CellRow.code, CellRow.read_by.is_(None), CellRow.probability.desc(), CellRow.place)
+    )
+    best: dict[str, Example] = {}
+    for row in session.execute(ranked):
+        best.setdefault(row.code, Example(*row))
+    return list(best.values())
+
+
+def report_of(session: Session, specimen: SpecimenRow, version: int) -> ReportRow:
+    """One version of a specimen's report.
+
+    Raises:
+        UnknownSpecimen: there is none of that version.
+    """
+    wanted = select(ReportRow).where(ReportRow.specimen == specimen.row, ReportRow.version == version)
+    row = session.scalars(wanted).one_or_none()
+    if row is None:
+        raise UnknownSpecimen("report")
+    return row
+
+
+def reports_of(session: Session, specimen: SpecimenRow) -> Sequence[ReportRow]:
+    """All versions of a specimen's report, the first first."""
+    return session.scalars(
+        select(ReportRow).where(ReportRow.specimen == specimen.row).order_by(ReportRow.version)
+    ).all()

@@ -1,0 +1,136 @@
+"""Reports to a FHIR server: one transaction, one answer. Implements `wire.Wire` over HTTP.
+
+Knows HTTP, and which answers are worth asking again after. Does not know what stands in a Bundle, beyond how many
+entries it has.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import httpx
+import orjson
+
+from service.lis.exchange.transport import NoAnswer, Rejected
+
+JSON: Final = "application/fhir+json"
+#: Client errors that say nothing of the message: who asks is not known, or it is asked too early or too often. 409 is
+#: a clash with another writer, after which a conditional create or update is to be tried again.
+AGAIN: Final = frozenset({401, 407, 408, 409, 421, 423, 425, 429})
+#: Of an answer, beside twice what was sent: a server may send the resources back as it has stored them.
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+#: What may be repeated of an OperationOutcome: a code and a path. Its texts can quote the patient.
+_WORD: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,200}")
+
+
+class FhirWire:
+    """A FHIR server's base URL, which takes transactions by POST. A name and password in the URL are sent as such."""
+
+    def __init__(self, base_url: str, token: str | None, timeout_s: float) -> None:
+        _keep_addresses_out_of_logs()
+        url = httpx.URL(base_url)
+        # Not compressed: a few bytes could become more than there is memory for.
+        headers = {"Content-Type": JSON, "Accept": JSON, "Accept-Encoding": "identity", "Prefer": "return=minimal"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        basic = httpx.BasicAuth(url.username, url.password) if url.username and token is None else None
+        self._url = url.copy_with(username=None, password=None)
+        self._timeout_s = timeout_s
+        # One deadline for everything, below: httpx would wait as long again for each piece of an answer.
+        self._client = httpx.AsyncClient(headers=headers, auth=basic, timeout=None)
+
+    async def deliver(self, message: str, control_id: str) -> str:
+        """POST a transaction; its receipt is the server's transaction-response as it came.
+
+        Raises:
+            Rejected: the server will not take it.
+            NoAnswer: it may or may not have it, or has not looked at it.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                status, reply = await self._answer(message.encode(), control_id)
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise NoAnswer(f"no answer from the FHIR server: {type(error).__name__}") from error
+        if status in (200, 201):
+            return _receipt(reply, len(orjson.loads(message)["entry"]))
+        said = f"HTTP {status}"
+        if 400 <= status < 500 and status not in AGAIN:
+            issues = "; ".join(_issues(_document(reply)))
+            raise Rejected(f"{said}: {issues}" if issues else said, reply)
+        raise NoAnswer(said)
+
+    async def _answer(self, content: bytes, control_id: str) -> tuple[int, str]:
+        """Status and body of the answer.
+
+        Raises:
+            NoAnswer: it is compressed, or has more bytes than an answer can have.
+        """
+        limit_bytes, found = MAX_ANSWER_BYTES + 2 * len(content), bytearray()
+        headers = {"X-Request-Id": control_id}
+        async with self._client.stream("POST", self._url, content=content, headers=headers) as answer:
+            if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise NoAnswer("the FHIR server compresses its answer, and was asked not to")
+            async for piece in answer.aiter_raw():
+                found += piece
+                if len(found) > limit_bytes:
+                    raise NoAnswer(f"the FHIR server answers with more than {limit_bytes} bytes")
+        return answer.status_code, found.decode("utf-8", "replace")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def _receipt(reply: str, sent: int) -> str:
+    """The reply, once it says of every entry that it was taken.
+
+    Raises:
+        Rejected: an entry was not taken.
+        NoAnswer: it is no transaction-response, or does not speak of every entry, or the server failed in one.
+    """
+    answer = _document(reply)
+    if answer.get("resourceType") != "Bundle" or answer.get("type") != "transaction-response":
+        raise NoAnswer("the answer is no transaction-response: is the URL that of a FHIR server?")
+    responses = [entry.get("response") or {} for entry in answer.get("entry", [])]
+    refused = [response for response in responses if not _status(response).startswith("2")]
+    if refused:
+        status, issues = _status(refused[0]), "; ".join(_issues(refused[0].get("outcome") or {}))
+        said = f"an entry has the status {status}{f': {issues}' if issues else ''}"
+        if status.startswith("4") and int(status) not in AGAIN:
+            raise Rejected(said, reply)
+        raise NoAnswer(said)
+    if len(responses) != sent:
+        raise NoAnswer(f"the answer speaks of {len(responses)} of {sent} entries")
+    return reply
+
+
+def _document(reply: str) -> dict[str, Any]:
+    try:
+        found = orjson.loads(reply)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _status(response: dict[str, Any]) -> str:
+    """Three digits of `201 Created`, or `none`."""
+    found = re.match(r"[0-9]{3}\b", str(response.get("status", "")))
+    return found[0] if found else "none"
+
+
+def _issues(outcome: dict[str, Any]) -> Iterator[str]:
+    """What an OperationOutcome complains of, without its texts: a server may quote the patient in them."""
+    for issue in outcome.get("issue", []):
+        code = str(issue.get("code", ""))
+        where = [str(path) for path in issue.get("expression") or issue.get("location") or []]
+        words = [word for word in (code, *where[:1]) if _WORD.fullmatch(word)]
+        if words:
+            yield " at ".join(words)
+
+
+def _keep_addresses_out_of_logs() -> None:
+    # httpx logs every URL at INFO, httpcore every header of an answer at DEBUG: a URL may hold a key, a header an id.
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,168 @@
+"""A report as ORU^R01 (IHE LAB-3) or OUL^R22 (ordered by specimen). Pure: no I/O, no clock.
+
+Knows which field carries what; docs/hl7-messages.md says it for people. Does not know which results there are
+(`observations`), how they are coded (`CodeOf`) nor how a message travels.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+
+from service.lis.domain.report import Patient, Report, ReportStatus
+from service.lis.exchange.hl7.header import Sender, header
+from service.lis.exchange.hl7.segments import EMPTY, Encoded, components, message, repetitions, segment, text
+from service.lis.exchange.hl7.times import day_written, written
+from service.lis.exchange.observations import MEGAKARYOCYTES, MODEL, PANEL, Coded, CodeOf, Observation, observations
+
+#: OBR-25 (table 0123) and OBX-11 (table 0085); a result that cannot be had is X there.
+STATUS = {ReportStatus.PRELIMINARY: "P", ReportStatus.FINAL: "F", ReportStatus.CORRECTED: "C"}
+NOT_OBTAINABLE = "X"
+#: OBX-17: who stands behind it. How many cells a person read is a result of its own.
+SUGGESTED = ("SUGGESTED", "Suggested by the model, not signed")
+SIGNED = ("SIGNED", "Suggested by the model, signed by a person")
+
+
+def encode_report(report: Report, code_of: CodeOf, sender: Sender, *, control_id: str, sent_at: datetime) -> str:
+    """The report as the message that `sender.message` names, segments ended by carriage returns.
+
+    Raises:
+        ValueError: the control id is not 1 to 20 characters.
+    """
+    kind = ("OUL", "R22", "OUL_R22") if sender.message == "OUL_R22" else ("ORU", "R01", "ORU_R01")
+    msh, pid, spm = header(sender, kind, control_id, sent_at), patient(report.patient), _specimen(report, sender)
+    orc, obr = _control(report), _request(report, code_of, sender)
+    results = [*_remarks(report), *_results(report, code_of, sender)]
+    if sender.message == "OUL_R22":
+        return message([msh, pid, spm, obr, orc, *results])
+    return message([msh, pid, orc, obr, *results, spm])
+
+
+def patient(who: Patient) -> str:
+    """PID. A name that nobody knows is said to be so, for PID-5 must be there."""
+    named = who.family or who.given
+    fields = {
+        1: text(1),
+        3: components(who.identifier, None, None, who.authority),
+        5: components(who.family, who.given, None, None, None, None, "L" if named else "U"),
+        7: EMPTY if who.birth_date is None else text(day_written(who.birth_date)),
+        8: text(who.sex),
+    }
+    return segment("PID", fields)
+
+
+def _filler_number(report: Report) -> Encoded:
+    """The number that the receiver knows the order by; an order that has none is known by its specimen."""
+    return text(report.order.filler_number or report.number)
+
+
+def _control(report: Report) -> str:
+    status = "IP" if report.status is ReportStatus.PRELIMINARY else "CM"
+    fields = {1: text("RE"), 2: text(report.order.placer_number), 3: _filler_number(report), 5: text(status)}
+    return segment("ORC", fields)
+
+
+def _request(report: Report, code_of: CodeOf, sender: Sender) -> str:
+    order = report.order
+    panel = _coded(code_of(PANEL, "Differential panel - Bone marrow"), sender)
+    asked = components(order.service_code, order.service_name, order.service_system)
+    fields = {
+        1: text(1),
+        2: text(order.placer_number),
+        3: _filler_number(report),
+        4: asked if order.service_code or order.service_name else panel,
+        7: _collected(report),
+        22: text(written(report.created_at)),
+        24: text("HM"),
+        25: text(STATUS[report.status]),
+        # NDL holds a CNN, whose parts are subcomponents: the name is the second, as in OBX-16.
+        32: Encoded(f"&{text(report.signed_by)}") if report.signed_by else EMPTY,
+    }
+    return segment("OBR", fields)
+
+
+def _collected(report: Report) -> Encoded:
+    return EMPTY if report.collected_at is None else text(written(report.collected_at))
+
+
+def _specimen(report: Report, sender: Sender) -> str:
+    system = "HL70487" if sender.specimen_type == "MAR" else sender.local_system
+    fields = {
+        1: text(1),
+        2: text(report.number),
+        4: components(sender.specimen_type, "Bone marrow aspirate", system),
+        17: _collected(report),
+    }
+    return segment("SPM", fields)
+
+
+def _remarks(report: Report) -> Iterator[str]:
+    said = [(report.correction, ("GR", "General Reason")), (report.comment, ("RE", "Remark"))]
+    present = [(words, kind) for words, kind in said if words]
+    for number, (words, kind) in enumerate(present, 1):
+        yield _note(number, words, components(*kind, "HL70364"))
+
+
+def _note(number: int, words: str, kind: Encoded = EMPTY) -> str:
+    return segment("NTE", {1: text(number), 2: text("L"), 3: text(words), 4: kind})
+
+
+def _results(report: Report, code_of: CodeOf, sender: Sender) -> Iterator[str]:
+    shared = _shared(report, sender)
+    seen: Counter[str] = Counter()
+    for number, result in enumerate(observations(report), 1):
+        seen[result.key] += 1
+        yield _result(number, result, seen[result.key], _coded(code_of(result.key, result.name), sender), shared)
+        for line, words in enumerate(_notes(result), 1):
+            yield _note(line, words)
+
+
+def _shared(report: Report, sender: Sender) -> dict[int, Encoded]:
+    """What is the same in every OBX of a report."""
+    method = SUGGESTED if report.status is ReportStatus.PRELIMINARY else SIGNED
+    devices = [components(f"{model.name} {model.version}", None, model.sha256, "L") for model in report.models]
+    return {
+        11: text(STATUS[report.status]),
+        14: _collected(report),
+        16: components(None, report.signed_by),
+        17: components(*method, sender.local_system),
+        18: repetitions(devices),
+        19: text(written(report.created_at)),
+    }
+
+
+def _result(number: int, result: Observation, nth: int, code: Encoded, shared: dict[int, Encoded]) -> str:
+    fields = {
+        **shared,
+        1: text(number),
+        2: text(_type(result.value)),
+        3: code,
+        # Tells results of the same code apart: a report may name several models.
+        4: text(nth) if result.key == MODEL else EMPTY,
+        5: text(result.value),
+        6: components(result.unit, None, "UCUM") if result.unit else EMPTY,
+    }
+    if result.value is None:
+        fields[11] = text(NOT_OBTAINABLE)
+    if result.key == MEGAKARYOCYTES:  # no model had a part in it
+        fields[17] = fields[18] = EMPTY
+    return segment("OBX", fields)
+
+
+def _type(value: float | int | str | None) -> str:
+    """OBX-2. ST ends at 199 characters."""
+    if isinstance(value, str):
+        return "ST" if len(value) < 200 else "TX"
+    return "NM"
+
+
+def _notes(result: Observation) -> Iterator[str]:
+    """What stands beside a result; its interval too, where its notes do not say it."""
+    yield from result.notes
+    said = any("interval" in note for note in result.notes)
+    if result.low is not None and result.high is not None and not said:
+        places, unit = (1, " %") if result.unit == "%" else (2, "")
+        yield f"95 % interval {result.low:.{places}f} to {result.high:.{places}f}{unit}"
+
+
+def _coded(code: Coded, sender: Sender) -> Encoded:
+    return components(code.code, code.display, "LN" if code.system == "loinc" else sender.local_system)
