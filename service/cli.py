@@ -32,9 +32,9 @@ try:
     from service.runtime.loader import intra_op_threads, opened, session_batch_sizes
     from service.runtime.session import ProviderUnavailable, Session
     from service.score import score
-    from service.server import DrainingServer, bound_socket, server
+    from service.server.tls import TlsRefused
+    from service.server.uvicorn_server import DrainingServer, bound_socket, server
     from service.telemetry import logging as logs
-    from service.tls import TlsRefused
     from service.warm import warm
 except ImportError as error:  # the command is there wherever training is installed, the service's needs are not
     missing = f"{error.name} is not installed: pip install -e '.[service,cpu]'"

@@ -27,7 +27,7 @@ from service.config.urls import masked
 from service.runtime.artifact import bundled_artefact, read_artefact
 from service.runtime.loader import voucher
 from service.runtime.signatures import VoucherError, read_key, read_list
-from service.tls import Tls, TlsRefused
+from service.server.tls import Tls, TlsRefused
 
 CANNOT = 2
 PAGE = Path("docs/settings.md")

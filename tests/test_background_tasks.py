@@ -22,7 +22,6 @@ from keys import entry, keys_file
 from receivers import certificates
 from serving import async_client, client
 
-from service import memory
 from service.app import create_app
 from service.auth.api_keys import KeyRing
 from service.concurrency.supervisor import TaskName
@@ -37,9 +36,9 @@ from service.lis.storage import outbox
 from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import opened
 from service.runtime.session import open_session
-from service.server import DrainingServer, server
+from service.server.tls import Tls
+from service.server.uvicorn_server import DrainingServer, allocator, server
 from service.telemetry.metrics import Metrics
-from service.tls import Tls
 
 SERVICE = Path(__file__).parents[1] / "service"
 PATIENT = "Muster, Erika"
@@ -78,7 +77,7 @@ FAULTS: dict[TaskName, tuple[Any, str]] = {
     "certificate": (Tls, "_renewed"),
     "drift": (Classifier, "drift"),
     "keys": (KeyRing, "refresh"),
-    "memory": (memory, "give_back"),
+    "memory": (allocator, "give_back"),
     "model_retirement": (Classifier, "retire"),
     "order_listener": (OrderListener, "serve"),
     "outbox_watch": (outbox, "depths"),

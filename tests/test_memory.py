@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from service import memory
+from service.server.uvicorn_server import allocator
 
 GROWN = """
 import sys
@@ -43,8 +43,8 @@ def test_where_there_is_no_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch
         raise OSError("no such library")
 
     monkeypatch.setattr("ctypes.CDLL", nothing_there)
-    memory.bound_what_is_kept()
-    memory.give_back()
+    allocator.bound_what_is_kept()
+    allocator.give_back()
 
 
 ASIDE = """

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 
-from service.connections import SURPLUS_PLACES, Connections, Place
+from service.server.connections import SURPLUS_PLACES, Connections, Place
 
 #: A client that has connected begins TLS at once, and ends it when the service does.
 HANDSHAKE_TIMEOUT_S = 10.0

@@ -1,6 +1,6 @@
 """The heads of requests, bounded in bytes and in time, before any of the service's own code sees a request.
 
-Knows uvicorn's protocol on httptools, through service.http_framing.
+Knows uvicorn's protocol on httptools, through service.server.http_framing.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from service.http_framing import HttpFraming
+from service.server.http_framing import HttpFraming
 
 #: Browsers send a few kilobytes; a proxy's identity headers may make it some ten.
 MAX_HEAD_BYTES = 64 * 1024

@@ -18,17 +18,17 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service import memory
 from service.api.state import Running
 from service.concurrency.supervisor import place_of
 from service.concurrency.thread_pools import TELEMETRY, of_event_loop
 from service.config.settings import Settings
-from service.connections import Connections, Place
 from service.inference.registry import Models
-from service.linger import Connection
-from service.listener import Listener, connection_limit
+from service.server.connections import Connections, Place
+from service.server.linger import Connection
+from service.server.listener import Listener, connection_limit
+from service.server.tls import Tls
+from service.server.uvicorn_server import allocator
 from service.telemetry import logging as logs
-from service.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ class DrainingServer(uvicorn.Server):
         if self.started:
             self._listen(sockets or [])
             loop.add_signal_handler(signal.SIGHUP, self._models.reread)
-            memory.set_aside()
-            self._running.background.every("memory", _GIVE_BACK_S, lambda: TELEMETRY.run(memory.give_back))
+            allocator.set_aside()
+            self._running.background.every("memory", _GIVE_BACK_S, lambda: TELEMETRY.run(allocator.give_back))
             if self._tls is not None:
                 self._running.background.every("certificate", _RENEW_S, self._tls.refresh)
             self._tell_started()
@@ -187,7 +187,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
     """
     tls = None if settings.tls_cert is None else Tls(settings)
     logs.configure(settings.log_level, access_log=access_log, form=settings.log_format)
-    memory.bound_what_is_kept()
+    allocator.bound_what_is_kept()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         app,

@@ -1,7 +1,7 @@
 """Requests whose bodies are not read to their end: the connection is closed after the answer, but not on it.
 
 A connection that is closed while its client still sends is reset, and the answer is lost with it. So what comes is
-read and dropped for a while. Knows uvicorn's protocol, through service.unread, and whose place a connection takes.
+read and dropped for a while. Knows uvicorn's protocol, through service.server.unread_answers, and whose place a connection takes.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.connections import Place
 from service.errors import TooManyConnections
+from service.server.connections import Place
+from service.server.unread_answers import BoundedAnswers
 from service.telemetry.request_context import REFUSED
-from service.unread import BoundedAnswers
 
 #: A client that has its answer and says nothing more for so long is not waited for.
 SILENCE_S = 2.0

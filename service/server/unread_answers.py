@@ -1,13 +1,13 @@
 """Clients that do not read their answers, bounded in time, so that none holds memory or a connection for ever.
 
-Knows uvicorn's protocol, through service.heads, and its transport. Knows no routes: an answer is bytes that wait.
+Knows uvicorn's protocol, through service.server.request_heads, and its transport. Knows no routes: an answer is bytes that wait.
 """
 
 import asyncio
 import logging
 from typing import Any
 
-from service.heads import BoundedHeads
+from service.server.request_heads import BoundedHeads
 
 #: An answer that is read more slowly than this on the whole, its first `read_timeout_s` apart, is given up.
 MIN_DOWNLOAD_BYTES_PER_S = 16 * 1024
