@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from k8s.rendering import OVERLAYS, Document, documents, kubectl, pods
-from service.cli import app
+from service.cli.main import app
 from service.config.settings import Settings, read_settings
 
 Container = dict[str, Any]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from service.auth.api_keys import KEY_PREFIX, KeyRing, KeysRefused, new_key, read_keys
 from service.auth.rate_limit import Buckets
-from service.cli import app as command_line
+from service.cli.main import app as command_line
 
 
 def run(*words: str, **environment: str) -> tuple[int, str, str]:

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from service.auth.api_keys import KeysRefused, read_keys
 from service.auth.identity import MAX_NAME, NameRefused, checked_name
-from service.cli import app as command_line
+from service.cli.main import app as command_line
 from service.lis.domain.report import Order, Patient
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer
 from service.lis.storage import audit

@@ -56,7 +56,7 @@ def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> s
             {"torch", "torchvision", "lightning", "timm", "training", "model.van", "onnx", "pyarrow", "sqlalchemy"},
         ),
         (
-            "service.cli",
+            "service.cli.main",
             {"torch", "lightning", "timm", "training", "model.van", "onnx", "sqlalchemy", "alembic", "hl7"}
             | {"ray", "fsspec", "pyarrow"},
         ),

@@ -9,10 +9,10 @@ import pytest
 from serving import COMMAND
 from typer.testing import CliRunner
 
-from service.cli import app as command_line
+from service.cli.main import app as command_line
+from service.cli.settings_page import page
 from service.config.lis import LIS_PREFIX
 from service.config.settings import environment_names
-from service.settings_page import page
 
 PAGE = Path("docs/settings.md")
 

@@ -107,7 +107,7 @@ def test_every_route_stands_in_the_readme() -> None:
 
 
 def test_every_command_stands_in_the_readme() -> None:
-    from service.cli import app as serving
+    from service.cli.main import app as serving
     from training.cli import app as training
 
     for command in serving.registered_commands:

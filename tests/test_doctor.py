@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from service.cli import app
+from service.cli.doctor import verdict
+from service.cli.main import app
 from service.config.settings import Settings
-from service.doctor import verdict
 from service.runtime.benchmark import Trial
 from service.runtime.providers import NAMES
 from service.runtime.session import offered

@@ -42,8 +42,8 @@ def test_the_page_leads_to_a_first_result(tmp_path: Path) -> None:
 
 
 def test_every_command_of_the_page_is_there() -> None:
-    from service.lis.audit_commands import audit_trail
-    from service.lis.commands import lis
+    from service.cli.audit import audit_trail
+    from service.cli.lis import lis
 
     names = {command.callback.__name__ for command in lis.registered_commands if command.callback}
     assert set(re.findall(r"marrowlens lis (\w+)", PAGE)) <= names

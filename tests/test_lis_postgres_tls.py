@@ -13,7 +13,7 @@ from serving import served
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
-from service.cli import app as command_line
+from service.cli.main import app as command_line
 from service.errors import StorageUnavailable
 from service.lis.storage.database import Database, DatabaseRefused
 from service.lis.storage.postgres_tls import UnsafeConnection, secured

@@ -12,11 +12,11 @@ from serving import COMMAND, client
 
 from model.drift_distance import Reading
 from service.api.problems import TABLE
+from service.cli.metrics_page import page, sections, values_of
 from service.config.lis import LisSettings
 from service.inference.classifier import _OUTCOMES
 from service.lis.exchange.metrics import LisMetrics
 from service.lis.storage.outbox import Depth
-from service.metrics_page import page, sections, values_of
 from service.telemetry.item_timing import FlushReason
 from service.telemetry.metric_registry import Declared
 from service.telemetry.metrics import Metrics

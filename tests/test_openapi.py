@@ -12,7 +12,7 @@ from service.api.openapi import as_file, document
 from service.api.problems import TABLE
 from service.api.schemas import RESEARCH_USE, ClassifyAnswer
 from service.app import create_app
-from service.cli import app as command_line
+from service.cli.main import app as command_line
 from service.config.settings import Settings
 
 FILE = Path(__file__).parents[1] / "openapi.json"

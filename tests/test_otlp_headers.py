@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli.main import app
 from service.config.settings import read_settings
 
 

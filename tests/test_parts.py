@@ -18,7 +18,7 @@ from parts import Pictures, as_folder, as_table, as_tar, rows, scored
 from typer.testing import CliRunner
 
 from model.image import decode
-from service.cli import app
+from service.cli.main import app
 from service.runtime.session import open_session
 from service.scoring.ray.errors import CannotScore, StoreError
 from service.scoring.ray.key_index import Seen

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from parts import as_folder, as_table, as_tar, rows, scored
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli.main import app
 from service.scoring.ray.errors import StoreError
 from service.scoring.ray.inputs import Kind
 from service.scoring.ray.listing import Entry

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from service.cli import app
+from service.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "k8s/ray"

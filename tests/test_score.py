@@ -19,10 +19,10 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from model.image import decode
-from service.cli import app
+from service.cli.main import app
+from service.cli.score import CannotScore, score_folder
 from service.config.settings import Settings
 from service.runtime.session import OnnxSession, Outputs, open_session
-from service.score import CannotScore, score_folder
 from service.scoring.checkpoint import Ledger
 from service.scoring.tables import Columns, read_table
 

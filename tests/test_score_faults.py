@@ -12,10 +12,10 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from model.csv_file import unguarded
-from service.cli import app
+from service.cli.main import app
+from service.cli.score import score_folder
 from service.config.settings import Settings
 from service.runtime.session import open_session
-from service.score import score_folder
 from service.scoring.image_files import Skipped, pictures
 
 Draw = Callable[..., bytes]
@@ -101,7 +101,7 @@ def test_pictures_and_folders_that_vanish_end_no_run(
                 shutil.rmtree(folder / "Z")
             yield found
 
-    monkeypatch.setattr("service.score.pictures", vanishing)
+    monkeypatch.setattr("service.cli.score.pictures", vanishing)
     console = Console(quiet=True)
     problems = score_folder(folder, tmp_path / "r.csv", open_session(artefact), Settings(), console)
     assert problems == 1

@@ -10,7 +10,7 @@ from keys import entry, keys_file
 from typer.testing import CliRunner
 
 from service.auth.api_keys import KeyRing, KeysRefused, read_keys
-from service.cli import app as command_line
+from service.cli.main import app as command_line
 from service.config.private_file import NotPrivate, read_private
 from service.config.secret_files import is_secret
 from service.config.settings import SettingsError, environment_names, read_settings, secret_file_names

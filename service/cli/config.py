@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from model.contract import ArtefactError
-from service import settings_page
 from service.auth.api_keys import KeysRefused, read_keys
+from service.cli.main import settings_page
 from service.config.lis import LIS_PREFIX, LisSettings
 from service.config.loopback import is_loopback
 from service.config.secret_files import SUFFIX, is_secret

@@ -22,20 +22,20 @@ try:
     from service.api import openapi as openapi_document
     from service.app import create_app
     from service.auth.api_keys import KeysRefused, read_keys
+    from service.cli.doctor import doctor
+    from service.cli.lazy_group import lazily
+    from service.cli.metrics_page import metrics
+    from service.cli.score import score
+    from service.cli.warm import warm
     from service.concurrency.thread_pools import POOLS
     from service.config.lis import LaboratoryRefused
     from service.config.loopback import is_loopback
     from service.config.settings import Settings, SettingsError, read_settings
-    from service.doctor import doctor
-    from service.lazily import lazily
-    from service.metrics_page import metrics
     from service.runtime.loader import intra_op_threads, opened, session_batch_sizes
     from service.runtime.session import ProviderUnavailable, Session
-    from service.score import score
     from service.server.tls import TlsRefused
     from service.server.uvicorn_server import DrainingServer, bound_socket, server
     from service.telemetry import logging as logs
-    from service.warm import warm
 except ImportError as error:  # the command is there wherever training is installed, the service's needs are not
     missing = f"{error.name} is not installed: pip install -e '.[service,cpu]'"
     sys.stderr.write(f"marrowlens: {missing if isinstance(error, ModuleNotFoundError) else error}\n")
@@ -98,13 +98,13 @@ def openapi(
 
 for command in (score, warm, doctor, metrics):
     app.command()(command)
-app.add_typer(lazily("service.keys_commands", "keys", "API keys: make, list and revoke them."), name="keys")
+app.add_typer(lazily("service.cli.keys", "keys", "API keys: make, list and revoke them."), name="keys")
 app.add_typer(
-    lazily("service.config_commands", "config", "The settings: what is in force, and what there is."), name="config"
+    lazily("service.cli.config", "config", "The settings: what is in force, and what there is."), name="config"
 )
-app.add_typer(lazily("service.drift_command", "drift", "Input drift: its reference, and a folder's."), name="drift")
-app.add_typer(lazily("service.lis.commands", "lis", "The laboratory's messages: what waits, what is dead."), name="lis")
-app.add_typer(lazily("service.lis.audit_commands", "audit_trail", "The laboratory's audit trail."), name="audit")
+app.add_typer(lazily("service.cli.drift", "drift", "Input drift: its reference, and a folder's."), name="drift")
+app.add_typer(lazily("service.cli.lis", "lis", "The laboratory's messages: what waits, what is dead."), name="lis")
+app.add_typer(lazily("service.cli.audit", "audit_trail", "The laboratory's audit trail."), name="audit")
 
 
 def _settings(**chosen: Any) -> Settings:

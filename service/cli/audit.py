@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from service.cli.lis_output import open_session, stop
 from service.lis.storage import audit, audit_checks
 from service.lis.storage.audit import End
 from service.lis.storage.tables import AuditRow
-from service.lis.terminal import open_session, stop
 
 FAULTS = 1
 

@@ -18,18 +18,18 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.cli.lis_codes import FILE_COLUMNS, codes
+from service.cli.lis_migrate import migrate
+from service.cli.lis_output import laboratory_settings, open_session, operator, stop
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import of_event_loop
 from service.config.lis import LaboratoryRefused
-from service.lis.codes_command import FILE_COLUMNS, codes
 from service.lis.exchange.delivery import age_s
 from service.lis.laboratory import Laboratory
-from service.lis.migrate_command import migrate
 from service.lis.storage import audit, outbox
 from service.lis.storage.outbox import Overtaken, UnderWay
 from service.lis.storage.states import MessageState
 from service.lis.storage.tables import MessageRow, SpecimenRow
-from service.lis.terminal import laboratory_settings, open_session, operator, stop
 from service.telemetry import logging as logs
 from service.telemetry.background_metrics import BackgroundMetrics
 from service.telemetry.metric_registry import Registry
