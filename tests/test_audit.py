@@ -18,7 +18,7 @@ from training.audit import Audit, audit, differences, pairs, shares, write_audit
 from training.calibration import log_probabilities
 from training.data import Sample
 from training.run import Run
-from training.scores import Scores, scores_of
+from training.scores import Scores, scores_of, scores_of_run
 
 CODES = ("A", "B", "C")
 
@@ -133,7 +133,7 @@ def test_every_picture_that_both_runs_get_wrong_is_listed_and_shown(folded: Fold
     runs = [Run(folded.runs[0]), Run(folded.second)]
     wrong = []
     for run in runs:
-        scores = run.scores("test")
+        scores = scores_of_run(run, "test")
         named = log_probabilities(scores.logits, 1.0).argmax(axis=1)
         wrong.append({key for key, right in zip(scores.keys(), named == scores.labels, strict=True) if not right})
     rows = list(csv.DictReader((audited / "audit.csv").read_text().splitlines()))
@@ -150,7 +150,7 @@ def test_every_picture_that_both_runs_get_wrong_is_listed_and_shown(folded: Fold
 
 def test_the_page_says_who_was_asked_and_of_how_many(folded: Folded, audited: Path) -> None:
     page = (audited / "audit.html").read_text()
-    n = len(Run(folded.second).scores("test"))
+    n = len(scores_of_run(Run(folded.second), "test"))
     assert "fold-0, second" in page
     assert f"of {n} labels are in doubt" in page
     assert "drawn by training/painter.py" in page

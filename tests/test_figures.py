@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from model.contract import CLASSES
+from training.config import MATURATION
 from training.data import Sample
 from training.figures.classes import classes_plate
 from training.figures.confusion import confusion_plate
@@ -21,7 +22,7 @@ from training.figures.gallery import Cell, drawn_cells, gallery_plate, top_proba
 from training.figures.overlays import Maps, laid_over, overlays_plate
 from training.figures.plate import Plate, rendered
 from training.figures.reliability import reliability_plate
-from training.maturation import MATURATION, lineages, tolerant
+from training.maturation import lineages, tolerant
 from training.metrics import count, measure
 from training.scores import Scores, scores_of
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from training.page import Page, Picture, Section, render
 from training.run import Run
+from training.scores import scores_of_run, write_evaluation
 from training.summary import Table
 
 OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery"}
@@ -65,9 +66,9 @@ def pooled(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folded.pooled, folder, dirs_exist_ok=True)
     config, run = folder / "config.toml", Run(folder)
     config.write_text(config.read_text().replace('name = "drawn", folder', 'name = "a/b", folder'))
-    evaluation, scores = run.evaluation(), run.scores("test")
+    evaluation, scores = run.evaluation(), scores_of_run(run, "test")
     renamed = evaluation.model_copy(update={"splits": {"a/b": evaluation.splits["drawn"]}})
-    run.write_evaluation(renamed, {"test": replace(scores, sources=np.full(len(scores), "a/b"))})
+    write_evaluation(run, renamed, {"test": replace(scores, sources=np.full(len(scores), "a/b"))})
     folded.made("figures", folder, "--data", folded.data)
     return folder / "figures"
 

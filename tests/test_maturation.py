@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.contract import CLASSES, CellClass
-from training.maturation import MATURATION, lineages, strict, tolerant
+from training.config import MATURATION
+from training.maturation import lineages, strict, tolerant
 from training.metrics import measure
 
 CODES = tuple(cell_class.code for cell_class in CLASSES)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from service.server.uvicorn_server import allocator
+from service.server import allocator
 
 GROWN = """
 import sys

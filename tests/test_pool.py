@@ -11,6 +11,7 @@ from folded import Folded
 
 from training.folds import fold_tables, pool
 from training.run import Run
+from training.scores import scores_of_run, write_evaluation
 from training.summary import tables
 
 
@@ -70,9 +71,11 @@ def test_each_fold_stands_beside_the_pool_with_its_n(folded: Folded) -> None:
 def test_each_picture_keeps_the_temperature_of_its_fold(folded: Folded) -> None:
     found, evaluations = Run(folded.pooled), [Run(run).evaluation() for run in folded.runs]
     expected = [
-        evaluations[at].temperature for at, run in enumerate(folded.runs) for _ in Run(run).scores("test").labels
+        evaluations[at].temperature
+        for at, run in enumerate(folded.runs)
+        for _ in scores_of_run(Run(run), "test").labels
     ]
-    assert found.scores("test").temperature.tolist() == expected
+    assert scores_of_run(found, "test").temperature.tolist() == expected
     product = np.prod([evaluation.temperature for evaluation in evaluations])
     assert found.evaluation().temperature == pytest.approx(product**0.5)
 
@@ -100,8 +103,8 @@ def test_what_is_no_pool_is_refused_in_one_line(folded: Folded, tmp_path: Path) 
 
 def test_pictures_that_no_fold_tested_are_counted(folded: Folded, tmp_path: Path) -> None:
     first, second = Run(folded.runs[0]), _copied(folded.runs[1], tmp_path / "less")
-    whole = second.scores("test")
-    second.write_evaluation(second.evaluation(), {"test": whole.rows(np.arange(len(whole)) > 0)})
+    whole = scores_of_run(second, "test")
+    write_evaluation(second, second.evaluation(), {"test": whole.rows(np.arange(len(whole)) > 0)})
     found = pool([first, second])
     assert found.untested == 1
     (split,) = found.evaluation.splits.values()

@@ -16,7 +16,7 @@ from training.illustrate import FOOTER, NOTICE, Cells
 from training.maturation import tolerant
 from training.page import Page, Picture, Section, render
 from training.run import Run, told_apart
-from training.scores import Scores
+from training.scores import Scores, scores_of_run
 from training.summary import Table
 
 #: The page shows so many; audit.csv lists all.
@@ -37,7 +37,7 @@ def audit_runs(runs: Sequence[Run], data: Path, out: Path) -> list[Table]:
         ValueError: the runs were not tested on the same pictures.
     """
     models, config = told_apart(runs), runs[0].config()
-    whole = audit(models, [run.scores("test") for run in runs])
+    whole = audit(models, [scores_of_run(run, "test") for run in runs])
     out.mkdir(parents=True, exist_ok=True)
     audits = {split: whole.of_source(source) for source, split in runs[0].evaluation().splits.items()}
     write_audit(out / "audit.csv", list(audits.values()))

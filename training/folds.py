@@ -16,7 +16,7 @@ from model.contract import Metric
 from training.config import Config
 from training.evaluate import figures_of, in_words
 from training.run import Evaluation, Run, RunError, told_apart
-from training.scores import Scores, joined
+from training.scores import Scores, joined, scores_of_run, write_evaluation
 from training.summary import Table
 
 Key = tuple[str, str, str]  # source, class, file
@@ -47,7 +47,7 @@ def pool(runs: Sequence[Run]) -> Pool:
     config = runs[0].config()
     for run in runs[1:]:
         _check_alike(run, runs[0], config)
-    parts = [run.scores("test") for run in runs]
+    parts = [scores_of_run(run, "test") for run in runs]
     tested = _check_apart(runs, parts)
     # One run lists what its training could not read; its own test pictures are in another's training.
     readable = set[Key]().union(*(run.pictures() for run in runs)).difference(*(run.unreadable() for run in runs))
@@ -126,7 +126,7 @@ def write_pool(pool: Pool, runs: Sequence[Run], out: Path) -> Run:
         raise RunError(pooled.weights, "this folder holds a trained run; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     atomic_file.write_bytes(out / "config.toml", (runs[0].folder / "config.toml").read_bytes())
-    pooled.write_evaluation(pool.evaluation, {"test": pool.scores})
+    write_evaluation(pooled, pool.evaluation, {"test": pool.scores})
     with csv_file.replacing(pooled.folds) as rows:
         rows.writerow(("run", "split", "figure", "value", "n"))
         rows.writerows((run, m.split, m.name, f"{m.value:.4f}", m.n) for run, m in pool.folds)

@@ -28,7 +28,7 @@ from training.maturation import tolerant
 from training.page import Page, Picture, Section, render
 from training.pictures import cropped
 from training.run import Evaluation, Run
-from training.scores import Scores
+from training.scores import Scores, scores_of_run
 from training.split_words import describe
 from training.summary import tables
 
@@ -82,7 +82,7 @@ def illustrate(run: Run, data: Path, out: Path) -> Path:
         RunError: the run has not been evaluated.
         DataError: its pictures are not there.
     """
-    config, evaluation, scores = run.config(), run.evaluation(), run.scores("test")
+    config, evaluation, scores = run.config(), run.evaluation(), scores_of_run(run, "test")
     cells = Cells(config, data)
     out.mkdir(parents=True, exist_ok=True)
     sections = []
@@ -144,7 +144,7 @@ def _curves(run: Run) -> list[Plate]:
     if not run.weights.exists():
         return []
     trained_on = sum(images.total() for images in run.training_images().values())
-    return curve_plates(read_curves(run.folder / "curves"), trained_on, len(run.scores("calibration")))
+    return curve_plates(read_curves(run.folder / "curves"), trained_on, len(scores_of_run(run, "calibration")))
 
 
 def _pictures(plates: Iterator[Plate] | Sequence[Plate], out: Path) -> list[Picture]:

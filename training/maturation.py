@@ -13,16 +13,6 @@ from numpy.typing import NDArray
 
 from model.contract import CellClass
 
-#: Chains of maturation, young to old; classes next to each other in a chain are neighbours.
-#: Inferred, not published: Matek et al. 2021 (doi 10.1182/blood.2020010568) print tolerant figures in Table 1 without
-#: the list behind them. These links are enough for every difference between its strict and its tolerant columns, and
-#: without any one of them the table contradicts itself. Hairy cells stand beside lymphocytes for that reason alone.
-MATURATION: tuple[tuple[str, ...], ...] = (
-    ("BLA", "PMO", "MYB", "MMZ", "NGB", "NGS"),
-    ("PEB", "EBO"),
-    ("LYI", "LYT", "HAC"),
-)
-
 Agreement = NDArray[np.bool_]  # (C, C), symmetric: whether naming j for i counts as right; the diagonal always does
 
 

@@ -20,7 +20,7 @@ Knows file names and formats. Knows nothing of networks.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -28,9 +28,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from model import atomic_file, csv_file
 from model.contract import Metric
 from training.config import Config, ConfigError, read_config
-from training.data import Block, sha256_of
+from training.data import sha256_of
 from training.pictures import Unreadable
-from training.scores import Scores, read_scores, write_predictions, write_scores
 
 
 class RunError(Exception):
@@ -223,14 +222,8 @@ class Run:
         """
         return Fit.model_validate_json(self._made("fit.json", "fit").read_bytes())
 
-    def write_evaluation(self, evaluation: Evaluation, scores: Mapping[Block, Scores]) -> None:
-        """Write evaluation.json, predictions.csv and logits.npz.
-
-        Args:
-            scores: of the test block at least.
-        """
-        write_scores(self.logits, scores)
-        write_predictions(self.folder / "predictions.csv", scores["test"])
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Write evaluation.json."""
         text = json.dumps(evaluation.model_dump(mode="json"), indent=1)
         self._write("evaluation.json", text + "\n")
 
@@ -242,13 +235,13 @@ class Run:
         """
         return Evaluation.model_validate_json(self._made("evaluation.json", "evaluate").read_bytes())
 
-    def scores(self, block: Block) -> Scores:
-        """The logits of a block, as `evaluate` found them.
+    def evaluated(self) -> Path:
+        """The logits.npz that `evaluate` wrote.
 
         Raises:
             RunError: the run has not been evaluated.
         """
-        return read_scores(self._made(self.logits.name, "evaluate"), block)
+        return self._made(self.logits.name, "evaluate")
 
     def _made(self, name: str, command: str) -> Path:
         path = self.folder / name

@@ -17,6 +17,7 @@ from model import atomic_file, csv_file
 from training.calibration import Logits, log_probabilities
 from training.data import Block, Sample
 from training.metrics import Floats, Labels
+from training.run import Evaluation, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +128,23 @@ def write_predictions(path: Path, scores: Scores) -> None:
         for row, (source, code, name) in enumerate(scores.keys()):
             named = predicted[row]
             rows.writerow((source, name, code, scores.codes[named], f"{probabilities[row, named]:.4f}"))
+
+
+def write_evaluation(run: Run, evaluation: Evaluation, scores: Mapping[Block, Scores]) -> None:
+    """Write a run's evaluation.json, predictions.csv and logits.npz.
+
+    Args:
+        scores: of the test block at least.
+    """
+    write_scores(run.logits, scores)
+    write_predictions(run.folder / "predictions.csv", scores["test"])
+    run.write_evaluation(evaluation)
+
+
+def scores_of_run(run: Run, block: Block) -> Scores:
+    """The logits of a block, as `evaluate` found them.
+
+    Raises:
+        RunError: the run has not been evaluated.
+    """
+    return read_scores(run.evaluated(), block)

@@ -15,6 +15,7 @@ from training.config import Config
 from training.data import Block, DataError, Parts, sha256_of, split_list
 from training.pictures import Pictures, Unreadable, decode_all
 from training.run import Ancestor, Evaluation, Run
+from training.scores import write_evaluation
 from training.split_words import describe
 from training.survey import recorded, survey
 from training.survey_table import twin_sentence
@@ -162,7 +163,7 @@ def evaluate_with(
     )
     logits = logits_of(calibration.images), logits_of(test.images)
     evaluation, scores = evaluate_logits(config, calibration, test, logits)
-    run.write_evaluation(evaluation, scores)
+    write_evaluation(run, evaluation, scores)
     return evaluation
 
 

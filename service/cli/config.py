@@ -18,7 +18,7 @@ from rich.table import Table
 
 from model.contract import ArtefactError
 from service.auth.api_keys import KeysRefused, read_keys
-from service.cli.main import settings_page
+from service.cli import settings_page
 from service.config.lis import LIS_PREFIX, LisSettings
 from service.config.loopback import is_loopback
 from service.config.secret_files import SUFFIX, is_secret

@@ -20,6 +20,7 @@ from training.draws import draws_an_epoch
 from training.figures.curves import read_curves
 from training.metrics import wilson
 from training.run import Fit, Run, RunError
+from training.scores import scores_of_run
 from training.split_words import describe
 
 
@@ -177,7 +178,7 @@ def _on_tissue(tissue: str, sources: set[str], by_entry: Mapping[str, list[Plann
 def _tested(runs: Sequence[PlannedRun], sources: set[str]) -> _Tested | None:
     answers, keys, labels = [], None, np.empty(0, np.int64)
     for run in runs:
-        scores = Run(run.folder).scores("test")
+        scores = scores_of_run(Run(run.folder), "test")
         scores = scores.rows(np.isin(scores.sources, sorted(sources)))
         unordered = scores.keys()
         order = sorted(range(len(scores)), key=unordered.__getitem__)

@@ -76,11 +76,11 @@ async def classify_batch(
         curl -H 'Content-Type: application/zip' -H 'Accept: application/x-ndjson' \\
              --data-binary @cells.zip 'http://localhost:8000/classify/batch?maps=none'
     """
-    settings, accept = service.config.settings, ", ".join(request.headers.getlist("accept"))
+    settings, accept = service.settings, ", ".join(request.headers.getlist("accept"))
     with ExitStack() as stack:
-        classifier = stack.enter_context(service.inference.serving().held())
+        classifier = stack.enter_context(service.serving().held())
         bulk = Bulk(classifier, wanted, request_id, settings.count_other, service.timeout_s(timeout_ms))
-        lease = stack.enter_context(service.api.uploads.memory_budget(request))
+        lease = stack.enter_context(service.lease(request))
         if content_type(request) == NDJSON:
             preferred(accept, [NDJSON])
             pictures = StreamedPictures(request, lease, settings.max_image_bytes, service.limits.patience)

@@ -48,7 +48,7 @@ async def answered(
     Raises:
         What stands in `service.api.problems.TABLE`.
     """
-    with service.inference.serving().held() as classifier, service.api.uploads.memory_budget(request) as lease:
+    with service.serving().held() as classifier, service.lease(request) as lease:
         classifier.check_room(time.monotonic() + service.timeout_s(timeout_ms))
         picture = await one_picture(request, lease, service.limits)
         deadline = time.monotonic() + service.timeout_s(timeout_ms)

@@ -25,5 +25,5 @@ async def ready(service: RunningService) -> Health:
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=METRICS_TEXT)
 async def metrics(service: RunningService) -> Response:
     """Counters and histograms in Prometheus text format; no picture, name or id of a client is among them."""
-    text, media_type = service.telemetry.metrics.exposition()
+    text, media_type = service.metrics.exposition()
     return Response(text, headers={"Content-Type": media_type})

@@ -13,11 +13,11 @@ router = APIRouter(tags=["model"], responses=problem_responses(503))
 @router.get("/model", summary="The model's manifest")
 async def model(service: RunningService) -> ModelDescription:
     """Everything the model says of itself: data, split, figures with their intervals, limits, hash."""
-    classifier = service.inference.serving()
+    classifier = service.serving()
     return description(classifier.manifest, classifier.provider)
 
 
 @router.get("/classes", summary="The classes, in logit order")
 async def classes(service: RunningService) -> ClassTable:
     """The class table, with how many pictures each class was learned from and whether anything is claimed for it."""
-    return class_table(service.inference.serving().manifest)
+    return class_table(service.serving().manifest)

@@ -57,5 +57,5 @@ async def reload(request: Request, service: RunningService, change: Change | Non
     """
     models: Models = request.app.state.models
     await models.change(None if change is None else change.artefact)
-    classifier = service.inference.serving()
+    classifier = service.serving()
     return description(classifier.manifest, classifier.provider)

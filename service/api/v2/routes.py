@@ -135,7 +135,7 @@ async def inference_version(request: Request, classifier: Versioned, service: Ru
 
 
 def _found(service: Running, name: str, version: str | None = None) -> Classifier:
-    classifier = service.inference.serving()
+    classifier = service.serving()
     manifest = classifier.manifest
     if name != manifest.name or version not in (None, manifest.version):
         raise UnknownModel(manifest.name, manifest.version)
@@ -146,7 +146,7 @@ async def _inferred(request: Request, classifier: Classifier, service: Running) 
     json_bytes = _json_bytes(request)
     with ExitStack() as stack:
         stack.enter_context(classifier.held())
-        lease = stack.enter_context(service.api.uploads.memory_budget(request))
+        lease = stack.enter_context(service.lease(request))
         body = await whole_body(request, lease, service.limits)
         work = _answered(body, json_bytes, classifier, service, lease)
         chunks, json_bytes = await while_connected(request, work)
@@ -160,7 +160,7 @@ async def _inferred(request: Request, classifier: Classifier, service: Running) 
 async def _answered(
     body: memoryview, json_bytes: int | None, classifier: Classifier, service: Running, lease: Lease
 ) -> tuple[list[bytes | memoryview], int | None]:
-    settings, manifest = service.config.settings, classifier.manifest
+    settings, manifest = service.settings, classifier.manifest
     asked = await _parsed(body, json_bytes, manifest, service)
     size_bytes = asked.answer_bytes(manifest)
     if size_bytes > settings.max_body_bytes:
@@ -173,7 +173,7 @@ async def _answered(
 
 
 async def _parsed(body: memoryview, json_bytes: int | None, manifest: Manifest, service: Running) -> InferenceRequest:
-    max_pictures = service.config.settings.max_batch_images
+    max_pictures = service.settings.max_batch_images
     if (len(body) if json_bytes is None else json_bytes) < PARSED_AT_ONCE_BYTES:
         return parse(body, json_bytes, manifest, max_pictures)
     async with service.large_json:

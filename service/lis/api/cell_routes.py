@@ -70,7 +70,7 @@ async def add_cells(
         curl -H 'X-Acting-User: scanner-1' -H 'Content-Type: application/zip' \\
              --data-binary @cells.zip http://localhost:8000/specimens/$ID/cells
     """
-    with service.inference.serving().held() as classifier, service.api.uploads.memory_budget(request) as lease:
+    with service.serving().held() as classifier, service.lease(request) as lease:
         known = await here.look(here.desk.pictures, specimen_id)
         uploads = await _uploads(request, key, lease, service)
         by_name = keys == "names" or key is not None
