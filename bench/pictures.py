@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.morphology import LOOKS
-from training.painter import paint
+from training.drawn.morphology import LOOKS
+from training.drawn.painter import paint
 
 COUNT = 64
 SIDE_PIXELS = 250  # of the published pictures (Matek et al. 2021)

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 
 from stress.results import Result, Shown, Table
 from stress.torchrun import Agent, machines
+from training.drawn.painter import write_folder
 from training.figures.curves import read_curves
-from training.painter import write_folder
 
 #: How far the losses of an epoch may be from those of one process that takes each batch in two parts.
 MAX_OFF = 1e-3
@@ -45,7 +45,7 @@ warmup_epochs = 1
 ema_decay = 0.9
 imbalance = "sampling"
 [data]
-sources = [{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/painter.py"}]
+sources = [{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/drawn/painter.py"}]
 [card]
 intended_use = "tests"
 licence = "CC0"

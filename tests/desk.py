@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from training.config import ModelConfig
+from training.drawn.painter import write_folder
 from training.networks import build
-from training.painter import write_folder
 
 CONFIG = """
 name = "drawn"
@@ -21,7 +21,7 @@ variant = "micro"
 input_size = 32
 drop_path = 0.2
 [data]
-sources = [{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/painter.py"}]
+sources = [{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/drawn/painter.py"}]
 [card]
 intended_use = "tests"
 licence = "CC0"

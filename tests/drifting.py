@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
-from training.painter import paint
+from training.drawn.painter import paint
 
 Shift = Callable[[Image.Image], Image.Image]
 #: Classes that the painter draws unlike each other.

@@ -52,7 +52,7 @@ def heirs(tmp_path_factory: pytest.TempPathFactory) -> Heirs:
 
 def test_manifest_and_card_name_what_it_began_with(heirs: Heirs) -> None:
     named = f"Begun with the weights of first 0.0.1 (sha256 {heirs.sha256}); their licence: CC BY 4.0."
-    assert heirs.manifest().attribution == ("drawn by training/painter.py", named)
+    assert heirs.manifest().attribution == ("drawn by training/drawn/painter.py", named)
     assert named in heirs.card() and named in heirs.desk.said("second")
 
 

@@ -153,7 +153,7 @@ def test_the_page_says_who_was_asked_and_of_how_many(folded: Folded, audited: Pa
     n = len(scores_of_run(Run(folded.second), "test"))
     assert "fold-0, second" in page
     assert f"of {n} labels are in doubt" in page
-    assert "drawn by training/painter.py" in page
+    assert "drawn by training/drawn/painter.py" in page
     assert "Research use only" in page
 
 

@@ -6,7 +6,7 @@ import torch
 
 from training.augment import jitter_stain, warp
 from training.config import AugmentConfig
-from training.painter import paint
+from training.drawn.painter import paint
 
 STILL = AugmentConfig(rotation_degrees=0, shift=0, zoom=0, flip=False, stain=0)
 

@@ -6,8 +6,8 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from training.classical import ClassicalModel
+from training.drawn.painter import paint
 from training.features import measure, optical_density, segment
-from training.painter import paint
 
 CODES = ("EBO", "EOS", "LYT", "NGS")
 SIZE = 64

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from training.compare.results import Results
-from training.painter import write_folder
+from training.drawn.painter import write_folder
 
 FIT = """
 [fit]

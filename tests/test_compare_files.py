@@ -62,7 +62,7 @@ def test_an_entry_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None
 
 
 BLOOD = '{name = "blood", folder = "blood", tissue = "blood", licence = "CC0", attribution = "drawn"}'
-DRAWN = '{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/painter.py"}'
+DRAWN = '{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/drawn/painter.py"}'
 MORE = '{name = "more", folder = "more", licence = "CC0", attribution = "drawn"}'
 
 

@@ -132,7 +132,7 @@ def test_the_report_holds_every_figure_of_the_evaluation_and_its_n(folded: Folde
         assert shown in text, metric
         assert re.search(rf"\b{metric.n}\b", text), metric
     assert "Research use only" in text
-    assert "drawn by training/painter.py" in text
+    assert "drawn by training/drawn/painter.py" in text
 
 
 def test_what_was_shown_is_what_the_network_said(folded: Folded, drawn: Path) -> None:

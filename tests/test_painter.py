@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.contract import CLASSES
-from training.morphology import LOOKS
-from training.painter import Painting, UnknownClass, paint, write_folder
+from training.drawn.morphology import LOOKS
+from training.drawn.painter import Painting, UnknownClass, paint, write_folder
 
 CODES = [cell_class.code for cell_class in CLASSES]
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -169,5 +169,5 @@ def test_nothing_is_written_when_a_code_is_wrong(tmp_path: Path) -> None:
 
 
 def test_drawing_needs_no_torch() -> None:
-    script = "import sys, training.painter as p; p.paint('EOS', 0, 32); sys.exit('torch' in sys.modules)"
+    script = "import sys, training.drawn.painter as p; p.paint('EOS', 0, 32); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False, cwd=EXAMPLES.parent).returncode == 0

@@ -23,7 +23,7 @@ from service.inference.pipeline import Answer
 from service.runtime.artifact import bundled_artefact
 from service.runtime.session import open_session
 from service.telemetry.metrics import Metrics
-from training.painter import paint
+from training.drawn.painter import paint
 
 CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"
 pytestmark = pytest.mark.skipif(not CELLS.is_dir(), reason="no real cells: the folder ../shared/cells is not there")

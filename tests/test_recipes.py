@@ -8,7 +8,7 @@ import torch
 from commands import run
 
 from model.contract import CLASSES
-from training.painter import write_folder
+from training.drawn.painter import write_folder
 
 CONFIGS = Path("training/configs")
 CODES = [cell_class.code for cell_class in CLASSES]

@@ -17,7 +17,7 @@ from serving import client
 from model.contract import INPUT, OUTPUTS, read_manifest
 from model.image import decode
 from training.data import sha256_of
-from training.painter import write_folder
+from training.drawn.painter import write_folder
 
 CODES = ("EOS", "LYT", "NGS")
 IMAGES_PER_CLASS = 24
@@ -37,7 +37,7 @@ ema_decay = 0.9
 name = "drawn"
 folder = "drawn"
 licence = "CC0"
-attribution = "drawn by training/painter.py"
+attribution = "drawn by training/drawn/painter.py"
 [card]
 min_training_images = 5
 intended_use = "tests"

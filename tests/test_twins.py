@@ -15,8 +15,8 @@ from scipy.fft import dctn
 from model.image import decode
 from training.data import Sample
 from training.data_config import TwinsConfig
+from training.drawn.painter import paint
 from training.fingerprint import BITS, SIDE, fingerprint
-from training.painter import paint
 from training.twins import Twin, find_twins, write_twins
 
 CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"

@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from model.contract import CLASSES, INPUT, OUTPUTS
-from training.painter import paint
+from training.drawn.painter import paint
 
 #: Largest difference from the fp32 graph, relative to the output's largest value or to 1. fp16 keeps 11 bits, 5e-4 at
 #: each step. Attention maps are stretched to 0..1, and their rounding with them.

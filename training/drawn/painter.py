@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.canvas import Canvas, Depth, Point, polar
-from training.morphology import LOOKS, Granules, Look, Nucleus
+from training.drawn.canvas import Canvas, Depth, Point, polar
+from training.drawn.morphology import LOOKS, Granules, Look, Nucleus
 
 
 class UnknownClass(ValueError):
