@@ -16,7 +16,7 @@ from PIL import Image
 
 from training.audit import Audit, audit, differences, pairs, shares, write_audit
 from training.calibration import log_probabilities
-from training.data import Sample
+from training.data.samples import Sample
 from training.run import Run
 from training.scores import Scores, scores_of, scores_of_run
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.augment import jitter_stain, warp
 from training.config import AugmentConfig
+from training.data.augment import jitter_stain, warp
 from training.drawn.painter import paint
 
 STILL = AugmentConfig(rotation_degrees=0, shift=0, zoom=0, flip=False, stain=0)

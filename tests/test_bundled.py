@@ -11,8 +11,8 @@ from model.image import decode
 from service.runtime.artifact import bundled_artefact
 from service.runtime.session import OnnxSession, open_session
 from training.config import Config, read_config
-from training.data import Parts, sha256_of, split_list
-from training.survey import survey
+from training.data.index import survey
+from training.data.samples import Parts, sha256_of, split_list
 
 CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"
 MAX_BYTES = 16_000_000

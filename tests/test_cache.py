@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from model.image import UndecodablePicture
-from training.cache import AT_ONCE, Recipe, Rows, rows_of
-from training.data import DataError, Sample, Span
-from training.pictures import decoder_sources, decoder_version
+from training.data.cache import AT_ONCE, Recipe, Rows, rows_of
+from training.data.images import decoder_sources, decoder_version
+from training.data.samples import DataError, Sample, Span
 
 COUNT = 400  # more than are computed at once
 
@@ -195,8 +195,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_cache import COUNT, _Counting, _expected
-from training.cache import Recipe, rows_of
-from training.data import Sample
+from training.data.cache import Recipe, rows_of
+from training.data.samples import Sample
 import numpy as np
 
 class Waiting(_Counting):

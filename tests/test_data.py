@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data import DataError, Parts, Sample, Span, read, recorded_parts, sha256_of, split_list
+from training.data.samples import DataError, Parts, Sample, Span, read, recorded_parts, sha256_of, split_list
 
 CELLS = [Sample("set", "BLA", f"BLA_{n:05d}.jpg", Path(f"/there/BLA/BLA_{n:05d}.jpg")) for n in range(10)]
 PARTS: Parts = {"train": CELLS[:8], "calibration": CELLS[8:9], "test": CELLS[9:]}

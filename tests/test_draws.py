@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.draws import EpochDraws, PictureBatches, Share, draws_an_epoch, epoch_order, every_picture, loader
+from training.data.sampler import EpochDraws, PictureBatches, Share, draws_an_epoch, epoch_order, every_picture, loader
 
 weight = st.floats(0.01, 100)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.draws import Share
+from training.data.sampler import Share
 from training.epoch_sums import EpochSums
 
 Batches = list[tuple[float, int, int]]  # mean loss, hits, pictures

@@ -7,9 +7,9 @@ import pytest
 from scipy.special import softmax
 
 from training.config import Config
-from training.data import Sample
+from training.data.images import Pictures
+from training.data.samples import Sample
 from training.evaluate import evaluate, fit_temperature
-from training.pictures import Pictures
 
 CODES = ("A", "B", "C")
 CONFIG = Config.model_validate(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from desk import Desk
 
-from training.draws import PictureBatches, loader
-from training.waiting import Waits
+from training.data.sampler import PictureBatches, loader
+from training.data.wait_times import Waits
 
 CONFIG = """
 [fit]

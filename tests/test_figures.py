@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from model.contract import CLASSES
 from training.config import MATURATION
-from training.data import Sample
+from training.data.samples import Sample
 from training.figures.classes import classes_plate
 from training.figures.confusion import confusion_plate
 from training.figures.coverage import coverage_plate

@@ -13,9 +13,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from training.data import DataError
+from training.data.layouts import Found, index_source
+from training.data.samples import DataError
 from training.data_config import SourceConfig
-from training.layouts import Found, index_source
 
 CODES = ("BLA", "EOS", "PMO")
 FOLDER = {"folder": "set"}
@@ -159,7 +159,7 @@ def test_without_pyarrow_a_parquet_list_names_what_to_install(tmp_path: Path) ->
     (tmp_path / "list.parquet").touch()
     code = (
         "import sys; sys.modules['pyarrow'] = None\n"
-        "from pathlib import Path; from training.rows import read_table\n"
+        "from pathlib import Path; from training.data.tables import read_table\n"
         "try: read_table(Path(sys.argv[1]))\n"
         "except Exception as error: print(error)"
     )
@@ -178,7 +178,7 @@ def test_folders_that_vanish_while_they_are_listed_end_nothing(tmp_path: Path, m
             shutil.rmtree(tmp_path / "set" / "EOS" / "b", ignore_errors=True)
             yield found
 
-    monkeypatch.setattr("training.layouts.os.walk", vanishing)
+    monkeypatch.setattr("training.data.layouts.os.walk", vanishing)
     assert [sample.name for sample in _index(tmp_path, folder="set").samples] == ["0.jpg", "a/1.jpg"]
 
 
@@ -189,6 +189,6 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         onerror(PermissionError(13, "Permission denied", str(folder)))
         return iter(())
 
-    monkeypatch.setattr("training.layouts.os.walk", refusing)
+    monkeypatch.setattr("training.data.layouts.os.walk", refusing)
     with pytest.raises(DataError, match="EOS: cannot be listed .Permission denied."):
         _index(tmp_path, folder="set")

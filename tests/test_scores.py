@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from training.data import Sample
+from training.data.samples import Sample
 from training.scores import Scores, joined, read_scores, scores_of, write_predictions, write_scores
 
 CODES = ("A", "B", "C")

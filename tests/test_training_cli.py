@@ -16,7 +16,7 @@ from serving import client
 
 from model.contract import INPUT, OUTPUTS, read_manifest
 from model.image import decode
-from training.data import sha256_of
+from training.data.samples import sha256_of
 from training.drawn.painter import write_folder
 
 CODES = ("EOS", "LYT", "NGS")

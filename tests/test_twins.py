@@ -13,11 +13,11 @@ from PIL import Image
 from scipy.fft import dctn
 
 from model.image import decode
-from training.data import Sample
+from training.data.fingerprint import BITS, SIDE, fingerprint
+from training.data.near_duplicates import Twin, find_twins, write_twins
+from training.data.samples import Sample
 from training.data_config import TwinsConfig
 from training.drawn.painter import paint
-from training.fingerprint import BITS, SIDE, fingerprint
-from training.twins import Twin, find_twins, write_twins
 
 CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"
 NEAR = TwinsConfig().max_distance

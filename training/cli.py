@@ -23,17 +23,17 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
 from model import atomic_file
 from model.contract import Precision
 from training import feed, profiling, review, sizing, steps
-from training.class_list import as_toml, classes_of
 from training.compare import commands as compare
 from training.config import read_config
-from training.data import split_list
+from training.data.class_list import as_toml, classes_of
+from training.data.index import survey
+from training.data.index_tables import counts_table, sentences
+from training.data.near_duplicates import write_twins
+from training.data.samples import split_list
 from training.override import as_typed, configured
 from training.processes import this_process
 from training.run import Run
-from training.survey import survey
-from training.survey_table import counts_table, sentences
 from training.terminal import complain, console, picked_up_later, say, show_figures, told_plainly
-from training.twins import write_twins
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
 

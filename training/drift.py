@@ -16,10 +16,10 @@ from model.contract import INPUT, Manifest, manifest_text, read_manifest
 from model.drift import SUFFIX, reference_text, text_sha256
 from model.drift_making import DRAWS, RUN_LENGTH, Gathered, made
 from training.config import Config
-from training.data import Sample, sha256_of
-from training.pictures import Pictures
+from training.data.images import Pictures
+from training.data.index import recorded
+from training.data.samples import Sample, sha256_of
 from training.steps import decoded
-from training.survey import recorded
 
 _BATCH = 16
 

@@ -7,7 +7,7 @@ those since the run was picked up, and of 3 pictures on 2 devices they divide by
 import torch
 from torch import Tensor
 
-from training.draws import Share
+from training.data.sampler import Share
 from training.together import of_all
 
 

@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 
 from training.calibration import Logits, fit_temperature, measure_calibration
 from training.config import Config
-from training.data import Block
+from training.data.images import Pictures
+from training.data.samples import Block
+from training.data.split_description import tested
 from training.maturation import lineages, tolerant
 from training.metrics import count, measure
 from training.networks import Network, build
-from training.pictures import Pictures
 from training.run import Evaluation
 from training.scores import Scores, scores_of
 from training.selective import measure_selective
-from training.split_words import tested
 
 
 def load_network(config: Config, weights: Path) -> Network:

@@ -21,8 +21,8 @@ from training.summary import Table
 from training.terminal import show, told_plainly
 
 if TYPE_CHECKING:
+    from training.data.wait_times import Waits
     from training.fit import Execution
-    from training.waiting import Waits
 
 #: The first steps claim memory and start workers.
 LEFT_OUT = 2
@@ -39,9 +39,9 @@ def feed(
 ) -> None:
     """Take a few steps of a training and say how much of them waited for pictures. Keeps nothing."""
     with told_plainly(), tempfile.TemporaryDirectory() as folder:
+        from training.data.wait_times import Waits
         from training.fit import Execution
         from training.step import OVERSIZE
-        from training.waiting import Waits
 
         run, config = Run(Path(folder) / "run"), bare(read_config(config_path))
         kept, execution, waits = cache or run.cache, Execution(1, accumulate, workers, steps=take), Waits()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from training.config import Config, read_config
-from training.data import DataError
+from training.data.samples import DataError
 from training.run import Run
 from training.terminal import complain, say, show, show_figures, told_plainly
 

@@ -28,8 +28,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from model import atomic_file, csv_file
 from model.contract import Metric
 from training.config import Config, ConfigError, read_config
-from training.data import sha256_of
-from training.pictures import Unreadable
+from training.data.images import Unreadable
+from training.data.samples import sha256_of
 
 
 class RunError(Exception):

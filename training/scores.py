@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model import atomic_file, csv_file
 from training.calibration import Logits, log_probabilities
-from training.data import Block, Sample
+from training.data.samples import Block, Sample
 from training.metrics import Floats, Labels
 from training.run import Evaluation, Run
 

@@ -16,10 +16,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.classification import MulticlassF1Score
 from typing_extensions import override
 
-from training.augment import jitter_stain, warp
 from training.config import Config, FitConfig
+from training.data.augment import jitter_stain, warp
+from training.data.sampler import Share
 from training.distil import Teachers
-from training.draws import Share
 from training.epoch_sums import EpochSums
 from training.imbalance import LabelLoss
 from training.networks import build

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from model.contract import Manifest, Precision
 from training.config import Config
-from training.data import Block, DataError, Parts, sha256_of, split_list
-from training.pictures import Pictures, Unreadable, decode_all
+from training.data.images import Pictures, Unreadable, decode_all
+from training.data.index import recorded, survey
+from training.data.index_tables import twin_sentence
+from training.data.near_duplicates import write_twins
+from training.data.samples import Block, DataError, Parts, sha256_of, split_list
+from training.data.split_description import describe
 from training.run import Ancestor, Evaluation, Run
 from training.scores import write_evaluation
-from training.split_words import describe
-from training.survey import recorded, survey
-from training.survey_table import twin_sentence
 from training.terminal import RANK, complain, say
-from training.twins import write_twins
 
 if TYPE_CHECKING:
+    from training.data.wait_times import Waits
     from training.fit import Execution
-    from training.waiting import Waits
 
 
 def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool = True) -> Parts:

@@ -27,7 +27,7 @@ from training.compare.cost import Cost
 from training.compare.entries import Budget, PlannedRun, SpeedConfig
 from training.compare.speed import Subject, Timing, cores, processor, side_by_side
 from training.config import Config, read_config
-from training.data import sha256_of
+from training.data.samples import sha256_of
 from training.run import Halted, RunError
 
 Say = Callable[[str], None]

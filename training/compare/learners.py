@@ -24,10 +24,10 @@ from training.compare.pace import pictures_per_s
 from training.compare.results import epoch_pictures
 from training.compare.speed import Subject, artefact, cores
 from training.config import Config, read_config
+from training.data.index import survey
 from training.networks import check
 from training.origins import IMAGENET, known_of
 from training.run import Fit, Run
-from training.survey import survey
 
 FEATURES = "features.npz"  # of the training pictures, with their labels
 TINY = 1e-6  # a forest may say that a class is impossible; its logarithm must be a number

@@ -15,13 +15,13 @@ from training.compare.entries import Comparison, Entry, PlannedRun
 from training.compare.paired import Answers, Labels, Resamples, figures, holm, middle_95, p_value, resampled
 from training.compare.speed import Timing
 from training.config import Config
+from training.data.sampler import draws_an_epoch
+from training.data.split_description import describe
 from training.data_config import Strict
-from training.draws import draws_an_epoch
 from training.figures.curves import read_curves
 from training.metrics import wilson
 from training.run import Fit, Run, RunError
 from training.scores import scores_of_run
-from training.split_words import describe
 
 
 class Estimate(Strict):

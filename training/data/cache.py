@@ -29,7 +29,7 @@ from rich import get_console
 from rich.progress import track
 
 from model.image import PictureError
-from training.data import DataError, Sample, read
+from training.data.samples import DataError, Sample, read
 
 #: Pictures handed to the threads at once: what is computed and not yet stored stays small.
 AT_ONCE = 256

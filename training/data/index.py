@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import Block, DataError, Parts, Sample, parts_of, recorded_parts
+from training.data.fingerprint import fingerprints
+from training.data.images import Unreadable
+from training.data.layouts import index_source
+from training.data.near_duplicates import Twin, find_twins
+from training.data.predefined import Listed, match_list
+from training.data.samples import Block, DataError, Parts, Sample, parts_of, recorded_parts
+from training.data.splits import assign, same_patient, sampled, thinned, together
 from training.data_config import Blocks, DataConfig, GroupedSplit, KFold, ListedSplit
-from training.fingerprint import fingerprints
-from training.layouts import index_source
-from training.listed import Listed, match_list
-from training.pictures import Unreadable
-from training.splits import assign, same_patient, sampled, thinned, together
-from training.twins import Twin, find_twins
 
 
 @dataclass(frozen=True)

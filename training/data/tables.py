@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data import DataError
+from training.data.samples import DataError
 
 #: Names under which a column is looked for where the configuration names none; compared in lower case.
 USUAL_FILE = ("file", "path", "image path", "image_path", "image", "filename", "file_name", "filepath")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from training.waiting import WaitedFor, Waits
+from training.data.wait_times import WaitedFor, Waits
 
 Weights = NDArray[np.float64]
 

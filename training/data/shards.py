@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from model.tar_reader import WITHOUT_BYTES, DamagedTar, Kind, Member, members
-from training.data import SUFFIXES, DataError, Span
+from training.data.samples import SUFFIXES, DataError, Span
+from training.data.tables import USUAL_CODE, USUAL_PATIENT
 from training.data_config import Columns
-from training.rows import USUAL_CODE, USUAL_PATIENT
 
 LABELS = frozenset({".cls", ".json"})
 MAX_LABEL_BYTES = 1 << 20

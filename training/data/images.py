@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.image import decode
-from training.cache import Recipe, rows_of
-from training.data import Sample
+from training.data.cache import Recipe, rows_of
+from training.data.samples import Sample
 
 #: Distributions that turn a file into pixels; their wheels carry libjpeg-turbo, libtiff and littleCMS.
 DECODER_LIBRARIES = ("pillow", "simplejpeg", "cykooz.resizer")

@@ -17,8 +17,8 @@ import numpy as np
 from rich.progress import track
 
 from model import csv_file
-from training.data import Block, Sample
-from training.fingerprint import BITS, Words, transposed
+from training.data.fingerprint import BITS, Words, transposed
+from training.data.samples import Block, Sample
 
 #: Rows and columns of a block of pairs: 8 bytes each, some 1 MB.
 ROWS, COLUMNS = 32, 4096

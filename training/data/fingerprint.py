@@ -1,6 +1,6 @@
 """A picture → 255 bits that stay when it is encoded again, resized or lit otherwise: a perceptual hash.
 
-Knows pixels and the cosine transform. Knows nothing of pairs, thresholds or splits (training/twins.py).
+Knows pixels and the cosine transform. Knows nothing of pairs, thresholds or splits (training/data/near_duplicates.py).
 
 The signs of the lowest 16 x 16 frequencies of the luminance at 64 px, without the mean: the DCT hash of Zauner (2010,
 "Implementation and benchmarking of perceptual image hash functions", section 3.2.1) with 255 bits for 63 and sign for
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 
 from model.image import decode
-from training.cache import Recipe, Rows, rows_of
-from training.data import Sample
-from training.pictures import decoder_version
+from training.data.cache import Recipe, Rows, rows_of
+from training.data.images import decoder_version
+from training.data.samples import Sample
 
 Words = NDArray[np.uint64]  # (N, 4): the signs by parity of the two frequencies, in the order of PARITIES
 PARITIES = ((0, 0), (1, 1), (0, 1), (1, 0))  # (vertical, horizontal); 64 bits each, of which the mean's is always 0
