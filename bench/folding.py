@@ -15,7 +15,7 @@ from torch import nn
 from training.compare.speed import Timing, artefact, cpu_seconds, processor, side_by_side
 from training.config import Config
 from training.export import Servable, check, to_onnx, trace
-from training.networks import build
+from training.networks.build import build
 
 CLASSES = 21
 VARIANTS = "lite0_mlka tiny tiny_deep mlka_s van_b0"

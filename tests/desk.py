@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from training.config import ModelConfig
 from training.drawn.painter import write_folder
-from training.networks import build
+from training.networks.build import build
 
 CONFIG = """
 name = "drawn"

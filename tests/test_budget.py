@@ -11,7 +11,7 @@ from commands import run
 from training.budget import budget
 from training.compare.cost import cost
 from training.config import Config, read_config
-from training.networks import build
+from training.networks.build import build
 from training.sizing import sized
 
 GUIDE = Path("docs/training-at-scale.md")

@@ -10,7 +10,7 @@ from commands import run
 from desk import CONFIG
 
 from training.compare.entries import PlannedRun, planned_runs, read_comparison
-from training.networks import build
+from training.networks.build import build
 
 FILES = sorted(path for path in Path("training/configs/compare").glob("*.toml") if path.name != "marrow.toml")
 HEAD = 'title = "Drawn"\nbase = "drawn.toml"\n'

@@ -11,7 +11,7 @@ from torch import Tensor
 from model.van import VANOutput
 from training.config import Config, read_config
 from training.distil import TeacherError, Teachers
-from training.networks import build
+from training.networks.build import build
 
 CONFIG = """
 name = "teacher"

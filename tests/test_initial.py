@@ -14,7 +14,7 @@ from model.van import LKA, VAN, VARIANTS
 from training.config import Config, ConfigError
 from training.initial import begin, check_origin, take_over
 from training.model_config import ModelConfig
-from training.networks import build
+from training.networks.build import build
 from training.origins import InitialError, read_origin
 
 B0 = VARIANTS["van_b0"]

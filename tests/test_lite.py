@@ -9,11 +9,11 @@ from test_networks import CLASSES, _awake, _holds_the_contract, _pictures, _Serv
 
 from model.lite import LITE_VARIANTS, STRIDE, LiteMLKA
 from model.van import LKA, answer
-from training.comparison import pooled
 from training.export import check, to_onnx
 from training.initial import take_over
 from training.model_config import ModelConfig
-from training.networks import build
+from training.networks.build import build
+from training.networks.trunks import pooled
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from test_config import MINIMAL
 
 from model.channel import CHANNEL_ATTENTIONS
 from model.van import KERNELS, VAN, VARIANTS, Variant
-from training.comparison import Pooled
 from training.config import Config, ConfigError, read_config
-from training.dagdnet import DAGDNet
 from training.export import Servable, check, to_onnx
 from training.model_config import ChannelAttention, ModelConfig, Scale, Stem
-from training.networks import COMPARISONS, NETWORKS, build, title, variant
-from training.networks import check as check_network
+from training.networks.build import COMPARISONS, NETWORKS, build, title, variant
+from training.networks.build import check as check_network
+from training.networks.dagdnet import DAGDNet
+from training.networks.trunks import Pooled
 
 CLASSES = 5
 LKA = ("5-7-1",)

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from training.compare.cost import cost
 from training.config import Config
-from training.networks import build
+from training.networks.build import build
 from training.step import OVERSIZE, size_in
 
 #: The backward pass computes a gradient for its input and one for its weights where the forward pass computes one

@@ -15,7 +15,7 @@ import typer
 try:  # before all else: scipy and others, too, are there only where torch is
     # onnxruntime 1.32 reports its use to Microsoft unless this is set before it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    from training.networks import check as check_network
+    from training.networks.build import check as check_network
 except ModuleNotFoundError as error:  # the command is there wherever the service is installed, torch is not
     sys.stderr.write(f"marrowlens-train: {error.name} is not installed: pip install -e '.[training]'\n")
     raise SystemExit(2) from error

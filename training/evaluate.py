@@ -20,7 +20,7 @@ from training.data.samples import Block
 from training.data.split_description import tested
 from training.maturation import lineages, tolerant
 from training.metrics import count, measure
-from training.networks import Network, build
+from training.networks.build import Network, build
 from training.run import Evaluation
 from training.scores import Scores, scores_of
 from training.selective import measure_selective

@@ -26,7 +26,7 @@ from training.binding import bound
 from training.config import Config
 from training.folding import folded
 from training.half import in_half
-from training.networks import Network, title
+from training.networks.build import Network, title
 from training.probes import with_probes
 from training.run import Ancestor, Evaluation
 

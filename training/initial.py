@@ -14,7 +14,7 @@ from model.lite import LiteMLKA
 from model.van import VAN
 from training.config import Config
 from training.model_config import ModelConfig
-from training.networks import build
+from training.networks.build import build
 from training.origins import InitialError, Origin, State, read_origin
 
 HEAD = ("head.weight", "head.bias")

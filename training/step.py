@@ -22,7 +22,7 @@ from training.data.sampler import Share
 from training.distil import Teachers
 from training.epoch_sums import EpochSums
 from training.imbalance import LabelLoss
-from training.networks import build
+from training.networks.build import build
 from training.optimiser import WATCHED, optimiser_and_schedule
 from training.resume import seed_step
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.config import Config
-from training.networks import build
+from training.networks.build import build
 
 
 class Cost(NamedTuple):

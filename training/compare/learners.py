@@ -25,7 +25,7 @@ from training.compare.results import epoch_pictures
 from training.compare.speed import Subject, artefact, cores
 from training.config import Config, read_config
 from training.data.index import survey
-from training.networks import check
+from training.networks.build import check
 from training.origins import IMAGENET, known_of
 from training.run import Fit, Run
 

@@ -15,11 +15,11 @@ import torch
 from model.channel import CHANNEL_ATTENTIONS
 from model.lite import LITE_VARIANTS, LiteMLKA
 from model.van import VAN, VARIANTS, CrossScaleAttention, Variant
-from training.asaenet import ASAENet
-from training.comparison import TRUNKS, Pooled, pooled
-from training.dagdnet import dagdnet, dagdnet121
 from training.model_config import ModelConfig
-from training.samfn import SAMFN
+from training.networks.asaenet import ASAENet
+from training.networks.dagdnet import dagdnet, dagdnet121
+from training.networks.samfn import SAMFN
+from training.networks.trunks import TRUNKS, Pooled, pooled
 
 #: Name → what makes it for a number of classes and a rate of stochastic depth.
 COMPARISONS: Mapping[str, Callable[[int, float], Pooled]] = MappingProxyType(

@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from training.comparison import Pooled, strength
+from training.networks.trunks import Pooled, strength
 
 #: Share of its greatest value above which attention is hidden.
 HIDDEN_ABOVE = 0.85

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from timm.models.densenet import DenseNet
 from torch import Tensor, nn
 
-from training.comparison import Pooled
+from training.networks.trunks import Pooled
 
 
 class AttentionGate(nn.Module):

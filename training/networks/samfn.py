@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.comparison import Pooled
+from training.networks.trunks import Pooled
 
 #: Initial attention maps, M.
 ATTENTION_MAPS = 32
