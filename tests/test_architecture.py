@@ -28,7 +28,7 @@ LONG_FUNCTIONS = {
     "service/inference/classifier.py:classify_many": "what feeds and what answers share the tasks under way, and end together",
     "service/lis/storage/migrations/versions/v0001_laboratory.py:upgrade": "every table, as Alembic writes them down",
     "service/inference/batching/batcher.py:__init__": "every part that the event loop and the threads share, with its owner",
-    "training/fit.py:fit": "one run from its first step to its weights, in the order in which it happens",
+    "training/fit/train.py:fit": "one run from its first step to its weights, in the order in which it happens",
     "training/export.py:_manifest": "one constructor call, one keyword a line",
 }
 #: Names that say nothing of what is inside.

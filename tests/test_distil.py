@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.van import VANOutput
 from training.config import Config, read_config
-from training.distil import TeacherError, Teachers
+from training.fit.distil import TeacherError, Teachers
 from training.networks.build import build
 
 CONFIG = """

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.sampler import Share
-from training.epoch_sums import EpochSums
+from training.fit.epoch_sums import EpochSums
 
 Batches = list[tuple[float, int, int]]  # mean loss, hits, pictures
 batch = st.tuples(st.floats(0, 10, width=32), st.integers(0, 5), st.integers(1, 5))

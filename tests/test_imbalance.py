@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config import FitConfig
-from training.imbalance import LabelLoss, class_counts, draw_weights, effective_number
+from training.fit.losses import LabelLoss, class_counts, draw_weights, effective_number
 
 LABELS = np.array([0] * 80 + [1] * 16 + [3] * 4)  # class 2 of 4 has no picture
 ONES = np.ones(len(LABELS))

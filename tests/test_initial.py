@@ -12,10 +12,10 @@ from test_config import MINIMAL
 
 from model.van import LKA, VAN, VARIANTS
 from training.config import Config, ConfigError
-from training.initial import begin, check_origin, take_over
+from training.fit.pretrained import begin, check_origin, take_over
+from training.fit.weight_files import InitialError, read_origin
 from training.model_config import ModelConfig
 from training.networks.build import build
-from training.origins import InitialError, read_origin
 
 B0 = VARIANTS["van_b0"]
 CODES = ("BLA", "EOS", "LYT", "MON")

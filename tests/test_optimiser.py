@@ -3,7 +3,7 @@
 import pytest
 
 from training.config import FitConfig
-from training.optimiser import learning_rate
+from training.fit.optimiser import learning_rate
 
 ONE = FitConfig(epochs=10, warmup_epochs=2)
 THREE = FitConfig(epochs=10, warmup_epochs=2, restarts=(6, 4), restart_lr=0.5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.van import KERNELS, LKA, MLKA, VAN, VARIANTS
-from training.initial import take_over
+from training.fit.pretrained import take_over
 from training.model_config import ModelConfig
 
 B0 = VARIANTS["van_b0"]

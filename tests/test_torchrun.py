@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stress.torchrun import free_port, machines
-from training.processes import Process
+from training.fit.processes import Process
 
 #: Everything that is random in a step.
 RANDOM = """
@@ -120,7 +120,7 @@ def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Des
 DYING = """
 import os, signal, sys
 import torch, torch.distributed as dist
-from training.together import Lost, joined, settle
+from training.fit.distributed import Lost, joined, settle
 
 try:
     with joined():

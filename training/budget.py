@@ -13,8 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from training.compare.cost import cost
 from training.config import Config
+from training.fit.module import OVERSIZE, size_in
 from training.networks.build import build
-from training.step import OVERSIZE, size_in
 
 #: The backward pass computes a gradient for its input and one for its weights where the forward pass computes one
 #: thing. Not counted, because torch's counter takes the weights of a depthwise convolution's gradient for dense ones.

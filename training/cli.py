@@ -30,8 +30,8 @@ from training.data.index import survey
 from training.data.index_tables import counts_table, sentences
 from training.data.near_duplicates import write_twins
 from training.data.samples import split_list
+from training.fit.processes import this_process
 from training.override import as_typed, configured
-from training.processes import this_process
 from training.run import Run
 from training.terminal import complain, console, picked_up_later, say, show_figures, told_plainly
 
@@ -64,7 +64,7 @@ def fit(
     init: InitialWeights = None,
 ) -> None:
     """Train a model and write its weights, curves and split to a run folder."""
-    from training.together import agreed, gpus, joined, settle
+    from training.fit.distributed import agreed, gpus, joined, settle
 
     run = Run(out)
     cache = cache or run.cache
@@ -77,7 +77,7 @@ def fit(
         if agreed(run.weights.exists):
             say(f"{run.weights} is already trained; give another --out to train anew")
             return
-        from training.fit import Execution
+        from training.fit.train import Execution
 
         execution = Execution(here, accumulate, workers, checkpoint_every, stop_after)
         steps.train(config, parts, run, cache, as_typed(config_path, init), execution)

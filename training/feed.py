@@ -22,7 +22,7 @@ from training.terminal import show, told_plainly
 
 if TYPE_CHECKING:
     from training.data.wait_times import Waits
-    from training.fit import Execution
+    from training.fit.train import Execution
 
 #: The first steps claim memory and start workers.
 LEFT_OUT = 2
@@ -40,8 +40,8 @@ def feed(
     """Take a few steps of a training and say how much of them waited for pictures. Keeps nothing."""
     with told_plainly(), tempfile.TemporaryDirectory() as folder:
         from training.data.wait_times import Waits
-        from training.fit import Execution
-        from training.step import OVERSIZE
+        from training.fit.module import OVERSIZE
+        from training.fit.train import Execution
 
         run, config = Run(Path(folder) / "run"), bare(read_config(config_path))
         kept, execution, waits = cache or run.cache, Execution(1, accumulate, workers, steps=take), Waits()

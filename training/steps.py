@@ -24,7 +24,7 @@ from training.terminal import RANK, complain, say
 
 if TYPE_CHECKING:
     from training.data.wait_times import Waits
-    from training.fit import Execution
+    from training.fit.train import Execution
 
 
 def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool = True) -> Parts:
@@ -44,7 +44,7 @@ def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network:
         InitialError: a new run cannot begin with the weights that it names; said before a picture is read.
         DataError: the pictures are not as the configuration, or the run that has begun, has them.
     """
-    from training.together import agreed, each
+    from training.fit.distributed import agreed, each
 
     began: list[Parts] = []
 
@@ -57,7 +57,7 @@ def begin(config: Config, text: str, run: Run, data: Path, cache: Path, network:
 
 
 def _begun(config: Config, text: str, run: Run, data: Path, cache: Path, network: bool) -> Parts:
-    from training.initial import check_origin
+    from training.fit.pretrained import check_origin
 
     if run.begun(config):
         return recorded(config.data, data, config.codes, run.split())
@@ -70,7 +70,7 @@ def _begun(config: Config, text: str, run: Run, data: Path, cache: Path, network
 
 
 def _start(config: Config, text: str, run: Run, split: str, network: bool) -> None:
-    from training.ancestry import ancestors_of
+    from training.fit.provenance import ancestors_of
 
     ancestors = ancestors_of(config, split) if network else ()
     run.write_ancestors(ancestors)  # first: what a run has begun with must stand there once it counts as begun
@@ -80,7 +80,7 @@ def _start(config: Config, text: str, run: Run, split: str, network: bool) -> No
 
 def tell_of(ancestors: tuple[Ancestor, ...], config: Config) -> None:
     """Say what a run began with and who taught it, and complain of what follows for its figures and its licence."""
-    from training.ancestry import laxer
+    from training.fit.provenance import laxer
 
     for at, ancestor in enumerate(ancestors):
         say(ancestor.attribution[0])
@@ -121,9 +121,9 @@ def train(
         DataError: too few pictures can be read.
         Halted: told to stop, it has saved where.
     """
-    from training.fit import Execution, fit
-    from training.step import OVERSIZE
-    from training.together import check_alike, first_here
+    from training.fit.distributed import check_alike, first_here
+    from training.fit.module import OVERSIZE
+    from training.fit.train import Execution, fit
 
     pictures = first_here(lambda: decoded(config, parts, "train", round(config.model.input_size * OVERSIZE), cache))
     calibration = first_here(lambda: decoded(config, parts, "calibration", config.model.input_size, cache))
@@ -174,10 +174,10 @@ def export(run: Run, out: Path, precision: Precision = "fp32") -> tuple[Path, Ma
         RunError: the run has not been evaluated.
         ValueError: the graph does not do what the network does.
     """
-    from training.ancestry import ancestors_of
     from training.evaluate import load_network
     from training.export import ExportError, Trained
     from training.export import export as export_network
+    from training.fit.provenance import ancestors_of
     from training.half import HalfError
 
     config, evaluation = run.config(), run.evaluation()

@@ -15,7 +15,7 @@ from rich.markup import escape
 from model.contract import ArtefactError, Metric
 from training.config import ConfigError
 from training.data.samples import DataError
-from training.processes import this_process
+from training.fit.processes import this_process
 from training.run import Halted, RunError
 from training.summary import Table, tables
 

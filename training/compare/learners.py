@@ -25,8 +25,8 @@ from training.compare.results import epoch_pictures
 from training.compare.speed import Subject, artefact, cores
 from training.config import Config, read_config
 from training.data.index import survey
+from training.fit.weight_files import IMAGENET, known_of
 from training.networks.build import check
-from training.origins import IMAGENET, known_of
 from training.run import Fit, Run
 
 FEATURES = "features.npz"  # of the training pictures, with their labels

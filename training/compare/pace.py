@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
 from training.config import Config, DistilConfig
-from training.step import OVERSIZE, Fitting
+from training.fit.module import OVERSIZE, Fitting
 
 #: Timed steps; one more comes before them, in which memory is claimed and kernels are chosen.
 STEPS = 3

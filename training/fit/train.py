@@ -21,18 +21,18 @@ from safetensors.torch import save
 from torch import nn
 
 from model import atomic_file
-from training.allocator import keep_freed_memory
 from training.config import Config
 from training.data.images import Pictures
 from training.data.sampler import EpochDraws, PictureBatches, Share, draws_an_epoch, every_picture, loader
 from training.data.wait_times import Waiting, Waits
-from training.imbalance import class_counts, draw_weights
-from training.initial import begin
-from training.processes import this_process
-from training.resume import Averaging, Checkpoints, Stopping, WholeFiles
+from training.fit.allocator import keep_freed_memory
+from training.fit.checkpoints import Averaging, Checkpoints, Stopping, WholeFiles
+from training.fit.distributed import agreed, each, settle
+from training.fit.losses import class_counts, draw_weights
+from training.fit.module import Fitting
+from training.fit.pretrained import begin
+from training.fit.processes import this_process
 from training.run import Fit, Run
-from training.step import Fitting
-from training.together import agreed, each, settle
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from model import csv_file
 from model.contract import ArtefactError
 from training.config import Config, ConfigError
-from training.origins import IMAGENET, InitialError, Known, known_of
+from training.fit.weight_files import IMAGENET, InitialError, Known, known_of
 from training.run import Ancestor
 
 #: What terms ask of whoever passes weights on, each more than the one before; the most that a licence names counts.

@@ -21,9 +21,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
 from model import atomic_file
-from training.optimiser import WATCHED
+from training.fit.distributed import agreed
+from training.fit.optimiser import WATCHED
 from training.run import Halted
-from training.together import agreed
 
 
 def seed_step(seed: int, epoch: int, step: int, share: int) -> None:

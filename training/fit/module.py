@@ -19,12 +19,12 @@ from typing_extensions import override
 from training.config import Config, FitConfig
 from training.data.augment import jitter_stain, warp
 from training.data.sampler import Share
-from training.distil import Teachers
-from training.epoch_sums import EpochSums
-from training.imbalance import LabelLoss
+from training.fit.checkpoints import seed_step
+from training.fit.distil import Teachers
+from training.fit.epoch_sums import EpochSums
+from training.fit.losses import LabelLoss
+from training.fit.optimiser import WATCHED, optimiser_and_schedule
 from training.networks.build import build
-from training.optimiser import WATCHED, optimiser_and_schedule
-from training.resume import seed_step
 
 #: Pictures are decoded this much larger than the input, so that a zoomed or turned one is still sharp.
 OVERSIZE = 4 / 3

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.processes import this_process
+from training.fit.processes import this_process
 
 T = TypeVar("T")
 _talks: list[Any] = []  # the one of `joined`, beside that of the steps

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.data.sampler import Share
-from training.together import of_all
+from training.fit.distributed import of_all
 
 
 class EpochSums:
