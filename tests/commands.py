@@ -9,7 +9,13 @@ from pathlib import Path
 _FORKS = multiprocessing.get_context("forkserver")
 # Not training.terminal nor what imports it: a process learns there, from its environment, which of several it is.
 _FORKS.set_forkserver_preload(
-    ["training.fit.train", "training.evaluate", "training.export", "training.classical", "training.figures.compared"]
+    [
+        "training.fit.train",
+        "training.evaluation.evaluate",
+        "training.export",
+        "training.classical",
+        "training.figures.compared",
+    ]
 )
 
 

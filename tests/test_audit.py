@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from training.audit import Audit, audit, differences, pairs, shares, write_audit
-from training.calibration import log_probabilities
 from training.data.samples import Sample
+from training.evaluation.calibration import log_probabilities
+from training.evaluation.label_errors import Audit, audit, differences, pairs, shares, write_audit
+from training.evaluation.scores import Scores, scores_of, scores_of_run
 from training.run import Run
-from training.scores import Scores, scores_of, scores_of_run
 
 CODES = ("A", "B", "C")
 

@@ -1,4 +1,4 @@
-"""training/evaluate.py: the temperature that was put in comes out, and what each figure was measured on is said."""
+"""training/evaluation/evaluate.py: the temperature that was put in comes out, and what each figure was measured on is said."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from scipy.special import softmax
 from training.config import Config
 from training.data.images import Pictures
 from training.data.samples import Sample
-from training.evaluate import evaluate, fit_temperature
+from training.evaluation.evaluate import evaluate, fit_temperature
 
 CODES = ("A", "B", "C")
 CONFIG = Config.model_validate(

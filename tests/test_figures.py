@@ -14,6 +14,9 @@ from matplotlib.text import Text
 from model.contract import CLASSES
 from training.config import MATURATION
 from training.data.samples import Sample
+from training.evaluation.maturation import lineages, tolerant
+from training.evaluation.metrics import count, measure
+from training.evaluation.scores import Scores, scores_of
 from training.figures.classes import classes_plate
 from training.figures.confusion import confusion_plate
 from training.figures.coverage import coverage_plate
@@ -22,9 +25,6 @@ from training.figures.gallery import Cell, drawn_cells, gallery_plate, top_proba
 from training.figures.overlays import Maps, laid_over, overlays_plate
 from training.figures.plate import Plate, rendered
 from training.figures.reliability import reliability_plate
-from training.maturation import lineages, tolerant
-from training.metrics import count, measure
-from training.scores import Scores, scores_of
 
 ALL = tuple(cell_class.code for cell_class in CLASSES)
 THREE = ("BLA", "PMO", "MYB")

@@ -15,10 +15,10 @@ import pytest
 from folded import Folded
 from PIL import Image
 
+from training.evaluation.scores import scores_of_run, write_evaluation
+from training.evaluation.tables import Table
 from training.page import Page, Picture, Section, render
 from training.run import Run
-from training.scores import scores_of_run, write_evaluation
-from training.summary import Table
 
 OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery"}
 

@@ -1,4 +1,4 @@
-"""training/maturation.py: which confusions are forgiven, and that forgiving more never lowers a figure."""
+"""training/evaluation/maturation.py: which confusions are forgiven, and that forgiving more never lowers a figure."""
 
 from itertools import pairwise
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from model.contract import CLASSES, CellClass
 from training.config import MATURATION
-from training.maturation import lineages, strict, tolerant
-from training.metrics import measure
+from training.evaluation.maturation import lineages, strict, tolerant
+from training.evaluation.metrics import measure
 
 CODES = tuple(cell_class.code for cell_class in CLASSES)
 seeds = st.integers(0, 2**32 - 1)

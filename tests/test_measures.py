@@ -1,4 +1,4 @@
-"""training/metrics.py and the calibration error, held against counts done by hand, scikit-learn and torchmetrics."""
+"""training/evaluation/metrics.py and the calibration error, held against counts done by hand, scikit-learn and torchmetrics."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from training.calibration import expected_calibration_error
-from training.maturation import strict
-from training.metrics import Counts, Metric, count, gathered, measure, proportion
+from training.evaluation.calibration import expected_calibration_error
+from training.evaluation.maturation import strict
+from training.evaluation.metrics import Counts, Metric, count, gathered, measure, proportion
 
 CODES = ("A", "B", "C", "D")
 GROUPS = ("one", "one", "two", "two")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn.metrics import accuracy_score, f1_score
 
-from training.compare.paired import figures, holm, mcnemar, middle_95, p_value, resampled
+from training.evaluation.paired import figures, holm, mcnemar, middle_95, p_value, resampled
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from folded import Folded
 
-from training.folds import fold_tables, pool
+from training.evaluation.cross_validation import fold_tables, pool
+from training.evaluation.scores import scores_of_run, write_evaluation
+from training.evaluation.tables import tables
 from training.run import Run
-from training.scores import scores_of_run, write_evaluation
-from training.summary import tables
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

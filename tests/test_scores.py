@@ -1,4 +1,4 @@
-"""training/scores.py: logits come back as they were written, and a file that is not whole is said to be so."""
+"""training/evaluation/scores.py: logits come back as they were written, and a file that is not whole is said to be so."""
 
 import csv
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from scipy.special import softmax
 
 from training.data.samples import Sample
-from training.scores import Scores, joined, read_scores, scores_of, write_predictions, write_scores
+from training.evaluation.scores import Scores, joined, read_scores, scores_of, write_predictions, write_scores
 
 CODES = ("A", "B", "C")
 

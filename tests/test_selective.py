@@ -1,11 +1,11 @@
-"""training/selective.py: risk against coverage, held against counts of every threshold and against known cases."""
+"""training/evaluation/selective.py: risk against coverage, held against counts of every threshold and against known cases."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.selective import COVERAGES, RiskCoverage, measure_selective, risk_coverage
+from training.evaluation.selective import COVERAGES, RiskCoverage, measure_selective, risk_coverage
 
 #: Probabilities that repeat: no threshold parts equals.
 answers = st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=60)

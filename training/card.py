@@ -10,8 +10,8 @@ from pathlib import Path
 
 from model.contract import Manifest, Metric, Precision
 from training.config import Config
+from training.evaluation.tables import LEGEND
 from training.run import Evaluation, Fit, RunError
-from training.summary import LEGEND
 
 CARD = "MODEL_CARD.md"
 

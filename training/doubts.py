@@ -10,14 +10,14 @@ from pathlib import Path
 from PIL import Image
 
 from model import atomic_file
-from training.audit import Audit, audit, differences, pairs, shares, write_audit
 from training.config import Config
+from training.evaluation.label_errors import Audit, audit, differences, pairs, shares, write_audit
+from training.evaluation.maturation import tolerant
+from training.evaluation.scores import Scores, scores_of_run
+from training.evaluation.tables import Table
 from training.illustrate import FOOTER, NOTICE, Cells
-from training.maturation import tolerant
 from training.page import Page, Picture, Section, render
 from training.run import Run, told_apart
-from training.scores import Scores, scores_of_run
-from training.summary import Table
 
 #: The page shows so many; audit.csv lists all.
 SHOWN = 120

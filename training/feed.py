@@ -16,8 +16,8 @@ import typer
 from training import steps
 from training.compare.speed import processor
 from training.config import Config, DistilConfig, read_config
+from training.evaluation.tables import Table
 from training.run import Halted, Run
-from training.summary import Table
 from training.terminal import show, told_plainly
 
 if TYPE_CHECKING:

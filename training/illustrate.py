@@ -17,7 +17,10 @@ from training.data.images import cropped
 from training.data.layouts import index_source
 from training.data.samples import DataError, Sample, read
 from training.data.split_description import describe
-from training.evaluate import load_network, maps
+from training.evaluation.evaluate import load_network, maps
+from training.evaluation.maturation import tolerant
+from training.evaluation.scores import Scores, scores_of_run
+from training.evaluation.tables import tables
 from training.figures.classes import classes_plate
 from training.figures.confusion import confusion_plate
 from training.figures.coverage import coverage_plate
@@ -26,11 +29,8 @@ from training.figures.gallery import Cell, drawn_cells, gallery_plate, top_proba
 from training.figures.overlays import ROWS, Maps, overlays_plate
 from training.figures.plate import Plate, write
 from training.figures.reliability import reliability_plate
-from training.maturation import tolerant
 from training.page import Page, Picture, Section, render
 from training.run import Evaluation, Run
-from training.scores import Scores, scores_of_run
-from training.summary import tables
 
 NOTICE = "Research use only. Not a medical device: a person reviews and signs, never the model."
 FOOTER = (

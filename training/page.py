@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from training.summary import Table
+from training.evaluation.tables import Table
 
 
 @dataclass(frozen=True, slots=True)

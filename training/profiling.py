@@ -18,8 +18,8 @@ import typer
 
 from model.contract import INPUT, OUTPUTS
 from training.compare.speed import processor
+from training.evaluation.tables import Table
 from training.places import places, places_after
-from training.summary import Table
 from training.terminal import console, show, told_plainly
 
 #: The part of a node that onnxruntime has put in without a name.

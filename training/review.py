@@ -37,8 +37,8 @@ def pool(
 ) -> None:
     """Put the test blocks of a k-fold split's runs together: every picture predicted once."""
     with told_plainly():
-        from training.folds import fold_tables, write_pool
-        from training.folds import pool as pool_runs
+        from training.evaluation.cross_validation import fold_tables, write_pool
+        from training.evaluation.cross_validation import pool as pool_runs
 
         runs = [Run(folder) for folder in run_folders]
         pooled = pool_runs(runs)

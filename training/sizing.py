@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from training.config import read_config
-from training.summary import Table
+from training.evaluation.tables import Table
 from training.terminal import show, told_plainly
 
 

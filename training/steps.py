@@ -18,8 +18,8 @@ from training.data.index_tables import twin_sentence
 from training.data.near_duplicates import write_twins
 from training.data.samples import Block, DataError, Parts, sha256_of, split_list
 from training.data.split_description import describe
+from training.evaluation.scores import write_evaluation
 from training.run import Ancestor, Evaluation, Run
-from training.scores import write_evaluation
 from training.terminal import RANK, complain, say
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def evaluate(run: Run, data: Path, cache: Path) -> Evaluation:
         RunError: the run has not been trained.
         DataError: the pictures are not those that it was trained with.
     """
-    from training.evaluate import load_network, score
+    from training.evaluation.evaluate import load_network, score
 
     config = run.config()
     net = load_network(config, run.trained_weights())
@@ -154,7 +154,7 @@ def evaluate_with(
     logits_of: Callable[[NDArray[np.uint8]], NDArray[np.float32]], run: Run, data: Path, cache: Path
 ) -> Evaluation:
     """The same with whatever gives logits (N, C) of pictures (N, S, S, 3)."""
-    from training.evaluate import evaluate as evaluate_logits
+    from training.evaluation.evaluate import evaluate as evaluate_logits
 
     config = run.config()
     parts = recorded(config.data, data, config.codes, run.split())
@@ -174,7 +174,7 @@ def export(run: Run, out: Path, precision: Precision = "fp32") -> tuple[Path, Ma
         RunError: the run has not been evaluated.
         ValueError: the graph does not do what the network does.
     """
-    from training.evaluate import load_network
+    from training.evaluation.evaluate import load_network
     from training.export import ExportError, Trained
     from training.export import export as export_network
     from training.fit.provenance import ancestors_of

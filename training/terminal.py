@@ -15,9 +15,9 @@ from rich.markup import escape
 from model.contract import ArtefactError, Metric
 from training.config import ConfigError
 from training.data.samples import DataError
+from training.evaluation.tables import Table, tables
 from training.fit.processes import this_process
 from training.run import Halted, RunError
-from training.summary import Table, tables
 
 #: Of several processes of one training the first alone writes and speaks.
 RANK = this_process().rank

@@ -15,7 +15,7 @@ import typer
 from training.compare.conduct import Learner, Prepared, alone_in, carry_out, is_done, prepare
 from training.compare.entries import CACHE, PlannedRun, planned_runs, read_comparison
 from training.compare.speed import Timing, artefact, cores, cpu_seconds, processor, side_by_side
-from training.summary import Table
+from training.evaluation.tables import Table
 from training.terminal import console, picked_up_later, say, show, told_plainly
 
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from training.compare.cost import Cost
 from training.compare.entries import Comparison, Entry, PlannedRun
-from training.compare.paired import Answers, Labels, Resamples, figures, holm, middle_95, p_value, resampled
 from training.compare.speed import Timing
 from training.config import Config
 from training.data.sampler import draws_an_epoch
 from training.data.split_description import describe
 from training.data_config import Strict
+from training.evaluation.metrics import wilson
+from training.evaluation.paired import Answers, Labels, Resamples, figures, holm, middle_95, p_value, resampled
+from training.evaluation.scores import scores_of_run
 from training.figures.curves import read_curves
-from training.metrics import wilson
 from training.run import Fit, Run, RunError
-from training.scores import scores_of_run
 
 
 class Estimate(Strict):

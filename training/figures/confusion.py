@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from training.evaluation.maturation import Agreement
+from training.evaluation.metrics import Counts, Floats
 from training.figures.plate import ORANGE, Plate, headed, inches, sheet, styled
-from training.maturation import Agreement
-from training.metrics import Counts, Floats
 
 COLOURS = "Blues"
 #: So many classes stand in two maps side by side; more would be too small to read on a page.

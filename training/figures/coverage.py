@@ -6,10 +6,10 @@ Knows the curve. Knows no network and no classes.
 import numpy as np
 from matplotlib.axes import Axes
 
+from training.evaluation.metrics import wilson
+from training.evaluation.scores import Scores
+from training.evaluation.selective import COVERAGES, RISK_LIMIT, RiskCoverage, risk_coverage
 from training.figures.plate import BLUE, GREY, VERMILLION, Plate, headed, sheet, styled
-from training.metrics import wilson
-from training.scores import Scores
-from training.selective import COVERAGES, RISK_LIMIT, RiskCoverage, risk_coverage
 
 #: The curve of a large test block is drawn through so many of its points.
 POINTS = 400

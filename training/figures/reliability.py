@@ -6,10 +6,10 @@ Knows bins. Knows no network and no classes.
 import numpy as np
 from matplotlib.axes import Axes
 
-from training.calibration import ECE_BINS, Reliability, log_probabilities, reliability
+from training.evaluation.calibration import ECE_BINS, Reliability, log_probabilities, reliability
+from training.evaluation.metrics import wilson
+from training.evaluation.scores import Scores
 from training.figures.plate import BLUE, GREY, Plate, headed, sheet, styled
-from training.metrics import wilson
-from training.scores import Scores
 
 
 def reliability_plate(scores: Scores, name: str, split: str) -> Plate:

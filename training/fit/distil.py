@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.van import VANOutput
 from training.config import Config
-from training.evaluate import load_network
+from training.evaluation.evaluate import load_network
 from training.run import Run
 
 

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.torch import load_file
 
-from training.calibration import Logits, fit_temperature, measure_calibration
 from training.config import Config
 from training.data.images import Pictures
 from training.data.samples import Block
 from training.data.split_description import tested
-from training.maturation import lineages, tolerant
-from training.metrics import count, measure
+from training.evaluation.calibration import Logits, fit_temperature, measure_calibration
+from training.evaluation.maturation import lineages, tolerant
+from training.evaluation.metrics import count, measure
+from training.evaluation.scores import Scores, scores_of
+from training.evaluation.selective import measure_selective
 from training.networks.build import Network, build
 from training.run import Evaluation
-from training.scores import Scores, scores_of
-from training.selective import measure_selective
 
 
 def load_network(config: Config, weights: Path) -> Network:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.contract import Metric
-from training.metrics import Floats, Labels, proportion
+from training.evaluation.metrics import Floats, Labels, proportion
 
 COVERAGES = (0.95, 0.9, 0.8)
 RISK_LIMIT = 0.05

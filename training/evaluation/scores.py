@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import atomic_file, csv_file
-from training.calibration import Logits, log_probabilities
 from training.data.samples import Block, Sample
-from training.metrics import Floats, Labels
+from training.evaluation.calibration import Logits, log_probabilities
+from training.evaluation.metrics import Floats, Labels
 from training.run import Evaluation, Run
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from model import atomic_file, csv_file
 from model.contract import Metric
 from training.config import Config
-from training.evaluate import figures_of, in_words
+from training.evaluation.evaluate import figures_of, in_words
+from training.evaluation.scores import Scores, joined, scores_of_run, write_evaluation
+from training.evaluation.tables import Table
 from training.run import Evaluation, Run, RunError, told_apart
-from training.scores import Scores, joined, scores_of_run, write_evaluation
-from training.summary import Table
 
 Key = tuple[str, str, str]  # source, class, file
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import csv_file
-from training.compare.paired import mcnemar, middle_95, resampled
-from training.maturation import Agreement
-from training.metrics import Floats, Labels, wilson
-from training.scores import Scores
-from training.summary import Table
+from training.evaluation.maturation import Agreement
+from training.evaluation.metrics import Floats, Labels, wilson
+from training.evaluation.paired import mcnemar, middle_95, resampled
+from training.evaluation.scores import Scores
+from training.evaluation.tables import Table
 
 
 @dataclass(frozen=True)

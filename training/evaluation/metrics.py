@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from model.contract import Metric
-from training.maturation import Agreement, strict
+from training.evaluation.maturation import Agreement, strict
 
 Labels = NDArray[np.int64]
 Counts = NDArray[np.int64]  # (…, C, C); rows true, columns named

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from model.contract import Metric
-from training.metrics import Floats, Labels
+from training.evaluation.metrics import Floats, Labels
 
 Logits = NDArray[np.float32]
 Temperatures = NDArray[np.float64] | float  # (N,) or one for all

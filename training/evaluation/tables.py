@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from model.contract import Metric
-from training.selective import COVERAGES, RISK_LIMIT
+from training.evaluation.selective import COVERAGES, RISK_LIMIT
 
 Lookup = Callable[..., Metric | None]  # name, code → the figure
 
