@@ -14,7 +14,7 @@ from torch import nn
 
 from training.compare.speed import Timing, artefact, cpu_seconds, processor, side_by_side
 from training.config import Config
-from training.export import Servable, check, to_onnx, trace
+from training.export.export import Servable, check, to_onnx, trace
 from training.networks.build import build
 
 CLASSES = 21

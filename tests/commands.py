@@ -12,7 +12,7 @@ _FORKS.set_forkserver_preload(
     [
         "training.fit.train",
         "training.evaluation.evaluate",
-        "training.export",
+        "training.export.export",
         "training.classical",
         "training.figures.compared",
     ]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model.contract import CLASSES, INPUT, OUTPUTS, CellClass, Manifest
-from training.binding import bound
+from training.export.binding import bound
 
 OPSET = 20
 IR_VERSION = 10

@@ -29,7 +29,7 @@ LONG_FUNCTIONS = {
     "service/lis/storage/migrations/versions/v0001_laboratory.py:upgrade": "every table, as Alembic writes them down",
     "service/inference/batching/batcher.py:__init__": "every part that the event loop and the threads share, with its owner",
     "training/fit/train.py:fit": "one run from its first step to its weights, in the order in which it happens",
-    "training/export.py:_manifest": "one constructor call, one keyword a line",
+    "training/export/export.py:_manifest": "one constructor call, one keyword a line",
 }
 #: Names that say nothing of what is inside.
 EMPTY_WORDS = {"base", "common", "handler", "helper", "helpers", "manager", "misc", "util", "utils"}

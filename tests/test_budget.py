@@ -8,9 +8,9 @@ import pytest
 import torch
 from commands import run
 
-from training.budget import budget
-from training.compare.cost import cost
 from training.config import Config, read_config
+from training.export.budget import budget
+from training.export.cost import cost
 from training.networks.build import build
 from training.sizing import sized
 

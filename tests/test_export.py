@@ -12,9 +12,9 @@ import torch
 from model.contract import Manifest
 from model.van import VAN
 from service.runtime.session import open_session
-from training.card import model_card
 from training.config import Config
-from training.export import ExportError, Servable, Trained, check, export, to_onnx
+from training.export.card import model_card
+from training.export.export import ExportError, Servable, Trained, check, export, to_onnx
 from training.run import Evaluation
 
 CONFIG = Config.model_validate(

@@ -7,7 +7,7 @@ from torch import nn
 from model.channel import CHANNEL_ATTENTIONS
 from model.lite import LiteMLKA
 from model.van import MLKA, VAN, VARIANTS, Block, Variant
-from training.folding import FoldedBlock, check_groups, folded, mean_of_places, normed_before, scale_and_shift
+from training.export.fusion import FoldedBlock, check_groups, folded, mean_of_places, normed_before, scale_and_shift
 
 CLASSES = 5
 

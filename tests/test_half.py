@@ -17,8 +17,8 @@ from model.van import VAN
 from service.runtime.artifact import sha256
 from service.runtime.session import open_session
 from training.config import Config
-from training.export import Trained, export
-from training.half import HalfError, check_half, halved, in_half, probe_cells
+from training.export.export import Trained, export
+from training.export.fp16 import HalfError, check_half, halved, in_half, probe_cells
 from training.run import Evaluation
 
 BUNDLED = next(Path("model/weights").glob("*.onnx"))

@@ -18,9 +18,9 @@ from model.meaning import as_metadata, difference, digest, from_metadata, meanin
 from model.probes import STORED, probe_images
 from service.runtime.artifact import bundled_artefact, sha256
 from service.runtime.session import open_session
-from training.card import CARD
 from training.cli import app
-from training.probes import store_probes
+from training.export.card import CARD
+from training.export.probes import store_probes
 
 Json = dict[str, Any]
 

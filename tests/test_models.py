@@ -23,7 +23,7 @@ from model.contract import CLASSES, read_manifest
 from service.app import create_app
 from service.config.settings import Settings
 from service.runtime.session import OnnxSession, open_session
-from training.probes import store_probes
+from training.export.probes import store_probes
 
 Draw = Callable[..., bytes]
 PNG = {"content-type": "image/png"}

@@ -19,8 +19,8 @@ from service.runtime.parity import Run, parity_complaint
 from service.runtime.providers import tolerance
 from service.runtime.session import OnnxSession, open_session
 from training.cli import app
-from training.half import in_half
-from training.probes import store_probes
+from training.export.fp16 import in_half
+from training.export.probes import store_probes
 
 Floats = NDArray[np.float32]
 Change = Callable[[Floats], Floats]

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from training.places import ANSWER, FRONT, places, places_after
+from training.export.graph_scopes import ANSWER, FRONT, places, places_after
 from training.profiling import node_times
 
 

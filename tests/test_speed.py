@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from model.contract import CellClass
-from training.compare.cost import cost
 from training.compare.speed import Subject, artefact, cpu_seconds, side_by_side
 from training.config import read_config
+from training.export.cost import cost
 
 
 def test_the_first_is_the_measure_of_the_others() -> None:

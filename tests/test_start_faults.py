@@ -13,7 +13,7 @@ from serving import served
 
 from model.contract import CLASSES
 from service.runtime.artifact import sha256
-from training.probes import store_probes
+from training.export.probes import store_probes
 
 Fault = Callable[[Path, Path], None]
 

@@ -157,7 +157,7 @@ def export(
     And what input drift is measured from, where the pictures of the calibration block are at hand and enough.
     """
     with told_plainly():
-        from training.card import CARD, check_folder, model_card, reproduction
+        from training.export.card import CARD, check_folder, model_card, reproduction
 
         run = Run(run_folder)
         config, fit, evaluation = run.config(), run.fit(), run.evaluation()
@@ -177,7 +177,7 @@ def probes(
 ) -> None:
     """Store what an artefact's graph makes of the probe pictures in its manifest, which every export does by itself."""
     with told_plainly():
-        from training.probes import store_probes
+        from training.export.probes import store_probes
 
         manifest = store_probes(artefact)
     say(f"{artefact.with_suffix('.json')} has the answers of {manifest.name} to the probe pictures")
@@ -189,7 +189,7 @@ def bind(
 ) -> None:
     """Write into an artefact's graph which classes its numbers are of, which every export does by itself."""
     with told_plainly():
-        from training.binding import bind as bind_meaning
+        from training.export.binding import bind as bind_meaning
 
         manifest = bind_meaning(artefact)
     say(f"{artefact} says itself what its numbers mean; its sha256 is now {manifest.sha256}")

@@ -1,6 +1,6 @@
 """The command `profile`: where the time of an exported model goes, by kind of operator and by part of the network.
 
-Knows onnxruntime's profiler. Which node belongs to which part stands in training/places.py.
+Knows onnxruntime's profiler. Which node belongs to which part stands in training/export/graph_scopes.py.
 """
 
 import json
@@ -19,7 +19,7 @@ import typer
 from model.contract import INPUT, OUTPUTS
 from training.compare.speed import processor
 from training.evaluation.tables import Table
-from training.places import places, places_after
+from training.export.graph_scopes import places, places_after
 from training.terminal import console, show, told_plainly
 
 #: The part of a node that onnxruntime has put in without a name.

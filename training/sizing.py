@@ -36,7 +36,7 @@ def sized(
         ConfigError: the configuration cannot be used.
         ValueError: it names no network.
     """
-    from training.budget import budget
+    from training.export.budget import budget
 
     config = read_config(config_path)
     planned, fit = budget(config, pictures), config.fit

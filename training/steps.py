@@ -175,10 +175,10 @@ def export(run: Run, out: Path, precision: Precision = "fp32") -> tuple[Path, Ma
         ValueError: the graph does not do what the network does.
     """
     from training.evaluation.evaluate import load_network
-    from training.export import ExportError, Trained
-    from training.export import export as export_network
+    from training.export.export import ExportError, Trained
+    from training.export.export import export as export_network
+    from training.export.fp16 import HalfError
     from training.fit.provenance import ancestors_of
-    from training.half import HalfError
 
     config, evaluation = run.config(), run.evaluation()
     net = load_network(config, run.trained_weights())

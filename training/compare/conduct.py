@@ -23,11 +23,11 @@ from filelock import FileLock, Timeout  # in torch's own dependencies; its locks
 from pydantic import BaseModel, ConfigDict
 
 from model import atomic_file
-from training.compare.cost import Cost
 from training.compare.entries import Budget, PlannedRun, SpeedConfig
 from training.compare.speed import Subject, Timing, cores, processor, side_by_side
 from training.config import Config, read_config
 from training.data.samples import sha256_of
+from training.export.cost import Cost
 from training.run import Halted, RunError
 
 Say = Callable[[str], None]

@@ -19,12 +19,12 @@ from training import steps
 from training.classical import ClassicalModel
 from training.classical import Kind as ClassicalKind
 from training.compare.conduct import Learner
-from training.compare.cost import Cost, cost
 from training.compare.pace import pictures_per_s
 from training.compare.results import epoch_pictures
 from training.compare.speed import Subject, artefact, cores
 from training.config import Config, read_config
 from training.data.index import survey
+from training.export.cost import Cost, cost
 from training.fit.weight_files import IMAGENET, known_of
 from training.networks.build import check
 from training.run import Fit, Run

@@ -10,7 +10,6 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
-from training.compare.cost import Cost
 from training.compare.entries import Comparison, Entry, PlannedRun
 from training.compare.speed import Timing
 from training.config import Config
@@ -20,6 +19,7 @@ from training.data_config import Strict
 from training.evaluation.metrics import wilson
 from training.evaluation.paired import Answers, Labels, Resamples, figures, holm, middle_95, p_value, resampled
 from training.evaluation.scores import scores_of_run
+from training.export.cost import Cost
 from training.figures.curves import read_curves
 from training.run import Fit, Run, RunError
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from training.compare.cost import cost
 from training.config import Config
+from training.export.cost import cost
 from training.fit.module import OVERSIZE, size_in
 from training.networks.build import build
 

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from model import atomic_file
 from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing, manifest_text
-from training.binding import bound
 from training.config import Config
-from training.folding import folded
-from training.half import in_half
+from training.export.binding import bound
+from training.export.fp16 import in_half
+from training.export.fusion import folded
+from training.export.probes import with_probes
 from training.networks.build import Network, title
-from training.probes import with_probes
 from training.run import Ancestor, Evaluation
 
 OPSET = 20
@@ -104,7 +104,7 @@ def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tup
 
 
 def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
-    """The ONNX graph of the network arranged for inference (training/folding.py); see `trace`.
+    """The ONNX graph of the network arranged for inference (training/export/fusion.py); see `trace`.
 
     Raises:
         ValueError: onnxruntime would compute an MLKA of these widths several times more slowly than others.

@@ -12,7 +12,7 @@ import onnx
 from model import atomic_file
 from model.contract import Manifest, manifest_text, read_manifest
 from model.meaning import as_metadata, from_metadata, meaning_of
-from training.probes import with_probes
+from training.export.probes import with_probes
 
 
 def bound(graph: bytes, manifest: Manifest) -> tuple[bytes, Manifest]:
@@ -43,7 +43,7 @@ def bind(artefact: Path) -> Manifest:
         OSError: a file cannot be read or written.
         ValueError: the graph says already what its numbers mean, or is not the manifest's; see also `with_probes`.
     """
-    from training.card import CARD
+    from training.export.card import CARD
 
     path, card = artefact.with_suffix(".json"), artefact.with_name(CARD)
     old, graph = read_manifest(path), artefact.read_bytes()
