@@ -14,7 +14,19 @@ from bench.pieces import OURS, PIECES
 from bench.plan import SATURATED, WORKLOADS
 from bench.runtimes import ENGINES
 from bench.summary import by_round, models, peers, spread
-from training.figures.plate import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, Plate, headed, inches, sheet, styled
+from training.report.figures.plate import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    Plate,
+    headed,
+    inches,
+    sheet,
+    styled,
+)
 
 COLOURS = {
     OURS: BLUE,

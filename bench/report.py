@@ -16,7 +16,7 @@ from bench.plots import plates
 from bench.tables import Rows, Table, tables
 from bench.verdict import verdicts
 from model import csv_file
-from training.figures import plate
+from training.report.figures import plate
 
 NAME = "bench"
 #: Load average of a machine that does nothing else; making the environments leaves its trace in it.

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from stress.results import Result, Shown, Table
 from stress.torchrun import Agent, machines
 from training.drawn.painter import write_folder
-from training.figures.curves import read_curves
+from training.report.figures.curves import read_curves
 
 #: How far the losses of an epoch may be from those of one process that takes each batch in two parts.
 MAX_OFF = 1e-3

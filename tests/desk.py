@@ -70,7 +70,7 @@ class Desk:
 
     def curves(self, run: str) -> dict[str, dict[int, float]]:
         """Name → epoch → value, over all attempts; of an epoch that was repeated, the last."""
-        from training.figures.curves import read_curves
+        from training.report.figures.curves import read_curves
 
         return read_curves(self.folder / "runs" / run / "curves").values
 

@@ -17,14 +17,14 @@ from training.data.samples import Sample
 from training.evaluation.maturation import lineages, tolerant
 from training.evaluation.metrics import count, measure
 from training.evaluation.scores import Scores, scores_of
-from training.figures.classes import classes_plate
-from training.figures.confusion import confusion_plate
-from training.figures.coverage import coverage_plate
-from training.figures.curves import curve_plates, read_curves
-from training.figures.gallery import Cell, drawn_cells, gallery_plate, top_probabilities
-from training.figures.overlays import Maps, laid_over, overlays_plate
-from training.figures.plate import Plate, rendered
-from training.figures.reliability import reliability_plate
+from training.report.figures.classes import classes_plate
+from training.report.figures.confusion import confusion_plate
+from training.report.figures.coverage import coverage_plate
+from training.report.figures.curves import curve_plates, read_curves
+from training.report.figures.gallery import Cell, drawn_cells, gallery_plate, top_probabilities
+from training.report.figures.overlays import Maps, laid_over, overlays_plate
+from training.report.figures.plate import Plate, rendered
+from training.report.figures.reliability import reliability_plate
 
 ALL = tuple(cell_class.code for cell_class in CLASSES)
 THREE = ("BLA", "PMO", "MYB")

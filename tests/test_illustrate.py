@@ -17,7 +17,7 @@ from PIL import Image
 
 from training.evaluation.scores import scores_of_run, write_evaluation
 from training.evaluation.tables import Table
-from training.page import Page, Picture, Section, render
+from training.report.html import Page, Picture, Section, render
 from training.run import Run
 
 OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery"}

@@ -25,7 +25,7 @@ def figures(
 ) -> None:
     """Draw an evaluated run: every figure as PNG and SVG, and one HTML report that holds them all."""
     with told_plainly():
-        from training.illustrate import illustrate
+        from training.report.illustrate import illustrate
 
         report = illustrate(Run(run_folder), data, out or run_folder / "figures")
     say(f"{report} ({report.stat().st_size / 1e6:.1f} MB), the figures beside it; it holds pictures of cells")
@@ -58,7 +58,7 @@ def audit(
 ) -> None:
     """List labels to look at again: pictures that every run gets wrong, or whose label their probabilities doubt."""
     with told_plainly():
-        from training.doubts import audit_runs
+        from training.report.label_errors import audit_runs
 
         tables = audit_runs([Run(folder) for folder in run_folders], data, out)
     for table in tables:

@@ -10,7 +10,8 @@ from training.compare import table
 from training.compare.conduct import Learner, is_done, time_all
 from training.compare.entries import Comparison, PlannedRun
 from training.compare.results import Results, gather
-from training.figures import compared, plate
+from training.figures import compared
+from training.report.figures import plate
 
 NAME = "comparison"
 

@@ -20,7 +20,7 @@ from training.evaluation.metrics import wilson
 from training.evaluation.paired import Answers, Labels, Resamples, figures, holm, middle_95, p_value, resampled
 from training.evaluation.scores import scores_of_run
 from training.export.cost import Cost
-from training.figures.curves import read_curves
+from training.report.figures.curves import read_curves
 from training.run import Fit, Run, RunError
 
 

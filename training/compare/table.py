@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model import atomic_file, csv_file
 from training.compare.results import Difference, Estimate, OnTissue, Results, Row
-from training.figures.plate import Plate
+from training.report.figures.plate import Plate
 
 Column = tuple[str, Callable[[Row], str]]  # its head, and a row's cell
 NONE = "–"

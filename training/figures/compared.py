@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from training.compare.results import Estimate, Results, Row
-from training.figures.plate import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, Plate, sheet, styled
+from training.report.figures.plate import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, Plate, sheet, styled
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, BLACK)
 MARKERS = ("o", "s", "D", "^", "v", "P")

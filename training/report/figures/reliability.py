@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from training.evaluation.calibration import ECE_BINS, Reliability, log_probabilities, reliability
 from training.evaluation.metrics import wilson
 from training.evaluation.scores import Scores
-from training.figures.plate import BLUE, GREY, Plate, headed, sheet, styled
+from training.report.figures.plate import BLUE, GREY, Plate, headed, sheet, styled
 
 
 def reliability_plate(scores: Scores, name: str, split: str) -> Plate:

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from training.evaluation.maturation import Agreement
 from training.evaluation.metrics import Counts, Floats
-from training.figures.plate import ORANGE, Plate, headed, inches, sheet, styled
+from training.report.figures.plate import ORANGE, Plate, headed, inches, sheet, styled
 
 COLOURS = "Blues"
 #: So many classes stand in two maps side by side; more would be too small to read on a page.

@@ -15,8 +15,8 @@ from training.evaluation.label_errors import Audit, audit, differences, pairs, s
 from training.evaluation.maturation import tolerant
 from training.evaluation.scores import Scores, scores_of_run
 from training.evaluation.tables import Table
-from training.illustrate import FOOTER, NOTICE, Cells
-from training.page import Page, Picture, Section, render
+from training.report.html import Page, Picture, Section, render
+from training.report.illustrate import FOOTER, NOTICE, Cells
 from training.run import Run, told_apart
 
 #: The page shows so many; audit.csv lists all.

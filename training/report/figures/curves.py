@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from training.figures.plate import BLUE, GREEN, GREY, ORANGE, Plate, headed, sheet, styled
+from training.report.figures.plate import BLUE, GREEN, GREY, ORANGE, Plate, headed, sheet, styled
 
 #: What is logged → how it is called and drawn.
 LOSSES = {"train_loss": ("training", ORANGE, "--"), "calibration_loss": ("calibration block", BLUE, "-")}

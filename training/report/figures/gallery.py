@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from training.evaluation.metrics import Floats
 from training.evaluation.scores import Scores
-from training.figures.plate import BLUE, VERMILLION, Plate, headed, inches, sheet, styled
+from training.report.figures.plate import BLUE, VERMILLION, Plate, headed, inches, sheet, styled
 
 WIDTH, CELL = 10.6, 1.6  # of the sheet and of a cell with its words, in inches
 RIGHT, WRONG = 12, 12

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from training.evaluation.metrics import wilson
 from training.evaluation.scores import Scores
 from training.evaluation.selective import COVERAGES, RISK_LIMIT, RiskCoverage, risk_coverage
-from training.figures.plate import BLUE, GREY, VERMILLION, Plate, headed, sheet, styled
+from training.report.figures.plate import BLUE, GREY, VERMILLION, Plate, headed, sheet, styled
 
 #: The curve of a large test block is drawn through so many of its points.
 POINTS = 400

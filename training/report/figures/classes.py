@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from model.contract import Metric
-from training.figures.plate import BLUE, GREY, ORANGE, Plate, headed, inches, sheet, styled
+from training.report.figures.plate import BLUE, GREY, ORANGE, Plate, headed, inches, sheet, styled
 
 
 def classes_plate(metrics: Sequence[Metric], name: str, split: str) -> Plate:

@@ -21,15 +21,15 @@ from training.evaluation.evaluate import load_network, maps
 from training.evaluation.maturation import tolerant
 from training.evaluation.scores import Scores, scores_of_run
 from training.evaluation.tables import tables
-from training.figures.classes import classes_plate
-from training.figures.confusion import confusion_plate
-from training.figures.coverage import coverage_plate
-from training.figures.curves import curve_plates, read_curves
-from training.figures.gallery import Cell, drawn_cells, gallery_plate, top_probabilities
-from training.figures.overlays import ROWS, Maps, overlays_plate
-from training.figures.plate import Plate, write
-from training.figures.reliability import reliability_plate
-from training.page import Page, Picture, Section, render
+from training.report.figures.classes import classes_plate
+from training.report.figures.confusion import confusion_plate
+from training.report.figures.coverage import coverage_plate
+from training.report.figures.curves import curve_plates, read_curves
+from training.report.figures.gallery import Cell, drawn_cells, gallery_plate, top_probabilities
+from training.report.figures.overlays import ROWS, Maps, overlays_plate
+from training.report.figures.plate import Plate, write
+from training.report.figures.reliability import reliability_plate
+from training.report.html import Page, Picture, Section, render
 from training.run import Evaluation, Run
 
 NOTICE = "Research use only. Not a medical device: a person reviews and signs, never the model."

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.figures.gallery import Cell, joined, verdict
-from training.figures.plate import DIVERGING, SEQUENTIAL, Plate, headed, inches, sheet, styled
+from training.report.figures.gallery import Cell, joined, verdict
+from training.report.figures.plate import DIVERGING, SEQUENTIAL, Plate, headed, inches, sheet, styled
 
 Grid = NDArray[np.float32]
 Picture = NDArray[np.uint8]
