@@ -13,8 +13,8 @@ _FORKS.set_forkserver_preload(
         "training.fit.train",
         "training.evaluation.evaluate",
         "training.export.export",
-        "training.classical",
-        "training.figures.compared",
+        "training.compare.baselines",
+        "training.compare.plots",
     ]
 )
 

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from training.classical import ClassicalModel
+from training.compare.baselines import ClassicalModel
+from training.compare.features import measure, optical_density, segment
 from training.drawn.painter import paint
-from training.features import measure, optical_density, segment
 
 CODES = ("EBO", "EOS", "LYT", "NGS")
 SIZE = 64

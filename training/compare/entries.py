@@ -60,7 +60,9 @@ class Entry(Strict):
     name: Code = Field(description="of its folder")
     label: str = Field("", description="in the table and the plot; empty: the name")
     group: str = Field("", description="entries of one group share a colour, or a line")
-    kind: Kind = Field("network", description="or a classifier on colour, texture and shape (training/classical.py)")
+    kind: Kind = Field(
+        "network", description="or a classifier on colour, texture and shape (training/compare/baselines.py)"
+    )
     seeds: tuple[Seed, ...] = Field((), description="one run each; empty: those of the comparison")
     set: dict[str, Any] = Field({}, description="keys of a training configuration, changed for this entry")
 

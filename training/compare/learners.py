@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_limits  # in scikit-learn's own dependencie
 
 from model import atomic_file
 from training import steps
-from training.classical import ClassicalModel
-from training.classical import Kind as ClassicalKind
+from training.compare.baselines import ClassicalModel
+from training.compare.baselines import Kind as ClassicalKind
 from training.compare.conduct import Learner
 from training.compare.pace import pictures_per_s
 from training.compare.results import epoch_pictures

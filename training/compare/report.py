@@ -6,11 +6,10 @@ Knows what goes into them and where they lie. Trains nothing.
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from training.compare import table
+from training.compare import plots, table
 from training.compare.conduct import Learner, is_done, time_all
 from training.compare.entries import Comparison, PlannedRun
 from training.compare.results import Results, gather
-from training.figures import compared
 from training.report.figures import plate
 
 NAME = "comparison"
@@ -53,9 +52,9 @@ def report(
 def _plot(comparison: Comparison, results: Results) -> plate.Plate | None:
     match comparison.plot:
         case "training_pictures":
-            return compared.training_pictures_plate(results, NAME)
+            return plots.training_pictures_plate(results, NAME)
         case "difference" if len(results.rows) > 1:
-            return compared.difference_plate(results, NAME)
+            return plots.difference_plate(results, NAME)
         case "speed" if results.rows[0].timings:
-            return compared.speed_plate(results, NAME)
+            return plots.speed_plate(results, NAME)
     return None

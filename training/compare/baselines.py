@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from training.features import measure
+from training.compare.features import measure
 
 Kind = Literal["boosting", "forest", "logistic"]
 
