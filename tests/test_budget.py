@@ -8,11 +8,11 @@ import pytest
 import torch
 from commands import run
 
+from training.commands.size import sized
 from training.config import Config, read_config
 from training.export.budget import budget
 from training.export.cost import cost
 from training.networks.build import build
-from training.sizing import sized
 
 GUIDE = Path("docs/training-at-scale.md")
 FULL = Path("training/configs/full.toml")

@@ -1,7 +1,7 @@
 """The command line of training: fit, data, evaluate, export, and the commands of other modules.
 
-Knows arguments and messages; what a step does stands in training/steps.py, what looks back at runs in
-training/review.py, what puts models side by side in training/compare. Errors that a person can mend are one line and
+Knows arguments and messages; what a step does stands in training/pipeline.py, what looks back at runs in
+training/commands/review.py, what puts models side by side in training/compare. Errors that a person can mend are one line and
 exit code 2.
 """
 
@@ -22,8 +22,8 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
 
 from model import atomic_file
 from model.contract import Precision
-from training import feed, profiling, review, sizing, steps
-from training.compare import commands as compare
+from training import pipeline
+from training.commands import compare, feed, profile, review, size
 from training.config import read_config
 from training.data.class_list import as_toml, classes_of
 from training.data.index import survey
@@ -31,7 +31,7 @@ from training.data.index_tables import counts_table, sentences
 from training.data.near_duplicates import write_twins
 from training.data.samples import split_list
 from training.fit.processes import this_process
-from training.override import as_typed, configured
+from training.overrides import as_typed, configured
 from training.run import Run
 from training.terminal import complain, console, picked_up_later, say, show_figures, told_plainly
 
@@ -73,14 +73,14 @@ def fit(
         config, text = configured(config_path, init)
         check_network(config.model)
     with told_plainly(), joined(), picked_up_later(settle):
-        parts = steps.begin(config, text, run, data, cache)
+        parts = pipeline.begin(config, text, run, data, cache)
         if agreed(run.weights.exists):
             say(f"{run.weights} is already trained; give another --out to train anew")
             return
         from training.fit.train import Execution
 
         execution = Execution(here, accumulate, workers, checkpoint_every, stop_after)
-        steps.train(config, parts, run, cache, as_typed(config_path, init), execution)
+        pipeline.train(config, parts, run, cache, as_typed(config_path, init), execution)
     say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 
@@ -98,7 +98,7 @@ def look_at_data(
         console.print(counts_table(found, config.codes))
         for sentence in sentences(found, config.data, config.codes):
             say(sentence)
-        steps.list_unreadable(found.unreadable)
+        pipeline.list_unreadable(found.unreadable)
         if out:
             out.mkdir(parents=True, exist_ok=True)
             atomic_file.write_text(out / "split.csv", split_list(found.parts))
@@ -122,7 +122,7 @@ def configuration(
     out: Annotated[Path | None, typer.Option(help="Write it there instead of to the terminal.")] = None,
 ) -> None:
     """Print every key of a configuration, with its type, bounds and default."""
-    from training.reference import page
+    from training.commands.config_page import page
 
     if out:
         out.write_text(page(), encoding="utf-8")
@@ -135,7 +135,7 @@ def evaluate(run_folder: RunFolder, data: DataRoot = Path("."), cache: CacheFold
     """Fit the temperature on the calibration block and measure the test block."""
     with told_plainly():
         run = Run(run_folder)
-        evaluation = steps.evaluate(run, data, cache or run.cache)
+        evaluation = pipeline.evaluate(run, data, cache or run.cache)
     say(f"temperature {evaluation.temperature:.3f}")
     show_figures(evaluation.metrics)
     if not evaluation.temperature_fitted:
@@ -163,7 +163,7 @@ def export(
         config, fit, evaluation = run.config(), run.fit(), run.evaluation()
         check_folder(out, config.name)
         with console.status("exporting, and holding the graph against the network"):
-            path, manifest = steps.export(run, out, precision)
+            path, manifest = pipeline.export(run, out, precision)
         card = model_card(manifest, reproduction(fit, config, out, precision), evaluation)
         atomic_file.write_text(out / CARD, card)
         atomic_file.write_text(path.with_suffix(".split.csv"), run.split())
@@ -199,10 +199,10 @@ for command in (
     review.figures,
     review.pool,
     review.audit,
-    sizing.size,
+    size.size,
     compare.compare,
     compare.speed,
-    profiling.profile,
+    profile.profile,
     feed.feed,
 ):
     app.command()(command)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # in scikit-learn's own dependencies
 
 from model import atomic_file
-from training import steps
+from training import pipeline
 from training.compare.baselines import ClassicalModel
 from training.compare.baselines import Kind as ClassicalKind
 from training.compare.conduct import Learner
@@ -71,15 +71,15 @@ class Network:
 
     def fit(self, config_path: Path, folder: Path) -> None:
         config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), Run(folder)
-        parts = steps.begin(config, text, run, self.data, self.cache)
+        parts = pipeline.begin(config, text, run, self.data, self.cache)
         if not run.weights.exists():
-            steps.train(config, parts, run, self.cache, str(config_path))
+            pipeline.train(config, parts, run, self.cache, str(config_path))
 
     def evaluate(self, folder: Path) -> None:
-        steps.evaluate(Run(folder), self.data, self.cache)
+        pipeline.evaluate(Run(folder), self.data, self.cache)
 
     def export(self, folder: Path, out: Path) -> None:
-        steps.export(Run(folder), out)
+        pipeline.export(Run(folder), out)
 
     def subject(self, out: Path, threads: int) -> Subject:
         (path,) = out.glob("*.onnx")
@@ -110,10 +110,13 @@ class Classical:
 
     def fit(self, config_path: Path, folder: Path) -> None:
         config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), Run(folder)
-        parts = steps.begin(config, text, run, self.data, self.cache, network=False)
+        parts = pipeline.begin(config, text, run, self.data, self.cache, network=False)
         if (folder / FEATURES).exists():
             return
-        begun, pictures = time.monotonic(), steps.decoded(config, parts, "train", config.model.input_size, self.cache)
+        begun, pictures = (
+            time.monotonic(),
+            pipeline.decoded(config, parts, "train", config.model.input_size, self.cache),
+        )
         model = self._new(config, processes=cores())
         features = model.measure(pictures.images)
         model.learn(features, pictures.labels)
@@ -126,7 +129,7 @@ class Classical:
 
     def evaluate(self, folder: Path) -> None:
         model = self._learned(folder, processes=cores())
-        steps.evaluate_with(
+        pipeline.evaluate_with(
             lambda images: np.log(np.maximum(model.predict_proba(images), TINY)), Run(folder), self.data, self.cache
         )
 

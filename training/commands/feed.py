@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from training import steps
+from training import pipeline
 from training.compare.speed import processor
 from training.config import Config, DistilConfig, read_config
 from training.evaluation.tables import Table
@@ -45,12 +45,12 @@ def feed(
 
         run, config = Run(Path(folder) / "run"), bare(read_config(config_path))
         kept, execution, waits = cache or run.cache, Execution(1, accumulate, workers, steps=take), Waits()
-        parts = steps.begin(config, config_path.read_text(encoding="utf-8"), run, data, kept)
+        parts = pipeline.begin(config, config_path.read_text(encoding="utf-8"), run, data, kept)
         if cold:
-            steps.decoded(config, parts, "train", round(config.model.input_size * OVERSIZE), kept)
+            pipeline.decoded(config, parts, "train", round(config.model.input_size * OVERSIZE), kept)
             forget(kept)
         with suppress(Halted):  # after so many steps
-            steps.train(config, parts, run, kept, str(config_path), execution, waits)
+            pipeline.train(config, parts, run, kept, str(config_path), execution, waits)
         show(_table(config, waits, execution, cold))
 
 

@@ -73,7 +73,7 @@ def drift_reference(
 ) -> None:
     """Write what input drift is measured from beside an artefact that has none, as an export does by itself."""
     with told_plainly():
-        from training.drift import store_drift_reference
+        from training.drift_reference import store_drift_reference
 
         manifest, source = store_drift_reference(artefact, read_config(config_path), data)
     say(f"drift reference of {manifest.name}: {source}")
@@ -81,7 +81,7 @@ def drift_reference(
 
 def drift_reference_of(artefact: Path, config: Config, data: Path, cache: Path) -> None:
     """The same at an export, which goes without where the pictures are not at hand or too few, and says so."""
-    from training.drift import store_drift_reference
+    from training.drift_reference import store_drift_reference
 
     try:
         say(f"drift reference: {store_drift_reference(artefact, config, data, cache)[1]}")

@@ -19,7 +19,7 @@ from training.config import Config
 from training.data.images import Pictures
 from training.data.index import recorded
 from training.data.samples import Sample, sha256_of
-from training.steps import decoded
+from training.pipeline import decoded
 
 _BATCH = 16
 
