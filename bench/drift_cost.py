@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from model.drift import SUFFIX, read_reference
+from model.drift.reference import SUFFIX, read_reference
 from service.inference.drift_window import AT_ONCE, DriftWindow
 from service.runtime.artifact import bundled_artefact
 from service.runtime.session import open_session

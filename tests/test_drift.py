@@ -20,9 +20,9 @@ from serving import COMMAND, client, zipped
 from starlette.testclient import TestClient
 
 from model.contract import ArtefactError, Manifest, read_manifest
-from model.drift import DriftReference, read_reference, reference_text, text_sha256
-from model.drift_distance import Ruler, Sums, jensen_shannon
-from model.drift_making import Gathered, made
+from model.drift.distance import Ruler, Sums, jensen_shannon
+from model.drift.fitting import Gathered, made
+from model.drift.reference import DriftReference, read_reference, reference_text, text_sha256
 from model.image import decode
 from service.config.settings import Settings
 from service.inference.drift_window import PARTS, DriftWindow

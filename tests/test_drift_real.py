@@ -13,8 +13,8 @@ from drifting import Shift, blurred, compressed, darker, same, stained
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.drift import read_reference
-from model.drift_distance import Reading
+from model.drift.distance import Reading
+from model.drift.reference import read_reference
 from model.image import decode
 from service.inference.drift_window import DriftWindow
 from service.runtime.artifact import bundled_artefact

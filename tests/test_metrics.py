@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serving import COMMAND, client
 
-from model.drift_distance import Reading
+from model.drift.distance import Reading
 from service.api.problems import TABLE
 from service.cli.metrics_page import page, sections, values_of
 from service.config.lis import LisSettings

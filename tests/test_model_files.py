@@ -16,7 +16,7 @@ from receivers import certificates
 from serving import async_client, refused, served
 
 from model.contract import ArtefactError, read_manifest
-from model.drift import read_reference
+from model.drift.reference import read_reference
 from model.regular_file import NotReadable, read_regular_file
 from service.auth.api_keys import KeysRefused, read_keys
 from service.runtime.artifact import read_artefact

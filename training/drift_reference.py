@@ -13,8 +13,8 @@ from rich.progress import track
 
 from model import atomic_file
 from model.contract import INPUT, Manifest, manifest_text, read_manifest
-from model.drift import SUFFIX, reference_text, text_sha256
-from model.drift_making import DRAWS, RUN_LENGTH, Gathered, made
+from model.drift.fitting import DRAWS, RUN_LENGTH, Gathered, made
+from model.drift.reference import SUFFIX, reference_text, text_sha256
 from training.config import Config
 from training.data.images import Pictures
 from training.data.index import recorded

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from model import atomic_file
 from model.contract import ArtefactError
-from model.drift import reference_text
-from model.drift_distance import MIN_PICTURES, Reading
-from model.drift_making import DRAWS, MIN_GROUPS, RUN_LENGTH, Gathered, made
+from model.drift.distance import MIN_PICTURES, Reading
+from model.drift.fitting import DRAWS, MIN_GROUPS, RUN_LENGTH, Gathered, made
+from model.drift.reference import reference_text
 from model.image import PictureError
 from service.config.settings import Settings, SettingsError, read_settings
 from service.inference.batching.errors import RunFailed

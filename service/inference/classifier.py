@@ -13,8 +13,8 @@ from contextlib import aclosing, contextmanager
 
 import numpy as np
 
-from model.drift import DriftReference
-from model.drift_distance import Reading
+from model.drift.distance import Reading
+from model.drift.reference import DriftReference
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.concurrency.thread_pools import MODEL
 from service.config.settings import Settings

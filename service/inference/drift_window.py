@@ -11,9 +11,9 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from model.drift import DriftReference
-from model.drift_distance import Reading, Ruler, Sums
-from model.drift_features import Embeddings, Pictures, features
+from model.drift.distance import Reading, Ruler, Sums
+from model.drift.features import Embeddings, Pictures, features
+from model.drift.reference import DriftReference
 
 #: The window forgets by tenths.
 PARTS = 10

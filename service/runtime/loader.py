@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from model.contract import ArtefactError, Manifest
-from model.drift import SUFFIX, DriftReference, read_reference
+from model.drift.reference import SUFFIX, DriftReference, read_reference
 from service.config.settings import AskedProvider, Settings
 from service.runtime.artifact import bundled_artefact
 from service.runtime.cpu_quota import cpu_budget

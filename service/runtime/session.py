@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
-from model.drift import DriftReference
+from model.drift.reference import DriftReference
 from model.probes import probe_images
 from service.config.settings import AskedProvider
 from service.runtime import cuda, providers, signatures

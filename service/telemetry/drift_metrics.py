@@ -1,7 +1,7 @@
 """What a scraper is told of input drift, in Prometheus' terms. Knows names; nothing of how a distance is measured."""
 
-from model.drift import KINDS
-from model.drift_distance import Reading
+from model.drift.distance import Reading
+from model.drift.reference import KINDS
 from service.telemetry.metric_registry import Registry
 
 

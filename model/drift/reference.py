@@ -94,7 +94,7 @@ class Scale:
 
 
 class DriftReference(_Strict):
-    """Of F = K + 1 + 6 + 2 features of a picture (model/drift_features.py): mean by class, and covariance within.
+    """Of F = K + 1 + 6 + 2 features of a picture (model/drift/features.py): mean by class, and covariance within.
 
     K directions of the embedding in which the reference varies most, how far the embedding lies from all of them, six
     numbers of colour and two of sharpness. Classes are what the model said, never what a person did.

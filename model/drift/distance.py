@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from model.drift import Array, DriftReference, Kind, Thresholds
+from model.drift.reference import Array, DriftReference, Kind, Thresholds
 
 #: With fewer pictures in the window nothing is said; with fewer that can be compared, nothing of how they look.
 MIN_PICTURES, MIN_COMPARED = 100, 20

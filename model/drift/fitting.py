@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.contract import Manifest
-from model.drift import KINDS, Array, DriftReference, Scale, Thresholds
-from model.drift_distance import MIN_COMPARED, MIN_PICTURES, Sums, appearance, jensen_shannon, shares
-from model.drift_features import Embeddings, Pictures, embedding_features, picture_features
+from model.drift.distance import MIN_COMPARED, MIN_PICTURES, Sums, appearance, jensen_shannon, shares
+from model.drift.features import Embeddings, Pictures, embedding_features, picture_features
+from model.drift.reference import KINDS, Array, DriftReference, Scale, Thresholds
 
 #: Directions of the embedding: those of the bundled model's reference hold nine tenths of its variance.
 DIRECTIONS = 16

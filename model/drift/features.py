@@ -6,7 +6,7 @@ Knows arrays. Of a picture nothing is left but its row, and nothing keeps a row.
 import numpy as np
 from numpy.typing import NDArray
 
-from model.drift import COLOURS, SHARPNESSES
+from model.drift.reference import COLOURS, SHARPNESSES
 
 #: Rows and columns of a picture that colours are taken from, and rows that sharpness is: it costs a few microseconds.
 COLOUR_GRID, SHARPNESS_ROWS = 32, 8
