@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import ConfigError, read_config
-from training.data_config import Blocks
+from training.config import Blocks, ConfigError, read_config
 
 MINIMAL = """
 name = "small"

@@ -11,10 +11,9 @@ from safetensors.torch import save_file
 from test_config import MINIMAL
 
 from model.van import LKA, VAN, VARIANTS
-from training.config import Config, ConfigError
+from training.config import Config, ConfigError, ModelConfig
 from training.fit.pretrained import begin, check_origin, take_over
 from training.fit.weight_files import InitialError, read_origin
-from training.model_config import ModelConfig
 from training.networks.build import build
 
 B0 = VARIANTS["van_b0"]

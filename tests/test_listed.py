@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training.config import Blocks, Columns, ListedSplit
 from training.data.predefined import Listed, match_list
 from training.data.samples import BLOCKS, DataError, Sample, split_list
 from training.data.splits import assign, split_blocks
-from training.data_config import Blocks, Columns, ListedSplit
 
 PUBLISHED = "/lustre/groups/shared/histology_data/BM_cytomorphology_data/test"
 

@@ -9,9 +9,9 @@ from test_networks import CLASSES, _awake, _holds_the_contract, _pictures, _Serv
 
 from model.lite import LITE_VARIANTS, STRIDE, LiteMLKA
 from model.van import LKA, answer
+from training.config import ModelConfig
 from training.export.export import check, to_onnx
 from training.fit.pretrained import take_over
-from training.model_config import ModelConfig
 from training.networks.build import build
 from training.networks.trunks import pooled
 

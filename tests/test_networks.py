@@ -13,9 +13,8 @@ from test_config import MINIMAL
 
 from model.channel import CHANNEL_ATTENTIONS
 from model.van import KERNELS, VAN, VARIANTS, Variant
-from training.config import Config, ConfigError, read_config
+from training.config import ChannelAttention, Config, ConfigError, ModelConfig, Scale, Stem, read_config
 from training.export.export import Servable, check, to_onnx
-from training.model_config import ChannelAttention, ModelConfig, Scale, Stem
 from training.networks.build import COMPARISONS, NETWORKS, build, title, variant
 from training.networks.build import check as check_network
 from training.networks.dagdnet import DAGDNet

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from model.van import KERNELS, LKA, MLKA, VAN, VARIANTS
+from training.config import ModelConfig
 from training.fit.pretrained import take_over
-from training.model_config import ModelConfig
 
 B0 = VARIANTS["van_b0"]
 

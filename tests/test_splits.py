@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.config import Blocks, GroupedSplit, KFold, ListedSplit, RandomSplit, SplitConfig
 from training.data.samples import BLOCKS, Block, Sample
 from training.data.splits import assign, same_patient, sampled, split_blocks, together
-from training.data_config import Blocks, GroupedSplit, KFold, ListedSplit, RandomSplit, SplitConfig
 
 CODES = ("BLA", "EOS", "PMO")
 SOURCES = ("marrow", "blood")

@@ -13,10 +13,10 @@ from PIL import Image
 from scipy.fft import dctn
 
 from model.image import decode
+from training.config import TwinsConfig
 from training.data.fingerprint import BITS, SIDE, fingerprint
 from training.data.near_duplicates import Twin, find_twins, write_twins
 from training.data.samples import Sample
-from training.data_config import TwinsConfig
 from training.drawn.painter import paint
 
 CELLS = Path(__file__).parent.parent.parent / "shared" / "cells"

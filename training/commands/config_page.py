@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from training.compare.entries import Comparison
-from training.config import Config
-from training.data_config import Strict
+from training.config import Config, Strict
 
 Schema = dict[str, Any]
 Known = dict[str, Schema]  # what a $ref names

@@ -20,8 +20,7 @@ import tomlkit  # MIT; the standard library reads TOML and does not write it
 from pydantic import Field, model_validator
 
 from model.contract import Code
-from training.config import Config, ConfigError, read_toml, validated
-from training.data_config import Seed, SourceConfig, Strict
+from training.config import Config, ConfigError, Seed, SourceConfig, Strict, read_toml, validated
 
 #: In `set`, "run:NAME" stands for the run folder of an entry further up: to learn from it, or to begin with it.
 RUN_OF = "run:"

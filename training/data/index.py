@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.config import Blocks, DataConfig, GroupedSplit, KFold, ListedSplit
 from training.data.fingerprint import fingerprints
 from training.data.images import Unreadable
 from training.data.layouts import index_source
@@ -17,7 +18,6 @@ from training.data.near_duplicates import Twin, find_twins
 from training.data.predefined import Listed, match_list
 from training.data.samples import Block, DataError, Parts, Sample, parts_of, recorded_parts
 from training.data.splits import assign, same_patient, sampled, thinned, together
-from training.data_config import Blocks, DataConfig, GroupedSplit, KFold, ListedSplit
 
 
 @dataclass(frozen=True)

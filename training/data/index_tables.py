@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from training.config import DataConfig
 from training.data.index import Survey
 from training.data.samples import BLOCKS
 from training.data.split_description import describe
-from training.data_config import DataConfig
 
 
 def counts_table(survey: Survey, codes: tuple[str, ...]) -> Table:

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from training.config import SourceConfig
 from training.data.samples import SUFFIXES, DataError, Sample
 from training.data.shards import pictures_in
 from training.data.tables import USUAL_CODE, USUAL_FILE, USUAL_PATIENT, read_table
-from training.data_config import SourceConfig
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
+from training.config import ListedSplit
 from training.data.samples import Block, DataError, Sample
 from training.data.tables import USUAL_BLOCK, USUAL_CODE, USUAL_FILE, read_table
-from training.data_config import ListedSplit
 
 #: What lists call the blocks. A list without such a column names test pictures alone.
 _BLOCKS: Mapping[str, Block] = {

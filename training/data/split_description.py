@@ -3,7 +3,7 @@
 Knows the kinds of split and their numbers. Splits nothing.
 """
 
-from training.data_config import Blocks, DataConfig, GroupedSplit, KFold, ListedSplit, RandomSplit, Shares, SplitConfig
+from training.config import Blocks, DataConfig, GroupedSplit, KFold, ListedSplit, RandomSplit, Shares, SplitConfig
 
 
 def describe(data: DataConfig, twins_looked_for: bool = True) -> str:

@@ -18,8 +18,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 
+from training.config import Blocks, GroupedSplit, KFold, ListedSplit, RandomSplit, SplitConfig
 from training.data.samples import BLOCKS, Block, Parts, Sample, parts_of
-from training.data_config import Blocks, GroupedSplit, KFold, ListedSplit, RandomSplit, SplitConfig
 
 Indices = NDArray[np.int64]
 Assigned = NDArray[np.int8]  # (N,) index into BLOCKS

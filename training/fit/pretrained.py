@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from model.lite import LiteMLKA
 from model.van import VAN
-from training.config import Config
+from training.config import Config, ModelConfig
 from training.fit.weight_files import InitialError, Origin, State, read_origin
-from training.model_config import ModelConfig
 from training.networks.build import build
 
 HEAD = ("head.weight", "head.bias")

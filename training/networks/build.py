@@ -15,7 +15,7 @@ import torch
 from model.channel import CHANNEL_ATTENTIONS
 from model.lite import LITE_VARIANTS, LiteMLKA
 from model.van import VAN, VARIANTS, CrossScaleAttention, Variant
-from training.model_config import ModelConfig
+from training.config import ModelConfig
 from training.networks.asaenet import ASAENet
 from training.networks.dagdnet import dagdnet, dagdnet121
 from training.networks.samfn import SAMFN

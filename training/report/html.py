@@ -56,5 +56,5 @@ class Page:
 def render(page: Page) -> str:
     """The page as HTML."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    template = files("training").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    template = files("training.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(page=page)
