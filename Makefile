@@ -13,7 +13,7 @@
 #   BASE         the image's base, best with its digest         make image BASE=python:3.13-slim-bookworm@sha256:…
 #   WHEELS       a folder that make wheels filled; then offline make image WHEELS=build/wheels-cpu
 #   ENGINE       docker, podman or another                      make image ENGINE=podman
-#   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-n 0 -x tests/test_batcher.py'
+#   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-n 0 -x tests/service/inference/test_batcher.py'
 #
 # The service takes its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
 

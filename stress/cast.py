@@ -125,7 +125,7 @@ def free_port() -> int:
 
 
 def _databases() -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "tests" / "databases.py"))
+    return runpy.run_path(str(ROOT / "tests" / "support" / "databases.py"))
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:

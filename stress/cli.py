@@ -124,7 +124,7 @@ def stress(
 
 def tiny(folder: Path) -> Path:
     """The tests' tiny artefact, whose network costs next to nothing."""
-    write: Callable[[Path], Path] = runpy.run_path(str(ROOT / "tests" / "graphs.py"))["write_artefact"]
+    write: Callable[[Path], Path] = runpy.run_path(str(ROOT / "tests" / "support" / "graphs.py"))["write_artefact"]
     return write(folder)
 
 

@@ -111,7 +111,7 @@ def _overtaken(arrived: Mapping[str, Sequence[str]], signed: Mapping[str, Signed
 
 
 def _loinc() -> dict[str, str]:
-    lines = (ROOT / "service" / "lis" / "codes.csv").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "service" / "lis" / "exchange" / "codes.csv").read_text(encoding="utf-8").splitlines()
     rows = [line.split(",") for line in lines if line and not line.startswith("#")]
     return {row[1]: row[0] for row in rows if len(row) > 1 and row[1]}
 

@@ -1,7 +1,8 @@
 """The command line of training: fit, data, evaluate, export, and the commands of other modules.
 
 Knows arguments and messages; what a step does stands in training/pipeline.py, what looks back at runs in
-training/commands/review.py, what puts models side by side in training/compare. Errors that a person can mend are one line and
+training/commands/review.py, what puts models side by side in training/compare. Errors that a person can mend are one
+line and
 exit code 2.
 """
 

@@ -137,7 +137,8 @@ SplitConfig = Annotated[Blocks | RandomSplit | GroupedSplit | KFold | ListedSpli
 
 
 class TwinsConfig(Strict):
-    """Near duplicates: pictures whose perceptual hashes of 255 bits differ in few (training/data/near_duplicates.py)."""
+    """Near duplicates: pictures whose perceptual hashes of 255 bits differ in few
+    (training/data/near_duplicates.py)."""
 
     action: Literal["move", "list", "off"] = Field(
         "move", description="keep twins on one side; only list them; or do not look for them"

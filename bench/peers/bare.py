@@ -1,7 +1,8 @@
 """What every peer does with a picture: decode it, run the session, and say 21 probabilities and the attention grid.
 
 Knows the artefact and onnxruntime. Knows no server. The session options are those of
-service/runtime/session.py, so that the servers differ and not what they serve. A peer learns where and with how many threads
+service/runtime/session.py, so that the servers differ and not what they serve. A peer learns where and with how many
+threads
 from its environment:
 
     BENCH_ARTEFACT    the .onnx file

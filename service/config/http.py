@@ -1,4 +1,5 @@
-"""How connections are held and which proxies are believed: the settings of HTTP itself. A part of `service.config.settings`.
+"""How connections are held and which proxies are believed: the settings of HTTP itself. A part of
+`service.config.settings`.
 
 Knows names, types, bounds and units.
 """

@@ -1,6 +1,7 @@
 """The ONNX graph as something that turns pictures into the contract's outputs, on the provider that was asked for.
 
-Knows onnxruntime's sessions, and with service.runtime.io_binding is all that does; options stand in service.runtime.providers. Knows nothing
+Knows onnxruntime's sessions, and with service.runtime.io_binding is all that does; options stand in
+service.runtime.providers. Knows nothing
 of batching, HTTP or decoding. What does not keep the contract, or does not give the CPU's answers, is refused here.
 """
 

@@ -1,7 +1,8 @@
 """Requests whose bodies are not read to their end: the connection is closed after the answer, but not on it.
 
 A connection that is closed while its client still sends is reset, and the answer is lost with it. So what comes is
-read and dropped for a while. Knows uvicorn's protocol, through service.server.unread_answers, and whose place a connection takes.
+read and dropped for a while. Knows uvicorn's protocol, through service.server.unread_answers, and whose place a
+connection takes.
 """
 
 import asyncio

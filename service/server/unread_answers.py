@@ -1,6 +1,7 @@
 """Clients that do not read their answers, bounded in time, so that none holds memory or a connection for ever.
 
-Knows uvicorn's protocol, through service.server.request_heads, and its transport. Knows no routes: an answer is bytes that wait.
+Knows uvicorn's protocol, through service.server.request_heads, and its transport. Knows no routes: an answer is bytes
+that wait.
 """
 
 import asyncio

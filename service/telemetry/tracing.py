@@ -1,6 +1,7 @@
 """The trace that a request belongs to: whose it is, which of its stages are told of, and who is told.
 
-Knows W3C's traceparent and the ways through ASGI. Knows no OpenTelemetry: that is service.telemetry.otel, loaded only where a
+Knows W3C's traceparent and the ways through ASGI. Knows no OpenTelemetry: that is service.telemetry.otel, loaded only
+where a
 collector is named. Of what a client sends nothing but the two ids of its trace goes any further.
 """
 

@@ -1,6 +1,7 @@
 """`marrowlens score --engine ray` from its start to its last word: plan, hand out parts, go on when actors die.
 
-Knows the order of things, how often a part is tried and what a person is told. Knows no Ray (`service.scoring.ray.actors`).
+Knows the order of things, how often a part is tried and what a person is told. Knows no Ray
+(`service.scoring.ray.actors`).
 """
 
 import time

@@ -47,7 +47,8 @@ class _Lost(Exception):
 
 
 class MllpWire:
-    """A `service.lis.exchange.transport.Wire` to one receiver. The connection stays open and is made anew once it is dead."""
+    """A `service.lis.exchange.transport.Wire` to one receiver. The connection stays open and is made anew once it
+    is dead."""
 
     def __init__(self, settings: LisSettings) -> None:
         """Nothing is connected yet.

@@ -1,0 +1,90 @@
+"""The bundled model keeps what its manifest and card say of it; with the real cells, its figures too."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkout import SHARED
+
+from model.contract import CLASSES
+from model.image import decode
+from service.runtime.artifact import bundled_artefact
+from service.runtime.session import OnnxSession, open_session
+from training.config import Config, read_config
+from training.data.index import survey
+from training.data.samples import Parts, sha256_of, split_list
+
+CELLS = SHARED / "cells"
+MAX_BYTES = 16_000_000
+
+
+@pytest.fixture(scope="module")
+def session() -> OnnxSession:
+    return open_session(provider="cpu")
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return read_config(Path("training/configs/best.toml"))
+
+
+def test_it_is_small_and_keeps_the_contract(session: OnnxSession) -> None:
+    assert bundled_artefact().stat().st_size <= MAX_BYTES
+    assert session.manifest.classes == CLASSES
+    assert session.manifest.attention_scales == ("3-5-1", "5-7-1", "7-9-1")
+
+
+def test_it_is_what_its_configuration_makes(session: OnnxSession, config: Config) -> None:
+    manifest = session.manifest
+    assert (manifest.name, manifest.version, manifest.variant) == (config.name, config.version, config.model.variant)
+    assert (manifest.intended_use, manifest.licence) == (config.card.intended_use, config.card.licence)
+    assert manifest.limits[: len(config.card.limits)] == config.card.limits  # those that the export found follow
+    assert [source.attribution for source in manifest.sources] == [s.attribution for s in config.data.sources]
+
+
+def test_no_claim_rests_on_fewer_pictures_than_the_configuration_asks(session: OnnxSession, config: Config) -> None:
+    marrow = [source.training_images for source in session.manifest.sources if source.tissue == config.card.tissue]
+    for code in set(session.manifest.codes) - set(session.manifest.unsupported):
+        assert sum(images.get(code, 0) for images in marrow) >= config.card.min_training_images
+
+
+@pytest.fixture(scope="module")
+def split(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """The blocks as `marrowlens-train fit` makes them, with near duplicates on one side.
+
+    The folder of real cells may hold further classes: those count that the list of pictures beside the model names.
+    """
+    if not CELLS.is_dir():
+        pytest.skip("no real cells: the folder ../shared/cells is not there")
+    data = tmp_path_factory.mktemp("cells")
+    with bundled_artefact().with_suffix(".split.csv").open(newline="") as file:
+        folders = {(row["source"], row["code"]) for row in csv.DictReader(file)}
+    for source, code in folders:
+        (data / source).mkdir(exist_ok=True)
+        (data / source / code).symlink_to(CELLS / source / code)
+    return survey(config.data, data, config.codes, cache=None).parts
+
+
+def test_it_was_trained_on_the_split_that_the_configuration_makes(session: OnnxSession, split: Parts) -> None:
+    assert sha256_of(split_list(split)) == session.manifest.split_sha256
+
+
+def test_the_served_path_reaches_the_accuracy_that_is_claimed(
+    session: OnnxSession, config: Config, split: Parts
+) -> None:
+    """The pictures as a laboratory would send them, through the decoder and the graph that the service uses."""
+    marrow = config.data.sources[0]
+    cells = [sample for sample in split["test"] if sample.source == marrow.name]
+    size = session.manifest.preprocessing.input_size
+    right = 0
+    for start in range(0, len(cells), 50):
+        some = cells[start : start + 50]
+        found = session.run(np.stack([decode(cell.path.read_bytes(), size) for cell in some])).probabilities
+        right += sum(session.manifest.codes[at] == cell.code for at, cell in zip(found.argmax(1), some, strict=True))
+    claimed = next(
+        m for m in session.manifest.metrics if m.name == "accuracy" and m.split.startswith(f"{marrow.name} ")
+    )
+    assert claimed.n == len(cells)
+    assert right / len(cells) == pytest.approx(claimed.value, abs=2 / len(cells))
+    assert claimed.value >= 0.88

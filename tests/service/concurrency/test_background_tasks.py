@@ -1,0 +1,272 @@
+"""Every background task of a whole service, thrown into: it is counted, logged without its text, and goes on."""
+
+import asyncio
+import gc
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from checkout import ROOT
+from collector import collector
+from fastapi import FastAPI
+from graphs import write_artefact
+from keys import entry, keys_file
+from receivers import certificates
+from serving import async_client, client
+
+from service.app import create_app
+from service.auth.api_keys import KeyRing
+from service.concurrency.supervisor import TaskName
+from service.config.lis import LisSettings
+from service.config.settings import Settings
+from service.inference.classifier import Classifier
+from service.inference.registry import Models
+from service.lis.exchange.delivery import Worker
+from service.lis.exchange.mllp.listener import OrderListener
+from service.lis.picture_store import KeptPictures
+from service.lis.storage import outbox
+from service.runtime.artifact import bundled_artefact
+from service.runtime.loader import opened
+from service.runtime.session import open_session
+from service.server.tls import Tls
+from service.server.uvicorn_server import DrainingServer, allocator, server
+from service.telemetry.metrics import Metrics
+
+SERVICE = ROOT / "service"
+PATIENT = "Muster, Erika"
+
+
+def value(metrics: Metrics, name: str, task: str) -> float | None:
+    return metrics.registry.get_sample_value(name, {"task": task})
+
+
+class Fault:
+    """Puts something in the place of a function: its first call fails, the others do what the function does."""
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, owner: Any, name: str, only: Callable[..., bool] | None = None
+    ) -> None:
+        real: Callable[..., Any] = getattr(owner, name)
+        self.failed, self.again = threading.Event(), threading.Event()
+
+        def fails_first(*args: Any, **kwargs: Any) -> Any:
+            if only is not None and not only(*args):
+                return real(*args, **kwargs)
+            if not self.failed.is_set():
+                self.failed.set()
+                raise LookupError(PATIENT)
+            self.again.set()
+            return real(*args, **kwargs)
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            return await fails_first(*args, **kwargs)
+
+        patch.setattr(owner, name, awaited if asyncio.iscoroutinefunction(real) else fails_first)
+
+
+#: Whose failure a task must survive.
+FAULTS: dict[TaskName, tuple[Any, str]] = {
+    "certificate": (Tls, "_renewed"),
+    "drift": (Classifier, "drift"),
+    "keys": (KeyRing, "refresh"),
+    "memory": (allocator, "give_back"),
+    "model_retirement": (Classifier, "retire"),
+    "order_listener": (OrderListener, "serve"),
+    "outbox_watch": (outbox, "depths"),
+    "picture_sweep": (KeptPictures, "forget_old"),
+    "reload": (Models, "change"),
+}
+
+
+@pytest.fixture
+def everything(tmp_path: Path) -> Settings:
+    """Settings of a service that has every background task."""
+    found = certificates(tmp_path / "ours")
+    return Settings(
+        artefact=write_artefact(tmp_path),
+        keys_file=keys_file(tmp_path, entry("mlk_of-an-operator", "operator")),
+        tls_cert=found.server,
+        tls_key=found.server_key,
+        lis=LisSettings(
+            database=f"sqlite:///{tmp_path / 'lab.db'}",
+            pictures=tmp_path / "pictures",
+            hl7_to="127.0.0.1:9",
+            hl7_listen="127.0.0.1:0",
+            fhir_url="http://127.0.0.1:9",
+            astm_to="127.0.0.1:9",
+        ),
+    )
+
+
+@pytest.fixture
+def hooks() -> Iterator[None]:
+    """What a server sets for the whole process is taken back."""
+    hook = threading.excepthook
+    yield
+    threading.excepthook = hook
+    gc.unfreeze()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[FastAPI, DrainingServer]]:
+    """A whole server in this process, which has just started."""
+    started = asyncio.Event()
+    app = create_app(settings, open_session(settings.artefact))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = server(app, settings, access_log=False, started=started.set)
+        task = asyncio.create_task(serving.serve([listener]))
+        await started.wait()
+        try:
+            yield app, serving
+        finally:
+            serving.should_exit = True
+            await task
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110 (a metric has no event)
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("hooks")
+async def test_each_task_of_a_service_survives_an_exception(
+    everything: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = {name: Fault(monkeypatch, *where) for name, where in FAULTS.items()}
+    for channel in ("astm", "fhir", "hl7"):
+        faults[f"delivery_{channel}"] = Fault(monkeypatch, Worker, "_step", lambda each, to=channel: each.channel == to)
+    assert set(faults) == set(get_args(TaskName)), "a fault for every task"
+    async with running(everything) as (app, _):
+        metrics: Metrics = app.state.running.metrics
+
+        def changes() -> float:
+            return metrics.registry.get_sample_value("marrowlens_model_changes_total", {"outcome": "done"}) or 0
+
+        os.kill(os.getpid(), signal.SIGHUP)  # the reload that fails,
+        assert await asyncio.to_thread(faults["reload"].failed.wait, 60)
+        for done in (1, 2):  # and two that retire a model each
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda done=done: changes() == done)
+        for name, fault in faults.items():
+            assert await asyncio.to_thread(fault.again.wait, 60), name
+            assert value(metrics, "marrowlens_background_task_failures_total", name) == 1, name
+            assert re.search(rf"background task {name} failed.*LookupError", caplog.text), name
+    assert PATIENT not in caplog.text
+
+
+@pytest.mark.usefixtures("hooks")
+async def test_threads_and_callbacks_that_fail_are_counted_and_logged(
+    everything: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> None:
+        raise LookupError(PATIENT)
+
+    async with running(everything) as (app, _):
+        metrics: Metrics = app.state.running.metrics
+        thread = threading.Thread(target=fails, name="lost")
+        thread.start()
+        await asyncio.to_thread(thread.join)
+        asyncio.get_running_loop().call_soon(fails)
+        await until(lambda: value(metrics, "marrowlens_background_task_failures_total", "event_loop") == 1)
+        assert value(metrics, "marrowlens_background_task_failures_total", "thread") == 1
+    assert "thread lost failed: LookupError at test_background_tasks.py:" in caplog.text
+    assert re.search("event loop: Exception in callback .*, LookupError at test_background_tasks.py:", caplog.text)
+    assert PATIENT not in caplog.text
+
+
+@pytest.mark.usefixtures("hooks")
+async def test_a_task_that_is_not_set_up_has_no_series(artefact: Path) -> None:
+    async with running(Settings(artefact=artefact, drift_window=0)) as (app, _):
+        metrics: Metrics = app.state.running.metrics
+        names = get_args(TaskName)
+        assert [each for each in names if value(metrics, "marrowlens_background_task_running", each)] == ["memory"]
+        assert all(value(metrics, "marrowlens_background_task_failures_total", each) == 0 for each in names)
+
+
+#: Tasks and threads that somebody waits for, who so hears of their failure; and one for each connection or fetch, whose
+#: failure ends that one alone and is logged.
+AWAITED = {
+    "create_task": {
+        "access/issuer.py": 1,
+        "classify.py": 2,
+        "disconnect.py": 1,
+        "lis/delivery.py": 1,
+        "lis/laboratory.py": 3,
+        "lis/mllp/listener.py": 2,
+        "listener.py": 1,
+        "supervisor.py": 1,
+    },
+    "ensure_future": {"parts/scoring.py": 1},
+    "threading.Thread": {"batcher.py": 1, "thread_pools.py": 1},
+}
+
+
+def test_no_task_or_thread_is_started_beside_the_supervisor() -> None:
+    for word, allowed in AWAITED.items():
+        counts = {path: path.read_text().count(f"{word}(") for path in SERVICE.rglob("*.py")}
+        found = {path.relative_to(SERVICE).as_posix(): count for path, count in counts.items() if count}
+        assert found == allowed, word
+
+
+@pytest.mark.usefixtures("hooks")
+async def test_sighup_during_a_reload_is_logged_and_done_once_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    artefact = write_artefact(tmp_path)
+    opening, go_on, opened = threading.Event(), threading.Event(), []
+
+    def slowly(path: Path) -> Any:
+        session = open_session(path)
+        opened.append(session.manifest.name)
+        opening.set()
+        assert go_on.wait(60)
+        return session
+
+    async with running(Settings(artefact=artefact, drift_window=0)) as (app, _):
+        app.state.models._open_model = slowly
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert await asyncio.to_thread(opening.wait, 60)
+        second = write_artefact(tmp_path, name="second", seed=2)  # comes while the first is being opened
+        for suffix in (".onnx", ".json"):
+            shutil.move(second.with_suffix(suffix), artefact.with_suffix(suffix))
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: caplog.text.count("the artefact is read anew when that has ended") == 3)
+        go_on.set()
+        await until(lambda: app.state.running.classifier.manifest.name == "second")
+    assert opened == ["micro", "second"]
+
+
+async def test_a_scrape_does_not_wait_for_drift_to_be_measured() -> None:
+    """The model's thread and the measuring share a lock, which no scrape takes."""
+    settings = Settings()
+    async with async_client(bundled_artefact(), session=opened(settings)) as http:
+        window = http._transport.app.state.running.classifier._drift
+        with window._lock:
+            async with asyncio.timeout(30):
+                found = (await http.get("/metrics")).text
+    assert "marrowlens_drift_window_pictures 0.0" in found
+
+
+def sending() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if "Span" in each.name]
+
+
+def test_traces_have_one_exporter_which_ends_with_the_service(artefact: Path) -> None:
+    before = sending()
+    with collector() as found:
+        with client(artefact, otlp_endpoint=found.url) as http:
+            assert http.get("/classes").is_success
+            assert len(sending()) == len(before) + 1
+        assert sending() == before and found.spans
