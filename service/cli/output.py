@@ -1,0 +1,112 @@
+"""Shared by all commands: settings and model, error messages with exit codes, tables, and generated files."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from model.contract import ArtefactError
+from service.config.settings import Settings, SettingsError, read_settings
+from service.runtime.loader import opened
+from service.runtime.session import OnnxSession, ProviderUnavailable
+
+#: Exit code of a command that cannot run: invalid settings, an unusable file, a port in use, no database.
+CANNOT_RUN = 2
+#: Exit code of `--check` where the generated file is stale.
+STALE = 1
+#: Columns of a table that is not printed to a terminal, so that no value is cut off.
+FILE_COLUMNS = 200
+
+#: Readable or not: opening the file reports it.
+Artefact = Annotated[
+    Path | None, typer.Option(help="The .onnx file; its manifest is the .json beside it.", readable=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Check = Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 if the file is stale.")]
+
+
+def stop(message: str, status: int = CANNOT_RUN) -> NoReturn:
+    """Print an error message to stderr and exit."""
+    warn(message)
+    raise typer.Exit(status)
+
+
+def warn(message: str) -> None:
+    """Print a line to stderr, with the program's name in front."""
+    typer.echo(f"marrowlens: {message}", err=True)
+
+
+def stop_logged(message: str, status: int = CANNOT_RUN) -> NoReturn:
+    """As `stop`; a JSON line where MARROWLENS_LOG_FORMAT is json, even if the settings cannot be read."""
+    if os.environ.get("MARROWLENS_LOG_FORMAT") != "json":
+        stop(message, status)
+    import logging
+
+    from service.telemetry import logging as logs
+
+    logs.configure("critical", form="json")
+    logging.getLogger("service.cli").critical(message)
+    raise typer.Exit(status)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings, with options of the command line in front; exits with `CANNOT_RUN` if they are invalid.
+
+    Args:
+        overrides: settings by field; None leaves the environment's.
+    """
+    try:
+        return read_settings(**{name: value for name, value in overrides.items() if value is not None})
+    except SettingsError as error:
+        stop(str(error))
+
+
+def open_model(settings: Settings, status: int = CANNOT_RUN) -> OnnxSession:
+    """The session of the configured artefact; exits with `status` if it cannot be opened."""
+    try:
+        return opened(settings)
+    except (ArtefactError, ProviderUnavailable) as error:
+        stop(str(error), status)
+
+
+def write_or_check(path: Path, text: str, command: str, *, check: bool) -> None:
+    """Write a generated file, or with `check` exit with `STALE` if it differs.
+
+    Args:
+        command: the command that writes the file, for the message.
+    """
+    if not check:
+        path.write_text(text, encoding="utf-8")
+    elif not path.exists() or path.read_text(encoding="utf-8") != text:
+        stop(f"{path} is stale; run `{command}`", STALE)
+
+
+def new_table(*columns: str, title: str | None = None) -> Table:
+    """An empty table; without columns it gets no header. Long values wrap, except in the first column."""
+    look = box.SIMPLE_HEAD if any(columns) else box.SIMPLE
+    table = Table(title=title, title_justify="left", box=look, show_header=any(columns), pad_edge=False)
+    for at, column in enumerate(columns):
+        table.add_column(column, no_wrap=at == 0, overflow="fold")  # the first column is copied from
+    return table
+
+
+def print_tables(*tables: Table) -> None:
+    """Print tables to stdout, `FILE_COLUMNS` wide where that is no terminal."""
+    console = Console(markup=False, highlight=False)
+    for table in tables:
+        console.print(table, width=None if console.is_terminal else FILE_COLUMNS)
+
+
+def error_console() -> Console:
+    """A console on stderr, for progress and summaries."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(console: Console, text: str) -> None:
+    """Print one line as it is: no markup, no wrapping."""
+    console.print(escape(text), soft_wrap=True)
