@@ -24,15 +24,13 @@ except ModuleNotFoundError as error:  # the command is there wherever the servic
 from model import atomic_file
 from model.contract import Precision
 from training import pipeline
-from training.commands import compare, feed, profile, review, size
+from training.commands import compare, measure, review
+from training.commands.configuration import as_toml, as_typed, classes_of, configured
 from training.config import read_config
-from training.data.class_list import as_toml, classes_of
-from training.data.index import survey
-from training.data.index_tables import counts_table, sentences
+from training.data.index import counts_table, sentences, survey
 from training.data.near_duplicates import write_twins
 from training.data.samples import split_list
-from training.fit.processes import this_process
-from training.overrides import as_typed, configured
+from training.fit.distributed import this_process
 from training.run import Run
 from training.terminal import complain, console, picked_up_later, say, show_figures, told_plainly
 
@@ -123,7 +121,7 @@ def configuration(
     out: Annotated[Path | None, typer.Option(help="Write it there instead of to the terminal.")] = None,
 ) -> None:
     """Print every key of a configuration, with its type, bounds and default."""
-    from training.commands.config_page import page
+    from training.commands.configuration import page
 
     if out:
         out.write_text(page(), encoding="utf-8")
@@ -200,11 +198,11 @@ for command in (
     review.figures,
     review.pool,
     review.audit,
-    size.size,
+    measure.size,
     compare.compare,
     compare.speed,
-    profile.profile,
-    feed.feed,
+    measure.profile,
+    measure.feed,
 ):
     app.command()(command)
 app.command(name="drift-reference")(review.drift_reference)

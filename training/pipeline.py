@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from model.contract import Manifest, Precision
 from training.config import Config
 from training.data.images import Pictures, Unreadable, decode_all
-from training.data.index import recorded, survey
-from training.data.index_tables import twin_sentence
+from training.data.index import recorded, survey, twin_sentence
 from training.data.near_duplicates import write_twins
 from training.data.samples import Block, DataError, Parts, sha256_of, split_list
-from training.data.split_description import describe
+from training.data.splits import describe
 from training.evaluation.scores import write_evaluation
 from training.run import Ancestor, Evaluation, Run
 from training.terminal import RANK, complain, say
@@ -70,7 +69,7 @@ def _begun(config: Config, text: str, run: Run, data: Path, cache: Path, network
 
 
 def _start(config: Config, text: str, run: Run, split: str, network: bool) -> None:
-    from training.fit.provenance import ancestors_of
+    from training.fit.pretrained import ancestors_of
 
     ancestors = ancestors_of(config, split) if network else ()
     run.write_ancestors(ancestors)  # first: what a run has begun with must stand there once it counts as begun
@@ -80,7 +79,7 @@ def _start(config: Config, text: str, run: Run, split: str, network: bool) -> No
 
 def tell_of(ancestors: tuple[Ancestor, ...], config: Config) -> None:
     """Say what a run began with and who taught it, and complain of what follows for its figures and its licence."""
-    from training.fit.provenance import laxer
+    from training.fit.pretrained import laxer
 
     for at, ancestor in enumerate(ancestors):
         say(ancestor.attribution[0])
@@ -178,7 +177,7 @@ def export(run: Run, out: Path, precision: Precision = "fp32") -> tuple[Path, Ma
     from training.export.export import ExportError, Trained
     from training.export.export import export as export_network
     from training.export.fp16 import HalfError
-    from training.fit.provenance import ancestors_of
+    from training.fit.pretrained import ancestors_of
 
     config, evaluation = run.config(), run.evaluation()
     net = load_network(config, run.trained_weights())

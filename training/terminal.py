@@ -16,7 +16,7 @@ from model.contract import ArtefactError, Metric
 from training.config import ConfigError
 from training.data.samples import DataError
 from training.evaluation.tables import Table, tables
-from training.fit.processes import this_process
+from training.fit.distributed import this_process
 from training.run import Halted, RunError
 
 #: Of several processes of one training the first alone writes and speaks.

@@ -19,13 +19,12 @@ from training import pipeline
 from training.compare.baselines import ClassicalModel
 from training.compare.baselines import Kind as ClassicalKind
 from training.compare.conduct import Learner
-from training.compare.pace import pictures_per_s
 from training.compare.results import epoch_pictures
 from training.compare.speed import Subject, artefact, cores
 from training.config import Config, read_config
 from training.data.index import survey
-from training.export.cost import Cost, cost
-from training.fit.weight_files import IMAGENET, known_of
+from training.export.cost import Cost, cost, pictures_per_s
+from training.fit.pretrained import IMAGENET, known_of
 from training.networks.build import check
 from training.run import Fit, Run
 

@@ -14,7 +14,7 @@ from training.compare.entries import Comparison, Entry, PlannedRun
 from training.compare.speed import Timing
 from training.config import Config, Strict
 from training.data.sampler import draws_an_epoch
-from training.data.split_description import describe
+from training.data.splits import describe
 from training.evaluation.metrics import wilson
 from training.evaluation.paired import Answers, Labels, Resamples, figures, holm, middle_95, p_value, resampled
 from training.evaluation.scores import scores_of_run

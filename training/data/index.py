@@ -4,20 +4,20 @@ Knows the order: find, draw a share, look for twins, split. Knows no network and
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.table import Table
 
 from training.config import Blocks, DataConfig, GroupedSplit, KFold, ListedSplit
-from training.data.fingerprint import fingerprints
 from training.data.images import Unreadable
 from training.data.layouts import index_source
-from training.data.near_duplicates import Twin, find_twins
-from training.data.predefined import Listed, match_list
-from training.data.samples import Block, DataError, Parts, Sample, parts_of, recorded_parts
-from training.data.splits import assign, same_patient, sampled, thinned, together
+from training.data.near_duplicates import Twin, find_twins, fingerprints
+from training.data.samples import BLOCKS, Block, DataError, Parts, Sample, parts_of, recorded_parts
+from training.data.splits import assign, describe, same_patient, sampled, thinned, together
+from training.data.tables import Listed, match_list
 
 
 @dataclass(frozen=True)
@@ -129,3 +129,54 @@ def _parts(data: DataConfig, root: Path, samples: Sequence[Sample], blocks: Sequ
         parts["train"] = sampled(parts["train"], data.sample, data.sample_seed)
     parts["train"] = thinned(parts["train"], data.training_shares, data.sample_seed)
     return parts
+
+
+def counts_table(survey: Survey, codes: tuple[str, ...]) -> Table:
+    """Pictures by class and source: found, and in each block; classes in logit order, those with none last."""
+    table = Table("source", "class", *(("found", *BLOCKS)), title="pictures", title_justify="left")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    found = Counter((sample.source, sample.code) for sample in survey.found)
+    split = {block: Counter((s.source, s.code) for s in mine) for block, mine in survey.parts.items()}
+    for source in dict.fromkeys(sample.source for sample in survey.found):
+        mine = [(source, code) for code in codes if found[source, code]]
+        for key in mine:
+            table.add_row(*key, str(found[key]), *(str(split[block][key]) for block in BLOCKS))
+        totals = [sum(counts[key] for key in mine) for counts in (found, *(split[block] for block in BLOCKS))]
+        table.add_row(source, "all", *map(str, totals), end_section=True)
+    return table
+
+
+def sentences(survey: Survey, data: DataConfig, codes: tuple[str, ...]) -> Iterator[str]:
+    """What the table does not show: the kind of split, classes without a picture, twins, lists, the unreadable."""
+    yield f"split: {describe(data)}"
+    there = {sample.code for sample in survey.found}
+    if missing := [code for code in codes if code not in there]:
+        yield f"no picture of {', '.join(missing)}"
+    for (source, name), count in sorted(survey.left_out.items()):
+        yield f"left out of {source}: {count} of {name!r}"
+    if survey.listed:
+        yield f"list of the split: {survey.listed.matched} of {survey.listed.rows} rows are pictures of --data"
+    yield twin_sentence(survey, data)
+    if data.twins.action != "off":
+        yield f"unreadable: {len(survey.unreadable)}"
+
+
+def twin_sentence(survey: Survey, data: DataConfig) -> str:
+    """How many near duplicates there are, and what became of them."""
+    if data.twins.action == "off":
+        return "twins: not looked for (data.twins.action)"
+    found = f"twins: {_counted(len(survey.twins), 'pair')} within {data.twins.max_distance} of 255 bits"
+    unlike = sum(survey.samples[twin.first].code != survey.samples[twin.second].code for twin in survey.twins)
+    parted = len(survey.parted)
+    if unlike:
+        found += f", {unlike} of them of two classes"
+    if survey.moved:
+        return f"{found}; {parted} across blocks: {_counted(survey.moved, 'picture')} moved to training"
+    if survey.twins:
+        found += f"; {parted} across blocks" + (", and left there (data.twins.action)" if parted else "")
+    return found
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 
-from training.config import Blocks, GroupedSplit, KFold, ListedSplit, RandomSplit, SplitConfig
+from training.config import Blocks, DataConfig, GroupedSplit, KFold, ListedSplit, RandomSplit, Shares, SplitConfig
 from training.data.samples import BLOCKS, Block, Parts, Sample, parts_of
 
 Indices = NDArray[np.int64]
@@ -218,3 +218,61 @@ def same_patient(samples: Sequence[Sample]) -> list[tuple[int, int]]:
         if sample.patient:
             patients[sample.source, sample.patient].append(at)
     return [pair for mine in patients.values() for pair in pairwise(mine)]
+
+
+def describe(data: DataConfig, twins_looked_for: bool = True) -> str:
+    """How the pictures were divided, for a manifest.
+
+    Args:
+        twins_looked_for: whether near duplicates were; runs of earlier versions did not look.
+    """
+    sentence = _division(data.split)
+    drawn = f"{data.sample:.1%} of each class, drawn at random (seed {data.sample_seed})"
+    if data.sample < 1 and data.sample_of == "all":
+        sentence = f"of {drawn}: {sentence}"
+    elif data.sample < 1:
+        sentence += f"; trained on {drawn} from the training block"
+    if data.training_shares:
+        shares = ", ".join(f"{code} {share:.1%}" for code, share in data.training_shares.items())
+        sentence += f"; trained on a share of some classes (seed {data.sample_seed}): {shares}"
+    if twins_looked_for and data.twins.action != "off":
+        kept = "on one side" if data.twins.action == "move" else "listed, not moved"
+        sentence += (
+            f"; near duplicates (perceptual hashes that differ in at most {data.twins.max_distance} of 255 bits) {kept}"
+        )
+    return sentence
+
+
+def tested(split: SplitConfig) -> str:
+    """Which pictures a figure was measured on, to stand beside it."""
+    match split:
+        case Blocks():
+            return f"last {split.test:.1%} of each class in file order"
+        case RandomSplit():
+            return f"random {split.test:.1%} of each class (seed {split.seed})"
+        case GroupedSplit():
+            return (
+                f"patients with about {split.test:.1%} of the pictures (seed {split.seed}), none of them trained with"
+            )
+        case KFold():
+            whole = "whole patients" if split.by_patient else "pictures at random"
+            return f"fold {split.fold + 1} of {split.k}, {whole}, stratified by class (seed {split.seed})"
+        case ListedSplit():
+            return f"the test pictures that {split.path.name} names"
+
+
+def _division(split: SplitConfig) -> str:
+    match split:
+        case Blocks():
+            return f"contiguous blocks of each class in file-name order: {_shares_text(split)}"
+        case RandomSplit():
+            return f"at random in each class of each source (seed {split.seed}): {_shares_text(split)}"
+        case GroupedSplit():
+            return f"by patient (seed {split.seed}), none on two sides: about {_shares_text(split)}"
+        case KFold() | ListedSplit():
+            rest = f"of the others {split.calibration:.1%} calibration (seed {split.seed}), the rest training"
+            return f"tested: {tested(split)}; {rest}"
+
+
+def _shares_text(shares: Shares) -> str:
+    return f"{shares.train:.1%} training, {shares.calibration:.1%} calibration, {shares.test:.1%} test"

@@ -4,11 +4,14 @@ Knows the two formats and how columns are usually named. Knows nothing of pictur
 """
 
 import csv
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
-from training.data.samples import DataError
+from training.config import ListedSplit
+from training.data.samples import Block, DataError, Sample
 
 #: Names under which a column is looked for where the configuration names none; compared in lower case.
 USUAL_FILE = ("file", "path", "image path", "image_path", "image", "filename", "file_name", "filepath")
@@ -95,3 +98,112 @@ def _read_parquet(path: Path) -> Table:
         raise DataError(path, f"not Parquet: {error}") from error
     columns = [["" if cell is None else str(cell) for cell in column.to_pylist()] for column in table.columns]
     return Table(path, table.column_names, list(enumerate(zip(*columns, strict=True), start=2)))
+
+
+#: What lists call the blocks. A list without such a column names test pictures alone.
+_BLOCKS: Mapping[str, Block] = {
+    "train": "train",
+    "training": "train",
+    "calibration": "calibration",
+    "val": "calibration",
+    "valid": "calibration",
+    "validation": "calibration",
+    "test": "test",
+}
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Sample key → block, and how many rows of the list are such a sample."""
+
+    blocks: dict[Key, Block]
+    matched: int
+    rows: int
+
+
+def match_list(root: Path, split: ListedSplit, samples: Sequence[Sample]) -> Listed:
+    """Find the samples that a list names, by file name; the folders before it tell pictures of the same name apart.
+
+    DinoBloom's dinov2/eval/splits/bm_test.csv (header `Image Path,Label`, full paths of another machine) reads as is;
+    so does a split.csv of this program.
+
+    Raises:
+        DataError: the list is not there or has no column of files; a row fits several samples, or one of another
+            class; two rows fit one sample; or fewer rows than `min_matched` are found.
+    """
+    path = root / split.path
+    rows = _rows(path, split)
+    by_name: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if not split.sources or sample.source in split.sources:
+            by_name[_parts(sample.name)[-1]].append(sample)
+    codes = {sample.code for sample in samples}
+    number_of: dict[Key, int] = {}
+    blocks: dict[Key, Block] = {}
+    missing: list[str] = []
+    for row in rows:
+        named = _the_one(by_name.get(row.parts[-1], []), row, path)
+        if named is None:
+            missing.append(row.parts[-1])
+            continue
+        if row.label in codes - {named.code}:
+            reason = f"{named.name!r} is labelled {row.label}, in --data it is {named.code}"
+            raise DataError(path, f"row {row.number}: {reason}")
+        if named.key in blocks:
+            raise DataError(path, f"row {row.number}: {named.name!r} is named by row {number_of[named.key]} already")
+        number_of[named.key], blocks[named.key] = row.number, row.block
+    if len(missing) > (1 - split.min_matched) * len(rows):
+        found = f"{len(blocks)} of {len(rows)} rows are pictures of --data, as {missing[0]!r} is not"
+        raise DataError(path, f"{found}; data.split.min_matched asks for {split.min_matched:.0%}")
+    return Listed(blocks, len(blocks), len(rows))
+
+
+class _Row(NamedTuple):
+    number: int
+    parts: tuple[str, ...]  # source and class where the list says them, then those of the path
+    label: str
+    block: Block
+
+
+def _rows(path: Path, split: ListedSplit) -> list[_Row]:
+    table = read_table(path)
+    file_at = table.column(split.columns.file, USUAL_FILE, "file")
+    code_at = table.column_or_none(split.columns.code, USUAL_CODE)
+    source_at = table.column_or_none("", ("source",))
+    block_at = table.column_or_none("", USUAL_BLOCK)
+    rows = []
+    for number, cells in table.rows:
+        before = [cells[at].strip() for at in (source_at, code_at) if at is not None]
+        label = cells[code_at].strip() if code_at is not None else ""
+        block = _block(cells[block_at], path, number) if block_at is not None else "test"
+        rows.append(_Row(number, (*before, *_parts(cells[file_at].strip())), label, block))
+    return rows
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return (PureWindowsPath(path) if "\\" in path else PurePosixPath(path)).parts or ("",)
+
+
+def _the_one(candidates: Sequence[Sample], row: _Row, path: Path) -> Sample | None:
+    """Of the samples of one file name, the one whose folders agree with the list's over the longest way up."""
+    agreeing = [_agreeing_parts(sample, row.parts) for sample in candidates]
+    best = [sample for sample, parts in zip(candidates, agreeing, strict=True) if parts == max(agreeing)]
+    if len(best) > 1:
+        fitting = ", ".join("/".join(sample.key) for sample in best[:3])
+        raise DataError(path, f"row {row.number}: {row.parts[-1]!r} may be {fitting}; say which in data.split.sources")
+    return best[0] if best else None
+
+
+def _agreeing_parts(sample: Sample, told: tuple[str, ...]) -> int:
+    own = (sample.source, sample.code, *_parts(sample.name))
+    pairs = zip(reversed(own), reversed(told), strict=False)
+    return next((count for count, (one, other) in enumerate(pairs) if one != other), min(len(own), len(told)))
+
+
+def _block(told: str, path: Path, number: int) -> Block:
+    block = _BLOCKS.get(told.strip().lower())
+    if block is None:
+        raise DataError(path, f"row {number}: {told!r} is no block; expected one of {', '.join(_BLOCKS)}")
+    return block

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from training.config import Config
 from training.data.images import Pictures
 from training.data.samples import Block
-from training.data.split_description import tested
+from training.data.splits import tested
 from training.evaluation.calibration import Logits, fit_temperature, measure_calibration
 from training.evaluation.maturation import lineages, tolerant
 from training.evaluation.metrics import count, measure

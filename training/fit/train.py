@@ -27,11 +27,10 @@ from training.data.sampler import EpochDraws, PictureBatches, Share, draws_an_ep
 from training.data.wait_times import Waiting, Waits
 from training.fit.allocator import keep_freed_memory
 from training.fit.checkpoints import Averaging, Checkpoints, Stopping, WholeFiles
-from training.fit.distributed import agreed, each, settle
+from training.fit.distributed import agreed, each, settle, this_process
 from training.fit.losses import class_counts, draw_weights
 from training.fit.module import Fitting
 from training.fit.pretrained import begin
-from training.fit.processes import this_process
 from training.run import Fit, Run
 
 

@@ -16,7 +16,7 @@ from training.config import Config
 from training.data.images import cropped
 from training.data.layouts import index_source
 from training.data.samples import DataError, Sample, read
-from training.data.split_description import describe
+from training.data.splits import describe
 from training.evaluation.evaluate import load_network, maps
 from training.evaluation.maturation import tolerant
 from training.evaluation.scores import Scores, scores_of_run

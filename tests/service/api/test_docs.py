@@ -70,7 +70,7 @@ def test_the_guide_shows_the_configuration_that_is_there() -> None:
 
 
 def test_the_page_of_keys_is_fresh_and_explains_each() -> None:
-    from training.commands.config_page import page
+    from training.commands.configuration import page
 
     said = page()
     stale = "stale: marrowlens-train configuration --out docs/configuration.md"

@@ -15,8 +15,7 @@ from scipy.fft import dctn
 
 from model.image import decode
 from training.config import TwinsConfig
-from training.data.fingerprint import BITS, SIDE, fingerprint
-from training.data.near_duplicates import Twin, find_twins, write_twins
+from training.data.near_duplicates import BITS, SIDE, Twin, find_twins, fingerprint, write_twins
 from training.data.samples import Sample
 from training.drawn.painter import paint
 

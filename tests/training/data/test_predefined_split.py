@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from training.config import Blocks, Columns, ListedSplit
-from training.data.predefined import Listed, match_list
 from training.data.samples import BLOCKS, DataError, Sample, split_list
 from training.data.splits import assign, split_blocks
+from training.data.tables import Listed, match_list
 
 PUBLISHED = "/lustre/groups/shared/histology_data/BM_cytomorphology_data/test"
 

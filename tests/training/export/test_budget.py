@@ -8,10 +8,9 @@ import pytest
 import torch
 from commands import run
 
-from training.commands.size import sized
+from training.commands.measure import sized
 from training.config import Config, read_config
-from training.export.budget import budget
-from training.export.cost import cost
+from training.export.cost import budget, cost
 from training.networks.build import build
 
 GUIDE = Path("docs/training-at-scale.md")

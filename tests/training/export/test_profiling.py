@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from training.commands.profile import node_times
-from training.export.graph_scopes import ANSWER, FRONT, places, places_after
+from training.commands.measure import node_times
+from training.export.cost import ANSWER, FRONT, places, places_after
 
 
 def _graph() -> onnx.GraphProto:

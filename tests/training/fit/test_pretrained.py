@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 
 from model.van import LKA, VAN, VARIANTS
 from training.config import Config, ConfigError, ModelConfig
-from training.fit.pretrained import begin, check_origin, take_over
-from training.fit.weight_files import InitialError, read_origin
+from training.fit.pretrained import InitialError, begin, check_origin, read_origin, take_over
 from training.networks.build import build
 
 B0 = VARIANTS["van_b0"]

@@ -7,7 +7,7 @@ import pytest
 from desk import Desk
 
 from model.contract import Manifest, read_manifest
-from training.fit.provenance import laxer
+from training.fit.pretrained import laxer
 
 FIT = "[fit]\nepochs = 1\nbatch_size = 8\nwarmup_epochs = 0\nema_decay = 0\n"
 FIRST = (

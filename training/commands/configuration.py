@@ -3,11 +3,17 @@
 Knows JSON Schema, which pydantic makes of the tables, and Markdown. Knows no key by name.
 """
 
-from collections.abc import Iterator
+import shlex
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import tomlkit
+
+from model.contract import CLASSES, CellClass, read_manifest
 from training.compare.entries import Comparison
-from training.config import Config, Strict
+from training.config import Config, Strict, read_config, validated
 
 Schema = dict[str, Any]
 Known = dict[str, Schema]  # what a $ref names
@@ -112,3 +118,53 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
     return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
+def classes_of(source: Path | None) -> list[CellClass]:
+    """The classes of an artefact (its .onnx or .json) or of a folder of class folders; without a source, the 21.
+
+    A folder whose name is a code of the 21 is taken for that class; of any other only the name is known.
+
+    Raises:
+        ValueError: neither, or a folder name that cannot be a code.
+        ArtefactError: the artefact's manifest cannot be read.
+    """
+    if source is None:
+        return list(CLASSES)
+    if source.suffix in (".onnx", ".json"):
+        return list(read_manifest(source.with_suffix(".json")).classes)
+    if not source.is_dir():
+        raise ValueError(f"{source}: expected an artefact (.onnx) or a folder with one folder a class")
+    names = sorted(entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(names) < 2:
+        raise ValueError(f"{source}: {len(names)} class folders; two are the least that can be told apart")
+    known = {cell_class.code: cell_class for cell_class in CLASSES}
+    return [known.get(name) or CellClass(code=name, name=name) for name in names]
+
+
+def as_toml(classes: Iterable[CellClass]) -> str:
+    """`[[classes]]` tables, in logit order; what has its default is left out."""
+    tables = tomlkit.aot()
+    for cell_class in classes:
+        tables.append(tomlkit.item(cell_class.model_dump(exclude_defaults=True)))
+    return tomlkit.dumps({"classes": tables})
+
+
+def configured(path: Path, init: str | None) -> tuple[Config, str]:
+    """A configuration and its text, `model.init` changed in both where `init` is given.
+
+    Raises:
+        ConfigError: see `read_config`.
+    """
+    config, text = read_config(path), path.read_text(encoding="utf-8")
+    if init is None:
+        return config, text
+    document = tomlkit.parse(text)
+    document.setdefault("model", tomlkit.table())["init"] = init
+    text = tomlkit.dumps(document)
+    return validated(Config, tomllib.loads(text), path), text
+
+
+def as_typed(path: Path, init: str | None) -> str:
+    """The arguments that name this configuration to `marrowlens-train fit`."""
+    return shlex.join([str(path)] if init is None else [str(path), "--init", init])
