@@ -82,6 +82,7 @@ def create_app(
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         openapi_tags=openapi.TAGS,
         servers=[{"url": settings.root_path}] if settings.root_path else None,
+        openapi_url=None,  # served from bytes: service.api.routes.docs
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -4,6 +4,7 @@ Knows the documentation's form. Does not know how anything is answered.
 """
 
 import json
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
 
@@ -154,6 +155,15 @@ def document(app: FastAPI) -> dict[str, Any]:
         )
         app.openapi_schema = _completed(found)
     return app.openapi_schema
+
+
+def encoded(app: FastAPI) -> tuple[bytes, str]:
+    """The document as `/openapi.json` sends it, and its ETag. Serialised once per app: it takes 5 ms (270 kB)."""
+    cached: tuple[bytes, str] | None = getattr(app.state, "openapi_json", None)
+    if cached is None:
+        body = json.dumps(document(app), ensure_ascii=False, separators=(",", ":")).encode()
+        cached = app.state.openapi_json = body, f'"{sha256(body).hexdigest()[:32]}"'
+    return cached
 
 
 def as_file(app: FastAPI) -> str:

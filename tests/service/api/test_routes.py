@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from model.contract import CLASSES, CellClass, Manifest, read_manifest
 from model.image import decode
+from service.api.openapi import document
 from service.api.schemas import ClassifyAnswer, ModelDescription
 from service.runtime.session import Outputs, open_session
 
@@ -245,3 +246,19 @@ def test_docs_work_without_the_internet(http: TestClient) -> None:
         assert file in page
         assert http.get(f"/docs/static/{file}").status_code == 200
     assert http.get("/openapi.json").json()["info"]["title"] == "marrowlens"
+
+
+def test_the_openapi_document_is_encoded_once_and_has_an_etag(artefact: Path) -> None:
+    with client(artefact) as http:
+        first = http.get("/openapi.json")
+        assert first.json() == document(http.app)  # type: ignore[arg-type]
+        assert first.headers["content-type"] == "application/json" and first.headers["cache-control"] == "no-cache"
+        http.app.openapi_schema["info"]["title"] = "read anew"  # type: ignore[attr-defined]
+        again = http.get("/openapi.json")
+        assert (again.content, again.headers["etag"]) == (first.content, first.headers["etag"])
+        for known in (first.headers["etag"], f'"another", W/{first.headers["etag"]}', "*"):
+            unchanged = http.get("/openapi.json", headers={"If-None-Match": known})
+            assert (unchanged.status_code, unchanged.content) == (304, b"")
+            assert unchanged.headers["etag"] == first.headers["etag"]
+        assert http.get("/openapi.json", headers={"If-None-Match": '"another"'}).content == first.content
+        assert http.head("/openapi.json").headers["content-length"] == str(len(first.content))
