@@ -30,8 +30,7 @@ from service.api.v2 import routes as v2
 from service.auth.middleware import Doors, Guard
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
-from service.config.http import networks_of
-from service.config.settings import Settings, SettingsError
+from service.config.settings import Settings, SettingsError, networks_of
 from service.inference.registry import Models
 from service.lis.api import cell_routes
 from service.lis.api import routes as specimen_routes

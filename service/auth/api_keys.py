@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from service.auth.callers import Caller, Scope
 from service.auth.identity import Identity
 from service.config.file_watch import stamp_of
-from service.config.private_file import NotPrivate, read_private
+from service.config.secret_files import NotPrivate, read_private
 from service.config.suggest import nearest
 
 #: Before every key: a bearer's word that begins so is a key and no token, and scanners for lost secrets find it.

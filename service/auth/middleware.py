@@ -24,7 +24,7 @@ from service.auth.open_streams import OpenStream
 from service.auth.rate_limit import Buckets
 from service.concurrency.thread_pools import FILES
 from service.config.auth import AccessSettings
-from service.config.loopback import is_loopback
+from service.config.urls import is_loopback
 from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
 from service.telemetry.metrics import Metrics
 

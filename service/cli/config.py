@@ -20,10 +20,9 @@ from model.contract import ArtefactError
 from service.auth.api_keys import KeysRefused, read_keys
 from service.cli import settings_page
 from service.config.lis import LIS_PREFIX, LisSettings
-from service.config.loopback import is_loopback
 from service.config.secret_files import SUFFIX, is_secret
 from service.config.settings import PREFIX, Settings, SettingsError, read_settings
-from service.config.urls import masked
+from service.config.urls import is_loopback, masked
 from service.runtime.artifact import bundled_artefact, read_artefact
 from service.runtime.loader import voucher
 from service.runtime.signatures import VoucherError, read_key, read_list

@@ -31,8 +31,8 @@ from service.lis.storage.outbox import Overtaken, UnderWay
 from service.lis.storage.states import MessageState
 from service.lis.storage.tables import MessageRow, SpecimenRow
 from service.telemetry import logging as logs
-from service.telemetry.background_metrics import BackgroundMetrics
 from service.telemetry.metric_registry import Registry
+from service.telemetry.metrics import BackgroundMetrics
 
 _ALL = 1_000_000
 _OVERTAKEN = "stays: a later report of its specimen may have arrived, which it would take back; drop it"

@@ -29,8 +29,8 @@ try:
     from service.cli.warm import warm
     from service.concurrency.thread_pools import POOLS
     from service.config.lis import LaboratoryRefused
-    from service.config.loopback import is_loopback
     from service.config.settings import Settings, SettingsError, read_settings
+    from service.config.urls import is_loopback
     from service.runtime.loader import intra_op_threads, opened, session_batch_sizes
     from service.runtime.session import ProviderUnavailable, Session
     from service.server.tls import TlsRefused

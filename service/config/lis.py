@@ -10,9 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.config.loopback import is_loopback
 from service.config.secret_files import SecretFiles
-from service.config.urls import insecure, urls_as_paths
+from service.config.urls import insecure, is_loopback, urls_as_paths
 
 LIS_PREFIX = "MARROWLENS_LIS_"
 

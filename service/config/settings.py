@@ -1,22 +1,19 @@
-"""What an operator may set, read once from `MARROWLENS_*` in the environment. A name that does not exist is an error.
-
-Knows names, types, bounds and units. Knows nothing of what the parts do with them, and nothing is read at import.
-"""
+"""Settings."""
 
 import os
 import re
 from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.config.auth import AccessSettings
-from service.config.http import HttpSettings
 from service.config.lis import LIS_PREFIX, LisSettings
 from service.config.secret_files import SUFFIX, SecretFileRefused, SecretFiles, is_secret
 from service.config.suggest import nearest
@@ -38,6 +35,50 @@ OTEL_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS
 
 class SettingsError(ValueError):
     """A setting that does not exist or has an impossible value: which environment name, and what is wrong with it."""
+
+
+def _networks(text: str) -> str:
+    networks_of(text)
+    return text
+
+
+def networks_of(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks of a list with commas; an address is a network of one.
+
+    Raises:
+        ValueError: one of them is neither.
+    """
+    return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
+
+
+class HttpSettings(BaseModel):
+    """The part of the settings that concerns connections and what stands between them and the clients."""
+
+    keep_alive_s: float = Field(
+        75,
+        gt=0,
+        le=3600,
+        description="how long an idle connection is kept; longer than the proxy or client in front keeps it",
+    )
+    max_connections: int = Field(
+        1000, gt=0, le=1_000_000, description="most open connections; one more takes the place of an idle one, or 503"
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+        "",
+        description="addresses or networks, with commas between, whose X-Forwarded-For and X-Forwarded-Proto are "
+        "believed. Default: nobody's",
+    )
+    root_path: str = Field(
+        "",
+        pattern=r"^((/[A-Za-z0-9._~-]+)+)?$",
+        description="path that a proxy in front takes off, such as /marrowlens; the interface at /docs needs it",
+    )
+    hsts_max_age_s: int = Field(
+        31_536_000,
+        ge=0,
+        le=63_072_000,
+        description="how long browsers are told to come by TLS alone (Strict-Transport-Security), over TLS; 0: nothing",
+    )
 
 
 class Settings(BaseSettings, HttpSettings, AccessSettings):

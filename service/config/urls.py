@@ -1,11 +1,10 @@
-"""URLs of other machines: whether a secret may travel to one, and how a URL with credentials is shown."""
+"""URLs of other machines."""
 
 import re
 from collections.abc import Iterable
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
-
-from service.config.loopback import is_loopback
 
 #: From the scheme to the last @ before a space: a password may itself hold / or @, where somebody forgot to escape it.
 _USER = re.compile(r"(?<=://)[^\s]*@")
@@ -44,3 +43,11 @@ def masked(text: str) -> str:
     if "://" not in text:
         return text
     return _QUERY.sub(MASK, _USER.sub(f"{MASK}@", text))
+
+
+def is_loopback(host: str) -> bool:
+    """Of an address, with a zone or in brackets too, or of the name that always leads here; no other is looked up."""
+    try:
+        return ip_address(host.strip("[]").split("%")[0]).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -24,9 +24,8 @@ from service.concurrency.thread_pools import TELEMETRY, of_event_loop
 from service.config.settings import Settings
 from service.inference.registry import Models
 from service.server import allocator
-from service.server.connections import Connections, Place
-from service.server.linger import Connection
-from service.server.listener import Listener, connection_limit
+from service.server.connections import Connections, Listener, Place, connection_limit
+from service.server.http_limits import Connection
 from service.server.tls import Tls
 from service.telemetry import logging as logs
 

@@ -1,9 +1,4 @@
-"""What the service counts and times, in Prometheus' terms: base units, names under `marrowlens_`.
-
-Knows names, what they mean, labels, their values and buckets: docs/metrics.md is written from here. Knows nothing of
-where the numbers come from. Each Metrics has a registry of its own, so that several services can live in one process.
-No label ever carries what a client sent.
-"""
+"""Prometheus metrics of the service."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -11,9 +6,10 @@ from typing import Literal, get_args
 from prometheus_client import ProcessCollector
 from prometheus_client.exposition import generate_latest
 
-from service.telemetry.background_metrics import BackgroundMetrics
-from service.telemetry.connection_metrics import ConnectionMetrics
-from service.telemetry.drift_metrics import DriftMetrics
+from model.drift.distance import Reading
+from model.drift.reference import KINDS
+from service.concurrency.supervisor import TaskName
+from service.concurrency.thread_pools import POOLS
 from service.telemetry.metric_registry import Declared, Registry
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -208,3 +204,116 @@ class Metrics:
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE
+
+
+DropReason = Literal["idle", "refused", "files"]
+
+
+class ConnectionMetrics:
+    """Open connections, their limit, and those that were ended or refused because of it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._open = registry.gauge(
+            "marrowlens_connections", "Open connections, those in their TLS handshake included.", unit="connections"
+        )
+        self._limit = registry.gauge(
+            "marrowlens_connections_limit",
+            "How many may be open: MARROWLENS_MAX_CONNECTIONS, or less where the system allows fewer open files.",
+            unit="connections",
+        )
+        self._dropped = registry.counter(
+            "marrowlens_connections_dropped_total",
+            "Connections that were closed or not taken because too many were open: `idle` made room for another one, "
+            "`refused` found every place busy, for `files` the system had no socket left.",
+            {"reason": get_args(DropReason)},
+            unit="connections",
+        )
+        for reason in get_args(DropReason):
+            self._dropped.labels(reason)
+
+    def watch(self, count: Callable[[], int], limit: int) -> None:
+        """How many are open, asked at every scrape, and how many may be."""
+        self._open.set_function(count)
+        self._limit.set(limit)
+
+    def dropped(self, reason: DropReason) -> None:
+        """One was closed or not taken."""
+        self._dropped.labels(reason).inc()
+
+
+class DriftMetrics:
+    """The metrics of drift in one registry: of a kind that nothing can be said of there is no series."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._distance = registry.gauge(
+            "marrowlens_drift_distance",
+            "How far the last pictures lie from the reference: their mean, in standard deviations of one picture; of "
+            "`class_mix`, the Jensen-Shannon distance of the classes that were named, 0 to 1.",
+            {"kind": KINDS},
+            unit="see there",
+        )
+        self._threshold = registry.gauge(
+            "marrowlens_drift_threshold",
+            "What the distance hardly ever exceeds among so many pictures while nothing has drifted.",
+            {"kind": KINDS},
+            unit="the distance's",
+        )
+        self._pictures = registry.gauge(
+            "marrowlens_drift_window_pictures", "Pictures that drift is measured over now; below a hundred it is not."
+        )
+
+    def show(self, reading: Reading | None) -> None:
+        """What was measured last, for the scrapes to come; None where drift is not measured."""
+        reading = reading or Reading(0, {}, {})
+        self._pictures.set(reading.pictures)
+        for gauge, values in ((self._distance, reading.distances), (self._threshold, reading.thresholds)):
+            gauge.clear()
+            for kind in KINDS:
+                if kind in values:
+                    gauge.labels(kind).set(values[kind])
+
+
+#: What fails outside of any task: a thread that ends by an exception, a callback of the event loop.
+ELSEWHERE = ("event_loop", "thread")
+
+
+class BackgroundMetrics:
+    """`supervisor.Observer`, and gauges of the thread pools, in one registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        names = get_args(TaskName)
+        self._running = registry.gauge(
+            "marrowlens_background_task_running",
+            "Whether a background task runs: 0 from its failure until it has run for 10 s again. No series: it is "
+            "not set up.",
+            {"task": names},
+            unit="1 or 0",
+        )
+        self._failures = registry.counter(
+            "marrowlens_background_task_failures_total",
+            "Background tasks that ended by an exception. They are started again, after 1 s to 60 s; `reload` and "
+            "`model_retirement` are done once. `thread` and `event_loop`: outside of any task.",
+            {"task": (*names, *ELSEWHERE)},
+        )
+        for name in (*names, *ELSEWHERE):
+            self._failures.labels(name)
+        pool = {"pool": tuple(each.name for each in POOLS)}
+        busy = registry.gauge(
+            "marrowlens_thread_pool_busy_threads", "Threads of a pool that are in a call which may block.", pool
+        )
+        limit = registry.gauge("marrowlens_thread_pool_limit_threads", "The most threads that a pool has.", pool)
+        waiting = registry.gauge(
+            "marrowlens_thread_pool_waiting_calls", "Calls that wait for a thread of the pool.", pool
+        )
+        for each in POOLS:
+            limit.labels(each.name).set(each.threads)
+            busy.labels(each.name).set_function(each.busy)
+            waiting.labels(each.name).set_function(each.waiting)
+
+    def running(self, task: str, running: bool) -> None:
+        """A task runs, or has failed and waits to be started again."""
+        self._running.labels(task).set(running)
+
+    def failed(self, task: str) -> None:
+        """A task, a thread or a callback of the event loop ended by an exception."""
+        self._failures.labels(task).inc()

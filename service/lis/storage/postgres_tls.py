@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from service.config.loopback import is_loopback
+from service.config.urls import is_loopback
 
 #: Modes that try TLS and go on without it.
 _FALL_BACK = ("allow", "prefer")

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from service.auth.api_keys import KeyRing, KeysRefused, read_keys
 from service.cli.main import app as command_line
-from service.config.private_file import NotPrivate, read_private
-from service.config.secret_files import is_secret
+from service.config.secret_files import NotPrivate, is_secret, read_private
 from service.config.settings import SettingsError, environment_names, read_settings, secret_file_names
 from service.config.urls import MASK, insecure, masked
 

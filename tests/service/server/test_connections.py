@@ -14,7 +14,7 @@ from serving import Served, served
 from test_tls import settings as tls_settings
 from test_tls import trusting
 
-from service.server.listener import connection_limit
+from service.server.connections import connection_limit
 
 LIMIT = 20
 LIVE = head("/health/live", "Connection: close", method="GET", request_id="probe")

@@ -10,7 +10,7 @@ from raw_http import answers
 from serving import Served, served
 
 from service.config.settings import Settings
-from service.server.request_heads import MAX_HEAD_BYTES
+from service.server.http_limits import MAX_HEAD_BYTES
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 MINE = b"X-Request-ID: mine\r\n"

@@ -1,21 +1,162 @@
-"""Requests whose bodies are not read to their end: the connection is closed after the answer, but not on it.
-
-A connection that is closed while its client still sends is reset, and the answer is lost with it. So what comes is
-read and dropped for a while. Knows uvicorn's protocol, through service.server.unread_answers, and whose place a
-connection takes.
-"""
+"""HTTP limits."""
 
 import asyncio
+import logging
 from functools import partial
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.errors import TooManyConnections
 from service.server.connections import Place
-from service.server.unread_answers import BoundedAnswers
+from service.server.http_framing import HttpFraming
 from service.telemetry.request_context import REFUSED
+
+#: Browsers send a few kilobytes; a proxy's identity headers may make it some ten.
+MAX_HEAD_BYTES = 64 * 1024
+
+
+class BoundedHeads(HttpFraming):
+    """uvicorn's protocol, which by itself takes heads of any size and waits for them for ever.
+
+    A head is a request line with its headers: at most `MAX_HEAD_BYTES`, and there within `head_timeout_s`. Trailers
+    are bounded as a head is.
+    """
+
+    def __init__(self, *args: Any, head_timeout_s: float, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._head_timeout_s = head_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._begun = False
+        self._head_bytes = self._fields = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        awaited, fields = self.awaits_head, self._fields
+        super().data_received(data)
+        silent = awaited and self.awaits_head and fields == self._fields  # a field that is longer than this piece
+        if silent:
+            self._head_bytes += len(data)
+        if self.awaits_head and (self._begun or silent) and not self.ended:
+            self._start_timer()
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.refuse(_too_long())
+
+    def on_message_begin(self) -> None:
+        self._begun, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def reading_resumed(self) -> None:
+        if self._head_timer is not None:  # until now it was not the client who kept the rest waiting
+            self._stop_timer()
+            self._start_timer()
+
+    def begin_exchange(self) -> None:
+        self._begun = False
+        self._stop_timer()
+        super().begin_exchange()
+
+    def _count(self, length: int) -> None:
+        self._fields += 1
+        self._head_bytes += length
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.stop(_too_long())
+
+    def _start_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._head_timeout_s, self._time_out)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _time_out(self) -> None:
+        self._head_timer = None
+        if self.flow.read_paused:
+            self._start_timer()
+        else:
+            self.refuse(HTTPException(408, f"no whole request came within {self._head_timeout_s:g} s"))
+
+
+def _too_long() -> HTTPException:
+    return HTTPException(431, f"the request line and headers are longer than {MAX_HEAD_BYTES} bytes")
+
+
+#: An answer that is read more slowly than this on the whole, its first `read_timeout_s` apart, is given up.
+MIN_DOWNLOAD_BYTES_PER_S = 16 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class BoundedAnswers(BoundedHeads):
+    """uvicorn's protocol, which by itself waits for ever until a client reads what was sent to it.
+
+    What waits to be read, once it is more than the connection's buffers hold (64 KiB besides the kernel's), must be
+    read but for 16 KiB within `read_timeout_s` and the time that its bytes take at `MIN_DOWNLOAD_BYTES_PER_S`. Else the
+    connection is reset, and the request ends as if the client had left. A connection that is closed has as long for
+    the last of it, however little that is.
+    """
+
+    def __init__(self, *args: Any, read_timeout_s: float, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._read_timeout_s = read_timeout_s
+        self._read_timer: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_read_timer()
+
+    def resume_writing(self) -> None:
+        if not self.transport.is_closing():
+            self._stop_read_timer()
+        super().resume_writing()
+
+    def close(self) -> None:
+        """End the connection once what was sent is read."""
+        self.transport.close()
+        if self._read_timer is None:
+            self._start_read_timer()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_read_timer()
+        super().connection_lost(exc)
+
+    def _start_read_timer(self) -> None:
+        self._stop_read_timer()
+        patience_s = self._read_timeout_s + self.transport.get_write_buffer_size() / MIN_DOWNLOAD_BYTES_PER_S
+        self._read_timer = self.loop.call_later(patience_s, self._give_up)
+
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def _give_up(self) -> None:
+        if waiting := self.transport.get_write_buffer_size():
+            log.warning("a client does not read its answer: %d bytes wait", waiting)
+        self.transport.abort()
+
 
 #: A client that has its answer and says nothing more for so long is not waited for.
 SILENCE_S = 2.0
