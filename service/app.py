@@ -30,14 +30,14 @@ from service.api.v2 import routes as v2
 from service.auth.middleware import Doors, Guard
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
-from service.config.settings import Settings, SettingsError, networks_of
+from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import Models
 from service.lis.api import cell_routes
 from service.lis.api import routes as specimen_routes
 from service.runtime.loader import opened
 from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
-from service.telemetry.tracing import Recorder, Traced
+from service.telemetry.tracing import Recorder, TracingMiddleware
 
 if TYPE_CHECKING:  # loaded where one is set up
     from service.lis.laboratory import Laboratory
@@ -69,7 +69,7 @@ def create_app(
 
     Raises:
         KeysRefused: API keys are set up, and their file cannot be used.
-        LaboratoryRefused: a laboratory is set up, and a setting of it cannot be used.
+        LaboratoryConfigError: a laboratory is set up, and a setting of it cannot be used.
         SettingsError: traces are to be sent, and what sends them is not installed.
     """
     metrics = Metrics()
@@ -107,14 +107,14 @@ def create_app(
 
 def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """What stands around the routes, from the inside out."""
-    app.state.doors = Doors(settings, metrics) if settings.asks_who else None
+    app.state.doors = Doors(settings, metrics) if settings.authentication_required else None
     [route] = (route for route in classify.router.routes if isinstance(route, APIRoute))
     app.add_middleware(Direct, route=route, answer=_classified, refuse=_refuse, refused=REFUSED)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         Guard,
         doors=app.state.doors,
-        loopback_only=not (settings.asks_who or settings.allow_anonymous),
+        loopback_only=not (settings.authentication_required or settings.allow_anonymous),
         metrics_open=settings.metrics_open,
         routes=[route for module in ROUTES for route in module.router.routes],
         refuse=_refuse,
@@ -122,8 +122,8 @@ def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     app.add_middleware(RequestContext, metrics=metrics, hsts_max_age_s=settings.hsts_max_age_s)
     app.state.recorder = _recorder(settings)
     if app.state.recorder is not None or settings.log_format == "json":
-        app.add_middleware(Traced, recorder=app.state.recorder)
-    if proxies := networks_of(settings.trusted_proxies):
+        app.add_middleware(TracingMiddleware, recorder=app.state.recorder)
+    if proxies := parse_networks(settings.trusted_proxies):
         app.add_middleware(Forwarded, proxies=proxies)
 
 
@@ -136,13 +136,13 @@ def _recorder(settings: Settings) -> Recorder | None:
     if settings.otlp_endpoint is None:
         return None
     try:
-        from service.telemetry.otel import Spans
+        from service.telemetry.otel import OtlpRecorder
     except ImportError as error:
         raise SettingsError(
             f"MARROWLENS_OTLP_ENDPOINT is set, and {error.name} is not installed: pip install -e '.[otel]'"
         ) from error
     headers = None if settings.otlp_headers is None else settings.otlp_headers.get_secret_value()
-    return Spans(
+    return OtlpRecorder(
         settings.otlp_endpoint,
         headers=headers,
         service_name=settings.trace_service_name,

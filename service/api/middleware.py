@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import MEDIA_TYPE, UNEXPECTED, headers, kind_of, problem
 from service.errors import ClientGone, NotReady
 from service.telemetry.metrics import Metrics
-from service.telemetry.request_context import REFUSED
+from service.telemetry.request_context import CONNECTION_ERROR
 
 REQUEST_ID = "X-Request-ID"
 #: What a client's own id may be; anything else is replaced, because it goes into logs and headers.
@@ -79,7 +79,7 @@ class RequestContext:
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
         try:
-            if (refused := scope["state"].get(REFUSED)) is not None:
+            if (refused := scope["state"].get(CONNECTION_ERROR)) is not None:
                 await self._refuse(exchange, refused)
                 return
             await self.app(scope, receive, exchange.send)
@@ -154,7 +154,7 @@ def _who(scope: Scope, status: int) -> str:
     known = scope["state"].get("caller")
     if known is not None:
         return str(known.name)
-    unknown = status == HTTPStatus.UNAUTHORIZED or REFUSED in scope["state"]
+    unknown = status == HTTPStatus.UNAUTHORIZED or CONNECTION_ERROR in scope["state"]
     return str(scope["client"][0]) if unknown and scope.get("client") else ""
 
 

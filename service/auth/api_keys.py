@@ -17,9 +17,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from service.auth.callers import Caller, Scope
 from service.auth.identity import Identity
-from service.config.file_watch import stamp_of
-from service.config.secret_files import NotPrivate, read_private
-from service.config.suggest import nearest
+from service.config.file_watch import file_stamp
+from service.config.secret_files import UnsafeFile, read_private_file
+from service.config.suggest import closest_match
 
 #: Before every key: a bearer's word that begins so is a key and no token, and scanners for lost secrets find it.
 KEY_PREFIX = "mlk_"
@@ -80,8 +80,8 @@ def read_keys(path: Path) -> tuple[KeyEntry, ...]:
         KeysRefused: it cannot be read, others may write it, or an entry is invalid.
     """
     try:
-        found = _KeysFile.model_validate(tomllib.loads(read_private(path, _MAX_BYTES).decode()))
-    except NotPrivate as error:
+        found = _KeysFile.model_validate(tomllib.loads(read_private_file(path, _MAX_BYTES).decode()))
+    except UnsafeFile as error:
         raise KeysRefused(str(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KeysRefused(f"{path} is not TOML: {error}") from None
@@ -109,7 +109,7 @@ def _fault(error: object) -> str:
     at = f"key {where[1] + 1}" if len(where) > 1 else "the file"
     if kind == "extra_forbidden":
         known = KeyEntry.model_fields if len(where) > 1 else _KeysFile.model_fields
-        return f"{at} has {where[-1]!r}, which is nothing; did you mean {nearest(str(where[-1]), known)}?"
+        return f"{at} has {where[-1]!r}, which is nothing; did you mean {closest_match(str(where[-1]), known)}?"
     return f"{at}: {'.'.join(map(str, where[2:]))}: {said}"
 
 
@@ -126,7 +126,7 @@ class KeyRing:
         """
         self._path = path
         self._on_refused = on_refused
-        self._seen = stamp_of(path)
+        self._seen = file_stamp(path)
         self.entries = read_keys(path)
         self.valid = True
 
@@ -144,7 +144,7 @@ class KeyRing:
 
     def refresh(self) -> None:
         """Read the file anew when it is not the one that was read."""
-        stamp = stamp_of(self._path)
+        stamp = file_stamp(self._path)
         if stamp == self._seen:
             return
         self._seen = stamp

@@ -18,9 +18,9 @@ import orjson
 
 from model.regular_file import check_regular_file
 from service.auth.jwks import NotKeys, signing_keys
-from service.config.auth import AccessSettings
+from service.config.auth import AuthSettings
 from service.config.settings import SettingsError
-from service.config.urls import unsafe_for_keys
+from service.config.urls import key_source_fault
 from service.errors import IssuerUnavailable
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class IssuerFault(Exception):
 class IssuerKeys:
     """The keys of one issuer by their id."""
 
-    def __init__(self, settings: AccessSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: AuthSettings, clock: Callable[[], float] = time.monotonic) -> None:
         """
         Raises:
             SettingsError: the file of certificates to trust cannot be used.
@@ -127,7 +127,7 @@ class IssuerKeys:
         url = found.get("jwks_uri")
         if not isinstance(url, str):
             raise IssuerFault("its discovery document has no jwks_uri")
-        if fault := unsafe_for_keys(url):
+        if fault := key_source_fault(url):
             raise IssuerFault(f"the jwks_uri of its discovery document {fault}")
         return url
 

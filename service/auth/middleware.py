@@ -23,7 +23,7 @@ from service.auth.callers import Caller, Scope
 from service.auth.open_streams import OpenStream
 from service.auth.rate_limit import Buckets
 from service.concurrency.thread_pools import FILES
-from service.config.auth import AccessSettings
+from service.config.auth import AuthSettings
 from service.config.urls import is_loopback
 from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
 from service.telemetry.metrics import Metrics
@@ -40,7 +40,7 @@ _OTHER_SITES = frozenset({"cross-site", "same-site"})
 class Doors:
     """Asks who a caller is, how often he came, and whether he may."""
 
-    def __init__(self, settings: AccessSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: AuthSettings, metrics: Metrics) -> None:
         """
         Raises:
             KeysRefused: the file of keys cannot be used.
@@ -191,7 +191,7 @@ def _name_of(host: str) -> str:
     return host.lower() if host.endswith("]") else host.lower().rpartition(":")[0] or host.lower()
 
 
-def _tokens(settings: AccessSettings) -> "Tokens | None":
+def _tokens(settings: AuthSettings) -> "Tokens | None":
     if settings.oidc_issuer is None:
         return None
     from service.auth.issuer import IssuerKeys

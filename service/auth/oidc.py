@@ -14,14 +14,14 @@ from service.auth.callers import SCOPES, Caller
 from service.auth.identity import MAX_NAME, MAX_SUBJECT, Identity, NameRefused, checked_name
 from service.auth.issuer import IssuerKeys
 from service.auth.jwks import ALGORITHMS
-from service.config.auth import AccessSettings
+from service.config.auth import AuthSettings
 from service.errors import Unauthorised
 
 
 class Tokens:
     """Whose tokens of the configured issuer are."""
 
-    def __init__(self, settings: AccessSettings, keys: IssuerKeys) -> None:
+    def __init__(self, settings: AuthSettings, keys: IssuerKeys) -> None:
         self._settings, self._keys = settings, keys
 
     async def find(self, token: str) -> Caller:

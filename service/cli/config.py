@@ -22,11 +22,11 @@ from service.cli import settings_page
 from service.config.lis import LIS_PREFIX, LisSettings
 from service.config.secret_files import SUFFIX, is_secret
 from service.config.settings import PREFIX, Settings, SettingsError, read_settings
-from service.config.urls import is_loopback, masked
+from service.config.urls import is_loopback, redact_url
 from service.runtime.artifact import bundled_artefact, read_artefact
 from service.runtime.loader import voucher
 from service.runtime.signatures import VoucherError, read_key, read_list
-from service.server.tls import Tls, TlsRefused
+from service.server.tls import Tls, TlsConfigError
 
 CANNOT = 2
 PAGE = Path("docs/settings.md")
@@ -74,7 +74,7 @@ def _rows(settings: Settings | LisSettings, prefix: str) -> Iterator[tuple[str, 
             name = prefix + field.upper()
             by_file = is_secret(declared) and name + SUFFIX in there
             source = "file" if by_file else "environment" if name in there else "default"
-            yield name, masked(_shown(getattr(settings, field))), source
+            yield name, redact_url(_shown(getattr(settings, field))), source
 
 
 def _shown(value: object) -> str:
@@ -101,9 +101,9 @@ def _faults(settings: Settings) -> Iterator[str]:
     if settings.tls_cert is not None:
         try:
             Tls(settings)
-        except TlsRefused as error:
+        except TlsConfigError as error:
             yield str(error)
-    if not (settings.asks_who or settings.allow_anonymous or is_loopback(settings.host)):
+    if not (settings.authentication_required or settings.allow_anonymous or is_loopback(settings.host)):
         yield f"{PREFIX}HOST: others reach {settings.host}, and nobody is asked who he is; name keys or an issuer"
     if settings.otlp_endpoint is not None and find_spec("opentelemetry.sdk") is None:
         yield f"{PREFIX}OTLP_ENDPOINT: what sends traces is not installed (docs/traces.md)"

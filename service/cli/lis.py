@@ -22,8 +22,8 @@ from service.cli.lis_codes import FILE_COLUMNS, codes
 from service.cli.lis_migrate import migrate
 from service.cli.lis_output import laboratory_settings, open_session, operator, stop
 from service.concurrency.supervisor import Supervisor
-from service.concurrency.thread_pools import of_event_loop
-from service.config.lis import LaboratoryRefused
+from service.concurrency.thread_pools import event_loop_pool
+from service.config.lis import LaboratoryConfigError
 from service.lis.exchange.delivery import age_s
 from service.lis.laboratory import Laboratory
 from service.lis.storage import audit, outbox
@@ -31,7 +31,7 @@ from service.lis.storage.outbox import Overtaken, UnderWay
 from service.lis.storage.states import MessageState
 from service.lis.storage.tables import MessageRow, SpecimenRow
 from service.telemetry import logging as logs
-from service.telemetry.metric_registry import Registry
+from service.telemetry.metric_registry import MetricRegistry
 from service.telemetry.metrics import BackgroundMetrics
 
 _ALL = 1_000_000
@@ -155,9 +155,9 @@ def deliver() -> None:
     settings = laboratory_settings()
     logs.configure(settings.log_level, form=settings.log_format)
     try:
-        laboratory = Laboratory(settings, Registry(), only_delivers=True)
+        laboratory = Laboratory(settings, MetricRegistry(), only_delivers=True)
         asyncio.run(_delivering(laboratory, settings.shutdown_timeout_s))
-    except LaboratoryRefused as error:
+    except LaboratoryConfigError as error:
         stop(str(error))
 
 
@@ -165,8 +165,8 @@ async def _delivering(laboratory: Laboratory, timeout_s: float) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    asyncio.get_running_loop().set_default_executor(of_event_loop())
-    background = Supervisor(BackgroundMetrics(Registry()))
+    asyncio.get_running_loop().set_default_executor(event_loop_pool())
+    background = Supervisor(BackgroundMetrics(MetricRegistry()))
     await laboratory.start((), background)
     typer.echo("delivering")
     await stopped.wait()

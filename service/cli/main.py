@@ -28,12 +28,12 @@ try:
     from service.cli.score import score
     from service.cli.warm import warm
     from service.concurrency.thread_pools import POOLS
-    from service.config.lis import LaboratoryRefused
+    from service.config.lis import LaboratoryConfigError
     from service.config.settings import Settings, SettingsError, read_settings
     from service.config.urls import is_loopback
     from service.runtime.loader import intra_op_threads, opened, session_batch_sizes
     from service.runtime.session import ProviderUnavailable, Session
-    from service.server.tls import TlsRefused
+    from service.server.tls import TlsConfigError
     from service.server.uvicorn_server import DrainingServer, bound_socket, server
     from service.telemetry import logging as logs
 except ImportError as error:  # the command is there wherever training is installed, the service's needs are not
@@ -129,7 +129,7 @@ def _application(settings: Settings, session: Session) -> FastAPI:
             laboratory.prepare(session.manifest.classes)
     except KeysRefused as error:
         _stop(f"MARROWLENS_KEYS_FILE: {error}")
-    except (LaboratoryRefused, SettingsError) as error:
+    except (LaboratoryConfigError, SettingsError) as error:
         _stop(str(error))
     return application
 
@@ -137,7 +137,7 @@ def _application(settings: Settings, session: Session) -> FastAPI:
 def _server(application: FastAPI, settings: Settings, access_log: bool, announce: Callable[[], None]) -> DrainingServer:
     try:
         return server(application, settings, access_log=access_log, started=announce)
-    except TlsRefused as error:
+    except TlsConfigError as error:
         _stop(str(error))
 
 
@@ -147,7 +147,7 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         hint = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
         _stop(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}")
-    if not (settings.asks_who or settings.allow_anonymous or is_loopback(listener.getsockname()[0])):
+    if not (settings.authentication_required or settings.allow_anonymous or is_loopback(listener.getsockname()[0])):
         _stop(
             f"{settings.host} can be reached from other machines, and nobody would be asked who he is: set "
             "MARROWLENS_KEYS_FILE (`marrowlens keys new` writes it) or MARROWLENS_OIDC_ISSUER; or, where something "
@@ -174,12 +174,12 @@ def _announce(
     if settings.tls_cert is None and not is_loopback(host):
         say("what is sent can be read on the way, keys too, unless something in front of this adds TLS")
     say(RESEARCH_USE)
-    who = '-H "Authorization: Bearer $KEY" ' if settings.asks_who else ""
+    who = '-H "Authorization: Bearer $KEY" ' if settings.authentication_required else ""
     say(f"try: curl {who}-F image=@examples/cell.png {url}/classify")
 
 
 def _who_is_asked(settings: Settings, here_alone: bool) -> str:
-    if settings.asks_who:
+    if settings.authentication_required:
         keys = f"keys of {settings.keys_file}" if settings.keys_file else ""
         if settings.keys_file and not settings.oidc_issuer and not read_keys(settings.keys_file):
             return f"WARNING: {settings.keys_file} holds no key, so that nobody can come in"

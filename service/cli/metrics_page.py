@@ -13,7 +13,7 @@ import typer
 
 from service.api.problems import TABLE
 from service.telemetry.item_timing import FlushReason
-from service.telemetry.metric_registry import Declared, Registry, Values
+from service.telemetry.metric_registry import LabelValues, MetricRegistry, MetricSpec
 from service.telemetry.metrics import PROCESS, Metrics
 
 PAGE = Path("docs/metrics.md")
@@ -40,7 +40,7 @@ _TABLE_HEAD = "| metric | type | unit | labels | what |\n|---|---|---|---|---|"
 _VALUES_HEAD = "| metric | label | values |\n|---|---|---|"
 
 #: Closed sets that stand above the metrics.
-_FROM_ABOVE: dict[tuple[str, str], Values] = {
+_FROM_ABOVE: dict[tuple[str, str], LabelValues] = {
     ("marrowlens_batches_total", "reason"): get_args(FlushReason),
     ("marrowlens_refusals_total", "reason"): tuple(dict.fromkeys(kind.name for _, kind in TABLE)),
 }
@@ -73,32 +73,32 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def sections() -> list[tuple[str, str, list[Declared]]]:
+def sections() -> list[tuple[str, str, list[MetricSpec]]]:
     """Every metric that a service can have: heading, a sentence about them, and the metrics themselves."""
     from service.lis.exchange.metrics import LisMetrics  # and with it SQLAlchemy, which no other command needs
 
-    own, laboratory = Metrics().registry.declared, Registry()
+    own, laboratory = Metrics().registry.specs, MetricRegistry()
     LisMetrics(laboratory)
     drift = [metric for metric in own if metric.name.startswith("marrowlens_drift_")]
     return [
         ("The service", "", [metric for metric in own if metric not in drift]),
         ("Input drift", _DRIFT, drift),
-        ("The laboratory", _LABORATORY, laboratory.declared),
+        ("The laboratory", _LABORATORY, laboratory.specs),
         ("The process", _PROCESS, list(PROCESS)),
     ]
 
 
-def values_of(metric: Declared, label: str) -> Values:
+def values_of(metric: MetricSpec, label: str) -> LabelValues:
     """The values that a label of a metric may have: a closed set, or a sentence."""
     return _FROM_ABOVE.get((metric.name, label), metric.labels[label])
 
 
-def _row(metric: Declared) -> str:
+def _row(metric: MetricSpec) -> str:
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     return f"| `{metric.name}` | {metric.type} | {metric.unit} | {labels} | {metric.help} |"
 
 
-def _value_rows(declared: Iterable[Declared]) -> Iterator[str]:
+def _value_rows(declared: Iterable[MetricSpec]) -> Iterator[str]:
     for metric in declared:
         for label in metric.labels:
             values = values_of(metric, label)

@@ -6,7 +6,7 @@ Knows the settings and Markdown. Nothing on the page is written anywhere else.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from service.config.auth import AccessSettings
+from service.config.auth import AuthSettings
 from service.config.lis import LIS_PREFIX, LisSettings
 from service.config.secret_files import SUFFIX
 from service.config.settings import PREFIX, Settings
@@ -39,11 +39,11 @@ _BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "
 
 def page() -> str:
     """The whole page."""
-    own = [name for name in Settings.model_fields if name not in AccessSettings.model_fields and name != "lis"]
+    own = [name for name in Settings.model_fields if name not in AuthSettings.model_fields and name != "lis"]
     schema, laboratory = Settings.model_json_schema(), LisSettings.model_json_schema()
     sections: tuple[tuple[str, str, Iterable[str], Mapping[str, Any]], ...] = (
         ("The service", PREFIX, own, schema),
-        ("Access and TLS", PREFIX, AccessSettings.model_fields, schema),
+        ("Access and TLS", PREFIX, AuthSettings.model_fields, schema),
         ("The laboratory", LIS_PREFIX, LisSettings.model_fields, laboratory),
     )
     return _TOP + "".join(f"\n## {title}\n\n{_table(prefix, names, of)}" for title, prefix, names, of in sections)

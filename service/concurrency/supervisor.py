@@ -35,7 +35,7 @@ TaskName = Literal[
 ]
 
 
-class Observer(Protocol):
+class TaskObserver(Protocol):
     """Who is told how the tasks fare."""
 
     def running(self, task: str, running: bool) -> None:
@@ -48,7 +48,9 @@ class Observer(Protocol):
 class Supervisor:
     """The background tasks of one service, on one event loop."""
 
-    def __init__(self, observer: Observer, *, first_pause_s: float = FIRST_PAUSE_S, proven_s: float = PROVEN_S) -> None:
+    def __init__(
+        self, observer: TaskObserver, *, first_pause_s: float = FIRST_PAUSE_S, proven_s: float = PROVEN_S
+    ) -> None:
         self._observer = observer
         self._first_pause_s, self._proven_s = first_pause_s, proven_s
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,7 +96,7 @@ class Supervisor:
             await act()
         except Exception as error:
             self._observer.failed(name)
-            log.error("background task %s failed: %s", name, place_of(error))
+            log.error("background task %s failed: %s", name, error_location(error))
 
     async def _run(self, name: TaskName, run: Callable[[], Awaitable[None]]) -> None:
         loop, pause_s = asyncio.get_running_loop(), self._first_pause_s
@@ -109,14 +111,14 @@ class Supervisor:
                     pause_s = self._first_pause_s
                 self._observer.failed(name)
                 self._observer.running(name, False)
-                log.error("background task %s failed, restart in %g s: %s", name, pause_s, place_of(error))
+                log.error("background task %s failed, restart in %g s: %s", name, pause_s, error_location(error))
             finally:
                 proving.cancel()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def place_of(error: BaseException) -> str:
+def error_location(error: BaseException) -> str:
     """An unexpected error by its class and the line that raised it: its own text could hold a patient's data."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

@@ -143,6 +143,6 @@ TELEMETRY = ThreadPool("telemetry", threads=3, waiting=16)
 POOLS = (BODIES, DATABASE, PICTURES, FILES, MODEL, TELEMETRY)
 
 
-def of_event_loop() -> ThreadPool:
+def event_loop_pool() -> ThreadPool:
     """A pool for what an event loop itself, or a library on it, sends to its default: looking up names of hosts."""
     return ThreadPool("names", threads=8, waiting=512)

@@ -8,12 +8,12 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, SecretStr, StringConstraints, model_validator
 
-from service.config.urls import unsafe_for_keys
+from service.config.urls import key_source_fault
 
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
 
 
-class AccessSettings(BaseModel):
+class AuthSettings(BaseModel):
     """The part of the settings that opens and shuts the door."""
 
     keys_file: Path | None = Field(
@@ -56,11 +56,11 @@ class AccessSettings(BaseModel):
         if (self.oidc_issuer is None) != (self.oidc_audience is None):
             raise ValueError("MARROWLENS_OIDC_ISSUER and MARROWLENS_OIDC_AUDIENCE go together: set both or neither")
         for name, url in (("OIDC_ISSUER", self.oidc_issuer), ("OIDC_JWKS_URL", self.oidc_jwks_url)):
-            if url is not None and (fault := unsafe_for_keys(url)):
+            if url is not None and (fault := key_source_fault(url)):
                 raise ValueError(f"MARROWLENS_{name} {fault}")
         return self
 
     @property
-    def asks_who(self) -> bool:
+    def authentication_required(self) -> bool:
         """Whether a caller must say who he is."""
         return self.keys_file is not None or self.oidc_issuer is not None

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-Stamp = tuple[int, int, int, int]
+FileStamp = tuple[int, int, int, int]
 
 
-def stamp_of(path: Path) -> Stamp | None:
+def file_stamp(path: Path) -> FileStamp | None:
     """Changes with the file's content, mode or owner, and when another file takes its name; None for no file.
 
     A link is followed.

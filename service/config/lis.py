@@ -11,12 +11,12 @@ from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.config.secret_files import SecretFiles
-from service.config.urls import insecure, is_loopback, urls_as_paths
+from service.config.urls import is_loopback, paths_holding_urls, transport_fault
 
 LIS_PREFIX = "MARROWLENS_LIS_"
 
 
-class LaboratoryRefused(Exception):
+class LaboratoryConfigError(Exception):
     """A setting of the laboratory that cannot be used: which one, and what is wrong with it, in a sentence."""
 
 
@@ -52,7 +52,7 @@ def _exposed(url: str | None, token: SecretStr | None) -> str | None:
     """Why credentials would travel readably to a FHIR server; None where there are none, or they would not."""
     if url is None or not (token is not None or "@" in url or "?" in url):
         return None
-    fault = insecure(url)
+    fault = transport_fault(url)
     return fault and f"{fault}; what authenticates this service would be readable on the way"
 
 
@@ -166,7 +166,7 @@ class LisSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if names := urls_as_paths(self):
+        if names := paths_holding_urls(self):
             raise ValueError(f"{LIS_PREFIX}{names[0].upper()} is a URL; name a path of this machine")
         if self.retry_most_s < self.retry_first_s:
             raise ValueError("MARROWLENS_LIS_RETRY_MOST_S is below MARROWLENS_LIS_RETRY_FIRST_S")

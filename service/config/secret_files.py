@@ -13,7 +13,7 @@ SUFFIX = "_FILE"
 _MAX_BYTES = 64 * 1024
 
 
-class SecretFileRefused(Exception):
+class SecretFileError(Exception):
     """The file of a secret cannot be used: the variable, and why."""
 
 
@@ -34,14 +34,14 @@ class SecretFiles(PydanticBaseSettingsSource):
         """The value of one setting, None where no file is named.
 
         Raises:
-            SecretFileRefused: the file cannot be used, or the setting has a value besides.
+            SecretFileError: the file cannot be used, or the setting has a value besides.
         """
         name = f"{self._prefix}{field_name}".upper()
         path = self._environment.get(name + SUFFIX) if is_secret(field) else None
         if path is None:
             return None, field_name, False
         if name in self._environment:
-            raise SecretFileRefused(f"{name} and {name}{SUFFIX} are both set; set one")
+            raise SecretFileError(f"{name} and {name}{SUFFIX} are both set; set one")
         return _secret(f"{name}{SUFFIX}", Path(path)), field_name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -52,49 +52,49 @@ class SecretFiles(PydanticBaseSettingsSource):
 
 def _secret(variable: str, path: Path) -> str:
     if not os.path.lexists(path):  # the secret itself may stand where its file should
-        raise SecretFileRefused(f"{variable}: No such file; it names the path of one, not the secret")
+        raise SecretFileError(f"{variable}: No such file; it names the path of one, not the secret")
     try:
-        text = read_private(path, _MAX_BYTES).decode("utf-8-sig").rstrip("\r\n")
-    except NotPrivate as error:
-        raise SecretFileRefused(f"{variable}: {error}") from None
+        text = read_private_file(path, _MAX_BYTES).decode("utf-8-sig").rstrip("\r\n")
+    except UnsafeFile as error:
+        raise SecretFileError(f"{variable}: {error}") from None
     except UnicodeDecodeError:
-        raise SecretFileRefused(f"{variable}: {path} is not UTF-8 text") from None
+        raise SecretFileError(f"{variable}: {path} is not UTF-8 text") from None
     if not text.strip():
-        raise SecretFileRefused(f"{variable}: {path} is empty")
+        raise SecretFileError(f"{variable}: {path} is empty")
     if len(text.splitlines()) > 1 or "\0" in text:
-        raise SecretFileRefused(f"{variable}: {path} has more than one line; the secret is the first and only one")
+        raise SecretFileError(f"{variable}: {path} has more than one line; the secret is the first and only one")
     return text
 
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-class NotPrivate(Exception):
+class UnsafeFile(Exception):
     """The file cannot be used: its path, why, and what to do. Nothing of what it holds."""
 
 
-def read_private(path: Path, max_bytes: int) -> bytes:
+def read_private_file(path: Path, max_bytes: int) -> bytes:
     """The whole file. A FIFO or a device is refused without being waited for.
 
     Raises:
-        NotPrivate: it cannot be read, is no regular file or too large, or others may write it or replace it.
+        UnsafeFile: it cannot be read, is no regular file or too large, or others may write it or replace it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise NotPrivate(f"{path} is not a regular file")
+                raise UnsafeFile(f"{path} is not a regular file")
             if fault := _fault(path, found) or _fault_of_folders(path):
-                raise NotPrivate(f"{path}: {fault}")
+                raise UnsafeFile(f"{path}: {fault}")
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 content = file.read(max_bytes + 1)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise NotPrivate(f"{path}: {error.strerror}") from None
+        raise UnsafeFile(f"{path}: {error.strerror}") from None
     if len(content) > max_bytes:
-        raise NotPrivate(f"{path} is larger than {max_bytes} bytes")
+        raise UnsafeFile(f"{path} is larger than {max_bytes} bytes")
     return content
 
 

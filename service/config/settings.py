@@ -13,13 +13,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.config.auth import AccessSettings
+from service.config.auth import AuthSettings
 from service.config.lis import LIS_PREFIX, LisSettings
-from service.config.secret_files import SUFFIX, SecretFileRefused, SecretFiles, is_secret
-from service.config.suggest import nearest
-from service.config.urls import insecure, urls_as_paths
+from service.config.secret_files import SUFFIX, SecretFileError, SecretFiles, is_secret
+from service.config.suggest import closest_match
+from service.config.urls import paths_holding_urls, transport_fault
 
-AskedProvider = Literal["auto", "tensorrt", "cuda", "openvino", "cpu"]
+ProviderChoice = Literal["auto", "tensorrt", "cuda", "openvino", "cpu"]
 LogFormat = Literal["text", "json"]
 
 PREFIX = "MARROWLENS_"
@@ -38,11 +38,11 @@ class SettingsError(ValueError):
 
 
 def _networks(text: str) -> str:
-    networks_of(text)
+    parse_networks(text)
     return text
 
 
-def networks_of(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     """The networks of a list with commas; an address is a network of one.
 
     Raises:
@@ -81,7 +81,7 @@ class HttpSettings(BaseModel):
     )
 
 
-class Settings(BaseSettings, HttpSettings, AccessSettings):
+class Settings(BaseSettings, HttpSettings, AuthSettings):
     """The settings of one service. Frozen; keyword arguments (command line) win over the environment.
 
     Raises:
@@ -103,7 +103,7 @@ class Settings(BaseSettings, HttpSettings, AccessSettings):
     artefact_vouched_only: bool = Field(
         False, description="refuse every artefact, the bundled one too, while neither list nor key is set"
     )
-    provider: AskedProvider = Field("auto", description="what onnxruntime computes on; auto: the best that works")
+    provider: ProviderChoice = Field("auto", description="what onnxruntime computes on; auto: the best that works")
     engine_cache: Path | None = Field(
         None, description="folder for TensorRT's engines, which `marrowlens warm` fills. Default: built at every start"
     )
@@ -184,7 +184,7 @@ class Settings(BaseSettings, HttpSettings, AccessSettings):
             raise ValueError(
                 "MARROWLENS_MAX_BODY_BYTES is below MARROWLENS_MAX_IMAGE_BYTES: no batch could hold the largest"
             )
-        if names := urls_as_paths(self):
+        if names := paths_holding_urls(self):
             raise ValueError(f"{PREFIX}{names[0].upper()} is a URL; name a path of this machine")
         for name, headers in self._headers():
             if not _are_headers(headers):
@@ -192,7 +192,7 @@ class Settings(BaseSettings, HttpSettings, AccessSettings):
                     f"{name} is not NAME=VALUE in printable ASCII, with commas between; other characters are written "
                     "as %20 is for a space"
                 )
-        if self.otlp_endpoint and any(self._headers()) and (fault := insecure(self.otlp_endpoint)):
+        if self.otlp_endpoint and any(self._headers()) and (fault := transport_fault(self.otlp_endpoint)):
             raise ValueError(f"MARROWLENS_OTLP_ENDPOINT {fault}; the headers would be readable on the way")
         return self
 
@@ -240,7 +240,7 @@ def read_settings(**chosen: Any) -> Settings:
         prefix = LIS_PREFIX if error.title == LisSettings.__name__ else PREFIX
         said = [_sentence(prefix, found) for found in error.errors()]
         raise SettingsError("; ".join(said)) from error
-    except SecretFileRefused as error:
+    except SecretFileError as error:
         raise SettingsError(str(error)) from None
 
 
@@ -273,4 +273,4 @@ def _hint(name: str, known: set[str]) -> str:
     # Kubernetes gives every pod the addresses of the services in its namespace, in names like these.
     if name.startswith((f"{PREFIX}SERVICE_", f"{PREFIX}PORT_")):
         return "if it is the link of a Kubernetes service, set enableServiceLinks: false in the pod"
-    return f"did you mean {nearest(name, known)}?"
+    return f"did you mean {closest_match(name, known)}?"

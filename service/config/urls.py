@@ -14,7 +14,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 MASK = "***"
 
 
-def insecure(url: str) -> str | None:
+def transport_fault(url: str) -> str | None:
     """Why no secret may travel to this URL; None where it may: by https, or to this machine itself."""
     try:
         parts = urlsplit(url)
@@ -28,17 +28,19 @@ def insecure(url: str) -> str | None:
     return None
 
 
-def unsafe_for_keys(url: str) -> str | None:
+def key_source_fault(url: str) -> str | None:
     """Why no keys may be fetched from this URL; None where they may. Who can change them could let anybody in."""
-    return insecure(url) or ("holds a user name or a password: remove it" if "@" in urlsplit(url).netloc else None)
+    return transport_fault(url) or (
+        "holds a user name or a password: remove it" if "@" in urlsplit(url).netloc else None
+    )
 
 
-def urls_as_paths(values: Iterable[tuple[str, object]]) -> list[str]:
+def paths_holding_urls(values: Iterable[tuple[str, object]]) -> list[str]:
     """The names of those values that are URLs where a path of this machine is asked for, of which messages speak."""
     return [name for name, value in values if isinstance(value, Path) and _SCHEME.match(str(value))]
 
 
-def masked(text: str) -> str:
+def redact_url(text: str) -> str:
     """The text without the user name, password, query and fragment of the URL in it; unchanged where there is none."""
     if "://" not in text:
         return text

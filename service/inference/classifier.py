@@ -243,16 +243,16 @@ class Classifier:
     async def _answer(self, data: Data, deadline: float | None) -> Answer:
         if not self.ready():
             raise BatcherClosed("no new pictures are taken: not started, closing, or the model hangs")
-        trace = tracing.current.get()
-        trail = None if trace is None else trace.trail()
-        if trace is None or trail is None:
+        trace = tracing.current_trace.get()
+        timing = None if trace is None else trace.item_timing()
+        if trace is None or timing is None:
             return await self._batcher.submit(data, deadline=deadline)
         try:
-            answer = await self._batcher.submit(data, deadline=deadline, trail=trail)
+            answer = await self._batcher.submit(data, deadline=deadline, timing=timing)
         except BaseException as error:
-            trace.picture(trail, error)
+            trace.item_done(timing, error)
             raise
-        trace.picture(trail, None)
+        trace.item_done(timing, None)
         return answer
 
     def _check_size(self, data: Data) -> None:

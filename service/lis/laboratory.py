@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from model.contract import CellClass
 from service.concurrency.supervisor import Supervisor, TaskName
 from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
-from service.config.lis import LIS_PREFIX, LaboratoryRefused
+from service.config.lis import LIS_PREFIX, LaboratoryConfigError
 from service.config.settings import Settings
 from service.errors import StorageUnavailable
 from service.lis import config_checks
@@ -29,7 +29,7 @@ from service.lis.storage import outbox
 from service.lis.storage.database import Database, DatabaseRefused
 from service.lis.storage.outbox import Retry
 from service.lis.use_cases import Desk
-from service.telemetry.metric_registry import Registry
+from service.telemetry.metric_registry import MetricRegistry
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -47,13 +47,13 @@ TASKS: dict[str, TaskName] = {"hl7": "delivery_hl7", "fhir": "delivery_fhir", "a
 class Laboratory:
     """Made at start-up where a database is set; started and closed by the app's lifespan."""
 
-    def __init__(self, settings: Settings, registry: Registry, *, only_delivers: bool = False) -> None:
+    def __init__(self, settings: Settings, registry: MetricRegistry, *, only_delivers: bool = False) -> None:
         """
         Args:
             only_delivers: take no orders and keep no watch; deliver whatever MARROWLENS_LIS_DELIVER says.
 
         Raises:
-            LaboratoryRefused: the database's URL, the table of codes or the folder of pictures cannot be used.
+            LaboratoryConfigError: the database's URL, the table of codes or the folder of pictures cannot be used.
         """
         lis = settings.lis
         assert lis.database is not None, "without a database there is no laboratory"
@@ -81,8 +81,8 @@ class Laboratory:
         that the model has, if there is a model.
 
         Raises:
-            LaboratoryRefused: the database is not there or not ours, the address is taken, or a term of the M:E ratio
-                is no class.
+            LaboratoryConfigError: the database is not there or not ours, the address is taken, or a term of the M:E
+                ratio is no class.
         """
         if self._prepared:  # by `serve`, which says what is wrong in a line, before it serves
             return
@@ -102,7 +102,7 @@ class Laboratory:
         """Prepare, then deliver and listen, as tasks that `background` keeps running until it is closed.
 
         Raises:
-            LaboratoryRefused: it cannot be prepared.
+            LaboratoryConfigError: it cannot be prepared.
         """
         await DATABASE.run(self.prepare, classes)
         with _refusing("HL7_LISTEN"):
@@ -223,11 +223,11 @@ def _refusing(*settings: str) -> Iterator[None]:
     try:
         yield
     except StorageUnavailable as error:
-        raise LaboratoryRefused(f"{names}: the database does not answer; is it there, and ours?") from error
+        raise LaboratoryConfigError(f"{names}: the database does not answer; is it there, and ours?") from error
     except OSError as error:
-        raise LaboratoryRefused(f"{names}: {error.filename or ''} {error.strerror or error}") from error
+        raise LaboratoryConfigError(f"{names}: {error.filename or ''} {error.strerror or error}") from error
     except (DatabaseRefused, CodeTableError, ValueError) as error:
-        raise LaboratoryRefused(f"{names}: {error}") from error
+        raise LaboratoryConfigError(f"{names}: {error}") from error
 
 
 def counting_rules(settings: Settings) -> CountingRules:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from model.contract import ArtefactError
 from model.probes import probe_images
-from service.config.settings import AskedProvider
+from service.config.settings import ProviderChoice
 from service.runtime import providers
 from service.runtime.agreement import compare
 from service.runtime.providers import Provider
 from service.runtime.session import ProviderUnavailable, Session
 
-Opener = Callable[[AskedProvider], Session]
+Opener = Callable[[ProviderChoice], Session]
 Result = TypeVar("Result")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model.contract import ArtefactError, Manifest
 from model.drift.reference import SUFFIX, DriftReference, read_reference
-from service.config.settings import AskedProvider, Settings
+from service.config.settings import ProviderChoice, Settings
 from service.runtime.artifact import bundled_artefact
 from service.runtime.cpu_quota import cpu_budget
 from service.runtime.providers import batch_sizes
@@ -18,7 +18,7 @@ from service.runtime.signatures import Voucher
 _log = logging.getLogger(__name__)
 
 
-def opened(settings: Settings, provider: AskedProvider | None = None, artefact: Path | None = None) -> OnnxSession:
+def opened(settings: Settings, provider: ProviderChoice | None = None, artefact: Path | None = None) -> OnnxSession:
     """A session as the settings say, or on another provider or with another artefact than they say.
 
     Raises:

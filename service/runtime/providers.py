@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.contract import Precision
-from service.config.settings import AskedProvider
+from service.config.settings import ProviderChoice
 
 Provider = Literal["tensorrt", "cuda", "openvino", "cpu"]
 Options = dict[str, str]
@@ -70,7 +70,7 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
     return (*below, largest)
 
 
-def candidates(asked: AskedProvider, offered: Collection[str], *, engines_built: bool) -> tuple[Provider, ...]:
+def candidates(asked: ProviderChoice, offered: Collection[str], *, engines_built: bool) -> tuple[Provider, ...]:
     """What to try, in order: what was asked for and nothing else, or for "auto" the best that onnxruntime offers.
 
     Args:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
 from model.drift.reference import DriftReference
 from model.probes import probe_images
-from service.config.settings import AskedProvider
+from service.config.settings import ProviderChoice
 from service.runtime import cuda, providers, signatures
 from service.runtime.agreement import Arrays, compare, complaint
 from service.runtime.artifact import (
@@ -101,7 +101,7 @@ class OnnxSession:
 def open_session(
     artefact: Path | None = None,
     *,
-    provider: AskedProvider = "auto",
+    provider: ProviderChoice = "auto",
     intra_op_threads: int = 1,
     batch_sizes: Sequence[int] = (),
     engine_cache: Path | None = None,

@@ -19,42 +19,42 @@ LOG_EVERY_S = 10.0
 log = logging.getLogger(__name__)
 
 
-class Connections:
+class ConnectionLimiter:
     """The places of all connections.
 
     When all are taken, the connection that has been idle for longest is ended for one that comes. When none is idle,
-    the one that comes has a place beyond the limit, a surplus one. When those are busy too, it is refused.
+    the one that comes has a slot beyond the limit, a surplus one. When those are busy too, it is refused.
     """
 
     def __init__(self, limit: int, metrics: ConnectionMetrics) -> None:
         self.limit = limit
         self._metrics = metrics
-        self._taken: set[Place] = set()
-        self._idle: dict[Place, None] = {}  # in the order in which they became so
+        self._taken: set[ConnectionSlot] = set()
+        self._idle: dict[ConnectionSlot, None] = {}  # in the order in which they became so
         self._silent_until_s = 0.0
         metrics.watch(lambda: len(self._taken), limit)
 
-    def take(self, abort: Callable[[], object]) -> "Place | None":
-        """A place for a connection that `abort` ends; None where there is none."""
+    def take(self, abort: Callable[[], object]) -> "ConnectionSlot | None":
+        """A slot for a connection that `abort` ends; None where there is none."""
         if len(self._taken) >= self.limit and not self.end_idle():
             self._warn("all in use")
             if len(self._taken) >= self.limit + SURPLUS_PLACES:
                 self._metrics.dropped("refused")
                 return None
-        place = Place(self, abort, surplus=len(self._taken) >= self.limit)
-        self._taken.add(place)
-        self._idle[place] = None
-        return place
+        slot = ConnectionSlot(self, abort, surplus=len(self._taken) >= self.limit)
+        self._taken.add(slot)
+        self._idle[slot] = None
+        return slot
 
     def end_idle(self) -> bool:
         """Whether there was an idle connection; the one that has been so for longest is ended."""
-        place = next(iter(self._idle), None)
-        if place is None:
+        slot = next(iter(self._idle), None)
+        if slot is None:
             return False
         self._warn("the one that has been idle for longest is closed")
         self._metrics.dropped("idle")
-        place.leave()
-        place.abort()
+        slot.leave()
+        slot.abort()
         return True
 
     def out_of_files(self, error: OSError) -> None:
@@ -63,20 +63,20 @@ class Connections:
         self._warn(str(error.strerror))
         self.end_idle()
 
-    def busy(self, place: "Place") -> None:
-        """A request is under way in this place."""
-        self._idle.pop(place, None)
+    def busy(self, slot: "ConnectionSlot") -> None:
+        """A request is under way in this slot."""
+        self._idle.pop(slot, None)
 
-    def idle(self, place: "Place") -> None:
-        """No request is under way in this place any more."""
-        if place in self._taken:
-            self._idle.pop(place, None)
-            self._idle[place] = None
+    def idle(self, slot: "ConnectionSlot") -> None:
+        """No request is under way in this slot any more."""
+        if slot in self._taken:
+            self._idle.pop(slot, None)
+            self._idle[slot] = None
 
-    def leave(self, place: "Place") -> None:
-        """The connection of this place is closed."""
-        self._taken.discard(place)
-        self._idle.pop(place, None)
+    def leave(self, slot: "ConnectionSlot") -> None:
+        """The connection of this slot is closed."""
+        self._taken.discard(slot)
+        self._idle.pop(slot, None)
 
     def _warn(self, why: str) -> None:
         now_s = time.monotonic()
@@ -86,10 +86,10 @@ class Connections:
             log.warning("%d connections are open, of %d at most, %d of them idle: %s", *counts)
 
 
-class Place:
-    """One connection's place. `abort` ends the connection at once."""
+class ConnectionSlot:
+    """One connection's slot. `abort` ends the connection at once."""
 
-    def __init__(self, connections: Connections, abort: Callable[[], object], *, surplus: bool) -> None:
+    def __init__(self, connections: ConnectionLimiter, abort: Callable[[], object], *, surplus: bool) -> None:
         self._connections = connections
         self.abort = abort
         self.surplus = surplus
@@ -131,12 +131,12 @@ def connection_limit(wanted: int) -> int:
 
 
 class Listener:
-    """Takes connections and gives each the protocol that `protocol` makes for its place."""
+    """Takes connections and gives each the protocol that `protocol` makes for its slot."""
 
     def __init__(
         self,
-        connections: Connections,
-        protocol: Callable[[Place], asyncio.Protocol],
+        connections: ConnectionLimiter,
+        protocol: Callable[[ConnectionSlot], asyncio.Protocol],
         context: ssl.SSLContext | None,
     ) -> None:
         self._connections = connections
@@ -190,29 +190,29 @@ class Listener:
             self._open(accepted)
 
     def _open(self, accepted: socket.socket) -> None:
-        place = self._connections.take(accepted.close)
-        if place is None:
+        slot = self._connections.take(accepted.close)
+        if slot is None:
             accepted.close()
             return
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opening = asyncio.create_task(self._opened(accepted, place))
-        place.abort = opening.cancel
+        opening = asyncio.create_task(self._opened(accepted, slot))
+        slot.abort = opening.cancel
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
 
-    async def _opened(self, accepted: socket.socket, place: Place) -> None:
+    async def _opened(self, accepted: socket.socket, slot: ConnectionSlot) -> None:
         secured = self._context is not None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: self._protocol(place),
+                lambda: self._protocol(slot),
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if secured else None,
                 ssl_shutdown_timeout=TLS_CLOSE_TIMEOUT_S if secured else None,
             )
         except BaseException as error:
-            place.leave()
+            slot.leave()
             accepted.close()
-            if not isinstance(error, OSError | asyncio.CancelledError):  # no handshake, or its place was taken
+            if not isinstance(error, OSError | asyncio.CancelledError):  # no handshake, or its slot was taken
                 raise

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import MalformedRequest
-from service.telemetry.request_context import REFUSED
+from service.telemetry.request_context import CONNECTION_ERROR
 
 _OF_CONNECTIONS = frozenset({b"connection", b"proxy-connection"})
 _VERSIONS = frozenset({"1.0", "1.1"})
@@ -101,7 +101,7 @@ class HttpFraming(HttpToolsProtocol):
             HttpToolsProtocol.on_message_begin(self)  # nothing of it can be read
         read = bool(self.url)
         self.url = b"/"
-        self.scope["state"][REFUSED] = error
+        self.scope["state"][CONNECTION_ERROR] = error
         self.begin_exchange()
         self.cycle.keep_alive = False
         if not read:

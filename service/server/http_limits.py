@@ -10,15 +10,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.errors import TooManyConnections
-from service.server.connections import Place
+from service.server.connections import ConnectionSlot
 from service.server.http_framing import HttpFraming
-from service.telemetry.request_context import REFUSED
+from service.telemetry.request_context import CONNECTION_ERROR
 
 #: Browsers send a few kilobytes; a proxy's identity headers may make it some ten.
 MAX_HEAD_BYTES = 64 * 1024
 
 
-class BoundedHeads(HttpFraming):
+class HeadLimits(HttpFraming):
     """uvicorn's protocol, which by itself takes heads of any size and waits for them for ever.
 
     A head is a request line with its headers: at most `MAX_HEAD_BYTES`, and there within `head_timeout_s`. Trailers
@@ -106,7 +106,7 @@ MIN_DOWNLOAD_BYTES_PER_S = 16 * 1024
 log = logging.getLogger(__name__)
 
 
-class BoundedAnswers(BoundedHeads):
+class SlowReaderLimits(HeadLimits):
     """uvicorn's protocol, which by itself waits for ever until a client reads what was sent to it.
 
     What waits to be read, once it is more than the connection's buffers hold (64 KiB besides the kernel's), must be
@@ -164,27 +164,29 @@ SILENCE_S = 2.0
 SUPERVISED = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 
 
-class Connection(BoundedAnswers):
+class HttpProtocol(SlowReaderLimits):
     """The service's protocol. uvicorn's own waits for ever for the rest of a body that nobody reads.
 
     An answer to a request whose body has not come whole ends its connection. What the client still sends is dropped
     for at most `linger_timeout_s` and `linger_bytes`, and until it is silent for `SILENCE_S`.
     """
 
-    def __init__(self, *args: Any, place: Place, linger_timeout_s: float, linger_bytes: int, **named: Any) -> None:
+    def __init__(
+        self, *args: Any, slot: ConnectionSlot, linger_timeout_s: float, linger_bytes: int, **named: Any
+    ) -> None:
         super().__init__(*args, **named)
-        self._place = place
+        self._slot = slot
         self._linger_timeout_s, self._linger_bytes = linger_timeout_s, linger_bytes
         self._linger_timer: asyncio.TimerHandle | None = None
         self._linger_until_s = 0.0
         self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._place.abort = transport.abort
+        self._slot.abort = transport.abort
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._place.leave()
+        self._slot.leave()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
         if self._answering is not None:  # uvicorn tells the last request alone, and others may have come behind it
@@ -203,18 +205,18 @@ class Connection(BoundedAnswers):
             self._wait()
 
     def begin_exchange(self) -> None:
-        self._place.busy()
+        self._slot.busy()
         super().begin_exchange()
         self.cycle.transport = _Outlet(self)  # type: ignore[assignment]
-        if self._place.surplus:
+        if self._slot.surplus:
             self.cycle.keep_alive = False
             if self.scope["path"] not in SUPERVISED:
-                self.scope["state"].setdefault(REFUSED, TooManyConnections(self._place.limit))
+                self.scope["state"].setdefault(CONNECTION_ERROR, TooManyConnections(self._slot.limit))
 
     def on_response_complete(self) -> None:
         self._answering = None
         if not self.pipeline:
-            self._place.idle()
+            self._slot.idle()
             if self.cycle.more_body:
                 self.linger()
         if self._linger_timer is None:
@@ -276,7 +278,7 @@ class Connection(BoundedAnswers):
 class _Outlet:
     """A connection as an answer knows it, which closes it after its last byte."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpProtocol) -> None:
         self.write = connection.transport.write
         self.is_closing = connection.transport.is_closing
         self.close = connection.finish

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from model.regular_file import check_regular_file
 from service.concurrency.thread_pools import FILES
-from service.config.auth import AccessSettings
-from service.config.file_watch import Stamp, stamp_of
+from service.config.auth import AuthSettings
+from service.config.file_watch import FileStamp, file_stamp
 
 log = logging.getLogger(__name__)
 
 
-class TlsRefused(Exception):
+class TlsConfigError(Exception):
     """The certificate, its key or the authority of clients cannot be used: which setting, and why."""
 
 
@@ -25,10 +25,10 @@ class Tls:
     `context` takes TLS 1.2 and later (RFC 9325, 3.1.1) and speaks HTTP/1.1.
     """
 
-    def __init__(self, settings: AccessSettings) -> None:
+    def __init__(self, settings: AuthSettings) -> None:
         """
         Raises:
-            TlsRefused: a file cannot be used.
+            TlsConfigError: a file cannot be used.
         """
         assert settings.tls_cert is not None and settings.tls_key is not None
         password = settings.tls_key_password
@@ -49,7 +49,7 @@ class Tls:
                 return
             self._load()  # not in the thread: connections are being made with this context
             log.info("the certificate was read anew")
-        except (OSError, TlsRefused) as error:
+        except (OSError, TlsConfigError) as error:
             log.error("the certificate stays as it was: %s", error)
 
     def _renewed(self) -> bool:
@@ -68,7 +68,7 @@ class Tls:
             self.context.load_cert_chain(self._cert, self._key, self._no_prompt)
         except OSError as error:  # an SSLError too
             why = getattr(error, "strerror", None) or getattr(error, "reason", None) or "no pair of PEM files"
-            raise TlsRefused(f"MARROWLENS_TLS_CERT, MARROWLENS_TLS_KEY: {why}") from None
+            raise TlsConfigError(f"MARROWLENS_TLS_CERT, MARROWLENS_TLS_KEY: {why}") from None
 
     def _check_files(self) -> None:
         """OpenSSL opens files by itself, and would wait for ever at a FIFO."""
@@ -84,8 +84,8 @@ class Tls:
             self.context.load_verify_locations(authority)
         except OSError as error:
             why = getattr(error, "strerror", None) or getattr(error, "reason", None) or "no PEM file"
-            raise TlsRefused(f"MARROWLENS_TLS_CLIENT_CA: {why}") from None
+            raise TlsConfigError(f"MARROWLENS_TLS_CLIENT_CA: {why}") from None
         self.context.verify_mode = ssl.CERT_REQUIRED
 
-    def _stamps(self) -> list[Stamp | None]:
-        return [stamp_of(each) for each in (self._cert, self._key)]
+    def _stamps(self) -> list[FileStamp | None]:
+        return [file_stamp(each) for each in (self._cert, self._key)]

@@ -19,13 +19,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.state import Running
-from service.concurrency.supervisor import place_of
-from service.concurrency.thread_pools import TELEMETRY, of_event_loop
+from service.concurrency.supervisor import error_location
+from service.concurrency.thread_pools import TELEMETRY, event_loop_pool
 from service.config.settings import Settings
 from service.inference.registry import Models
 from service.server import allocator
-from service.server.connections import Connections, Listener, Place, connection_limit
-from service.server.http_limits import Connection
+from service.server.connections import ConnectionLimiter, ConnectionSlot, Listener, connection_limit
+from service.server.http_limits import HttpProtocol
 from service.server.tls import Tls
 from service.telemetry import logging as logs
 
@@ -74,7 +74,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn; says so once connections are taken."""
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(of_event_loop())
+        loop.set_default_executor(event_loop_pool())
         loop.set_exception_handler(self._callback_failed)
         threading.excepthook = self._thread_failed
         await super().startup([])  # whose own servers would take connections without bound
@@ -92,17 +92,17 @@ class DrainingServer(uvicorn.Server):
         limit = connection_limit(settings.max_connections)
         if limit < settings.max_connections:
             log.warning("at most %d connections: the system allows no more open files (ulimit -n)", limit)
-        connections = Connections(limit, self._running.metrics.connections)
+        connections = ConnectionLimiter(limit, self._running.metrics.connections)
         self._listener = Listener(connections, self._protocol, None if self._tls is None else self._tls.context)
         self._listener.listen(sockets, self.config.backlog)
 
-    def _protocol(self, place: Place) -> Connection:
+    def _protocol(self, slot: ConnectionSlot) -> HttpProtocol:
         settings = self._running.settings
-        return Connection(
+        return HttpProtocol(
             self.config,
             self.server_state,
             self.lifespan.state,
-            place=place,
+            slot=slot,
             head_timeout_s=settings.request_timeout_s,
             read_timeout_s=settings.request_timeout_s,
             linger_timeout_s=settings.request_timeout_s,
@@ -113,13 +113,13 @@ class DrainingServer(uvicorn.Server):
         """What a callback of the event loop raises reaches nobody else."""
         self._running.metrics.background.failed("event_loop")
         error: BaseException | None = context.get("exception")
-        log.error("event loop: %s%s", context.get("message"), f", {place_of(error)}" if error else "")
+        log.error("event loop: %s%s", context.get("message"), f", {error_location(error)}" if error else "")
 
     def _thread_failed(self, ended: threading.ExceptHookArgs) -> None:
         """Nobody waits for a thread; `on_tick` sees those that the model cannot do without."""
         self._running.metrics.background.failed("thread")
         name = "unknown" if ended.thread is None else ended.thread.name
-        said = place_of(ended.exc_value) if ended.exc_value else ended.exc_type.__name__
+        said = error_location(ended.exc_value) if ended.exc_value else ended.exc_type.__name__
         log.error("thread %s failed: %s", name, said)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signature is the signal module's)
@@ -182,7 +182,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
     """A server that has not started yet; it calls `started` once it takes connections.
 
     Raises:
-        TlsRefused: TLS is set up, and a file of it cannot be used.
+        TlsConfigError: TLS is set up, and a file of it cannot be used.
     """
     tls = None if settings.tls_cert is None else Tls(settings)
     logs.configure(settings.log_level, access_log=access_log, form=settings.log_format)

@@ -13,27 +13,27 @@ FlushReason = Literal["full", "idle", "delay", "deadline", "drain"]
 
 
 @dataclass(slots=True, eq=False)
-class Run:
-    """One call for a batch. `shown` is for whoever tells of it: what it was told as, once for all of its items."""
+class BatchRun:
+    """One call for a batch. `exported` is for whoever tells of it: what it was told as, once for all of its items."""
 
     started: float
     ended: float
     items: int
     reason: FlushReason
     failed: bool
-    trails: "Sequence[Trail]" = ()  # of its items, those with an owner
-    shown: object = None
+    timings: "Sequence[ItemTiming]" = ()  # of its items, those with an owner
+    exported: object = None
 
 
 @dataclass(slots=True, eq=False)
-class Trail:
+class ItemTiming:
     """One item's way; None where it did not come so far. `owner` is whom it is told to: none, and nobody looks."""
 
     owner: object = None
     queued_at: float = 0.0
     prepare_began: float | None = None
     prepared_at: float | None = None
-    run: Run | None = None
+    run: BatchRun | None = None
 
     def prepare_s(self) -> float:
         """How long its preparation took; 0 where it is not over."""

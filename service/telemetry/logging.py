@@ -5,7 +5,7 @@ import logging
 from datetime import UTC, datetime
 
 from service.config.settings import LogFormat
-from service.telemetry.request_context import current
+from service.telemetry.request_context import current_request
 
 
 class JsonLines(logging.Formatter):
@@ -20,8 +20,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        exchange = current.get()
-        found |= exchange.ids() if exchange else {}
+        request_ids = current_request.get()
+        found |= request_ids.ids() if request_ids else {}
         found |= getattr(record, "fields", {})
         if record.exc_info:
             found["exception"] = self.formatException(record.exc_info)

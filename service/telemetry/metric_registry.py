@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric
 
 #: A label's values where they are a closed set; a sentence of what they are where they are not.
-Values = tuple[str, ...] | str
+LabelValues = tuple[str, ...] | str
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class MetricSpec:
     """One metric. `name` is what a query asks for: that of a counter ends in `_total`, that of an info in `_info`."""
 
     name: str
     type: str
     help: str
     unit: str = ""
-    labels: Mapping[str, Values] = field(default_factory=dict)
+    labels: Mapping[str, LabelValues] = field(default_factory=dict)
     bounds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -30,12 +30,12 @@ class Declared:
             object.__setattr__(self, "unit", self.name.removesuffix("_total").rpartition("_")[2])
 
 
-class Registry(CollectorRegistry):
+class MetricRegistry(CollectorRegistry):
     """Makes metrics and remembers them, in the order in which they were declared."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.declared: list[Declared] = []
+        self.specs: list[MetricSpec] = []
 
     def collect(self) -> Iterable[Metric]:
         """What is scraped. The client adds the time of creation to each counter and histogram, which doubles the series
@@ -44,28 +44,28 @@ class Registry(CollectorRegistry):
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
 
-    def counter(self, name: str, help: str, labels: Mapping[str, Values] | None = None, unit: str = "") -> Counter:
+    def counter(self, name: str, help: str, labels: Mapping[str, LabelValues] | None = None, unit: str = "") -> Counter:
         """A counter, whose name ends in `_total`."""
-        found = self._remember(Declared(name, "counter", help, unit, labels or {}))
+        found = self._remember(MetricSpec(name, "counter", help, unit, labels or {}))
         return Counter(found.name, found.help, tuple(found.labels), registry=self)
 
-    def gauge(self, name: str, help: str, labels: Mapping[str, Values] | None = None, unit: str = "") -> Gauge:
+    def gauge(self, name: str, help: str, labels: Mapping[str, LabelValues] | None = None, unit: str = "") -> Gauge:
         """A gauge."""
-        found = self._remember(Declared(name, "gauge", help, unit, labels or {}))
+        found = self._remember(MetricSpec(name, "gauge", help, unit, labels or {}))
         return Gauge(found.name, found.help, tuple(found.labels), registry=self)
 
     def histogram(
-        self, name: str, help: str, bounds: tuple[float, ...], labels: Mapping[str, Values] | None = None
+        self, name: str, help: str, bounds: tuple[float, ...], labels: Mapping[str, LabelValues] | None = None
     ) -> Histogram:
         """A histogram with the upper bounds of its buckets, in the unit that its name ends in."""
-        found = self._remember(Declared(name, "histogram", help, "", labels or {}, bounds))
+        found = self._remember(MetricSpec(name, "histogram", help, "", labels or {}, bounds))
         return Histogram(found.name, found.help, tuple(found.labels), buckets=bounds, registry=self)
 
-    def info(self, name: str, help: str, labels: Mapping[str, Values]) -> Info:
+    def info(self, name: str, help: str, labels: Mapping[str, LabelValues]) -> Info:
         """A gauge that is always 1, whose labels are what it tells; its name ends in `_info`."""
-        found = self._remember(Declared(name, "gauge", help, "always 1", labels))
+        found = self._remember(MetricSpec(name, "gauge", help, "always 1", labels))
         return Info(found.name.removesuffix("_info"), found.help, registry=self)
 
-    def _remember(self, declared: Declared) -> Declared:
-        self.declared.append(declared)
+    def _remember(self, declared: MetricSpec) -> MetricSpec:
+        self.specs.append(declared)
         return declared

@@ -10,7 +10,7 @@ from model.drift.distance import Reading
 from model.drift.reference import KINDS
 from service.concurrency.supervisor import TaskName
 from service.concurrency.thread_pools import POOLS
-from service.telemetry.metric_registry import Declared, Registry
+from service.telemetry.metric_registry import MetricRegistry, MetricSpec
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MILLISECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2000, 5000, 10_000, 30_000)
@@ -35,12 +35,12 @@ _ROUTE = "a route's template, such as `/classify`; `other` for files of the inte
 
 #: What the client's own collector adds on Linux, from `/proc`.
 PROCESS = (
-    Declared("process_cpu_seconds_total", "counter", "CPU time used, user and system together."),
-    Declared("process_resident_memory_bytes", "gauge", "Memory in use, as the system counts it against a limit."),
-    Declared("process_virtual_memory_bytes", "gauge", "Address space; says little."),
-    Declared("process_open_fds", "gauge", "Open files and connections.", "files"),
-    Declared("process_max_fds", "gauge", "The most files and connections that the system allows.", "files"),
-    Declared("process_start_time_seconds", "gauge", "When the process was started.", "seconds since 1970"),
+    MetricSpec("process_cpu_seconds_total", "counter", "CPU time used, user and system together."),
+    MetricSpec("process_resident_memory_bytes", "gauge", "Memory in use, as the system counts it against a limit."),
+    MetricSpec("process_virtual_memory_bytes", "gauge", "Address space; says little."),
+    MetricSpec("process_open_fds", "gauge", "Open files and connections.", "files"),
+    MetricSpec("process_max_fds", "gauge", "The most files and connections that the system allows.", "files"),
+    MetricSpec("process_start_time_seconds", "gauge", "When the process was started.", "seconds since 1970"),
 )
 
 
@@ -48,7 +48,7 @@ class Metrics:
     """Every metric of one service. The methods are called from the event loop and from worker threads alike."""
 
     def __init__(self) -> None:
-        self.registry = Registry()
+        self.registry = MetricRegistry()
         ProcessCollector(registry=self.registry)
         self._of_requests(self.registry)
         self.connections = ConnectionMetrics(self.registry)
@@ -60,7 +60,7 @@ class Metrics:
         self.drift = DriftMetrics(self.registry)
         self.background = BackgroundMetrics(self.registry)
 
-    def _of_requests(self, registry: Registry) -> None:
+    def _of_requests(self, registry: MetricRegistry) -> None:
         self._requests = registry.counter(
             "marrowlens_requests_total",
             "HTTP requests answered, whatever the answer was.",
@@ -88,7 +88,7 @@ class Metrics:
         )
         self._keys_file_valid.set(1)
 
-    def _of_pictures(self, registry: Registry) -> None:
+    def _of_pictures(self, registry: MetricRegistry) -> None:
         self._pictures = registry.counter(
             "marrowlens_pictures_total",
             "What became of each picture, alone or in a batch. `unsupported` is a picture type that is not read here; "
@@ -112,7 +112,7 @@ class Metrics:
             "How many places there are: MARROWLENS_MAX_QUEUE_SIZE. One picture more is refused with 429.",
         )
 
-    def _of_the_model(self, registry: Registry) -> None:
+    def _of_the_model(self, registry: MetricRegistry) -> None:
         self._run_s = registry.histogram("marrowlens_inference_duration_seconds", "One call of the model.", SECONDS)
         self._batch_pictures = registry.histogram(
             "marrowlens_batch_pictures", "Pictures in one call of the model, without the empty places.", SIZES
@@ -212,7 +212,7 @@ DropReason = Literal["idle", "refused", "files"]
 class ConnectionMetrics:
     """Open connections, their limit, and those that were ended or refused because of it."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: MetricRegistry) -> None:
         self._open = registry.gauge(
             "marrowlens_connections", "Open connections, those in their TLS handshake included.", unit="connections"
         )
@@ -244,7 +244,7 @@ class ConnectionMetrics:
 class DriftMetrics:
     """The metrics of drift in one registry: of a kind that nothing can be said of there is no series."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: MetricRegistry) -> None:
         self._distance = registry.gauge(
             "marrowlens_drift_distance",
             "How far the last pictures lie from the reference: their mean, in standard deviations of one picture; of "
@@ -280,7 +280,7 @@ ELSEWHERE = ("event_loop", "thread")
 class BackgroundMetrics:
     """`supervisor.Observer`, and gauges of the thread pools, in one registry."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: MetricRegistry) -> None:
         names = get_args(TaskName)
         self._running = registry.gauge(
             "marrowlens_background_task_running",

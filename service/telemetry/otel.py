@@ -28,8 +28,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.re import parse_env_headers
 
-from service.telemetry.item_timing import Run, Trail
-from service.telemetry.tracing import Caller, RequestTrace
+from service.telemetry.item_timing import BatchRun, ItemTiming
+from service.telemetry.tracing import RequestTrace, TraceParent
 
 #: Pictures of one request that are told of one by one; a batch of thousands would crowd out all other spans.
 PICTURES_A_REQUEST = 32
@@ -41,7 +41,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTION
 _SERVER_ERROR = 500
 
 
-class Spans:
+class OtlpRecorder:
     """`tracing.Recorder` by OTLP.
 
     Args:
@@ -59,7 +59,7 @@ class Spans:
         provider.add_span_processor(self._processor)
         self.tracer = provider.get_tracer("marrowlens")
 
-    def request(self, caller: Caller | None, method: str) -> RequestTrace:
+    def request(self, caller: TraceParent | None, method: str) -> RequestTrace:
         """The server's span, below the caller's."""
         known = method if method in _METHODS else "_OTHER"
         context = Context() if caller is None else set_span_in_context(NonRecordingSpan(_remote(caller)), Context())
@@ -73,17 +73,17 @@ class Spans:
         span = self.tracer.start_span(name, context, start_time=_unix_ns(times[0]), **more)
         return span
 
-    def batch(self, run: Run) -> SpanContext:
+    def batch(self, run: BatchRun) -> SpanContext:
         """The one span of a call of the model, which belongs to no request, and is linked to those in it."""
-        if not isinstance(run.shown, SpanContext):
-            owners = [trail.owner for trail in run.trails if isinstance(trail.owner, _Request)]
+        if not isinstance(run.exported, SpanContext):
+            owners = [timing.owner for timing in run.timings if isinstance(timing.owner, _Request)]
             links = [Link(owner.span.get_span_context()) for owner in dict.fromkeys(owners)]
             attributes = {"marrowlens.batch.pictures": run.items, "marrowlens.batch.reason": run.reason}
             span = self.stage("batch", None, (run.started, run.ended), links=links, attributes=attributes)
             _end(span, run.ended, "RunFailed" if run.failed else None)
-            run.shown, run.trails = span.get_span_context(), ()  # a trail that holds its run must not be held by it
-        assert isinstance(run.shown, SpanContext)
-        return run.shown
+            run.exported, run.timings = span.get_span_context(), ()  # no cycle: each timing holds its run
+        assert isinstance(run.exported, SpanContext)
+        return run.exported
 
     def close(self) -> None:
         """Send what is left, and end the thread that sends. Waits for a collector that does not answer."""
@@ -91,7 +91,7 @@ class Spans:
 
 
 class _Request:
-    def __init__(self, spans: Spans, span: Span, method: str) -> None:
+    def __init__(self, spans: OtlpRecorder, span: Span, method: str) -> None:
         self.span = span
         self._spans = spans
         self._method = method
@@ -99,21 +99,21 @@ class _Request:
         context = span.get_span_context()
         self.trace_id, self.span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
 
-    def trail(self) -> Trail | None:
+    def item_timing(self) -> ItemTiming | None:
         if not self.span.is_recording() or self._pictures >= PICTURES_A_REQUEST:
             return None
         self._pictures += 1
-        return Trail(self)
+        return ItemTiming(self)
 
-    def picture(self, trail: Trail, error: BaseException | None) -> None:
+    def item_done(self, timing: ItemTiming, error: BaseException | None) -> None:
         """Its stages; the last that it came to is that of its error."""
-        if not trail.queued_at:
+        if not timing.queued_at:
             return
-        now, run = time.monotonic(), trail.run
-        prepared = trail.prepared_at
-        stages: list[tuple[str, float, float | None]] = [("queue for decode", trail.queued_at, trail.prepare_began)]
-        if trail.prepare_began is not None:
-            stages.append(("decode", trail.prepare_began, prepared))
+        now, run = time.monotonic(), timing.run
+        prepared = timing.prepared_at
+        stages: list[tuple[str, float, float | None]] = [("queue for decode", timing.queued_at, timing.prepare_began)]
+        if timing.prepare_began is not None:
+            stages.append(("decode", timing.prepare_began, prepared))
         if prepared is not None:
             stages.append(("queue for batch", prepared, run.started if run else None))
         for at, (name, began, ended) in enumerate(stages):
@@ -160,7 +160,7 @@ class _Sampler(ParentBased):
         return asked(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
 
-def _remote(caller: Caller) -> SpanContext:
+def _remote(caller: TraceParent) -> SpanContext:
     flags = TraceFlags(TraceFlags.SAMPLED if caller.sampled else TraceFlags.DEFAULT)
     return SpanContext(int(caller.trace_id, 16), int(caller.span_id, 16), is_remote=True, trace_flags=flags)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(slots=True, frozen=True)
-class Exchange:
+class RequestIds:
     """Ids of one request; empty where there is none. The request's own is looked up: it is given later than a trace."""
 
     state: Mapping[str, Any]
@@ -21,6 +21,6 @@ class Exchange:
 
 
 #: In the state of a request: the error that it is answered with, in place of a route, because its connection says so.
-REFUSED = "refused"
+CONNECTION_ERROR = "connection_error"
 #: Of the task or thread that asks.
-current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+current_request: ContextVar[RequestIds | None] = ContextVar("request_ids", default=None)

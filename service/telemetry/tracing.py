@@ -12,9 +12,8 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.telemetry.item_timing import Trail
-from service.telemetry.request_context import Exchange
-from service.telemetry.request_context import current as current_exchange
+from service.telemetry.item_timing import ItemTiming
+from service.telemetry.request_context import RequestIds, current_request
 
 #: https://www.w3.org/TR/trace-context/#traceparent-header; later versions may add to it.
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -23,7 +22,7 @@ _SAMPLED = 0x01
 UNTRACED = ("/health/", "/metrics", "/v2/health/")
 
 
-class Caller(NamedTuple):
+class TraceParent(NamedTuple):
     """The span of the caller that a request comes from."""
 
     trace_id: str
@@ -40,10 +39,10 @@ class RequestTrace(Protocol):
     @property
     def span_id(self) -> str: ...
 
-    def trail(self) -> Trail | None:
+    def item_timing(self) -> ItemTiming | None:
         """For one picture of the request; None where it is not to be told of."""
 
-    def picture(self, trail: Trail, error: BaseException | None) -> None:
+    def item_done(self, timing: ItemTiming, error: BaseException | None) -> None:
         """That picture is answered, or has failed."""
 
     def end(self, route: str | None, status: int) -> None:
@@ -54,7 +53,7 @@ class RequestTrace(Protocol):
 class Recorder(Protocol):
     """Where spans go."""
 
-    def request(self, caller: Caller | None, method: str) -> RequestTrace:
+    def request(self, caller: TraceParent | None, method: str) -> RequestTrace:
         """A request has come."""
 
     def close(self) -> None:
@@ -62,19 +61,19 @@ class Recorder(Protocol):
 
 
 #: Of the request that the task at hand answers; None where nothing is recorded.
-current: ContextVar[RequestTrace | None] = ContextVar("trace", default=None)
+current_trace: ContextVar[RequestTrace | None] = ContextVar("trace", default=None)
 
 
-def caller_of(headers: Iterable[tuple[bytes, bytes]]) -> Caller | None:
+def parse_traceparent(headers: Iterable[tuple[bytes, bytes]]) -> TraceParent | None:
     """What the one `traceparent` says; None where there is none, several, or one that is malformed."""
     sent = [value for name, value in headers if name == b"traceparent"]
     found = _TRACEPARENT.fullmatch(sent[0].strip()) if len(sent) == 1 else None
     if found is None or (found[1] == b"00" and found[5] is not None):
         return None
-    return Caller(found[2].decode(), found[3].decode(), bool(int(found[4], 16) & _SAMPLED))
+    return TraceParent(found[2].decode(), found[3].decode(), bool(int(found[4], 16) & _SAMPLED))
 
 
-class Traced:
+class TracingMiddleware:
     """Pure ASGI, around everything else: each request's ids for the log, and its span where there is a recorder."""
 
     def __init__(self, app: ASGIApp, recorder: Recorder | None) -> None:
@@ -85,18 +84,18 @@ class Traced:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        caller = caller_of(scope["headers"])
+        caller = parse_traceparent(scope["headers"])
         trace = None
         if self._recorder is not None and not scope["path"].startswith(UNTRACED):
             trace = self._recorder.request(caller, scope["method"])
         state = scope.setdefault("state", {})
         ids = (trace.trace_id, trace.span_id) if trace else (caller.trace_id if caller else "", "")
-        told, recorded = current_exchange.set(Exchange(state, *ids)), current.set(trace)
+        told, recorded = current_request.set(RequestIds(state, *ids)), current_trace.set(trace)
         try:
             await self._answered(scope, receive, send, trace)
         finally:
-            current.reset(recorded)
-            current_exchange.reset(told)
+            current_trace.reset(recorded)
+            current_request.reset(told)
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send, trace: RequestTrace | None) -> None:
         status = 0

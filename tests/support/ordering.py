@@ -14,7 +14,7 @@ from service.config.lis import LisSettings
 from service.lis.exchange.metrics import ConnectionMetrics
 from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
-from service.telemetry.metric_registry import Registry
+from service.telemetry.metric_registry import MetricRegistry
 
 GOOD = order(PID, SPM, ORC, OBR)
 ENHANCED = order(PID, SPM, ORC, OBR, f15="AL", f16="AL")
@@ -29,7 +29,7 @@ class Desk:
         self.open.set()
         self.asked = asyncio.Event()
         self.fails: Exception | None = None
-        self.registry = Registry()
+        self.registry = MetricRegistry()
         self.metrics = ConnectionMetrics(self.registry)
 
     async def take(self, identity: MessageIdentity, orders: Sequence[IncomingOrder]) -> None:

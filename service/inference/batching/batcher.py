@@ -20,7 +20,7 @@ from service.inference.batching import errors as unanswered
 from service.inference.batching.batch_queue import Batch, Block, Forming, Item
 from service.inference.batching.errors import BatcherClosed, QueueFull, WrongOutputCount
 from service.inference.batching.throughput import Rate
-from service.telemetry.item_timing import BatchObserver, FlushReason, Run, Trail
+from service.telemetry.item_timing import BatchObserver, BatchRun, FlushReason, ItemTiming
 
 Raw = TypeVar("Raw")
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ class _Waiting(Generic[Raw, Result]):
     deadline: float | None
     queued_at: float
     flush_at: float
-    trail: Trail
+    timing: ItemTiming
     taken: bool = False
 
 
@@ -108,8 +108,8 @@ class Batcher(Generic[Raw, Item, Result]):
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, raw: Raw, *, deadline: float | None = None, trail: Trail | None = None) -> Result:
-        """One item's result. Cancelling the caller takes the item out of its batch and touches no other. `trail` is
+    async def submit(self, raw: Raw, *, deadline: float | None = None, timing: ItemTiming | None = None) -> Result:
+        """One item's result. Cancelling the caller takes the item out of its batch and touches no other. `timing` is
         filled as the item goes.
 
         Raises:
@@ -124,7 +124,7 @@ class Batcher(Generic[Raw, Item, Result]):
             raise BatcherClosed("no new items are taken")
         if len(self._inside) >= self._max_queue_size or self.would_be_late(deadline):
             raise QueueFull(len(self._inside), self._max_queue_size, self.drain_s(len(self._inside)))
-        waiting = self._admit(self._loop, raw, deadline, trail or Trail())
+        waiting = self._admit(self._loop, raw, deadline, timing or ItemTiming())
         timer = None
         if deadline is not None:
             timer = self._loop.call_later(deadline - waiting.queued_at, self._fail, waiting, unanswered.too_late())
@@ -185,13 +185,13 @@ class Batcher(Generic[Raw, Item, Result]):
     # On the event loop.
 
     def _admit(
-        self, loop: asyncio.AbstractEventLoop, raw: Raw, deadline: float | None, trail: Trail
+        self, loop: asyncio.AbstractEventLoop, raw: Raw, deadline: float | None, timing: ItemTiming
     ) -> _Waiting[Raw, Result]:
-        trail.queued_at = now = self._clock()
+        timing.queued_at = now = self._clock()
         flush_at = now + self._max_queue_delay_s
         if deadline is not None:
             flush_at = min(flush_at, (now + deadline) / 2)
-        waiting: _Waiting[Raw, Result] = _Waiting(raw, loop.create_future(), deadline, now, flush_at, trail)
+        waiting: _Waiting[Raw, Result] = _Waiting(raw, loop.create_future(), deadline, now, flush_at, timing)
         self._inside.add(waiting)
         self._empty.clear()
         self._unprepared.put(waiting)
@@ -220,10 +220,10 @@ class Batcher(Generic[Raw, Item, Result]):
         reason: FlushReason,
     ) -> None:
         failed = isinstance(outcome, BaseException)
-        run = Run(batch.started, batch.started + run_s, len(batch.members), reason, failed)
-        run.trails = [waiting.trail for waiting in batch.members if waiting.trail.owner is not None]
+        run = BatchRun(batch.started, batch.started + run_s, len(batch.members), reason, failed)
+        run.timings = [waiting.timing for waiting in batch.members if waiting.timing.owner is not None]
         for index, waiting in enumerate(batch.members):
-            waiting.trail.run = run
+            waiting.timing.run = run
             if isinstance(outcome, BaseException):
                 self._fail(waiting, unanswered.failure(outcome))
             else:
@@ -234,7 +234,7 @@ class Batcher(Generic[Raw, Item, Result]):
         if not failed:
             queued_at = min(waiting.queued_at for waiting in batch.members)
             self._rate.batch(len(batch.members), queued_at=queued_at, ended=batch.started + run_s)
-        waits_s = [batch.started - waiting.queued_at - waiting.trail.prepare_s() for waiting in batch.members]
+        waits_s = [batch.started - waiting.queued_at - waiting.timing.prepare_s() for waiting in batch.members]
         self._tell(waits_s, run_s, reason, failed)
 
     def _tell(self, queue_wait_s: list[float], run_s: float, reason: FlushReason, failed: bool) -> None:
@@ -262,10 +262,10 @@ class Batcher(Generic[Raw, Item, Result]):
     def _prepare_items(self) -> None:
         while (waiting := self._unprepared.get()) is not None:
             if not waiting.future.done():
-                waiting.trail.prepare_began = self._clock()
+                waiting.timing.prepare_began = self._clock()
                 try:
                     item = self._prepare(waiting.raw)  # type: ignore[arg-type]
-                    waiting.trail.prepared_at = self._clock()
+                    waiting.timing.prepared_at = self._clock()
                     self._forming.put(waiting, item)
                 except BaseException as error:
                     self._post(self._fail, waiting, unanswered.own(error))

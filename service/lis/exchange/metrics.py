@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from service.lis.exchange.orders import ConnectionEnd
 from service.lis.storage.outbox import Depth
-from service.telemetry.metric_registry import Registry
+from service.telemetry.metric_registry import MetricRegistry
 
 Action = Literal["open", "change", "add", "read", "preliminary", "sign", "amend", "cancel"]
 OrderOutcome = Literal["taken", "repeated", "refused"]
@@ -19,7 +19,7 @@ ChannelName = Literal["hl7", "fhir", "astm"]
 class ConnectionMetrics:
     """Counts connections with orders: a `service.lis.exchange.orders.ConnectionWatch`."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: MetricRegistry) -> None:
         self._open = registry.gauge(
             "marrowlens_lis_order_connections", "Connections over which HL7 messages with orders may come."
         )
@@ -45,7 +45,7 @@ class ConnectionMetrics:
 class LisMetrics:
     """The laboratory's metrics in one registry."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: MetricRegistry) -> None:
         channel = {"channel": get_args(ChannelName)}
         self._specimens = registry.counter(
             "marrowlens_lis_specimens_total",

@@ -17,7 +17,7 @@ from test_oidc import CLAIMS, Clock
 
 from service.auth import issuer as module
 from service.auth.issuer import ASK_AGAIN_S, MAX_BYTES, RETRY_FIRST_S, IssuerKeys
-from service.config.auth import AccessSettings
+from service.config.auth import AuthSettings
 from service.errors import IssuerUnavailable
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -87,7 +87,7 @@ class Server:
 
     def keys(self, clock: Clock | None = None, **settings: Any) -> IssuerKeys:
         where = {"oidc_jwks_url": f"{self.url}/keys", **settings}
-        return IssuerKeys(AccessSettings(oidc_issuer=self.url, oidc_audience="a", **where), clock or Clock())
+        return IssuerKeys(AuthSettings(oidc_issuer=self.url, oidc_audience="a", **where), clock or Clock())
 
 
 @asynccontextmanager

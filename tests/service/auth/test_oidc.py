@@ -13,7 +13,7 @@ from serving import async_client, refused
 
 from service.auth.issuer import ASK_AGAIN_S, STALE_S, IssuerKeys
 from service.auth.oidc import Tokens
-from service.config.auth import AccessSettings
+from service.config.auth import AuthSettings
 from service.errors import IssuerUnavailable, Unauthorised
 
 CLAIMS = {"scope": "openid classify", "preferred_username": "m.muster"}
@@ -33,8 +33,8 @@ def issuing() -> Iterator[Issuer]:
         yield started
 
 
-def settings(issuing: Issuer, **more: Any) -> AccessSettings:
-    return AccessSettings(oidc_issuer=issuing.url, oidc_audience=AUDIENCE, **more)
+def settings(issuing: Issuer, **more: Any) -> AuthSettings:
+    return AuthSettings(oidc_issuer=issuing.url, oidc_audience=AUDIENCE, **more)
 
 
 def tokens(issuing: Issuer, clock: Clock | None = None, **more: Any) -> Tokens:
@@ -167,4 +167,4 @@ async def test_who_is_named_is_a_person(issuing: Issuer, claims: dict[str, Any],
 )
 def test_settings_that_do_not_agree_are_refused(wrong: dict[str, str], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        AccessSettings(**wrong)  # type: ignore[arg-type]
+        AuthSettings(**wrong)  # type: ignore[arg-type]

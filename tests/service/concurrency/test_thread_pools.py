@@ -112,10 +112,10 @@ async def test_after_its_shutdown_a_pool_ends_what_was_queued_and_takes_nothing(
 def test_a_call_that_never_returns_does_not_keep_the_process_or_its_event_loop_from_ending() -> None:
     program = """
 import asyncio, threading
-from service import thread_pools
+from service.concurrency import thread_pools
 
 async def main():
-    asyncio.get_running_loop().set_default_executor(thread_pools.of_event_loop())
+    asyncio.get_running_loop().set_default_executor(thread_pools.event_loop_pool())
     for pool in thread_pools.POOLS:
         pool.submit(threading.Event().wait)
     asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)

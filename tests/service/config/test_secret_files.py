@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from service.auth.api_keys import KeyRing, KeysRefused, read_keys
 from service.cli.main import app as command_line
-from service.config.secret_files import NotPrivate, is_secret, read_private
+from service.config.secret_files import UnsafeFile, is_secret, read_private_file
 from service.config.settings import SettingsError, environment_names, read_settings, secret_file_names
-from service.config.urls import MASK, insecure, masked
+from service.config.urls import MASK, redact_url, transport_fault
 
 FHIR = "MARROWLENS_LIS_FHIR_TOKEN"
 
@@ -176,8 +176,8 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)
     for path in (fifo, Path("/dev/zero"), tmp_path):
-        with pytest.raises(NotPrivate, match="not a regular file"):
-            read_private(path, 100)
+        with pytest.raises(UnsafeFile, match="not a regular file"):
+            read_private_file(path, 100)
 
 
 def test_a_running_ring_keeps_its_keys_when_the_file_becomes_loose(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_new_file_of_keys_is_its_owners_alone_whatever_the_umask(tmp_path: Pat
     ],
 )
 def test_credentials_in_urls_are_masked(text: str, shown: str) -> None:
-    assert masked(text) == shown
+    assert redact_url(text) == shown
 
 
 def test_config_check_shows_no_credentials() -> None:
@@ -289,4 +289,4 @@ def test_without_a_secret_plain_http_stays_the_operators_choice(monkeypatch: pyt
 
 @pytest.mark.parametrize("url", ["https://", "http:///x", "ftp://host", "https://host:port/", "https://[::1", "host"])
 def test_what_is_no_url_is_told(url: str) -> None:
-    assert insecure(url) is not None
+    assert transport_fault(url) is not None

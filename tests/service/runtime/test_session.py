@@ -13,7 +13,7 @@ from graphs import edit_graph, edit_manifest, write_artefact
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from model.contract import CLASSES, OUTPUTS, ArtefactError, CellClass
-from service.config.settings import AskedProvider
+from service.config.settings import ProviderChoice
 from service.runtime import artifact as artefact_module
 from service.runtime.agreement import compare, complaint
 from service.runtime.providers import tolerance
@@ -189,7 +189,7 @@ def test_auto_takes_what_works(artefact: Path) -> None:
 
 @pytest.mark.parametrize(("provider", "extra"), [("cuda", "gpu"), ("tensorrt", "tensorrt"), ("openvino", "openvino")])
 def test_a_provider_works_at_every_batch_size_or_says_what_to_install(
-    artefact: Path, session: OnnxSession, provider: AskedProvider, extra: str
+    artefact: Path, session: OnnxSession, provider: ProviderChoice, extra: str
 ) -> None:
     try:
         opened = open_session(artefact, provider=provider, batch_sizes=(1, 2, 4))

@@ -10,7 +10,7 @@ from service.server import allocator
 GROWN = """
 import sys
 from pathlib import Path
-from service import memory
+from service.server import allocator as memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -49,7 +49,8 @@ def test_where_there_is_no_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch
 
 ASIDE = """
 import gc, weakref
-from service import app, memory
+from service import app
+from service.server import allocator as memory
 
 class Ring:
     def __init__(self):

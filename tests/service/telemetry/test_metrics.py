@@ -18,10 +18,10 @@ from service.inference.classifier import _OUTCOMES
 from service.lis.exchange.metrics import LisMetrics
 from service.lis.storage.outbox import Depth
 from service.telemetry.item_timing import FlushReason
-from service.telemetry.metric_registry import Declared
+from service.telemetry.metric_registry import MetricSpec
 from service.telemetry.metrics import Metrics
 
-DECLARED: dict[str, Declared] = {metric.name: metric for _, _, declared in sections() for metric in declared}
+DECLARED: dict[str, MetricSpec] = {metric.name: metric for _, _, declared in sections() for metric in declared}
 
 
 @pytest.fixture

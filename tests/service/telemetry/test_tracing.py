@@ -23,7 +23,7 @@ from signed_specimens import SECRETS, WHO, ordered, signed
 from service.app import create_app
 from service.config.settings import Settings
 from service.telemetry.otel import PICTURES_A_REQUEST
-from service.telemetry.tracing import caller_of
+from service.telemetry.tracing import parse_traceparent
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
@@ -198,18 +198,18 @@ def test_an_endpoint_that_is_no_base_url_is_refused(endpoint: str) -> None:
     ],
 )
 def test_a_traceparent_that_is_none_is_not_taken(sent: str) -> None:
-    assert caller_of([(b"traceparent", sent.encode())]) is None
+    assert parse_traceparent([(b"traceparent", sent.encode())]) is None
 
 
 def test_a_traceparent_of_a_later_version_is_taken_and_two_are_none() -> None:
     header = (b"traceparent", f"42-{TRACE}-{PARENT}-03-later".encode())
-    assert caller_of([header]) == (TRACE, PARENT, True)
-    assert caller_of([header, header]) is None
+    assert parse_traceparent([header]) == (TRACE, PARENT, True)
+    assert parse_traceparent([header, header]) is None
 
 
 @given(st.binary(max_size=80))
 def test_no_header_breaks_the_parser(sent: bytes) -> None:
-    found = caller_of([(b"traceparent", sent)])
+    found = parse_traceparent([(b"traceparent", sent)])
     assert found is None or (len(found.trace_id), len(found.span_id)) == (32, 16)
 
 

@@ -5,7 +5,7 @@ import math
 import socket
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 
-from service.concurrency.supervisor import place_of
+from service.concurrency.supervisor import error_location
 from service.config.lis import LisSettings
 from service.lis.exchange.mllp.connection_log import ConnectionLog
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
@@ -198,7 +198,7 @@ class OrderListener:
             return _Ended("timeout", f"nothing more came within {self._settings.hl7_timeout_s:g} s")
         if isinstance(error, BrokenFrame):
             return _Ended("broken", str(error))
-        return _Ended("lost" if isinstance(error, OSError) else "error", place_of(error))
+        return _Ended("lost" if isinstance(error, OSError) else "error", error_location(error))
 
     async def _end(self, writer: StreamWriter, *, at_once: bool) -> None:
         """Close a connection; what was answered is still sent, to whom reads it. At once: without a farewell of TLS."""

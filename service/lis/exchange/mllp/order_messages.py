@@ -9,7 +9,7 @@ import re
 import uuid
 from datetime import UTC, datetime
 
-from service.concurrency.supervisor import place_of
+from service.concurrency.supervisor import error_location
 from service.config.lis import LisSettings
 from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, acknowledgements
 from service.lis.exchange.hl7.charsets import CODECS, encode
@@ -39,7 +39,7 @@ class OrderMessages:
             outcome = Outcome(refused=refused)
         except Exception as error:
             # Not with its text or its trace: either may quote what was being stored.
-            log.error("orders: %s could not be taken, %s", _named(header), place_of(error))
+            log.error("orders: %s could not be taken, %s", _named(header), error_location(error))
             outcome = Outcome(refused=OrderRefused("207", "the order could not be taken; nothing was changed"))
         return self._written(header, outcome)
 

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from model.regular_file import check_regular_file
 from service.auth.identity import NameRefused, checked_name
-from service.config.file_watch import Stamp, stamp_of
+from service.config.file_watch import FileStamp, file_stamp
 from service.config.lis import LisSettings
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,9 @@ class ListenerTls:
                 log.error("orders: certificate and authority stay as they were: %s", error.strerror or "no PEM files")
         return self._context
 
-    def _stamps(self) -> list[Stamp | None]:
+    def _stamps(self) -> list[FileStamp | None]:
         told = self._settings
-        return [stamp_of(each) for each in (told.hl7_tls_cert, told.hl7_tls_key, told.hl7_listen_ca) if each]
+        return [file_stamp(each) for each in (told.hl7_tls_cert, told.hl7_tls_key, told.hl7_listen_ca) if each]
 
 
 def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:

@@ -17,7 +17,7 @@ from service.lis.exchange.transport import NoAnswer, Rejected
 from service.lis.storage.database import Database
 from service.lis.storage.outbox import Retry
 from service.lis.use_cases import Desk
-from service.telemetry.metric_registry import Registry
+from service.telemetry.metric_registry import MetricRegistry
 
 Answer = Callable[[str], Awaitable[str]]
 
@@ -76,8 +76,8 @@ def signed(front: Desk, artefact: Path, number: str) -> str:
     return opened.id
 
 
-def worker(front: Desk, wire: Scripted, *, longest_s: float = 30, registry: Registry | None = None) -> Worker:
-    metrics = LisMetrics(registry or Registry())
+def worker(front: Desk, wire: Scripted, *, longest_s: float = 30, registry: MetricRegistry | None = None) -> Worker:
+    metrics = LisMetrics(registry or MetricRegistry())
     return Worker(front.database, PLAIN.name, wire, Retry(0.001, 0.01), longest_s, metrics)
 
 
@@ -121,7 +121,7 @@ async def test_what_nobody_answers_is_sent_again_as_it_was(
 async def test_a_refusal_is_final_and_the_next_one_goes_on(front: Desk, artefact: Path) -> None:
     refused, taken = signed(front, artefact, "BM-1"), signed(front, artefact, "BM-2")
     wire = Scripted(raising(Rejected("AR", "MSA|AR")))
-    registry = Registry()
+    registry = MetricRegistry()
     await run_until(worker(front, wire, registry=registry), wire, lambda: len(wire.taken) == 1)
     assert (states(front, refused), states(front, taken)) == (["dead"], ["delivered"])
     labels = {"channel": "plain", "outcome": "rejected"}
@@ -200,7 +200,7 @@ async def test_a_worker_that_is_cut_off_while_it_claims_leaves_its_message_to_th
 ) -> None:
     specimen = signed(front, artefact, "BM-1")
     gated, wire = Gated(database_url), Scripted()
-    retry, metrics = Retry(0.001, 0.01), LisMetrics(Registry())
+    retry, metrics = Retry(0.001, 0.01), LisMetrics(MetricRegistry())
     running = asyncio.create_task(Worker(gated, PLAIN.name, wire, retry, 30, metrics).run())
     await asyncio.to_thread(gated.waits.wait, 60)
     running.cancel()

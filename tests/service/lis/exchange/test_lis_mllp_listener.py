@@ -15,7 +15,7 @@ from receivers import certificates, node_sender
 from service.config.lis import LisSettings
 from service.lis.exchange.metrics import ConnectionMetrics
 from service.lis.exchange.mllp.listener import OrderListener
-from service.telemetry.metric_registry import Registry
+from service.telemetry.metric_registry import MetricRegistry
 
 
 async def test_python_hl7s_client_places_orders_one_after_another() -> None:
@@ -181,6 +181,8 @@ def _context(ca: Path, shown: Any) -> ssl.SSLContext:
 
 def test_a_listener_without_an_address_is_not_made() -> None:
     with pytest.raises(ValueError, match="MARROWLENS_LIS_HL7_LISTEN"):
-        OrderListener(LisSettings(), Desk().take, ConnectionMetrics(Registry()))
+        OrderListener(LisSettings(), Desk().take, ConnectionMetrics(MetricRegistry()))
     with pytest.raises(RuntimeError, match="nothing listens"):
-        _ = OrderListener(LisSettings(hl7_listen="127.0.0.1:0"), Desk().take, ConnectionMetrics(Registry())).address
+        _ = OrderListener(
+            LisSettings(hl7_listen="127.0.0.1:0"), Desk().take, ConnectionMetrics(MetricRegistry())
+        ).address
