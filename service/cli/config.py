@@ -24,8 +24,8 @@ from service.config.secret_files import SUFFIX, is_secret
 from service.config.settings import PREFIX, Settings, SettingsError, read_settings
 from service.config.urls import is_loopback, redact_url
 from service.runtime.artifact import bundled_artefact, read_artefact
-from service.runtime.loader import voucher
-from service.runtime.signatures import VoucherError, read_key, read_list
+from service.runtime.loader import verifier
+from service.runtime.signatures import TrustFileError, read_key, read_list
 from service.server.tls import Tls, TlsConfigError
 
 CANNOT = 2
@@ -138,23 +138,23 @@ def _faults_of_the_laboratory(settings: Settings) -> Iterator[str]:
 
 
 def _faults_of_the_model(settings: Settings) -> Iterator[str]:
-    if faults := list(_faults_of_vouching(settings)):
+    if faults := list(_faults_of_verification(settings)):
         yield from faults
         return
     try:
-        read_artefact(settings.artefact or bundled_artefact(), voucher(settings))
+        read_artefact(settings.artefact or bundled_artefact(), verifier(settings))
     except ArtefactError as error:
         yield f"the model: {error}"
 
 
-def _faults_of_vouching(settings: Settings) -> Iterator[str]:
+def _faults_of_verification(settings: Settings) -> Iterator[str]:
     try:
         if settings.artefact_sha256_file is not None:
             read_list(settings.artefact_sha256_file)
         if settings.artefact_public_key is not None:
             read_key(settings.artefact_public_key)
-    except VoucherError as error:
-        yield f"what vouches for the model: {error}"
+    except TrustFileError as error:
+        yield f"verification of the model: {error}"
 
 
 def _stop(message: str) -> NoReturn:

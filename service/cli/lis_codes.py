@@ -19,7 +19,7 @@ from service.config.settings import Settings, SettingsError, read_settings
 from service.lis.exchange.code_map import CodeMap, CodeTableError, Sent
 from service.lis.exchange.observations import Coded
 from service.runtime.artifact import bundled_artefact, manifest_beside
-from service.runtime.loader import voucher
+from service.runtime.loader import verifier
 
 BAD_SETTINGS = 2
 #: How wide a table is where no terminal says so: nothing of a code is cut off.
@@ -38,7 +38,7 @@ def codes(
     try:
         settings = read_settings()
         table = CodeMap.load(settings.lis.codes, settings.lis.least_code_status)
-        sent = table.sent(manifest_beside(settings.artefact or bundled_artefact(), voucher(settings)).classes)
+        sent = table.sent(manifest_beside(settings.artefact or bundled_artefact(), verifier(settings)).classes)
     except (SettingsError, CodeTableError, ArtefactError) as error:
         typer.echo(f"marrowlens: {error}", err=True)
         raise typer.Exit(BAD_SETTINGS) from error

@@ -98,7 +98,8 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
         None, description="the list of sha256sum that must name both files of the artefact. Default: no list"
     )
     artefact_public_key: Path | None = Field(
-        None, description="public key of minisign or cosign that must have signed both files. Default: no key"
+        None,
+        description="PEM file with the ECDSA public key that both files must be signed with. Default: no key",
     )
     artefact_vouched_only: bool = Field(
         False, description="refuse every artefact, the bundled one too, while neither list nor key is set"

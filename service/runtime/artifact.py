@@ -18,7 +18,7 @@ from model.meaning import difference, digest, from_metadata, meaning_of
 from model.regular_file import LARGE_BYTES, SMALL_BYTES, read_regular_file
 from service.runtime.onnx_file import NotOnnx, check_self_contained
 from service.runtime.providers import FP32_TOLERANCE
-from service.runtime.signatures import NOBODY, Voucher
+from service.runtime.signatures import NO_VERIFICATION, Verifier
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def bundled_artefact() -> Path:
     raise ArtefactError(WEIGHTS, f"{holds}; name an .onnx file with MARROWLENS_ARTEFACT")
 
 
-def read_artefact(path: Path, voucher: Voucher = NOBODY) -> tuple[bytes, Manifest]:
+def read_artefact(path: Path, verifier: Verifier = NO_VERIFICATION) -> tuple[bytes, Manifest]:
     """The graph's bytes, the very ones whose sha256 the manifest gives, and the manifest.
 
     Raises:
@@ -54,8 +54,8 @@ def read_artefact(path: Path, voucher: Voucher = NOBODY) -> tuple[bytes, Manifes
     """
     if path.suffix == ".json":
         raise ArtefactError(path, "is a manifest by its name; name the .onnx file beside it")
-    graph = _vouched(path, voucher, LARGE_BYTES)
-    manifest = manifest_beside(path, voucher)
+    graph = _vouched(path, verifier, LARGE_BYTES)
+    manifest = manifest_beside(path, verifier)
     found = sha256(graph)
     if found != manifest.sha256:
         reason = f"is damaged or another model's: its sha256 is {found}, the manifest has {manifest.sha256}"
@@ -69,22 +69,22 @@ def read_artefact(path: Path, voucher: Voucher = NOBODY) -> tuple[bytes, Manifes
     return graph, manifest
 
 
-def manifest_beside(artefact: Path, voucher: Voucher = NOBODY) -> Manifest:
+def manifest_beside(artefact: Path, verifier: Verifier = NO_VERIFICATION) -> Manifest:
     """The manifest of an `.onnx` file, which itself is not read.
 
     Raises:
         ArtefactError: it cannot be read, is not vouched for, or is no manifest.
     """
     path = artefact.with_suffix(".json")
-    return manifest_of(path, _vouched(path, voucher))
+    return manifest_of(path, _vouched(path, verifier))
 
 
-def _vouched(path: Path, voucher: Voucher, limit_bytes: int = SMALL_BYTES) -> bytes:
+def _vouched(path: Path, verifier: Verifier, limit_bytes: int = SMALL_BYTES) -> bytes:
     try:
         content = read_regular_file(path, limit_bytes)
     except OSError as error:
         raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
-    voucher.check(path, content)
+    verifier.check(path, content)
     return content
 
 

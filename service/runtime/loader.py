@@ -13,7 +13,7 @@ from service.runtime.artifact import bundled_artefact
 from service.runtime.cpu_quota import cpu_budget
 from service.runtime.providers import batch_sizes
 from service.runtime.session import OnnxSession, open_session
-from service.runtime.signatures import Voucher
+from service.runtime.signatures import Verifier
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def opened(settings: Settings, provider: ProviderChoice | None = None, artefact:
         intra_op_threads=intra_op_threads(settings),
         batch_sizes=session_batch_sizes(settings),
         engine_cache=settings.engine_cache,
-        voucher=voucher(settings),
+        verifier=verifier(settings),
     )
     if settings.drift_window:
         session.drift_reference = _reference(settings, path, session.manifest)
@@ -60,9 +60,9 @@ def _reference(settings: Settings, artefact: Path, manifest: Manifest) -> DriftR
     return None
 
 
-def voucher(settings: Settings) -> Voucher:
+def verifier(settings: Settings) -> Verifier:
     """Who has to vouch for the files of an artefact."""
-    return Voucher(settings.artefact_sha256_file, settings.artefact_public_key, settings.artefact_vouched_only)
+    return Verifier(settings.artefact_sha256_file, settings.artefact_public_key, settings.artefact_vouched_only)
 
 
 def intra_op_threads(settings: Settings) -> int:

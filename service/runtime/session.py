@@ -105,9 +105,9 @@ def open_session(
     intra_op_threads: int = 1,
     batch_sizes: Sequence[int] = (),
     engine_cache: Path | None = None,
-    voucher: signatures.Voucher = signatures.NOBODY,
+    verifier: signatures.Verifier = signatures.NO_VERIFICATION,
 ) -> OnnxSession:
-    """Open an artefact, by default the bundled one, that `voucher` lets pass, and prove that it keeps the contract.
+    """Open an artefact, by default the bundled one, that `verifier` lets pass, and prove that it keeps the contract.
 
     What is not the CPU is also run at every batch size, so that nothing is built within a request, and held against
     the CPU's answers. All are held against the answers that the manifest has stored, where it has.
@@ -122,7 +122,7 @@ def open_session(
         ProviderUnavailable: what was asked for does not work.
     """
     path = artefact or bundled_artefact()
-    graph, manifest = read_artefact(path, voucher)
+    graph, manifest = read_artefact(path, verifier)
     setup = Setup(manifest.preprocessing.input_size, intra_op_threads, tuple(batch_sizes), manifest.precision)
     reference = _on_cpu(path, graph, manifest, setup)
     if provider in ("auto", "tensorrt"):

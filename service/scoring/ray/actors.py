@@ -63,7 +63,7 @@ class Job:
 
 
 def job(plan: Plan, out: str, name: str, graph: bytes, manifest: Manifest, settings: Settings, cpus: int) -> Job:
-    """Of a model that was vouched for, whose files are not read again.
+    """A job for a model that is read and verified already; actors do not read its files again.
 
     With as many threads as an actor has CPUs, where the settings name none.
     """

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from model.contract import RESEARCH_USE
 from service.config.settings import Settings
 from service.runtime.artifact import bundled_artefact, read_artefact
-from service.runtime.loader import voucher
+from service.runtime.loader import verifier
 from service.scoring.image_files import Skipped
 from service.scoring.progress import bar
 from service.scoring.ray import output
@@ -41,10 +41,10 @@ def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: 
 
     Raises:
         CannotScore: inputs, output, model or cluster cannot be used; what was scored until then is kept
-        ArtefactError: the model cannot be read, or nobody vouches for it
+        ArtefactError: the model cannot be read or verified
     """
     artefact = settings.artefact or bundled_artefact()
-    graph, manifest = read_artefact(artefact, voucher(settings))
+    graph, manifest = read_artefact(artefact, verifier(settings))
     out = Folder(request.out)
     with console.status("listing the pictures"):
         plan = planned(request, out, manifest, settings)

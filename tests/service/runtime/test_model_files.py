@@ -21,7 +21,7 @@ from model.regular_file import NotReadable, read_regular_file
 from service.auth.api_keys import KeysRefused, read_keys
 from service.runtime.artifact import read_artefact
 from service.runtime.session import open_session
-from service.runtime.signatures import Voucher, VoucherError, read_key, read_list
+from service.runtime.signatures import TrustFileError, Verifier, read_key, read_list
 
 OPERATOR = "mlk_of-an-operator"
 
@@ -118,14 +118,14 @@ def test_what_vouches_and_what_drift_is_measured_from_are_files(tmp_path: Path, 
     artefact, path = write_artefact(tmp_path), tmp_path / "it"
     NO_FILES[kind](path)
     for read in (read_key, read_list):
-        with pytest.raises(VoucherError, match=kind):
+        with pytest.raises(TrustFileError, match=kind):
             read(path)
     with pytest.raises(ArtefactError, match=kind):
         read_reference(path)
     with pytest.raises(KeysRefused, match="regular file|No such device"):
         read_keys(path)
     with pytest.raises(ArtefactError, match=kind):
-        read_artefact(artefact, Voucher(listed=path))
+        read_artefact(artefact, Verifier(sha256_file=path))
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
