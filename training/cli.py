@@ -16,7 +16,7 @@ import typer
 try:  # before all else: scipy and others, too, are there only where torch is
     # onnxruntime 1.32 reports its use to Microsoft unless this is set before it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    from training.networks.build import check as check_network
+    from training.networks.build import check_model as check_network
 except ModuleNotFoundError as error:  # the command is there wherever the service is installed, torch is not
     sys.stderr.write(f"marrowlens-train: {error.name} is not installed: pip install -e '.[training]'\n")
     raise SystemExit(2) from error
@@ -25,14 +25,14 @@ from model import atomic_file
 from model.contract import Precision
 from training import pipeline
 from training.commands import compare, measure, review
-from training.commands.configuration import as_toml, as_typed, classes_of, configured
+from training.commands.configuration import classes_toml, command_arguments, read_classes, read_with_overrides
 from training.config import read_config
-from training.data.index import counts_table, sentences, survey
-from training.data.near_duplicates import write_twins
-from training.data.samples import split_list
+from training.data.index import counts_table, index_data, summary_lines
+from training.data.near_duplicates import write_near_duplicates
+from training.data.samples import split_csv
 from training.fit.distributed import this_process
-from training.run import Run
-from training.terminal import complain, console, picked_up_later, say, show_figures, told_plainly
+from training.run import RunFolder
+from training.terminal import console, print_line, print_metrics, report_errors, report_interruption, warn
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
 
@@ -42,7 +42,7 @@ CacheFolder = Annotated[
     Path | None, typer.Option("--cache", help="Keeps decoded pictures, for other runs too; default: cache in the run.")
 ]
 InitialWeights = Annotated[str | None, typer.Option("--init", help="Weights to begin with, in place of model.init.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `fit` wrote.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `fit` wrote.")]
 
 
 @app.command()
@@ -63,24 +63,24 @@ def fit(
     init: InitialWeights = None,
 ) -> None:
     """Train a model and write its weights, curves and split to a run folder."""
-    from training.fit.distributed import agreed, gpus, joined, settle
+    from training.fit.distributed import barrier, gpus, on_rank_zero, process_group
 
-    run = Run(out)
+    run = RunFolder(out)
     cache = cache or run.cache
-    with told_plainly():
+    with report_errors():
         here = this_process().devices(devices, gpus())
-        config, text = configured(config_path, init)
+        config, text = read_with_overrides(config_path, init)
         check_network(config.model)
-    with told_plainly(), joined(), picked_up_later(settle):
-        parts = pipeline.begin(config, text, run, data, cache)
-        if agreed(run.weights.exists):
-            say(f"{run.weights} is already trained; give another --out to train anew")
+    with report_errors(), process_group(), report_interruption(barrier):
+        parts = pipeline.start_run(config, text, run, data, cache)
+        if on_rank_zero(run.weights.exists):
+            print_line(f"{run.weights} is already trained; give another --out to train anew")
             return
         from training.fit.train import Execution
 
         execution = Execution(here, accumulate, workers, checkpoint_every, stop_after)
-        pipeline.train(config, parts, run, cache, as_typed(config_path, init), execution)
-    say(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
+        pipeline.train(config, parts, run, cache, command_arguments(config_path, init), execution)
+    print_line(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 
 @app.command(name="data")
@@ -91,18 +91,18 @@ def look_at_data(
     cache: CacheFolder = None,
 ) -> None:
     """Say what there is to learn from: pictures by class and block, twins, what cannot be read. Trains nothing."""
-    with told_plainly():
+    with report_errors():
         config = read_config(config_path)
-        found = survey(config.data, data, config.codes, cache)
+        found = index_data(config.data, data, config.codes, cache)
         console.print(counts_table(found, config.codes))
-        for sentence in sentences(found, config.data, config.codes):
-            say(sentence)
-        pipeline.list_unreadable(found.unreadable)
+        for sentence in summary_lines(found, config.data, config.codes):
+            print_line(sentence)
+        pipeline.warn_unreadable(found.unreadable)
         if out:
             out.mkdir(parents=True, exist_ok=True)
-            atomic_file.write_text(out / "split.csv", split_list(found.parts))
-            Run(out).write_unreadable(found.unreadable)
-            write_twins(Run(out).twins, found.twins, found.samples, found.said, found.blocks)
+            atomic_file.write_text(out / "split.csv", split_csv(found.parts))
+            RunFolder(out).write_unreadable(found.unreadable)
+            write_near_duplicates(RunFolder(out).twins, found.twins, found.samples, found.said, found.blocks)
 
 
 @app.command()
@@ -112,8 +112,8 @@ def classes(
     ] = None,
 ) -> None:
     """Print a list of classes to begin a configuration with: a folder's, an artefact's, or the 21."""
-    with told_plainly():
-        typer.echo(as_toml(classes_of(source)), nl=False)
+    with report_errors():
+        typer.echo(classes_toml(read_classes(source)), nl=False)
 
 
 @app.command()
@@ -130,22 +130,22 @@ def configuration(
 
 
 @app.command()
-def evaluate(run_folder: RunFolder, data: DataRoot = Path("."), cache: CacheFolder = None) -> None:
+def evaluate(run_folder: RunArgument, data: DataRoot = Path("."), cache: CacheFolder = None) -> None:
     """Fit the temperature on the calibration block and measure the test block."""
-    with told_plainly():
-        run = Run(run_folder)
+    with report_errors():
+        run = RunFolder(run_folder)
         evaluation = pipeline.evaluate(run, data, cache or run.cache)
-    say(f"temperature {evaluation.temperature:.3f}")
-    show_figures(evaluation.metrics)
+    print_line(f"temperature {evaluation.temperature:.3f}")
+    print_metrics(evaluation.metrics)
     if not evaluation.temperature_fitted:
-        complain("the calibration block does not determine a temperature: it stays at 1, and the card says so")
-    say(f"next: marrowlens-train figures {run_folder} --data {data}")
-    say(f"      marrowlens-train export {run_folder} --out FOLDER --data {data}")
+        warn("the calibration block does not determine a temperature: it stays at 1, and the card says so")
+    print_line(f"next: marrowlens-train figures {run_folder} --data {data}")
+    print_line(f"      marrowlens-train export {run_folder} --out FOLDER --data {data}")
 
 
 @app.command()
 def export(
-    run_folder: RunFolder,
+    run_folder: RunArgument,
     out: Annotated[Path, typer.Option(help="Folder for the ONNX, its manifest, its card and the split list.")],
     precision: Annotated[Precision, typer.Option(help="Inside the network; fp16 is for GPUs.")] = "fp32",
     data: DataRoot = Path("."),
@@ -155,10 +155,10 @@ def export(
 
     And what input drift is measured from, where the pictures of the calibration block are at hand and enough.
     """
-    with told_plainly():
+    with report_errors():
         from training.export.card import CARD, check_folder, model_card, reproduction
 
-        run = Run(run_folder)
+        run = RunFolder(run_folder)
         config, fit, evaluation = run.config(), run.fit(), run.evaluation()
         check_folder(out, config.name)
         with console.status("exporting, and holding the graph against the network"):
@@ -167,7 +167,7 @@ def export(
         atomic_file.write_text(out / CARD, card)
         atomic_file.write_text(path.with_suffix(".split.csv"), run.split())
         review.drift_reference_of(path, config, data, cache or run.cache)
-    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
+    print_line(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 
 
 @app.command()
@@ -175,11 +175,11 @@ def probes(
     artefact: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An artefact whose manifest has no probes.")],
 ) -> None:
     """Store what an artefact's graph makes of the probe pictures in its manifest, which every export does by itself."""
-    with told_plainly():
+    with report_errors():
         from training.export.probes import store_probes
 
         manifest = store_probes(artefact)
-    say(f"{artefact.with_suffix('.json')} has the answers of {manifest.name} to the probe pictures")
+    print_line(f"{artefact.with_suffix('.json')} has the answers of {manifest.name} to the probe pictures")
 
 
 @app.command()
@@ -187,11 +187,11 @@ def bind(
     artefact: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An artefact from before exports did it.")],
 ) -> None:
     """Write into an artefact's graph which classes its numbers are of, which every export does by itself."""
-    with told_plainly():
+    with report_errors():
         from training.export.binding import bind as bind_meaning
 
         manifest = bind_meaning(artefact)
-    say(f"{artefact} says itself what its numbers mean; its sha256 is now {manifest.sha256}")
+    print_line(f"{artefact} says itself what its numbers mean; its sha256 is now {manifest.sha256}")
 
 
 for command in (

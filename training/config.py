@@ -15,17 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Code, Countable, Lineage
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class Strict(BaseModel):
+class ConfigTable(BaseModel):
     """A table of the configuration: an unknown key is an error, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Columns(Strict):
+class Columns(ConfigTable):
     """Column names of a list, or keys of the JSON in a shard. Left empty, the usual names are looked for."""
 
     file: str = Field("", description="column of the file's name")
@@ -33,7 +33,7 @@ class Columns(Strict):
     patient: str = Field("", description="column of the patient")
 
 
-class SourceConfig(Strict):
+class SourceConfig(ConfigTable):
     """One set of pictures from one place, in one of three layouts: `folder`, `list` or `shards`."""
 
     name: str = Field(description="as the split list, the figures and the card call it")
@@ -70,7 +70,7 @@ class SourceConfig(Strict):
         return self
 
 
-class Shares(Strict):
+class BlockShares(ConfigTable):
     """Shares of the pictures in each block."""
 
     train: float = Field(0.8, gt=0, description="share that is learned from")
@@ -84,33 +84,33 @@ class Shares(Strict):
         return self
 
 
-class Blocks(Shares):
+class BlockSplit(BlockShares):
     """Contiguous blocks of each class in file-name order: neighbours may be one patient."""
 
     kind: Literal["blocks"] = Field("blocks", description="of split")
 
 
-class RandomSplit(Shares):
+class RandomSplit(BlockShares):
     """Drawn at random in each class of each source."""
 
     kind: Literal["random"] = Field(description="of split")
     seed: Seed = Field(0, description="of the draw")
 
 
-class GroupedSplit(Shares):
+class GroupedSplit(BlockShares):
     """Drawn at random by patient: none stands on two sides."""
 
     kind: Literal["grouped"] = Field(description="of split")
     seed: Seed = Field(0, description="of the draw")
 
 
-class KFold(Strict):
+class KFoldSplit(ConfigTable):
     """One of k folds is tested, stratified by class and source; over all k runs each picture is tested once."""
 
     kind: Literal["kfold"] = Field(description="of split")
     k: int = Field(5, ge=2, description="folds")
     fold: int = Field(0, ge=0, description="which of them is tested, 0 to k - 1")
-    calibration: Share = Field(0.1, description="share of what is not tested")
+    calibration: Fraction = Field(0.1, description="share of what is not tested")
     by_patient: bool = Field(False, description="no patient in two folds, nor in training and calibration")
     seed: Seed = Field(0, description="of the draw")
 
@@ -121,22 +121,22 @@ class KFold(Strict):
         return self
 
 
-class ListedSplit(Strict):
+class ListedSplit(ConfigTable):
     """A list names the test pictures by their file names; calibration is drawn at random from the rest."""
 
     kind: Literal["list"] = Field(description="of split")
     path: Path = Field(description="CSV or Parquet, relative to --data")
     columns: Columns = Field(Columns(), description="of the list")
     sources: tuple[str, ...] = Field((), description="that the list speaks of; empty: all")
-    calibration: Share = Field(0.1, description="share of what is not tested")
+    calibration: Fraction = Field(0.1, description="share of what is not tested")
     min_matched: float = Field(0.99, gt=0, le=1, description="share of the list's rows that must be found")
     seed: Seed = Field(0, description="of the draw")
 
 
-SplitConfig = Annotated[Blocks | RandomSplit | GroupedSplit | KFold | ListedSplit, Field(discriminator="kind")]
+SplitConfig = Annotated[BlockSplit | RandomSplit | GroupedSplit | KFoldSplit | ListedSplit, Field(discriminator="kind")]
 
 
-class TwinsConfig(Strict):
+class NearDuplicatesConfig(ConfigTable):
     """Near duplicates: pictures whose perceptual hashes of 255 bits differ in few
     (training/data/near_duplicates.py)."""
 
@@ -146,7 +146,7 @@ class TwinsConfig(Strict):
     max_distance: int = Field(24, ge=0, le=48, description="bits of 255 in which twins differ at most")
 
 
-class DataConfig(Strict):
+class DataConfig(ConfigTable):
     """Where the pictures are and how they are kept apart."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1, description="one table each: [[data.sources]]")
@@ -155,11 +155,11 @@ class DataConfig(Strict):
         "all", description="draw before the split, or from the training block alone, for a learning curve"
     )
     sample_seed: Seed = Field(0, description="of that draw")
-    training_shares: dict[str, Share] = Field(
+    training_shares: dict[str, Fraction] = Field(
         {}, description="class → share of its training pictures that is used: a training block made unequal on purpose"
     )
-    twins: TwinsConfig = Field(TwinsConfig(), description="what becomes of near duplicates")
-    split: SplitConfig = Field(Blocks(), description="how training, calibration and test are kept apart")
+    twins: NearDuplicatesConfig = Field(NearDuplicatesConfig(), description="what becomes of near duplicates")
+    split: SplitConfig = Field(BlockSplit(), description="how training, calibration and test are kept apart")
 
 
 Scale = Literal["3-5-1", "5-7-1", "7-9-1"]
@@ -170,7 +170,7 @@ Stages = tuple[Annotated[int, Field(ge=1)], ...]
 STAGES = 4
 
 
-class ModelConfig(Strict):
+class ModelConfig(ConfigTable):
     """The network and what it is fed.
 
     `stem` to `embed_dims` change one thing each about the named variant, for an ablation; unset, the variant's own.
@@ -212,7 +212,7 @@ class ModelConfig(Strict):
         return self
 
 
-Table = TypeVar("Table", bound=Strict)
+Table = TypeVar("Table", bound=ConfigTable)
 
 #: Chains of maturation, young to old; classes next to each other in a chain are neighbours.
 #: Inferred, not published: Matek et al. 2021 (doi 10.1182/blood.2020010568) print tolerant figures in Table 1 without
@@ -234,7 +234,7 @@ class ConfigError(Exception):
         self.reason = reason
 
 
-class AugmentConfig(Strict):
+class AugmentConfig(ConfigTable):
     """How far a training picture may be bent. All are drawn anew for each picture and epoch; 0 turns one off."""
 
     rotation_degrees: float = Field(180.0, ge=0, le=180, description="at most, either way")
@@ -247,7 +247,7 @@ class AugmentConfig(Strict):
     mixed_share: float = Field(0.5, ge=0, le=1, description="of the batches, where mixup or cutmix is on")
 
 
-class FitConfig(Strict):
+class FitConfig(ConfigTable):
     """The optimiser's numbers, the schedule's, and what is done about classes of unequal size."""
 
     epochs: int = Field(30, ge=1, description="of the first cosine cycle; the most there can be, with early stopping")
@@ -294,7 +294,7 @@ class FitConfig(Strict):
         return self
 
 
-class DistilConfig(Strict):
+class DistilConfig(ConfigTable):
     """Learning from the answers of trained networks beside the labels (arXiv 1503.02531; 2106.05237 on how)."""
 
     teachers: tuple[Path, ...] = Field((), description="run folders; their softened answers are averaged")
@@ -303,7 +303,7 @@ class DistilConfig(Strict):
     features: float = Field(0.0, ge=0, description="of the likeness of embeddings beside the answers; 0: off")
 
 
-class EvaluationConfig(Strict):
+class EvaluationConfig(ConfigTable):
     """Which confusions the tolerant figures forgive."""
 
     neighbours: tuple[Annotated[tuple[Code, ...], Field(min_length=2)], ...] = Field(
@@ -311,7 +311,7 @@ class EvaluationConfig(Strict):
     )
 
 
-class CardConfig(Strict):
+class CardConfig(ConfigTable):
     """What the manifest and the model card say that no measurement can."""
 
     tissue: str = Field("bone marrow", description="what the model is meant for; other tissue supports no class")
@@ -321,7 +321,7 @@ class CardConfig(Strict):
     licence: str = Field(description="of the weights; no laxer than what they were learned from and begun with")
 
 
-class Config(Strict):
+class Config(ConfigTable):
     """One training run."""
 
     name: Code = Field(description="of the model; its files are called so")
@@ -393,7 +393,7 @@ def read_config(path: Path) -> Config:
     Raises:
         ConfigError: not readable, not TOML, an unknown key (names the nearest) or a value off.
     """
-    return validated(Config, read_toml(path), path)
+    return validate_table(Config, read_toml(path), path)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -410,7 +410,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(path, f"not TOML: {error}") from error
 
 
-def validated(kind: type[Table], keys: Mapping[str, Any], path: Path) -> Table:
+def validate_table(kind: type[Table], keys: Mapping[str, Any], path: Path) -> Table:
     """Keys as the table that they should be.
 
     Args:
@@ -425,7 +425,7 @@ def validated(kind: type[Table], keys: Mapping[str, Any], path: Path) -> Table:
         raise ConfigError(path, "; ".join(_sentence(found, kind) for found in error.errors())) from error
 
 
-def _sentence(found: Any, kind: type[Strict]) -> str:
+def _sentence(found: Any, kind: type[ConfigTable]) -> str:
     key, known = _key_and_its_neighbours(found["loc"], kind)
     if found["type"] == "union_tag_not_found":
         return f"{key}: {found['ctx']['discriminator']} is missing"
@@ -435,7 +435,7 @@ def _sentence(found: Any, kind: type[Strict]) -> str:
     return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}")
 
 
-def _key_and_its_neighbours(loc: tuple[int | str, ...], kind: type[Strict]) -> tuple[str, list[str]]:
+def _key_and_its_neighbours(loc: tuple[int | str, ...], kind: type[ConfigTable]) -> tuple[str, list[str]]:
     """A key as it stands in the file, and the keys that are known beside it."""
     level: Any = kind
     parts: list[str] = []

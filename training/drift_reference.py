@@ -16,10 +16,10 @@ from model.contract import INPUT, Manifest, manifest_text, read_manifest
 from model.drift.fitting import DRAWS, RUN_LENGTH, Gathered, made
 from model.drift.reference import SUFFIX, reference_text, text_sha256
 from training.config import Config
-from training.data.images import Pictures
-from training.data.index import recorded
+from training.data.images import LabelledImages
+from training.data.index import load_split
 from training.data.samples import Sample, sha256_of
-from training.pipeline import decoded
+from training.pipeline import decode_block
 
 _BATCH = 16
 
@@ -51,9 +51,9 @@ def store_drift_reference(
     if sha256_of(split) != manifest.split_sha256:
         raise ValueError(f"{artefact.with_suffix('.split.csv')}: is not the split list of {manifest.name}")
     meant = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
-    parts = recorded(config.data, data, config.codes, split)
+    parts = load_split(config.data, data, config.codes, split)
     parts["calibration"] = [sample for sample in parts["calibration"] if sample.source in meant]
-    pictures = decoded(config, parts, "calibration", manifest.preprocessing.input_size, cache)
+    pictures = decode_block(config, parts, "calibration", manifest.preprocessing.input_size, cache)
     source = (
         f"calibration block of {', '.join(sorted(meant))} ({config.card.tissue}), {len(pictures.samples)} pictures, "
         "which were neither learned from nor tested"
@@ -65,7 +65,7 @@ def store_drift_reference(
     return manifest, source
 
 
-def _gathered(graph: bytes, pictures: Pictures) -> Gathered:
+def _gathered(graph: bytes, pictures: LabelledImages) -> Gathered:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     gathered, groups = Gathered(), groups_of(pictures.samples)
     for start in track(range(0, len(pictures.samples), _BATCH), description="drift reference", transient=True):

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from model import atomic_file, csv_file
 from model.contract import Metric
 from training.config import Config, ConfigError, read_config
-from training.data.images import Unreadable
+from training.data.images import UnreadableImage
 from training.data.samples import sha256_of
 
 
@@ -41,13 +41,13 @@ class RunError(Exception):
         self.reason = reason
 
 
-def told_apart(runs: Sequence["Run"]) -> list[str]:
+def display_names(runs: Sequence["RunFolder"]) -> list[str]:
     """What each run is called beside the others: its folder's name, or the whole path where that says too little."""
     names = [run.folder.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
-class Halted(Exception):
+class TrainingStopped(Exception):
     """A training that was told to stop, and has saved where: the signal (none: its number of steps was reached)."""
 
     def __init__(self, signum: int | None, epoch: int, step: int) -> None:
@@ -55,7 +55,7 @@ class Halted(Exception):
         self.signum = signum
 
 
-class Ancestor(BaseModel):
+class Provenance(BaseModel):
     """Trained weights that a run began with or learned from, as they were found when it began."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,7 +66,7 @@ class Ancestor(BaseModel):
     seen: int = 0  # test pictures, by name, that are among what they learned from
 
 
-_ANCESTORS = TypeAdapter(tuple[Ancestor, ...])
+_ANCESTORS = TypeAdapter(tuple[Provenance, ...])
 
 
 class Evaluation(BaseModel):
@@ -81,7 +81,7 @@ class Evaluation(BaseModel):
     splits: dict[str, str] = {}  # source → what its figures carry as their split
 
 
-class Fit(BaseModel):
+class FitRecord(BaseModel):
     """What a training cost."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,7 +92,7 @@ class Fit(BaseModel):
     device: str
 
 
-class Run:
+class RunFolder:
     """One run's folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -169,16 +169,16 @@ class Run:
         """
         return self._made(self.weights.name, "fit")
 
-    def write_ancestors(self, ancestors: tuple[Ancestor, ...]) -> None:
+    def write_ancestors(self, ancestors: tuple[Provenance, ...]) -> None:
         """Write ancestors.json."""
         self._write("ancestors.json", _ANCESTORS.dump_json(ancestors, indent=1).decode() + "\n")
 
-    def ancestors(self) -> tuple[Ancestor, ...] | None:
+    def ancestors(self) -> tuple[Provenance, ...] | None:
         """What the run began with and who taught it; None: a run of an earlier version, which did not write it down."""
         path = self.folder / "ancestors.json"
         return _ANCESTORS.validate_json(path.read_bytes()) if path.exists() else None
 
-    def write_unreadable(self, unreadable: Iterable[Unreadable]) -> None:
+    def write_unreadable(self, unreadable: Iterable[UnreadableImage]) -> None:
         """List the pictures that could not be decoded."""
         with csv_file.replacing(self.folder / "unreadable.csv") as rows:
             rows.writerow(("source", "code", "file", "reason"))
@@ -208,19 +208,19 @@ class Run:
                 if (row["source"], row["code"], row["file"]) not in bad:
                     yield row["block"], row["source"], row["code"], row["file"]
 
-    def write_fit(self, fit: Fit) -> None:
+    def write_fit(self, fit: FitRecord) -> None:
         """Write fit.json, and drop what was measured of weights that came before these."""
         for name in ("evaluation.json", "predictions.csv", self.logits.name):
             (self.folder / name).unlink(missing_ok=True)
         self._write("fit.json", fit.model_dump_json(indent=1) + "\n")
 
-    def fit(self) -> Fit:
+    def fit(self) -> FitRecord:
         """What training took.
 
         Raises:
             RunError: training has not ended.
         """
-        return Fit.model_validate_json(self._made("fit.json", "fit").read_bytes())
+        return FitRecord.model_validate_json(self._made("fit.json", "fit").read_bytes())
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write evaluation.json."""

@@ -17,30 +17,32 @@ from training.config import ConfigError
 from training.data.samples import DataError
 from training.evaluation.tables import Table, tables
 from training.fit.distributed import this_process
-from training.run import Halted, RunError
+from training.run import RunError, TrainingStopped
 
 #: Of several processes of one training the first alone writes and speaks.
 RANK = this_process().rank
 #: Longer words are paths, and would push other columns off the screen.
 MAX_WORD = 24
 console = Console(quiet=RANK > 0)
-complaints = Console(stderr=True, quiet=RANK > 0)
-errors = Console(stderr=True, quiet=this_process().local_rank > 0)  # one that a single machine has must be said there
+stderr = Console(stderr=True, quiet=RANK > 0)
+error_console = Console(
+    stderr=True, quiet=this_process().local_rank > 0
+)  # one that a single machine has must be said there
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """What a person can mend is one line and exit code 2."""
     try:
         yield
     except (ArtefactError, ConfigError, DataError, RunError, ValueError, OSError) as error:
         who = f"process {RANK}: " if RANK else ""
-        errors.print(f"{who}[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        error_console.print(f"{who}[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 @contextmanager
-def picked_up_later(said: Callable[[], None] = lambda: None) -> Iterator[None]:
+def report_interruption(said: Callable[[], None] = lambda: None) -> Iterator[None]:
     """What is said of a training that was stopped, and the exit code that a shell expects after a signal.
 
     Args:
@@ -48,29 +50,29 @@ def picked_up_later(said: Callable[[], None] = lambda: None) -> Iterator[None]:
     """
     try:
         yield
-    except Halted as halted:
-        say(str(halted))
+    except TrainingStopped as halted:
+        print_line(str(halted))
         said()
         # torchrun takes 0 for a training that has ended. Lightning kills the first where one of its others ends by a
         # code before it has spoken.
         told = halted.signum and (this_process().torchrun or not RANK)
         raise typer.Exit(128 + halted.signum if halted.signum and told else 0) from halted
     except KeyboardInterrupt as interrupt:
-        say("interrupted; the same command goes on from the last checkpoint")
+        print_line("interrupted; the same command goes on from the last checkpoint")
         raise typer.Exit(130) from interrupt
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """A line on standard output, as it is: a path may hold square brackets."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def complain(text: str) -> None:
+def warn(text: str) -> None:
     """A line on standard error, as it is."""
-    complaints.print(text, highlight=False, markup=False, soft_wrap=True)
+    stderr.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def show(table: Table) -> None:
+def print_table(table: Table) -> None:
     """One table, and below it what has to be known to read it."""
     shown = rich_table.Table(
         title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
@@ -84,13 +86,13 @@ def show(table: Table) -> None:
         shown.add_row(*(escape(cell) for cell in row))
     console.print(shown, highlight=False)
     if table.note:
-        say(table.note)
+        print_line(table.note)
 
 
-def show_figures(metrics: Iterable[Metric]) -> None:
+def print_metrics(metrics: Iterable[Metric]) -> None:
     """The tables of every split."""
     metrics = tuple(metrics)
     for split in dict.fromkeys(metric.split for metric in metrics):
-        say(f"\n{split}")
+        print_line(f"\n{split}")
         for table in tables(metrics, split):
-            show(table)
+            print_table(table)

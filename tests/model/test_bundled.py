@@ -12,8 +12,8 @@ from model.image import decode
 from service.runtime.artifact import bundled_artefact
 from service.runtime.session import OnnxSession, open_session
 from training.config import Config, read_config
-from training.data.index import survey
-from training.data.samples import Parts, sha256_of, split_list
+from training.data.index import index_data
+from training.data.samples import Split, sha256_of, split_csv
 
 CELLS = SHARED / "cells"
 MAX_BYTES = 16_000_000
@@ -50,7 +50,7 @@ def test_no_claim_rests_on_fewer_pictures_than_the_configuration_asks(session: O
 
 
 @pytest.fixture(scope="module")
-def split(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+def split(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Split:
     """The blocks as `marrowlens-train fit` makes them, with near duplicates on one side.
 
     The folder of real cells may hold further classes: those count that the list of pictures beside the model names.
@@ -63,15 +63,15 @@ def split(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     for source, code in folders:
         (data / source).mkdir(exist_ok=True)
         (data / source / code).symlink_to(CELLS / source / code)
-    return survey(config.data, data, config.codes, cache=None).parts
+    return index_data(config.data, data, config.codes, cache=None).parts
 
 
-def test_it_was_trained_on_the_split_that_the_configuration_makes(session: OnnxSession, split: Parts) -> None:
-    assert sha256_of(split_list(split)) == session.manifest.split_sha256
+def test_it_was_trained_on_the_split_that_the_configuration_makes(session: OnnxSession, split: Split) -> None:
+    assert sha256_of(split_csv(split)) == session.manifest.split_sha256
 
 
 def test_the_served_path_reaches_the_accuracy_that_is_claimed(
-    session: OnnxSession, config: Config, split: Parts
+    session: OnnxSession, config: Config, split: Split
 ) -> None:
     """The pictures as a laboratory would send them, through the decoder and the graph that the service uses."""
     marrow = config.data.sources[0]

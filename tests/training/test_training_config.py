@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from minimal_config import MINIMAL
 
-from training.config import Blocks, ConfigError, read_config
+from training.config import BlockSplit, ConfigError, read_config
 
 
 def _written(folder: Path, text: str) -> Path:
@@ -19,7 +19,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     config = read_config(_written(tmp_path, MINIMAL))
     assert len(config.codes) == 21
     assert config.model.variant == "tiny"
-    assert config.data.split == Blocks()
+    assert config.data.split == BlockSplit()
 
 
 def test_every_configuration_in_the_repository_reads() -> None:

@@ -16,7 +16,7 @@ from training.compare.conduct import Learner, Prepared, alone_in, carry_out, is_
 from training.compare.entries import CACHE, PlannedRun, planned_runs, read_comparison
 from training.compare.speed import Timing, artefact, cores, cpu_seconds, processor, side_by_side
 from training.evaluation.tables import Table
-from training.terminal import console, picked_up_later, say, show, told_plainly
+from training.terminal import console, print_line, print_table, report_errors, report_interruption
 
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
 
@@ -30,7 +30,7 @@ def compare(
     cache: Annotated[Path | None, typer.Option(help="Of decoded pictures; default: cache in --out.")] = None,
 ) -> None:
     """Train every entry of a comparison with the same split and budget: one table, one plot."""
-    with told_plainly(), picked_up_later():
+    with report_errors(), report_interruption():
         comparison = read_comparison(path)
         runs = planned_runs(comparison, path, out)
         chosen = _chosen(runs, only)
@@ -43,11 +43,13 @@ def compare(
             if not is_done(run):
                 _check(run, kinds[run.entry.kind])
         with alone_in(out):
-            prepared = prepare(chosen, comparison.budget, kinds, out, say)
-            show(_plan(prepared))
+            prepared = prepare(chosen, comparison.budget, kinds, out, print_line)
+            print_table(_plan(prepared))
             if not plan:
-                carry_out(prepared, kinds, say, lambda: report(comparison, runs, kinds, out, say, timed=False))
-                report(comparison, runs, kinds, out, say, timed=True)
+                carry_out(
+                    prepared, kinds, print_line, lambda: report(comparison, runs, kinds, out, print_line, timed=False)
+                )
+                report(comparison, runs, kinds, out, print_line, timed=True)
     if any(run.failure.exists() for run in chosen):
         raise typer.Exit(1)
 
@@ -64,7 +66,7 @@ def speed(
     ] = False,
 ) -> None:
     """Time exported models side by side in onnxruntime on the CPU: in turns, medians over the rounds."""
-    with told_plainly():
+    with report_errors():
         threads = threads or cores()
         subjects = {str(path): artefact(path, threads) for path in paths}
         with console.status(f"timing {len(subjects)} models"):
@@ -77,7 +79,9 @@ def speed(
     ]
     second = "CPU s" if cpu_time else "s"
     title = f"{threads} threads of {processor()}, {rounds} rounds"
-    show(Table(title, ("model", "input, px", "batch", f"pictures/{second}", "× first (quartiles)"), tuple(rows), ""))
+    print_table(
+        Table(title, ("model", "input, px", "batch", f"pictures/{second}", "× first (quartiles)"), tuple(rows), "")
+    )
 
 
 def _check(run: PlannedRun, learner: Learner) -> None:

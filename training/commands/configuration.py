@@ -13,7 +13,7 @@ import tomlkit
 
 from model.contract import CLASSES, CellClass, read_manifest
 from training.compare.entries import Comparison
-from training.config import Config, Strict, read_config, validated
+from training.config import Config, ConfigTable, read_config, validate_table
 
 Schema = dict[str, Any]
 Known = dict[str, Schema]  # what a $ref names
@@ -44,7 +44,7 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _sections(kind: type[Strict]) -> Iterator[str]:
+def _sections(kind: type[ConfigTable]) -> Iterator[str]:
     schema = kind.model_json_schema()
     yield from _table_and_below(schema, schema.get("$defs", {}), "", "## At the top")
 
@@ -120,7 +120,7 @@ def _toml(value: Any) -> str:
     return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
-def classes_of(source: Path | None) -> list[CellClass]:
+def read_classes(source: Path | None) -> list[CellClass]:
     """The classes of an artefact (its .onnx or .json) or of a folder of class folders; without a source, the 21.
 
     A folder whose name is a code of the 21 is taken for that class; of any other only the name is known.
@@ -142,7 +142,7 @@ def classes_of(source: Path | None) -> list[CellClass]:
     return [known.get(name) or CellClass(code=name, name=name) for name in names]
 
 
-def as_toml(classes: Iterable[CellClass]) -> str:
+def classes_toml(classes: Iterable[CellClass]) -> str:
     """`[[classes]]` tables, in logit order; what has its default is left out."""
     tables = tomlkit.aot()
     for cell_class in classes:
@@ -150,7 +150,7 @@ def as_toml(classes: Iterable[CellClass]) -> str:
     return tomlkit.dumps({"classes": tables})
 
 
-def configured(path: Path, init: str | None) -> tuple[Config, str]:
+def read_with_overrides(path: Path, init: str | None) -> tuple[Config, str]:
     """A configuration and its text, `model.init` changed in both where `init` is given.
 
     Raises:
@@ -162,9 +162,9 @@ def configured(path: Path, init: str | None) -> tuple[Config, str]:
     document = tomlkit.parse(text)
     document.setdefault("model", tomlkit.table())["init"] = init
     text = tomlkit.dumps(document)
-    return validated(Config, tomllib.loads(text), path), text
+    return validate_table(Config, tomllib.loads(text), path), text
 
 
-def as_typed(path: Path, init: str | None) -> str:
+def command_arguments(path: Path, init: str | None) -> str:
     """The arguments that name this configuration to `marrowlens-train fit`."""
     return shlex.join([str(path)] if init is None else [str(path), "--init", init])

@@ -23,9 +23,9 @@ from training import pipeline
 from training.compare.speed import processor
 from training.config import Config, DistilConfig, read_config
 from training.evaluation.tables import Table
-from training.export.cost import places, places_after
-from training.run import Halted, Run
-from training.terminal import console, show, told_plainly
+from training.export.cost import graph_scopes, optimised_graph_scopes
+from training.run import RunFolder, TrainingStopped
+from training.terminal import console, print_table, report_errors
 
 if TYPE_CHECKING:
     from training.data.wait_times import Waits
@@ -41,12 +41,12 @@ def size(
     utilisation: Annotated[float, typer.Option(min=0.001, max=1, help="Share of them that is reached.")] = 0.05,
 ) -> None:
     """Size a training on paper: parameters, multiply-adds, memory and hours. Runs nothing."""
-    with told_plainly():
-        table = sized(config_path, pictures, devices, accumulate, tera_operations, utilisation)
-    show(table)
+    with report_errors():
+        table = size_table(config_path, pictures, devices, accumulate, tera_operations, utilisation)
+    print_table(table)
 
 
-def sized(
+def size_table(
     config_path: Path, pictures: int, devices: int, accumulate: int, tera_operations: float, utilisation: float
 ) -> Table:
     """What `size` shows.
@@ -55,10 +55,10 @@ def sized(
         ConfigError: the configuration cannot be used.
         ValueError: it names no network.
     """
-    from training.export.cost import budget
+    from training.export.cost import training_budget
 
     config = read_config(config_path)
-    planned, fit = budget(config, pictures), config.fit
+    planned, fit = training_budget(config, pictures), config.fit
     at_a_time = fit.batch_size // (devices * accumulate)
     hours = planned.hours(devices, tera_operations, utilisation)
     rows = (
@@ -101,11 +101,11 @@ def profile(
 ) -> None:
     """Say where an exported model's time goes in onnxruntime on one thread: by operator, by part of the network."""
     batches = batch or [1, 16]
-    with told_plainly():
+    with report_errors():
         with console.status(f"profiling {path}"):
             found = {size: node_times(path, size, runs) for size in batches}
         for title, key in (("operator", _operator), ("part", _part)):
-            show(_table(f"{path.name}: 1 thread of {processor()}, least of {runs} runs", title, found, key))
+            print_table(_table(f"{path.name}: 1 thread of {processor()}, least of {runs} runs", title, found, key))
 
 
 def node_times(path: Path, batch: int, runs: int) -> list[NodeTime]:
@@ -121,7 +121,7 @@ def node_times(path: Path, batch: int, runs: int) -> list[NodeTime]:
             events = _events(model.SerializeToString(), batch, runs, optimised)
         except Exception as error:  # neither onnx's errors nor onnxruntime's have a class in common
             raise ValueError(f"{path}: onnxruntime cannot run it: {error}") from error
-        part_of = places_after(onnx.load(optimised).graph, places(model.graph))
+        part_of = optimised_graph_scopes(onnx.load(optimised).graph, graph_scopes(model.graph))
     return [NodeTime(operator, part_of.get(name, INSERTED), least) for (name, operator), least in events.items()]
 
 
@@ -202,20 +202,20 @@ def feed(
     cold: Annotated[bool, typer.Option("--cold", help="Read from the disk, as the first epoch may have to.")] = False,
 ) -> None:
     """Take a few steps of a training and say how much of them waited for pictures. Keeps nothing."""
-    with told_plainly(), tempfile.TemporaryDirectory() as folder:
+    with report_errors(), tempfile.TemporaryDirectory() as folder:
         from training.data.wait_times import Waits
         from training.fit.module import OVERSIZE
         from training.fit.train import Execution
 
-        run, config = Run(Path(folder) / "run"), bare(read_config(config_path))
+        run, config = RunFolder(Path(folder) / "run"), bare(read_config(config_path))
         kept, execution, waits = cache or run.cache, Execution(1, accumulate, workers, steps=take), Waits()
-        parts = pipeline.begin(config, config_path.read_text(encoding="utf-8"), run, data, kept)
+        parts = pipeline.start_run(config, config_path.read_text(encoding="utf-8"), run, data, kept)
         if cold:
-            pipeline.decoded(config, parts, "train", round(config.model.input_size * OVERSIZE), kept)
+            pipeline.decode_block(config, parts, "train", round(config.model.input_size * OVERSIZE), kept)
             forget(kept)
-        with suppress(Halted):  # after so many steps
+        with suppress(TrainingStopped):  # after so many steps
             pipeline.train(config, parts, run, kept, str(config_path), execution, waits)
-        show(_waiting_table(config, waits, execution, cold))
+        print_table(_waiting_table(config, waits, execution, cold))
 
 
 def bare(config: Config) -> Config:

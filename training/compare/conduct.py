@@ -27,8 +27,8 @@ from training.compare.entries import Budget, PlannedRun, SpeedConfig
 from training.compare.speed import Subject, Timing, cores, processor, side_by_side
 from training.config import Config, read_config
 from training.data.samples import sha256_of
-from training.export.cost import Cost
-from training.run import Halted, RunError
+from training.export.cost import NetworkCost
+from training.run import RunError, TrainingStopped
 
 Say = Callable[[str], None]
 
@@ -48,7 +48,7 @@ class Learner(Protocol):
         """Training pictures a second on this machine; None: it is not known beforehand."""
         ...
 
-    def cost(self, config: Config, /) -> Cost | None:
+    def cost(self, config: Config, /) -> NetworkCost | None:
         """Parameters and multiply-adds of a picture; None: they cannot be counted."""
         ...
 
@@ -224,7 +224,7 @@ def _noted(run: PlannedRun, say: Say) -> Iterator[None]:
     run.failure.unlink(missing_ok=True)
     try:
         yield
-    except Halted:
+    except TrainingStopped:
         raise
     except Exception as error:  # whatever it is: the other runs have nothing to do with it
         run.failure.parent.mkdir(parents=True, exist_ok=True)

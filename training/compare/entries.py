@@ -20,7 +20,7 @@ import tomlkit  # MIT; the standard library reads TOML and does not write it
 from pydantic import Field, model_validator
 
 from model.contract import Code
-from training.config import Config, ConfigError, Seed, SourceConfig, Strict, read_toml, validated
+from training.config import Config, ConfigError, ConfigTable, Seed, SourceConfig, read_toml, validate_table
 
 #: In `set`, "run:NAME" stands for the run folder of an entry further up: to learn from it, or to begin with it.
 RUN_OF = "run:"
@@ -30,7 +30,7 @@ CACHE = "cache"
 Kind = Literal["network", "boosting", "forest", "logistic"]
 
 
-class Budget(Strict):
+class Budget(ConfigTable):
     """How much training every entry gets, in one cosine cycle; by none of the three: what its configuration says."""
 
     pictures: int | None = Field(None, ge=1, description="training pictures seen, over all epochs")
@@ -44,7 +44,7 @@ class Budget(Strict):
         return self
 
 
-class SpeedConfig(Strict):
+class SpeedConfig(ConfigTable):
     """How the artefacts are timed, all of them side by side."""
 
     threads: int = Field(0, ge=0, description="of onnxruntime within an operator; 0: every core at hand")
@@ -53,7 +53,7 @@ class SpeedConfig(Strict):
     round_s: float = Field(0.3, gt=0, description="seconds that one timing takes at least")
 
 
-class Entry(Strict):
+class Entry(ConfigTable):
     """One row of the table."""
 
     name: Code = Field(description="of its folder")
@@ -85,7 +85,7 @@ def _named(value: Any) -> Iterator[str]:
             yield from _named(inner)
 
 
-class Comparison(Strict):
+class Comparison(ConfigTable):
     """One comparison file."""
 
     title: str = Field(description="of the table and the plot")
@@ -151,7 +151,7 @@ class PlannedRun:
             ConfigError: another key does not fit that many.
         """
         keys = merged(self.keys, {"fit": {"epochs": epochs, "restarts": []}})
-        return PlannedRun(self.entry, self.seed, self.folder, keys, validated(Config, keys, self.folder))
+        return PlannedRun(self.entry, self.seed, self.folder, keys, validate_table(Config, keys, self.folder))
 
     def as_toml(self) -> str:
         """The configuration, as `marrowlens-train fit` reads it."""
@@ -164,7 +164,7 @@ def read_comparison(path: Path) -> Comparison:
     Raises:
         ConfigError: not readable, not TOML, an unknown key (names the nearest) or a value off.
     """
-    return validated(Comparison, read_toml(path), path)
+    return validate_table(Comparison, read_toml(path), path)
 
 
 def planned_runs(comparison: Comparison, path: Path, out: Path) -> list[PlannedRun]:
@@ -258,6 +258,6 @@ def _are(names: list[str]) -> str:
 
 def _config(path: Path, entry: Entry, keys: Mapping[str, Any]) -> Config:
     try:
-        return validated(Config, keys, path)
+        return validate_table(Config, keys, path)
     except ConfigError as error:
         raise ConfigError(path, f"entry {entry.name}: {error.reason}") from error

@@ -22,11 +22,11 @@ from training.compare.conduct import Learner
 from training.compare.results import epoch_pictures
 from training.compare.speed import Subject, artefact, cores
 from training.config import Config, read_config
-from training.data.index import survey
-from training.export.cost import Cost, cost, pictures_per_s
-from training.fit.pretrained import IMAGENET, known_of
-from training.networks.build import check
-from training.run import Fit, Run
+from training.data.index import index_data
+from training.export.cost import NetworkCost, network_cost, training_speed
+from training.fit.pretrained import IMAGENET, weights_info
+from training.networks.build import check_model
+from training.run import FitRecord, RunFolder
 
 FEATURES = "features.npz"  # of the training pictures, with their labels
 TINY = 1e-6  # a forest may say that a class is impossible; its logarithm must be a number
@@ -43,7 +43,7 @@ class TrainingPictures:
         """Source → pictures."""
         key = f"{config.data.model_dump_json()} {config.codes}"
         if key not in self.known:
-            parts = survey(config.data, self.data, config.codes, self.cache).parts
+            parts = index_data(config.data, self.data, config.codes, self.cache).parts
             self.known[key] = Counter(sample.source for sample in parts["train"])
         return self.known[key]
 
@@ -55,30 +55,30 @@ class Network:
         self.data, self.cache, self.pictures = data, cache, pictures
 
     def check(self, config: Config) -> None:
-        check(config.model)
+        check_model(config.model)
         if config.model.init == IMAGENET:
-            known_of(IMAGENET, config.model.variant)
+            weights_info(IMAGENET, config.model.variant)
 
     def epoch_pictures(self, config: Config) -> int:
         return epoch_pictures(config, self.pictures.by_source(config))
 
     def pace(self, config: Config) -> float:
-        return pictures_per_s(config)
+        return training_speed(config)
 
-    def cost(self, config: Config) -> Cost:
-        return cost(config)
+    def cost(self, config: Config) -> NetworkCost:
+        return network_cost(config)
 
     def fit(self, config_path: Path, folder: Path) -> None:
-        config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), Run(folder)
-        parts = pipeline.begin(config, text, run, self.data, self.cache)
+        config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), RunFolder(folder)
+        parts = pipeline.start_run(config, text, run, self.data, self.cache)
         if not run.weights.exists():
             pipeline.train(config, parts, run, self.cache, str(config_path))
 
     def evaluate(self, folder: Path) -> None:
-        pipeline.evaluate(Run(folder), self.data, self.cache)
+        pipeline.evaluate(RunFolder(folder), self.data, self.cache)
 
     def export(self, folder: Path, out: Path) -> None:
-        pipeline.export(Run(folder), out)
+        pipeline.export(RunFolder(folder), out)
 
     def subject(self, out: Path, threads: int) -> Subject:
         (path,) = out.glob("*.onnx")
@@ -108,13 +108,13 @@ class Classical:
         return None
 
     def fit(self, config_path: Path, folder: Path) -> None:
-        config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), Run(folder)
-        parts = pipeline.begin(config, text, run, self.data, self.cache, network=False)
+        config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), RunFolder(folder)
+        parts = pipeline.start_run(config, text, run, self.data, self.cache, network=False)
         if (folder / FEATURES).exists():
             return
         begun, pictures = (
             time.monotonic(),
-            pipeline.decoded(config, parts, "train", config.model.input_size, self.cache),
+            pipeline.decode_block(config, parts, "train", config.model.input_size, self.cache),
         )
         model = self._new(config, processes=cores())
         features = model.measure(pictures.images)
@@ -122,14 +122,19 @@ class Classical:
         run.write_unreadable(pictures.unreadable)
         told = {name: version(name) for name in ("marrowlens", "scikit-learn", "scikit-image", "numpy", "pillow")}
         device = f"{cores()} CPU cores"
-        run.write_fit(Fit(config=str(config_path), versions=told, train_s=time.monotonic() - begun, device=device))
+        run.write_fit(
+            FitRecord(config=str(config_path), versions=told, train_s=time.monotonic() - begun, device=device)
+        )
         with atomic_file.replacing(folder / FEATURES) as file:  # last: where this file lies, it has been measured
             np.savez(file, features=features, labels=pictures.labels)
 
     def evaluate(self, folder: Path) -> None:
         model = self._learned(folder, processes=cores())
-        pipeline.evaluate_with(
-            lambda images: np.log(np.maximum(model.predict_proba(images), TINY)), Run(folder), self.data, self.cache
+        pipeline.evaluate_logits(
+            lambda images: np.log(np.maximum(model.predict_proba(images), TINY)),
+            RunFolder(folder),
+            self.data,
+            self.cache,
         )
 
     def export(self, folder: Path, out: Path) -> None:

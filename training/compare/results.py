@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from training.compare.entries import Comparison, Entry, PlannedRun
 from training.compare.speed import Timing
-from training.config import Config, Strict
-from training.data.sampler import draws_an_epoch
-from training.data.splits import describe
+from training.config import Config, ConfigTable
+from training.data.sampler import samples_per_epoch
+from training.data.splits import describe_split
 from training.evaluation.metrics import wilson
 from training.evaluation.paired import Answers, Labels, Resamples, figures, holm, middle_95, p_value, resampled
 from training.evaluation.scores import scores_of_run
-from training.export.cost import Cost
+from training.export.cost import NetworkCost
 from training.report.figures.curves import read_curves
-from training.run import Fit, Run, RunError
+from training.run import FitRecord, RunError, RunFolder
 
 
-class Estimate(Strict):
+class Estimate(ConfigTable):
     """A figure and its 95 % interval."""
 
     value: float
@@ -38,7 +38,7 @@ class Difference(Estimate):
     p_holm: float | None = None  # raised for the number of entries compared; on the tissue that is decided on
 
 
-class OnTissue(Strict):
+class OnTissue(ConfigTable):
     """How well an entry does on the test pictures of one tissue: the mean over its seeds."""
 
     tissue: str
@@ -51,7 +51,7 @@ class OnTissue(Strict):
     macro_f1_difference: Estimate | None = None
 
 
-class Row(Strict):
+class Row(ConfigTable):
     """One entry. What it costs, and what it does on each tissue, first the one that models are meant for."""
 
     name: str
@@ -69,7 +69,7 @@ class Row(Strict):
     timings: tuple[Timing, ...] = ()
 
 
-class Results(Strict):
+class Results(ConfigTable):
     """A whole table, and all that must stand beside it."""
 
     title: str
@@ -94,7 +94,7 @@ class _Tested:
     resamples: Resamples
 
 
-def gather(comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[str, Cost | None]) -> Results:
+def gather(comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[str, NetworkCost | None]) -> Results:
     """The table of what is done so far, without speeds.
 
     Args:
@@ -111,13 +111,13 @@ def gather(comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[st
     by_entry = {name: [run for run in done if run.entry.name == name] for name in entries}
     tissues = _tissues(done[0].config)
     on = {tissue: _on_tissue(tissue, sources, by_entry) for tissue, sources in tissues.items()}
-    first = Run(done[0].folder)
-    fits = [Run(run.folder).fit() for run in done]
+    first = RunFolder(done[0].folder)
+    fits = [RunFolder(run.folder).fit() for run in done]
     return Results(
         title=comparison.title,
         question=comparison.question,
         budget=_budget(comparison),
-        split=describe(first.config().data, first.twins.exists()),
+        split=describe_split(first.config().data, first.twins.exists()),
         device="; ".join(dict.fromkeys(fit.device for fit in fits)),
         versions=_versions(fits) | {"onnxruntime": version("onnxruntime")},
         rows=tuple(
@@ -128,7 +128,7 @@ def gather(comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[st
     )
 
 
-def _versions(fits: Sequence[Fit]) -> dict[str, str]:
+def _versions(fits: Sequence[FitRecord]) -> dict[str, str]:
     """Library → version; where a comparison went on with another one, each."""
     found: dict[str, dict[str, None]] = {}
     for fit in fits:
@@ -144,7 +144,7 @@ def epoch_pictures(config: Config, images: Mapping[str, int]) -> int:
         images: source → pictures in its training block.
     """
     weights = np.array([source.weight * images.get(source.name, 0) for source in config.data.sources])
-    return draws_an_epoch(weights, config.fit.batch_size) // config.fit.batch_size * config.fit.batch_size
+    return samples_per_epoch(weights, config.fit.batch_size) // config.fit.batch_size * config.fit.batch_size
 
 
 def _tissues(config: Config) -> dict[str, set[str]]:
@@ -177,7 +177,7 @@ def _on_tissue(tissue: str, sources: set[str], by_entry: Mapping[str, list[Plann
 def _tested(runs: Sequence[PlannedRun], sources: set[str]) -> _Tested | None:
     answers, keys, labels = [], None, np.empty(0, np.int64)
     for run in runs:
-        scores = scores_of_run(Run(run.folder), "test")
+        scores = scores_of_run(RunFolder(run.folder), "test")
         scores = scores.rows(np.isin(scores.sources, sorted(sources)))
         unordered = scores.keys()
         order = sorted(range(len(scores)), key=unordered.__getitem__)
@@ -220,8 +220,8 @@ def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
     return Estimate(value=value, low=low, high=high)
 
 
-def _row(entry: Entry, runs: Sequence[PlannedRun], cost: Cost | None, on: tuple[OnTissue, ...]) -> Row:
-    folder = Run(runs[0].folder)
+def _row(entry: Entry, runs: Sequence[PlannedRun], cost: NetworkCost | None, on: tuple[OnTissue, ...]) -> Row:
+    folder = RunFolder(runs[0].folder)
     config, images = folder.config(), {name: counts.total() for name, counts in folder.training_images().items()}
     epochs = len(read_curves(folder.folder / "curves").values.get("train_loss", {}))
     return Row(
@@ -235,7 +235,7 @@ def _row(entry: Entry, runs: Sequence[PlannedRun], cost: Cost | None, on: tuple[
         multiply_adds=cost.multiply_adds if cost else None,
         training_pictures=sum(images.values()),
         pictures_seen=epochs * epoch_pictures(config, images) if epochs else sum(images.values()),
-        train_minutes=float(np.mean([Run(run.folder).fit().train_s for run in runs])) / 60,
+        train_minutes=float(np.mean([RunFolder(run.folder).fit().train_s for run in runs])) / 60,
         on=on,
     )
 

@@ -29,10 +29,10 @@ from rich import get_console
 from rich.progress import track
 
 from model.image import PictureError
-from training.data.samples import DataError, Sample, read
+from training.data.samples import DataError, Sample, read_image_bytes
 
 #: Pictures handed to the threads at once: what is computed and not yet stored stays small.
-AT_ONCE = 256
+CHUNK = 256
 #: Left free on the disk beside what is written.
 SPARE_BYTES = 100_000_000
 _GONE = " -1"
@@ -60,7 +60,7 @@ class Rows:
     refused: dict[int, str]
 
 
-def rows_of(samples: Sequence[Sample], recipe: Recipe, folder: Path | None, title: str) -> Rows:
+def cached_rows(samples: Sequence[Sample], recipe: Recipe, folder: Path | None, title: str) -> Rows:
     """The rows of samples, from the cache in `folder` where they are there; without a folder, in memory.
 
     Args:
@@ -120,15 +120,15 @@ def _made(samples: Sequence[Sample], recipe: Recipe, title: str) -> Iterator[tup
 
     def one(at: int) -> tuple[int, NDArray[Any] | str]:
         try:
-            return at, recipe.make(samples[at], read(samples[at]))
+            return at, recipe.make(samples[at], read_image_bytes(samples[at]))
         except (PictureError, OSError) as error:
             return at, str(error)
 
     def all_of_them() -> Iterator[tuple[int, NDArray[Any] | str]]:
         order = sorted(range(len(samples)), key=lambda at: _lies(samples[at]))
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(samples), AT_ONCE):
-                yield from pool.map(one, order[start : start + AT_ONCE])
+            for start in range(0, len(samples), CHUNK):
+                yield from pool.map(one, order[start : start + CHUNK])
 
     yield from track(all_of_them(), description=title, total=len(samples))
 

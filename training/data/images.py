@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.image import decode
-from training.data.cache import Recipe, rows_of
+from training.data.cache import Recipe, cached_rows
 from training.data.samples import Sample
 
 #: Distributions that turn a file into pixels; their wheels carry libjpeg-turbo, libtiff and littleCMS.
@@ -22,7 +22,7 @@ DECODER_LIBRARIES = ("pillow", "simplejpeg", "cykooz.resizer")
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableImage:
     """A picture that could not be decoded, and why."""
 
     sample: Sample
@@ -30,23 +30,23 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class LabelledImages:
     """Decoded pictures with their labels; row i of each belongs to samples[i]."""
 
     samples: list[Sample]
     images: NDArray[np.uint8]  # (N, size, size, 3) RGB
     labels: NDArray[np.int64]  # (N,) index into the class list
-    unreadable: list[Unreadable]
+    unreadable: list[UnreadableImage]
 
 
-def decode_all(
+def decode_samples(
     samples: Sequence[Sample],
     codes: Sequence[str],
     size: int,
     crops: dict[str, float],
     title: str,
     cache: Path | None = None,
-) -> Pictures:
+) -> LabelledImages:
     """Decode samples to `size` pixels a side, keeping the centre that the source's crop leaves.
 
     Args:
@@ -58,15 +58,15 @@ def decode_all(
         DataError: the disk has no room for them, or files changed while they were read.
     """
     text = f"pictures {decoder_version(Path(__file__))} {sorted(crops.items())}"
-    recipe = Recipe(lambda sample, data: cropped(data, size, crops[sample.source]), (size, size, 3), np.uint8, text)
-    rows = rows_of(samples, recipe, cache, title)
+    recipe = Recipe(lambda sample, data: decode_crop(data, size, crops[sample.source]), (size, size, 3), np.uint8, text)
+    rows = cached_rows(samples, recipe, cache, title)
     kept = [samples[at] for at in rows.kept]
     labels = np.array([codes.index(sample.code) for sample in kept], dtype=np.int64)
-    unreadable = [Unreadable(samples[at], reason) for at, reason in rows.refused.items()]
-    return Pictures(kept, rows.array, labels, unreadable)
+    unreadable = [UnreadableImage(samples[at], reason) for at, reason in rows.refused.items()]
+    return LabelledImages(kept, rows.array, labels, unreadable)
 
 
-def cropped(data: bytes, size: int, crop: float) -> NDArray[np.uint8]:
+def decode_crop(data: bytes, size: int, crop: float) -> NDArray[np.uint8]:
     """Decode the centre of a picture: `crop` of its side, at `size` pixels.
 
     Raises:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from training.config import SourceConfig
-from training.data.samples import SUFFIXES, DataError, Sample
-from training.data.shards import pictures_in
-from training.data.tables import USUAL_CODE, USUAL_FILE, USUAL_PATIENT, read_table
+from training.data.samples import IMAGE_SUFFIXES, DataError, Sample
+from training.data.shards import read_shard
+from training.data.tables import CLASS_COLUMNS, FILE_COLUMNS, PATIENT_COLUMNS, read_table
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceIndex:
     """The samples of a source in file-name order, and how many pictures of which classes were left out."""
 
     samples: list[Sample]
@@ -73,7 +73,7 @@ class _Names:
         return match[1]
 
 
-def index_source(root: Path, source: SourceConfig, codes: Sequence[str]) -> Found:
+def index_source(root: Path, source: SourceConfig, codes: Sequence[str]) -> SourceIndex:
     """Every picture of a source.
 
     Args:
@@ -101,7 +101,7 @@ def _check_unique(samples: Sequence[Sample]) -> None:
             raise DataError(second.path, f"{second.name!r} stands twice in source {second.source!r}")
 
 
-def _index_folder(root: Path, source: SourceConfig, names: _Names) -> Found:
+def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
     """Class folders. In path order a subfolder, one of a patient say, stays together in a split by blocks."""
     assert source.folder is not None, "the configuration asks for a layout"
     folder = root / source.folder
@@ -110,7 +110,7 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> Found:
     class_folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not class_folders:
         raise DataError(folder, f"no class folders; expected folders named {', '.join(names.codes)}")
-    found = Found([], Counter())
+    found = SourceIndex([], Counter())
     for entry in class_folders:
         code = names.code(entry.name, entry, "")
         for path in _pictures_below(entry):
@@ -135,20 +135,20 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
 
     for parent, _, names in os.walk(folder, onerror=unreadable):
         paths = (Path(parent, name) for name in names)
-        yield from (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+        yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
-def _index_list(root: Path, source: SourceConfig, names: _Names) -> Found:
+def _index_list(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
     """The rows of a list. Files lie in the source's folder, or else beside the list or below --data."""
     assert source.list is not None, "the configuration asks for a layout"
     table = read_table(root / source.list)
-    file_at = table.column(source.columns.file, USUAL_FILE, "file")
-    code_at = table.column(source.columns.code, USUAL_CODE, "class")
-    patient_at = table.column_or_none(source.columns.patient, USUAL_PATIENT)
+    file_at = table.column(source.columns.file, FILE_COLUMNS, "file")
+    code_at = table.column(source.columns.code, CLASS_COLUMNS, "class")
+    patient_at = table.column_or_none(source.columns.patient, PATIENT_COLUMNS)
     if source.columns.patient and patient_at is None:
-        table.column(source.columns.patient, USUAL_PATIENT, "patient")
+        table.column(source.columns.patient, PATIENT_COLUMNS, "patient")
     places = [root / source.folder] if source.folder else [table.path.parent, root]
-    found = Found([], Counter())
+    found = SourceIndex([], Counter())
     rows: dict[str, int] = {}
     for number, cells in table.rows:
         name = _below(root, cells[file_at].strip())
@@ -174,14 +174,14 @@ def _below(root: Path, file: str) -> str:
     return (path.relative_to(root.absolute()) if path.is_relative_to(root.absolute()) else path).as_posix()
 
 
-def _index_shards(root: Path, source: SourceConfig, names: _Names) -> Found:
+def _index_shards(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
     """Pictures in tar files, by their place in them: nothing is unpacked."""
     shards = sorted(root.glob(source.shards))
     if not shards:
         raise DataError(root / source.shards, f"no such shards; source {source.name!r} expects tar files here")
-    found = Found([], Counter())
+    found = SourceIndex([], Counter())
     for shard in shards:
-        for picture in pictures_in(shard, source.columns):
+        for picture in read_shard(shard, source.columns):
             told = picture.label or _class_folder(picture.name, names)
             if told is None:
                 missing = "no .cls or .json of the same key names its class, and no folder of its path is one"

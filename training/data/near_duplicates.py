@@ -22,18 +22,18 @@ from scipy.fft import dctn
 
 from model import csv_file
 from model.image import decode
-from training.data.cache import Recipe, Rows, rows_of
+from training.data.cache import Recipe, Rows, cached_rows
 from training.data.images import decoder_version
 from training.data.samples import Block, Sample
 
-Words = NDArray[np.uint64]  # (N, 4): the signs by parity of the two frequencies, in the order of PARITIES
+Hashes = NDArray[np.uint64]  # (N, 4): the signs by parity of the two frequencies, in the order of PARITIES
 PARITIES = ((0, 0), (1, 1), (0, 1), (1, 0))  # (vertical, horizontal); 64 bits each, of which the mean's is always 0
 BITS = 255
 SIDE, FREQUENCIES = 64, 16
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as JPEG's Y
 
 
-def fingerprint(picture: NDArray[np.uint8]) -> Words:
+def perceptual_hash(picture: NDArray[np.uint8]) -> Hashes:
     """The hash (4,) of an RGB picture (64, 64, 3)."""
     spectrum = dctn(picture @ LUMINANCE)[:FREQUENCIES, :FREQUENCIES]
     signs = spectrum > 0
@@ -41,14 +41,14 @@ def fingerprint(picture: NDArray[np.uint8]) -> Words:
     return pack(signs[None])[0]
 
 
-def pack(signs: NDArray[np.bool_]) -> Words:
+def pack(signs: NDArray[np.bool_]) -> Hashes:
     """Signs (N, 16, 16) → words (N, 4)."""
     flat = (len(signs), (FREQUENCIES // 2) ** 2)
     planes = [np.packbits(signs[:, v::2, h::2].reshape(flat), axis=1) for v, h in PARITIES]
     return np.ascontiguousarray(np.stack(planes, axis=1)).view(np.uint64)[..., 0]
 
 
-def transposed(words: Words) -> Words:
+def transposed(words: Hashes) -> Hashes:
     """The words (N, 4) of the pictures mirrored at their diagonal."""
     octets = np.ascontiguousarray(words)[..., None].view(np.uint8)  # (N, 4, 8)
     planes = np.unpackbits(octets, axis=2).reshape(len(words), len(PARITIES), FREQUENCIES // 2, FREQUENCIES // 2)
@@ -58,11 +58,11 @@ def transposed(words: Words) -> Words:
     return pack(signs)
 
 
-def fingerprints(samples: list[Sample], cache: Path | None) -> Rows:
+def hash_samples(samples: list[Sample], cache: Path | None) -> Rows:
     """The hash (4,) of each sample that can be decoded; the whole picture counts, whatever its source's crop."""
     version = f"fingerprint {decoder_version(Path(__file__))}"
-    recipe = Recipe(lambda _, data: fingerprint(decode(data, SIDE)), (len(PARITIES),), np.uint64, version)
-    return rows_of(samples, recipe, cache, "comparing pictures")
+    recipe = Recipe(lambda _, data: perceptual_hash(decode(data, SIDE)), (len(PARITIES),), np.uint64, version)
+    return cached_rows(samples, recipe, cache, "comparing pictures")
 
 
 #: Rows and columns of a block of pairs: 8 bytes each, some 1 MB.
@@ -73,7 +73,7 @@ TURNS = ("as it is", "mirrored", "mirrored", "turned by 180°", "mirrored", "tur
 FLIPPED = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool)
 
 
-class Twin(NamedTuple):
+class DuplicatePair(NamedTuple):
     """Two pictures of the same cell."""
 
     first: int  # index of a sample, smaller than the second
@@ -82,7 +82,7 @@ class Twin(NamedTuple):
     turn: str  # what was done to the second
 
 
-def find_twins(words: Words, indices: Sequence[int], max_distance: int) -> list[Twin]:
+def find_near_duplicates(words: Hashes, indices: Sequence[int], max_distance: int) -> list[DuplicatePair]:
     """All pairs of fingerprints within a distance, in any of the eight orientations of a square.
 
     Pictures that agree in every bit are paired with the first of them alone, so that a thousand black frames are 999
@@ -95,14 +95,14 @@ def find_twins(words: Words, indices: Sequence[int], max_distance: int) -> list[
     """
     _, first, inverse = np.unique(words, axis=0, return_index=True, return_inverse=True)
     head_of = first[inverse.ravel()]
-    twins = [Twin(indices[head], indices[at], 0, TURNS[0]) for at, head in enumerate(head_of) if at != head]
+    twins = [DuplicatePair(indices[head], indices[at], 0, TURNS[0]) for at, head in enumerate(head_of) if at != head]
     heads = np.sort(first)
     for (one, other), (distance, turn) in _near(words[heads], max_distance).items():
-        twins.append(Twin(indices[heads[one]], indices[heads[other]], distance, TURNS[turn]))
+        twins.append(DuplicatePair(indices[heads[one]], indices[heads[other]], distance, TURNS[turn]))
     return sorted(twins)
 
 
-def _near(words: Words, max_distance: int) -> dict[tuple[int, int], tuple[int, int]]:
+def _near(words: Hashes, max_distance: int) -> dict[tuple[int, int], tuple[int, int]]:
     """Pair (i < j) → its distance and the orientation (index into TURNS) that gives it."""
     nearest: dict[tuple[int, int], tuple[int, int]] = {}
     swapped = transposed(words)
@@ -124,7 +124,7 @@ def _near(words: Words, max_distance: int) -> dict[tuple[int, int], tuple[int, i
     return nearest
 
 
-def _compare(some: Words, others: Words, max_distance: int) -> list[tuple[int, int, int, int]]:
+def _compare(some: Hashes, others: Hashes, max_distance: int) -> list[tuple[int, int, int, int]]:
     """(row, column, distance, mirroring) of every pair within a distance.
 
     Two of the four words rule most pairs out: no mirroring changes the first, and the second comes out as d or 64 - d.
@@ -141,8 +141,12 @@ def _compare(some: Words, others: Words, max_distance: int) -> list[tuple[int, i
     return list(zip(*(column[near].tolist() for column in (rows, columns, best, flips)), strict=True))
 
 
-def write_twins(
-    path: Path, twins: Iterable[Twin], samples: Sequence[Sample], said: Sequence[Block], blocks: Sequence[Block]
+def write_near_duplicates(
+    path: Path,
+    twins: Iterable[DuplicatePair],
+    samples: Sequence[Sample],
+    said: Sequence[Block],
+    blocks: Sequence[Block],
 ) -> None:
     """One row a pair: distance, orientation, and of both pictures the source, class, file and block.
 

@@ -18,7 +18,7 @@ from training.data.wait_times import WaitedFor, Waits
 Weights = NDArray[np.float64]
 
 
-def draws_an_epoch(weights: Weights, batch_size: int) -> int:
+def samples_per_epoch(weights: Weights, batch_size: int) -> int:
     """As many as the weights add up to, and never less than one batch."""
     return max(round(float(weights.sum())), batch_size)
 
@@ -39,7 +39,7 @@ def epoch_order(weights: Weights, draws: int, seed: int, epoch: int) -> NDArray[
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class DataParallel:
     """Whose part of each optimiser step: device `rank` of `devices`, in `parts` batches one after the other."""
 
     rank: int = 0
@@ -51,7 +51,7 @@ class Share:
         return part * self.devices + self.rank
 
 
-class EpochDraws(Sampler[list[int]]):
+class EpochBatchSampler(Sampler[list[int]]):
     """The batches of one device: those of the epoch that the run stands in, from the step that it has reached.
 
     Args:
@@ -64,7 +64,13 @@ class EpochDraws(Sampler[list[int]]):
     """
 
     def __init__(
-        self, weights: Weights, draws: int, batch_size: int, seed: int, share: Share, steps_done: Callable[[], int]
+        self,
+        weights: Weights,
+        draws: int,
+        batch_size: int,
+        seed: int,
+        share: DataParallel,
+        steps_done: Callable[[], int],
     ) -> None:
         ways = share.devices * share.parts
         if batch_size % ways:
@@ -85,7 +91,7 @@ class EpochDraws(Sampler[list[int]]):
             yield batch.tolist()
 
 
-def every_picture(count: int, share: Share, most: int = 256) -> list[list[int]]:
+def validation_batches(count: int, share: DataParallel, most: int = 256) -> list[list[int]]:
     """Each of `count` indices once, in order, in batches of at most `most` shared out over the devices.
 
     Every device gets as many batches as the others, none of them empty: what they do together must not wait for one.
@@ -99,7 +105,7 @@ def every_picture(count: int, share: Share, most: int = 256) -> list[list[int]]:
     return [batch[share.rank :: share.devices].tolist() for batch in batches]
 
 
-class PictureBatches(Dataset[tuple[Tensor, Tensor]]):
+class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
     """Whole batches by fancy indexing: of an array in memory or of one mapped from a file, read row by row."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
@@ -112,8 +118,8 @@ class PictureBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(self.images[indices]), torch.from_numpy(self.labels[indices])
 
 
-def loader(
-    rows: PictureBatches, batches: Sampler[list[int]] | list[list[int]], workers: int, waits: Waits | None = None
+def batch_loader(
+    rows: BatchDataset, batches: Sampler[list[int]] | list[list[int]], workers: int, waits: Waits | None = None
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches in order, read ahead by `workers` processes: 0 on a CPU, where they would take from the training.
 

@@ -14,8 +14,8 @@ from model import csv_file
 
 Block = Literal["train", "calibration", "test"]
 BLOCKS: tuple[Block, ...] = ("train", "calibration", "test")
-Parts = dict[Block, "list[Sample]"]
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+Split = dict[Block, "list[Sample]"]
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class DataError(Exception):
@@ -59,7 +59,7 @@ class Sample:
         return f"{self.path}: {self.name}" if self.span else str(self.path)
 
 
-def read(sample: Sample) -> bytes:
+def read_image_bytes(sample: Sample) -> bytes:
     """The bytes of one picture file.
 
     Raises:
@@ -75,15 +75,15 @@ def read(sample: Sample) -> bytes:
     return data
 
 
-def parts_of(samples: Sequence[Sample], blocks: Sequence[Block]) -> Parts:
+def group_by_block(samples: Sequence[Sample], blocks: Sequence[Block]) -> Split:
     """Block → its samples, in the order given."""
-    parts: Parts = {block: [] for block in BLOCKS}
+    parts: Split = {block: [] for block in BLOCKS}
     for sample, block in zip(samples, blocks, strict=True):
         parts[block].append(sample)
     return parts
 
 
-def split_list(parts: Mapping[Block, Sequence[Sample]]) -> str:
+def split_csv(parts: Mapping[Block, Sequence[Sample]]) -> str:
     """The split as CSV (block, source, code, file): what was learned from, in the open."""
     text = io.StringIO()
     rows = csv_file.Writer(text)
@@ -92,7 +92,7 @@ def split_list(parts: Mapping[Block, Sequence[Sample]]) -> str:
     return text.getvalue()
 
 
-def recorded_parts(samples: Iterable[Sample], split: str, root: Path, whole: bool) -> Parts:
+def split_from_csv(samples: Iterable[Sample], split: str, root: Path, whole: bool) -> Split:
     """The samples in the blocks of a split list: a run goes on, or is measured, with the split that it began with.
 
     Args:
@@ -104,7 +104,7 @@ def recorded_parts(samples: Iterable[Sample], split: str, root: Path, whole: boo
         DataError: a picture of the list is not among the samples, or one of the samples is not in the list.
     """
     found = {sample.key: sample for sample in samples}
-    parts: Parts = {block: [] for block in BLOCKS}
+    parts: Split = {block: [] for block in BLOCKS}
     missing = []
     for row in csv_file.reader(io.StringIO(split)):
         sample = found.pop((row["source"], row["code"], row["file"]), None)

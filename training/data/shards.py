@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 from model.tar_reader import WITHOUT_BYTES, DamagedTar, Kind, Member, members
 from training.config import Columns
-from training.data.samples import SUFFIXES, DataError, Span
-from training.data.tables import USUAL_CODE, USUAL_PATIENT
+from training.data.samples import IMAGE_SUFFIXES, DataError, Span
+from training.data.tables import CLASS_COLUMNS, PATIENT_COLUMNS
 
 LABELS = frozenset({".cls", ".json"})
 MAX_LABEL_BYTES = 1 << 20
@@ -35,7 +35,7 @@ class _Label:
     patient: str = ""
 
 
-def pictures_in(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
+def read_shard(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
     """Every picture of a shard, in its order.
 
     Args:
@@ -51,7 +51,7 @@ def pictures_in(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
         with shard.open("rb") as file:
             for member in _files(file, shard):
                 key, suffix = _key_and_suffix(member.name)
-                if suffix in SUFFIXES:
+                if suffix in IMAGE_SUFFIXES:
                     pictures.append((key, member))
                 else:
                     _read_label(labels.setdefault(key, _Label()), file, member, columns, shard)
@@ -71,7 +71,7 @@ def pictures_in(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
 def _files(file: BinaryIO, shard: Path) -> Iterator[Member]:
     """Pictures and labels. Hidden files are what macOS adds, others say nothing of a picture."""
     for member in members(file):
-        wanted = _key_and_suffix(member.name)[1] in SUFFIXES | LABELS
+        wanted = _key_and_suffix(member.name)[1] in IMAGE_SUFFIXES | LABELS
         if member.kind is Kind.FOLDER or not wanted or PurePosixPath(member.name).name.startswith("."):
             continue
         if member.kind is not Kind.FILE:
@@ -100,8 +100,8 @@ def _read_label(label: _Label, file: BinaryIO, member: Member, columns: Columns,
     if not isinstance(entries, Mapping):
         raise DataError(shard, f"{name}: expected a JSON object")
     told = {str(key).lower(): str(value) for key, value in entries.items() if value is not None}
-    label.code = label.code or _entry(told, columns.code, USUAL_CODE)
-    label.patient = _entry(told, columns.patient, USUAL_PATIENT)
+    label.code = label.code or _entry(told, columns.code, CLASS_COLUMNS)
+    label.patient = _entry(told, columns.patient, PATIENT_COLUMNS)
 
 
 def _entry(told: Mapping[str, str], named: str, usual: Sequence[str]) -> str:

@@ -18,22 +18,31 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 
-from training.config import Blocks, DataConfig, GroupedSplit, KFold, ListedSplit, RandomSplit, Shares, SplitConfig
-from training.data.samples import BLOCKS, Block, Parts, Sample, parts_of
+from training.config import (
+    BlockShares,
+    BlockSplit,
+    DataConfig,
+    GroupedSplit,
+    KFoldSplit,
+    ListedSplit,
+    RandomSplit,
+    SplitConfig,
+)
+from training.data.samples import BLOCKS, Block, Sample, Split, group_by_block
 
 Indices = NDArray[np.int64]
 Assigned = NDArray[np.int8]  # (N,) index into BLOCKS
 TRAIN, CALIBRATION, TEST = range(len(BLOCKS))
 #: Random divisions of the patients, of which the one whose classes are spread most evenly is taken.
-DRAWS = 200
+CANDIDATE_SPLITS = 200
 
 
-def split_blocks(samples: Sequence[Sample], blocks: Blocks) -> Parts:
+def split_blocks(samples: Sequence[Sample], blocks: BlockSplit) -> Split:
     """Cut each class of each source into contiguous blocks in file-name order: train, calibration, test."""
-    return parts_of(samples, assign(samples, blocks, np.arange(len(samples))))
+    return group_by_block(samples, assign_blocks(samples, blocks, np.arange(len(samples))))
 
 
-def assign(
+def assign_blocks(
     samples: Sequence[Sample],
     split: SplitConfig,
     units: Indices,
@@ -54,13 +63,13 @@ def assign(
     ordered = [samples[at] for at in order]
     cells = _Ordered(ordered, units[order])
     match split:
-        case Blocks():
+        case BlockSplit():
             found = _into_training(_blocks(cells, split), cells.units)
         case RandomSplit():
             found = _shares(cells, np.arange(len(ordered)), (split.train, split.calibration), split.seed)
         case GroupedSplit():
             found = _by_patient(cells, split)
-        case KFold():
+        case KFoldSplit():
             found = _fold(cells, split)
         case ListedSplit():
             found = _into_training(_listed(cells, split, named or {}), cells.units)
@@ -84,7 +93,7 @@ class _Ordered:
         self.heads: Indices = np.sort(first)  # the first sample of each unit stands for it
 
 
-def _blocks(cells: _Ordered, blocks: Blocks) -> Assigned:
+def _blocks(cells: _Ordered, blocks: BlockSplit) -> Assigned:
     found = np.zeros(len(cells.samples), np.int8)
     for stratum in range(len(cells.names)):
         mine = np.flatnonzero(cells.strata == stratum)
@@ -111,14 +120,14 @@ def _shares(cells: _Ordered, among: Indices, shares: tuple[float, float], seed: 
     unit_block = np.full(int(cells.units.max(initial=-1)) + 1, TRAIN, np.int8)
     heads = np.intersect1d(cells.heads, among)
     for stratum, name in enumerate(cells.names):
-        mine = drawn(cells.units[heads[cells.strata[heads] == stratum]], "/".join(name), seed)
+        mine = permuted(cells.units[heads[cells.strata[heads] == stratum]], "/".join(name), seed)
         first = round(len(mine) * shares[0])
         second = first + round(len(mine) * shares[1])
         unit_block[mine[first:second]], unit_block[mine[second:]] = CALIBRATION, TEST
     return unit_block[cells.units]
 
 
-def drawn(numbers: Indices, name: str, seed: int) -> Indices:
+def permuted(numbers: Indices, name: str, seed: int) -> Indices:
     """The numbers in an order drawn by a seed and a name."""
     return np.random.default_rng([seed, *name.encode()]).permutation(numbers)
 
@@ -126,9 +135,9 @@ def drawn(numbers: Indices, name: str, seed: int) -> Indices:
 def _by_patient(cells: _Ordered, split: GroupedSplit) -> Assigned:
     found = np.zeros(len(cells.samples), np.int8)
     everyone = np.arange(len(cells.samples))
-    tested = _even_draw(cells, everyone, split.test, split.seed)
-    found[tested] = TEST
-    rest = np.setdiff1d(everyone, tested)
+    describe_test_set = _even_draw(cells, everyone, split.test, split.seed)
+    found[describe_test_set] = TEST
+    rest = np.setdiff1d(everyone, describe_test_set)
     found[_even_draw(cells, rest, split.calibration / (1 - split.test), split.seed)] = CALIBRATION
     return found
 
@@ -143,7 +152,7 @@ def _even_draw(cells: _Ordered, among: Indices, share: float, seed: int) -> Indi
     if len(np.unique(units)) < 2:
         raise ValueError("all pictures belong to one patient or are twins of its pictures: they cannot be split")
     wanted = share * np.bincount(strata, minlength=len(cells.names))
-    shuffle = GroupShuffleSplit(n_splits=DRAWS, test_size=share, random_state=seed)
+    shuffle = GroupShuffleSplit(n_splits=CANDIDATE_SPLITS, test_size=share, random_state=seed)
     draws = [draw for _, draw in shuffle.split(among, strata, units)]
     # Square roots: a rare class weighs as its chance variation does, so that no class is lost for a frequent one.
     scale = np.sqrt(np.maximum(wanted, 1))
@@ -151,24 +160,24 @@ def _even_draw(cells: _Ordered, among: Indices, share: float, seed: int) -> Indi
     return among[draws[int(np.argmin(misses))]]
 
 
-def _fold(cells: _Ordered, split: KFold) -> Assigned:
+def _fold(cells: _Ordered, split: KFoldSplit) -> Assigned:
     everyone = np.arange(len(cells.samples))
     with warnings.catch_warnings():  # of a class with fewer pictures than folds: the table of counts shows it
         warnings.filterwarnings("ignore", message="The least populated class")
         if split.by_patient:
             folds = StratifiedGroupKFold(split.k, shuffle=True, random_state=split.seed)
-            tested = list(folds.split(everyone, cells.strata, cells.units))[split.fold][1]
+            describe_test_set = list(folds.split(everyone, cells.strata, cells.units))[split.fold][1]
         else:
             folds = StratifiedKFold(split.k, shuffle=True, random_state=split.seed)
             heads = list(folds.split(cells.heads, cells.strata[cells.heads]))[split.fold][1]
-            tested = np.flatnonzero(np.isin(cells.units, cells.units[cells.heads[heads]]))
-    rest = np.setdiff1d(everyone, tested)
+            describe_test_set = np.flatnonzero(np.isin(cells.units, cells.units[cells.heads[heads]]))
+    rest = np.setdiff1d(everyone, describe_test_set)
     if split.by_patient:
         found = np.zeros(len(cells.samples), np.int8)
         found[_even_draw(cells, rest, split.calibration, split.seed)] = CALIBRATION
     else:
         found = _shares(cells, rest, (1 - split.calibration, 1.0), split.seed)
-    found[tested] = TEST
+    found[describe_test_set] = TEST
     return found
 
 
@@ -182,7 +191,7 @@ def _listed(cells: _Ordered, split: ListedSplit, named: Mapping[tuple[str, str, 
     return found
 
 
-def sampled(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+def subsample(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
     """A share of each class of each source, at least one picture, drawn at random; in the order given.
 
     A larger share with the same seed holds the smaller: points of a learning curve differ by what was added.
@@ -194,24 +203,24 @@ def sampled(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
         strata[samples[at].source, samples[at].code].append(at)
     kept: set[int] = set()
     for name, mine in strata.items():
-        kept.update(drawn(np.array(mine), "/".join(name), seed)[: max(round(len(mine) * share), 1)].tolist())
+        kept.update(permuted(np.array(mine), "/".join(name), seed)[: max(round(len(mine) * share), 1)].tolist())
     return [sample for at, sample in enumerate(samples) if at in kept]
 
 
-def thinned(samples: Sequence[Sample], shares: Mapping[str, float], seed: int) -> list[Sample]:
+def subsample_classes(samples: Sequence[Sample], shares: Mapping[str, float], seed: int) -> list[Sample]:
     """Of each class that `shares` names, its share, drawn as by `sampled`; of the others all; in the order given."""
-    kept = {code: set(sampled([s for s in samples if s.code == code], share, seed)) for code, share in shares.items()}
+    kept = {code: set(subsample([s for s in samples if s.code == code], share, seed)) for code, share in shares.items()}
     return [sample for sample in samples if sample.code not in kept or sample in kept[sample.code]]
 
 
-def together(count: int, *pairings: Sequence[tuple[int, int]]) -> Indices:
+def group_ids(count: int, *pairings: Sequence[tuple[int, int]]) -> Indices:
     """Units from pairs that must stay together, transitively: (N,) number of the unit of each sample."""
     pairs = np.array([pair for pairing in pairings for pair in pairing], dtype=np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def same_patient(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+def patient_pairs(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     """Pairs that join all pictures of a patient of a source; a picture of no known patient is joined to none."""
     patients: dict[tuple[str, str], list[int]] = defaultdict(list)
     for at, sample in enumerate(samples):
@@ -220,7 +229,7 @@ def same_patient(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     return [pair for mine in patients.values() for pair in pairwise(mine)]
 
 
-def describe(data: DataConfig, twins_looked_for: bool = True) -> str:
+def describe_split(data: DataConfig, twins_looked_for: bool = True) -> str:
     """How the pictures were divided, for a manifest.
 
     Args:
@@ -243,10 +252,10 @@ def describe(data: DataConfig, twins_looked_for: bool = True) -> str:
     return sentence
 
 
-def tested(split: SplitConfig) -> str:
+def describe_test_set(split: SplitConfig) -> str:
     """Which pictures a figure was measured on, to stand beside it."""
     match split:
-        case Blocks():
+        case BlockSplit():
             return f"last {split.test:.1%} of each class in file order"
         case RandomSplit():
             return f"random {split.test:.1%} of each class (seed {split.seed})"
@@ -254,7 +263,7 @@ def tested(split: SplitConfig) -> str:
             return (
                 f"patients with about {split.test:.1%} of the pictures (seed {split.seed}), none of them trained with"
             )
-        case KFold():
+        case KFoldSplit():
             whole = "whole patients" if split.by_patient else "pictures at random"
             return f"fold {split.fold + 1} of {split.k}, {whole}, stratified by class (seed {split.seed})"
         case ListedSplit():
@@ -263,16 +272,16 @@ def tested(split: SplitConfig) -> str:
 
 def _division(split: SplitConfig) -> str:
     match split:
-        case Blocks():
+        case BlockSplit():
             return f"contiguous blocks of each class in file-name order: {_shares_text(split)}"
         case RandomSplit():
             return f"at random in each class of each source (seed {split.seed}): {_shares_text(split)}"
         case GroupedSplit():
             return f"by patient (seed {split.seed}), none on two sides: about {_shares_text(split)}"
-        case KFold() | ListedSplit():
+        case KFoldSplit() | ListedSplit():
             rest = f"of the others {split.calibration:.1%} calibration (seed {split.seed}), the rest training"
-            return f"tested: {tested(split)}; {rest}"
+            return f"tested: {describe_test_set(split)}; {rest}"
 
 
-def _shares_text(shares: Shares) -> str:
+def _shares_text(shares: BlockShares) -> str:
     return f"{shares.train:.1%} training, {shares.calibration:.1%} calibration, {shares.test:.1%} test"

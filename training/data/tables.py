@@ -14,10 +14,10 @@ from training.config import ListedSplit
 from training.data.samples import Block, DataError, Sample
 
 #: Names under which a column is looked for where the configuration names none; compared in lower case.
-USUAL_FILE = ("file", "path", "image path", "image_path", "image", "filename", "file_name", "filepath")
-USUAL_CODE = ("code", "class", "label", "cell_type", "cell type", "diagnosis")
-USUAL_PATIENT = ("patient", "patient_id", "patient id", "patientid", "subject", "subject_id")
-USUAL_BLOCK = ("block", "split", "subset", "set")
+FILE_COLUMNS = ("file", "path", "image path", "image_path", "image", "filename", "file_name", "filepath")
+CLASS_COLUMNS = ("code", "class", "label", "cell_type", "cell type", "diagnosis")
+PATIENT_COLUMNS = ("patient", "patient_id", "patient id", "patientid", "subject", "subject_id")
+BLOCK_COLUMNS = ("block", "split", "subset", "set")
 DELIMITERS = ",;\t"
 
 
@@ -115,7 +115,7 @@ Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Listed:
+class PredefinedSplit:
     """Sample key → block, and how many rows of the list are such a sample."""
 
     blocks: dict[Key, Block]
@@ -123,7 +123,7 @@ class Listed:
     rows: int
 
 
-def match_list(root: Path, split: ListedSplit, samples: Sequence[Sample]) -> Listed:
+def match_predefined_split(root: Path, split: ListedSplit, samples: Sequence[Sample]) -> PredefinedSplit:
     """Find the samples that a list names, by file name; the folders before it tell pictures of the same name apart.
 
     DinoBloom's dinov2/eval/splits/bm_test.csv (header `Image Path,Label`, full paths of another machine) reads as is;
@@ -157,7 +157,7 @@ def match_list(root: Path, split: ListedSplit, samples: Sequence[Sample]) -> Lis
     if len(missing) > (1 - split.min_matched) * len(rows):
         found = f"{len(blocks)} of {len(rows)} rows are pictures of --data, as {missing[0]!r} is not"
         raise DataError(path, f"{found}; data.split.min_matched asks for {split.min_matched:.0%}")
-    return Listed(blocks, len(blocks), len(rows))
+    return PredefinedSplit(blocks, len(blocks), len(rows))
 
 
 class _Row(NamedTuple):
@@ -169,10 +169,10 @@ class _Row(NamedTuple):
 
 def _rows(path: Path, split: ListedSplit) -> list[_Row]:
     table = read_table(path)
-    file_at = table.column(split.columns.file, USUAL_FILE, "file")
-    code_at = table.column_or_none(split.columns.code, USUAL_CODE)
+    file_at = table.column(split.columns.file, FILE_COLUMNS, "file")
+    code_at = table.column_or_none(split.columns.code, CLASS_COLUMNS)
     source_at = table.column_or_none("", ("source",))
-    block_at = table.column_or_none("", USUAL_BLOCK)
+    block_at = table.column_or_none("", BLOCK_COLUMNS)
     rows = []
     for number, cells in table.rows:
         before = [cells[at].strip() for at in (source_at, code_at) if at is not None]

@@ -17,7 +17,7 @@ from training.config import Config
 from training.evaluation.evaluate import figures_of, in_words
 from training.evaluation.scores import Scores, joined, scores_of_run, write_evaluation
 from training.evaluation.tables import Table
-from training.run import Evaluation, Run, RunError, told_apart
+from training.run import Evaluation, RunError, RunFolder, display_names
 
 Key = tuple[str, str, str]  # source, class, file
 
@@ -35,7 +35,7 @@ class Pool:
     untested: int  # pictures that no fold tested
 
 
-def pool(runs: Sequence[Run]) -> Pool:
+def pool(runs: Sequence[RunFolder]) -> Pool:
     """Put the test blocks of evaluated runs together.
 
     Raises:
@@ -61,7 +61,7 @@ def pool(runs: Sequence[Run]) -> Pool:
     evaluation = figures_of(config, scores, temperature, in_words(config, which))
     figures = [
         (name, metric)
-        for name, of_fold in zip(told_apart(runs), evaluations, strict=True)
+        for name, of_fold in zip(display_names(runs), evaluations, strict=True)
         for metric in of_fold.metrics
         if metric.name in OF_A_FOLD
     ]
@@ -91,7 +91,7 @@ def _n(found: Mapping[str, Metric]) -> str:
     return str(found["accuracy"].n)
 
 
-def _check_alike(run: Run, first: Run, expected: Config) -> None:
+def _check_alike(run: RunFolder, first: RunFolder, expected: Config) -> None:
     config = run.config()
     for what, same in (
         ("other classes", config.classes == expected.classes),
@@ -103,8 +103,8 @@ def _check_alike(run: Run, first: Run, expected: Config) -> None:
             raise RunError(run.folder, f"it has {what} than {first.folder}; folds differ in nothing but the fold")
 
 
-def _check_apart(runs: Sequence[Run], parts: Sequence[Scores]) -> set[Key]:
-    owner: dict[Key, Run] = {}
+def _check_apart(runs: Sequence[RunFolder], parts: Sequence[Scores]) -> set[Key]:
+    owner: dict[Key, RunFolder] = {}
     for run, scores in zip(runs, parts, strict=True):
         keys = scores.keys()
         again = [key for key in keys if key in owner]
@@ -115,13 +115,13 @@ def _check_apart(runs: Sequence[Run], parts: Sequence[Scores]) -> set[Key]:
     return set(owner)
 
 
-def write_pool(pool: Pool, runs: Sequence[Run], out: Path) -> Run:
+def write_pool(pool: Pool, runs: Sequence[RunFolder], out: Path) -> RunFolder:
     """Write a folder that `figures` and `audit` read as a run's: figures, predictions, logits, and folds.csv.
 
     Raises:
         RunError: the folder holds a trained run.
     """
-    pooled = Run(out)
+    pooled = RunFolder(out)
     if pooled.weights.exists():
         raise RunError(pooled.weights, "this folder holds a trained run; give another --out")
     out.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ from rich.progress import track
 from safetensors.torch import load_file
 
 from training.config import Config
-from training.data.images import Pictures
+from training.data.images import LabelledImages
 from training.data.samples import Block
-from training.data.splits import tested
+from training.data.splits import describe_test_set
 from training.evaluation.calibration import Logits, fit_temperature, measure_calibration
 from training.evaluation.maturation import lineages, tolerant
 from training.evaluation.metrics import count, measure
@@ -56,7 +56,7 @@ def _normalised(config: Config, images: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def evaluate(
-    config: Config, calibration: Pictures, test: Pictures, logits: tuple[Logits, Logits]
+    config: Config, calibration: LabelledImages, test: LabelledImages, logits: tuple[Logits, Logits]
 ) -> tuple[Evaluation, dict[Block, Scores]]:
     """Temperature from the calibration block of the tissue that the model is for; figures of each source's test block.
 
@@ -77,7 +77,7 @@ def evaluate(
         "calibration": scores_of(calibration.samples, logits[0], temperature, config.codes),
         "test": scores_of(test.samples, logits[1], temperature, config.codes),
     }
-    labels = in_words(config, tested(config.data.split))
+    labels = in_words(config, describe_test_set(config.data.split))
     evaluation = figures_of(config, scores["test"], temperature, labels)
     return evaluation.model_copy(update={"temperature_fitted": fitted is not None}), scores
 

@@ -17,7 +17,7 @@ from model import atomic_file, csv_file
 from training.data.samples import Block, Sample
 from training.evaluation.calibration import Logits, log_probabilities
 from training.evaluation.metrics import Floats, Labels
-from training.run import Evaluation, Run
+from training.run import Evaluation, RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def write_predictions(path: Path, scores: Scores) -> None:
             rows.writerow((source, name, code, scores.codes[named], f"{probabilities[row, named]:.4f}"))
 
 
-def write_evaluation(run: Run, evaluation: Evaluation, scores: Mapping[Block, Scores]) -> None:
+def write_evaluation(run: RunFolder, evaluation: Evaluation, scores: Mapping[Block, Scores]) -> None:
     """Write a run's evaluation.json, predictions.csv and logits.npz.
 
     Args:
@@ -141,7 +141,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, scores: Mapping[Block, Sc
     run.write_evaluation(evaluation)
 
 
-def scores_of_run(run: Run, block: Block) -> Scores:
+def scores_of_run(run: RunFolder, block: Block) -> Scores:
     """The logits of a block, as `evaluate` found them.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from model.contract import Manifest, Metric, Precision
 from training.config import Config
 from training.evaluation.tables import LEGEND
-from training.run import Evaluation, Fit, RunError
+from training.run import Evaluation, FitRecord, RunError
 
 CARD = "MODEL_CARD.md"
 
@@ -40,7 +40,7 @@ def model_card(manifest: Manifest, reproduction: str, evaluation: Evaluation) ->
     return "\n\n".join(parts) + "\n"
 
 
-def reproduction(fit: Fit, config: Config, out: Path, precision: Precision) -> str:
+def reproduction(fit: FitRecord, config: Config, out: Path, precision: Precision) -> str:
     """How to make an artefact again: what must be there, the commands, what they took.
 
     Of files outside of the working directory the name alone is told: where they lay says something of a machine.

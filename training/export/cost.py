@@ -24,18 +24,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from training.config import Config, DistilConfig
-from training.fit.module import OVERSIZE, Fitting, size_in
+from training.fit.module import OVERSIZE, TrainingModule, progressive_size
 from training.networks.build import build
 
 
-class Cost(NamedTuple):
+class NetworkCost(NamedTuple):
     """For one picture at the configuration's input size."""
 
     parameters: int
     multiply_adds: int
 
 
-def cost(config: Config) -> Cost:
+def network_cost(config: Config) -> NetworkCost:
     """Counted by torch.utils.flop_counter: convolutions, matrix products and attention, not norms and activations.
 
     Raises:
@@ -49,7 +49,7 @@ def cost(config: Config) -> Cost:
     with counter, torch.inference_mode():
         net(picture)
     # The counter takes a multiplication and an addition for two operations.
-    return Cost(sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2)
+    return NetworkCost(sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2)
 
 
 #: The backward pass computes a gradient for its input and one for its weights where the forward pass computes one
@@ -61,7 +61,7 @@ _BATCH = 8  # of which a picture's share is taken; one alone would leave BatchNo
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class TrainingBudget:
     """A run on paper."""
 
     parameters: int
@@ -84,19 +84,19 @@ class Budget:
         return self.training_operations / (devices * tera_operations_per_s * 1e12 * utilisation) / 3600
 
 
-def budget(config: Config, draws: int) -> Budget:
+def training_budget(config: Config, draws: int) -> TrainingBudget:
     """Size a run: the network alone, without teachers, augmentation and the reading of pictures.
 
     Args:
         draws: training pictures an epoch.
     """
     epochs = config.fit.epochs + sum(config.fit.restarts)
-    sizes = Counter(size_in(epoch, config.fit) or config.model.input_size for epoch in range(epochs))
-    at = {size: cost(_of_size(config, size)) for size in {*sizes, config.model.input_size}}
+    sizes = Counter(progressive_size(epoch, config.fit) or config.model.input_size for epoch in range(epochs))
+    at = {size: network_cost(_of_size(config, size)) for size in {*sizes, config.model.input_size}}
     forward = sum(at[size].multiply_adds * times for size, times in sizes.items()) * draws
     last = at[config.model.input_size]
     cache_bytes = draws * 3 * round(config.model.input_size * OVERSIZE) ** 2
-    return Budget(last.parameters, last.multiply_adds, _kept_bytes(config), cache_bytes, 2.0 * PASSES * forward)
+    return TrainingBudget(last.parameters, last.multiply_adds, _kept_bytes(config), cache_bytes, 2.0 * PASSES * forward)
 
 
 def _of_size(config: Config, size: int) -> Config:
@@ -128,13 +128,13 @@ def _kept_bytes(config: Config) -> int:
 
 
 #: Before any tensor of the network is met: from uint8 pictures to normalised planes.
-FRONT = "front"
+INPUT_SCOPE = "front"
 #: After the last of them: probabilities, and maps added up and scaled.
-ANSWER = "answer"
+OUTPUT_SCOPE = "answer"
 _PART = re.compile(r"net\.((?:trunk\.blocks|stages)\.\d+|trunk\.[a-z_]+|[a-z_]+)")
 
 
-def places(graph: GraphProto) -> dict[str, str]:
+def graph_scopes(graph: GraphProto) -> dict[str, str]:
     """Value → the part of the network whose work it is: `trunk.blocks.3`, `stages.0`, `mlka`, `fusion`, `head`.
 
     A node belongs where its tensors do, whether it takes them as they are or computed from others. One without any
@@ -142,7 +142,7 @@ def places(graph: GraphProto) -> dict[str, str]:
     where no tensor is met any more.
     """
     fixed = {initial.name: _part(initial.name) for initial in graph.initializer}
-    moving = {value.name: FRONT for value in graph.input if value.name not in fixed}
+    moving = {value.name: INPUT_SCOPE for value in graph.input if value.name not in fixed}
     own: dict[str, str] = {}
     for node in graph.node:
         parts = [part for name in node.input if (part := fixed.get(name))]
@@ -155,7 +155,7 @@ def places(graph: GraphProto) -> dict[str, str]:
             before = parts[0]
         moving |= dict.fromkeys(node.output, before)
     feeding = _feeding(graph.node, own)
-    return {value: part if value in own or value in feeding else ANSWER for value, part in moving.items()}
+    return {value: part if value in own or value in feeding else OUTPUT_SCOPE for value, part in moving.items()}
 
 
 def _part(name: str) -> str:
@@ -172,7 +172,7 @@ def _feeding(nodes: Iterable[NodeProto], own: Container[str]) -> set[str]:
     return feeding
 
 
-def places_after(optimised: GraphProto, known: Mapping[str, str]) -> dict[str, str]:
+def optimised_graph_scopes(optimised: GraphProto, known: Mapping[str, str]) -> dict[str, str]:
     """Node → part, in the graph that a runtime has made of another; known: value → part, there.
 
     Runtimes keep the name of a value that several fused nodes end in. What they put in between, reordering, belongs to
@@ -183,7 +183,7 @@ def places_after(optimised: GraphProto, known: Mapping[str, str]) -> dict[str, s
     for node in optimised.node:
         named = [part_of[name] for name in (_original(node.name), *node.output) if name in part_of]
         taken = [part_of[name] for name in node.input if name in part_of]
-        part = next(iter((*named, *taken)), FRONT)
+        part = next(iter((*named, *taken)), INPUT_SCOPE)
         found[node.name] = part
         for output in node.output:
             part_of.setdefault(output, part)
@@ -212,7 +212,7 @@ class _Clock(Callback):
         self.ends.append(time.perf_counter())
 
 
-def pictures_per_s(config: Config) -> float:
+def training_speed(config: Config) -> float:
     """Training pictures a second: augmentation, forward, backward and optimiser, at the last input size.
 
     Teachers are left out: their runs may be part of the same plan, and not there yet.
@@ -226,7 +226,7 @@ def pictures_per_s(config: Config) -> float:
     images = torch.from_numpy(random.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
     labels = torch.from_numpy(random.integers(0, len(config.classes), count))
     plain = config.model_copy(update={"fit": config.fit.model_copy(update={"sizes": ()}), "distil": DistilConfig()})
-    fitting, clock = Fitting(plain, STEPS + 1, np.ones(len(config.classes))), _Clock()
+    fitting, clock = TrainingModule(plain, STEPS + 1, np.ones(len(config.classes))), _Clock()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Lightning would say of a training, of which this is none

@@ -27,8 +27,8 @@ from training.export.binding import bound
 from training.export.fp16 import in_half
 from training.export.fusion import folded
 from training.export.probes import with_probes
-from training.networks.build import Network, title
-from training.run import Ancestor, Evaluation
+from training.networks.build import Network, variant_title
+from training.run import Evaluation, Provenance
 
 OPSET = 20
 ATOL = 1e-4
@@ -75,7 +75,7 @@ class Trained:
     training_images: dict[str, Counter[str]]  # source → class → pictures
     split: str  # in a sentence
     split_sha256: str
-    ancestors: tuple[Ancestor, ...] = ()
+    ancestors: tuple[Provenance, ...] = ()
 
 
 def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
@@ -223,7 +223,7 @@ def _manifest(
     return Manifest(
         name=config.name,
         version=config.version,
-        variant=title(config.model),
+        variant=variant_title(config.model),
         classes=config.classes,
         training_images={code: total[code] for code in config.codes},
         unsupported=tuple(code for code in config.codes if of_tissue[code] < card.min_training_images),

@@ -21,9 +21,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
 from model import atomic_file
-from training.fit.distributed import agreed
-from training.fit.optimiser import WATCHED
-from training.run import Halted
+from training.fit.distributed import on_rank_zero
+from training.fit.optimiser import MONITORED
+from training.run import TrainingStopped
 
 
 def seed_step(seed: int, epoch: int, step: int, share: int) -> None:
@@ -38,7 +38,7 @@ def seed_step(seed: int, epoch: int, step: int, share: int) -> None:
     np.random.seed(numpy_seed)
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the old checkpoint and then takes its place, so that a kill leaves either.
 
     Lightning's own way leads through the folder of temporary files, from where a move to another disk is a slow copy.
@@ -58,11 +58,11 @@ class WholeFiles(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        whole = agreed(Path(path).read_bytes)
+        whole = on_rank_zero(Path(path).read_bytes)
         return torch.load(io.BytesIO(whole), map_location=map_location, weights_only=weights_only)
 
 
-class Checkpoints(Checkpoint):
+class RunCheckpoint(Checkpoint):
     """Saves after every epoch and every few steps, keeps the best epoch where asked, and stops a run when told to.
 
     Lightning's ModelCheckpoint would do for the epochs. But a run saved by it after the last step of an epoch skips
@@ -115,32 +115,32 @@ class Checkpoints(Checkpoint):
         if stops or (self.every and trainer.global_step % self.every == 0):
             trainer.save_checkpoint(self.last)
         if stops:
-            raise Halted(self.signum, trainer.current_epoch, trainer.global_step)
+            raise TrainingStopped(self.signum, trainer.current_epoch, trainer.global_step)
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        loss = float(trainer.callback_metrics[WATCHED])
+        loss = float(trainer.callback_metrics[MONITORED])
         if self.best and loss < self.lowest:  # first: a kill after it repeats the epoch, and this with it
             self.lowest = loss
             trainer.save_checkpoint(self.best)
         trainer.save_checkpoint(self.last)
         goes_on = trainer.current_epoch + 1 != trainer.max_epochs and not trainer.should_stop
         if self._stops(trainer) and goes_on:
-            raise Halted(self.signum, trainer.current_epoch, trainer.global_step)
+            raise TrainingStopped(self.signum, trainer.current_epoch, trainer.global_step)
 
 
-class Stopping(EarlyStopping):
+class ResumableEarlyStopping(EarlyStopping):
     """Early stopping that stays decided when the run is picked up right after it."""
 
     def __init__(self, patience: int) -> None:
-        super().__init__(WATCHED, patience=patience, check_finite=False)
+        super().__init__(MONITORED, patience=patience, check_finite=False)
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.should_stop = self.wait_count >= self.patience
 
 
-class Averaging(WeightAveraging):
+class ModelEMA(WeightAveraging):
     """Exponential moving average of weights and BatchNorm statistics; in the network in validation and at the end.
 
     Lightning's EMAWeightAveraging updates tensor by tensor; this one all at once.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.van import VANOutput
 from training.config import Config
 from training.evaluation.evaluate import load_network
-from training.run import Run
+from training.run import RunFolder
 
 
 class TeacherError(ValueError):
@@ -24,7 +24,7 @@ class Teacher:
     """One trained network, frozen; (N, 3, S, S) in 0..1 → what it says of them."""
 
     def __init__(self, folder: Path, codes: Sequence[str]) -> None:
-        run = Run(folder)
+        run = RunFolder(folder)
         config = run.config()
         if config.codes != tuple(codes):
             raise TeacherError(f"{folder}: learned other classes, or in another order, than this run")

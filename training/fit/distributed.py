@@ -27,16 +27,16 @@ STEP = timedelta(minutes=10)
 PREPARATION = timedelta(days=1)
 
 
-class Lost(ConnectionError):
+class ProcessLost(ConnectionError):
     """Another process has died, or hangs."""
 
 
-class GaveUp(ValueError):
+class ProcessFailed(ValueError):
     """Another process could not go on; it says why itself."""
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Be connected to the others that torchrun has started, if there are any.
 
     Raises:
@@ -52,7 +52,7 @@ def joined() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():  # which has no class of its own
-            raise Lost("another process is gone; the same command goes on from the last checkpoint") from error
+            raise ProcessLost("another process is gone; the same command goes on from the last checkpoint") from error
         raise
     _talks.pop()
     dist.destroy_process_group()  # not after an error: others may hang in what it waits for
@@ -63,7 +63,7 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
-def agreed(decide: Callable[[], T]) -> T:
+def on_rank_zero(decide: Callable[[], T]) -> T:
     """What the first process makes of it, in all of them.
 
     Raises:
@@ -74,7 +74,7 @@ def agreed(decide: Callable[[], T]) -> T:
     if this_process().rank:
         told = _broadcast(None)
         if told is None:
-            raise GaveUp("the first process gave up, and says why")
+            raise ProcessFailed("the first process gave up, and says why")
         decided: T = told[0]
         return decided
     try:
@@ -86,7 +86,7 @@ def agreed(decide: Callable[[], T]) -> T:
     return decided
 
 
-def each(do: Callable[[], T]) -> T:
+def on_all_ranks(do: Callable[[], T]) -> T:
     """What this process makes of it, once all have done it.
 
     Raises:
@@ -98,23 +98,23 @@ def each(do: Callable[[], T]) -> T:
         _gather(False)
         raise
     if not all(_gather(True)):
-        raise GaveUp("another process gave up, and says why")
+        raise ProcessFailed("another process gave up, and says why")
     return done
 
 
-def first_here(do: Callable[[], T]) -> T:
+def local_rank_zero_first(do: Callable[[], T]) -> T:
     """The same, the first process of every machine before the others: what it leaves on the disk, they find."""
     this = this_process()
     if this.here == 1:
-        return each(do)
-    done = each(do if this.local_rank == 0 else lambda: None)
-    then = each(do if this.local_rank > 0 else lambda: None)
+        return on_all_ranks(do)
+    done = on_all_ranks(do if this.local_rank == 0 else lambda: None)
+    then = on_all_ranks(do if this.local_rank > 0 else lambda: None)
     result = then if done is None else done
     assert result is not None, "one of the two was done"
     return result
 
 
-def check_alike(found: str, what: str) -> None:
+def check_identical(found: str, what: str) -> None:
     """Hold what each has found against the others.
 
     Raises:
@@ -124,12 +124,12 @@ def check_alike(found: str, what: str) -> None:
         raise ValueError(f"{what} differ between the machines")
 
 
-def settle() -> None:
+def barrier() -> None:
     """Wait until all have come this far."""
     _gather(True)
 
 
-def of_all(own: Tensor) -> Tensor:
+def all_gather(own: Tensor) -> Tensor:
     """The tensors of all processes of the steps, (processes, ...), also of those that Lightning has started."""
     if not dist.is_available() or not dist.is_initialized():
         return own[None]

@@ -7,8 +7,8 @@ those since the run was picked up, and of 3 pictures on 2 devices they divide by
 import torch
 from torch import Tensor
 
-from training.data.sampler import Share
-from training.fit.distributed import of_all
+from training.data.sampler import DataParallel
+from training.fit.distributed import all_gather
 
 
 class EpochSums:
@@ -31,9 +31,9 @@ class EpochSums:
 
     def state(self) -> Tensor:
         """(processes, 3), for a checkpoint: a row a process, so that what goes on adds up to the same bits."""
-        return of_all(self.sums)
+        return all_gather(self.sums)
 
-    def load(self, state: Tensor | None, share: Share) -> None:
+    def load(self, state: Tensor | None, share: DataParallel) -> None:
         """Go on from a checkpoint. Where it is of another number of processes, the first takes over all sums.
 
         Args:

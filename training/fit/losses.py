@@ -30,13 +30,13 @@ def effective_number(counts: NDArray[np.float64], beta: float) -> NDArray[np.flo
     return counts if beta == 1 else (1 - beta**counts) / (1 - beta)
 
 
-def rarity(counts: NDArray[np.float64], config: FitConfig) -> NDArray[np.float64]:
+def class_weights(counts: NDArray[np.float64], config: FitConfig) -> NDArray[np.float64]:
     """(1 / count of the class)^power, (C,), up to a factor; of a class without pictures: the largest class's."""
     effective = effective_number(counts, config.imbalance_beta)
     return np.where(counts > 0, effective, effective.max()) ** -config.imbalance_power
 
 
-def draw_weights(
+def sampling_weights(
     labels: NDArray[np.int64], weights: NDArray[np.float64], classes: int, config: FitConfig
 ) -> NDArray[np.float64]:
     """Draws of each picture an epoch, (N,): as its source says, and for `sampling` more of the rare classes.
@@ -45,7 +45,7 @@ def draw_weights(
     """
     if config.imbalance != "sampling":
         return weights
-    drawn = weights * rarity(class_counts(labels, weights, classes), config)[labels]
+    drawn = weights * class_weights(class_counts(labels, weights, classes), config)[labels]
     return drawn * (weights.sum() / drawn.sum())
 
 
@@ -66,7 +66,7 @@ class LabelLoss(nn.Module):
     def __init__(self, counts: NDArray[np.float64], config: FitConfig) -> None:
         super().__init__()
         self.smoothing = config.label_smoothing
-        rare = rarity(counts, config)
+        rare = class_weights(counts, config)
         adjustment = -np.log(rare) if config.imbalance == "logit_adjustment" else np.zeros_like(rare)
         weight = rare if config.imbalance == "loss_weights" else np.ones_like(rare)
         weight = weight * (counts.sum() / (weight * counts).sum())

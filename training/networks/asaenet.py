@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from training.networks.trunks import Pooled, strength
+from training.networks.trunks import PooledClassifier, mean_magnitude
 
 #: Share of its greatest value above which attention is hidden.
 HIDDEN_ABOVE = 0.85
@@ -27,7 +27,7 @@ class SuppressAndEnhance(nn.Module):
     """x → (x · (1 + A), A): A is the attention, (N, 1, h, w) in 0..1. In training, some pictures lose its peak."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        attention = strength(x)
+        attention = mean_magnitude(x)
         attention = attention / attention.amax(dim=(2, 3), keepdim=True).clamp_min(1e-12)
         enhanced = x * (1 + attention)
         if self.training:
@@ -36,7 +36,7 @@ class SuppressAndEnhance(nn.Module):
         return enhanced, attention
 
 
-class ASAENet(Pooled):
+class ASAENet(PooledClassifier):
     """ResNet-18 with suppression and enhancement behind its last two stages; `attention` is that of the third."""
 
     attention_scales = ("attention of stage 3",)

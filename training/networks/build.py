@@ -19,17 +19,17 @@ from training.config import ModelConfig
 from training.networks.asaenet import ASAENet
 from training.networks.dagdnet import dagdnet, dagdnet121
 from training.networks.samfn import SAMFN
-from training.networks.trunks import TRUNKS, Pooled, pooled
+from training.networks.trunks import TRUNKS, PooledClassifier, timm_classifier
 
 #: Name → what makes it for a number of classes and a rate of stochastic depth.
-COMPARISONS: Mapping[str, Callable[[int, float], Pooled]] = MappingProxyType(
-    {name: partial(pooled, name) for name in TRUNKS}
+COMPARISON_NETWORKS: Mapping[str, Callable[[int, float], PooledClassifier]] = MappingProxyType(
+    {name: partial(timm_classifier, name) for name in TRUNKS}
     | {"dagdnet": dagdnet, "dagdnet121": dagdnet121, "asaenet": ASAENet, "samfn": SAMFN}
 )
 #: Every network that a configuration may name as `model.variant`.
-NETWORKS = (*VARIANTS, *LITE_VARIANTS, *COMPARISONS)
+NETWORKS = (*VARIANTS, *LITE_VARIANTS, *COMPARISON_NETWORKS)
 #: What training, evaluation and export may be given: all have a linear `head` and name their `attention_scales`.
-Network = VAN | LiteMLKA | Pooled
+Network = VAN | LiteMLKA | PooledClassifier
 #: What a configuration may change about a variant of VAN.
 CHANGES = ("stem", "fusion", "scales", "channel_attention", "depths", "mlp_ratios", "embed_dims")
 
@@ -45,7 +45,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown variant {name!r}; did you mean {', '.join(near)}?")
 
 
-def check(config: ModelConfig) -> None:
+def check_model(config: ModelConfig) -> None:
     """Return when the network can be built; takes no memory for its weights.
 
     Raises:
@@ -67,16 +67,16 @@ def build(config: ModelConfig, num_classes: int) -> Network:
             be changed.
     """
     check_name(config.variant)
-    if config.variant in COMPARISONS:
+    if config.variant in COMPARISON_NETWORKS:
         _refuse_changes(config)
-        return COMPARISONS[config.variant](num_classes, config.drop_path)
+        return COMPARISON_NETWORKS[config.variant](num_classes, config.drop_path)
     if config.variant in LITE_VARIANTS:
         _refuse_changes(config)
         return LiteMLKA(config.variant, num_classes, config.drop_path)
-    return VAN(variant(config), num_classes, config.drop_path, CHANNEL_ATTENTIONS.get(config.channel_attention))
+    return VAN(van_variant(config), num_classes, config.drop_path, CHANNEL_ATTENTIONS.get(config.channel_attention))
 
 
-def variant(config: ModelConfig) -> Variant:
+def van_variant(config: ModelConfig) -> Variant:
     """The numbers of a variant of VAN as the configuration changes them.
 
     Where there is cross-scale attention, it is as wide as the third stage, in whole heads: as in all named variants.
@@ -89,14 +89,14 @@ def variant(config: ModelConfig) -> Variant:
     return replace(changed, fusion_dim=heads * CrossScaleAttention.HEAD_DIM if fused else 0)
 
 
-def title(config: ModelConfig) -> str:
+def variant_title(config: ModelConfig) -> str:
     """The network in a word for the manifest: the variant, and what differs from it, `tiny+depths=1-1-3-1`.
 
     Two configurations of one variant have the same title only where they build the same network.
     """
     if config.variant not in VARIANTS:
         return config.variant
-    named, changed = asdict(VARIANTS[config.variant]), asdict(variant(config))
+    named, changed = asdict(VARIANTS[config.variant]), asdict(van_variant(config))
     parts = [f"{key}={_words(changed[key])}" for key in named if changed[key] != named[key]]
     if config.channel_attention != "none":
         parts.append(f"channel_attention={config.channel_attention}")

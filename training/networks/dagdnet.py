@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from timm.models.densenet import DenseNet
 from torch import Tensor, nn
 
-from training.networks.trunks import Pooled
+from training.networks.trunks import PooledClassifier
 
 
 class AttentionGate(nn.Module):
@@ -44,7 +44,7 @@ class AttentionGate(nn.Module):
         return x * gate, gate
 
 
-class DAGDNet(Pooled):
+class DAGDNet(PooledClassifier):
     """DenseNet with dual attention gates; `attention` shows the two gates, on the finer one's grid.
 
     Args:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.networks.trunks import Pooled
+from training.networks.trunks import PooledClassifier
 
 #: Initial attention maps, M.
 ATTENTION_MAPS = 32
@@ -69,7 +69,7 @@ class MultiScaleAttention(nn.Module):
         return self.fuse(torch.cat([F.avg_pool2d(fine, 2), coarse * attention, filtered], dim=1)), attention
 
 
-class SAMFN(Pooled):
+class SAMFN(PooledClassifier):
     """Filter, generator and reiterative prediction over ResNet-18; `attention` is the global map and the second look.
 
     Reiterative prediction: the evidence of the classes, weighted with the first probabilities, says where the first

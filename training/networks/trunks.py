@@ -28,7 +28,7 @@ TRUNKS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
 )
 
 
-class Pooled(nn.Module):
+class PooledClassifier(nn.Module):
     """A trunk, the mean over its last map, a linear head.
 
     Args:
@@ -54,7 +54,7 @@ class Pooled(nn.Module):
         Here the second is the strength of the first: the mean over its channels without signs.
         """
         features = self.trunk.forward_features(x)
-        return features, strength(features)
+        return features, mean_magnitude(features)
 
     def forward(self, x: Tensor) -> VANOutput:
         """(N, 3, S, S), normalised."""
@@ -62,7 +62,7 @@ class Pooled(nn.Module):
         return answer(self.head, [features], weighted)
 
 
-def pooled(name: str, num_classes: int, drop_path: float = 0.0) -> Pooled:
+def timm_classifier(name: str, num_classes: int, drop_path: float = 0.0) -> PooledClassifier:
     """A trunk of timm with random weights.
 
     Args:
@@ -76,9 +76,9 @@ def pooled(name: str, num_classes: int, drop_path: float = 0.0) -> Pooled:
         trunk = timm.create_model(timm_name, drop_path_rate=drop_path, **options)
     except TypeError:  # densenet, for one, knows no stochastic depth
         trunk = timm.create_model(timm_name, **options)
-    return Pooled(trunk, trunk.num_features, num_classes)
+    return PooledClassifier(trunk, trunk.num_features, num_classes)
 
 
-def strength(features: Tensor) -> Tensor:
+def mean_magnitude(features: Tensor) -> Tensor:
     """The mean over the channels without signs, (N, D, h, w) -> (N, 1, h, w)."""
     return features.abs().mean(dim=1, keepdim=True)

@@ -13,10 +13,10 @@ from rich.progress import track
 
 from model import atomic_file
 from training.config import Config
-from training.data.images import cropped
+from training.data.images import decode_crop
 from training.data.layouts import index_source
-from training.data.samples import DataError, Sample, read
-from training.data.splits import describe
+from training.data.samples import DataError, Sample, read_image_bytes
+from training.data.splits import describe_split
 from training.evaluation.evaluate import load_network, maps
 from training.evaluation.maturation import tolerant
 from training.evaluation.scores import Scores, scores_of_run
@@ -30,7 +30,7 @@ from training.report.figures.overlays import ROWS, Maps, overlays_plate
 from training.report.figures.plate import Plate, write
 from training.report.figures.reliability import reliability_plate
 from training.report.html import Page, Picture, Section, render
-from training.run import Evaluation, Run
+from training.run import Evaluation, RunFolder
 
 NOTICE = "Research use only. Not a medical device: a person reviews and signs, never the model."
 FOOTER = (
@@ -60,7 +60,7 @@ class Cells:
         sample: Sample | None = self.samples.get(key)
         if sample is None:
             raise DataError(self.data, f"{key[2]} of class {key[1]}, a test picture of {key[0]}, is not there")
-        return cropped(read(sample), size, self.crops[sample.source])
+        return decode_crop(read_image_bytes(sample), size, self.crops[sample.source])
 
     def cell(self, scores: Scores, row: int, key: tuple[str, str, str]) -> Cell:
         """A picture as a gallery shows it."""
@@ -68,7 +68,7 @@ class Cells:
         return Cell(self.image(key, SHOWN_SIZE), key[1], scores.codes[scores.predicted[row]], top)
 
 
-def illustrate(run: Run, data: Path, out: Path) -> Path:
+def illustrate(run: RunFolder, data: Path, out: Path) -> Path:
     """Write every figure of a run, and the report.
 
     Args:
@@ -98,7 +98,7 @@ def illustrate(run: Run, data: Path, out: Path) -> Path:
 
 
 def _of_source(
-    run: Run, config: Config, evaluation: Evaluation, scores: Scores, cells: Cells, source: str
+    run: RunFolder, config: Config, evaluation: Evaluation, scores: Scores, cells: Cells, source: str
 ) -> Iterator[Plate]:
     split, file = evaluation.splits[source], quote(source, safe=" ")  # a source may be called what no file can be
     metrics = [metric for metric in evaluation.metrics if metric.split == split]
@@ -124,7 +124,7 @@ def _shown_rows(scores: Scores, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _overlays(
-    run: Run, config: Config, cells: Cells, scores: Scores, rows: NDArray[np.int64], name: str, split: str
+    run: RunFolder, config: Config, cells: Cells, scores: Scores, rows: NDArray[np.int64], name: str, split: str
 ) -> Plate:
     net, keys = load_network(config, run.trained_weights()), scores.keys()
     attention, evidence = maps(net, config, np.stack([cells.image(keys[row], config.model.input_size) for row in rows]))
@@ -140,7 +140,7 @@ def _overlays(
     return overlays_plate(shown, net.attention_scales, name, split)
 
 
-def _curves(run: Run) -> list[Plate]:
+def _curves(run: RunFolder) -> list[Plate]:
     if not run.weights.exists():
         return []
     trained_on = sum(images.total() for images in run.training_images().values())
@@ -157,7 +157,7 @@ def _pictures(plates: Iterator[Plate] | Sequence[Plate], out: Path) -> list[Pict
     return pictures
 
 
-def _trained(run: Run) -> tuple[str, ...]:
+def _trained(run: RunFolder) -> tuple[str, ...]:
     if run.folds.exists():
         return ("Pooled from several trainings, whose curves lie in their own folders.",)
     fit = run.fit()
@@ -166,8 +166,8 @@ def _trained(run: Run) -> tuple[str, ...]:
     return (f"{minutes} min on {fit.device} with {fit.config}; {libraries}.",)
 
 
-def _facts(run: Run, config: Config, evaluation: Evaluation) -> list[tuple[str, str]]:
-    split, fitted = describe(config.data, run.twins.exists()), "fitted on the calibration block alone"
+def _facts(run: RunFolder, config: Config, evaluation: Evaluation) -> list[tuple[str, str]]:
+    split, fitted = describe_split(config.data, run.twins.exists()), "fitted on the calibration block alone"
     if not evaluation.temperature_fitted:
         fitted = "the calibration block does not determine one"
     if run.folds.exists():  # its configuration is that of one fold

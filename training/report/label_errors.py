@@ -17,7 +17,7 @@ from training.evaluation.scores import Scores, scores_of_run
 from training.evaluation.tables import Table
 from training.report.html import Page, Picture, Section, render
 from training.report.illustrate import FOOTER, NOTICE, Cells
-from training.run import Run, told_apart
+from training.run import RunFolder, display_names
 
 #: The page shows so many; audit.csv lists all.
 SHOWN = 120
@@ -25,7 +25,7 @@ SHOWN = 120
 SHOWN_SIZE = 160
 
 
-def audit_runs(runs: Sequence[Run], data: Path, out: Path) -> list[Table]:
+def audit_runs(runs: Sequence[RunFolder], data: Path, out: Path) -> list[Table]:
     """Write audit.csv and audit.html of what several runs say of the same test pictures.
 
     Returns:
@@ -36,7 +36,7 @@ def audit_runs(runs: Sequence[Run], data: Path, out: Path) -> list[Table]:
         DataError: a picture is not there.
         ValueError: the runs were not tested on the same pictures.
     """
-    models, config = told_apart(runs), runs[0].config()
+    models, config = display_names(runs), runs[0].config()
     whole = audit(models, [scores_of_run(run, "test") for run in runs])
     out.mkdir(parents=True, exist_ok=True)
     audits = {split: whole.of_source(source) for source, split in runs[0].evaluation().splits.items()}

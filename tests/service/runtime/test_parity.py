@@ -9,7 +9,7 @@ import torch
 
 from model.van import KERNELS, LKA, MLKA, VAN, VARIANTS
 from training.config import ModelConfig
-from training.fit.pretrained import take_over
+from training.fit.pretrained import transfer_weights
 
 B0 = VARIANTS["van_b0"]
 
@@ -45,7 +45,7 @@ def test_a_published_checkpoint_answers_as_its_equations(tmp_path: Path) -> None
     path = tmp_path / "van_b0.pth.tar"
     torch.save({"state_dict": {name: torch.from_numpy(tensor) for name, tensor in state.items()}, "epoch": 310}, path)
     net = VAN("van_b0", 1000).double().eval()
-    assert take_over(net, ModelConfig(variant="van_b0", init=str(path)), ()).left == ()
+    assert transfer_weights(net, ModelConfig(variant="van_b0", init=str(path)), ()).left == ()
     pictures = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     expected = equations.van(pictures[0].numpy(), state, B0.depths)
     assert np.abs(expected).max() > 0.1

@@ -11,7 +11,7 @@ import pytest
 from model.contract import CellClass
 from training.compare.speed import Subject, artefact, cpu_seconds, side_by_side
 from training.config import read_config
-from training.export.cost import cost
+from training.export.cost import network_cost
 
 
 def test_the_first_is_the_measure_of_the_others() -> None:
@@ -67,6 +67,6 @@ def test_multiply_adds_and_parameters_are_the_published_ones() -> None:
     config = read_config(Path("training/configs/tiny_deep.toml"))
     classes = tuple(CellClass(code=str(at), name=str(at)) for at in range(1000))
     model = config.model.model_copy(update={"variant": "van_b0", "input_size": 224})
-    found = cost(config.model_copy(update={"classes": classes, "model": model}))
+    found = network_cost(config.model_copy(update={"classes": classes, "model": model}))
     assert round(found.parameters / 1e6, 2) == 4.11
     assert round(found.multiply_adds / 1e9, 2) == pytest.approx(0.88, abs=0.02)

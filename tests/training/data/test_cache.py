@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.image import UndecodablePicture
-from training.data.cache import AT_ONCE, Recipe, Rows, rows_of
+from training.data.cache import CHUNK, Recipe, Rows, cached_rows
 from training.data.images import decoder_sources, decoder_version
 from training.data.samples import DataError, Sample, Span
 
@@ -40,7 +40,7 @@ def _files(folder: Path, count: int = COUNT) -> list[Sample]:
 
 def _rows(samples: list[Sample], cache: Path | None, text: str = "two bytes") -> tuple[Rows, int]:
     counting = _Counting()
-    return rows_of(samples, Recipe(counting, (2,), np.uint8, text), cache, "reading"), counting.made
+    return cached_rows(samples, Recipe(counting, (2,), np.uint8, text), cache, "reading"), counting.made
 
 
 def _expected(kept: list[int]) -> list[list[int]]:
@@ -134,9 +134,11 @@ def test_shards_are_read_as_they_lie_whatever_the_order_of_the_samples(tmp_path:
             raise UndecodablePicture("broken")
         return np.array([int(tar), int(offset) % 251], np.uint8)
 
-    rows = rows_of(samples, Recipe(make, (2,), np.uint8, "place"), None if in_memory else tmp_path / "cache", "reading")
-    for start in range(0, len(lying), AT_ONCE):  # within as many, threads may overtake each other
-        assert sorted(made[start : start + AT_ONCE]) == lying[start : start + AT_ONCE]
+    rows = cached_rows(
+        samples, Recipe(make, (2,), np.uint8, "place"), None if in_memory else tmp_path / "cache", "reading"
+    )
+    for start in range(0, len(lying), CHUNK):  # within as many, threads may overtake each other
+        assert sorted(made[start : start + CHUNK]) == lying[start : start + CHUNK]
     assert rows.array.tolist() == [[tar, offset % 251] for tar, offset in asked if (tar, offset) != (1, 6)]
     assert rows.refused == {asked.index((1, 6)): "broken"}
 
@@ -149,7 +151,7 @@ def test_pictures_that_change_while_they_are_read_leave_nothing(tmp_path: Path) 
         return np.frombuffer(data, np.uint8)
 
     with pytest.raises(DataError, match="changed while they were read"):
-        rows_of(samples, Recipe(meddling, (2,), np.uint8, "two bytes"), tmp_path / "cache", "reading")
+        cached_rows(samples, Recipe(meddling, (2,), np.uint8, "two bytes"), tmp_path / "cache", "reading")
     assert not [folder for folder in (tmp_path / "cache").iterdir() if folder.is_dir() and not folder.suffix]
 
 
@@ -162,16 +164,16 @@ def test_pictures_that_vanish_while_they_are_read_end_nothing(tmp_path: Path) ->
 
     recipe = Recipe(meddling, (2,), np.uint8, "two bytes")
     samples[3].path.unlink()
-    rows = rows_of(samples, recipe, tmp_path / "cache", "reading")
+    rows = cached_rows(samples, recipe, tmp_path / "cache", "reading")
     assert rows.kept == [0, 1, 2, 4] and list(rows.refused) == [3]
-    again = rows_of(samples, recipe, tmp_path / "cache", "reading")
+    again = cached_rows(samples, recipe, tmp_path / "cache", "reading")
     assert again.kept == [] and len(again.refused) == 5, (
         "what was read before it was gone is not taken for what is there"
     )
 
 
 def test_a_picture_that_vanished_before_it_was_read_costs_no_second_reading(tmp_path: Path) -> None:
-    samples, count = _files(tmp_path / "set", AT_ONCE + 1), _Counting()
+    samples, count = _files(tmp_path / "set", CHUNK + 1), _Counting()
 
     def vanishing(sample: Sample, data: bytes) -> NDArray[np.uint8]:
         samples[-1].path.unlink(missing_ok=True)  # read with the next ones
@@ -179,14 +181,14 @@ def test_a_picture_that_vanished_before_it_was_read_costs_no_second_reading(tmp_
 
     recipe = Recipe(vanishing, (2,), np.uint8, "two bytes")
     for _ in range(2):
-        rows = rows_of(samples, recipe, tmp_path / "cache", "reading")
-        assert list(rows.refused) == [AT_ONCE] and count.made == AT_ONCE
+        rows = cached_rows(samples, recipe, tmp_path / "cache", "reading")
+        assert list(rows.refused) == [CHUNK] and count.made == CHUNK
 
 
 def test_rows_that_the_disk_cannot_hold_are_said_before_they_are_made(tmp_path: Path) -> None:
     huge = Recipe(_Counting(), (10**9, 10**6), np.uint8, "huge")
     with pytest.raises(DataError, match=r"the cache needs [0-9.]+ GB, [0-9.]+ GB are free; give another --cache"):
-        rows_of(_files(tmp_path / "set", 1), huge, tmp_path / "cache", "reading")
+        cached_rows(_files(tmp_path / "set", 1), huge, tmp_path / "cache", "reading")
 
 
 #: Another process that makes the same rows; at row 300 it says so and waits for a line. It ends by saying how many.

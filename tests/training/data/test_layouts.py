@@ -14,14 +14,14 @@ import pyarrow.parquet
 import pytest
 
 from training.config import SourceConfig
-from training.data.layouts import Found, index_source
+from training.data.layouts import SourceIndex, index_source
 from training.data.samples import DataError
 
 CODES = ("BLA", "EOS", "PMO")
 FOLDER = {"folder": "set"}
 
 
-def _index(root: Path, **told: Any) -> Found:
+def _index(root: Path, **told: Any) -> SourceIndex:
     return index_source(root, SourceConfig(name="set", licence="CC0", attribution="nobody", **told), CODES)
 
 
@@ -31,7 +31,7 @@ def _touch(root: Path, *names: str) -> None:
         (root / "set" / name).write_bytes(name.encode())
 
 
-def _seen(found: Found) -> list[tuple[str, str, str]]:
+def _seen(found: SourceIndex) -> list[tuple[str, str, str]]:
     return [(sample.code, sample.name, sample.patient) for sample in found.samples]
 
 

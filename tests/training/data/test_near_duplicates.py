@@ -14,13 +14,20 @@ from PIL import Image
 from scipy.fft import dctn
 
 from model.image import decode
-from training.config import TwinsConfig
-from training.data.near_duplicates import BITS, SIDE, Twin, find_twins, fingerprint, write_twins
+from training.config import NearDuplicatesConfig
+from training.data.near_duplicates import (
+    BITS,
+    SIDE,
+    DuplicatePair,
+    find_near_duplicates,
+    perceptual_hash,
+    write_near_duplicates,
+)
 from training.data.samples import Sample
 from training.drawn.painter import paint
 
 CELLS = SHARED / "cells"
-NEAR = TwinsConfig().max_distance
+NEAR = NearDuplicatesConfig().max_distance
 #: What is done to a picture → what the search calls it.
 TURNS: dict[str, Callable[[NDArray], NDArray]] = {
     "as it is": lambda p: p,
@@ -36,17 +43,17 @@ SAID = ("as it is", "mirrored", "mirrored", "turned by 180°", "turned by 90°",
 
 
 def _words(*pictures: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    return np.stack([fingerprint(np.ascontiguousarray(picture)) for picture in pictures])
+    return np.stack([perceptual_hash(np.ascontiguousarray(picture)) for picture in pictures])
 
 
-def _found(words: NDArray[np.uint64], max_distance: int = NEAR) -> list[Twin]:
-    return find_twins(words, range(len(words)), max_distance)
+def _found(words: NDArray[np.uint64], max_distance: int = NEAR) -> list[DuplicatePair]:
+    return find_near_duplicates(words, range(len(words)), max_distance)
 
 
 @pytest.mark.parametrize(("turn", "said"), list(zip(TURNS, SAID, strict=True)))
 def test_a_turned_or_mirrored_copy_is_a_twin_and_the_turn_is_named(turn: str, said: str) -> None:
     cell, other = (paint(code, 5, SIDE).picture for code in ("NGB", "LYT"))
-    assert _found(_words(cell, other, TURNS[turn](cell))) == [Twin(0, 2, 0, said)]
+    assert _found(_words(cell, other, TURNS[turn](cell))) == [DuplicatePair(0, 2, 0, said)]
 
 
 def test_distances_are_those_of_the_cosine_transforms_of_all_eight_copies() -> None:
@@ -91,7 +98,7 @@ def test_copies_are_paired_with_the_first_alone() -> None:
 
 def test_indices_are_those_of_the_samples_that_could_be_read() -> None:
     cell = paint("EOS", 0, SIDE).picture
-    assert find_twins(_words(cell, cell), [3, 8], NEAR) == [Twin(3, 8, 0, "as it is")]
+    assert find_near_duplicates(_words(cell, cell), [3, 8], NEAR) == [DuplicatePair(3, 8, 0, "as it is")]
 
 
 def test_without_a_picture_there_is_no_twin() -> None:
@@ -136,7 +143,9 @@ def test_of_real_cells_the_originals_are_found_among_their_copies_and_nothing_el
 
 def test_the_list_of_twins_says_who_was_moved_from_where(tmp_path: Path) -> None:
     samples = [Sample("set", code, f"{code}.jpg", Path(code)) for code in ("BLA", "EOS")]
-    write_twins(tmp_path / "twins.csv", [Twin(0, 1, 7, "mirrored")], samples, ["train", "test"], ["train", "train"])
+    write_near_duplicates(
+        tmp_path / "twins.csv", [DuplicatePair(0, 1, 7, "mirrored")], samples, ["train", "test"], ["train", "train"]
+    )
     with (tmp_path / "twins.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row == {
@@ -157,5 +166,7 @@ def test_the_list_of_twins_says_who_was_moved_from_where(tmp_path: Path) -> None
 
 def test_a_fingerprint_has_255_bits_and_is_that_of_the_light_alone() -> None:
     cell = paint("BAS", 3, SIDE).picture
-    assert np.bitwise_count(fingerprint(cell) ^ fingerprint(255 - cell)).sum() == BITS  # no frequency is exactly 0
-    assert np.bitwise_count(fingerprint(cell) ^ fingerprint(cell // 2)).sum() <= NEAR
+    assert (
+        np.bitwise_count(perceptual_hash(cell) ^ perceptual_hash(255 - cell)).sum() == BITS
+    )  # no frequency is exactly 0
+    assert np.bitwise_count(perceptual_hash(cell) ^ perceptual_hash(cell // 2)).sum() <= NEAR

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.config import Blocks, Columns, ListedSplit
-from training.data.samples import BLOCKS, DataError, Sample, split_list
-from training.data.splits import assign, split_blocks
-from training.data.tables import Listed, match_list
+from training.config import BlockSplit, Columns, ListedSplit
+from training.data.samples import BLOCKS, DataError, Sample, split_csv
+from training.data.splits import assign_blocks, split_blocks
+from training.data.tables import PredefinedSplit, match_predefined_split
 
 PUBLISHED = "/lustre/groups/shared/histology_data/BM_cytomorphology_data/test"
 
@@ -22,10 +22,10 @@ def _cells(counts: dict[tuple[str, str], int]) -> list[Sample]:
     ]
 
 
-def _listed(tmp_path: Path, text: str, samples: list[Sample], **told: Any) -> tuple[Listed, ListedSplit]:
+def _listed(tmp_path: Path, text: str, samples: list[Sample], **told: Any) -> tuple[PredefinedSplit, ListedSplit]:
     (tmp_path / "list.csv").write_text(text)
     split = ListedSplit(kind="list", path=Path("list.csv"), **told)
-    return match_list(tmp_path, split, samples), split
+    return match_predefined_split(tmp_path, split, samples), split
 
 
 def test_the_published_test_list_of_dinobloom_reads_as_is(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_the_published_test_list_of_dinobloom_reads_as_is(tmp_path: Path) -> Non
     rows = "".join(f"{PUBLISHED}/{code}/{code}_{n:05d}.jpg,{code}\n" for code, n in named)
     listed, split = _listed(tmp_path, f"Image Path,Label\n{rows}", samples)
     assert (listed.matched, listed.rows) == (8, 8)
-    blocks = assign(samples, split, np.arange(len(samples)), listed.blocks)
+    blocks = assign_blocks(samples, split, np.arange(len(samples)), listed.blocks)
     tested = {s.name for s, block in zip(samples, blocks, strict=True) if block == "test"}
     assert tested == {f"0001-1000/{code}_{n:05d}.jpg" for code, n in named}
     assert blocks.count("calibration") == 2 * round(196 * 0.1)
@@ -47,9 +47,9 @@ def test_the_published_test_list_of_dinobloom_reads_as_is(tmp_path: Path) -> Non
 
 def test_a_split_list_of_this_program_is_a_list_too(tmp_path: Path) -> None:
     samples = _cells({("marrow", "BLA"): 30, ("blood", "BLA"): 30, ("blood", "EOS"): 10})
-    parts = split_blocks(samples, Blocks())
-    listed, split = _listed(tmp_path, split_list(parts), samples)
-    blocks = assign(samples, split, np.arange(len(samples)), listed.blocks)
+    parts = split_blocks(samples, BlockSplit())
+    listed, split = _listed(tmp_path, split_csv(parts), samples)
+    blocks = assign_blocks(samples, split, np.arange(len(samples)), listed.blocks)
     assert {block: [s for s, b in zip(samples, blocks, strict=True) if b == block] for block in BLOCKS} == parts
 
 

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.sampler import EpochDraws, PictureBatches, Share, draws_an_epoch, epoch_order, every_picture, loader
+from training.data.sampler import (
+    BatchDataset,
+    DataParallel,
+    EpochBatchSampler,
+    batch_loader,
+    epoch_order,
+    samples_per_epoch,
+    validation_batches,
+)
 
 weight = st.floats(0.01, 100)
 
@@ -42,14 +50,14 @@ def test_a_seed_repeats_the_order_and_an_epoch_changes_it() -> None:
     assert not np.array_equal(first, epoch_order(np.ones(30), 30, 8, 0))
 
 
-def _batches(share: Share, done: int, size: int = 12) -> list[list[int]]:
-    return list(EpochDraws(np.ones(60), 60, size, 5, share, lambda: done))
+def _batches(share: DataParallel, done: int, size: int = 12) -> list[list[int]]:
+    return list(EpochBatchSampler(np.ones(60), 60, size, 5, share, lambda: done))
 
 
 @pytest.mark.parametrize(("devices", "parts"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 3)])
 def test_what_the_devices_draw_together_is_what_one_would_have_drawn(devices: int, parts: int) -> None:
-    whole = _batches(Share(), done=5)
-    shares = [_batches(Share(rank, devices, parts), done=5) for rank in range(devices)]
+    whole = _batches(DataParallel(), done=5)
+    shares = [_batches(DataParallel(rank, devices, parts), done=5) for rank in range(devices)]
     for step, batch in enumerate(whole):
         drawn = chain.from_iterable(chain(*share[step * parts : (step + 1) * parts]) for share in shares)
         assert sorted(drawn) == sorted(batch)
@@ -57,28 +65,28 @@ def test_what_the_devices_draw_together_is_what_one_would_have_drawn(devices: in
 
 @pytest.mark.parametrize("done", [0, 3, 5, 9])
 def test_a_run_picked_up_draws_the_rest_of_its_epoch(done: int) -> None:
-    whole = _batches(Share(), done - done % 5)
-    assert _batches(Share(), done) == whole[done % 5 :]
-    assert len(EpochDraws(np.ones(60), 60, 12, 5, Share(parts=2), lambda: done)) == 10
+    whole = _batches(DataParallel(), done - done % 5)
+    assert _batches(DataParallel(), done) == whole[done % 5 :]
+    assert len(EpochBatchSampler(np.ones(60), 60, 12, 5, DataParallel(parts=2), lambda: done)) == 10
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batch_size 12 cannot be shared evenly among 8 \(devices x accumulate\)"):
-        EpochDraws(np.ones(60), 60, 12, 5, Share(devices=4, parts=2), lambda: 0)
+        EpochBatchSampler(np.ones(60), 60, 12, 5, DataParallel(devices=4, parts=2), lambda: 0)
 
 
 def test_never_less_than_one_batch() -> None:
-    assert draws_an_epoch(np.full(10, 0.1), 16) == 16
-    assert draws_an_epoch(np.full(100, 0.4), 16) == 40
+    assert samples_per_epoch(np.full(10, 0.1), 16) == 16
+    assert samples_per_epoch(np.full(100, 0.4), 16) == 40
 
 
 @given(st.integers(1, 700), st.integers(1, 8))
 def test_every_calibration_picture_is_looked_at_once(count: int, devices: int) -> None:
     if count < devices:
         with pytest.raises(ValueError, match="cannot be shared"):
-            every_picture(count, Share(0, devices))
+            validation_batches(count, DataParallel(0, devices))
         return
-    shares = [every_picture(count, Share(rank, devices), most=100) for rank in range(devices)]
+    shares = [validation_batches(count, DataParallel(rank, devices), most=100) for rank in range(devices)]
     assert sorted(chain.from_iterable(chain.from_iterable(shares))) == list(range(count))
     assert len({len(batches) for batches in shares}) == 1  # a device more batches than another would wait for ever
     assert all(batch for batches in shares for batch in batches)
@@ -88,8 +96,8 @@ def test_every_calibration_picture_is_looked_at_once(count: int, devices: int) -
 def test_batches_are_read_row_by_row_from_a_file(tmp_path, workers: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
     np.save(tmp_path / "images.npy", images)
-    rows = PictureBatches(np.load(tmp_path / "images.npy", mmap_mode="r"), np.arange(9))
-    found = list(loader(rows, [[3, 1, 3], [8]], workers))
+    rows = BatchDataset(np.load(tmp_path / "images.npy", mmap_mode="r"), np.arange(9))
+    found = list(batch_loader(rows, [[3, 1, 3], [8]], workers))
     assert [labels.tolist() for _, labels in found] == [[3, 1, 3], [8]]
     for pictures, labels in found:
         assert np.array_equal(pictures.numpy(), images[labels.numpy()])

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from training.config import SourceConfig
-from training.data.layouts import Found, index_source
-from training.data.samples import DataError, read
+from training.data.layouts import SourceIndex, index_source
+from training.data.samples import DataError, read_image_bytes
 
 CODES = ("BLA", "EOS", "PMO")
 
 
-def _index(root: Path, **told: Any) -> Found:
+def _index(root: Path, **told: Any) -> SourceIndex:
     return index_source(root, SourceConfig(name="set", licence="CC0", attribution="nobody", **told), CODES)
 
 
-def _seen(found: Found) -> list[tuple[str, str, str]]:
+def _seen(found: SourceIndex) -> list[tuple[str, str, str]]:
     return [(sample.code, sample.name, sample.patient) for sample in found.samples]
 
 
@@ -51,7 +51,7 @@ def test_shards_give_classes_patients_and_bytes_wherever_a_picture_lies(tmp_path
         ("EOS", "set/00.tar/7.jpg", ""),
         ("PMO", "set/01.tar/PMO/0001-1000/PMO_00001.jpg", ""),
     ]
-    assert [read(sample) for sample in found.samples] == [b"a mask" * 200, b"seven", b"one"]
+    assert [read_image_bytes(sample) for sample in found.samples] == [b"a mask" * 200, b"seven", b"one"]
     assert found.left_out == Counter(platelet=1)
 
 

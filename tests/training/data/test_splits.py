@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.config import Blocks, GroupedSplit, KFold, ListedSplit, RandomSplit, SplitConfig
+from training.config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit, RandomSplit, SplitConfig
 from training.data.samples import BLOCKS, Block, Sample
-from training.data.splits import assign, same_patient, sampled, split_blocks, together
+from training.data.splits import assign_blocks, group_ids, patient_pairs, split_blocks, subsample
 
 CODES = ("BLA", "EOS", "PMO")
 SOURCES = ("marrow", "blood")
@@ -46,10 +46,10 @@ shares = st.builds(
 )
 seeds = st.integers(0, 2**32 - 1)
 kinds: st.SearchStrategy[SplitConfig] = st.one_of(
-    st.builds(lambda told: Blocks(**told), shares),
+    st.builds(lambda told: BlockSplit(**told), shares),
     st.builds(lambda told, seed: RandomSplit(kind="random", seed=seed, **told), shares, seeds),
     st.builds(
-        lambda k, fold, seed: KFold(kind="kfold", k=k, fold=fold % k, seed=seed),
+        lambda k, fold, seed: KFoldSplit(kind="kfold", k=k, fold=fold % k, seed=seed),
         st.integers(2, 5),
         st.integers(0, 4),
         seeds,
@@ -74,9 +74,9 @@ def _divided(
 def test_no_unit_stands_in_two_blocks_and_the_order_of_files_decides_nothing(divided: Divided, random: Random) -> None:
     samples, split, twins, named = divided
     try:
-        blocks = assign(samples, split, together(len(samples), twins), named)
+        blocks = assign_blocks(samples, split, group_ids(len(samples), twins), named)
     except ValueError as error:  # scikit-learn's, of too few pictures for the folds
-        assert isinstance(split, KFold) and "n_splits" in str(error)
+        assert isinstance(split, KFoldSplit) and "n_splits" in str(error)
         return
     assert len(blocks) == len(samples) and set(blocks) <= set(BLOCKS)
     assert all(blocks[first] == blocks[second] for first, second in twins)
@@ -84,7 +84,7 @@ def test_no_unit_stands_in_two_blocks_and_the_order_of_files_decides_nothing(div
     random.shuffle(order)
     place = {at: new for new, at in enumerate(order)}
     moved = [(place[first], place[second]) for first, second in twins]
-    shuffled = assign([samples[at] for at in order], split, together(len(samples), moved), named)
+    shuffled = assign_blocks([samples[at] for at in order], split, group_ids(len(samples), moved), named)
     assert shuffled == [blocks[at] for at in order]
 
 
@@ -92,7 +92,7 @@ def test_no_unit_stands_in_two_blocks_and_the_order_of_files_decides_nothing(div
 @given(counts, shares)
 def test_blocks_are_contiguous_and_of_the_shares_asked(counts: dict, shares: dict[str, float]) -> None:
     samples = _cells(counts)
-    parts = split_blocks(samples, Blocks(**shares))
+    parts = split_blocks(samples, BlockSplit(**shares))
     for (source, code), count in counts.items():
         mine = [s for s in samples if (s.source, s.code) == (source, code)]
         joined = [s for block in BLOCKS for s in parts[block] if (s.source, s.code) == (source, code)]
@@ -107,7 +107,7 @@ def test_a_random_split_has_the_shares_asked_in_each_class_of_each_source(
     counts: dict, shares: dict[str, float], seed: int
 ) -> None:
     samples = _cells(counts)
-    blocks = assign(samples, RandomSplit(kind="random", seed=seed, **shares), _alone(samples))
+    blocks = assign_blocks(samples, RandomSplit(kind="random", seed=seed, **shares), _alone(samples))
     found = Counter((s.source, s.code, block) for s, block in zip(samples, blocks, strict=True))
     for stratum, count in counts.items():
         assert found[*stratum, "train"] == round(count * shares["train"])
@@ -119,19 +119,19 @@ def test_a_seed_draws_anew_and_a_further_class_moves_no_picture() -> None:
     few = _cells({("marrow", "BLA"): 50, ("marrow", "EOS"): 50})
     more = few + _cells({("marrow", "PMO"): 50})
     split = RandomSplit(kind="random", seed=1)
-    blocks = assign(few, split, _alone(few))
-    assert assign(more, split, _alone(more))[: len(few)] == blocks
-    assert assign(few, split.model_copy(update={"seed": 2}), _alone(few)) != blocks
+    blocks = assign_blocks(few, split, _alone(few))
+    assert assign_blocks(more, split, _alone(more))[: len(few)] == blocks
+    assert assign_blocks(few, split.model_copy(update={"seed": 2}), _alone(few)) != blocks
 
 
 @pytest.mark.parametrize("by_patient", [False, True])
 def test_over_all_folds_each_picture_is_tested_once_and_calibration_is_cut_from_the_rest(by_patient: bool) -> None:
     samples = _cells({("marrow", "BLA"): 60, ("marrow", "EOS"): 40, ("blood", "EOS"): 3}, patients=12)
-    units = together(len(samples), same_patient(samples) if by_patient else [(0, 30), (30, 59)])
+    units = group_ids(len(samples), patient_pairs(samples) if by_patient else [(0, 30), (30, 59)])
     tested: Counter[int] = Counter()
     for fold in range(5):
-        split = KFold(kind="kfold", k=5, fold=fold, calibration=0.2, by_patient=by_patient, seed=3)
-        blocks = assign(samples, split, units)
+        split = KFoldSplit(kind="kfold", k=5, fold=fold, calibration=0.2, by_patient=by_patient, seed=3)
+        blocks = assign_blocks(samples, split, units)
         tested.update(at for at, block in enumerate(blocks) if block == "test")
         sides = {unit: {block for at, block in enumerate(blocks) if units[at] == unit} for unit in set(units)}
         assert all(len(side) == 1 for side in sides.values())
@@ -143,7 +143,7 @@ def test_a_class_with_fewer_pictures_than_folds_is_tested_once_too() -> None:
     samples = _cells({("marrow", "BLA"): 30, ("marrow", "EOS"): 2})
     tested = Counter()
     for fold in range(5):
-        blocks = assign(samples, KFold(kind="kfold", fold=fold), _alone(samples))
+        blocks = assign_blocks(samples, KFoldSplit(kind="kfold", fold=fold), _alone(samples))
         tested.update(s.code for s, block in zip(samples, blocks, strict=True) if block == "test")
     assert tested == {"BLA": 30, "EOS": 2}
 
@@ -153,7 +153,7 @@ def test_a_class_with_fewer_pictures_than_folds_is_tested_once_too() -> None:
 def test_no_patient_stands_on_two_sides_and_every_class_on_each(seed: int) -> None:
     samples = _cells({("marrow", "BLA"): 300, ("marrow", "EOS"): 150, ("marrow", "PMO"): 40}, patients=20)
     split = GroupedSplit(kind="grouped", train=0.6, calibration=0.15, test=0.25, seed=seed)
-    blocks = assign(samples, split, together(len(samples), same_patient(samples)))
+    blocks = assign_blocks(samples, split, group_ids(len(samples), patient_pairs(samples)))
     sides: dict[str, set[Block]] = {sample.patient: set() for sample in samples}
     for sample, block in zip(samples, blocks, strict=True):
         sides[sample.patient].add(block)
@@ -168,18 +168,18 @@ def test_no_patient_stands_on_two_sides_and_every_class_on_each(seed: int) -> No
 def test_one_patient_cannot_be_split() -> None:
     samples = _cells({("marrow", "BLA"): 10}, patients=1)
     with pytest.raises(ValueError, match="belong to one patient"):
-        assign(samples, GroupedSplit(kind="grouped"), together(10, same_patient(samples)))
+        assign_blocks(samples, GroupedSplit(kind="grouped"), group_ids(10, patient_pairs(samples)))
 
 
 def test_patients_of_the_same_name_in_two_sources_are_two_and_the_unknown_are_apart() -> None:
     samples = _cells({("marrow", "BLA"): 3, ("blood", "BLA"): 3}, patients=1) + _cells({("marrow", "EOS"): 2})
-    assert together(8, same_patient(samples)).tolist() == [0, 0, 0, 1, 1, 1, 2, 3]
+    assert group_ids(8, patient_pairs(samples)).tolist() == [0, 0, 0, 1, 1, 1, 2, 3]
 
 
 def test_twins_of_two_blocks_go_to_training_and_take_nothing_else_with_them() -> None:
     samples = _cells({("marrow", "BLA"): 100})
-    said = assign(samples, Blocks(), _alone(samples))
-    blocks = assign(samples, Blocks(), together(100, [(0, 95), (81, 99), (97, 98)]))
+    said = assign_blocks(samples, BlockSplit(), _alone(samples))
+    blocks = assign_blocks(samples, BlockSplit(), group_ids(100, [(0, 95), (81, 99), (97, 98)]))
     moved = {at: block for at, block in enumerate(blocks) if block != said[at]}
     assert moved == {95: "train", 81: "train", 99: "train"}
 
@@ -190,9 +190,9 @@ def test_a_larger_sample_holds_the_smaller_and_no_class_is_lost(
     counts: dict, share: float, times: float, seed: int
 ) -> None:
     samples = _cells(counts)
-    small, large = sampled(samples, share, seed), sampled(samples, share * times, seed)
+    small, large = subsample(samples, share, seed), subsample(samples, share * times, seed)
     assert set(small) <= set(large) <= set(samples)
     assert small == [sample for sample in samples if sample in set(small)]
     found = Counter((s.source, s.code) for s in small)
     assert found == {stratum: max(round(count * share), 1) for stratum, count in counts.items()}
-    assert set(sampled(samples[::-1], share, seed)) == set(small)
+    assert set(subsample(samples[::-1], share, seed)) == set(small)

@@ -12,7 +12,7 @@ from folded import Folded
 from training.evaluation.cross_validation import fold_tables, pool
 from training.evaluation.scores import scores_of_run, write_evaluation
 from training.evaluation.tables import tables
-from training.run import Run
+from training.run import RunFolder
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -25,9 +25,9 @@ def _evaluation(folder: Path) -> dict[str, dict[str, list[list[int]]]]:
     return found
 
 
-def _copied(run: Path, to: Path) -> Run:
+def _copied(run: Path, to: Path) -> RunFolder:
     shutil.copytree(run, to, ignore=shutil.ignore_patterns("cache", "checkpoints"))
-    return Run(to)
+    return RunFolder(to)
 
 
 def test_pooled_counts_are_the_sum_of_the_folds(folded: Folded) -> None:
@@ -58,22 +58,22 @@ def test_folds_of_one_name_are_told_apart(folded: Folded, tmp_path: Path) -> Non
 
 
 def test_each_fold_stands_beside_the_pool_with_its_n(folded: Folded) -> None:
-    found = pool([Run(run) for run in folded.runs])
+    found = pool([RunFolder(run) for run in folded.runs])
     (table,) = fold_tables(found)
     first, second, spread = (dict(zip(table.header, row, strict=True)) for row in table.rows)
     assert int(first["n"]) + int(second["n"]) == int(spread["n"]) == len(found.scores)
-    each = np.array([run.evaluation().metrics[0].value for run in map(Run, folded.runs)])
+    each = np.array([run.evaluation().metrics[0].value for run in map(RunFolder, folded.runs)])
     assert spread["accuracy"] == f"{each.mean():.3f} ± {each.std(ddof=1):.3f}"
     rows = [row for row in _rows(folded.pooled / "folds.csv") if row["figure"] == "accuracy"]
     assert [(row["run"], row["n"]) for row in rows] == [("fold-0", first["n"]), ("fold-1", second["n"])]
 
 
 def test_each_picture_keeps_the_temperature_of_its_fold(folded: Folded) -> None:
-    found, evaluations = Run(folded.pooled), [Run(run).evaluation() for run in folded.runs]
+    found, evaluations = RunFolder(folded.pooled), [RunFolder(run).evaluation() for run in folded.runs]
     expected = [
         evaluations[at].temperature
         for at, run in enumerate(folded.runs)
-        for _ in scores_of_run(Run(run), "test").labels
+        for _ in scores_of_run(RunFolder(run), "test").labels
     ]
     assert scores_of_run(found, "test").temperature.tolist() == expected
     product = np.prod([evaluation.temperature for evaluation in evaluations])
@@ -81,7 +81,7 @@ def test_each_picture_keeps_the_temperature_of_its_fold(folded: Folded) -> None:
 
 
 def test_every_figure_of_the_pool_is_in_a_table_with_its_n(folded: Folded) -> None:
-    evaluation = Run(folded.pooled).evaluation()
+    evaluation = RunFolder(folded.pooled).evaluation()
     made = tables(evaluation.metrics, next(iter(evaluation.splits.values())))
     assert "Further figures" not in [table.title for table in made]
     for table in made:
@@ -102,7 +102,7 @@ def test_what_is_no_pool_is_refused_in_one_line(folded: Folded, tmp_path: Path) 
 
 
 def test_pictures_that_no_fold_tested_are_counted(folded: Folded, tmp_path: Path) -> None:
-    first, second = Run(folded.runs[0]), _copied(folded.runs[1], tmp_path / "less")
+    first, second = RunFolder(folded.runs[0]), _copied(folded.runs[1], tmp_path / "less")
     whole = scores_of_run(second, "test")
     write_evaluation(second, second.evaluation(), {"test": whole.rows(np.arange(len(whole)) > 0)})
     found = pool([first, second])

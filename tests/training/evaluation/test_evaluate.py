@@ -8,7 +8,7 @@ import pytest
 from scipy.special import softmax
 
 from training.config import Config
-from training.data.images import Pictures
+from training.data.images import LabelledImages
 from training.data.samples import Sample
 from training.evaluation.evaluate import evaluate, fit_temperature
 
@@ -44,15 +44,17 @@ def _overconfident(count: int, times: float, seed: int = 0) -> tuple[np.ndarray,
     return (honest * times).astype(np.float32), labels
 
 
-def _pictures(source: str, labels: np.ndarray) -> Pictures:
+def _pictures(source: str, labels: np.ndarray) -> LabelledImages:
     samples = [
         Sample(source, CODES[label], f"{number}.png", Path(f"{number}.png")) for number, label in enumerate(labels)
     ]
-    return Pictures(samples, np.empty((0, 32, 32, 3), np.uint8), labels, [])
+    return LabelledImages(samples, np.empty((0, 32, 32, 3), np.uint8), labels, [])
 
 
-def _together(first: Pictures, second: Pictures) -> Pictures:
-    return Pictures(first.samples + second.samples, first.images, np.concatenate([first.labels, second.labels]), [])
+def _together(first: LabelledImages, second: LabelledImages) -> LabelledImages:
+    return LabelledImages(
+        first.samples + second.samples, first.images, np.concatenate([first.labels, second.labels]), []
+    )
 
 
 @pytest.mark.parametrize("times", [0.4, 1.0, 2.5])

@@ -18,7 +18,7 @@ from training.data.samples import Sample
 from training.evaluation.calibration import log_probabilities
 from training.evaluation.label_errors import Audit, audit, differences, pairs, shares, write_audit
 from training.evaluation.scores import Scores, scores_of, scores_of_run
-from training.run import Run
+from training.run import RunFolder
 
 CODES = ("A", "B", "C")
 
@@ -130,7 +130,7 @@ def audited(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_picture_that_both_runs_get_wrong_is_listed_and_shown(folded: Folded, audited: Path) -> None:
-    runs = [Run(folded.runs[0]), Run(folded.second)]
+    runs = [RunFolder(folded.runs[0]), RunFolder(folded.second)]
     wrong = []
     for run in runs:
         scores = scores_of_run(run, "test")
@@ -150,7 +150,7 @@ def test_every_picture_that_both_runs_get_wrong_is_listed_and_shown(folded: Fold
 
 def test_the_page_says_who_was_asked_and_of_how_many(folded: Folded, audited: Path) -> None:
     page = (audited / "audit.html").read_text()
-    n = len(scores_of_run(Run(folded.second), "test"))
+    n = len(scores_of_run(RunFolder(folded.second), "test"))
     assert "fold-0, second" in page
     assert f"of {n} labels are in doubt" in page
     assert "drawn by training/drawn/painter.py" in page

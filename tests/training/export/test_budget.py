@@ -8,9 +8,9 @@ import pytest
 import torch
 from commands import run
 
-from training.commands.measure import sized
+from training.commands.measure import size_table
 from training.config import Config, read_config
-from training.export.cost import budget, cost
+from training.export.cost import network_cost, training_budget
 from training.networks.build import build
 
 GUIDE = Path("docs/training-at-scale.md")
@@ -27,7 +27,7 @@ def _config(variant: str, size: int, **fit: object) -> Config:
 def test_counts_are_the_published_ones(variant: str, millions: float, giga: float) -> None:
     """mmpretrain's table and the VAN paper's, which count a head of 1,000 classes."""
     config = _config(variant, 224)
-    parameters, multiply_adds = cost(config)
+    parameters, multiply_adds = network_cost(config)
     head = build(config.model, 1000).head
     thousand = (1000 - len(config.classes)) * (head.in_features + 1)
     assert (parameters + thousand) / 1e6 == pytest.approx(millions, rel=0.01)
@@ -47,17 +47,19 @@ def test_what_is_kept_is_what_autograd_keeps_of_real_pictures() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         net(torch.rand(8, 3, 64, 64))
     real = sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own) / 8
-    assert budget(config, 100).kept_bytes == pytest.approx(real, rel=0.02)
+    assert training_budget(config, 100).kept_bytes == pytest.approx(real, rel=0.02)
 
 
 def test_half_the_bits_keep_half_the_bytes() -> None:
-    whole, half = (budget(_config("micro", 64, precision=p), 100).kept_bytes for p in ("32-true", "bf16-mixed"))
+    whole, half = (
+        training_budget(_config("micro", 64, precision=p), 100).kept_bytes for p in ("32-true", "bf16-mixed")
+    )
     assert half == pytest.approx(whole / 2, rel=0.05)
 
 
 def test_growing_pictures_cost_what_each_size_costs() -> None:
-    small, large = (cost(_config("micro", size)).multiply_adds for size in (32, 64))
-    grown = budget(_config("micro", 64, epochs=10, restarts=(), sizes=((0, 32), (6, 64))), draws=1000)
+    small, large = (network_cost(_config("micro", size)).multiply_adds for size in (32, 64))
+    grown = training_budget(_config("micro", 64, epochs=10, restarts=(), sizes=((0, 32), (6, 64))), draws=1000)
     assert grown.training_operations == pytest.approx(6 * 1000 * (6 * small + 4 * large))
     assert grown.hours(4, 2.0, 0.5) == pytest.approx(grown.training_operations / 4e12 / 3600)
 
@@ -70,7 +72,7 @@ def test_the_guide_says_what_the_command_says() -> None:
         path, *options = shlex.split(command)
         given = dict(zip(options[::2], options[1::2], strict=True))
         whole = (int(given[name]) for name in ("--pictures", "--devices", "--accumulate"))
-        table = sized(Path(path), *whole, *(float(given[name]) for name in ("--tera-operations", "--utilisation")))
+        table = size_table(Path(path), *whole, *(float(given[name]) for name in ("--tera-operations", "--utilisation")))
         rows = "\n".join(f"| {what} | {much} |" for what, much in table.rows)
         said = f"{command}\n```\n\n| what | how much |\n|---|---|\n{rows}\n"
         assert said in text, f"put this into {GUIDE}:\n{said}"

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from training.commands.measure import node_times
-from training.export.cost import ANSWER, FRONT, places, places_after
+from training.export.cost import INPUT_SCOPE, OUTPUT_SCOPE, graph_scopes, optimised_graph_scopes
 
 
 def _graph() -> onnx.GraphProto:
@@ -45,12 +45,12 @@ def _graph() -> onnx.GraphProto:
 
 
 def test_a_value_belongs_where_the_tensors_of_its_node_do() -> None:
-    found = places(_graph())
-    assert found["image"] == found["scaled"] == FRONT
+    found = graph_scopes(_graph())
+    assert found["image"] == found["scaled"] == INPUT_SCOPE
     assert found["stem"] == found["normed"] == found["seen"] == "trunk.conv_stem"
     assert found["mixed"] == found["bent"] == "mlka"
     assert found["evidence"] == "head"
-    assert found["probabilities"] == ANSWER
+    assert found["probabilities"] == OUTPUT_SCOPE
     assert "folded" not in found  # the same for every picture: no run computes it
 
 
@@ -62,7 +62,7 @@ def test_what_a_runtime_put_in_between_belongs_to_what_it_takes() -> None:
         node("Conv", ["seen", "folded"], ["mixed"], name="renamed"),
     ]
     optimised = helper.make_graph(nodes, "optimised", [], [])
-    assert places_after(optimised, places(_graph())) == {
+    assert optimised_graph_scopes(optimised, graph_scopes(_graph())) == {
         "seen_nchwc": "trunk.conv_stem",
         "ReorderOutput": "trunk.conv_stem",
         "renamed": "mlka",
@@ -85,4 +85,4 @@ def test_the_command_says_operators_and_parts(artefact: Path, tmp_path: Path) ->
     assert commands.run("profile", artefact, "--batch", "2", "--runs", "2", log=log) == 0, log.read_text()
     said = log.read_text()
     assert "least of 2 runs" in said and "batch 2" in said
-    assert {"Conv", "Softmax", ANSWER, "all"} <= {line.split()[0] for line in said.splitlines() if line.split()}
+    assert {"Conv", "Softmax", OUTPUT_SCOPE, "all"} <= {line.split()[0] for line in said.splitlines() if line.split()}

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.sampler import Share
+from training.data.sampler import DataParallel
 from training.fit.epoch_sums import EpochSums
 
 Batches = list[tuple[float, int, int]]  # mean loss, hits, pictures
@@ -39,7 +39,7 @@ def test_an_interruption_changes_no_bit(before: Batches, after: Batches) -> None
     whole, first, second = EpochSums(), EpochSums(), EpochSums()
     _add(whole, [*before, *after])
     _add(first, before)
-    second.load(first.state(), Share())
+    second.load(first.state(), DataParallel())
     _add(second, after)
     assert torch.equal(whole.sums, second.sums)
 
@@ -49,7 +49,7 @@ def test_another_number_of_processes_takes_all_over_and_nothing_twice(saved: int
     state = torch.arange(float(3 * saved)).reshape(saved, 3)
     loaded = [EpochSums() for _ in range(now)]
     for rank, sums in enumerate(loaded):
-        sums.load(state, Share(rank, now))
+        sums.load(state, DataParallel(rank, now))
     rows = torch.stack([sums.sums for sums in loaded])
     assert torch.equal(rows.sum(dim=0), state.sum(dim=0))
     assert saved != now or torch.equal(rows, state)
@@ -58,5 +58,5 @@ def test_another_number_of_processes_takes_all_over_and_nothing_twice(saved: int
 def test_a_checkpoint_of_an_earlier_version_has_none() -> None:
     sums = EpochSums()
     _add(sums, [(1.0, 1, 2)])
-    sums.load(None, Share())
+    sums.load(None, DataParallel())
     assert sums.sums[2] == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from desk import Desk
 
-from training.data.sampler import PictureBatches, loader
+from training.data.sampler import BatchDataset, batch_loader
 from training.data.wait_times import Waits
 
 CONFIG = """
@@ -19,7 +19,7 @@ warmup_epochs = 0
 """
 
 
-class _Slow(PictureBatches):
+class _Slow(BatchDataset):
     """Takes as long for a picture as the clock says; so does the training for a step."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class _Slow(PictureBatches):
 def test_what_is_waited_for_is_told_from_what_is_computed() -> None:
     rows = _Slow()
     waits = Waits(now=lambda: rows.clock)
-    for _, labels in loader(rows, [[3, 1, 3], [8], [0, 2]], 0, waits):
+    for _, labels in batch_loader(rows, [[3, 1, 3], [8], [0, 2]], 0, waits):
         rows.clock += 10 * len(labels)
     assert waits.epochs == [[(3, 33), (1, 11), (2, 22)]]
     assert waits.share() == pytest.approx(6 / 66)

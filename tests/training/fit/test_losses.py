@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config import FitConfig
-from training.fit.losses import LabelLoss, class_counts, draw_weights, effective_number
+from training.fit.losses import LabelLoss, class_counts, effective_number, sampling_weights
 
 LABELS = np.array([0] * 80 + [1] * 16 + [3] * 4)  # class 2 of 4 has no picture
 ONES = np.ones(len(LABELS))
@@ -24,17 +24,19 @@ def _shares(weights: np.ndarray) -> list[float]:
 
 
 def test_sampling_draws_classes_alike_at_power_one_and_by_the_root_at_a_half() -> None:
-    assert _shares(draw_weights(LABELS, ONES, 4, _config())) == [0.8, 0.16, 0, 0.04]
-    balanced = draw_weights(LABELS, ONES, 4, _config(imbalance="sampling"))
+    assert _shares(sampling_weights(LABELS, ONES, 4, _config())) == [0.8, 0.16, 0, 0.04]
+    balanced = sampling_weights(LABELS, ONES, 4, _config(imbalance="sampling"))
     assert balanced.sum() == pytest.approx(100)
     assert _shares(balanced) == [0.3333, 0.3333, 0, 0.3333]
-    rooted = class_counts(LABELS, draw_weights(LABELS, ONES, 4, _config(imbalance="sampling", imbalance_power=0.5)), 4)
+    rooted = class_counts(
+        LABELS, sampling_weights(LABELS, ONES, 4, _config(imbalance="sampling", imbalance_power=0.5)), 4
+    )
     assert rooted[0] / rooted[3] == pytest.approx(20**0.5)
 
 
 def test_sampling_leaves_the_sources_of_one_class_in_proportion() -> None:
     weights = np.where(np.arange(len(LABELS)) % 2, 0.4, 1.0)
-    drawn = draw_weights(LABELS, weights, 4, _config(imbalance="sampling"))
+    drawn = sampling_weights(LABELS, weights, 4, _config(imbalance="sampling"))
     assert drawn.sum() == pytest.approx(weights.sum())
     assert drawn[1] / drawn[0] == pytest.approx(0.4)
 
@@ -46,7 +48,7 @@ def test_effective_numbers_level_off() -> None:
     # Beyond a hundred pictures nothing more is learned of a class, says beta: the two large ones count alike.
     labels = np.repeat([0, 1, 2], [9000, 900, 9])
     config = _config(imbalance="sampling", imbalance_beta=0.99)
-    shares = class_counts(labels, draw_weights(labels, np.ones(len(labels)), 3, config), 3)
+    shares = class_counts(labels, sampling_weights(labels, np.ones(len(labels)), 3, config), 3)
     assert shares[0] / shares[1] == pytest.approx(10, rel=0.01)
 
 

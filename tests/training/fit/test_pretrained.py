@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from model.van import LKA, VAN, VARIANTS
 from training.config import Config, ConfigError, ModelConfig
-from training.fit.pretrained import InitialError, begin, check_origin, read_origin, take_over
+from training.fit.pretrained import PretrainedError, check_pretrained, initialise, load_pretrained, transfer_weights
 from training.networks.build import build
 
 B0 = VARIANTS["van_b0"]
@@ -56,7 +56,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_of_a_published_checkpoint_arrives_but_its_head(published: Path) -> None:
     net = VAN("van_b0", len(CODES))
     made_anew = net.head.weight.clone()
-    taken = take_over(net, _from(published, variant="van_b0"), CODES)
+    taken = transfer_weights(net, _from(published, variant="van_b0"), CODES)
     assert taken.left == ("head.weight", "head.bias")
     assert str(taken).endswith("made anew: head.weight, head.bias")
     assert torch.equal(net.head.weight, made_anew)
@@ -67,8 +67,8 @@ def test_all_of_a_published_checkpoint_arrives_but_its_head(published: Path) -> 
 
 
 def test_a_checkpoint_of_another_width_gives_nothing(published: Path) -> None:
-    with pytest.raises(InitialError, match=r"not one of its \d+ tensors fits 'van_b1'"):
-        take_over(VAN("van_b1", 1000), _from(published, variant="van_b1"), ())
+    with pytest.raises(PretrainedError, match=r"not one of its \d+ tensors fits 'van_b1'"):
+        transfer_weights(VAN("van_b1", 1000), _from(published, variant="van_b1"), ())
 
 
 class _Opened:
@@ -81,8 +81,8 @@ class _Opened:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "args": _Opened()}, tmp_path / "armed.pth")
-    with pytest.raises(InitialError, match="weights_only=True"):
-        read_origin(str(tmp_path / "armed.pth"), "van_b0")
+    with pytest.raises(PretrainedError, match="weights_only=True"):
+        load_pretrained(str(tmp_path / "armed.pth"), "van_b0")
     assert not Path("opened").exists()
 
 
@@ -98,24 +98,24 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_holds_no_weights_is_said_in_a_sentence(tmp_path: Path, name: str, data: bytes | None, says: str) -> None:
     if data is not None:
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(InitialError, match=says):
-        take_over(_micro(), _from(tmp_path / name), CODES)
+    with pytest.raises(PretrainedError, match=says):
+        transfer_weights(_micro(), _from(tmp_path / name), CODES)
 
 
 def test_a_state_dict_that_is_none_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"epoch": 3}}, tmp_path / "model.pth")
-    with pytest.raises(InitialError, match="holds no state_dict"):
-        read_origin(str(tmp_path / "model.pth"), "van_b0")
+    with pytest.raises(PretrainedError, match="holds no state_dict"):
+        load_pretrained(str(tmp_path / "model.pth"), "van_b0")
 
 
 def test_imagenet_is_known_for_what_can_be_installed() -> None:
-    with pytest.raises(InitialError, match="efficientnet_lite0, 1 and 2 have some"):
-        take_over(_micro(), _from("imagenet"), CODES)
+    with pytest.raises(PretrainedError, match="efficientnet_lite0, 1 and 2 have some"):
+        transfer_weights(_micro(), _from("imagenet"), CODES)
 
 
 def test_a_run_of_the_same_classes_comes_along_whole(tmp_path: Path) -> None:
     theirs, net = _micro(seed=1), _micro(seed=2)
-    taken = take_over(net, _from(_run(tmp_path / "run", CODES, theirs)), CODES)
+    taken = transfer_weights(net, _from(_run(tmp_path / "run", CODES, theirs)), CODES)
     assert (taken.left, taken.classes) == ((), None)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), theirs.state_dict().values(), strict=True))
 
@@ -133,7 +133,7 @@ def test_of_the_head_the_rows_of_common_classes_come_along(
 ) -> None:
     theirs, net = _micro(seed=1), _micro(len(codes), seed=2)
     before = net.head.weight.clone()
-    taken = take_over(net, _from(_run(tmp_path / "run", CODES, theirs)), codes)
+    taken = transfer_weights(net, _from(_run(tmp_path / "run", CODES, theirs)), codes)
     assert taken.classes == tuple(codes[row] for row in common)
     for row in range(len(codes)):
         expected = theirs.head.weight[common[row]] if row in common else before[row]
@@ -148,10 +148,10 @@ def test_weights_for_pictures_of_another_scaling_are_refused_with_the_lines_to_p
     model = 'variant = "micro"\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]'
     run = _run(tmp_path / "run", CODES, _micro(), model)
     with pytest.raises(
-        InitialError, match=r"set under .model.:\n    mean = \[0.5, 0.5, 0.5\]\n    std = \[0.5, 0.5, 0.5\]$"
+        PretrainedError, match=r"set under .model.:\n    mean = \[0.5, 0.5, 0.5\]\n    std = \[0.5, 0.5, 0.5\]$"
     ):
-        take_over(_micro(), _from(run), CODES)
-    take_over(_micro(), _from(run, mean=(0.5,) * 3, std=(0.5,) * 3), CODES)
+        transfer_weights(_micro(), _from(run), CODES)
+    transfer_weights(_micro(), _from(run, mean=(0.5,) * 3, std=(0.5,) * 3), CODES)
 
 
 def test_another_input_size_is_no_error_but_is_said(tmp_path: Path) -> None:
@@ -159,14 +159,14 @@ def test_another_input_size_is_no_error_but_is_said(tmp_path: Path) -> None:
     run = _run(tmp_path / "run", config.codes, _micro(len(config.codes)), 'variant = "micro"\ninput_size = 96')
     for size, says in ((64, "was learned at 96 px, this run trains at 64; the same is input_size = 96"), (96, None)):
         model = config.model.model_copy(update={"init": str(run), "input_size": size})
-        told = check_origin(config.model_copy(update={"model": model}))
+        told = check_pretrained(config.model_copy(update={"model": model}))
         assert told is None if says is None else told and told.endswith(says)
 
 
 def test_a_changed_network_takes_what_fits_of_the_unchanged_one(tmp_path: Path) -> None:
     run = _run(tmp_path / "run", CODES, _micro(seed=1))
     net = _micro(seed=2, channel_attention="se", depths=(1, 2, 1, 1))
-    taken = take_over(net, _from(run), CODES)
+    taken = transfer_weights(net, _from(run), CODES)
     assert taken.left and all(
         ".channel_attention." in name or name.startswith("stages.1.blocks.1.") for name in taken.left
     )
@@ -211,7 +211,7 @@ def test_clearing_changes_nothing_at_its_size_and_something_at_a_larger_one() ->
 
 def test_taps_that_are_never_used_stay_at_zero_in_training_and_learn_at_a_larger_size() -> None:
     net = _micro()
-    begin(net, _config(32))
+    initialise(net, _config(32))
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.1)
     for size in (32, 32, 96):
         optimiser.zero_grad()
@@ -226,8 +226,8 @@ def test_taps_that_are_never_used_stay_at_zero_in_training_and_learn_at_a_larger
 
 def test_progressive_resizing_begins_within_its_smallest_size() -> None:
     growing, fixed = _micro(), _micro()
-    begin(growing, _config(64, ((0, 32), (3, 64))))
-    begin(fixed, _config(64))
+    initialise(growing, _config(64, ((0, 32), (3, 64))))
+    initialise(fixed, _config(64))
     assert all(not tensor.any() for tensor in _outer(growing, 32))
     assert any(tensor.any() for tensor in _outer(fixed, 32))
     assert all(not tensor.any() for tensor in _outer(fixed, 64))
@@ -237,7 +237,7 @@ def test_what_a_run_learned_at_a_larger_size_is_not_cleared(tmp_path: Path) -> N
     config = _config(32)
     theirs, net = (_micro(len(config.codes), seed) for seed in (1, 2))
     run = _run(tmp_path / "run", config.codes, theirs)
-    begin(net, config.model_copy(update={"model": config.model.model_copy(update={"init": str(run)})}))
+    initialise(net, config.model_copy(update={"model": config.model.model_copy(update={"init": str(run)})}))
     mine, kept = (n.stages[3].blocks[0].attn.spatial_gating_unit.conv_spatial.weight for n in (net, theirs))
     assert torch.equal(mine, kept)
 
@@ -261,7 +261,7 @@ def test_a_kernel_that_an_artefact_cut_is_whole_again_with_zeros(tmp_path: Path)
     )
     onnx.save(onnx.helper.make_model(graph), tmp_path / "cut.onnx")
     net = _micro(seed=2)
-    assert take_over(net, _from(tmp_path / "cut.onnx"), CODES).taken == 3
+    assert transfer_weights(net, _from(tmp_path / "cut.onnx"), CODES).taken == 3
     kernel = net.stages[1].blocks[0].attn.spatial_gating_unit.attend[2].conv_spatial.weight
     assert torch.equal(kernel, torch.nn.functional.pad(whole[:, :, 3:6, 3:6], (3, 3, 3, 3)))
 
@@ -269,4 +269,4 @@ def test_a_kernel_that_an_artefact_cut_is_whole_again_with_zeros(tmp_path: Path)
 def test_a_run_whose_configuration_cannot_be_read_is_named(tmp_path: Path) -> None:
     run = _run(tmp_path / "run", CODES, _micro(), "variant = ")
     with pytest.raises(ConfigError, match="config.toml: not TOML"):
-        take_over(_micro(), _from(run), CODES)
+        transfer_weights(_micro(), _from(run), CODES)

@@ -7,7 +7,7 @@ import pytest
 from desk import Desk
 
 from model.contract import Manifest, read_manifest
-from training.fit.pretrained import laxer
+from training.fit.pretrained import less_restrictive
 
 FIT = "[fit]\nepochs = 1\nbatch_size = 8\nwarmup_epochs = 0\nema_decay = 0\n"
 FIRST = (
@@ -131,4 +131,4 @@ def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_t
     ],
 )
 def test_which_of_two_licences_asks_more(licence: str, theirs: str, is_laxer: bool) -> None:
-    assert laxer(licence, theirs) is is_laxer
+    assert less_restrictive(licence, theirs) is is_laxer

@@ -11,9 +11,9 @@ from model.lite import LITE_VARIANTS, STRIDE, LiteMLKA
 from model.van import LKA, answer
 from training.config import ModelConfig
 from training.export.export import check, to_onnx
-from training.fit.pretrained import take_over
+from training.fit.pretrained import transfer_weights
 from training.networks.build import build
-from training.networks.trunks import pooled
+from training.networks.trunks import timm_classifier
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_onnxruntime_answers_as_torch_does() -> None:
 
 def test_a_new_one_sees_what_its_trunk_sees(net: LiteMLKA) -> None:
     """The stage joins the trunk through zeros: the last map is that of the trunk alone."""
-    alone = pooled("efficientnet_lite0", CLASSES)
+    alone = timm_classifier("efficientnet_lite0", CLASSES)
     alone.trunk.load_state_dict(net.trunk.state_dict())
     pictures = _pictures(2, 64)
     with torch.inference_mode():
@@ -48,11 +48,11 @@ def test_a_new_one_sees_what_its_trunk_sees(net: LiteMLKA) -> None:
 
 
 def test_it_begins_with_the_weights_of_a_trained_trunk(tmp_path: Path) -> None:
-    alone = pooled("efficientnet_lite0", CLASSES)
+    alone = timm_classifier("efficientnet_lite0", CLASSES)
     save_file(alone.state_dict(), tmp_path / "weights.safetensors")
     config = ModelConfig(variant="lite0_mlka", init=str(tmp_path))
     net = build(config, CLASSES)
-    taken = take_over(net, config, [f"C{row}" for row in range(CLASSES)])
+    taken = transfer_weights(net, config, [f"C{row}" for row in range(CLASSES)])
     assert not [name for name in taken.left if name.startswith("trunk.")]
     assert {name.partition(".")[0] for name in taken.left} == {"mlka", "join", "fusion", "head"}
     torch.testing.assert_close(net.trunk.conv_head.weight, alone.trunk.conv_head.weight)

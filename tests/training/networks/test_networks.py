@@ -15,10 +15,10 @@ from model.channel import CHANNEL_ATTENTIONS
 from model.van import KERNELS, VAN, VARIANTS, Variant
 from training.config import ChannelAttention, Config, ConfigError, ModelConfig, Scale, Stem, read_config
 from training.export.export import Servable, check, to_onnx
-from training.networks.build import COMPARISONS, NETWORKS, build, title, variant
-from training.networks.build import check as check_network
+from training.networks.build import COMPARISON_NETWORKS, NETWORKS, build, van_variant, variant_title
+from training.networks.build import check_model as check_network
 from training.networks.dagdnet import DAGDNet
-from training.networks.trunks import Pooled
+from training.networks.trunks import PooledClassifier
 
 CLASSES = 5
 LKA = ("5-7-1",)
@@ -49,7 +49,7 @@ def _awake(net: torch.nn.Module) -> None:
             torch.nn.init.normal_(parameter, mean=0.5 * ("weight" in name or "scale" in name), std=0.2)
 
 
-def _holds_the_contract(net: VAN | Pooled, size: int) -> None:
+def _holds_the_contract(net: VAN | PooledClassifier, size: int) -> None:
     """Shapes, a gradient to every parameter, a picture that does not know its neighbours, evidence that adds up."""
     _awake(net)
     pictures = _pictures(4, size)
@@ -76,7 +76,7 @@ def test_every_switch_gives_a_network_that_holds_the_contract(changes: dict[str,
     _holds_the_contract(build(_changed(**changes), CLASSES), size=64)
 
 
-@pytest.mark.parametrize("name", sorted(set(COMPARISONS) - HEAVY))
+@pytest.mark.parametrize("name", sorted(set(COMPARISON_NETWORKS) - HEAVY))
 def test_comparison_networks_hold_the_contract(name: str) -> None:
     torch.manual_seed(0)
     _holds_the_contract(build(ModelConfig(variant=name), CLASSES), size=64)
@@ -90,7 +90,7 @@ def test_dagdnet_holds_the_contract() -> None:
 @pytest.mark.parametrize("name", sorted(HEAVY))
 def test_heavy_networks_can_be_built(name: str) -> None:
     with torch.device("meta"):
-        net = COMPARISONS[name](CLASSES, 0.0)
+        net = COMPARISON_NETWORKS[name](CLASSES, 0.0)
     assert net.head.out_features == CLASSES
 
 
@@ -120,7 +120,7 @@ def test_samfn_filters_maps_by_what_they_show() -> None:
 class _Serving(Servable):
     """Around a network without a configuration of its own."""
 
-    def __init__(self, net: VAN | Pooled) -> None:
+    def __init__(self, net: VAN | PooledClassifier) -> None:
         config = Config.model_validate(
             {
                 "name": "parity",
@@ -164,11 +164,11 @@ def test_onnxruntime_answers_as_torch_does(make: object) -> None:
 
 def test_an_unchanged_variant_is_titled_by_its_name() -> None:
     for name in NETWORKS:
-        assert title(ModelConfig(variant=name)) == name
+        assert variant_title(ModelConfig(variant=name)) == name
     for name, numbers in VARIANTS.items():
         as_it_is = {k: v for k, v in vars(numbers).items() if k != "fusion_dim"}
-        assert variant(ModelConfig(variant=name)) == numbers
-        assert title(ModelConfig(variant=name, fusion=numbers.fusion_dim > 0, **as_it_is)) == name
+        assert van_variant(ModelConfig(variant=name)) == numbers
+        assert variant_title(ModelConfig(variant=name, fusion=numbers.fusion_dim > 0, **as_it_is)) == name
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_an_unchanged_variant_is_titled_by_its_name() -> None:
     ],
 )
 def test_a_changed_variant_says_what_is_changed(changes: dict[str, object], says: str) -> None:
-    assert title(_changed(**changes)) == says
+    assert variant_title(_changed(**changes)) == says
 
 
 def _four(of: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[int, ...]]:
@@ -207,10 +207,10 @@ _configurations = st.builds(
 def test_two_networks_have_one_title_only_if_they_are_one(first: ModelConfig, second: ModelConfig) -> None:
     same = (
         first.variant == second.variant
-        and variant(first) == variant(second)
+        and van_variant(first) == van_variant(second)
         and first.channel_attention == second.channel_attention
     )
-    assert (title(first) == title(second)) == same
+    assert (variant_title(first) == variant_title(second)) == same
 
 
 @pytest.mark.parametrize(

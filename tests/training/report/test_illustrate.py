@@ -18,7 +18,7 @@ from PIL import Image
 from training.evaluation.scores import scores_of_run, write_evaluation
 from training.evaluation.tables import Table
 from training.report.html import Page, Picture, Section, render
-from training.run import Run
+from training.run import RunFolder
 
 OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery"}
 
@@ -64,7 +64,7 @@ def pooled(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The figures of both folds, of a source whose name cannot be that of a file."""
     folder = tmp_path_factory.mktemp("pooled")
     shutil.copytree(folded.pooled, folder, dirs_exist_ok=True)
-    config, run = folder / "config.toml", Run(folder)
+    config, run = folder / "config.toml", RunFolder(folder)
     config.write_text(config.read_text().replace('name = "drawn", folder', 'name = "a/b", folder'))
     evaluation, scores = run.evaluation(), scores_of_run(run, "test")
     renamed = evaluation.model_copy(update={"splits": {"a/b": evaluation.splits["drawn"]}})
@@ -124,7 +124,7 @@ def test_links_lead_to_the_parts_of_the_report(drawn: Path) -> None:
 
 
 def test_the_report_holds_every_figure_of_the_evaluation_and_its_n(folded: Folded, drawn: Path) -> None:
-    evaluation, text = Run(folded.runs[0]).evaluation(), _Read((drawn / "report.html").read_text("utf-8")).text
+    evaluation, text = RunFolder(folded.runs[0]).evaluation(), _Read((drawn / "report.html").read_text("utf-8")).text
     for metric in evaluation.metrics:
         shown = "undefined" if not metric.n else f"{metric.value:.3f}"
         if metric.low is not None and metric.high is not None and metric.n:
