@@ -8,7 +8,6 @@ from service.config.lis import LisSettings
 from service.lis.domain.differential import CountingRules, Tally, specimen_differential
 from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
 from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, acknowledgements
-from service.lis.exchange.hl7.header import Sender, sender_of
 from service.lis.exchange.hl7.orders import check_header, read_orders
 from service.lis.exchange.hl7.reader import Header, read_header
 from service.lis.exchange.hl7.results import encode_report
@@ -67,10 +66,6 @@ def report(
     return whole.model_copy(update=fields)
 
 
-def sender(**settings: Any) -> Sender:
-    return sender_of(LisSettings(**settings))
-
-
 def order(*segments: str, kind: str = "OML^O33^OML_O33", **msh: str) -> str:
     """A message as a laboratory's system sends it. `msh` replaces fields of MSH: `f12="2.3"`."""
     fields = {3: "LIS", 4: "LAB", 5: "MARROWLENS", 6: "LAB", 7: "20260504083000+0200", 9: kind, 10: "ORD-1", 11: "P"}
@@ -103,7 +98,7 @@ def golden() -> dict[str, str]:
 
     def sent(status: ReportStatus, control_id: str, **settings: Any) -> str:
         of = report(status, read=120, version=2 if status is ReportStatus.CORRECTED else 1)
-        return encode_report(of, code_of, sender(**settings), control_id=control_id, sent_at=SENT)
+        return encode_report(of, code_of, LisSettings(**settings), control_id=control_id, sent_at=SENT)
 
     taken, refused = order(PID, SPM, ORC, OBR), order(PID.replace("100234", ""), SPM, ORC, OBR)
     return {

@@ -6,7 +6,6 @@ from typing import Any
 from laboratory import SENT, code_of, report
 
 from service.config.lis import LisSettings
-from service.lis.exchange.hl7.header import sender_of
 from service.lis.exchange.hl7.results import encode_report
 from service.lis.exchange.mllp.transport import MllpWire
 from service.lis.exchange.transport import Wire
@@ -22,7 +21,7 @@ async def wire_to(port: int, host: str = "127.0.0.1", **settings: Any) -> Any:
 
 
 def oru(control_id: str, **settings: Any) -> str:
-    return encode_report(report(), code_of, sender_of(LisSettings(**settings)), control_id=control_id, sent_at=SENT)
+    return encode_report(report(), code_of, LisSettings(**settings), control_id=control_id, sent_at=SENT)
 
 
 def ack(control_id: str, code: str = "AA", fields: str = "", err: str = "") -> str:

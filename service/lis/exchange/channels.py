@@ -13,7 +13,6 @@ from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.fhir import bundle
 from service.lis.exchange.fhir.transport import FhirWire
 from service.lis.exchange.hl7 import results
-from service.lis.exchange.hl7.header import sender_of
 from service.lis.exchange.metrics import ChannelName
 from service.lis.exchange.mllp.sockets import host_and_port
 from service.lis.exchange.mllp.transport import MllpWire
@@ -75,11 +74,9 @@ def _verified(report: Report) -> bool:
 
 
 def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
-    sender = sender_of(lis)
-
     def encode(report: Report, _: Examples, control_id: str) -> str:
         codes = code_of[_verified(report)]
-        return results.encode_report(report, codes, sender, control_id=control_id, sent_at=report.created_at)
+        return results.encode_report(report, codes, lis, control_id=control_id, sent_at=report.created_at)
 
     return encode
 

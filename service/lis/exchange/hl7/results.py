@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 
+from service.config.lis import LisSettings
 from service.lis.domain.report import Patient, Report, ReportStatus
-from service.lis.exchange.hl7.header import Sender, header
+from service.lis.exchange.hl7.header import header
 from service.lis.exchange.hl7.segments import EMPTY, Encoded, components, message, repetitions, segment, text
 from service.lis.exchange.hl7.times import day_written, written
 from service.lis.exchange.observations import MEGAKARYOCYTES, MODEL, PANEL, Coded, CodeOf, Observation, observations
@@ -22,17 +23,17 @@ SUGGESTED = ("SUGGESTED", "Suggested by the model, not signed")
 SIGNED = ("SIGNED", "Suggested by the model, signed by a person")
 
 
-def encode_report(report: Report, code_of: CodeOf, sender: Sender, *, control_id: str, sent_at: datetime) -> str:
-    """The report as the message that `sender.message` names, segments ended by carriage returns.
+def encode_report(report: Report, code_of: CodeOf, settings: LisSettings, *, control_id: str, sent_at: datetime) -> str:
+    """The report as the message that `settings.hl7_message` names, segments ended by carriage returns.
 
     Raises:
         ValueError: the control id is not 1 to 20 characters.
     """
-    kind = ("OUL", "R22", "OUL_R22") if sender.message == "OUL_R22" else ("ORU", "R01", "ORU_R01")
-    msh, pid, spm = header(sender, kind, control_id, sent_at), patient(report.patient), _specimen(report, sender)
-    orc, obr = _control(report), _request(report, code_of, sender)
-    results = [*_remarks(report), *_results(report, code_of, sender)]
-    if sender.message == "OUL_R22":
+    kind = ("OUL", "R22", "OUL_R22") if settings.hl7_message == "OUL_R22" else ("ORU", "R01", "ORU_R01")
+    msh, pid, spm = header(settings, kind, control_id, sent_at), patient(report.patient), _specimen(report, settings)
+    orc, obr = _control(report), _request(report, code_of, settings)
+    results = [*_remarks(report), *_results(report, code_of, settings)]
+    if settings.hl7_message == "OUL_R22":
         return message([msh, pid, spm, obr, orc, *results])
     return message([msh, pid, orc, obr, *results, spm])
 
@@ -61,9 +62,9 @@ def _control(report: Report) -> str:
     return segment("ORC", fields)
 
 
-def _request(report: Report, code_of: CodeOf, sender: Sender) -> str:
+def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
     order = report.order
-    panel = _coded(code_of(PANEL, "Differential panel - Bone marrow"), sender)
+    panel = _coded(code_of(PANEL, "Differential panel - Bone marrow"), settings)
     asked = components(order.service_code, order.service_name, order.service_system)
     fields = {
         1: text(1),
@@ -84,12 +85,12 @@ def _collected(report: Report) -> Encoded:
     return EMPTY if report.collected_at is None else text(written(report.collected_at))
 
 
-def _specimen(report: Report, sender: Sender) -> str:
-    system = "HL70487" if sender.specimen_type == "MAR" else sender.local_system
+def _specimen(report: Report, settings: LisSettings) -> str:
+    system = "HL70487" if settings.hl7_specimen_type == "MAR" else settings.local_system
     fields = {
         1: text(1),
         2: text(report.number),
-        4: components(sender.specimen_type, "Bone marrow aspirate", system),
+        4: components(settings.hl7_specimen_type, "Bone marrow aspirate", system),
         17: _collected(report),
     }
     return segment("SPM", fields)
@@ -106,17 +107,17 @@ def _note(number: int, words: str, kind: Encoded = EMPTY) -> str:
     return segment("NTE", {1: text(number), 2: text("L"), 3: text(words), 4: kind})
 
 
-def _results(report: Report, code_of: CodeOf, sender: Sender) -> Iterator[str]:
-    shared = _shared(report, sender)
+def _results(report: Report, code_of: CodeOf, settings: LisSettings) -> Iterator[str]:
+    shared = _shared(report, settings)
     seen: Counter[str] = Counter()
     for number, result in enumerate(observations(report), 1):
         seen[result.key] += 1
-        yield _result(number, result, seen[result.key], _coded(code_of(result.key, result.name), sender), shared)
+        yield _result(number, result, seen[result.key], _coded(code_of(result.key, result.name), settings), shared)
         for line, words in enumerate(_notes(result), 1):
             yield _note(line, words)
 
 
-def _shared(report: Report, sender: Sender) -> dict[int, Encoded]:
+def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
     """What is the same in every OBX of a report."""
     method = SUGGESTED if report.status is ReportStatus.PRELIMINARY else SIGNED
     devices = [components(f"{model.name} {model.version}", None, model.sha256, "L") for model in report.models]
@@ -124,7 +125,7 @@ def _shared(report: Report, sender: Sender) -> dict[int, Encoded]:
         11: text(STATUS[report.status]),
         14: _collected(report),
         16: components(None, report.signed_by),
-        17: components(*method, sender.local_system),
+        17: components(*method, settings.local_system),
         18: repetitions(devices),
         19: text(written(report.created_at)),
     }
@@ -164,5 +165,5 @@ def _notes(result: Observation) -> Iterator[str]:
         yield f"95 % interval {result.low:.{places}f} to {result.high:.{places}f}{unit}"
 
 
-def _coded(code: Coded, sender: Sender) -> Encoded:
-    return components(code.code, code.display, "LN" if code.system == "loinc" else sender.local_system)
+def _coded(code: Coded, settings: LisSettings) -> Encoded:
+    return components(code.code, code.display, "LN" if code.system == "loinc" else settings.local_system)
