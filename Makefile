@@ -38,6 +38,7 @@ DEV := .venv
 SERVE := .venv-serve-$(RUNTIME)
 BENCH := .venv-bench
 SUPPLY := .venv-supply
+DOCS := .venv-docs
 VERSION = $(shell awk -F '"' '/^version = / {print $$2}' pyproject.toml)
 POLICY := .venv-policy
 # Judges rendered manifests (Apache-2.0); of its own environment, for it pins a hundred packages.
@@ -51,7 +52,7 @@ KSERVE := kserve>=0.21
 
 .PHONY: help
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: serve
 serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.0.1:8000, without torch
@@ -75,10 +76,21 @@ lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, layers, Dock
 	$(DEV)/bin/python -m k8s.schemas
 	rm -rf build/k8s && $(DEV)/bin/python -m k8s.rendering build/k8s
 	$(POLICY)/bin/checkov --directory build/k8s --framework kubernetes --compact --quiet --skip-download
+	$(MAKE) --no-print-directory generated-check
+	@if command -v promtool >/dev/null; then $(judge_rules); else echo 'promtool is not here: k8s/observability is not judged'; fi
+
+.PHONY: generated-check
+generated-check: $(DEV)/.installed ## Fail if a file that is written from the code is out of date
 	$(DEV)/bin/marrowlens openapi --check
 	$(DEV)/bin/marrowlens config docs --check
 	$(DEV)/bin/marrowlens metrics --check
-	@if command -v promtool >/dev/null; then $(judge_rules); else echo 'promtool is not here: k8s/observability is not judged'; fi
+
+.PHONY: docs
+docs: $(DOCS)/.installed ## Build the documentation with search into build/site and check every link; needs no network once installed
+	$(DOCS)/bin/python docs/build_site.py pages build/site-pages
+	$(DOCS)/bin/zensical build --clean --strict
+	$(DOCS)/bin/python docs/build_site.py check build/site
+	@echo 'Read it with: python3 -m http.server --bind 127.0.0.1 --directory build/site 8080'
 
 .PHONY: format
 format: $(DEV)/.installed ## Rewrite the code in the house style
@@ -142,7 +154,7 @@ audit: $(SUPPLY)/.installed ## Ask PyPI for known vulnerabilities of what the im
 
 .PHONY: clean
 clean: ## Remove environments, caches and build results
-	rm -rf .venv .venv-serve-* .venv-bench .venv-policy .venv-supply .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-serve-* .venv-bench .venv-policy .venv-supply .venv-docs .cache .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define judge_rules
@@ -157,12 +169,13 @@ $(DEV)/.installed: EXTRAS := service,training,dev
 $(SERVE)/.installed: EXTRAS = service,$(if $(filter $(RUNTIME),$(RUNTIMES)),$(RUNTIME),$(error $(NO_SUCH_RUNTIME))),parquet
 $(BENCH)/.installed: EXTRAS := bench
 $(SUPPLY)/.installed: EXTRAS := supply
+$(DOCS)/.installed: EXTRAS := docs
 # The receivers and senders of HL7 that the tests run beside the service are of npm; Node.js itself is among the wheels.
 $(DEV)/.installed: $(wildcard tests/peers/package-lock.json)
 # The service runs what the images run: by the same constraints, each file by its sha256, on every Python and machine.
 # Of tensorrt there are none (docker/constraints.sh): its environment is gpu's, and TensorRT on top.
 $(SERVE)/.installed: $(wildcard docker/constraints-*.txt)
-$(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed $(SUPPLY)/.installed: pyproject.toml
+$(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed $(SUPPLY)/.installed $(DOCS)/.installed: pyproject.toml
 	@$(find_python); \
 	echo "Installing marrowlens[$(EXTRAS)] into $(@D) with $$found"; \
 	$$found -m venv $(@D)
