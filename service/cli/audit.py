@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.lis_output import open_session, stop
+from service.cli.lis import open_session, stop
 from service.lis.storage import audit, audit_checks
 from service.lis.storage.audit import End
 from service.lis.storage.tables import AuditRow

@@ -130,11 +130,11 @@ def _faults_of_the_laboratory(settings: Settings) -> Iterator[str]:
     """What its start would fail by. What it would warn of is printed."""
     if settings.lis.database is None:
         return
-    from service.lis import config_checks  # its libraries take 40 MB
+    from service.lis.laboratory import exposed_files, setting_faults  # its libraries take 40 MB
 
-    for warning in config_checks.warnings(settings.lis):
+    for warning in exposed_files(settings.lis):
         typer.echo(f"marrowlens: warning: {warning}", err=True)
-    yield from config_checks.faults(settings.lis)
+    yield from setting_faults(settings.lis)
 
 
 def _faults_of_the_model(settings: Settings) -> Iterator[str]:

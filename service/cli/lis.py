@@ -1,15 +1,16 @@
-"""`marrowlens lis …`: what waits and what is dead.
-
-Knows words and exit codes. Whoever may run these commands may read the database; what they print can hold patients'
-data only where the help says so.
-"""
+"""`marrowlens lis …`: outbox, codes, migrations and delivery of the laboratory."""
 
 import asyncio
+import getpass
+import io
 import json
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich import box
@@ -18,21 +19,184 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.cli.lis_codes import FILE_COLUMNS, codes
-from service.cli.lis_migrate import migrate
-from service.cli.lis_output import laboratory_settings, open_session, operator, stop
+from model import csv_file
+from model.contract import ArtefactError
+from service.auth.identity import Actor, Identity, NameRefused, checked_name
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import event_loop_pool
 from service.config.lis import LaboratoryConfigError
+from service.config.settings import Settings, SettingsError, read_settings
+from service.errors import StorageUnavailable
+from service.lis.exchange.code_map import CodeMap, CodeTableError, Sent
 from service.lis.exchange.delivery import age_s
+from service.lis.exchange.observations import Coded
 from service.lis.laboratory import Laboratory
 from service.lis.storage import audit, outbox
+from service.lis.storage.database import Database, DatabaseRefused
 from service.lis.storage.outbox import Overtaken, UnderWay
 from service.lis.storage.states import MessageState
 from service.lis.storage.tables import MessageRow, SpecimenRow
+from service.runtime.artifact import bundled_artefact, manifest_beside
+from service.runtime.loader import verifier
 from service.telemetry import logging as logs
 from service.telemetry.metric_registry import MetricRegistry
 from service.telemetry.metrics import BackgroundMetrics
+
+#: Exit codes: tables of another version; bad settings, or a database that does not answer.
+NOT_YET, CANNOT = 1, 2
+
+
+@contextmanager
+def open_session(*, writing: bool = False) -> Iterator[Session]:
+    """A transaction on the laboratory's database; ends the command where there is none."""
+    with _database() as database, database.writing() if writing else database.reading() as session:
+        yield session
+
+
+@contextmanager
+def _database() -> Iterator[Database]:
+    try:
+        database = Database.of(laboratory_settings().lis)
+        try:
+            yield database
+        finally:
+            database.close()
+    except (DatabaseRefused, StorageUnavailable) as error:
+        stop(f"MARROWLENS_LIS_DATABASE: {error}")
+
+
+def laboratory_settings() -> Settings:
+    """The settings; ends the command where they are bad, or of no laboratory."""
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        stop(str(error))
+    if settings.lis.database is None:
+        stop("there is no laboratory: set MARROWLENS_LIS_DATABASE")
+    return settings
+
+
+def operator() -> Actor:
+    """Who calls the command, as the operating system says."""
+    try:
+        return Actor(checked_name(getpass.getuser(), "your login name"), Identity(kind="command"))
+    except (NameRefused, OSError, KeyError) as error:  # KeyError: a container's user without a name, before Python 3.13
+        stop(f"the audit trail needs a name: {error}; set LOGNAME")
+
+
+def stop(message: str, status: int = CANNOT) -> NoReturn:
+    """End the command with a line on stderr."""
+    typer.echo(f"marrowlens: {message}", err=True)
+    raise typer.Exit(status)
+
+
+#: Between two looks at a database that is waited for.
+_AGAIN_S = 1.0
+
+
+def migrate(
+    wait_s: Annotated[float, typer.Option(min=0, help="How long the database is waited for.")] = 0,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing: wait until the tables are this version's.")
+    ] = False,
+) -> None:
+    """Make the database's tables, or bring them to this version; `serve` does it too.
+
+    May be called again, and by several at a time: one does it and the others wait. With --wait-s and --check it is
+    what a replica runs before it starts, while a job beside it migrates.
+
+    Exit codes: 0 the tables are this version's, 1 with --check they are not, 2 the database does not answer or is of a
+    later version, or bad settings.
+    """
+    with _database() as database:
+        done = _awaited(database.is_current if check else lambda: _migrated(database), wait_s)
+    if not done:
+        stop("the tables are not this version's: marrowlens lis migrate", status=NOT_YET)
+    typer.echo("the database is up to date")
+
+
+def _migrated(database: Database) -> bool:
+    database.migrate()
+    return True
+
+
+def _awaited(done: Callable[[], bool], wait_s: float) -> bool:
+    """Ask until it is done or the time is over; the last answer counts, be it that nobody answers."""
+    end_s = time.monotonic() + wait_s
+    said = False
+    while True:
+        is_last = time.monotonic() >= end_s
+        try:
+            if (finished := done()) or is_last:
+                return finished
+        except StorageUnavailable:
+            if is_last:
+                raise
+        if not said:
+            typer.echo(f"marrowlens: not yet; waiting for up to {wait_s:g} s", err=True)
+            said = True
+        time.sleep(min(_AGAIN_S, max(0.0, end_s - time.monotonic())))
+
+
+#: How wide a table is where no terminal says so: nothing of a code is cut off.
+FILE_COLUMNS = 200
+
+
+def codes(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, one result a line.")] = False,
+) -> None:
+    """Show the code of every result as it would be sent, preliminary and signed, and what is doubtful about it.
+
+    Reads MARROWLENS_LIS_CODES, MARROWLENS_LIS_LEAST_CODE_STATUS and the model's classes. Exit codes: 0 the table can be
+    used, 2 it cannot, or bad settings.
+    """
+    try:
+        settings = read_settings()
+        table = CodeMap.load(settings.lis.codes, settings.lis.least_code_status)
+        sent = table.sent(manifest_beside(settings.artefact or bundled_artefact(), verifier(settings)).classes)
+    except (SettingsError, CodeTableError, ArtefactError) as error:
+        stop(str(error))
+    if as_json:
+        document = {"version": table.version, "least_status": table.least_status, "codes": [asdict(s) for s in sent]}
+        typer.echo(json.dumps(document, indent=1))
+    elif as_csv:
+        typer.echo(_csv(sent), nl=False)
+    else:
+        _show(settings, table, sent)
+
+
+def _csv(sent: list[Sent]) -> str:
+    out = io.StringIO()
+    rows = csv_file.Writer(out)
+    rows.writerow(("key", "status", "preliminary_system", "preliminary", "signed_system", "signed", "warnings"))
+    for each in sent:
+        before, after = each.preliminary, each.signed
+        warnings = "; ".join(each.warnings)
+        rows.writerow((each.key, each.status, before.system, before.code, after.system, after.code, warnings))
+    return out.getvalue()
+
+
+def _show(settings: Settings, table: CodeMap, sent: list[Sent]) -> None:
+    title = f"codes, version {table.version}; LOINC where {table.least_status} or better"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("key", "status", "preliminary", "signed"):
+        shown.add_column(column, no_wrap=True)
+    for each in sent:
+        shown.add_row(each.key, each.status, _words(each.preliminary), _words(each.signed))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = FILE_COLUMNS
+    console.print(shown)
+    for each in sent:
+        for warning in each.warnings:
+            console.print(f"{each.key}: {warning}")
+    console.print(f"local codes are of {settings.lis.local_system} in HL7 and {settings.lis.local_system_uri} in FHIR")
+
+
+def _words(coded: Coded) -> str:
+    return f"LOINC {coded.code}" if coded.system == "loinc" else coded.code
+
 
 _ALL = 1_000_000
 _OVERTAKEN = "stays: a later report of its specimen may have arrived, which it would take back; drop it"

@@ -75,7 +75,7 @@ def page() -> str:
 
 def sections() -> list[tuple[str, str, list[MetricSpec]]]:
     """Every metric that a service can have: heading, a sentence about them, and the metrics themselves."""
-    from service.lis.exchange.metrics import LisMetrics  # and with it SQLAlchemy, which no other command needs
+    from service.lis.metrics import LisMetrics  # and with it SQLAlchemy, which no other command needs
 
     own, laboratory = Metrics().registry.specs, MetricRegistry()
     LisMetrics(laboratory)

@@ -18,7 +18,7 @@ from service.errors import MalformedBody
 from service.inference.classifier import Classifier
 from service.inference.heatmaps import MapFormat, MapKind
 from service.inference.pipeline import Answer
-from service.lis.domain.classified_cell import SentCell, Suggestion
+from service.lis.domain.differential import SentCell, Suggestion
 from service.lis.picture_store import KeptPictures
 
 #: How many of the most probable classes are written down with a cell.

@@ -1,10 +1,8 @@
-"""One laboratory while it runs: its desk, its receivers, the orders it listens for, and what it forgets in time.
-
-Knows which parts the settings ask for, and starts and ends them. Does not know HTTP.
-"""
+"""One laboratory while it runs: use cases, receivers, order listener, background tasks."""
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,20 +11,21 @@ from typing import Any, TypeVar
 from model.contract import CellClass
 from service.concurrency.supervisor import Supervisor, TaskName
 from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
-from service.config.lis import LIS_PREFIX, LaboratoryConfigError
+from service.config.lis import LIS_PREFIX, LaboratoryConfigError, LisSettings
 from service.config.settings import Settings
 from service.errors import StorageUnavailable
-from service.lis import config_checks
 from service.lis.domain.differential import CountingRules, term_codes
 from service.lis.exchange.channels import Receiver, receivers
 from service.lis.exchange.code_map import CodeMap, CodeTableError
 from service.lis.exchange.delivery import Worker, age_s
-from service.lis.exchange.metrics import Action, LisMetrics
 from service.lis.exchange.mllp.listener import OrderListener
+from service.lis.exchange.mllp.sockets import client_tls, listener_tls
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderRefused
+from service.lis.metrics import Action, LisMetrics
 from service.lis.picture_store import KeptPictures
 from service.lis.storage import outbox
-from service.lis.storage.database import Database, DatabaseRefused
+from service.lis.storage.database import Database, DatabaseRefused, sqlite_files
+from service.lis.storage.file_rights import rights_of_others
 from service.lis.storage.outbox import Retry
 from service.lis.use_cases import Desk
 from service.telemetry.metric_registry import MetricRegistry
@@ -88,7 +87,7 @@ class Laboratory:
             return
         with _refusing("DATABASE"):
             self._database.migrate()
-            for warning in config_checks.warnings(self._settings.lis):
+            for warning in exposed_files(self._settings.lis):
                 log.warning("%s", warning)
         with _refusing("HL7_LISTEN"):
             if self._listener is not None:
@@ -234,3 +233,38 @@ def counting_rules(settings: Settings) -> CountingRules:
     """How this laboratory counts."""
     lis = settings.lis
     return CountingRules(lis.target_cells, settings.count_other, lis.review_below, lis.me_myeloid, lis.me_erythroid)
+
+
+def setting_faults(lis: LisSettings) -> Iterator[str]:
+    """What the start would fail by: a URL, files of TLS or a table of codes that cannot be used, and the like."""
+    if lis.database is None:
+        return
+    try:
+        Database.of(lis)
+    except DatabaseRefused as error:
+        yield f"{LIS_PREFIX}DATABASE: {error}"
+    try:
+        CodeMap.load(lis.codes, lis.least_code_status)
+    except CodeTableError as error:
+        yield f"{LIS_PREFIX}CODES: {error}"
+    if lis.pictures is not None and lis.pictures.exists() and not lis.pictures.is_dir():
+        yield f"{LIS_PREFIX}PICTURES: {lis.pictures} is no folder"
+    for names, load, wanted in (
+        ("HL7_TLS_CA, HL7_TLS_CERT, HL7_TLS_KEY", client_tls, lis.hl7_to),
+        ("HL7_TLS_CERT, HL7_TLS_KEY, HL7_LISTEN_CA", listener_tls, lis.hl7_listen),
+    ):
+        try:
+            if wanted:
+                load(lis)
+        except OSError as error:
+            unfit = isinstance(error, ssl.SSLError)
+            said = "no PEM files that fit" if unfit else f"{error.filename or ''} {error.strerror}".strip()
+            yield f"{LIS_PREFIX}{names.replace(', ', f', {LIS_PREFIX}')}: {said}"
+
+
+def exposed_files(lis: LisSettings) -> Iterator[str]:
+    """Files and folders with patients' data, or pictures, that others than their owner may read or write."""
+    if lis.database is None:
+        return
+    paths = [*sqlite_files(lis.database.get_secret_value()), *([lis.pictures] if lis.pictures else [])]
+    yield from filter(None, map(rights_of_others, paths))

@@ -16,8 +16,7 @@ from service.auth.identity import Actor
 from service.errors import CellTaken
 from service.lis.domain import cells, signing, specimens
 from service.lis.domain.cells import Reading
-from service.lis.domain.classified_cell import SentCell
-from service.lis.domain.differential import CountedCell, CountingRules
+from service.lis.domain.differential import CountedCell, CountingRules, SentCell
 from service.lis.domain.report import Report, SpecimenDifferential
 from service.lis.domain.signing import Channel, Signature
 from service.lis.domain.specimens import CHANGEABLE, Change, NewSpecimen

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from model.contract import CLASSES, Manifest, read_manifest
 from service.auth.identity import Actor, Identity
-from service.lis.domain.classified_cell import SentCell, Suggestion
-from service.lis.domain.differential import CountingRules
+from service.lis.domain.differential import CountingRules, SentCell, Suggestion
 from service.lis.domain.report import Patient, Report
 from service.lis.domain.signing import Channel
 from service.lis.schemas import OpenSpecimen, SignSpecimen

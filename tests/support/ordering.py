@@ -11,9 +11,9 @@ from laboratory import OBR, ORC, PID, SECRETS, SPM, order
 from receivers import Line
 
 from service.config.lis import LisSettings
-from service.lis.exchange.metrics import ConnectionMetrics
 from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
+from service.lis.metrics import ConnectionMetrics
 from service.telemetry.metric_registry import MetricRegistry
 
 GOOD = order(PID, SPM, ORC, OBR)

@@ -15,10 +15,9 @@ from service.api.uploads.body import content_type, many_pictures, one_picture
 from service.api.uploads.memory_budget import Lease
 from service.errors import CellTaken, UnknownSpecimen
 from service.lis.api import examples
-from service.lis.api.actor import TheActor
-from service.lis.api.dependencies import AuditedLook, SpecimenId, TheLaboratory
+from service.lis.api.dependencies import AuditedLook, SpecimenId, TheActor, TheLaboratory
 from service.lis.api.routes import Place
-from service.lis.domain.classified_cell import SentCell
+from service.lis.domain.differential import SentCell
 from service.lis.ingest import MAX_KEY, Adding
 from service.lis.picture_store import media_type
 from service.lis.schemas import AddedCells, AddedItem, Cell

@@ -1,13 +1,85 @@
-"""What the laboratory's routes depend on: the laboratory itself, and the audit row of a look at it."""
+"""Dependencies of the laboratory's routes: the laboratory, the actor, and the audit row of a read."""
 
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Header, Path, Request
+from fastapi.exceptions import RequestValidationError
 
+from service.auth.identity import Actor, Identity, NameRefused, checked_name
 from service.auth.middleware import TheCaller
-from service.errors import NoLaboratory
-from service.lis.api.actor import ACTING_USER, acting_user
+from service.errors import Forbidden, NoLaboratory
+
+ACTING_USER = "X-Acting-User"
+
+
+async def acting_user(
+    request: Request,
+    caller: TheCaller,
+    sent: Annotated[
+        str | None,
+        Header(
+            alias=ACTING_USER,
+            min_length=1,
+            pattern=r"^[^\x00-\x1f\x7f]+$",
+            description="Who does this, as the laboratory knows him, in UTF-8 and at most 200 characters: it stands in "
+            "the audit trail, and in the report of the one who signs. A key that acts for others has to say it, and so "
+            "has everybody where nobody is asked who he is; of all others the service knows it from their key or token "
+            "and takes no other name. See docs/access.md.",
+            examples=["m.muster"],
+        ),
+    ] = None,
+) -> Actor:
+    """Who acts: the caller, or the person whom a trusted caller names.
+
+    Raises:
+        RequestValidationError: nobody is named, or two are, or the name cannot stand in the audit trail.
+        Forbidden: the caller names somebody else and is not trusted to.
+    """
+    if len(request.headers.getlist(ACTING_USER)) > 1:
+        raise _refused("value_error", "sent more than once; send one")
+    if caller is None:
+        return Actor(_written(sent), Identity(kind="claimed"))
+    if caller.acts_for_others:
+        by = caller.identity
+        return Actor(_written(sent), Identity(kind="named", key=by.key, key_id=by.key_id))
+    if sent is not None and _written(sent) != caller.name:
+        raise Forbidden(f"this key or token acts for its own name alone, and {ACTING_USER} names somebody else")
+    return Actor(caller.name, caller.identity)
+
+
+async def acting_person(caller: TheCaller, by: "TheActor") -> Actor:
+    """Who acts, where only a person may: reading, signing and amending.
+
+    Raises:
+        Forbidden: a machine's key or token.
+    """
+    if caller is not None and not caller.person:
+        raise Forbidden("this takes a person: his own token, or a key that acts for others")
+    return by
+
+
+def _written(sent: str | None) -> str:
+    """A name in UTF-8; HTTP hands headers over as if they were Latin-1, and with spaces around them (RFC 9110, 5.5)."""
+    if sent is None:
+        raise _refused("missing", "Field required")
+    try:
+        name = sent.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        name = sent
+    try:
+        return checked_name(name.strip(" \t"), "the name")
+    except NameRefused as error:
+        raise _refused("value_error", str(error)) from None
+
+
+def _refused(kind: str, message: str) -> RequestValidationError:
+    return RequestValidationError([{"loc": ("header", ACTING_USER), "type": kind, "msg": message}])
+
+
+TheActor = Annotated[Actor, Depends(acting_user)]
+ThePerson = Annotated[Actor, Depends(acting_person)]
+
 
 if TYPE_CHECKING:  # SQLAlchemy and the rest take 40 MB: loaded where a laboratory is set up, and nowhere else
     from service.lis.laboratory import Laboratory

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Path, Query, Response
 from service.api.openapi import problem_responses
 from service.api.uploads.json_body import JsonRoute
 from service.lis.api import examples
-from service.lis.api.actor import TheActor, ThePerson
-from service.lis.api.dependencies import AuditedList, AuditedLook, SpecimenId, TheLaboratory
+from service.lis.api.dependencies import AuditedList, AuditedLook, SpecimenId, TheActor, TheLaboratory, ThePerson
 from service.lis.domain.report import Report, SpecimenDifferential
 from service.lis.schemas import (
     MOST,

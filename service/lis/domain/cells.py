@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 from model.contract import CellClass, Manifest
 from service.auth.identity import Actor
 from service.errors import CellTaken, Conflict, InvalidReading, StaleRevision, UnknownSpecimen
-from service.lis.domain.classified_cell import SentCell
-from service.lis.domain.differential import CountingRules, Tally
+from service.lis.domain.differential import CountingRules, SentCell, Tally
 from service.lis.storage import audit
 from service.lis.storage.tables import CellRow, ModelRow, ReadingRow, SpecimenRow
 

@@ -1,8 +1,6 @@
-"""The differential of one specimen as a laboratory reads it: classes, lineages, M:E ratio, progress. Pure, no I/O.
+"""The differential count of one specimen: classes, lineages, M:E ratio, progress. Pure: no I/O.
 
-Knows how cells read by a person and cells only suggested by the model are counted together, and what still waits for
-a person. Does not know pictures, storage, messages or who signs. ICSH 2008 (Lee et al., Int J Lab Hematol 30:349).
-"""
+ICSH 2008 (Lee et al., Int J Lab Hematol 30:349)."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +12,22 @@ from service.api.responses import class_share
 from service.api.schemas import ClassCount
 from service.inference.differential import Differential, differential, wilson_interval
 from service.lis.domain.report import LineageShare, MyeloidErythroidRatio, SpecimenDifferential
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What the model says of one picture: the most probable classes, the first first."""
+
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SentCell:
+    """One picture that was sent. Without a suggestion when it was seen to be there already."""
+
+    sha256: str
+    key: str | None
+    suggestion: Suggestion | None
 
 
 @dataclass(frozen=True, slots=True)

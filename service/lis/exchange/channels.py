@@ -13,12 +13,12 @@ from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.fhir import bundle
 from service.lis.exchange.fhir.transport import FhirWire
 from service.lis.exchange.hl7 import results
-from service.lis.exchange.metrics import ChannelName
 from service.lis.exchange.mllp.sockets import host_and_port
 from service.lis.exchange.mllp.transport import MllpWire
 from service.lis.exchange.observations import CodeOf
 from service.lis.exchange.transport import Wire
 from service.lis.ingest import OVERLAY, PICTURE
+from service.lis.metrics import ChannelName
 from service.lis.picture_store import KeptPictures, media_type
 
 #: A delivery connects, sends and waits twice for an answer, each for the time-out; and a little more.

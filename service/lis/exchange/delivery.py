@@ -15,8 +15,8 @@ from pathlib import Path
 
 from service.concurrency.thread_pools import DATABASE
 from service.errors import StorageUnavailable
-from service.lis.exchange.metrics import DeliveryOutcome, LisMetrics
 from service.lis.exchange.transport import NoAnswer, Rejected, Wire
+from service.lis.metrics import DeliveryOutcome, LisMetrics
 from service.lis.storage import outbox
 from service.lis.storage.database import Database
 from service.lis.storage.outbox import Claimed, Retry

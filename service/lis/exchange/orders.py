@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal, Protocol
 
 from service.lis.domain.report import Order, Patient
 
@@ -61,25 +60,6 @@ class OrderRefused(Exception):
         self.code = code
         self.reason = reason
         self.location = location
-
-
-#: How a connection with orders ended: by the sender; lost; refused for want of a slot; to make room for another; silent
-#: for too long; a message or an answer that took too long; no TLS; no MLLP; a fault of ours; because we stop.
-ConnectionEnd = Literal[
-    "closed", "lost", "refused", "displaced", "idle", "timeout", "tls", "broken", "error", "stopped"
-]
-
-
-class ConnectionWatch(Protocol):
-    """Counts connections with orders."""
-
-    def open(self, count: int) -> None:
-        """So many are open now."""
-        ...
-
-    def ended(self, how: ConnectionEnd) -> None:
-        """One has ended, or was refused."""
-        ...
 
 
 #: Takes all orders of one message or none; raises OrderRefused.

@@ -10,17 +10,16 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laboratory import PATIENT, code_of, report, sender
+from laboratory import PATIENT, code_of, report
 
+from service.config.lis import LisSettings
 from service.lis.domain.report import Order, Report, ReportModel, ReportStatus
 from service.lis.exchange.astm import records
-from service.lis.exchange.astm.frames import frames, latin
+from service.lis.exchange.astm.records import frames, latin
 from service.lis.exchange.fhir import bundle
-from service.lis.exchange.fhir.elements import text as fhir_text
-from service.lis.exchange.hl7.charsets import CODECS, encode
-from service.lis.exchange.hl7.escaping import one_kind_of_break, unescape
+from service.lis.exchange.fhir.bundle import text as fhir_text
+from service.lis.exchange.hl7.encoding import CODECS, components, encode, one_kind_of_break, segment, text, unescape
 from service.lis.exchange.hl7.results import encode_report
-from service.lis.exchange.hl7.segments import components, segment, text
 
 SENT = report().created_at
 #: Every character of every kind: halves of surrogate pairs, codes that are no characters, and what looks like ours.
@@ -61,7 +60,7 @@ def shape(found: Any) -> Any:
 
 
 def sent(words: dict[str, str], charset: str) -> bytes:
-    own = sender(hl7_charset=charset)
+    own = LisSettings(hl7_charset=charset)
     return encode(encode_report(said(words), code_of, own, control_id="1", sent_at=SENT), charset)
 
 

@@ -19,7 +19,7 @@ from service.errors import (
     UnknownSpecimen,
     WrongState,
 )
-from service.lis.domain.classified_cell import SentCell
+from service.lis.domain.differential import SentCell
 from service.lis.domain.report import ReportStatus
 from service.lis.schemas import Cell, CellReading, ChangeSpecimen, ReadCells, ReportSpecimen, WithReason
 from service.lis.storage.states import State

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from laboratory import report, sender
+from laboratory import report
 
 from model.contract import CLASSES
+from service.config.lis import LisSettings
 from service.lis.domain.report import Patient, ReportStatus
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.hl7.results import encode_report
@@ -49,7 +50,7 @@ def message(number: int, control_id: str, *, status: ReportStatus = ReportStatus
         status, classes=CLASSES, counts=counts, number=f"BM-{number:05}", patient=Patient(identifier=f"P-{number:05}")
     )
     code_of = CodeMap.load().code_of(signed=True)
-    raw = encode_report(of, code_of, sender(), control_id=control_id, sent_at=of.created_at)
+    raw = encode_report(of, code_of, LisSettings(), control_id=control_id, sent_at=of.created_at)
     version = 2 if status is ReportStatus.CORRECTED else 1
     return raw, Signed(of.number, version, status, control_id, dict(own))
 

@@ -15,7 +15,7 @@ from service.api.problems import TABLE
 from service.cli.metrics_page import page, sections, values_of
 from service.config.lis import LisSettings
 from service.inference.classifier import _OUTCOMES
-from service.lis.exchange.metrics import LisMetrics
+from service.lis.metrics import LisMetrics
 from service.lis.storage.outbox import Depth
 from service.telemetry.item_timing import FlushReason
 from service.telemetry.metric_registry import MetricSpec

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from service.lis.exchange.astm.frames import ACK, ENQ, EOT, frames
+from service.lis.exchange.astm.records import ACK, ENQ, EOT, frames
 from service.lis.exchange.transport import NoAnswer
 
 #: How often one frame is sent, and how often a session is asked for.

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from service.lis.exchange.hl7.header import VERSION
+from service.lis.exchange.hl7.encoding import EMPTY, Encoded, components, message, segment, text, written
 from service.lis.exchange.hl7.orders import VERSIONS
 from service.lis.exchange.hl7.reader import Header, MessageRejected
-from service.lis.exchange.hl7.results import patient
-from service.lis.exchange.hl7.segments import EMPTY, Encoded, components, message, segment, text
-from service.lis.exchange.hl7.times import written
+from service.lis.exchange.hl7.results import VERSION, patient
 from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused
 
 #: HL7 table 0357.

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from service.lis.exchange.hl7.ack_builder import CONDITIONS
-from service.lis.exchange.hl7.charsets import CODECS
+from service.lis.exchange.hl7.encoding import CODECS
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_header, read_segments
 from service.lis.exchange.transport import NoAnswer, Rejected
 

@@ -10,8 +10,8 @@ from datetime import date, datetime, tzinfo
 from typing import Literal, TypeVar, cast
 
 from service.lis.domain.report import Order, Patient, collected
+from service.lis.exchange.hl7.encoding import read_day, read_moment, read_zone
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_segments
-from service.lis.exchange.hl7.times import read_day, read_moment, read_zone
 from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused
 
 #: The fields that are read mean the same in all of these; 2.6 and later were not tried.

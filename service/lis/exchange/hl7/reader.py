@@ -12,8 +12,7 @@ from typing import Any
 
 import hl7
 
-from service.lis.exchange.hl7.charsets import CODECS
-from service.lis.exchange.hl7.escaping import Delimiters, unescape
+from service.lis.exchange.hl7.encoding import CODECS, Delimiters, unescape
 from service.lis.exchange.orders import OrderRefused
 
 #: Delimiters in the segments that are read; an order has hundreds. python-hl7 makes an object of 400 bytes of each.

@@ -1,8 +1,6 @@
 """A report as ORU^R01 (IHE LAB-3) or OUL^R22 (ordered by specimen). Pure: no I/O, no clock.
 
-Knows which field carries what; docs/hl7-messages.md says it for people. Does not know which results there are
-(`observations`), how they are coded (`CodeOf`) nor how a message travels.
-"""
+Field by field in docs/hl7-messages.md."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,10 +8,49 @@ from datetime import datetime
 
 from service.config.lis import LisSettings
 from service.lis.domain.report import Patient, Report, ReportStatus
-from service.lis.exchange.hl7.header import header
-from service.lis.exchange.hl7.segments import EMPTY, Encoded, components, message, repetitions, segment, text
-from service.lis.exchange.hl7.times import day_written, written
+from service.lis.exchange.hl7.encoding import (
+    EMPTY,
+    Encoded,
+    components,
+    day_written,
+    message,
+    repetitions,
+    segment,
+    text,
+    written,
+)
 from service.lis.exchange.observations import MEGAKARYOCYTES, MODEL, PANEL, Coded, CodeOf, Observation, observations
+
+VERSION = "2.5.1"
+#: hl7_acks to MSH-15 and MSH-16. `application` is what IHE LAW asks for.
+CONDITIONS = {"original": ("", ""), "accept": ("AL", "NE"), "application": ("NE", "AL"), "both": ("AL", "AL")}
+
+
+def header(settings: LisSettings, kind: tuple[str, str, str], control_id: str, sent_at: datetime) -> str:
+    """The MSH segment. Sender, receiver and acknowledgement mode come from the settings.
+
+    Raises:
+        ValueError: the control id is not 1 to 20 characters (HL7 v2.5.1).
+    """
+    if not 1 <= len(control_id) <= 20:
+        raise ValueError(f"a control id has 1 to 20 characters, not {len(control_id)}")
+    accept_ack, application_ack = CONDITIONS[settings.hl7_acks]
+    fields = {
+        3: text(settings.hl7_application),
+        4: text(settings.hl7_facility),
+        5: text(settings.hl7_to_application),
+        6: text(settings.hl7_to_facility),
+        7: text(written(sent_at)),
+        9: components(*kind),
+        10: text(control_id),
+        11: text(settings.hl7_processing_id),
+        12: text(VERSION),
+        15: text(accept_ack),
+        16: text(application_ack),
+        18: text(settings.hl7_charset),
+    }
+    return segment("MSH", fields)
+
 
 #: OBR-25 (table 0123) and OBX-11 (table 0085); a result that cannot be had is X there.
 STATUS = {ReportStatus.PRELIMINARY: "P", ReportStatus.FINAL: "F", ReportStatus.CORRECTED: "C"}

@@ -1,16 +1,26 @@
-"""The listener for orders over MLLP: its connections, how many a sender may hold, and how long one may be silent."""
+"""The MLLP listener for orders: connections, slots per sender, time-outs, and the answer to each message."""
 
 import asyncio
+import hashlib
+import logging
 import math
+import re
 import socket
+import time
+import uuid
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
+from collections import Counter
+from datetime import UTC, datetime
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Final
 
 from service.concurrency.supervisor import error_location
 from service.config.lis import LisSettings
-from service.lis.exchange.mllp.connection_log import ConnectionLog
+from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, acknowledgements
+from service.lis.exchange.hl7.encoding import CODECS, encode
+from service.lis.exchange.hl7.orders import check_header, read_orders
+from service.lis.exchange.hl7.reader import Header, MessageRejected, read_header
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
-from service.lis.exchange.mllp.order_messages import OrderMessages
-from service.lis.exchange.mllp.slots import ConnectionSlots, holder_of
 from service.lis.exchange.mllp.sockets import (
     ListenerTls,
     certificate_subject,
@@ -18,7 +28,145 @@ from service.lis.exchange.mllp.sockets import (
     keep_alive,
     listening_sockets,
 )
-from service.lis.exchange.orders import ConnectionEnd, ConnectionWatch, Peer, TakeOrders
+from service.lis.exchange.orders import (
+    IncomingOrder,
+    MessageIdentity,
+    OrderRefused,
+    Peer,
+    TakeOrders,
+)
+from service.lis.metrics import ConnectionEnd, ConnectionMetrics
+
+
+class ConnectionSlots:
+    """Counts the open connections of each holder: an address, a network, or the subject of a certificate."""
+
+    def __init__(self, per_holder: int) -> None:
+        self._per_holder = per_holder
+        self._taken: Counter[str] = Counter()
+
+    def take(self, holder: str) -> bool:
+        """Take a slot; False when this holder has as many as it may have."""
+        if self._taken[holder] >= self._per_holder:
+            return False
+        self._taken[holder] += 1
+        return True
+
+    def release(self, holder: str) -> None:
+        """Give a slot back."""
+        self._taken[holder] -= 1
+        if not self._taken[holder]:
+            del self._taken[holder]
+
+
+def holder_of(address: str) -> str:
+    """Whose slots a connection from this address takes: of IPv6 a whole /64 is one site's (RFC 4291, 2.5.4)."""
+    found = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address):
+        return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
+    return str(found)
+
+
+log = logging.getLogger(__name__)
+
+#: Anybody who reaches the port can end connections in any of these ways, as often as it likes.
+EVERY_S: Final = 60.0
+#: These are how connections end; the others are worth a look.
+_USUAL: Final = frozenset({"closed", "stopped"})
+
+
+class ConnectionLog:
+    """Counts connections and says how they ended, for one listener."""
+
+    def __init__(self, watch: ConnectionMetrics) -> None:
+        self._watch = watch
+        self._open = 0
+        self._next_at_s: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
+
+    def opened(self) -> None:
+        """A connection was taken."""
+        self._open += 1
+        self._watch.open(self._open)
+
+    def ended(self, how: ConnectionEnd, what: str) -> None:
+        """A connection has ended, or was refused; `what` is the log's line."""
+        if how != "refused":
+            self._open -= 1
+        self._watch.open(self._open)
+        self._watch.ended(how)
+        if how not in _USUAL:
+            self.trouble(what, how)
+
+    def trouble(self, what: str, kind: str = "error") -> None:
+        """Log a line, unless one of its kind was logged within the last minute."""
+        now_s = time.monotonic()
+        if now_s < self._next_at_s.get(kind, 0.0):
+            self._left_out[kind] += 1
+            return
+        self._next_at_s[kind] = now_s + EVERY_S
+        others = self._left_out.pop(kind, 0)
+        log.warning("orders: %s%s", what, f" ({others} more like it were not logged)" if others else "")
+
+
+log = logging.getLogger(__name__)
+
+
+class OrderMessages:
+    """Reads messages, hands their orders on, and writes the answers."""
+
+    def __init__(self, settings: LisSettings, take_orders: TakeOrders) -> None:
+        self._settings = settings
+        self._take_orders = take_orders
+
+    async def answers(self, raw: bytes, peer: Peer) -> list[bytes]:
+        """Take the orders of one message. Whatever is wrong with it, there is an answer."""
+        header, outcome = Header(), Outcome()
+        try:
+            header = read_header(raw)
+            outcome = Outcome(await self._taken(raw, header, peer))
+        except OrderRefused as refused:
+            log.warning("orders: %s is refused, %s %s", _named(header), refused.code, refused.location)
+            outcome = Outcome(refused=refused)
+        except Exception as error:
+            # Not with its text or its trace: either may quote what was being stored.
+            log.error("orders: %s could not be taken, %s", _named(header), error_location(error))
+            outcome = Outcome(refused=OrderRefused("207", "the order could not be taken; nothing was changed"))
+        return self._written(header, outcome)
+
+    def too_large(self, large: FrameTooLarge) -> list[bytes]:
+        """The answer to a message of which only the beginning was read."""
+        refused = MessageRejected("207", f"{large}; nothing was read of it")
+        try:
+            header = read_header(large.start)
+        except MessageRejected:
+            header = Header()
+        log.warning("orders: %s is refused, %s", _named(header), large)
+        return self._written(header, Outcome(refused=refused))
+
+    async def _taken(self, raw: bytes, header: Header, peer: Peer) -> list[IncomingOrder]:
+        check_header(header, self._settings.hl7_processing_id)
+        orders = read_orders(raw, header, self._settings.hl7_charset)
+        sender = "|".join(["^".join(header.application).rstrip("^"), "^".join(header.facility).rstrip("^")])
+        identity = MessageIdentity(peer, sender, header.control_id, hashlib.sha256(raw).hexdigest())
+        await self._take_orders(identity, orders)
+        log.info("orders: %s is taken, %d of them", _named(header), len(orders))
+        return orders
+
+    def _written(self, header: Header, outcome: Outcome) -> list[bytes]:
+        now, charset = datetime.now(UTC), header.charset or self._settings.hl7_charset
+        stamps = [Stamp(uuid.uuid4().hex[:20], now, self._settings.hl7_specimen_type) for _ in range(2)]
+        answers = acknowledgements(header, outcome, stamps)
+        return [encode(answer, charset if charset in CODECS else "UNICODE UTF-8") for answer in answers]
+
+
+def _named(header: Header) -> str:
+    """A message's type and control id for the log: a stranger wrote them, so only letters that names are made of."""
+    kind = f"{header.code}^{header.event}"
+    kind = kind if re.fullmatch(r"[A-Z]{3}\^[A-Z][0-9]{2}", kind) else "a message of another type"
+    known = re.fullmatch(r"[\w.:-]{1,36}", header.control_id, re.ASCII)
+    return f"{kind}, control id {header.control_id if known else f'of {len(header.control_id)} characters'},"
+
 
 #: How much of a frame that is too large is passed over, so that its sender comes to read the answer.
 MAX_PASSED_OVER_BYTES = 64 * 1024 * 1024
@@ -37,7 +185,7 @@ class _Ended(Exception):
 class OrderListener:
     """Takes orders at `hl7_listen` from `bind` and `serve` to `close`."""
 
-    def __init__(self, settings: LisSettings, take_orders: TakeOrders, watch: ConnectionWatch) -> None:
+    def __init__(self, settings: LisSettings, take_orders: TakeOrders, watch: ConnectionMetrics) -> None:
         """Nothing listens yet.
 
         Raises:

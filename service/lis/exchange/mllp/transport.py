@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from service.config.lis import LisSettings
 from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, accept_ack
 from service.lis.exchange.hl7.ack_parser import Acknowledgement, read_acknowledgement
-from service.lis.exchange.hl7.charsets import CODECS, encode
+from service.lis.exchange.hl7.encoding import CODECS, encode
 from service.lis.exchange.hl7.reader import read_header
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
 from service.lis.exchange.mllp.sockets import client_tls, host_and_port, keep_alive

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from reported import PATIENT, report, reports
 
 from service.lis.domain.report import Order, Report, ReportStatus
-from service.lis.exchange.astm.frames import frames, latin
-from service.lis.exchange.astm.records import AstmForm, encode_report, escaped, plain
+from service.lis.exchange.astm.records import AstmForm, encode_report, escaped, frames, latin, plain
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.observations import observations
 

@@ -12,8 +12,7 @@ from loopback import Serve, loopback
 from reported import differential, report
 
 from service.lis.domain.report import Report
-from service.lis.exchange.astm.frames import frames
-from service.lis.exchange.astm.records import AstmForm, encode_report
+from service.lis.exchange.astm.records import AstmForm, encode_report, frames
 from service.lis.exchange.astm.transport import TRIES, AstmWire
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.observations import observations

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from model.contract import CLASSES, CellClass
-from service.cli.lis_codes import codes
+from service.cli.lis import codes
 from service.lis.exchange.code_map import BUNDLED, CodeMap, CodeTableError, has_check_digit
 from service.lis.exchange.observations import METHOD, PANEL, Coded
 

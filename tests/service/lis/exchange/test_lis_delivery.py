@@ -12,8 +12,8 @@ from lab import PLAIN, by, desk, manifest, sent, signing, wish
 from sqlalchemy.orm import Session
 
 from service.lis.exchange.delivery import Worker
-from service.lis.exchange.metrics import LisMetrics
 from service.lis.exchange.transport import NoAnswer, Rejected
+from service.lis.metrics import LisMetrics
 from service.lis.storage.database import Database
 from service.lis.storage.outbox import Retry
 from service.lis.use_cases import Desk

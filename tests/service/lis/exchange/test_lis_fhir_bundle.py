@@ -18,8 +18,7 @@ from reported import COUNTS, MODEL, ORDER, PATIENT, UNSUPPORTED, differential, r
 
 from service.lis.domain.report import Order, Patient, Report, ReportStatus
 from service.lis.exchange.code_map import CodeMap
-from service.lis.exchange.fhir.bundle import FhirForm, Picture, encode_report
-from service.lis.exchange.fhir.elements import moment
+from service.lis.exchange.fhir.bundle import FhirForm, Picture, encode_report, moment
 from service.lis.exchange.observations import observations
 
 CODES = CodeMap.load()

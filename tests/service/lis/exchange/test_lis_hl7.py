@@ -10,12 +10,12 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laboratory import COUNTS, LOINC, PATIENT, SENT, code_of, golden, report, sender
+from laboratory import COUNTS, LOINC, PATIENT, SENT, code_of, golden, report
 
 from model.contract import CLASSES
+from service.config.lis import LisSettings
 from service.lis.domain.report import Order, ReportModel, ReportStatus
-from service.lis.exchange.hl7.charsets import encode
-from service.lis.exchange.hl7.escaping import one_kind_of_break, unescape
+from service.lis.exchange.hl7.encoding import encode, one_kind_of_break, unescape
 from service.lis.exchange.hl7.reader import read_header, read_segments
 from service.lis.exchange.hl7.results import encode_report
 from service.lis.exchange.observations import observations
@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "hl7-messages.md"
 
 
 def encoded(of: Any = None, **settings: Any) -> str:
-    return encode_report(of or report(), code_of, sender(**settings), control_id="1", sent_at=SENT)
+    return encode_report(of or report(), code_of, LisSettings(**settings), control_id="1", sent_at=SENT)
 
 
 def segments(message: str, name: str) -> list[Any]:
@@ -164,7 +164,7 @@ def test_a_specimen_type_of_hl7s_own_table_says_so() -> None:
 @pytest.mark.parametrize("control_id", ["", "x" * 21])
 def test_a_control_id_that_hl7_has_no_room_for_is_refused(control_id: str) -> None:
     with pytest.raises(ValueError, match="1 to 20"):
-        encode_report(report(), code_of, sender(), control_id=control_id, sent_at=SENT)
+        encode_report(report(), code_of, LisSettings(), control_id=control_id, sent_at=SENT)
 
 
 @st.composite

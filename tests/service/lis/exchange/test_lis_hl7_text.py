@@ -9,11 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from laboratory import COLLECTED
 
-from service.lis.exchange.hl7.charsets import CODECS, encode
-from service.lis.exchange.hl7.escaping import Delimiters, escape, one_kind_of_break, unescape
+from service.lis.exchange.hl7.encoding import (
+    CODECS,
+    Delimiters,
+    components,
+    day_written,
+    encode,
+    escape,
+    one_kind_of_break,
+    read_day,
+    read_moment,
+    read_zone,
+    segment,
+    text,
+    unescape,
+    written,
+)
 from service.lis.exchange.hl7.reader import read_segments
-from service.lis.exchange.hl7.segments import components, segment, text
-from service.lis.exchange.hl7.times import day_written, read_day, read_moment, read_zone, written
 
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 

@@ -13,8 +13,8 @@ from ordering import ENHANCED, GOOD, Desk, line_to, listening, said
 from receivers import certificates, node_sender
 
 from service.config.lis import LisSettings
-from service.lis.exchange.metrics import ConnectionMetrics
 from service.lis.exchange.mllp.listener import OrderListener
+from service.lis.metrics import ConnectionMetrics
 from service.telemetry.metric_registry import MetricRegistry
 
 

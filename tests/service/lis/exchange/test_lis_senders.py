@@ -19,8 +19,7 @@ from pydantic import ValidationError
 from receivers import Line, certificates
 
 from service.config.lis import LisSettings
-from service.lis.exchange.mllp.listener import OrderListener
-from service.lis.exchange.mllp.slots import ConnectionSlots, holder_of
+from service.lis.exchange.mllp.listener import ConnectionSlots, OrderListener, holder_of
 
 
 def counted(desk: Desk, how: str) -> float | None:

@@ -16,7 +16,7 @@ from serving import client
 from sqlalchemy import text
 
 from service.config.lis import LisSettings
-from service.lis import config_checks
+from service.lis.laboratory import exposed_files, setting_faults
 from service.lis.picture_store import KeptPictures
 from service.lis.storage.database import Database
 from service.lis.storage.file_rights import make_file, make_folder, rights_of_others
@@ -104,7 +104,7 @@ def test_wider_rights_are_told_by_the_log_and_by_config_check(
     pictures.chmod(0o750)
     said = [f"{path}: others than its owner have rights (mode 0644); run: chmod 600 {path}"]
     said += [f"{pictures}: others than its owner have rights (mode 0750); run: chmod 700 {pictures}"]
-    assert list(config_checks.warnings(lis)) == said
+    assert list(exposed_files(lis)) == said
     with client(artefact, lis=lis):
         pass
     told = {"MARROWLENS_LIS_DATABASE": f"sqlite:///{path}", "MARROWLENS_LIS_PICTURES": str(pictures)}
@@ -120,8 +120,8 @@ def test_wider_rights_are_told_by_the_log_and_by_config_check(
 def test_nothing_is_said_of_what_is_not_there_or_no_file(tmp_path: Path) -> None:
     assert rights_of_others(tmp_path / "none") is None
     for url in (f"sqlite:///{tmp_path / 'none.db'}", "postgresql://x@host/lab", "no url", "sqlite://"):
-        assert list(config_checks.warnings(LisSettings(database=url))) == []
-    assert list(config_checks.warnings(LisSettings())) == list(config_checks.faults(LisSettings())) == []
+        assert list(exposed_files(LisSettings(database=url))) == []
+    assert list(exposed_files(LisSettings())) == list(setting_faults(LisSettings())) == []
 
 
 def test_a_file_of_tls_that_cannot_be_used_is_told_before_the_start(tmp_path: Path) -> None:
@@ -130,14 +130,12 @@ def test_a_file_of_tls_that_cannot_be_used_is_told_before_the_start(tmp_path: Pa
     tls = {"hl7_tls_cert": bad, "hl7_tls_key": bad, "hl7_listen_ca": bad, "hl7_tls_ca": tmp_path / "none.pem"}
     addresses = {"hl7_listen": f"127.0.0.1:{free_port()}", "hl7_to": "127.0.0.1:9"}
     lis = LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}", **addresses, **tls)
-    sent, taken = config_checks.faults(lis)
+    sent, taken = setting_faults(lis)
     assert sent.startswith("MARROWLENS_LIS_HL7_TLS_CA, ") and sent.endswith("No such file or directory")
     assert taken.startswith("MARROWLENS_LIS_HL7_TLS_CERT, ") and taken.endswith("no PEM files that fit")
 
 
 def test_a_database_that_is_only_looked_at_is_not_made_by_the_check(tmp_path: Path) -> None:
-    list(
-        config_checks.warnings(LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}", pictures=tmp_path / "pictures"))
-    )
+    list(exposed_files(LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}", pictures=tmp_path / "pictures")))
     Database(f"sqlite:///{tmp_path / 'lab.db'}").close()
     assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from service.cli.main import app as command_line
 from service.errors import StorageUnavailable
-from service.lis.storage.database import Database, DatabaseRefused
-from service.lis.storage.postgres_tls import UnsafeConnection, secured
+from service.lis.storage.database import Database, DatabaseRefused, UnsafeConnection, secured
 
 ELSEWHERE = "postgresql+psycopg://user:word@db.example/lab"
 HERE = "postgresql+psycopg://user:word@127.0.0.1/lab"

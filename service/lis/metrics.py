@@ -6,7 +6,6 @@ No label holds a number or a name of a specimen, a patient or a person.
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from service.lis.exchange.orders import ConnectionEnd
 from service.lis.storage.outbox import Depth
 from service.telemetry.metric_registry import MetricRegistry
 
@@ -15,9 +14,15 @@ OrderOutcome = Literal["taken", "repeated", "refused"]
 DeliveryOutcome = Literal["delivered", "rejected", "unanswered"]
 ChannelName = Literal["hl7", "fhir", "astm"]
 
+#: How a connection with orders ended: by the sender; lost; refused for want of a slot; to make room for another; silent
+#: for too long; a message or an answer that took too long; no TLS; no MLLP; a fault of ours; because we stop.
+ConnectionEnd = Literal[
+    "closed", "lost", "refused", "displaced", "idle", "timeout", "tls", "broken", "error", "stopped"
+]
+
 
 class ConnectionMetrics:
-    """Counts connections with orders: a `service.lis.exchange.orders.ConnectionWatch`."""
+    """Counts connections over which orders come."""
 
     def __init__(self, registry: MetricRegistry) -> None:
         self._open = registry.gauge(
