@@ -1,14 +1,15 @@
-"""Whether a file is still the one that was read."""
+"""Detection of changed files."""
 
 from pathlib import Path
 
+#: Modification and status-change times in ns, inode, size in bytes.
 FileStamp = tuple[int, int, int, int]
 
 
 def file_stamp(path: Path) -> FileStamp | None:
-    """Changes with the file's content, mode or owner, and when another file takes its name; None for no file.
+    """A value that differs after each change of the file's content, mode, owner or inode; None without a file.
 
-    A link is followed.
+    Symbolic links are followed.
     """
     try:
         found = path.stat()

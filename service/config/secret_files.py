@@ -1,4 +1,7 @@
-"""Secrets from files."""
+"""Secrets read from files, and files that must be writable by their owner only.
+
+For each secret setting `NAME`, the variable `NAME_FILE` may name a file that holds the value.
+"""
 
 import os
 import stat
@@ -14,7 +17,7 @@ _MAX_BYTES = 64 * 1024
 
 
 class SecretFileError(Exception):
-    """The file of a secret cannot be used: the variable, and why."""
+    """A secret's file cannot be used: names the variable and the reason."""
 
 
 def is_secret(field: FieldInfo) -> bool:
@@ -23,7 +26,7 @@ def is_secret(field: FieldInfo) -> bool:
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """The secrets of one class of settings that are given by files."""
+    """pydantic-settings source: secrets of one settings class, read from the files that `NAME_FILE` variables name."""
 
     def __init__(self, settings_class: type[BaseSettings]) -> None:
         super().__init__(settings_class)
@@ -31,10 +34,10 @@ class SecretFiles(PydanticBaseSettingsSource):
         self._environment = {name.upper(): value for name, value in os.environ.items() if value}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The value of one setting, None where no file is named.
+        """The secret in the setting's file; None if the setting has no file.
 
         Raises:
-            SecretFileError: the file cannot be used, or the setting has a value besides.
+            SecretFileError: the file cannot be used, or both `NAME` and `NAME_FILE` are set.
         """
         name = f"{self._prefix}{field_name}".upper()
         path = self._environment.get(name + SUFFIX) if is_secret(field) else None
@@ -45,14 +48,14 @@ class SecretFiles(PydanticBaseSettingsSource):
         return _secret(f"{name}{SUFFIX}", Path(path)), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Every secret that has a file, by the name of its setting."""
+        """All secrets given by files, by field name."""
         found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in found.items() if value is not None}
 
 
 def _secret(variable: str, path: Path) -> str:
-    if not os.path.lexists(path):  # the secret itself may stand where its file should
-        raise SecretFileError(f"{variable}: No such file; it names the path of one, not the secret")
+    if not os.path.lexists(path):  # the value is left out: it may be the secret itself, set by mistake
+        raise SecretFileError(f"{variable}: no such file; set the path of a file, not the secret itself")
     try:
         text = read_private_file(path, _MAX_BYTES).decode("utf-8-sig").rstrip("\r\n")
     except UnsafeFile as error:
@@ -62,7 +65,9 @@ def _secret(variable: str, path: Path) -> str:
     if not text.strip():
         raise SecretFileError(f"{variable}: {path} is empty")
     if len(text.splitlines()) > 1 or "\0" in text:
-        raise SecretFileError(f"{variable}: {path} has more than one line; the secret is the first and only one")
+        raise SecretFileError(
+            f"{variable}: {path} has more than one line; the file must hold the secret on a single line"
+        )
     return text
 
 
@@ -70,14 +75,14 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UnsafeFile(Exception):
-    """The file cannot be used: its path, why, and what to do. Nothing of what it holds."""
+    """The file cannot be used: gives the path, the reason and the remedy, never the content."""
 
 
 def read_private_file(path: Path, max_bytes: int) -> bytes:
-    """The whole file. A FIFO or a device is refused without being waited for.
+    """The content of a file that only its owner can change. FIFOs and devices are refused without blocking.
 
     Raises:
-        UnsafeFile: it cannot be read, is no regular file or too large, or others may write it or replace it.
+        UnsafeFile: unreadable, not a regular file, too large, or other users can write or replace it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,26 +105,26 @@ def read_private_file(path: Path, max_bytes: int) -> bytes:
 
 def _fault(path: Path, found: os.stat_result) -> str | None:
     if found.st_mode & _OTHERS_WRITE:
-        return f"others may write it (mode {stat.S_IMODE(found.st_mode):04o}); chmod go-w"
+        return f"other users can write it (mode {stat.S_IMODE(found.st_mode):04o}); run chmod go-w"
     return _fault_of_owner(path, found)
 
 
 def _fault_of_folders(path: Path) -> str | None:
-    """Why others could put another file in its place: in the folder of the name, or of what a link leads to."""
+    """Why other users could replace the file: permissions of its folder and, for a link, of the target's folder."""
     for folder in {path.absolute().parent, path.resolve().parent}:
         found = folder.stat()
         others = found.st_mode & stat.S_IWOTH
-        # A group of the owner's number is the owner's own (user private groups), and has no other member.
+        # A group with the owner's number is the user's private group, which has no other member.
         group = found.st_mode & stat.S_IWGRP and found.st_gid != found.st_uid
         if (others or group) and not found.st_mode & stat.S_ISVTX:
-            return f"others may write its folder {folder} (mode {stat.S_IMODE(found.st_mode):04o}); chmod go-w"
+            return f"other users can write its folder {folder} (mode {stat.S_IMODE(found.st_mode):04o}); run chmod go-w"
         if fault := _fault_of_owner(folder, found):
             return f"its folder {folder}: {fault}"
     return None
 
 
 def _fault_of_owner(path: Path, found: os.stat_result) -> str | None:
-    """Root and this process's user may own it; a container's read-only mount keeps its owner outside."""
+    """Why the owner is not trusted: root, the user of this process, and any owner on a read-only mount are."""
     if found.st_uid in (0, os.geteuid()) or os.statvfs(path).f_flag & os.ST_RDONLY:
         return None
-    return f"owned by user {found.st_uid}, neither root nor the user of this process; chown, or mount it read-only"
+    return f"owned by user {found.st_uid}, neither root nor the user of this process; run chown, or mount it read-only"

@@ -1,4 +1,7 @@
-"""Settings."""
+"""Settings of the service, read once at start from `MARROWLENS_*` environment variables.
+
+An unknown `MARROWLENS_*` name is an error. Nothing is read at import.
+"""
 
 import os
 import re
@@ -24,17 +27,16 @@ LogFormat = Literal["text", "json"]
 
 PREFIX = "MARROWLENS_"
 MIB = 1024 * 1024
-#: Of a shorter window a tenth, by which it moves on, would be a handful of pictures.
+#: Pictures. The drift window moves on by a tenth; of a shorter one that would be too few.
 MIN_DRIFT_WINDOW = 200
 
-
 _HEADER = re.compile(r"[!#$&'*+.^_`|~0-9A-Za-z-]+[ \t]*=[ \t]*[^\",;\\]*")
-#: OpenTelemetry's own variables for what `otlp_headers` holds; its exporter reads them where that is unset.
+#: OpenTelemetry's own variables for headers; its exporter reads them when `otlp_headers` is unset.
 OTEL_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 
 
 class SettingsError(ValueError):
-    """A setting that does not exist or has an impossible value: which environment name, and what is wrong with it."""
+    """An unknown setting or an invalid value: gives the environment name, the value and the reason."""
 
 
 def _networks(text: str) -> str:
@@ -43,122 +45,175 @@ def _networks(text: str) -> str:
 
 
 def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """The networks of a list with commas; an address is a network of one.
+    """The networks in a comma-separated list; a single address counts as a network.
 
     Raises:
-        ValueError: one of them is neither.
+        ValueError: an entry is neither a network nor an address.
     """
     return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
 
 
 class HttpSettings(BaseModel):
-    """The part of the settings that concerns connections and what stands between them and the clients."""
+    """Settings of connections and reverse proxies."""
 
     keep_alive_s: float = Field(
         75,
         gt=0,
         le=3600,
-        description="how long an idle connection is kept; longer than the proxy or client in front keeps it",
+        description=(
+            "seconds that an idle HTTP connection is kept open; set it longer than the keep-alive of "
+            "the proxy or client in front"
+        ),
     )
     max_connections: int = Field(
-        1000, gt=0, le=1_000_000, description="most open connections; one more takes the place of an idle one, or 503"
+        1000,
+        gt=0,
+        le=1_000_000,
+        description="maximum number of open connections; a further one replaces an idle connection, or gets 503",
     )
     trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
         "",
-        description="addresses or networks, with commas between, whose X-Forwarded-For and X-Forwarded-Proto are "
-        "believed. Default: nobody's",
+        description=(
+            "addresses or networks, separated by commas, from which X-Forwarded-For and "
+            "X-Forwarded-Proto are accepted. Default: none"
+        ),
     )
     root_path: str = Field(
         "",
         pattern=r"^((/[A-Za-z0-9._~-]+)+)?$",
-        description="path that a proxy in front takes off, such as /marrowlens; the interface at /docs needs it",
+        description="path prefix that a reverse proxy strips, such as /marrowlens; needed by the pages at /docs",
     )
     hsts_max_age_s: int = Field(
         31_536_000,
         ge=0,
         le=63_072_000,
-        description="how long browsers are told to come by TLS alone (Strict-Transport-Security), over TLS; 0: nothing",
+        description="max-age of the Strict-Transport-Security header in seconds, sent over TLS only; 0: not sent",
     )
 
 
 class Settings(BaseSettings, HttpSettings, AuthSettings):
-    """The settings of one service. Frozen; keyword arguments (command line) win over the environment.
+    """All settings of one service, immutable. Keyword arguments (command line) override the environment.
 
     Raises:
-        SettingsError: a `MARROWLENS_*` name in the environment that is no setting.
-        pydantic.ValidationError: a value out of bounds; `read_settings` says it in a sentence instead.
+        SettingsError: the environment has an unknown `MARROWLENS_*` name.
+        pydantic.ValidationError: an invalid value; `read_settings` turns it into a SettingsError.
     """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", allow_inf_nan=False
     )
 
-    artefact: Path | None = Field(None, description="the .onnx file; its manifest lies beside it. Default: the bundled")
+    artefact: Path | None = Field(
+        None, description="path of the .onnx file, with its manifest beside it. Default: the bundled model"
+    )
     artefact_sha256_file: Path | None = Field(
-        None, description="the list of sha256sum that must name both files of the artefact. Default: no list"
+        None, description="sha256sum list that both files of the artefact must match. Default: not checked"
     )
     artefact_public_key: Path | None = Field(
         None,
         description="PEM file with the ECDSA public key that both files must be signed with. Default: no key",
     )
     artefact_vouched_only: bool = Field(
-        False, description="refuse every artefact, the bundled one too, while neither list nor key is set"
+        False,
+        description="refuse every artefact, the bundled one included, unless a sha256sum list or a public key is set",
     )
-    provider: ProviderChoice = Field("auto", description="what onnxruntime computes on; auto: the best that works")
+    provider: ProviderChoice = Field(
+        "auto", description="onnxruntime execution provider; auto: the fastest one available"
+    )
     engine_cache: Path | None = Field(
-        None, description="folder for TensorRT's engines, which `marrowlens warm` fills. Default: built at every start"
+        None,
+        description=(
+            "folder for TensorRT engines, filled by `marrowlens warm`. Default: engines are built at every start"
+        ),
     )
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    max_image_bytes: int = Field(10 * MIB, gt=0, description="largest picture, as it is sent")
-    max_pixels: int = Field(16_000_000, gt=0, description="largest picture, width times height, once decoded")
-    max_body_bytes: int = Field(256 * MIB, gt=0, description="largest body of a batch request")
-    max_batch_images: int = Field(10_000, gt=0, description="most pictures in one batch request")
-    max_batch_size: int = Field(16, gt=0, le=1024, description="most pictures in one call of the model")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0: a free port chosen by the system")
+    max_image_bytes: int = Field(10 * MIB, gt=0, description="maximum size of one uploaded picture in bytes")
+    max_pixels: int = Field(16_000_000, gt=0, description="maximum size of one decoded picture, width times height")
+    max_body_bytes: int = Field(256 * MIB, gt=0, description="maximum body size of a batch request in bytes")
+    max_batch_images: int = Field(10_000, gt=0, description="maximum number of pictures in one batch request")
+    max_batch_size: int = Field(16, gt=0, le=1024, description="maximum number of pictures in one inference call")
     pad_batches: bool | None = Field(
-        None, description="fill batches up to 1, 2, 4, 8, ... pictures. Default: on a GPU, which plans each size"
+        None,
+        description=(
+            "pad batches to 1, 2, 4, 8, ... pictures. Default: on a GPU only, where each batch size needs its own plan"
+        ),
     )
-    max_queue_delay_ms: float = Field(0, ge=0, le=10_000, description="how long an idle model waits for company")
-    max_queue_size: int = Field(256, gt=0, description="pictures accepted and not yet answered; one more is refused")
-    request_timeout_s: float = Field(30, gt=0, description="a picture not answered by then is given up")
+    max_queue_delay_ms: float = Field(
+        0, ge=0, le=10_000, description="maximum time to wait for a batch to fill while the model is idle, in ms"
+    )
+    max_queue_size: int = Field(
+        256, gt=0, description="maximum number of pictures accepted and not yet answered; a further one gets 429"
+    )
+    request_timeout_s: float = Field(
+        30, gt=0, description="timeout of one picture, from its acceptance to its answer, in seconds"
+    )
     upload_timeout_s: float = Field(
-        1800, gt=0, description="a body, or a line of NDJSON, that is not there by then is given up, however large"
+        1800, gt=0, description="timeout of a request body, or of one line of NDJSON, in seconds, whatever its size"
     )
-    max_run_s: float = Field(60, gt=0, description="a model call that takes longer: not ready, and the process ends")
-    max_failed_runs: int = Field(5, gt=0, description="model calls that fail in a row: not ready, and the process ends")
-    intra_op_threads: int | None = Field(None, gt=0, description="threads of one model call. Default: the CPU budget")
-    decode_threads: int | None = Field(None, gt=0, description="pictures decoded at a time. Default: the CPU budget")
-    drain_delay_s: float = Field(0, ge=0, description="not ready but still serving, before a shutdown starts")
-    shutdown_timeout_s: float = Field(20, ge=0, description="for what was accepted to be answered at a shutdown")
+    max_run_s: float = Field(
+        60,
+        gt=0,
+        description=(
+            "maximum duration of one inference call in seconds; beyond it the service is not ready "
+            "and the process exits"
+        ),
+    )
+    max_failed_runs: int = Field(
+        5,
+        gt=0,
+        description=(
+            "maximum number of consecutive failed inference calls; at that number the service is not "
+            "ready and the process exits"
+        ),
+    )
+    intra_op_threads: int | None = Field(
+        None, gt=0, description="onnxruntime threads per inference call. Default: the CPU budget"
+    )
+    decode_threads: int | None = Field(
+        None, gt=0, description="number of pictures decoded in parallel. Default: the CPU budget"
+    )
+    drain_delay_s: float = Field(
+        0,
+        ge=0,
+        description="seconds between SIGTERM and the end of accepting connections; not ready, but still serving",
+    )
+    shutdown_timeout_s: float = Field(20, ge=0, description="seconds to answer accepted requests at shutdown")
     drift_window: int = Field(
         2000,
         ge=0,
         le=1_000_000,
-        description="last pictures that input drift is measured over, 200 or more; 0: not measured",
+        description="number of most recent pictures that input drift is measured over, at least 200; 0: off",
     )
     drift_reference: Path | None = Field(
-        None, description="what drift is measured from, by `marrowlens drift reference`. Default: the artefact's own"
+        None, description="file written by `marrowlens drift reference`. Default: the reference inside the artefact"
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="least that is logged"
+        "info", description="minimum level of log lines"
     )
-    log_format: LogFormat = Field("text", description="json: one object a line, with the ids of request and trace")
+    log_format: LogFormat = Field(
+        "text", description="text, or one JSON object a line with the ids of request and trace"
+    )
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://[^/@?#\s]+(/[^?#\s]*)?$",
-        description="base URL of a collector that traces are sent to by OTLP over HTTP. Default: no traces",
+        description="base URL of an OpenTelemetry collector (OTLP over HTTP). Default: no traces",
     )
     otlp_headers: SecretStr | None = Field(
-        None, description="headers for that collector, such as authorization=Bearer%20…, with commas between"
+        None,
+        description=(
+            "headers for the collector as NAME=VALUE, percent-encoded, separated by commas, such as "
+            "authorization=Bearer%20…"
+        ),
     )
     trace_sample_ratio: float = Field(
-        1.0, ge=0, le=1, description="part of the traces recorded, of those whose caller has not decided"
+        1.0, ge=0, le=1, description="fraction of traces recorded when the client sends no sampling decision"
     )
     trace_service_name: str = Field(
         "marrowlens", min_length=1, max_length=255, description="service.name of the traces"
     )
-    count_other: bool = Field(False, description="count class OTH in the denominator of a differential")
-    lis: LisSettings = Field(default_factory=LisSettings, description="what a laboratory may set, `MARROWLENS_LIS_*`")
+    count_other: bool = Field(False, description="include class OTH in the denominator of a differential")
+    lis: LisSettings = Field(default_factory=LisSettings, description="settings of the laboratory, `MARROWLENS_LIS_*`")
 
     @classmethod
     def settings_customise_sources(
@@ -169,7 +224,8 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then files of secrets. pydantic-settings itself lets unknown names pass."""
+        """Sources by precedence: arguments, environment, secret files. Also rejects unknown environment names, which
+        pydantic-settings ignores."""
         _refuse_unknown(os.environ, known={*environment_names(), *secret_file_names()})
         return init_settings, env_settings, SecretFiles(settings_cls)
 
@@ -177,28 +233,32 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
     def _agree(self) -> Self:
         if self.max_queue_size < self.max_batch_size:
             raise ValueError(
-                "MARROWLENS_MAX_QUEUE_SIZE is below MARROWLENS_MAX_BATCH_SIZE: no batch could ever be full"
+                f"MARROWLENS_MAX_QUEUE_SIZE={self.max_queue_size} is below "
+                f"MARROWLENS_MAX_BATCH_SIZE={self.max_batch_size}: no batch could fill; raise the first or lower the second"
             )
         if 0 < self.drift_window < MIN_DRIFT_WINDOW:
-            raise ValueError(f"MARROWLENS_DRIFT_WINDOW is below {MIN_DRIFT_WINDOW}: so few pictures say nothing")
+            raise ValueError(
+                f"MARROWLENS_DRIFT_WINDOW={self.drift_window} is below {MIN_DRIFT_WINDOW}; set more, or 0 for off"
+            )
         if self.max_body_bytes < self.max_image_bytes:
             raise ValueError(
-                "MARROWLENS_MAX_BODY_BYTES is below MARROWLENS_MAX_IMAGE_BYTES: no batch could hold the largest"
+                f"MARROWLENS_MAX_BODY_BYTES={self.max_body_bytes} is below MARROWLENS_MAX_IMAGE_BYTES="
+                f"{self.max_image_bytes}: no batch could hold the largest picture; raise the first or lower the second"
             )
         if names := paths_holding_urls(self):
-            raise ValueError(f"{PREFIX}{names[0].upper()} is a URL; name a path of this machine")
+            raise ValueError(f"{PREFIX}{names[0].upper()} is a URL; set a path on this machine")
         for name, headers in self._headers():
             if not _are_headers(headers):
                 raise ValueError(
-                    f"{name} is not NAME=VALUE in printable ASCII, with commas between; other characters are written "
-                    "as %20 is for a space"
+                    f"{name} is not a list of NAME=VALUE in printable ASCII, separated by commas; percent-encode other "
+                    "characters, such as %20 for a space"
                 )
         if self.otlp_endpoint and any(self._headers()) and (fault := transport_fault(self.otlp_endpoint)):
-            raise ValueError(f"MARROWLENS_OTLP_ENDPOINT {fault}; the headers would be readable on the way")
+            raise ValueError(f"MARROWLENS_OTLP_ENDPOINT {fault}; the headers would be sent unencrypted")
         return self
 
     def _headers(self) -> Iterator[tuple[str, str]]:
-        """What may name headers for the collector, by the name that it has in the environment."""
+        """Environment name and value of each setting that holds headers for the collector."""
         if self.otlp_headers is not None:
             yield f"{PREFIX}OTLP_HEADERS", self.otlp_headers.get_secret_value()
         if self.otlp_endpoint:
@@ -206,34 +266,33 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
 
 
 def _are_headers(text: str) -> bool:
-    """Whether each part is a header as OpenTelemetry reads it, and one that can be sent: its libraries log others
-    with their values."""
+    """Whether each part is a header that OpenTelemetry can parse and send. It logs invalid ones, values included."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     decoded = unquote(text)
     return bool(parts) and all(map(_HEADER.fullmatch, parts)) and decoded.isascii() and decoded.isprintable()
 
 
 def environment_name(field: str) -> str:
-    """The name under which a setting stands in the environment: `max_batch_size` is `MARROWLENS_MAX_BATCH_SIZE`."""
+    """The environment name of a field: `MARROWLENS_MAX_BATCH_SIZE` for `max_batch_size`."""
     return PREFIX + field.upper()
 
 
 def environment_names() -> dict[str, FieldInfo]:
-    """Every name that may stand in the environment, and its setting; the laboratory's come last."""
+    """All environment names and their fields, those of the laboratory last."""
     own = {environment_name(name): field for name, field in Settings.model_fields.items() if name != "lis"}
     return own | {LIS_PREFIX + name.upper(): field for name, field in LisSettings.model_fields.items()}
 
 
 def secret_file_names() -> list[str]:
-    """Every name under which a file may be named that holds a secret."""
+    """All `NAME_FILE` variables that may name the file of a secret."""
     return [name + SUFFIX for name, field in environment_names().items() if is_secret(field)]
 
 
 def read_settings(**chosen: Any) -> Settings:
-    """The settings from the environment, with those chosen on the command line on top.
+    """The settings from the environment, overridden by those from the command line.
 
     Raises:
-        SettingsError: an unknown name, a value out of bounds, or a file of a secret that cannot be used.
+        SettingsError: an unknown name, an invalid value, or an unusable secret file.
     """
     try:
         return Settings(**chosen)
@@ -246,7 +305,7 @@ def read_settings(**chosen: Any) -> Settings:
 
 
 def _sentence(prefix: str, fault: ErrorDetails) -> str:
-    # Of a SecretStr pydantic speaks as if it were a list.
+    # pydantic reports the length of a SecretStr as if it were a list.
     message = fault["msg"].removeprefix("Value error, ").replace("items after validation", "characters")
     if not fault["loc"]:
         return message
@@ -258,7 +317,7 @@ def _sentence(prefix: str, fault: ErrorDetails) -> str:
 
 
 def _shown(field: FieldInfo | None, value: object) -> str:
-    """The value as it was set, unless it could hold a secret."""
+    """`=VALUE` for the message; empty if the value could contain a secret."""
     if field is None or is_secret(field) or not isinstance(value, str | int | float) or "@" in str(value):
         return ""
     return f"={str(value)[:100]}" if str(value).isprintable() and "://" not in str(value) else ""
@@ -271,7 +330,7 @@ def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
 
 
 def _hint(name: str, known: set[str]) -> str:
-    # Kubernetes gives every pod the addresses of the services in its namespace, in names like these.
+    # Kubernetes injects variables with these prefixes for each Service of the namespace.
     if name.startswith((f"{PREFIX}SERVICE_", f"{PREFIX}PORT_")):
-        return "if it is the link of a Kubernetes service, set enableServiceLinks: false in the pod"
+        return "if Kubernetes injected it for a Service, set enableServiceLinks: false in the pod"
     return f"did you mean {closest_match(name, known)}?"

@@ -1,4 +1,4 @@
-"""URLs of other machines."""
+"""Checks of hosts and URLs, and URLs without their credentials for logs and errors."""
 
 import re
 from collections.abc import Iterable
@@ -6,16 +6,27 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-#: From the scheme to the last @ before a space: a password may itself hold / or @, where somebody forgot to escape it.
+#: From the scheme to the last @ before a space: an unescaped password may itself hold / or @.
 _USER = re.compile(r"(?<=://)[^\s]*@")
 _QUERY = re.compile(r"(?<=[?#])[^\s]+")
-#: Of a path too, which has one slash where the URL had two.
+#: One slash is enough: pathlib has collapsed the two of a URL.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 MASK = "***"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: a loopback address, with or without zone and brackets, or `localhost`.
+
+    Other names are not resolved.
+    """
+    try:
+        return ip_address(host.strip("[]").split("%")[0]).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def transport_fault(url: str) -> str | None:
-    """Why no secret may travel to this URL; None where it may: by https, or to this machine itself."""
+    """Why credentials must not be sent to this URL; None for https, and for http to this machine."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -29,27 +40,19 @@ def transport_fault(url: str) -> str | None:
 
 
 def key_source_fault(url: str) -> str | None:
-    """Why no keys may be fetched from this URL; None where they may. Who can change them could let anybody in."""
-    return transport_fault(url) or (
-        "holds a user name or a password: remove it" if "@" in urlsplit(url).netloc else None
-    )
+    """Why signing keys must not be fetched from this URL; None if they may."""
+    if fault := transport_fault(url):
+        return fault
+    return "holds a user name or a password: remove it" if "@" in urlsplit(url).netloc else None
 
 
 def paths_holding_urls(values: Iterable[tuple[str, object]]) -> list[str]:
-    """The names of those values that are URLs where a path of this machine is asked for, of which messages speak."""
+    """Names of path settings that hold a URL. Paths are printed in messages, and a URL could hold a password."""
     return [name for name, value in values if isinstance(value, Path) and _SCHEME.match(str(value))]
 
 
 def redact_url(text: str) -> str:
-    """The text without the user name, password, query and fragment of the URL in it; unchanged where there is none."""
+    """The text with the user name, password, query and fragment of its URL replaced by `***`."""
     if "://" not in text:
         return text
     return _QUERY.sub(MASK, _USER.sub(f"{MASK}@", text))
-
-
-def is_loopback(host: str) -> bool:
-    """Of an address, with a zone or in brackets too, or of the name that always leads here; no other is looked up."""
-    try:
-        return ip_address(host.strip("[]").split("%")[0]).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -155,14 +155,14 @@ async def test_who_is_named_is_a_person(issuing: Issuer, claims: dict[str, Any],
     ("wrong", "said"),
     [
         ({"oidc_issuer": "http://issuer.example", "oidc_audience": "a"}, "plain http"),
-        ({"oidc_issuer": "https://issuer.example"}, "go together"),
-        ({"oidc_audience": "a"}, "go together"),
+        ({"oidc_issuer": "https://issuer.example"}, "belong together"),
+        ({"oidc_audience": "a"}, "belong together"),
         (
             {"oidc_issuer": "https://i.example", "oidc_audience": "a", "oidc_jwks_url": "http://i.example/k"},
             "plain http",
         ),
-        ({"tls_cert": "a.pem"}, "go together"),
-        ({"tls_client_ca": "a.pem"}, "asks for MARROWLENS_TLS_CERT"),
+        ({"tls_cert": "a.pem"}, "belong together"),
+        ({"tls_client_ca": "a.pem"}, "set MARROWLENS_TLS_CERT and MARROWLENS_TLS_KEY too"),
     ],
 )
 def test_settings_that_do_not_agree_are_refused(wrong: dict[str, str], said: str) -> None:

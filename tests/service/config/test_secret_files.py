@@ -72,7 +72,7 @@ def test_the_end_of_the_line_is_no_part_of_a_secret(
 @pytest.mark.parametrize(
     ("content", "mode", "said"),
     [
-        (None, 0, "No such file"),
+        (None, 0, "no such file"),
         (b"", 0o600, "is empty"),
         (b"\n", 0o600, "is empty"),
         (b"  \n", 0o600, "is empty"),
@@ -80,8 +80,8 @@ def test_the_end_of_the_line_is_no_part_of_a_secret(
         (b"one\x00two", 0o600, "more than one line"),
         (b"\xff\xfes\x00", 0o600, "not UTF-8"),
         (b"x" * 100_000, 0o600, "larger than"),
-        (b"a-token", 0o620, "others may write it (mode 0620); chmod go-w"),
-        (b"a-token", 0o602, "others may write it (mode 0602); chmod go-w"),
+        (b"a-token", 0o620, "other users can write it (mode 0620); run chmod go-w"),
+        (b"a-token", 0o602, "other users can write it (mode 0602); run chmod go-w"),
         (b"a to\tken", 0o600, "one word of visible ASCII"),
     ],
 )
@@ -119,12 +119,12 @@ def test_only_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch) -> 
 def test_keys_that_others_may_write_are_refused(tmp_path: Path, mode: int) -> None:
     path = keys_file(tmp_path, entry("mlk_a", "a"))
     path.chmod(mode)
-    with pytest.raises(KeysRefused, match=r"others may write it \(mode 0\d+\); chmod go-w"):
+    with pytest.raises(KeysRefused, match=r"other users can write it \(mode 0\d+\); run chmod go-w"):
         read_keys(path)
     code, _, said = run("config", "check", MARROWLENS_KEYS_FILE=str(path))
-    assert code == 2 and "MARROWLENS_KEYS_FILE" in said and "others may write it" in said
+    assert code == 2 and "MARROWLENS_KEYS_FILE" in said and "other users can write it" in said
     code, _, said = run("keys", "new", "b", "--scope", "classify", "--file", str(path))
-    assert code == 2 and "others may write it" in said
+    assert code == 2 and "other users can write it" in said
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o640, 0o644, 0o444])
@@ -143,7 +143,7 @@ def test_a_folder_that_others_may_write_is_refused_but_for_a_sticky_one(tmp_path
     link.symlink_to(path)
     folder.chmod(0o777)
     for each in (path, link):
-        with pytest.raises(KeysRefused, match=r"others may write its folder .* \(mode 0777\)"):
+        with pytest.raises(KeysRefused, match=r"other users can write its folder .* \(mode 0777\)"):
             read_keys(each)
     folder.chmod(0o1777)
     assert read_keys(link) == read_keys(path)
@@ -154,7 +154,7 @@ def test_a_group_may_write_the_folder_only_where_it_is_the_owners_own(tmp_path: 
     tmp_path.chmod(0o770)
     if os.geteuid() == 0:
         os.chown(tmp_path, 0, 4711)
-        with pytest.raises(KeysRefused, match="others may write its folder"):
+        with pytest.raises(KeysRefused, match="other users can write its folder"):
             read_keys(path)
         os.chown(tmp_path, 0, 0)
     if os.getgid() == os.getuid():
@@ -188,7 +188,7 @@ def test_a_running_ring_keeps_its_keys_when_the_file_becomes_loose(tmp_path: Pat
     path.chmod(0o666)
     ring.refresh()
     assert ring.find("mlk_a") is not None and ring.find("mlk_b") is None
-    assert not ring.valid and "others may write it" in str(refused[0])
+    assert not ring.valid and "other users can write it" in str(refused[0])
     path.chmod(0o600)  # the content stays: the mode alone is a change
     ring.refresh()
     assert ring.valid and ring.find("mlk_b") is not None

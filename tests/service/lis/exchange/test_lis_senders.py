@@ -79,7 +79,7 @@ def test_the_start_and_the_check_say_the_same(command: list[str], tmp_path: Path
     line = [str(Path(sys.executable).with_name("marrowlens")), *command]
     ran = subprocess.run(line, env={**os.environ, **told}, capture_output=True, text=True)
     assert ran.returncode == 2
-    assert "MARROWLENS_LIS_HL7_LISTEN: other machines reach 0.0.0.0:0" in ran.stderr
+    assert "MARROWLENS_LIS_HL7_LISTEN=0.0.0.0:0 can be reached by other machines" in ran.stderr
     assert "MARROWLENS_LIS_HL7_LISTEN_CA" in ran.stderr
     assert not (tmp_path / "lab.db").exists()
 
