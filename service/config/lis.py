@@ -206,8 +206,8 @@ class LisSettings(BaseSettings):
         if self.hl7_listen and not (self.hl7_listen_ca or self.hl7_allow_anonymous or _is_local(self.hl7_listen)):
             raise ValueError(
                 f"MARROWLENS_LIS_HL7_LISTEN={self.hl7_listen} can be reached by other machines, and any of them could "
-                "send orders. Require client certificates: set MARROWLENS_LIS_HL7_TLS_CERT, MARROWLENS_LIS_HL7_TLS_KEY and "
-                "MARROWLENS_LIS_HL7_LISTEN_CA. If the network admits only the laboratory's system, set "
+                "send orders. Require client certificates: set MARROWLENS_LIS_HL7_TLS_CERT, MARROWLENS_LIS_HL7_TLS_KEY "
+                "and MARROWLENS_LIS_HL7_LISTEN_CA. If the network admits only the laboratory's system, set "
                 "MARROWLENS_LIS_HL7_ALLOW_ANONYMOUS=true instead"
             )
         if self.fhir_token is not None and not _TOKEN.fullmatch(self.fhir_token.get_secret_value()):
@@ -218,7 +218,7 @@ class LisSettings(BaseSettings):
             raise ValueError(f"MARROWLENS_LIS_FHIR_URL {fault}")
         if self.fhir_pictures and not self.pictures:
             raise ValueError(
-                "MARROWLENS_LIS_FHIR_PICTURES is set, but no pictures are stored: set MARROWLENS_LIS_PICTURES to a folder"
+                "MARROWLENS_LIS_FHIR_PICTURES is set, but no pictures are stored: set MARROWLENS_LIS_PICTURES too"
             )
         return self
 

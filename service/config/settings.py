@@ -234,7 +234,8 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
         if self.max_queue_size < self.max_batch_size:
             raise ValueError(
                 f"MARROWLENS_MAX_QUEUE_SIZE={self.max_queue_size} is below "
-                f"MARROWLENS_MAX_BATCH_SIZE={self.max_batch_size}: no batch could fill; raise the first or lower the second"
+                f"MARROWLENS_MAX_BATCH_SIZE={self.max_batch_size}: "
+                "no batch could fill; raise the first or lower the second"
             )
         if 0 < self.drift_window < MIN_DRIFT_WINDOW:
             raise ValueError(

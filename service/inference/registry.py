@@ -33,7 +33,7 @@ class Models:
     async def begin(self, session: Session) -> None:
         """Serve with a first model, once it is warm."""
         await self._take_over(session)
-        self._serving.metrics.places(self._serving.settings.max_queue_size)
+        self._serving.metrics.in_flight_limit(self._serving.settings.max_queue_size)
         self._serving.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._serving.ready)
 
     async def end(self) -> None:

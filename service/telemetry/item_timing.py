@@ -1,33 +1,30 @@
-"""When an item came through each stage of the batcher, for whoever wants to tell its caller: the standard library only.
-
-Knows moments on the batcher's clock. Does not know what they are told as.
-"""
+"""Timestamps of an item on its way through the batcher, for traces. All are on the batcher's monotonic clock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-#: Why a batch went off: it was full; an idle runner had nothing to wait for; the queue delay was over; an item's
-#: deadline forbade to wait longer; the batcher is closing.
+#: Why a batch was started: full; the runner was idle and no queue delay is set; the queue delay passed; an item's
+#: deadline was near; the batcher is closing.
 FlushReason = Literal["full", "idle", "delay", "deadline", "drain"]
 
 
 @dataclass(slots=True, eq=False)
 class BatchRun:
-    """One call for a batch. `exported` is for whoever tells of it: what it was told as, once for all of its items."""
+    """One call for a batch, times in s. `exported` holds the recorder's span, made once for all items."""
 
     started: float
     ended: float
     items: int
     reason: FlushReason
     failed: bool
-    timings: "Sequence[ItemTiming]" = ()  # of its items, those with an owner
+    timings: "Sequence[ItemTiming]" = ()  # of items with an owner
     exported: object = None
 
 
 @dataclass(slots=True, eq=False)
 class ItemTiming:
-    """One item's way; None where it did not come so far. `owner` is whom it is told to: none, and nobody looks."""
+    """Timestamps of one item; None for stages not reached. Without an `owner` they are not read."""
 
     owner: object = None
     queued_at: float = 0.0
@@ -36,14 +33,14 @@ class ItemTiming:
     run: BatchRun | None = None
 
     def prepare_s(self) -> float:
-        """How long its preparation took; 0 where it is not over."""
+        """Preparation time in s; 0 before its end."""
         if self.prepare_began is None or self.prepared_at is None:
             return 0.0
         return self.prepared_at - self.prepare_began
 
 
 class BatchObserver(Protocol):
-    """Told of each batch after its callers were answered. What it raises is reported to the loop and harms nobody."""
+    """Called after each batch, once its results are delivered. Its exceptions go to the event loop's handler."""
 
     def batch_done(self, *, queue_wait_s: Sequence[float], run_s: float, reason: FlushReason, failed: bool) -> None:
-        """One wait for each item, its preparation not counted, so that their number is the size of the batch."""
+        """`queue_wait_s` has one entry per item of the batch: time in the queue without preparation."""

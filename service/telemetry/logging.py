@@ -1,4 +1,4 @@
-"""What is logged, how, and what is not: the same for every process of the service. Knows loggers, and no messages."""
+"""Log formats and levels, shared by all processes of the service."""
 
 import json
 import logging
@@ -9,8 +9,8 @@ from service.telemetry.request_context import current_request
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: ts, level, logger, message; request_id, trace_id, span_id where a request is answered;
-    what a message gives as `extra={"fields": …}`; exception."""
+    """One JSON object a line: ts, level, logger, message, exception; request_id, trace_id and span_id during a request;
+    and the members of `extra={"fields": …}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -29,17 +29,17 @@ class JsonLines(logging.Formatter):
 
 
 def configure(level: str, *, access_log: bool = False, form: LogFormat = "text") -> None:
-    """Log from this level on, to stderr; of libraries, what says more than the service does itself."""
+    """Log to stderr from this level on. Library loggers are limited to what the service does not log itself."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if form == "json":
         for handler in logging.getLogger().handlers:
             handler.setFormatter(JsonLines())
-    # uvicorn's own lines say what `marrowlens serve` has said already.
+    # uvicorn's start-up lines repeat those of `marrowlens serve`.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
-    # A client's malformed form or picture is the client's news: it gets a problem, the log does not.
+    # Malformed forms and pictures are reported to the client as a problem, not logged.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # A collector that is away is said once in a while by the exporter; each connection that fails is not.
+    # The exporter reports an unreachable collector now and then; urllib3 would log each connection.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     logging.getLogger("service.requests").setLevel(logging.INFO if access_log else logging.CRITICAL)

@@ -1,7 +1,7 @@
-"""Spans by OpenTelemetry's SDK, sent by OTLP over HTTP in a thread of its own, which nobody waits for.
+"""Traces by the OpenTelemetry SDK, sent by OTLP over HTTP from a background thread.
 
-Knows spans, samplers and the exporter. No attribute holds what a client sent: no path, no query, no header, no name,
-no message of an error; of an exception its class alone.
+Attributes hold nothing that a client sent: no path, query, header, file name or error message. Of an exception only
+the class is recorded.
 """
 
 import time
@@ -31,23 +31,23 @@ from opentelemetry.util.re import parse_env_headers
 from service.telemetry.item_timing import BatchRun, ItemTiming
 from service.telemetry.tracing import RequestTrace, TraceParent
 
-#: Pictures of one request that are told of one by one; a batch of thousands would crowd out all other spans.
+#: Maximum number of pictures per request with spans of their own; a batch of thousands would fill the queue.
 PICTURES_A_REQUEST = 32
-#: One attempt at sending, retries included.
+#: Timeout of one export, retries included.
 EXPORT_TIMEOUT_S = 5
-#: Spans that wait to be sent; more are dropped.
+#: Maximum number of spans waiting to be sent; further ones are dropped.
 MAX_QUEUE_SPANS = 4096
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 _SERVER_ERROR = 500
 
 
 class OtlpRecorder:
-    """`tracing.Recorder` by OTLP.
+    """A `tracing.Recorder` that sends spans by OTLP.
 
     Args:
-        endpoint: base URL of the collector; spans go to `/v1/traces` below it.
-        headers: sent with every export, as OTEL_EXPORTER_OTLP_HEADERS is written; None: what that variable says.
-        ratio: part of the traces that are recorded, of those whose caller has not decided.
+        endpoint: base URL of the collector, without `/v1/traces`.
+        headers: headers of each export, in the format of OTEL_EXPORTER_OTLP_HEADERS; None: from that variable.
+        ratio: fraction of traces recorded when the client sends no sampling decision.
     """
 
     def __init__(self, endpoint: str, *, headers: str | None, service_name: str, ratio: float) -> None:
@@ -59,24 +59,23 @@ class OtlpRecorder:
         provider.add_span_processor(self._processor)
         self.tracer = provider.get_tracer("marrowlens")
 
-    def request(self, caller: TraceParent | None, method: str) -> RequestTrace:
-        """The server's span, below the caller's."""
+    def request(self, parent: TraceParent | None, method: str) -> RequestTrace:
+        """Start the server span of a request, a child of the client's span."""
         known = method if method in _METHODS else "_OTHER"
-        context = Context() if caller is None else set_span_in_context(NonRecordingSpan(_remote(caller)), Context())
+        context = Context() if parent is None else set_span_in_context(NonRecordingSpan(_remote(parent)), Context())
         name = "HTTP" if known == "_OTHER" else known
         span = self.tracer.start_span(name, context, SpanKind.SERVER, {"http.request.method": known})
-        return _Request(self, span, name)
+        return _RequestTrace(self, span, name)
 
     def stage(self, name: str, parent: Span | None, times: tuple[float, float], **more: Any) -> Span:
-        """A span that is over already; `times` are on `time.monotonic`."""
+        """Start the span of a finished stage. `times` are its begin and end on `time.monotonic`."""
         context = Context() if parent is None else set_span_in_context(parent, Context())
-        span = self.tracer.start_span(name, context, start_time=_unix_ns(times[0]), **more)
-        return span
+        return self.tracer.start_span(name, context, start_time=_unix_ns(times[0]), **more)
 
     def batch(self, run: BatchRun) -> SpanContext:
-        """The one span of a call of the model, which belongs to no request, and is linked to those in it."""
+        """The span of an inference call, made once. It has no parent and links to the requests in the batch."""
         if not isinstance(run.exported, SpanContext):
-            owners = [timing.owner for timing in run.timings if isinstance(timing.owner, _Request)]
+            owners = [timing.owner for timing in run.timings if isinstance(timing.owner, _RequestTrace)]
             links = [Link(owner.span.get_span_context()) for owner in dict.fromkeys(owners)]
             attributes = {"marrowlens.batch.pictures": run.items, "marrowlens.batch.reason": run.reason}
             span = self.stage("batch", None, (run.started, run.ended), links=links, attributes=attributes)
@@ -86,11 +85,11 @@ class OtlpRecorder:
         return run.exported
 
     def close(self) -> None:
-        """Send what is left, and end the thread that sends. Waits for a collector that does not answer."""
+        """Send the remaining spans and end the export thread. Blocks while the collector does not answer."""
         self._processor.shutdown()  # type: ignore[no-untyped-call]
 
 
-class _Request:
+class _RequestTrace:
     def __init__(self, spans: OtlpRecorder, span: Span, method: str) -> None:
         self.span = span
         self._spans = spans
@@ -106,7 +105,7 @@ class _Request:
         return ItemTiming(self)
 
     def item_done(self, timing: ItemTiming, error: BaseException | None) -> None:
-        """Its stages; the last that it came to is that of its error."""
+        """Record a span for each stage of the picture. An error belongs to the last stage reached."""
         if not timing.queued_at:
             return
         now, run = time.monotonic(), timing.run
@@ -141,7 +140,7 @@ class _Request:
 
 
 class _Sampler(ParentBased):
-    """What the caller has decided holds; else a part of the traces. A span with a link is made for what is recorded."""
+    """Follows the client's sampling decision, else samples by ratio. Spans with links are always recorded."""
 
     def __init__(self, ratio: float) -> None:
         super().__init__(TraceIdRatioBased(ratio))
@@ -156,13 +155,13 @@ class _Sampler(ParentBased):
         links: Sequence[Link] | None = None,
         trace_state: Any = None,
     ) -> SamplingResult:
-        asked = ALWAYS_ON.should_sample if links else super().should_sample
-        return asked(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        sampler = ALWAYS_ON.should_sample if links else super().should_sample
+        return sampler(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
 
-def _remote(caller: TraceParent) -> SpanContext:
-    flags = TraceFlags(TraceFlags.SAMPLED if caller.sampled else TraceFlags.DEFAULT)
-    return SpanContext(int(caller.trace_id, 16), int(caller.span_id, 16), is_remote=True, trace_flags=flags)
+def _remote(parent: TraceParent) -> SpanContext:
+    flags = TraceFlags(TraceFlags.SAMPLED if parent.sampled else TraceFlags.DEFAULT)
+    return SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), is_remote=True, trace_flags=flags)
 
 
 def _unix_ns(monotonic_s: float) -> int:

@@ -1,8 +1,7 @@
-"""The trace that a request belongs to: whose it is, which of its stages are told of, and who is told.
+"""Tracing of requests: W3C traceparent, ASGI middleware and the interface of a recorder.
 
-Knows W3C's traceparent and the ways through ASGI. Knows no OpenTelemetry: that is service.telemetry.otel, loaded only
-where a
-collector is named. Of what a client sends nothing but the two ids of its trace goes any further.
+The recorder for OpenTelemetry is `service.telemetry.otel`, imported only if a collector is set. Of a request's data
+only the ids in `traceparent` are passed on.
 """
 
 import re
@@ -18,12 +17,12 @@ from service.telemetry.request_context import RequestIds, current_request
 #: https://www.w3.org/TR/trace-context/#traceparent-header; later versions may add to it.
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED = 0x01
-#: What machinery asks every few seconds, and what would be most of all traces.
+#: Health probes and scrapes, which would be most of all traces.
 UNTRACED = ("/health/", "/metrics", "/v2/health/")
 
 
 class TraceParent(NamedTuple):
-    """The span of the caller that a request comes from."""
+    """The parent span named by a request's `traceparent` header."""
 
     trace_id: str
     span_id: str
@@ -31,7 +30,7 @@ class TraceParent(NamedTuple):
 
 
 class RequestTrace(Protocol):
-    """One request, to whoever records it."""
+    """Trace of one request."""
 
     @property
     def trace_id(self) -> str: ...
@@ -40,32 +39,32 @@ class RequestTrace(Protocol):
     def span_id(self) -> str: ...
 
     def item_timing(self) -> ItemTiming | None:
-        """For one picture of the request; None where it is not to be told of."""
+        """Timestamps for one picture to fill; None if the picture is not traced."""
 
     def item_done(self, timing: ItemTiming, error: BaseException | None) -> None:
-        """That picture is answered, or has failed."""
+        """Record the spans of a picture that was answered or failed."""
 
     def end(self, route: str | None, status: int) -> None:
-        """The request is answered. `route` is a template, None where no route was found; `status` 0: nobody was left
-        to answer."""
+        """End the request's span. `route` is a template, None if no route matched; `status` is 0 if the client
+        disconnected."""
 
 
 class Recorder(Protocol):
-    """Where spans go."""
+    """Destination of spans."""
 
-    def request(self, caller: TraceParent | None, method: str) -> RequestTrace:
-        """A request has come."""
+    def request(self, parent: TraceParent | None, method: str) -> RequestTrace:
+        """Start the trace of a request."""
 
     def close(self) -> None:
-        """Send what is left. Blocks: call it in a thread."""
+        """Send the remaining spans. Blocking: call it in a thread."""
 
 
-#: Of the request that the task at hand answers; None where nothing is recorded.
+#: Trace of the current task's request; None if it is not recorded.
 current_trace: ContextVar[RequestTrace | None] = ContextVar("trace", default=None)
 
 
 def parse_traceparent(headers: Iterable[tuple[bytes, bytes]]) -> TraceParent | None:
-    """What the one `traceparent` says; None where there is none, several, or one that is malformed."""
+    """The parent span of a request; None without a `traceparent`, with several, or with a malformed one."""
     sent = [value for name, value in headers if name == b"traceparent"]
     found = _TRACEPARENT.fullmatch(sent[0].strip()) if len(sent) == 1 else None
     if found is None or (found[1] == b"00" and found[5] is not None):
@@ -74,7 +73,7 @@ def parse_traceparent(headers: Iterable[tuple[bytes, bytes]]) -> TraceParent | N
 
 
 class TracingMiddleware:
-    """Pure ASGI, around everything else: each request's ids for the log, and its span where there is a recorder."""
+    """Outermost ASGI middleware: sets each request's ids for the log and, with a recorder, its trace."""
 
     def __init__(self, app: ASGIApp, recorder: Recorder | None) -> None:
         self.app = app
@@ -84,30 +83,30 @@ class TracingMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        caller = parse_traceparent(scope["headers"])
+        parent = parse_traceparent(scope["headers"])
         trace = None
         if self._recorder is not None and not scope["path"].startswith(UNTRACED):
-            trace = self._recorder.request(caller, scope["method"])
+            trace = self._recorder.request(parent, scope["method"])
         state = scope.setdefault("state", {})
-        ids = (trace.trace_id, trace.span_id) if trace else (caller.trace_id if caller else "", "")
-        told, recorded = current_request.set(RequestIds(state, *ids)), current_trace.set(trace)
+        ids = (trace.trace_id, trace.span_id) if trace else (parent.trace_id if parent else "", "")
+        request_token, trace_token = current_request.set(RequestIds(state, *ids)), current_trace.set(trace)
         try:
-            await self._answered(scope, receive, send, trace)
+            await self._call_app(scope, receive, send, trace)
         finally:
-            current_trace.reset(recorded)
-            current_request.reset(told)
+            current_trace.reset(trace_token)
+            current_request.reset(request_token)
 
-    async def _answered(self, scope: Scope, receive: Receive, send: Send, trace: RequestTrace | None) -> None:
+    async def _call_app(self, scope: Scope, receive: Receive, send: Send, trace: RequestTrace | None) -> None:
         status = 0
 
-        async def send_and_see(message: Message) -> None:
+        async def send_recording_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, send if trace is None else send_and_see)
+            await self.app(scope, receive, send if trace is None else send_recording_status)
         finally:
             if trace is not None:
                 trace.end(getattr(scope.get("route"), "path", None), status)

@@ -14,7 +14,7 @@ from service.config.settings import read_settings
 def test_headers_that_would_be_logged_are_refused_without_them(name: str, headers: str) -> None:
     environment = {"MARROWLENS_OTLP_ENDPOINT": "https://collector.example", name: headers}
     done = CliRunner().invoke(app, ["config", "check"], env=environment)
-    assert done.exit_code == 2 and f"{name} is not NAME=VALUE" in done.stderr
+    assert done.exit_code == 2 and f"{name} is not a list of NAME=VALUE" in done.stderr
     assert "a-token" not in done.output
 
 

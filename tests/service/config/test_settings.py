@@ -83,8 +83,8 @@ def test_every_bad_value_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("chosen", "sentence"),
     [
-        ({"max_queue_size": 8}, "MARROWLENS_MAX_QUEUE_SIZE is below MARROWLENS_MAX_BATCH_SIZE"),
-        ({"max_body_bytes": 1024}, "MARROWLENS_MAX_BODY_BYTES is below MARROWLENS_MAX_IMAGE_BYTES"),
+        ({"max_queue_size": 8}, "MARROWLENS_MAX_QUEUE_SIZE=8 is below MARROWLENS_MAX_BATCH_SIZE=16"),
+        ({"max_body_bytes": 1024}, "MARROWLENS_MAX_BODY_BYTES=1024 is below MARROWLENS_MAX_IMAGE_BYTES=10485760"),
     ],
 )
 def test_values_that_contradict_each_other(chosen: dict[str, int], sentence: str) -> None:

@@ -38,7 +38,7 @@ def metrics() -> Metrics:
     metrics.batch_done(queue_wait_s=[0.1], run_s=0.02, reason="full", failed=True)
     metrics.padded(2)
     metrics.model_change("done")
-    metrics.places(256)
+    metrics.in_flight_limit(256)
     metrics.watch(queued=lambda: 3, in_flight=lambda: 7, ready=lambda: True)
     metrics.model(name="micro", version="0.0.1", sha256="0" * 64, manifest_sha256="1" * 64, provider="cpu")
     metrics.background.running("drift", True)
