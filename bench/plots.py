@@ -14,18 +14,18 @@ from bench.pieces import OURS, PIECES
 from bench.plan import SATURATED, WORKLOADS
 from bench.runtimes import ENGINES
 from bench.summary import by_round, models, peers, spread
-from training.report.figures.plate import (
+from training.report.figures.figure import (
     BLUE,
     GREEN,
     GREY,
     ORANGE,
     SKY,
     VERMILLION,
-    Plate,
-    headed,
-    inches,
-    sheet,
-    styled,
+    ReportFigure,
+    add_heading,
+    new_figure,
+    style,
+    text_width,
 )
 
 COLOURS = {
@@ -47,7 +47,7 @@ HATCHES = {
 MARKERS = "os^vDPX*"
 
 
-def plates(ledger: Ledger, header: str) -> list[Plate]:
+def figures(ledger: Ledger, header: str) -> list[ReportFigure]:
     """Every plot that there are figures for. `header` says where they were measured."""
     found = [_servers(ledger, model, header) for model in models(ledger)]
     if ledger.timings:
@@ -55,13 +55,13 @@ def plates(ledger: Ledger, header: str) -> list[Plate]:
     return found
 
 
-def _servers(ledger: Ledger, model: str, header: str) -> Plate:
+def _servers(ledger: Ledger, model: str, header: str) -> ReportFigure:
     closed = [w.name for w in WORKLOADS.values() if w.kind != "open" and _measured(ledger, model, w.name)]
     timed = [w.name for w in WORKLOADS.values() if w.kind != "batch" and _measured(ledger, model, w.name)]
     width = max(7.5, 1.3 * max(len(closed), len(timed)) + 2.5)
-    with styled():
-        figure = sheet(width, 6.4)
-        headed(figure, f"{model}. {header}")
+    with style():
+        figure = new_figure(width, 6.4)
+        add_heading(figure, f"{model}. {header}")
         above, below = figure.subplots(2, 1)
         _bars(above, ledger, model, closed, lambda cell: cell.pictures_per_s)
         above.set(ylabel="pictures/s", title="Throughput: higher is better")
@@ -71,7 +71,7 @@ def _servers(ledger: Ledger, model: str, header: str) -> Plate:
             below.set_yscale("log")
         figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     caption = f"Servers with the {model} model: medians over the rounds; whiskers: lowest and highest round. {header}"
-    return Plate(f"servers-{model}", figure, caption, _words(ledger, model, closed))
+    return ReportFigure(f"servers-{model}", figure, caption, _words(ledger, model, closed))
 
 
 def _measured(ledger: Ledger, model: str, workload: str) -> bool:
@@ -108,14 +108,14 @@ def _words(ledger: Ledger, model: str, workloads: Sequence[str]) -> str:
     return f"Bar charts of throughput and latency by server; {WORKLOADS[name].title}, pictures/s: {', '.join(said)}."
 
 
-def _engines(ledger: Ledger, header: str) -> Plate:
+def _engines(ledger: Ledger, header: str) -> ReportFigure:
     batches = sorted({timing.batch for timing in ledger.timings})
     lines = list(dict.fromkeys((timing.engine, timing.setting) for timing in ledger.timings))
     labels = [f"{ENGINES[engine].title}, {setting}" for engine, setting in lines]
     said = []
-    with styled():
-        figure = sheet(5.5 + inches(labels), 4.2)
-        headed(figure, header)
+    with style():
+        figure = new_figure(5.5 + text_width(labels), 4.2)
+        add_heading(figure, header)
         axes = figure.add_subplot()
         for (engine, setting), label, marker in zip(lines, labels, MARKERS * 2, strict=False):
             medians = [
@@ -130,4 +130,4 @@ def _engines(ledger: Ledger, header: str) -> Plate:
         axes.grid()
         figure.legend(loc="outside right center")
     caption = f"Pictures a second without a server, medians over the rounds. {header}"
-    return Plate("engines", figure, caption, f"Line chart of pictures/s by batch size; best: {', '.join(said)}.")
+    return ReportFigure("engines", figure, caption, f"Line chart of pictures/s by batch size; best: {', '.join(said)}.")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from bench.cells import Cell, EngineTiming, Ledger
 from bench.plan import Setting
-from bench.plots import plates
+from bench.plots import figures
 from bench.tables import Rows, Table, tables
 from bench.verdict import verdicts
 from model import csv_file
-from training.report.figures import plate
+from training.report.figures.figure import ReportFigure, save
 
 NAME = "bench"
 #: Load average of a machine that does nothing else; making the environments leaves its trace in it.
@@ -53,7 +53,7 @@ def write(ledger: Ledger, header: Header, out: Path) -> list[Path]:
     """Write bench.md, bench.json, bench.csv, engines.csv and the plots; returns the files."""
     out.mkdir(parents=True, exist_ok=True)
     found = tables(ledger, header.setting.deadline_s)
-    drawn = plates(ledger, header.place)
+    drawn = figures(ledger, header.place)
     files = {
         f"{NAME}.md": _markdown(found, header, drawn),
         f"{NAME}.json": _json(ledger, header),
@@ -63,11 +63,11 @@ def write(ledger: Ledger, header: Header, out: Path) -> list[Path]:
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8", newline="")
     for one in drawn:
-        plate.write(one, out)
+        save(one, out)
     return [out / name for name in (*files, *(f"{one.name}.{suffix}" for one in drawn for suffix in ("svg", "png")))]
 
 
-def _markdown(found: Sequence[Table], header: Header, drawn: Sequence[plate.Plate]) -> str:
+def _markdown(found: Sequence[Table], header: Header, drawn: Sequence[ReportFigure]) -> str:
     parts = ["# marrowlens and other servers, side by side", header.place + ".", _fairness(header)]
     if header.load_average > IDLE:
         parts.append(

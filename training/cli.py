@@ -166,7 +166,7 @@ def export(
         card = model_card(manifest, reproduction(fit, config, out, precision), evaluation)
         atomic_file.write_text(out / CARD, card)
         atomic_file.write_text(path.with_suffix(".split.csv"), run.split())
-        review.drift_reference_of(path, config, data, cache or run.cache)
+        review.export_drift_reference(path, config, data, cache or run.cache)
     print_line(f"{path} ({path.stat().st_size / 1e6:.1f} MB), manifest, card and split list beside it")
 
 

@@ -1,7 +1,4 @@
-"""The commands that look at evaluated runs and artefacts again: figures, pool, audit, drift-reference.
-
-Knows arguments and messages. Trains nothing; `figures` runs a network, for its maps, and `drift_reference` a graph.
-"""
+"""Commands for evaluated runs and exported artefacts: figures, pool, audit, drift-reference."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +10,8 @@ from training.data.samples import DataError
 from training.run import RunFolder
 from training.terminal import print_line, print_metrics, print_table, report_errors, warn
 
-DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Evaluated run, or what `pool` wrote.")]
+DataRoot = Annotated[Path, typer.Option("--data", help="Folder that contains the folders of the sources.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Evaluated run, or a folder written by `pool`.")]
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.")]
 
 
@@ -23,25 +20,25 @@ def figures(
     data: DataRoot = Path("."),
     out: Annotated[Path | None, typer.Option(help="Folder for the figures; default: figures in the run.")] = None,
 ) -> None:
-    """Draw an evaluated run: every figure as PNG and SVG, and one HTML report that holds them all."""
+    """Draw every figure of an evaluated run as PNG and SVG, and write an HTML report with all of them."""
     with report_errors():
-        from training.report.illustrate import illustrate
+        from training.report.report import write_report
 
-        report = illustrate(RunFolder(run_folder), data, out or run_folder / "figures")
-    print_line(f"{report} ({report.stat().st_size / 1e6:.1f} MB), the figures beside it; it holds pictures of cells")
+        report = write_report(RunFolder(run_folder), data, out or run_folder / "figures")
+    size = report.stat().st_size / 1e6
+    print_line(f"report: {report} ({size:.1f} MB), figures in the same folder; they contain pictures of cells")
 
 
 def pool(
     run_folders: RunsArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the pooled figures, predictions and logits.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pooled metrics, predictions and logits.")],
 ) -> None:
-    """Put the test blocks of a k-fold split's runs together: every picture predicted once."""
+    """Pool the test blocks of a k-fold split's runs: every picture is predicted once."""
     with report_errors():
-        from training.evaluation.cross_validation import fold_tables, write_pool
-        from training.evaluation.cross_validation import pool as pool_runs
+        from training.evaluation.cross_validation import fold_tables, pool_folds, write_pool
 
         runs = [RunFolder(folder) for folder in run_folders]
-        pooled = pool_runs(runs)
+        pooled = pool_folds(runs)
         write_pool(pooled, runs, out)
         for table in fold_tables(pooled):
             print_table(table)
@@ -56,22 +53,22 @@ def audit(
     out: Annotated[Path, typer.Option(help="Folder for audit.csv and audit.html.")],
     data: DataRoot = Path("."),
 ) -> None:
-    """List labels to look at again: pictures that every run gets wrong, or whose label their probabilities doubt."""
+    """List possible label errors: labels that every run, or the mean of their probabilities, contradicts."""
     with report_errors():
-        from training.report.label_errors import audit_runs
+        from training.report.label_errors import write_label_audit
 
-        tables = audit_runs([RunFolder(folder) for folder in run_folders], data, out)
+        tables = write_label_audit([RunFolder(folder) for folder in run_folders], data, out)
     for table in tables:
         print_table(table)
-    print_line(f"{out / 'audit.csv'} and {out / 'audit.html'}, which holds pictures of cells")
+    print_line(f"list: {out / 'audit.csv'}, page: {out / 'audit.html'}; it contains pictures of cells")
 
 
 def drift_reference(
-    artefact: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Its manifest and split list lie beside it.")],
-    config_path: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What it was trained with.")],
+    artefact: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="With manifest and split list beside it.")],
+    config_path: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configuration it was trained with.")],
     data: DataRoot = Path("."),
 ) -> None:
-    """Write what input drift is measured from beside an artefact that has none, as an export does by itself."""
+    """Write the drift reference of an exported artefact; `export` does so by itself if the pictures are available."""
     with report_errors():
         from training.drift_reference import store_drift_reference
 
@@ -79,11 +76,11 @@ def drift_reference(
     print_line(f"drift reference of {manifest.name}: {source}")
 
 
-def drift_reference_of(artefact: Path, config: Config, data: Path, cache: Path) -> None:
-    """The same at an export, which goes without where the pictures are not at hand or too few, and says so."""
+def export_drift_reference(artefact: Path, config: Config, data: Path, cache: Path) -> None:
+    """Write the drift reference during an export; warns if pictures are missing or too few."""
     from training.drift_reference import store_drift_reference
 
     try:
         print_line(f"drift reference: {store_drift_reference(artefact, config, data, cache)[1]}")
     except (DataError, ValueError, OSError) as error:
-        warn(f"no drift reference: {error}; marrowlens-train drift-reference makes it later")
+        warn(f"drift reference not written: {error}; write it later with `marrowlens-train drift-reference`")

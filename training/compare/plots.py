@@ -13,7 +13,18 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from training.compare.results import Estimate, Results, Row
-from training.report.figures.plate import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, Plate, sheet, styled
+from training.report.figures.figure import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    ReportFigure,
+    new_figure,
+    style,
+)
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, BLACK)
 MARKERS = ("o", "s", "D", "^", "v", "P")
@@ -24,12 +35,12 @@ Look = tuple[str, str]  # colour, marker
 Box = tuple[float, ...]  # left, bottom, right, top, in pixels
 
 
-def speed_plate(results: Results, name: str) -> Plate:
+def speed_figure(results: Results, name: str) -> ReportFigure:
     """Accuracy against pictures a second at the largest batch; area: parameters; line: the best for the speed."""
     rows = [row for row in results.rows if row.timings]
     looks = _looks(rows)
-    with styled():
-        figure = sheet(7.2, 4.6)
+    with style():
+        figure = new_figure(7.2, 4.6)
         axes = figure.add_subplot()
         _front(axes, rows)
         for row in rows:
@@ -45,7 +56,7 @@ def speed_plate(results: Results, name: str) -> Plate:
         _label(axes, rows)
     best = max(rows, key=lambda row: row.on[0].accuracy.value)
     fastest = max(rows, key=_x)
-    return Plate(
+    return ReportFigure(
         name,
         figure,
         f"{results.title}: accuracy with its 95 % interval against speed, {_where(rows)}. Area of a bubble: "
@@ -55,12 +66,12 @@ def speed_plate(results: Results, name: str) -> Plate:
     )
 
 
-def training_pictures_plate(results: Results, name: str) -> Plate:
+def training_pictures_figure(results: Results, name: str) -> ReportFigure:
     """Accuracy against the pictures learned from, a line a group: what more data, or more training, would bring."""
     rows = results.rows
     looks = _looks(rows)
-    with styled():
-        figure = sheet(6.4, 4.2)
+    with style():
+        figure = new_figure(6.4, 4.2)
         axes = figure.add_subplot()
         for group, (colour, marker) in looks.items():
             line = sorted((row for row in rows if row.group == group), key=lambda row: row.training_pictures)
@@ -87,7 +98,7 @@ def training_pictures_plate(results: Results, name: str) -> Plate:
         if any(looks):
             axes.legend()
     ends = "; ".join(f"{row.title} {row.on[0].accuracy.value:.3f}" for row in rows)
-    return Plate(
+    return ReportFigure(
         name,
         figure,
         f"{results.title}: accuracy with its 95 % interval by pictures learned from, {_where(rows)}.",
@@ -95,13 +106,13 @@ def training_pictures_plate(results: Results, name: str) -> Plate:
     )
 
 
-def difference_plate(results: Results, name: str) -> Plate:
+def difference_figure(results: Results, name: str) -> ReportFigure:
     """Difference in accuracy to the first entry, one row an entry, with the paired interval."""
     first, rows = results.rows[0], results.rows[1:]
     found = [row.on[0].accuracy_difference or Estimate(value=0, low=0, high=0) for row in rows]
     looks = _looks(rows)
-    with styled():
-        figure = sheet(6.4, 1.3 + 0.28 * len(rows))
+    with style():
+        figure = new_figure(6.4, 1.3 + 0.28 * len(rows))
         axes = figure.add_subplot()
         axes.axvline(0, color=GREY, linewidth=0.8)
         for at, (row, estimate) in enumerate(zip(rows, found, strict=True)):
@@ -125,7 +136,7 @@ def difference_plate(results: Results, name: str) -> Plate:
         axes.tick_params(axis="y", length=0)
         _legend(axes, looks, rows)
     told = "; ".join(f"{row.title} {100 * estimate.value:+.1f}" for row, estimate in zip(rows, found, strict=True))
-    return Plate(
+    return ReportFigure(
         name,
         figure,
         f"{results.title}: accuracy less that of {first.title} on the same pictures, with the paired 95 % interval, "

@@ -10,7 +10,7 @@ from training.compare import plots, table
 from training.compare.conduct import Learner, is_done, time_all
 from training.compare.entries import Comparison, PlannedRun
 from training.compare.results import Results, gather
-from training.report.figures import plate
+from training.report.figures.figure import ReportFigure, save
 
 NAME = "comparison"
 
@@ -43,18 +43,18 @@ def report(
         results = results.model_copy(update=told)
     drawn = _plot(comparison, results)
     if drawn:
-        plate.write(drawn, out)
+        save(drawn, out)
     table.write(results, out, drawn)
     if timed:
         say(f"{out / NAME}.md, .csv and .json" + (", the plot beside them" if drawn else ""))
 
 
-def _plot(comparison: Comparison, results: Results) -> plate.Plate | None:
+def _plot(comparison: Comparison, results: Results) -> ReportFigure | None:
     match comparison.plot:
         case "training_pictures":
-            return plots.training_pictures_plate(results, NAME)
+            return plots.training_pictures_figure(results, NAME)
         case "difference" if len(results.rows) > 1:
-            return plots.difference_plate(results, NAME)
+            return plots.difference_figure(results, NAME)
         case "speed" if results.rows[0].timings:
-            return plots.speed_plate(results, NAME)
+            return plots.speed_figure(results, NAME)
     return None

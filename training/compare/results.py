@@ -16,7 +16,7 @@ from training.config import Config, ConfigTable
 from training.data.sampler import samples_per_epoch
 from training.data.splits import describe_split
 from training.evaluation.metrics import wilson
-from training.evaluation.paired import Answers, Labels, Resamples, figures, holm, middle_95, p_value, resampled
+from training.evaluation.paired import Labels, Predictions, ScoreDraws, bootstrap, holm, mean_scores, middle_95, p_value
 from training.evaluation.scores import scores_of_run
 from training.export.cost import NetworkCost
 from training.report.figures.curves import read_curves
@@ -90,8 +90,8 @@ class _Tested:
 
     keys: list[tuple[str, str, str]]
     labels: Labels
-    answers: Answers
-    resamples: Resamples
+    answers: Predictions
+    resamples: ScoreDraws
 
 
 def gather(comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[str, NetworkCost | None]) -> Results:
@@ -187,12 +187,12 @@ def _tested(runs: Sequence[PlannedRun], sources: set[str]) -> _Tested | None:
         answers.append(scores.predicted[order])
     if not keys:
         return None
-    return _Tested(keys, labels, np.array(answers), resampled(labels, np.array(answers)))
+    return _Tested(keys, labels, np.array(answers), bootstrap(labels, np.array(answers)))
 
 
 def _figures(tissue: str, found: _Tested) -> OnTissue:
-    by_seed = [figures(found.labels, answers[None]) for answers in found.answers]
-    whole = figures(found.labels, found.answers)
+    by_seed = [mean_scores(found.labels, answers[None]) for answers in found.answers]
+    whole = mean_scores(found.labels, found.answers)
     n, resamples = len(found.labels), found.resamples
     low, high = wilson(round(whole.accuracy * n), n) if len(by_seed) == 1 else middle_95(resamples.accuracy)
     return OnTissue(
@@ -206,7 +206,7 @@ def _figures(tissue: str, found: _Tested) -> OnTissue:
 
 
 def _difference(reference: _Tested, found: _Tested) -> tuple[Difference, Estimate]:
-    ours, theirs = figures(found.labels, found.answers), figures(reference.labels, reference.answers)
+    ours, theirs = mean_scores(found.labels, found.answers), mean_scores(reference.labels, reference.answers)
     accuracy = _estimate(ours.accuracy - theirs.accuracy, found.resamples.accuracy - reference.resamples.accuracy)
     p = p_value(found.labels, found.answers, reference.answers)
     return (

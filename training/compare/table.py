@@ -9,13 +9,13 @@ from pathlib import Path
 
 from model import atomic_file, csv_file
 from training.compare.results import Difference, Estimate, OnTissue, Results, Row
-from training.report.figures.plate import Plate
+from training.report.figures.figure import ReportFigure
 
 Column = tuple[str, Callable[[Row], str]]  # its head, and a row's cell
 NONE = "–"
 
 
-def write(results: Results, out: Path, plot: Plate | None) -> None:
+def write(results: Results, out: Path, plot: ReportFigure | None) -> None:
     """Write comparison.json, comparison.csv and comparison.md.
 
     Args:
@@ -26,7 +26,7 @@ def write(results: Results, out: Path, plot: Plate | None) -> None:
     atomic_file.write_text(out / "comparison.md", as_markdown(results, plot))
 
 
-def as_markdown(results: Results, plot: Plate | None) -> str:
+def as_markdown(results: Results, plot: ReportFigure | None) -> str:
     """The table, with what was compared above it and how to read it below."""
     columns = _columns(results)
     lines = [

@@ -1,8 +1,6 @@
-"""A trained run on pictures it has not seen: temperature on the calibration block, figures on the test block.
+"""Evaluation of a trained run: fits the temperature on the calibration block and measures the test block.
 
-Knows how to score and what to report of each source. Knows nothing of training or export.
-
-A picture is scored once, as it is: no copies turned or flipped at test time, so a figure is that of the served path.
+Each picture is scored once, without test-time augmentation, as the service does.
 """
 
 from pathlib import Path
@@ -17,17 +15,16 @@ from training.config import Config
 from training.data.images import LabelledImages
 from training.data.samples import Block
 from training.data.splits import describe_test_set
-from training.evaluation.calibration import Logits, fit_temperature, measure_calibration
-from training.evaluation.maturation import lineages, tolerant
-from training.evaluation.metrics import count, measure
+from training.evaluation.calibration import Logits, calibration_metrics, fit_temperature
+from training.evaluation.metrics import classification_metrics, confusion_matrix, lineages, tolerant
 from training.evaluation.scores import Scores, scores_of
-from training.evaluation.selective import measure_selective
+from training.evaluation.selective import selective_metrics
 from training.networks.build import Network, build
 from training.run import Evaluation
 
 
 def load_network(config: Config, weights: Path) -> Network:
-    """The trained network in eval mode."""
+    """The trained network, in eval mode."""
     net = build(config.model, len(config.classes))
     net.load_state_dict(load_file(weights))
     return net.eval()
@@ -35,7 +32,7 @@ def load_network(config: Config, weights: Path) -> Network:
 
 @torch.inference_mode()
 def score(net: Network, config: Config, images: NDArray[np.uint8], batch_size: int = 64) -> Logits:
-    """Logits (N, C) of uint8 pictures (N, S, S, 3)."""
+    """Logits (N, C) of uint8 pictures (N, S, S, 3), in batches."""
     starts = track(range(0, len(images), batch_size), description="scoring", transient=True)
     rows = [net(_normalised(config, images[start : start + batch_size])).logits.numpy() for start in starts]
     return np.concatenate(rows) if rows else np.empty((0, len(config.classes)), np.float32)
@@ -43,7 +40,7 @@ def score(net: Network, config: Config, images: NDArray[np.uint8], batch_size: i
 
 @torch.inference_mode()
 def maps(net: Network, config: Config, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
-    """Attention (N, scales, h, w) and evidence (N, C, h, w) of a few uint8 pictures (N, S, S, 3)."""
+    """Attention (N, scales, h, w) and evidence (N, C, h, w) of uint8 pictures (N, S, S, 3), in one batch."""
     out = net(_normalised(config, images))
     return out.attention.numpy(), out.evidence.numpy()
 
@@ -58,62 +55,64 @@ def _normalised(config: Config, images: NDArray[np.uint8]) -> torch.Tensor:
 def evaluate(
     config: Config, calibration: LabelledImages, test: LabelledImages, logits: tuple[Logits, Logits]
 ) -> tuple[Evaluation, dict[Block, Scores]]:
-    """Temperature from the calibration block of the tissue that the model is for; figures of each source's test block.
+    """Fit the temperature on the calibration block and compute the metrics of each source's test block.
+
+    Only calibration pictures of the intended tissue (`card.tissue`) are used.
 
     Args:
         logits: of the calibration and of the test pictures, (N, C) each.
 
     Returns:
-        The evaluation, and the scores of both blocks under that temperature.
+        The evaluation, and the scores of both blocks with the fitted temperature.
 
     Raises:
-        ValueError: no calibration picture shows that tissue.
+        ValueError: no calibration picture shows the intended tissue.
     """
-    meant = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
-    of_tissue = np.array([sample.source in meant for sample in calibration.samples], dtype=bool)
+    intended = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
+    of_tissue = np.array([sample.source in intended for sample in calibration.samples], dtype=bool)
     fitted = fit_temperature(logits[0][of_tissue], calibration.labels[of_tissue])
     temperature = 1.0 if fitted is None else fitted
     scores: dict[Block, Scores] = {
         "calibration": scores_of(calibration.samples, logits[0], temperature, config.codes),
         "test": scores_of(test.samples, logits[1], temperature, config.codes),
     }
-    labels = in_words(config, describe_test_set(config.data.split))
-    evaluation = figures_of(config, scores["test"], temperature, labels)
+    splits = describe_splits(config, describe_test_set(config.data.split))
+    evaluation = measure(config, scores["test"], temperature, splits)
     return evaluation.model_copy(update={"temperature_fitted": fitted is not None}), scores
 
 
-def in_words(config: Config, which: str) -> dict[str, str]:
-    """Source → what its test pictures are.
+def describe_splits(config: Config, chosen: str) -> dict[str, str]:
+    """Source → description of its test pictures.
 
     Args:
-        which: how they were chosen from all.
+        chosen: how the test pictures were chosen.
     """
-    labels = {}
+    splits = {}
     for source in config.data.sources:
-        label = f"{source.name} ({source.tissue}), {which}"
-        if source.crop < 1:  # the service never crops: whoever reads the figure must know that here it was done
-            label += f", cropped to the central {source.crop:.0%} of each side"
-        labels[source.name] = label
-    return labels
+        split = f"{source.name} ({source.tissue}), {chosen}"
+        if source.crop < 1:  # the service never crops, so the metrics state it
+            split += f", decode_crop to the central {source.crop:.0%} of each side"
+        splits[source.name] = split
+    return splits
 
 
-def figures_of(config: Config, test: Scores, temperature: float, labels: dict[str, str]) -> Evaluation:
-    """All figures of each source that has test pictures.
+def measure(config: Config, test: Scores, temperature: float, splits: dict[str, str]) -> Evaluation:
+    """All metrics of each source that has test pictures.
 
     Args:
-        temperature: what the evaluation names; the probabilities come from that of each picture.
-        labels: source → what its test pictures are; every figure carries it as its split.
+        temperature: stored in the evaluation; probabilities use the temperature of each picture in `test`.
+        splits: source → description of its test pictures; every metric carries it.
     """
     tolerated, groups = tolerant(config.codes, config.evaluation.neighbours), lineages(config.classes)
-    metrics, confusion, splits = [], {}, {}
-    for source, split in labels.items():
+    metrics, confusion, measured = [], {}, {}
+    for source, split in splits.items():
         scores = test.of_source(source)
         if not len(scores):
             continue
-        counts = count(scores.labels, scores.predicted, len(config.codes))
-        metrics += measure(counts, config.codes, tolerated, groups, split)
-        metrics += measure_calibration(scores.logits, scores.labels, scores.temperature, split)
-        metrics += measure_selective(scores.labels, scores.probabilities, split)
+        counts = confusion_matrix(scores.labels, scores.predicted, len(config.codes))
+        metrics += classification_metrics(counts, config.codes, tolerated, groups, split)
+        metrics += calibration_metrics(scores.logits, scores.labels, scores.temperature, split)
+        metrics += selective_metrics(scores.labels, scores.probabilities, split)
         confusion[split] = counts.tolist()
-        splits[source] = split
-    return Evaluation(temperature=temperature, metrics=tuple(metrics), confusion=confusion, splits=splits)
+        measured[source] = split
+    return Evaluation(temperature=temperature, metrics=tuple(metrics), confusion=confusion, splits=measured)

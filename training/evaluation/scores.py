@@ -1,8 +1,6 @@
-"""The logits of a run's held-out pictures, kept in its folder: all that figures, pooling and audits need of a network.
+"""Logits of a run's held-out pictures (logits.npz): the input of figures, pooled folds and label audits.
 
-Knows one .npz file and its arrays, and the list beside it. Knows no network and computes no figure.
-
-A NumPy archive rather than a table: exact float32, read without a further library, and never a pickle.
+The file is a NumPy archive: exact float32, readable without another library, and never a pickle.
 """
 
 import zipfile
@@ -19,6 +17,8 @@ from training.evaluation.calibration import Logits, log_probabilities
 from training.evaluation.metrics import Floats, Labels
 from training.run import Evaluation, RunFolder
 
+_ARRAYS = ("sources", "files", "labels", "logits", "temperature")
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -26,10 +26,10 @@ class Scores:
 
     codes: tuple[str, ...]  # in logit order
     sources: NDArray[np.str_]  # (N,)
-    files: NDArray[np.str_]  # (N,), the sample's name within its source (class folders: within its class)
+    files: NDArray[np.str_]  # (N,), name within the source; for class folders: within the class
     labels: Labels  # (N,)
-    logits: Logits  # (N, C), before the temperature
-    temperature: Floats  # (N,), that the run fitted; from one run all alike, from pooled folds each fold's
+    logits: Logits  # (N, C), before temperature scaling
+    temperature: Floats  # (N,), of the run, or of the picture's fold in pooled folds
 
     @property
     def probabilities(self) -> Floats:
@@ -38,29 +38,22 @@ class Scores:
 
     @property
     def predicted(self) -> Labels:
-        """The class named for each picture, (N,); no temperature changes it."""
+        """The predicted class of each picture, (N,); the temperature does not change it."""
         return self.logits.argmax(axis=1)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def keys(self) -> list[tuple[str, str, str]]:
-        """Source, class and file of each picture, as a row of split.csv."""
+        """Source, class and file of each picture, as in split.csv."""
         return [
             (str(source), self.codes[label], str(file))
             for source, label, file in zip(self.sources, self.labels, self.files, strict=True)
         ]
 
     def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Scores":
-        """The pictures chosen by a mask or by indices."""
-        return Scores(
-            self.codes,
-            self.sources[chosen],
-            self.files[chosen],
-            self.labels[chosen],
-            self.logits[chosen],
-            self.temperature[chosen],
-        )
+        """The pictures selected by a mask or by indices."""
+        return Scores(self.codes, *(getattr(self, name)[chosen] for name in _ARRAYS))
 
     def of_source(self, name: str) -> "Scores":
         """The pictures of one source."""
@@ -68,7 +61,7 @@ class Scores:
 
 
 def scores_of(samples: Sequence[Sample], logits: Logits, temperature: float, codes: tuple[str, ...]) -> Scores:
-    """Logits (N, C) with whose they are."""
+    """Scores of samples from their logits (N, C)."""
     return Scores(
         codes,
         np.array([sample.source for sample in samples], dtype=np.str_),
@@ -79,59 +72,47 @@ def scores_of(samples: Sequence[Sample], logits: Logits, temperature: float, cod
     )
 
 
-def joined(parts: Sequence[Scores]) -> Scores:
-    """One after the other; the parts must have the same classes."""
-    names = ("sources", "files", "labels", "logits", "temperature")
-    return Scores(parts[0].codes, *(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+def concatenate(parts: Sequence[Scores]) -> Scores:
+    """The pictures of several scores with the same class list."""
+    return Scores(parts[0].codes, *(np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS))
 
 
 def write_scores(path: Path, blocks: Mapping[Block, Scores]) -> None:
-    """Write the blocks to one .npz."""
-    whole = joined(list(blocks.values()))
-    block = np.repeat(list(blocks), [len(scores) for scores in blocks.values()])
+    """Write the scores of all blocks to one .npz file."""
+    scores = concatenate(list(blocks.values()))
+    block = np.repeat(list(blocks), [len(part) for part in blocks.values()])
+    arrays = {name: getattr(scores, name) for name in _ARRAYS}
     with atomic_file.replacing(path) as file:
-        np.savez_compressed(
-            file,
-            codes=np.array(whole.codes),
-            block=block,
-            sources=whole.sources,
-            files=whole.files,
-            labels=whole.labels,
-            logits=whole.logits,
-            temperature=whole.temperature,
-        )
+        np.savez_compressed(file, codes=np.array(scores.codes), block=block, **arrays)
 
 
 def read_scores(path: Path, block: Block) -> Scores:
-    """One block of what `write_scores` wrote.
+    """One block of a file written by `write_scores`.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not whole.
+        ValueError: the file is incomplete.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            whole = Scores(
-                tuple(arrays["codes"].tolist()),
-                *(arrays[name] for name in ("sources", "files", "labels", "logits", "temperature")),
-            )
-            return whole.rows(arrays["block"] == block)
+            scores = Scores(tuple(arrays["codes"].tolist()), *(arrays[name] for name in _ARRAYS))
+            return scores.rows(arrays["block"] == block)
     except (zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is not whole; `marrowlens-train evaluate` writes it anew") from error
+        raise ValueError(f"{path}: incomplete file; write it again with `marrowlens-train evaluate`") from error
 
 
 def write_predictions(path: Path, scores: Scores) -> None:
-    """One row a picture: source, file, true class, predicted class, its probability."""
+    """Write a CSV row a picture: source, file, true class, predicted class, probability of the predicted class."""
     probabilities, predicted = scores.probabilities, scores.predicted
     with csv_file.replacing(path) as rows:
         rows.writerow(("source", "file", "true", "predicted", "probability"))
         for row, (source, code, name) in enumerate(scores.keys()):
-            named = predicted[row]
-            rows.writerow((source, name, code, scores.codes[named], f"{probabilities[row, named]:.4f}"))
+            top = predicted[row]
+            rows.writerow((source, name, code, scores.codes[top], f"{probabilities[row, top]:.4f}"))
 
 
 def write_evaluation(run: RunFolder, evaluation: Evaluation, scores: Mapping[Block, Scores]) -> None:
-    """Write a run's evaluation.json, predictions.csv and logits.npz.
+    """Write evaluation.json, predictions.csv and logits.npz to a run's folder.
 
     Args:
         scores: of the test block at least.
@@ -142,7 +123,7 @@ def write_evaluation(run: RunFolder, evaluation: Evaluation, scores: Mapping[Blo
 
 
 def scores_of_run(run: RunFolder, block: Block) -> Scores:
-    """The logits of a block, as `evaluate` found them.
+    """The scores of a block, as written by `evaluate`.
 
     Raises:
         RunError: the run has not been evaluated.

@@ -1,7 +1,4 @@
-"""Figures → the tables that people read: the same in the terminal, in the model card and in the report.
-
-Knows the names of the figures and how they are set. Knows no Markdown, no HTML and no terminal.
-"""
+"""Tables of metrics as text, shared by the terminal, the model card and the HTML report."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,46 +6,50 @@ from dataclasses import dataclass
 from model.contract import Metric
 from training.evaluation.selective import COVERAGES, RISK_LIMIT
 
-Lookup = Callable[..., Metric | None]  # name, code → the figure
+Lookup = Callable[..., Metric | None]  # name, code → the metric
 
+_LIMIT = f"{RISK_LIMIT * 100:.0f}_risk"
 
-#: What the names of figures mean, as a model card has them; a name in … stands for every ending or beginning.
+#: Metric names (… stands for any prefix or suffix) → definition, as in a model card.
 LEGEND: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("accuracy",), "pictures that got their own class; interval: Wilson"),
+    (("accuracy",), "share of pictures predicted as their own class; interval: Wilson"),
     (
         ("macro_f1", "weighted_f1", "balanced_accuracy"),
-        "mean over the classes of F1, the same by their pictures, mean of the recalls; intervals: resampled pictures",
+        "F1 averaged over classes, F1 averaged by class size, recall averaged over classes; intervals: bootstrap",
     ),
-    (("tolerant_…",), "a neighbouring stage of maturation is no error"),
-    (("lineage_…",), "another class of the same lineage is no error; a class without a lineage stands by itself"),
-    (("nll",), "negative log likelihood of the label, the loss, in nats"),
+    (("tolerant_…",), "a neighbouring stage of maturation counts as correct"),
+    (
+        ("lineage_…",),
+        "another class of the same lineage counts as correct; a class without a lineage is a group of its own",
+    ),
+    (("nll",), "negative log likelihood of the label (the loss), in nats"),
     (("brier",), "squared distance of the probabilities to the label, 0 to 2"),
-    (("ece",), "expected calibration error in 15 bins; it is biased upwards and has no interval"),
+    (("ece",), "expected calibration error in 15 bins; biased upwards, without an interval"),
     (
         ("ece_by_chance",),
-        "what a perfectly calibrated model with these probabilities would show at this n, mean and 95 % of draws",
+        "ECE of a perfectly calibrated model with these probabilities at this n, mean and 95 % of draws",
     ),
-    (("…_before_temperature",), "the same of the probabilities without the temperature"),
+    (("…_before_temperature",), "the same before temperature scaling"),
     (
         ("accuracy_at_…_coverage", "threshold_at_…_coverage"),
-        "of the surest so many percent of the pictures, and the least top probability among them",
+        "accuracy of the most confident … % of the pictures, and the lowest top probability among them",
     ),
     (
-        (f"coverage_at_{RISK_LIMIT * 100:.0f}_risk", f"threshold_at_{RISK_LIMIT * 100:.0f}_risk"),
-        f"share answered where at most {RISK_LIMIT:.0%} of the answers are wrong, and from which top probability; read "
-        "on the pictures that it is tried on, so it looks better than it is",
+        (f"coverage_at_{_LIMIT}", f"threshold_at_{_LIMIT}"),
+        f"share answered if at most {RISK_LIMIT:.0%} of the answers are wrong, and the threshold of the top "
+        "probability; optimistic, since the threshold is chosen on the pictures it is tested on",
     ),
     (
-        (f"cross_coverage_at_{RISK_LIMIT * 100:.0f}_risk", f"cross_accuracy_at_{RISK_LIMIT * 100:.0f}_risk"),
-        "the same with the threshold of the other half of the pictures, which does not have this fault",
+        (f"cross_coverage_at_{_LIMIT}", f"cross_accuracy_at_{_LIMIT}"),
+        "cross-validated: the threshold is chosen on the other half of the pictures",
     ),
-    (("aurc",), "area under the curve of errors by share answered; 0 is best"),
+    (("aurc",), "area under the risk-coverage curve; 0 is best"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A title, a header, rows of text, and what has to be known to read them."""
+    """A title, a header, rows of text, and a note on how to read them."""
 
     title: str
     header: tuple[str, ...]
@@ -57,7 +58,7 @@ class Table:
 
 
 def tables(metrics: Iterable[Metric], split: str) -> list[Table]:
-    """The tables of one split; a table without a figure is left out, and every figure stands in one of them."""
+    """The tables of one split, without empty ones; together they contain every metric."""
     found = {(metric.name, metric.code): metric for metric in metrics if metric.split == split}
     used: set[tuple[str, str | None]] = set()
 
@@ -66,21 +67,18 @@ def tables(metrics: Iterable[Metric], split: str) -> list[Table]:
         return found.get((name, code))
 
     codes = list(dict.fromkeys(code for _, code in found if code is not None))
-    made = [_levels(look), _classes(look, codes), _neighbours(look, codes), _probabilities(look), _selective(look)]
-    rest = [metric for key, metric in found.items() if key not in used]
-    made.append(
-        Table(
-            "Further figures",
-            ("figure", "class", "value", "n"),
-            tuple((metric.name, metric.code or "", shown(metric), str(metric.n)) for metric in rest),
-            "",
-        )
+    made = [_overall(look), _classes(look, codes), _tolerant(look, codes), _calibration(look), _selective(look)]
+    rest = tuple(
+        (metric.name, metric.code or "", with_interval(metric), str(metric.n))
+        for key, metric in found.items()
+        if key not in used
     )
+    made.append(Table("Further metrics", ("metric", "class", "value", "n"), rest, ""))
     return [table for table in made if table.rows]
 
 
-def shown(metric: Metric | None) -> str:
-    """A figure and its interval, as text."""
+def with_interval(metric: Metric | None) -> str:
+    """A metric and its interval as text; "undefined" if n is 0."""
     if metric is None:
         return ""
     if metric.n == 0:
@@ -90,54 +88,51 @@ def shown(metric: Metric | None) -> str:
     return f"{metric.value:.3f} ({metric.low:.3f}–{metric.high:.3f})"
 
 
-def _in_words(name: str) -> str:
-    return name.replace("_", " ").replace("f1", "F1")
-
-
 def _n(metric: Metric | None) -> str:
     return "" if metric is None else str(metric.n)
 
 
-def _filled(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
-    """Without the rows that hold nothing beside their name."""
+def _not_empty(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    """The rows with a value beside their name."""
     return tuple(row for row in rows if any(row[1:]))
 
 
-def _levels(look: Lookup) -> Table:
+def _overall(look: Lookup) -> Table:
     rows = []
     for name in ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy"):
-        strict, tolerant, lineage = (look(level + name) for level in ("", "tolerant_", "lineage_"))
-        rows.append((_in_words(name), shown(strict), shown(tolerant), shown(lineage), _n(strict)))
+        levels = [look(level + name) for level in ("", "tolerant_", "lineage_")]
+        title = name.replace("_", " ").replace("f1", "F1")
+        rows.append((title, *map(with_interval, levels), _n(levels[0])))
     return Table(
-        "Which class",
-        ("figure", "strict", "tolerant", "lineage", "n"),
-        _filled(rows),
-        "Strict: the very class. Tolerant: a neighbouring stage of maturation is no error. Lineage: another class of "
-        "the same lineage is no error; a class without a lineage stands by itself. In brackets: 95 % interval "
-        "(accuracy: Wilson; the others: resampled pictures).",
+        "Accuracy and averages over classes",
+        ("metric", "strict", "tolerant", "lineage", "n"),
+        _not_empty(rows),
+        "Strict: only the class itself is correct. Tolerant: a neighbouring stage of maturation is correct too. "
+        "Lineage: another class of the same lineage is correct too; a class without a lineage is a group of its own. "
+        "In brackets: 95 % interval (accuracy: Wilson; the others: bootstrap).",
     )
 
 
 def _classes(look: Lookup, codes: Sequence[str]) -> Table:
     return Table(
-        "Class by class",
-        ("class", "recall", "n", "precision", "n named", "F1", "n either"),
+        "By class",
+        ("class", "recall", "n", "precision", "n predicted", "F1", "n either"),
         _class_rows(look, codes, ""),
-        "n: pictures of the class; n named: pictures that got its name; n either: of the one or the other. In "
-        "brackets: 95 % Wilson interval (F1: of the share of hits among n either, carried over). The mix of classes is "
-        "that of this block, not that of a patient's specimen, so precision will differ there.",
+        "n: pictures of the class; n predicted: pictures predicted as the class; n either: of one or the other. In "
+        "brackets: 95 % Wilson interval (F1: carried over from the share of hits among n either). Class frequencies "
+        "are those of this block; in a patient's specimen they differ, and so does precision.",
     )
 
 
-def _neighbours(look: Lookup, codes: Sequence[str]) -> Table:
-    strict, lenient = _class_rows(look, codes, ""), _class_rows(look, codes, "tolerant_")
+def _tolerant(look: Lookup, codes: Sequence[str]) -> Table:
+    strict, tolerant = _class_rows(look, codes, ""), _class_rows(look, codes, "tolerant_")
     return Table(
-        "Class by class, neighbouring stages forgiven",
-        ("class", "recall", "n", "precision", "n named", "F1", "n either"),
-        tuple(row for row in lenient if row not in strict),
-        "Recall: pictures of the class that got its name or a neighbour's; precision: pictures with its name that are "
-        "of it or of a neighbour. Of a class that is not listed, no picture was taken for a neighbour or the other way "
-        "round.",
+        "By class, tolerant",
+        ("class", "recall", "n", "precision", "n predicted", "F1", "n either"),
+        tuple(row for row in tolerant if row not in strict),
+        "Recall: pictures of the class predicted as it or as a neighbouring stage; precision: pictures predicted as "
+        "the class that are of it or of a neighbouring stage. Classes never confused with a neighbouring stage are not "
+        "listed.",
     )
 
 
@@ -145,24 +140,24 @@ def _class_rows(look: Lookup, codes: Sequence[str], level: str) -> tuple[tuple[s
     rows = []
     for code in codes:
         found = [look(level + name, code) for name in ("recall", "precision", "f1")]
-        rows.append((code, *(text for metric in found for text in (shown(metric), _n(metric)))))
-    return _filled(rows)
+        rows.append((code, *(text for metric in found for text in (with_interval(metric), _n(metric)))))
+    return _not_empty(rows)
 
 
-def _probabilities(look: Lookup) -> Table:
+def _calibration(look: Lookup) -> Table:
     rows = []
     for name in ("nll", "brier", "ece"):
         before, after = look(f"{name}_before_temperature"), look(name)
-        rows.append((name, shown(before), shown(after), _n(after)))
+        rows.append((name, with_interval(before), with_interval(after), _n(after)))
     chance = look("ece_by_chance")
-    rows.append(("ece by chance", "", shown(chance), _n(chance)))
+    rows.append(("ece by chance", "", with_interval(chance), _n(chance)))
     return Table(
-        "How far the probabilities can be believed",
-        ("figure", "before temperature", "after", "n"),
-        _filled(rows),
-        "nll: negative log likelihood of the label, the loss, in nats. brier: squared distance to the label, 0 to 2. "
-        "ece: expected calibration error in 15 bins; it is biased upwards and has no interval. ece by chance: what a "
-        "perfectly calibrated model with these probabilities would show at this n, mean and middle 95 % of 400 draws.",
+        "Calibration",
+        ("metric", "before temperature", "after", "n"),
+        _not_empty(rows),
+        "nll: negative log likelihood of the label (the loss), in nats. brier: squared distance to the label, 0 to 2. "
+        "ece: expected calibration error in 15 bins; biased upwards, without an interval. ece by chance: ECE of a "
+        "perfectly calibrated model with these probabilities at this n, mean and middle 95 % of 400 draws.",
     )
 
 
@@ -170,20 +165,22 @@ def _selective(look: Lookup) -> Table:
     rows = []
     for share in COVERAGES:
         name = f"{share * 100:.0f}_coverage"
-        right, threshold = look(f"accuracy_at_{name}"), look(f"threshold_at_{name}")
-        rows.append((f"surest {share:.0%}", "", _n(threshold), shown(right), _n(right), shown(threshold)))
-    limit = f"{RISK_LIMIT * 100:.0f}_risk"
-    coverage, threshold = look(f"coverage_at_{limit}"), look(f"threshold_at_{limit}")
-    rows.append((f"at most {RISK_LIMIT:.0%} errors", shown(coverage), _n(coverage), "", "", shown(threshold)))
-    coverage, right = look(f"cross_coverage_at_{limit}"), look(f"cross_accuracy_at_{limit}")
-    rows.append(("threshold of the other half", shown(coverage), _n(coverage), shown(right), _n(right), ""))
+        accuracy, threshold = look(f"accuracy_at_{name}"), look(f"threshold_at_{name}")
+        title = f"most confident {share:.0%}"
+        rows.append((title, "", _n(threshold), with_interval(accuracy), _n(accuracy), with_interval(threshold)))
+    coverage, threshold = look(f"coverage_at_{_LIMIT}"), look(f"threshold_at_{_LIMIT}")
+    title = f"at most {RISK_LIMIT:.0%} errors"
+    rows.append((title, with_interval(coverage), _n(coverage), "", "", with_interval(threshold)))
+    coverage, accuracy = look(f"cross_coverage_at_{_LIMIT}"), look(f"cross_accuracy_at_{_LIMIT}")
+    title = "the same, cross-validated"
+    rows.append((title, with_interval(coverage), _n(coverage), with_interval(accuracy), _n(accuracy), ""))
     area = look("aurc")
-    rows.append(("area under risk by coverage", shown(area), _n(area), "", "", ""))
+    rows.append(("area under risk-coverage curve", with_interval(area), _n(area), "", "", ""))
     return Table(
-        "If it answers only where it is sure",
+        "Selective classification",
         ("answered", "coverage", "n", "accuracy", "n answered", "threshold"),
-        _filled(rows),
-        "Pictures whose top probability reaches the threshold are answered; a person reads the others. A threshold "
-        f"for {RISK_LIMIT:.0%} errors that is read on the pictures it is tried on looks better than it is; the row of "
-        "the other half does not have this fault, and neither speaks of another laboratory.",
+        _not_empty(rows),
+        "Pictures with a top probability of at least the threshold are answered; a person reads the others. The "
+        f"threshold for {RISK_LIMIT:.0%} errors is optimistic: it is chosen on the pictures it is tested on. "
+        "Cross-validated: chosen on the other half of the pictures. Thresholds may differ in another laboratory.",
     )

@@ -1,10 +1,4 @@
-"""A report as one HTML file that needs nothing else: no network, no script, its pictures inside.
-
-Knows headings, text, tables and pictures, and how they are set for a screen, for paper and for who listens to them.
-Knows no run and no figure.
-
-Jinja2 (BSD-3) fills the template: it escapes what it is given, and HTML stays out of Python.
-"""
+"""A report as one HTML file without external resources or scripts; images are embedded. Jinja2 escapes all text."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -17,8 +11,8 @@ from training.evaluation.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture with its words; `small` ones stand side by side."""
+class EmbeddedImage:
+    """An image with caption and alternative text; `small` ones are laid out side by side."""
 
     data: bytes
     media_type: str
@@ -28,26 +22,26 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """A data: URL that holds the picture."""
+        """The image as a data: URL."""
         return f"data:{self.media_type};base64,{b64encode(self.data).decode('ascii')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and what stands below it, in this order."""
+    """A heading, then paragraphs, tables and images."""
 
     title: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = ()
+    images: Sequence[EmbeddedImage] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One report."""
+    """A report: title, notice, facts (name and text), sections, footer."""
 
     title: str
-    notice: str  # what has to be known before anything is read
+    notice: str  # shown above everything else
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     footer: str

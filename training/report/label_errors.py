@@ -1,7 +1,4 @@
-"""The audit of evaluated runs, written out: a list for a second reader, and the pictures on one page.
-
-Knows run folders and what a page holds. Decides on no label.
-"""
+"""The label audit of evaluated runs: audit.csv for a second reader, and audit.html with the pictures."""
 
 import io
 from collections.abc import Sequence
@@ -10,75 +7,75 @@ from pathlib import Path
 from PIL import Image
 
 from model import atomic_file
-from training.config import Config
-from training.evaluation.label_errors import Audit, audit, differences, pairs, shares, write_audit
-from training.evaluation.maturation import tolerant
-from training.evaluation.scores import Scores, scores_of_run
+from training.evaluation.label_errors import (
+    LabelAudit,
+    audit_labels,
+    contradicted_pairs,
+    model_differences,
+    shared_errors,
+    write_audit,
+)
+from training.evaluation.metrics import tolerant
+from training.evaluation.scores import scores_of_run
 from training.evaluation.tables import Table
-from training.report.html import Page, Picture, Section, render
-from training.report.illustrate import FOOTER, NOTICE, Cells
+from training.report.html import EmbeddedImage, Page, Section, render
+from training.report.report import FOOTER, NOTICE, CellReader, source_facts
 from training.run import RunFolder, display_names
 
-#: The page shows so many; audit.csv lists all.
-SHOWN = 120
-#: Side of a picture on the page, in pixels.
-SHOWN_SIZE = 160
+MAX_PICTURES = 120  # on the page; audit.csv lists all
+PICTURE_SIZE = 160  # pixels
 
 
-def audit_runs(runs: Sequence[RunFolder], data: Path, out: Path) -> list[Table]:
-    """Write audit.csv and audit.html of what several runs say of the same test pictures.
+def write_label_audit(runs: Sequence[RunFolder], data: Path, out: Path) -> list[Table]:
+    """Write audit.csv and audit.html from the predictions of several runs on the same test pictures.
 
     Returns:
         The tables of the page.
 
     Raises:
         RunError: a run has not been evaluated.
-        DataError: a picture is not there.
-        ValueError: the runs were not tested on the same pictures.
+        DataError: a picture is missing.
+        ValueError: the runs were tested on different pictures.
     """
     models, config = display_names(runs), runs[0].config()
-    whole = audit(models, [scores_of_run(run, "test") for run in runs])
+    audit = audit_labels(models, [scores_of_run(run, "test") for run in runs])
     out.mkdir(parents=True, exist_ok=True)
-    audits = {split: whole.of_source(source) for source, split in runs[0].evaluation().splits.items()}
+    audits = {split: audit.of_source(source) for source, split in runs[0].evaluation().splits.items()}
     write_audit(out / "audit.csv", list(audits.values()))
-    cells = Cells(config, data)
-    made, sections = [], []
-    for split, found in audits.items():
-        tables = [shares(found), differences(found), pairs(found, tolerant(config.codes, config.evaluation.neighbours))]
-        made += tables
-        sections.append(Section(split, _words(found), tables, _pictures(found, cells)))
-    page = Page("Labels to look at again", NOTICE, _facts(models, config, whole.first), sections, FOOTER)
+    cells = CellReader(config, data)
+    tolerated = tolerant(config.codes, config.evaluation.neighbours)
+    tables, sections = [], []
+    for split, part in audits.items():
+        of_split = [shared_errors(part), model_differences(part), contradicted_pairs(part, tolerated)]
+        tables += of_split
+        sections.append(Section(split, (_summary(part),), of_split, _images(part, cells)))
+    facts = [("runs", ", ".join(models)), ("pictures", f"{len(audit.first)}, none of them in a training block")]
+    page = Page("Possible label errors", NOTICE, facts + source_facts(config), sections, FOOTER)
     atomic_file.write_text(out / "audit.html", render(page))
-    return made
+    return tables
 
 
-def _facts(models: Sequence[str], config: Config, scores: Scores) -> list[tuple[str, str]]:
-    facts = [("runs", ", ".join(models)), ("pictures", f"{len(scores)}, none of them learned from")]
-    for source in config.data.sources:
-        facts.append((f"data: {source.name}", f"{source.tissue}, {source.licence}. {source.attribution}"))
-    return facts
-
-
-def _words(found: Audit) -> tuple[str, ...]:
-    doubtful = len(found.doubtful)
+def _summary(audit: LabelAudit) -> str:
+    doubtful = len(audit.doubtful)
     return (
-        f"{doubtful} of {len(found.first)} labels are in doubt: all runs name another class, or the mean of their "
-        "probabilities favours another class as much as it favours that class where it is the label (Northcutt et "
-        f"al. 2021). audit.csv lists them all; below are {min(doubtful, SHOWN)}, the most doubtful first. The models "
-        "may be as wrong as the label: read the cell, then decide.",
+        f"{doubtful} of {len(audit.first)} labels are in doubt: every run predicts another class, or the mean "
+        "probability of another class reaches that class's threshold, its mean over the pictures labelled so "
+        f"(Northcutt et al. 2021). audit.csv lists all; below are {min(doubtful, MAX_PICTURES)}, the lowest margin "
+        "first. The models may be as wrong as the label: look at the cell, then decide."
     )
 
 
-def _pictures(found: Audit, cells: Cells) -> list[Picture]:
-    codes, labels, keys = found.first.codes, found.first.labels, found.first.keys()
-    wrong, margin, contradicted = found.wrong.sum(axis=0), found.margin, found.contradicted
-    pictures = []
-    for row in found.doubtful[:SHOWN]:
+def _images(audit: LabelAudit, cells: CellReader) -> list[EmbeddedImage]:
+    codes, labels, keys = audit.first.codes, audit.first.labels, audit.first.keys()
+    wrong, margin, contradicted = audit.wrong.sum(axis=0), audit.margin, audit.contradicted
+    images = []
+    for row in audit.doubtful[:MAX_PICTURES]:
         file = io.BytesIO()
-        Image.fromarray(cells.image(keys[row], SHOWN_SIZE)).save(file, format="JPEG", quality=88)
-        named = ", ".join(dict.fromkeys(codes[at] for at in found.named[:, row]))
-        verdict = "all" if contradicted[row] else f"{wrong[row]} of {len(found.models)} wrong"
-        caption = f"{keys[row][2]}: label {codes[labels[row]]}, named {named} ({verdict}), margin {margin[row]:+.2f}"
-        alt = f"Cell labelled {codes[labels[row]]}, named {named}"
-        pictures.append(Picture(file.getvalue(), "image/jpeg", caption, alt, small=True))
-    return pictures
+        Image.fromarray(cells.image(keys[row], PICTURE_SIZE)).save(file, format="JPEG", quality=88)
+        predicted = ", ".join(dict.fromkeys(codes[at] for at in audit.predicted[:, row]))
+        models = "all runs" if contradicted[row] else f"{wrong[row]} of {len(audit.models)} runs wrong"
+        label = codes[labels[row]]
+        caption = f"{keys[row][2]}: label {label}, predicted {predicted} ({models}), margin {margin[row]:+.2f}"
+        alt = f"Cell labelled {label}, predicted {predicted}"
+        images.append(EmbeddedImage(file.getvalue(), "image/jpeg", caption, alt, small=True))
+    return images

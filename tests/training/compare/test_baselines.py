@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from training.compare.baselines import ClassicalModel
-from training.compare.features import measure, optical_density, segment
+from training.compare.baselines import ClassicalModel, measure, optical_density, segment
 from training.drawn.painter import paint
 
 CODES = ("EBO", "EOS", "LYT", "NGS")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from folded import Folded
 
-from training.evaluation.cross_validation import fold_tables, pool
+from training.evaluation.cross_validation import fold_tables, pool_folds
 from training.evaluation.scores import scores_of_run, write_evaluation
 from training.evaluation.tables import tables
 from training.run import RunFolder
@@ -53,12 +53,12 @@ def test_a_picture_that_cannot_be_read_is_not_one_that_no_fold_tested(folded: Fo
 
 def test_folds_of_one_name_are_told_apart(folded: Folded, tmp_path: Path) -> None:
     runs = [_copied(run, tmp_path / str(number) / "run") for number, run in enumerate(folded.runs)]
-    (table,) = fold_tables(pool(runs))
+    (table,) = fold_tables(pool_folds(runs))
     assert [row[0] for row in table.rows] == [str(run.folder) for run in runs] + ["mean ± sd"]
 
 
 def test_each_fold_stands_beside_the_pool_with_its_n(folded: Folded) -> None:
-    found = pool([RunFolder(run) for run in folded.runs])
+    found = pool_folds([RunFolder(run) for run in folded.runs])
     (table,) = fold_tables(found)
     first, second, spread = (dict(zip(table.header, row, strict=True)) for row in table.rows)
     assert int(first["n"]) + int(second["n"]) == int(spread["n"]) == len(found.scores)
@@ -83,7 +83,7 @@ def test_each_picture_keeps_the_temperature_of_its_fold(folded: Folded) -> None:
 def test_every_figure_of_the_pool_is_in_a_table_with_its_n(folded: Folded) -> None:
     evaluation = RunFolder(folded.pooled).evaluation()
     made = tables(evaluation.metrics, next(iter(evaluation.splits.values())))
-    assert "Further figures" not in [table.title for table in made]
+    assert "Further metrics" not in [table.title for table in made]
     for table in made:
         assert all(len(row) == len(table.header) for row in table.rows)
         counts = [at for at, name in enumerate(table.header) if name.split()[0] == "n"]
@@ -92,12 +92,12 @@ def test_every_figure_of_the_pool_is_in_a_table_with_its_n(folded: Folded) -> No
 
 def test_what_is_no_pool_is_refused_in_one_line(folded: Folded, tmp_path: Path) -> None:
     (first, second), out = folded.runs, tmp_path / "none"
-    assert "one run is no pool" in folded.refusal("pool", first, "--out", out)
+    assert "only one run to pool" in folded.refusal("pool", first, "--out", out)
     assert "were tested in" in folded.refusal("pool", first, folded.second, "--out", out)
-    assert "holds a trained run" in folded.refusal("pool", first, second, "--out", first)
+    assert "is a trained run" in folded.refusal("pool", first, second, "--out", first)
     config = _copied(second, tmp_path / "other").folder / "config.toml"
     config.write_text(config.read_text().replace("input_size = 32", "input_size = 64"))
-    assert "it has another network than" in folded.refusal("pool", first, tmp_path / "other", "--out", out)
+    assert "has another network than" in folded.refusal("pool", first, tmp_path / "other", "--out", out)
     assert not out.exists()
 
 
@@ -105,7 +105,7 @@ def test_pictures_that_no_fold_tested_are_counted(folded: Folded, tmp_path: Path
     first, second = RunFolder(folded.runs[0]), _copied(folded.runs[1], tmp_path / "less")
     whole = scores_of_run(second, "test")
     write_evaluation(second, second.evaluation(), {"test": whole.rows(np.arange(len(whole)) > 0)})
-    found = pool([first, second])
+    found = pool_folds([first, second])
     assert found.untested == 1
     (split,) = found.evaluation.splits.values()
     assert f"{len(found.scores)} of {len(found.scores) + 1} pictures tested, each once" in split

@@ -10,8 +10,15 @@ from sklearn.metrics import f1_score, recall_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from training.evaluation.calibration import expected_calibration_error
-from training.evaluation.maturation import strict
-from training.evaluation.metrics import Counts, Metric, count, gathered, measure, proportion
+from training.evaluation.metrics import (
+    Counts,
+    Metric,
+    classification_metrics,
+    confusion_matrix,
+    group_counts,
+    proportion,
+    strict,
+)
 
 CODES = ("A", "B", "C", "D")
 GROUPS = ("one", "one", "two", "two")
@@ -26,7 +33,7 @@ def _drawn(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _measured(counts: Counts) -> list[Metric]:
-    return measure(counts, CODES, TOLERATED, GROUPS, "last block")
+    return classification_metrics(counts, CODES, TOLERATED, GROUPS, "last block")
 
 
 def _overall(counts: Counts) -> dict[str, float]:
@@ -48,7 +55,7 @@ def test_a_share_of_nothing_claims_nothing() -> None:
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 200))
 def test_strict_figures_agree_with_scikit_learn(seed: int, n: int) -> None:
     labels, predicted = _drawn(seed, n)
-    found = _overall(count(labels, predicted, 4))
+    found = _overall(confusion_matrix(labels, predicted, 4))
     here = np.unique(labels)
     assert found["accuracy"] == pytest.approx((labels == predicted).mean())
     for average in ("macro", "weighted"):
@@ -61,7 +68,7 @@ def test_strict_figures_agree_with_scikit_learn(seed: int, n: int) -> None:
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 200))
 def test_what_is_forgiven_only_helps(seed: int, n: int) -> None:
     labels, predicted = _drawn(seed, n)
-    found = _overall(count(labels, predicted, 4))
+    found = _overall(confusion_matrix(labels, predicted, 4))
     assert found["tolerant_accuracy"] == pytest.approx(TOLERATED[labels, predicted].mean())
     assert found["tolerant_accuracy"] >= found["accuracy"]
     assert found["tolerant_balanced_accuracy"] >= found["balanced_accuracy"] - 1e-12
@@ -81,7 +88,7 @@ def test_ece_agrees_with_torchmetrics(seed: int, n: int) -> None:
 
 def test_every_figure_carries_its_n_split_and_interval() -> None:
     labels, predicted = _drawn(1, 90)
-    metrics = _measured(count(labels, predicted, 4))
+    metrics = _measured(confusion_matrix(labels, predicted, 4))
     assert {m.split for m in metrics} == {"last block"}
     recalls = {m.code: m.n for m in metrics if m.name == "recall"}
     assert recalls == {code: int((labels == i).sum()) for i, code in enumerate(CODES[:3])}
@@ -97,10 +104,10 @@ def test_an_interval_holds_its_figure_however_rare_the_classes(seed: int, classe
     counts = np.eye(classes, dtype=np.int64)
     counts[random.integers(classes), random.integers(classes)] += 1
     codes = tuple(f"c{at}" for at in range(classes))
-    for figure in measure(counts, codes, strict(classes), codes, "test"):
+    for figure in classification_metrics(counts, codes, strict(classes), codes, "test"):
         assert figure.low is not None and figure.high is not None
         assert figure.low <= figure.value <= figure.high
-    perfect = measure(np.eye(classes, dtype=np.int64), codes, strict(classes), codes, "test")
+    perfect = classification_metrics(np.eye(classes, dtype=np.int64), codes, strict(classes), codes, "test")
     for name in ("macro_f1", "weighted_f1", "balanced_accuracy"):
         found = next(figure for figure in perfect if figure.name == name)
         assert (found.low, found.value, found.high) == (1, 1, 1)
@@ -109,7 +116,7 @@ def test_an_interval_holds_its_figure_however_rare_the_classes(seed: int, classe
 def test_bootstrapped_intervals_are_as_wide_as_sampling_says() -> None:
     """Of 4000 pictures of two classes in equal parts, recalls of 0.9 and 0.7: the mean's standard error is known."""
     counts = np.array([[1800, 200], [600, 1400]])
-    metrics = measure(counts, ("A", "B"), strict(2), ("one", "two"), "test")
+    metrics = classification_metrics(counts, ("A", "B"), strict(2), ("one", "two"), "test")
     found = next(m for m in metrics if m.name == "balanced_accuracy")
     half = 1.96 * np.sqrt(0.9 * 0.1 / 2000 + 0.7 * 0.3 / 2000) / 2
     assert found.value == pytest.approx(0.8)
@@ -119,6 +126,6 @@ def test_bootstrapped_intervals_are_as_wide_as_sampling_says() -> None:
 
 def test_groups_are_counted_together() -> None:
     counts = np.arange(16).reshape(4, 4)
-    between, names = gathered(counts, ("x", "y", "x", "y"))
+    between, names = group_counts(counts, ("x", "y", "x", "y"))
     assert names == ("x", "y")
     assert between.tolist() == [[0 + 2 + 8 + 10, 1 + 3 + 9 + 11], [4 + 6 + 12 + 14, 5 + 7 + 13 + 15]]

@@ -1,4 +1,4 @@
-"""Labels to look at again: confident learning by hand, and `marrowlens-train audit` on two runs of one fold."""
+"""Label errors: confident learning computed by hand, and `marrowlens-train audit` on two runs of one fold."""
 
 import csv
 import re
@@ -16,7 +16,14 @@ from PIL import Image
 
 from training.data.samples import Sample
 from training.evaluation.calibration import log_probabilities
-from training.evaluation.label_errors import Audit, audit, differences, pairs, shares, write_audit
+from training.evaluation.label_errors import (
+    LabelAudit,
+    audit_labels,
+    contradicted_pairs,
+    model_differences,
+    shared_errors,
+    write_audit,
+)
 from training.evaluation.scores import Scores, scores_of, scores_of_run
 from training.run import RunFolder
 
@@ -30,15 +37,15 @@ def _scores(labels: str, probabilities: list[list[float]], order: list[int] | No
     return scores_of(samples, logits, 1.0, CODES)
 
 
-def _audit(labels: str, *models: list[list[float]]) -> Audit:
-    return audit([f"m{at}" for at in range(len(models))], [_scores(labels, rows) for rows in models])
+def _audit(labels: str, *models: list[list[float]]) -> LabelAudit:
+    return audit_labels([f"m{at}" for at in range(len(models))], [_scores(labels, rows) for rows in models])
 
 
 def test_wrong_in_all_and_contradicted_by_all_are_two_things() -> None:
     first = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]]
     second = [[0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1]]
     found = _audit("AAAA", first, second)
-    assert found.contested.tolist() == [False, False, True, True]
+    assert found.all_wrong.tolist() == [False, False, True, True]
     assert found.contradicted.tolist() == [False, False, False, True]
 
 
@@ -56,28 +63,28 @@ def test_a_label_is_in_doubt_where_another_class_reaches_its_own_mean() -> None:
 
 def test_models_are_brought_together_picture_by_picture() -> None:
     rows = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]
-    found = audit(["one", "two"], [_scores("ABC", rows), _scores("ABC", rows, order=[2, 0, 1])])
-    assert found.named.tolist() == [[0, 1, 2], [0, 1, 2]]
+    found = audit_labels(["one", "two"], [_scores("ABC", rows), _scores("ABC", rows, order=[2, 0, 1])])
+    assert found.predicted.tolist() == [[0, 1, 2], [0, 1, 2]]
     assert found.probabilities == pytest.approx(np.array(rows), abs=1e-6)
 
 
 def test_other_pictures_and_other_classes_are_refused() -> None:
     rows = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]]
-    with pytest.raises(ValueError, match="two was not tested on the pictures of one: 1 of 2 are missing, 0 others"):
-        audit(["one", "two"], [_scores("AB", rows), _scores("AB", rows, order=[0])])
-    with pytest.raises(ValueError, match="two was not tested on the pictures of one: 0 of 1 are missing, 1 others"):
-        audit(["one", "two"], [_scores("AB", rows, order=[0]), _scores("AB", rows)])
+    with pytest.raises(ValueError, match="tested on different pictures: 1 of 2 are missing, 0 are extra"):
+        audit_labels(["one", "two"], [_scores("AB", rows), _scores("AB", rows, order=[0])])
+    with pytest.raises(ValueError, match="two and one were tested on different pictures: 0 of 1 are missing"):
+        audit_labels(["one", "two"], [_scores("AB", rows, order=[0]), _scores("AB", rows)])
     fewer = scores_of([], np.empty((0, 2), np.float32), 1.0, ("A", "B"))
     with pytest.raises(ValueError, match="two has other classes than one"):
-        audit(["one", "two"], [_scores("AB", rows), fewer])
+        audit_labels(["one", "two"], [_scores("AB", rows), fewer])
 
 
 def test_shares_and_pairs_count_with_their_n() -> None:
     rows = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]
     found = _audit("AAAB", rows)
-    (row,) = shares(found).rows
+    (row,) = shared_errors(found).rows
     assert row == ("m0", "0.250", "3", "3 (100%)", "3 (100%)", "1.000", "4")
-    table = pairs(found, np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool))
+    table = contradicted_pairs(found, np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool))
     assert table.rows == (("A", "B", "2", "66.7%", "yes"), ("B", "C", "1", "100.0%", "no"))
 
 
@@ -85,13 +92,13 @@ def test_models_are_held_against_the_first_picture_by_picture() -> None:
     """The second alone is right nine times, the first once: McNemar's exact p is 2 * 11 / 1024."""
     sure, other = [0.8, 0.1, 0.1], [0.3, 0.6, 0.1]
     found = _audit("A" * 20, [other] * 9 + [sure] * 11, [sure] * 9 + [other] + [sure] * 10)
-    first, second, mean = differences(found).rows
+    first, second, mean = model_differences(found).rows
     assert first == ("m0", "0.550", "", "", "", "", "20")
     assert second[:4] == ("m1", "0.950", "9", "1") and second[5:] == ("0.021", "20")
     points, low, high = map(float, re.findall(r"[+-][\d.]+", second[4]))
     assert points == 40 and 0 < low < 40 < high
     assert mean[:4] == ("mean of all", "1.000", "9", "0")
-    assert len(differences(_audit("AB", [sure, other])).rows) == 1
+    assert len(model_differences(_audit("AB", [sure, other])).rows) == 1
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 4))
@@ -100,8 +107,8 @@ def test_what_all_models_share_is_never_more_than_any_has(seed: int, n: int, mod
     labels = "".join(random.choice(list(CODES), n))
     found = _audit(labels, *(random.dirichlet(np.ones(3), n).tolist() for _ in range(models)))
     errors = found.wrong.sum(axis=1)
-    assert found.contradicted.sum() <= found.contested.sum() <= errors.min()
-    assert set(np.flatnonzero(found.contested)) <= set(found.doubtful.tolist())
+    assert found.contradicted.sum() <= found.all_wrong.sum() <= errors.min()
+    assert set(np.flatnonzero(found.all_wrong)) <= set(found.doubtful.tolist())
     assert (np.diff(found.margin[found.doubtful]) >= 0).all()
 
 
@@ -144,7 +151,7 @@ def test_every_picture_that_both_runs_get_wrong_is_listed_and_shown(folded: Fold
     shown = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)"><figcaption>(\S+):', page)
     assert [file for _, _, file in shown] == [row["file"] for row in rows]
     for data, alt, file in shown:
-        assert alt.startswith(f"Cell labelled {file[:3]}, named ")
+        assert alt.startswith(f"Cell labelled {file[:3]}, predicted ")
         assert Image.open(BytesIO(b64decode(data))).size == (160, 160)
 
 
@@ -159,7 +166,7 @@ def test_the_page_says_who_was_asked_and_of_how_many(folded: Folded, audited: Pa
 
 def test_runs_of_other_pictures_are_not_audited_together(folded: Folded, tmp_path: Path) -> None:
     said = folded.refusal("audit", *folded.runs, "--data", folded.data, "--out", tmp_path / "none")
-    assert "fold-1 was not tested on the pictures of fold-0" in said
+    assert "fold-1 and fold-0 were tested on different pictures" in said
     assert not (tmp_path / "none").exists()
 
 
@@ -168,4 +175,4 @@ def test_without_the_pictures_the_one_that_is_missing_is_named(folded: Folded, t
     for path in (tmp_path / "drawn").rglob("*.jpg"):
         path.rename(path.with_name(f"other_{path.name}"))
     said = folded.refusal("audit", *folded.runs[:1], "--data", tmp_path, "--out", tmp_path / "out")
-    assert "a test picture of drawn, is not there" in said
+    assert "a test picture of drawn, is missing" in said

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import softmax
 
 from training.data.samples import Sample
-from training.evaluation.scores import Scores, joined, read_scores, scores_of, write_predictions, write_scores
+from training.evaluation.scores import Scores, concatenate, read_scores, scores_of, write_predictions, write_scores
 
 CODES = ("A", "B", "C")
 
@@ -32,7 +32,7 @@ def test_what_was_written_comes_back_block_by_block(tmp_path: Path) -> None:
 
 
 def test_each_picture_keeps_its_own_temperature() -> None:
-    both = joined([made(3, temperature=0.5), made(3, "two", 1, temperature=4.0)])
+    both = concatenate([made(3, temperature=0.5), made(3, "two", 1, temperature=4.0)])
     expected = softmax(both.logits / np.array([0.5] * 3 + [4.0] * 3)[:, None], axis=1)
     np.testing.assert_allclose(both.probabilities, expected, rtol=1e-6)
     assert both.of_source("two").keys() == both.keys()[3:]
@@ -53,5 +53,5 @@ def test_a_torn_file_is_named(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "logits.npz"
     write_scores(path, {"test": made(50)})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"logits\.npz is not whole; `marrowlens-train evaluate`"):
+    with pytest.raises(ValueError, match=r"logits\.npz: incomplete file; write it again with `marrowlens-train eval"):
         read_scores(path, "test")

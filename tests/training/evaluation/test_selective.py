@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluation.selective import COVERAGES, RiskCoverage, measure_selective, risk_coverage
+from training.evaluation.selective import COVERAGES, RiskCoverage, risk_coverage, selective_metrics
 
 #: Probabilities that repeat: no threshold parts equals.
 answers = st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=60)
@@ -75,13 +75,13 @@ def test_the_area_of_known_orders() -> None:
 
 
 def test_without_a_picture_there_is_no_risk() -> None:
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="at least one picture"):
         risk_coverage(np.empty(0), np.empty(0, dtype=bool))
 
 
 def _measured(labels: list[int], named: list[int], confidence: list[float]) -> dict[str, tuple[float, int]]:
     probabilities = np.array([[p, 1 - p] if at == 0 else [1 - p, p] for at, p in zip(named, confidence, strict=True)])
-    metrics = measure_selective(np.array(labels), probabilities, "test")
+    metrics = selective_metrics(np.array(labels), probabilities, "test")
     assert {metric.split for metric in metrics} == {"test"}
     return {metric.name: (metric.value, metric.n) for metric in metrics}
 

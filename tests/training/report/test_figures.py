@@ -14,17 +14,21 @@ from matplotlib.text import Text
 from model.contract import CLASSES
 from training.config import MATURATION
 from training.data.samples import Sample
-from training.evaluation.maturation import lineages, tolerant
-from training.evaluation.metrics import count, measure
+from training.evaluation.metrics import classification_metrics, confusion_matrix, lineages, tolerant
 from training.evaluation.scores import Scores, scores_of
-from training.report.figures.classes import classes_plate
-from training.report.figures.confusion import confusion_plate
-from training.report.figures.coverage import coverage_plate
-from training.report.figures.curves import curve_plates, read_curves
-from training.report.figures.gallery import Cell, drawn_cells, gallery_plate, top_probabilities
-from training.report.figures.overlays import Maps, laid_over, overlays_plate
-from training.report.figures.plate import Plate, rendered
-from training.report.figures.reliability import reliability_plate
+from training.report.figures.cells import (
+    Cell,
+    CellMaps,
+    gallery_figure,
+    gallery_rows,
+    maps_figure,
+    overlay,
+    top_probabilities,
+)
+from training.report.figures.classes import classes_figure, confusion_figure
+from training.report.figures.confidence import coverage_figure, reliability_figure
+from training.report.figures.curves import curve_figures, read_curves
+from training.report.figures.figure import ReportFigure, render_figure
 
 ALL = tuple(cell_class.code for cell_class in CLASSES)
 THREE = ("BLA", "PMO", "MYB")
@@ -42,18 +46,20 @@ def _scores(codes: Sequence[str], n: int, sure: float = 2.0) -> Scores:
     return scores_of(samples, logits.astype(np.float32), 0.7, tuple(codes))
 
 
-def _confusion(scores: Scores) -> Plate:
-    counts = count(scores.labels, scores.predicted, len(scores.codes))
-    return confusion_plate(counts, scores.codes, tolerant(scores.codes, MATURATION), "confusion", SPLIT)
+def _confusion(scores: Scores) -> ReportFigure:
+    counts = confusion_matrix(scores.labels, scores.predicted, len(scores.codes))
+    return confusion_figure(counts, scores.codes, tolerant(scores.codes, MATURATION), "confusion", SPLIT)
 
 
-def _classes(scores: Scores) -> Plate:
-    counts = count(scores.labels, scores.predicted, len(scores.codes))
+def _classes(scores: Scores) -> ReportFigure:
+    counts = confusion_matrix(scores.labels, scores.predicted, len(scores.codes))
     tolerated = tolerant(scores.codes, MATURATION)
-    return classes_plate(measure(counts, scores.codes, tolerated, scores.codes, SPLIT), "classes", SPLIT)
+    return classes_figure(
+        classification_metrics(counts, scores.codes, tolerated, scores.codes, SPLIT), "classes", SPLIT
+    )
 
 
-def _gallery(scores: Scores) -> Plate:
+def _gallery(scores: Scores) -> ReportFigure:
     picture = np.full((32, 32, 3), 200, np.uint8)
     cells = [
         Cell(
@@ -62,34 +68,34 @@ def _gallery(scores: Scores) -> Plate:
             scores.codes[scores.predicted[row]],
             top_probabilities(scores.probabilities[row], scores.codes),
         )
-        for row in drawn_cells(scores)
+        for row in gallery_rows(scores)
     ]
     wrong = int((scores.predicted != scores.labels).sum())
-    return gallery_plate(cells, "gallery", SPLIT, wrong, len(scores))
+    return gallery_figure(cells, "gallery", SPLIT, wrong, len(scores))
 
 
-def _overlays(scores: Scores) -> Plate:
+def _overlays(scores: Scores) -> ReportFigure:
     picture, grid = np.full((32, 32, 3), 200, np.uint8), np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)
     cells = [Cell(picture, scores.codes[0], named, ((named, 0.9),)) for named in scores.codes[:2]]
-    maps = [Maps(cell, np.stack([abs(grid)] * 3), grid, -grid) for cell in cells]
-    return overlays_plate(maps, ("3-5-1", "5-7-1", "7-9-1"), "overlays", SPLIT)
+    maps = [CellMaps(cell, np.stack([abs(grid)] * 3), grid, -grid) for cell in cells]
+    return maps_figure(maps, ("3-5-1", "5-7-1", "7-9-1"), "overlays", SPLIT)
 
 
-PLATES: dict[str, Callable[[Scores], Plate]] = {
+PLATES: dict[str, Callable[[Scores], ReportFigure]] = {
     "confusion": _confusion,
     "classes": _classes,
-    "reliability": lambda scores: reliability_plate(scores, "reliability", SPLIT),
-    "coverage": lambda scores: coverage_plate(scores, "coverage", SPLIT),
+    "reliability": lambda scores: reliability_figure(scores, "reliability", SPLIT),
+    "coverage": lambda scores: coverage_figure(scores, "coverage", SPLIT),
     "gallery": _gallery,
     "overlays": _overlays,
 }
 
 
-def _texts(plate: Plate) -> list[Text]:
+def _texts(plate: ReportFigure) -> list[Text]:
     return [text for text in plate.figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
 
 
-def _boxes(plate: Plate) -> dict[str, list[tuple[float, float, float, float]]]:
+def _boxes(plate: ReportFigure) -> dict[str, list[tuple[float, float, float, float]]]:
     """Drawn text → its boxes as shares of the figure, ticks outside of an axis' limits left out."""
     canvas = FigureCanvasAgg(plate.figure)
     canvas.draw()
@@ -145,7 +151,7 @@ def _numbers(axes: Axes) -> dict[tuple[float, float], str]:
 
 def test_the_heat_map_holds_the_counts_and_frames_the_forgiven() -> None:
     counts = np.array([[9, 1, 0], [2, 996, 2], [0, 0, 4]])
-    plate = confusion_plate(counts, THREE, tolerant(THREE, MATURATION), "c", "test")
+    plate = confusion_figure(counts, THREE, tolerant(THREE, MATURATION), "c", "test")
     pictures, percent = plate.figure.axes
     assert _numbers(pictures) == {(0, 0): "9", (1, 0): "1", (0, 1): "2", (1, 1): "996", (2, 1): "2", (2, 2): "4"}
     told = {(0, 0): "90", (1, 0): "10", (0, 1): "<1", (1, 1): ">99", (2, 1): "<1", (2, 2): "100"}
@@ -154,18 +160,21 @@ def test_the_heat_map_holds_the_counts_and_frames_the_forgiven() -> None:
     assert [label.get_text() for label in pictures.get_xticklabels()] == ["BLA (11)", "PMO (997)", "MYB (6)"]
     framed = {(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in pictures.patches}
     assert framed == {(1, 0), (0, 1), (2, 1)}
-    assert "Most frequent: PMO named BLA 2 times, PMO named MYB 2 times, BLA named PMO 1 times." in plate.alt
+    assert (
+        "Most frequent: PMO predicted as BLA 2 times, PMO predicted as MYB 2 times, BLA predicted as PMO 1 times."
+        in plate.alt
+    )
 
 
 def test_classes_that_neither_occur_nor_are_named_are_not_drawn() -> None:
     counts = np.zeros((21, 21), np.int64)
     counts[3, 3] = counts[3, 20] = 5
-    plate = confusion_plate(counts, ALL, tolerant(ALL, MATURATION), "c", "test")
+    plate = confusion_figure(counts, ALL, tolerant(ALL, MATURATION), "c", "test")
     assert [label.get_text() for label in plate.figure.axes[0].get_yticklabels()] == ["BLA (10)", "PMO (0)"]
 
 
 def test_numbers_on_a_heat_map_are_legible_on_their_shade() -> None:
-    plate = confusion_plate(np.array([[100, 0], [48, 52]]), ("A", "B"), np.eye(2, dtype=bool), "c", "test")
+    plate = confusion_figure(np.array([[100, 0], [48, 52]]), ("A", "B"), np.eye(2, dtype=bool), "c", "test")
     inks = {text.get_text(): text.get_color() for text in plate.figure.axes[0].texts}
     assert (inks["100"], inks["48"]) == ("white", "black")
 
@@ -175,17 +184,17 @@ def test_tolerant_dots_stand_only_where_they_differ_and_undefined_ones_nowhere()
     codes = ("BLA", "PMO", "EOS")
     counts = np.array([[1, 1, 0], [0, 2, 0], [2, 0, 0]])
     groups = lineages([cell_class for cell_class in CLASSES if cell_class.code in codes])
-    metrics = measure(counts, codes, tolerant(codes, MATURATION), groups, "test")
-    recall, precision = classes_plate(metrics, "c", "test").figure.axes
+    metrics = classification_metrics(counts, codes, tolerant(codes, MATURATION), groups, "test")
+    recall, precision = classes_figure(metrics, "c", "test").figure.axes
     drawn = [len(container[0].get_xdata()) for container in recall.containers]
     assert drawn == [3, 1]
     assert [len(container[0].get_xdata()) for container in precision.containers] == [2, 1]
-    assert [text.get_text() for text in precision.texts] == ["named nowhere: undefined"]
+    assert [text.get_text() for text in precision.texts] == ["never predicted: undefined"]
 
 
 def test_both_histograms_share_a_scale_that_holds_the_higher() -> None:
     scores = _scores(THREE, 300, sure=0.1)  # before the temperature all in few bins
-    upper, _, before, after = reliability_plate(scores, "r", "test").figure.axes
+    upper, _, before, after = reliability_figure(scores, "r", "test").figure.axes
     heights = [max(bar.get_height() for bar in axes.patches) for axes in (before, after)]
     assert heights[0] != heights[1]
     assert before.get_ylim() == after.get_ylim()
@@ -196,7 +205,7 @@ def test_both_histograms_share_a_scale_that_holds_the_higher() -> None:
 
 def test_the_risk_at_full_coverage_is_the_error_rate() -> None:
     scores = _scores(THREE, 150)
-    (axes,) = coverage_plate(scores, "c", "test").figure.axes
+    (axes,) = coverage_figure(scores, "c", "test").figure.axes
     curve = next(line for line in axes.lines if line.get_label() == "by top probability")
     errors = float((scores.predicted != scores.labels).mean())
     assert (curve.get_xdata()[-1], curve.get_ydata()[-1]) == (1, pytest.approx(100 * errors))
@@ -207,13 +216,13 @@ def test_the_risk_at_full_coverage_is_the_error_rate() -> None:
 
 def test_a_gallery_is_drawn_by_lot_and_goes_round_the_classes() -> None:
     scores = _scores(ALL[:5], 400)
-    rows = drawn_cells(scores)
+    rows = gallery_rows(scores)
     right = scores.predicted[rows] == scores.labels[rows]
     assert right.tolist() == [True] * 12 + [False] * 12
     assert len(set(rows.tolist())) == 24
     shares = np.bincount(scores.labels[rows[:12]], minlength=5)
     assert sorted(shares.tolist()) == [2, 2, 2, 3, 3]
-    assert (drawn_cells(scores) == rows).all()
+    assert (gallery_rows(scores) == rows).all()
 
 
 def test_a_perfect_model_has_a_gallery_without_wrong_answers() -> None:
@@ -224,7 +233,7 @@ def test_a_perfect_model_has_a_gallery_without_wrong_answers() -> None:
         1.0,
         THREE,
     )
-    assert len(drawn_cells(perfect)) == 5
+    assert len(gallery_rows(perfect)) == 5
     assert "0 of 0 wrong ones" in _gallery(perfect).caption
 
 
@@ -236,8 +245,8 @@ def test_a_dozen_cells_fill_whole_rows() -> None:
 
 def test_a_map_that_says_nothing_leaves_the_cell_as_it_is() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    assert (laid_over(np.zeros((4, 4), np.float32), picture, signed=True) == picture).all()
-    toward, against = (laid_over(np.full((4, 4), end, np.float32), picture, signed=True) for end in (1, -1))
+    assert (overlay(np.zeros((4, 4), np.float32), picture, signed=True) == picture).all()
+    toward, against = (overlay(np.full((4, 4), end, np.float32), picture, signed=True) for end in (1, -1))
     assert toward[..., 0].mean() > toward[..., 2].mean() and against[..., 2].mean() > against[..., 0].mean()
 
 
@@ -258,8 +267,8 @@ def test_an_epoch_that_was_trained_twice_counts_as_the_last_time(tmp_path: Path)
     _attempt(tmp_path, 10, {2: 0.75, 3: 0.5})  # after 2, though not in the order of letters
     curves = read_curves(tmp_path)
     assert curves.values["train_loss"] == {0: 3.0, 1: 1.5, 2: 0.75, 3: 0.5}
-    assert curves.picked_up == (1, 2)
-    loss, accuracy = curve_plates(curves, 800, 75)
+    assert curves.resumed == (1, 2)
+    loss, accuracy = curve_figures(curves, 800, 75)
     assert (loss.name, accuracy.name) == ("curves-loss", "curves-accuracy")
     for plate in (loss, accuracy):
         assert plate.figure.get_suptitle() == "n\u00a0=\u00a0800 training pictures, 75 of the calibration block"
@@ -270,13 +279,13 @@ def test_an_epoch_that_was_trained_twice_counts_as_the_last_time(tmp_path: Path)
 
 
 def test_what_was_not_logged_has_no_curve(tmp_path: Path) -> None:
-    assert curve_plates(read_curves(tmp_path), 1, 1) == []
+    assert curve_figures(read_curves(tmp_path), 1, 1) == []
 
 
 @pytest.mark.parametrize("file_format", ["png", "svg"])
 def test_a_figure_has_the_same_bytes_each_time(file_format: str) -> None:
     scores = _scores(THREE, 60)
-    first, second = (rendered(coverage_plate(scores, "c", "test"), file_format) for _ in range(2))
+    first, second = (render_figure(coverage_figure(scores, "c", "test"), file_format) for _ in range(2))
     assert first == second
     if file_format == "svg":
         assert not re.search(rb"<dc:date>", first)

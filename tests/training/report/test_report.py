@@ -17,7 +17,7 @@ from PIL import Image
 
 from training.evaluation.scores import scores_of_run, write_evaluation
 from training.evaluation.tables import Table
-from training.report.html import Page, Picture, Section, render
+from training.report.html import EmbeddedImage, Page, Section, render
 from training.run import RunFolder
 
 OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery"}
@@ -91,7 +91,7 @@ def test_pooled_folds_have_every_figure_that_needs_no_network(pooled: Path) -> N
     assert _names(pooled, ".png") == {f"{name}-a%2Fb" for name in OF_A_SOURCE}
     text = _Read((pooled / "report.html").read_text(encoding="utf-8")).text
     assert "2 folds pooled, each picture tested once" in text
-    assert "folds.csv names the runs that were pooled" in text
+    assert "folds.csv lists the pooled runs" in text
     assert "fold 1 of 2" not in text
     assert "geometric mean" in text
 
@@ -141,9 +141,9 @@ def test_what_was_shown_is_what_the_network_said(folded: Folded, drawn: Path) ->
     )
     with (folded.runs[0] / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    said = {f"{row['true']} named {row['predicted']} ({float(row['probability']):.2f})" for row in rows}
+    said = {f"{row['true']} predicted as {row['predicted']} ({float(row['probability']):.2f})" for row in rows}
     wrong = [row for row in rows if row["true"] != row["predicted"]]
-    told = re.findall(r"\w+ named \w+ \([\d.]+\)", alt)
+    told = re.findall(r"\w+ predicted as \w+ \([\d.]+\)", alt)
     assert len(told) == min(len(wrong), 12)
     assert set(told) <= said
 
@@ -159,8 +159,8 @@ def test_what_cannot_be_drawn_is_said_in_one_line(folded: Folded, tmp_path: Path
 def test_a_page_escapes_what_it_is_told() -> None:
     evil = "<script>alert(1)</script>&\"'"
     table = Table(evil, (evil, "n"), ((evil, "1"),), evil)
-    picture = Picture(b"x", "image/png", evil, evil, small=True)
-    page = _Read(render(Page(evil, evil, [(evil, evil)], [Section(evil, [evil], [table], [picture])], evil)))
+    image = EmbeddedImage(b"x", "image/png", evil, evil, small=True)
+    page = _Read(render(Page(evil, evil, [(evil, evil)], [Section(evil, [evil], [table], [image])], evil)))
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.text.count(evil) == 14
     assert page.of("img")[0]["alt"] == evil

@@ -1,0 +1,196 @@
+"""The report of an evaluated run: every figure as PNG and SVG, and one HTML file with all figures and tables."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from model import atomic_file
+from training.config import Config
+from training.data.images import decode_crop
+from training.data.layouts import index_source
+from training.data.samples import DataError, Sample, read_image_bytes
+from training.data.splits import describe_split
+from training.evaluation.evaluate import load_network, maps
+from training.evaluation.metrics import tolerant
+from training.evaluation.scores import Scores, scores_of_run
+from training.evaluation.tables import tables
+from training.report.figures.cells import (
+    MAP_CELLS,
+    Cell,
+    CellMaps,
+    gallery_figure,
+    gallery_rows,
+    maps_figure,
+    top_probabilities,
+)
+from training.report.figures.classes import classes_figure, confusion_figure
+from training.report.figures.confidence import coverage_figure, reliability_figure
+from training.report.figures.curves import curve_figures, read_curves
+from training.report.figures.figure import ReportFigure, save
+from training.report.html import EmbeddedImage, Page, Section, render
+from training.run import Evaluation, RunFolder
+
+NOTICE = "Research use only. Not a medical device: a person reviews and signs, never the model."
+FOOTER = (
+    "This report contains pictures of cells from the data sets it names. They are research data under the licences and "
+    "rules of these data sets: pass the report on only as those allow."
+)
+GALLERY_SIZE = 192  # pixels, side of a cell
+
+
+class CellReader:
+    """The test pictures of a run, read from the data folder one at a time."""
+
+    def __init__(self, config: Config, data: Path) -> None:
+        self.config = config
+        self.data = data
+        self.crops = {source.name: source.crop for source in config.data.sources}
+        indexes = (index_source(data, source, config.codes).samples for source in config.data.sources)
+        self.samples = {sample.key: sample for samples in indexes for sample in samples}
+
+    def image(self, key: tuple[str, str, str], size: int) -> NDArray[np.uint8]:
+        """One picture (size, size, 3).
+
+        Raises:
+            DataError: the picture is missing.
+        """
+        sample: Sample | None = self.samples.get(key)
+        if sample is None:
+            raise DataError(self.data, f"{key[2]} of class {key[1]}, a test picture of {key[0]}, is missing")
+        return decode_crop(read_image_bytes(sample), size, self.crops[sample.source])
+
+    def cell(self, scores: Scores, row: int, key: tuple[str, str, str]) -> Cell:
+        """A picture with its label and prediction."""
+        top = top_probabilities(scores.rows(np.array([row])).probabilities[0], scores.codes)
+        return Cell(self.image(key, GALLERY_SIZE), key[1], scores.codes[scores.predicted[row]], top)
+
+
+def write_report(run: RunFolder, data: Path, out: Path) -> Path:
+    """Write every figure of a run, and the report.
+
+    Args:
+        data: folder of the data that the run was evaluated on.
+        out: folder for the figures and `report.html`.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        RunError: the run has not been evaluated.
+        DataError: a picture is missing.
+    """
+    config, evaluation, scores = run.config(), run.evaluation(), scores_of_run(run, "test")
+    cells = CellReader(config, data)
+    out.mkdir(parents=True, exist_ok=True)
+    sections = []
+    for source, split in track(list(evaluation.splits.items()), description="drawing", transient=True):
+        figures = _source_figures(run, config, evaluation, scores.of_source(source), cells, source)
+        sections.append(Section(split, (), tables(evaluation.metrics, split), _embedded(figures, out)))
+    sections.append(Section("Training", _training(run), (), _embedded(_curves(run), out)))
+    facts = _facts(run, config, evaluation)
+    page = Page(f"{config.name} {config.version}: evaluation", NOTICE, facts, sections, FOOTER)
+    report = out / "report.html"
+    atomic_file.write_text(report, render(page))
+    return report
+
+
+def _source_figures(
+    run: RunFolder, config: Config, evaluation: Evaluation, scores: Scores, cells: CellReader, source: str
+) -> Iterator[ReportFigure]:
+    split, file = evaluation.splits[source], quote(source, safe=" ")  # not every source name is a valid file name
+    metrics = [metric for metric in evaluation.metrics if metric.split == split]
+    tolerated = tolerant(config.codes, config.evaluation.neighbours)
+    counts = np.array(evaluation.confusion[split])
+    yield confusion_figure(counts, config.codes, tolerated, f"confusion-{file}", split)
+    yield classes_figure(metrics, f"classes-{file}", split)
+    yield reliability_figure(scores, f"reliability-{file}", split)
+    yield coverage_figure(scores, f"coverage-{file}", split)
+    rows, keys = gallery_rows(scores), scores.keys()
+    wrong = int((scores.predicted != scores.labels).sum())
+    gallery = [cells.cell(scores, int(row), keys[row]) for row in rows]
+    yield gallery_figure(gallery, f"gallery-{file}", split, wrong, len(scores))
+    if run.weights.exists():  # pooled folds have no network
+        yield _maps_figure(run, config, cells, scores, _map_rows(scores, rows), f"overlays-{file}", split)
+
+
+def _map_rows(scores: Scores, gallery: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of the gallery to show with maps: half wrong, half correct, if there are enough of both."""
+    correct = scores.predicted[gallery] == scores.labels[gallery]
+    wrong = gallery[~correct][: MAP_CELLS // 2]
+    return np.concatenate([gallery[correct][: MAP_CELLS - len(wrong)], wrong])
+
+
+def _maps_figure(
+    run: RunFolder, config: Config, cells: CellReader, scores: Scores, rows: NDArray[np.int64], name: str, split: str
+) -> ReportFigure:
+    net, keys = load_network(config, run.trained_weights()), scores.keys()
+    images = np.stack([cells.image(keys[row], config.model.input_size) for row in rows])
+    shown = [
+        CellMaps(
+            cells.cell(scores, int(row), keys[row]),
+            attention,
+            evidence[scores.predicted[row]],
+            evidence[scores.labels[row]],
+        )
+        for row, attention, evidence in zip(rows, *maps(net, config, images), strict=True)
+    ]
+    return maps_figure(shown, net.attention_scales, name, split)
+
+
+def _curves(run: RunFolder) -> list[ReportFigure]:
+    if not run.weights.exists():
+        return []
+    training_n = sum(images.total() for images in run.training_images().values())
+    return curve_figures(read_curves(run.folder / "curves"), training_n, len(scores_of_run(run, "calibration")))
+
+
+def _embedded(figures: Iterable[ReportFigure], out: Path) -> list[EmbeddedImage]:
+    """Write the figures; returns photographs as PNG and charts as SVG."""
+    images = []
+    for figure in figures:
+        files = save(figure, out)
+        suffix, media_type = ("png", "image/png") if figure.photographs else ("svg", "image/svg+xml")
+        images.append(EmbeddedImage(files[suffix], media_type, figure.caption, figure.alt))
+    return images
+
+
+def _training(run: RunFolder) -> tuple[str, ...]:
+    if run.folds.exists():
+        return ("Several trainings pooled; their curves are in their own run folders.",)
+    fit = run.fit()
+    libraries = ", ".join(f"{name} {version}" for name, version in fit.versions.items())
+    minutes = max(round(fit.train_s / 60), 1)
+    return (f"{minutes} min on {fit.device} with {fit.config}; {libraries}.",)
+
+
+def _facts(run: RunFolder, config: Config, evaluation: Evaluation) -> list[tuple[str, str]]:
+    split, temperature = describe_split(config.data, run.twins.exists()), "fitted on the calibration block alone"
+    if not evaluation.temperature_fitted:
+        temperature = "not fitted: the calibration block does not determine it"
+    if run.folds.exists():  # the configuration is that of one fold
+        split = "folds.csv lists the pooled runs"
+        temperature = "geometric mean over the folds; each picture uses that of its fold"
+    facts = [
+        ("run", run.folder.resolve().name),
+        ("network", f"{config.model.variant}, {config.model.input_size} × {config.model.input_size} px"),
+        ("classes", f"{len(config.codes)}; all outputs compete"),
+        ("split", split),
+        ("temperature", f"{evaluation.temperature:.3f}, {temperature}"),
+        ("test time", "each picture once, without augmentation"),
+    ]
+    if not run.folds.exists():
+        for name, images in run.training_images().items():
+            facts.append(("trained on", f"{images.total()} pictures of {name}"))
+    return facts + source_facts(config)
+
+
+def source_facts(config: Config) -> list[tuple[str, str]]:
+    """Tissue, licence and attribution of each source, as facts of a page."""
+    return [
+        (f"data: {source.name}", f"{source.tissue}, {source.licence}. {source.attribution}")
+        for source in config.data.sources
+    ]
