@@ -27,7 +27,7 @@ from service.api.routes.direct import Direct
 from service.api.state import Running, request_id
 from service.api.uploads.memory_budget import UploadMemory
 from service.api.v2 import routes as v2
-from service.auth.middleware import Doors, Guard
+from service.auth.middleware import Authenticator, AuthMiddleware
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
 from service.config.settings import Settings, SettingsError, parse_networks
@@ -68,7 +68,7 @@ def create_app(
     `open_model` opens the artefacts that are to take over later, as the settings say unless told otherwise.
 
     Raises:
-        KeysRefused: API keys are set up, and their file cannot be used.
+        KeysFileError: API keys are set up, and their file cannot be used.
         LaboratoryConfigError: a laboratory is set up, and a setting of it cannot be used.
         SettingsError: traces are to be sent, and what sends them is not installed.
     """
@@ -107,17 +107,17 @@ def create_app(
 
 def _wrap(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """What stands around the routes, from the inside out."""
-    app.state.doors = Doors(settings, metrics) if settings.authentication_required else None
+    app.state.authenticator = Authenticator(settings, metrics) if settings.authentication_required else None
     [route] = (route for route in classify.router.routes if isinstance(route, APIRoute))
     app.add_middleware(Direct, route=route, answer=_classified, refuse=_refuse, refused=REFUSED)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
-        Guard,
-        doors=app.state.doors,
+        AuthMiddleware,
+        authenticator=app.state.authenticator,
         loopback_only=not (settings.authentication_required or settings.allow_anonymous),
         metrics_open=settings.metrics_open,
         routes=[route for module in ROUTES for route in module.router.routes],
-        refuse=_refuse,
+        render_error=_refuse,
     )
     app.add_middleware(RequestContext, metrics=metrics, hsts_max_age_s=settings.hsts_max_age_s)
     app.state.recorder = _recorder(settings)
@@ -212,11 +212,11 @@ def _start_tasks(app: FastAPI) -> None:
     """What a service does in the background, whatever runs it."""
     running: Running = app.state.running
     models: Models = app.state.models
-    doors: Doors | None = app.state.doors
+    authenticator: Authenticator | None = app.state.authenticator
     if running.settings.drift_window:
         running.background.every("drift", DRIFT_EVERY_S, models.measure_drift)
-    if doors is not None and doors.keys is not None:
-        running.background.every("keys", KEYS_EVERY_S, doors.refresh)
+    if authenticator is not None and authenticator.keys is not None:
+        running.background.every("keys", KEYS_EVERY_S, authenticator.refresh)
 
 
 async def _classified(request: Request) -> Response:

@@ -17,7 +17,7 @@ from service.api import examples
 from service.api.problems import MEDIA_TYPE, PROTOCOL_PATH, TABLE
 from service.api.schemas import BatchSummary, InferenceProblem, Problem, SentPicture
 from service.auth import policy
-from service.auth.callers import SCOPES
+from service.auth.identity import SCOPES
 
 NDJSON = "application/x-ndjson"
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
@@ -179,7 +179,7 @@ def _completed(found: dict[str, Any]) -> dict[str, Any]:
     for path, operations in found["paths"].items():
         for operation in operations.values():
             answers = operation["responses"]
-            if scopes := policy.wanted(path):
+            if scopes := policy.required_scopes(path):
                 operation["security"] = [{"bearer": [scope]} for scope in sorted(scopes)]  # any of them
                 taken = "any scope" if scopes == frozenset(SCOPES) else f"the scope `{'` or `'.join(sorted(scopes))}`"
                 said = f"{operation.get('description', '')}\n\nTakes a key or token with {taken}."

@@ -1,7 +1,6 @@
-"""API keys: how one is made, the file that holds their hashes, and whose a key is.
+"""API keys: generation, the file of their hashes, and the lookup of a key.
 
-A key has 256 random bits, so that its plain SHA-256 cannot be guessed back: what slow hashes are for are passwords.
-The file holds no key. Knows no HTTP.
+A key has 256 random bits, so a plain SHA-256 cannot be reversed by guessing; slow hashes are for passwords.
 """
 
 import hashlib
@@ -15,45 +14,44 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from service.auth.callers import Caller, Scope
-from service.auth.identity import Identity
+from service.auth.identity import Caller, Identity, Scope
 from service.config.file_watch import file_stamp
 from service.config.secret_files import UnsafeFile, read_private_file
 from service.config.suggest import closest_match
 
-#: Before every key: a bearer's word that begins so is a key and no token, and scanners for lost secrets find it.
+#: Prefix of every key: tells keys from tokens, and lets secret scanners find leaked keys.
 KEY_PREFIX = "mlk_"
-#: Characters of the hash that name a key in listings.
+#: Hexadecimal digits of the hash that identify a key in listings.
 ID_LENGTH = 8
-#: Of the file: some 40,000 keys.
+#: Maximum size of the file: about 40,000 keys.
 _MAX_BYTES = 8 * 1024 * 1024
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,99}$")]
 
 
-class KeysRefused(Exception):
-    """The file of keys cannot be used: what is wrong, in a sentence, without any key or hash."""
+class KeysFileError(Exception):
+    """The file of keys cannot be used. The message contains no key and no hash."""
 
 
 class KeyEntry(BaseModel):
-    """One key as the file holds it. While one key replaces another, two stand under one name."""
+    """One key in the file. Two keys may have one name while one replaces the other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: KeyName = Field(description="whose it is; stands in the audit trail")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the key")
-    scopes: frozenset[Scope] = Field(min_length=1, description="what it opens")
-    expires: AwareDatetime | None = Field(None, description="from then on it opens nothing")
-    acts_for_others: bool = Field(False, description="whether X-Acting-User is believed from it")
-    rate_per_s: float | None = Field(None, ge=0, description="requests a second. Default: MARROWLENS_RATE_PER_S")
+    name: KeyName = Field(description="owner of the key; written to the audit trail")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key")
+    scopes: frozenset[Scope] = Field(min_length=1, description="what the key may access")
+    expires: AwareDatetime | None = Field(None, description="expiry; the key is refused from then on")
+    acts_for_others: bool = Field(False, description="whether X-Acting-User is accepted with this key")
+    rate_per_s: float | None = Field(None, ge=0, description="requests per second. Default: MARROWLENS_RATE_PER_S")
     burst: int | None = Field(None, gt=0, description="requests at once. Default: MARROWLENS_RATE_BURST")
 
     @property
     def id(self) -> str:
-        """What tells two keys of one name apart."""
+        """First digits of the hash; distinguishes two keys with one name."""
         return self.sha256[:ID_LENGTH]
 
     def expired(self, now: datetime) -> bool:
-        """Whether its time is over."""
+        """Whether the key has expired."""
         return self.expires is not None and self.expires <= now
 
 
@@ -64,12 +62,12 @@ class _KeysFile(BaseModel):
 
 
 def new_key() -> str:
-    """A key that nobody has seen."""
+    """A new random key."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(key: str) -> str:
-    """What the file holds of a key."""
+    """The SHA-256 of a key, in hexadecimal."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -77,26 +75,26 @@ def read_keys(path: Path) -> tuple[KeyEntry, ...]:
     """The entries of a file.
 
     Raises:
-        KeysRefused: it cannot be read, others may write it, or an entry is invalid.
+        KeysFileError: unreadable, writable by others, or an entry is invalid.
     """
     try:
         found = _KeysFile.model_validate(tomllib.loads(read_private_file(path, _MAX_BYTES).decode()))
     except UnsafeFile as error:
-        raise KeysRefused(str(error)) from None
+        raise KeysFileError(str(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KeysRefused(f"{path} is not TOML: {error}") from None
+        raise KeysFileError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:
-        raise KeysRefused(f"{path}: {'; '.join(_fault(each) for each in error.errors())}") from None
+        raise KeysFileError(f"{path}: {'; '.join(_fault(each) for each in error.errors())}") from None
     hashes = [entry.sha256 for entry in found.key]
     if len(set(hashes)) < len(hashes):
-        raise KeysRefused(f"{path}: one key stands there twice")
-    if clash := names_alike([entry.name for entry in found.key]):
-        raise KeysRefused(f"{path}: {clash}")
+        raise KeysFileError(f"{path}: the same key is listed twice; remove one entry")
+    if clash := similar_names([entry.name for entry in found.key]):
+        raise KeysFileError(f"{path}: {clash}")
     return found.key
 
 
-def names_alike(names: Sequence[str]) -> str | None:
-    """Which two names differ in upper and lower case only, in a sentence; None where none do."""
+def similar_names(names: Sequence[str]) -> str | None:
+    """An error message if two names differ only in upper and lower case, else None."""
     seen: dict[str, str] = {}
     for name in names:
         if (first := seen.setdefault(name.casefold(), name)) != name:
@@ -105,59 +103,59 @@ def names_alike(names: Sequence[str]) -> str | None:
 
 
 def _fault(error: object) -> str:
-    where, kind, said = error["loc"], error["type"], error["msg"]  # type: ignore[index]
-    at = f"key {where[1] + 1}" if len(where) > 1 else "the file"
+    path, kind, message = error["loc"], error["type"], error["msg"]  # type: ignore[index]
+    at = f"key {path[1] + 1}" if len(path) > 1 else "the file"
     if kind == "extra_forbidden":
-        known = KeyEntry.model_fields if len(where) > 1 else _KeysFile.model_fields
-        return f"{at} has {where[-1]!r}, which is nothing; did you mean {closest_match(str(where[-1]), known)}?"
-    return f"{at}: {'.'.join(map(str, where[2:]))}: {said}"
+        known = KeyEntry.model_fields if len(path) > 1 else _KeysFile.model_fields
+        return f"{at}: unknown field {path[-1]!r}; did you mean {closest_match(str(path[-1]), known)}?"
+    return f"{at}: {'.'.join(map(str, path[2:]))}: {message}"
 
 
 class KeyRing:
-    """The keys of a file that is read anew when it changes: keys come and go without a restart.
+    """The keys of a file, hot-reloaded when the file changes.
 
-    A file that has become unreadable changes nothing: the keys that were there stay, and `on_refused` is told.
+    If the changed file cannot be used, the current keys stay in use and `on_error` is called.
     """
 
-    def __init__(self, path: Path, on_refused: Callable[[KeysRefused], None]) -> None:
+    def __init__(self, path: Path, on_error: Callable[[KeysFileError], None]) -> None:
         """
         Raises:
-            KeysRefused: the file cannot be used as it is.
+            KeysFileError: the file cannot be used.
         """
         self._path = path
-        self._on_refused = on_refused
-        self._seen = file_stamp(path)
+        self._on_error = on_error
+        self._stamp = file_stamp(path)
         self.entries = read_keys(path)
         self.valid = True
 
     def find(self, key: str) -> KeyEntry | None:
-        """The entry of a key, unless its time is over. Takes as long for a key that is none."""
-        sent, found = hash_of(key), None
+        """The entry of a key that has not expired, in the same time whether or not there is one."""
+        digest, found = hash_of(key), None
         for entry in self.entries:
-            if hmac.compare_digest(entry.sha256, sent):
+            if hmac.compare_digest(entry.sha256, digest):
                 found = entry
         return None if found is None or found.expired(datetime.now(UTC)) else found
 
     def entry(self, identity: Identity) -> KeyEntry | None:
-        """The entry that a caller was admitted by, while the file has it."""
+        """The current entry of a caller that authenticated earlier; None if it was removed."""
         return next((each for each in self.entries if (each.name, each.id) == (identity.key, identity.key_id)), None)
 
     def refresh(self) -> None:
-        """Read the file anew when it is not the one that was read."""
+        """Read the file again if it has changed."""
         stamp = file_stamp(self._path)
-        if stamp == self._seen:
+        if stamp == self._stamp:
             return
-        self._seen = stamp
+        self._stamp = stamp
         try:
             self.entries = read_keys(self._path)
             self.valid = True
-        except KeysRefused as error:
+        except KeysFileError as error:
             self.valid = False
-            self._on_refused(error)
+            self._on_error(error)
 
 
 def caller_of(entry: KeyEntry, rate_per_s: float, burst: int) -> Caller:
-    """Who a key's holder is; rate and burst are those of keys that say nothing of their own."""
+    """The caller that a key authenticates, with default rate limits."""
     return Caller(
         name=entry.name,
         identity=Identity(kind="key", key=entry.name, key_id=entry.id),

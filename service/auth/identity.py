@@ -1,39 +1,43 @@
-"""Names that may stand in the audit trail and in messages, and what a name was verified by.
+"""Authenticated callers, the actors of the audit trail, and the rules for their names.
 
-Two names that a person cannot tell apart would be two people in one line of the trail. So a name has no character that
-is invisible or changes the order of others, and it is written in one form only (Unicode normalization, UAX #15).
+Two names that look the same would be one person in the audit trail. So a name has no invisible or reordering
+characters and is in Unicode normalization form C (UAX #15).
 """
 
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_NAME = 200
 #: OpenID Connect Core 1.0, section 2.
 MAX_SUBJECT = 255
-#: General categories that no name has: controls, formats, surrogates, private use, unassigned, line separators.
-_NOT_IN_NAMES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-#: Letters and marks that are drawn as nothing (Default_Ignorable_Code_Point), and one symbol that is blank.
+#: Refused general categories: controls, formats, surrogates, private use, unassigned, line separators.
+_REFUSED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+#: Letters and marks without a glyph (Default_Ignorable_Code_Point), and the blank braille pattern.
 _INVISIBLE = frozenset(
     {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10)}
 ) | frozenset(range(0xE0100, 0xE01F0))
-#: Compatibility characters that people's names have: Mª Ángeles, and the am of Thai and Lao, which keyboards write.
-_IN_NAMES = str.maketrans("", "", "ªº\u0e33\u0eb3")
-#: What looks like that am.
-_AM_IN_PARTS = re.compile("\u0e4d[\u0e48-\u0e4b]?\u0e32|\u0ecd[\u0ec8-\u0ecb]?\u0eb2")
+#: Compatibility characters that occur in names: Mª Ángeles, and the vowel am of Thai and Lao.
+_ALLOWED_COMPATIBILITY = str.maketrans("", "", "ªº\u0e33\u0eb3")
+#: The vowel am in two characters, which looks the same.
+_DECOMPOSED_AM = re.compile("\u0e4d[\u0e48-\u0e4b]?\u0e32|\u0ecd[\u0ec8-\u0ecb]?\u0eb2")
 
 Kind = Literal["key", "token", "named", "claimed", "message", "command"]
 
 
-class NameRefused(ValueError):
-    """A text that cannot stand as a name: what is wrong, without the text itself."""
+Scope = Literal["classify", "specimens", "metrics", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+class InvalidName(ValueError):
+    """A text that is no valid name. The message says why and does not quote it."""
 
 
 class Identity(BaseModel):
-    """What a name was verified by. A key's name and a person's may be alike; their identities never are."""
+    """The credential that a name was verified by. Two callers may have one name, but never one identity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,53 +55,77 @@ class Identity(BaseModel):
 
     @property
     def account(self) -> str:
-        """One text for one caller: what rate limits and quotas are counted under."""
+        """One text per caller, for rate limits and quotas."""
         return f"token:{self.issuer} {self.subject}" if self.kind == "token" else f"{self.kind}:{self.key}"
 
     def details(self) -> dict[str, Any]:
-        """As the audit trail keeps it."""
+        """The fields that are set, as the audit trail stores them."""
         return self.model_dump(exclude_none=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something: the name that people read, and what it was verified by."""
+    """The author of a change: a name for display, and the identity behind it."""
 
     name: str
     identity: Identity
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A client that authenticated with an API key or a token.
+
+    Attributes:
+        name: of the key, or the token's person or subject; written to the audit trail.
+        person: whether the caller may sign. False for a machine's key.
+        acts_for_others: whether `X-Acting-User` is accepted from this caller.
+        ends_at_s: expiry of the key or token, Unix time; None: no expiry.
+        rate_per_s, burst: the token bucket, in requests; a rate of 0 is no limit.
+    """
+
+    name: str
+    identity: Identity
+    scopes: frozenset[Scope]
+    person: bool = False
+    acts_for_others: bool = False
+    ends_at_s: float | None = None
+    rate_per_s: float = 0.0
+    burst: int = 1
+
+
 def checked_name(text: str, what: str, limit: int = MAX_NAME) -> str:
-    """The text, which may stand as a name.
+    """Return the text if it is a valid name.
 
     Args:
-        what: what the text is, for the message.
-        limit: the most characters.
+        what: the subject of the error message.
+        limit: maximum number of characters.
 
     Raises:
-        NameRefused: it is empty or too long, or a character of it is invisible, a control, or has a plainer form.
+        InvalidName: empty or too long, or with an invisible, control or compatibility character.
     """
     if fault := _fault(text, limit):
-        raise NameRefused(f"{what} {fault}")
+        raise InvalidName(f"{what} {fault}")
     return text
 
 
 def _fault(text: str, limit: int) -> str | None:
     if not text or text != text.strip() or "  " in text:
-        return "is empty, begins or ends with a space, or has two in a row"
+        return "is empty, begins or ends with a space, or has two spaces in a row"
     if len(text) > limit:
         return f"has {len(text)} characters; {limit} are allowed"
     for each in text:
-        if unicodedata.category(each) in _NOT_IN_NAMES or ord(each) in _INVISIBLE:
+        if unicodedata.category(each) in _REFUSED or ord(each) in _INVISIBLE:
             return f"holds U+{ord(each):04X}, an invisible or control character; remove it"
         if unicodedata.category(each) == "Zs" and each != " ":
-            return f"holds U+{ord(each):04X}, another space than U+0020; use that one"
+            return f"holds U+{ord(each):04X}, a space other than U+0020; use U+0020"
     if unicodedata.category(text[0]).startswith("M"):
-        return f"begins with U+{ord(text[0]):04X}, which combines with what stands before it"
-    if _AM_IN_PARTS.search(text):
+        return f"begins with U+{ord(text[0]):04X}, a combining mark; begin with a base character"
+    if _DECOMPOSED_AM.search(text):
         return "writes the vowel am of Thai or Lao in two characters; write U+0E33 or U+0EB3"
     if unicodedata.normalize("NFC", text) != text:
         return "is not in Unicode normalization form C; normalize it"
-    if odd := next((each for each in text.translate(_IN_NAMES) if unicodedata.normalize("NFKC", each) != each), None):
-        return f"holds U+{ord(odd):04X}, a compatibility form of a plainer character; use the plain one"
+    if odd := next(
+        (each for each in text.translate(_ALLOWED_COMPATIBILITY) if unicodedata.normalize("NFKC", each) != each), None
+    ):
+        return f"holds U+{ord(odd):04X}, a compatibility character; use its plain form"
     return None

@@ -1,17 +1,17 @@
-"""Which scopes open which path: the one table, for the guard and for the OpenAPI document.
+"""Which scopes each path requires; read by the middleware and by the OpenAPI document.
 
-Whatever stands in no line takes a caller that is known, so that a new route is shut until somebody opens it.
+A path that is not listed requires authentication with any scope, so a new route is closed by default.
 """
 
-from service.auth.callers import SCOPES, Scope
+from service.auth.identity import SCOPES, Scope
 
-#: For everybody: what supervisors ask, and the page that shows the interface, which holds nothing of anybody.
+#: Without authentication: health checks and the API documentation.
 _OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 )
 _OPEN_BELOW = "/docs/static/"
 METRICS = "/metrics"
-#: First match wins; a line holds for its path and all below. Any one of its scopes is enough.
+#: First match wins. A line applies to its path and all paths below; one of its scopes is enough.
 _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (
     (METRICS, frozenset({"metrics"})),
     ("/model/reload", frozenset({"admin"})),
@@ -22,8 +22,8 @@ _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (
 _ANY_SCOPE: frozenset[Scope] = frozenset(SCOPES)
 
 
-def wanted(path: str, *, metrics_open: bool = False) -> frozenset[Scope] | None:
-    """The scopes of which a caller needs one; None where nobody is asked."""
+def required_scopes(path: str, *, metrics_open: bool = False) -> frozenset[Scope] | None:
+    """The scopes of which a caller needs one; None where no authentication is required."""
     if path in _OPEN or path.startswith(_OPEN_BELOW) or (metrics_open and path == METRICS):
         return None
     return next((scopes for top, scopes in _TABLE if path == top or path.startswith(f"{top}/")), _ANY_SCOPE)

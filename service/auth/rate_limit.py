@@ -1,14 +1,11 @@
-"""A token bucket for each caller: so many requests a second, and a burst after a pause. Of this process alone.
-
-Knows names and times. Does not know who they are.
-"""
+"""A token bucket per caller: requests per second, with a burst. Each process counts for itself."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: People who come with tokens are as many as the issuer names; a bucket that is full again need not be kept.
-_MOST_KEPT = 10_000
+#: Callers by token are as many as the issuer names. Above this number, full buckets are dropped.
+_MAX_BUCKETS = 10_000
 
 
 @dataclass(slots=True)
@@ -23,21 +20,21 @@ class _Bucket:
         self.at_s = now_s
 
 
-class Buckets:
-    """The buckets of all callers."""
+class RateLimiter:
+    """The token buckets of all callers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
 
-    def take(self, name: str, rate_per_s: float, burst: int) -> float:
-        """Take a token; 0.0 when there was one, else how long to wait for it, in seconds. A rate of 0 is no limit."""
+    def take(self, account: str, rate_per_s: float, burst: int) -> float:
+        """Take a token; returns 0.0, or the seconds to wait if there is none. A rate of 0 is no limit."""
         if rate_per_s <= 0:
             return 0.0
         now_s = self._clock()
-        bucket = self._buckets.get(name)
+        bucket = self._buckets.get(account)
         if bucket is None:
-            bucket = self._new(name, now_s, rate_per_s, burst)
+            bucket = self._new(account, now_s, rate_per_s, burst)
         bucket.rate_per_s, bucket.burst = rate_per_s, burst
         bucket.fill(now_s)
         if bucket.tokens < 1:
@@ -45,10 +42,10 @@ class Buckets:
         bucket.tokens -= 1
         return 0.0
 
-    def _new(self, name: str, now_s: float, rate_per_s: float, burst: int) -> _Bucket:
-        if len(self._buckets) >= _MOST_KEPT:
+    def _new(self, account: str, now_s: float, rate_per_s: float, burst: int) -> _Bucket:
+        if len(self._buckets) >= _MAX_BUCKETS:
             for each in self._buckets.values():
                 each.fill(now_s)
             self._buckets = {key: each for key, each in self._buckets.items() if each.tokens < each.burst}
-        bucket = self._buckets[name] = _Bucket(float(burst), now_s, rate_per_s, burst)
+        bucket = self._buckets[account] = _Bucket(float(burst), now_s, rate_per_s, burst)
         return bucket

@@ -1,83 +1,72 @@
-"""`marrowlens config …`: what is in force and where it comes from, and the page of all settings.
-
-Knows words and exit codes. Secrets are never printed. Starts nothing and opens no model: that is `marrowlens doctor`.
-"""
+"""`marrowlens config`: the settings in force with their sources and errors, and docs/settings.md."""
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
 from pydantic import SecretStr
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from model.contract import ArtefactError
-from service.auth.api_keys import KeysRefused, read_keys
-from service.cli import settings_page
+from service.auth.api_keys import KeysFileError, read_keys
+from service.cli.output import (
+    AsJson,
+    Check,
+    load_settings,
+    new_table,
+    print_tables,
+    stop,
+    warn,
+    write_or_check,
+)
+from service.cli.serve import AUTHENTICATION_NEEDED, allows_address
+from service.config.auth import AuthSettings
 from service.config.lis import LIS_PREFIX, LisSettings
 from service.config.secret_files import SUFFIX, is_secret
-from service.config.settings import PREFIX, Settings, SettingsError, read_settings
-from service.config.urls import is_loopback, redact_url
+from service.config.settings import PREFIX, Settings, SettingsError
+from service.config.urls import redact_url
 from service.runtime.artifact import bundled_artefact, read_artefact
 from service.runtime.loader import verifier
 from service.runtime.signatures import TrustFileError, read_key, read_list
 from service.server.tls import Tls, TlsConfigError
 
-CANNOT = 2
-PAGE = Path("docs/settings.md")
-
 config = typer.Typer()
 
 
 @config.command()
-def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
-    """Print the settings in force and their sources; fail on a name that is none, a value or a file that is off."""
-    try:
-        settings = read_settings()
-    except SettingsError as error:
-        _stop(str(error))
+def check(as_json: AsJson = False) -> None:
+    """Print the settings in force and their sources, and check the files that they name. Secrets are not printed.
+
+    Starts nothing; `marrowlens doctor` runs the model. Exit codes: 0 no error, 2 errors.
+    """
+    settings = load_settings()
     rows = [*_rows(settings, PREFIX), *_rows(settings.lis, LIS_PREFIX)]
     if as_json:
         typer.echo(json.dumps({name: {"value": value, "source": source} for name, value, source in rows}, indent=2))
     else:
-        table = Table("setting", "value", "source", box=box.SIMPLE)
+        table = new_table("setting", "value", "source")
         for row in rows:
             table.add_row(*row)
-        Console().print(table)
-    if faults := [*_faults(settings), *_faults_of_the_laboratory(settings)]:
-        _stop("\nmarrowlens: ".join(faults))
-
-
-@config.command()
-def docs(
-    out: Annotated[Path, typer.Option(help="Where to write it.")] = PAGE,
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the page is stale.")] = False,
-) -> None:
-    """Write the page of all settings."""
-    text = settings_page.page()
-    if not check:
-        out.write_text(text, encoding="utf-8")
-    elif not out.exists() or out.read_text(encoding="utf-8") != text:
-        typer.echo(f"marrowlens: {out} is stale; run `marrowlens config docs`", err=True)
-        raise typer.Exit(1)
+        print_tables(table)
+    if errors := [*_errors(settings), *_laboratory_errors(settings)]:
+        stop("\nmarrowlens: ".join(errors))
 
 
 def _rows(settings: Settings | LisSettings, prefix: str) -> Iterator[tuple[str, str, str]]:
-    there = {name.upper() for name, value in os.environ.items() if value}
+    """Name, value and source of each setting."""
+    environment = {name.upper() for name, value in os.environ.items() if value}
     for field, declared in type(settings).model_fields.items():
         if field != "lis":
             name = prefix + field.upper()
-            by_file = is_secret(declared) and name + SUFFIX in there
-            source = "file" if by_file else "environment" if name in there else "default"
-            yield name, redact_url(_shown(getattr(settings, field))), source
+            is_from_file = is_secret(declared) and name + SUFFIX in environment
+            source = "file" if is_from_file else "environment" if name in environment else "default"
+            yield name, redact_url(_as_text(getattr(settings, field))), source
 
 
-def _shown(value: object) -> str:
+def _as_text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, SecretStr):
@@ -91,72 +80,140 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _faults(settings: Settings) -> Iterator[str]:
+def _errors(settings: Settings) -> Iterator[str]:
     if settings.keys_file is not None:
         try:
             if not read_keys(settings.keys_file):
-                yield f"MARROWLENS_KEYS_FILE: {settings.keys_file} holds no key, so that nobody can come in by one"
-        except KeysRefused as error:
-            yield f"MARROWLENS_KEYS_FILE: {error}"
+                yield f"{PREFIX}KEYS_FILE: {settings.keys_file} holds no key; run `marrowlens keys new`"
+        except KeysFileError as error:
+            yield f"{PREFIX}KEYS_FILE: {error}"
     if settings.tls_cert is not None:
-        try:
-            Tls(settings)
-        except TlsConfigError as error:
-            yield str(error)
-    if not (settings.authentication_required or settings.allow_anonymous or is_loopback(settings.host)):
-        yield f"{PREFIX}HOST: others reach {settings.host}, and nobody is asked who he is; name keys or an issuer"
+        yield from _error_of(lambda: Tls(settings), TlsConfigError)
+    if not allows_address(settings, settings.host):
+        yield f"{PREFIX}HOST: {AUTHENTICATION_NEEDED.format(host=settings.host)}"
     if settings.otlp_endpoint is not None and find_spec("opentelemetry.sdk") is None:
-        yield f"{PREFIX}OTLP_ENDPOINT: what sends traces is not installed (docs/traces.md)"
-    yield from _faults_of_the_issuer(settings)
-    if settings.drift_reference is not None and not settings.drift_reference.is_file():
-        yield f"{PREFIX}DRIFT_REFERENCE: there is no file {settings.drift_reference}"
-    if settings.lis.database_ca is not None and not settings.lis.database_ca.is_file():
-        yield f"{LIS_PREFIX}DATABASE_CA: there is no file {settings.lis.database_ca}"
-    yield from _faults_of_the_model(settings)
+        yield f"{PREFIX}OTLP_ENDPOINT: opentelemetry-sdk is not installed (docs/traces.md)"
+    if settings.oidc_ca is not None:
+        from service.auth.oidc import issuer_ssl_context  # imports cryptography: 20 MB
+
+        yield from _error_of(lambda: issuer_ssl_context(settings.oidc_ca), SettingsError)
+    for name, path in (
+        (f"{PREFIX}DRIFT_REFERENCE", settings.drift_reference),
+        (f"{LIS_PREFIX}DATABASE_CA", settings.lis.database_ca),
+    ):
+        if path is not None and not path.is_file():
+            yield f"{name}: no such file: {path}"
+    yield from _model_errors(settings)
 
 
-def _faults_of_the_issuer(settings: Settings) -> Iterator[str]:
-    if settings.oidc_ca is None:
-        return
-    from service.auth.issuer import trust  # its libraries take 20 MB
-
-    try:
-        trust(settings.oidc_ca)
-    except SettingsError as error:
-        yield str(error)
-
-
-def _faults_of_the_laboratory(settings: Settings) -> Iterator[str]:
-    """What its start would fail by. What it would warn of is printed."""
+def _laboratory_errors(settings: Settings) -> Iterator[str]:
+    """Errors that a start would end with; warnings are printed."""
     if settings.lis.database is None:
         return
-    from service.lis.laboratory import exposed_files, setting_faults  # its libraries take 40 MB
+    from service.lis.laboratory import exposed_files, setting_faults  # imports SQLAlchemy: 40 MB
 
     for warning in exposed_files(settings.lis):
-        typer.echo(f"marrowlens: warning: {warning}", err=True)
+        warn(f"warning: {warning}")
     yield from setting_faults(settings.lis)
 
 
-def _faults_of_the_model(settings: Settings) -> Iterator[str]:
-    if faults := list(_faults_of_verification(settings)):
-        yield from faults
-        return
+def _model_errors(settings: Settings) -> Iterator[str]:
+    errors = [
+        *_error_of(lambda: settings.artefact_sha256_file and read_list(settings.artefact_sha256_file), TrustFileError),
+        *_error_of(lambda: settings.artefact_public_key and read_key(settings.artefact_public_key), TrustFileError),
+    ]
+    if errors:
+        yield from (f"verification of the model: {error}" for error in errors)
+    else:
+        artefact = settings.artefact or bundled_artefact()
+        yield from (
+            f"model: {error}" for error in _error_of(lambda: read_artefact(artefact, verifier(settings)), ArtefactError)
+        )
+
+
+def _error_of(action: Callable[[], object], kind: type[Exception]) -> Iterator[str]:
+    """The message of the error that an action raises; nothing if it succeeds."""
     try:
-        read_artefact(settings.artefact or bundled_artefact(), verifier(settings))
-    except ArtefactError as error:
-        yield f"the model: {error}"
+        action()
+    except kind as error:
+        yield str(error)
 
 
-def _faults_of_verification(settings: Settings) -> Iterator[str]:
-    try:
-        if settings.artefact_sha256_file is not None:
-            read_list(settings.artefact_sha256_file)
-        if settings.artefact_public_key is not None:
-            read_key(settings.artefact_public_key)
-    except TrustFileError as error:
-        yield f"verification of the model: {error}"
+@config.command()
+def docs(
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("docs/settings.md"),
+    check: Check = False,
+) -> None:
+    """Write the documentation of all settings."""
+    write_or_check(out, page(), "marrowlens config docs", check=check)
 
 
-def _stop(message: str) -> NoReturn:
-    typer.echo(f"marrowlens: {message}", err=True)
-    raise typer.Exit(CANNOT)
+_HEAD = """# Settings
+
+Generated by `marrowlens config docs`; a test fails if it is stale. All settings are read once, at the start, from the
+environment. An unknown name that begins with `MARROWLENS_` is an error that suggests the nearest name.
+`marrowlens config check` prints the settings in force with their sources, and checks the files that they name.
+
+A secret can be read from a file instead: set `NAME_FILE` to its path and leave `NAME` unset. The file has one line of
+UTF-8 text; the line end is not part of the secret. The file must not be writable by other users.
+
+An empty value is the same as an unset one. If there is no default, the last column says what happens without a value.
+"""
+_BY_FORMAT = {"path": "path", "password": "secret"}
+_BY_TYPE = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "`true`, `false`",
+    "array": "names, separated by commas",
+    "object": "NAME=URI, separated by commas",
+    "null": "",
+}
+_BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+
+
+def page() -> str:
+    """The documentation of all settings, in Markdown."""
+    own = [name for name in Settings.model_fields if name not in AuthSettings.model_fields and name != "lis"]
+    schema, laboratory = Settings.model_json_schema(), LisSettings.model_json_schema()
+    sections: tuple[tuple[str, str, Iterable[str], Mapping[str, Any]], ...] = (
+        ("The service", PREFIX, own, schema),
+        ("Access and TLS", PREFIX, AuthSettings.model_fields, schema),
+        ("The laboratory", LIS_PREFIX, LisSettings.model_fields, laboratory),
+    )
+    return _HEAD + "".join(f"\n## {title}\n\n{_section(prefix, names, of)}" for title, prefix, names, of in sections)
+
+
+def _section(prefix: str, names: Iterable[str], schema: Mapping[str, Any]) -> str:
+    rows = ["| variable | default | values | what |", "|---|---|---|---|"]
+    for name in names:
+        field = schema["properties"][name]
+        variable, values = f"{prefix}{name.upper()}", _values(field)
+        from_file = f". `{variable}{SUFFIX}`: path of a file with the value" if values == "secret" else ""
+        rows.append(f"| `{variable}` | {_default(field)} | {values} | {_cell(field['description'])}{from_file} |")
+    return "\n".join(rows) + "\n"
+
+
+def _default(field: Mapping[str, Any]) -> str:
+    value = field.get("default")
+    if value in (None, {}, [], ""):
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{','.join(value) if isinstance(value, list) else value}`"
+
+
+def _values(field: Mapping[str, Any]) -> str:
+    return _cell(" or ".join(filter(None, (_kind(each) for each in field.get("anyOf", [field])))))
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{each}`" for each in schema["enum"])
+    kind = _BY_FORMAT.get(schema.get("format", "")) or _BY_TYPE[schema["type"]]
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
+    return f"{kind} {', '.join(bounds)}".strip()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

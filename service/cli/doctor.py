@@ -1,68 +1,59 @@
-"""`marrowlens doctor`: what this machine offers, which execution providers work on it, and how fast they are.
-
-Knows tables, words and exit codes. The trials are service.runtime.benchmark's.
-"""
+"""`marrowlens doctor` and `marrowlens warm`: try the execution providers of this machine, and build their engines."""
 
 import json
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from model.contract import ArtefactError
-from service.config.settings import Settings, SettingsError, read_settings
-from service.runtime.benchmark import Trial, try_out
+from service.cli.output import Artefact, AsJson, load_settings, new_table, open_model, print_tables, stop
+from service.config.settings import Settings
+from service.runtime.benchmark import Trial, timed, try_out
 from service.runtime.hardware import Machine, look_around
-from service.runtime.loader import opened, session_batch_sizes
+from service.runtime.loader import intra_op_threads, opened, session_batch_sizes
 from service.runtime.providers import NAMES, Provider, candidates, engines_in
-from service.runtime.session import OnnxSession, engine_folder, offered, versions
+from service.runtime.session import OnnxSession, Session, engine_folder, offered, versions
 
 DOES_NOT_WORK = 1
-BAD_SETTINGS = 2
 
-Versions = dict[str, str | None]
+NO_ENGINES = "not tried: no engines; build them with MARROWLENS_PROVIDER=tensorrt marrowlens warm"
 
 
 def doctor(
-    artefact: Annotated[Path | None, typer.Option(help="The .onnx file; its manifest lies beside it.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed calls at each batch size.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON document.")] = False,
+    artefact: Artefact = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls per batch size.")] = 20,
+    as_json: AsJson = False,
 ) -> None:
-    """Try every execution provider: does it start, does it give the CPU's answers, how fast is it.
+    """Test every execution provider: whether it starts, agrees with the CPU, and how fast it is.
 
-    Settings are read as for `serve`. Exit codes: 0 what MARROWLENS_PROVIDER says works, 1 it does not, 2 bad settings.
+    Uses the same settings as `serve`. Exit codes: 0 the provider of MARROWLENS_PROVIDER works, 1 it does not, 2 invalid
+    settings.
     """
+    settings = load_settings(artefact=artefact)
     try:
-        settings = read_settings(**({"artefact": artefact} if artefact else {}))
-    except SettingsError as error:
-        typer.echo(f"marrowlens: {error}", err=True)
-        raise typer.Exit(BAD_SETTINGS) from error
-    try:
-        trials = examine(settings, repeats)
+        trials = try_providers(settings, repeats)
     except ArtefactError as error:
-        typer.echo(f"marrowlens: {error}", err=True)
-        raise typer.Exit(DOES_NOT_WORK) from error
+        stop(str(error), DOES_NOT_WORK)
     works, sentence = verdict(settings, trials)
     machine, found = look_around(), versions()
     if as_json:
         document = {"works": works, "verdict": sentence, "versions": found, "machine": asdict(machine)}
         typer.echo(json.dumps(document | {"providers": [asdict(trial) for trial in trials]}, indent=1))
     else:
-        _show(machine, found, trials, repeats)
+        print_tables(_machine_table(machine, found), _provider_table(trials), _batch_table(trials, repeats))
         typer.echo(sentence)
     raise typer.Exit(0 if works else DOES_NOT_WORK)
 
 
-def examine(settings: Settings, repeats: int) -> list[Trial]:
-    """Every provider's trial, in the order of `NAMES`.
+def try_providers(settings: Settings, repeats: int) -> list[Trial]:
+    """The trial of every provider, in the order of `NAMES`.
 
     Raises:
-        ArtefactError: the model cannot be used on the CPU either.
+        ArtefactError: the model does not work on the CPU either.
     """
     reference = opened(settings, "cpu")
     sizes = session_batch_sizes(settings)
@@ -73,55 +64,37 @@ def examine(settings: Settings, repeats: int) -> list[Trial]:
 
 
 def _without_engines(settings: Settings, reference: OnnxSession, provider: Provider) -> Trial | None:
-    """TensorRT is tried where it was asked for or has its engines: it would build them for minutes."""
+    """The result for TensorRT if it is not tried: without engines it would build them for minutes."""
     if provider != "tensorrt" or settings.provider == "tensorrt" or NAMES["tensorrt"] not in offered():
         return None
-    return None if _engines_built(settings, reference) else Trial(provider, True, False, NO_ENGINES)
-
-
-NO_ENGINES = "not tried, it has no engines: MARROWLENS_PROVIDER=tensorrt marrowlens warm builds them"
-
-
-def _engines_built(settings: Settings, reference: OnnxSession) -> bool:
     folder = engine_folder(reference.manifest, session_batch_sizes(settings), settings.engine_cache)
-    return folder is not None and engines_in(folder) > 0
+    has_engines = folder is not None and engines_in(folder) > 0
+    return None if has_engines else Trial(provider, True, False, NO_ENGINES)
 
 
 def verdict(settings: Settings, trials: list[Trial]) -> tuple[bool, str]:
-    """Whether what is configured works, and that in a sentence."""
+    """Whether the configured provider works, and a sentence that says so."""
     by_provider = {trial.provider: trial for trial in trials}
-    asked = settings.provider
-    if asked == "auto":
-        # A provider that has no engines did not work in its trial, and is left out here for that.
-        wanted = candidates("auto", offered(), engines_built=True)
-        taken = next(provider for provider in wanted if by_provider[provider].works)
-        return True, f"MARROWLENS_PROVIDER=auto takes {taken}, which works"
-    trial = by_provider[asked]
+    configured = settings.provider
+    if configured == "auto":
+        # A provider without engines failed its trial, so it is skipped here.
+        preferred = candidates("auto", offered(), engines_built=True)
+        chosen = next(provider for provider in preferred if by_provider[provider].works)
+        return True, f"MARROWLENS_PROVIDER=auto selects {chosen}, which works"
+    trial = by_provider[configured]
     if trial.works:
-        return True, f"MARROWLENS_PROVIDER={asked} works"
-    return False, f"MARROWLENS_PROVIDER={asked} does not work: {trial.reason}"
+        return True, f"MARROWLENS_PROVIDER={configured} works"
+    return False, f"MARROWLENS_PROVIDER={configured} does not work: {trial.reason}"
 
 
-def _show(machine: Machine, found: Versions, trials: list[Trial], repeats: int) -> None:
-    console = Console(highlight=False, markup=False)
-    console.print(_machine_table(machine, found))
-    console.print(_provider_table(trials))
-    console.print(_size_table(trials, repeats))
-
-
-def _table(title: str, *, headed: bool = True) -> Table:
-    look = box.SIMPLE_HEAD if headed else box.SIMPLE
-    return Table(title=title, title_justify="left", box=look, show_header=headed, pad_edge=False)
-
-
-def _machine_table(machine: Machine, found: Versions) -> Table:
-    table = _table("machine", headed=False)
+def _machine_table(machine: Machine, found: dict[str, str | None]) -> Table:
+    table = new_table(title="machine")
     rows = {
         "processor": machine.processor,
         "CPUs for this process": str(machine.cpus),
         "memory limit": _megabytes(machine.memory_limit) or "none",
         "memory available": _megabytes(machine.memory_available),
-        "this process, after the trials": _megabytes(machine.resident),
+        "memory of this process": _megabytes(machine.resident),
         "GPU": "; ".join(f"{gpu.name}, {gpu.memory_mib} MiB, driver {gpu.driver}" for gpu in machine.gpus) or "none",
         **found,
     }
@@ -131,19 +104,18 @@ def _machine_table(machine: Machine, found: Versions) -> Table:
 
 
 def _provider_table(trials: list[Trial]) -> Table:
-    table = _table("providers")
-    for column in ("provider", "works", "opened in", "why not"):
-        table.add_column(column, overflow="fold")
+    table = new_table("provider", "works", "opened in", "reason", title="providers")
     for trial in trials:
         seconds = "" if trial.opened_s is None else f"{trial.opened_s:.1f} s"
         table.add_row(trial.provider, "yes" if trial.works else "no", seconds, trial.reason or "")
     return table
 
 
-def _size_table(trials: list[Trial], repeats: int) -> Table:
-    table = _table(f"batches, median of {repeats} calls")
-    for column in ("provider", "pictures", "first", "median", "pictures/s", "off the CPU by", "same class"):
-        table.add_column(column, justify="left" if column == "provider" else "right")
+def _batch_table(trials: list[Trial], repeats: int) -> Table:
+    columns = ("provider", "pictures", "first", "median", "pictures/s", "difference to CPU", "same class")
+    table = new_table(*columns, title=f"batches, median of {repeats} calls")
+    for column in table.columns[1:]:
+        column.justify = "right"
     for trial in trials:
         for size in trial.sizes:
             table.add_row(
@@ -160,3 +132,34 @@ def _size_table(trials: list[Trial], repeats: int) -> Table:
 
 def _megabytes(count: int | None) -> str | None:
     return None if count is None else f"{count / 1e6:.0f} MB"
+
+
+def warm(artefact: Artefact = None) -> None:
+    """Open the model and run every batch size twice: builds the provider's engines, and times them.
+
+    For an init job. With MARROWLENS_PROVIDER=tensorrt and MARROWLENS_ENGINE_CACHE the engines are stored for the
+    service to load. Use the service's settings: an engine fits one model, one GPU and the configured batch sizes.
+
+    Exit codes: 0 done, 2 the provider or the model does not work.
+    """
+    settings = load_settings(artefact=artefact)
+    opened_s, session = timed(lambda: open_model(settings))
+    threads = intra_op_threads(settings)
+    typer.echo(f"opened {session.manifest.name} on {session.provider}, {threads} thread(s), in {opened_s:.2f} s")
+    for size in session_batch_sizes(settings):
+        first_ms, second_ms = _time_twice(session, size)
+        typer.echo(f"batch of {size}: {first_ms:.1f} ms, second run {second_ms:.1f} ms")
+    if session.provider == "tensorrt":
+        folder = engine_folder(session.manifest, session_batch_sizes(settings), settings.engine_cache)
+        if folder is None:
+            typer.echo("engines were not stored: set MARROWLENS_ENGINE_CACHE", err=True)
+        else:
+            typer.echo(f"engines: {engines_in(folder) / 1e6:.1f} MB in {folder}")
+
+
+def _time_twice(session: Session, size: int) -> tuple[float, float]:
+    """Milliseconds of two runs of a blank batch."""
+    side = session.manifest.preprocessing.input_size
+    images = np.zeros((size, side, side, 3), np.uint8)
+    first_s, second_s = (timed(lambda: session.run(images))[0] for _ in range(2))
+    return 1000 * first_s, 1000 * second_s

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from model import csv_file
 from model.contract import ArtefactError
-from service.auth.identity import Actor, Identity, NameRefused, checked_name
+from service.auth.identity import Actor, Identity, InvalidName, checked_name
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import event_loop_pool
 from service.config.lis import LaboratoryConfigError
@@ -80,7 +80,7 @@ def operator() -> Actor:
     """Who calls the command, as the operating system says."""
     try:
         return Actor(checked_name(getpass.getuser(), "your login name"), Identity(kind="command"))
-    except (NameRefused, OSError, KeyError) as error:  # KeyError: a container's user without a name, before Python 3.13
+    except (InvalidName, OSError, KeyError) as error:  # KeyError: a container's user without a name, before Python 3.13
         stop(f"the audit trail needs a name: {error}; set LOGNAME")
 
 

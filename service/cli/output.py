@@ -1,6 +1,7 @@
 """Shared by all commands: settings and model, error messages with exit codes, tables, and generated files."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -27,6 +28,7 @@ Artefact = Annotated[
     Path | None, typer.Option(help="The .onnx file; its manifest is the .json beside it.", readable=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+OnError = Callable[[str], NoReturn]
 Check = Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 if the file is stale.")]
 
 
@@ -54,8 +56,8 @@ def stop_logged(message: str, status: int = CANNOT_RUN) -> NoReturn:
     raise typer.Exit(status)
 
 
-def load_settings(**overrides: Any) -> Settings:
-    """The settings, with options of the command line in front; exits with `CANNOT_RUN` if they are invalid.
+def load_settings(on_error: OnError = stop, **overrides: Any) -> Settings:
+    """The settings, with options of the command line in front of the environment; exits if they are invalid.
 
     Args:
         overrides: settings by field; None leaves the environment's.
@@ -63,15 +65,15 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return read_settings(**{name: value for name, value in overrides.items() if value is not None})
     except SettingsError as error:
-        stop(str(error))
+        on_error(str(error))
 
 
-def open_model(settings: Settings, status: int = CANNOT_RUN) -> OnnxSession:
-    """The session of the configured artefact; exits with `status` if it cannot be opened."""
+def open_model(settings: Settings, on_error: OnError = stop) -> OnnxSession:
+    """The session of the configured artefact; exits if it cannot be opened."""
     try:
         return opened(settings)
     except (ArtefactError, ProviderUnavailable) as error:
-        stop(str(error), status)
+        on_error(str(error))
 
 
 def write_or_check(path: Path, text: str, command: str, *, check: bool) -> None:

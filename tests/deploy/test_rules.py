@@ -36,7 +36,7 @@ from queries import (
     variable_queries,
 )
 
-from service.cli.metrics_page import sections, values_of
+from service.cli.metrics import sections, values_of
 from service.telemetry.metrics import SECONDS
 
 DECLARED = {metric.name: metric for _, _, declared in sections() for metric in declared}

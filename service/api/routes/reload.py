@@ -8,7 +8,7 @@ from service.api.responses import description
 from service.api.schemas import ModelDescription
 from service.api.state import RunningService
 from service.api.uploads.json_body import JsonRoute
-from service.auth.middleware import TheCaller
+from service.auth.middleware import CurrentCaller
 from service.errors import Forbidden
 from service.inference.registry import Models
 
@@ -29,7 +29,7 @@ class Change(BaseModel):
     )
 
 
-async def operator(caller: TheCaller) -> None:
+async def operator(caller: CurrentCaller) -> None:
     """Return when somebody known asks: that he holds the scope, the guard has seen.
 
     Raises:

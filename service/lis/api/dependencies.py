@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends, Header, Path, Request
 from fastapi.exceptions import RequestValidationError
 
-from service.auth.identity import Actor, Identity, NameRefused, checked_name
-from service.auth.middleware import TheCaller
+from service.auth.identity import Actor, Identity, InvalidName, checked_name
+from service.auth.middleware import CurrentCaller
 from service.errors import Forbidden, NoLaboratory
 
 ACTING_USER = "X-Acting-User"
@@ -15,7 +15,7 @@ ACTING_USER = "X-Acting-User"
 
 async def acting_user(
     request: Request,
-    caller: TheCaller,
+    caller: CurrentCaller,
     sent: Annotated[
         str | None,
         Header(
@@ -48,7 +48,7 @@ async def acting_user(
     return Actor(caller.name, caller.identity)
 
 
-async def acting_person(caller: TheCaller, by: "TheActor") -> Actor:
+async def acting_person(caller: CurrentCaller, by: "TheActor") -> Actor:
     """Who acts, where only a person may: reading, signing and amending.
 
     Raises:
@@ -69,7 +69,7 @@ def _written(sent: str | None) -> str:
         name = sent
     try:
         return checked_name(name.strip(" \t"), "the name")
-    except NameRefused as error:
+    except InvalidName as error:
         raise _refused("value_error", str(error)) from None
 
 
@@ -117,7 +117,7 @@ Looker = Annotated[
 
 
 async def _look_at_specimen(
-    request: Request, caller: TheCaller, here: TheLaboratory, specimen_id: SpecimenId, sent: Looker = None
+    request: Request, caller: CurrentCaller, here: TheLaboratory, specimen_id: SpecimenId, sent: Looker = None
 ) -> None:
     """Write one row before the answer: no look without it.
 
@@ -133,7 +133,7 @@ async def _look_at_specimen(
         await here.look(here.desk.record_look, specimen_id, what, by)
 
 
-async def _look_at_list(request: Request, caller: TheCaller, here: TheLaboratory, sent: Looker = None) -> None:
+async def _look_at_list(request: Request, caller: CurrentCaller, here: TheLaboratory, sent: Looker = None) -> None:
     """The same for the list of specimens."""
     if here.audits_reads:
         await here.look(here.desk.record_look, None, "list", await acting_user(request, caller, sent))

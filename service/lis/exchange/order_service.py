@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.auth.identity import Actor, Identity, NameRefused, checked_name
+from service.auth.identity import Actor, Identity, InvalidName, checked_name
 from service.errors import ServiceError
 from service.lis.domain import specimens
 from service.lis.domain.specimens import CHANGEABLE, Change, NewSpecimen
@@ -54,7 +54,7 @@ def _sender(message: MessageIdentity) -> Actor:
     """
     try:
         claim = checked_name(message.sender, "the sender")
-    except NameRefused as error:
+    except InvalidName as error:
         raise OrderRefused(BAD_VALUE, str(error), "MSH^1^3") from None
     peer = message.peer
     known = Identity(kind="message", certificate=peer.certificate, address=peer.address, sender=claim)

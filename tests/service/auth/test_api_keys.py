@@ -12,8 +12,8 @@ from keys import bearer, entry, keys_file
 from serving import served
 from typer.testing import CliRunner
 
-from service.auth.api_keys import KEY_PREFIX, KeyRing, KeysRefused, new_key, read_keys
-from service.auth.rate_limit import Buckets
+from service.auth.api_keys import KEY_PREFIX, KeyRing, KeysFileError, new_key, read_keys
+from service.auth.rate_limit import RateLimiter
 from service.cli.main import app as command_line
 
 
@@ -67,7 +67,7 @@ def test_keys_are_revoked_by_name_or_by_id(tmp_path: Path) -> None:
     assert run("revoke", first.id, "b", "--file", str(path))[:2] == (0, "2 revoked, 2 left\n")
     assert [each.id for each in read_keys(path)] == [second.id, read_keys(path)[1].id]
     code, _, said = run("revoke", "nobody", "--file", str(path))
-    assert (code, "has no nobody" in said) == (2, True)
+    assert (code, "has no key nobody" in said) == (2, True)
     run("revoke", "a", "c", "--file", str(path))
     assert read_keys(path) == ()
 
@@ -79,7 +79,7 @@ def test_keys_are_revoked_by_name_or_by_id(tmp_path: Path) -> None:
         (("new", "a"), "--scope"),
         (("new", "a b", "--scope", "classify"), "name:"),
         (("list",), "No such file"),
-        (("new", "a", "--scope", "classify", "--expires", "2020-01-01"), "is past"),
+        (("new", "a", "--scope", "classify", "--expires", "2020-01-01"), "is in the past"),
     ],
 )
 def test_a_command_that_cannot_says_why(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -113,7 +113,7 @@ def test_a_running_service_takes_up_new_keys_and_drops_revoked_ones(artefact: Pa
             path.write_text("[[key]]\nname = ")
             until_metric(http, second, "marrowlens_keys_file_valid 0.0")
             assert http.get("/model", headers=bearer(second)).status_code == 200  # the keys stay as they were
-        service.wait_said("the keys stay as they were")
+        service.wait_said("keeping the current keys")
         assert not any(second in line or first in line for line in service.lines)
 
 
@@ -127,7 +127,7 @@ def until_metric(http: httpx.Client, key: str, line: str) -> None:
 
 def test_a_file_behind_a_link_that_is_turned_is_read_anew(tmp_path: Path) -> None:
     """As Kubernetes does it: the file is a link, and the link is turned to another folder."""
-    refused: list[KeysRefused] = []
+    refused: list[KeysFileError] = []
     for folder, key in (("one", "mlk_a"), ("two", "mlk_b")):
         (tmp_path / folder).mkdir()
         keys_file(tmp_path / folder, entry(key, folder, ["classify"]))
@@ -154,7 +154,7 @@ def test_no_two_keys_are_alike() -> None:
 )
 def test_no_bucket_gives_more_than_its_rate_and_burst(rate_per_s: float, burst: int, pauses_s: list[float]) -> None:
     now = [0.0]
-    buckets, granted = Buckets(lambda: now[0]), 0
+    buckets, granted = RateLimiter(lambda: now[0]), 0
     for pause_s in pauses_s:
         now[0] += pause_s
         wait_s = buckets.take("a", rate_per_s, burst)
@@ -167,7 +167,7 @@ def test_no_bucket_gives_more_than_its_rate_and_burst(rate_per_s: float, burst: 
 
 def test_whoever_waits_as_long_as_he_is_told_is_let_in() -> None:
     now = [0.0]
-    buckets = Buckets(lambda: now[0])
+    buckets = RateLimiter(lambda: now[0])
     assert buckets.take("a", 4, 1) == 0
     wait_s = buckets.take("a", 4, 1)
     assert wait_s == 0.25
@@ -177,7 +177,7 @@ def test_whoever_waits_as_long_as_he_is_told_is_let_in() -> None:
 
 def test_callers_that_are_gone_take_no_memory() -> None:
     now = [0.0]
-    buckets = Buckets(lambda: now[0])
+    buckets = RateLimiter(lambda: now[0])
     for n in range(50_000):
         now[0] += 1
         buckets.take(str(n), 1, 1)

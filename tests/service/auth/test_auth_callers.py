@@ -107,7 +107,7 @@ def test_without_keys_this_machine_is_answered(artefact: Path, host: str) -> Non
 @pytest.mark.parametrize("host", ["elsewhere.example", "elsewhere.example:8000", "localhost.example", "192.0.2.1", ""])
 def test_without_keys_no_name_from_outside_leads_here(artefact: Path, tmp_path: Path, host: str) -> None:
     with client(artefact) as http:
-        assert "nobody is asked" in refused(http.get("/classes", headers={"Host": host}), 403, "forbidden").detail
+        assert "Authentication is off" in refused(http.get("/classes", headers={"Host": host}), 403, "forbidden").detail
     with client(artefact, allow_anonymous=True) as http:
         assert http.get("/classes", headers={"Host": host}).status_code == 200
     with client(artefact, keys_file=keys_file(tmp_path, entry(FRONT, "front"))) as http:
@@ -137,10 +137,11 @@ def ring(tmp_path: Path) -> Path:
 def test_other_machines_are_let_in_only_when_callers_are_asked(artefact: Path, ring: Path) -> None:
     with served(artefact, "--host", "0.0.0.0") as refusing:
         assert refusing.wait_ended() == 2
-    assert len(refusing.lines) == 1 and "nobody would be asked who he is" in refusing.lines[0]
+    [line] = refusing.lines
+    assert "authentication is off, but other machines can reach 0.0.0.0" in line
     for settings, said in (
-        ({"keys_file": str(ring)}, "callers are asked who they are"),
-        ({"allow_anonymous": "true"}, "WARNING: nobody is asked"),
+        ({"keys_file": str(ring)}, "Authentication: API keys of "),
+        ({"allow_anonymous": "true"}, "WARNING: Authentication is off"),
     ):
         with served(artefact, "--host", "0.0.0.0", **settings) as started:
             started.wait_listening()
@@ -152,19 +153,19 @@ def test_on_loopback_the_service_says_that_nobody_is_asked(artefact: Path) -> No
     with served(artefact) as started:
         started.wait_listening()
         assert started.stop() == 0
-    assert any("nobody is asked who he is, so only this machine" in line for line in started.lines)
+    assert any("Authentication is off: only requests from localhost are accepted" in line for line in started.lines)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "No such file"),
-        ("[[key]]\nname = ", "is not TOML"),
+        ("[[key]]\nname = ", "not valid TOML"),
         ('[[key]]\nname = "a"\nscopes = ["classify"]\nsha256 = "short"\n', "key 1: sha256"),
         ('[[key]]\nname = "a"\nscope = ["classify"]\nsha256 = "' + "0" * 64 + '"\n', "did you mean scopes?"),
         ("[[keys]]\n", "did you mean key?"),
         ('[[key]]\nname = "a"\nscopes = ["all"]\nsha256 = "' + "0" * 64 + '"\n', "key 1: scopes"),
-        (entry(FRONT, "a") + entry(FRONT, "b"), "stands there twice"),
+        (entry(FRONT, "a") + entry(FRONT, "b"), "listed twice"),
     ],
 )
 def test_a_file_of_keys_that_cannot_be_used_is_said_in_a_line(

@@ -15,8 +15,8 @@ from keys import bearer
 from serving import async_client, refused
 from test_oidc import CLAIMS, Clock
 
-from service.auth import issuer as module
-from service.auth.issuer import ASK_AGAIN_S, MAX_BYTES, RETRY_FIRST_S, IssuerKeys
+from service.auth import oidc as module
+from service.auth.oidc import FIRST_RETRY_S, MAX_BYTES, MIN_REFRESH_INTERVAL_S, IssuerKeys
 from service.config.auth import AuthSettings
 from service.errors import IssuerUnavailable
 
@@ -111,9 +111,9 @@ DEEP = b'{"keys":' + b"[" * 100_000
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
-        (drip, "no whole answer within"),
-        (drip_head, "no whole answer within"),
-        (silence, "no whole answer within"),
+        (drip, "no complete answer within"),
+        (drip_head, "no complete answer within"),
+        (silence, "no complete answer within"),
         (flood, "more than"),
         (whole(b" " * (MAX_BYTES + 1)), "more than"),
         (whole(gzip.compress(b" " * 50_000_000), "200 OK", "Content-Encoding: gzip"), "compressed"),
@@ -124,7 +124,7 @@ DEEP = b'{"keys":' + b"[" * 100_000
         (whole(b"<html>"), "not JSON"),
         (whole(DEEP), "not JSON"),
         (whole(b"\xff\xfe{}"), "not JSON"),
-        (whole(b"[]"), "no JSON object"),
+        (whole(b"[]"), "not a JSON object"),
         (whole(b"{}"), "no list of keys"),
         (whole(b'{"keys": {"a": 1}}'), "no list of keys"),
         (whole(b'{"keys": null}'), "no list of keys"),
@@ -135,7 +135,7 @@ DEEP = b'{"keys":' + b"[" * 100_000
 async def test_an_answer_that_cannot_be_used_is_a_503_soon_and_its_cause_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: Answer, cause: str
 ) -> None:
-    monkeypatch.setattr(module, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.5)
     async with serving(answer) as server, asyncio.timeout(30):
         clock = Clock()
         keys = server.keys(clock)
@@ -143,8 +143,8 @@ async def test_an_answer_that_cannot_be_used_is_a_503_soon_and_its_cause_is_logg
             for _ in range(3):
                 with pytest.raises(IssuerUnavailable) as raised:
                     await keys.find("good")
-                assert 0 < raised.value.retry_after_s <= ASK_AGAIN_S
-                clock.now_s += 2 * ASK_AGAIN_S
+                assert 0 < raised.value.retry_after_s <= MIN_REFRESH_INTERVAL_S
+                clock.now_s += 2 * MIN_REFRESH_INTERVAL_S
     [line] = said(caplog)
     assert cause in line and server.asked == ["/keys"] * 3
 
@@ -152,7 +152,7 @@ async def test_an_answer_that_cannot_be_used_is_a_503_soon_and_its_cause_is_logg
 async def test_twenty_callers_of_a_silent_issuer_wait_for_one_question_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.5)
     async with serving(silence) as server:
         keys, loop = server.keys(), asyncio.get_running_loop()
         began_s = loop.time()
@@ -173,7 +173,7 @@ async def test_questions_to_an_issuer_that_does_not_answer_become_fewer() -> Non
             with pytest.raises(IssuerUnavailable):
                 await keys.find("x")
             clock.now_s += 1
-        assert RETRY_FIRST_S == 1 and len(server.asked) <= 6 + 10
+        assert FIRST_RETRY_S == 1 and len(server.asked) <= 6 + 10
 
 
 async def test_unknown_keys_make_the_issuer_be_asked_once_a_minute_whatever_they_are_called() -> None:
@@ -188,7 +188,7 @@ async def test_unknown_keys_make_the_issuer_be_asked_once_a_minute_whatever_they
 
 
 async def test_while_an_issuer_drips_known_keys_are_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DEADLINE_S", 30.0)
+    monkeypatch.setattr(module, "TIMEOUT_S", 30.0)
     async with serving(whole(GOOD)) as server:
         clock = Clock()
         keys = server.keys(clock, oidc_jwks_max_age_s=60)
@@ -199,8 +199,8 @@ async def test_while_an_issuer_drips_known_keys_are_found_at_once(monkeypatch: p
             for _ in range(20):
                 assert await keys.find("good") is not None
         assert len(server.asked) <= 2
-        assert keys._asking is not None
-        keys._asking.cancel()
+        assert keys._refreshing is not None
+        keys._refreshing.cancel()
 
 
 async def test_a_caller_that_goes_away_does_not_end_the_question_of_others() -> None:
@@ -232,8 +232,8 @@ async def test_an_issuer_that_answers_again_is_told_once(caplog: pytest.LogCaptu
                         await keys.find("good")
                     except IssuerUnavailable:
                         pass
-                    clock.now_s += ASK_AGAIN_S
-    assert [("cannot be fetched: HTTP 500" in line, "again, after 4" in line) for line in said(caplog)] == [
+                    clock.now_s += MIN_REFRESH_INTERVAL_S
+    assert [("Cannot fetch the issuer's keys: HTTP 500" in line, "again after 4" in line) for line in said(caplog)] == [
         (True, False),
         (False, True),
     ]
@@ -269,4 +269,4 @@ async def test_the_routes_say_when_to_come_again(artefact: Any) -> None:
             token = bearer(issuing.token(CLAIMS))
             for answer in await asyncio.gather(*(http.get("/model", headers=token) for _ in range(20))):
                 refused(answer, 503, "issuer-unavailable")
-                assert 1 <= int(answer.headers["retry-after"]) <= ASK_AGAIN_S
+                assert 1 <= int(answer.headers["retry-after"]) <= MIN_REFRESH_INTERVAL_S

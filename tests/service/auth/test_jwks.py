@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from service.auth.jwks import NotKeys, signing_keys
+from service.auth.oidc import IssuerError, signing_keys
 
 GOOD = RSAKey.generate_key(2048, {"kid": "good", "use": "sig"})
 
@@ -99,5 +99,5 @@ def test_no_key_set_breaks_the_reader(listed: list[Any]) -> None:
 def test_what_is_no_key_set_is_refused(keys: Any) -> None:
     if isinstance(keys, list):
         return
-    with pytest.raises(NotKeys):
+    with pytest.raises(IssuerError):
         signing_keys({"keys": keys})

@@ -1,4 +1,4 @@
-"""Tokens: the issuer's keys are fetched seldom, change when they change, and outlive an issuer that falls silent."""
+"""Token verification: the issuer's keys are cached, rotated, and kept while the issuer does not answer."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,8 +11,7 @@ from keys import bearer
 from pydantic import ValidationError
 from serving import async_client, refused
 
-from service.auth.issuer import ASK_AGAIN_S, STALE_S, IssuerKeys
-from service.auth.oidc import Tokens
+from service.auth.oidc import MAX_STALE_S, MIN_REFRESH_INTERVAL_S, IssuerKeys, TokenVerifier
 from service.config.auth import AuthSettings
 from service.errors import IssuerUnavailable, Unauthorised
 
@@ -37,14 +36,14 @@ def settings(issuing: Issuer, **more: Any) -> AuthSettings:
     return AuthSettings(oidc_issuer=issuing.url, oidc_audience=AUDIENCE, **more)
 
 
-def tokens(issuing: Issuer, clock: Clock | None = None, **more: Any) -> Tokens:
+def tokens(issuing: Issuer, clock: Clock | None = None, **more: Any) -> TokenVerifier:
     wishes = settings(issuing, **more)
-    return Tokens(wishes, IssuerKeys(wishes, clock or Clock()))
+    return TokenVerifier(wishes, IssuerKeys(wishes, clock or Clock()))
 
 
 async def test_the_issuer_is_asked_once_however_many_come(issuing: Issuer) -> None:
     found = tokens(issuing)
-    callers = await asyncio.gather(*(found.find(issuing.token(CLAIMS)) for _ in range(20)))
+    callers = await asyncio.gather(*(found.verify(issuing.token(CLAIMS)) for _ in range(20)))
     assert {caller.name for caller in callers} == {"m.muster"}
     assert issuing.asked == 1
 
@@ -52,43 +51,43 @@ async def test_the_issuer_is_asked_once_however_many_come(issuing: Issuer) -> No
 async def test_made_up_keys_do_not_make_the_service_ask_again_and_again(issuing: Issuer) -> None:
     clock = Clock()
     found, seen = tokens(issuing, clock), issuing.token(CLAIMS)
-    await found.find(seen)
+    await found.verify(seen)
     issuing.rotate("-2")
     for _ in range(50):
         with pytest.raises(Unauthorised):
-            await found.find(issuing.token(CLAIMS))
+            await found.verify(issuing.token(CLAIMS))
     assert issuing.asked == 1
-    clock.now_s += ASK_AGAIN_S
-    assert (await found.find(issuing.token(CLAIMS))).name == "m.muster"
+    clock.now_s += MIN_REFRESH_INTERVAL_S
+    assert (await found.verify(issuing.token(CLAIMS))).name == "m.muster"
     assert issuing.asked == 2
     with pytest.raises(Unauthorised):  # the old key is gone with the old set
-        await found.find(seen)
+        await found.verify(seen)
 
 
 async def test_keys_are_fetched_anew_after_their_time(issuing: Issuer) -> None:
     clock = Clock()
     found = tokens(issuing, clock, oidc_jwks_max_age_s=60)
-    await found.find(issuing.token(CLAIMS))
+    await found.verify(issuing.token(CLAIMS))
     clock.now_s += 61
-    await found.find(issuing.token(CLAIMS))
-    assert found._keys._asking is not None  # in the background: the cached key is taken meanwhile
-    await found._keys._asking
+    await found.verify(issuing.token(CLAIMS))
+    assert found._keys._refreshing is not None  # in the background, while the cached key is used
+    await found._keys._refreshing
     assert issuing.asked == 2
 
 
 async def test_an_issuer_that_falls_silent_shuts_nobody_out_for_a_day(issuing: Issuer) -> None:
     clock = Clock()
     found = tokens(issuing, clock, oidc_jwks_max_age_s=60)
-    await found.find(issuing.token(CLAIMS))
+    await found.verify(issuing.token(CLAIMS))
     issuing.silent = True
-    clock.now_s += STALE_S - 1
-    assert (await found.find(issuing.token(CLAIMS))).name == "m.muster"
+    clock.now_s += MAX_STALE_S - 1
+    assert (await found.verify(issuing.token(CLAIMS))).name == "m.muster"
     clock.now_s += 2
     with pytest.raises(IssuerUnavailable):
-        await found.find(issuing.token(CLAIMS))
+        await found.verify(issuing.token(CLAIMS))
     issuing.silent = False
-    clock.now_s += ASK_AGAIN_S
-    assert (await found.find(issuing.token(CLAIMS))).name == "m.muster"
+    clock.now_s += MIN_REFRESH_INTERVAL_S
+    assert (await found.verify(issuing.token(CLAIMS))).name == "m.muster"
 
 
 async def test_while_an_issuer_was_never_heard_tokens_are_503_and_keys_are_taken(
@@ -115,9 +114,9 @@ async def test_while_an_issuer_was_never_heard_tokens_are_503_and_keys_are_taken
 
 async def test_clocks_may_be_off_by_the_leeway(issuing: Issuer) -> None:
     late = issuing.token(CLAIMS, lives_s=-20)
-    assert (await tokens(issuing, oidc_leeway_s=30).find(late)).name == "m.muster"
-    with pytest.raises(Unauthorised, match="out of its time"):
-        await tokens(issuing, oidc_leeway_s=10).find(late)
+    assert (await tokens(issuing, oidc_leeway_s=30).verify(late)).name == "m.muster"
+    with pytest.raises(Unauthorised, match="Token expired"):
+        await tokens(issuing, oidc_leeway_s=10).verify(late)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ async def test_clocks_may_be_off_by_the_leeway(issuing: Issuer) -> None:
 async def test_scopes_are_read_from_the_claim(
     issuing: Issuer, claims: dict[str, Any], more: dict[str, Any], scopes: set[str]
 ) -> None:
-    assert (await tokens(issuing, **more).find(issuing.token(claims))).scopes == scopes
+    assert (await tokens(issuing, **more).verify(issuing.token(claims))).scopes == scopes
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ async def test_scopes_are_read_from_the_claim(
     ],
 )
 async def test_who_is_named_is_a_person(issuing: Issuer, claims: dict[str, Any], name: str, person: bool) -> None:
-    caller = await tokens(issuing).find(issuing.token(claims))
+    caller = await tokens(issuing).verify(issuing.token(claims))
     assert (caller.name, caller.person, caller.acts_for_others) == (name, person, False)
 
 

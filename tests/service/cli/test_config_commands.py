@@ -9,8 +9,8 @@ import pytest
 from serving import COMMAND
 from typer.testing import CliRunner
 
+from service.cli.config import page
 from service.cli.main import app as command_line
-from service.cli.settings_page import page
 from service.config.lis import LIS_PREFIX
 from service.config.settings import environment_names
 
@@ -56,9 +56,9 @@ def test_secrets_are_not_printed() -> None:
         ({"MARROWLENS_PORT": "many"}, ["MARROWLENS_PORT=many: "]),
         ({"MARROWLENS_KEYS_FILE": "/nowhere", "MARROWLENS_ARTEFACT": "/nothing"}, ["KEYS_FILE: /nowhere", "/nothing"]),
         ({"MARROWLENS_ARTEFACT_PUBLIC_KEY": "/nowhere"}, ["verification of the model: /nowhere cannot be read"]),
-        ({"MARROWLENS_HOST": "0.0.0.0"}, ["nobody is asked who he is"]),
+        ({"MARROWLENS_HOST": "0.0.0.0"}, ["authentication is off"]),
         ({"MARROWLENS_ARTEFACT_VOUCHED_ONLY": "true"}, ["MARROWLENS_ARTEFACT_VOUCHED_ONLY requires it"]),
-        ({"MARROWLENS_DRIFT_REFERENCE": "/nowhere"}, ["MARROWLENS_DRIFT_REFERENCE: there is no file"]),
+        ({"MARROWLENS_DRIFT_REFERENCE": "/nowhere"}, ["MARROWLENS_DRIFT_REFERENCE: no such file"]),
         ({"MARROWLENS_TLS_CERT": "/nowhere", "MARROWLENS_TLS_KEY": "/nowhere"}, ["MARROWLENS_TLS_CERT"]),
     ],
 )

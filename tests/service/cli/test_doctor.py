@@ -71,7 +71,7 @@ def trials(**works: bool) -> list[Trial]:
 
 
 def test_auto_works_where_the_cpu_does() -> None:
-    assert verdict(Settings(), trials(cpu=True)) == (True, "MARROWLENS_PROVIDER=auto takes cpu, which works")
+    assert verdict(Settings(), trials(cpu=True)) == (True, "MARROWLENS_PROVIDER=auto selects cpu, which works")
 
 
 def test_what_is_broken_is_told_with_its_reason() -> None:

@@ -9,7 +9,7 @@ import pytest
 from keys import entry, keys_file
 from typer.testing import CliRunner
 
-from service.auth.api_keys import KeyRing, KeysRefused, read_keys
+from service.auth.api_keys import KeyRing, KeysFileError, read_keys
 from service.cli.main import app as command_line
 from service.config.secret_files import UnsafeFile, is_secret, read_private_file
 from service.config.settings import SettingsError, environment_names, read_settings, secret_file_names
@@ -119,7 +119,7 @@ def test_only_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch) -> 
 def test_keys_that_others_may_write_are_refused(tmp_path: Path, mode: int) -> None:
     path = keys_file(tmp_path, entry("mlk_a", "a"))
     path.chmod(mode)
-    with pytest.raises(KeysRefused, match=r"other users can write it \(mode 0\d+\); run chmod go-w"):
+    with pytest.raises(KeysFileError, match=r"other users can write it \(mode 0\d+\); run chmod go-w"):
         read_keys(path)
     code, _, said = run("config", "check", MARROWLENS_KEYS_FILE=str(path))
     assert code == 2 and "MARROWLENS_KEYS_FILE" in said and "other users can write it" in said
@@ -143,7 +143,7 @@ def test_a_folder_that_others_may_write_is_refused_but_for_a_sticky_one(tmp_path
     link.symlink_to(path)
     folder.chmod(0o777)
     for each in (path, link):
-        with pytest.raises(KeysRefused, match=r"other users can write its folder .* \(mode 0777\)"):
+        with pytest.raises(KeysFileError, match=r"other users can write its folder .* \(mode 0777\)"):
             read_keys(each)
     folder.chmod(0o1777)
     assert read_keys(link) == read_keys(path)
@@ -154,7 +154,7 @@ def test_a_group_may_write_the_folder_only_where_it_is_the_owners_own(tmp_path: 
     tmp_path.chmod(0o770)
     if os.geteuid() == 0:
         os.chown(tmp_path, 0, 4711)
-        with pytest.raises(KeysRefused, match="other users can write its folder"):
+        with pytest.raises(KeysFileError, match="other users can write its folder"):
             read_keys(path)
         os.chown(tmp_path, 0, 0)
     if os.getgid() == os.getuid():
@@ -168,7 +168,7 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.M
         os.chown(path if given == "file" else tmp_path, 4711, 0)
     else:  # nobody else may give files away: this process becomes the stranger
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(KeysRefused, match=r"owned by user \d+, neither root nor the user of this process"):
+    with pytest.raises(KeysFileError, match=r"owned by user \d+, neither root nor the user of this process"):
         read_keys(path)
 
 
@@ -181,7 +181,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
 
 
 def test_a_running_ring_keeps_its_keys_when_the_file_becomes_loose(tmp_path: Path) -> None:
-    refused: list[KeysRefused] = []
+    refused: list[KeysFileError] = []
     path = keys_file(tmp_path, entry("mlk_a", "a"))
     ring = KeyRing(path, refused.append)
     path.write_text(entry("mlk_b", "b"))

@@ -18,7 +18,7 @@ from serving import async_client, refused, served
 from model.contract import ArtefactError, read_manifest
 from model.drift.reference import read_reference
 from model.regular_file import NotReadable, read_regular_file
-from service.auth.api_keys import KeysRefused, read_keys
+from service.auth.api_keys import KeysFileError, read_keys
 from service.runtime.artifact import read_artefact
 from service.runtime.session import open_session
 from service.runtime.signatures import TrustFileError, Verifier, read_key, read_list
@@ -122,7 +122,7 @@ def test_what_vouches_and_what_drift_is_measured_from_are_files(tmp_path: Path, 
             read(path)
     with pytest.raises(ArtefactError, match=kind):
         read_reference(path)
-    with pytest.raises(KeysRefused, match="regular file|No such device"):
+    with pytest.raises(KeysFileError, match="regular file|No such device"):
         read_keys(path)
     with pytest.raises(ArtefactError, match=kind):
         read_artefact(artefact, Verifier(sha256_file=path))

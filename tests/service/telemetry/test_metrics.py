@@ -12,7 +12,7 @@ from serving import COMMAND, client
 
 from model.drift.distance import Reading
 from service.api.problems import TABLE
-from service.cli.metrics_page import page, sections, values_of
+from service.cli.metrics import page, sections, values_of
 from service.config.lis import LisSettings
 from service.inference.classifier import _OUTCOMES
 from service.lis.metrics import LisMetrics

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 
 from model.regular_file import check_regular_file
-from service.auth.identity import NameRefused, checked_name
+from service.auth.identity import InvalidName, checked_name
 from service.config.file_watch import FileStamp, file_stamp
 from service.config.lis import LisSettings
 
@@ -126,7 +126,7 @@ def certificate_subject(writer: StreamWriter) -> str | None:
     subject = x509.load_der_x509_certificate(shown).subject.rfc4514_string()
     try:
         return checked_name(subject, "the subject", MAX_SUBJECT)
-    except NameRefused:
+    except InvalidName:
         return f"sha256:{sha256(shown).hexdigest()}"
 
 

@@ -19,8 +19,7 @@ from service.api.uploads.body import Intake
 from service.api.uploads.memory_budget import UploadMemory
 from service.api.uploads.ndjson import StreamedPictures
 from service.api.uploads.transfer_pace import Patience
-from service.auth.callers import Caller
-from service.auth.identity import Identity
+from service.auth.identity import Caller, Identity
 from service.errors import ClientGone, UploadMemoryExhausted, UploadTooSlow
 
 Draw = Callable[..., bytes]

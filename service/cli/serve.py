@@ -1,0 +1,158 @@
+"""`marrowlens serve` and `marrowlens openapi`."""
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from fastapi import FastAPI
+
+from model.contract import RESEARCH_USE, Manifest
+from service.api import openapi as openapi_document
+from service.app import create_app
+from service.auth.api_keys import KeysFileError, read_keys
+from service.cli.output import Artefact, Check, load_settings, open_model, stop_logged, write_or_check
+from service.concurrency.thread_pools import POOLS
+from service.config.lis import LaboratoryConfigError
+from service.config.settings import Settings, SettingsError
+from service.config.urls import is_loopback
+from service.runtime.loader import intra_op_threads, session_batch_sizes
+from service.runtime.session import Session
+from service.server.tls import TlsConfigError
+from service.server.uvicorn_server import DrainingServer, bound_socket, server
+from service.telemetry import logging as logs
+
+if TYPE_CHECKING:
+    from service.lis.laboratory import Laboratory
+
+#: Exit code after a model failure while serving: EX_SOFTWARE of sysexits.h. A restart may help.
+MODEL_FAILED = 70
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free port.")] = None,
+    artefact: Artefact = None,
+    access_log: Annotated[bool, typer.Option(help="Log route, status and duration of every request.")] = False,
+) -> None:
+    """Serve the model over HTTP. All other settings come from the environment (MARROWLENS_*).
+
+    Exit codes: 0 stopped, 2 cannot start, 70 the model failed while serving.
+    """
+    settings = load_settings(stop_logged, host=host, port=port, artefact=artefact)
+    if settings.log_format == "json":  # before the model is opened, which logs too
+        logs.configure(settings.log_level, access_log=access_log, form="json")
+    session = open_model(settings, stop_logged)
+    listener = _listen(settings)
+    application = _application(settings, session)
+    announce = partial(_announce, settings, session.manifest, session.provider, listener, application.state.laboratory)
+    del session  # frees its memory when a reload replaces the model
+    serving = _server(application, settings, access_log, announce)
+    serving.run(sockets=[listener])
+    blocked = [pool.name for pool in POOLS if pool.busy()]
+    if blocked:
+        log.warning("Exiting while calls for %s have not returned", ", ".join(blocked))
+    if serving.failed or blocked:
+        # Not by the interpreter's own exit: onnxruntime aborts (SIGABRT) if a call is still running then.
+        logging.shutdown()
+        os._exit(MODEL_FAILED if serving.failed else 0)
+
+
+def openapi(
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("openapi.json"),
+    check: Check = False,
+) -> None:
+    """Write the OpenAPI document. Needs no model."""
+    document = openapi_document.as_file(create_app(load_settings(stop_logged)))
+    write_or_check(out, document, "marrowlens openapi", check=check)
+
+
+def _application(settings: Settings, session: Session) -> FastAPI:
+    try:
+        application = create_app(settings, session)
+        laboratory: Laboratory | None = application.state.laboratory
+        if laboratory is not None:
+            laboratory.prepare(session.manifest.classes)
+    except KeysFileError as error:
+        stop_logged(f"MARROWLENS_KEYS_FILE: {error}")
+    except (LaboratoryConfigError, SettingsError) as error:
+        stop_logged(str(error))
+    return application
+
+
+def _server(application: FastAPI, settings: Settings, access_log: bool, announce: Callable[[], None]) -> DrainingServer:
+    try:
+        return server(application, settings, access_log=access_log, started=announce)
+    except TlsConfigError as error:
+        stop_logged(str(error))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        listener = bound_socket(settings.host, settings.port)
+    except OSError as error:
+        hint = "; choose another port with --port" if error.errno == errno.EADDRINUSE else ""
+        stop_logged(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}")
+    if not allows_address(settings, listener.getsockname()[0]):
+        stop_logged(AUTHENTICATION_NEEDED.format(host=settings.host))
+    return listener
+
+
+#: Why the service does not listen on an address that other machines can reach.
+AUTHENTICATION_NEEDED = (
+    "authentication is off, but other machines can reach {host}: set MARROWLENS_KEYS_FILE (`marrowlens keys new` "
+    "writes it) or MARROWLENS_OIDC_ISSUER; if a proxy authenticates clients, set MARROWLENS_ALLOW_ANONYMOUS=true"
+)
+
+
+def allows_address(settings: Settings, host: str) -> bool:
+    """Whether the service may listen on an address: without authentication only on loopback."""
+    return settings.authentication_required or settings.allow_anonymous or is_loopback(host)
+
+
+def _announce(
+    settings: Settings, manifest: Manifest, provider: str, listener: socket.socket, laboratory: "Laboratory | None"
+) -> None:
+    say = log.info if settings.log_format == "json" else typer.echo
+    for line in _start_lines(settings, manifest, provider, listener, laboratory):
+        say(line)
+
+
+def _start_lines(
+    settings: Settings, manifest: Manifest, provider: str, listener: socket.socket, laboratory: "Laboratory | None"
+) -> Iterator[str]:
+    host, port = listener.getsockname()[:2]
+    threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
+    address = f"[{host}]" if ":" in host else host
+    scheme = "http" if settings.tls_cert is None else "https"
+    url = f"{scheme}://{address.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
+    yield f"marrowlens listens on {scheme}://{address}:{port}  (API documentation: {url}/docs)"
+    yield f"Model: {manifest.name} {manifest.version}, sha256 {manifest.sha256}, manifest {manifest.digest}"
+    yield f"Execution provider: {provider}, {threads} thread(s), batch sizes {sizes}"
+    if laboratory is not None:
+        yield f"Laboratory: {laboratory.description()}"
+    yield _authentication(settings, is_loopback(host))
+    if settings.tls_cert is None and not is_loopback(host):
+        yield "TLS is off: pictures and API keys travel unencrypted, unless a proxy in front adds TLS."
+    yield RESEARCH_USE
+    header = '-H "Authorization: Bearer $KEY" ' if settings.authentication_required else ""
+    yield f"Try: curl {header}-F image=@examples/cell.png {url}/classify"
+
+
+def _authentication(settings: Settings, on_loopback: bool) -> str:
+    if settings.authentication_required:
+        keys = f"API keys of {settings.keys_file}" if settings.keys_file else ""
+        if settings.keys_file and not settings.oidc_issuer and not read_keys(settings.keys_file):
+            return f"WARNING: {settings.keys_file} holds no key: every request is refused. Run `marrowlens keys new`."
+        tokens = f"tokens of {settings.oidc_issuer}" if settings.oidc_issuer else ""
+        return f"Authentication: {' and '.join(filter(None, (keys, tokens)))}"
+    if on_loopback and not settings.allow_anonymous:
+        return "Authentication is off: only requests from localhost are accepted. Set MARROWLENS_KEYS_FILE to open it."
+    return "WARNING: Authentication is off: every client that reaches this port can use the service."
