@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from model.contract import INPUT, OUTPUTS
 from model.probes import probe_images
 from service.runtime.artifact import bundled_artefact, read_artefact
-from service.runtime.hardware import resident
+from service.runtime.hardware import resident_memory
 from service.runtime.session import session_options
 
 SIZES = (1, 16)
@@ -169,7 +169,7 @@ def _store(artefact: Path, threads: int, path: Path) -> None:
 
 
 def _resident_mb() -> float:
-    return (resident() or 0) / 1e6
+    return (resident_memory() or 0) / 1e6
 
 
 def _say(numbers: Sequence[float]) -> None:
@@ -184,7 +184,7 @@ def _table(rounds: list[dict[str, list[float]]], opened_ms: dict[str, float], me
         f"n = {len(rounds)} rounds, onnxruntime {onnxruntime.__version__}. First row: median ms; below: ratio to it, "
         "median (quartiles) over the rounds.",
         "",
-        f"| options | {' | '.join(columns)} | opened in, ms | resident, MB |",
+        f"| options | {' | '.join(columns)} | opened in, ms | resident_memory, MB |",
         "|---|" + "--:|" * (len(columns) + 2),
     ]
     for name in VARIANTS:

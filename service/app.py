@@ -34,7 +34,7 @@ from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import Models
 from service.lis.api import cell_routes
 from service.lis.api import routes as specimen_routes
-from service.runtime.loader import opened
+from service.runtime.loader import load_session
 from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Recorder, TracingMiddleware
@@ -93,7 +93,8 @@ def create_app(
     app.state.running = Running(
         settings=settings, metrics=metrics, background=Supervisor(metrics.background), uploads=_upload_memory(settings)
     )
-    app.state.models = Models(app.state.running, open_model or (lambda artefact: opened(settings, artefact=artefact)))
+    open_model = open_model or (lambda artefact: load_session(settings, artefact=artefact))
+    app.state.models = Models(app.state.running, open_model)
     app.state.laboratory = _laboratory(settings, metrics)
     for module in ROUTES:
         app.include_router(module.router)

@@ -146,7 +146,7 @@ class DriftReference(_Strict):
         """The directions, (D, K)."""
         return self.directions.reshape(len(self.centre), -1)
 
-    def check_is_of(self, manifest: Manifest) -> None:
+    def check_model(self, manifest: Manifest) -> None:
         """Return when it was made with this very model.
 
         Raises:

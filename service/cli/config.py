@@ -29,7 +29,7 @@ from service.config.secret_files import SUFFIX, is_secret
 from service.config.settings import PREFIX, Settings, SettingsError
 from service.config.urls import redact_url
 from service.runtime.artifact import bundled_artefact, read_artefact
-from service.runtime.loader import verifier
+from service.runtime.loader import artefact_verifier
 from service.runtime.signatures import TrustFileError, read_key, read_list
 from service.server.tls import Tls, TlsConfigError
 
@@ -127,7 +127,8 @@ def _model_errors(settings: Settings) -> Iterator[str]:
     else:
         artefact = settings.artefact or bundled_artefact()
         yield from (
-            f"model: {error}" for error in _error_of(lambda: read_artefact(artefact, verifier(settings)), ArtefactError)
+            f"model: {error}"
+            for error in _error_of(lambda: read_artefact(artefact, artefact_verifier(settings)), ArtefactError)
         )
 
 

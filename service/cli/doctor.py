@@ -12,10 +12,10 @@ from rich.table import Table
 from model.contract import ArtefactError
 from service.cli.output import Artefact, AsJson, load_settings, new_table, open_model, print_tables, stop
 from service.config.settings import Settings
-from service.runtime.benchmark import Trial, timed, try_out
-from service.runtime.hardware import Machine, look_around
-from service.runtime.loader import intra_op_threads, opened, session_batch_sizes
-from service.runtime.providers import NAMES, Provider, candidates, engines_in
+from service.runtime.benchmark import ProviderTrial, timed, try_provider
+from service.runtime.hardware import Machine, inspect_machine
+from service.runtime.loader import InferenceOptions, load_session
+from service.runtime.providers import NAMES, Provider, candidates, engine_bytes
 from service.runtime.session import OnnxSession, Session, engine_folder, offered, versions
 
 DOES_NOT_WORK = 1
@@ -39,7 +39,7 @@ def doctor(
     except ArtefactError as error:
         stop(str(error), DOES_NOT_WORK)
     works, sentence = verdict(settings, trials)
-    machine, found = look_around(), versions()
+    machine, found = inspect_machine(), versions()
     if as_json:
         document = {"works": works, "verdict": sentence, "versions": found, "machine": asdict(machine)}
         typer.echo(json.dumps(document | {"providers": [asdict(trial) for trial in trials]}, indent=1))
@@ -49,30 +49,36 @@ def doctor(
     raise typer.Exit(0 if works else DOES_NOT_WORK)
 
 
-def try_providers(settings: Settings, repeats: int) -> list[Trial]:
+def try_providers(settings: Settings, repeats: int) -> list[ProviderTrial]:
     """The trial of every provider, in the order of `NAMES`.
 
     Raises:
         ArtefactError: the model does not work on the CPU either.
     """
-    reference = opened(settings, "cpu")
-    sizes = session_batch_sizes(settings)
+    reference = load_session(settings, "cpu")
+    sizes = InferenceOptions.from_settings(settings).batch_sizes
     trial = partial(
-        try_out, open_on=partial(opened, settings), reference=reference, offered=offered(), sizes=sizes, repeats=repeats
+        try_provider,
+        open_on=partial(load_session, settings),
+        reference=reference,
+        offered=offered(),
+        sizes=sizes,
+        repeats=repeats,
     )
     return [_without_engines(settings, reference, provider) or trial(provider) for provider in NAMES]
 
 
-def _without_engines(settings: Settings, reference: OnnxSession, provider: Provider) -> Trial | None:
+def _without_engines(settings: Settings, reference: OnnxSession, provider: Provider) -> ProviderTrial | None:
     """The result for TensorRT if it is not tried: without engines it would build them for minutes."""
     if provider != "tensorrt" or settings.provider == "tensorrt" or NAMES["tensorrt"] not in offered():
         return None
-    folder = engine_folder(reference.manifest, session_batch_sizes(settings), settings.engine_cache)
-    has_engines = folder is not None and engines_in(folder) > 0
-    return None if has_engines else Trial(provider, True, False, NO_ENGINES)
+    options = InferenceOptions.from_settings(settings)
+    folder = engine_folder(reference.manifest, options.batch_sizes, options.engine_cache)
+    has_engines = folder is not None and engine_bytes(folder) > 0
+    return None if has_engines else ProviderTrial(provider, True, False, NO_ENGINES)
 
 
-def verdict(settings: Settings, trials: list[Trial]) -> tuple[bool, str]:
+def verdict(settings: Settings, trials: list[ProviderTrial]) -> tuple[bool, str]:
     """Whether the configured provider works, and a sentence that says so."""
     by_provider = {trial.provider: trial for trial in trials}
     configured = settings.provider
@@ -103,7 +109,7 @@ def _machine_table(machine: Machine, found: dict[str, str | None]) -> Table:
     return table
 
 
-def _provider_table(trials: list[Trial]) -> Table:
+def _provider_table(trials: list[ProviderTrial]) -> Table:
     table = new_table("provider", "works", "opened in", "reason", title="providers")
     for trial in trials:
         seconds = "" if trial.opened_s is None else f"{trial.opened_s:.1f} s"
@@ -111,7 +117,7 @@ def _provider_table(trials: list[Trial]) -> Table:
     return table
 
 
-def _batch_table(trials: list[Trial], repeats: int) -> Table:
+def _batch_table(trials: list[ProviderTrial], repeats: int) -> Table:
     columns = ("provider", "pictures", "first", "median", "pictures/s", "difference to CPU", "same class")
     table = new_table(*columns, title=f"batches, median of {repeats} calls")
     for column in table.columns[1:]:
@@ -144,17 +150,18 @@ def warm(artefact: Artefact = None) -> None:
     """
     settings = load_settings(artefact=artefact)
     opened_s, session = timed(lambda: open_model(settings))
-    threads = intra_op_threads(settings)
+    options = InferenceOptions.from_settings(settings)
+    threads = options.intra_op_threads
     typer.echo(f"opened {session.manifest.name} on {session.provider}, {threads} thread(s), in {opened_s:.2f} s")
-    for size in session_batch_sizes(settings):
+    for size in options.batch_sizes:
         first_ms, second_ms = _time_twice(session, size)
         typer.echo(f"batch of {size}: {first_ms:.1f} ms, second run {second_ms:.1f} ms")
     if session.provider == "tensorrt":
-        folder = engine_folder(session.manifest, session_batch_sizes(settings), settings.engine_cache)
+        folder = engine_folder(session.manifest, options.batch_sizes, options.engine_cache)
         if folder is None:
             typer.echo("engines were not stored: set MARROWLENS_ENGINE_CACHE", err=True)
         else:
-            typer.echo(f"engines: {engines_in(folder) / 1e6:.1f} MB in {folder}")
+            typer.echo(f"engines: {engine_bytes(folder) / 1e6:.1f} MB in {folder}")
 
 
 def _time_twice(session: Session, size: int) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from service.config.settings import Settings, SettingsError, read_settings
 from service.inference.batching.errors import RunFailed
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer
-from service.runtime.loader import opened
+from service.runtime.loader import InferenceOptions, load_session
 from service.runtime.session import OnnxSession, ProviderUnavailable
 from service.scoring.image_files import Skipped, pictures, read, reason
 from service.telemetry.metrics import Metrics
@@ -111,7 +111,7 @@ def _opened(console: Console, artefact: Path | None, **chosen: Any) -> tuple[Set
     named: dict[str, Any] = {} if artefact is None else {"artefact": artefact}
     try:
         settings = read_settings(**(named | chosen))
-        return settings, opened(settings)
+        return settings, load_session(settings)
     except (ArtefactError, ProviderUnavailable, SettingsError) as error:
         _stop(console, str(error))
 
@@ -153,7 +153,7 @@ def _read(
 ) -> Reading | None:
     """Show the pictures to the model; `take` gets the number and the answer of each that can be read."""
     try:
-        classifier = Classifier(session, settings, Metrics())
+        classifier = Classifier(session, InferenceOptions.from_settings(settings), Metrics())
         return asyncio.run(_classified(classifier, paths, settings.max_image_bytes, console, take))
     except RunFailed as error:
         _stop(console, f"the model failed: {error.__cause__ or error}")

@@ -36,8 +36,8 @@ from service.lis.storage.database import Database, DatabaseRefused
 from service.lis.storage.outbox import Overtaken, UnderWay
 from service.lis.storage.states import MessageState
 from service.lis.storage.tables import MessageRow, SpecimenRow
-from service.runtime.artifact import bundled_artefact, manifest_beside
-from service.runtime.loader import verifier
+from service.runtime.artifact import bundled_artefact, read_manifest_of
+from service.runtime.loader import artefact_verifier
 from service.telemetry import logging as logs
 from service.telemetry.metric_registry import MetricRegistry
 from service.telemetry.metrics import BackgroundMetrics
@@ -154,7 +154,8 @@ def codes(
     try:
         settings = read_settings()
         table = CodeMap.load(settings.lis.codes, settings.lis.least_code_status)
-        sent = table.sent(manifest_beside(settings.artefact or bundled_artefact(), verifier(settings)).classes)
+        manifest = read_manifest_of(settings.artefact or bundled_artefact(), artefact_verifier(settings))
+        sent = table.sent(manifest.classes)
     except (SettingsError, CodeTableError, ArtefactError) as error:
         stop(str(error))
     if as_json:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from model.contract import ArtefactError
 from service.config.settings import Settings, SettingsError, read_settings
-from service.runtime.loader import opened
+from service.runtime.loader import load_session
 from service.runtime.session import OnnxSession, ProviderUnavailable
 
 #: Exit code of a command that cannot run: invalid settings, an unusable file, a port in use, no database.
@@ -71,7 +71,7 @@ def load_settings(on_error: OnError = stop, **overrides: Any) -> Settings:
 def open_model(settings: Settings, on_error: OnError = stop) -> OnnxSession:
     """The session of the configured artefact; exits if it cannot be opened."""
     try:
-        return opened(settings)
+        return load_session(settings)
     except (ArtefactError, ProviderUnavailable) as error:
         on_error(str(error))
 

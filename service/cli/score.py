@@ -26,7 +26,7 @@ from model.image import PictureError
 from service.concurrency.thread_pools import PICTURES
 from service.config.settings import Settings, SettingsError, read_settings
 from service.inference.classifier import Classifier
-from service.runtime.loader import opened
+from service.runtime.loader import InferenceOptions, load_session
 from service.runtime.session import ProviderUnavailable, Session
 from service.scoring.checkpoint import Ledger
 from service.scoring.image_files import SUFFIXES, Skipped, pictures, printable, read, reason
@@ -115,7 +115,7 @@ def _here(request: Request, sizing: Sizing, settings: Settings, console: Console
         raise CannotScore("several inputs, and the options of Ray, need --engine ray")
     if "://" in folder + request.out:
         raise CannotScore("addresses of stores need --engine ray")
-    return score_folder(Path(folder), Path(request.out), opened(settings), settings, console)
+    return score_folder(Path(folder), Path(request.out), load_session(settings), settings, console)
 
 
 def _on_cluster(request: Request, sizing: Sizing, settings: Settings, console: Console) -> int:
@@ -196,7 +196,7 @@ async def _score_missing(
                 under_way.append(name)
                 yield await PICTURES.run(read, path, settings.max_image_bytes)
 
-    classifier = Classifier(session, settings, Metrics())
+    classifier = Classifier(session, InferenceOptions.from_settings(settings), Metrics())
     await classifier.start()
     try:
         with progress:

@@ -21,7 +21,7 @@ from service.concurrency.thread_pools import POOLS
 from service.config.lis import LaboratoryConfigError
 from service.config.settings import Settings, SettingsError
 from service.config.urls import is_loopback
-from service.runtime.loader import intra_op_threads, session_batch_sizes
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.server.tls import TlsConfigError
 from service.server.uvicorn_server import DrainingServer, bound_socket, server
@@ -129,7 +129,8 @@ def _start_lines(
     settings: Settings, manifest: Manifest, provider: str, listener: socket.socket, laboratory: "Laboratory | None"
 ) -> Iterator[str]:
     host, port = listener.getsockname()[:2]
-    threads, sizes = intra_op_threads(settings), ", ".join(map(str, session_batch_sizes(settings)))
+    options = InferenceOptions.from_settings(settings)
+    threads, sizes = options.intra_op_threads, ", ".join(map(str, options.batch_sizes))
     address = f"[{host}]" if ":" in host else host
     scheme = "http" if settings.tls_cert is None else "https"
     url = f"{scheme}://{address.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"

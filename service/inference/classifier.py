@@ -17,13 +17,12 @@ from model.drift.distance import Reading
 from model.drift.reference import DriftReference
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.concurrency.thread_pools import MODEL
-from service.config.settings import Settings
 from service.errors import MalformedBody, UploadMemoryExhausted
 from service.inference.batching.batcher import Batcher
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
 from service.inference.drift_window import DriftWindow
 from service.inference.pipeline import Answer, Data, Picture, PictureBatches
-from service.runtime.cpu_quota import cpu_budget
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.telemetry import tracing
 from service.telemetry.metrics import Metrics, PictureOutcome
@@ -53,30 +52,30 @@ class Classifier:
     most and waits for them; a single picture that finds none is refused at once.
     """
 
-    def __init__(self, session: Session, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, session: Session, options: InferenceOptions, metrics: Metrics) -> None:
         self.manifest = session.manifest
         self.provider = session.provider
-        self._settings = settings
+        self._options = options
         self._metrics = metrics
         reference: DriftReference | None = getattr(
             session, "drift_reference", None
         )  # of an artefact, not of any session
-        self._drift = None if reference is None else DriftWindow(reference, settings.drift_window)
-        self._pictures = PictureBatches(session, settings, metrics, self._drift)
+        self._drift = None if reference is None else DriftWindow(reference, options.drift_window)
+        self._pictures = PictureBatches(session, options, metrics, self._drift)
         self._batcher = Batcher[Data, Picture, Answer](
             self._pictures.decode,
             self._pictures.run,
             self._pictures.new_block,
-            max_batch_size=settings.max_batch_size,
-            max_queue_size=settings.max_queue_size,
-            max_queue_delay_ms=settings.max_queue_delay_ms,
-            prepare_threads=settings.decode_threads or cpu_budget(),
-            max_run_s=settings.max_run_s,
-            max_failed_runs=settings.max_failed_runs,
+            max_batch_size=options.max_batch_size,
+            max_queue_size=options.max_queue_size,
+            max_queue_delay_ms=options.max_queue_delay_ms,
+            prepare_threads=options.decode_threads,
+            max_run_s=options.max_run_s,
+            max_failed_runs=options.max_failed_runs,
             observer=metrics,
         )
-        self._places = asyncio.Semaphore(settings.max_queue_size)
-        self._bulk_places = asyncio.Semaphore(max(1, settings.max_queue_size // 2))
+        self._places = asyncio.Semaphore(options.max_queue_size)
+        self._bulk_places = asyncio.Semaphore(max(1, options.max_queue_size // 2))
         self._open = False
         self._holders = 0
         self._unheld = asyncio.Event()
@@ -99,7 +98,7 @@ class Classifier:
         """
         self._open = False
         try:
-            async with asyncio.timeout(self._settings.shutdown_timeout_s if timeout_s is None else timeout_s):
+            async with asyncio.timeout(self._options.shutdown_timeout_s if timeout_s is None else timeout_s):
                 await self._batcher.close()
         except TimeoutError:
             _log.warning("closed before every picture was answered")
@@ -180,7 +179,7 @@ class Classifier:
         """
         if self._places.locked() or self._batcher.would_be_late(deadline):
             inside = self._batcher.inside()
-            raise QueueFull(inside, self._settings.max_queue_size, self._batcher.drain_s(inside))
+            raise QueueFull(inside, self._options.max_queue_size, self._batcher.drain_s(inside))
 
     async def classify_many(
         self,
@@ -196,7 +195,7 @@ class Classifier:
         Leave early only within `contextlib.aclosing`: that cancels what is under way and closes `pictures` if it is a
         generator.
         """
-        window = asyncio.Semaphore(2 * self._settings.max_batch_size)  # one batch in the model, one forming
+        window = asyncio.Semaphore(2 * self._options.max_batch_size)  # one batch in the model, one forming
         started: asyncio.Queue[asyncio.Task[Answer | Exception] | None] = asyncio.Queue()
         unsettled: set[asyncio.Task[Answer | Exception]] = set()
 
@@ -256,7 +255,7 @@ class Classifier:
         return answer
 
     def _check_size(self, data: Data) -> None:
-        limit, size = self._settings.max_image_bytes, self.manifest.preprocessing.input_size
+        limit, size = self._options.max_image_bytes, self.manifest.preprocessing.input_size
         if isinstance(data, bytes):
             if len(data) > limit:
                 raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")

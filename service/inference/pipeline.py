@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.image import decode
-from service.config.settings import Settings
 from service.inference.batching.batch_queue import Block
 from service.inference.drift_window import DriftWindow
-from service.runtime.providers import batch_sizes
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
 
@@ -43,17 +42,16 @@ class PictureBatches:
     """The batcher's `prepare`, `new_block` and `run` for one session."""
 
     def __init__(
-        self, session: Session, settings: Settings, metrics: Metrics, drift: DriftWindow | None = None
+        self, session: Session, options: InferenceOptions, metrics: Metrics, drift: DriftWindow | None = None
     ) -> None:
         self.manifest = session.manifest
         self._session = session
-        self._max_pixels = settings.max_pixels
+        self._max_pixels = options.max_pixels
         self._metrics = metrics
         self._drift = drift
-        self._padded = settings.pad_batches if settings.pad_batches is not None else session.provider in GPUS
-        largest = settings.max_batch_size
+        self._padded = options.pad_batches if options.pad_batches is not None else session.provider in GPUS
         # A CPU pays for every picture, empty or not.
-        self._sizes = batch_sizes(largest) if self._padded else tuple(range(1, largest + 1))
+        self._sizes = options.batch_sizes if self._padded else tuple(range(1, options.max_batch_size + 1))
 
     def decode(self, data: Data) -> Picture:
         """(S, S, 3) of an encoded picture; one that is decoded already stays as it is."""

@@ -16,6 +16,7 @@ from service.errors import ChangeUnderWay, ModelRefused, NotReady
 from service.inference.classifier import Classifier
 from service.inference.serving import Serving
 from service.runtime.artifact import bundled_artefact
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import ProviderUnavailable, Session
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Models:
 
     def __init__(self, serving: Serving, open_model: Callable[[Path], Session]) -> None:
         self._serving = serving
+        self._options = InferenceOptions.from_settings(serving.settings)
         self._open_model = open_model
         self._changing = self._again = False
         self._retiring: dict[asyncio.Task[None], Classifier] = {}
@@ -110,7 +112,7 @@ class Models:
             raise ModelRefused(str(error)) from error
 
     async def _take_over(self, session: Session) -> None:
-        classifier = Classifier(session, self._serving.settings, self._serving.metrics)
+        classifier = Classifier(session, self._options, self._serving.metrics)
         try:
             await classifier.start()
         except Exception as error:

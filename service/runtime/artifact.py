@@ -1,7 +1,4 @@
-"""An artefact's two files, and whether what was opened from them does what the manifest promises.
-
-Knows the contract, hashes and arrays. Knows no onnxruntime: tensors are told to it as names, types and shapes.
-"""
+"""The two files of an artefact, ONNX graph and manifest, and the checks that the graph matches the manifest."""
 
 import hashlib
 import logging
@@ -26,7 +23,7 @@ WEIGHTS = Path(model.contract.__file__).parent / "weights"
 
 
 class Tensor(NamedTuple):
-    """A graph's input or output as it declares it; a size that is not a number is not fixed."""
+    """An input or output as the graph declares it; a dimension that is not an int is dynamic."""
 
     name: str
     type: str
@@ -42,44 +39,44 @@ def bundled_artefact() -> Path:
     found = sorted(WEIGHTS.glob("*.onnx"))
     if len(found) == 1:
         return found[0]
-    holds = f"holds {len(found)} models" if found else "holds no trained model yet"
-    raise ArtefactError(WEIGHTS, f"{holds}; name an .onnx file with MARROWLENS_ARTEFACT")
+    contents = f"contains {len(found)} models" if found else "contains no model"
+    raise ArtefactError(WEIGHTS, f"{contents}; set MARROWLENS_ARTEFACT to an .onnx file")
 
 
 def read_artefact(path: Path, verifier: Verifier = NO_VERIFICATION) -> tuple[bytes, Manifest]:
-    """The graph's bytes, the very ones whose sha256 the manifest gives, and the manifest.
+    """The bytes of the graph, whose sha256 is the manifest's, and the manifest.
 
     Raises:
-        ArtefactError: a file cannot be read, is not vouched for, or the two do not belong together.
+        ArtefactError: a file cannot be read or verified, the two do not match, or the graph is not self-contained.
     """
     if path.suffix == ".json":
-        raise ArtefactError(path, "is a manifest by its name; name the .onnx file beside it")
-    graph = _vouched(path, verifier, LARGE_BYTES)
-    manifest = manifest_beside(path, verifier)
+        raise ArtefactError(path, "is a manifest; give the path of the .onnx file beside it")
+    graph = _read_verified(path, verifier, LARGE_BYTES)
+    manifest = read_manifest_of(path, verifier)
     found = sha256(graph)
     if found != manifest.sha256:
-        reason = f"is damaged or another model's: its sha256 is {found}, the manifest has {manifest.sha256}"
+        reason = f"does not match its manifest: its sha256 is {found}, the manifest says {manifest.sha256}"
         raise ArtefactError(path, reason)
     try:
         check_self_contained(graph)
     except NotOnnx as error:
-        raise ArtefactError(path, f"is no ONNX file: {error}") from error
+        raise ArtefactError(path, f"is not an ONNX file: {error}") from error
     except ValueError as error:
         raise ArtefactError(path, str(error)) from error
     return graph, manifest
 
 
-def manifest_beside(artefact: Path, verifier: Verifier = NO_VERIFICATION) -> Manifest:
-    """The manifest of an `.onnx` file, which itself is not read.
+def read_manifest_of(artefact: Path, verifier: Verifier = NO_VERIFICATION) -> Manifest:
+    """The manifest beside an `.onnx` file. The `.onnx` file itself is not read.
 
     Raises:
-        ArtefactError: it cannot be read, is not vouched for, or is no manifest.
+        ArtefactError: the manifest cannot be read or verified, or is invalid.
     """
     path = artefact.with_suffix(".json")
-    return manifest_of(path, _vouched(path, verifier))
+    return manifest_of(path, _read_verified(path, verifier))
 
 
-def _vouched(path: Path, verifier: Verifier, limit_bytes: int = SMALL_BYTES) -> bytes:
+def _read_verified(path: Path, verifier: Verifier, limit_bytes: int = SMALL_BYTES) -> bytes:
     try:
         content = read_regular_file(path, limit_bytes)
     except OSError as error:
@@ -89,15 +86,15 @@ def _vouched(path: Path, verifier: Verifier, limit_bytes: int = SMALL_BYTES) -> 
 
 
 def sha256(graph: bytes) -> str:
-    """As the manifest writes it: 64 hexadecimal digits."""
+    """The sha256 as the manifest has it: 64 hexadecimal digits."""
     return hashlib.sha256(graph).hexdigest()
 
 
 def check_declared(path: Path, manifest: Manifest, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-    """Names, types and shapes that the graph declares against those of the manifest.
+    """Check the names, types and shapes that the graph declares.
 
     Raises:
-        ArtefactError: the first that differs.
+        ArtefactError: the first one that differs from the manifest.
     """
     size = manifest.preprocessing.input_size
     _check_tensors(path, "inputs", inputs, "tensor(uint8)", {INPUT: ("N", size, size, 3)})
@@ -105,71 +102,72 @@ def check_declared(path: Path, manifest: Manifest, inputs: Sequence[Tensor], out
 
 
 def _check_tensors(
-    path: Path, kind: str, found: Sequence[Tensor], type: str, promised: Mapping[str, tuple[str | int, ...]]
+    path: Path, kind: str, found: Sequence[Tensor], type: str, shapes: Mapping[str, tuple[str | int, ...]]
 ) -> None:
     names = [tensor.name for tensor in found]
-    if sorted(names) != sorted(promised):
-        raise ArtefactError(path, f"its {kind} are {names}, the contract has {list(promised)}")
+    if sorted(names) != sorted(shapes):
+        raise ArtefactError(path, f"has the {kind} {names}; required: {list(shapes)}")
     for tensor in found:
         if tensor.type != type:
-            raise ArtefactError(path, f"{tensor.name} is {tensor.type}, the contract has {type}")
-        if not _agree(tensor.shape, promised[tensor.name]):
-            shape = promised[tensor.name]
-            raise ArtefactError(path, f"{tensor.name} has the shape {tuple(tensor.shape)}, the manifest has {shape}")
+            raise ArtefactError(path, f"has {tensor.name} of type {tensor.type}; required: {type}")
+        shape = shapes[tensor.name]
+        if not _compatible(tensor.shape, shape):
+            raise ArtefactError(path, f"has {tensor.name} of shape {tuple(tensor.shape)}; the manifest says {shape}")
 
 
-def _agree(found: Sequence[int | str | None], promised: tuple[str | int, ...]) -> bool:
-    """A size that the graph leaves open agrees with any; a number agrees with itself, and never with the batch, N."""
-    sizes = zip(found, promised, strict=False)
-    return len(found) == len(promised) and all(not isinstance(size, int) or size == wanted for size, wanted in sizes)
+def _compatible(found: Sequence[int | str | None], expected: tuple[str | int, ...]) -> bool:
+    """Whether shapes agree: a dynamic dimension with any size, a fixed one with itself and never with the batch, N."""
+    sizes = zip(found, expected, strict=False)
+    return len(found) == len(expected) and all(not isinstance(size, int) or size == wanted for size, wanted in sizes)
 
 
 def check_meaning(path: Path, manifest: Manifest, metadata: Mapping[str, str]) -> None:
-    """Which classes in which order, which preprocessing and which maps, as the graph says it, against the manifest.
+    """Check classes and their order, preprocessing and attention scales in the graph's metadata against the manifest.
 
-    A graph that says nothing is held by the digest that the manifest has stored, where it has; else the log warns.
+    A graph without metadata is checked by the digest stored in the manifest. Without that, the log warns.
 
     Raises:
-        ArtefactError: the manifest says otherwise.
+        ArtefactError: the manifest differs, or the metadata cannot be read.
     """
     try:
-        said = from_metadata(metadata)
+        in_graph = from_metadata(metadata)
     except ValueError as error:
-        raise ArtefactError(path, "says what its numbers mean in a way that is not read here") from error
-    meant, stored = meaning_of(manifest), manifest.probes and manifest.probes.meaning_sha256
-    if said is not None and (other := difference(said, meant)):
-        raise ArtefactError(path, f"its numbers mean something else than its manifest says: {other}")
-    if stored and stored != digest(meant):
-        reason = "its manifest was changed: classes, preprocessing or attention scales are not those of its probes"
+        reason = "has metadata of classes, preprocessing or attention scales that cannot be read; export it again"
+        raise ArtefactError(path, reason) from error
+    in_manifest, stored = meaning_of(manifest), manifest.probes and manifest.probes.meaning_sha256
+    if in_graph is not None and (differs := difference(in_graph, in_manifest)):
+        raise ArtefactError(path, f"does not match its manifest: {differs}")
+    if stored and stored != digest(in_manifest):
+        reason = "does not match its manifest: classes, preprocessing or attention scales were changed after the export"
         raise ArtefactError(path, reason)
-    if said is None and not stored:
-        _log.warning("nothing holds the class names of %s to its graph: marrowlens-train bind", manifest.name)
+    if in_graph is None and not stored:
+        _log.warning("%s: class names are not checked against the graph; export the model again", manifest.name)
 
 
 def check_computed(
     path: Path, manifest: Manifest, computed: Mapping[str, NDArray[np.float32]], relative: float = FP32_TOLERANCE
 ) -> None:
-    """What the graph made of `probe_images` against the manifest: shapes, the sum rule, bias and temperature.
+    """Check the outputs for two probe images: shapes, finite values, sum rule of the evidence, temperature.
 
     Args:
-        relative: how far from exact, relative to the largest logit.
+        relative: tolerance, relative to the largest logit.
 
     Raises:
-        ArtefactError: the first promise that is not kept.
+        ArtefactError: the first check that fails.
     """
     for name in OUTPUTS:
         shape = (2, *manifest.outputs[name][1:])
         if computed[name].shape != shape:
-            raise ArtefactError(path, f"computes {name} of shape {computed[name].shape}, the manifest has {shape}")
+            raise ArtefactError(path, f"computes {name} of shape {computed[name].shape}; the manifest says {shape}")
         if not np.isfinite(computed[name]).all():
-            raise ArtefactError(path, f"computes {name} that are not numbers")
+            raise ArtefactError(path, f"computes {name} with NaN or infinite values")
     logits = computed["logits"].astype(np.float64)
     tolerance = relative * max(1.0, float(np.abs(logits).max()))
     summed = computed["evidence"].mean(axis=(2, 3), dtype=np.float64) + np.array(manifest.bias)
     if np.abs(summed - logits).max() > tolerance:
-        raise ArtefactError(path, "its evidence maps do not add up to its logits with the manifest's bias")
+        raise ArtefactError(path, "computes logits that are not the mean of the evidence plus the manifest's bias")
     if np.abs(_softmax(logits / manifest.temperature) - computed["probabilities"]).max() > tolerance:
-        raise ArtefactError(path, "its probabilities are not those of its logits at the manifest's temperature")
+        raise ArtefactError(path, "computes probabilities that are not softmax(logits / the manifest's temperature)")
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

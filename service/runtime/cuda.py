@@ -1,7 +1,6 @@
-"""NVIDIA's libraries and driver as they are found on this machine: where they lie, their versions, the GPUs.
+"""NVIDIA's libraries and driver on this machine: CUDA, cuDNN, TensorRT, and the GPUs that nvidia-smi lists.
 
-Knows file names, C functions that give a version, and nvidia-smi. Knows no onnxruntime. Nothing here raises where a
-library or the driver is missing: that is what it is asked about.
+A missing library or driver is None or an empty list, never an exception.
 """
 
 import ctypes
@@ -11,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-# onnxruntime 1.32 reports its use to Microsoft unless this is set before it is imported; the person may set it to 0.
+# onnxruntime 1.32 sends usage data to Microsoft unless this is set before the import. The operator may set it to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 #: TensorRT's major version that onnxruntime 1.22 to 1.31 is linked against.
@@ -20,7 +19,7 @@ _PARSER_PARTS = (f"libnvinfer.so.{TENSORRT_MAJOR}", f"libnvonnxparser.so.{TENSOR
 
 
 class Gpu(NamedTuple):
-    """One GPU as the driver tells of it."""
+    """One GPU, as the driver reports it."""
 
     name: str
     driver: str
@@ -28,7 +27,7 @@ class Gpu(NamedTuple):
 
 
 def gpus(command: str = "nvidia-smi") -> list[Gpu]:
-    """The GPUs that the driver shows here; none where there is no driver."""
+    """The GPUs that the driver lists; empty without a driver."""
     query = [command, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
@@ -39,7 +38,7 @@ def gpus(command: str = "nvidia-smi") -> list[Gpu]:
 
 
 def load(name: str, folder: Path | None = None) -> ctypes.CDLL | None:
-    """A shared library from a folder or, without one, as the loader finds it; None where it does not load."""
+    """Load a shared library from a folder, or by the loader's search path; None if it cannot be loaded."""
     try:
         return ctypes.CDLL(str(folder / name) if folder else name, mode=ctypes.RTLD_GLOBAL)
     except OSError:
@@ -47,19 +46,19 @@ def load(name: str, folder: Path | None = None) -> ctypes.CDLL | None:
 
 
 def cuda_runtime(build: str) -> ctypes.CDLL | None:
-    """The CUDA runtime of the major version in `build`, "13.0" say, which is what onnxruntime was built with."""
+    """The CUDA runtime of the major version of `build` ("13.0"), with which onnxruntime was built; None if missing."""
     major = build.split(".")[0]
     return load(f"libcudart.so.{major}") if major.isdigit() else None
 
 
 def load_tensorrt(folder: Path | None = None) -> bool:
-    """Load TensorRT from its wheel, or as the loader finds it: onnxruntime itself does not look into wheels."""
+    """Load TensorRT from its wheel, where onnxruntime does not look, or by the loader's search path."""
     folder = folder or _wheel_folder("tensorrt_libs")
     return all(load(part, folder) or load(part) for part in _PARSER_PARTS)
 
 
 def versions(cuda_build: str) -> dict[str, str | None]:
-    """CUDA, cuDNN and TensorRT as the loaded libraries tell of themselves; None for what does not load."""
+    """Versions that CUDA, cuDNN and TensorRT report of themselves; None for a library that cannot be loaded."""
     return {
         "CUDA": _cuda_version(cuda_runtime(cuda_build)),
         "cuDNN": _cudnn_version(load("libcudnn.so.9")),
@@ -86,7 +85,7 @@ def _tensorrt_version(library: ctypes.CDLL | None) -> str | None:
 
 
 def dotted(number: int) -> str:
-    """A version from cuDNN's and TensorRT's one number for it: 92400 is 9.24.0."""
+    """The version in cuDNN's and TensorRT's numeric form: 92400 is 9.24.0."""
     return f"{number // 10_000}.{number % 10_000 // 100}.{number % 100}"
 
 

@@ -1,57 +1,102 @@
-"""What this process runs on: processor, CPU budget, memory, GPUs.
+"""What this process runs on: processor, CPU budget, memory and GPUs, from /proc and cgroups v1 and v2.
 
-Knows /proc and cgroups. Where a fact cannot be had, as on other systems than Linux, it is None.
+A fact that cannot be read, as on other systems than Linux, is None.
 """
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.runtime.cpu_quota import CGROUPS, OWN_CGROUP, cgroup_folders, cpu_budget
 from service.runtime.cuda import Gpu, gpus
 
 PROC = Path("/proc")
-#: What cgroup v1 shows where there is no limit: the largest page-aligned 63-bit number.
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+#: cgroup v1 shows the largest page-aligned 63-bit number where there is no limit.
 _NO_LIMIT = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Facts of the moment. Memory is in bytes."""
+    """The machine at one moment. Memory is in bytes."""
 
     processor: str | None
-    cpus: int  # what this process may use, whole
-    memory_limit: int | None  # of the cgroup; None: none
+    cpus: int  # whole CPUs available to this process
+    memory_limit: int | None  # of the cgroup; None: no limit
     memory_available: int | None
     resident: int | None  # of this process
     gpus: tuple[Gpu, ...]
 
 
-def look_around() -> Machine:
-    """The machine, now."""
+def inspect_machine() -> Machine:
+    """The machine now."""
     return Machine(
         processor=_field(PROC / "cpuinfo", "model name"),
         cpus=cpu_budget(),
         memory_limit=memory_limit(),
         memory_available=_kilobytes(_field(PROC / "meminfo", "MemAvailable")),
-        resident=resident(),
+        resident=resident_memory(),
         gpus=tuple(gpus()),
     )
 
 
-def resident(status: Path = PROC / "self/status") -> int | None:
-    """Bytes of this process that are in memory."""
-    return _kilobytes(_field(status, "VmRSS"))
+def cpu_budget(*, own_cgroup: Path = OWN_CGROUP, cgroups: Path = CGROUPS) -> int:
+    """Whole CPUs for this process: the least of CPU affinity and cgroup quotas, rounded down, at least 1.
+
+    Rounded down, because one thread more than the quota makes the kernel stop all threads for the rest of each period.
+    """
+    quotas = (_quota(folder) for folder in _cgroup_folders("cpu", own_cgroup, cgroups))
+    return max(1, int(min(_allowed_cpus(), *(quota for quota in quotas if quota is not None), float("inf"))))
 
 
 def memory_limit(*, own_cgroup: Path = OWN_CGROUP, cgroups: Path = CGROUPS) -> int | None:
-    """Bytes that the cgroups around this process allow it: the least of them, or None where none sets a limit."""
+    """The least memory limit in bytes of this process's cgroup and those around it; None: no limit."""
     limits = []
-    for folder in cgroup_folders("memory", own_cgroup, cgroups):
+    for folder in _cgroup_folders("memory", own_cgroup, cgroups):
         for name in ("memory.max", "memory.limit_in_bytes"):  # v2, v1
             text = _text(folder / name).strip()
             if text.isdigit() and int(text) < _NO_LIMIT:
                 limits.append(int(text))
     return min(limits, default=None)
+
+
+def resident_memory(status: Path = PROC / "self/status") -> int | None:
+    """Resident memory of this process in bytes."""
+    return _kilobytes(_field(status, "VmRSS"))
+
+
+def _allowed_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cgroup_folders(controller: str, own_cgroup: Path, cgroups: Path) -> Iterator[Path]:
+    """Folders that can hold a limit on this process: its own cgroup and its parents up to the mount.
+
+    In a container the mount often shows the container's own cgroup as its root, while the path is the host's. Then
+    the folders of the path are missing, and the limit is in the mount itself.
+    """
+    for line in _text(own_cgroup).splitlines():
+        _, controllers, path = line.split(":", 2)  # cgroups(7): hierarchy-ID:controller-list:cgroup-path
+        mounts = [cgroups, cgroups / "unified"] if not controllers else [cgroups / controllers, cgroups / controller]
+        if not controllers or controller in controllers.split(","):
+            for mount in mounts:
+                own = mount / path.lstrip("/")
+                yield from (own, *(folder for folder in own.parents if folder.is_relative_to(mount)))
+
+
+def _quota(folder: Path) -> float | None:
+    """The quota of one cgroup in CPUs; None: no quota."""
+    limit = _text(folder / "cpu.max").split()  # v2, "max 100000" or "150000 100000": microseconds in each period
+    if not limit:
+        limit = [_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]  # v1, -1 is no quota
+    try:
+        quota_us, period_us = (int(value) for value in limit)
+    except ValueError:
+        return None
+    return quota_us / period_us if quota_us > 0 and period_us > 0 else None
 
 
 def _field(path: Path, name: str) -> str | None:

@@ -1,8 +1,7 @@
-"""Calls through buffers that are allocated once: one set for each batch size, on the GPU and, page-locked, beside it.
+"""Calls of a session with I/O binding: buffers on the GPU and page-locked host memory, allocated once per batch size.
 
-Knows onnxruntime's bindings and the CUDA runtime's page-locking. Knows no providers' options and no manifest. A CUDA
-graph replays on the addresses that it was captured with, so each batch size has buffers and a graph of its own; a
-batch between two sizes is padded, one above the largest is cut.
+A CUDA graph replays on the addresses that it was captured with, so each batch size has its own buffers and graph. A
+batch between two sizes is padded; one above the largest is split.
 """
 
 import ctypes
@@ -19,12 +18,12 @@ from service.runtime.cuda import cuda_runtime
 Shape = tuple[int, ...]
 Arrays = list[NDArray[np.float32]]
 
-#: RunOptions' name for the CUDA graph that a call captures or replays.
+#: Key in RunOptions for the CUDA graph that a call captures or replays.
 GRAPH_ID = "gpu_graph_id"
 
 
-class BoundCalls:
-    """A session's calls at fixed batch sizes. Threads may share it; they take turns, as CUDA graphs demand."""
+class FixedBatchCalls:
+    """Calls of a session at fixed batch sizes. Thread-safe; runs one call at a time, as CUDA graphs require."""
 
     def __init__(
         self,
@@ -36,33 +35,33 @@ class BoundCalls:
         device: str = "cuda",
         graphs: bool = False,
     ) -> None:
-        """Allocate everything; nothing is computed yet.
+        """Allocate all buffers; nothing is computed yet.
 
         Args:
-            input: name of the uint8 input and its shape without the batch.
-            outputs: name of each float32 output and its shape without the batch, in the order of the results.
-            device: where onnxruntime computes, "cuda" or "cpu".
-            graphs: replay a CUDA graph for each batch size; the first call at a size captures it.
+            input: name of the uint8 input, and its shape without the batch dimension.
+            outputs: names of the float32 outputs in the order of the results, and their shapes without the batch.
+            device: "cuda" or "cpu".
+            graphs: capture a CUDA graph at the first call of each batch size, and replay it from then on.
         """
         self._lock = threading.Lock()
         self._calls = {
-            size: _BoundCall(session, input, outputs, size, device, graph_id=size if graphs else None)
+            size: _BatchCall(session, input, outputs, size, device, graph_id=size if graphs else None)
             for size in sorted(batch_sizes)
         }
         self._largest = max(self._calls)
 
     def run(self, images: NDArray[np.uint8]) -> Arrays:
-        """(N, …) to the outputs, each (N, …); the caller's own, not views of the buffers. Any N is computed."""
+        """Compute the outputs, each (N, …), of images (N, …) for any N. The arrays are copies that the caller owns."""
         chunks = [images[start : start + self._largest] for start in range(0, len(images), self._largest)]
         with self._lock:
             parts = [self._smallest_for(len(chunk)).run(chunk) for chunk in chunks]
         return parts[0] if len(parts) == 1 else [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
-    def _smallest_for(self, count: int) -> "_BoundCall":
+    def _smallest_for(self, count: int) -> "_BatchCall":
         return next(call for size, call in self._calls.items() if size >= count)
 
 
-class _BoundCall:
+class _BatchCall:
     def __init__(
         self,
         session: onnxruntime.InferenceSession,
@@ -86,10 +85,10 @@ class _BoundCall:
             self._options.add_run_config_entry(GRAPH_ID, str(graph_id))
 
     def run(self, images: NDArray[np.uint8]) -> Arrays:
-        """At most as many pictures as the buffers hold. What stays of an earlier, fuller batch is computed in vain."""
+        """Compute up to the buffers' batch size. Rows left by an earlier, larger batch are computed and dropped."""
         count = len(images)
         self._staged[:count] = images
-        # Into the buffer that is bound: a binding of host memory would be copied at the time of binding only.
+        # Copies into the bound buffer; host memory would be copied at the time of binding only.
         self._input.update_inplace(self._staged)
         self._session.run_with_iobinding(self._binding, self._options)
         return [np.array(value.numpy()[:count]) for value in self._outputs]
@@ -100,10 +99,10 @@ def _allocate(shape: Shape, kind: type[np.generic], device: str) -> onnxruntime.
 
 
 def page_locked(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The array, its pages locked so that the GPU fetches it without a detour; unlocked where there is no CUDA."""
+    """Lock the array's pages in memory for faster copies to the GPU; without CUDA the array stays as it is."""
     runtime = cuda_runtime(str(getattr(onnxruntime, "cuda_version", "")))
     address = ctypes.c_void_p(array.ctypes.data)
     if runtime is not None and runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), 0) == 0:
-        # Runs before the array's memory is given back.
+        # Runs before the array's memory is freed.
         weakref.finalize(array, runtime.cudaHostUnregister, address)
     return array

@@ -1,75 +1,106 @@
-"""From settings to an opened session: the one way that every command takes.
-
-Knows which settings a session depends on. Knows nothing of what is done with it.
-"""
+"""From settings to an open session: the options that inference depends on, and the one way to load a model."""
 
 import logging
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 from model.contract import ArtefactError, Manifest
 from model.drift.reference import SUFFIX, DriftReference, read_reference
 from service.config.settings import ProviderChoice, Settings
 from service.runtime.artifact import bundled_artefact
-from service.runtime.cpu_quota import cpu_budget
+from service.runtime.hardware import cpu_budget
 from service.runtime.providers import batch_sizes
 from service.runtime.session import OnnxSession, open_session
-from service.runtime.signatures import Verifier
+from service.runtime.signatures import NO_VERIFICATION, Verifier
 
 _log = logging.getLogger(__name__)
 
 
-def opened(settings: Settings, provider: ProviderChoice | None = None, artefact: Path | None = None) -> OnnxSession:
-    """A session as the settings say, or on another provider or with another artefact than they say.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceOptions:
+    """The settings that opening a session and classifying with it depend on, under the names of `Settings`."""
+
+    provider: ProviderChoice
+    engine_cache: Path | None
+    intra_op_threads: int
+    decode_threads: int
+    max_image_bytes: int
+    max_pixels: int
+    max_batch_size: int
+    pad_batches: bool | None
+    max_queue_delay_ms: float
+    max_queue_size: int
+    max_run_s: float
+    max_failed_runs: int
+    shutdown_timeout_s: float
+    drift_window: int
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, cpus: int | None = None) -> Self:
+        """Read the options from settings. Thread counts that are not set become `cpus`, by default the CPU budget."""
+        values = {field.name: getattr(settings, field.name) for field in fields(cls)}
+        for name in ("intra_op_threads", "decode_threads"):
+            values[name] = values[name] or cpus or cpu_budget()
+        return cls(**values)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batch sizes that a session is prepared for, ascending."""
+        return batch_sizes(self.max_batch_size)
+
+    def open_session(
+        self, artefact: Path, *, provider: ProviderChoice | None = None, verifier: Verifier = NO_VERIFICATION
+    ) -> OnnxSession:
+        """Open a session with these options, or on another provider; raises as `open_session` does."""
+        return open_session(
+            artefact,
+            provider=provider or self.provider,
+            intra_op_threads=self.intra_op_threads,
+            batch_sizes=self.batch_sizes,
+            engine_cache=self.engine_cache,
+            verifier=verifier,
+        )
+
+
+def load_session(
+    settings: Settings, provider: ProviderChoice | None = None, artefact: Path | None = None
+) -> OnnxSession:
+    """Load the configured model, or another artefact, on the configured provider or another one.
 
     Raises:
-        ArtefactError: the model cannot be used, or a drift reference is damaged or, where a setting names it, missing.
-        ProviderUnavailable: what was asked for does not work here.
+        ArtefactError: the model cannot be used; or the drift reference is damaged, or configured and missing.
+        ProviderUnavailable: the requested provider does not work here.
     """
     path = artefact or settings.artefact or bundled_artefact()
-    session = open_session(
-        path,
-        provider=provider or settings.provider,
-        intra_op_threads=intra_op_threads(settings),
-        batch_sizes=session_batch_sizes(settings),
-        engine_cache=settings.engine_cache,
-        verifier=verifier(settings),
-    )
+    options = InferenceOptions.from_settings(settings)
+    session = options.open_session(path, provider=provider, verifier=artefact_verifier(settings))
     if settings.drift_window:
-        session.drift_reference = _reference(settings, path, session.manifest)
+        session.drift_reference = _drift_reference(settings, path, session.manifest)
     return session
 
 
-def _reference(settings: Settings, artefact: Path, manifest: Manifest) -> DriftReference | None:
-    """What input drift is measured from: the laboratory's own, or the artefact's; None where neither can be used."""
+def artefact_verifier(settings: Settings) -> Verifier:
+    """The verifier that the settings configure."""
+    return Verifier(settings.artefact_sha256_file, settings.artefact_public_key, settings.artefact_vouched_only)
+
+
+def _drift_reference(settings: Settings, artefact: Path, manifest: Manifest) -> DriftReference | None:
+    """The configured drift reference, else the artefact's own; None if neither can be used."""
     own, path = settings.drift_reference, settings.drift_reference or artefact.with_suffix(SUFFIX)
     if own is None and manifest.drift_sha256 is None:
         return None
     try:
         reference = read_reference(path, None if own else manifest.drift_sha256)
-        reference.check_is_of(manifest)
+        reference.check_model(manifest)
     except FileNotFoundError as error:
         if own:
             raise ArtefactError(
-                path, "is not there: the drift reference that MARROWLENS_DRIFT_REFERENCE names"
+                path, "does not exist; MARROWLENS_DRIFT_REFERENCE names it as the drift reference"
             ) from error
-        _log.warning("input drift is not measured: %s is not there", path)
-    except ValueError as error:  # a model that takes over while serving has another, or none
+        _log.warning("input drift is not measured: %s does not exist", path)
+    except ValueError as error:  # a hot-reloaded model may have another reference, or none
         _log.warning("input drift is not measured: %s %s", path, error)
     else:
         return reference
     return None
-
-
-def verifier(settings: Settings) -> Verifier:
-    """Who has to vouch for the files of an artefact."""
-    return Verifier(settings.artefact_sha256_file, settings.artefact_public_key, settings.artefact_vouched_only)
-
-
-def intra_op_threads(settings: Settings) -> int:
-    """Threads of one call: what is set, or as many as this process may use CPUs."""
-    return settings.intra_op_threads or cpu_budget()
-
-
-def session_batch_sizes(settings: Settings) -> tuple[int, ...]:
-    """The batch sizes that a session is prepared for."""
-    return batch_sizes(settings.max_batch_size)

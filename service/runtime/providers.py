@@ -1,7 +1,6 @@
-"""What each execution provider is called, how it is set up, and what to install for it: options as plain data.
+"""onnxruntime's execution providers as plain data: names, options, tolerances and install commands.
 
-Knows names, options and folder names. Knows no onnxruntime and starts nothing, so that every option can be looked at
-on a machine that lacks what it is for.
+Imports no onnxruntime and starts nothing, so that options can be tested on a machine without the hardware.
 """
 
 import json
@@ -17,7 +16,7 @@ from service.config.settings import ProviderChoice
 Provider = Literal["tensorrt", "cuda", "openvino", "cpu"]
 Options = dict[str, str]
 
-#: As onnxruntime calls them.
+#: onnxruntime's names.
 NAMES: dict[Provider, str] = {
     "tensorrt": "TensorrtExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -25,100 +24,104 @@ NAMES: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
 }
 
-#: What "auto" tries, best first. Not OpenVINO: where it was measured it is slower than the CPU provider
-#: (docs/providers.md), so it is for those who have measured otherwise and ask for it.
+#: What "auto" tries, in this order. Without OpenVINO: where measured, it is slower than the CPU provider
+#: (docs/providers.md). It can be chosen by name.
 BEST_FIRST: tuple[Provider, ...] = ("tensorrt", "cuda", "cpu")
 
-#: Largest difference of an output from the CPU's, relative to its largest value, that is rounding and nothing else.
-#: Twice the contract's 1e-4 in fp32. With fp16 or TF32 inside, which TensorRT takes by itself, 11 bits are kept, and
-#: the attention maps, stretched to 0..1, stretch their rounding too.
+#: Largest difference from the CPU's outputs, relative to an output's largest value, that counts as rounding.
+#: In fp32, twice the contract's 1e-4. With fp16 or TF32, which TensorRT chooses by itself, values keep 11 bits, and
+#: scaling the attention maps to 0..1 enlarges their rounding.
 FP32_TOLERANCE = 2e-4
 COARSE_TOLERANCE = 5e-2
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """What the options depend on."""
+class SessionParameters:
+    """What the options of a provider depend on."""
 
     input_size: int  # S, pixels
     intra_op_threads: int
-    batch_sizes: tuple[int, ...] = ()  # ascending; empty: none is known beforehand
+    batch_sizes: tuple[int, ...] = ()  # ascending; empty: not known beforehand
     precision: Precision = "fp32"
     engines: Path | None = None  # folder for this model's TensorRT engines on this machine
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class ProviderConfig:
     """One way to start a provider.
 
-    `providers` is what onnxruntime takes, in order. `fixed_buffers`: calls go through buffers allocated once for each
-    batch size; `graphs`: and replay a CUDA graph. `given_up` says what this attempt lacks against the one before it.
+    Attributes:
+        providers: onnxruntime's list of providers with options, in order.
+        fixed_buffers: calls use buffers that are allocated once for each batch size.
+        graphs: calls replay a CUDA graph.
+        without: the feature that this configuration lacks, compared with the one before it.
     """
 
     providers: tuple[tuple[str, Options], ...]
     fixed_buffers: bool = False
     graphs: bool = False
-    given_up: str | None = None
+    without: str | None = None
 
 
 def batch_sizes(largest: int) -> tuple[int, ...]:
     """The powers of two below the largest batch, and the largest: 16 gives (1, 2, 4, 8, 16), 24 (1, 2, 4, 8, 16, 24).
 
-    A batch is padded to the next of them, so at most half of a call is padding, and a GPU knows every shape it meets.
+    A batch is padded to the next of them, so at most half of a call is padding, and a GPU has planned every shape.
     """
     below = [1 << power for power in range(largest.bit_length()) if 1 << power < largest]
     return (*below, largest)
 
 
-def candidates(asked: ProviderChoice, offered: Collection[str], *, engines_built: bool) -> tuple[Provider, ...]:
-    """What to try, in order: what was asked for and nothing else, or for "auto" the best that onnxruntime offers.
+def candidates(choice: ProviderChoice, offered: Collection[str], *, engines_built: bool) -> tuple[Provider, ...]:
+    """The providers to try, in order: the chosen one, or for "auto" those that onnxruntime offers, best first.
 
     Args:
-        offered: onnxruntime's names of what its build holds.
-        engines_built: whether TensorRT finds its engines. Without, "auto" leaves it out: building takes minutes.
+        offered: providers of the installed onnxruntime, by onnxruntime's names.
+        engines_built: whether TensorRT's engines are cached. If not, "auto" skips it: building takes minutes.
     """
-    if asked != "auto":
-        return (asked,)
+    if choice != "auto":
+        return (choice,)
     wanted = (provider for provider in BEST_FIRST if provider != "tensorrt" or engines_built)
     return tuple(provider for provider in wanted if provider == "cpu" or NAMES[provider] in offered)
 
 
-def attempts(provider: Provider, setup: Setup) -> tuple[Attempt, ...]:
-    """Ways to start a provider, the best first. onnxruntime's CPU provider stands behind each: it computes shapes."""
+def configs(provider: Provider, parameters: SessionParameters) -> tuple[ProviderConfig, ...]:
+    """The ways to start a provider, best first. Each ends with the CPU provider, which computes shapes."""
     cpu = (NAMES["cpu"], Options())
     if provider == "cpu":
-        return (Attempt((cpu,)),)
+        return (ProviderConfig((cpu,)),)
     if provider == "openvino":
-        return (Attempt(((NAMES["openvino"], openvino_options(setup)), cpu)),)
+        return (ProviderConfig(((NAMES["openvino"], openvino_options(parameters)), cpu)),)
     cuda = (NAMES["cuda"], cuda_options())
-    fixed = bool(setup.batch_sizes)
+    fixed = bool(parameters.batch_sizes)
     if provider == "cuda":
-        plain = Attempt((cuda, cpu), fixed, given_up="CUDA graphs" if fixed else None)
-        with_graphs = Attempt(((NAMES["cuda"], cuda_options(graphs=True)), cpu), fixed, graphs=True)
+        plain = ProviderConfig((cuda, cpu), fixed, without="CUDA graphs" if fixed else None)
+        with_graphs = ProviderConfig(((NAMES["cuda"], cuda_options(graphs=True)), cpu), fixed, graphs=True)
         return (with_graphs, plain) if fixed else (plain,)
-    ranged = Attempt(((NAMES["tensorrt"], tensorrt_options(setup)), cuda, cpu), fixed)
+    ranged = ProviderConfig(((NAMES["tensorrt"], tensorrt_options(parameters)), cuda, cpu), fixed)
     if not fixed:
         return (ranged,)
-    profiled = Attempt(((NAMES["tensorrt"], tensorrt_options(setup) | tensorrt_profile(setup)), cuda, cpu), fixed)
-    return profiled, Attempt(ranged.providers, fixed, given_up="one engine for all batch sizes")
+    profile = tensorrt_options(parameters) | tensorrt_profile(parameters)
+    profiled = ProviderConfig(((NAMES["tensorrt"], profile), cuda, cpu), fixed)
+    return profiled, ProviderConfig(ranged.providers, fixed, without="one engine for all batch sizes")
 
 
 def cuda_options(*, graphs: bool = False) -> Options:
-    """onnxruntime's CUDA provider, for fixed batch sizes and the CPU's answers."""
+    """Options of the CUDA provider, for fixed batch sizes and the CPU's outputs."""
     options = {
         "cudnn_conv_algo_search": "HEURISTIC",  # the default searches for seconds at each new batch size
         "arena_extend_strategy": "kSameAsRequested",  # memory grows by what is needed, not by powers of two
-        "use_tf32": "0",  # the answers of the CPU, within the contract's 1e-4
+        "use_tf32": "0",  # keeps outputs within the contract's 1e-4 of the CPU's
     }
     return options | {"enable_cuda_graph": "1"} if graphs else options
 
 
-def tensorrt_options(setup: Setup) -> Options:
-    """onnxruntime's TensorRT provider. Engines and timings are kept where there is a folder for them."""
-    options = {"trt_fp16_enable": "1" if setup.precision == "fp16" else "0"}
-    if setup.engines is None:
+def tensorrt_options(parameters: SessionParameters) -> Options:
+    """Options of the TensorRT provider. Engines and timings are cached if there is a folder for them."""
+    options = {"trt_fp16_enable": "1" if parameters.precision == "fp16" else "0"}
+    if parameters.engines is None:
         return options
-    folder = str(setup.engines)
+    folder = str(parameters.engines)
     return options | {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": folder,
@@ -127,16 +130,16 @@ def tensorrt_options(setup: Setup) -> Options:
     }
 
 
-def tensorrt_profile(setup: Setup) -> Options:
-    """The range of shapes that one engine is built for, tuned for the largest: full batches are what is waited for.
+def tensorrt_profile(parameters: SessionParameters) -> Options:
+    """The range of shapes of one engine, tuned for the largest batch, which takes longest.
 
     Raises:
         ValueError: no batch sizes.
     """
-    if not setup.batch_sizes:
-        raise ValueError("a profile needs batch sizes")
-    size = setup.input_size
-    smallest, largest = (f"image:{count}x{size}x{size}x3" for count in (setup.batch_sizes[0], setup.batch_sizes[-1]))
+    if not parameters.batch_sizes:
+        raise ValueError("a TensorRT profile needs batch sizes")
+    size, counts = parameters.input_size, (parameters.batch_sizes[0], parameters.batch_sizes[-1])
+    smallest, largest = (f"image:{count}x{size}x{size}x3" for count in counts)
     return {
         "trt_profile_min_shapes": smallest,
         "trt_profile_opt_shapes": largest,
@@ -144,11 +147,11 @@ def tensorrt_profile(setup: Setup) -> Options:
     }
 
 
-def openvino_options(setup: Setup) -> Options:
-    """onnxruntime's OpenVINO provider on the CPU: in fp32, which OpenVINO would else lower to bf16 where it can."""
+def openvino_options(parameters: SessionParameters) -> Options:
+    """Options of the OpenVINO provider on the CPU: fp32, where OpenVINO's default is bf16 if the CPU has it."""
     config = {
         "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": str(setup.intra_op_threads),
+        "INFERENCE_NUM_THREADS": str(parameters.intra_op_threads),
         "PERFORMANCE_HINT": "LATENCY",
     }
     return {"device_type": "CPU", "load_config": json.dumps({"CPU": config})}
@@ -157,40 +160,40 @@ def openvino_options(setup: Setup) -> Options:
 def engine_folder(
     root: Path, *, model_sha256: str, onnxruntime: str, tensorrt: str, gpu: str, batch_sizes: Sequence[int]
 ) -> Path:
-    """Where the engines of one model lie that this onnxruntime, this TensorRT and this GPU can use, and no other.
+    """The folder for the engines of one model, onnxruntime, TensorRT, GPU and list of batch sizes.
 
-    A cached engine is taken as it is, so everything that would make it another one is in the folder's name.
+    onnxruntime loads a cached engine without checking it, so the folder's name holds everything it depends on.
     """
     parts = (model_sha256[:16], f"ort{onnxruntime}", f"trt{tensorrt}", gpu, "b" + "-".join(map(str, batch_sizes)))
     return root / "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part) for part in parts)
 
 
-def engines_in(folder: Path) -> int:
-    """Bytes of the engines that a folder holds; 0: none has been built."""
+def engine_bytes(folder: Path) -> int:
+    """Total size of the engines in a folder; 0 if none has been built."""
     return sum(path.stat().st_size for path in folder.glob("*.engine")) if folder.is_dir() else 0
 
 
 def tolerance(provider: Provider, precision: Precision) -> float:
-    """How far outputs may lie from the CPU's, relative to the largest of them."""
+    """Allowed difference from the CPU's outputs, relative to the largest value of an output."""
     return COARSE_TOLERANCE if provider == "tensorrt" or precision == "fp16" else FP32_TOLERANCE
 
 
-def install(provider: Provider) -> str:
-    """What to do where a provider is not there, as the end of a sentence."""
+def install_command(provider: Provider) -> str:
+    """The shell command that installs a provider."""
     if provider == "cpu":
         return "pip install -e '.[service,cpu]'"
     extra = {"tensorrt": "tensorrt", "cuda": "gpu", "openvino": "openvino"}[provider]
-    # The wheels share one module: the one that is there has to go first.
-    there = "onnxruntime onnxruntime-gpu onnxruntime-openvino"
-    return f"pip uninstall {there} && pip install -e '.[service,{extra}]'"
+    # The wheels share one module: the installed one has to go first.
+    wheels = "onnxruntime onnxruntime-gpu onnxruntime-openvino"
+    return f"pip uninstall {wheels} && pip install -e '.[service,{extra}]'"
 
 
-def needs(provider: Provider) -> str:
-    """What a provider needs that may be missing although onnxruntime offers it."""
+def requirements(provider: Provider) -> str:
+    """What a provider needs besides an onnxruntime that offers it."""
     nvidia = "an NVIDIA driver, and CUDA and cuDNN as in pip install -e '.[service,gpu]'"
     return {
         "tensorrt": f"{nvidia}, and TensorRT as in pip install -e '.[service,tensorrt]'",
         "cuda": nvidia,
-        "openvino": "a processor that OpenVINO knows, and the libraries of pip install -e '.[service,openvino]'",
+        "openvino": "a processor that OpenVINO supports, and the libraries of pip install -e '.[service,openvino]'",
         "cpu": "nothing else",
     }[provider]

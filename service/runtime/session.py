@@ -1,8 +1,7 @@
-"""The ONNX graph as something that turns pictures into the contract's outputs, on the provider that was asked for.
+"""An ONNX graph opened with onnxruntime: images in, the outputs of the contract out, on one execution provider.
 
-Knows onnxruntime's sessions, and with service.runtime.io_binding is all that does; options stand in
-service.runtime.providers. Knows nothing
-of batching, HTTP or decoding. What does not keep the contract, or does not give the CPU's answers, is refused here.
+A graph that breaks the contract is refused, and so is a provider whose outputs differ from the CPU's. The options of
+the providers are in `service.runtime.providers`.
 """
 
 import contextlib
@@ -20,8 +19,7 @@ from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
 from model.drift.reference import DriftReference
 from model.probes import probe_images
 from service.config.settings import ProviderChoice
-from service.runtime import cuda, providers, signatures
-from service.runtime.agreement import Arrays, compare, complaint
+from service.runtime import cuda, providers
 from service.runtime.artifact import (
     Tensor,
     bundled_artefact,
@@ -30,14 +28,15 @@ from service.runtime.artifact import (
     check_meaning,
     read_artefact,
 )
-from service.runtime.parity import parity_complaint
-from service.runtime.providers import Attempt, Provider, Setup
+from service.runtime.parity import Arrays, compare, mismatch, probe_mismatch
+from service.runtime.providers import Provider, ProviderConfig, SessionParameters
+from service.runtime.signatures import NO_VERIFICATION, Verifier
 
 try:
     import onnxruntime
 
-    from service.runtime.io_binding import BoundCalls
-except ImportError as error:  # neither in the base nor in [service]: the wheels exclude each other
+    from service.runtime.io_binding import FixedBatchCalls
+except ImportError as error:  # in no extra but cpu, gpu and openvino: the wheels exclude each other
     raise ImportError(
         "onnxruntime is not installed: pip install -e '.[service,cpu]', or -e '.[service,gpu]' for CUDA"
     ) from error
@@ -46,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class Outputs(NamedTuple):
-    """What the graph says of N pictures, in the contract's order; first axis N."""
+    """The outputs of the graph for N images, in the order of the contract."""
 
     probabilities: NDArray[np.float32]  # (N, C)
     logits: NDArray[np.float32]  # (N, C)
@@ -56,7 +55,7 @@ class Outputs(NamedTuple):
 
 
 class Session(Protocol):
-    """What the classifier needs of a model: its manifest, what it computes on, and one call."""
+    """A model as the classifier uses it."""
 
     @property
     def manifest(self) -> Manifest: ...
@@ -65,18 +64,22 @@ class Session(Protocol):
     def provider(self) -> str: ...
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """(N, S, S, 3) RGB to the outputs."""
+        """Compute the outputs of images (N, S, S, 3), RGB."""
 
 
 class ProviderUnavailable(Exception):
-    """The execution provider that was asked for does not work here: why, and what to install."""
+    """The requested execution provider does not work here: why, and what to install."""
 
 
 class OnnxSession:
-    """An opened artefact; `open_session` makes it."""
+    """An open artefact; made by `open_session`."""
 
     def __init__(
-        self, manifest: Manifest, provider: Provider, session: onnxruntime.InferenceSession, calls: BoundCalls | None
+        self,
+        manifest: Manifest,
+        provider: Provider,
+        session: onnxruntime.InferenceSession,
+        calls: FixedBatchCalls | None,
     ) -> None:
         self.manifest, self.provider = manifest, provider
         self.drift_reference: DriftReference | None = None
@@ -84,16 +87,16 @@ class OnnxSession:
         self._calls = calls
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """(N, S, S, 3) RGB to the outputs, for any N. Callable from any thread; other threads run meanwhile.
+        """Compute the outputs of images (N, S, S, 3), RGB, for any N. Thread-safe; releases the GIL.
 
-        The arrays are the caller's own. On a GPU the calls take turns, and N is padded to the next batch size.
+        The arrays belong to the caller. On a GPU calls run one at a time, and N is padded to the next batch size.
         """
         if self._calls is not None:
             return Outputs(*self._calls.run(images))
         return Outputs(*self._session.run(OUTPUTS, {INPUT: images}))
 
     def declared(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The inputs and the outputs, as the graph declares them."""
+        """The inputs and the outputs that the graph declares."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         return [Tensor(t.name, t.type, t.shape) for t in inputs], [Tensor(t.name, t.type, t.shape) for t in outputs]
 
@@ -105,38 +108,42 @@ def open_session(
     intra_op_threads: int = 1,
     batch_sizes: Sequence[int] = (),
     engine_cache: Path | None = None,
-    verifier: signatures.Verifier = signatures.NO_VERIFICATION,
+    verifier: Verifier = NO_VERIFICATION,
 ) -> OnnxSession:
-    """Open an artefact, by default the bundled one, that `verifier` lets pass, and prove that it keeps the contract.
+    """Open an artefact, by default the bundled one, and check that it keeps the contract.
 
-    What is not the CPU is also run at every batch size, so that nothing is built within a request, and held against
-    the CPU's answers. All are held against the answers that the manifest has stored, where it has.
+    Every session is checked against the outputs stored in the manifest, if there are any. A session on another
+    provider than the CPU also runs every batch size, so that nothing is compiled during a request, and is compared
+    with the CPU.
 
     Args:
-        provider: "auto" takes the best that works, and says in the log what does not.
-        batch_sizes: what calls will have, ascending. A GPU pads or cuts others to these.
-        engine_cache: where TensorRT keeps its engines; without, it builds them at every opening, for minutes.
+        provider: "auto" takes the best one that works, and logs why others do not.
+        batch_sizes: sizes of the calls, ascending. A GPU pads or splits other sizes to these.
+        engine_cache: folder for TensorRT engines. Without it every opening builds them, which takes minutes.
+        verifier: checks both files before they are opened.
 
     Raises:
-        ArtefactError: a file is missing, damaged or not vouched for, or the graph breaks a promise of the manifest.
-        ProviderUnavailable: what was asked for does not work.
+        ArtefactError: a file is missing, damaged or not verified, or the graph does not match its manifest.
+        ProviderUnavailable: the requested provider does not work.
     """
     path = artefact or bundled_artefact()
     graph, manifest = read_artefact(path, verifier)
-    setup = Setup(manifest.preprocessing.input_size, intra_op_threads, tuple(batch_sizes), manifest.precision)
-    reference = _on_cpu(path, graph, manifest, setup)
+    parameters = SessionParameters(
+        manifest.preprocessing.input_size, intra_op_threads, tuple(batch_sizes), manifest.precision
+    )
+    reference = _open_on_cpu(path, graph, manifest, parameters)
     if provider in ("auto", "tensorrt"):
-        setup = replace(setup, engines=engine_folder(manifest, batch_sizes, engine_cache))
-    built = setup.engines is not None and bool(providers.engines_in(setup.engines))
+        parameters = replace(parameters, engines=engine_folder(manifest, batch_sizes, engine_cache))
+    built = parameters.engines is not None and bool(providers.engine_bytes(parameters.engines))
     for candidate in providers.candidates(provider, offered(), engines_built=built):
         if candidate == "cpu":
             break
         try:
-            return _elsewhere(graph, reference, candidate, setup)
+            return _open_on_provider(graph, reference, candidate, parameters)
         except ProviderUnavailable as error:
             if provider != "auto":
                 raise
-            _log.warning("not computing on %s: %s", candidate, error)
+            _log.warning("provider %s is not used: %s", candidate, error)
     return reference
 
 
@@ -146,14 +153,14 @@ def offered() -> list[str]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of onnxruntime and of what it computes with; None for what is not there."""
+    """Versions of onnxruntime, CUDA, cuDNN and TensorRT; None for a library that is missing."""
     if cuda_build := str(getattr(onnxruntime, "cuda_version", "")):
         _load_libraries("tensorrt")
     return {"onnxruntime": onnxruntime.__version__, **cuda.versions(cuda_build)}
 
 
 def engine_folder(manifest: Manifest, batch_sizes: Sequence[int], engine_cache: Path | None) -> Path | None:
-    """The folder in the cache for the engines that work here; None without a cache, a GPU or TensorRT."""
+    """The folder of the cache for this model's engines on this machine; None without a cache, GPU or TensorRT."""
     if engine_cache is None or providers.NAMES["tensorrt"] not in offered():
         return None
     gpus, found = cuda.gpus(), versions()
@@ -169,12 +176,12 @@ def engine_folder(manifest: Manifest, batch_sizes: Sequence[int], engine_cache: 
     )
 
 
-def _on_cpu(path: Path, graph: bytes, manifest: Manifest, setup: Setup) -> OnnxSession:
-    (attempt,) = providers.attempts("cpu", setup)
+def _open_on_cpu(path: Path, graph: bytes, manifest: Manifest, parameters: SessionParameters) -> OnnxSession:
+    (config,) = providers.configs("cpu", parameters)
     try:
-        started = _start(graph, setup.intra_op_threads, attempt)
+        started = _start(graph, parameters.intra_op_threads, config)
     except Exception as error:
-        raise ArtefactError(path, f"onnxruntime cannot load it: {_first_line(error)}") from error
+        raise ArtefactError(path, f"cannot be loaded by onnxruntime: {_first_line(error)}") from error
     session = OnnxSession(manifest, "cpu", started, None)
     check_declared(path, manifest, *session.declared())
     check_meaning(path, manifest, started.get_modelmeta().custom_metadata_map)
@@ -183,126 +190,131 @@ def _on_cpu(path: Path, graph: bytes, manifest: Manifest, setup: Setup) -> OnnxS
         try:
             return session.run(images)._asdict()
         except Exception as error:
-            raise ArtefactError(path, f"onnxruntime cannot run it: {_first_line(error)}") from error
+            raise ArtefactError(path, f"cannot be run by onnxruntime: {_first_line(error)}") from error
 
     check_computed(path, manifest, run(probe_images(manifest)))
-    if wrong := parity_complaint(manifest, run, providers.tolerance("cpu", manifest.precision)):
-        raise ArtefactError(path, f"does not give the answers that its manifest has stored: {wrong}")
+    if differs := probe_mismatch(manifest, run, providers.tolerance("cpu", manifest.precision)):
+        raise ArtefactError(path, f"does not compute the outputs stored in its manifest: {differs}")
     return session
 
 
-def _elsewhere(graph: bytes, reference: OnnxSession, provider: Provider, setup: Setup) -> OnnxSession:
-    """Start what is not the CPU, and hold it against the CPU at every batch size."""
+def _open_on_provider(
+    graph: bytes, reference: OnnxSession, provider: Provider, parameters: SessionParameters
+) -> OnnxSession:
+    """Open a session on another provider than the CPU, and compare it with the CPU at every batch size."""
     if providers.NAMES[provider] not in offered():
-        raise ProviderUnavailable(f"the installed onnxruntime has no {provider}: {providers.install(provider)}")
+        install = providers.install_command(provider)
+        raise ProviderUnavailable(f"the installed onnxruntime has no {provider} provider: {install}")
     _load_libraries(provider)
     if provider == "tensorrt":
-        _make_room(setup.engines)
-    session = _first_that_starts(graph, reference.manifest, provider, setup)
-    images = probe_images(reference.manifest, max((2, *setup.batch_sizes)))
-    coarse = providers.tolerance(provider, setup.precision)
+        _make_engine_folder(parameters.engines)
+    session = _start_first_working(graph, reference.manifest, provider, parameters)
+    images = probe_images(reference.manifest, max((2, *parameters.batch_sizes)))
+    tolerance = providers.tolerance(provider, parameters.precision)
 
     def run(images: NDArray[np.uint8]) -> Arrays:
         try:
             return session.run(images)._asdict()
         except Exception as error:
-            does_not = f"{provider} starts but does not compute {len(images)} pictures"
-            raise ProviderUnavailable(f"{does_not}: {_first_line(error)}") from error
+            failed = f"{provider} starts but fails on a batch of {len(images)}"
+            raise ProviderUnavailable(f"{failed}: {_first_line(error)}") from error
 
-    for count in sorted({2, *setup.batch_sizes}):
+    for count in sorted({2, *parameters.batch_sizes}):
         found = compare(run(images[:count]), reference.run(images[:count])._asdict())
-        if wrong := complaint(found, coarse):
-            raise ProviderUnavailable(f"{provider} does not give the CPU's answers for {count} pictures: {wrong}")
-    if wrong := parity_complaint(reference.manifest, run, coarse):
-        raise ProviderUnavailable(f"{provider} does not give the answers that the manifest has stored: {wrong}")
+        if differs := mismatch(found, tolerance):
+            raise ProviderUnavailable(f"{provider} does not match the CPU for a batch of {count}: {differs}")
+    if differs := probe_mismatch(reference.manifest, run, tolerance):
+        raise ProviderUnavailable(f"{provider} does not compute the outputs stored in the manifest: {differs}")
     return session
 
 
-def _make_room(engines: Path | None) -> None:
+def _make_engine_folder(engines: Path | None) -> None:
     if engines is None:
         if cuda.gpus():
-            _log.warning("TensorRT builds its engines at every start, for minutes: set MARROWLENS_ENGINE_CACHE")
+            _log.warning("TensorRT builds its engines at every start, which takes minutes: set MARROWLENS_ENGINE_CACHE")
         return
-    if not providers.engines_in(engines):
-        _log.warning("TensorRT builds its engines now, for minutes, into %s", engines)
+    if not providers.engine_bytes(engines):
+        _log.warning("TensorRT builds its engines into %s now, which takes minutes", engines)
     try:
         engines.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ProviderUnavailable(f"the engine cache {engines} cannot be made: {error.strerror}") from error
+        raise ProviderUnavailable(f"the engine cache {engines} cannot be created: {error.strerror}") from error
 
 
-def _first_that_starts(graph: bytes, manifest: Manifest, provider: Provider, setup: Setup) -> OnnxSession:
-    refusal = ProviderUnavailable(f"{provider} does not start; it needs {providers.needs(provider)}")
-    for attempt in providers.attempts(provider, setup):
+def _start_first_working(
+    graph: bytes, manifest: Manifest, provider: Provider, parameters: SessionParameters
+) -> OnnxSession:
+    requirements = providers.requirements(provider)
+    failure = ProviderUnavailable(f"{provider} does not start; it needs {requirements}")
+    for config in providers.configs(provider, parameters):
         try:
-            session = _attempted(graph, manifest, provider, setup, attempt)
+            session = _try_config(graph, manifest, provider, parameters, config)
         except Exception as error:
-            reason = f"{provider} does not start ({_first_line(error)}); it needs {providers.needs(provider)}"
-            refusal = ProviderUnavailable(reason)
+            failure = ProviderUnavailable(f"{provider} does not start ({_first_line(error)}); it needs {requirements}")
             continue
         if session is not None:
-            if attempt.given_up:
-                _log.warning("%s does without %s: with them, %s", provider, attempt.given_up, refusal)
+            if config.without:
+                _log.warning("%s runs without %s: %s", provider, config.without, failure)
             return session
-    raise refusal
+    raise failure
 
 
-def _attempted(
-    graph: bytes, manifest: Manifest, provider: Provider, setup: Setup, attempt: Attempt
+def _try_config(
+    graph: bytes, manifest: Manifest, provider: Provider, parameters: SessionParameters, config: ProviderConfig
 ) -> OnnxSession | None:
-    """A session that has computed, or None where onnxruntime went on without the provider and said so on stderr."""
-    started = _start(graph, setup.intra_op_threads, attempt)
+    """A session that has computed once; None if onnxruntime left the provider out, with a message on stderr."""
+    started = _start(graph, parameters.intra_op_threads, config)
     if providers.NAMES[provider] not in started.get_providers():
         return None
-    session = OnnxSession(manifest, provider, started, _bound(started, manifest, setup, attempt))
+    session = OnnxSession(manifest, provider, started, _fixed_batch_calls(started, manifest, parameters, config))
     session.run(probe_images(manifest))
     return session
 
 
-def _bound(
-    started: onnxruntime.InferenceSession, manifest: Manifest, setup: Setup, attempt: Attempt
-) -> BoundCalls | None:
-    if not attempt.fixed_buffers:
+def _fixed_batch_calls(
+    started: onnxruntime.InferenceSession, manifest: Manifest, parameters: SessionParameters, config: ProviderConfig
+) -> FixedBatchCalls | None:
+    if not config.fixed_buffers:
         return None
     size = manifest.preprocessing.input_size
     shapes = {name: tuple(int(side) for side in manifest.outputs[name][1:]) for name in OUTPUTS}
-    return BoundCalls(
+    return FixedBatchCalls(
         started,
         input=(INPUT, (size, size, 3)),
         outputs=shapes,
-        batch_sizes=setup.batch_sizes,
-        graphs=attempt.graphs,
+        batch_sizes=parameters.batch_sizes,
+        graphs=config.graphs,
     )
 
 
-def _start(graph: bytes, intra_op_threads: int, attempt: Attempt) -> onnxruntime.InferenceSession:
-    # Without enable_fallback=0 a provider that fails is replaced with a line on stdout.
+def _start(graph: bytes, intra_op_threads: int, config: ProviderConfig) -> onnxruntime.InferenceSession:
+    # Without enable_fallback=0 onnxruntime replaces a provider that fails, and prints a line on stdout.
     return onnxruntime.InferenceSession(
-        graph, session_options(intra_op_threads), providers=list(attempt.providers), enable_fallback=0
+        graph, session_options(intra_op_threads), providers=list(config.providers), enable_fallback=0
     )
 
 
 def session_options(intra_op_threads: int) -> onnxruntime.SessionOptions:
-    """As measured by bench/session_options.py; the table stands in docs/providers.md."""
+    """Session options, chosen by measurements with bench/session_options.py; results in docs/providers.md."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads  # never left to onnxruntime, which counts the machine's cores
+    options.intra_op_num_threads = intra_op_threads  # onnxruntime's default counts the machine's cores
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # one plan for each batch size: more memory, and no faster
+    options.enable_mem_pattern = False  # keeps one plan for each batch size: more memory, not faster
     options.log_severity_level = 3  # errors
-    # Spinning threads take the cores that decoding needs.
+    # Spinning threads would take the cores that decoding needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
 def _load_libraries(provider: Provider) -> None:
-    """CUDA, cuDNN and TensorRT from their wheels, where the system has none. What is missing shows at the start."""
+    """Load CUDA, cuDNN and TensorRT from their wheels where the system has none. A missing one shows at the start."""
     if provider not in ("cuda", "tensorrt"):
         return
-    with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints, and stdout is a command's answer
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # preload_dlls prints; stdout is the command's result
         onnxruntime.preload_dlls()
-    _log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip() or "all loaded")
+    _log.debug("onnxruntime.preload_dlls: %s", printed.getvalue().strip() or "all loaded")
     if provider == "tensorrt" and not cuda.load_tensorrt():
-        _log.debug("TensorRT's libraries do not load")
+        _log.debug("TensorRT's libraries cannot be loaded")
 
 
 def _first_line(error: Exception) -> str:

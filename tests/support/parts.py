@@ -13,6 +13,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from service.config.settings import Settings
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import open_session
 from service.scoring.ray import output
 from service.scoring.ray.plan import Plan, planned
@@ -55,7 +56,7 @@ def scored(request: Request, artefact: Path, **settings: Any) -> tuple[Plan, lis
     there = {part.number for part in output.finished(out, plan)}
 
     async def run() -> list[Done | Failed]:
-        scorer = PartScorer(plan, out.address, session, chosen)
+        scorer = PartScorer(plan, out.address, session, InferenceOptions.from_settings(chosen))
         await scorer.start()
         try:
             return [await scorer.score(part, last=True) for part in range(plan.parts) if part not in there]

@@ -17,10 +17,9 @@ import ray.exceptions
 
 from model.contract import ArtefactError, Manifest, manifest_text
 from service.concurrency.thread_pools import MODEL
-from service.config.lis import LisSettings
 from service.config.settings import Settings
-from service.runtime.cpu_quota import cpu_budget
-from service.runtime.loader import opened
+from service.runtime.hardware import cpu_budget
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import OnnxSession, ProviderUnavailable
 from service.scoring.ray.env import check_listens, ray_folder
 from service.scoring.ray.errors import CannotScore
@@ -32,22 +31,6 @@ from service.scoring.ray.worker import Done, Failed, Fault, PartScorer
 PARTS_EACH = 2
 _OBJECTS_BYTES = 128 << 20  # the model goes through Ray's memory, pictures never do
 _STARTS = 3  # Ray gives its own processes seconds to start, which on a busy machine is not enough
-#: What a session and a classifier depend on. Keys, tokens and the laboratory stay where the run was started.
-_SETTINGS = (
-    "provider",
-    "engine_cache",
-    "max_image_bytes",
-    "max_pixels",
-    "max_batch_size",
-    "pad_batches",
-    "max_queue_delay_ms",
-    "max_queue_size",
-    "max_run_s",
-    "max_failed_runs",
-    "intra_op_threads",
-    "decode_threads",
-    "shutdown_timeout_s",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +39,7 @@ class Job:
 
     plan: str
     out: str
-    settings: dict[str, Any]
+    options: InferenceOptions  # keys, tokens and the laboratory's settings stay where the run was started
     model: str
     graph: bytes
     manifest: bytes
@@ -67,11 +50,8 @@ def job(plan: Plan, out: str, name: str, graph: bytes, manifest: Manifest, setti
 
     With as many threads as an actor has CPUs, where the settings name none.
     """
-    values = {name: getattr(settings, name) for name in _SETTINGS}
-    for threads in ("intra_op_threads", "decode_threads"):
-        values[threads] = values[threads] or cpus
-    values["drift_window"] = 0  # measured where somebody asks for it
-    return Job(plan.model_dump_json(), out, values, name, graph, manifest_text(manifest).encode())
+    options = InferenceOptions.from_settings(settings, cpus=cpus)
+    return Job(plan.model_dump_json(), out, options, name, graph, manifest_text(manifest).encode())
 
 
 class Scorer:
@@ -84,8 +64,9 @@ class Scorer:
     async def start(self) -> str | Failed:
         """Open the session; what it computes on, or why it cannot."""
         try:
-            session, settings = await MODEL.run(_session, self._job)
-            self._scorer = PartScorer(Plan.model_validate_json(self._job.plan), self._job.out, session, settings)
+            session = await MODEL.run(_session, self._job)
+            plan = Plan.model_validate_json(self._job.plan)
+            self._scorer = PartScorer(plan, self._job.out, session, self._job.options)
             await self._scorer.start()
         except (ArtefactError, ProviderUnavailable) as error:
             return Failed(Fault.MODEL, str(error))
@@ -99,13 +80,12 @@ class Scorer:
         return await self._scorer.score(part, last=last)
 
 
-def _session(job: Job) -> tuple[OnnxSession, Settings]:
-    settings = Settings.model_construct(**job.settings, lis=LisSettings.model_construct())
+def _session(job: Job) -> OnnxSession:
     with tempfile.TemporaryDirectory(prefix="marrowlens-") as folder:
         artefact = Path(folder, job.model)
         artefact.write_bytes(job.graph)
         artefact.with_suffix(".json").write_bytes(job.manifest)
-        return opened(settings, artefact=artefact), settings
+        return job.options.open_session(artefact)
 
 
 @contextmanager

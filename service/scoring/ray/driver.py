@@ -16,7 +16,7 @@ from rich.progress import Progress
 from model.contract import RESEARCH_USE
 from service.config.settings import Settings
 from service.runtime.artifact import bundled_artefact, read_artefact
-from service.runtime.loader import verifier
+from service.runtime.loader import artefact_verifier
 from service.scoring.image_files import Skipped
 from service.scoring.progress import bar
 from service.scoring.ray import output
@@ -44,7 +44,7 @@ def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: 
         ArtefactError: the model cannot be read or verified
     """
     artefact = settings.artefact or bundled_artefact()
-    graph, manifest = read_artefact(artefact, verifier(settings))
+    graph, manifest = read_artefact(artefact, artefact_verifier(settings))
     out = Folder(request.out)
     with console.status("listing the pictures"):
         plan = planned(request, out, manifest, settings)

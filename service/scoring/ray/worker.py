@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from model.image import PictureError
 from service.concurrency.thread_pools import PICTURES
-from service.config.settings import Settings
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.scoring.ray import output
 from service.scoring.ray.errors import CannotScore
@@ -57,13 +57,13 @@ class Done:
 class PartScorer:
     """Scores parts of one plan with one session, several at a time on one event loop."""
 
-    def __init__(self, plan: Plan, out: str, session: Session, settings: Settings) -> None:
+    def __init__(self, plan: Plan, out: str, session: Session, options: InferenceOptions) -> None:
         manifest = session.manifest
-        self._plan, self._settings = plan, settings
+        self._plan, self._options = plan, options
         self._out = Folder(out)
         self._listing = Listing(self._out)
         self._columns = Columns(manifest.codes, manifest.sha256, manifest.unsupported, problems=True)
-        self._classifier = Classifier(session, settings, Metrics())
+        self._classifier = Classifier(session, options, Metrics())
         self._store_of = lru_cache(maxsize=None)(lambda source: opened_store(plan.inputs[source])[0])
 
     async def start(self) -> None:
@@ -82,7 +82,7 @@ class PartScorer:
         """
         try:
             entries = await PICTURES.run(self._listing.part, part)
-            reader = blocks(entries, self._store_of, self._plan.image_column, self._settings.max_image_bytes)
+            reader = blocks(entries, self._store_of, self._plan.image_column, self._options.max_image_bytes)
             rows: list[Scored | Refused] = []
             unreadable = 0
             async with aclosing(self._classifier.classify_many(_each(reader))) as outcomes:

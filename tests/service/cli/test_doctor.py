@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from service.cli.doctor import verdict
 from service.cli.main import app
 from service.config.settings import Settings
-from service.runtime.benchmark import Trial
+from service.runtime.benchmark import ProviderTrial
 from service.runtime.providers import NAMES
 from service.runtime.session import offered
 
@@ -66,8 +66,10 @@ def test_bad_settings_are_exit_code_2(artefact: Path, name: str) -> None:
     assert told.stderr.startswith("marrowlens: MARROWLENS_PROVIDER=tpu: ")
 
 
-def trials(**works: bool) -> list[Trial]:
-    return [Trial(name, True, works.get(name, False), None if works.get(name) else "it is broken") for name in NAMES]
+def trials(**works: bool) -> list[ProviderTrial]:
+    return [
+        ProviderTrial(name, True, works.get(name, False), None if works.get(name) else "it is broken") for name in NAMES
+    ]
 
 
 def test_auto_works_where_the_cpu_does() -> None:
@@ -92,5 +94,5 @@ def test_an_absent_provider_is_never_replaced(artefact: Path, name: str) -> None
     told = command(name, artefact, MARROWLENS_PROVIDER=ABSENT)
     assert told.exit_code == 2
     (line,) = told.stderr.splitlines()
-    assert line.startswith(f"marrowlens: the installed onnxruntime has no {ABSENT}: pip uninstall ")
+    assert line.startswith(f"marrowlens: the installed onnxruntime has no {ABSENT} provider: pip uninstall ")
     assert told.stdout == ""

@@ -35,7 +35,7 @@ from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.picture_store import KeptPictures
 from service.lis.storage import outbox
 from service.runtime.artifact import bundled_artefact
-from service.runtime.loader import opened
+from service.runtime.loader import load_session
 from service.runtime.session import open_session
 from service.server.tls import Tls
 from service.server.uvicorn_server import DrainingServer, allocator, server
@@ -237,7 +237,7 @@ async def test_sighup_during_a_reload_is_logged_and_done_once_more(
         app.state.models._open_model = slowly
         os.kill(os.getpid(), signal.SIGHUP)
         assert await asyncio.to_thread(opening.wait, 60)
-        second = write_artefact(tmp_path, name="second", seed=2)  # comes while the first is being opened
+        second = write_artefact(tmp_path, name="second", seed=2)  # comes while the first is being load_session
         for suffix in (".onnx", ".json"):
             shutil.move(second.with_suffix(suffix), artefact.with_suffix(suffix))
         for _ in range(3):
@@ -251,7 +251,7 @@ async def test_sighup_during_a_reload_is_logged_and_done_once_more(
 async def test_a_scrape_does_not_wait_for_drift_to_be_measured() -> None:
     """The model's thread and the measuring share a lock, which no scrape takes."""
     settings = Settings()
-    async with async_client(bundled_artefact(), session=opened(settings)) as http:
+    async with async_client(bundled_artefact(), session=load_session(settings)) as http:
         window = http._transport.app.state.running.classifier._drift
         with window._lock:
             async with asyncio.timeout(30):

@@ -20,6 +20,7 @@ from service.config.settings import Settings
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull, RunFailed
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import OnnxSession, Outputs, open_session
 from service.telemetry.metrics import Metrics
 
@@ -60,7 +61,7 @@ class Opened:
 
     def __init__(self, session: OnnxSession | Gated, **chosen: Any) -> None:
         self.metrics = Metrics()
-        self.classifier = Classifier(session, Settings(**chosen), self.metrics)
+        self.classifier = Classifier(session, InferenceOptions.from_settings(Settings(**chosen)), self.metrics)
         of = self.classifier
         self.metrics.watch(queued=of.queued, in_flight=of.inside, ready=of.ready)
 

@@ -9,12 +9,14 @@ from conftest import Draw
 from model.image import UnsupportedPicture, decode
 from service.config.settings import Settings
 from service.inference.classifier import Answer, Classifier
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import open_session
 from service.telemetry.metrics import Metrics
 
 
 async def test_pixels_get_the_answer_of_their_file_and_misfits_harm_nobody(artefact: Path, draw: Draw) -> None:
-    classifier = Classifier(open_session(artefact, provider="cpu"), Settings(max_batch_size=4), Metrics())
+    options = InferenceOptions.from_settings(Settings(max_batch_size=4))
+    classifier = Classifier(open_session(artefact, provider="cpu"), options, Metrics())
     await classifier.start()
     pixels = [decode(draw(seed), 64) for seed in range(4)]
     misfits = [pixels[0][:32], pixels[0].astype(np.float32), pixels[0][None], np.zeros((64, 64, 4), np.uint8)]

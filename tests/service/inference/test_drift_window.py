@@ -26,7 +26,7 @@ from model.drift.reference import DriftReference, read_reference, reference_text
 from model.image import decode
 from service.config.settings import Settings
 from service.inference.drift_window import PARTS, DriftWindow
-from service.runtime.loader import opened
+from service.runtime.loader import load_session
 
 
 def sent(count: int, first: int, shift: Shift = same) -> list[bytes]:
@@ -79,7 +79,7 @@ def post(http: TestClient, pictures: list[bytes]) -> None:
 def watched(artefact: Path, own: Path) -> Iterator[TestClient]:
     settings = Settings(artefact=artefact, drift_reference=own, drift_window=200)
     chosen: dict[str, Any] = {"drift_reference": own, "drift_window": 200}
-    with client(artefact, session=opened(settings), **chosen) as http:
+    with client(artefact, session=load_session(settings), **chosen) as http:
         yield http
 
 
@@ -133,8 +133,8 @@ def test_another_model_begins_anew_and_does_not_take_the_first_one_s_reference(
     write_artefact(tmp_path, name="second", version="0.0.2", seed=2)
     first = tmp_path / artefact.name
     settings = Settings(artefact=first, drift_reference=own)
-    assert opened(settings).drift_reference is not None
-    assert opened(settings, artefact=tmp_path / "second.onnx").drift_reference is None
+    assert load_session(settings).drift_reference is not None
+    assert load_session(settings, artefact=tmp_path / "second.onnx").drift_reference is None
     assert "input drift is not measured" in caplog.text and "is of another model" in caplog.text
 
 
@@ -175,14 +175,14 @@ def with_own(artefact: Path, own: Path, tmp_path: Path) -> Path:
 
 
 def test_the_artefact_s_own_reference_is_taken(with_own: Path) -> None:
-    assert opened(Settings(artefact=with_own)).drift_reference is not None
-    assert opened(Settings(artefact=with_own, drift_window=0)).drift_reference is None
+    assert load_session(Settings(artefact=with_own)).drift_reference is not None
+    assert load_session(Settings(artefact=with_own, drift_window=0)).drift_reference is None
 
 
 def test_one_that_is_gone_is_said_and_the_model_serves(with_own: Path, caplog: pytest.LogCaptureFixture) -> None:
     with_own.with_suffix(".drift.json").unlink()
     with caplog.at_level(logging.WARNING):
-        assert opened(Settings(artefact=with_own)).drift_reference is None
+        assert load_session(Settings(artefact=with_own)).drift_reference is None
     assert "input drift is not measured" in caplog.text
 
 
@@ -190,17 +190,17 @@ def test_one_that_is_damaged_is_refused(with_own: Path) -> None:
     path = with_own.with_suffix(".drift.json")
     path.write_text(path.read_text().replace('"pictures": 400', '"pictures": 401'))
     with pytest.raises(ArtefactError, match="damaged"):
-        opened(Settings(artefact=with_own))
+        load_session(Settings(artefact=with_own))
 
 
 def test_one_that_a_setting_names_must_be_there(artefact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="MARROWLENS_DRIFT_REFERENCE"):
-        opened(Settings(artefact=artefact, drift_reference=tmp_path / "none.json"))
+        load_session(Settings(artefact=artefact, drift_reference=tmp_path / "none.json"))
 
 
 def test_an_artefact_without_one_serves_as_before(artefact: Path) -> None:
     assert read_manifest(artefact.with_suffix(".json")).drift_sha256 is None
-    with client(artefact, session=opened(Settings(artefact=artefact))) as http:
+    with client(artefact, session=load_session(Settings(artefact=artefact))) as http:
         assert http.post("/classify", files={"image": sent(1, 0)[0]}).is_success
         assert drift_of(http) == {"distance": {}, "threshold": {}, "window_pictures": {"": 0}}
 
@@ -278,7 +278,7 @@ def test_a_window_forgets_by_tenths_and_what_is_no_number_never_enters(
 
 def test_thresholds_hold_for_new_windows(artefact: Path, own: Path) -> None:
     """Of 40 windows of 200 undrifted cells that the reference has not seen, none is above."""
-    session = opened(Settings(artefact=artefact, drift_reference=own))
+    session = load_session(Settings(artefact=artefact, drift_reference=own))
     images = np.stack([decode(data, 64) for data in sent(800, 7000)])
     outputs, random = session.run(images), np.random.default_rng(1)
     for _ in range(40):
@@ -289,7 +289,7 @@ def test_thresholds_hold_for_new_windows(artefact: Path, own: Path) -> None:
 
 def test_the_same_pictures_make_the_same_reference(artefact: Path) -> None:
     manifest: Manifest = read_manifest(artefact.with_suffix(".json"))
-    session = opened(Settings(artefact=artefact))
+    session = load_session(Settings(artefact=artefact))
     images = np.stack([decode(data, 64) for data in sent(240, 0)])
     outputs = session.run(images)
     texts = set()

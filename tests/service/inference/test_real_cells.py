@@ -22,6 +22,7 @@ from service.config.settings import Settings
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer
 from service.runtime.artifact import bundled_artefact
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import open_session
 from service.telemetry.metrics import Metrics
 from training.drawn.painter import paint
@@ -125,7 +126,7 @@ async def test_a_hundred_cells_of_which_five_are_broken(artefact: Path) -> None:
     for place, data in broken.items():
         sent[place] = data
     session = open_session(artefact)
-    classifier = Classifier(session, Settings(), Metrics())
+    classifier = Classifier(session, InferenceOptions.from_settings(Settings()), Metrics())
     await classifier.start()
     try:
         outcomes = [outcome async for outcome in classifier.classify_many(sent)]

@@ -129,7 +129,7 @@ async def test_a_batch_is_ended_with_the_model_that_began_it(shelf: Path, draw: 
         ("truncated", "sha256"),
         ("another schema", "schema"),
         ("another temperature", "temperature"),
-        ("another weight", "does not give the answers that its manifest has stored"),
+        ("another weight", "does not compute the outputs stored in its manifest"),
         ("another order", "which has the same classes in another order"),
     ],
 )

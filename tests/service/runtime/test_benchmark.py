@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.contract import OUTPUTS
-from service.runtime.benchmark import try_out
+from service.runtime.benchmark import try_provider
 from service.runtime.providers import NAMES
 from service.runtime.session import OnnxSession, Outputs, offered, open_session
 
@@ -22,7 +22,7 @@ def reference(artefact: Path) -> OnnxSession:
 
 def test_the_cpu_agrees_with_itself_at_every_batch_size(artefact: Path, reference: OnnxSession) -> None:
     open_on = partial(_open, artefact)
-    trial = try_out("cpu", open_on, reference, offered(), (1, 2, 5), repeats=3)
+    trial = try_provider("cpu", open_on, reference, offered(), (1, 2, 5), repeats=3)
     assert trial.works and trial.offered and trial.reason is None
     assert trial.opened_s is not None and trial.opened_s > 0
     assert [size.pictures for size in trial.sizes] == [1, 2, 5]
@@ -33,13 +33,13 @@ def test_the_cpu_agrees_with_itself_at_every_batch_size(artefact: Path, referenc
 
 
 def test_one_that_is_not_in_the_build_says_what_to_install(artefact: Path, reference: OnnxSession) -> None:
-    trial = try_out(ABSENT, partial(_open, artefact), reference, offered(), (1,), repeats=1)
+    trial = try_provider(ABSENT, partial(_open, artefact), reference, offered(), (1,), repeats=1)
     assert not trial.works and not trial.offered and trial.sizes == ()
     assert trial.reason is not None and "pip install -e '.[service," in trial.reason
 
 
 def test_one_that_is_promised_and_does_not_start_says_why(artefact: Path, reference: OnnxSession) -> None:
-    trial = try_out(ABSENT, partial(_open, artefact), reference, list(NAMES.values()), (1,), repeats=1)
+    trial = try_provider(ABSENT, partial(_open, artefact), reference, list(NAMES.values()), (1,), repeats=1)
     assert trial.offered and not trial.works
     assert trial.reason is not None and "pip install" in trial.reason
 
@@ -56,7 +56,7 @@ class Rotated:
 
 
 def test_wrong_answers_show(reference: OnnxSession) -> None:
-    trial = try_out("cpu", lambda _: Rotated(reference), reference, offered(), (1, 8), repeats=1)
+    trial = try_provider("cpu", lambda _: Rotated(reference), reference, offered(), (1, 8), repeats=1)
     alone, together = trial.sizes
     assert alone.relative <= 1e-6
     assert together.relative > 0.1 and together.top1 < 1

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.contract import INPUT, OUTPUTS, read_manifest
-from service.runtime.io_binding import BoundCalls, page_locked
+from service.runtime.io_binding import FixedBatchCalls, page_locked
 
 
 def noise(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -22,9 +22,9 @@ def session(artefact: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.fixture
-def calls(artefact: Path, session: onnxruntime.InferenceSession) -> BoundCalls:
+def calls(artefact: Path, session: onnxruntime.InferenceSession) -> FixedBatchCalls:
     shapes = {name: read_manifest(artefact.with_suffix(".json")).outputs[name][1:] for name in OUTPUTS}
-    return BoundCalls(session, input=(INPUT, (64, 64, 3)), outputs=shapes, batch_sizes=(4, 1, 2), device="cpu")
+    return FixedBatchCalls(session, input=(INPUT, (64, 64, 3)), outputs=shapes, batch_sizes=(4, 1, 2), device="cpu")
 
 
 def unbound(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -33,7 +33,7 @@ def unbound(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) ->
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9, 12])
 def test_any_number_of_pictures_is_computed_as_without_buffers(
-    calls: BoundCalls, session: onnxruntime.InferenceSession, count: int
+    calls: FixedBatchCalls, session: onnxruntime.InferenceSession, count: int
 ) -> None:
     for seed in (0, 1):  # the second call meets what the first left in the buffers
         found = calls.run(noise(count, seed))
@@ -42,13 +42,15 @@ def test_any_number_of_pictures_is_computed_as_without_buffers(
             np.testing.assert_allclose(array, expected, atol=1e-6)
 
 
-def test_a_fuller_batch_before_leaves_nothing_behind(calls: BoundCalls, session: onnxruntime.InferenceSession) -> None:
+def test_a_fuller_batch_before_leaves_nothing_behind(
+    calls: FixedBatchCalls, session: onnxruntime.InferenceSession
+) -> None:
     calls.run(np.full((4, 64, 64, 3), 255, np.uint8))
     found = calls.run(noise(3))
     np.testing.assert_allclose(found[1], unbound(session, noise(3))[1], atol=1e-6)
 
 
-def test_the_caller_keeps_what_he_was_given(calls: BoundCalls) -> None:
+def test_the_caller_keeps_what_he_was_given(calls: FixedBatchCalls) -> None:
     first = calls.run(noise(2, seed=1))
     kept = [array.copy() for array in first]
     calls.run(noise(2, seed=2))
@@ -57,7 +59,7 @@ def test_the_caller_keeps_what_he_was_given(calls: BoundCalls) -> None:
         assert array.flags.owndata and array.flags.writeable
 
 
-def test_threads_take_turns(calls: BoundCalls, session: onnxruntime.InferenceSession) -> None:
+def test_threads_take_turns(calls: FixedBatchCalls, session: onnxruntime.InferenceSession) -> None:
     batches = [noise(count, seed) for seed, count in enumerate([1, 2, 4, 3, 2, 1] * 5)]
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(calls.run, batches))
@@ -67,7 +69,7 @@ def test_threads_take_turns(calls: BoundCalls, session: onnxruntime.InferenceSes
 
 def test_a_graph_id_is_no_matter_to_the_cpu(artefact: Path, session: onnxruntime.InferenceSession) -> None:
     shapes = {name: read_manifest(artefact.with_suffix(".json")).outputs[name][1:] for name in OUTPUTS}
-    calls = BoundCalls(
+    calls = FixedBatchCalls(
         session, input=(INPUT, (64, 64, 3)), outputs=shapes, batch_sizes=(1, 2), device="cpu", graphs=True
     )
     np.testing.assert_allclose(calls.run(noise(2))[1], unbound(session, noise(2))[1], atol=1e-6)

@@ -1,52 +1,52 @@
-"""LKA, MLKA and a whole VAN-B0 against their equations, stated once more in float64 without torch."""
+"""Two answers side by side: what counts as rounding, and what does not."""
 
-from pathlib import Path
-
-import equations
 import numpy as np
 import pytest
-import torch
 
-from model.van import KERNELS, LKA, MLKA, VAN, VARIANTS
-from training.config import ModelConfig
-from training.fit.pretrained import transfer_weights
-
-B0 = VARIANTS["van_b0"]
+from service.runtime.parity import Arrays, compare, mismatch
 
 
-def _numpy(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+def answer(**changes: np.ndarray) -> Arrays:
+    logits = np.array([[10.0, 1.0], [2.0, 3.0], [0.0, 4.0]], np.float32)
+    return {"logits": logits, "attention": np.full((3, 1, 2, 2), 0.5, np.float32), **changes}
 
 
-# Larger than the kernels reach, smaller, and not square: where taps are left out, nothing else may change.
-@pytest.mark.parametrize("shape", [(24, 20), (9, 9), (4, 7), (1, 1)])
-@pytest.mark.parametrize("scale", KERNELS)
-@torch.inference_mode()
-def test_lka_is_its_equation(scale: str, shape: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    module, maps = LKA(8, scale).double(), torch.randn(2, 8, *shape, dtype=torch.float64)
-    expected = [equations.lka(one.numpy(), _numpy(module), "", KERNELS[scale][2]) for one in maps]
-    np.testing.assert_allclose(module(maps).numpy(), np.stack(expected), atol=1e-12)
+def test_the_same_answer_agrees() -> None:
+    found = compare(answer(), answer())
+    assert found.differences == {"logits": 0, "attention": 0}
+    assert (found.relative, found.top1) == (0, 1)
+    assert mismatch(found, 1e-9) is None
 
 
-@pytest.mark.parametrize("shape", [(24, 20), (4, 4)])
-@torch.inference_mode()
-def test_mlka_is_its_equation(shape: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    module, maps = MLKA(12, tuple(KERNELS)).double(), torch.randn(1, 12, *shape, dtype=torch.float64)
-    expected = equations.mlka(maps[0].numpy(), _numpy(module), tuple(dilation for _, _, dilation in KERNELS.values()))
-    np.testing.assert_allclose(module(maps)[0].numpy(), expected, atol=1e-12)
+def test_a_difference_counts_relative_to_the_largest_value_or_to_one() -> None:
+    logits = answer()["logits"] + np.float32(0.1)
+    assert compare(answer(logits=logits), answer()).relative == pytest.approx(0.01, rel=1e-4)
+    attention = answer()["attention"] + np.float32(0.1)
+    assert compare(answer(attention=attention), answer()).relative == pytest.approx(0.1, rel=1e-4)
 
 
-@torch.inference_mode()
-def test_a_published_checkpoint_answers_as_its_equations(tmp_path: Path) -> None:
-    """Names, shapes and arithmetic at once: a checkpoint of the published layout, read by both."""
-    state = equations.published_layout(B0.embed_dims, B0.depths, B0.mlp_ratios, classes=1000)
-    path = tmp_path / "van_b0.pth.tar"
-    torch.save({"state_dict": {name: torch.from_numpy(tensor) for name, tensor in state.items()}, "epoch": 310}, path)
-    net = VAN("van_b0", 1000).double().eval()
-    assert transfer_weights(net, ModelConfig(variant="van_b0", init=str(path)), ()).left == ()
-    pictures = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    expected = equations.van(pictures[0].numpy(), state, B0.depths)
-    assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(net(pictures).logits[0].numpy(), expected, atol=1e-9)
+def test_the_output_that_is_furthest_off_is_named() -> None:
+    found = compare(answer(attention=np.zeros((3, 1, 2, 2), np.float32)), answer())
+    assert mismatch(found, 0.6) is None
+    assert mismatch(found, 0.4) == "attention differs by 5.0e-01; 4e-01 of the largest value is allowed"
+
+
+def test_another_class_shows() -> None:
+    logits = answer()["logits"][:, ::-1]
+    assert compare(answer(logits=logits), answer()).top1 == 0
+    logits = answer()["logits"].copy()
+    logits[2] = (5, 4)
+    assert compare(answer(logits=logits), answer()).top1 == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("name", ["logits", "attention"])
+def test_what_is_no_number_never_agrees(name: str) -> None:
+    sick = answer()[name].copy()
+    sick.flat[0] = np.nan
+    said = mismatch(compare(answer(**{name: sick}), answer()), 1e9)
+    assert said is not None and said.startswith(f"{name} differs by nan")
+
+
+def test_another_shape_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"logits has the shape \(2, 2\), expected \(3, 2\)"):
+        compare(answer(logits=np.zeros((2, 2), np.float32)), answer())

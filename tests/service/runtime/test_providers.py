@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from service.runtime import providers
-from service.runtime.providers import NAMES, Setup, attempts, batch_sizes, candidates, engine_folder
+from service.runtime.providers import NAMES, SessionParameters, batch_sizes, candidates, configs, engine_folder
 
-SETUP = Setup(128, 2, (1, 2, 4, 8, 16))
+SETUP = SessionParameters(128, 2, (1, 2, 4, 8, 16))
 CPU = ("CPUExecutionProvider", {})
 
 
@@ -42,13 +42,13 @@ def test_auto_tries_the_best_that_is_offered_and_ends_with_the_cpu() -> None:
 
 
 def test_the_cpu_stands_alone() -> None:
-    (attempt,) = attempts("cpu", SETUP)
+    (attempt,) = configs("cpu", SETUP)
     assert attempt.providers == (CPU,)
     assert not attempt.fixed_buffers and not attempt.graphs
 
 
 def test_cuda_replays_graphs_and_does_without_where_they_fail() -> None:
-    best, fallback = attempts("cuda", SETUP)
+    best, fallback = configs("cuda", SETUP)
     name, options = best.providers[0]
     assert name == "CUDAExecutionProvider"
     assert options == {
@@ -58,20 +58,20 @@ def test_cuda_replays_graphs_and_does_without_where_they_fail() -> None:
         "enable_cuda_graph": "1",
     }
     assert best.providers[1:] == (CPU,)
-    assert best.graphs and best.fixed_buffers and best.given_up is None
+    assert best.graphs and best.fixed_buffers and best.without is None
     assert "enable_cuda_graph" not in fallback.providers[0][1]
-    assert fallback.fixed_buffers and not fallback.graphs and fallback.given_up == "CUDA graphs"
+    assert fallback.fixed_buffers and not fallback.graphs and fallback.without == "CUDA graphs"
 
 
 def test_without_batch_sizes_there_are_no_graphs_and_no_fixed_buffers() -> None:
     for provider in ("cuda", "tensorrt"):
-        (attempt,) = attempts(provider, Setup(128, 2))
+        (attempt,) = configs(provider, SessionParameters(128, 2))
         assert not attempt.fixed_buffers and not attempt.graphs
         assert not any(name.startswith("trt_profile") for name in attempt.providers[0][1])
 
 
 def test_tensorrt_builds_one_engine_for_all_batch_sizes_and_keeps_it(tmp_path: Path) -> None:
-    best, fallback = attempts("tensorrt", Setup(128, 2, (1, 2, 4), engines=tmp_path))
+    best, fallback = configs("tensorrt", SessionParameters(128, 2, (1, 2, 4), engines=tmp_path))
     assert [name for name, _ in best.providers] == [NAMES["tensorrt"], NAMES["cuda"], NAMES["cpu"]]
     assert best.providers[0][1] == {
         "trt_fp16_enable": "0",
@@ -87,17 +87,17 @@ def test_tensorrt_builds_one_engine_for_all_batch_sizes_and_keeps_it(tmp_path: P
 
 
 def test_tensorrt_takes_half_precision_from_the_manifest_alone() -> None:
-    assert providers.tensorrt_options(Setup(128, 1, precision="fp16"))["trt_fp16_enable"] == "1"
-    assert providers.tensorrt_options(Setup(128, 1))["trt_fp16_enable"] == "0"
+    assert providers.tensorrt_options(SessionParameters(128, 1, precision="fp16"))["trt_fp16_enable"] == "1"
+    assert providers.tensorrt_options(SessionParameters(128, 1))["trt_fp16_enable"] == "0"
 
 
 def test_a_profile_needs_batch_sizes() -> None:
     with pytest.raises(ValueError, match="needs batch sizes"):
-        providers.tensorrt_profile(Setup(128, 1))
+        providers.tensorrt_profile(SessionParameters(128, 1))
 
 
 def test_openvino_computes_in_fp32_with_the_threads_it_is_given() -> None:
-    options = providers.openvino_options(Setup(128, 3))
+    options = providers.openvino_options(SessionParameters(128, 3))
     assert options["device_type"] == "CPU"
     config = json.loads(options["load_config"])["CPU"]
     assert (config["INFERENCE_PRECISION_HINT"], config["INFERENCE_NUM_THREADS"]) == ("f32", "3")
@@ -131,16 +131,16 @@ def test_a_gpu_cannot_name_another_folder() -> None:
 
 
 def test_engines_are_counted_in_bytes(tmp_path: Path) -> None:
-    assert providers.engines_in(tmp_path / "missing") == 0
+    assert providers.engine_bytes(tmp_path / "missing") == 0
     (tmp_path / "timing.cache").write_bytes(bytes(9))
-    assert providers.engines_in(tmp_path) == 0
+    assert providers.engine_bytes(tmp_path) == 0
     (tmp_path / "a.engine").write_bytes(bytes(5))
-    assert providers.engines_in(tmp_path) == 5
+    assert providers.engine_bytes(tmp_path) == 5
 
 
 def test_what_to_install_is_an_extra_of_this_package() -> None:
     for provider in NAMES:
-        extra = providers.install(provider).split("-e '.[service,")[1].rstrip("]'")
+        extra = providers.install_command(provider).split("-e '.[service,")[1].rstrip("]'")
         assert f"\n{extra} = [" in Path("pyproject.toml").read_text()
 
 
@@ -154,7 +154,7 @@ PAGE = Path("docs/providers.md").read_text(encoding="utf-8")
 
 def test_the_page_on_providers_names_every_one_and_its_extra() -> None:
     for provider in NAMES:
-        extra = providers.install(provider).split(" -e ")[1]
+        extra = providers.install_command(provider).split(" -e ")[1]
         assert f"| `{provider}` | " in PAGE and f"`{extra}`" in PAGE
 
 

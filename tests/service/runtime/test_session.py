@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from model.contract import CLASSES, OUTPUTS, ArtefactError, CellClass
 from service.config.settings import ProviderChoice
 from service.runtime import artifact as artefact_module
-from service.runtime.agreement import compare, complaint
+from service.runtime.parity import compare, mismatch
 from service.runtime.providers import tolerance
 from service.runtime.session import (
     OnnxSession,
@@ -92,7 +92,7 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_a_truncated_graph(tmp_path: Path) -> None:
     artefact = write_artefact(tmp_path)
     artefact.write_bytes(artefact.read_bytes()[:-1])
-    assert "damaged or another model's: its sha256 is" in refusal(artefact)
+    assert "does not match its manifest: its sha256 is" in refusal(artefact)
 
 
 def test_a_truncated_manifest(tmp_path: Path) -> None:
@@ -107,14 +107,14 @@ def test_what_is_no_graph_at_all(tmp_path: Path, content: bytes) -> None:
     artefact = write_artefact(tmp_path)
     artefact.write_bytes(content)
     edit_manifest(artefact, sha256=artefact_module.sha256(content))
-    assert refusal(artefact).startswith("is no ONNX file: ")
+    assert refusal(artefact).startswith("is not an ONNX file: ")
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"temperature": 1.51}, "its probabilities are not those of its logits at the manifest's temperature"),
-        ({"bias": [0.5] * 21}, "its evidence maps do not add up to its logits with the manifest's bias"),
+        ({"temperature": 1.51}, "computes probabilities that are not softmax(logits / the manifest's temperature)"),
+        ({"bias": [0.5] * 21}, "computes logits that are not the mean of the evidence plus the manifest's bias"),
         ({"unheard_of": 1}, "not a manifest of schema 1: unheard_of Extra inputs are not permitted"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_manifest_at_odds_with_its_graph(tmp_path: Path, changes: dict[str, ob
 def test_a_manifest_of_another_input_size(tmp_path: Path) -> None:
     artefact = write_artefact(tmp_path)
     edit_manifest(artefact, preprocessing={"input_size": 96, "mean": [0.5] * 3, "std": [0.5] * 3})
-    assert refusal(artefact) == "image has the shape ('N', 64, 64, 3), the manifest has ('N', 96, 96, 3)"
+    assert refusal(artefact) == "has image of shape ('N', 64, 64, 3); the manifest says ('N', 96, 96, 3)"
 
 
 def fixed_batch(graph: ModelProto) -> None:
@@ -166,13 +166,13 @@ def not_a_number(graph: ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (fixed_batch, "image has the shape (1, 64, 64, 3), the manifest has ('N', 64, 64, 3)"),
-        (renamed_output, "its outputs are ['probabilities', 'logits', 'heat', 'evidence', 'embedding']"),
-        (missing_output, "its outputs are ['probabilities', 'logits', 'attention', 'evidence']"),
-        (float_input, "image is tensor(float), the contract has tensor(uint8)"),
-        (double_output, "attention is tensor(double), the contract has tensor(float)"),
-        (fewer_scales, "attention has the shape ('N', 2, 4, 4), the manifest has ('N', 3, 4, 4)"),
-        (not_a_number, "that are not numbers"),
+        (fixed_batch, "has image of shape (1, 64, 64, 3); the manifest says ('N', 64, 64, 3)"),
+        (renamed_output, "has the outputs ['probabilities', 'logits', 'heat', 'evidence', 'embedding']"),
+        (missing_output, "has the outputs ['probabilities', 'logits', 'attention', 'evidence']"),
+        (float_input, "has image of type tensor(float); required: tensor(uint8)"),
+        (double_output, "has attention of type tensor(double); required: tensor(float)"),
+        (fewer_scales, "has attention of shape ('N', 2, 4, 4); the manifest says ('N', 3, 4, 4)"),
+        (not_a_number, "with NaN or infinite values"),
     ],
 )
 def test_a_graph_at_odds_with_the_contract(tmp_path: Path, change: Change, sentence: str) -> None:
@@ -199,7 +199,7 @@ def test_a_provider_works_at_every_batch_size_or_says_what_to_install(
     assert opened.provider == provider
     for count in (1, 3, 4, 6):
         found, expected = opened.run(noise(count)), session.run(noise(count))
-        assert complaint(compare(found._asdict(), expected._asdict()), tolerance(opened.provider, "fp32")) is None
+        assert mismatch(compare(found._asdict(), expected._asdict()), tolerance(opened.provider, "fp32")) is None
 
 
 def test_batch_sizes_bind_no_call_on_the_cpu(artefact: Path, session: OnnxSession) -> None:
@@ -229,15 +229,13 @@ def test_versions_are_told_of_what_is_there() -> None:
 
 def test_the_bundled_artefact_is_the_only_one_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artefact_module, "WEIGHTS", tmp_path)
-    with pytest.raises(
-        ArtefactError, match=r"holds no trained model yet; name an \.onnx file with MARROWLENS_ARTEFACT"
-    ):
+    with pytest.raises(ArtefactError, match=r"contains no model; set MARROWLENS_ARTEFACT to an \.onnx file"):
         open_session()
     only = write_artefact(tmp_path)
     assert artefact_module.bundled_artefact() == only
     assert open_session(provider="cpu").manifest.codes == tuple(cell_class.code for cell_class in CLASSES)
     write_artefact(tmp_path, name="second")
-    with pytest.raises(ArtefactError, match="holds 2 models"):
+    with pytest.raises(ArtefactError, match="contains 2 models"):
         open_session()
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from model.contract import ArtefactError, Manifest, manifest_text, read_manifest
 from model.probes import STORED, images_sha256, probe_images, recorded, stored_summary, summary
 from service.runtime.artifact import sha256
-from service.runtime.parity import Run, parity_complaint
+from service.runtime.parity import Run, probe_mismatch
 from service.runtime.providers import tolerance
 from service.runtime.session import OnnxSession, open_session
 from training.cli import app
@@ -98,7 +98,7 @@ def test_a_graph_of_other_weights_is_refused_whatever_its_sha256(
     with pytest.raises(ArtefactError) as refused:
         opened(stored)
     assert refused.value.path == stored
-    assert refused.value.reason.startswith(f"does not give the answers that its manifest has stored: {output} is off")
+    assert refused.value.reason.startswith(f"does not compute the outputs stored in its manifest: {output} differs")
 
 
 def test_without_stored_answers_the_same_graph_is_served_as_before(
@@ -120,7 +120,7 @@ def test_answers_to_other_pictures_are_not_judged_and_the_log_says_so(
     opened(stored)
     (line,) = caplog.records
     assert line.levelno == logging.WARNING
-    assert line.getMessage() == "micro was not held against its stored answers: they are to other probe pictures"
+    assert line.getMessage() == "micro: stored outputs not checked; they are of other probe images"
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ def test_an_artefact_in_fp16_is_held_against_its_own_answers(halved: Path) -> No
 def test_who_computes_more_coarsely_is_held_less_closely(stored: Path, halved: Path) -> None:
     """fp16 stands for TensorRT, which rounds as much: its answers against those of fp32."""
     manifest, coarse = manifest_of(stored), running(opened(halved))
-    assert parity_complaint(manifest, coarse, tolerance("tensorrt", "fp32")) is None
-    said = parity_complaint(manifest, coarse, tolerance("cuda", "fp32"))
+    assert probe_mismatch(manifest, coarse, tolerance("tensorrt", "fp32")) is None
+    said = probe_mismatch(manifest, coarse, tolerance("cuda", "fp32"))
     assert said is not None and said.endswith("2e-04 of the largest value is allowed")
 
 
@@ -152,7 +152,7 @@ def test_who_computes_more_coarsely_is_held_less_closely(stored: Path, halved: P
 def test_another_model_is_told_apart_even_coarsely(stored: Path, tmp_path: Path, weight: str, change: Change) -> None:
     other = write_artefact(tmp_path, name="other")
     change_weight(other, weight, change)
-    assert parity_complaint(manifest_of(stored), running(opened(other)), tolerance("tensorrt", "fp32"))
+    assert probe_mismatch(manifest_of(stored), running(opened(other)), tolerance("tensorrt", "fp32"))
 
 
 def test_what_is_no_number_never_agrees(stored: Path) -> None:
@@ -162,8 +162,8 @@ def test_what_is_no_number_never_agrees(stored: Path) -> None:
         outputs = session.run(images)._asdict()
         return outputs | {"embedding": np.full_like(outputs["embedding"], np.nan)}
 
-    said = parity_complaint(session.manifest, sick, 1e9)
-    assert said is not None and said.startswith("embedding is off by nan")
+    said = probe_mismatch(session.manifest, sick, 1e9)
+    assert said is not None and said.startswith("embedding differs by nan")
 
 
 def test_no_call_has_more_pictures_than_an_opening_has_computed_before(stored: Path) -> None:
@@ -173,7 +173,7 @@ def test_no_call_has_more_pictures_than_an_opening_has_computed_before(stored: P
         counts.append(len(images))
         return session.run(images)._asdict()
 
-    assert parity_complaint(session.manifest, counted, 2e-4) is None
+    assert probe_mismatch(session.manifest, counted, 2e-4) is None
     assert counts == [2] * (STORED // 2)
 
 
@@ -268,4 +268,4 @@ def test_answers_that_nobody_could_vouch_for_are_not_stored(
 def test_the_bundled_graph_gives_its_stored_answers_ten_times_as_closely_as_it_must() -> None:
     session = open_session(provider="cpu")
     assert session.manifest.probes
-    assert parity_complaint(session.manifest, running(session), tolerance("cpu", "fp32") / 10) is None
+    assert probe_mismatch(session.manifest, running(session), tolerance("cpu", "fp32") / 10) is None
