@@ -117,7 +117,7 @@ def test_external_data_is_refused_wherever_it_stands(tmp_path: Path, put: Callab
     model = onnx.load(artefact)
     put(model)
     edit_graph(artefact, model)
-    with pytest.raises(ArtefactError, match="in another file \\(ONNX external data\\), which hash and signature do not cover"):
+    with pytest.raises(ArtefactError, match="in another file \\(ONNX external data\\), which hash and"):
         read_artefact(artefact)
 
 
