@@ -12,7 +12,7 @@ import torch
 import typer
 from torch import nn
 
-from training.compare.speed import Timing, artefact, cpu_seconds, processor, side_by_side
+from training.compare.speed import Timing, cpu_seconds, load_artefact, processor, time_side_by_side
 from training.config import Config
 from training.export.export import Servable, check, to_onnx, trace
 from training.networks.build import build
@@ -33,8 +33,8 @@ def main(
     for named in names or VARIANTS.split():
         variant, _, pixels = named.partition(":")
         plain, arranged = _graphs(variant, int(pixels or 128), keep)
-        subjects = {"as trained": artefact(plain, 1), "folded": artefact(arranged, 1)}
-        found = side_by_side(subjects, batch or (1, 16), rounds, round_s=0.3, clock=cpu_seconds)
+        subjects = {"as trained": load_artefact(plain, 1), "folded": load_artefact(arranged, 1)}
+        found = time_side_by_side(subjects, batch or (1, 16), rounds, round_s=0.3, clock=cpu_seconds)
         for before, after in zip(*found.values(), strict=True):
             typer.echo(_line(f"{variant} at {pixels or 128} px", before, after))
 

@@ -1,105 +1,105 @@
-"""The commands that put models side by side: compare, speed.
-
-Knows arguments and messages. What a comparison is stands in training/compare/entries.py, how it is carried out in
-training/compare/conduct.py.
-"""
+"""Commands that compare models: compare and speed."""
 
 import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from training.compare.conduct import Learner, Prepared, alone_in, carry_out, is_done, prepare
-from training.compare.entries import CACHE, PlannedRun, planned_runs, read_comparison
-from training.compare.speed import Timing, artefact, cores, cpu_seconds, processor, side_by_side
+from training.compare.entries import CACHE, PlannedRun, plan_runs, read_comparison
+from training.compare.speed import Timing, cores, cpu_seconds, load_artefact, processor, time_side_by_side
 from training.evaluation.tables import Table
-from training.terminal import console, print_line, print_table, report_errors, report_interruption
+from training.terminal import console, print_table, report_errors, report_interruption
 
-DataRoot = Annotated[Path, typer.Option("--data", help="Folder that the sources' folders lie in.")]
+if TYPE_CHECKING:
+    from training.compare.run import Learner, PlannedTraining
+
+DataRoot = Annotated[Path, typer.Option("--data", help="Folder that contains the folders of the sources.")]
 
 
 def compare(
-    path: Annotated[Path, typer.Argument(metavar="COMPARISON.toml", help="Entries: runs that differ in a few keys.")],
-    out: Annotated[Path, typer.Option(help="Folder of all runs and the table; what is done in it is kept.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="COMPARISON.toml", help="Base configuration, and what each entry changes.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of all runs and the table; finished runs in it are kept.")],
     data: DataRoot = Path("."),
     only: Annotated[list[str] | None, typer.Option(metavar="ENTRY", help="Train this entry; may be repeated.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say how long it will take, from a few steps of each.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Of decoded pictures; default: cache in --out.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only estimate the training time, from a few steps of each run.")
+    ] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of decoded pictures; default: cache in --out.")] = None,
 ) -> None:
-    """Train every entry of a comparison with the same split and budget: one table, one plot."""
+    """Train every entry of a comparison with the same split and budget, and write one table and plot."""
     with report_errors(), report_interruption():
         comparison = read_comparison(path)
-        runs = planned_runs(comparison, path, out)
+        runs = plan_runs(comparison, path, out)
         chosen = _chosen(runs, only)
-        _check_needed(chosen, runs)
-        from training.compare.learners import learners
-        from training.compare.report import report
+        _check_required(chosen, runs)
+        from training.compare.run import exclusive, make_learners, plan_trainings, train_all, write_results
 
-        kinds = learners(data, cache or out / CACHE)
+        learners = make_learners(data, cache or out / CACHE)
         for run in chosen:
-            if not is_done(run):
-                _check(run, kinds[run.entry.kind])
-        with alone_in(out):
-            prepared = prepare(chosen, comparison.budget, kinds, out, print_line)
-            print_table(_plan(prepared))
+            if not run.done:
+                _check(run, learners[run.entry.kind])
+        with exclusive(out):
+            plans = plan_trainings(chosen, comparison.budget, learners, out)
+            print_table(_plan_table(plans))
             if not plan:
-                carry_out(
-                    prepared, kinds, print_line, lambda: report(comparison, runs, kinds, out, print_line, timed=False)
-                )
-                report(comparison, runs, kinds, out, print_line, timed=True)
+                train_all(plans, learners, lambda: write_results(comparison, runs, learners, out, timed=False))
+                write_results(comparison, runs, learners, out, timed=True)
     if any(run.failure.exists() for run in chosen):
         raise typer.Exit(1)
 
 
 def speed(
     paths: Annotated[list[Path], typer.Argument(metavar="MODEL.onnx...", help="Artefacts; ratios are to the first.")],
-    threads: Annotated[int, typer.Option(min=0, help="Of onnxruntime within an operator; 0: every core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of onnxruntime within an operator; 0: all cores.")] = 0,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Batch size; may be repeated; default: 1 and 16.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="In each, every artefact is timed once at every batch size.")] = 15,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds; each times every artefact once at every batch size.")
+    ] = 15,
     cpu_time: Annotated[
-        bool, typer.Option("--cpu-time", help="Count CPU seconds of all threads: for a machine with other work.")
+        bool,
+        typer.Option("--cpu-time", help="Count CPU seconds of all threads: for a busy machine."),
     ] = False,
 ) -> None:
-    """Time exported models side by side in onnxruntime on the CPU: in turns, medians over the rounds."""
+    """Time exported models in onnxruntime on the CPU, side by side: in turns, medians over rounds."""
     with report_errors():
         threads = threads or cores()
-        subjects = {str(path): artefact(path, threads) for path in paths}
+        subjects = {str(path): load_artefact(path, threads) for path in paths}
         with console.status(f"timing {len(subjects)} models"):
             clock = cpu_seconds if cpu_time else time.perf_counter
-            timings = side_by_side(subjects, batch or (1, 16), rounds, round_s=0.3, clock=clock)
-    rows = [
+            timings = time_side_by_side(subjects, batch or (1, 16), rounds, round_s=0.3, clock=clock)
+    rows = tuple(
         (name, f"{subjects[name].size}", f"{timing.batch}", f"{timing.pictures_per_s:.1f}", _ratio(timing))
-        for name, found in timings.items()
-        for timing in found
-    ]
+        for name, of_model in timings.items()
+        for timing in of_model
+    )
     second = "CPU s" if cpu_time else "s"
     title = f"{threads} threads of {processor()}, {rounds} rounds"
-    print_table(
-        Table(title, ("model", "input, px", "batch", f"pictures/{second}", "× first (quartiles)"), tuple(rows), "")
-    )
+    print_table(Table(title, ("model", "input, px", "batch", f"pictures/{second}", "× first (quartiles)"), rows, ""))
 
 
-def _check(run: PlannedRun, learner: Learner) -> None:
-    """Before the first is trained, or timed: what is missing would else come to light hours later."""
+def _check(run: PlannedRun, learner: "Learner") -> None:
+    """Check a model before the first training, so that an error does not show hours later."""
     try:
         learner.check(run.config)
     except ValueError as error:
         raise ValueError(f"entry {run.entry.name}: {error}") from error
 
 
-def _check_needed(chosen: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> None:
-    """Raises ValueError where an entry takes from another that is neither done nor chosen."""
-    ready = {run.entry.name for run in chosen} | {run.entry.name for run in runs if is_done(run)}
+def _check_required(chosen: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> None:
+    """Raise ValueError if an entry uses the run of another entry that is neither done nor chosen."""
+    available = {run.entry.name for run in chosen} | {run.entry.name for run in runs if run.done}
     for run in chosen:
-        missing = sorted(run.entry.needed - ready)
+        missing = sorted(run.entry.required - available)
         if missing:
-            more = " ".join(f"--only {name}" for name in missing)
-            raise ValueError(f"entry {run.entry.name} takes from {', '.join(missing)}, not trained yet: add {more}")
+            options = " ".join(f"--only {name}" for name in missing)
+            raise ValueError(f"entry {run.entry.name} uses {', '.join(missing)}, not trained yet: add {options}")
 
 
 def _chosen(runs: Sequence[PlannedRun], only: Sequence[str] | None) -> list[PlannedRun]:
@@ -111,24 +111,20 @@ def _chosen(runs: Sequence[PlannedRun], only: Sequence[str] | None) -> list[Plan
     return [run for run in runs if not only or run.entry.name in only]
 
 
-def _plan(prepared: Sequence[Prepared]) -> Table:
+def _plan_table(plans: "Sequence[PlannedTraining]") -> Table:
     rows = [
         (
-            one.run.name,
-            str(one.run.config.model.input_size),
-            str(one.epochs or ""),
-            str(one.pictures or ""),
-            "done" if is_done(one.run) else f"{one.expected_s / 60:.1f}" if one.expected_s else "",
+            plan.run.name,
+            str(plan.run.config.model.input_size),
+            str(plan.epochs or ""),
+            str(plan.pictures or ""),
+            "done" if plan.run.done else f"{plan.expected_s / 60:.1f}" if plan.expected_s else "",
         )
-        for one in prepared
+        for plan in plans
     ]
-    left = sum(one.expected_s or 0.0 for one in prepared if not is_done(one.run))
-    return Table(
-        f"{len(prepared)} runs, about {left / 60:.0f} min of training left",
-        ("run", "input, px", "epochs", "pictures to be seen", "min"),
-        tuple(rows),
-        "",
-    )
+    left_s = sum(plan.expected_s or 0.0 for plan in plans if not plan.run.done)
+    title = f"{len(plans)} runs, about {left_s / 60:.0f} min of training left"
+    return Table(title, ("run", "input, px", "epochs", "pictures seen", "min"), tuple(rows), "")
 
 
 def _ratio(timing: Timing) -> str:

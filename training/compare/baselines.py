@@ -1,7 +1,7 @@
-"""Classical machine learning: features with names, and a classifier that knows nothing of pictures.
+"""Classical baselines: a scikit-learn classifier on hand-crafted colour, texture and shape features of a cell.
 
-What a network is compared with where the question is what it adds over measuring. Knows features and labels; knows no
-files and no networks. scikit-learn (BSD) learns; joblib, its own dependency, spreads the measuring over processes.
+scikit-image measures the features. The nucleus is segmented as the part that absorbs most green light (azure and eosin
+both do), by two Otsu thresholds on optical density. This is an approximation: these data sets have no outlines.
 """
 
 import warnings
@@ -22,48 +22,53 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-Kind = Literal["boosting", "forest", "logistic"]
+ClassicalKind = Literal["boosting", "forest", "logistic"]
+Values = NDArray[np.float64]
+Mask = NDArray[np.bool_]  # (S, S)
+
+HARALICK = ("contrast", "homogeneity", "ASM", "correlation")
+GREY_LEVELS = 16
+DISTANCES = (1, 2, 4)  # pixels between the two of a pair: texture features depend on the picture size
+ANGLES = (0.0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)  # averaged: a rotation by 90° changes nothing
+LOCAL_PATTERNS = ((8, 1), (16, 3))  # points on a circle, its radius in pixels
+HISTOGRAM_BINS = 8
 
 
 class ClassicalModel:
-    """Colour, texture and shape of a cell → a class, with the methods that a comparison asks for.
+    """A classifier on colour, texture and shape features.
 
     Args:
-        classes: width of the answer; classes without a training picture get probability 0.
+        classes: number of probabilities; classes without a training picture get 0.
         kind: boosting (gradient-boosted trees), forest (random forest) or logistic (multinomial regression on
             standardised features).
-        seed: of the trees.
-        processes: that measure pictures side by side.
+        seed: random seed of the trees.
+        processes: processes that measure features in parallel.
     """
 
-    def __init__(self, classes: int, kind: Kind = "boosting", seed: int = 0, processes: int = 1) -> None:
+    def __init__(self, classes: int, kind: ClassicalKind = "boosting", seed: int = 0, processes: int = 1) -> None:
         self.classes = classes
         self.processes = processes
-        self._learner = make_pipeline(StandardScaler(), _classifier(kind, seed))
+        self._pipeline = make_pipeline(StandardScaler(), _classifier(kind, seed))
 
-    def fit(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Self:
-        """Learn from pictures (N, S, S, 3) and their classes (N,), each class weighted alike."""
-        return self.learn(self.measure(images), labels)
-
-    def learn(self, features: NDArray[np.float64], labels: NDArray[np.int64]) -> Self:
-        """The same from features that were measured before, (N, F)."""
-        self._learner.fit(features, labels)
+    def fit_features(self, features: Values, labels: NDArray[np.int64]) -> Self:
+        """Fit to features (N, F) and class indices (N,), with balanced class weights."""
+        self._pipeline.fit(features, labels)
         return self
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (N, classes) of pictures (N, S, S, 3) of the size that was learned from."""
-        found = self._learner.predict_proba(self.measure(images))
+        """Probabilities (N, classes) of pictures (N, S, S, 3) of the training size."""
+        known = self._pipeline.predict_proba(self.measure(images))
         probabilities = np.zeros((len(images), self.classes), np.float32)
-        probabilities[:, self._learner.classes_] = found
+        probabilities[:, self._pipeline.classes_] = known
         return probabilities
 
-    def measure(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def measure(self, images: NDArray[np.uint8]) -> Values:
         """Features (N, F) of pictures (N, S, S, 3)."""
-        rows = Parallel(n_jobs=self.processes)(delayed(measure)(image) for image in images)
+        rows = Parallel(n_jobs=self.processes)(delayed(measure_features)(image) for image in images)
         return np.stack(rows)
 
 
-def _classifier(kind: Kind, seed: int) -> ClassifierMixin:
+def _classifier(kind: ClassicalKind, seed: int) -> ClassifierMixin:
     if kind == "boosting":
         return HistGradientBoostingClassifier(
             max_iter=200, learning_rate=0.08, l2_regularization=1.0, class_weight="balanced", random_state=seed
@@ -73,21 +78,9 @@ def _classifier(kind: Kind, seed: int) -> ClassifierMixin:
     return LogisticRegression(C=0.3, max_iter=2000, class_weight="balanced")
 
 
-Values = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-
-HARALICK = ("contrast", "homogeneity", "ASM", "correlation")
-GREY_LEVELS = 16
-#: Pixels between the two of a pair; what "fine" means thus goes with the size of the picture.
-DISTANCES = (1, 2, 4)
-QUARTER_TURNS = (0.0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)  # averaged: turned by 90°, a cell has the same texture
-LOCAL_PATTERNS = ((8, 1), (16, 3))  # points on a circle, its radius in pixels
-HISTOGRAM_BINS = 8
-
-
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What of the picture is what; bool (S, S) each."""
+class CellMasks:
+    """Masks of the nucleus and of the whole cell."""
 
     nucleus: Mask
     cell: Mask
@@ -98,57 +91,57 @@ class Parts:
         return self.cell & ~self.nucleus
 
 
-def measure(image: NDArray[np.uint8]) -> Values:
-    """All features of one picture, RGB uint8 (S, S, 3) → (F,); F does not depend on the picture."""
+def measure_features(image: NDArray[np.uint8]) -> Values:
+    """All features (F,) of one picture, RGB uint8 (S, S, 3); F is the same for all pictures."""
     density = optical_density(image)
     lab = rgb2lab(image)
-    parts = segment(density[..., 1])
+    masks = segment(density[..., 1])
     planes = np.concatenate([lab, density], axis=2)
     grey = np.digitize(density[..., 1], np.linspace(0, 1.2, GREY_LEVELS)).astype(np.uint8)  # 1..16
-    regions = [parts.nucleus, parts.cytoplasm]
+    regions = [masks.nucleus, masks.cytoplasm]
     return np.concatenate(
         [
             *(_colour_moments(planes, region) for region in regions),
-            _colour_histograms(lab, parts.cell),
+            _colour_histograms(lab, masks.cell),
             *(_haralick(grey, region) for region in regions),
-            _local_patterns(density[..., 1], parts.cell),
-            _shape(parts),
+            _local_patterns(density[..., 1], masks.cell),
+            _shape(masks),
         ]
     )
 
 
 def optical_density(image: NDArray[np.uint8]) -> Values:
-    """-log10 of the transmitted share, which adds up where stains lie over one another (Beer-Lambert), (S, S, 3)."""
+    """Optical density (S, S, 3): -log10 of the transmitted light, additive over stains (Beer-Lambert)."""
     return -np.log10((image.astype(np.float64) + 1) / 256)
 
 
-def segment(green_density: Values) -> Parts:
+def segment(green_density: Values) -> CellMasks:
     """Nucleus and cell in the middle of the picture, from the optical density of green, (S, S).
 
-    Two thresholds part background, cytoplasm and nucleus. Of each, what is connected to the middle third stays; where
-    nothing is, everything above the threshold does.
+    Two thresholds separate background, cytoplasm and nucleus. Of each mask, the components that reach into the middle
+    third are kept, or all components if none does.
     """
     smooth = ndimage.gaussian_filter(green_density, len(green_density) / 128)
     try:
         low, high = threshold_multiotsu(smooth, 3)
-    except ValueError:  # fewer than three grey values
+    except ValueError:  # fewer than three grey levels
         low = high = float(smooth.mean())
-    nucleus = _in_the_middle(smooth > high)
-    cell = _in_the_middle((smooth > low) | nucleus)
-    return Parts(nucleus & cell, cell)
+    nucleus = _central_components(smooth > high)
+    cell = _central_components((smooth > low) | nucleus)
+    return CellMasks(nucleus & cell, cell)
 
 
-def _in_the_middle(mask: Mask) -> Mask:
+def _central_components(mask: Mask) -> Mask:
     side = len(mask)
     middle = slice(side // 3, side - side // 3)
     labels = label(mask, connectivity=1)
-    met = np.unique(labels[middle, middle])
-    kept = np.isin(labels, met[met > 0]) if met.any() else mask
+    central = np.unique(labels[middle, middle])
+    kept = np.isin(labels, central[central > 0]) if central.any() else mask
     return ndimage.binary_fill_holes(kept)
 
 
 def _colour_moments(planes: Values, region: Mask) -> Values:
-    """Mean, deviation and skewness (its cube root) of each plane within a region; zeros where it is empty."""
+    """Mean, standard deviation and cube root of the third moment of each plane in a region; 0 if it is empty."""
     inside = planes[region]
     if not len(inside):
         return np.zeros(3 * planes.shape[2])
@@ -158,7 +151,7 @@ def _colour_moments(planes: Values, region: Mask) -> Values:
 
 
 def _colour_histograms(lab: Values, region: Mask) -> Values:
-    """Shares of lightness, chroma and hue (the angle in the a-b plane) within a region, 8 bins each."""
+    """Histograms of lightness, chroma and hue (the angle in the a-b plane) in a region, 8 bins each, as shares."""
     lightness, a, b = lab[region].T
     chroma, hue = np.hypot(a, b), np.arctan2(b, a)
     ranges = ((0.0, 100.0), (0.0, 80.0), (-np.pi, np.pi))
@@ -170,16 +163,16 @@ def _colour_histograms(lab: Values, region: Mask) -> Values:
 
 
 def _haralick(grey: NDArray[np.uint8], region: Mask) -> Values:
-    """Haralick's texture (1973) of pairs that lie within a region, at three distances, averaged over directions."""
+    """Haralick features (1973) of the pairs inside a region, at three distances, averaged over directions."""
     inside = np.where(region, grey, 0)
     levels = GREY_LEVELS + 1
-    pairs = graycomatrix(inside, DISTANCES, QUARTER_TURNS, levels, symmetric=True)[1:, 1:].astype(np.float64)
+    pairs = graycomatrix(inside, DISTANCES, ANGLES, levels, symmetric=True)[1:, 1:].astype(np.float64)
     pairs /= np.maximum(pairs.sum(axis=(0, 1)), 1)
     return np.concatenate([graycoprops(pairs, name).mean(axis=1) for name in HARALICK])
 
 
 def _local_patterns(density: Values, region: Mask) -> Values:
-    """Shares of the rotation-invariant uniform local binary patterns (Ojala 2002) within a region."""
+    """Histograms of rotation-invariant uniform local binary patterns (Ojala 2002) in a region, as shares."""
     grey = np.clip(density * 200, 0, 255).astype(np.uint8)
     shares = []
     for points, radius in LOCAL_PATTERNS:
@@ -188,36 +181,36 @@ def _local_patterns(density: Values, region: Mask) -> Values:
     return np.concatenate(shares)
 
 
-def _shape(parts: Parts) -> Values:
-    """Sizes as shares of the picture, form of the nucleus, lobes, its share of the cell and its place in it."""
-    nucleus, cell = _outline(parts.nucleus), _outline(parts.cell)
-    lobes = np.bincount(label(parts.nucleus, connectivity=1).ravel())[1:]
-    lobes = lobes[lobes > 0.01 * parts.cell.sum()]
-    ratio = parts.nucleus.sum() / max(parts.cell.sum(), 1)
+def _shape(masks: CellMasks) -> Values:
+    """Outline of nucleus and cell, number and size of lobes, nucleus-to-cell ratio, nuclear offset, Hu moments."""
+    nucleus, cell = _outline(masks.nucleus), _outline(masks.cell)
+    lobes = np.bincount(label(masks.nucleus, connectivity=1).ravel())[1:]
+    lobes = lobes[lobes > 0.01 * masks.cell.sum()]
+    ratio = masks.nucleus.sum() / max(masks.cell.sum(), 1)
     largest = lobes.max() / lobes.sum() if len(lobes) else 0.0
     offset = 0.0
-    if parts.nucleus.any():
-        centres = [np.array(ndimage.center_of_mass(mask)) for mask in (parts.nucleus, parts.cell)]
-        offset = float(np.hypot(*(centres[0] - centres[1]))) / np.sqrt(parts.cell.sum() / np.pi)
-    return np.array([*nucleus, *cell, len(lobes), largest, ratio, offset, *_hu(parts.nucleus)])
+    if masks.nucleus.any():
+        centres = [np.array(ndimage.center_of_mass(mask)) for mask in (masks.nucleus, masks.cell)]
+        offset = float(np.hypot(*(centres[0] - centres[1]))) / np.sqrt(masks.cell.sum() / np.pi)
+    return np.array([*nucleus, *cell, len(lobes), largest, ratio, offset, *_hu(masks.nucleus)])
 
 
 def _outline(mask: Mask) -> tuple[float, ...]:
-    """Area, eccentricity, solidity, extent and roundness 4 π A / P² of a mask taken as one region."""
+    """Area (share of the picture), eccentricity, solidity, extent and roundness 4 π A / P² of a mask as one region."""
     if not mask.any():
         return (0.0,) * 5
     (region,) = regionprops(mask.astype(np.uint8))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a hull of a line has no area, and is said to
+        warnings.simplefilter("ignore")  # the convex hull of a line has no area
         solidity = region.solidity if region.area > 3 else 1.0
     roundness = 4 * np.pi * region.area / region.perimeter**2 if region.perimeter else 1.0
     return region.area / mask.size, region.eccentricity, solidity, region.extent, min(roundness, 2.0)
 
 
 def _hu(mask: Mask) -> Values:
-    """Hu's seven moments, which turning and scaling leave alone, on a logarithmic scale that keeps their signs.
+    """Hu's seven moments, invariant to rotation and scale, as signed logarithms.
 
-    The seventh changes its sign in a mirror; a cell has no handedness, so its sign is dropped.
+    Mirroring changes the sign of the seventh, so its absolute value is used.
     """
     if not mask.any():
         return np.zeros(7)

@@ -1,7 +1,4 @@
-"""What came of a comparison: one row an entry, read from the run folders.
-
-Knows run folders and figures. Trains nothing, times nothing, formats nothing.
-"""
+"""Results of a comparison, read from the run folders: a row an entry, with paired differences to the first entry."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +21,7 @@ from training.run import FitRecord, RunError, RunFolder
 
 
 class Estimate(ConfigTable):
-    """A figure and its 95 % interval."""
+    """A value and its 95 % interval."""
 
     value: float
     low: float
@@ -32,19 +29,19 @@ class Estimate(ConfigTable):
 
 
 class Difference(Estimate):
-    """To the first entry, over the same pictures."""
+    """A difference to the first entry on the same pictures."""
 
     p: float
-    p_holm: float | None = None  # raised for the number of entries compared; on the tissue that is decided on
+    p_holm: float | None = None  # corrected for the number of entries; only for the intended tissue
 
 
-class OnTissue(ConfigTable):
-    """How well an entry does on the test pictures of one tissue: the mean over its seeds."""
+class TissueResult(ConfigTable):
+    """Scores of an entry on the test pictures of one tissue, averaged over seeds."""
 
     tissue: str
     n: int
-    accuracy: Estimate  # one seed: Wilson; several: over resampled pictures
-    macro_f1: Estimate  # over resampled pictures
+    accuracy: Estimate  # interval: Wilson; several seeds: bootstrap
+    macro_f1: Estimate  # interval: bootstrap
     accuracy_by_seed: tuple[float, ...]
     macro_f1_by_seed: tuple[float, ...]
     accuracy_difference: Difference | None = None
@@ -52,7 +49,7 @@ class OnTissue(ConfigTable):
 
 
 class Row(ConfigTable):
-    """One entry. What it costs, and what it does on each tissue, first the one that models are meant for."""
+    """One entry: cost, scores on each tissue (the intended one first) and inference speed."""
 
     name: str
     title: str
@@ -65,52 +62,54 @@ class Row(ConfigTable):
     training_pictures: int
     pictures_seen: int
     train_minutes: float  # mean over the seeds
-    on: tuple[OnTissue, ...]
+    on: tuple[TissueResult, ...]
     timings: tuple[Timing, ...] = ()
 
 
 class Results(ConfigTable):
-    """A whole table, and all that must stand beside it."""
+    """The table and everything needed to interpret it."""
 
     title: str
     question: str
     budget: str
     split: str
-    device: str  # of the training
-    processor: str = ""  # of the timing
+    device: str  # of training
+    processor: str = ""  # of the timings
     threads: int = 0
     versions: dict[str, str]
     rows: tuple[Row, ...]
-    failures: dict[str, str]  # run → what went wrong
+    failures: dict[str, str]  # run → error
 
 
 @dataclass(frozen=True, slots=True)
-class _Tested:
-    """The test pictures of one tissue and what each seed's run called them, in one order for all entries."""
+class _Predictions:
+    """Predictions of each seed's run on the test pictures of one tissue, in the same order for all entries."""
 
     keys: list[tuple[str, str, str]]
     labels: Labels
-    answers: Predictions
-    resamples: ScoreDraws
+    predictions: Predictions
+    draws: ScoreDraws
 
 
-def gather(comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[str, NetworkCost | None]) -> Results:
-    """The table of what is done so far, without speeds.
+def collect_results(
+    comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[str, NetworkCost | None]
+) -> Results:
+    """The results of the runs done so far, without inference speeds.
 
     Args:
-        runs: all of the comparison; those that are not done are left out.
-        costs: entry's name → its cost.
+        runs: all runs of the comparison.
+        costs: name of an entry → its cost.
 
     Raises:
         RunError: no run is done, or two were tested on different pictures.
     """
-    done = [run for run in runs if run.artefact.is_dir() and not run.failure.exists()]
+    done = [run for run in runs if run.done and not run.failure.exists()]
     if not done:
         raise RunError(runs[0].folder.parents[1], "no run is done yet")
     entries = {run.entry.name: run.entry for run in done}
     by_entry = {name: [run for run in done if run.entry.name == name] for name in entries}
     tissues = _tissues(done[0].config)
-    on = {tissue: _on_tissue(tissue, sources, by_entry) for tissue, sources in tissues.items()}
+    on = {tissue: _tissue_results(tissue, sources, by_entry) for tissue, sources in tissues.items()}
     first = RunFolder(done[0].folder)
     fits = [RunFolder(run.folder).fit() for run in done]
     return Results(
@@ -121,7 +120,7 @@ def gather(comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[st
         device="; ".join(dict.fromkeys(fit.device for fit in fits)),
         versions=_versions(fits) | {"onnxruntime": version("onnxruntime")},
         rows=tuple(
-            _row(entry, by_entry[name], costs.get(name), tuple(found[name] for found in on.values() if name in found))
+            _row(entry, by_entry[name], costs.get(name), tuple(of[name] for of in on.values() if name in of))
             for name, entry in entries.items()
         ),
         failures={run.name: _reason(run) for run in runs if run.failure.exists()},
@@ -129,16 +128,16 @@ def gather(comparison: Comparison, runs: Sequence[PlannedRun], costs: Mapping[st
 
 
 def _versions(fits: Sequence[FitRecord]) -> dict[str, str]:
-    """Library → version; where a comparison went on with another one, each."""
-    found: dict[str, dict[str, None]] = {}
+    """Library → version, or versions if a comparison was continued with another one."""
+    versions: dict[str, dict[str, None]] = {}
     for fit in fits:
-        for name, told in fit.versions.items():
-            found.setdefault(name, {})[told] = None
-    return {name: " and ".join(each) for name, each in found.items()}
+        for name, used in fit.versions.items():
+            versions.setdefault(name, {})[used] = None
+    return {name: " and ".join(each) for name, each in versions.items()}
 
 
-def epoch_pictures(config: Config, images: Mapping[str, int]) -> int:
-    """Pictures that an epoch shows: whole batches of as many draws as the sources' weights add up to.
+def pictures_per_epoch(config: Config, images: Mapping[str, int]) -> int:
+    """Training pictures seen in an epoch: whole batches of the number of draws that the source weights give.
 
     Args:
         images: source → pictures in its training block.
@@ -148,70 +147,75 @@ def epoch_pictures(config: Config, images: Mapping[str, int]) -> int:
 
 
 def _tissues(config: Config) -> dict[str, set[str]]:
-    """Tissue → its sources, first the one that the model is meant for."""
+    """Tissue → its sources, the intended tissue first."""
     order = dict.fromkeys([config.card.tissue, *(source.tissue for source in config.data.sources)])
     return {tissue: {s.name for s in config.data.sources if s.tissue == tissue} for tissue in order}
 
 
-def _on_tissue(tissue: str, sources: set[str], by_entry: Mapping[str, list[PlannedRun]]) -> dict[str, OnTissue]:
-    """Entry's name → its figures; of entries that know no source of this tissue there are none."""
-    everywhere = {name: _tested(runs, sources) for name, runs in by_entry.items()}
-    tested = {name: found for name, found in everywhere.items() if found is not None}
+def _tissue_results(
+    tissue: str, sources: set[str], by_entry: Mapping[str, list[PlannedRun]]
+) -> dict[str, TissueResult]:
+    """Name of an entry → its scores on a tissue; entries without a source of this tissue are left out."""
+    everywhere = {name: _read_predictions(runs, sources) for name, runs in by_entry.items()}
+    tested = {name: predictions for name, predictions in everywhere.items() if predictions is not None}
     if not tested:
         return {}
     reference = next(iter(tested))
-    for name, found in tested.items():
-        if found.keys != tested[reference].keys:
-            raise RunError(by_entry[name][0].folder, f"was not tested on the pictures that {reference} was tested on")
-    rows = {name: _figures(tissue, found) for name, found in tested.items()}
+    for name, predictions in tested.items():
+        if predictions.keys != tested[reference].keys:
+            raise RunError(
+                by_entry[name][0].folder, f"was tested on other pictures than {reference}; evaluate both again"
+            )
+    rows = {name: _scores(tissue, predictions) for name, predictions in tested.items()}
     others = [name for name in rows if name != reference]
     differences = {name: _difference(tested[reference], tested[name]) for name in others}
-    raised = dict(zip(others, holm([differences[name][0].p for name in others]), strict=True))
+    corrected = dict(zip(others, holm([differences[name][0].p for name in others]), strict=True))
     for name in others:
         accuracy, macro_f1 = differences[name]
-        accuracy = accuracy.model_copy(update={"p_holm": raised[name]})
+        accuracy = accuracy.model_copy(update={"p_holm": corrected[name]})
         rows[name] = rows[name].model_copy(update={"accuracy_difference": accuracy, "macro_f1_difference": macro_f1})
     return rows
 
 
-def _tested(runs: Sequence[PlannedRun], sources: set[str]) -> _Tested | None:
-    answers, keys, labels = [], None, np.empty(0, np.int64)
+def _read_predictions(runs: Sequence[PlannedRun], sources: set[str]) -> _Predictions | None:
+    predictions, keys, labels = [], None, np.empty(0, np.int64)
     for run in runs:
         scores = scores_of_run(RunFolder(run.folder), "test")
         scores = scores.rows(np.isin(scores.sources, sorted(sources)))
         unordered = scores.keys()
         order = sorted(range(len(scores)), key=unordered.__getitem__)
         if keys not in (None, [unordered[at] for at in order]):
-            raise RunError(run.folder, f"was not tested on the pictures that {runs[0].folder} was tested on")
+            raise RunError(run.folder, f"was tested on other pictures than {runs[0].folder}")
         keys, labels = [unordered[at] for at in order], scores.labels[order]
-        answers.append(scores.predicted[order])
+        predictions.append(scores.predicted[order])
     if not keys:
         return None
-    return _Tested(keys, labels, np.array(answers), bootstrap(labels, np.array(answers)))
+    return _Predictions(keys, labels, np.array(predictions), bootstrap(labels, np.array(predictions)))
 
 
-def _figures(tissue: str, found: _Tested) -> OnTissue:
-    by_seed = [mean_scores(found.labels, answers[None]) for answers in found.answers]
-    whole = mean_scores(found.labels, found.answers)
-    n, resamples = len(found.labels), found.resamples
-    low, high = wilson(round(whole.accuracy * n), n) if len(by_seed) == 1 else middle_95(resamples.accuracy)
-    return OnTissue(
+def _scores(tissue: str, tested: _Predictions) -> TissueResult:
+    by_seed = [mean_scores(tested.labels, predicted[None]) for predicted in tested.predictions]
+    mean = mean_scores(tested.labels, tested.predictions)
+    n, draws = len(tested.labels), tested.draws
+    low, high = wilson(round(mean.accuracy * n), n) if len(by_seed) == 1 else middle_95(draws.accuracy)
+    return TissueResult(
         tissue=tissue,
         n=n,
-        accuracy=Estimate(value=whole.accuracy, low=low, high=high),
-        macro_f1=_estimate(whole.macro_f1, resamples.macro_f1),
+        accuracy=Estimate(value=mean.accuracy, low=low, high=high),
+        macro_f1=_estimate(mean.macro_f1, draws.macro_f1),
         accuracy_by_seed=tuple(one.accuracy for one in by_seed),
         macro_f1_by_seed=tuple(one.macro_f1 for one in by_seed),
     )
 
 
-def _difference(reference: _Tested, found: _Tested) -> tuple[Difference, Estimate]:
-    ours, theirs = mean_scores(found.labels, found.answers), mean_scores(reference.labels, reference.answers)
-    accuracy = _estimate(ours.accuracy - theirs.accuracy, found.resamples.accuracy - reference.resamples.accuracy)
-    p = p_value(found.labels, found.answers, reference.answers)
+def _difference(reference: _Predictions, other: _Predictions) -> tuple[Difference, Estimate]:
+    ours = mean_scores(other.labels, other.predictions)
+    theirs = mean_scores(reference.labels, reference.predictions)
+    accuracy = _estimate(ours.accuracy - theirs.accuracy, other.draws.accuracy - reference.draws.accuracy)
+    p = p_value(other.labels, other.predictions, reference.predictions)
     return (
         Difference(**accuracy.model_dump(), p=p),
-        _estimate(ours.macro_f1 - theirs.macro_f1, found.resamples.macro_f1 - reference.resamples.macro_f1),
+        _estimate(ours.macro_f1 - theirs.macro_f1, other.draws.macro_f1 - reference.draws.macro_f1),
     )
 
 
@@ -220,7 +224,7 @@ def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
     return Estimate(value=value, low=low, high=high)
 
 
-def _row(entry: Entry, runs: Sequence[PlannedRun], cost: NetworkCost | None, on: tuple[OnTissue, ...]) -> Row:
+def _row(entry: Entry, runs: Sequence[PlannedRun], cost: NetworkCost | None, on: tuple[TissueResult, ...]) -> Row:
     folder = RunFolder(runs[0].folder)
     config, images = folder.config(), {name: counts.total() for name, counts in folder.training_images().items()}
     epochs = len(read_curves(folder.folder / "curves").values.get("train_loss", {}))
@@ -234,7 +238,7 @@ def _row(entry: Entry, runs: Sequence[PlannedRun], cost: NetworkCost | None, on:
         parameters=cost.parameters if cost else None,
         multiply_adds=cost.multiply_adds if cost else None,
         training_pictures=sum(images.values()),
-        pictures_seen=epochs * epoch_pictures(config, images) if epochs else sum(images.values()),
+        pictures_seen=epochs * pictures_per_epoch(config, images) if epochs else sum(images.values()),
         train_minutes=float(np.mean([RunFolder(run.folder).fit().train_s for run in runs])) / 60,
         on=on,
     )
@@ -243,12 +247,12 @@ def _row(entry: Entry, runs: Sequence[PlannedRun], cost: NetworkCost | None, on:
 def _budget(comparison: Comparison) -> str:
     budget = comparison.budget
     if budget.pictures:
-        return f"{budget.pictures} training pictures seen by each entry, as near as whole epochs come to it"
+        return f"{budget.pictures} training pictures seen by each entry, rounded to whole epochs"
     if budget.epochs:
         return f"{budget.epochs} epochs for each entry"
     if budget.minutes:
-        return f"{budget.minutes:g} minutes of training for each entry, by a few steps timed beforehand"
-    return "as each entry's configuration says"
+        return f"{budget.minutes:g} minutes of training for each entry, estimated from a few timed steps"
+    return "as in each entry's configuration"
 
 
 def _reason(run: PlannedRun) -> str:

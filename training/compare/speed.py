@@ -1,9 +1,7 @@
-"""Pictures a second of several models on this machine's CPU, timed side by side.
+"""Inference speed of several models on the CPU, timed side by side.
 
-Knows onnxruntime and clocks. Knows no configuration and no accuracy.
-
-A machine is never equally fast for long: another program, the temperature, the clock. So models take turns, in another
-order each round, and a ratio to the first model is taken within a round before its median over the rounds.
+The speed of a machine varies with other programs, temperature and clock rate. So models take turns, in a random order
+each round, and the ratio to the first model is computed within a round before taking the median over rounds.
 """
 
 import os
@@ -22,16 +20,16 @@ from model.contract import INPUT, OUTPUTS
 
 Images = NDArray[np.uint8]
 Clock = Callable[[], float]
-#: What all threads of this process have computed: what other programs take of the cores is not in it.
+#: CPU time of all threads of this process: excludes other programs.
 cpu_seconds: Clock = time.process_time
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something that answers to uint8 pictures (N, size, size, 3)."""
+    """A model to time: it takes uint8 pictures (N, size, size, 3)."""
 
     size: int
-    answer: Callable[[Images], object]
+    predict: Callable[[Images], object]
 
 
 class Timing(BaseModel):
@@ -41,8 +39,8 @@ class Timing(BaseModel):
 
     batch: int
     pictures_per_s: float  # median over the rounds
-    ratio: float  # to the first model: median over the rounds of the ratio within a round
-    ratio_low: float  # quartiles of the same
+    ratio: float  # to the first model, median over the rounds
+    ratio_low: float  # quartiles over the rounds
     ratio_high: float
 
 
@@ -52,17 +50,17 @@ def cores() -> int:
 
 
 def processor() -> str:
-    """The CPU's name, as the system has it."""
+    """Name of the CPU, as the operating system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
-def artefact(path: Path, threads: int) -> Subject:
-    """An exported model, with the session options of the service; all five outputs are computed.
+def load_artefact(path: Path, threads: int) -> Subject:
+    """An exported model with the session options of the service; computes all five outputs.
 
     Raises:
         ValueError: onnxruntime cannot run it.
@@ -72,31 +70,29 @@ def artefact(path: Path, threads: int) -> Subject:
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False
     options.log_severity_level = 3  # errors
-    # The service does not let idle threads spin; here those of one model would take the cores from the next.
+    # As in the service. Spinning threads of one model would slow down the next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no class in common
-        raise ValueError(f"{path}: onnxruntime cannot run it: {error}") from error
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise ValueError(f"{path}: onnxruntime cannot load it: {error}") from error
     size = session.get_inputs()[0].shape[1]
     return Subject(size, lambda images: session.run(list(OUTPUTS), {INPUT: images}))
 
 
-def side_by_side(
+def time_side_by_side(
     subjects: Mapping[str, Subject],
     batches: Sequence[int],
     rounds: int,
     round_s: float,
-    tick: Callable[[], None] = lambda: None,
     clock: Clock = time.perf_counter,
 ) -> dict[str, tuple[Timing, ...]]:
-    """Time every subject at every batch size once a round.
+    """Time every model at every batch size once a round.
 
     Args:
-        subjects: name → subject; ratios are to the first.
-        round_s: seconds that one timing takes at least.
-        tick: called after each of the `rounds * len(batches)` turns.
-        clock: what a second is; `cpu_seconds` where other programs use the cores too.
+        subjects: name → model; ratios are to the first.
+        round_s: minimum duration of one timing, in seconds.
+        clock: `cpu_seconds` on a machine that runs other programs.
     """
     random = np.random.default_rng(0)
     names = list(subjects)
@@ -105,20 +101,19 @@ def side_by_side(
         for column, batch in enumerate(batches):
             for name in random.permutation(names):
                 rates[name][column, turn] = _rate(subjects[name], batch, round_s, random, clock)
-            tick()
     return {
-        name: tuple(_timing(batch, found[column], rates[names[0]][column]) for column, batch in enumerate(batches))
-        for name, found in rates.items()
+        name: tuple(_timing(batch, rate[column], rates[names[0]][column]) for column, batch in enumerate(batches))
+        for name, rate in rates.items()
     }
 
 
 def _rate(subject: Subject, batch: int, seconds: float, random: np.random.Generator, clock: Clock) -> float:
-    """Pictures a second over `seconds` or a little more, after one call that is not timed."""
+    """Pictures/s over at least `seconds`, after one warm-up call."""
     images = random.integers(0, 256, (batch, subject.size, subject.size, 3), dtype=np.uint8)
-    subject.answer(images)
+    subject.predict(images)
     calls, start = 0, clock()
     while (elapsed := clock() - start) < seconds or not calls:
-        subject.answer(images)
+        subject.predict(images)
         calls += 1
     return calls * batch / elapsed
 

@@ -1,17 +1,14 @@
-"""The results of a comparison as a person or a program reads them: Markdown and CSV.
-
-Knows columns, units and how a figure is rounded. Computes nothing.
-"""
+"""Results of a comparison as Markdown, CSV and JSON."""
 
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from model import atomic_file, csv_file
-from training.compare.results import Difference, Estimate, OnTissue, Results, Row
+from training.compare.results import Difference, Estimate, Results, Row, TissueResult
 from training.report.figures.figure import ReportFigure
 
-Column = tuple[str, Callable[[Row], str]]  # its head, and a row's cell
+Column = tuple[str, Callable[[Row], str]]  # header, and the cell of a row
 NONE = "–"
 
 
@@ -19,7 +16,7 @@ def write(results: Results, out: Path, plot: ReportFigure | None) -> None:
     """Write comparison.json, comparison.csv and comparison.md.
 
     Args:
-        plot: that lies beside them.
+        plot: saved in the same folder.
     """
     atomic_file.write_text(out / "comparison.json", results.model_dump_json(indent=1) + "\n")
     atomic_file.write_text(out / "comparison.csv", as_csv(results))
@@ -27,7 +24,7 @@ def write(results: Results, out: Path, plot: ReportFigure | None) -> None:
 
 
 def as_markdown(results: Results, plot: ReportFigure | None) -> str:
-    """The table, with what was compared above it and how to read it below."""
+    """Title, question, table, failed runs, plot and notes."""
     columns = _columns(results)
     lines = [
         f"# {results.title}",
@@ -37,7 +34,7 @@ def as_markdown(results: Results, plot: ReportFigure | None) -> str:
         f"|{'|'.join(':--' if not at else '--:' for at in range(len(columns)))}|",
         *(f"| {' | '.join(_escaped(cell(row)) for _, cell in columns)} |" for row in results.rows),
         "",
-        *(f"Not in the table: `{name}`: {reason}\n" for name, reason in results.failures.items()),
+        *(f"Failed: `{name}`: {reason}\n" for name, reason in results.failures.items()),
         *([f"![{plot.alt}]({plot.name}.svg)", "", plot.caption, ""] if plot else []),
         "\n\n".join(_notes(results)),
     ]
@@ -53,7 +50,7 @@ def _columns(results: Results) -> list[Column]:
     first = rows[0]
     columns: list[Column] = [("entry", lambda row: row.title)]
     for at, on in enumerate(first.on):
-        columns += _figures(on.tissue, on.n, decided=at == 0, compared=len(rows) > 1)
+        columns += _tissue_columns(on.tissue, on.n, intended=at == 0, compared=len(rows) > 1)
     columns += [
         ("parameters, M", lambda row: _scaled(row.parameters, 1e6, 2)),
         ("multiply-adds, G", lambda row: _scaled(row.multiply_adds, 1e9, 3)),
@@ -65,20 +62,20 @@ def _columns(results: Results) -> list[Column]:
     varying: list[tuple[str, Callable[[Row], str]]] = [
         ("input, px", lambda row: str(row.input_size)),
         ("seeds", lambda row: str(len(row.seeds))),
-        ("pictures learned from", lambda row: str(row.training_pictures)),
+        ("training pictures", lambda row: str(row.training_pictures)),
         ("pictures seen", lambda row: str(row.pictures_seen)),
     ]
     columns += [column for column in varying if len({column[1](row) for row in rows}) > 1]
     return [*columns, ("training, min", lambda row: f"{row.train_minutes:.1f}")]
 
 
-def _figures(tissue: str, n: int, decided: bool, compared: bool) -> list[Column]:
-    """Columns of one tissue; the differences are shown of the one that is decided on."""
+def _tissue_columns(tissue: str, n: int, intended: bool, compared: bool) -> list[Column]:
+    """Columns of one tissue; differences and p values for the intended tissue only."""
 
-    def of(row: Row) -> OnTissue | None:
+    def of(row: Row) -> TissueResult | None:
         return next((on for on in row.on if on.tissue == tissue), None)
 
-    def shown(read: Callable[[OnTissue], str]) -> Callable[[Row], str]:
+    def shown(read: Callable[[TissueResult], str]) -> Callable[[Row], str]:
         def cell(row: Row) -> str:
             on = of(row)
             return read(on) if on else NONE
@@ -90,9 +87,9 @@ def _figures(tissue: str, n: int, decided: bool, compared: bool) -> list[Column]
         (f"accuracy, % ({where})", shown(lambda on: _with_spread(on.accuracy, on.accuracy_by_seed))),
         (f"macro F1, % ({where})", shown(lambda on: _with_spread(on.macro_f1, on.macro_f1_by_seed))),
     ]
-    if decided and compared:
+    if intended and compared:
         columns += [
-            ("accuracy to the first, points", shown(lambda on: _points(on.accuracy_difference))),
+            ("accuracy minus first, points", shown(lambda on: _points(on.accuracy_difference))),
             ("p", shown(lambda on: _p(on.accuracy_difference))),
         ]
     return columns
@@ -135,23 +132,23 @@ def _notes(results: Results) -> list[str]:
     first = results.rows[0]
     notes = [
         f"Split: {results.split}.",
-        f"Budget: {results.budget}. Input {_range([row.input_size for row in results.rows])} px; pictures learned from "
+        f"Budget: {results.budget}. Input {_range([row.input_size for row in results.rows])} px; training pictures "
         f"{_range([row.training_pictures for row in results.rows])}, seen in training "
         f"{_range([row.pictures_seen for row in results.rows])}; seeds {', '.join(map(str, seeds))}"
-        f"{'' if several else ', one run each: another seed gives other figures'}.",
-        "In brackets: 95 % intervals over the test pictures (accuracy of one run: Wilson; else 2000 resamplings).",
+        f"{'' if several else ', one run each: results vary with the seed'}.",
+        "In brackets: 95 % intervals over the test pictures (accuracy of one run: Wilson; otherwise 2000 bootstrap "
+        "samples).",
     ]
     if len(results.rows) > 1:
-        permuted = " (of several seeds: a permutation test picture by picture)" if several else ""
+        permuted = " (several seeds: a permutation test picture by picture)" if several else ""
         notes.append(
-            f"To the first: against {first.title} on the same test pictures; p by McNemar's exact test"
-            f"{permuted}, two-sided, raised for the "
-            f"{len(results.rows) - 1} comparisons of the table (Holm)."
+            f"Minus first: difference to {first.title} on the same test pictures; p: McNemar's exact test{permuted}, "
+            f"two-sided, corrected for the {len(results.rows) - 1} comparisons of the table (Holm)."
         )
     if first.timings:
         notes.append(
-            "Pictures a second: onnxruntime on the CPU (classical: scikit-learn), all entries in one sitting in turns, "
-            f"{results.threads} threads of {results.processor}, medians."
+            "Pictures/s: onnxruntime on the CPU (classical: scikit-learn), all entries timed side by side, medians, "
+            f"{results.threads} threads of {results.processor}."
         )
     libraries = ", ".join(f"{name} {found}" for name, found in sorted(results.versions.items()))
     return [*notes, f"Training: {results.device}; {libraries}."]
@@ -163,8 +160,8 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def as_csv(results: Results) -> str:
-    """One row an entry and tissue; shares, not percent; empty where there is no figure."""
-    cells = [_plain_cells(row) | _on_cells(on) | _speed_cells(row) for row in results.rows for on in row.on]
+    """A row for each entry and tissue; shares instead of percent; undefined values are empty."""
+    cells = [_plain_cells(row) | _tissue_cells(on) | _speed_cells(row) for row in results.rows for on in row.on]
     names = dict.fromkeys(name for row in cells for name in row)
     text = io.StringIO()
     rows = csv_file.Writer(text)
@@ -177,7 +174,7 @@ def _plain_cells(row: Row) -> dict[str, object]:
     return row.model_dump(exclude={"on", "timings"}) | {"seeds": " ".join(map(str, row.seeds))}
 
 
-def _on_cells(on: OnTissue) -> dict[str, object]:
+def _tissue_cells(on: TissueResult) -> dict[str, object]:
     found: dict[str, object] = {"tissue": on.tissue, "n": on.n}
     for name in ("accuracy", "macro_f1", "accuracy_difference", "macro_f1_difference"):
         estimate = getattr(on, name)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from training.compare.baselines import ClassicalModel, measure, optical_density, segment
+from training.compare.baselines import ClassicalModel, measure_features, optical_density, segment
 from training.drawn.painter import paint
 
 CODES = ("EBO", "EOS", "LYT", "NGS")
@@ -24,7 +24,7 @@ def learned() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["boosting", "forest", "logistic"])
 def test_it_beats_chance_clearly_on_cells_it_has_not_seen(learned: tuple[np.ndarray, np.ndarray], kind: str) -> None:
-    model = ClassicalModel(6, kind).learn(_features(learned[0]), learned[1] + 1)  # type: ignore[arg-type]
+    model = ClassicalModel(6, kind).fit_features(_features(learned[0]), learned[1] + 1)  # type: ignore[arg-type]
     images, labels = _drawn(CODES, range(100, 108))
     probabilities = model.predict_proba(images)
     assert probabilities.shape == (len(images), 6)
@@ -43,18 +43,13 @@ def _features(images: np.ndarray) -> np.ndarray:
     return _measured[id(images)]
 
 
-def test_learning_from_pictures_is_learning_from_their_features(learned: tuple[np.ndarray, np.ndarray]) -> None:
-    few, labels = learned[0][::5], learned[1][::5]
-    from_pictures, from_features = ClassicalModel(4, "logistic").fit(few, labels), ClassicalModel(4, "logistic")
-    from_features.learn(from_features.measure(few), labels)
-    assert np.array_equal(from_pictures.predict_proba(few[:3]), from_features.predict_proba(few[:3]))
-
-
 def test_a_quarter_turn_and_a_mirror_change_nothing_but_rounding(learned: tuple[np.ndarray, np.ndarray]) -> None:
     spread = _features(learned[0]).std(axis=0)
     for image in learned[0][::12]:
         for moved in (np.rot90(image), image[:, ::-1]):
-            changed = np.abs(measure(np.ascontiguousarray(moved)) - measure(image)) / spread.clip(1e-6)
+            changed = np.abs(measure_features(np.ascontiguousarray(moved)) - measure_features(image)) / spread.clip(
+                1e-6
+            )
             assert changed.mean() < 0.03 and changed.max() < 1.5  # a local pattern on the edge between two bins
 
 
@@ -66,7 +61,7 @@ def test_any_turn_changes_far_less_than_another_cell_does(learned: tuple[np.ndar
     for code in CODES:
         large = Image.fromarray(paint(code, 3, 3 * SIZE // 2).picture)
         first, *turned = (
-            measure(np.asarray(_centre(large.rotate(degrees, Image.Resampling.BICUBIC))))
+            measure_features(np.asarray(_centre(large.rotate(degrees, Image.Resampling.BICUBIC))))
             for degrees in (1, 31, 76, 118)
         )
         changes += [(np.abs(other - first) / spread.clip(1e-6))[varied] for other in turned]
@@ -90,5 +85,5 @@ def test_nucleus_and_cell_are_found_where_they_were_drawn() -> None:
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
 def test_a_picture_without_a_cell_has_features_too(grey: int) -> None:
-    features = measure(np.full((SIZE, SIZE, 3), grey, np.uint8))
-    assert np.isfinite(features).all() and features.shape == measure(paint("LYT", 0, SIZE).picture).shape
+    features = measure_features(np.full((SIZE, SIZE, 3), grey, np.uint8))
+    assert np.isfinite(features).all() and features.shape == measure_features(paint("LYT", 0, SIZE).picture).shape

@@ -149,21 +149,21 @@ def test_paces_are_measured_once_for_a_configuration(bench: Bench, tmp_path: Pat
     measured = []
     for size in ("64", "64", "32"):
         _, said = bench.compare("paces", HEAD + larger + f"{size}\n", "--plan", "--out", tmp_path / "out")
-        measured.append(re.findall(r"(\S+): a few steps", said))
+        measured.append(re.findall(r"(\S+): timing a few steps", said))
     assert measured == [["measured/seed-3", "larger/seed-3"], [], ["larger/seed-3"]]
 
 
 def test_a_run_that_fails_is_reported_and_stops_no_other(bench: Bench, gone_on: str) -> None:
     assert re.findall(r"\[\d of \d\] (\S+);", gone_on) == RUNS[1:]
     assert re.search(r"late/seed-3 failed: \S+late\.safetensors: no such file", gone_on)
-    assert f"more in {bench.out / 'late' / 'seed-3.failed'}" in gone_on
+    assert f"traceback in {bench.out / 'late' / 'seed-3.failed'}" in gone_on
 
 
 def test_all_that_is_there_stands_in_the_table(done: Bench) -> None:
     assert [row.name for row in done.results().rows] == ENTRIES
     assert list(done.rows()) == ENTRIES
     assert not list(done.out.glob("*/*.failed"))
-    assert "Not in the table" not in done.table()
+    assert "Failed: `" not in done.table()
     assert r"| ours \| micro | " in done.table()
     heads = [line.count("|") - line.count(r"\|") for line in done.table().splitlines() if line.startswith("|")]
     assert len(set(heads)) == 1 and len(heads) == 2 + len(ENTRIES)
@@ -228,7 +228,7 @@ def _drawn(folder: Path) -> str:
 
 
 def test_the_plot_is_drawn_in_both_forms(done: Bench) -> None:
-    assert "pictures a second, batch 4, 1 threads" in _drawn(done.out)
+    assert "pictures/s, batch 4, 1 threads" in _drawn(done.out)
     assert "![Scatter plot of 4 entries." in done.table() and "](comparison.svg)" in done.table()
 
 
@@ -253,7 +253,7 @@ def test_another_first_entry_is_timed_and_compared_anew(put_back: Bench) -> None
     rows = put_back.rows()
     assert list(rows)[0] == "measured" and float(rows["measured"]["ratio_batch_1"]) == 1
     assert rows["measured"]["p"] == "" != rows["micro"]["p"]
-    assert "accuracy less that of measured" in _drawn(put_back.out)
+    assert "accuracy minus that of measured" in _drawn(put_back.out)
 
 
 def test_a_learning_curve_is_drawn_over_the_pictures_learned_from(put_back: Bench) -> None:
@@ -265,10 +265,10 @@ def test_a_learning_curve_is_drawn_over_the_pictures_learned_from(put_back: Benc
 def test_a_run_of_another_comparison_is_left_as_it_is(put_back: Bench) -> None:
     before = put_back.written()
     code, said = put_back.compare("larger", ALL.replace('"pupil"\n', '"pupil"\nset.model.input_size = 64\n'))
-    assert code == 1 and "pupil/seed-3 failed" in said and "was made from another comparison" in said
+    assert code == 1 and "pupil/seed-3 failed" in said and "belongs to another comparison" in said
     assert put_back.written() == before
     assert list(put_back.rows()) == ENTRIES[:-1]
-    assert "Not in the table: `pupil/seed-3`: " in put_back.table()
+    assert "Failed: `pupil/seed-3`: " in put_back.table()
 
 
 def test_one_entry_alone(bench: Bench, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_one_entry_alone(bench: Bench, tmp_path: Path) -> None:
 
 def test_one_entry_is_not_trained_without_the_one_that_it_learns_from(bench: Bench, tmp_path: Path) -> None:
     code, said = bench.compare("early", ALL, "--only", "pupil", "--out", tmp_path / "early")
-    assert code == 2 and "entry pupil takes from micro, not trained yet: add --only micro" in said
+    assert code == 2 and "entry pupil uses micro, not trained yet: add --only micro" in said
     assert not (tmp_path / "early").exists()
 
 
@@ -292,7 +292,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(bench: Bench, tmp_path: Path) -> Non
         assert process.is_alive(), log.read_text()
     assert process.pid is not None
     code, said = bench.compare("second", long, "--out", tmp_path / "out")
-    assert code == 2 and "another comparison is at work here" in said
+    assert code == 2 and "another comparison runs in this folder" in said
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130

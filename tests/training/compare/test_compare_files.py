@@ -9,7 +9,7 @@ import torch
 from commands import run
 from desk import CONFIG
 
-from training.compare.entries import PlannedRun, planned_runs, read_comparison
+from training.compare.entries import PlannedRun, plan_runs, read_comparison
 from training.networks.build import build
 
 FILES = sorted(path for path in Path("training/configs/compare").glob("*.toml") if path.name != "marrow.toml")
@@ -22,12 +22,12 @@ BOTH = HEAD + FIRST + SECOND
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_of_the_repository_can_be_carried_out(path: Path, tmp_path: Path) -> None:
     comparison = read_comparison(path)
-    runs = planned_runs(comparison, path, tmp_path)
+    runs = plan_runs(comparison, path, tmp_path)
     assert [one.entry for one in runs] == [
         entry for entry in comparison.entry for _ in entry.seeds or comparison.seeds or [1]
     ]
     for one in runs:
-        assert comparison.budget.epochs is None or one.trained_for(comparison.budget.epochs).config.fit.restarts == ()
+        assert comparison.budget.epochs is None or one.with_epochs(comparison.budget.epochs).config.fit.restarts == ()
     with torch.device("meta"):
         for model in {one.config.model.model_dump_json(): one.config.model for one in runs}.values():
             assert build(model, 7).head.out_features == 7
@@ -35,7 +35,7 @@ def test_every_file_of_the_repository_can_be_carried_out(path: Path, tmp_path: P
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_entry_of_the_repository_is_another_training(path: Path, tmp_path: Path) -> None:
-    runs = planned_runs(read_comparison(path), path, tmp_path)
+    runs = plan_runs(read_comparison(path), path, tmp_path)
     told = [(one.entry.kind, one.seed, one.config.model_copy(update={"name": ""}).model_dump_json()) for one in runs]
     assert len(set(told)) == len(told)
 
@@ -43,7 +43,7 @@ def test_every_entry_of_the_repository_is_another_training(path: Path, tmp_path:
 def _planned(folder: Path, text: str) -> list[PlannedRun]:
     (folder / "drawn.toml").write_text(CONFIG)
     (folder / "comparison.toml").write_text(text)
-    return planned_runs(read_comparison(folder / "comparison.toml"), folder / "comparison.toml", folder / "out")
+    return plan_runs(read_comparison(folder / "comparison.toml"), folder / "comparison.toml", folder / "out")
 
 
 def test_an_entry_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
@@ -79,31 +79,31 @@ def test_an_entry_may_do_without_another_tissue(tmp_path: Path) -> None:
         (BOTH + "sets.fit.epochs = 3\n", "unknown key 'entry.1.sets'; did you mean 'set'?"),
         (BOTH + 'kind = "bosting"\n', "entry.1.kind: Input should be 'network', 'boosting'"),
         (BOTH + 'set.model.variant = "micra"\n', "entry other: unknown variant 'micra'; did you mean micro"),
-        (BOTH + 'set.data.split = {kind = "random"}\n', "entry other: data.split is not the first entry's"),
-        (BOTH + "set.data.twins.max_distance = 3\n", "entry other: data.twins is not the first entry's"),
-        (BOTH + "set.data.sample = 0.5\n", "entry other: data.sample is not the first entry's"),
+        (BOTH + 'set.data.split = {kind = "random"}\n', "entry other: data.split differs from the first entry"),
+        (BOTH + "set.data.twins.max_distance = 3\n", "entry other: data.twins differs from the first entry"),
+        (BOTH + "set.data.sample = 0.5\n", "entry other: data.sample differs from the first entry"),
         (
             BOTH + 'set.classes = [{code = "EOS", name = "E"}, {code = "LYT", name = "L"}]\n',
-            "entry other: classes is not the first entry's",
+            "entry other: classes differs from the first entry",
         ),
         (
             HEAD + f"set.data.sources = [{DRAWN}, {MORE}]\n" + FIRST + SECOND + f"set.data.sources = [{DRAWN}]\n",
-            "entry other: data.sources is not the first entry's",  # it would be tested on a part
+            "entry other: data.sources differs from the first entry",  # it would be tested on a part
         ),
         (
             HEAD + f"set.data.sources = [{DRAWN}, {BLOOD}]\n" + FIRST + SECOND + f"set.data.sources = [{BLOOD}]\n"
             'set.card.tissue = "blood"\n',
-            "entry other: data.sources is not the first entry's",  # nothing of what decides
+            "entry other: data.sources differs from the first entry",  # nothing of what decides
         ),
-        (BOTH + 'set.model.init = "run:micra"\n', "'run:micra' names no entry further up; there are micro"),
+        (BOTH + 'set.model.init = "run:micra"\n', "'run:micra' is no earlier entry; earlier entries: micro"),
         (
             HEAD + FIRST + 'set.model.init = "run:other"\n' + SECOND,
-            "'run:other' names no entry further up; there is none",
+            "'run:other' is no earlier entry; earlier entries: none",
         ),
         (HEAD + FIRST + FIRST, "two entries share a name: micro"),
         (HEAD + FIRST + SECOND.replace("other", "cache"), "no entry can be called cache"),
-        (HEAD + "seeds = [1, 1]\n" + FIRST, "a seed stands twice in [1, 1]"),
-        (HEAD + "budget = {epochs = 1, minutes = 2}\n" + FIRST, "one of pictures, epochs and minutes, not"),
+        (HEAD + "seeds = [1, 1]\n" + FIRST, "duplicate seed in [1, 1]"),
+        (HEAD + "budget = {epochs = 1, minutes = 2}\n" + FIRST, "use one of pictures, epochs and minutes, not"),
         (HEAD.replace("drawn.toml", "lost.toml") + FIRST, "lost.toml: cannot be read"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.contract import CellClass
-from training.compare.speed import Subject, artefact, cpu_seconds, side_by_side
+from training.compare.speed import Subject, cpu_seconds, load_artefact, time_side_by_side
 from training.config import read_config
 from training.export.cost import network_cost
 
@@ -18,7 +18,7 @@ def test_the_first_is_the_measure_of_the_others() -> None:
     weights = np.ones((64, 64))
     quick = Subject(32, lambda _: weights @ weights)
     slow = Subject(32, lambda _: [weights @ weights for _ in range(200)])
-    found = side_by_side({"quick": quick, "slow": slow, "again": quick}, (1, 4), rounds=5, round_s=0.005)
+    found = time_side_by_side({"quick": quick, "slow": slow, "again": quick}, (1, 4), rounds=5, round_s=0.005)
     assert [timing.batch for timing in found["slow"]] == [1, 4]
     for timing in found["quick"]:
         assert timing.ratio == timing.ratio_low == timing.ratio_high == 1
@@ -33,15 +33,15 @@ def test_every_model_is_asked_equally_often_with_pictures_of_its_size() -> None:
         name: Subject(size, lambda images, name=name: seen[name].append(images.shape))
         for name, size in (("small", 32), ("large", 64))
     }
-    side_by_side(subjects, (2,), rounds=3, round_s=1e-9)
+    time_side_by_side(subjects, (2,), rounds=3, round_s=1e-9)
     assert seen["small"] == [(2, 32, 32, 3)] * 6  # in each of three rounds once untimed and once timed
     assert seen["large"] == [(2, 64, 64, 3)] * 6
 
 
 def test_what_onnxruntime_cannot_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ValueError, match="broken.onnx: onnxruntime cannot run it"):
-        artefact(tmp_path / "broken.onnx", threads=1)
+    with pytest.raises(ValueError, match="broken.onnx: onnxruntime cannot load it"):
+        load_artefact(tmp_path / "broken.onnx", threads=1)
 
 
 def test_exported_models_are_timed_from_the_command_line(artefact: Path, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_cpu_seconds_are_those_that_this_process_computed() -> None:
     waits = threading.Event()
     subject = Subject(32, lambda _: (waits.wait(0.2), weights @ weights))
     by_wall, by_cpu = (
-        side_by_side({"one": subject}, (1,), rounds=1, round_s=1e-3, clock=clock)["one"][0].pictures_per_s
+        time_side_by_side({"one": subject}, (1,), rounds=1, round_s=1e-3, clock=clock)["one"][0].pictures_per_s
         for clock in (time.perf_counter, cpu_seconds)
     )
     assert by_wall <= 5 < by_cpu
