@@ -264,10 +264,13 @@ class Stage(nn.Module):
 
 
 class CrossScaleAttention(nn.Module):
-    """Multi-scale cross attention: the third stage asks, the tokens of the other stages answer.
+    """Multi-scale cross attention: queries from the third stage, keys and values from the other stages.
 
-    Queries come from the third stage's map (1/16 of the picture); keys and values from the first and second, pooled
-    to that grid, and the fourth, at its own. The answer joins the third map and the upsampled fourth.
+    The maps of the first and second stage are pooled to the grid of the third (1/16 of the picture); the fourth keeps
+    its own. The result is added to the third map and the upsampled fourth.
+
+    Tokens are in columns, as convolutions leave them, and pooling is a depthwise convolution: onnxruntime then neither
+    splits nor transposes a map, and stays in its blocked layout for widths that are no multiple of 16 (docs/graph.md).
     """
 
     HEAD_DIM = 48
@@ -286,20 +289,30 @@ class CrossScaleAttention(nn.Module):
         self.top_down = nn.Conv2d(fourth, dim, 1)
         self.norm = LayerNorm2d(dim, eps=1e-6)
 
-    def _tokens(self, x: Tensor) -> Tensor:
-        return x.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)  # (N, C, H, W) -> (N, heads, H·W, head_dim)
+    def _tokens(self, maps: list[Tensor]) -> Tensor:
+        """Maps (N, dim, H_i, W_i) -> (N, heads, head_dim, tokens)."""
+        return torch.cat([x.flatten(2) for x in maps], dim=2).unflatten(1, (self.heads, -1))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         first, second, third, fourth = maps
-        height, width = third.shape[-2:]
-        others = [F.avg_pool2d(first, 4), F.avg_pool2d(second, 2), fourth]
-        pairs = [project(x).chunk(2, dim=1) for project, x in zip(self.key_value, others, strict=True)]
-        keys = torch.cat([self._tokens(key) for key, _ in pairs], dim=2)
-        values = torch.cat([self._tokens(value) for _, value in pairs], dim=2)
-        seen = F.scaled_dot_product_attention(self._tokens(self.query(third)), keys, values)
-        seen = seen.transpose(2, 3).flatten(1, 2).unflatten(2, (height, width))  # -> (N, dim, H, W)
+        others = [mean_pool(first, 4), mean_pool(second, 2), fourth]
+        halves = [[conv.get_parameter(name).chunk(2) for name in ("weight", "bias")] for conv in self.key_value]
+        keys, values = (
+            self._tokens([F.conv2d(x, w[half], b[half]) for x, (w, b) in zip(others, halves, strict=True)])
+            for half in (0, 1)
+        )
+        scale = keys.shape[2] ** -0.5
+        query = self._tokens([F.conv2d(third, self.query.weight * scale, self.query.get_parameter("bias") * scale)])
+        weights = torch.softmax(query.transpose(2, 3) @ keys, dim=3)  # (N, heads, queries, keys)
+        seen = (values @ weights.transpose(2, 3)).flatten(1, 2).unflatten(2, third.shape[2:])  # -> (N, dim, H, W)
         upsampled = F.interpolate(self.top_down(fourth), scale_factor=2.0, mode="nearest")
         return self.norm(self.lateral(third) + upsampled + self.answer(seen))
+
+
+def mean_pool(x: Tensor, side: int) -> Tensor:
+    """Mean over side x side places: (N, C, H, W) -> (N, C, H / side, W / side)."""
+    weight = x.new_full((x.shape[1], 1, side, side), side**-2)
+    return F.conv2d(x, weight, stride=side, groups=x.shape[1])
 
 
 class VANOutput(NamedTuple):

@@ -180,7 +180,7 @@ def export(run: RunFolder, out: Path, precision: Precision = "fp32") -> tuple[Pa
     from training.evaluation.evaluate import load_network
     from training.export.export import ExportError, Trained
     from training.export.export import export as export_network
-    from training.export.fp16 import HalfError
+    from training.export.fp16 import Fp16Error
     from training.fit.pretrained import provenance_of
 
     config, evaluation = run.config(), run.evaluation()
@@ -193,7 +193,7 @@ def export(run: RunFolder, out: Path, precision: Precision = "fp32") -> tuple[Pa
     trained = Trained(config, net, evaluation, run.training_images(), division, run.split_sha256(), ancestors)
     try:
         return export_network(trained, out, precision)
-    except (ExportError, HalfError) as error:
+    except (ExportError, Fp16Error) as error:
         raise ValueError(f"not exported: {error}") from error
 
 

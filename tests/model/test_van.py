@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.van import VAN, VARIANTS, Variant
+from model.van import VAN, VARIANTS, CrossScaleAttention, Variant, mean_pool
 
 CLASSES = 21
 REQUIRED = {"tiny", "van_b0", "van_b1", "van_b2", "van_b3", "mlka_s", "mlka_m", "mlka_l"}
@@ -122,3 +123,28 @@ def test_drop_path_spares_evaluation_and_keeps_the_mean() -> None:
     ones = torch.ones(4000, 1, 1, 1)
     assert set(drop(ones).unique().tolist()) == {0.0, 2.0}
     assert drop(ones).mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+@torch.inference_mode()
+def test_cross_scale_attention_is_scaled_dot_product_attention_of_pooled_maps() -> None:
+    torch.manual_seed(0)
+    fusion = CrossScaleAttention((24, 40, 96, 320), 96).double()
+    sides = zip((24, 40, 96, 320), (16, 8, 4, 2), strict=True)
+    maps = [torch.randn(2, dim, side, side, dtype=torch.float64) for dim, side in sides]
+    others = [F.avg_pool2d(maps[0], 4), F.avg_pool2d(maps[1], 2), maps[3]]
+
+    def tokens(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(2).unflatten(1, (fusion.heads, -1)).transpose(2, 3)
+
+    pairs = [project(x).chunk(2, dim=1) for project, x in zip(fusion.key_value, others, strict=True)]
+    keys, values = (torch.cat([tokens(pair[half]) for pair in pairs], dim=2) for half in (0, 1))
+    answers = F.scaled_dot_product_attention(tokens(fusion.query(maps[2])), keys, values)
+    answers = answers.transpose(2, 3).flatten(1, 2).unflatten(2, (4, 4))
+    upsampled = F.interpolate(fusion.top_down(maps[3]), scale_factor=2.0, mode="nearest")
+    expected = fusion.norm(fusion.lateral(maps[2]) + upsampled + fusion.answer(answers))
+    torch.testing.assert_close(fusion(maps), expected, atol=1e-9, rtol=1e-9)
+
+
+def test_mean_pool_is_average_pooling() -> None:
+    maps = torch.randn(2, 24, 8, 12, dtype=torch.float64)
+    torch.testing.assert_close(mean_pool(maps, 4), F.avg_pool2d(maps, 4))

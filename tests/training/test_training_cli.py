@@ -103,7 +103,7 @@ def test_figures_stand_alike_in_evaluation_manifest_and_card(desk: Path) -> None
 
 def test_every_figure_of_the_card_is_explained_in_it(desk: Path) -> None:
     card = (desk / "weights" / "MODEL_CARD.md").read_text()
-    explained = card.split("## Reading the figures")[1].split("##")[0]
+    explained = card.split("## Metrics")[1].split("##")[0]
     patterns = [name.replace("…", ".+") for name in re.findall("`(.+?)`", explained)]
     for name in {metric.name for metric in read_manifest(desk / "weights" / "drawn.json").metrics if not metric.code}:
         assert any(re.fullmatch(pattern, name) for pattern in patterns), name

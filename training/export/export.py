@@ -1,6 +1,6 @@
-"""A trained network → the artefact: one ONNX file that holds preprocessing and calibration, and its manifest.
+"""Export: a trained network as one ONNX file with preprocessing and calibration in the graph, and its manifest.
 
-Knows torch, ONNX and the contract. An artefact that disagrees with the network is never written.
+An artefact that disagrees with the network is never written.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from model import atomic_file
 from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing, manifest_text
+from model.van import MLKA
 from training.config import Config
 from training.export.binding import bound
-from training.export.fp16 import in_half
-from training.export.fusion import folded
+from training.export.fp16 import fp16_graph
 from training.export.probes import with_probes
 from training.networks.build import Network, variant_title
 from training.run import Evaluation, Provenance
@@ -33,16 +33,16 @@ from training.run import Evaluation, Provenance
 OPSET = 20
 ATOL = 1e-4
 PARITY_BATCHES = (1, 2, 7)
-
-Arrays = dict[str, NDArray[np.float32]]
+#: Channel block of onnxruntime's NCHWc layout; depthwise convolutions of other widths are several times slower.
+CHANNEL_BLOCK = 16
 
 
 class ExportError(Exception):
-    """The exported graph does not do what the network does: which check, and by how much."""
+    """The exported graph disagrees with the network: which check failed, and by how much."""
 
 
 class Servable(nn.Module):
-    """The network with everything around it that must not differ between training and serving.
+    """The network with preprocessing and temperature scaling, as it is served.
 
     uint8 pictures (N, S, S, 3) → the contract's five outputs, in its order.
     """
@@ -67,33 +67,33 @@ class Servable(nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """All that an export needs of a run."""
+    """Everything that an export needs of a run."""
 
     config: Config
     net: Network  # in eval mode
     evaluation: Evaluation
     training_images: dict[str, Counter[str]]  # source → class → pictures
-    split: str  # in a sentence
+    split: str  # description of the split
     split_sha256: str
     ancestors: tuple[Provenance, ...] = ()
 
 
 def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
-    """Write `<name>.onnx` and `<name>.json` to a folder, once the graph has passed every gate.
+    """Write `<name>.onnx` and `<name>.json` to a folder, after all checks have passed.
 
     Raises:
-        ExportError: onnxruntime and PyTorch disagree by more than 1e-4 at batch 1, 2 or 7, or evidence does not sum
+        ExportError: onnxruntime and PyTorch differ by more than 1e-4 at batch size 1, 2 or 7, or evidence does not sum
             to the logits.
-        HalfError: in fp16 the graph disagrees with itself in fp32.
+        Fp16Error: the fp16 graph differs too much from the fp32 graph.
         ValueError: see `to_onnx`.
     """
     config = trained.config
     servable = Servable(trained.net, config, trained.evaluation.temperature).eval()
     model = to_onnx(servable, config.model.input_size)
     graph = model.SerializeToString()
-    shapes = check(graph, servable, config.model.input_size)
+    shapes = check_graph(graph, servable, config.model.input_size)
     if precision == "fp16":
-        graph = in_half(model, config.model.input_size)
+        graph = fp16_graph(model, config.model.input_size)
     graph, manifest = bound(graph, _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision))
     manifest = with_probes(graph, manifest)
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,25 +104,25 @@ def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tup
 
 
 def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
-    """The ONNX graph of the network arranged for inference (training/export/fusion.py); see `trace`.
+    """The ONNX graph, with a dynamic batch size and without exporter metadata.
+
+    The graph contains every tensor of the network whole and under its own name, so that a training can be initialised
+    from an artefact. The exporter's own optimiser is off: it would fold BatchNorms into convolutions and crop kernels
+    for good. Runtimes do both when they load a graph, at the same speed.
+
+    Args:
+        servable: in eval mode.
+        size: input size S in pixels.
 
     Raises:
-        ValueError: onnxruntime would compute an MLKA of these widths several times more slowly than others.
+        ValueError: the network is in training mode, or MLKA widths are slow in onnxruntime (see `check_mlka_widths`).
     """
-    return trace(folded(servable), size)
-
-
-def trace(servable: nn.Module, size: int) -> onnx.ModelProto:
-    """The ONNX graph, batch dynamic, without the exporter's notes on where each node came from.
-
-    Every tensor of the network is in it under its own name, whole, so that a training can begin with an artefact. The
-    exporter's optimiser would fold BatchNorms into convolutions, from which no training gets them out again, and cut
-    kernels; runtimes do both when they load a graph, at the same speed.
-    """
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    if servable.training:
+        raise ValueError("the network is in training mode: its BatchNorms would use batch statistics; call eval()")
+    check_mlka_widths(servable)
     program = torch.onnx.export(
         servable,
-        (example,),
+        (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
         input_names=[INPUT],
         output_names=list(OUTPUTS),
         dynamic_shapes={"image": {0: torch.export.Dim("N")}},
@@ -134,32 +134,41 @@ def trace(servable: nn.Module, size: int) -> onnx.ModelProto:
     assert program is not None, "the dynamo exporter returns a program"
     _fold_constants(program.model)
     proto = program.model_proto
-    # The notes hold stack traces with the paths of the machine that exported.
-    for entry in (
-        *proto.graph.node,
-        *proto.graph.value_info,
-        *proto.graph.input,
-        *proto.graph.output,
-        proto.graph,
-        proto,
-    ):
+    graph = proto.graph
+    # The metadata contains stack traces with paths of the exporting machine.
+    for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, graph, proto):
         del entry.metadata_props[:]
-    for node in proto.graph.node:
+    for node in graph.node:
         node.doc_string = ""
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
-def _fold_constants(model: ir.Model) -> None:
-    """Compute what is the same for every picture, but for the network's tensors, and tidy up."""
+def check_mlka_widths(net: nn.Module) -> None:
+    """Check that every MLKA splits its channels into multiples of 16.
 
-    def touches_a_weight(node: ir.Node) -> bool | None:
+    Raises:
+        ValueError: it does not; names the module and a width that would.
+    """
+    for name, module in net.named_modules():
+        if isinstance(module, MLKA) and module.share % CHANNEL_BLOCK:
+            step = CHANNEL_BLOCK * len(module.attend)
+            raise ValueError(
+                f"{name} gives each scale {module.share} channels; onnxruntime computes depthwise convolutions fast "
+                f"only in blocks of {CHANNEL_BLOCK}: choose a width that is a multiple of {step}"
+            )
+
+
+def _fold_constants(model: ir.Model) -> None:
+    """Precompute what does not depend on the input or on the network's tensors, and remove unused nodes."""
+
+    def uses_weight(node: ir.Node) -> bool | None:
         named = any(value is not None and (value.name or "").startswith("net.") for value in node.inputs)
         return False if named else None
 
     passes.InlinePass()(model)
-    fold_constants_ir(model, should_fold=touches_a_weight)
-    rewrite(model, [materialize_reshape_shape_rule])  # -1 for the batch, which else is computed for every reshape
+    fold_constants_ir(model, should_fold=uses_weight)
+    rewrite(model, [materialize_reshape_shape_rule])  # -1 for the batch size, instead of computing it at each reshape
     passes.RemoveUnusedNodesPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.CommonSubexpressionEliminationPass()(model)
@@ -167,59 +176,58 @@ def _fold_constants(model: ir.Model) -> None:
     passes.RemoveUnusedFunctionsPass()(model)
 
 
-def check(graph: bytes, servable: Servable, size: int) -> dict[str, tuple[int, ...]]:
-    """Hold the graph against the network at batch sizes 1, 2 and 7, and the evidence against its sum rule.
+def check_graph(graph: bytes, servable: Servable, size: int) -> dict[str, tuple[int, ...]]:
+    """Compare the graph with the network at batch sizes 1, 2 and 7, and check that evidence sums to the logits.
 
     Returns:
-        Output name → shape without the batch.
+        Output name → shape without the batch dimension.
 
     Raises:
         ExportError: see `export`.
     """
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(0)
-    arrays: Arrays = {}
+    arrays: dict[str, NDArray[np.float32]] = {}
     for batch in PARITY_BATCHES:
         images = generator.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-        images[0] = 0  # where a map may be flat, and its scaling divides by nothing
+        images[0] = 0  # its maps may be constant: a division by zero in their scaling
         arrays = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {INPUT: images}), strict=True))
         with torch.inference_mode():
             expected = servable(torch.from_numpy(images))
         for name, tensor in zip(OUTPUTS, expected, strict=True):
-            _within(name, batch, arrays[name], tensor.numpy())
+            _check_close(name, batch, arrays[name], tensor.numpy())
         sums = arrays["evidence"].mean(axis=(2, 3)) + servable.net.head.bias.detach().numpy()
-        _within("the mean of evidence plus bias", batch, sums, arrays["logits"])
+        _check_close("mean of evidence plus bias", batch, sums, arrays["logits"])
     return {name: array.shape[1:] for name, array in arrays.items()}
 
 
-def _within(name: str, batch: int, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-    if found.shape != expected.shape:
-        raise ExportError(f"{name} at batch {batch}: shape {found.shape}, expected {expected.shape}")
-    gap = float(np.abs(found - expected).max())
-    if not gap <= ATOL:  # also catches NaN
-        raise ExportError(f"{name} at batch {batch}: off by {gap:.2e}, allowed {ATOL:.0e}")
+def _check_close(name: str, batch: int, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    if actual.shape != expected.shape:
+        raise ExportError(f"{name} at batch {batch}: shape {actual.shape}, expected {expected.shape}")
+    difference = float(np.abs(actual - expected).max())
+    if not difference <= ATOL:  # also true for NaN
+        raise ExportError(f"{name} at batch {batch}: off by {difference:.2e}, allowed {ATOL:.0e}")
 
 
 def _manifest(
     trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]], precision: Precision = "fp32"
 ) -> Manifest:
     config, card = trained.config, trained.config.card
-    of_tissue: Counter[str] = Counter()
-    total: Counter[str] = Counter()
+    images = {source.name: trained.training_images.get(source.name, Counter[str]()) for source in config.data.sources}
+    total, of_tissue = Counter[str](), Counter[str]()
     for source in config.data.sources:
-        counts = trained.training_images.get(source.name, Counter())
-        total += counts
-        of_tissue += counts if source.tissue == card.tissue else Counter()
-    sources = [
+        total += images[source.name]
+        of_tissue += images[source.name] if source.tissue == card.tissue else Counter()
+    sources = tuple(
         DataSource(
             name=source.name,
             tissue=source.tissue,
             licence=source.licence,
             attribution=source.attribution,
-            training_images=dict(trained.training_images.get(source.name, {})),
+            training_images=dict(images[source.name]),
         )
         for source in config.data.sources
-    ]
+    )
     return Manifest(
         name=config.name,
         version=config.version,
@@ -235,27 +243,27 @@ def _manifest(
         opset=OPSET,
         precision=precision,
         sha256=sha256,
-        sources=tuple(sources),
+        sources=sources,
         split=trained.split,
         split_sha256=trained.split_sha256,
         metrics=trained.evaluation.metrics,
         intended_use=card.intended_use,
-        limits=(*card.limits, *_found_limits(trained)),
+        limits=(*card.limits, *_derived_limits(trained)),
         licence=card.licence,
         attribution=_attribution(trained),
     )
 
 
-def _found_limits(trained: Trained) -> list[str]:
-    """What no configuration could know: where the calibration was too little, and who has seen the test pictures."""
-    found = [ancestor.limit for ancestor in trained.ancestors if ancestor.limit]
+def _derived_limits(trained: Trained) -> list[str]:
+    """Limits found during training: no fitted temperature, or initial weights that had seen test pictures."""
+    limits = [ancestor.limit for ancestor in trained.ancestors if ancestor.limit]
     if not trained.evaluation.temperature_fitted:
-        found.insert(0, "Its probabilities are not calibrated: the calibration block does not determine a temperature.")
-    return found
+        limits.insert(0, "Probabilities are not calibrated: the calibration block does not determine a temperature.")
+    return limits
 
 
 def _attribution(trained: Trained) -> tuple[str, ...]:
-    """Of the data, then of what the training began with and of its teachers; nobody twice."""
-    named = [source.attribution for source in trained.config.data.sources]
-    named += [text for ancestor in trained.ancestors for text in ancestor.attribution]
-    return tuple(dict.fromkeys(named))
+    """Attributions of the data, then of initial weights and teachers, without duplicates."""
+    texts = [source.attribution for source in trained.config.data.sources]
+    texts += [text for ancestor in trained.ancestors for text in ancestor.attribution]
+    return tuple(dict.fromkeys(texts))

@@ -1,8 +1,7 @@
-"""An exported graph in half precision: fp16 inside, fp32 where rounding would show.
+"""Conversion of an exported graph to fp16, and its checks.
 
-Knows ONNX graphs and the contract's names. Knows no torch and no network. In fp32 stay the preprocessing, every
-softmax and all that leads to an output after the trunk's last convolution, so that evidence still adds up to the
-logits. Input and outputs keep their types: whoever serves the fp32 graph serves this one.
+These stay in fp32: the preprocessing, every softmax, and everything between the last convolution of the trunk and an
+output, so that evidence still sums to the logits. Input and outputs keep their types.
 """
 
 from collections.abc import Iterator
@@ -20,157 +19,161 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from model.contract import CLASSES, INPUT, OUTPUTS
 from training.drawn.painter import paint
 
-#: Largest difference from the fp32 graph, relative to the output's largest value or to 1. fp16 keeps 11 bits, 5e-4 at
-#: each step. Attention maps are stretched to 0..1, and their rounding with them.
+#: Largest difference to the fp32 graph, relative to the largest value of the output or to 1. fp16 has 11 significant
+#: bits: 5e-4 at each step. Scaling attention maps to 0..1 also scales their rounding errors.
 RELATIVE_TOLERANCE = 2e-2
-STRETCHED_TOLERANCE = 5e-2
-LARGEST_INSIDE = float(np.finfo(np.float16).max) / 4
-PROBES_PER_CLASS = 3
-#: What multiplies by weights: between these lies what fp16 is for.
-_HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+ATTENTION_TOLERANCE = 5e-2
+MAX_ACTIVATION = float(np.finfo(np.float16).max) / 4
+CELLS_PER_CLASS = 3
+#: Operators with weights. Nodes between the first and the last of them are converted.
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 Outputs = dict[str, NDArray[np.float32]]
 
 
-class HalfError(Exception):
-    """The graph in fp16 does not do what the graph in fp32 does: which output, and by how much."""
+class Fp16Error(Exception):
+    """The fp16 graph differs too much from the fp32 graph: which output, and by how much."""
 
 
-def in_half(model: ModelProto, size: int) -> bytes:
-    """The graph in fp16, once it has passed `check_half` and `check_range`.
+def fp16_graph(model: ModelProto, size: int) -> bytes:
+    """The graph in fp16, checked by `check_range` and `check_parity`.
 
     Args:
-        size: S of the input, in pixels.
+        size: input size S in pixels.
 
     Raises:
-        HalfError: see there.
+        Fp16Error: a check fails.
     """
-    half = halved(model).SerializeToString()
+    converted = to_fp16(model).SerializeToString()
     check_range(model, size)
-    check_half(half, model.SerializeToString(), size)
-    return half
+    check_parity(converted, model.SerializeToString(), size)
+    return converted
 
 
-def halved(model: ModelProto) -> ModelProto:
-    """The same graph in fp16. The given one is left as it is."""
-    source = _named(model)
-    # Types of weights that stand here too are taken for halved ones, whether their node is or not.
-    del source.graph.value_info[:]
-    half = convert_float_to_float16(
+def to_fp16(model: ModelProto) -> ModelProto:
+    """A copy of the graph in fp16."""
+    source = _with_unique_names(model)
+    del source.graph.value_info[:]  # the converter would take weights listed here for fp16, even those it keeps
+    converted = convert_float_to_float16(
         source,
         keep_io_types=True,
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, "Softmax"],
-        node_block_list=sorted(_kept(source)),
+        node_block_list=sorted(_fp32_nodes(source)),
     )
-    half = _without_round_trips(half)
-    onnx.checker.check_model(half, full_check=True)
-    return half
+    converted = _without_round_trips(converted)
+    onnx.checker.check_model(converted, full_check=True)
+    return converted
 
 
-def check_half(half: bytes, full: bytes, size: int) -> None:
-    """Hold the fp16 graph against the fp32 graph on drawn cells, three of each class of Matek et al.
+def check_parity(fp16: bytes, fp32: bytes, size: int) -> None:
+    """Compare the fp16 graph with the fp32 graph on drawn cells, three of each class of Matek et al.
 
     Raises:
-        HalfError: an output differs by more than 2 % of its largest value, attention by more than 5 %; or a cell whose
-            two likeliest classes lie further apart than that 2 % in fp32 gets another class.
+        Fp16Error: an output differs by more than 2 % of its largest value, attention by more than 5 %; or the predicted
+            class of a cell changes although its two highest logits differ by more than 2 % of the largest in fp32.
     """
-    images = probe_cells(size)
-    found, expected = _computed(half, images), _computed(full, images)
+    images = drawn_cells(size)
+    actual, expected = _run(fp16, images), _run(fp32, images)
     for name in OUTPUTS:
-        tolerance = STRETCHED_TOLERANCE if name == "attention" else RELATIVE_TOLERANCE
+        tolerance = ATTENTION_TOLERANCE if name == "attention" else RELATIVE_TOLERANCE
         allowed = tolerance * max(1.0, float(np.abs(expected[name]).max()))
-        gap = float(np.abs(found[name] - expected[name]).max())
-        if not gap <= allowed:  # also catches NaN
-            raise HalfError(f"{name} in fp16: off by {gap:.2e}, allowed {allowed:.0e}")
-    lost = int(np.sum(_decided(expected["logits"]) & (found["logits"].argmax(1) != expected["logits"].argmax(1))))
-    if lost:
-        raise HalfError(f"{lost} of {len(images)} drawn cells get another class in fp16")
+        difference = float(np.abs(actual[name] - expected[name]).max())
+        if not difference <= allowed:  # also true for NaN
+            raise Fp16Error(f"{name} in fp16: off by {difference:.2e}, allowed {allowed:.0e}")
+    other = actual["logits"].argmax(1) != expected["logits"].argmax(1)
+    changed = int(np.sum(_has_margin(expected["logits"]) & other))
+    if changed:
+        raise Fp16Error(f"{changed} of {len(images)} drawn cells get another class in fp16")
 
 
 def check_range(model: ModelProto, size: int) -> None:
-    """Hold what is computed between the weights against the range of fp16, on the drawn cells, with room to spare.
+    """Check that activations of the drawn cells stay within the range of fp16, with a factor of 4 to spare.
 
-    onnxruntime's CPU provider computes an fp16 graph in fp32 between its fp16 weights, so what overflows on a GPU does
-    not overflow there.
+    Measured in the fp32 graph: the CPU provider of onnxruntime computes an fp16 graph in fp32, so an overflow on a GPU
+    would not show there.
 
     Raises:
-        HalfError: a value inside the network comes within a factor of 4 of the largest that fp16 holds.
+        Fp16Error: an activation exceeds a quarter of the largest fp16 value.
     """
-    watched = _named(onnx.shape_inference.infer_shapes(model))
-    kept = _kept(watched)
-    inside = {name for node in watched.graph.node if node.name not in kept for name in node.output}
-    floats = [value for value in watched.graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT]
-    watched.graph.output.extend(value for value in floats if value.name in inside)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    probe = _with_unique_names(onnx.shape_inference.infer_shapes(model))
+    fp32_nodes = _fp32_nodes(probe)
+    converted = {name for node in probe.graph.node if node.name not in fp32_nodes for name in node.output}
+    floats = [value for value in probe.graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+    probe.graph.output.extend(value for value in floats if value.name in converted)
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    for image in probe_cells(size):
+    for image in drawn_cells(size):
         for name, array in zip(names, session.run(names, {INPUT: image[None]}), strict=True):
             largest = float(np.abs(array).max())
-            if not largest <= LARGEST_INSIDE:
-                raise HalfError(f"{name} reaches {largest:.2e}; in fp16 no more than {LARGEST_INSIDE:.0f} is safe")
+            if not largest <= MAX_ACTIVATION:
+                raise Fp16Error(f"{name} reaches {largest:.2e}; at most {MAX_ACTIVATION:.0f} is safe in fp16")
 
 
 @cache
-def probe_cells(size: int) -> NDArray[np.uint8]:
-    """Drawn cells, (63, S, S, 3); drawn once, for they take seconds."""
-    return np.stack([paint(entry.code, seed, size).picture for entry in CLASSES for seed in range(PROBES_PER_CLASS)])
+def drawn_cells(size: int) -> NDArray[np.uint8]:
+    """Drawn cells, (63, S, S, 3); cached, since drawing takes seconds."""
+    return np.stack([paint(entry.code, seed, size).picture for entry in CLASSES for seed in range(CELLS_PER_CLASS)])
 
 
-def _decided(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _has_margin(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether the two highest logits of a picture differ by more than the tolerance, (N,)."""
     ordered = np.sort(logits, axis=1)
     return (ordered[:, -1] - ordered[:, -2]) > RELATIVE_TOLERANCE * max(1.0, float(np.abs(logits).max()))
 
 
-def _computed(graph: bytes, images: NDArray[np.uint8]) -> Outputs:
+def _run(graph: bytes, images: NDArray[np.uint8]) -> Outputs:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     return dict(zip(OUTPUTS, session.run(list(OUTPUTS), {INPUT: images}), strict=True))
 
 
-def _kept(model: ModelProto) -> set[str]:
-    """Names of the nodes that stay in fp32: before the first weights, and from the last ones to an output."""
-    made_by = {name: node for node in model.graph.node for name in node.output}
-    kept = {node.name for node in model.graph.node if not _has_weights_before(node, made_by)}
+Producers = dict[str, NodeProto]  # value → the node that computes it
+
+
+def _fp32_nodes(model: ModelProto) -> set[str]:
+    """Names of the nodes that stay in fp32: before the first weights, and between the last weights and an output."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    names = {node.name for node in model.graph.node if not _after_weights(node, producers)}
     for name in OUTPUTS:
-        kept |= {node.name for node in _back_from(name, made_by, through_head=name in ("logits", "evidence"))}
-    return kept
+        names |= {node.name for node in _tail(name, producers, through_head=name in ("logits", "evidence"))}
+    return names
 
 
-def _has_weights_before(node: NodeProto, made_by: dict[str, NodeProto]) -> bool:
-    return node.op_type in _HEAVY or any(found.op_type in _HEAVY for found in _ancestors(node, made_by))
+def _after_weights(node: NodeProto, producers: Producers) -> bool:
+    return node.op_type in _WEIGHTED or any(a.op_type in _WEIGHTED for a in _ancestors(node, producers))
 
 
-def _ancestors(node: NodeProto, made_by: dict[str, NodeProto]) -> Iterator[NodeProto]:
-    seen: set[str] = set()
-    waiting = list(node.input)
-    while waiting:
-        name = waiting.pop()
-        if name in made_by and name not in seen:
-            seen.add(name)
-            yield made_by[name]
-            waiting.extend(made_by[name].input)
+def _ancestors(node: NodeProto, producers: Producers) -> Iterator[NodeProto]:
+    visited: set[str] = set()
+    pending = list(node.input)
+    while pending:
+        name = pending.pop()
+        if name in producers and name not in visited:
+            visited.add(name)
+            yield producers[name]
+            pending.extend(producers[name].input)
 
 
-def _back_from(output: str, made_by: dict[str, NodeProto], *, through_head: bool) -> Iterator[NodeProto]:
-    """Nodes on the way to an output, back to the first that has weights; with the head, which has them, to the next."""
-    seen: set[tuple[str, bool]] = set()
-    waiting = [(output, through_head)]
-    while waiting:
-        name, may_pass = waiting.pop()
-        if name not in made_by or (name, may_pass) in seen:
+def _tail(output: str, producers: Producers, *, through_head: bool) -> Iterator[NodeProto]:
+    """Nodes between the last weights and an output; `through_head`: also the head, whose weights are the last."""
+    visited: set[tuple[str, bool]] = set()
+    pending = [(output, through_head)]
+    while pending:
+        name, pass_weights = pending.pop()
+        if name not in producers or (name, pass_weights) in visited:
             continue
-        seen.add((name, may_pass))
-        node = made_by[name]
-        if node.op_type in _HEAVY and not may_pass:
+        visited.add((name, pass_weights))
+        node = producers[name]
+        if node.op_type in _WEIGHTED and not pass_weights:
             continue
         yield node
-        waiting.extend((source, may_pass and node.op_type not in _HEAVY) for source in node.input)
+        pending.extend((source, pass_weights and node.op_type not in _WEIGHTED) for source in node.input)
 
 
 def _without_round_trips(model: ModelProto) -> ModelProto:
-    """The converter goes through fp16 between two nodes that both stay in fp32, and before every output."""
-    made_by = {name: node for node in model.graph.node for name in node.output}
+    """Remove casts to fp16 and back, which the converter inserts between fp32 nodes and before every output."""
+    producers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
-        before = made_by.get(node.input[0]) if _casts_to(node, TensorProto.FLOAT) else None
+        before = producers.get(node.input[0]) if _casts_to(node, TensorProto.FLOAT) else None
         if before is not None and _casts_to(before, TensorProto.FLOAT16):
             node.CopyFrom(helper.make_node("Identity", [before.input[0]], list(node.output), name=node.name))
     tidied = ir.from_proto(model)
@@ -178,12 +181,12 @@ def _without_round_trips(model: ModelProto) -> ModelProto:
     passes.RemoveUnusedNodesPass()(tidied)
     tidied.graph.sort()
     result = ir.to_proto(tidied)
-    del result.graph.value_info[:]  # types of before; whoever loads the graph works them out
+    del result.graph.value_info[:]  # outdated types; inferred when the graph is loaded
     return result
 
 
-def _named(model: ModelProto) -> ModelProto:
-    """A copy whose nodes differ in name, for that is what tells which are kept."""
+def _with_unique_names(model: ModelProto) -> ModelProto:
+    """A copy with unique node names, by which nodes are kept in fp32."""
     copy = ModelProto()
     copy.CopyFrom(model)
     for index, node in enumerate(copy.graph.node):

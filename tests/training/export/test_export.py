@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from model.contract import Manifest
-from model.van import VAN
+from model.van import MLKA, VAN, VARIANTS
 from service.runtime.session import open_session
 from training.config import Config
 from training.export.card import model_card
-from training.export.export import ExportError, Servable, Trained, check, export, to_onnx
+from training.export.export import ExportError, Servable, Trained, check_graph, check_mlka_widths, export, to_onnx
 from training.run import Evaluation
 
 CONFIG = Config.model_validate(
@@ -50,7 +51,7 @@ def graph(network: VAN) -> bytes:
 
 
 def test_a_faithful_graph_passes_and_gives_its_shapes(network: VAN, graph: bytes) -> None:
-    shapes = check(graph, Servable(network, CONFIG, 1.7).eval(), 64)
+    shapes = check_graph(graph, Servable(network, CONFIG, 1.7).eval(), 64)
     assert shapes == {
         "probabilities": (21,),
         "logits": (21,),
@@ -62,14 +63,14 @@ def test_a_faithful_graph_passes_and_gives_its_shapes(network: VAN, graph: bytes
 
 def test_another_temperature_is_caught(network: VAN, graph: bytes) -> None:
     with pytest.raises(ExportError, match="probabilities at batch 1: off by"):
-        check(graph, Servable(network, CONFIG, 1.0).eval(), 64)
+        check_graph(graph, Servable(network, CONFIG, 1.0).eval(), 64)
 
 
 def test_a_changed_weight_is_caught(network: VAN, graph: bytes) -> None:
     other = VAN("micro", len(CONFIG.codes)).eval()
     other.load_state_dict(network.state_dict() | {"head.bias": network.head.bias + 1e-3})
     with pytest.raises(ExportError, match="off by"):
-        check(graph, Servable(other, CONFIG, 1.7).eval(), 64)
+        check_graph(graph, Servable(other, CONFIG, 1.7).eval(), 64)
 
 
 class _Leaky(Servable):
@@ -94,7 +95,7 @@ def _leaking(graph: bytes) -> bytes:
 def test_evidence_that_does_not_sum_to_the_logits_is_caught(network: VAN, graph: bytes) -> None:
     leaky = _Leaky(network, CONFIG, 1.7).eval()
     with pytest.raises(ExportError, match="mean of evidence plus bias"):
-        check(_leaking(graph), leaky, 64)
+        check_graph(_leaking(graph), leaky, 64)
 
 
 def test_a_network_of_nans_is_never_written(network: VAN, tmp_path: Path) -> None:
@@ -132,8 +133,8 @@ def test_a_temperature_that_nothing_determines_is_no_calibration(exported: tuple
     _, manifest = exported
     assert manifest.temperature == 1
     card = model_card(manifest, "", UNFITTED)
-    assert "Its probabilities are not calibrated" in manifest.limits[-1] and manifest.limits[-1] in card
-    assert "temperature 1.000, which the calibration block does not determine" in card
+    assert "Probabilities are not calibrated" in manifest.limits[-1] and manifest.limits[-1] in card
+    assert "temperature 1.000, not fitted: the calibration block does not determine it" in card
 
 
 def test_scaling_and_normalising_are_those_of_the_configuration(network: VAN) -> None:
@@ -141,3 +142,17 @@ def test_scaling_and_normalising_are_those_of_the_configuration(network: VAN) ->
     planes = (images / 255.0 - CONFIG.model.mean) / CONFIG.model.std
     by_hand = network(torch.from_numpy(planes).permute(0, 3, 1, 2).float()).logits
     torch.testing.assert_close(Servable(network, CONFIG, 1.7)(torch.from_numpy(images))[1], by_hand, atol=1e-4, rtol=0)
+
+
+def test_a_network_in_training_mode_is_refused(network: VAN) -> None:
+    with pytest.raises(ValueError, match="training mode"):
+        to_onnx(Servable(network, CONFIG, 1.0).train(), 64)
+    network.eval()
+
+
+def test_groups_that_onnxruntime_is_slow_at_are_named_with_a_width_that_is_not() -> None:
+    for name in ("tiny", "tiny_deep", "mlka_s", "mlka_m", "mlka_l", "van_b0"):
+        with torch.device("meta"):
+            check_mlka_widths(VAN(VARIANTS[name], len(CONFIG.codes)))
+    with pytest.raises(ValueError, match="1 gives each scale 10 channels; .* a width that is a multiple of 48"):
+        check_mlka_widths(nn.Sequential(nn.Identity(), MLKA(30, ("3-5-1", "5-7-1", "7-9-1"))))

@@ -1,4 +1,4 @@
-"""A graph in half precision: what stays in fp32, and what no fp16 graph is written for."""
+"""fp16 graphs: which nodes stay in fp32, and which networks are refused."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ from service.runtime.artifact import sha256
 from service.runtime.session import open_session
 from training.config import Config
 from training.export.export import Trained, export
-from training.export.fp16 import HalfError, check_half, halved, in_half, probe_cells
+from training.export.fp16 import Fp16Error, check_parity, drawn_cells, fp16_graph, to_fp16
 from training.run import Evaluation
 
 BUNDLED = next(Path("model/weights").glob("*.onnx"))
@@ -30,8 +30,8 @@ def full() -> ModelProto:
 
 
 @pytest.fixture(scope="module")
-def half(full: ModelProto) -> ModelProto:
-    return halved(full)
+def converted(full: ModelProto) -> ModelProto:
+    return to_fp16(full)
 
 
 def types(model: ModelProto) -> dict[str, int]:
@@ -41,54 +41,54 @@ def types(model: ModelProto) -> dict[str, int]:
     return found | {weight.name: weight.data_type for weight in inferred.initializer}
 
 
-def test_input_and_outputs_are_those_of_the_contract(full: ModelProto, half: ModelProto) -> None:
-    assert list(half.graph.input) == list(full.graph.input)
-    assert list(half.graph.output) == list(full.graph.output)
+def test_input_and_outputs_are_those_of_the_contract(full: ModelProto, converted: ModelProto) -> None:
+    assert list(converted.graph.input) == list(full.graph.input)
+    assert list(converted.graph.output) == list(full.graph.output)
 
 
-def test_it_takes_half_the_space(full: ModelProto, half: ModelProto) -> None:
-    assert half.ByteSize() < 0.56 * full.ByteSize()  # the nodes and their names are no smaller
+def test_it_takes_half_the_space(full: ModelProto, converted: ModelProto) -> None:
+    assert converted.ByteSize() < 0.56 * full.ByteSize()  # the nodes and their names are no smaller
 
 
-def test_softmax_the_maps_and_the_scaling_of_pixels_are_in_fp32(half: ModelProto) -> None:
-    kind = types(half)
-    made_by = {name: node for node in half.graph.node for name in node.output}
-    softmaxes = [node for node in half.graph.node if node.op_type == "Softmax"]
+def test_softmax_the_maps_and_the_scaling_of_pixels_are_in_fp32(converted: ModelProto) -> None:
+    kind = types(converted)
+    made_by = {name: node for node in converted.graph.node for name in node.output}
+    softmaxes = [node for node in converted.graph.node if node.op_type == "Softmax"]
     assert len(softmaxes) == 2  # of the cross attention, and of the answer
     for node in (*softmaxes, *(made_by[name] for name in OUTPUTS)):
         floats = [name for name in (*node.input, *node.output) if kind.get(name) != TensorProto.INT64]
         assert {kind[name] for name in floats} == {TensorProto.FLOAT}, node.name
-    (first,) = (node for node in half.graph.node if node.input[1:2] == ["scale"])
+    (first,) = (node for node in converted.graph.node if node.input[1:2] == ["scale"])
     assert kind[first.input[0]] == kind["scale"] == kind[first.output[0]] == TensorProto.FLOAT
 
 
-def test_the_trunk_is_in_fp16(half: ModelProto) -> None:
-    kind = types(half)
-    convolutions = [node for node in half.graph.node if node.op_type == "Conv"]
-    in_half = [node for node in convolutions if kind[node.input[1]] == TensorProto.FLOAT16]
-    assert len(in_half) >= len(convolutions) - 2  # the evidence maps are the head's own convolutions
+def test_the_trunk_is_in_fp16(converted: ModelProto) -> None:
+    kind = types(converted)
+    convolutions = [node for node in converted.graph.node if node.op_type == "Conv"]
+    fp16_graph = [node for node in convolutions if kind[node.input[1]] == TensorProto.FLOAT16]
+    assert len(fp16_graph) >= len(convolutions) - 2  # the evidence maps are the head's own convolutions
 
 
-def test_no_value_goes_through_fp16_on_its_way_between_two_in_fp32(half: ModelProto) -> None:
-    made_by = {name: node for node in half.graph.node for name in node.output}
-    casts = {node.output[0]: node.attribute[0].i for node in half.graph.node if node.op_type == "Cast"}
+def test_no_value_goes_through_fp16_on_its_way_between_two_in_fp32(converted: ModelProto) -> None:
+    made_by = {name: node for node in converted.graph.node for name in node.output}
+    casts = {node.output[0]: node.attribute[0].i for node in converted.graph.node if node.op_type == "Cast"}
     for name, to in casts.items():
         source = made_by[name].input[0]
         assert not (to == TensorProto.FLOAT and casts.get(source) == TensorProto.FLOAT16)
 
 
-def test_the_bundled_network_passes_its_gates(full: ModelProto, half: ModelProto) -> None:
-    check_half(half.SerializeToString(), full.SerializeToString(), 128)
+def test_the_bundled_network_passes_its_gates(full: ModelProto, converted: ModelProto) -> None:
+    check_parity(converted.SerializeToString(), full.SerializeToString(), 128)
 
 
-def test_the_service_takes_it_and_the_sum_rule_holds(half: ModelProto, tmp_path: Path) -> None:
-    path = tmp_path / "half.onnx"
-    path.write_bytes(half.SerializeToString())
+def test_the_service_takes_it_and_the_sum_rule_holds(converted: ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "fp16.onnx"
+    path.write_bytes(converted.SerializeToString())
     path.with_suffix(".json").write_bytes(BUNDLED.with_suffix(".json").read_bytes())
     edit_manifest(path, sha256=sha256(path.read_bytes()), precision="fp16")
     session = open_session(path, provider="cpu")
     assert session.manifest.precision == "fp16"
-    outputs = session.run(probe_cells(128)[:2])
+    outputs = session.run(drawn_cells(128)[:2])
     summed = outputs.evidence.mean(axis=(2, 3)) + np.array(session.manifest.bias)
     np.testing.assert_allclose(summed, outputs.logits, atol=1e-4)
 
@@ -111,22 +111,22 @@ def scaled(model: ModelProto, name: str, factor: float) -> bytes:
 
 
 def test_any_graph_of_the_contract_can_be_halved(micro: ModelProto) -> None:
-    graph = in_half(micro, 64)
+    graph = fp16_graph(micro, 64)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    outputs = session.run(list(OUTPUTS), {INPUT: probe_cells(64)[:3]})
+    outputs = session.run(list(OUTPUTS), {INPUT: drawn_cells(64)[:3]})
     assert {array.dtype for array in outputs} == {np.dtype(np.float32)}
 
 
 def test_an_output_that_is_off_is_caught(micro: ModelProto) -> None:
-    with pytest.raises(HalfError, match="probabilities in fp16: off by"):
-        check_half(scaled(micro, "bias", 30), micro.SerializeToString(), 64)
+    with pytest.raises(Fp16Error, match="probabilities in fp16: off by"):
+        check_parity(scaled(micro, "bias", 30), micro.SerializeToString(), 64)
 
 
 def test_what_overflows_fp16_is_caught(micro: ModelProto) -> None:
     (weight,) = (found for found in micro.graph.initializer if found.name == "gate")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1e6), "gate"))
-    with pytest.raises(HalfError, match=r"gates reaches .*; in fp16 no more than 16376 is safe"):
-        in_half(micro, 64)
+    with pytest.raises(Fp16Error, match=r"gates reaches .*; in fp16 no more than 16376 is safe"):
+        fp16_graph(micro, 64)
 
 
 CONFIG = Config.model_validate(

@@ -19,7 +19,7 @@ from service.runtime.parity import Run, probe_mismatch
 from service.runtime.providers import tolerance
 from service.runtime.session import OnnxSession, open_session
 from training.cli import app
-from training.export.fp16 import in_half
+from training.export.fp16 import fp16_graph
 from training.export.probes import store_probes
 
 Floats = NDArray[np.float32]
@@ -127,7 +127,7 @@ def test_answers_to_other_pictures_are_not_judged_and_the_log_says_so(
 def halved(tmp_path: Path) -> Path:
     """The same artefact in fp16, with the answers of its own graph."""
     artefact = write_artefact(tmp_path, name="half")
-    artefact.write_bytes(in_half(onnx.load(artefact), 64))
+    artefact.write_bytes(fp16_graph(onnx.load(artefact), 64))
     edit_manifest(artefact, sha256=sha256(artefact.read_bytes()), precision="fp16")
     store_probes(artefact)
     return artefact

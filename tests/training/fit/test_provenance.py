@@ -83,7 +83,7 @@ def test_another_split_leaks_and_says_how_much(heirs: Heirs) -> None:
 def test_a_card_tells_no_path_of_the_machine_and_no_teacher_that_there_was_not(heirs: Heirs) -> None:
     card = heirs.card()
     assert str(heirs.folder) not in card
-    assert "First there must be first.onnx, what it begins with.\n" in card
+    assert "Requires the initial weights first.onnx.\n" in card
     assert "marrowlens-train fit second.toml --init first.onnx --data DATA" in card
     assert "This is the last run alone" in card and "teacher" not in card
 

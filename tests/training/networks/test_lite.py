@@ -10,7 +10,7 @@ from test_networks import CLASSES, _awake, _holds_the_contract, _pictures, _Serv
 from model.lite import LITE_VARIANTS, STRIDE, LiteMLKA
 from model.van import LKA, answer
 from training.config import ModelConfig
-from training.export.export import check, to_onnx
+from training.export.export import check_graph, to_onnx
 from training.fit.pretrained import transfer_weights
 from training.networks.build import build
 from training.networks.trunks import timm_classifier
@@ -33,7 +33,7 @@ def test_onnxruntime_answers_as_torch_does() -> None:
     _awake(net)
     serving = _Serving(net.eval()).eval()
     graph = to_onnx(serving, 64).SerializeToString()
-    assert check(graph, serving, 64)["evidence"] == (CLASSES, 64 // STRIDE, 64 // STRIDE)
+    assert check_graph(graph, serving, 64)["evidence"] == (CLASSES, 64 // STRIDE, 64 // STRIDE)
     assert len(graph) < 16e6
 
 

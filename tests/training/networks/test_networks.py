@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from model.channel import CHANNEL_ATTENTIONS
 from model.van import KERNELS, VAN, VARIANTS, Variant
 from training.config import ChannelAttention, Config, ConfigError, ModelConfig, Scale, Stem, read_config
-from training.export.export import Servable, check, to_onnx
+from training.export.export import Servable, check_graph, to_onnx
 from training.networks.build import COMPARISON_NETWORKS, NETWORKS, build, van_variant, variant_title
 from training.networks.build import check_model as check_network
 from training.networks.dagdnet import DAGDNet
@@ -156,7 +156,7 @@ def test_onnxruntime_answers_as_torch_does(make: object) -> None:
     _awake(net)
     serving = _Serving(net.eval()).eval()
     graph = to_onnx(serving, 64)
-    check(graph.SerializeToString(), serving, 64)
+    check_graph(graph.SerializeToString(), serving, 64)
     kept = {initial.name for initial in graph.graph.initializer}
     named = {f"net.{name}" for name in net.state_dict() if not name.endswith("num_batches_tracked")}
     assert named <= kept  # whole and by name: a training can begin with the artefact
