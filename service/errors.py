@@ -1,39 +1,37 @@
-"""What the service refuses, as plain exceptions that carry their data.
+"""Errors of the service, as exceptions that carry their data. `service.api.problems` maps each to an HTTP problem.
 
-Knows no HTTP: `service.api.problems` says which status each of these, and each error of the parts below, becomes.
-
-    ServiceError
-    ├── BodyTooLarge          the request's body, or all of an archive unpacked
-    ├── MalformedRequest      no HTTP, or none that is spoken here
-    ├── TooManyConnections    as many are open as may be, and all are in use
-    ├── TooManyPictures       more pictures in one request than allowed
-    ├── UnsupportedBody       a Content-Type or Content-Encoding that the route does not take
-    ├── MalformedBody         of the right type, but not readable as such
-    ├── InvalidTensor         a tensor that is not what the model takes, or that contradicts itself
-    ├── UnknownModel          another model or version than the one that answers here
-    ├── UploadTooSlow         the client stopped sending
-    ├── UploadMemoryExhausted requests in flight, of all callers or of this one, fill the memory set aside for uploads
-    ├── AnswerTooLarge        the answer in one piece, not the body that asked for it
-    ├── NotAcceptable         every form that the answer has is excluded by Accept
-    ├── Unauthorised          without a key or a token that holds
-    ├── Forbidden             known, but not allowed; or what nobody may do here, as the service is set up
-    ├── RateLimited           more requests than this caller may send
-    ├── IssuerUnavailable     tokens cannot be checked now
-    ├── ChangeUnderWay        the model is being changed already
-    ├── ModelRefused          the model that should take over cannot
-    ├── NoLaboratory          no database is set, so there are no specimens
-    ├── StorageUnavailable    the laboratory's database does not answer
-    ├── UnknownSpecimen       no specimen, cell, report or kept picture under that name
-    ├── Conflict              somebody else was first, or the specimen is past that
-    │   ├── StaleRevision     the specimen or cell was changed since the caller saw it
-    │   ├── WrongState        signed, cancelled, or not signed yet
-    │   ├── NumberTaken       another specimen has that number
-    │   ├── ReportedAlready   a report went out, which this would leave standing at its receiver
-    │   ├── CellTaken         the key stands for another picture, or the picture under another key
-    │   └── NotReviewed       cells wait for a person, or there is nothing to sign
-    ├── InvalidReading        a cell's new class is none, or a reason is missing
-    ├── NotReady              the model is not warm yet, or the service is stopping
-    └── ClientGone            nobody waits for the answer any more
+ServiceError
+├── BodyTooLarge          a body, or an unpacked archive, over its limit
+├── MalformedRequest      not valid HTTP, or HTTP that is not supported
+├── TooManyConnections    the limit of open connections is reached
+├── TooManyPictures       more pictures in one request than allowed
+├── UnsupportedBody       a Content-Type or Content-Encoding that the route does not support
+├── MalformedBody         a supported type, but not parseable
+├── InvalidTensor         a tensor that does not fit the model, or contradicts itself
+├── UnknownModel          a model name or version other than the served one
+├── UploadTooSlow         the client sent too little for too long
+├── UploadMemoryExhausted the memory for requests in flight is used up
+├── AnswerTooLarge        the buffered answer would be over its limit
+├── NotAcceptable         the Accept header excludes every response format
+├── Unauthorised          no valid key or token
+├── Forbidden             authenticated without the permission, or forbidden by the configuration
+├── RateLimited           over the rate limit of this caller
+├── IssuerUnavailable     tokens cannot be verified now
+├── ReloadInProgress      another reload of the model has not finished
+├── ReloadRejected        the new model cannot be used
+├── NoLaboratory          no laboratory database is configured
+├── StorageUnavailable    the laboratory's database does not respond
+├── UnknownSpecimen       no such specimen, cell, report or stored picture
+├── Conflict              the change does not fit the current specimen
+│   ├── StaleRevision     the specimen or cell has changed since the client read it
+│   ├── WrongState        not allowed in the specimen's state
+│   ├── NumberTaken       another specimen has that number
+│   ├── ReportedAlready   a sent report would become wrong
+│   ├── CellTaken         the key has another picture, or the picture has another key
+│   └── NotReviewed       unreviewed cells, or nothing to sign
+├── InvalidReading        an unknown class, or a missing reason
+├── NotReady              the model is not warm, or the service is shutting down
+└── ClientGone            the client disconnected
 """
 
 from collections.abc import Sequence
@@ -41,7 +39,7 @@ from typing import Literal
 
 
 class ServiceError(Exception):
-    """Root of the service's own errors; the message is a sentence for the one who sent the request."""
+    """Base of the service's errors. The message is sent to the client."""
 
 
 class BodyTooLarge(ServiceError):
@@ -53,14 +51,14 @@ class BodyTooLarge(ServiceError):
 
 
 class MalformedRequest(ServiceError):
-    """What came is not HTTP as it is spoken here, so that nobody knows where the next request begins."""
+    """Not valid HTTP, or HTTP that is not supported. The start of the next request is unknown."""
 
 
 class TooManyConnections(ServiceError):
-    """As many connections are open as may be, and a request is under way on each."""
+    """The limit of open connections is reached, and each has a request in progress."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} connections are open, which is the limit, and all are in use; try again later")
+        super().__init__(f"all {limit} connections are in use, which is the limit; retry later")
         self.limit = limit
         self.retry_after_s = 1.0
 
@@ -69,78 +67,78 @@ class TooManyPictures(ServiceError):
     """More pictures in one request than allowed."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"a request may hold {limit} pictures; send the rest in another one")
+        super().__init__(f"at most {limit} pictures are allowed in one request; send the rest in another one")
         self.limit = limit
 
 
 class UnsupportedBody(ServiceError):
-    """A body of a type that the route does not take."""
+    """A body type that the route does not support."""
 
     def __init__(self, found: str, expected: str) -> None:
-        super().__init__(f"{found or 'a body without Content-Type'} is not read here; send {expected}")
+        super().__init__(f"{found or 'a body without Content-Type'} is not supported; send {expected}")
         self.found = found
         self.expected = expected
 
 
 class MalformedBody(ServiceError):
-    """A body of the right type that cannot be read as such, or that lacks what the route needs."""
+    """A body of a supported type that cannot be parsed, or that lacks a required part."""
 
 
 class InvalidTensor(ServiceError):
-    """A tensor, or a parameter of it, that is not what the model takes, or whose data contradicts its shape."""
+    """A tensor or tensor parameter that does not fit the model, or whose data contradicts its shape."""
 
 
 class UnknownModel(ServiceError):
-    """A model's name or version was asked for that is not the one here."""
+    """The requested model name or version is not the served one."""
 
     def __init__(self, name: str, version: str) -> None:
-        super().__init__(f"there is no such model here; the one that answers is {name}, version {version}")
+        super().__init__(f"no such model; the served one is {name}, version {version}")
         self.name = name
         self.version = version
 
 
 class UploadTooSlow(ServiceError):
-    """The client sent nothing, or too little, for too long."""
+    """The client sent too little for too long."""
 
     def __init__(self, pause_s: float, least_bytes_per_s: int) -> None:
         super().__init__(
-            f"the body came too slowly: send at least {least_bytes_per_s} bytes/s, with pauses below {pause_s:g} s, or "
-            "send less at a time"
+            f"the body arrived too slowly; send at least {least_bytes_per_s} bytes/s with pauses below {pause_s:g} s, "
+            "or send less at a time"
         )
 
 
 class AnswerTooLarge(ServiceError):
-    """The answer in one piece would be larger than allowed; the request says what is in it."""
+    """The buffered answer would be larger than allowed. Its size follows from the request."""
 
     def __init__(self, limit_bytes: int, advice: str) -> None:
-        super().__init__(f"the answer in one piece is larger than {limit_bytes} bytes; {advice}")
+        super().__init__(f"the answer would be larger than {limit_bytes} bytes; {advice}")
         self.limit_bytes = limit_bytes
 
 
 class NotAcceptable(ServiceError):
-    """The Accept header excludes every form of the answer (RFC 9110, 12.5.1)."""
+    """The Accept header excludes every response format (RFC 9110, 12.5.1)."""
 
     def __init__(self, offered: Sequence[str]) -> None:
-        super().__init__(f"Accept excludes every form of this answer: {', '.join(offered)}; ask for one of them")
+        super().__init__(f"Accept excludes every format of this response; accept one of {', '.join(offered)}")
         self.offered = offered
 
 
 class UploadMemoryExhausted(ServiceError):
-    """The memory for requests in flight, or one caller's part of it, is in use; later there is room again."""
+    """The memory for requests in flight, or one caller's share of it, is used up. It becomes free again."""
 
     def __init__(self, limit_bytes: int, whose: Literal["all", "your"] = "all") -> None:
         super().__init__(
-            f"{whose} requests in flight already fill the {limit_bytes} bytes that they may hold in memory"
+            f"{whose} requests in progress use all of the {limit_bytes} bytes of memory that they may use; retry later"
         )
         self.limit_bytes = limit_bytes
         self.retry_after_s = 1.0
 
 
 class Unauthorised(ServiceError):
-    """Nobody knows who sent the request.
+    """No valid key or token.
 
     Attributes:
-        invalid_token: whether a key or token came that does not hold, instead of none (RFC 6750, 3.1).
+        invalid_token: True for an invalid key or token, False for none (RFC 6750, 3.1).
     """
 
     def __init__(self, reason: str, *, invalid_token: bool = False) -> None:
@@ -149,10 +147,10 @@ class Unauthorised(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """This caller may not do that, or nobody may, as the service is set up.
+    """The caller lacks the permission, or the configuration forbids it for all callers.
 
     Attributes:
-        scopes: those of which one would have been enough, where that is what was missing.
+        scopes: one of these would be enough, if a scope is missing.
     """
 
     def __init__(self, reason: str, *, scopes: tuple[str, ...] = ()) -> None:
@@ -161,68 +159,68 @@ class Forbidden(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """This caller has sent more requests than he may; others are not concerned."""
+    """The caller is over its rate limit. Other callers are not affected."""
 
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__("you have sent more requests than your key or token may; send this one again a little later")
+        super().__init__("rate limit of your key or token exceeded; retry later")
         self.retry_after_s = retry_after_s
 
 
 class IssuerUnavailable(ServiceError):
-    """The issuer of tokens does not answer, and its keys are not cached. API keys are taken all the same."""
+    """The token issuer does not respond, and its keys are not cached. API keys still work."""
 
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__("the issuer of tokens does not answer, so that no token can be checked; try again later")
+        super().__init__("the token issuer does not respond, so tokens cannot be verified; retry later")
         self.retry_after_s = retry_after_s
 
 
-class ChangeUnderWay(ServiceError):
-    """One change of the model at a time."""
+class ReloadInProgress(ServiceError):
+    """Another reload of the model has not finished."""
 
     def __init__(self) -> None:
-        super().__init__("the model is being changed already; ask again when that has ended")
+        super().__init__("another model reload is in progress; retry when it has finished")
 
 
-class ModelRefused(ServiceError):
-    """The model that should take over cannot; the old one serves on."""
+class ReloadRejected(ServiceError):
+    """The new model cannot be used. The current model keeps serving."""
 
 
 class NoLaboratory(ServiceError):
-    """No database is set: this service classifies, and keeps no specimens."""
+    """No laboratory database is configured, so there are no specimens."""
 
     def __init__(self) -> None:
-        super().__init__("this service keeps no specimens: set MARROWLENS_LIS_DATABASE, as docs/lis.md says")
+        super().__init__("no laboratory is configured; set MARROWLENS_LIS_DATABASE (see docs/lis.md)")
 
 
 class StorageUnavailable(ServiceError):
-    """The laboratory's database does not answer. What was being written may or may not be there: look before again."""
+    """The laboratory's database does not respond. A write in progress may have succeeded or failed."""
 
     def __init__(self) -> None:
-        super().__init__("the laboratory's database does not answer; look whether it was done before trying again")
+        super().__init__("the laboratory's database does not respond; check if the change was made before you retry")
 
 
 class UnknownSpecimen(ServiceError):
-    """There is no such thing in this laboratory."""
+    """No such specimen, cell, report or stored picture."""
 
     def __init__(self, what: str = "specimen") -> None:
-        super().__init__(f"there is no such {what} here")
+        super().__init__(f"no such {what}")
 
 
 class Conflict(ServiceError):
-    """The specimen does not stand as the caller believes: look at it again, then decide anew."""
+    """The change does not fit the current specimen. Read it again, then decide."""
 
 
 class StaleRevision(Conflict):
-    """It was changed since the caller saw it."""
+    """The specimen or cell has changed since the client read it."""
 
     def __init__(self, what: str, seen: int, now: int) -> None:
-        super().__init__(f"{what} was changed meanwhile: you saw {seen}, it stands at {now}; look at it again")
+        super().__init__(f"{what} has changed: you sent revision {seen}, the current one is {now}; read it again")
         self.seen = seen
         self.now = now
 
 
 class WrongState(Conflict):
-    """What was asked for does not go with the state of the specimen."""
+    """The specimen's state does not allow the change."""
 
     def __init__(self, state: str, allowed: str) -> None:
         super().__init__(f"the specimen is {state}; {allowed}")
@@ -233,28 +231,28 @@ class NumberTaken(Conflict):
     """Another specimen has that number."""
 
     def __init__(self) -> None:
-        super().__init__("a specimen with that number is here already; look for it by its number")
+        super().__init__("a specimen with that number exists already; search for it by its number")
 
 
 class ReportedAlready(Conflict):
-    """A report went out, and what is asked for would leave it standing where it was sent."""
+    """A report was sent, and the change would leave it wrong at its receiver."""
 
 
 class CellTaken(Conflict):
-    """One key for two pictures, or one picture under two keys: one of them would be counted wrongly."""
+    """One key for two pictures, or one picture under two keys. One of them would be counted wrongly."""
 
 
 class NotReviewed(Conflict):
-    """The specimen cannot be signed as it is."""
+    """The specimen cannot be signed: unreviewed cells, or nothing to sign."""
 
 
 class InvalidReading(ServiceError):
-    """A reading that cannot be: a class that there is not, a cell twice, a change without a reason."""
+    """An invalid reading: an unknown class, a cell twice, or a change without a reason."""
 
 
 class NotReady(ServiceError):
-    """The model is not warm yet, has stopped answering, or the service is stopping."""
+    """The model is not warm, does not respond, or the service is shutting down."""
 
 
 class ClientGone(ServiceError):
-    """The client closed the connection: its work was cancelled."""
+    """The client disconnected. Its work was cancelled."""

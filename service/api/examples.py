@@ -1,6 +1,6 @@
-"""Example documents for OpenAPI: invented numbers in the true shape, small enough to read.
+"""Example documents for OpenAPI: small, with invented numbers.
 
-They keep the promises that answers keep: probabilities sum to 1, mean evidence plus bias is the logit.
+As in real answers, probabilities sum to 1, and the mean evidence plus the bias is the logit.
 """
 
 from typing import Any
@@ -57,7 +57,7 @@ BATCH_ITEMS: list[Json] = [
 
 
 def _interval(code: str) -> Json:
-    """Wilson, 95 %: one cell of one says little. Absent where nothing is claimed."""
+    """The 95 % Wilson interval of one cell of one, or of none of one; none for an unsupported class."""
     if code in _UNSUPPORTED:
         return {}
     return {"low": 20.65, "high": 100.0} if code == "PMO" else {"low": 0.0, "high": 79.35}

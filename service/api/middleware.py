@@ -1,14 +1,16 @@
-"""What wraps every request: its id, its count in the metrics, HEAD, and the last resort for an unexpected error.
+"""ASGI middleware around every request: request id, metrics, access log, unexpected errors, HEAD, trusted proxies.
 
-Pure ASGI, so that streams stay streams and a disconnect stays visible. Knows no route.
+Pure ASGI, so that streams stay streams and a disconnect stays visible.
 """
 
 import asyncio
 import logging
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from random import getrandbits
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,100 +18,102 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import MEDIA_TYPE, UNEXPECTED, headers, kind_of, problem
+from service.api.problems import INTERNAL_ERROR, MEDIA_TYPE, headers, problem, problem_type_of
 from service.errors import ClientGone, NotReady
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_context import CONNECTION_ERROR
 
 REQUEST_ID = "X-Request-ID"
-#: What a client's own id may be; anything else is replaced, because it goes into logs and headers.
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-#: With every answer. Nothing of it is kept on the way (pictures are of patients), framed, or taken for another type.
-_ALWAYS = (
+#: An id that a client may send. Any other is replaced, because ids are written into logs and headers.
+_VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+#: Sent with every answer: no caching (pictures are of patients), no framing, no guessing of another type.
+_SECURITY_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
-#: Counted, never sent: the client closed the connection before its answer (nginx's number for it).
+#: Counted, never sent: the client closed the connection before the answer (nginx's number for it).
 CLIENT_CLOSED = 499
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("service.requests")
 
+Address = IPv4Address | IPv6Address
+
 
 class RequestContext:
-    """Gives each request an id, counts it, and answers an unexpected error with a problem that tells nothing inside.
+    """Gives each request an id, counts and logs it, and answers an unexpected error with a 500 without details.
 
-    A request that its connection refuses is answered here, so that it is one like all others: with an id and headers,
-    counted and logged.
+    Requests that the connection layer rejects are answered here too, so they get an id, headers, a count and a log line
+    like all others.
 
-    The access log holds method, route, status, duration and who called: the name of a key or person, or the address of
-    a client that is unknown or whose connection was refused. No query, no file name.
+    The access log holds method, route, status, duration and caller. The caller is the name of a key or person, or the
+    client's address if it is unauthenticated or its connection was rejected. Queries and file names are not logged.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, hsts_max_age_s: int) -> None:
         self.app = app
         self.metrics = metrics
-        # From then on browsers come by TLS alone (RFC 6797).
+        # HSTS: browsers then use TLS only (RFC 6797).
         hsts = (b"strict-transport-security", b"max-age=%d" % hsts_max_age_s)
-        self._by_tls = (*_ALWAYS, hsts) if hsts_max_age_s else _ALWAYS
+        self._tls_headers = (*_SECURITY_HEADERS, hsts) if hsts_max_age_s else _SECURITY_HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        secured = self._by_tls if scope.get("scheme") == "https" else _ALWAYS
-        exchange = _Exchange(send, _request_id(Headers(scope=scope)), scope["path"], secured)
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
+        added = self._tls_headers if scope.get("scheme") == "https" else _SECURITY_HEADERS
+        answer = _Answer(send, _request_id(Headers(scope=scope)), scope["path"], added)
+        scope.setdefault("state", {})["request_id"] = answer.request_id
         method, started_s = scope["method"], time.perf_counter()
         try:
-            await self._answer(scope, receive, exchange)
+            await self._answer(scope, receive, answer)
         finally:
-            status, duration_s = exchange.status or CLIENT_CLOSED, time.perf_counter() - started_s
-            # Files of the interface and paths that do not exist share a label: a caller must not make up metrics.
+            status, duration_s = answer.status or CLIENT_CLOSED, time.perf_counter() - started_s
+            # Static files and unknown paths share one label, so that clients cannot create metrics.
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.request(route, status, duration_s)
             fields = {"method": method, "route": route, "status": status, "duration_ms": round(1000 * duration_s, 1)}
-            if who := _who(scope, status):
-                fields["caller"] = who
-            told = (method, route, status, 1000 * duration_s, f"by {who} " if who else "", exchange.request_id)
-            access_log.info("%s %s %d %.1f ms %s%s", *told, extra={"fields": fields})
+            if caller := _caller(scope, status):
+                fields["caller"] = caller
+            values = (method, route, status, 1000 * duration_s, f"by {caller} " if caller else "", answer.request_id)
+            access_log.info("%s %s %d %.1f ms %s%s", *values, extra={"fields": fields})
 
-    async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
+    async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:
-            if (refused := scope["state"].get(CONNECTION_ERROR)) is not None:
-                await self._refuse(exchange, refused)
+            if (rejected := scope["state"].get(CONNECTION_ERROR)) is not None:
+                await self._refuse(answer, rejected)
                 return
-            await self.app(scope, receive, exchange.send)
+            await self.app(scope, receive, answer.send)
         except (ClientGone, ClientDisconnect):
-            exchange.status = CLIENT_CLOSED
+            answer.status = CLIENT_CLOSED
         except asyncio.CancelledError:
-            # The server gives up on what is still open when the time for a shutdown is over.
-            if not exchange.status:
-                await self._refuse(exchange, NotReady("the service has stopped before the answer was there"))
+            # The server cancels what is still open when the shutdown timeout has passed.
+            if not answer.status:
+                await self._refuse(answer, NotReady("the service has shut down before the answer was ready"))
             raise
         except Exception as error:
-            log.exception("request %s failed", exchange.request_id)
-            if exchange.status:
+            log.exception("request %s failed", answer.request_id)
+            if answer.status:
                 raise
-            await self._refuse(exchange, error)
+            await self._refuse(answer, error)
 
-    async def _refuse(self, exchange: "_Exchange", error: BaseException) -> None:
-        if (kind := kind_of(error)) is not UNEXPECTED:
-            self.metrics.refused(kind.name)
-        await exchange.refuse(error)
+    async def _refuse(self, answer: "_Answer", error: BaseException) -> None:
+        if (found := problem_type_of(error)) is not INTERNAL_ERROR:
+            self.metrics.refused(found.name)
+        await answer.refuse(error)
 
 
 @dataclass(slots=True)
-class _Exchange:
-    """One request's way out: `status` is 0 until the answer has begun."""
+class _Answer:
+    """The answer to one request. `status` is 0 until it has begun."""
 
     to_client: Send
     request_id: str
     path: str
-    secured: tuple[tuple[bytes, bytes], ...]
+    added_headers: tuple[tuple[bytes, bytes], ...]
     status: int = 0
 
     async def send(self, message: Message) -> None:
@@ -117,9 +121,9 @@ class _Exchange:
             self.status = message["status"]
             MutableHeaders(scope=message)[REQUEST_ID] = self.request_id
             own = {name for name, _ in message["headers"]}
-            if b"etag" in own:  # a file of the interface: nobody's but ours
+            if b"etag" in own:  # a file of the package, which may be cached
                 own.add(b"cache-control")
-            message["headers"] += [each for each in self.secured if each[0] not in own]
+            message["headers"] += [each for each in self.added_headers if each[0] not in own]
         await self.to_client(message)
 
     async def refuse(self, error: BaseException) -> None:
@@ -129,8 +133,23 @@ class _Exchange:
         await self.send({"type": "http.response.body", "body": sent.body})
 
 
+def _caller(scope: Scope, status: int) -> str:
+    """The caller in the access log; empty for anonymous requests where authentication is off."""
+    known = scope["state"].get("caller")
+    if known is not None:
+        return str(known.name)
+    unauthenticated = status == HTTPStatus.UNAUTHORIZED or CONNECTION_ERROR in scope["state"]
+    return str(scope["client"][0]) if unauthenticated and scope.get("client") else ""
+
+
+def _request_id(fields: Headers) -> str:
+    # uuid4 calls the system, which takes a tenth of the event loop's time for a picture. Ids only have to be unique.
+    sent = fields.get(REQUEST_ID, "")
+    return sent if _VALID_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
+
+
 class HeadAsGet:
-    """HEAD is GET without its body (RFC 9110, 9.3.2), for every route that has GET."""
+    """Answers HEAD like GET, without the body (RFC 9110, 9.3.2), on every route that has GET."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -140,25 +159,65 @@ class HeadAsGet:
             await self.app(scope, receive, send)
             return
 
-        async def send_bodiless(message: Message) -> None:
-            scope["method"] = "HEAD"  # the server asks its scope whether the announced body must follow
+        async def send_without_body(message: Message) -> None:
+            scope["method"] = "HEAD"  # the server reads it to know whether a body must follow
             if message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
 
-        scope["method"] = "GET"  # in place: the route that is found is written into the same scope
-        await self.app(scope, receive, send_bodiless)
+        scope["method"] = "GET"  # in place, because the matched route is written into the same scope
+        await self.app(scope, receive, send_without_body)
 
 
-def _who(scope: Scope, status: int) -> str:
-    known = scope["state"].get("caller")
-    if known is not None:
-        return str(known.name)
-    unknown = status == HTTPStatus.UNAUTHORIZED or CONNECTION_ERROR in scope["state"]
-    return str(scope["client"][0]) if unknown and scope.get("client") else ""
+class ForwardedHeaders:
+    """Replaces client address and scheme by `X-Forwarded-For` and `-Proto`, in requests from trusted proxies.
+
+    Other forwarded headers are ignored: path and host stay as they were sent.
+    """
+
+    def __init__(self, app: ASGIApp, proxies: tuple[IPv4Network | IPv6Network, ...]) -> None:
+        self.app = app
+        self._proxies = proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope.get("client") and self._is_trusted(_address(scope["client"][0])):
+            fields = {name: _elements(scope["headers"], name) for name in (b"x-forwarded-for", b"x-forwarded-proto")}
+            if client := self._client(fields[b"x-forwarded-for"]):
+                scope["client"] = (str(client), 0)
+            if fields[b"x-forwarded-proto"][-1:] in (["http"], ["https"]):  # the last one is of the nearest proxy
+                scope["scheme"] = fields[b"x-forwarded-proto"][-1]
+        await self.app(scope, receive, send)
+
+    def _client(self, addresses: list[str]) -> Address | None:
+        """The last address that is no trusted proxy. The client may have forged those before it."""
+        found = None
+        for text in reversed(addresses):
+            address = _address(text)
+            if address is None:
+                return found
+            found = address
+            if not self._is_trusted(address):
+                return found
+        return found
+
+    def _is_trusted(self, address: Address | None) -> bool:
+        return address is not None and any(address in network for network in self._proxies)
 
 
-def _request_id(fields: Headers) -> str:
-    # Ours need only differ from each other; uuid4 asks the system, a tenth of what the event loop does for a picture.
-    sent = fields.get(REQUEST_ID, "")
-    return sent if _SANE_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
+def _elements(fields: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[str]:
+    """The elements of a list header, of all its lines."""
+    lines = [value.decode("latin-1") for name, value in fields if name == wanted]
+    return [each.strip() for line in lines for each in line.split(",")]
+
+
+def _address(text: str) -> Address | None:
+    """The address in `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`; None for other text."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

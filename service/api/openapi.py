@@ -1,7 +1,4 @@
-"""The OpenAPI document: what FastAPI cannot know of bodies, problems and headers, and the whole of it as one file.
-
-Knows the documentation's form. Does not know how anything is answered.
-"""
+"""The OpenAPI document. It adds bodies, problems, headers and scopes, which FastAPI cannot derive from the routes."""
 
 import json
 from hashlib import sha256
@@ -14,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from model.contract import RESEARCH_USE
 from service.api import examples
-from service.api.problems import MEDIA_TYPE, PROTOCOL_PATH, TABLE
+from service.api.problems import MEDIA_TYPE, PROBLEM_TYPES, PROTOCOL_PATH
 from service.api.schemas import BatchSummary, InferenceProblem, Problem, SentPicture
 from service.auth import policy
 from service.auth.identity import SCOPES
@@ -23,38 +20,38 @@ NDJSON = "application/x-ndjson"
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
 Responses = dict[int | str, dict[str, Any]]
 
-DESCRIPTION = f"""Post a picture of one bone-marrow cell; get the probability of every class, maps of what the network
-looked at, and which model said so. Post many; get the differential count.
+DESCRIPTION = f"""Post a picture of one bone-marrow cell; get the probability of every class, attention and evidence
+maps, and the identity of the model. Post many pictures; get the differential count.
 
 **{RESEARCH_USE}**
 
-Every answer carries `X-Request-ID`: the one sent, if it is made of at most 64 letters, digits and `. _ : -`, or a new
-one. Errors are problems of RFC 9457; `type` tells them apart."""
+Every answer has an `X-Request-ID` header: the one you sent, if it has at most 64 letters, digits and `. _ : -`, or a
+new one. Errors are RFC 9457 problems; `type` identifies them."""
 
 TAGS = [
-    {"name": "cells", "description": "From pictures to answers."},
+    {"name": "cells", "description": "Classify pictures."},
     {
         "name": "specimens",
-        "description": "From cells to the signed differential of a specimen, where a laboratory is set up. Whoever "
-        "changes something says who he is, and which revision he has seen: of two at once, one gets 409.",
+        "description": "From cells to the signed differential count of a specimen, if a laboratory is configured. "
+        "Changes name their user and the revision they are based on. An outdated revision gets 409.",
     },
-    {"name": "model", "description": "Which model answers."},
+    {"name": "model", "description": "The served model and its classes."},
     {
         "name": "open inference protocol",
-        "description": "The same model for clients of KServe, Triton and their like: tensors in, tensors out. An error "
-        "is a problem whose sentence stands in `error` too.",
+        "description": "The same model for clients of KServe and Triton: tensors in, tensors out. Errors are problems "
+        "with the detail in `error` too.",
     },
-    {"name": "operations", "description": "For those who run the service."},
+    {"name": "operations", "description": "Health, metrics and reload, for operators."},
 ]
 
 BEARER = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An API key, or a token of the OpenID Connect issuer; each operation says which "
-    "scope it takes. Where the service listens on loopback alone and neither is set up, nobody is asked.",
+    "description": "An API key, or a token of the OpenID Connect issuer. Each operation names the scope that it "
+    "needs. Authentication is off if neither is configured; by default the service then accepts localhost only.",
 }
-#: What whoever is not let in hears, on every route where callers are asked who they are.
-GUARDED = (401, 403, 429, 503)
+#: Problems of authentication, on every route that needs a scope.
+AUTH_STATUSES = (401, 403, 429, 503)
 
 _BINARY = {"type": "string", "format": "binary"}
 
@@ -93,7 +90,7 @@ MANY_PICTURES: dict[str, Any] = {
             **_MANY_FORM,
             "application/zip": {"schema": _BINARY},
             "application/x-tar": {"schema": _BINARY},
-            NDJSON: {"schema": {"type": "string", "description": "lines of SentPicture"}, "example": _SENT},
+            NDJSON: {"schema": {"type": "string", "description": "one SentPicture a line"}, "example": _SENT},
         },
     }
 }
@@ -116,32 +113,32 @@ METRICS_TEXT: Responses = {
 }
 
 _REQUEST_ID_HEADER = {
-    "description": "under which the service's log speaks of this request",
+    "description": "id of this request in the service's log",
     "schema": {"type": "string"},
 }
-_RETRY_AFTER_HEADER = {"description": "seconds", "schema": {"type": "string"}}
+_RETRY_AFTER_HEADER = {"description": "seconds to wait before a retry", "schema": {"type": "string"}}
 _ANSWERS = {"/classify": examples.CLASSIFY_ANSWER, "/classify/batch": examples.BATCH_ANSWER}
 
 
 def problem_responses(*statuses: int, form: type[Problem] = Problem) -> Responses:
-    """The problems that a route can answer with, and the one that none is safe from."""
+    """The problems of a route, and the 500 that every route can answer."""
     return {status: _problem_response(status, form) for status in (*statuses, 500)}
 
 
 def stream_response() -> Responses:
-    """The streamed form of a batch answer."""
+    """The NDJSON form of a batch answer."""
     lines = [json.dumps(document) for document in (*examples.BATCH_ITEMS, examples.BATCH_SUMMARY)]
-    schema = {"type": "string", "description": "lines of BatchItem; the last line is a BatchSummary"}
+    schema = {"type": "string", "description": "one BatchItem a line; the last line is a BatchSummary"}
     return {200: {"content": {NDJSON: {"schema": schema, "example": "\n".join(lines) + "\n"}}}}
 
 
 def operation_id(route: APIRoute) -> str:
-    """The route function's name: what a generated client calls its method."""
+    """The route function's name. Generated clients name their methods by it."""
     return route.name
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of the app, made once."""
+    """The OpenAPI document of the app, built once."""
     if app.openapi_schema is None:
         found = get_openapi(
             title=app.title,
@@ -167,7 +164,7 @@ def encoded(app: FastAPI) -> tuple[bytes, str]:
 
 
 def as_file(app: FastAPI) -> str:
-    """The document as it is kept in the repository."""
+    """The document as in the repository's `openapi.json`."""
     return json.dumps(document(app), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -178,21 +175,7 @@ def _completed(found: dict[str, Any]) -> dict[str, Any]:
         found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
     for path, operations in found["paths"].items():
         for operation in operations.values():
-            answers = operation["responses"]
-            if scopes := policy.required_scopes(path):
-                operation["security"] = [{"bearer": [scope]} for scope in sorted(scopes)]  # any of them
-                taken = "any scope" if scopes == frozenset(SCOPES) else f"the scope `{'` or `'.join(sorted(scopes))}`"
-                said = f"{operation.get('description', '')}\n\nTakes a key or token with {taken}."
-                operation["description"] = said.strip()
-                form = InferenceProblem if path.startswith(PROTOCOL_PATH) else Problem
-                asked = {str(status): answer for status, answer in problem_responses(*GUARDED, form=form).items()}
-                operation["responses"] = answers = asked | answers
-            if "422" in answers and MEDIA_TYPE not in answers["422"]["content"]:
-                del answers["422"]  # FastAPI's own form, which nothing here answers with
-            for status, response in answers.items():
-                response["headers"] = response.get("headers", {}) | {"X-Request-ID": _REQUEST_ID_HEADER}
-                if status in ("429", "503"):
-                    response["headers"] |= {"Retry-After": _RETRY_AFTER_HEADER}
+            _complete_operation(path, operation)
         if path in _ANSWERS:
             operations["post"]["responses"]["200"]["content"]["application/json"]["example"] = _ANSWERS[path]
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -200,11 +183,30 @@ def _completed(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _complete_operation(path: str, operation: dict[str, Any]) -> None:
+    """Add scopes, the problems of authentication, and headers; remove FastAPI's own error document."""
+    answers = operation["responses"]
+    if scopes := policy.required_scopes(path):
+        operation["security"] = [{"bearer": [scope]} for scope in sorted(scopes)]  # any of them
+        accepted = "any scope" if scopes == frozenset(SCOPES) else f"the scope `{'` or `'.join(sorted(scopes))}`"
+        text = f"{operation.get('description', '')}\n\nNeeds a key or token with {accepted}."
+        operation["description"] = text.strip()
+        form = InferenceProblem if path.startswith(PROTOCOL_PATH) else Problem
+        authentication = problem_responses(*AUTH_STATUSES, form=form)
+        operation["responses"] = answers = {str(status): each for status, each in authentication.items()} | answers
+    if "422" in answers and MEDIA_TYPE not in answers["422"]["content"]:
+        del answers["422"]
+    for status, response in answers.items():
+        response["headers"] = response.get("headers", {}) | {"X-Request-ID": _REQUEST_ID_HEADER}
+        if status in ("429", "503"):
+            response["headers"] |= {"Retry-After": _RETRY_AFTER_HEADER}
+
+
 def _problem_response(status: int, form: type[Problem]) -> dict[str, Any]:
-    kinds = {kind.name: kind for _, kind in TABLE if kind.status == status}
-    titles = [kind.title for kind in kinds.values()] or [HTTPStatus(status).phrase]
-    example = examples.PROBLEM | {"status": status, "title": titles[0], "detail": "what was wrong this time"}
-    example["type"] = next(iter(kinds.values())).type if kinds else "urn:problem-type:marrowlens:internal-error"
+    found = {each.name: each for _, each in PROBLEM_TYPES if each.status == status}
+    titles = [each.title for each in found.values()] or [HTTPStatus(status).phrase]
+    example = examples.PROBLEM | {"status": status, "title": titles[0], "detail": "what was wrong, and what to do"}
+    example["type"] = next(iter(found.values())).type if found else "urn:problem-type:marrowlens:internal-error"
     if form is InferenceProblem:
         example["error"] = example["detail"]
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{form.__name__}"}, "example": example}}

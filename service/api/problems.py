@@ -1,7 +1,6 @@
-"""Which HTTP problem each error becomes: the ONE table, and the RFC 9457 document made from it.
+"""The problem (RFC 9457) of each error: status, type, title, detail and headers.
 
-Knows statuses, types and titles. Does not know where the errors come from, and never repeats the text of an
-error that is not in the table: an unexpected one is a 500 that says only that.
+The message of an error that is not in the table is never sent: the client gets a 500 without details.
 """
 
 import math
@@ -13,6 +12,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from model.image import ArchiveForPicture, PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.api.schemas import InferenceProblem, Problem
@@ -21,7 +21,6 @@ from service.errors import (
     AnswerTooLarge,
     BodyTooLarge,
     CellTaken,
-    ChangeUnderWay,
     Conflict,
     Forbidden,
     InvalidReading,
@@ -29,13 +28,14 @@ from service.errors import (
     IssuerUnavailable,
     MalformedBody,
     MalformedRequest,
-    ModelRefused,
     NoLaboratory,
     NotAcceptable,
     NotReady,
     NotReviewed,
     NumberTaken,
     RateLimited,
+    ReloadInProgress,
+    ReloadRejected,
     ReportedAlready,
     StaleRevision,
     StorageUnavailable,
@@ -52,13 +52,13 @@ from service.errors import (
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
 
 MEDIA_TYPE = "application/problem+json"
-#: Under which the Open Inference Protocol is spoken, whose clients read an error's sentence from `error`.
+#: Path prefix of the Open Inference Protocol. Its clients read the message of an error from `error`.
 PROTOCOL_PATH = "/v2"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of problem: `type` is what a program compares, `title` what a person reads."""
+class ProblemType:
+    """One type of problem: programs compare `type`, people read `title`."""
 
     status: int
     name: str
@@ -69,87 +69,87 @@ class Kind:
         return f"urn:problem-type:marrowlens:{self.name}"
 
 
-#: Of a body with a hundred thousand faults the first are enough, and an answer stays small.
-FAULTS_TOLD = 10
-#: Names of members come from the client, and so do parts of some messages.
+#: Validation errors shown of one document, so that an answer stays small.
+MAX_SHOWN_ERRORS = 10
+#: Member names, and parts of some messages, are the client's.
 _NAME_LENGTH, _MESSAGE_LENGTH = 80, 300
-UNEXPECTED = Kind(500, "internal-error", "The service failed")
+INTERNAL_ERROR = ProblemType(500, "internal-error", "Internal server error")
 
-#: First match wins, so a class stands before its base.
-TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
-    (Unauthorised, Kind(401, "unauthorised", "Not without a key or a token")),
-    (Forbidden, Kind(403, "forbidden", "Not with this key, or not here")),
-    (UnknownModel, Kind(404, "unknown-model", "There is no such model here")),
-    (NoLaboratory, Kind(404, "no-laboratory", "No laboratory is set up here")),
-    (UnknownSpecimen, Kind(404, "unknown-specimen", "There is no such thing in this laboratory")),
-    (MalformedRequest, Kind(400, "bad-request", "Bad Request")),
-    (NotAcceptable, Kind(406, "not-acceptable", "No form of the answer is acceptable")),
-    (UploadTooSlow, Kind(408, "upload-too-slow", "The body did not arrive in time")),
-    (BodyTooLarge, Kind(413, "body-too-large", "The body is too large")),
-    (TooManyPictures, Kind(413, "too-many-pictures", "Too many pictures in one request")),
-    (PictureTooLarge, Kind(413, "picture-too-large", "The picture is too large")),
-    (ChangeUnderWay, Kind(409, "change-under-way", "The model is being changed already")),
-    (StaleRevision, Kind(409, "stale-revision", "It was changed meanwhile")),
-    (WrongState, Kind(409, "wrong-state", "The specimen is past that, or not there yet")),
-    (NumberTaken, Kind(409, "number-taken", "Another specimen has that number")),
-    (ReportedAlready, Kind(409, "reported-already", "A report went out that would stay as it is")),
-    (CellTaken, Kind(409, "cell-taken", "Another cell has that key or that picture")),
-    (NotReviewed, Kind(409, "not-reviewed", "The specimen cannot be signed yet")),
-    (Conflict, Kind(409, "conflict", "The specimen does not stand as you believe")),
-    (UnsupportedBody, Kind(415, "unsupported-body", "The body is of a type that is not read here")),
-    (UnsupportedPicture, Kind(415, "unsupported-picture", "Not a picture type that is read here")),
-    (UndecodablePicture, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
-    (PictureError, Kind(422, "undecodable-picture", "The picture cannot be decoded")),
-    (MalformedBody, Kind(422, "malformed-body", "The body cannot be read")),
-    (AnswerTooLarge, Kind(422, "answer-too-large", "The answer would be too large")),
-    (ModelRefused, Kind(422, "model-refused", "The model cannot take over")),
-    (InvalidTensor, Kind(422, "invalid-tensor", "The tensor is not what the model takes")),
-    (InvalidReading, Kind(422, "invalid-reading", "The reading cannot be")),
-    (RequestValidationError, Kind(422, "invalid-parameter", "A parameter is off")),
-    (RateLimited, Kind(429, "rate-limited", "Too many requests of one caller")),
-    (QueueFull, Kind(429, "overloaded", "Too many pictures are waiting")),
-    (ThreadPoolFull, Kind(429, "overloaded", "Too many requests are waiting")),
-    (UploadMemoryExhausted, Kind(429, "overloaded", "Too many uploads at once")),
-    (NotReady, Kind(503, "not-ready", "The service is not ready")),
-    (TooManyConnections, Kind(503, "too-many-connections", "Too many connections")),
-    (StorageUnavailable, Kind(503, "storage-unavailable", "The laboratory's database does not answer")),
-    (IssuerUnavailable, Kind(503, "issuer-unavailable", "Tokens cannot be checked now")),
-    (BatcherClosed, Kind(503, "not-ready", "The service takes no pictures")),
-    (DeadlineExpired, Kind(504, "deadline-expired", "The answer would have come too late")),
+#: The first match counts, so a class precedes its base.
+PROBLEM_TYPES: tuple[tuple[type[BaseException], ProblemType], ...] = (
+    (Unauthorised, ProblemType(401, "unauthorised", "Authentication required")),
+    (Forbidden, ProblemType(403, "forbidden", "Permission denied")),
+    (UnknownModel, ProblemType(404, "unknown-model", "Model not found")),
+    (NoLaboratory, ProblemType(404, "no-laboratory", "No laboratory is configured")),
+    (UnknownSpecimen, ProblemType(404, "unknown-specimen", "Not found in this laboratory")),
+    (MalformedRequest, ProblemType(400, "bad-request", "Bad Request")),
+    (NotAcceptable, ProblemType(406, "not-acceptable", "No acceptable response format")),
+    (UploadTooSlow, ProblemType(408, "upload-too-slow", "The body did not arrive in time")),
+    (BodyTooLarge, ProblemType(413, "body-too-large", "The body is too large")),
+    (TooManyPictures, ProblemType(413, "too-many-pictures", "Too many pictures in one request")),
+    (PictureTooLarge, ProblemType(413, "picture-too-large", "The picture is too large")),
+    (ReloadInProgress, ProblemType(409, "change-under-way", "A model reload is already in progress")),
+    (StaleRevision, ProblemType(409, "stale-revision", "The revision is out of date")),
+    (WrongState, ProblemType(409, "wrong-state", "Not allowed in this state of the specimen")),
+    (NumberTaken, ProblemType(409, "number-taken", "The specimen number is already in use")),
+    (ReportedAlready, ProblemType(409, "reported-already", "A report was already sent")),
+    (CellTaken, ProblemType(409, "cell-taken", "The key or the picture already belongs to another cell")),
+    (NotReviewed, ProblemType(409, "not-reviewed", "The specimen cannot be signed yet")),
+    (Conflict, ProblemType(409, "conflict", "The specimen has changed")),
+    (UnsupportedBody, ProblemType(415, "unsupported-body", "Unsupported body type")),
+    (UnsupportedPicture, ProblemType(415, "unsupported-picture", "Unsupported picture type")),
+    (UndecodablePicture, ProblemType(422, "undecodable-picture", "The picture cannot be decoded")),
+    (PictureError, ProblemType(422, "undecodable-picture", "The picture cannot be decoded")),
+    (MalformedBody, ProblemType(422, "malformed-body", "The body cannot be parsed")),
+    (AnswerTooLarge, ProblemType(422, "answer-too-large", "The answer would be too large")),
+    (ReloadRejected, ProblemType(422, "model-refused", "The model was rejected")),
+    (InvalidTensor, ProblemType(422, "invalid-tensor", "Invalid tensor")),
+    (InvalidReading, ProblemType(422, "invalid-reading", "Invalid reading")),
+    (RequestValidationError, ProblemType(422, "invalid-parameter", "Invalid parameter")),
+    (RateLimited, ProblemType(429, "rate-limited", "Rate limit exceeded")),
+    (QueueFull, ProblemType(429, "overloaded", "The service is overloaded")),
+    (ThreadPoolFull, ProblemType(429, "overloaded", "The service is overloaded")),
+    (UploadMemoryExhausted, ProblemType(429, "overloaded", "The service is overloaded")),
+    (NotReady, ProblemType(503, "not-ready", "The service is not ready")),
+    (TooManyConnections, ProblemType(503, "too-many-connections", "Too many connections")),
+    (StorageUnavailable, ProblemType(503, "storage-unavailable", "The laboratory's database is unavailable")),
+    (IssuerUnavailable, ProblemType(503, "issuer-unavailable", "The token issuer is unavailable")),
+    (BatcherClosed, ProblemType(503, "not-ready", "The service is not ready")),
+    (DeadlineExpired, ProblemType(504, "deadline-expired", "Deadline exceeded")),
 )
 
-#: Sentences for errors whose own text speaks to a programmer rather than to the one who sent the request.
+#: Messages for clients, in place of those that are written for programmers.
 _DETAILS: dict[type[BaseException], str] = {
-    ArchiveForPicture: "a ZIP archive, where one picture belongs; send it to /classify/batch as the body itself, with "
+    ArchiveForPicture: "a ZIP archive in place of one picture; send it to /classify/batch as the body, with "
     "Content-Type: application/zip",
-    BatcherClosed: "the service is stopping or its model hangs; send the picture again to another instance",
-    ThreadPoolFull: "too many requests wait to be read; send this one again a little later",
-    DeadlineExpired: "the picture waited longer than a request may take; send it again later",
+    BatcherClosed: "the service is shutting down or its model does not respond; send the picture to another instance",
+    ThreadPoolFull: "too many requests are in progress; retry later",
+    DeadlineExpired: "the picture was not classified before its timeout; retry later",
 }
 
 
-def kind_of(error: BaseException) -> Kind:
-    """The kind of problem that an error is; `UNEXPECTED` when the table does not know it."""
+def problem_type_of(error: BaseException) -> ProblemType:
+    """The problem type of an error; `INTERNAL_ERROR` for any error without one."""
     if isinstance(error, HTTPException):
         phrase = HTTPStatus(error.status_code).phrase
-        return Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
-    return next((kind for error_class, kind in TABLE if isinstance(error, error_class)), UNEXPECTED)
+        return ProblemType(error.status_code, phrase.lower().replace(" ", "-"), phrase)
+    return next((found for error_class, found in PROBLEM_TYPES if isinstance(error, error_class)), INTERNAL_ERROR)
 
 
 def problem(error: BaseException, request_id: str, path: str = "") -> Problem:
-    """The RFC 9457 document for an error; below `/v2` it is the protocol's error object as well."""
-    kind = kind_of(error)
-    found = Problem(
-        type=kind.type, title=kind.title, status=kind.status, detail=_detail(error, kind), request_id=request_id
+    """The RFC 9457 document of an error. Under `/v2` it is the protocol's error object too."""
+    found = problem_type_of(error)
+    document = Problem(
+        type=found.type, title=found.title, status=found.status, detail=_detail(error, found), request_id=request_id
     )
     if path == PROTOCOL_PATH or path.startswith(f"{PROTOCOL_PATH}/"):
-        return InferenceProblem(**dict(found), error=found.detail)
-    return found
+        return InferenceProblem(**dict(document), error=document.detail)
+    return document
 
 
 def headers(error: BaseException) -> dict[str, str]:
-    """Headers that go with a problem: `Retry-After` in whole seconds (RFC 9110, 10.2.3), `Allow` with a 405,
-    `WWW-Authenticate` with a 401 and where a scope is missing (RFC 6750, 3)."""
+    """Headers of a problem: `Retry-After` in whole seconds (RFC 9110, 10.2.3), `Allow` with 405,
+    `WWW-Authenticate` with 401 and for a missing scope (RFC 6750, 3)."""
     if isinstance(error, HTTPException):
         return dict(error.headers or {})
     if isinstance(error, QueueFull | UploadMemoryExhausted | RateLimited | IssuerUnavailable | TooManyConnections):
@@ -163,42 +163,58 @@ def headers(error: BaseException) -> dict[str, str]:
     return {}
 
 
-def _detail(error: BaseException, kind: Kind) -> str:
-    if kind is UNEXPECTED:
-        return "an unexpected error; the service's log names it under this request_id"
+def unknown_path(path: str, routes: Iterable[BaseRoute]) -> str:
+    """The detail of a 404. It names the route that differs only in slashes or capital letters, if there is one."""
+    plain = "/" + "/".join(filter(None, path.split("/")))
+    known = list(routes)
+    similar = next((each for each in (plain, plain.lower()) if each != path and _is_known(each, known)), None)
+    if similar is None:
+        return "unknown path; GET /docs lists all paths"
+    fault = "unknown path: it ends in a slash" if path == f"{similar}/" else "unknown path"
+    return f"{fault}; did you mean {similar}?"
+
+
+def _is_known(path: str, routes: Iterable[BaseRoute]) -> bool:
+    scope = {"type": "http", "path": path, "method": "GET", "headers": []}
+    return any(route.matches(scope)[0] is not Match.NONE for route in routes)
+
+
+def _detail(error: BaseException, found: ProblemType) -> str:
+    if found is INTERNAL_ERROR:
+        return "unexpected error; look for this request_id in the service's log"
     if isinstance(error, HTTPException):
         return str(error.detail)
     if isinstance(error, RequestValidationError):
-        return _first(_fault(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors())
-    said = error.reason if isinstance(error, PictureError) else str(error)
-    return next((text for error_class, text in _DETAILS.items() if isinstance(error, error_class)), said)
+        return _first(_parameter_error(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors())
+    message = error.reason if isinstance(error, PictureError) else str(error)
+    return next((text for error_class, text in _DETAILS.items() if isinstance(error, error_class)), message)
 
 
-def faults_told(faults: Sequence[Mapping[str, Any]]) -> str:
-    """pydantic's errors of one document as a sentence: the first of them, and how many more there are."""
-    return _first(": ".join(filter(None, (_name(fault["loc"]), fault["msg"]))) for fault in faults)
+def validation_message(errors: Sequence[Mapping[str, Any]]) -> str:
+    """pydantic's errors of one document in one line: the first of them, and the number of the others."""
+    return _first(": ".join(filter(None, (_path(error["loc"]), error["msg"]))) for error in errors)
 
 
-def _first(told: Iterable[str]) -> str:
-    each = iter(told)
-    first = list(islice(each, FAULTS_TOLD))
+def _first(messages: Iterable[str]) -> str:
+    each = iter(messages)
+    first = list(islice(each, MAX_SHOWN_ERRORS))
     more = sum(1 for _ in each)
     return "; ".join(first) + (f"; and {more} more" if more else "")
 
 
-def _name(path: Sequence[str | int]) -> str:
-    return ".".join(str(part)[:_NAME_LENGTH] for part in path)
+def _path(location: Sequence[str | int]) -> str:
+    return ".".join(str(part)[:_NAME_LENGTH] for part in location)
 
 
-def _fault(location: tuple[str | int, ...], kind: str, message: str) -> str:
+def _parameter_error(location: tuple[str | int, ...], kind: str, message: str) -> str:
     place, *path = location
-    name = _name(path)
+    name = _path(path)
     if kind == "json_invalid":
-        return f"the {place} is no JSON: {message[:_MESSAGE_LENGTH]} (character {name})"
+        return f"the {place} is not valid JSON: {message[:_MESSAGE_LENGTH]} (character {name})"
     if kind == "missing" and not path:
         return f"the {place} is missing"
     if kind == "model_attributes_type" and not path:
-        return f"the {place} is no JSON object, sent with Content-Type: application/json"
+        return f"the {place} must be a JSON object, sent with Content-Type: application/json"
     if kind == "extra_forbidden":
-        return f"{name} is not a {place} parameter here"
+        return f"{name}: unknown {place} parameter"
     return f"{place} parameter {name}: {message[:_MESSAGE_LENGTH]}"

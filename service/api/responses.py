@@ -1,15 +1,12 @@
-"""From what the model computed to the documents that are answered. Pure: no I/O, no HTTP, no clock.
-
-Knows the manifest and the documents. Does not know how a picture was classified.
-"""
+"""Response documents from what the model computed. Pure functions: no I/O, no HTTP, no clock."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
-from model.contract import CellClass, Manifest
+from model.contract import Manifest
 from service.api.schemas import (
     Attention,
     AttentionScale,
@@ -41,27 +38,48 @@ from service.inference.heatmaps import (
 from service.inference.pipeline import Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a client asked to see of each picture."""
+class ResponseOptions(BaseModel):
+    """What the answer holds for each picture: the query parameters of both classify routes."""
 
-    maps: frozenset[MapKind] = frozenset({MapKind.ATTENTION})
-    map_format: MapFormat = MapFormat.GRID
-    top_k: int = 5
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    maps: Annotated[list[MapKind], FailFast()] = Field(
+        [MapKind.ATTENTION],
+        description="Maps to include, repeated or separated by commas. `none`: no map.",
+        examples=[["attention", "evidence"]],
+    )
+    map_format: MapFormat = Field(
+        MapFormat.GRID,
+        description="`grid`: numbers. `png`: the grid as a grey PNG. `overlay`: a colour map over the cell, as PNG. "
+        "PNG files are in base64.",
+        examples=["overlay"],
+    )
+    top_k: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="Number of classes in `top`, and of evidence maps; at most all classes.",
+        examples=[3],
+    )
+
+    @field_validator("maps", mode="before")
+    @classmethod
+    def _split_at_commas(cls, values: list[str]) -> list[str]:
+        return [part for value in values for part in str(value).split(",")]
 
     @property
-    def draws(self) -> bool:
-        """Whether pictures are drawn, which takes milliseconds."""
-        return bool(self.maps - {MapKind.NONE}) and self.map_format is not MapFormat.GRID
+    def has_png(self) -> bool:
+        """Whether PNG files are drawn, which takes milliseconds."""
+        return self.map_format is not MapFormat.GRID and any(kind is not MapKind.NONE for kind in self.maps)
 
 
-class _Drawn(NamedTuple):
+class _Map(NamedTuple):
     values: Grid | None
     png: str | None
 
 
-def identity(manifest: Manifest) -> ModelIdentity:
-    """The model's name, version and hashes, and the classes for which it claims nothing."""
+def model_identity(manifest: Manifest) -> ModelIdentity:
+    """The model's name, version, hashes and unsupported classes."""
     return ModelIdentity(
         name=manifest.name,
         version=manifest.version,
@@ -71,13 +89,13 @@ def identity(manifest: Manifest) -> ModelIdentity:
     )
 
 
-def description(manifest: Manifest, provider: str) -> ModelDescription:
-    """The whole manifest, the research-use notice, and what computes."""
+def model_description(manifest: Manifest, provider: str) -> ModelDescription:
+    """The whole manifest, the research-use notice, and the execution provider."""
     return ModelDescription(**manifest.model_dump(), provider=provider, manifest_sha256=manifest.digest)
 
 
 def class_table(manifest: Manifest) -> ClassTable:
-    """The classes in logit order, with how many pictures each was learned from."""
+    """The classes in logit order, with their numbers of training images."""
     entries = [
         ClassEntry(
             **cell_class.model_dump(),
@@ -86,12 +104,12 @@ def class_table(manifest: Manifest) -> ClassTable:
         )
         for cell_class in manifest.classes
     ]
-    return ClassTable(model=identity(manifest), classes=entries)
+    return ClassTable(model=model_identity(manifest), classes=entries)
 
 
-def reading(answer: Answer, manifest: Manifest, wanted: Wanted) -> Reading:
-    """What is said of one picture. An unsupported class can win: then `prediction.supported` is false."""
-    order = np.argsort(-answer.probabilities, kind="stable")[: wanted.top_k].tolist()
+def reading(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Reading:
+    """The model's answer for one picture. An unsupported class can win; then `prediction.supported` is false."""
+    order = np.argsort(-answer.probabilities, kind="stable")[: options.top_k].tolist()
     probabilities = dict(zip(manifest.codes, answer.probabilities.tolist(), strict=True))
     first = manifest.classes[order[0]]
     return Reading(
@@ -103,37 +121,36 @@ def reading(answer: Answer, manifest: Manifest, wanted: Wanted) -> Reading:
         ),
         top=[TopClass(code=manifest.codes[at], probability=probabilities[manifest.codes[at]]) for at in order],
         probabilities=probabilities,
-        attention=_attention(answer, manifest, wanted) if MapKind.ATTENTION in wanted.maps else None,
-        evidence=_evidence(answer, manifest, wanted, order) if MapKind.EVIDENCE in wanted.maps else None,
+        attention=_attention(answer, manifest, options) if MapKind.ATTENTION in options.maps else None,
+        evidence=_evidence(answer, manifest, options, order) if MapKind.EVIDENCE in options.maps else None,
     )
 
 
-async def reading_aside(answer: Answer, manifest: Manifest, wanted: Wanted) -> Reading:
-    """`reading`, in a thread when pictures are to be drawn; numbers alone take less time than the way to a thread."""
-    if wanted.draws:
-        return await BODIES.run(reading, answer, manifest, wanted)
-    return reading(answer, manifest, wanted)
+async def reading_in_thread(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Reading:
+    """`reading`, in a thread if PNG files are drawn. Numbers alone take less time than the thread switch."""
+    if options.has_png:
+        return await BODIES.run(reading, answer, manifest, options)
+    return reading(answer, manifest, options)
 
 
 def differential_count(count: Differential, manifest: Manifest, *, count_other: bool) -> DifferentialCount:
-    """The differential as a document."""
+    """The differential count as a document."""
     return DifferentialCount(
         counted=count.counted,
         counted_unsupported=count.counted_unsupported,
         classes=[class_share(share) for share in count.shares],
-        excluded=[_class_count(left, found, manifest) for left, found in count.excluded],
+        excluded=[
+            ClassCount(code=left.code, name=left.name, count=found, supported=left.code not in manifest.unsupported)
+            for left, found in count.excluded
+        ],
         problems=count.problems,
         count_other=count_other,
         unsupported=list(manifest.unsupported),
     )
 
 
-def _class_count(left: CellClass, found: int, manifest: Manifest) -> ClassCount:
-    return ClassCount(code=left.code, name=left.name, count=found, supported=left.code not in manifest.unsupported)
-
-
 def class_share(share: Share) -> ClassShare:
-    """One class of a differential as a document."""
+    """One class of a differential count as a document."""
     return ClassShare(
         code=share.cell_class.code,
         name=share.cell_class.name,
@@ -145,22 +162,22 @@ def class_share(share: Share) -> ClassShare:
     )
 
 
-def _attention(answer: Answer, manifest: Manifest, wanted: Wanted) -> Attention:
+def _attention(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Attention:
     _, height, width = answer.attention.shape
     scales = []
     for kernel, grid in zip(manifest.attention_scales, answer.attention, strict=True):
-        drawn = _draw(grid, ATTENTION_SCALE, answer.picture, wanted.map_format)
+        drawn = _map(grid, ATTENTION_SCALE, answer.picture, options.map_format)
         scales.append(AttentionScale(kernel=kernel, values=drawn.values, png=drawn.png))
     return Attention(height=height, width=width, scales=scales)
 
 
-def _evidence(answer: Answer, manifest: Manifest, wanted: Wanted, order: Sequence[int]) -> list[Evidence]:
+def _evidence(answer: Answer, manifest: Manifest, options: ResponseOptions, order: Sequence[int]) -> list[Evidence]:
     _, height, width = answer.evidence.shape
     scale = evidence_scale(answer.evidence)
-    in_picture = wanted.map_format is not MapFormat.GRID
+    is_png = options.map_format is not MapFormat.GRID
     maps = []
     for at in order:
-        drawn = _draw(answer.evidence[at], scale, answer.picture, wanted.map_format)
+        drawn = _map(answer.evidence[at], scale, answer.picture, options.map_format)
         maps.append(
             Evidence(
                 code=manifest.codes[at],
@@ -170,16 +187,16 @@ def _evidence(answer: Answer, manifest: Manifest, wanted: Wanted, order: Sequenc
                 width=width,
                 values=drawn.values,
                 png=drawn.png,
-                low=scale.low if in_picture else None,
-                high=scale.high if in_picture else None,
+                low=scale.low if is_png else None,
+                high=scale.high if is_png else None,
             )
         )
     return maps
 
 
-def _draw(grid: Grid, scale: Scale, picture: Picture, map_format: MapFormat) -> _Drawn:
+def _map(grid: Grid, scale: Scale, picture: Picture, map_format: MapFormat) -> _Map:
     if map_format is MapFormat.GRID:
-        return _Drawn(values=grid, png=None)
+        return _Map(values=grid, png=None)
     if map_format is MapFormat.PNG:
-        return _Drawn(values=None, png=grey_png(grid, scale))
-    return _Drawn(values=None, png=overlay_png(grid, scale, picture))
+        return _Map(values=None, png=grey_png(grid, scale))
+    return _Map(values=None, png=overlay_png(grid, scale, picture))

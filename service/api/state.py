@@ -1,4 +1,4 @@
-"""What one running service holds, and how a route asks for it. Made by the app's lifespan; no globals."""
+"""The state of one running service, and the dependencies by which routes get it. There are no globals."""
 
 import asyncio
 from contextlib import AbstractContextManager
@@ -8,45 +8,45 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from service.api.uploads.body import UploadLimits
-from service.api.uploads.memory_budget import Lease, UploadMemory
-from service.api.uploads.transfer_pace import Patience
+from service.api.uploads.memory_budget import MemoryBudget, MemoryReservation, TransferTimeouts, UploadLimits
 from service.inference.serving import Serving
 
 
 @dataclass(slots=True, kw_only=True)
-class Running(Serving):
-    """The parts of one service that its routes need.
+class AppState(Serving):
+    """What the routes of one service share. The lifespan creates it.
 
-    `large_json` is held while a large JSON body is parsed: it grows in memory, and Python parses one at a time anyway.
+    Attributes:
+        upload_memory: for the bodies and buffered answers of all requests in flight.
+        large_json: held while a large JSON body is parsed: it needs much memory, and Python parses one at a time.
     """
 
-    uploads: UploadMemory
+    upload_memory: MemoryBudget
     large_json: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def lease(self, request: Request) -> AbstractContextManager[Lease]:
-        """The upload memory that one request takes, in its caller's part of it."""
-        return self.uploads.lease(memory_holder(request))
+    def reserve_memory(self, request: Request) -> AbstractContextManager[MemoryReservation]:
+        """The request's reservation of upload memory, counted for its caller."""
+        return self.upload_memory.reserve(memory_owner(request))
 
     @property
     def limits(self) -> UploadLimits:
-        """How much of a body is read, and how long it is waited for."""
+        """Sizes and timeouts of bodies, from the settings."""
         found = self.settings
-        patience = Patience(found.request_timeout_s, found.upload_timeout_s)
-        return UploadLimits(found.max_body_bytes, found.max_image_bytes, found.max_batch_images, patience)
+        timeouts = TransferTimeouts(found.request_timeout_s, found.upload_timeout_s)
+        return UploadLimits(found.max_body_bytes, found.max_image_bytes, found.max_batch_images, timeouts)
 
-    def timeout_s(self, wished_ms: int | None) -> float:
-        """How long one picture may take: what its client wishes, but no longer than the setting."""
+    def timeout_s(self, requested_ms: int | None) -> float:
+        """The timeout of one picture: the requested one, but at most that of the settings."""
         longest_s = self.settings.request_timeout_s
-        return longest_s if wished_ms is None else min(longest_s, wished_ms / 1000)
+        return longest_s if requested_ms is None else min(longest_s, requested_ms / 1000)
 
 
-#: What one client of IPv6 is given, from which it takes as many addresses as it likes.
+#: The prefix that one IPv6 client usually gets; it can use any number of addresses in it.
 _IPV6_PREFIX = 64
 
 
-def memory_holder(request: Request) -> str:
-    """Whose part of the memory a request takes: the caller's by key or token, or that of the address."""
+def memory_owner(request: Request) -> str:
+    """Whose share of the upload memory a request uses: its account's, else its IPv4 address's or IPv6 network's."""
     caller = request.scope.get("state", {}).get("caller")
     if caller is not None:
         return f"account {caller.identity.account}"
@@ -59,31 +59,31 @@ def memory_holder(request: Request) -> str:
         return f"address {host}"
 
 
-# Dependencies are coroutines even where they wait for nothing: FastAPI sends plain functions to a thread and back.
+# Coroutines, although they await nothing: FastAPI runs plain functions in a thread.
 
 
-async def running(request: Request) -> Running:
-    """The service that this request came to."""
-    state: Running = request.app.state.running
+async def app_state(request: Request) -> AppState:
+    """The state of the service that received the request."""
+    state: AppState = request.app.state.app_state
     return state
 
 
 async def request_id(request: Request) -> str:
-    """The id under which the request is answered and logged."""
+    """The id of the request, as in its answer and in the log."""
     identifier: str = request.scope["state"]["request_id"]
     return identifier
 
 
-TIMEOUT_WISH = "X-Request-Timeout-Ms"
-TimeoutWish = Annotated[
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+RequestTimeoutMs = Annotated[
     int | None,
     Header(
-        alias=TIMEOUT_WISH,
+        alias=TIMEOUT_HEADER,
         gt=0,
-        description="How long one picture may take from its admission, in milliseconds. A picture that is too late is "
-        "not computed. The service's own limit holds besides.",
+        description="Timeout for one picture in milliseconds, from its admission to the queue. A picture past it is "
+        "not computed. The service's own timeout applies too.",
         examples=[2000],
     ),
 ]
-RunningService = Annotated[Running, Depends(running)]
+AppStateDep = Annotated[AppState, Depends(app_state)]
 RequestId = Annotated[str, Depends(request_id)]

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from service.api.problems import TABLE
+from service.api.problems import PROBLEM_TYPES
 from service.cli.output import Check, write_or_check
 from service.telemetry.item_timing import FlushReason
 from service.telemetry.metric_registry import LabelValues, MetricRegistry, MetricSpec
@@ -36,7 +36,7 @@ _VALUES_HEAD = "| metric | label | values |\n|---|---|---|"
 #: Closed sets of values that are defined in layers above the metrics.
 _VALUES_ABOVE: dict[tuple[str, str], LabelValues] = {
     ("marrowlens_batches_total", "reason"): get_args(FlushReason),
-    ("marrowlens_refusals_total", "reason"): tuple(dict.fromkeys(kind.name for _, kind in TABLE)),
+    ("marrowlens_refusals_total", "reason"): tuple(dict.fromkeys(kind.name for _, kind in PROBLEM_TYPES)),
 }
 _FURTHER_VALUES = {
     ("marrowlens_refusals_total", "reason"): "; otherwise the HTTP status phrase, such as "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from model.contract import ArtefactError, Manifest
 from service.concurrency.thread_pools import MODEL, TELEMETRY
-from service.errors import ChangeUnderWay, ModelRefused, NotReady
+from service.errors import NotReady, ReloadInProgress, ReloadRejected
 from service.inference.classifier import Classifier
 from service.inference.serving import Serving
 from service.runtime.artifact import bundled_artefact
@@ -56,10 +56,10 @@ class Models:
     async def _reread(self) -> None:
         try:
             await self.change()
-        except ChangeUnderWay:
+        except ReloadInProgress:
             self._again = True
             log.warning("the model is being changed already: the artefact is read anew when that has ended")
-        except (ModelRefused, NotReady):
+        except (ReloadRejected, NotReady):
             pass  # said in the log
 
     async def measure_drift(self) -> None:
@@ -75,19 +75,19 @@ class Models:
             name: a file in the folder of the configured artefact; None reads that artefact anew.
 
         Raises:
-            ModelRefused: it cannot be opened or does not keep the contract; the old one serves on.
-            ChangeUnderWay: another change has not ended.
+            ReloadRejected: it cannot be opened or does not keep the contract; the old one serves on.
+            ReloadInProgress: another change has not ended.
             NotReady: the service is stopping.
         """
         if self._changing:
-            raise ChangeUnderWay
+            raise ReloadInProgress
         self._changing = True
         try:
             old = self._serving.serving()
             session = await MODEL.run(self._opened, name)
             await self._take_over(session)
             self._retire(old)
-        except (ModelRefused, NotReady) as error:
+        except (ReloadRejected, NotReady) as error:
             self._serving.metrics.model_change("refused")
             log.error("the model stays: %s", error)
             raise
@@ -107,16 +107,16 @@ class Models:
             configured = self._serving.settings.artefact or bundled_artefact()
             return self._open_model(configured if name is None else configured.parent / name)
         except ArtefactError as error:
-            raise ModelRefused(f"{error.path.name} {error.reason}") from error
+            raise ReloadRejected(f"{error.path.name} {error.reason}") from error
         except ProviderUnavailable as error:
-            raise ModelRefused(str(error)) from error
+            raise ReloadRejected(str(error)) from error
 
     async def _take_over(self, session: Session) -> None:
         classifier = Classifier(session, self._options, self._serving.metrics)
         try:
             await classifier.start()
         except Exception as error:
-            raise ModelRefused(f"it fails on its first pictures: {error}") from error
+            raise ReloadRejected(f"it fails on its first pictures: {error}") from error
         if self._serving.draining:
             await classifier.close()
             raise NotReady("the service is stopping")

@@ -11,7 +11,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from service.api.responses import Wanted, reading
+from service.api.responses import ResponseOptions, reading
 from service.api.uploads.archives import Upload
 from service.concurrency.thread_pools import PICTURES
 from service.errors import MalformedBody
@@ -75,7 +75,7 @@ class Adding:
                 continue
             if self.by_name and upload.name is not None and not _is_key(upload.name):
                 self._sent.append(MalformedBody(f"its name is no key: 1 to {MAX_KEY} characters, none of control"))
-                upload.settled()
+                upload.release()
                 continue
             digest = sha256(upload.content).hexdigest()
             if digest in self.known:
@@ -84,16 +84,16 @@ class Adding:
                         async with asyncio.timeout(KEEP_S):
                             await PICTURES.run(self.kept.put, digest, upload.content, PICTURE)
                 self._sent.append(SentCell(digest, self._key(index), None))
-                upload.settled()
+                upload.release()
                 continue
             self._sent.append(None)
-            self._asked.append((index, digest, upload.content, upload.settled))
+            self._asked.append((index, digest, upload.content, upload.release))
             yield upload.content
 
     async def _settled(self, index: int, digest: str, data: bytes, outcome: Answer | Exception) -> SentCell | Exception:
         if isinstance(outcome, Exception):
             return outcome
-        wanted = Wanted(maps=frozenset({MapKind.NONE}), top_k=_TOP)
+        wanted = ResponseOptions(maps=[MapKind.NONE], top_k=_TOP)
         found = reading(outcome, self.classifier.manifest, wanted)
         if self.kept is not None:
             try:
@@ -108,7 +108,7 @@ class Adding:
     def _keep(self, kept: KeptPictures, digest: str, data: bytes, answer: Answer) -> None:
         kept.put(digest, data, PICTURE)
         if self.draw:
-            wanted = Wanted(maps=frozenset({MapKind.EVIDENCE}), map_format=MapFormat.OVERLAY, top_k=1)
+            wanted = ResponseOptions(maps=[MapKind.EVIDENCE], map_format=MapFormat.OVERLAY, top_k=1)
             [evidence] = reading(answer, self.classifier.manifest, wanted).evidence or []
             kept.put(digest, b64decode(evidence.png or ""), OVERLAY)
 

@@ -18,7 +18,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.state import Running
+from service.api.state import AppState
 from service.concurrency.supervisor import error_location
 from service.concurrency.thread_pools import TELEMETRY, event_loop_pool
 from service.config.settings import Settings
@@ -57,7 +57,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        running: Running,
+        running: AppState,
         models: Models,
         started: Callable[[], None],
         tls: Tls | None,
@@ -202,7 +202,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # for the event loop, which takes parts
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    return DrainingServer(config, app.state.running, app.state.models, started, tls)
+    return DrainingServer(config, app.state.app_state, app.state.models, started, tls)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

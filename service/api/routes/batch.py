@@ -1,52 +1,28 @@
-"""`POST /classify/batch`: many pictures in; one result or one problem for each, and the differential count, out."""
+"""`POST /classify/batch`: many pictures in; a result or a problem for each, and the differential count, out."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi import APIRouter, Query, Request, Response
 
-from service.api.accept import preferred
-from service.api.batch_response import Bulk
-from service.api.collected_answer import CollectedAnswer
-from service.api.disconnect import while_connected
+from service.api.batch_response import BatchResponse
+from service.api.disconnect import NO_STORE, BufferedResponse, DuplexNdjsonResponse, NdjsonResponse, while_connected
 from service.api.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
-from service.api.routes.query import WantedMaps
+from service.api.responses import ResponseOptions
 from service.api.schemas import BatchAnswer
-from service.api.state import RequestId, RunningService, TimeoutWish
+from service.api.state import AppStateDep, RequestId, RequestTimeoutMs
 from service.api.uploads.archives import Upload
 from service.api.uploads.body import content_type, many_pictures
-from service.api.uploads.memory_budget import Lease
-from service.api.uploads.ndjson import StreamedPictures
-from service.errors import AnswerTooLarge, MalformedRequest, UploadTooSlow
+from service.api.uploads.memory_budget import MemoryReservation
+from service.api.uploads.ndjson import NdjsonPictures
+from service.errors import AnswerTooLarge, MalformedRequest, NotAcceptable, UploadTooSlow
 
 router = APIRouter(tags=["cells"])
 _JSON = "application/json"
-_NOT_STORED = {"Cache-Control": "no-store"}
-
-
-class Lines(StreamingResponse):
-    """NDJSON whose source is closed, and what is `held` for it let go, the moment the client leaves."""
-
-    media_type = NDJSON
-
-    def __init__(self, lines: AsyncGenerator[bytes, None], held: ExitStack) -> None:
-        super().__init__(lines, headers=_NOT_STORED)
-        self._lines = lines
-        self._held = held
-
-    async def stream_response(self, send: Send) -> None:
-        with self._held:
-            async with aclosing(self._lines):
-                await super().stream_response(send)
-
-
-class BothWays(Lines):
-    """Answers while the body is still read. Nothing else may listen for what comes from the client meanwhile."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (signature is ASGI's)
-        await self.stream_response(send)
+_WEIGHT = re.compile(r"[0-9](\.[0-9]*)?", re.ASCII)
+_EXACT = 2
 
 
 @router.post(
@@ -59,67 +35,110 @@ class BothWays(Lines):
 )
 async def classify_batch(
     request: Request,
-    wanted: WantedMaps,
-    service: RunningService,
+    options: Annotated[ResponseOptions, Query()],
+    state: AppStateDep,
     request_id: RequestId,
-    timeout_ms: TimeoutWish = None,
+    timeout_ms: RequestTimeoutMs = None,
 ) -> Response:
     """Send pictures as repeated form fields `images`, or as a ZIP or an uncompressed tar.
 
-    Or as NDJSON, `{"name": "1.jpg", "image": "base64 of the file"}` a line: the answer is NDJSON too, and comes while
-    lines are still being sent, however many they are. Read while you send.
+    Or send NDJSON, one `{"name": "1.jpg", "image": "base64 of the file"}` a line, any number of lines. The answer is
+    then NDJSON too and arrives while you send, so read while you send.
 
-    Every picture gets one item, in the order sent: a result, or a problem that touches no other picture. With
-    `Accept: application/x-ndjson` items are sent as they come, one a line; the last line is the summary.
+    Every picture gets one item, in the order sent: a result, or a problem that affects no other picture. With
+    `Accept: application/x-ndjson` items are sent as they are ready, one a line; the last line is the summary.
 
         curl -F images=@1.jpg -F images=@2.jpg http://localhost:8000/classify/batch
         curl -H 'Content-Type: application/zip' -H 'Accept: application/x-ndjson' \\
              --data-binary @cells.zip 'http://localhost:8000/classify/batch?maps=none'
     """
-    settings, accept = service.settings, ", ".join(request.headers.getlist("accept"))
+    settings, accept = state.settings, ", ".join(request.headers.getlist("accept"))
     with ExitStack() as stack:
-        classifier = stack.enter_context(service.serving().held())
-        bulk = Bulk(classifier, wanted, request_id, settings.count_other, service.timeout_s(timeout_ms))
-        lease = stack.enter_context(service.lease(request))
+        classifier = stack.enter_context(state.serving().held())
+        batch = BatchResponse(classifier, options, request_id, settings.count_other, state.timeout_s(timeout_ms))
+        memory = stack.enter_context(state.reserve_memory(request))
         if content_type(request) == NDJSON:
-            preferred(accept, [NDJSON])
-            pictures = StreamedPictures(request, lease, settings.max_image_bytes, service.limits.patience)
-            return BothWays(_streamed(bulk, pictures), stack.pop_all())
-        form = preferred(accept, [_JSON, NDJSON])
-        uploads = await many_pictures(request, lease, service.limits)
-        if form == NDJSON:
-            return Lines(_lines(bulk, uploads), stack.pop_all())
-        chunks = await while_connected(request, _document(bulk, uploads, lease, settings.max_body_bytes))
-        return CollectedAnswer(
-            chunks, stack.pop_all(), media_type=_JSON, patience=service.limits.patience, headers=_NOT_STORED
+            negotiate(accept, [NDJSON])
+            pictures = NdjsonPictures(request, memory, settings.max_image_bytes, state.limits.timeouts)
+            return DuplexNdjsonResponse(_duplex_lines(batch, pictures), stack.pop_all())
+        media_type = negotiate(accept, [_JSON, NDJSON])
+        uploads = await many_pictures(request, memory, state.limits)
+        if media_type == NDJSON:
+            return NdjsonResponse(_lines(batch, uploads), stack.pop_all())
+        chunks = await while_connected(request, _document(batch, uploads, memory, settings.max_body_bytes))
+        return BufferedResponse(
+            chunks, stack.pop_all(), media_type=_JSON, timeouts=state.limits.timeouts, headers=NO_STORE
         )
 
 
-async def _lines(bulk: Bulk, uploads: AsyncIterator[Upload]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(bulk.items(uploads)) as items:
+async def _lines(batch: BatchResponse, uploads: AsyncIterator[Upload]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(batch.items(uploads)) as items:
         async for item in items:
             yield item + b"\n"
-    yield bulk.summary().json_bytes() + b"\n"
+    yield batch.summary().json_bytes() + b"\n"
 
 
-async def _streamed(bulk: Bulk, pictures: StreamedPictures) -> AsyncGenerator[bytes, None]:
+async def _duplex_lines(batch: BatchResponse, pictures: NdjsonPictures) -> AsyncGenerator[bytes, None]:
     try:
-        async with aclosing(bulk.items(pictures.uploads())) as items:
+        async with aclosing(batch.items(pictures.uploads())) as items:
             async for item in items:
-                pictures.answered()
+                pictures.mark_answered()
                 yield item + b"\n"
     except (MalformedRequest, UploadTooSlow) as error:
-        yield bulk.ended(error) + b"\n"
-    yield bulk.summary().json_bytes() + b"\n"
+        yield batch.last_item(error) + b"\n"
+    yield batch.summary().json_bytes() + b"\n"
 
 
-async def _document(bulk: Bulk, uploads: AsyncIterator[Upload], lease: Lease, limit_bytes: int) -> list[bytes]:
+async def _document(
+    batch: BatchResponse, uploads: AsyncIterator[Upload], memory: MemoryReservation, limit_bytes: int
+) -> list[bytes]:
     items, size_bytes = [], 0
-    async with aclosing(bulk.items(uploads)) as source:
+    async with aclosing(batch.items(uploads)) as source:
         async for item in source:
             size_bytes += len(item)
             if size_bytes > limit_bytes:
-                raise AnswerTooLarge(limit_bytes, f"ask for fewer maps, or for lines: Accept: {NDJSON}")
-            lease.take(len(item))
+                raise AnswerTooLarge(limit_bytes, f"request fewer maps, or a stream of lines (Accept: {NDJSON})")
+            memory.add(len(item))
             items.append(item)
-    return bulk.document(items)
+    return batch.document(items)
+
+
+def negotiate(accept: str | None, offered: Sequence[str]) -> str:
+    """The offered media type with the highest weight in `Accept` (RFC 9110, 12.5.1).
+
+    Among types of equal weight, a type that is named exactly wins; of several named exactly, the last offered; else the
+    first offered. So offer first what suits every client, and last what a client has to ask for. If the header names
+    none of them, the first offered type is used instead of a 406.
+
+    Raises:
+        NotAcceptable: the header excludes every offered type (weight 0).
+    """
+    ranges = [_parse_range(each) for each in (accept or "").split(",") if each.strip()]
+    found = [_weight(media_type, ranges) for media_type in offered]
+    best = max(found)
+    if best[0] > 0:
+        equal = [media_type for media_type, each in zip(offered, found, strict=True) if each == best]
+        return equal[-1 if best[1] == _EXACT else 0]
+    unnamed = [media_type for media_type, (_, exactness) in zip(offered, found, strict=True) if exactness < 0]
+    if not unnamed:
+        raise NotAcceptable(offered)
+    return unnamed[0]
+
+
+def _parse_range(text: str) -> tuple[str, float]:
+    media_range, *parameters = (part.strip().lower() for part in text.split(";"))
+    weight = 1.0
+    for name, _, value in (each.partition("=") for each in parameters):
+        if name.strip() == "q" and _WEIGHT.fullmatch(value.strip()):
+            weight = min(float(value), 1.0)
+    return media_range, weight
+
+
+def _weight(media_type: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:
+    """The weight of a media type and how exactly its best range names it (0 to 2); (0, -1) if none does."""
+    names = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)  # the last is `_EXACT`
+    named = [(names.index(media_range), weight) for media_range, weight in ranges if media_range in names]
+    if not named:
+        return 0.0, -1
+    exactness = max(exactness for exactness, _ in named)
+    return max(weight for found, weight in named if found == exactness), exactness

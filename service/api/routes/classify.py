@@ -1,18 +1,85 @@
 """`POST /classify`: one picture in, one answer out."""
 
 import time
+from functools import cached_property, lru_cache
+from typing import Annotated
+from weakref import WeakKeyDictionary
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic import ValidationError
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope, Send
 
-from service.api.disconnect import while_connected
+from service.api.disconnect import NO_STORE, while_connected
 from service.api.openapi import ONE_PICTURE, problem_responses
-from service.api.responses import Wanted, identity, reading_aside
-from service.api.routes.query import WantedMaps
+from service.api.responses import ResponseOptions, model_identity, reading_in_thread
 from service.api.schemas import ClassifyAnswer
-from service.api.state import RequestId, Running, RunningService, TimeoutWish
+from service.api.state import TIMEOUT_HEADER, AppStateDep, RequestId, RequestTimeoutMs, app_state, request_id
 from service.api.uploads.body import one_picture
 
-router = APIRouter(tags=["cells"])
+_TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
+#: Longer query strings are not cached.
+_MAX_CACHED_QUERY_BYTES = 200
+
+
+class ClassifyRoute(APIRoute):
+    """A route that calls its function without FastAPI's dependency injection, which takes longer than the answer.
+
+    It does so for requests with a valid query and no timeout header, if the route has only the dependencies named here.
+    All other requests go through FastAPI. A dependency added to the route, a router or the app is therefore never
+    skipped.
+    """
+
+    _OWN_DEPENDENCIES = (app_state, request_id)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request whose path has matched."""
+        options = self._options(scope)
+        if options is None:
+            await super().handle(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        response = await classify(request, options, await app_state(request), await request_id(request))
+        await response(scope, receive, send)
+
+    def _options(self, scope: Scope) -> ResponseOptions | None:
+        """The options of a request that FastAPI is not needed for; None if it is."""
+        if (
+            scope["method"] != "POST"
+            or len(scope["query_string"]) > _MAX_CACHED_QUERY_BYTES
+            or any(name == _TIMEOUT_HEADER for name, _ in scope["headers"])
+            or not self._is_self_contained(scope["app"])
+        ):
+            return None
+        return _parse_query(scope["query_string"])
+
+    def _is_self_contained(self, app: FastAPI) -> bool:
+        """Whether the route of this app has only its own dependencies, and none is overridden."""
+        known = self._self_contained.get(app)
+        if known is None:
+            [context] = (each for each in iter_route_contexts(app.routes) if each.original_route is self)
+            found = tuple(each.call for each in context.dependant.dependencies)
+            known = self._self_contained[app] = found == self._OWN_DEPENDENCIES
+        return known and not app.dependency_overrides
+
+    @cached_property
+    def _self_contained(self) -> WeakKeyDictionary[FastAPI, bool]:
+        return WeakKeyDictionary()
+
+
+router = APIRouter(tags=["cells"], route_class=ClassifyRoute)
+
+
+@lru_cache(maxsize=256)
+def _parse_query(query: bytes) -> ResponseOptions | None:
+    """The options in a query string; None if it is invalid, and FastAPI has to say why."""
+    fields = QueryParams(query)
+    values = dict(fields) | ({"maps": fields.getlist("maps")} if "maps" in fields else {})
+    try:
+        return ResponseOptions.model_validate(values)
+    except ValidationError:
+        return None
 
 
 @router.post(
@@ -25,10 +92,10 @@ router = APIRouter(tags=["cells"])
 )
 async def classify(
     request: Request,
-    wanted: WantedMaps,
-    service: RunningService,
+    options: Annotated[ResponseOptions, Query()],
+    state: AppStateDep,
     request_id: RequestId,
-    timeout_ms: TimeoutWish = None,
+    timeout_ms: RequestTimeoutMs = None,
 ) -> Response:
     """Send one picture of one bone-marrow cell: as the form field `image`, or as the body itself.
 
@@ -37,22 +104,11 @@ async def classify(
         curl -F image=@cell.jpg 'http://localhost:8000/classify?maps=attention,evidence'
         curl -H 'Content-Type: image/jpeg' --data-binary @cell.jpg http://localhost:8000/classify
     """
-    return await answered(request, wanted, service, request_id, timeout_ms)
-
-
-async def answered(
-    request: Request, wanted: Wanted, service: Running, request_id: str, timeout_ms: int | None = None
-) -> Response:
-    """What the route answers, once its parameters are known.
-
-    Raises:
-        What stands in `service.api.problems.TABLE`.
-    """
-    with service.serving().held() as classifier, service.lease(request) as lease:
-        classifier.check_room(time.monotonic() + service.timeout_s(timeout_ms))
-        picture = await one_picture(request, lease, service.limits)
-        deadline = time.monotonic() + service.timeout_s(timeout_ms)
+    with state.serving().held() as classifier, state.reserve_memory(request) as memory:
+        classifier.check_room(time.monotonic() + state.timeout_s(timeout_ms))
+        picture = await one_picture(request, memory, state.limits)
+        deadline = time.monotonic() + state.timeout_s(timeout_ms)
         answer = await while_connected(request, classifier.classify(picture, deadline=deadline))
-    found = await reading_aside(answer, classifier.manifest, wanted)
-    document = ClassifyAnswer(request_id=request_id, model=identity(classifier.manifest), **dict(found))
-    return Response(document.json_bytes(), media_type="application/json", headers={"Cache-Control": "no-store"})
+    found = await reading_in_thread(answer, classifier.manifest, options)
+    document = ClassifyAnswer(request_id=request_id, model=model_identity(classifier.manifest), **dict(found))
+    return Response(document.json_bytes(), media_type="application/json", headers=NO_STORE)

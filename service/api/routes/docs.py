@@ -1,4 +1,4 @@
-"""`GET /docs`: Swagger UI from files inside the package, because laboratories have no internet."""
+"""`GET /docs` and `/openapi.json`: Swagger UI from files of the package, because laboratories have no internet."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ _OWN_FILES_ONLY = {
 
 @router.get("/")
 async def root() -> RedirectResponse:
-    """To the documentation; relative, so that it holds behind a path prefix."""
+    """A redirect to the documentation. It is relative, so it also works behind a path prefix."""
     return RedirectResponse("docs")
 
 
 @router.get("/docs")
 async def docs() -> FileResponse:
-    """The page; it loads `static/` and `openapi.json` from here and nothing from elsewhere."""
+    """The Swagger UI page. It loads `static/` and `openapi.json` of this service, and nothing else."""
     return FileResponse(STATIC / "docs.html", headers=_OWN_FILES_ONLY)
 
 
 async def openapi_json(request: Request) -> Response:
-    """The OpenAPI document; 304 for a client that has it (`If-None-Match`)."""
+    """The OpenAPI document; 304 if the client has it already (`If-None-Match`)."""
     body, etag = encoded(request.app)
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
@@ -37,4 +37,4 @@ async def openapi_json(request: Request) -> Response:
     return Response(body, media_type="application/json", headers=headers)
 
 
-router.add_route("/openapi.json", openapi_json)  # a plain route, as FastAPI's own: its metrics label stays "other"
+router.add_route("/openapi.json", openapi_json)  # a plain route, so that its metrics label is "other"

@@ -1,29 +1,29 @@
-"""`GET /health/live`, `/health/ready` and `/metrics`: what an operator's machinery asks."""
+"""`GET /health/live`, `/health/ready` and `/metrics`: for orchestrators and Prometheus."""
 
 from fastapi import APIRouter, Response
 
 from service.api.openapi import METRICS_TEXT, problem_responses
 from service.api.schemas import Health
-from service.api.state import RunningService
+from service.api.state import AppStateDep
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/health/live", summary="Is the process alive?")
+@router.get("/health/live", summary="Liveness probe")
 async def live() -> Health:
-    """Alive as long as the process answers, whatever its load; restart it when it does not."""
+    """200 while the process responds, at any load. Restart the process when it does not."""
     return Health(status="alive")
 
 
-@router.get("/health/ready", summary="Are pictures welcome?", responses=problem_responses(503))
-async def ready(service: RunningService) -> Health:
-    """Ready when the model is warm and its batcher answers, and no shutdown has begun."""
-    service.check_ready()
+@router.get("/health/ready", summary="Readiness probe", responses=problem_responses(503))
+async def ready(state: AppStateDep) -> Health:
+    """200 when the model is warm, its batcher responds, and no shutdown has begun."""
+    state.check_ready()
     return Health(status="ready")
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=METRICS_TEXT)
-async def metrics(service: RunningService) -> Response:
-    """Counters and histograms in Prometheus text format; no picture, name or id of a client is among them."""
-    text, media_type = service.metrics.exposition()
+async def metrics(state: AppStateDep) -> Response:
+    """Counters and histograms in Prometheus text format. They contain no picture, name or client id."""
+    text, media_type = state.metrics.exposition()
     return Response(text, headers={"Content-Type": media_type})

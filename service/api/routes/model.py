@@ -1,23 +1,76 @@
-"""`GET /model` and `GET /classes`: which model answers, and which classes it knows."""
+"""`GET /model`, `GET /classes` and `POST /model/reload`: the served model, its classes, and its replacement."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.openapi import problem_responses
-from service.api.responses import class_table, description
+from service.api.responses import class_table, model_description
 from service.api.schemas import ClassTable, ModelDescription
-from service.api.state import RunningService
+from service.api.state import AppStateDep
+from service.api.uploads.body import JsonRoute
+from service.auth.middleware import CurrentCaller
+from service.errors import Forbidden
+from service.inference.registry import Models
 
-router = APIRouter(tags=["model"], responses=problem_responses(503))
-
-
-@router.get("/model", summary="The model's manifest")
-async def model(service: RunningService) -> ModelDescription:
-    """Everything the model says of itself: data, split, figures with their intervals, limits, hash."""
-    classifier = service.serving()
-    return description(classifier.manifest, classifier.provider)
+router = APIRouter(route_class=JsonRoute)
 
 
-@router.get("/classes", summary="The classes, in logit order")
-async def classes(service: RunningService) -> ClassTable:
-    """The class table, with how many pictures each class was learned from and whether anything is claimed for it."""
-    return class_table(service.serving().manifest)
+@router.get("/model", tags=["model"], summary="The model's manifest", responses=problem_responses(503))
+async def model(state: AppStateDep) -> ModelDescription:
+    """The manifest: training data, split, metrics with their intervals, limits, hash."""
+    classifier = state.serving()
+    return model_description(classifier.manifest, classifier.provider)
+
+
+@router.get("/classes", tags=["model"], summary="The classes, in logit order", responses=problem_responses(503))
+async def classes(state: AppStateDep) -> ClassTable:
+    """The class table: the number of training images of each class, and whether the class is supported."""
+    return class_table(state.serving().manifest)
+
+
+class Change(BaseModel):
+    """The model to load."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    artefact: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$",
+        max_length=255,
+        description="a file beside the configured artefact; default: the configured artefact, loaded again",
+        examples=["marrowlens-lite.onnx"],
+    )
+
+
+async def require_authentication(caller: CurrentCaller) -> None:
+    """Check that callers are authenticated. The middleware has checked the scope of this one.
+
+    Raises:
+        Forbidden: authentication is off, so no caller can have the scope.
+    """
+    if caller is None:
+        raise Forbidden(
+            "reloading over HTTP needs authentication, which is off; set MARROWLENS_KEYS_FILE, or send SIGHUP to the "
+            "process"
+        )
+
+
+@router.post(
+    "/model/reload",
+    tags=["operations"],
+    summary="Load another model",
+    dependencies=[Depends(require_authentication)],
+    responses=problem_responses(400, 401, 403, 408, 409, 413, 415, 422, 429, 503),
+)
+async def reload(request: Request, state: AppStateDep, change: Change | None = None) -> ModelDescription:
+    """Load, check and warm up the new model beside the current one, then switch. No request fails meanwhile.
+
+    A model that is rejected changes nothing: the answer says why, and the current model keeps serving.
+
+        curl -X POST -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \\
+             -d '{"artefact": "other.onnx"}' http://localhost:8000/model/reload
+    """
+    models: Models = request.app.state.models
+    await models.change(None if change is None else change.artefact)
+    classifier = state.serving()
+    return model_description(classifier.manifest, classifier.provider)

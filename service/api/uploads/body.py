@@ -1,34 +1,42 @@
-"""Request bodies to pictures: one raw picture, a multipart form, a ZIP or a tar, held in memory and bounded on the way.
+"""Reads request bodies into memory: one picture, a multipart form, an archive, JSON, or raw bytes.
 
-Knows HTTP bodies and their limits; the count of bytes is taken on the stream, so a missing or false Content-Length
-changes nothing. Does not decode pictures. Nothing is written to disk.
+Bytes are counted as they arrive, so a missing or false Content-Length changes nothing. Nothing is written to disk.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
+from typing import Any
 
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Send
 
-from service.api.uploads.archive_memory import ArchiveMemory
-from service.api.uploads.archives import Bounds, Upload, printable, tar_members, zip_members
-from service.api.uploads.memory_budget import Lease
-from service.api.uploads.multipart import Form
-from service.api.uploads.multipart_errors import FormEnds, why_unfinished, why_unreadable
-from service.api.uploads.transfer_pace import Pace, Patience
+from service.api.state import AppState
+from service.api.uploads.archives import ArchiveLimits, ArchiveMemory, Upload, safe_text, tar_members, zip_members
+from service.api.uploads.json_text import INLINE_PARSE_BYTES, read_json
+from service.api.uploads.memory_budget import MemoryReservation, TransferTimeouts, UploadLimits
+from service.api.uploads.multipart import FormEnds, PictureForm, why_incomplete, why_unreadable
 from service.concurrency.thread_pools import BODIES
-from service.errors import BodyTooLarge, MalformedBody, UnsupportedBody
+from service.errors import BodyTooLarge, ClientGone, MalformedBody, UnsupportedBody, UploadTooSlow
 
+#: Minimum rate of a body that is sent and of an answer that is read, averaged over `TransferTimeouts.max_pause_s`.
+MIN_BYTES_PER_S = 16 * 1024
 #: Boundaries, headers and small fields around the one picture of a form.
 FORM_OVERHEAD_BYTES = 64 * 1024
-#: An archive may grow to this many times the largest body: pictures hardly shrink, bombs do.
+#: An archive may unpack to this many times the largest body: pictures hardly compress, archive bombs do.
 MAX_EXPANSION = 4
+#: JSON bodies: 10,000 readings with a sentence each, of four members each.
+MAX_JSON_BYTES, MAX_JSON_MEMBERS = 4 * 1024 * 1024, 50_000
 
-_ARCHIVES: dict[str, Callable[[BytesIO, Bounds], Iterator[Upload]]] = {
+_ARCHIVES: dict[str, Callable[[BytesIO, ArchiveLimits], Iterator[Upload]]] = {
     "application/zip": zip_members,
     "application/x-zip-compressed": zip_members,
     "application/x-tar": tar_members,
@@ -36,27 +44,109 @@ _ARCHIVES: dict[str, Callable[[BytesIO, Bounds], Iterator[Upload]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """How much of a request's body is read, and how long it is waited for."""
+@dataclass(slots=True)
+class TransferTimer:
+    """Enforces the timeouts and the minimum rate of one transfer. Only time spent waiting for the client counts.
 
-    max_body_bytes: int
-    max_picture_bytes: int
-    max_pictures: int
-    patience: Patience
+    A fast start earns at most one pause. Otherwise a client could send most of a body at once, then a byte now and
+    then, and hold memory for hours.
+    """
+
+    timeouts: TransferTimeouts
+    _left_s: float = field(init=False)
+    _waited_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._left_s = self.timeouts.max_pause_s
+
+    def restart(self) -> None:
+        """Start again, for the next line of a stream."""
+        self._left_s, self._waited_s = self.timeouts.max_pause_s, 0.0
+
+    async def receive(self, request: Request) -> Message:
+        """The next message of the body.
+
+        Raises:
+            UploadTooSlow: a timeout passed.
+            ClientGone: the client disconnected.
+        """
+        started_s = self._now_s()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                message = await request.receive()
+        except TimeoutError as error:
+            raise UploadTooSlow(self.timeouts.max_pause_s, MIN_BYTES_PER_S) from error
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        self._count(len(message.get("body", b"")), self._now_s() - started_s)
+        return message
+
+    async def send(self, send: Send, piece: bytes) -> None:
+        """Send the next piece of an answer.
+
+        Raises:
+            ClientGone: the client reads too slowly, or not at all.
+        """
+        started_s = self._now_s()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError as error:
+            raise ClientGone from error
+        self._count(len(piece), self._now_s() - started_s)
+
+    @property
+    def _timeout_s(self) -> float:
+        return min(self._left_s, self.timeouts.total_s - self._waited_s)
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
+
+    def _count(self, count: int, took_s: float) -> None:
+        self._waited_s += took_s
+        self._left_s = min(self._left_s - took_s + count / MIN_BYTES_PER_S, self.timeouts.max_pause_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """One request's body on its way in: where from, how much of it, and how long to wait for it."""
+@dataclass(slots=True)
+class BodyPieces:
+    """An async iterator over the pieces of a body, as they arrive.
+
+    Raises:
+        UploadTooSlow: a timeout passed.
+        ClientGone: the client disconnected.
+    """
 
     request: Request
-    lease: Lease
-    limit_bytes: int
-    patience: Patience
+    timer: TransferTimer
+    _started: bool = False
+    _more: bool = True
 
-    async def into(self, write: Callable[[bytes], object]) -> None:
-        """Hand over the body piece by piece, as it comes.
+    def __aiter__(self) -> "BodyPieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._more:
+            raise StopAsyncIteration
+        if self._started:
+            await asyncio.sleep(0)  # without it, pieces that are buffered already would block all other requests
+        message = await self.timer.receive(self.request)
+        self._started, self._more = True, message.get("more_body", False)
+        piece: bytes = message.get("body", b"")
+        return piece
+
+
+@dataclass(frozen=True, slots=True)
+class BodyReader:
+    """Reads one body into memory, up to `limit_bytes`, and reserves the memory for it."""
+
+    request: Request
+    memory: MemoryReservation
+    limit_bytes: int
+    timeouts: TransferTimeouts
+
+    async def write_to(self, write: Callable[[bytes], object]) -> None:
+        """Pass the body to `write`, piece by piece.
 
         Raises:
             BodyTooLarge, UploadTooSlow, UploadMemoryExhausted, ClientGone, and what `write` raises.
@@ -64,86 +154,144 @@ class Intake:
         declared = self.request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.limit_bytes:
             raise BodyTooLarge(self.limit_bytes)
-        pace, received, more = Pace(self.patience), 0, True
-        while more:
-            message = await pace.message(self.request)
-            received += len(piece := message.get("body", b""))
+        received = 0
+        async for piece in BodyPieces(self.request, TransferTimer(self.timeouts)):
+            received += len(piece)
             if received > self.limit_bytes:
                 raise BodyTooLarge(self.limit_bytes)
-            self.lease.take(len(piece))
+            self.memory.add(len(piece))
             write(piece)
-            more = message.get("more_body", False)
-            if more:
-                await asyncio.sleep(0)  # pieces that are here already would be read in one go, and others would wait
 
-    async def whole(self) -> BytesIO:
-        """The body in one piece."""
+    async def read(self) -> BytesIO:
+        """The whole body, from its start."""
         file = BytesIO()
-        await self.into(file.write)
+        await self.write_to(file.write)
         file.seek(0)
         return file
 
 
-async def one_picture(request: Request, lease: Lease, limits: UploadLimits) -> bytes:
-    """The picture of `POST /classify`: the form field `image`, or the body itself under `Content-Type: image/*`.
+async def one_picture(request: Request, memory: MemoryReservation, limits: UploadLimits) -> bytes:
+    """The picture file of `POST /classify`: the form field `image`, or the body itself (`Content-Type: image/*`).
 
     Raises:
         BodyTooLarge, PictureTooLarge, UnsupportedBody, MalformedBody, UploadTooSlow, UploadMemoryExhausted, ClientGone.
     """
     found = content_type(request)
     if found == "multipart/form-data":
-        intake = Intake(request, lease, limits.max_picture_bytes + FORM_OVERHEAD_BYTES, limits.patience)
-        uploads = await _form(intake, Form("image", max_pictures=16, max_picture_bytes=limits.max_picture_bytes))
+        reader = BodyReader(request, memory, limits.max_picture_bytes + FORM_OVERHEAD_BYTES, limits.timeouts)
+        uploads = await _form(reader, PictureForm("image", max_pictures=16, max_picture_bytes=limits.max_picture_bytes))
         if len(uploads) > 1:
-            raise MalformedBody("the form field image came more than once; several pictures go to /classify/batch")
+            raise MalformedBody(f"{len(uploads)} form fields image; send several pictures to /classify/batch")
         if not isinstance(uploads[0].content, bytes):
             raise uploads[0].content
         return uploads[0].content
     if found.startswith("image/"):
-        return (await Intake(request, lease, limits.max_picture_bytes, limits.patience).whole()).getvalue()
-    raise UnsupportedBody(found, "the form field image (multipart/form-data), or the picture itself as image/*")
+        return (await BodyReader(request, memory, limits.max_picture_bytes, limits.timeouts).read()).getvalue()
+    raise UnsupportedBody(found, "the form field image (multipart/form-data), or the picture itself (image/*)")
 
 
-async def many_pictures(request: Request, lease: Lease, limits: UploadLimits) -> AsyncIterator[Upload]:
-    """The pictures of `POST /classify/batch`, once the whole body is there: form fields `images`, a ZIP or a tar.
+async def many_pictures(request: Request, memory: MemoryReservation, limits: UploadLimits) -> AsyncIterator[Upload]:
+    """The pictures of `POST /classify/batch`, after the whole body has arrived: form fields `images`, a ZIP or a tar.
 
     Raises:
         BodyTooLarge, TooManyPictures, UnsupportedBody, MalformedBody, UploadTooSlow, UploadMemoryExhausted, ClientGone.
     """
     found = content_type(request)
-    intake = Intake(request, lease, limits.max_body_bytes, limits.patience)
+    reader = BodyReader(request, memory, limits.max_body_bytes, limits.timeouts)
     if found == "multipart/form-data":
-        return _given(await _form(intake, Form("images", limits.max_pictures, limits.max_picture_bytes)), lease)
+        form = PictureForm("images", limits.max_pictures, limits.max_picture_bytes)
+        return _form_pictures(await _form(reader, form), memory)
     members = _ARCHIVES.get(found)
     if members is None:
         expected = (
             f"form fields images (multipart/form-data), application/x-ndjson, or one of {', '.join(sorted(_ARCHIVES))}"
         )
         raise UnsupportedBody(found, expected)
-    bounds = Bounds(limits.max_pictures, limits.max_picture_bytes, MAX_EXPANSION * limits.max_body_bytes)
-    uploads = await BODIES.run(members, await intake.whole(), bounds)
-    memory = ArchiveMemory(lease, limits.max_picture_bytes)
+    archive_limits = ArchiveLimits(limits.max_pictures, limits.max_picture_bytes, MAX_EXPANSION * limits.max_body_bytes)
+    uploads = await BODIES.run(members, await reader.read(), archive_limits)
+    archive_memory = ArchiveMemory(memory, limits.max_picture_bytes)
     first = await BODIES.run(next, uploads, None)
     if first is None:
         raise MalformedBody("the archive holds no files")
-    return _read_in_thread(first, uploads, memory)
+    return _archive_pictures(first, uploads, archive_memory)
 
 
-async def whole_body(request: Request, lease: Lease, limits: UploadLimits) -> memoryview:
-    """A body of whatever type, as it is: what `POST /v2/models/…/infer` reads, whose clients name no Content-Type.
+async def raw_body(request: Request, memory: MemoryReservation, limits: UploadLimits) -> memoryview:
+    """The body of `POST /v2/models/…/infer`, of any Content-Type: its clients often send none.
 
     Raises:
         BodyTooLarge, UnsupportedBody, UploadTooSlow, UploadMemoryExhausted, ClientGone.
     """
     content_type(request)
-    return (await Intake(request, lease, limits.max_body_bytes, limits.patience).whole()).getbuffer()
+    return (await BodyReader(request, memory, limits.max_body_bytes, limits.timeouts).read()).getbuffer()
 
 
-async def _form(intake: Intake, form: Form) -> list[Upload]:
-    _, options = parse_options_header(intake.request.headers["content-type"])
+def content_type(request: Request) -> str:
+    """The media type of the body, lower-case and without parameters.
+
+    Raises:
+        UnsupportedBody: the body is compressed.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedBody(f"Content-Encoding {safe_text(encoding)}", "the body uncompressed")
+    return safe_text(request.headers.get("content-type", "").split(";")[0].strip().lower())
+
+
+class JsonRoute(APIRoute):
+    """A route that limits its JSON body while it is read and parsed. FastAPI alone has no such limits.
+
+    Problems: 413 for a body that is too large, 408 for one that is too slow, 429 without upload memory, 422 for
+    ambiguous JSON (`read_json`).
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler; the body is read and parsed before it runs."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def read_first(request: Request) -> Response:
+            state: AppState = request.app.state.app_state
+            with state.reserve_memory(request) as memory:
+                reader = BodyReader(request, memory, MAX_JSON_BYTES, state.limits.timeouts)
+                body = (await reader.read()).getvalue()
+                request._body = body  # the attributes in which Starlette caches the body and its JSON
+                if body and _is_json(content_type(request)):
+                    request._json = await _parse_json(body)
+                return await handle(request)
+
+        return read_first
+
+
+async def _parse_json(body: bytes) -> Any:
+    if len(body) < INLINE_PARSE_BYTES:
+        return _read_json(body)
+    return await BODIES.run(_read_json, body)
+
+
+def _read_json(body: bytes) -> Any:
+    try:
+        return read_json(body, max_members=MAX_JSON_MEMBERS)
+    except MalformedBody as error:
+        cause = error.__cause__
+        if isinstance(cause, json.JSONDecodeError):  # the same problem type as FastAPI's own JSON errors
+            fault = {"loc": ("body", cause.pos), "type": "json_invalid", "msg": cause.msg}
+            raise RequestValidationError([fault]) from error
+        raise
+
+
+def _is_json(media_type: str) -> bool:
+    """Whether FastAPI parses a body of this type as JSON."""
+    kind, _, subtype = media_type.partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+async def _form(reader: BodyReader, form: PictureForm) -> list[Upload]:
+    _, options = parse_options_header(reader.request.headers["content-type"])
     boundary, ends = options.get(b"boundary", b""), FormEnds()
     if not boundary:
-        raise _unreadable(why_unreadable(ends, boundary))
+        raise _unreadable_form(why_unreadable(ends, boundary))
     try:
         parser = form.parser(boundary)
 
@@ -151,46 +299,32 @@ async def _form(intake: Intake, form: Form) -> list[Upload]:
             ends.add(piece)
             parser.write(piece)
 
-        await intake.into(write)
+        await reader.write_to(write)
     except FormParserError as error:
-        raise _unreadable(why_unreadable(ends, boundary)) from error
+        raise _unreadable_form(why_unreadable(ends, boundary)) from error
     if not form.complete:
-        raise _unreadable(why_unfinished(ends, boundary))
+        raise _unreadable_form(why_incomplete(ends, boundary))
     return form.pictures()
 
 
-def _unreadable(why: str) -> MalformedBody:
+def _unreadable_form(why: str) -> MalformedBody:
     return MalformedBody(f"the multipart form cannot be read: {why}")
 
 
-async def _given(uploads: list[Upload], lease: Lease) -> AsyncIterator[Upload]:
-    # Popped, not iterated: a picture's bytes are free once it was answered.
+async def _form_pictures(uploads: list[Upload], memory: MemoryReservation) -> AsyncIterator[Upload]:
     uploads.reverse()
-    while uploads:
-        yield _leased(uploads.pop(), lease)
+    while uploads:  # popped, not iterated: a picture's bytes are freed once it is answered
+        yield _with_release(uploads.pop(), memory)
 
 
-def _leased(upload: Upload, lease: Lease) -> Upload:
-    size_bytes = len(upload.content) if isinstance(upload.content, bytes) else 0
-    return replace(upload, settled=partial(lease.take, -size_bytes))
+def _with_release(upload: Upload, memory: MemoryReservation) -> Upload:
+    return replace(upload, release=partial(memory.add, -upload.size_bytes))
 
 
-async def _read_in_thread(first: Upload, rest: Iterator[Upload], memory: ArchiveMemory) -> AsyncIterator[Upload]:
+async def _archive_pictures(first: Upload, rest: Iterator[Upload], memory: ArchiveMemory) -> AsyncIterator[Upload]:
     upload: Upload | None = first
     while upload is not None:
         yield memory.hold(upload)
         del upload
-        await memory.room()
+        await memory.wait_for_room()
         upload = await BODIES.run(next, rest, None)
-
-
-def content_type(request: Request) -> str:
-    """The media type of the body, lower-case and without its parameters.
-
-    Raises:
-        UnsupportedBody: the body is compressed.
-    """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        raise UnsupportedBody(f"Content-Encoding {printable(encoding)}", "the body as it is")
-    return printable(request.headers.get("content-type", "").split(";")[0].strip().lower())

@@ -1,7 +1,4 @@
-"""The memory that requests in flight take for bodies and collected answers, leased to each as it needs it.
-
-Counts bytes, of all callers together and of each of them, and refuses. Knows no bodies: the holder says how many.
-"""
+"""Limits of request bodies: sizes, timeouts, and the memory that all requests in flight share."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,63 +8,91 @@ from dataclasses import dataclass
 from service.errors import UploadMemoryExhausted
 
 
-class UploadMemory:
-    """The memory that all requests in flight may take together, in bytes, and the part of it that one caller may."""
+@dataclass(frozen=True, slots=True)
+class TransferTimeouts:
+    """How long to wait for a client that sends a body or reads an answer.
+
+    Attributes:
+        max_pause_s: the longest pause, and how far a transfer may fall behind the minimum rate.
+        total_s: for the whole transfer, whatever its size.
+    """
+
+    max_pause_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """Maximum sizes of a request body, and its timeouts."""
+
+    max_body_bytes: int
+    max_picture_bytes: int
+    max_pictures: int
+    timeouts: TransferTimeouts
+
+
+class MemoryBudget:
+    """Memory for the bodies and buffered answers of all requests in flight, in bytes.
+
+    Args:
+        limit_bytes: for all callers together.
+        caller_limit_bytes: for each caller; default: all of it.
+    """
 
     def __init__(self, limit_bytes: int, caller_limit_bytes: int | None = None) -> None:
         self.limit_bytes = limit_bytes
         self.caller_limit_bytes = limit_bytes if caller_limit_bytes is None else caller_limit_bytes
         self.in_use_bytes = 0
-        self._of_callers: Counter[str] = Counter()
+        self._per_caller: Counter[str] = Counter()
 
     @contextmanager
-    def lease(self, caller: str = "") -> Iterator["Lease"]:
-        """What one request of a caller takes, given back when its work ends."""
-        lease = Lease(self, caller)
+    def reserve(self, caller: str = "") -> Iterator["MemoryReservation"]:
+        """An empty reservation for one request; it is released at the end of the `with` block."""
+        reservation = MemoryReservation(self, caller)
         try:
-            yield lease
+            yield reservation
         finally:
-            lease.take(-lease.taken_bytes)
+            reservation.add(-reservation.reserved_bytes)
 
-    def take(self, caller: str, count: int) -> None:
-        """Count more bytes for a caller, or fewer.
+    def add(self, caller: str, count: int) -> None:
+        """Reserve `count` more bytes for a caller; a negative count releases them.
 
         Raises:
-            UploadMemoryExhausted: the caller, or all callers together, would hold more than is allowed.
+            UploadMemoryExhausted: over the limit of this caller, or of all callers together.
         """
-        held = self._of_callers[caller] + count
+        held = self._per_caller[caller] + count
         if count > 0 and held > self.caller_limit_bytes:
             raise UploadMemoryExhausted(self.caller_limit_bytes, "your")
         if count > 0 and self.in_use_bytes + count > self.limit_bytes:
             raise UploadMemoryExhausted(self.limit_bytes, "all")
         self.in_use_bytes += count
         if held:
-            self._of_callers[caller] = held
+            self._per_caller[caller] = held
         else:
-            del self._of_callers[caller]  # callers are many, and most of them hold nothing
+            del self._per_caller[caller]  # keeps the counter small: most callers hold nothing
 
 
 @dataclass(slots=True)
-class Lease:
-    """One request's part of the upload memory."""
+class MemoryReservation:
+    """The part of a memory budget that one request holds."""
 
-    memory: UploadMemory
+    budget: MemoryBudget
     caller: str = ""
-    taken_bytes: int = 0
+    reserved_bytes: int = 0
 
-    def take(self, count: int) -> None:
-        """Take more, or give back a negative count.
+    def add(self, count: int) -> None:
+        """Reserve `count` more bytes; a negative count releases them.
 
         Raises:
-            UploadMemoryExhausted: other requests hold the rest.
+            UploadMemoryExhausted: over the limit of this caller, or of all callers together.
         """
-        self.memory.take(self.caller, count)
-        self.taken_bytes += count
+        self.budget.add(self.caller, count)
+        self.reserved_bytes += count
 
     def resize(self, count: int) -> None:
-        """Hold so many bytes in all, from now on.
+        """Hold `count` bytes in total.
 
         Raises:
-            UploadMemoryExhausted: other requests hold what is missing; this one holds what it held.
+            UploadMemoryExhausted: over a limit; the reservation keeps its size.
         """
-        self.take(count - self.taken_bytes)
+        self.add(count - self.reserved_bytes)

@@ -1,176 +1,181 @@
-"""An NDJSON body to pictures while it is still arriving: one line, one picture.
+"""The pictures of an NDJSON body, one a line, read while the body is still arriving.
 
-However many lines come, only one of them and the pictures not yet answered are in memory, and what they take is leased
-as they come. Knows lines, base64 and their bounds. Does not decode pictures; a line that cannot be read, or for which
-other requests leave no memory, is an error in its picture's place.
+Only one line and the pictures not yet answered are in memory, however many lines come. An unreadable line, or one
+without memory left, fails in its own place.
 """
 
 import asyncio
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, IncrementalDecoder, getincrementaldecoder
 from collections import deque
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from json import detect_encoding
 
 from pydantic import ValidationError
 from starlette.requests import Request
 
 from model.image import PictureTooLarge
-from service.api.problems import faults_told
+from service.api.problems import validation_message
 from service.api.schemas import SentPicture
-from service.api.uploads.archives import Upload, printable
-from service.api.uploads.base64_text import decode_base64
-from service.api.uploads.json_text import MAX_OBJECT_MEMBERS, read_json
-from service.api.uploads.line_encoding import LineEncoding
-from service.api.uploads.memory_budget import Lease
-from service.api.uploads.transfer_pace import Pace, Patience
+from service.api.uploads.archives import Upload, safe_text
+from service.api.uploads.body import BodyPieces, TransferTimer
+from service.api.uploads.json_text import MAX_OBJECT_MEMBERS, decode_base64, read_json
+from service.api.uploads.memory_budget import MemoryReservation, TransferTimeouts
 from service.concurrency.thread_pools import BODIES
 from service.errors import MalformedBody, UploadMemoryExhausted
 
-#: What stands around the picture in its line: braces, keys and a name.
+#: Braces, keys and a name around the picture in its line.
 LINE_OVERHEAD_BYTES = 4096
-#: Leased by every stream, whatever it holds: what one read of a connection may bring stands in no other account.
-FLOOR_BYTES = 256 * 1024
-#: A longer line is parsed in a thread, so that others do not wait for it.
-PARSED_AT_ONCE_BYTES = 256 * 1024
+#: Reserved by every stream: it covers one read of the connection, which is counted nowhere else.
+MIN_RESERVED_BYTES = 256 * 1024
+#: Longer lines are parsed in a thread, so that other requests do not wait.
+INLINE_PARSE_BYTES = 256 * 1024
+#: The first bytes that tell UTF-8, UTF-16 and UTF-32 apart.
+_SIGNATURE_BYTES = 4
 
-Unkept = PictureTooLarge | UploadMemoryExhausted
+LineError = PictureTooLarge | UploadMemoryExhausted
 
 
 @dataclass(slots=True)
-class StreamedPictures:
-    """The pictures of one body, in their order.
+class NdjsonPictures:
+    """The pictures of one body, in order.
 
     Args:
-        lease: grows and shrinks with what is held, between `FLOOR_BYTES` and two of the longest lines: one that comes
-            in, and as much of pictures not yet answered. A picture waits in its line until there is room for it.
-        patience: for each line.
+        memory: grows and shrinks with what is held, from `MIN_RESERVED_BYTES` to two of the longest lines: one line
+            that is arriving, and as many bytes of unanswered pictures. A picture waits in its line until it has room.
+        timeouts: for each line.
 
     Raises:
-        UploadMemoryExhausted: other requests hold the memory already before the first line.
+        UploadMemoryExhausted: no memory left before the first line.
     """
 
     request: Request
-    lease: Lease
+    memory: MemoryReservation
     max_picture_bytes: int
-    patience: Patience
-    _pace: Pace = field(init=False)
-    _encoding: LineEncoding = field(default_factory=LineEncoding)
+    timeouts: TransferTimeouts
+    _timer: TransferTimer = field(init=False)
     _line: bytearray = field(default_factory=bytearray)
-    _line_bytes: int = 0  # leased for it
-    _held: deque[int] = field(default_factory=deque)  # bytes of the pictures that are not answered yet
-    _answered: asyncio.Event = field(default_factory=asyncio.Event)
+    _line_bytes: int = 0  # reserved for the line
+    _unanswered: deque[int] = field(default_factory=deque)  # sizes of the yielded pictures, in bytes
+    _answer_sent: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._pace = Pace(self.patience)
-        self._resize(0)
+        self._timer = TransferTimer(self.timeouts)
+        self._reserve(0)
 
     @property
     def max_line_bytes(self) -> int:
-        """Of a picture of the largest size in base64, and what stands around it."""
+        """The largest picture in base64, and what is around it."""
         return self.max_picture_bytes * 4 // 3 + LINE_OVERHEAD_BYTES
 
-    def answered(self) -> None:
-        """The first of the pictures that were given and not yet answered is."""
-        self._held.popleft()
-        self._resize(self._line_bytes)
-        self._answered.set()
+    def mark_answered(self) -> None:
+        """Release the memory of the oldest unanswered picture."""
+        self._unanswered.popleft()
+        self._reserve(self._line_bytes)
+        self._answer_sent.set()
 
     async def uploads(self) -> AsyncGenerator[Upload, None]:
-        """One for each line that is not blank. A byte order mark, as some editors write one, is no part of a line.
+        """One upload for each line that is not blank. A byte order mark at the start of a line is skipped.
 
         Raises:
-            UploadTooSlow, ClientGone: in the middle; the pictures given before are whole.
+            UploadTooSlow, ClientGone: before the end; the pictures yielded before are complete.
         """
-        async for line in self._lines():
-            if not isinstance(line, bytes):
-                yield self._given(Upload(None, line))
-            elif (line := line.removeprefix(BOM_UTF8)).strip():
-                large = len(line) > PARSED_AT_ONCE_BYTES
-                upload = await BODIES.run(self._parsed, line) if large else self._parsed(line)
-                yield self._given(await self._with_room(upload))
+        async with aclosing(self._lines()) as lines:
+            async for line in lines:
+                if not isinstance(line, bytes):
+                    yield self._counted(Upload(None, line))
+                elif (line := line.removeprefix(BOM_UTF8)).strip():
+                    large = len(line) > INLINE_PARSE_BYTES
+                    upload = await BODIES.run(self._parse, line) if large else self._parse(line)
+                    yield self._counted(await self._when_it_fits(upload))
 
-    async def _lines(self) -> AsyncGenerator[bytes | Unkept, None]:
-        """Lines without their ends; why one could not be kept, whose rest is passed over."""
-        more, unkept = True, None
-        while more:
-            searched = len(self._line)
-            message = await self._pace.message(self.request)
-            more = message.get("more_body", False)
-            self._line += self._encoding.as_utf8(message.get("body", b""), last=not more)
-            while (end := self._line.find(b"\n", searched)) >= 0:
-                line = bytes(self._line[:end])
-                del self._line[: end + 1]
-                yield unkept or line
-                self._pace.restart()
-                searched, unkept = 0, None
-            unkept = unkept or await self._kept()
-            if unkept:
-                self._pass_over()
-        if self._line or unkept:
-            yield unkept or bytes(self._line)
+    async def _lines(self) -> AsyncGenerator[bytes | LineError, None]:
+        """Lines without their ends. A line that cannot be kept is its error; its remaining bytes are skipped."""
+        error: LineError | None = None
+        async with aclosing(self._text()) as pieces:
+            async for piece in pieces:
+                searched = len(self._line)
+                self._line += piece
+                while (end := self._line.find(b"\n", searched)) >= 0:
+                    line = bytes(self._line[:end])
+                    del self._line[: end + 1]
+                    yield error or line
+                    self._timer.restart()
+                    searched, error = 0, None
+                error = error or await self._keep()
+                if error:
+                    self._skip()
+        if self._line or error:
+            yield error or bytes(self._line)
 
-    def _pass_over(self) -> None:
+    async def _text(self) -> AsyncGenerator[bytes, None]:
+        """The body in UTF-8, piece by piece."""
+        decoder = Utf8Transcoder()
+        async for piece in BodyPieces(self.request, self._timer):
+            yield decoder.transcode(piece)
+        yield decoder.transcode(b"", last=True)
+
+    def _skip(self) -> None:
         self._line.clear()
         self._line_bytes = 0
-        self._resize(0)
+        self._reserve(0)
 
-    async def _kept(self) -> Unkept | None:
-        """Lease what has come of a line that has not ended; why it cannot be kept, where it cannot."""
+    async def _keep(self) -> LineError | None:
+        """Reserve memory for the incomplete line; the error if it cannot be kept."""
         if len(self._line) > self.max_line_bytes:
-            return PictureTooLarge(f"a line may have {self.max_line_bytes} bytes")
+            return PictureTooLarge(f"the line is longer than {self.max_line_bytes} bytes, which is the limit")
         try:
-            await self._lease(len(self._line))
+            await self._reserve_or_wait(len(self._line))
         except UploadMemoryExhausted as error:
             return error
         self._line_bytes = len(self._line)
         return None
 
-    async def _with_room(self, upload: Upload) -> Upload:
-        count = _size_bytes(upload)
-        while self._held and sum(self._held) + count > self.max_line_bytes:
-            await self._next_answer()
+    async def _when_it_fits(self, upload: Upload) -> Upload:
+        while self._unanswered and sum(self._unanswered) + upload.size_bytes > self.max_line_bytes:
+            await self._wait_for_answer()
         try:
-            await self._lease(self._line_bytes + count)
+            await self._reserve_or_wait(self._line_bytes + upload.size_bytes)
         except UploadMemoryExhausted as error:
             return Upload(upload.name, error)
         return upload
 
-    async def _lease(self, count: int) -> None:
-        """Lease so much beside the pictures that are held; while there is not so much, wait for those to be answered.
+    async def _reserve_or_wait(self, count: int) -> None:
+        """Reserve `count` bytes beside the unanswered pictures; wait for their answers while there is no room.
 
         Raises:
-            UploadMemoryExhausted: and none is held any more.
+            UploadMemoryExhausted: no room, and every picture is answered.
         """
         while True:
             try:
-                return self._resize(count)
+                return self._reserve(count)
             except UploadMemoryExhausted:
-                if not self._held:
+                if not self._unanswered:
                     raise
-            await self._next_answer()
+            await self._wait_for_answer()
 
-    def _resize(self, count: int) -> None:
-        self.lease.resize(max(min(FLOOR_BYTES, 2 * self.max_line_bytes), sum(self._held) + count))
+    def _reserve(self, count: int) -> None:
+        self.memory.resize(max(min(MIN_RESERVED_BYTES, 2 * self.max_line_bytes), sum(self._unanswered) + count))
 
-    async def _next_answer(self) -> None:
-        self._answered.clear()
-        await self._answered.wait()
+    async def _wait_for_answer(self) -> None:
+        self._answer_sent.clear()
+        await self._answer_sent.wait()
 
-    def _given(self, upload: Upload) -> Upload:
-        self._held.append(_size_bytes(upload))
+    def _counted(self, upload: Upload) -> Upload:
+        self._unanswered.append(upload.size_bytes)
         return upload
 
-    def _parsed(self, line: bytes) -> Upload:
+    def _parse(self, line: bytes) -> Upload:
         name = None
         try:
             sent = _sent_picture(line)
-            name = None if sent.name is None else printable(sent.name)
+            name = None if sent.name is None else safe_text(sent.name)
             data = decode_base64(sent.image)
         except MalformedBody as error:
-            return Upload(name, MalformedBody(f"the line is no picture: {error}"))
+            return Upload(name, MalformedBody(f"invalid line: {error}"))
         if len(data) > self.max_picture_bytes:
-            too_large = PictureTooLarge(f"{len(data)} bytes; {self.max_picture_bytes} are allowed")
-            return Upload(name, too_large)
+            return Upload(name, PictureTooLarge(f"{len(data)} bytes; {self.max_picture_bytes} are allowed"))
         return Upload(name, data)
 
 
@@ -181,8 +186,34 @@ def _sent_picture(line: bytes) -> SentPicture:
     try:
         return SentPicture.model_validate(read_json(text, max_members=MAX_OBJECT_MEMBERS))
     except ValidationError as error:
-        raise MalformedBody(faults_told(error.errors(include_url=False, include_input=False))) from error
+        raise MalformedBody(validation_message(error.errors(include_url=False, include_input=False))) from error
 
 
-def _size_bytes(upload: Upload) -> int:
-    return len(upload.content) if isinstance(upload.content, bytes) else 0
+class Utf8Transcoder:
+    """Converts a body to UTF-8, piece by piece. Its first bytes show the encoding; PowerShell, for one, sends UTF-16.
+
+    A line of JSON begins with an ASCII character, so the encoding is known without a byte order mark too.
+    """
+
+    def __init__(self) -> None:
+        self._start = b""
+        self._detected = False
+        self._decoder: IncrementalDecoder | None = None
+
+    def transcode(self, piece: bytes, *, last: bool = False) -> bytes:
+        """The piece in UTF-8. The bytes of an incomplete character are kept for the next piece."""
+        if not self._detected:
+            self._start += piece
+            if not (last or len(self._start) >= _SIGNATURE_BYTES or _is_ascii(self._start)):
+                return b""
+            piece, self._start, self._detected = self._start, b"", True
+            encoding = detect_encoding(piece)
+            if not encoding.startswith("utf-8"):
+                self._decoder = getincrementaldecoder(encoding)("replace")
+        if self._decoder is None:
+            return piece
+        return self._decoder.decode(piece, last).encode("utf-8")
+
+
+def _is_ascii(start: bytes) -> bool:
+    return len(start) > 1 and start.isascii() and b"\0" not in start

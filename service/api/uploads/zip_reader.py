@@ -1,9 +1,8 @@
-"""Entries of a ZIP in memory: names, places and bytes, with every byte of the file accounted for.
+"""Reads a ZIP in memory and accounts for every byte of it. Section numbers are those of PKWARE's APPNOTE 6.3.10.
 
-Once, here, instead of by `zipfile`: that takes whichever end record stands last, passes over bytes that no entry claims
-(a second archive, entries that the directory does not list) and makes an object of every entry before one can be
-counted. Two parsers of one archive would disagree about hostile ones. Deflate is zlib's. Numbers of sections are those
-of PKWARE's APPNOTE 6.3.10.
+`zipfile` is not strict enough: it uses the last end record, skips bytes outside the entries (a second archive, unlisted
+entries), and creates an object for every entry before they can be counted. A second parser after it could disagree
+about a hostile archive. Deflate is zlib's.
 """
 
 import struct
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 _LOCAL, _ENTRY, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _ZIP64_END, _ZIP64_LOCATOR, _DESCRIPTOR = b"PK\x06\x06", b"PK\x06\x07", b"PK\x07\x08"
-#: Before the first entry of an archive that may have had several parts and has one (8.5.3, 8.5.4).
+#: Marks before the first entry of an archive that was written for several parts but has one (8.5.3, 8.5.4).
 _ONE_PART = (_DESCRIPTOR, b"PK00")
 _LOCAL_FIELDS = struct.Struct("<4s2x2H4xLLLHH")
 _ENTRY_FIELDS = struct.Struct("<4s4x2H4xLLLHHHH6xL")
@@ -29,12 +28,12 @@ _ZEROS_AT_ONCE = 1 << 20
 
 
 class DamagedZip(Exception):
-    """Not a whole ZIP, or one entry that cannot be read."""
+    """Not a complete ZIP, or an entry that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Where the central directory lies, and how many entries it says to have."""
+    """Position of the central directory in bytes, and its number of entries."""
 
     at: int
     end: int
@@ -43,7 +42,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry as the directory lists it. `name` is decoded, `raw_name` is as it stands there."""
+    """One entry as in the directory. `name` is decoded, `raw_name` is not; `at` is the position of its header."""
 
     name: str
     raw_name: bytes
@@ -59,16 +58,16 @@ class Entry:
         return bool(self.flags & _ENCRYPTED)
 
     @property
-    def packed_by_other_method(self) -> bool:
-        """By another method than deflate and store."""
-        return self.method not in (_STORED, _DEFLATED)
+    def method_supported(self) -> bool:
+        """Whether the compression method is deflate or store."""
+        return self.method in (_STORED, _DEFLATED)
 
 
 def find_directory(body: memoryview) -> Directory:
-    """The central directory that the one end record names (4.3.16).
+    """The central directory, from the end record (4.3.16).
 
     Raises:
-        DamagedZip: no end record, two that could be it, or one that contradicts itself or ZIP64's.
+        DamagedZip: no end record, two possible ones, or one that contradicts itself or its ZIP64 record.
     """
     end_at = _end_record(body)
     _, disk, first_disk, here, count, size, at, _ = _END_FIELDS.unpack_from(body, end_at)
@@ -78,13 +77,13 @@ def find_directory(body: memoryview) -> Directory:
         known = [(disk, 0xFFFF), (first_disk, 0xFFFF), (here, 0xFFFF), (count, 0xFFFF), (size, 0xFFFFFFFF)]
         for (narrow, full), wide in zip([*known, (at, 0xFFFFFFFF)], fields, strict=True):
             if narrow not in (full, wide):
-                raise DamagedZip("its ZIP64 end record contradicts the other one")
+                raise DamagedZip("its ZIP64 end record contradicts its end record")
         disk, first_disk, here, count, size, at = fields
     if disk or first_disk or here != count:
-        raise DamagedZip("one of several parts; send the archive in one file")
+        raise DamagedZip("it is one of several parts; send the archive as one file")
     if at + size != behind:
         raise DamagedZip(
-            f"its directory should end at byte {at + size} and ends at {behind}: cut off, or several archives in one"
+            f"its directory should end at byte {at + size} but ends at {behind}: cut off, or several archives"
         )
     return Directory(at, behind, count)
 
@@ -103,12 +102,12 @@ def _end_record(body: memoryview) -> int:
     if len(found) > 1:
         raise DamagedZip("it has two end records")
     if not found:
-        raise DamagedZip("there is no directory at its end: cut off, or followed by other data")
+        raise DamagedZip("no directory at its end: cut off, or followed by other data")
     return found[0]
 
 
 def _zip64_end(body: memoryview, end_at: int) -> tuple[int, ...] | None:
-    """Where the ZIP64 end record stands (4.3.14), and its fields in the order of the other end record's."""
+    """Position of the ZIP64 end record (4.3.14), then its fields in the order of the end record; None without one."""
     locator_at = end_at - _ZIP64_LOCATOR_FIELDS.size
     if locator_at < 0 or body[locator_at : locator_at + 4] != _ZIP64_LOCATOR:
         return None
@@ -122,10 +121,10 @@ def _zip64_end(body: memoryview, end_at: int) -> tuple[int, ...] | None:
 
 
 def entries(body: memoryview, directory: Directory) -> Iterator[Entry]:
-    """Every entry of the directory, in order, one at a time.
+    """The entries of the directory in order, one at a time.
 
     Raises:
-        DamagedZip: the directory has other entries than its end record says.
+        DamagedZip: the directory is damaged, or its number of entries differs from the end record.
     """
     at, count = directory.at, 0
     while at < directory.end:
@@ -133,7 +132,7 @@ def entries(body: memoryview, directory: Directory) -> Iterator[Entry]:
         count += 1
         yield entry
     if at != directory.end or count != directory.entries:
-        raise DamagedZip(f"its directory has {count} entries and should have {directory.entries}")
+        raise DamagedZip(f"its directory has {count} entries but should have {directory.entries}")
 
 
 def _entry(body: memoryview, at: int, end: int) -> tuple[Entry, int]:
@@ -147,12 +146,12 @@ def _entry(body: memoryview, at: int, end: int) -> tuple[Entry, int]:
     raw_name, extra = bytes(body[name_at : name_at + names]), bytes(body[name_at + names : behind - comments])
     size, packed, place = _widened(extra, size, packed, place)
     if disk not in (0, 0xFFFF):
-        raise DamagedZip("one of several parts; send the archive in one file")
+        raise DamagedZip("it is one of several parts; send the archive as one file")
     return Entry(_name(raw_name, flags, extra), raw_name, flags, method, crc, packed, size, place), behind
 
 
 def _widened(extra: bytes, *fields: int) -> Iterator[int]:
-    """Fields with those that are saturated taken from the ZIP64 extra field, which holds these alone (4.5.3)."""
+    """The fields; those of 0xFFFFFFFF are replaced by the ZIP64 extra field, which holds only these (4.5.3)."""
     wide = _extra_field(extra, _ZIP64_EXTRA) if 0xFFFFFFFF in fields else b""
     at = 0
     for value in fields:
@@ -165,7 +164,7 @@ def _widened(extra: bytes, *fields: int) -> Iterator[int]:
 
 
 def _extra_field(extra: bytes, wanted: int) -> bytes:
-    """The extra field of a number; empty where there is none. Some writers pad with bytes that are no field."""
+    """The extra field with the number `wanted`; empty without one. Some writers pad with bytes that are no field."""
     at = 0
     for _ in range(_MAX_EXTRA_FIELDS):
         if at + 4 > len(extra):
@@ -178,9 +177,9 @@ def _extra_field(extra: bytes, wanted: int) -> bytes:
 
 
 def _name(raw: bytes, flags: int, extra: bytes) -> str:
-    """A name in UTF-8 where it says so, where the Unicode path of the same name does (4.6.9), or where it is valid.
+    """The decoded name: UTF-8 if flagged, if in a Unicode path field (4.6.9), or if valid; else code page 437.
 
-    macOS writes UTF-8 and does not say so. What is no UTF-8 is the code page 437 of the format's beginning.
+    macOS writes UTF-8 without the flag. Code page 437 is the format's original encoding.
     """
     if flags & _UTF8:
         return raw.decode("utf-8", "replace")
@@ -194,37 +193,37 @@ def _name(raw: bytes, flags: int, extra: bytes) -> str:
 
 
 def span(body: memoryview, entry: Entry, directory: Directory) -> tuple[int, int]:
-    """Where an entry begins and ends: its own header, its packed bytes, and the descriptor behind them.
+    """Start and end of an entry: its header, its packed bytes, and its data descriptor.
 
     Raises:
-        DamagedZip: there is no entry at that place.
+        DamagedZip: no entry at that position.
     """
     data_at, _, flags = _local(body, entry, directory.at)
     end = data_at + entry.packed_bytes
     if end > directory.at:
-        raise DamagedZip(f"the entry at byte {entry.at} ends behind the directory's beginning")
+        raise DamagedZip(f"the entry at byte {entry.at} overlaps the directory")
     if flags & _WITH_DESCRIPTOR:
         end += _descriptor_bytes(body[end : directory.at], entry)
     return entry.at, end
 
 
 def _local(body: memoryview, entry: Entry, end: int) -> tuple[int, bool, int]:
-    """Where the packed bytes begin, whether the entry's own header agrees with the directory, and its flags."""
+    """Start of the packed bytes, whether the local header agrees with the directory, and its flags."""
     if entry.at + _LOCAL_FIELDS.size > end or body[entry.at : entry.at + 4] != _LOCAL:
-        raise DamagedZip(f"its directory names an entry at byte {entry.at} where there is none")
+        raise DamagedZip(f"its directory names an entry at byte {entry.at} but there is none")
     _, flags, method, crc, packed, size, names, extras = _LOCAL_FIELDS.unpack_from(body, entry.at)
     name_at = entry.at + _LOCAL_FIELDS.size
     data_at = name_at + names + extras
     agrees = (method, bytes(body[name_at : name_at + names])) == (entry.method, entry.raw_name)
     size, packed = _widened(bytes(body[name_at + names : data_at]), size, packed)
-    unknown = (0, 0xFFFFFFFF) if flags & _WITH_DESCRIPTOR else ()  # each for itself: streams often know the size alone
+    unknown = (0, 0xFFFFFFFF) if flags & _WITH_DESCRIPTOR else ()  # each alone: streams often know only the size
     listed = (entry.crc, entry.packed_bytes, entry.size)
     agrees = agrees and all(own in (*unknown, other) for own, other in zip((crc, packed, size), listed, strict=True))
     return data_at, agrees and bool(flags & _ENCRYPTED) == entry.encrypted, flags
 
 
 def _descriptor_bytes(behind: memoryview, entry: Entry) -> int:
-    """How long the data descriptor is (4.3.9): with or without its mark, with sizes of 4 or of 8 bytes."""
+    """Length of the data descriptor (4.3.9): with or without its mark, with sizes of 4 or 8 bytes; 0 without one."""
     for mark in (_DESCRIPTOR, b""):
         for sizes in ("<LQQ", "<LLL"):
             if sizes == "<LLL" and max(entry.packed_bytes, entry.size) > 0xFFFFFFFF:
@@ -236,10 +235,10 @@ def _descriptor_bytes(behind: memoryview, entry: Entry) -> int:
 
 
 def check_covered(body: memoryview, directory: Directory, spans: list[tuple[int, int]]) -> None:
-    """Check that entries lie one behind the other up to the directory, with nothing between them.
+    """Check that the entries fill the file up to the directory, with only zeros between them.
 
     Raises:
-        DamagedZip: two share bytes, or there are bytes of none that are not zero.
+        DamagedZip: two entries overlap, or bytes outside the entries are not zero.
     """
     at = len(_DESCRIPTOR) if body[: len(_DESCRIPTOR)] in _ONE_PART else 0
     for start, end in [*sorted(spans), (directory.at, directory.at)]:
@@ -247,8 +246,8 @@ def check_covered(body: memoryview, directory: Directory, spans: list[tuple[int,
             raise DamagedZip(f"two of its entries share the bytes at {start}")
         if not _is_zero(body[at:start]):
             raise DamagedZip(
-                f"{start - at} bytes at {at} belong to no entry of its directory: several archives in one file, or a "
-                "damaged part"
+                f"{start - at} bytes at {at} belong to no entry of its directory: several archives in one file, or "
+                "damage"
             )
         at = end
 
@@ -258,15 +257,15 @@ def _is_zero(view: memoryview) -> bool:
     return all(piece.count(0) == len(piece) for piece in pieces)
 
 
-def unpacked(body: memoryview, entry: Entry, directory: Directory) -> bytes:
-    """The bytes of an entry, of which its size and checksum are right.
+def unpack(body: memoryview, entry: Entry, directory: Directory) -> bytes:
+    """The unpacked bytes of an entry, checked by size and CRC.
 
     Raises:
-        DamagedZip: they are not, or the entry's own header contradicts the directory.
+        DamagedZip: wrong size or CRC, or the local header contradicts the directory.
     """
     data_at, agrees, _ = _local(body, entry, directory.at)
     if not agrees:
-        raise DamagedZip("its own header contradicts the directory")
+        raise DamagedZip("its local header contradicts the directory")
     packed = body[data_at : data_at + entry.packed_bytes]
     data = bytes(packed[: entry.size + 1])
     if entry.method == _DEFLATED and packed:
@@ -276,7 +275,7 @@ def unpacked(body: memoryview, entry: Entry, directory: Directory) -> bytes:
         except zlib.error as error:
             raise DamagedZip(str(error)) from error
         if not inflate.eof or inflate.unused_data:
-            raise DamagedZip("its packed bytes are not as long as the directory says")
+            raise DamagedZip("its compressed size differs from the directory")
     if len(data) != entry.size or zlib.crc32(data) != entry.crc:
-        raise DamagedZip("not of the size and checksum that the directory says")
+        raise DamagedZip("its size or checksum differs from the directory")
     return data

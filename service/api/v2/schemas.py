@@ -1,7 +1,7 @@
-"""What the protocol's routes answer, as documents, and their bodies as OpenAPI says them.
+"""Response documents of the Open Inference Protocol, and its inference bodies for OpenAPI.
 
-Knows the protocol's names of fields. Does not parse requests: a tensor of a million numbers is not validated field by
-field (`service.api.v2.messages` reads it in one go), so the schemas of inference stand here for readers alone.
+Inference bodies are documented here only: `service.api.v2.codec` parses them, because validating a tensor of a million
+numbers field by field would be slow.
 """
 
 from typing import Any, Literal
@@ -18,7 +18,7 @@ Parameter = bool | int | str
 
 
 class ServerMetadata(Document):
-    """Which server this is, and which extensions of the protocol it speaks."""
+    """The server and its protocol extensions."""
 
     name: str
     version: str
@@ -26,26 +26,26 @@ class ServerMetadata(Document):
 
 
 class ServerLive(Document):
-    """Whether the process lives."""
+    """Liveness of the process."""
 
     live: bool
 
 
 class ServerReady(Document):
-    """Whether pictures are welcome."""
+    """Readiness of the server."""
 
     ready: bool
 
 
 class ModelReady(Document):
-    """Whether pictures are welcome to this model."""
+    """Readiness of the model."""
 
     name: str
     ready: bool
 
 
 class TensorMetadata(Document):
-    """One tensor of the model; -1 is as many as are sent."""
+    """One tensor of the model. A size of -1 is variable."""
 
     name: str
     datatype: str
@@ -53,7 +53,7 @@ class TensorMetadata(Document):
 
 
 class ModelMetadata(Document):
-    """The model's tensors. The one input may also be sent as BYTES of the shape [-1]: encoded pictures."""
+    """The model's tensors. The input also accepts BYTES of the shape [-1]: encoded pictures."""
 
     name: str
     versions: list[str]
@@ -61,13 +61,13 @@ class ModelMetadata(Document):
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     parameters: dict[str, Parameter] = Field(
-        description="sha256 of the ONNX file and of its manifest; classes in logit order and those for which nothing "
-        "is claimed, separated by commas; the notice"
+        description="sha256 of the ONNX file and of its manifest; all classes in logit order, and the unsupported "
+        "classes, separated by commas; the research-use notice"
     )
 
 
 class ResponseTensor(Document):
-    """One output. Its numbers stand in `data`, flat, or after the JSON when `parameters` has a `binary_data_size`."""
+    """One output. Its numbers are in `data`, flat, or after the JSON if `parameters` has a `binary_data_size`."""
 
     name: str
     datatype: Literal["FP32"]
@@ -83,14 +83,13 @@ class InferenceResponse(Document):
     model_version: str
     id: str | None = Field(None, description="as in the request")
     parameters: dict[str, Parameter] = Field(
-        description="sha256 of the ONNX file and of its manifest, and the classes for which nothing is claimed, "
-        "separated by commas"
+        description="sha256 of the ONNX file and of its manifest, and the unsupported classes, separated by commas"
     )
     outputs: list[ResponseTensor]
 
 
 def model_metadata(manifest: Manifest) -> ModelMetadata:
-    """The model as the protocol describes one."""
+    """The model in the protocol's terms."""
     size = manifest.preprocessing.input_size
     return ModelMetadata(
         name=manifest.name,
@@ -112,7 +111,7 @@ def model_metadata(manifest: Manifest) -> ModelMetadata:
 
 
 _HEADER = "Inference-Header-Content-Length"
-_LENGTH = {"description": "bytes of JSON before the binary data", "schema": {"type": "integer", "minimum": 1}}
+_LENGTH = {"description": "number of JSON bytes before the binary data", "schema": {"type": "integer", "minimum": 1}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _STRING, _FLAG = {"type": "string"}, {"type": "boolean"}
 
@@ -124,21 +123,28 @@ def _object(required: list[str], description: str = "", **properties: Any) -> di
 
 _PARAMETERS = _object(
     [],
-    timeout={"type": "integer", "minimum": 0, "description": "microseconds for the whole request; 0: none of its own"},
-    binary_data_output={**_FLAG, "description": "binary data for every output that does not say otherwise"},
+    timeout={"type": "integer", "minimum": 0, "description": "timeout of the whole request in microseconds; 0: none"},
+    binary_data_output={**_FLAG, "description": "default for the outputs: binary data or JSON"},
 ) | {"additionalProperties": False}
 _REQUEST_TENSOR = _object(
     ["name", "datatype", "shape"],
     name={"const": INPUT},
-    datatype={"enum": ["BYTES", "UINT8"], "description": "encoded pictures, [N]; or decoded ones, [N, S, S, 3] RGB"},
+    datatype={
+        "enum": ["BYTES", "UINT8"],
+        "description": "encoded pictures, [N], or decoded RGB ones, [N, S, S, 3]",
+    },
     shape={"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 4},
     parameters=_object(
         [],
-        binary_data_size={"type": "integer", "minimum": 0, "description": "bytes after the JSON that are this tensor"},
-        content_type={"const": "base64", "description": "what BYTES in JSON must be"},
+        binary_data_size={
+            "type": "integer",
+            "minimum": 0,
+            "description": "bytes of this tensor after the JSON",
+        },
+        content_type={"const": "base64", "description": "required for BYTES in JSON"},
     )
     | {"additionalProperties": False},
-    data={"type": "array", "description": "base64 strings, or numbers of 0..255, flat or in rows", "items": {}},
+    data={"type": "array", "description": "base64 strings, or integers of 0..255, flat or in rows", "items": {}},
 )
 _REQUEST_OUTPUT = _object(
     ["name"], name={"enum": list(OUTPUTS)}, parameters=_object([], binary_data=_FLAG) | {"additionalProperties": False}
@@ -148,10 +154,10 @@ _REQUEST = _object(
     id=_STRING,
     parameters=_PARAMETERS,
     inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": _REQUEST_TENSOR},
-    outputs={"type": "array", "items": _REQUEST_OUTPUT, "description": "which outputs to answer with; default: all"},
+    outputs={"type": "array", "items": _REQUEST_OUTPUT, "description": "the outputs to return; default: all"},
 )
 
-#: What `POST …/infer` takes.
+#: Request of `POST …/infer`.
 INFERENCE_REQUEST: dict[str, Any] = {
     "parameters": [{"name": _HEADER, "in": "header", "required": False, **_LENGTH}],
     "requestBody": {
@@ -160,7 +166,7 @@ INFERENCE_REQUEST: dict[str, Any] = {
     },
 }
 
-#: What it answers with. The second form is JSON followed by the outputs that were asked for as binary data.
+#: Response of `POST …/infer`: JSON, or JSON followed by the outputs requested as binary data.
 INFERENCE_RESPONSE: Responses = {
     200: {
         "headers": {_HEADER: _LENGTH},

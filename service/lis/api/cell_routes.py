@@ -8,11 +8,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from service.api.disconnect import while_connected
 from service.api.openapi import MANY_OR_ONE_PICTURE, problem_responses
-from service.api.problems import UNEXPECTED, kind_of, problem
-from service.api.state import RequestId, Running, RunningService, TimeoutWish
+from service.api.problems import INTERNAL_ERROR, problem, problem_type_of
+from service.api.state import AppState, AppStateDep, RequestId, RequestTimeoutMs
 from service.api.uploads.archives import Upload
 from service.api.uploads.body import content_type, many_pictures, one_picture
-from service.api.uploads.memory_budget import Lease
+from service.api.uploads.memory_budget import MemoryReservation
 from service.errors import CellTaken, UnknownSpecimen
 from service.lis.api import examples
 from service.lis.api.dependencies import AuditedLook, SpecimenId, TheActor, TheLaboratory
@@ -51,7 +51,7 @@ async def add_cells(
     request: Request,
     specimen_id: SpecimenId,
     by: TheActor,
-    service: RunningService,
+    service: AppStateDep,
     here: TheLaboratory,
     request_id: RequestId,
     keys: Annotated[
@@ -59,7 +59,7 @@ async def add_cells(
         Query(description="`names`: the name that a picture is sent under is your key for it, once in the specimen"),
     ] = "none",
     key: Key = None,
-    timeout_ms: TimeoutWish = None,
+    timeout_ms: RequestTimeoutMs = None,
 ) -> AddedCells:
     """Send one picture as the body, or many as form fields `images`, a ZIP or an uncompressed tar.
 
@@ -69,9 +69,9 @@ async def add_cells(
         curl -H 'X-Acting-User: scanner-1' -H 'Content-Type: application/zip' \\
              --data-binary @cells.zip http://localhost:8000/specimens/$ID/cells
     """
-    with service.serving().held() as classifier, service.lease(request) as lease:
+    with service.serving().held() as classifier, service.reserve_memory(request) as memory:
         known = await here.look(here.desk.pictures, specimen_id)
-        uploads = await _uploads(request, key, lease, service)
+        uploads = await _uploads(request, key, memory, service)
         by_name = keys == "names" or key is not None
         adding = Adding(classifier, known, here.kept, here.draws, by_name, service.timeout_s(timeout_ms))
         outcomes = await while_connected(request, adding.run(uploads))
@@ -111,10 +111,12 @@ async def see_cell(
 _AS_A_PICTURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
-async def _uploads(request: Request, key: str | None, lease: Lease, service: Running) -> AsyncIterator[Upload]:
+async def _uploads(
+    request: Request, key: str | None, memory: MemoryReservation, service: AppState
+) -> AsyncIterator[Upload]:
     if content_type(request).startswith("image/"):
-        return _alone(Upload(key, await one_picture(request, lease, service.limits)))
-    return await many_pictures(request, lease, service.limits)
+        return _alone(Upload(key, await one_picture(request, memory, service.limits)))
+    return await many_pictures(request, memory, service.limits)
 
 
 async def _alone(upload: Upload) -> AsyncIterator[Upload]:
@@ -129,7 +131,7 @@ def _items(
     for index, (name, outcome) in enumerate(outcomes):
         found = next(rows) if isinstance(outcome, SentCell) else outcome
         if isinstance(found, Exception):
-            if kind_of(found) is UNEXPECTED:
+            if problem_type_of(found) is INTERNAL_ERROR:
                 log.error("item %d of request %s failed", index, request_id, exc_info=found)
             items.append(AddedItem(index=index, name=name, problem=problem(found, request_id)))
         else:

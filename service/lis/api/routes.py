@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Response
 
 from service.api.openapi import problem_responses
-from service.api.uploads.json_body import JsonRoute
+from service.api.uploads.body import JsonRoute
 from service.lis.api import examples
 from service.lis.api.dependencies import AuditedList, AuditedLook, SpecimenId, TheActor, TheLaboratory, ThePerson
 from service.lis.domain.report import Report, SpecimenDifferential

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.api.accept import preferred
+from service.api.routes.batch import negotiate
 from service.errors import NotAcceptable
 
 JSON, LINES = "application/json", "application/x-ndjson"
@@ -48,7 +48,7 @@ JSON, LINES = "application/json", "application/x-ndjson"
     ],
 )
 def test_the_form_that_is_preferred(accept: str | None, form: str) -> None:
-    assert preferred(accept, [JSON, LINES]) == form
+    assert negotiate(accept, [JSON, LINES]) == form
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_the_form_that_is_preferred(accept: str | None, form: str) -> None:
 )
 def test_what_is_excluded_altogether(accept: str) -> None:
     with pytest.raises(NotAcceptable, match="application/json, application/x-ndjson"):
-        preferred(accept, [JSON, LINES])
+        negotiate(accept, [JSON, LINES])
 
 
 def test_one_form_alone() -> None:
-    assert preferred("application/json", [LINES]) == LINES
+    assert negotiate("application/json", [LINES]) == LINES
     with pytest.raises(NotAcceptable):
-        preferred("application/x-ndjson;q=0", [LINES])
+        negotiate("application/x-ndjson;q=0", [LINES])

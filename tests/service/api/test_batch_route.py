@@ -236,4 +236,4 @@ def test_every_picture_s_memory_is_given_back(http: TestClient, mixed: Named) ->
     batch(http, mixed)
     http.post("/classify/batch?maps=none", files=form(mixed), headers=NDJSON)
     http.post("/classify/batch", content=b"x", headers={"content-type": "application/zip"})
-    assert http.app.state.running.uploads.in_use_bytes == 0  # type: ignore[attr-defined]
+    assert http.app.state.app_state.upload_memory.in_use_bytes == 0  # type: ignore[attr-defined]

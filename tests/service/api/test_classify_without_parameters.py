@@ -1,24 +1,31 @@
-"""The short way of `POST /classify` beside the routing's: the same answers, the same problems, the same counts."""
+"""`POST /classify` without FastAPI's dependency injection beside the way through it: same answers, problems, counts."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 from serving import client
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from service.api.routes.direct import Direct
-from service.api.state import TIMEOUT_WISH
+from service.api.routes import classify
+from service.api.state import TIMEOUT_HEADER, app_state
+from service.app import create_app
+from service.config.settings import Settings
+from service.errors import Forbidden
+from service.runtime.session import open_session
 
 Draw = Callable[..., bytes]
 PNG = {"content-type": "image/png"}
-#: Requests of which the first takes the short way and the second does not; the parameters say what holds anyway.
-BOTH_WAYS = [
+#: The same request: two that need no dependency injection, and two that go through FastAPI.
+ALL_WAYS = [
     ("/classify", {}),
     ("/classify?maps=attention&map_format=grid&top_k=5", {}),
-    ("/classify", {TIMEOUT_WISH: "60000"}),
+    ("/classify", {TIMEOUT_HEADER: "60000"}),
+    (f"/classify?{'&'.join(['maps=attention'] * 20)}", {}),  # longer than the queries that are cached
 ]
 
 
@@ -29,31 +36,22 @@ def http(artefact: Path) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def routed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The queries of requests that were left to the routing, in their order."""
-    left: list[str] = []
-    direct = Direct.__call__
+def injected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The queries of requests that went through FastAPI's dependency injection, in order."""
+    queries: list[str] = []
+    handle = APIRoute.handle
 
-    async def watched(self: Direct, scope: Scope, receive: Receive, send: Send) -> None:
-        below = self.app
+    async def watched(self: APIRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        queries.append(scope["query_string"].decode())
+        await handle(self, scope, receive, send)
 
-        async def routing(scope: Scope, receive: Receive, send: Send) -> None:
-            left.append(scope["query_string"].decode())
-            await below(scope, receive, send)
-
-        self.app = routing
-        try:
-            await direct(self, scope, receive, send)
-        finally:
-            self.app = below
-
-    monkeypatch.setattr(Direct, "__call__", watched)
-    return left
+    monkeypatch.setattr(APIRoute, "handle", watched)
+    return queries
 
 
 def answers(http: TestClient, **sent: Any) -> list[Any]:
     return [
-        http.post(path, **{**sent, "headers": {**sent.get("headers", {}), **headers}}) for path, headers in BOTH_WAYS
+        http.post(path, **{**sent, "headers": {**sent.get("headers", {}), **headers}}) for path, headers in ALL_WAYS
     ]
 
 
@@ -67,11 +65,61 @@ def alike(found: list[Any]) -> None:
     assert len({answer.status_code for answer in found}) == 1
 
 
-def test_only_requests_without_parameters_take_it(http: TestClient, draw: Draw, routed: list[str]) -> None:
+def test_a_valid_query_without_a_timeout_needs_no_injection(http: TestClient, draw: Draw, injected: list[str]) -> None:
     found = answers(http, content=draw(1), headers=PNG)
-    assert routed == [BOTH_WAYS[1][0].partition("?")[2], ""]
+    assert injected == ["", ALL_WAYS[3][0].partition("?")[2]]
     assert found[0].status_code == 200
     alike(found)
+
+
+@pytest.mark.parametrize(
+    "query", ["maps=none", "maps=evidence,attention&maps=none", "top_k=2&map_format=png", "top_k=7"]
+)
+def test_queries_mean_the_same_on_both_ways(http: TestClient, draw: Draw, injected: list[str], query: str) -> None:
+    short = http.post(f"/classify?{query}", content=draw(1), headers=PNG)
+    long = http.post(f"/classify?{query}", content=draw(1), headers=PNG | {TIMEOUT_HEADER: "60000"})
+    assert injected == [query]
+    assert short.status_code == long.status_code == 200
+    assert short.json() | {"request_id": ""} == long.json() | {"request_id": ""}
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("maps=all", "query parameter maps.0: Input should be 'attention', 'evidence' or 'none'"),
+        ("maps=", "query parameter maps.0: Input should be 'attention', 'evidence' or 'none'"),
+        ("top_k=0", "query parameter top_k: Input should be greater than or equal to 1"),
+        ("topk=3", "topk: unknown query parameter"),
+    ],
+)
+def test_an_invalid_query_is_fastapis_to_explain(
+    http: TestClient, draw: Draw, injected: list[str], query: str, detail: str
+) -> None:
+    refused = http.post(f"/classify?{query}", content=draw(1), headers=PNG)
+    assert (refused.status_code, refused.json()["detail"], injected) == (422, detail, [query])
+
+
+async def _forbid() -> None:
+    raise Forbidden("by the added dependency")
+
+
+def _on_the_app(app: FastAPI) -> None:
+    app.router.routes.clear()
+    app.include_router(classify.router, dependencies=[Depends(_forbid)])
+
+
+def _overridden(app: FastAPI) -> None:
+    app.dependency_overrides[app_state] = _forbid
+
+
+@pytest.mark.parametrize("add", [_on_the_app, _overridden])
+def test_an_added_dependency_is_never_skipped(artefact: Path, draw: Draw, add: Callable[[FastAPI], None]) -> None:
+    app = create_app(Settings(artefact=artefact), open_session(artefact))
+    add(app)
+    with TestClient(app, base_url="http://localhost") as http:
+        for path, headers in ALL_WAYS:
+            refused = http.post(path, content=draw(1), headers=PNG | headers)
+            assert (refused.status_code, refused.json()["detail"]) == (403, "by the added dependency")
 
 
 @pytest.mark.parametrize(
@@ -92,10 +140,9 @@ def test_problems_are_the_same(http: TestClient, sent: dict[str, Any], status: i
     alike(found)
 
 
-def test_other_methods_and_paths_are_the_routings(http: TestClient, routed: list[str]) -> None:
+def test_other_methods_and_paths(http: TestClient) -> None:
     assert http.get("/classify").status_code == 405
     assert http.post("/classify/").status_code == 404
-    assert len(routed) == 2
 
 
 def test_both_ways_count_under_one_route(http: TestClient, draw: Draw) -> None:
@@ -109,7 +156,7 @@ def test_both_ways_count_under_one_route(http: TestClient, draw: Draw) -> None:
 
     before = counted()
     answers(http, content=draw(1), headers=PNG)
-    assert counted() == before + len(BOTH_WAYS)
+    assert counted() == before + len(ALL_WAYS)
 
 
 def test_what_is_not_in_the_table_tells_nothing(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from model import image
 from model.formats import errors as picture_errors
 from service import errors
-from service.api.problems import TABLE, UNEXPECTED, headers, kind_of, problem
+from service.api.problems import INTERNAL_ERROR, PROBLEM_TYPES, headers, problem, problem_type_of
 from service.errors import BodyTooLarge, ClientGone, NotReady, ServiceError, UploadMemoryExhausted
 from service.inference.batching import errors as unanswered
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
@@ -29,19 +29,19 @@ def exceptions_of(module: object) -> set[type[Exception]]:
 
 @pytest.mark.parametrize("module", [errors, unanswered, picture_errors], ids=lambda module: module.__name__)
 def test_every_error_a_request_can_meet_is_in_the_table(module: object) -> None:
-    known = tuple(error_class for error_class, _ in TABLE)
+    known = tuple(error_class for error_class, _ in PROBLEM_TYPES)
     unknown = {found for found in exceptions_of(module) if not issubclass(found, known)}
     assert unknown <= UNANSWERED | OURS
 
 
 def test_a_class_stands_before_its_base() -> None:
-    classes = [error_class for error_class, _ in TABLE]
+    classes = [error_class for error_class, _ in PROBLEM_TYPES]
     hidden = [(a, b) for at, a in enumerate(classes) for b in classes[at + 1 :] if issubclass(b, a)]
     assert hidden == []
 
 
 def test_types_tell_kinds_apart() -> None:
-    kinds = {kind for _, kind in TABLE}
+    kinds = {kind for _, kind in PROBLEM_TYPES}
     assert all(400 <= kind.status <= 599 for kind in kinds)
     assert all(kind.type.startswith("urn:problem-type:marrowlens:") for kind in kinds)
     assert len({(kind.type, kind.status) for kind in kinds}) == len({kind.type for kind in kinds})
@@ -56,7 +56,7 @@ def test_types_tell_kinds_apart() -> None:
         (image.UndecodablePicture("cut off"), 422, "cut off"),
         (image.PictureError("odd"), 422, "odd"),
         (NotReady("warming up"), 503, "warming up"),
-        (DeadlineExpired(), 504, "the picture waited longer than a request may take; send it again later"),
+        (DeadlineExpired(), 504, "the picture was not classified before its timeout; retry later"),
         (HTTPException(404), 404, "Not Found"),
         (HTTPException(405), 405, "Method Not Allowed"),
     ],
@@ -69,7 +69,7 @@ def test_an_error_becomes_its_problem(error: Exception, status: int, detail: str
 def test_an_unexpected_error_tells_nothing_of_itself() -> None:
     found = problem(RuntimeError("/secret/path: patient Smith"), "id-1")
     assert found.status == 500
-    assert kind_of(RuntimeError()) is UNEXPECTED
+    assert problem_type_of(RuntimeError()) is INTERNAL_ERROR
     assert "Smith" not in found.json_bytes().decode()
 
 

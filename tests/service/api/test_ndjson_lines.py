@@ -14,9 +14,8 @@ from starlette.requests import Request
 
 from model.image import PictureTooLarge
 from service.api.uploads.archives import Upload
-from service.api.uploads.memory_budget import Lease, UploadMemory
-from service.api.uploads.ndjson import FLOOR_BYTES, LINE_OVERHEAD_BYTES, StreamedPictures
-from service.api.uploads.transfer_pace import Patience
+from service.api.uploads.memory_budget import MemoryBudget, MemoryReservation, TransferTimeouts
+from service.api.uploads.ndjson import LINE_OVERHEAD_BYTES, MIN_RESERVED_BYTES, NdjsonPictures
 from service.errors import ClientGone, MalformedBody, UploadMemoryExhausted, UploadTooSlow
 
 LIMIT = 3000
@@ -28,8 +27,8 @@ def line(data: bytes, name: str | None = None) -> bytes:
 
 
 def streamed(
-    pieces: list[bytes], memory: UploadMemory | None = None, end: str = "whole", limit: int = LIMIT
-) -> StreamedPictures:
+    pieces: list[bytes], memory: MemoryBudget | None = None, end: str = "whole", limit: int = LIMIT
+) -> NdjsonPictures:
     async def messages() -> AsyncIterator[dict[str, Any]]:
         for at, piece in enumerate(pieces):
             yield {"type": "http.request", "body": piece, "more_body": end != "whole" or at < len(pieces) - 1}
@@ -39,14 +38,16 @@ def streamed(
 
     source = messages()
     request = Request({"type": "http"}, lambda: anext(source))
-    return StreamedPictures(request, Lease(memory or UploadMemory(10 * LIMIT)), limit, Patience(0.01, 600))
+    return NdjsonPictures(
+        request, MemoryReservation(memory or MemoryBudget(10 * LIMIT)), limit, TransferTimeouts(0.01, 600)
+    )
 
 
-async def read(pictures: StreamedPictures) -> list[Upload]:
+async def read(pictures: NdjsonPictures) -> list[Upload]:
     found = []
     async for upload in pictures.uploads():
         found.append(upload)
-        pictures.answered()
+        pictures.mark_answered()
     return found
 
 
@@ -73,7 +74,7 @@ def test_however_the_body_is_cut_into_pieces(sizes: list[int], cuts: list[int], 
 
 async def test_no_more_is_held_than_was_taken() -> None:
     """A thousand pictures that nobody answers at first: the body is read as far as the lease reaches, then waits."""
-    memory = UploadMemory(10 * LIMIT)
+    memory = MemoryBudget(10 * LIMIT)
     pictures = streamed([line(bytes(LIMIT // 2))] * 1000, memory)
     taken: list[Upload] = []
 
@@ -87,7 +88,7 @@ async def test_no_more_is_held_than_was_taken() -> None:
     stuck = len(taken)
     assert 1 <= stuck <= 2 * (LIMIT * 4 // 3 + LINE_OVERHEAD_BYTES) // (LIMIT // 2)
     for answered in range(1000):
-        pictures.answered()
+        pictures.mark_answered()
         for _ in range(10):
             await asyncio.sleep(0)
         assert len(taken) == min(1000, answered + 1 + stuck)
@@ -98,10 +99,10 @@ async def test_no_more_is_held_than_was_taken() -> None:
     assert len(taken) == 1000
 
 
-LARGE = 4 * FLOOR_BYTES
+LARGE = 4 * MIN_RESERVED_BYTES
 
 
-def large(pieces: list[bytes], memory: UploadMemory) -> StreamedPictures:
+def large(pieces: list[bytes], memory: MemoryBudget) -> NdjsonPictures:
     """A stream whose pictures may be far larger than what each stream leases at once."""
     return streamed(pieces, memory, limit=LARGE)
 
@@ -112,33 +113,35 @@ def cut(data: bytes, size: int = 65536) -> list[bytes]:
 
 
 async def test_the_lease_grows_and_shrinks_with_what_is_held() -> None:
-    memory = UploadMemory(100 * FLOOR_BYTES)
+    memory = MemoryBudget(100 * MIN_RESERVED_BYTES)
     sent, end = line(bytes(LARGE)), line(b"end")
     pictures = large([*cut(sent), end], memory)
-    assert memory.in_use_bytes == FLOOR_BYTES
+    assert memory.in_use_bytes == MIN_RESERVED_BYTES
     source = pictures.uploads()
     assert (await anext(source)).content == bytes(LARGE)
     assert len(sent) + LARGE - 65536 <= memory.in_use_bytes <= 2 * pictures.max_line_bytes
     assert (await anext(source)).content == b"end"  # the line that the first picture came in is gone
     assert LARGE <= memory.in_use_bytes <= LARGE + 1000
-    pictures.answered()
-    assert memory.in_use_bytes == FLOOR_BYTES
+    pictures.mark_answered()
+    assert memory.in_use_bytes == MIN_RESERVED_BYTES
 
 
 async def test_a_line_for_which_there_is_no_memory_is_refused_in_its_place() -> None:
-    memory = UploadMemory(4 * FLOOR_BYTES)
-    pictures = large([line(b"1"), *cut(line(bytes(LARGE))), line(b"3"), *cut(line(bytes(FLOOR_BYTES // 2)))], memory)
-    with memory.lease() as another:
-        another.take(2 * FLOOR_BYTES)
+    memory = MemoryBudget(4 * MIN_RESERVED_BYTES)
+    pictures = large(
+        [line(b"1"), *cut(line(bytes(LARGE))), line(b"3"), *cut(line(bytes(MIN_RESERVED_BYTES // 2)))], memory
+    )
+    with memory.reserve() as another:
+        another.add(2 * MIN_RESERVED_BYTES)
         found = [upload.content for upload in await read(pictures)]
     assert found[0] == b"1" and isinstance(found[1], UploadMemoryExhausted)
-    assert found[2:] == [b"3", bytes(FLOOR_BYTES // 2)]
-    assert memory.in_use_bytes == FLOOR_BYTES
+    assert found[2:] == [b"3", bytes(MIN_RESERVED_BYTES // 2)]
+    assert memory.in_use_bytes == MIN_RESERVED_BYTES
 
 
 async def test_before_that_its_own_pictures_are_waited_for() -> None:
-    memory = UploadMemory(3 * FLOOR_BYTES)
-    sent = bytes(FLOOR_BYTES)
+    memory = MemoryBudget(3 * MIN_RESERVED_BYTES)
+    sent = bytes(MIN_RESERVED_BYTES)
     pictures = large(cut(line(sent)) + cut(line(sent)), memory)
     source = pictures.uploads()
     assert (await anext(source)).content == sent
@@ -146,7 +149,7 @@ async def test_before_that_its_own_pictures_are_waited_for() -> None:
     for _ in range(50):
         await asyncio.sleep(0)
     assert not second.done()
-    pictures.answered()
+    pictures.mark_answered()
     assert (await second).content == sent
 
 
@@ -166,7 +169,7 @@ async def test_what_stands_around_a_line() -> None:
 async def test_a_key_that_is_not_known_is_refused_in_its_place() -> None:
     found = await read(streamed([b'{"image": "MQ==", "label": "BLA"}\n', line(b"2")]))
     assert [str(found[0].content), found[1].content] == [
-        "the line is no picture: label: Extra inputs are not permitted",
+        "invalid line: label: Extra inputs are not permitted",
         b"2",
     ]
 
@@ -194,7 +197,7 @@ async def test_an_answer_does_not_wait_for_more_bytes_than_the_first_line_has() 
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [
-        (b'{"image": "MQ"}', "not base64: its length is no multiple of four"),
+        (b'{"image": "MQ"}', "not base64: its length is not a multiple of four"),
         (b'{"image": "M Q=="}', "a blank within a line"),
         (b'{"image": "MQ==", "image": "Mg=="}', "a member name twice"),
         (b'{"image": "MQ==", "na": 1, "nb": 1}', "na: Extra inputs are not permitted; nb: Extra"),
@@ -214,7 +217,7 @@ async def test_what_is_wrong_with_a_line_is_told(sent: bytes, sentence: str) -> 
     found = await read(streamed([sent + b"\n" + line(b"2")]))
     assert found[-1].content == b"2"
     assert isinstance(found[0].content, MalformedBody) and sentence in str(found[0].content)
-    assert str(found[0].content).startswith("the line is no picture: ")
+    assert str(found[0].content).startswith("invalid line: ")
 
 
 @pytest.mark.parametrize(
@@ -233,4 +236,4 @@ async def test_what_is_wrong_is_said_without_what_was_sent() -> None:
 
 def test_without_memory_it_does_not_begin() -> None:
     with pytest.raises(UploadMemoryExhausted):
-        streamed([], UploadMemory(LIMIT))
+        streamed([], MemoryBudget(LIMIT))

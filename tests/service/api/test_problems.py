@@ -61,7 +61,7 @@ def test_chunks_without_a_length_are_bounded_too(http: TestClient) -> None:
         ("maps=heat", "maps"),
         ("maps=", "maps"),
         ("map_format=gif", "map_format"),
-        ("map=evidence", "map is not a query parameter here"),
+        ("map=evidence", "map: unknown query parameter"),
     ],
 )
 def test_a_parameter_that_is_off_is_named(http: TestClient, draw: Draw, query: str, names: str) -> None:
@@ -81,19 +81,19 @@ def test_unknown_paths_and_wrong_methods_are_problems_too(http: TestClient) -> N
 @pytest.mark.parametrize(
     ("path", "meant"),
     [
-        ("/classify/", "with a slash at its end; send it to /classify"),
-        ("/classify/batch/", "with a slash at its end; send it to /classify/batch"),
-        ("/classify//", "send it to /classify"),
-        ("/classify//batch", "send it to /classify/batch"),
-        ("/Classify", "send it to /classify"),
-        ("/specimens/", "send it to /specimens"),
-        (f"/specimens/{'0' * 32}/cells/", f"send it to /specimens/{'0' * 32}/cells"),
-        ("/v2/models/micro/infer/", "send it to /v2/models/micro/infer"),
-        ("/v2/models/Micro/infer/", "send it to /v2/models/Micro/infer"),
-        ("/health/ready/", "send it to /health/ready"),
-        ("/predict", "GET /docs shows"),
-        ("/classify/batches", "GET /docs shows"),
-        ("/%C3%A4/", "GET /docs shows"),
+        ("/classify/", "it ends in a slash; did you mean /classify?"),
+        ("/classify/batch/", "it ends in a slash; did you mean /classify/batch?"),
+        ("/classify//", "did you mean /classify?"),
+        ("/classify//batch", "did you mean /classify/batch?"),
+        ("/Classify", "did you mean /classify?"),
+        ("/specimens/", "did you mean /specimens?"),
+        (f"/specimens/{'0' * 32}/cells/", f"did you mean /specimens/{'0' * 32}/cells?"),
+        ("/v2/models/micro/infer/", "did you mean /v2/models/micro/infer?"),
+        ("/v2/models/Micro/infer/", "did you mean /v2/models/Micro/infer?"),
+        ("/health/ready/", "did you mean /health/ready?"),
+        ("/predict", "GET /docs lists"),
+        ("/classify/batches", "GET /docs lists"),
+        ("/%C3%A4/", "GET /docs lists"),
     ],
 )
 def test_a_path_that_is_nearly_right_names_the_right_one(http: TestClient, path: str, meant: str) -> None:

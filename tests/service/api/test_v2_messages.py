@@ -15,8 +15,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from model.contract import OUTPUTS, Manifest, read_manifest
-from service.api.v2.messages import MAX_JSON_BYTES, InferenceRequest, answer, parse, row_shape
-from service.api.v2.tensors import pixels_of
+from service.api.v2.codec import MAX_JSON_BYTES, InferenceRequest, decode_uint8, encode_answer, parse_request, row_shape
 from service.errors import BodyTooLarge, InvalidTensor, MalformedBody, ServiceError, TooManyPictures
 
 SIDE = 64
@@ -30,7 +29,7 @@ def manifest(artefact: Path) -> Manifest:
 
 
 def read(manifest: Manifest, body: bytes, json_bytes: int | None = None, max_pictures: int = 8) -> InferenceRequest:
-    return parse(memoryview(body), json_bytes, manifest, max_pictures)
+    return parse_request(memoryview(body), json_bytes, manifest, max_pictures)
 
 
 def sent(tensor: NDArray[Any], datatype: str, **options: Any) -> tuple[bytes, int | None]:
@@ -51,7 +50,7 @@ def test_pixels_arrive_as_tritonclient_sends_them(manifest: Manifest, seed: int,
 @given(pixels=arrays.arrays(np.uint8, arrays.array_shapes(min_dims=1, max_dims=4, max_side=6)))
 def test_pixels_of_any_shape_arrive_as_rows_flat_and_binary(pixels: NDArray[np.uint8]) -> None:
     for data in (pixels.tolist(), pixels.ravel().tolist(), memoryview(pixels.tobytes())):
-        np.testing.assert_array_equal(np.stack(pixels_of(data, pixels.shape)), pixels)
+        np.testing.assert_array_equal(np.stack(decode_uint8(data, pixels.shape)), pixels)
 
 
 @given(files=FILES, column=st.booleans())
@@ -87,7 +86,7 @@ def test_tritonclient_reads_what_is_answered(
         for name in names
     }
     request = InferenceRequest([b"x"] * count, binary, id=id)
-    chunks, json_bytes = answer(request, manifest, outputs)
+    chunks, json_bytes = encode_answer(request, manifest, outputs)
     body = b"".join(chunks)
     found = triton.InferenceServerClient.parse_response_body(body, header_length=json_bytes)
     for name in names:
@@ -144,43 +143,43 @@ LENGTH = (3).to_bytes(4, "little")
         (b'{"inputs": [1]}', "an input must be a JSON object"),
         (b"[" * 100_000, "JSON cannot be read"),
         (message(tensor(), tensor()), "has 2 inputs; the model takes one, image"),
-        (message(tensor(name="picture")), "no input of that name; it takes image"),
+        (message(tensor(name="picture")), "unknown input name; the model takes image"),
         (message(tensor(name=...)), "an input lacks name"),
         (message(tensor(datatype="FP32")), "datatype must be BYTES .* or UINT8"),
         (message(tensor(datatype=3)), "datatype of the input must be a string"),
         (message(tensor(shape=[-1])), "not negative"),
-        (message(tensor(shape=[True])), "whole numbers"),
+        (message(tensor(shape=[True])), "four integers"),
         (message(tensor(shape=...)), "a shape must be"),
         (message(tensor(shape=[1] * 5)), "at most four"),
-        (message(tensor(shape=[])), "one picture an element"),
-        (message(tensor(shape=[1, 2])), "one picture an element"),
+        (message(tensor(shape=[])), "one picture per element"),
+        (message(tensor(shape=[1, 2])), "one picture per element"),
         (message(tensor(shape=[0], data=[])), "no picture"),
-        (message(tensor(shape=[2])), r"has 1 elements, the shape \[2\] has 2"),
+        (message(tensor(shape=[2])), r"has 1 elements, but the shape \[2\] has 2"),
         (message(tensor(data=...)), "the input lacks data"),
         (message(tensor(data=["%%"])), "element 0 of the data is not base64"),
         (message(tensor(data=["eHh4", 7], shape=[2])), "element 1 of the data is not base64"),
-        (message(tensor(parameters=...)), "pictures are no text"),
-        (message(tensor(parameters={"shared_memory_region": "x"})), "not honoured"),
-        (message(tensor(**UINT8, data=[0] * (ONE - 1))), f"has {ONE - 1} elements, the shape .* has {ONE}"),
-        (message(tensor(**UINT8, data=[256] * ONE)), "whole numbers of 0..255"),
-        (message(tensor(**UINT8, data=[0.5] * ONE)), "whole numbers of 0..255"),
-        (message(tensor(**UINT8, data=["7"] * ONE)), "whole numbers of 0..255"),
+        (message(tensor(parameters=...)), "BYTES in JSON must be base64"),
+        (message(tensor(parameters={"shared_memory_region": "x"})), "unsupported parameter"),
+        (message(tensor(**UINT8, data=[0] * (ONE - 1))), f"has {ONE - 1} elements, but the shape .* has {ONE}"),
+        (message(tensor(**UINT8, data=[256] * ONE)), "integers of 0..255"),
+        (message(tensor(**UINT8, data=[0.5] * ONE)), "integers of 0..255"),
+        (message(tensor(**UINT8, data=["7"] * ONE)), "integers of 0..255"),
         (message(tensor(**UINT8, data=[[1], 2])), "mixes rows with elements"),
-        (message(tensor(**UINT8, data=[True] * ONE)), "whole numbers of 0..255"),
+        (message(tensor(**UINT8, data=[True] * ONE)), "integers of 0..255"),
         (message(tensor(**UINT8 | {"shape": [1, 32, 32, 3]}, data=[0])), r"the model takes \[N, 64, 64, 3\]"),
-        (message(tensor(**UINT8 | {"shape": [2**63, SIDE, SIDE, 3]}, data=[0])), "may hold 8 pictures"),
-        (message(tensor(shape=[9])), "may hold 8 pictures"),
-        (message(tensor(data=..., parameters={"binary_data_size": 7})), "is 7 and 0 bytes follow"),
+        (message(tensor(**UINT8 | {"shape": [2**63, SIDE, SIDE, 3]}, data=[0])), "at most 8 pictures"),
+        (message(tensor(shape=[9])), "at most 8 pictures"),
+        (message(tensor(data=..., parameters={"binary_data_size": 7})), "is 7, but 0 bytes follow"),
         (message(id=7), "id of the request must be a string"),
-        (message(parameters={"timeout": 1.5}), "timeout of the request's parameters must be a whole number"),
-        (message(parameters={"timeout": True}), "timeout of the request's parameters must be a whole number"),
-        (message(parameters={"timeout": -1}), "microseconds from 0"),
-        (message(parameters={"priority": 1}), "not honoured here; known are timeout"),
-        (message(parameters={"sequence_id": 1}), "not honoured"),
-        (message(outputs=[{"name": "heat"}]), "there are probabilities, logits, attention, evidence, embedding"),
-        (message(outputs=[{"name": "logits"}] * 2), "asked for twice"),
+        (message(parameters={"timeout": 1.5}), "timeout of the request's parameters must be an integer"),
+        (message(parameters={"timeout": True}), "timeout of the request's parameters must be an integer"),
+        (message(parameters={"timeout": -1}), "send microseconds, or 0"),
+        (message(parameters={"priority": 1}), "unsupported parameter; supported are timeout"),
+        (message(parameters={"sequence_id": 1}), "unsupported parameter"),
+        (message(outputs=[{"name": "heat"}]), "the outputs are probabilities, logits, attention, evidence, embedding"),
+        (message(outputs=[{"name": "logits"}] * 2), "requested twice"),
         (message(outputs=["logits"]), "an output must be a JSON object"),
-        (message(outputs=[{"name": "logits", "parameters": {"classification": 3}}]), "not honoured"),
+        (message(outputs=[{"name": "logits", "parameters": {"classification": 3}}]), "unsupported parameter"),
     ],
 )
 def test_a_message_that_is_off_is_told_in_a_sentence(manifest: Manifest, body: bytes, sentence: str) -> None:
@@ -191,15 +190,15 @@ def test_a_message_that_is_off_is_told_in_a_sentence(manifest: Manifest, body: b
 @pytest.mark.parametrize(
     ("shape", "declared", "data", "sentence"),
     [
-        ([1], 8, LENGTH + b"xxx", "is 8 and 7 bytes follow"),
-        ([1], 6, LENGTH + b"xxx", "is 6 and 7 bytes follow"),
-        ([1], None, LENGTH + b"xxx", "7 bytes follow the JSON, and the input has no binary_data_size"),
+        ([1], 8, LENGTH + b"xxx", "is 8, but 7 bytes follow"),
+        ([1], 6, LENGTH + b"xxx", "is 6, but 7 bytes follow"),
+        ([1], None, LENGTH + b"xxx", "7 bytes follow the JSON, but the input has no binary_data_size"),
         ([1], 6, LENGTH + b"xx", "ends within element 0"),
         ([2], 9, LENGTH + b"xxx" + b"\1\0", "ends within element 1"),
-        ([2], 7, LENGTH + b"xxx", r"has 1 elements, the shape \[2\] has 2"),
-        ([1], 14, 2 * (LENGTH + b"xxx"), "goes on after its 1 elements"),
+        ([2], 7, LENGTH + b"xxx", r"has 1 elements, but the shape \[2\] has 2"),
+        ([1], 14, 2 * (LENGTH + b"xxx"), "more binary data after its 1 elements"),
         ([1], 4, b"\xff\xff\xff\xff", "ends within element 0"),
-        ([1, SIDE, SIDE, 3], ONE + 1, b"\0" * (ONE + 1), f"has {ONE + 1} elements, the shape"),
+        ([1, SIDE, SIDE, 3], ONE + 1, b"\0" * (ONE + 1), f"has {ONE + 1} elements, but the shape"),
     ],
 )
 def test_binary_data_at_odds_with_the_message(
@@ -214,13 +213,13 @@ def test_binary_data_at_odds_with_the_message(
 
 @pytest.mark.parametrize("json_bytes", [0, 10**6])
 def test_a_length_that_cannot_be_the_jsons(manifest: Manifest, json_bytes: int) -> None:
-    with pytest.raises(MalformedBody, match="cannot be its JSON"):
+    with pytest.raises(MalformedBody, match="of JSON, but the body has"):
         read(manifest, message(), json_bytes)
 
 
 def test_data_beside_binary_data_is_refused(manifest: Manifest) -> None:
     head = message(tensor(parameters={"binary_data_size": 7}))
-    with pytest.raises(InvalidTensor, match="no data beside them"):
+    with pytest.raises(InvalidTensor, match="both binary_data_size and data"):
         read(manifest, head + LENGTH + b"xxx", len(head))
 
 

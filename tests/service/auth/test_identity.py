@@ -176,7 +176,7 @@ def test_a_key_and_a_person_of_one_name_are_two_in_the_trail(guarded: TestClient
         kind: trail(guarded, opened(guarded, headers, f"as {kind}").json()["id"]) for kind, headers in ways.items()
     }
     assert {each["actor"] for each in found.values()} == {"scanner-1"}
-    ids = {each.name: each.id for each in read_keys(guarded.app.state.running.settings.keys_file)}  # type: ignore[attr-defined]
+    ids = {each.name: each.id for each in read_keys(guarded.app.state.app_state.settings.keys_file)}  # type: ignore[attr-defined]
     assert {kind: each["identity"] for kind, each in found.items()} == {
         "key": {"kind": "key", "key": "scanner-1", "key_id": ids["scanner-1"]},
         "person": {"kind": "token", "issuer": issuing.url, "subject": "f7c1"},

@@ -147,7 +147,7 @@ async def test_each_task_of_a_service_survives_an_exception(
         faults[f"delivery_{channel}"] = Fault(monkeypatch, Worker, "_step", lambda each, to=channel: each.channel == to)
     assert set(faults) == set(get_args(TaskName)), "a fault for every task"
     async with running(everything) as (app, _):
-        metrics: Metrics = app.state.running.metrics
+        metrics: Metrics = app.state.app_state.metrics
 
         def changes() -> float:
             return metrics.registry.get_sample_value("marrowlens_model_changes_total", {"outcome": "done"}) or 0
@@ -172,7 +172,7 @@ async def test_threads_and_callbacks_that_fail_are_counted_and_logged(
         raise LookupError(PATIENT)
 
     async with running(everything) as (app, _):
-        metrics: Metrics = app.state.running.metrics
+        metrics: Metrics = app.state.app_state.metrics
         thread = threading.Thread(target=fails, name="lost")
         thread.start()
         await asyncio.to_thread(thread.join)
@@ -187,7 +187,7 @@ async def test_threads_and_callbacks_that_fail_are_counted_and_logged(
 @pytest.mark.usefixtures("hooks")
 async def test_a_task_that_is_not_set_up_has_no_series(artefact: Path) -> None:
     async with running(Settings(artefact=artefact, drift_window=0)) as (app, _):
-        metrics: Metrics = app.state.running.metrics
+        metrics: Metrics = app.state.app_state.metrics
         names = get_args(TaskName)
         assert [each for each in names if value(metrics, "marrowlens_background_task_running", each)] == ["memory"]
         assert all(value(metrics, "marrowlens_background_task_failures_total", each) == 0 for each in names)
@@ -244,7 +244,7 @@ async def test_sighup_during_a_reload_is_logged_and_done_once_more(
             os.kill(os.getpid(), signal.SIGHUP)
         await until(lambda: caplog.text.count("the artefact is read anew when that has ended") == 3)
         go_on.set()
-        await until(lambda: app.state.running.classifier.manifest.name == "second")
+        await until(lambda: app.state.app_state.classifier.manifest.name == "second")
     assert opened == ["micro", "second"]
 
 
@@ -252,7 +252,7 @@ async def test_a_scrape_does_not_wait_for_drift_to_be_measured() -> None:
     """The model's thread and the measuring share a lock, which no scrape takes."""
     settings = Settings()
     async with async_client(bundled_artefact(), session=load_session(settings)) as http:
-        window = http._transport.app.state.running.classifier._drift
+        window = http._transport.app.state.app_state.classifier._drift
         with window._lock:
             async with asyncio.timeout(30):
                 found = (await http.get("/metrics")).text

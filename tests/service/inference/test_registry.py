@@ -185,7 +185,7 @@ async def test_without_the_scope_nothing_changes(shelf: Path, artefact: Path) ->
         refused(await http.post("/model/reload", headers=bearer("mlk_of-a-scanner")), 403, "forbidden")
     async with async_client(artefact) as http:
         answer = await http.post("/model/reload", headers=OPERATOR)
-        assert "nobody is known here" in refused(answer, 403, "forbidden").detail
+        assert "needs authentication" in refused(answer, 403, "forbidden").detail
 
 
 async def test_the_memory_of_the_model_that_went_is_free_again(shelf: Path) -> None:

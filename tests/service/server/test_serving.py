@@ -285,8 +285,8 @@ async def test_uploads_together_are_bounded(artefact: Path, draw: Draw) -> None:
     async with async_client(artefact, max_image_bytes=100_000, max_body_bytes=100_000) as http:
         transport = http._transport
         assert isinstance(transport, httpx.ASGITransport)
-        memory = transport.app.state.running.uploads  # type: ignore[attr-defined]
-        with memory.lease("one") as others, memory.lease("another") as more:
+        memory = transport.app.state.app_state.uploads  # type: ignore[attr-defined]
+        with memory.reserve("one") as others, memory.reserve("another") as more:
             others.take(memory.caller_limit_bytes)
             more.take(memory.limit_bytes - memory.caller_limit_bytes)
             refused = await http.post("/classify", content=draw(1), headers=PNG)
@@ -302,4 +302,4 @@ async def test_several_apps_can_live_in_one_process(artefact: Path, draw: Draw) 
 
 
 def test_nothing_is_read_or_opened_at_import_or_construction() -> None:
-    assert create_app(Settings(artefact=Path("nowhere.onnx"))).state.running.classifier is None
+    assert create_app(Settings(artefact=Path("nowhere.onnx"))).state.app_state.classifier is None

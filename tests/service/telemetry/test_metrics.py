@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import COMMAND, client
 
 from model.drift.distance import Reading
-from service.api.problems import TABLE
+from service.api.problems import PROBLEM_TYPES
 from service.cli.metrics import page, sections, values_of
 from service.config.lis import LisSettings
 from service.inference.classifier import _OUTCOMES
@@ -176,7 +176,7 @@ def test_every_value_that_is_counted_is_declared() -> None:
 
     routes = Path("service/lis/api/routes.py").read_text() + Path("service/lis/api/cell_routes.py").read_text()
     receivers = Path("service/lis/exchange/channels.py").read_text()
-    assert values("marrowlens_refusals_total", "reason") == {kind.name for _, kind in TABLE}
+    assert values("marrowlens_refusals_total", "reason") == {kind.name for _, kind in PROBLEM_TYPES}
     assert values("marrowlens_pictures_total", "outcome") == {name for _, name in _OUTCOMES} | {"answered", "failed"}
     assert values("marrowlens_batches_total", "reason") == set(get_args(FlushReason))
     assert values("marrowlens_lis_specimens_total", "action") == set(re.findall(r'here\.do\(\s*"(\w+)"', routes))

@@ -11,10 +11,10 @@ from tars import END, header, member, pax, record, sparse_by_gnu
 from zips import Packed, archive, end
 
 from model.tar_reader import MAX_EXTENDED_BYTES, MAX_RECORDS
-from service.api.uploads.archives import Bounds, Upload, tar_members, zip_members
+from service.api.uploads.archives import ArchiveLimits, Upload, tar_members, zip_members
 from service.errors import MalformedBody, TooManyPictures
 
-BOUNDS = Bounds(max_pictures=10_000, max_picture_bytes=10_000_000, max_unpacked_bytes=100_000_000)
+BOUNDS = ArchiveLimits(max_pictures=10_000, max_picture_bytes=10_000_000, max_unpacked_bytes=100_000_000)
 MAX_CPU_S = 4
 
 _KEYS = b"".join(record(f"key{at}", "v") for at in range(50_000))
@@ -65,7 +65,7 @@ ZIPS = {
 }
 
 
-def cost(read: Callable[[io.BytesIO, Bounds], Iterator[Upload]], body: bytes) -> tuple[float, int]:
+def cost(read: Callable[[io.BytesIO, ArchiveLimits], Iterator[Upload]], body: bytes) -> tuple[float, int]:
     """Seconds of processor time, and the most memory at a time beside the body."""
     began_s = time.process_time()
     read_all(read, io.BytesIO(body))
@@ -78,7 +78,7 @@ def cost(read: Callable[[io.BytesIO, Bounds], Iterator[Upload]], body: bytes) ->
     return cpu_s, peak_bytes
 
 
-def read_all(read: Callable[[io.BytesIO, Bounds], Iterator[Upload]], file: io.BytesIO) -> None:
+def read_all(read: Callable[[io.BytesIO, ArchiveLimits], Iterator[Upload]], file: io.BytesIO) -> None:
     with suppress(MalformedBody, TooManyPictures):
         for _ in read(file, BOUNDS):
             pass

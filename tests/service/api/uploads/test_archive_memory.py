@@ -9,9 +9,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from service.api.uploads.archives import Upload
-from service.api.uploads.body import UploadLimits, many_pictures
-from service.api.uploads.memory_budget import UploadMemory
-from service.api.uploads.transfer_pace import Patience
+from service.api.uploads.body import many_pictures
+from service.api.uploads.memory_budget import MemoryBudget, TransferTimeouts, UploadLimits
 from service.errors import UploadMemoryExhausted
 
 MIB = 1024 * 1024
@@ -19,11 +18,11 @@ MIB = 1024 * 1024
 
 async def test_members_of_an_archive_are_leased_until_they_are_answered() -> None:
     """Forty members of the largest size in a small body: two at a time are in memory."""
-    memory, member = UploadMemory(10 * MIB), bytes(100_000)
+    memory, member = MemoryBudget(10 * MIB), bytes(100_000)
     body = zipped([(str(at), member) for at in range(40)])
     request_ = body_of(body)
-    with memory.lease() as lease:
-        limits = UploadLimits(MIB, 100_000, 1000, Patience(60, 60))
+    with memory.reserve() as lease:
+        limits = UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60))
         uploads = await many_pictures(request_, lease, limits)
         assert memory.in_use_bytes == len(body) + 100_000
         held: list[Upload] = []
@@ -32,50 +31,50 @@ async def test_members_of_an_archive_are_leased_until_they_are_answered() -> Non
             held.append(upload)
             assert memory.in_use_bytes <= len(body) + 200_000
             if len(held) == 2:
-                held.pop(0).settled()
-        held.pop().settled()
+                held.pop(0).release()
+        held.pop().release()
         assert memory.in_use_bytes == len(body) + 100_000
 
 
 async def test_the_next_member_is_not_unpacked_before_one_is_answered() -> None:
-    memory = UploadMemory(10 * MIB)
+    memory = MemoryBudget(10 * MIB)
     body = zipped([(str(at), bytes(100_000)) for at in range(3)])
-    with memory.lease() as lease:
-        uploads = await many_pictures(body_of(body), lease, UploadLimits(MIB, 100_000, 1000, Patience(60, 60)))
+    with memory.reserve() as lease:
+        uploads = await many_pictures(body_of(body), lease, UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60)))
         first, second = await anext(uploads), await anext(uploads)
         third = asyncio.ensure_future(anext(uploads))
         for _ in range(100):
             await asyncio.sleep(0)
         assert not third.done() and memory.in_use_bytes == len(body) + 200_000
-        second.settled()
+        second.release()
         assert (await third).name == "2"
-        first.settled()
+        first.release()
 
 
 async def test_an_archive_waits_for_its_own_members_where_others_hold_the_memory() -> None:
-    memory, member = UploadMemory(10 * MIB), bytes(100_000)
+    memory, member = MemoryBudget(10 * MIB), bytes(100_000)
     body = zipped([(str(at), member) for at in range(3)])
-    with memory.lease() as lease, memory.lease("others") as others:
-        others.take(10 * MIB - len(body) - 100_000)
-        uploads = await many_pictures(body_of(body), lease, UploadLimits(MIB, 100_000, 1000, Patience(60, 60)))
+    with memory.reserve() as lease, memory.reserve("others") as others:
+        others.add(10 * MIB - len(body) - 100_000)
+        uploads = await many_pictures(body_of(body), lease, UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60)))
         async for upload in uploads:
             assert upload.content == member
-            upload.settled()
-        with memory.lease() as another, pytest.raises(UploadMemoryExhausted):
-            await many_pictures(body_of(b"x"), another, UploadLimits(MIB, 100_000, 1000, Patience(60, 60)))
+            upload.release()
+        with memory.reserve() as another, pytest.raises(UploadMemoryExhausted):
+            await many_pictures(body_of(b"x"), another, UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60)))
 
 
 async def test_a_form_gives_back_what_was_answered() -> None:
-    memory = UploadMemory(10 * MIB)
+    memory = MemoryBudget(10 * MIB)
     files = [("images", (f"{at}.png", bytes(1000))) for at in range(10)]
     made = httpx.Request("POST", "http://localhost", files=files)
     body = made.read()
-    with memory.lease() as lease:
+    with memory.reserve() as lease:
         request_ = body_of(body, made.headers["content-type"])
-        uploads = await many_pictures(request_, lease, UploadLimits(MIB, 1000, 10, Patience(60, 60)))
+        uploads = await many_pictures(request_, lease, UploadLimits(MIB, 1000, 10, TransferTimeouts(60, 60)))
         assert memory.in_use_bytes == len(body)
         async for upload in uploads:
-            upload.settled()
+            upload.release()
         assert memory.in_use_bytes == len(body) - 10_000
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from serving import Named, tarred, zipped
 
 from model.image import PictureError, UndecodablePicture
-from service.api.uploads.archives import Bounds, tar_members, zip_members
+from service.api.uploads.archives import ArchiveLimits, tar_members, zip_members
 from service.errors import BodyTooLarge, ServiceError, TooManyPictures
 
-BOUNDS = Bounds(max_pictures=5, max_picture_bytes=1000, max_unpacked_bytes=4000)
+BOUNDS = ArchiveLimits(max_pictures=5, max_picture_bytes=1000, max_unpacked_bytes=4000)
 THREE: Named = [("a/1.png", b"one"), ("a/2.png", b""), ("3.png", b"three")]
 
 
@@ -73,7 +73,7 @@ def test_a_directory_larger_than_its_pictures_need_is_refused_before_it_is_read(
 
 
 def test_entries_are_counted_before_they_are_made() -> None:
-    few = Bounds(max_pictures=1, max_picture_bytes=1000, max_unpacked_bytes=4000)
+    few = ArchiveLimits(max_pictures=1, max_picture_bytes=1000, max_unpacked_bytes=4000)
     folders = [(f"{at}/", b"") for at in range(1003)]
     assert list(zip_members(io.BytesIO(zipped(folders[1:])), few)) == []
     with pytest.raises(TooManyPictures):

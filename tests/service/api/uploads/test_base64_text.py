@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.uploads.base64_text import decode_base64
+from service.api.uploads.json_text import decode_base64
 from service.errors import MalformedBody
 
 EDGE = bytes([251, 255, 190]) * 4  # +/++ in the one alphabet, -_-- in the other
@@ -31,23 +31,23 @@ def test_the_url_safe_alphabet_goes_without_padding() -> None:
 @pytest.mark.parametrize(
     ("written", "sentence"),
     [
-        ("aGk", "no multiple of four; it was cut off, or its padding is missing"),
-        ("aGkh" * 10 + "a", "no multiple of four"),
+        ("aGk", "not a multiple of four; it was cut off, or its padding is missing"),
+        ("aGkh" * 10 + "a", "not a multiple of four"),
         ("aGk=aGk=", "padding in the middle"),
-        ("aGk==", "no multiple of four"),
-        ("====", "no multiple of four"),
+        ("aGk==", "not a multiple of four"),
+        ("====", "not a multiple of four"),
         ("aG%2Fk", "it is percent-encoded"),
         ("aGk%3d", "it is percent-encoded"),
-        ("aG%k", "character 3 is not of its alphabet"),
+        ("aG%k", "character 3 is not in its alphabet"),
         ("äGkh", "character 1 is not ASCII"),
         ("aGkh\ufeff", "character 5 is not ASCII"),
-        ("aG kh", "a blank within a line; was a + lost on the way"),
+        ("aG kh", "a blank within a line; was a + replaced by a blank"),
         ("aGkh\na kh", "a blank within a line"),
-        ("+_aa", "the standard alphabet (+ /) and the URL-safe one"),
+        ("+_aa", "the standard alphabet (+ /) with the URL-safe one"),
         ("data:image/jpeg,%FF%D8", "a data: URL without ;base64"),
         ("data:image/jpeg;base64", "a data: URL without ;base64"),
-        ("b'aGkh'", "Python's notation for bytes"),
-        ("file:///cell.jpg", "character 5 is not of its alphabet"),
+        ("b'aGkh'", "a Python bytes literal"),
+        ("file:///cell.jpg", "character 5 is not in its alphabet"),
     ],
 )
 def test_what_is_not_base64_says_why(written: str, sentence: str) -> None:

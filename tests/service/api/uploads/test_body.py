@@ -13,9 +13,8 @@ from starlette.types import Message
 
 from model.image import PictureTooLarge
 from service.api.uploads.archives import Upload
-from service.api.uploads.body import FORM_OVERHEAD_BYTES, UploadLimits, many_pictures, one_picture
-from service.api.uploads.memory_budget import UploadMemory
-from service.api.uploads.transfer_pace import Patience
+from service.api.uploads.body import FORM_OVERHEAD_BYTES, many_pictures, one_picture
+from service.api.uploads.memory_budget import MemoryBudget, TransferTimeouts, UploadLimits
 from service.errors import (
     BodyTooLarge,
     ClientGone,
@@ -58,14 +57,14 @@ def form(*parts: tuple[str, str | None, bytes], closed: bool = True) -> bytes:
     return written + (f"--{BOUNDARY}--\r\n".encode() if closed else b"")
 
 
-async def one(sent: Request, *, memory: UploadMemory | None = None, limit: int = 1000, timeout_s: float = 60) -> bytes:
-    with (memory or UploadMemory(10**9)).lease() as lease:
-        return await one_picture(sent, lease, UploadLimits(limit, limit, 1, Patience(timeout_s, 600)))
+async def one(sent: Request, *, memory: MemoryBudget | None = None, limit: int = 1000, timeout_s: float = 60) -> bytes:
+    with (memory or MemoryBudget(10**9)).reserve() as lease:
+        return await one_picture(sent, lease, UploadLimits(limit, limit, 1, TransferTimeouts(timeout_s, 600)))
 
 
-async def many(sent: Request, *, memory: UploadMemory | None = None, max_body_bytes: int = 20_000) -> list[Upload]:
-    with (memory or UploadMemory(10**9)).lease() as lease:
-        limits = UploadLimits(max_body_bytes, 1000, 5, Patience(60, 600))
+async def many(sent: Request, *, memory: MemoryBudget | None = None, max_body_bytes: int = 20_000) -> list[Upload]:
+    with (memory or MemoryBudget(10**9)).reserve() as lease:
+        limits = UploadLimits(max_body_bytes, 1000, 5, TransferTimeouts(60, 600))
         uploads: AsyncIterator[Upload] = await many_pictures(sent, lease, limits)
         return [upload async for upload in uploads]
 
@@ -130,9 +129,9 @@ async def test_a_client_that_leaves_is_noticed() -> None:
 
 
 async def test_uploads_in_flight_share_a_bounded_memory_and_give_it_back() -> None:
-    memory = UploadMemory(1000)
-    with memory.lease() as other:
-        other.take(600)
+    memory = MemoryBudget(1000)
+    with memory.reserve() as other:
+        other.add(600)
         with pytest.raises(UploadMemoryExhausted):
             await one(request("image/png", b"x" * 500), memory=memory)
         assert memory.in_use_bytes == 600

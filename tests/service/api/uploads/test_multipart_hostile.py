@@ -4,9 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from python_multipart.exceptions import FormParserError
 
-from service.api.uploads.file_names import disposition
-from service.api.uploads.multipart import Form
-from service.api.uploads.multipart_errors import FormEnds, why_unfinished, why_unreadable
+from service.api.uploads.multipart import FormEnds, PictureForm, parse_disposition, why_incomplete, why_unreadable
 from service.errors import ServiceError
 
 WORDS = [
@@ -45,7 +43,7 @@ WORDS += [
 @given(st.lists(st.sampled_from(WORDS), max_size=30).map("".join) | st.text(max_size=60))
 def test_no_disposition_is_a_fault_of_the_service(header: str) -> None:
     for start in ("", "form-data; name=image; "):
-        found = disposition((start + header).encode("utf-8", "surrogatepass"))
+        found = parse_disposition((start + header).encode("utf-8", "surrogatepass"))
         assert all(name is None or isinstance(name, str) for name in found)
 
 
@@ -56,12 +54,12 @@ def test_no_disposition_is_a_fault_of_the_service(header: str) -> None:
 )
 def test_no_form_is_a_fault_of_the_service(pieces: list[bytes]) -> None:
     for body in (b"".join(pieces), b"--B\r\n" + b"".join(pieces) + b"\r\n--B--\r\n"):
-        found, ends = Form("image", 3, 10), FormEnds()
+        found, ends = PictureForm("image", 3, 10), FormEnds()
         try:
             parser = found.parser(b"B")
             ends.add(body)
             parser.write(body)
-            assert found.pictures() if found.complete else why_unfinished(ends, b"B")
+            assert found.pictures() if found.complete else why_incomplete(ends, b"B")
         except FormParserError:
             assert why_unreadable(ends, b"B")
         except ServiceError as error:

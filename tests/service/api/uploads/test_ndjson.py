@@ -115,7 +115,7 @@ async def test_a_picture_for_which_there_is_no_memory_is_refused_and_the_next_on
         body = line(bytes(950_000), "large.png") + line(draw(1), "small.png")
         items, summary = documents(await http.post("/classify/batch", content=as_it_comes(body), headers=NDJSON))
         counted = (await http.get("/metrics")).text
-    assert (items[0]["problem"]["status"], items[0]["problem"]["title"]) == (429, "Too many uploads at once")
+    assert (items[0]["problem"]["status"], items[0]["problem"]["title"]) == (429, "The service is overloaded")
     assert "result" in items[1] and (summary["pictures"], summary["problems"]) == (2, 1)
     assert 'marrowlens_pictures_total{outcome="refused"} 1.0' in counted
 

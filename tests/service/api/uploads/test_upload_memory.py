@@ -13,12 +13,11 @@ from serving import async_client, client, refused, served, zipped
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.api.collected_answer import CollectedAnswer
-from service.api.state import memory_holder
-from service.api.uploads.body import Intake
-from service.api.uploads.memory_budget import UploadMemory
-from service.api.uploads.ndjson import StreamedPictures
-from service.api.uploads.transfer_pace import Patience
+from service.api.disconnect import BufferedResponse
+from service.api.state import memory_owner
+from service.api.uploads.body import BodyReader
+from service.api.uploads.memory_budget import MemoryBudget, TransferTimeouts
+from service.api.uploads.ndjson import NdjsonPictures
 from service.auth.identity import Caller, Identity
 from service.errors import ClientGone, UploadMemoryExhausted, UploadTooSlow
 
@@ -46,36 +45,39 @@ def sent(*pieces: bytes, endless: bytes = b"") -> Request:
 @pytest.mark.parametrize(
     ("request_", "patience"),
     [
-        (sent(endless=b"a"), Patience(0.05, 600)),
-        (sent(bytes(100 * MIB), endless=b"a"), Patience(0.05, 600)),  # an hour and more at the pace that must be kept
-        (sent(bytes(100 * MIB), endless=b""), Patience(0.05, 600)),
-        (sent(endless=bytes(MIB)), Patience(600, 0.05)),  # as fast as can be, for longer than any body may take
+        (sent(endless=b"a"), TransferTimeouts(0.05, 600)),
+        (
+            sent(bytes(100 * MIB), endless=b"a"),
+            TransferTimeouts(0.05, 600),
+        ),  # an hour at the minimum rate
+        (sent(bytes(100 * MIB), endless=b""), TransferTimeouts(0.05, 600)),
+        (sent(endless=bytes(MIB)), TransferTimeouts(600, 0.05)),  # as fast as can be, for longer than any body may take
     ],
     ids=["a byte now and then", "after most of the body", "empty pieces", "without an end"],
 )
-async def test_a_body_that_does_not_come_is_given_up(request_: Request, patience: Patience) -> None:
-    memory = UploadMemory(10**15)
-    with memory.lease() as lease, pytest.raises(UploadTooSlow):
-        await Intake(request_, lease, 10**15, patience).into(len)
+async def test_a_body_that_does_not_come_is_given_up(request_: Request, patience: TransferTimeouts) -> None:
+    memory = MemoryBudget(10**15)
+    with memory.reserve() as lease, pytest.raises(UploadTooSlow):
+        await BodyReader(request_, lease, 10**15, patience).write_to(len)
     assert memory.in_use_bytes == 0
 
 
-@pytest.mark.parametrize("patience", [Patience(0.05, 600), Patience(600, 0.05)])
-async def test_neither_does_a_line_of_a_stream(patience: Patience) -> None:
+@pytest.mark.parametrize("patience", [TransferTimeouts(0.05, 600), TransferTimeouts(600, 0.05)])
+async def test_neither_does_a_line_of_a_stream(patience: TransferTimeouts) -> None:
     lines = sent(b'{"image":"', bytes(20 * MIB), endless=b"a")
-    with UploadMemory(10**12).lease() as lease, pytest.raises(UploadTooSlow):
-        async for _ in StreamedPictures(lines, lease, 10**9, patience).uploads():
+    with MemoryBudget(10**12).reserve() as lease, pytest.raises(UploadTooSlow):
+        async for _ in NdjsonPictures(lines, lease, 10**9, patience).uploads():
             pass
 
 
 async def test_every_line_of_a_stream_has_its_own_time() -> None:
     lines = sent(endless=b'{"image":"MQ=="}\n')
-    with UploadMemory(10**9).lease() as lease:
-        pictures, count = StreamedPictures(lines, lease, 1000, Patience(600, 0.5)), 0
+    with MemoryBudget(10**9).reserve() as lease:
+        pictures, count = NdjsonPictures(lines, lease, 1000, TransferTimeouts(600, 0.5)), 0
         until = asyncio.get_running_loop().time() + 0.6
         async for upload in pictures.uploads():
             assert upload.content == b"1"
-            pictures.answered()
+            pictures.mark_answered()
             count += 1
             if asyncio.get_running_loop().time() > until:
                 break
@@ -86,20 +88,20 @@ async def test_every_line_of_a_stream_has_its_own_time() -> None:
 
 
 def test_one_caller_never_takes_what_the_others_need() -> None:
-    memory = UploadMemory(300, 200)
-    with memory.lease("a") as first, memory.lease("a") as second, memory.lease("b") as other:
-        first.take(150)
-        with pytest.raises(UploadMemoryExhausted, match="^your requests in flight already fill the 200 bytes"):
-            second.take(51)
-        second.take(50)
-        other.take(100)
-        with pytest.raises(UploadMemoryExhausted, match="^all requests in flight already fill the 300 bytes"):
-            other.take(1)
-        first.take(-100)
-        other.take(100)
+    memory = MemoryBudget(300, 200)
+    with memory.reserve("a") as first, memory.reserve("a") as second, memory.reserve("b") as other:
+        first.add(150)
+        with pytest.raises(UploadMemoryExhausted, match="^your requests in progress use all of the 200 bytes"):
+            second.add(51)
+        second.add(50)
+        other.add(100)
+        with pytest.raises(UploadMemoryExhausted, match="^all requests in progress use all of the 300 bytes"):
+            other.add(1)
+        first.add(-100)
+        other.add(100)
     assert memory.in_use_bytes == 0
-    with memory.lease("a") as again:
-        again.take(200)
+    with memory.reserve("a") as again:
+        again.add(200)
 
 
 def key(name: str) -> Caller:
@@ -130,7 +132,7 @@ def key(name: str) -> Caller:
     ],
 )
 def test_a_caller_is_a_key_or_token_and_else_an_address(one: Any, another: Any, same: bool) -> None:
-    holders = [memory_holder(Request({"type": "http"} | scope)) for scope in (one, another)]
+    holders = [memory_owner(Request({"type": "http"} | scope)) for scope in (one, another)]
     assert (holders[0] == holders[1]) is same
 
 
@@ -179,9 +181,9 @@ async def test_uploads_that_never_end_leave_room_for_others(
 
 
 async def test_a_collected_answer_is_leased_until_it_was_sent() -> None:
-    memory, stack = UploadMemory(10 * MIB), ExitStack()
+    memory, stack = MemoryBudget(10 * MIB), ExitStack()
     chunks: list[bytes | memoryview] = [b"a" * 10, memoryview(b"b" * MIB), b"", b"c" * 70_000]
-    stack.enter_context(memory.lease()).take(sum(map(len, chunks)))
+    stack.enter_context(memory.reserve()).add(sum(map(len, chunks)))
     body, held = b"", []
 
     async def send(message: Message) -> None:
@@ -189,7 +191,9 @@ async def test_a_collected_answer_is_leased_until_it_was_sent() -> None:
         body += message.get("body", b"")
         held.append(memory.in_use_bytes)
 
-    answer = CollectedAnswer(chunks, stack, media_type="application/json", patience=Patience(9, 9), headers={"x": "y"})
+    answer = BufferedResponse(
+        chunks, stack, media_type="application/json", timeouts=TransferTimeouts(9, 9), headers={"x": "y"}
+    )
     await answer({"type": "http"}, asyncio.Future, send)  # type: ignore[arg-type]
     assert body == b"".join(chunks) and answer.headers["content-length"] == str(len(body))
     assert set(held) == {len(body)} and len(held) > 16
@@ -197,15 +201,17 @@ async def test_a_collected_answer_is_leased_until_it_was_sent() -> None:
 
 
 async def test_an_answer_that_nobody_reads_is_given_up() -> None:
-    memory, stack, taken = UploadMemory(10 * MIB), ExitStack(), []
-    stack.enter_context(memory.lease()).take(100)
+    memory, stack, taken = MemoryBudget(10 * MIB), ExitStack(), []
+    stack.enter_context(memory.reserve()).add(100)
 
     async def send(message: Message) -> None:
         if message.get("more_body"):
             taken.append(message)
             await asyncio.Future() if len(taken) > 9 else None
 
-    answer = CollectedAnswer([bytes(MIB)], stack, media_type="text/plain", patience=Patience(0.01, 9), headers={})
+    answer = BufferedResponse(
+        [bytes(MIB)], stack, media_type="text/plain", timeouts=TransferTimeouts(0.01, 9), headers={}
+    )
     with pytest.raises(ClientGone):
         await answer({"type": "http"}, asyncio.Future, send)  # type: ignore[arg-type]
     assert memory.in_use_bytes == 0
@@ -216,16 +222,16 @@ async def test_an_answer_for_which_there_is_no_memory_is_refused(artefact: Path,
     body = {"files": [("images", (f"{at}.png", data)) for at, data in enumerate(pictures)]}
     data = {"name": "image", "datatype": "UINT8", "shape": [9, 64, 64, 3], "data": [0] * (9 * 64 * 64 * 3)}
     async with async_client(artefact, max_image_bytes=300_000, max_body_bytes=1_000_000) as http:
-        memory: UploadMemory = http._transport.app.state.running.uploads  # type: ignore[attr-defined]
+        memory: MemoryBudget = http._transport.app.state.app_state.upload_memory  # type: ignore[attr-defined]
         small = await http.post("/classify/batch?maps=none", **body)
         assert small.status_code == 200
         room = 2 * sum(map(len, pictures)) + 4000
-        with memory.lease("another") as others, memory.lease("a third") as third:
-            others.take(2_000_000)
-            third.take(1_000_000 - room)
+        with memory.reserve("another") as others, memory.reserve("a third") as third:
+            others.add(2_000_000)
+            third.add(1_000_000 - room)
             large = await http.post("/classify/batch?maps=evidence&top_k=21&map_format=overlay", **body)
             assert "all requests" in refused(large, 429, "overloaded").detail
-            third.take(room - 250_000)
+            third.add(room - 250_000)
             tensors = await http.post("/v2/models/micro/infer", json={"inputs": [data]})
             assert "all requests" in refused(tensors, 429, "overloaded").detail
         assert memory.in_use_bytes == 0

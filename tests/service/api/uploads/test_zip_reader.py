@@ -14,16 +14,16 @@ from serving import zipped
 from zips import Packed, archive, end, zip64_end
 
 from model.image import PictureError
-from service.api.uploads.archives import Bounds, Upload, zip_members
+from service.api.uploads.archives import ArchiveLimits, Upload, zip_members
 from service.errors import MalformedBody, ServiceError
 
 CASES = SHARED / "cases" / "pictures"
-BOUNDS = Bounds(max_pictures=10_000, max_picture_bytes=10_000_000, max_unpacked_bytes=100_000_000)
+BOUNDS = ArchiveLimits(max_pictures=10_000, max_picture_bytes=10_000_000, max_unpacked_bytes=100_000_000)
 ONE, TWO = Packed(b"1.jpg", b"one" * 50), Packed(b"2.jpg", bytes(range(256)))
 WHOLE = archive(ONE, TWO)
 
 
-def found(body: bytes, bounds: Bounds = BOUNDS) -> list[Upload]:
+def found(body: bytes, bounds: ArchiveLimits = BOUNDS) -> list[Upload]:
     return list(zip_members(io.BytesIO(body), bounds))
 
 
@@ -145,12 +145,12 @@ _END_AT = len(WHOLE) - 22
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (WHOLE + archive(Packed(b"3.jpg", b"3")), "several archives in one"),
-        (archive(ONE) * 2, "several archives in one"),
+        (WHOLE + archive(Packed(b"3.jpg", b"3")), "several archives"),
+        (archive(ONE) * 2, "several archives"),
         (archive(ONE, before=Packed(b"0.jpg", b"0").record()), "belong to no entry of its directory"),
         (archive(ONE, between=Packed(b"9.jpg", b"9").record()), "belong to no entry of its directory"),
         (archive(ONE, between=b"x"), "1 bytes at .* belong to no entry"),
-        (b"#!/bin/sh\n" + WHOLE, "several archives in one"),
+        (b"#!/bin/sh\n" + WHOLE, "several archives"),
         (archive(ONE, before=b"PK00PK00"), "4 bytes at 4 belong to no entry"),
         (WHOLE + b"x", "no directory at its end"),
         (WHOLE + Packed(b"9.jpg", b"9").record(), "no directory at its end"),
@@ -158,8 +158,8 @@ _END_AT = len(WHOLE) - 22
         (WHOLE[: len(WHOLE) // 2], "no directory at its end"),
         (archive(ONE, comment=end(0, 0, 0)), "two end records"),
         (archive(ONE, comment=end(1, 0, 0, b"tail")), "two end records"),
-        (WHOLE[:_END_AT] + end(1, _END_AT - WHOLE.index(b"PK\1\2"), WHOLE.index(b"PK\1\2")), "2 entries and .* 1"),
-        (WHOLE[:_END_AT] + end(3, _END_AT - WHOLE.index(b"PK\1\2"), WHOLE.index(b"PK\1\2")), "2 entries and .* 3"),
+        (WHOLE[:_END_AT] + end(1, _END_AT - WHOLE.index(b"PK\1\2"), WHOLE.index(b"PK\1\2")), "2 entries but .* 1"),
+        (WHOLE[:_END_AT] + end(3, _END_AT - WHOLE.index(b"PK\1\2"), WHOLE.index(b"PK\1\2")), "2 entries but .* 3"),
         (WHOLE[:_END_AT] + end(1, _END_AT - WHOLE.rindex(b"PK\1\2"), WHOLE.rindex(b"PK\1\2")), "belong to no entry"),
         (WHOLE[:_END_AT] + end(2, 0xFFFFFFFF, 0xFFFFFFFF), "should end at byte"),
         (WHOLE[:_END_AT] + end(2, _END_AT - WHOLE.index(b"PK\1\2"), WHOLE.index(b"PK\1\2"), disk=1), "several parts"),
@@ -168,7 +168,7 @@ _END_AT = len(WHOLE) - 22
         (WHOLE[:_END_AT] + zip64_end(1, 60, 0, 2**63) + end(65535, 0xFFFFFFFF, 0xFFFFFFFF), "not where its locator"),
         (WHOLE[:_END_AT] + zip64_end(2**40, 2**50, 2**51, _END_AT) + end(65535, 0xFFFFFFFF, 0xFFFFFFFF), "should end"),
         (replaced(WHOLE, b"PK\1\2", b"PK\1\3"), "directory is damaged"),
-        (replaced(WHOLE, b"PK\3\4", b"PK\3\5"), "names an entry at byte 0 where there is none"),
+        (replaced(WHOLE, b"PK\3\4", b"PK\3\5"), "names an entry at byte 0 but there is none"),
         (archive(Packed(b"1.jpg", b"1" * 99, descriptor="mark<LLL")).replace(b"PK\7\x08", b"PK\7\x09"), "no entry"),
     ],
 )
@@ -182,7 +182,7 @@ def test_what_holds_more_or_less_than_it_lists_is_refused(body: bytes, reason: s
     ("body", "name"),
     [
         (bytes(257) + b"ustar\0" + bytes(300), "it is a tar archive; send it with Content-Type: application/x-tar"),
-        (b"\xff\xd8\xff\xe0" + bytes(100), "it is a JPEG file and no archive"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), "it is a JPEG file, not an archive"),
         (b"anything else", "no directory at its end"),
     ],
 )

@@ -12,7 +12,7 @@ from conftest import Draw
 from serving import client, refused, tarred
 from starlette.testclient import TestClient
 
-from service.api.uploads.json_body import MAX_JSON_BYTES
+from service.api.uploads.body import MAX_JSON_BYTES
 from service.config.lis import LisSettings
 
 WHO = {"X-Acting-User": "m.muster"}
