@@ -85,7 +85,7 @@ def test_a_zip_in_a_form_is_told_how_it_is_sent(http: TestClient, mixed: Named) 
     answer = http.post("/classify/batch", files=form([("cells.zip", zipped(mixed[:1]))]))
     (item,) = answer.json()["results"]
     assert item["problem"]["status"] == 415
-    assert "as the body itself, with Content-Type: application/zip" in item["problem"]["detail"]
+    assert "as the body, with Content-Type: application/zip" in item["problem"]["detail"]
 
 
 def kind_and_code(item: dict[str, Any]) -> tuple[int, str, object]:

@@ -168,7 +168,7 @@ async def test_a_body_without_its_content_type_is_told_which(shelf: Path) -> Non
     async with serving(shelf) as http:
         answer = await http.post("/model/reload", content=b'{"artefact": "second.onnx"}', headers=OPERATOR)
         assert (
-            "no JSON object, sent with Content-Type: application/json"
+            "must be a JSON object, sent with Content-Type: application/json"
             in refused(answer, 422, "invalid-parameter").detail
         )
 

@@ -285,10 +285,10 @@ async def test_uploads_together_are_bounded(artefact: Path, draw: Draw) -> None:
     async with async_client(artefact, max_image_bytes=100_000, max_body_bytes=100_000) as http:
         transport = http._transport
         assert isinstance(transport, httpx.ASGITransport)
-        memory = transport.app.state.app_state.uploads  # type: ignore[attr-defined]
+        memory = transport.app.state.app_state.upload_memory  # type: ignore[attr-defined]
         with memory.reserve("one") as others, memory.reserve("another") as more:
-            others.take(memory.caller_limit_bytes)
-            more.take(memory.limit_bytes - memory.caller_limit_bytes)
+            others.add(memory.caller_limit_bytes)
+            more.add(memory.limit_bytes - memory.caller_limit_bytes)
             refused = await http.post("/classify", content=draw(1), headers=PNG)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert (await http.post("/classify", content=draw(1), headers=PNG)).status_code == 200
