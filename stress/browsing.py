@@ -51,9 +51,9 @@ async def browsing(specimens: int, artefact: Path | None, shown: Shown, *, seed:
                 took |= await _sign(http, specimens, random.Random(seed), shown)
     said = (
         f"{specimens} specimens of {CELLS} cells each on SQLite: {size_bytes / 2**30:.1f} GiB, filled in "
-        f"{filled_s:.0f} s. Over HTTP, one request at a time, from places drawn by chance. Wanted: any page of a list "
+        f"{filled_s:.0f} s. Over HTTP, one request at a time, at random positions. Required: any page of a list "
         f"in {1000 * PAGE_LIMIT_S:g} ms; a report of {CELLS} cells computed and queued for an HL7 receiver in "
-        f"{1000 * REPORT_LIMIT_S:g} ms in the median, with its commit to disk and the HTTP around it."
+        f"{1000 * REPORT_LIMIT_S:g} ms in the median, including the commit to disk and HTTP."
     )
     rows = [[what, str(len(times)), *_figures(times)] for what, times in took.items()]
     table = Table(["request", "n", "median, ms", "95 of 100, ms", "longest, ms"], rows)

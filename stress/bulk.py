@@ -89,9 +89,9 @@ async def bulk(
         "ray",
         "Bulk scoring on Ray, killed",
         f"{pictures} pictures as a folder, tar shards and Parquet, {pictures // SPOILT} of them cut off, in parts, by "
-        f"`marrowlens score --engine ray` on two nodes on loopback, while one of those below was killed by SIGKILL and "
-        "started again. Every key has one row, equal to that of a plain `marrowlens score`, and no part that stood "
-        "when the run was killed was made again, where no fault says otherwise.",
+        f"`marrowlens score --engine ray` on two nodes on loopback, while one of the processes below was killed by "
+        "SIGKILL and restarted. Unless a fault is listed, every key has one row, equal to that of a plain "
+        "`marrowlens score`, and no finished part was scored again.",
         [Table(["killed", "times"], [[what, str(times)] for what, times in sorted(scene.killed.items())])],
         scene.faults,
         time.monotonic() - began_s,

@@ -267,12 +267,13 @@ def _result(run: Run, beside: Neighbour, count: int, seed: int, seconds: float) 
     return Result(
         "hostile",
         "Hostile input",
-        f"{count} cases, seed {seed}: {HOSTILE_CLIENTS} clients without a pause, up to {SLOW_CLIENTS} slow ones beside "
-        f"them, in blocks of {BLOCK}; one well-behaved client throughout. The process may not write a byte into any "
-        f"file. Wanted: no 5xx but a documented 504, no crash, resident memory at the end at most {MAX_GROWTH:g} times "
-        f"that after the first {WARM_CASES} (in a shorter run: after sound pictures), "
-        f"the well-behaved client's p99 at most {MAX_SLOWER:g} times what it is beside as many ordinary clients, who "
-        "send sound pictures in the same ways without a pause; what it is alone stands beside it.",
+        f"{count} cases, seed {seed}: {HOSTILE_CLIENTS} clients without pause, up to {SLOW_CLIENTS} slow ones "
+        f"in addition, in blocks of {BLOCK}; one well-behaved client throughout. The process must not write to any "
+        f"file. "
+        f"Required: no 5xx except a documented 504, no crash, resident memory at the end at most {MAX_GROWTH:g} times "
+        f"that after the first {WARM_CASES} (in a shorter run: after valid pictures), "
+        f"the well-behaved client's p99 at most {MAX_SLOWER:g} times its value with the same number of clients "
+        "that send valid pictures; its value without other clients is listed too.",
         [
             Table(["family", "cases", "endings", "slowest, s", "which"], families),
             table(seen, to=ALONE),

@@ -23,7 +23,7 @@ async def idle(artefact: Path | None, shown: Shown) -> Result:
     return Result(
         "idle",
         "Ready and idle",
-        f"Resident memory once it is ready, before the first picture. Wanted: at most {LIMIT_BYTES / 1e6:.0f} MB.",
+        f"Resident memory when ready, before the first picture. Required: at most {LIMIT_BYTES / 1e6:.0f} MB.",
         [Table(["resident, MB", "threads", "open files"], [[megabytes, str(threads), str(files)]])],
         [f"{megabytes} MB resident"] if resident_bytes > LIMIT_BYTES else [],
         time.monotonic() - began_s,

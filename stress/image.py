@@ -54,10 +54,10 @@ def _image(shown: Shown) -> Result:
                 engine.close()
     said = (
         f"The Dockerfile, built by podman without a network from the wheels of `docker/wheels.sh`; the base is Debian "
-        f"{DEBIAN} with its Python (debootstrap), for what runs without any other program, so without a shell. Run "
-        f"with a read-only root, no capabilities and no new privileges. Wanted: a Python environment of at most "
+        f"{DEBIAN} with its Python (debootstrap); the image that runs contains no other program, so no shell. "
+        f"Run with a read-only root, no capabilities and no new privileges. Required: a Python environment of at most "
         f"{MAX_ENVIRONMENT_BYTES / 1e6:.0f} MB, an answer, a passing health "
-        "check, an end with status 0 when it is stopped."
+        "check, exit status 0 when it is stopped."
     )
     return Result("image", "The image", said, [Table(["what", "found"], rows)], faults, time.monotonic() - began_s)
 

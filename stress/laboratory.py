@@ -171,11 +171,12 @@ class _Check:
             f"laboratory-{self.kind}",
             f"The laboratory on {self.kind}",
             f"{self.reports} specimens were opened, filled and signed by {CLIENTS} clients, one in {AMENDED} amended "
-            f"and signed again, while {self.killed.total()} times one of those below was killed by SIGKILL and started "
-            f"again. Reports went by HL7 from two delivery workers to simple-hl7 from npm. {len(arrived)} control ids "
-            f"arrived, {again} messages came once more after a kill. Every report has arrived under its one control "
-            f"id with its own specimen's values, in the order of its versions, and the audit trail holds, where no "
-            f"fault says otherwise. Clients had to ask again: {retries}.",
+            f"and signed again, while {self.killed.total()} times one of the processes below was killed by SIGKILL "
+            f"and restarted. Reports went by HL7 from two delivery workers to simple-hl7 from npm. {len(arrived)} "
+            f"control ids "
+            f"arrived, {again} messages were repeated after a kill. Unless a fault is listed, every report arrived "
+            f"under one control id with its specimen's values, in version order, and the audit trail verifies. "
+            f"Client retries: {retries}.",
             [Table(["killed", "times"], rows)],
             faults,
             seconds,

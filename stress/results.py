@@ -13,12 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-HEAD = """# Nothing lost, nothing falls over
+HEAD = """# Stress tests
 
 Written by `make stress` (`python -m stress.cli`): the last run of each check, against `marrowlens serve` over HTTP \
 where it does not say otherwise. \
-`make test` runs each of them in short. A check that finds a fault says so here and ends with exit code 1. The bundled \
-model is the network that is served by default; the tiny one is the tests', which costs next to nothing, so that \
+`make test` runs a short form of each. A check that finds a fault lists it here and ends with exit code 1. The bundled \
+model is the network that is served by default; the tiny one is the tests' model, which takes almost no time, so that \
 everything else is under load.
 """
 

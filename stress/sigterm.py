@@ -77,10 +77,11 @@ async def sigterm(rounds: int, artefact: Path | None, shown: Shown, *, seed: int
     return Result(
         "sigterm",
         "SIGTERM under full load",
-        f"{rounds} times. {KEPT} clients on kept connections, {FRESH} on a new one for each request and {BATCHES} with "
-        f"batches of {BATCH_PICTURES} go on until they are refused. `drain_delay_s` {DRAIN_DELAY_S:g}, "
+        f"{rounds} times. {KEPT} clients on keep-alive connections, {FRESH} on a new one for each request and "
+        f"{BATCHES} with "
+        f"batches of {BATCH_PICTURES} continue until they are refused. `drain_delay_s` {DRAIN_DELAY_S:g}, "
         f"`shutdown_timeout_s` {GRACE_S:g}. Accepted: named in the access log. Closed unread: the connection was "
-        "closed before the service read the request, which may be sent again.",
+        "closed before the service read the request, so it can be sent again.",
         [Table(heads, [*rows, _sum(rows)])],
         faults,
         time.monotonic() - began_s,

@@ -240,9 +240,9 @@ def _result(
     return Result(
         "soak",
         "Soak",
-        f"{count} requests of {CLIENTS} clients, seed {seed}; sizes while nobody asks. Wanted: resident memory at the "
-        f"end at most {MAX_GROWTH:g} times that after {first}, no more open files than then, no more threads than at "
-        "the start with asyncio's pool full, and every picture counted once.",
+        f"{count} requests of {CLIENTS} clients, seed {seed}; sizes while idle. Required: resident memory at the "
+        f"end at most {MAX_GROWTH:g} times that after {first}, no more open files than then, no more threads than "
+        "at the start with a full asyncio pool, and every picture counted once.",
         [
             Table(["requests", "resident, MB", "threads", "open files"], [*rows, ["ratio", f"{growth:.2f}", "", ""]]),
             Table(["kind", "requests"], kinds),

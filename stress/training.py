@@ -114,10 +114,12 @@ def _trained(site: Site, kills: int, bar: Shown, chance: random.Random) -> Resul
     epochs = len(site.curves("unbroken").get("train_loss", {}))
     said = (
         f"{epochs} epochs of drawn cells by two processes under torchrun, each as on a machine of its own; {kills} "
-        f"times one of them, or all of a machine, was killed by SIGKILL, and torchrun or the same command went on from "
-        f"the checkpoint of every {EVERY} steps. Wanted: weights, losses and accuracies of every epoch as of a run "
-        f"that nobody touched, to the bit; the rest ends within {MAX_ENDING_S:.0f} s of a kill. Beside one process "
-        f"that takes each batch in two parts, the losses of an epoch are {off:.1e} apart at most (wanted: "
+        f"times one of them, or all of a machine, was killed by SIGKILL, and torchrun or the same command continued "
+        f"from "
+        f"the checkpoint of every {EVERY} steps. Required: weights, losses and accuracies of every epoch "
+        f"bit-identical to those "
+        f"of an undisturbed run; the others end within {MAX_ENDING_S:.0f} s of a kill. Compared with "
+        f"one process with two accumulation steps, the losses of an epoch differ by {off:.1e} at most (required: "
         f"{MAX_OFF:.0e})."
     )
     head = ["killed", "goes on by", "times", "longest until the rest had ended, or the next checkpoint, s"]
