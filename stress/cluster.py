@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.scoring.ray.env import ray_folder
+from service.scoring.ray.options import ray_folder
 
 _PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 STARTS = 3  # Ray gives its own processes 30 s to start, which on a busy machine is not enough

@@ -1,7 +1,4 @@
-"""Folders of pictures: which files count, how each is called in a table, and its bytes or why there are none.
-
-Knows file systems and file names. Knows no tables, no model and no stores but the machine's own.
-"""
+"""Picture files of local folders: finding, naming and reading them."""
 
 import os
 import stat
@@ -13,19 +10,19 @@ from model.image import PictureError, PictureTooLarge
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 GONE = "gone before it was read"
-#: Kinds in a summary; longer suffixes, which are names with a dot, are counted together.
+#: Limits of a summary. Suffixes longer than _MAX_KIND, usually part of a name, are counted together.
 _SHOWN, _MAX_KIND, _MAX_KINDS = 10, 24, 1000
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
 _ESCAPES = {ord("\\"): "\\\\", **{control: f"\\x{control:02x}" for control in _CONTROLS}}
 
 
 class Skipped(Counter[str]):
-    """Files and folders that were passed over, by kind: hidden, gone, linked folders, or another type's suffix."""
+    """Counts of skipped files and folders by kind: hidden, gone, linked folder, or the suffix of another file type."""
 
     def add(self, file_name: str) -> None:
-        """A file that is no picture by its name."""
+        """Count a file whose name is not that of a picture."""
         suffix = os.path.splitext(file_name)[1].lower()
-        kind = "hidden" if file_name.startswith(".") else printable(suffix) or "without a suffix"
+        kind = "hidden" if file_name.startswith(".") else escaped_name(suffix) or "without a suffix"
         is_listed = kind in self or (len(kind) <= _MAX_KIND and len(self) < _MAX_KINDS)
         self[kind if is_listed else "other suffixes"] += 1
 
@@ -33,27 +30,30 @@ class Skipped(Counter[str]):
         return f"skipped {self.total()}: " + ", ".join(f"{count} {kind}" for kind, count in self.most_common(_SHOWN))
 
 
-def counts(file_name: str) -> bool:
-    """Whether a file of this name, without its folder, is taken for a picture. Hidden ones are left out."""
+def is_picture_name(file_name: str) -> bool:
+    """Whether a file name, without its folder, has a picture's suffix and is not hidden."""
     return file_name.lower().endswith(SUFFIXES) and not file_name.startswith(".")
 
 
-def pictures(
+def find_pictures(
     folder: Path, unreadable: Callable[[OSError], None] | None = None, skipped: Skipped | None = None
 ) -> Iterator[tuple[str, Path]]:
-    """Name in the table and path of each picture, folder by folder; links to folders are not followed.
+    """The pictures of a folder and its subfolders, sorted within each; links to folders are not followed.
 
     Args:
-        unreadable: is told of folders that cannot be listed.
-        skipped: counts what else is there.
+        unreadable: called with the error of a folder that cannot be listed.
+        skipped: counts all other files.
+
+    Yields:
+        The name in the table, with / between the parts, and the path.
     """
     skipped = Skipped() if skipped is None else skipped
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if _is_walked(parent, name, skipped))
         for file in sorted(files):
-            if counts(file):
+            if is_picture_name(file):
                 path = Path(parent, file)
-                yield printable(path.relative_to(folder).as_posix()), path
+                yield escaped_name(path.relative_to(folder).as_posix()), path
             else:
                 skipped.add(file)
 
@@ -64,16 +64,16 @@ def _is_walked(parent: str, folder: str, skipped: Skipped) -> bool:
     return not kind
 
 
-def printable(name: str) -> str:
-    """A file name as text that can stand in any table and terminal: control characters and non-UTF-8 as escapes."""
+def escaped_name(name: str) -> str:
+    """A file name that any table and terminal can hold: control characters and non-UTF-8 bytes become escapes."""
     return os.fsencode(name.translate(_ESCAPES)).decode("utf-8", "backslashreplace")
 
 
-def read(path: Path, max_image_bytes: int) -> bytes | PictureError | OSError:
-    """The bytes of one picture, or why there are none."""
+def read_picture(path: Path, max_image_bytes: int) -> bytes | PictureError | OSError:
+    """The bytes of a picture, or the error."""
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
             return OSError("not a file")
         if found.st_size > max_image_bytes:
             return PictureTooLarge(f"the picture has {found.st_size} bytes; {max_image_bytes} are allowed")
@@ -82,6 +82,6 @@ def read(path: Path, max_image_bytes: int) -> bytes | PictureError | OSError:
         return error
 
 
-def reason(error: PictureError | OSError) -> str:
-    """Why a picture has no answer, in words that name no file."""
+def error_reason(error: PictureError | OSError) -> str:
+    """Why a picture could not be scored, without its file name."""
     return error.reason if isinstance(error, PictureError) else f"cannot be read ({error.strerror or error})"

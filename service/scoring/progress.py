@@ -1,4 +1,4 @@
-"""The bar that a scoring run shows: pictures done, pictures a second, time left. Knows the screen and nothing else."""
+"""The progress bar of a scoring run: pictures done, pictures per second, time left."""
 
 from rich.console import Console
 from rich.progress import (
@@ -13,8 +13,8 @@ from rich.progress import (
 from rich.text import Text
 
 
-def bar(console: Console, total: int, done: int = 0) -> Progress:
-    """A bar with one task, whose number is 0; `done` of `total` pictures stand from before."""
+def progress_bar(console: Console, total: int, done: int = 0) -> Progress:
+    """A progress bar with one task; `done` of `total` pictures were scored by an earlier run."""
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("left"))
     progress = Progress(TextColumn("{task.description}"), *columns, console=console)
     progress.add_task("scoring", total=total, completed=done)
@@ -22,7 +22,7 @@ def bar(console: Console, total: int, done: int = 0) -> Progress:
 
 
 class _Rate(ProgressColumn):
-    """Pictures a second, over the last half minute."""
+    """Pictures per second, over the last 30 s."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f} pictures/s" if task.speed else "")

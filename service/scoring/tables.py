@@ -1,7 +1,4 @@
-"""Tables of scored pictures: CSV, JSON lines or Parquet, written whole or not at all, and read back row by row.
-
-Knows columns and file formats. Knows no pictures, no model and nothing of a run that is under way.
-"""
+"""Tables of scored pictures in CSV, JSON lines or Parquet: written atomically, read back row by row."""
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +17,12 @@ from model.atomic_file import replacing
 ROWS_AT_ONCE = 4096  # in memory, and in a row group of Parquet
 
 
-class TableError(Exception):
-    """A table that cannot be read, written or gone on with: which file, and why, in a sentence."""
+class ScoringError(Exception):
+    """A scoring run cannot start or continue; the message says why and what to do."""
+
+
+class TableError(ScoringError):
+    """A table cannot be read, written or resumed."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -30,16 +31,16 @@ class TableError(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """One picture's row: its path below the folder, with / between the parts, and (C,) float32 probabilities."""
+class ScoredPicture:
+    """The row of a picture: its path in the folder, with / between the parts, and probabilities, (C,) float32."""
 
     path: str
     probabilities: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The row of a picture that could not be scored, and why; only tables with a column for it take one."""
+class FailedPicture:
+    """The row of a picture that could not be scored; only tables with the column `problem` have such rows."""
 
     path: str
     reason: str
@@ -47,10 +48,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What a table of one model holds: path, code, probability, supported, one p_CODE a class, model_sha256.
+    """The columns of one model's table: path, code, probability, supported, one p_CODE per class, model_sha256.
 
-    `supported` is false where nothing is claimed for the class named; true says nothing of the cell. With `problems`
-    there is a last column `problem`, empty but where a picture could not be scored; there all between is empty.
+    `supported` is false if the predicted class had too little training data. With `problems` there is a last column
+    `problem`; where it has a value, the columns of the prediction are empty.
     """
 
     codes: tuple[str, ...]
@@ -63,72 +64,72 @@ class Columns:
         scored = ["path", "code", "probability", "supported", *(f"p_{code}" for code in self.codes), "model_sha256"]
         return [*scored, "problem"] if self.problems else scored
 
-    def row(self, scored: Scored | Refused) -> list[Any]:
-        if isinstance(scored, Refused):
+    def row(self, scored: ScoredPicture | FailedPicture) -> list[Any]:
+        if isinstance(scored, FailedPicture):
             return [scored.path, *[None] * (3 + len(self.codes)), self.model_sha256, scored.reason]
         return [*self._scored_row(scored), None] if self.problems else self._scored_row(scored)
 
-    def _scored_row(self, scored: Scored) -> list[Any]:
+    def _scored_row(self, scored: ScoredPicture) -> list[Any]:
         probabilities = scored.probabilities
         best = int(probabilities.argmax())
         code = self.codes[best]
         supported = code not in self.unsupported
         return [scored.path, code, probabilities[best], supported, *probabilities, self.model_sha256]
 
-    def scored(self, table: Path, row: dict[str, Any]) -> Scored:
-        """The other way.
+    def scored(self, table: Path, row: dict[str, Any]) -> ScoredPicture:
+        """Parse a row that `row` made.
 
         Raises:
-            TableError: another model's row, or none of ours.
+            TableError: another model's row, or other columns.
         """
         if list(row) != self.names:
-            raise TableError(table, "has other columns than this model's table would have; choose another --out")
+            raise TableError(table, "its columns are not those of this model; choose another --out")
         if row["model_sha256"] != self.model_sha256:
             found = f"model {str(row['model_sha256'])[:12]}…, this is model {self.model_sha256[:12]}…"
-            raise TableError(table, f"was made by {found}; choose another --out")
-        return Scored(row["path"], np.array([row[f"p_{code}"] for code in self.codes], np.float32))
+            raise TableError(table, f"made by {found}; choose another --out")
+        return ScoredPicture(row["path"], np.array([row[f"p_{code}"] for code in self.codes], np.float32))
 
 
-def check_place(table: Path) -> None:
-    """Whether a table can be written to this name.
+def check_table_path(table: Path) -> None:
+    """Check that a table can be written to this path.
 
     Raises:
-        TableError: another suffix than .parquet, .csv and .jsonl, no pyarrow for the first, or a link.
+        TableError: a suffix other than .parquet, .csv and .jsonl, .parquet without pyarrow, or a link.
     """
     if table.is_symlink() or (table.exists() and not table.is_file()):
-        raise TableError(table, "is a link or no ordinary file; results are not written through links, choose another")
+        raise TableError(table, "is a link or not a regular file; results are not written through links")
     if table.suffix not in _FORMATS:
-        raise TableError(table, f"the suffix says the format: one of {', '.join(_FORMATS)}")
+        raise TableError(table, f"unknown suffix {table.suffix!r}; use one of {', '.join(_FORMATS)}")
     if table.suffix == ".parquet":
         try:
-            import pyarrow.parquet  # noqa: F401 (large, and needed for this format alone)
+            import pyarrow.parquet  # noqa: F401 (large, and only this format needs it)
         except ImportError as error:
             raise TableError(
                 table, "Parquet needs pyarrow: pip install -e '.[parquet]', or write .csv or .jsonl"
             ) from error
 
 
-def write_table(table: Path, columns: Columns, rows: Iterable[Scored]) -> None:
-    """Write a table so that at any moment either the old one is there or the whole new one.
+def write_table(table: Path, columns: Columns, rows: Iterable[ScoredPicture]) -> None:
+    """Write a table atomically.
 
     Raises:
-        OSError: no place, no permission
+        OSError: no space, no permission.
     """
     with replacing(table) as file:
         _FORMATS[table.suffix][0](file, columns.names, map(columns.row, rows))
 
 
-def read_table(table: Path, columns: Columns) -> Iterator[Scored]:
-    """The rows of a table that was written before.
+def read_table(table: Path, columns: Columns) -> Iterator[ScoredPicture]:
+    """The rows of a table that `write_table` wrote.
 
     Raises:
-        TableError: not such a table, or another model's
+        TableError: not such a table, or another model's.
     """
     try:
         for row in _FORMATS[table.suffix][1](table):
             yield columns.scored(table, row)
     except (ValueError, KeyError, TypeError, csv.Error) as error:  # pyarrow's errors are ValueErrors
-        raise TableError(table, "is not a table that `marrowlens score` wrote; choose another --out") from error
+        raise TableError(table, "is not a table of `marrowlens score`; choose another --out") from error
 
 
 def _write_csv(file: BinaryIO, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
@@ -154,8 +155,10 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield dict(orjson.loads(line))
 
 
-def write_parquet(file: BinaryIO, columns: Columns, rows: Iterable[Scored | Refused], notes: Mapping[str, str]) -> None:
-    """Write rows as Parquet into a file that is the caller's to put in its place; `notes` go into its footer."""
+def write_parquet(
+    file: BinaryIO, columns: Columns, rows: Iterable[ScoredPicture | FailedPicture], notes: Mapping[str, str]
+) -> None:
+    """Write rows as Parquet to an open file; `notes` go into its footer."""
     _write_parquet(file, columns.names, map(columns.row, rows), notes)
 
 

@@ -19,7 +19,7 @@ _DISCOVERY = "/.well-known/openid-configuration"
 
 
 class Issuer:
-    """Its keys may be exchanged and it may fall silent; `asked` counts how often its keys were fetched."""
+    """Its keys can be rotated and it can stop answering; `asked` counts the requests for its keys."""
 
     def __init__(self) -> None:
         self.url = ""

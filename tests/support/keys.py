@@ -1,4 +1,4 @@
-"""A file of API keys as a test wishes it, and the header that goes with a key."""
+"""Files of API keys for tests, and the Authorization header of a key."""
 
 import hashlib
 import json
@@ -10,14 +10,14 @@ EVERY_SCOPE = ("classify", "specimens", "metrics", "admin")
 
 
 def entry(key: str, name: str, scopes: Sequence[str] = EVERY_SCOPE, **more: Any) -> str:
-    """One key's lines, as the file holds them; `expires` is TOML as it stands."""
+    """The TOML of one key; `expires` is inserted as it is."""
     values = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "scopes": list(scopes), **more}
     lines = [f"{field} = {value if field == 'expires' else json.dumps(value)}" for field, value in values.items()]
     return "\n".join(["[[key]]", *lines, ""])
 
 
 def keys_file(folder: Path, *entries: str) -> Path:
-    """A file that holds these."""
+    """A file with these entries."""
     path = folder / "keys.toml"
     path.write_text("\n".join(entries), encoding="utf-8")
     path.chmod(0o600)  # whatever the umask: a file that others may write is refused
@@ -25,5 +25,5 @@ def keys_file(folder: Path, *entries: str) -> Path:
 
 
 def bearer(word: str) -> dict[str, str]:
-    """The header of a key or a token."""
+    """The Authorization header of a key or token."""
     return {"Authorization": f"Bearer {word}"}

@@ -1,4 +1,4 @@
-"""Pictures as a folder, as tar shards and as Parquet, and a run in parts without Ray: what an actor does, here."""
+"""Pictures as a folder, tar shards and Parquet, and parts scored in this process, as an actor does."""
 
 import asyncio
 import io
@@ -16,10 +16,10 @@ from service.config.settings import Settings
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import open_session
 from service.scoring.ray import output
-from service.scoring.ray.plan import Plan, planned
-from service.scoring.ray.request import Request
-from service.scoring.ray.store import Folder
-from service.scoring.ray.worker import Done, Failed, PartScorer
+from service.scoring.ray.options import ScoreRequest
+from service.scoring.ray.plan import Plan, load_or_create_plan
+from service.scoring.ray.store import OutputFolder
+from service.scoring.ray.worker import PartScorer, ScoredPart, TaskFailure
 
 Pictures = Mapping[str, bytes]
 
@@ -33,7 +33,7 @@ def as_folder(folder: Path, pictures: Pictures) -> str:
 
 
 def as_tar(path: Path, pictures: Pictures, **more: bytes) -> str:
-    """One shard; `more` stands between, as the labels of a WebDataset do."""
+    """One shard; `more` are other members, such as labels of a WebDataset."""
     with tarfile.open(path, "w") as archive:
         for name, content in (*pictures.items(), *more.items()):
             member = tarfile.TarInfo(name)
@@ -48,14 +48,14 @@ def as_table(path: Path, pictures: Pictures, key: str = "key", image: str = "ima
     return str(path)
 
 
-def scored(request: Request, artefact: Path, **settings: Any) -> tuple[Plan, list[Done | Failed]]:
-    """Plan, and score what is missing, part by part, in this process."""
+def scored(request: ScoreRequest, artefact: Path, **settings: Any) -> tuple[Plan, list[ScoredPart | TaskFailure]]:
+    """Make the plan and score its missing parts in this process."""
     session, chosen = open_session(artefact), Settings(**settings)
-    out = Folder(request.out)
-    plan = planned(request, out, session.manifest, chosen)
-    there = {part.number for part in output.finished(out, plan)}
+    out = OutputFolder(request.out)
+    plan = load_or_create_plan(request, out, session.manifest, chosen)
+    there = {part.number for part in output.finished_parts(out, plan)}
 
-    async def run() -> list[Done | Failed]:
+    async def run() -> list[ScoredPart | TaskFailure]:
         scorer = PartScorer(plan, out.address, session, InferenceOptions.from_settings(chosen))
         await scorer.start()
         try:
@@ -67,13 +67,13 @@ def scored(request: Request, artefact: Path, **settings: Any) -> tuple[Plan, lis
 
 
 def rows(out: str | Path) -> dict[str, dict[str, Any]]:
-    """Every row by its key, as a reader who knows nothing of marrowlens would read the folder."""
+    """Every row by its key, read by pyarrow alone."""
     found = pyarrow.dataset.dataset(str(out), format="parquet").to_table().to_pylist()
     by_key = {row["path"]: row for row in found}
-    assert len(by_key) == len(found), "a picture stands twice in the results"
+    assert len(by_key) == len(found), "a picture has two rows in the results"
     return by_key
 
 
 def said(text: str) -> str:
-    """What was printed, without colours and line ends."""
+    """The output without colours and line breaks."""
     return " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split())

@@ -1,4 +1,4 @@
-"""The service as tests meet it: in this process with its whole stack, or as `marrowlens serve` in another one."""
+"""The service for tests: in this process with all middleware, or `marrowlens serve` in another process."""
 
 import io
 import os
@@ -29,7 +29,7 @@ Named = Sequence[tuple[str, bytes]]
 
 @contextmanager
 def client(artefact: Path, *, session: Session | None = None, **settings: Any) -> Iterator[TestClient]:
-    """A client of a started app; every error that a user would not see is an error of the test."""
+    """A client of a started app; exceptions in the app fail the test."""
     app = create_app(Settings(artefact=artefact, **settings), session or open_session(artefact))
     with TestClient(app, base_url="http://localhost") as started:
         yield started

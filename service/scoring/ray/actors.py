@@ -1,8 +1,4 @@
-"""Actors of Ray that score parts: where they run, how large they are, which of them live. Alone knows Ray.
-
-Knows Ray, and what an actor is sent: the model's bytes, the plan and the few settings that a session depends on.
-Does not know which part comes next, nor what to do about one that failed.
-"""
+"""The actors that score parts, and the Ray cluster they run on. The only module that imports Ray."""
 
 import os
 import tempfile
@@ -21,89 +17,93 @@ from service.config.settings import Settings
 from service.runtime.hardware import cpu_budget
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import OnnxSession, ProviderUnavailable
-from service.scoring.ray.env import check_listens, ray_folder
-from service.scoring.ray.errors import CannotScore
+from service.scoring.ray.options import ClusterOptions, check_reachable, ray_folder
 from service.scoring.ray.plan import Plan
-from service.scoring.ray.request import Sizing
-from service.scoring.ray.worker import Done, Failed, Fault, PartScorer
+from service.scoring.ray.worker import FailureKind, PartScorer, ScoredPart, TaskFailure
+from service.scoring.tables import ScoringError
 
-#: Parts that one actor has at a time: while one ends, the batches are filled from the next.
-PARTS_EACH = 2
-_OBJECTS_BYTES = 128 << 20  # the model goes through Ray's memory, pictures never do
-_STARTS = 3  # Ray gives its own processes seconds to start, which on a busy machine is not enough
+#: Parts that one actor has at a time: its batches are filled from the next part while one ends.
+PARTS_PER_ACTOR = 2
+_OBJECT_STORE_BYTES = 128 << 20  # holds the model; pictures do not pass through Ray
+_START_ATTEMPTS = 3  # Ray gives its processes a few seconds to start, too few on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What every actor is sent."""
+class ActorConfig:
+    """What every actor needs: plan, model and inference options, but no keys, tokens or laboratory settings."""
 
     plan: str
     out: str
-    options: InferenceOptions  # keys, tokens and the laboratory's settings stay where the run was started
+    options: InferenceOptions
     model: str
     graph: bytes
     manifest: bytes
 
 
-def job(plan: Plan, out: str, name: str, graph: bytes, manifest: Manifest, settings: Settings, cpus: int) -> Job:
-    """A job for a model that is read and verified already; actors do not read its files again.
+def actor_config(
+    plan: Plan, out: str, name: str, graph: bytes, manifest: Manifest, settings: Settings, cpus: int
+) -> ActorConfig:
+    """The configuration of actors for a model that was read and verified here.
 
-    With as many threads as an actor has CPUs, where the settings name none.
+    Args:
+        cpus: number of threads, unless the settings have one.
     """
     options = InferenceOptions.from_settings(settings, cpus=cpus)
-    return Job(plan.model_dump_json(), out, options, name, graph, manifest_text(manifest).encode())
+    return ActorConfig(plan.model_dump_json(), out, options, name, graph, manifest_text(manifest).encode())
 
 
-class Scorer:
-    """The actor. What goes wrong is answered, not raised: Ray would write it into its logs."""
+class ScoringActor:
+    """The actor. Failures are returned, not raised: Ray would log them."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, config: ActorConfig) -> None:
+        self._config = config
         self._scorer: PartScorer | None = None
 
-    async def start(self) -> str | Failed:
-        """Open the session; what it computes on, or why it cannot."""
+    async def start(self) -> str | TaskFailure:
+        """Open the session; returns its execution provider, or the failure."""
         try:
-            session = await MODEL.run(_session, self._job)
-            plan = Plan.model_validate_json(self._job.plan)
-            self._scorer = PartScorer(plan, self._job.out, session, self._job.options)
+            session = await MODEL.run(_open_session, self._config)
+            plan = Plan.model_validate_json(self._config.plan)
+            self._scorer = PartScorer(plan, self._config.out, session, self._config.options)
             await self._scorer.start()
         except (ArtefactError, ProviderUnavailable) as error:
-            return Failed(Fault.MODEL, str(error))
-        except (CannotScore, OSError) as error:
-            return Failed(Fault.STORE, str(error))
+            return TaskFailure(FailureKind.MODEL, str(error))
+        except (ScoringError, OSError) as error:
+            return TaskFailure(FailureKind.STORE, str(error))
         return session.provider
 
-    async def score(self, part: int, last: bool) -> Done | Failed:
-        """One part."""
-        assert self._scorer is not None, "started first"
+    async def score(self, part: int, last: bool) -> ScoredPart | TaskFailure:
+        """Score one part; see `PartScorer.score`."""
+        assert self._scorer is not None, "start() must succeed first"
         return await self._scorer.score(part, last=last)
 
 
-def _session(job: Job) -> OnnxSession:
+def _open_session(config: ActorConfig) -> OnnxSession:
     with tempfile.TemporaryDirectory(prefix="marrowlens-") as folder:
-        artefact = Path(folder, job.model)
-        artefact.write_bytes(job.graph)
-        artefact.with_suffix(".json").write_bytes(job.manifest)
-        return job.options.open_session(artefact)
+        artefact = Path(folder, config.model)
+        artefact.write_bytes(config.graph)
+        artefact.with_suffix(".json").write_bytes(config.manifest)
+        return config.options.open_session(artefact)
 
 
 @contextmanager
-def joined(sizing: Sizing) -> Iterator[None]:
-    """A cluster for the block: a running one that is joined, or one on this machine that ends with it.
+def ray_cluster(cluster: ClusterOptions) -> Iterator[None]:
+    """Connect to a running cluster for the block, or start one on this machine and stop it afterwards.
 
     Raises:
-        CannotScore: the cluster does not answer or is of another version, or none starts
+        ScoringError: the cluster does not answer or has another version of Ray, or none can be started.
     """
-    address = sizing.address or os.environ.get("RAY_ADDRESS")
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
     with nullcontext() if address else _own_folder():
         if address:
-            check_listens(address)
-            _init(f"Ray at {address} cannot be joined", 1, address=address)
+            check_reachable(address)
+            _init(f"cannot connect to Ray at {address}", 1, address=address)
         else:
-            cpus = max(cpu_budget(), sizing.cpus or 1)
-            own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
-            _init("Ray does not start on this machine", _STARTS, address="local", **own)
+            cpus = max(cpu_budget(), cluster.cpus or 1)
+            local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False}
+            _init(
+                "cannot start Ray", _START_ATTEMPTS, address="local", object_store_memory=_OBJECT_STORE_BYTES, **local
+            )
         try:
             yield
         finally:
@@ -112,7 +112,7 @@ def joined(sizing: Sizing) -> Iterator[None]:
 
 @contextmanager
 def _own_folder() -> Iterator[None]:
-    """For the block, Ray and all processes that it starts write into a folder of this run."""
+    """For the block, set RAY_TMPDIR to a folder of this run."""
     before = os.environ.get("RAY_TMPDIR")
     with ray_folder() as folder:
         os.environ["RAY_TMPDIR"] = str(folder)
@@ -124,20 +124,20 @@ def _own_folder() -> Iterator[None]:
                 os.environ["RAY_TMPDIR"] = before
 
 
-def _init(failed: str, attempts: int, **how: Any) -> None:
+def _init(failure: str, attempts: int, **options: Any) -> None:
     for attempt in range(attempts):
         try:
-            ray.init(log_to_driver=False, configure_logging=False, **how)
+            ray.init(log_to_driver=False, configure_logging=False, **options)
             return
-        except Exception as error:  # of many kinds, Exception itself among them
+        except Exception as error:  # ray.init raises many kinds, also Exception itself
             ray.shutdown()
             if attempt + 1 == attempts:
-                raise CannotScore(f"{failed}: {_first_line(error)}") from error
+                raise ScoringError(f"{failure}: {_first_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """Of one actor, in what Ray counts."""
+class ActorResources:
+    """CPUs and GPUs that Ray reserves for one actor."""
 
     cpus: int
     gpus: float
@@ -146,23 +146,23 @@ class Size:
         return f"{self.cpus} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
 
 
-def size_of_an_actor(sizing: Sizing, settings: Settings) -> Size:
-    """As asked for; else a GPU and its share of the CPUs where there are GPUs to compute on, and one CPU where not."""
+def actor_resources(cluster: ClusterOptions, settings: Settings) -> ActorResources:
+    """The configured resources; by default one GPU with its share of the CPUs, or one CPU if there is no GPU to use."""
     nodes = _nodes()
     no_gpu = settings.provider in ("cpu", "openvino")
-    on_gpus = [node for node in nodes if node.get("GPU", 0) >= 1 and not no_gpu]
-    gpus = sizing.gpus if sizing.gpus is not None else float(bool(on_gpus))
-    if sizing.cpus or not (gpus and on_gpus):
-        return Size(sizing.cpus or 1, gpus)
-    shares = [node.get("CPU", 1) / node["GPU"] * gpus for node in on_gpus]
-    return Size(max(1, int(min(shares))), gpus)
+    gpu_nodes = [node for node in nodes if node.get("GPU", 0) >= 1 and not no_gpu]
+    gpus = cluster.gpus if cluster.gpus is not None else float(bool(gpu_nodes))
+    if cluster.cpus or not (gpus and gpu_nodes):
+        return ActorResources(cluster.cpus or 1, gpus)
+    shares = [node.get("CPU", 1) / node["GPU"] * gpus for node in gpu_nodes]
+    return ActorResources(max(1, int(min(shares))), gpus)
 
 
-def room_for(size: Size) -> int:
-    """How many such actors the nodes that live would hold, were they empty."""
+def cluster_capacity(resources: ActorResources) -> int:
+    """Number of such actors that the live nodes can hold if they run nothing else."""
+    cpus, gpus = resources.cpus, resources.gpus
     return sum(
-        int(min(node.get("CPU", 0) / size.cpus, node.get("GPU", 0) / size.gpus if size.gpus else float("inf")))
-        for node in _nodes()
+        int(min(node.get("CPU", 0) / cpus, node.get("GPU", 0) / gpus if gpus else float("inf"))) for node in _nodes()
     )
 
 
@@ -172,8 +172,8 @@ def _nodes() -> list[dict[str, float]]:
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
-    """One actor, from when it was asked for; `provider` is empty until it has started."""
+class ActorHandle:
+    """One actor. `provider` is empty until it has started; `parts` counts the parts that it has now."""
 
     actor: Any
     provider: str = ""
@@ -181,80 +181,80 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What came of one call: of a part, or, where it is None, of a start."""
+class TaskResult:
+    """The outcome of one call: of a part, or of a start, where `part` is None."""
 
-    worker: Worker
+    actor: ActorHandle
     part: int | None
-    outcome: Done | Failed | str
+    outcome: ScoredPart | TaskFailure | str
 
 
-class Pool:
-    """The actors that there are. A context: at its end all are gone."""
+class ActorPool:
+    """The actors of a run. A context manager: kills them at its end."""
 
-    def __init__(self, job: Job, size: Size) -> None:
-        self.size = size
-        self.workers: list[Worker] = []
-        self._job = ray.put(job)
+    def __init__(self, config: ActorConfig, resources: ActorResources) -> None:
+        self.resources = resources
+        self.actors: list[ActorHandle] = []
+        self._config = ray.put(config)
         limits: dict[str, Any] = {
-            "num_cpus": size.cpus,
-            "num_gpus": size.gpus,
+            "num_cpus": resources.cpus,
+            "num_gpus": resources.gpus,
             "max_restarts": 0,
-            "max_concurrency": PARTS_EACH + 1,
+            "max_concurrency": PARTS_PER_ACTOR + 1,
         }
-        self._actor = ray.remote(**limits)(Scorer)
-        self._calls: dict[Any, tuple[Worker, int | None]] = {}
+        self._actor_class = ray.remote(**limits)(ScoringActor)
+        self._calls: dict[Any, tuple[ActorHandle, int | None]] = {}
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "ActorPool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in list(self.workers):
-            self.drop(worker)
+        for actor in list(self.actors):
+            self.kill(actor)
 
-    def idlest(self) -> Worker | None:
-        """Of those that have started, the one with most room for a part; None where none has any."""
-        free = [worker for worker in self.workers if worker.provider and worker.parts < PARTS_EACH]
-        return min(free, key=lambda worker: worker.parts, default=None)
+    def least_busy(self) -> ActorHandle | None:
+        """The started actor with the fewest parts; None if all have `PARTS_PER_ACTOR`."""
+        free = [actor for actor in self.actors if actor.provider and actor.parts < PARTS_PER_ACTOR]
+        return min(free, key=lambda actor: actor.parts, default=None)
 
-    def add(self) -> None:
-        """Ask for one actor more; it starts where and when a node has room."""
-        worker = Worker(self._actor.remote(self._job))
-        self.workers.append(worker)
-        self._calls[worker.actor.start.remote()] = (worker, None)
+    def add_actor(self) -> None:
+        """Request one more actor; Ray starts it when a node has room."""
+        actor = ActorHandle(self._actor_class.remote(self._config))
+        self.actors.append(actor)
+        self._calls[actor.actor.start.remote()] = (actor, None)
 
-    def give(self, worker: Worker, part: int, *, last: bool) -> None:
-        """Have a part scored."""
-        worker.parts += 1
-        self._calls[worker.actor.score.remote(part, last)] = (worker, part)
+    def submit(self, actor: ActorHandle, part: int, *, last: bool) -> None:
+        """Let an actor score a part."""
+        actor.parts += 1
+        self._calls[actor.actor.score.remote(part, last)] = (actor, part)
 
-    def drop(self, worker: Worker) -> bool:
-        """End an actor; what it had under way is settled as a death. False where that was done before."""
-        if worker not in self.workers:
+    def kill(self, actor: ActorHandle) -> bool:
+        """Kill an actor; its parts then fail with ACTOR_DIED. Returns False if it was killed before."""
+        if actor not in self.actors:
             return False
-        self.workers.remove(worker)
-        ray.kill(worker.actor, no_restart=True)
+        self.actors.remove(actor)
+        ray.kill(actor.actor, no_restart=True)
         return True
 
-    def settled(self, timeout_s: float) -> Iterator[Settled]:
-        """What has come of calls, waiting for the first so long at most."""
+    def results(self, timeout_s: float) -> Iterator[TaskResult]:
+        """The results of calls that have ended; waits up to `timeout_s` for the first."""
         ended, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s) if self._calls else ([], [])
         for call in ended:
-            worker, part = self._calls.pop(call)
-            worker.parts -= part is not None
+            actor, part = self._calls.pop(call)
+            actor.parts -= part is not None
             outcome = _outcome(call)
             if isinstance(outcome, str):
-                worker.provider = outcome
-            yield Settled(worker, part, outcome)
+                actor.provider = outcome
+            yield TaskResult(actor, part, outcome)
 
 
 def _outcome(call: Any) -> Any:
     try:
         return ray.get(call)
-    except ray.exceptions.RayTaskError as error:  # a fault of the code or of its installation on that node
-        return Failed(Fault.MODEL, str(error).strip().splitlines()[-1])
-    except ray.exceptions.RayError as error:  # the actor, its node or its memory is gone
-        return Failed(Fault.DEATH, _first_line(error))
+    except ray.exceptions.RayTaskError as error:  # a bug, or a faulty installation on that node
+        return TaskFailure(FailureKind.MODEL, str(error).strip().splitlines()[-1])
+    except ray.exceptions.RayError as error:  # the actor, its node or its memory is lost
+        return TaskFailure(FailureKind.ACTOR_DIED, _first_line(error))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,4 @@
-"""`marrowlens score --engine ray` from its start to its last word: plan, hand out parts, go on when actors die.
-
-Knows the order of things, how often a part is tried and what a person is told. Knows no Ray
-(`service.scoring.ray.actors`).
-"""
+"""`marrowlens score --engine ray`: makes or resumes the plan, schedules its parts on actors, and retries failures."""
 
 import time
 from collections import Counter, deque
@@ -18,54 +14,64 @@ from service.config.settings import Settings
 from service.runtime.artifact import bundled_artefact, read_artefact
 from service.runtime.loader import artefact_verifier
 from service.scoring.image_files import Skipped
-from service.scoring.progress import bar
+from service.scoring.progress import progress_bar
 from service.scoring.ray import output
-from service.scoring.ray.actors import Pool, Settled, job, joined, room_for, size_of_an_actor
-from service.scoring.ray.errors import CannotScore
-from service.scoring.ray.plan import Plan, planned
-from service.scoring.ray.request import Request, Sizing
-from service.scoring.ray.store import Folder
-from service.scoring.ray.worker import PROBLEMS_TOLD, Done, Failed, Fault
+from service.scoring.ray.actors import (
+    ActorPool,
+    TaskResult,
+    actor_config,
+    actor_resources,
+    cluster_capacity,
+    ray_cluster,
+)
+from service.scoring.ray.options import ClusterOptions, ScoreRequest
+from service.scoring.ray.plan import Plan, load_or_create_plan
+from service.scoring.ray.store import OutputFolder
+from service.scoring.ray.worker import PROBLEMS_SHOWN, FailureKind, ScoredPart, TaskFailure
+from service.scoring.tables import ScoringError
 
-#: How often a part is tried before what stops it stops the run.
-ATTEMPTS = 3
-#: How often an actor may die over a part before the part is put aside; nodes go for reasons of their own.
-DEATHS = 5
-_LOOK_S = 1.0  # at most between two looks at the cluster
+#: Attempts at a part before its failure ends the run.
+MAX_ATTEMPTS = 3
+#: Actors that may die over a part before it is given up; nodes also fail for other reasons.
+MAX_DEATHS = 5
+_POLL_S = 1.0
 _COUNT_NODES_S = 5.0
-_SAY_WAITING_S = 15.0
+_SHOW_WAITING_S = 15.0
 
 
-def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: Console) -> int:
-    """Score what the plan has and the results have not; returns how many pictures of the whole run have problems.
+def score_on_ray(request: ScoreRequest, cluster: ClusterOptions, settings: Settings, console: Console) -> int:
+    """Score the parts of the plan that have no results; returns the number of problems in all parts.
 
     Raises:
-        CannotScore: inputs, output, model or cluster cannot be used; what was scored until then is kept
-        ArtefactError: the model cannot be read or verified
+        ScoringError: inputs, output, model or cluster cannot be used. Finished parts are kept.
+        ArtefactError: the model cannot be read or verified.
     """
     artefact = settings.artefact or bundled_artefact()
     graph, manifest = read_artefact(artefact, artefact_verifier(settings))
-    out = Folder(request.out)
+    out = OutputFolder(request.out)
     with console.status("listing the pictures"):
-        plan = planned(request, out, manifest, settings)
-        before = list(output.finished(out, plan))
-    _say_plan(plan, console)
+        plan = load_or_create_plan(request, out, manifest, settings)
+        before = list(output.finished_parts(out, plan))
+    _print_plan(plan, console)
     scored_before = sum(part.pictures for part in before)
-    some: list[tuple[str, str]] = []
+    first_problems: list[tuple[str, str]] = []
     began_s = time.monotonic()
     if scored_before < plan.pictures:
-        with joined(sizing):
-            size = size_of_an_actor(sizing, settings)
-            with Pool(job(plan, out.address, artefact.name, graph, manifest, settings, size.cpus), size) as pool:
-                progress = bar(console, plan.pictures, scored_before)
-                run = Run(pool, plan, {part.number for part in before}, progress, sizing.actors)
-                began_s = run.go()
-                some = run.some
-                if run.lost:
-                    console.print(f"{run.lost} actors were lost on the way; others did their parts", soft_wrap=True)
+        with ray_cluster(cluster):
+            resources = actor_resources(cluster, settings)
+            config = actor_config(plan, out.address, artefact.name, graph, manifest, settings, resources.cpus)
+            with ActorPool(config, resources) as pool:
+                progress = progress_bar(console, plan.pictures, scored_before)
+                scheduler = Scheduler(pool, plan, {part.number for part in before}, progress, cluster.actors)
+                began_s = scheduler.run()
+                first_problems = scheduler.first_problems
+                if scheduler.lost_actors:
+                    console.print(
+                        f"{scheduler.lost_actors} actors were lost; others scored their parts", soft_wrap=True
+                    )
     seconds = time.monotonic() - began_s
-    problems = _check(out, plan)
-    _report(problems, some, console)
+    problems = _check_complete(out, plan)
+    _print_problems(problems, first_problems, console)
     now = plan.pictures - scored_before
     rate = f" in {seconds:.1f} s" if now else ""
     console.print(f"{escape(out.address)}: {plan.pictures} pictures, {now} of them scored now{rate}", soft_wrap=True)
@@ -75,138 +81,138 @@ def score_on_ray(request: Request, sizing: Sizing, settings: Settings, console: 
     return problems
 
 
-def _say_plan(plan: Plan, console: Console) -> None:
-    repeated = f"; {plan.repeated} more have a key that came before, and are left out" if plan.repeated else ""
+def _print_plan(plan: Plan, console: Console) -> None:
+    repeated = f"; {plan.repeated} more have a duplicate key and are left out" if plan.repeated else ""
     console.print(f"{plan.pictures} pictures in {plan.parts} parts{repeated}", soft_wrap=True)
 
 
-def _check(out: Folder, plan: Plan) -> int:
-    """Look once more that every part is there; returns the problems of all."""
-    parts = list(output.finished(out, plan))
+def _check_complete(out: OutputFolder, plan: Plan) -> int:
+    """Check that every part has results, and write the summary; returns the number of problems."""
+    parts = list(output.finished_parts(out, plan))
     if len(parts) != plan.parts:
-        raise CannotScore(f"{out.address}: {len(parts)} of {plan.parts} parts are there; run the same command again")
+        raise ScoringError(
+            f"{out.address}: {plan.parts - len(parts)} of {plan.parts} parts are missing; run the same command again"
+        )
     problems = sum(part.problems for part in parts)
-    output.end(out, plan, problems)
+    output.write_summary(out, plan, problems)
     return problems
 
 
-def _report(problems: int, some: list[tuple[str, str]], console: Console) -> None:
+def _print_problems(problems: int, first: list[tuple[str, str]], console: Console) -> None:
     if not problems:
         return
-    console.print(f"{problems} could not be scored; their rows say why in the column problem", soft_wrap=True)
-    for key, reason in some[:PROBLEMS_TOLD]:
+    console.print(f"{problems} could not be scored; the column `problem` has the reasons", soft_wrap=True)
+    for key, reason in first[:PROBLEMS_SHOWN]:
         console.print(f"  {escape(key)}: {escape(reason)}", soft_wrap=True)
-    if some and problems > len(some[:PROBLEMS_TOLD]):
-        console.print(f"  … and {problems - len(some[:PROBLEMS_TOLD])} more")
+    if first and problems > len(first[:PROBLEMS_SHOWN]):
+        console.print(f"  … and {problems - len(first[:PROBLEMS_SHOWN])} more")
 
 
 @dataclass(slots=True)
-class Run:
-    """Hands out the parts that are missing, a bounded number at a time, until all are there or none can be made."""
+class Scheduler:
+    """Submits missing parts to actors, a bounded number at a time, and retries them until all are done or one fails."""
 
-    pool: Pool
+    pool: ActorPool
     plan: Plan
     done: set[int]
     progress: Progress
     actors: int | None
-    some: list[tuple[str, str]] = field(default_factory=list)
-    lost: int = 0
-    _again: deque[int] = field(default_factory=deque)
+    first_problems: list[tuple[str, str]] = field(default_factory=list)
+    lost_actors: int = 0
+    _retries: deque[int] = field(default_factory=deque)
     _attempts: Counter[int] = field(default_factory=Counter)
     _deaths: Counter[int] = field(default_factory=Counter)
-    _aside: dict[int, str] = field(default_factory=dict)
-    _starts_failed: int = 0
+    _given_up: dict[int, str] = field(default_factory=dict)
+    _failed_starts: int = 0
     _counted_s: float = float("-inf")
     _waiting_since_s: float = field(default_factory=time.monotonic)
 
-    def go(self) -> float:
-        """Run; returns when the first actor was ready, on `time.monotonic`.
+    def run(self) -> float:
+        """Score all parts; returns the time at which the first actor was ready, on `time.monotonic`.
 
         Raises:
-            CannotScore: a part cannot be made
+            ScoringError: a part cannot be scored.
         """
         first_ready_s = None
-        missing = self._missing()
+        missing = (part for part in range(self.plan.parts) if part not in self.done)
         with self.progress:
             while True:
-                self._grow()
-                self._hand_out(missing)
-                for settled in self.pool.settled(_LOOK_S):
-                    self._settle(settled)
-                    if first_ready_s is None and settled.worker.provider:
+                self._add_actors()
+                self._submit(missing)
+                for result in self.pool.results(_POLL_S):
+                    self._handle(result)
+                    if first_ready_s is None and result.actor.provider:
                         first_ready_s = time.monotonic()
-                if len(self.done) + len(self._aside) == self.plan.parts:
+                if len(self.done) + len(self._given_up) == self.plan.parts:
                     break
-                self._say_waiting()
-        if self._aside:
-            part, reason = next(iter(self._aside.items()))
-            raise CannotScore(
-                f"{len(self._aside)} parts are missing, such as {output.name_of(part)}: {DEATHS} actors died over it "
-                f"({reason}). The rest is there; run it again, with more memory if that is what they died of"
+                self._describe()
+        if self._given_up:
+            part, reason = next(iter(self._given_up.items()))
+            raise ScoringError(
+                f"{len(self._given_up)} parts are missing, such as {output.part_name(part)}: {MAX_DEATHS} actors died "
+                f"over it ({reason}). Finished parts are kept; run the same command again, if needed with more memory"
             )
         return first_ready_s or time.monotonic()
 
-    def _missing(self) -> Iterator[int]:
-        yield from (part for part in range(self.plan.parts) if part not in self.done)
-
-    def _hand_out(self, missing: Iterator[int]) -> None:
-        while (worker := self.pool.idlest()) is not None:
-            part = self._again.popleft() if self._again else next(missing, None)
+    def _submit(self, missing: Iterator[int]) -> None:
+        while (actor := self.pool.least_busy()) is not None:
+            part = self._retries.popleft() if self._retries else next(missing, None)
             if part is None:
                 return
-            self.pool.give(worker, part, last=self._attempts[part] + 1 == ATTEMPTS)
+            self.pool.submit(actor, part, last=self._attempts[part] + 1 == MAX_ATTEMPTS)
 
-    def _grow(self) -> None:
-        """As many actors as were asked for, or as there is room for: nodes come and go."""
+    def _add_actors(self) -> None:
+        """Add actors up to the configured number, or as many as the cluster now has room for."""
         if time.monotonic() - self._counted_s < _COUNT_NODES_S:
             return
         self._counted_s = time.monotonic()
-        # No more than there are parts left, and one at least: it makes a cluster grow that begins with no node.
-        left = self.plan.parts - len(self.done) - len(self._aside)
-        wanted = self.actors or max(1, room_for(self.pool.size))
-        for _ in range(min(wanted, left) - len(self.pool.workers)):
-            self.pool.add()
+        # At most one per missing part; at least one, so that a cluster without nodes scales up.
+        left = self.plan.parts - len(self.done) - len(self._given_up)
+        wanted = self.actors or max(1, cluster_capacity(self.pool.resources))
+        for _ in range(min(wanted, left) - len(self.pool.actors)):
+            self.pool.add_actor()
 
-    def _settle(self, settled: Settled) -> None:
-        outcome = settled.outcome
-        if isinstance(outcome, Failed):
-            self._failed(settled, outcome)
-        elif isinstance(outcome, Done) and settled.part is not None:
-            self.done.add(settled.part)
-            self.some += outcome.some[: PROBLEMS_TOLD - len(self.some)]
+    def _handle(self, result: TaskResult) -> None:
+        outcome = result.outcome
+        if isinstance(outcome, TaskFailure):
+            self._handle_failure(result, outcome)
+        elif isinstance(outcome, ScoredPart) and result.part is not None:
+            self.done.add(result.part)
+            self.first_problems += outcome.first_problems[: PROBLEMS_SHOWN - len(self.first_problems)]
             self.progress.advance(self.progress.task_ids[0], outcome.pictures)
         else:
-            self._starts_failed = 0
+            self._failed_starts = 0
 
-    def _failed(self, settled: Settled, failed: Failed) -> None:
-        if failed.fault is not Fault.STORE or settled.part is None:
-            self.lost += self.pool.drop(settled.worker)  # a model may fail with its device: another actor tries
-        if settled.part is None:
-            self._starts_failed += 1
-            if self._starts_failed >= ATTEMPTS and not self._any_started():
-                raise CannotScore(f"no actor starts: {failed.reason}")
+    def _handle_failure(self, result: TaskResult, failure: TaskFailure) -> None:
+        if failure.kind is not FailureKind.STORE or result.part is None:
+            self.lost_actors += self.pool.kill(result.actor)  # its device may be the cause: retry on another actor
+        part = result.part
+        if part is None:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_ATTEMPTS and not self._any_started():
+                raise ScoringError(f"no actor starts: {failure.reason}")
             return
-        part = settled.part
-        if failed.fault is Fault.DEATH:
+        if failure.kind is FailureKind.ACTOR_DIED:
             self._deaths[part] += 1
-            if self._deaths[part] == DEATHS:
-                self._aside[part] = failed.reason
+            if self._deaths[part] == MAX_DEATHS:
+                self._given_up[part] = failure.reason
                 return
         else:
             self._attempts[part] += 1
-            if self._attempts[part] == ATTEMPTS:
-                raise CannotScore(f"{failed.reason}; what was scored is kept, run it again")
-        self._again.append(part)
+            if self._attempts[part] == MAX_ATTEMPTS:
+                raise ScoringError(f"{failure.reason}; finished parts are kept, run the same command again")
+        self._retries.append(part)
 
-    def _say_waiting(self) -> None:
+    def _describe(self) -> None:
+        """Show beside the progress bar that no node has room, if that lasts."""
         if self._any_started():
             self._waiting_since_s = time.monotonic()
-            self._describe("scoring")
-        elif time.monotonic() - self._waiting_since_s > _SAY_WAITING_S:
-            self._describe(f"waiting for a node with {self.pool.size} free")
+            text = "scoring"
+        elif time.monotonic() - self._waiting_since_s > _SHOW_WAITING_S:
+            text = f"waiting for a node with {self.pool.resources} free"
+        else:
+            return
+        self.progress.update(self.progress.task_ids[0], description=text)
 
     def _any_started(self) -> bool:
-        return any(worker.provider for worker in self.pool.workers)
-
-    def _describe(self, text: str) -> None:
-        self.progress.update(self.progress.task_ids[0], description=text)
+        return any(actor.provider for actor in self.pool.actors)

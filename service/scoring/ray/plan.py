@@ -1,17 +1,19 @@
-"""A run's plan: which picture stands in which part. Made once from the inputs, kept beside the results, and held to.
+"""The plan of a run: which picture is in which part. Written once beside the results, and checked when a run resumes.
 
-Knows keys, parts and what may not change between a run and its continuation. Knows no pictures and no Ray.
-
-    _plan.parquet    a row a picture, a row group a part, in the order of the inputs
-    _plan.json       what it was made of and for; there once all of the plan is
+_plan.parquet    one row per picture, one row group per part, in the order of the inputs
+_plan.json       inputs, model and counts; written last
 """
 
 import hashlib
 import os
+import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,28 +22,27 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from model.contract import Manifest
 from service.config.settings import Settings
 from service.scoring.image_files import GONE, Skipped
-from service.scoring.ray.errors import CannotScore, StoreError, speaking_of
-from service.scoring.ray.inputs import File, Kind, files
-from service.scoring.ray.key_index import Seen
-from service.scoring.ray.listing import Entry, entries
-from service.scoring.ray.request import PART_SIZE, Duplicates, Request
-from service.scoring.ray.store import Folder, absolute, opened_store
+from service.scoring.ray.inputs import FileKind, InputFile, PictureEntry, list_files, list_pictures
+from service.scoring.ray.options import PART_SIZE, Duplicates, ScoreRequest
+from service.scoring.ray.store import OutputFolder, StoreError, absolute_address, open_store, store_errors
+from service.scoring.tables import ScoringError
 
-PLAN, LISTING = "_plan.json", "_plan.parquet"
+PLAN, ENTRIES = "_plan.json", "_plan.parquet"
 _SCHEMA = pa.schema(
     {
         "key": pa.string(),
         "source": pa.int32(),
         "kind": pa.int8(),
-        "path": pa.binary(),  # a name may be no Unicode
+        "path": pa.binary(),  # may not be valid UTF-8
         "offset": pa.int64(),
         "size": pa.int64(),
     }
 )
+_DIGEST_BYTES = 16  # a collision among 10^9 keys has a probability of 1e-21
 
 
 class Plan(BaseModel):
-    """What a run scores, with what and in how many parts; all of it is the same when the run is gone on with."""
+    """Inputs, model and number of parts of a run. They cannot change when the run resumes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,37 +66,37 @@ class Plan(BaseModel):
 
     @property
     def digest(self) -> str:
-        """What every part of the results carries."""
+        """SHA-256 that identifies the plan; every file of results contains it."""
         return hashlib.sha256(self.model_dump_json(exclude={"skipped"}).encode()).hexdigest()
 
     def size_of(self, part: int) -> int:
-        """Pictures in a part: the last may be smaller."""
+        """Number of pictures in a part; the last part may be smaller."""
         return min(self.part_size, self.pictures - part * self.part_size)
 
 
-def planned(request: Request, out: Folder, manifest: Manifest, settings: Settings) -> Plan:
-    """The plan that stands at the output, if it is this one; where there is none, a new one, which is kept there.
+def load_or_create_plan(request: ScoreRequest, out: OutputFolder, manifest: Manifest, settings: Settings) -> Plan:
+    """The plan in the output folder if it matches the request; a new one, written there, if the folder has none.
 
     Raises:
-        CannotScore: another plan's results, a key that comes twice, nothing to score
-        StoreError: inputs or output that cannot be read or written
+        ScoringError: the folder has results of another plan, a key occurs twice, or there is nothing to score.
+        StoreError: inputs or output cannot be read or written.
     """
     out.check_no_link()
-    asked = _asked(request, manifest, settings)
-    kept = out.read(PLAN)
-    if kept is not None:
-        return _continued(kept, asked, request.part_size, out)
-    out.make()
-    if names := [name for name in out.names() if name != LISTING]:
+    requested = _plan_fields(request, manifest, settings)
+    existing = out.read(PLAN)
+    if existing is not None:
+        return _resume(existing, requested, request.part_size, out)
+    out.create()
+    if names := [name for name in out.names() if name != ENTRIES]:
         raise StoreError(out.address, f"has no plan but other files ({names[0]}); choose another --out")
-    plan = _listed(asked | {"part_size": request.part_size or PART_SIZE}, out)
-    out.put(PLAN, plan.model_dump_json(indent=2).encode())
+    plan = _create(requested | {"part_size": request.part_size or PART_SIZE}, out)
+    out.write(PLAN, plan.model_dump_json(indent=2).encode())
     return plan
 
 
-def _asked(request: Request, manifest: Manifest, settings: Settings) -> dict[str, Any]:
+def _plan_fields(request: ScoreRequest, manifest: Manifest, settings: Settings) -> dict[str, Any]:
     return {
-        "inputs": tuple(absolute(address) for address in request.inputs),
+        "inputs": tuple(absolute_address(address) for address in request.inputs),
         "key_column": request.key_column,
         "image_column": request.image_column,
         "duplicates": request.duplicates,
@@ -108,114 +109,153 @@ def _asked(request: Request, manifest: Manifest, settings: Settings) -> dict[str
     }
 
 
-def _continued(kept: bytes, asked: dict[str, Any], part_size: int | None, out: Folder) -> Plan:
+def _resume(existing: bytes, requested: dict[str, Any], part_size: int | None, out: OutputFolder) -> Plan:
     try:
-        plan = Plan.model_validate_json(kept)
+        plan = Plan.model_validate_json(existing)
     except ValidationError as error:
         raise StoreError(f"{out.address}/{PLAN}", "is not a plan of this version; choose another --out") from error
-    asked |= {"part_size": part_size or plan.part_size}
-    for name, now in asked.items():
+    requested |= {"part_size": part_size or plan.part_size}
+    for name, now in requested.items():
         if (before := getattr(plan, name)) != now:
-            raise CannotScore(
-                f"{out.address} was begun with {name} {_short(before)}, this is {_short(now)}; choose another --out"
+            raise ScoringError(
+                f"{out.address} was started with {name} {_as_text(before)}, not {_as_text(now)}; choose another --out"
             )
     digest = hashlib.sha256()
     for source, _, file in _files(plan.inputs, Skipped()):
-        _note(digest, source, file)
+        _add_to_digest(digest, source, file)
     if digest.hexdigest() != plan.files_sha256:
-        raise CannotScore(
-            f"the inputs hold other files than when {out.address} was begun; put them back, or choose another --out"
+        raise ScoringError(
+            f"the input files have changed since {out.address} was started; restore them or choose another --out"
         )
     return plan
 
 
-def _short(value: object) -> str:
+def _as_text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _files(inputs: Iterable[str], skipped: Skipped) -> Iterator[tuple[int, Any, File]]:
-    """Number and store of the input, and each of its files."""
+def _files(inputs: Iterable[str], skipped: Skipped) -> Iterator[tuple[int, Any, InputFile]]:
+    """Index and store of each input, with each of its files."""
     for source, address in enumerate(inputs):
-        store, _ = opened_store(address)
-        for file in files(address, skipped):
+        store, _ = open_store(address)
+        for file in list_files(address, skipped):
             yield source, store, file
 
 
-def _note(digest: Any, source: int, file: File) -> None:
+def _add_to_digest(digest: Any, source: int, file: InputFile) -> None:
     for word in (str(source), file.path, file.version):
         digest.update(os.fsencode(word) + b"\0")
 
 
-def _listed(asked: dict[str, Any], out: Folder) -> Plan:
+def _create(fields: dict[str, Any], out: OutputFolder) -> Plan:
     digest = hashlib.sha256()
     counts = {"pictures": 0, "repeated": 0, "parts": 0}
     skipped = Skipped()
-    with Seen() as seen, out.placing(LISTING) as place, pq.ParquetWriter(place, _SCHEMA, compression="zstd") as writer:
-        unique = _unique(_entries(asked, digest, skipped), seen, asked["duplicates"], counts)
-        while some := list(islice(unique, asked["part_size"])):
-            writer.write_table(_table(some), row_group_size=len(some))
-            counts["pictures"] += len(some)
+    with (
+        KeyIndex() as keys,
+        out.atomic_file(ENTRIES) as path,
+        pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer,
+    ):
+        unique = _unique(_entries(fields, digest, skipped), keys, fields["duplicates"], counts)
+        while part := list(islice(unique, fields["part_size"])):
+            writer.write_table(_as_table(part), row_group_size=len(part))
+            counts["pictures"] += len(part)
             counts["parts"] += 1
     if not counts["pictures"]:
-        raise CannotScore(f"{', '.join(asked['inputs'])}: no pictures{'; ' * bool(skipped)}{skipped or ''}")
-    return Plan(files_sha256=digest.hexdigest(), skipped=dict(skipped), **asked, **counts)
+        note = f"; {skipped}" if skipped else ""
+        raise ScoringError(f"{', '.join(fields['inputs'])}: no pictures{note}")
+    return Plan(files_sha256=digest.hexdigest(), skipped=dict(skipped), **fields, **counts)
 
 
-def _entries(asked: dict[str, Any], digest: Any, skipped: Skipped) -> Iterator[Entry]:
-    for source, store, file in _files(asked["inputs"], skipped):
-        with speaking_of(file.path):
-            found = entries(store, source, file, asked["key_column"], asked["image_column"], skipped)
+def _entries(fields: dict[str, Any], digest: Any, skipped: Skipped) -> Iterator[PictureEntry]:
+    for source, store, file in _files(fields["inputs"], skipped):
+        with store_errors(file.path):
+            found = list_pictures(store, source, file, fields["key_column"], fields["image_column"], skipped)
             try:
                 first = next(found, None)
-            except FileNotFoundError:  # as if it had gone before the listing: of thousands of shards one is no end
+            except FileNotFoundError:  # deleted since it was listed; that does not end a run over thousands of shards
                 skipped[GONE] += 1
                 continue
-            _note(digest, source, file)
+            _add_to_digest(digest, source, file)
             yield from found if first is None else chain((first,), found)
 
 
-def _unique(found: Iterable[Entry], seen: Seen, duplicates: Duplicates, counts: dict[str, int]) -> Iterator[Entry]:
-    for entry in found:
-        earlier = seen.earlier(entry.key, entry.path)
+def _unique(
+    entries: Iterable[PictureEntry], keys: "KeyIndex", duplicates: Duplicates, counts: dict[str, int]
+) -> Iterator[PictureEntry]:
+    for entry in entries:
+        earlier = keys.add(entry.key, entry.path)
         if earlier is None:
             yield entry
         elif duplicates is Duplicates.FIRST:
             counts["repeated"] += 1
         else:
-            raise CannotScore(
-                f"the key {entry.key} stands in {earlier} and again in {entry.path}; give each picture a key of its "
-                "own, or take the first of each with --duplicates first"
+            raise ScoringError(
+                f"the key {entry.key} is in {earlier} and again in {entry.path}; give each picture its own key, or use "
+                "the first of each with --duplicates first"
             )
 
 
-def _table(some: list[Entry]) -> pa.Table:
+def _as_table(entries: list[PictureEntry]) -> pa.Table:
     columns = {
-        "key": [entry.key for entry in some],
-        "source": [entry.source for entry in some],
-        "kind": [int(entry.kind) for entry in some],
-        "path": [os.fsencode(entry.path) for entry in some],
-        "offset": [entry.offset for entry in some],
-        "size": [entry.size for entry in some],
+        "key": [entry.key for entry in entries],
+        "source": [entry.source for entry in entries],
+        "kind": [int(entry.kind) for entry in entries],
+        "path": [os.fsencode(entry.path) for entry in entries],
+        "offset": [entry.offset for entry in entries],
+        "size": [entry.size for entry in entries],
     }
     return pa.table(columns, schema=_SCHEMA)
 
 
-class Listing:
-    """The entries of a plan, part by part. Safe to call from several threads."""
+class KeyIndex:
+    """The keys seen so far, with the file of each; on disk, for millions of keys. A context manager."""
 
-    def __init__(self, out: Folder) -> None:
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="marrowlens-")
+        self._database = sqlite3.connect(Path(self._folder.name, "keys.db"), isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY, place TEXT NOT NULL) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
+        self._folder.cleanup()
+
+    def add(self, key: str, path: str) -> str | None:
+        """Add a key; returns None, or the path of an earlier picture with the same key."""
+        digest = hashlib.blake2b(key.encode(), digest_size=_DIGEST_BYTES).digest()
+        added = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (digest, path)).rowcount
+        if added:
+            return None
+        (found,) = self._database.execute("SELECT place FROM seen WHERE digest = ?", (digest,)).fetchone()
+        return str(found)
+
+
+class PlanEntries:
+    """The pictures of a plan, part by part. Thread-safe."""
+
+    def __init__(self, out: OutputFolder) -> None:
         self._out = out
         self._lock = Lock()
 
-    def part(self, number: int) -> list[Entry]:
+    def part(self, number: int) -> list[PictureEntry]:
         """The pictures of one part, in their order.
 
         Raises:
-            StoreError: the plan cannot be read
+            StoreError: the plan cannot be read.
         """
-        with self._lock, self._out.open(LISTING) as file:
+        with self._lock, self._out.open(ENTRIES) as file:
             rows = pq.ParquetFile(file).read_row_group(number).to_pylist()
         return [
-            Entry(row["key"], row["source"], Kind(row["kind"]), os.fsdecode(row["path"]), row["offset"], row["size"])
+            PictureEntry(
+                row["key"], row["source"], FileKind(row["kind"]), os.fsdecode(row["path"]), row["offset"], row["size"]
+            )
             for row in rows
         ]

@@ -1,6 +1,6 @@
-"""The bytes of a part's pictures, block by block: a few files, a stretch of a tar, a few rows of a table at a time.
+"""The bytes of a part's pictures, block by block: some files, a byte range of a tar, or some rows of a table.
 
-Knows stores, tar offsets and Parquet rows. Knows no model. What cannot be read is an error in that picture's place.
+A picture that cannot be read yields an error in its place.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,149 +13,147 @@ import pyarrow.parquet as pq
 from model.image import PictureError, PictureTooLarge, UndecodablePicture
 from model.tar_reader import WITHOUT_BYTES
 from model.tar_reader import Kind as MemberKind
-from service.scoring.image_files import read
-from service.scoring.ray.inputs import Kind
-from service.scoring.ray.listing import LINK, PIECES, Entry, is_bytes
+from service.scoring.image_files import read_picture
+from service.scoring.ray.inputs import FRAGMENTED, LINK, FileKind, PictureEntry, is_bytes
 from service.scoring.ray.store import is_local
 
-_FILES_AT_ONCE = 32  # asked of a store together
-_ROWS_AT_ONCE = 32
-_STRETCH_BYTES = 8 << 20
-_NO_BYTES = {LINK: WITHOUT_BYTES[MemberKind.SPECIAL], PIECES: WITHOUT_BYTES[MemberKind.PIECES]}
+#: Files per request to a store.
+_FILES_PER_BLOCK = 32
+_ROWS_PER_BLOCK = 32
+#: Bytes per request within a tar.
+_RANGE_BYTES = 8 << 20
+_NO_BYTES = {LINK: WITHOUT_BYTES[MemberKind.SPECIAL], FRAGMENTED: WITHOUT_BYTES[MemberKind.PIECES]}
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 
-class Unreadable(Exception):
-    """Bytes that a store did not give. `permanent`: to ask again would not help."""
+class UnreadablePicture(Exception):
+    """A store did not return a picture's bytes. `permanent`: a retry would fail too."""
 
     def __init__(self, error: Exception) -> None:
-        words = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        super().__init__(f"cannot be read ({words})")
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        super().__init__(f"cannot be read ({reason})")
         self.permanent = isinstance(error, _PERMANENT) or str(error) == "not a file"
 
 
-Content = bytes | PictureError | Unreadable
-Stores = Callable[[int], Any]
+Content = bytes | PictureError | UnreadablePicture
 
 
-def blocks(
-    entries: Sequence[Entry], store_of: Stores, image_column: str, max_image_bytes: int
+def read_blocks(
+    entries: Sequence[PictureEntry], store_of: Callable[[int], Any], image_column: str, max_image_bytes: int
 ) -> Iterator[list[Content]]:
-    """The pictures' bytes, or why there are none, in their order. Reading blocks: call it in a thread.
+    """The bytes or the error of each picture, in their order. Blocks on I/O: call it in a thread.
 
     Args:
-        store_of: the fsspec file system of an input's number
+        store_of: the fsspec file system of an input, by its index.
     """
-    for (source, kind), some in groupby(entries, lambda entry: (entry.source, entry.kind)):
-        store, of_input = store_of(source), list(some)
-        if kind is Kind.PICTURE:
-            yield from _of_files(store, of_input, max_image_bytes)
+    for (source, kind), group in groupby(entries, lambda entry: (entry.source, entry.kind)):
+        store, of_input = store_of(source), list(group)
+        if kind is FileKind.PICTURE:
+            yield from _read_files(store, of_input, max_image_bytes)
             continue
         for path, in_file in groupby(of_input, lambda entry: entry.path):
-            if kind is Kind.TAR:
-                yield from _of_tar(store, path, list(in_file), max_image_bytes)
+            if kind is FileKind.TAR:
+                yield from _read_tar(store, path, list(in_file), max_image_bytes)
             else:
-                yield from _of_table(store, path, list(in_file), image_column)
+                yield from _read_table(store, path, list(in_file), image_column)
 
 
-def _of_files(store: Any, entries: list[Entry], max_image_bytes: int) -> Iterator[list[Content]]:
-    for at in range(0, len(entries), _FILES_AT_ONCE):
-        some = entries[at : at + _FILES_AT_ONCE]
+def _read_files(store: Any, entries: list[PictureEntry], max_image_bytes: int) -> Iterator[list[Content]]:
+    for at in range(0, len(entries), _FILES_PER_BLOCK):
+        block = entries[at : at + _FILES_PER_BLOCK]
         if is_local(store):
-            yield [_told(read(Path(entry.path), max_image_bytes)) for entry in some]
+            yield [_as_content(read_picture(Path(entry.path), max_image_bytes)) for entry in block]
         else:
-            yield _asked_for(store, some, max_image_bytes)
+            yield _fetch(store, block, max_image_bytes)
 
 
-def _asked_for(store: Any, some: list[Entry], max_image_bytes: int) -> list[Content]:
-    wanted = [entry.path for entry in some if entry.size <= max_image_bytes]
+def _fetch(store: Any, block: list[PictureEntry], max_image_bytes: int) -> list[Content]:
+    wanted = [entry.path for entry in block if entry.size <= max_image_bytes]
     try:
         found = store.cat(wanted, on_error="return") if wanted else {}
-    except Exception as error:  # of whatever kind the store has
+    except Exception as error:  # stores raise exceptions of any kind
         found = dict.fromkeys(wanted, error)
     return [
-        _told(found.get(entry.path, FileNotFoundError("gone")))
+        _as_content(found.get(entry.path, FileNotFoundError("gone")))
         if entry.size <= max_image_bytes
-        else _large(entry, max_image_bytes)
-        for entry in some
+        else _too_large(entry, max_image_bytes)
+        for entry in block
     ]
 
 
-def _told(found: Any) -> Content:
+def _as_content(found: Any) -> Content:
     if isinstance(found, PictureError):
         return found
-    return Unreadable(found) if isinstance(found, Exception) else bytes(found)
+    return UnreadablePicture(found) if isinstance(found, Exception) else bytes(found)
 
 
-def _large(entry: Entry, max_image_bytes: int) -> PictureTooLarge:
+def _too_large(entry: PictureEntry, max_image_bytes: int) -> PictureTooLarge:
     return PictureTooLarge(f"the picture has {entry.size} bytes; {max_image_bytes} are allowed")
 
 
-def _of_tar(store: Any, path: str, entries: list[Entry], max_image_bytes: int) -> Iterator[list[Content]]:
-    for some in _stretches(entries, max_image_bytes):
-        read_now = [entry for entry in some if 0 <= entry.size <= max_image_bytes]
-        start = read_now[0].offset if read_now else 0
-        end = max((entry.offset + entry.size for entry in read_now), default=0)
+def _read_tar(store: Any, path: str, entries: list[PictureEntry], max_image_bytes: int) -> Iterator[list[Content]]:
+    for block in _ranges(entries, max_image_bytes):
+        wanted = [entry for entry in block if 0 <= entry.size <= max_image_bytes]
+        start = wanted[0].offset if wanted else 0
+        end = max((entry.offset + entry.size for entry in wanted), default=0)
         try:
-            stretch: Any = memoryview(store.cat_file(path, start=start, end=end)) if end > start else memoryview(b"")
+            found: Any = memoryview(store.cat_file(path, start=start, end=end)) if end > start else memoryview(b"")
         except Exception as error:
-            stretch = error
-        yield [_member(entry, stretch, start, max_image_bytes) for entry in some]
+            found = error
+        yield [_member(entry, found, start, max_image_bytes) for entry in block]
 
 
-def _stretches(entries: list[Entry], max_image_bytes: int) -> Iterator[list[Entry]]:
-    some: list[Entry] = []
+def _ranges(entries: list[PictureEntry], max_image_bytes: int) -> Iterator[list[PictureEntry]]:
+    """The entries in groups of at most `_RANGE_BYTES`."""
+    group: list[PictureEntry] = []
     for entry in entries:
-        if some and (entry.offset - some[0].offset) + min(entry.size, max_image_bytes) > _STRETCH_BYTES:
-            yield some
-            some = []
-        some.append(entry)
-    if some:
-        yield some
+        if group and (entry.offset - group[0].offset) + min(entry.size, max_image_bytes) > _RANGE_BYTES:
+            yield group
+            group = []
+        group.append(entry)
+    if group:
+        yield group
 
 
-def _member(entry: Entry, stretch: Any, start: int, max_image_bytes: int) -> Content:
+def _member(entry: PictureEntry, found: Any, start: int, max_image_bytes: int) -> Content:
     if entry.size in _NO_BYTES:
         return UndecodablePicture(_NO_BYTES[entry.size])
     if entry.size > max_image_bytes:
-        return _large(entry, max_image_bytes)
-    if isinstance(stretch, Exception):
-        return Unreadable(stretch)
-    content = bytes(stretch[entry.offset - start : entry.offset - start + entry.size])
-    return content if len(content) == entry.size else UndecodablePicture("cut off in the archive")
+        return _too_large(entry, max_image_bytes)
+    if isinstance(found, Exception):
+        return UnreadablePicture(found)
+    content = bytes(found[entry.offset - start : entry.offset - start + entry.size])
+    return content if len(content) == entry.size else UndecodablePicture("truncated in the archive")
 
 
-def _of_table(store: Any, path: str, entries: list[Entry], image_column: str) -> Iterator[list[Content]]:
-    told = 0
+def _read_table(store: Any, path: str, entries: list[PictureEntry], image_column: str) -> Iterator[list[Content]]:
+    count = 0
     try:
         with store.open(path, "rb") as file:
-            for some in _rows(pq.ParquetFile(file), [entry.offset for entry in entries], image_column):
-                told += len(some)
-                yield some
+            for block in _rows(pq.ParquetFile(file), [entry.offset for entry in entries], image_column):
+                count += len(block)
+                yield block
     except Exception as error:
-        yield [Unreadable(error)] * (len(entries) - told)
+        yield [UnreadablePicture(error)] * (len(entries) - count)
 
 
 def _rows(table: pq.ParquetFile, wanted: list[int], image_column: str) -> Iterator[list[Content]]:
-    """The pictures of these rows, which ascend; of other row groups nothing is read."""
+    """The pictures of the given rows, ascending; row groups without any are not read."""
     first, at = 0, 0
     for group in range(table.num_row_groups):
-        behind = first + table.metadata.row_group(group).num_rows
-        if at < len(wanted) and wanted[at] < behind:
+        end = first + table.metadata.row_group(group).num_rows
+        if at < len(wanted) and wanted[at] < end:
             row = first
-            for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[image_column]):
+            for batch in table.iter_batches(_ROWS_PER_BLOCK, row_groups=[group], columns=[image_column]):
                 column = batch.column(0)
                 pictures = column if is_bytes(column.type) else column.field("bytes")
-                some: list[Content] = []
+                block: list[Content] = []
                 while at < len(wanted) and wanted[at] < row + len(batch):
-                    some.append(_cell(pictures[wanted[at] - row].as_py()))
+                    content: bytes | None = pictures[wanted[at] - row].as_py()
+                    block.append(UndecodablePicture("its row has no picture") if content is None else content)
                     at += 1
                 row += len(batch)
-                yield some
+                yield block
                 if at == len(wanted):
                     return
-        first = behind
-
-
-def _cell(content: bytes | None) -> Content:
-    return UndecodablePicture("its row has no picture") if content is None else content
+        first = end

@@ -1,7 +1,4 @@
-"""Folders on this machine and on every store that fsspec knows, alike: read a file, list, and put one there whole.
-
-Knows addresses and how a file comes to stand whole or not at all. Knows no pictures, plans or Parquet.
-"""
+"""Files in local folders and in every store that fsspec supports: reading, listing, and atomic writing."""
 
 import os
 import tempfile
@@ -14,76 +11,109 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from service.scoring.ray.errors import StoreError, speaking_of
+from service.scoring.tables import ScoringError
 
-#: Where an object is seen whole once its PUT has ended, and not before. Elsewhere it is written beside and renamed.
-_WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"}
+#: Stores in which an object appears when its PUT has ended. In others a file is written beside and renamed.
+_ATOMIC_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"}
 _UNFINISHED = ".unfinished"
+NOT_FOUND = "does not exist, or this machine cannot see it"
 
 
-def opened_store(address: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path within it.
+class StoreError(ScoringError):
+    """A file, folder or store cannot be read or written."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"{address}: {reason}")
+        self.address = address
+        self.reason = reason
+
+
+@contextmanager
+def store_errors(address: str) -> Iterator[None]:
+    """Turn every error of a store within the block into a StoreError with its address.
+
+    All exceptions are caught: each store has its own (botocore's are no OSErrors).
 
     Raises:
-        StoreError: no such kind of store, or its package is not installed
+        StoreError: in place of any exception but a ScoringError.
     """
-    with speaking_of(address):
+    try:
+        yield
+    except ScoringError:
+        raise
+    except ImportError as error:
+        raise StoreError(address, f"{error}; install it on every node") from error
+    except FileNotFoundError as error:
+        raise StoreError(address, NOT_FOUND) from error
+    except PermissionError as error:
+        raise StoreError(address, f"no permission ({error.strerror or error})") from error
+    except Exception as error:
+        raise StoreError(address, f"{type(error).__name__}: {error}") from error
+
+
+def open_store(address: str) -> tuple[Any, str]:
+    """The fsspec file system of an address, and the path in it.
+
+    Raises:
+        StoreError: unknown kind of store, or its package is not installed.
+    """
+    with store_errors(address):
         store, path = fsspec.core.url_to_fs(address)
         return store, path
 
 
-def absolute(address: str) -> str:
-    """The address as it can be used from another working directory: a path of this machine becomes a whole one."""
+def absolute_address(address: str) -> str:
+    """The address, with a local path made absolute."""
     local = "://" not in address and "::" not in address
     return os.path.abspath(os.path.expanduser(address)) if local else address
 
 
 def is_local(store: Any) -> bool:
-    """Whether it is this machine's file system, whose files need no fsspec."""
+    """Whether a store is the local file system."""
     return isinstance(store, LocalFileSystem)
 
 
-class Folder:
-    """The folder that a run writes into; every file in it is whole. Each process opens its own.
+class OutputFolder:
+    """The folder of a run's results. Every file in it is complete. Each process opens its own.
 
     Raises:
-        StoreError: no such store, or nothing that can be written to
+        StoreError: unknown kind of store, or a place inside an archive.
     """
 
     def __init__(self, address: str) -> None:
         if "::" in address:
-            raise StoreError(address, "results need a folder of a store, not a place within another file")
-        self.address = absolute(address)
-        self._store, self._path = opened_store(self.address)
-        self._renames = is_local(self._store) or not _WHOLE_PUTS & set(_protocols(self._store))
+            raise StoreError(address, "results need a folder of a store, not a place inside another file")
+        self.address = absolute_address(address)
+        self._store, self._path = open_store(self.address)
+        self._needs_rename = is_local(self._store) or not _ATOMIC_PUT & set(_protocols(self._store))
 
-    def make(self) -> None:
-        """Make the folder where stores have folders.
+    def create(self) -> None:
+        """Create the folder, where the store has folders.
 
         Raises:
-            StoreError: no permission, or a file is in its place
+            StoreError: no permission, or a file of that name exists.
         """
-        with speaking_of(self.address):
+        with store_errors(self.address):
             self._store.makedirs(self._path, exist_ok=True)
 
     def check_no_link(self) -> None:
         """
         Raises:
-            StoreError: the folder is a symbolic link on this machine.
+            StoreError: the folder is a local symbolic link.
         """
         if is_local(self._store) and os.path.islink(self._path.rstrip("/")):
             raise StoreError(self.address, "is a link; results are not written through links, name the folder itself")
 
     def names(self) -> list[str]:
-        """Names of the files in it, without those being written; none where it is not there yet.
+        """Names of the complete files; empty if the folder does not exist.
 
         Raises:
-            StoreError: it cannot be listed
+            StoreError: it cannot be listed.
         """
         return [name for name in self._all_names() if not name.startswith(".")]
 
     def _all_names(self) -> list[str]:
-        with speaking_of(self.address):
+        with store_errors(self.address):
             self._store.invalidate_cache()
             try:
                 found = self._store.ls(self._path, detail=True)
@@ -92,87 +122,87 @@ class Folder:
             return [entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file"]
 
     def read(self, name: str) -> bytes | None:
-        """A file's bytes, or None where there is none.
+        """The content of a file; None if it does not exist.
 
         Raises:
-            StoreError: it cannot be read
+            StoreError: it cannot be read.
         """
-        with speaking_of(f"{self.address}/{name}"):
+        with store_errors(f"{self.address}/{name}"):
             try:
-                return bytes(self._store.cat_file(self._of(name)))
+                return bytes(self._store.cat_file(self._path_of(name)))
             except FileNotFoundError:
                 return None
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file to read from, here and there.
+        """A file opened for reading at any position.
 
         Raises:
-            StoreError: it cannot be read
+            StoreError: it cannot be read.
         """
-        with speaking_of(f"{self.address}/{name}"), self._store.open(self._of(name), "rb") as file:
+        with store_errors(f"{self.address}/{name}"), self._store.open(self._path_of(name), "rb") as file:
             yield file
 
-    def put(self, name: str, content: bytes) -> None:
-        """Place a file. Whoever looks finds the old one, none, or this one whole.
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file atomically.
 
         Raises:
-            StoreError: it cannot be written
+            StoreError: it cannot be written.
         """
-        with self.placing(name) as unfinished:
+        with self.atomic_file(name) as unfinished:
             unfinished.write_bytes(content)
 
     @contextmanager
-    def placing(self, name: str) -> Iterator[Path]:
-        """A file on this machine to write to; it is placed under its name when the block has ended well.
+    def atomic_file(self, name: str) -> Iterator[Path]:
+        """A local file to write to; it gets its name in the folder when the block ends without an exception.
 
         Raises:
-            StoreError: it cannot be written
+            StoreError: it cannot be written.
         """
-        beside = f".{name}.{uuid.uuid4().hex}{_UNFINISHED}"  # two that write the same part must not share it
-        with speaking_of(f"{self.address}/{name}"):
+        temporary = f".{name}.{uuid.uuid4().hex}{_UNFINISHED}"  # unique: two actors may write the same part
+        with store_errors(f"{self.address}/{name}"):
             if is_local(self._store):
-                unfinished = Path(self._path, beside)
+                unfinished = Path(self._path, temporary)
                 try:
                     yield unfinished
-                    _keep(unfinished, Path(self._path, name))
+                    _replace(unfinished, Path(self._path, name))
                 finally:
                     unfinished.unlink(missing_ok=True)
                 return
-            with tempfile.TemporaryDirectory(prefix="marrowlens-") as here:
-                unfinished = Path(here, name)
+            with tempfile.TemporaryDirectory(prefix="marrowlens-") as folder:
+                unfinished = Path(folder, name)
                 yield unfinished
-                self._upload(unfinished, name, beside)
+                self._upload(unfinished, name, temporary)
 
-    def sweep(self) -> None:
-        """Remove what writers that were killed have left beside the files. None may be writing.
+    def remove_unfinished(self) -> None:
+        """Remove the temporary files of writers that were killed. No writer may be active.
 
         Raises:
-            StoreError: it cannot be removed
+            StoreError: a file cannot be removed.
         """
         for name in self._all_names():
             if name.endswith(_UNFINISHED):
-                with speaking_of(f"{self.address}/{name}"):
-                    self._store.rm_file(self._of(name))
+                with store_errors(f"{self.address}/{name}"):
+                    self._store.rm_file(self._path_of(name))
 
-    def _upload(self, unfinished: Path, name: str, beside: str) -> None:
-        if not self._renames:
-            self._store.put_file(str(unfinished), self._of(name))
+    def _upload(self, unfinished: Path, name: str, temporary: str) -> None:
+        if not self._needs_rename:
+            self._store.put_file(str(unfinished), self._path_of(name))
             return
-        self._store.put_file(str(unfinished), self._of(beside))
-        self._store.mv(self._of(beside), self._of(name))
+        self._store.put_file(str(unfinished), self._path_of(temporary))
+        self._store.mv(self._path_of(temporary), self._path_of(name))
 
-    def _of(self, name: str) -> str:
+    def _path_of(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}"
 
 
-def _keep(unfinished: Path, place: Path) -> None:
+def _replace(unfinished: Path, path: Path) -> None:
     with unfinished.open("rb+") as file:
         os.fsync(file.fileno())
-    os.replace(unfinished, place)
-    folder = os.open(place.parent, os.O_RDONLY)
+    os.replace(unfinished, path)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # so that the name, too, outlives a power cut
+        os.fsync(folder)  # makes the new name durable
     finally:
         os.close(folder)
 

@@ -1,7 +1,4 @@
-"""One part from its entries to its file, by the way that every picture takes. The same on any machine, at any time.
-
-Knows `service.inference.classifier`, readers and results. Knows no Ray: an actor calls it, a test may too.
-"""
+"""Scores one part of a plan with one session and writes its file. Runs in an actor, or without Ray in a test."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -18,40 +15,39 @@ from service.inference.pipeline import Answer
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.scoring.ray import output
-from service.scoring.ray.errors import CannotScore
-from service.scoring.ray.plan import Listing, Plan
-from service.scoring.ray.reader import Content, Unreadable, blocks
-from service.scoring.ray.store import Folder, opened_store
-from service.scoring.tables import Columns, Refused, Scored
+from service.scoring.ray.plan import Plan, PlanEntries
+from service.scoring.ray.reader import Content, UnreadablePicture, read_blocks
+from service.scoring.ray.store import OutputFolder, open_store
+from service.scoring.tables import Columns, FailedPicture, ScoredPicture, ScoringError
 from service.telemetry.metrics import Metrics
 
-PROBLEMS_TOLD = 20
+PROBLEMS_SHOWN = 20
 T = TypeVar("T")
 
 
-class Fault(StrEnum):
-    """What stopped a part: whoever hands out parts decides by it whether to try again."""
+class FailureKind(StrEnum):
+    """What failed; the scheduler decides by it whether to retry."""
 
     MODEL = "model"
     STORE = "store"
-    DEATH = "death"
+    ACTOR_DIED = "death"
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """A part, or a start, that came to nothing, and why, in a sentence."""
+class TaskFailure:
+    """A part that was not scored, or an actor that did not start, and the reason."""
 
-    fault: Fault
+    kind: FailureKind
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """A part whose file is there; of its problems the first few, as key and reason."""
+class ScoredPart:
+    """A part whose file was written, with key and reason of its first problems."""
 
     pictures: int
     problems: int = 0
-    some: list[tuple[str, str]] = field(default_factory=list)
+    first_problems: list[tuple[str, str]] = field(default_factory=list)
 
 
 class PartScorer:
@@ -60,71 +56,73 @@ class PartScorer:
     def __init__(self, plan: Plan, out: str, session: Session, options: InferenceOptions) -> None:
         manifest = session.manifest
         self._plan, self._options = plan, options
-        self._out = Folder(out)
-        self._listing = Listing(self._out)
+        self._out = OutputFolder(out)
+        self._entries = PlanEntries(self._out)
         self._columns = Columns(manifest.codes, manifest.sha256, manifest.unsupported, problems=True)
         self._classifier = Classifier(session, options, Metrics())
-        self._store_of = lru_cache(maxsize=None)(lambda source: opened_store(plan.inputs[source])[0])
+        self._store_of = lru_cache(maxsize=None)(lambda source: open_store(plan.inputs[source])[0])
 
     async def start(self) -> None:
-        """Warm up, so that no part pays for it."""
+        """Start the classifier and warm it up."""
         await self._classifier.start()
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Stop the classifier."""
         await self._classifier.close()
 
-    async def score(self, part: int, *, last: bool) -> Done | Failed:
-        """Score one part and place its file.
+    async def score(self, part: int, *, last: bool) -> ScoredPart | TaskFailure:
+        """Score one part and write its file.
 
         Args:
-            last: nobody will try again, so a picture that its store does not give gets a row that says so
+            last: whether this is the last attempt: then a picture that the store does not return gets a row with the
+                reason.
         """
         try:
-            entries = await PICTURES.run(self._listing.part, part)
-            reader = blocks(entries, self._store_of, self._plan.image_column, self._options.max_image_bytes)
-            rows: list[Scored | Refused] = []
+            entries = await PICTURES.run(self._entries.part, part)
+            blocks = read_blocks(entries, self._store_of, self._plan.image_column, self._options.max_image_bytes)
+            rows: list[ScoredPicture | FailedPicture] = []
             unreadable = 0
-            async with aclosing(self._classifier.classify_many(_each(reader))) as outcomes:
+            async with aclosing(self._classifier.classify_many(_prefetch(blocks))) as outcomes:
                 async for outcome in outcomes:
                     key = entries[len(rows)].key
-                    if isinstance(outcome, Unreadable) and not outcome.permanent:
+                    if isinstance(outcome, UnreadablePicture) and not outcome.permanent:
                         unreadable += 1
-                        if not last or unreadable == len(entries):  # not the pictures' fault: the store is away
-                            return Failed(Fault.STORE, f"{key}: {outcome}")
-                    if isinstance(outcome, Exception) and not isinstance(outcome, PictureError | Unreadable):
-                        return Failed(Fault.MODEL, f"the model failed at {key}: {outcome.__cause__ or outcome}")
+                        if not last or unreadable == len(entries):  # all of them: the store is unavailable
+                            return TaskFailure(FailureKind.STORE, f"{key}: {outcome}")
+                    if isinstance(outcome, Exception) and not isinstance(outcome, PictureError | UnreadablePicture):
+                        reason = f"the model failed at {key}: {outcome.__cause__ or outcome}"
+                        return TaskFailure(FailureKind.MODEL, reason)
                     rows.append(_row(key, outcome))
-            return await PICTURES.run(self._kept, part, rows)
-        except CannotScore as error:
-            return Failed(Fault.STORE, str(error))
+            return await PICTURES.run(self._write, part, rows)
+        except ScoringError as error:
+            return TaskFailure(FailureKind.STORE, str(error))
 
-    def _kept(self, part: int, rows: list[Scored | Refused]) -> Done:
-        refused = [(row.path, row.reason) for row in rows if isinstance(row, Refused)]
-        output.write(self._out, self._plan, part, self._columns, rows, len(refused))
-        return Done(len(rows), len(refused), refused[:PROBLEMS_TOLD])
+    def _write(self, part: int, rows: list[ScoredPicture | FailedPicture]) -> ScoredPart:
+        problems = [(row.path, row.reason) for row in rows if isinstance(row, FailedPicture)]
+        output.write_part(self._out, self._plan, part, self._columns, rows, len(problems))
+        return ScoredPart(len(rows), len(problems), problems[:PROBLEMS_SHOWN])
 
 
-def _row(key: str, outcome: Answer | Exception) -> Scored | Refused:
+def _row(key: str, outcome: Answer | Exception) -> ScoredPicture | FailedPicture:
     if isinstance(outcome, PictureError):
-        return Refused(key, outcome.reason)
+        return FailedPicture(key, outcome.reason)
     if isinstance(outcome, Exception):
-        return Refused(key, str(outcome))
-    return Scored(key, outcome.probabilities.copy())  # a row of its batch's, which would be kept with it
+        return FailedPicture(key, str(outcome))
+    return ScoredPicture(key, outcome.probabilities.copy())  # a view would keep the whole batch in memory
 
 
-async def _each(reader: Iterator[list[Content]]) -> AsyncIterator[Content]:
-    """Content by content, while the next block is being read."""
-    upcoming = _next(reader)
+async def _prefetch(blocks: Iterator[list[Content]]) -> AsyncIterator[Content]:
+    """The contents of the blocks one by one; the next block is read in the background."""
+    upcoming = _read_next(blocks)
     try:
         while (block := await upcoming) is not None:
-            upcoming = _next(reader)
+            upcoming = _read_next(blocks)
             for content in block:
                 yield content
     finally:
-        await asyncio.gather(upcoming, return_exceptions=True)  # a thread is still in it
+        await asyncio.gather(upcoming, return_exceptions=True)  # its thread still uses the iterator
 
 
-def _next(reader: Iterator[T]) -> "asyncio.Future[T | None]":
-    ended: Any = None
-    return asyncio.ensure_future(PICTURES.run(next, reader, ended))
+def _read_next(blocks: Iterator[T]) -> "asyncio.Future[T | None]":
+    end: Any = None
+    return asyncio.ensure_future(PICTURES.run(next, blocks, end))

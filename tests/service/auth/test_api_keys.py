@@ -1,4 +1,4 @@
-"""Keys: made, listed, revoked by the command, and taken up by a service that runs; buckets of those who hold them."""
+"""API keys: the commands new, list and revoke, hot reload in a running service, and rate limits."""
 
 import os
 import stat
@@ -126,7 +126,7 @@ def until_metric(http: httpx.Client, key: str, line: str) -> None:
 
 
 def test_a_file_behind_a_link_that_is_turned_is_read_anew(tmp_path: Path) -> None:
-    """As Kubernetes does it: the file is a link, and the link is turned to another folder."""
+    """A symbolic link that is switched to another folder, as Kubernetes updates a Secret."""
     refused: list[KeysFileError] = []
     for folder, key in (("one", "mlk_a"), ("two", "mlk_b")):
         (tmp_path / folder).mkdir()

@@ -1,4 +1,4 @@
-"""Nobody comes in who should not, on any route that the OpenAPI document has."""
+"""Authentication and scopes on every route of the OpenAPI document."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ FRONT, SCANNER, NOTHING, OLD = "mlk_front", "mlk_scanner", "mlk_metrics-alone", 
 
 
 def address(path: str, specimen: str = "0" * 32) -> str:
-    """A path of the right form, of things that need not be there."""
+    """A path with made-up ids."""
     values = {"specimen_id": specimen, "place": "1", "version": "0.0.1" if "/v2/" in path else "1", "name": "micro"}
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], path)
 

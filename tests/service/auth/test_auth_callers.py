@@ -1,4 +1,4 @@
-"""Whose name stands under what is done, what pages of other sites may not, and what the start says of who is asked."""
+"""The actor of a change, cross-site requests, and the start-up messages about authentication."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def guarded(artefact: Path, issuing: Issuer, tmp_path_factory: pytest.TempPathFa
         yield started
 
 
-# Who acts
+# The actor
 
 
 def opened(http: TestClient, headers: dict[str, str], number: str) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Names in the audit trail: no two that a person cannot tell apart, and what verified each of them beside it."""
+"""Names in the audit trail: look-alike names are refused, and each has the identity that it was verified by."""
 
 import json
 import time
@@ -30,7 +30,7 @@ from service.lis.storage import audit
 from service.lis.storage.tables import AuditHeadRow, AuditRow
 
 FRONT, SCANNER = "mlk_front", "mlk_scanner"
-#: Each with what it is, as the problem has to say it.
+#: Invalid name and the word that the problem must contain.
 REFUSED = {
     "control": ("dr.\x07beispiel", "U+0007"),
     "C1 control": ("dr.\x85beispiel", "U+0085"),

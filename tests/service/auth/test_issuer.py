@@ -1,4 +1,4 @@
-"""An issuer that drips, floods, redirects, lies or is silent: callers wait once, and it is asked seldom."""
+"""A slow, flooding, redirecting or silent issuer: requests to it are shared, rare, and limited in time and size."""
 
 import asyncio
 import gzip
@@ -34,7 +34,7 @@ def whole(body: bytes, status: str = "200 OK", *headers: str) -> Answer:
 
 
 async def drip(writer: asyncio.StreamWriter) -> None:
-    """A byte now and then, within any timeout between two of them."""
+    """One byte at a time, within any timeout between two bytes."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
     never = asyncio.Event()
     while not writer.is_closing():
@@ -70,7 +70,7 @@ async def silence(_: asyncio.StreamWriter) -> None:
 
 
 class Server:
-    """An HTTP server of one answer; `asked` are the paths that came."""
+    """An HTTP server with one answer; `asked` lists the requested paths."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer, self.asked, self.url = answer, list[str](), ""

@@ -1,4 +1,4 @@
-"""A key set: which of its members sign tokens, whatever else stands in it."""
+"""Key sets: the members that may sign tokens; all others are skipped."""
 
 import base64
 from typing import Any

@@ -1,4 +1,4 @@
-"""Streams that are open while their key is revoked or their token expires: each ends soon, and says why."""
+"""Open streams end soon after their key is revoked or their token expires, with the reason."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ def revoke(ring: Path, *left: str) -> None:
 
 
 async def the_rest(reader: asyncio.StreamReader) -> bytes:
-    """Everything up to the end of the connection, which the service closes."""
+    """All bytes until the service closes the connection."""
     async with asyncio.timeout(SOON_S):
         return await reader.read()
 
@@ -131,7 +131,7 @@ async def test_a_body_that_is_still_coming_ends_with_401(service: Served, ring: 
 async def test_an_answer_of_lines_that_is_read_slowly_ends_with_an_item(
     service: Served, ring: Path, draw: Draw
 ) -> None:
-    """Of an archive, which was received whole: the answer is larger than what the connection holds."""
+    """The archive was received completely; its answer is larger than the connection's buffers."""
     url = httpx.URL(service.url)
     reader, writer = await asyncio.open_connection(url.host, url.port, limit=1024)
     body = zipped([(f"{n}.png", draw(n % 7)) for n in range(3000)])

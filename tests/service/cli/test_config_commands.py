@@ -1,4 +1,4 @@
-"""What is in force and where it comes from, as the command prints it; and the page of all settings."""
+"""`marrowlens config`: settings in force, their sources and errors, and the generated documentation."""
 
 import json
 import os

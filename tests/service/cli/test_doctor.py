@@ -1,4 +1,4 @@
-"""`marrowlens doctor` and `marrowlens warm` as an operator meets them: words, JSON, exit codes."""
+"""`marrowlens doctor` and `marrowlens warm`: output, JSON, exit codes."""
 
 import json
 from pathlib import Path

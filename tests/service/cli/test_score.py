@@ -1,4 +1,4 @@
-"""A folder of pictures to a table: complete, resumable after any death, and one bad file harms nobody."""
+"""`marrowlens score`: complete tables, resumed after any kill; a bad file does not affect the others."""
 
 import csv
 import json
@@ -20,11 +20,12 @@ from typer.testing import CliRunner, Result
 
 from model.image import decode
 from service.cli.main import app
-from service.cli.score import CannotScore, score_folder
 from service.config.settings import Settings
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import OnnxSession, Outputs, open_session
-from service.scoring.checkpoint import Ledger
-from service.scoring.tables import Columns, read_table
+from service.scoring.checkpoint import Checkpoint
+from service.scoring.local import score_folder
+from service.scoring.tables import Columns, ScoringError, read_table
 
 FORMATS = ["csv", "jsonl", "parquet"]
 Draw = Callable[..., bytes]
@@ -32,7 +33,7 @@ Draw = Callable[..., bytes]
 
 @pytest.fixture
 def folder(tmp_path: Path, draw: Draw) -> Path:
-    """Twelve pictures in folders and subfolders, of several types, and things that are no pictures."""
+    """Twelve pictures in folders and subfolders, of several types, and files that are not pictures."""
     cells = tmp_path / "cells"
     for number in range(12):
         suffix, form = [(".jpg", "JPEG"), (".PNG", "PNG"), (".tif", "TIFF")][number % 3]
@@ -88,7 +89,7 @@ def test_every_picture_gets_the_models_own_answer(form: str, folder: Path, tmp_p
 
 
 def plain_rows(out: Path) -> list[dict[str, Any]]:
-    """As a reader who knows nothing of marrowlens would read it."""
+    """The table, read by another library."""
     if out.suffix == ".csv":
         with out.open(newline="") as file:
             return list(csv.DictReader(file))
@@ -162,7 +163,7 @@ def test_a_second_run_adds_what_is_new_and_nothing_else(
 
 
 class Counting:
-    """A session that counts the pictures it sees and fails after so many."""
+    """A session that counts its pictures and fails after `fails_after` of them."""
 
     def __init__(self, session: OnnxSession, fails_after: float = float("inf")) -> None:
         self.manifest, self.provider = session.manifest, session.provider
@@ -177,13 +178,13 @@ class Counting:
 
 
 def test_a_failing_model_ends_the_run_and_the_next_goes_on(folder: Path, tmp_path: Path, artefact: Path) -> None:
-    settings = Settings(max_batch_size=1, decode_threads=1)
+    options = InferenceOptions.from_settings(Settings(max_batch_size=1, decode_threads=1))
     out, session, console = tmp_path / "results.csv", open_session(artefact), Console(quiet=True)
-    with pytest.raises(CannotScore, match=r"the model failed at .*: the device is lost"):
-        score_folder(folder, out, Counting(session, fails_after=5), settings, console)
+    with pytest.raises(ScoringError, match=r"the model failed at .*: the device is lost"):
+        score_folder(folder, out, Counting(session, fails_after=5), options, console)
     assert leftovers(tmp_path) == ["results.csv.partial"]
     second = Counting(session)
-    assert score_folder(folder, out, second, settings, console) == 0
+    assert score_folder(folder, out, second, options, console) == 0
     assert second.seen == 12 - 5
     assert list(rows(out, artefact)) == names(folder)
     assert leftovers(tmp_path) == ["results.csv"]
@@ -193,15 +194,15 @@ KILLED_IN_THE_RUN = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from service.scoring.checkpoint import COMMIT_EVERY_S, Ledger
-from service.scoring.tables import Columns, Scored
+from service.scoring.checkpoint import COMMIT_EVERY_S, Checkpoint
+from service.scoring.tables import Columns, ScoredPicture
 partial, sha256, *codes = sys.argv[1:]
 names = sys.stdin.read().split()
 now = 0.0
-ledger = Ledger(Path(partial), Columns(tuple(codes), sha256), clock=lambda: now)
+checkpoint = Checkpoint(Path(partial), Columns(tuple(codes), sha256), clock=lambda: now)
 for number, name in enumerate(names):
     now += COMMIT_EVERY_S if number in (3, 6) else 0  # committed after the fourth and the seventh
-    ledger.add(Scored(name, np.eye(len(codes), dtype=np.float32)[number]))
+    checkpoint.add(ScoredPicture(name, np.eye(len(codes), dtype=np.float32)[number]))
     if number == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -223,20 +224,20 @@ def test_a_killed_run_loses_what_was_not_committed_and_no_more(folder: Path, tmp
     assert leftovers(tmp_path) == ["results.csv"]
 
 
-def test_a_run_killed_between_table_and_ledger_counts_nothing_twice(
+def test_a_run_killed_between_table_and_checkpoint_counts_nothing_twice(
     folder: Path, tmp_path: Path, artefact: Path
 ) -> None:
     out = tmp_path / "results.csv"
     run(folder, out, artefact)
     columns = columns_of(artefact)
-    ledger = Ledger(tmp_path / "results.csv.partial", columns, lambda: read_table(out, columns))
-    with pytest.raises(ZeroDivisionError), ledger:
-        ledger.add(next(ledger.rows()))
+    checkpoint = Checkpoint(tmp_path / "results.csv.partial", columns, lambda: read_table(out, columns))
+    with pytest.raises(ZeroDivisionError), checkpoint:
+        checkpoint.add(next(checkpoint.rows()))
         raise ZeroDivisionError
     assert leftovers(tmp_path) == ["results.csv", "results.csv.partial"]
     (folder / "EOS" / "cell_00.jpg").unlink()
     result = said(run(folder, out, artefact))
-    assert "12 pictures, 0 of them scored now" in result and "1 rows of the table have no picture" in result
+    assert "12 pictures, 0 of them scored now" in result and "kept 1 rows of the table without a picture" in result
     assert len(rows(out, artefact)) == 12 and leftovers(tmp_path) == ["results.csv"]
 
 
@@ -252,7 +253,7 @@ def test_another_model_does_not_go_on_with_a_table(folder: Path, tmp_path: Path,
 
 def test_two_runs_do_not_write_one_table(folder: Path, tmp_path: Path, artefact: Path) -> None:
     out = tmp_path / "results.csv"
-    with Ledger(Path(f"{out}.partial"), columns_of(artefact)):
+    with Checkpoint(Path(f"{out}.partial"), columns_of(artefact)):
         result = run(folder, out, artefact)
     assert result.exit_code == 2 and "another run" in said(result) and not out.exists()
 
@@ -262,8 +263,8 @@ def test_what_cannot_run_says_why(folder: Path, tmp_path: Path, artefact: Path) 
     empty.mkdir()
     for where, out, why in [
         (folder, tmp_path / "results.xlsx", ".parquet, .csv, .jsonl"),
-        (tmp_path / "none", tmp_path / "r.csv", "none: is not a folder"),
-        (folder, tmp_path / "none" / "r.csv", "none: is not a folder"),
+        (tmp_path / "none", tmp_path / "r.csv", "none: not a folder"),
+        (folder, tmp_path / "none" / "r.csv", "none: not a folder"),
         (empty, tmp_path / "r.csv", "holds no pictures (.jpg"),
     ]:
         result = run(where, out, artefact)

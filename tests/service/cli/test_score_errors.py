@@ -1,4 +1,4 @@
-"""`marrowlens score` where something is in the way: what it skips is counted, links are not written through."""
+"""`marrowlens score`: skipped files are counted, vanished files end no run, links are not written through."""
 
 import csv
 import os
@@ -13,10 +13,11 @@ from typer.testing import CliRunner, Result
 
 from model.csv_file import unguarded
 from service.cli.main import app
-from service.cli.score import score_folder
 from service.config.settings import Settings
+from service.runtime.loader import InferenceOptions
 from service.runtime.session import open_session
-from service.scoring.image_files import Skipped, pictures
+from service.scoring.image_files import Skipped, find_pictures
+from service.scoring.local import score_folder
 
 Draw = Callable[..., bytes]
 LINKS = pytest.mark.parametrize("link", [os.symlink, os.link])
@@ -88,22 +89,24 @@ def test_unreadable_pictures_are_problems_and_not_skipped(folder: Path, tmp_path
 def test_pictures_and_folders_that_vanish_end_no_run(
     folder: Path, tmp_path: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the count and the reading, as where another program sorts the folder meanwhile."""
+    """They vanish between listing and reading, as if another program moved them."""
     for name in ("A", "Z"):
         shutil.copytree(folder / "EOS", folder / name)
     walks: list[int] = []
 
     def vanishing(*arguments: object) -> Iterator[tuple[str, Path]]:
         walks.append(1)
-        for number, found in enumerate(pictures(*arguments)):  # type: ignore[arg-type]
+        for number, found in enumerate(find_pictures(*arguments)):  # type: ignore[arg-type]
             if len(walks) == 2 and number == 0:
                 found[1].unlink()
                 shutil.rmtree(folder / "Z")
             yield found
 
-    monkeypatch.setattr("service.cli.score.pictures", vanishing)
+    monkeypatch.setattr("service.scoring.local.find_pictures", vanishing)
     console = Console(quiet=True)
-    problems = score_folder(folder, tmp_path / "r.csv", open_session(artefact), Settings(), console)
+    problems = score_folder(
+        folder, tmp_path / "r.csv", open_session(artefact), InferenceOptions.from_settings(Settings()), console
+    )
     assert problems == 1
     with (tmp_path / "r.csv").open(newline="") as file:
         assert [row["path"][0] for row in csv.DictReader(file)] == [*"AAAEEEE"]
@@ -114,14 +117,14 @@ def test_pictures_and_folders_that_vanish_end_no_run(
 
 @LINKS
 @pytest.mark.parametrize("name", ["r.csv.partial", "r.csv.partial-journal", "r.csv.partial-wal"])
-def test_a_ledger_is_not_written_through_a_link(
+def test_a_checkpoint_is_not_written_through_a_link(
     name: str, link: Callable[[Path, Path], None], folder: Path, tmp_path: Path, artefact: Path
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"")
     link(victim, tmp_path / name)
     result = run(folder, tmp_path / "r.csv", artefact)
-    assert result.exit_code == 2 and f"{name}: is a link or no ordinary file; remove it" in said(result.output)
+    assert result.exit_code == 2 and f"{name}: is a link or not a regular file; remove it" in said(result.output)
     assert victim.read_bytes() == b"" and (tmp_path / name).exists()
 
 

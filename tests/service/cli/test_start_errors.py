@@ -1,4 +1,4 @@
-"""An artefact that cannot be served, through `marrowlens serve` itself: one line naming the file, and exit code 2."""
+"""`marrowlens serve` with an unusable artefact: one line that names the file, and exit code 2."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Fault = Callable[[Path, Path], None]
 
 
 def _graph(content: Callable[[bytes], bytes]) -> Fault:
-    """Another content of the graph, whose hash the manifest gives: only the graph is off."""
+    """Replace the graph and its hash in the manifest: only the graph is wrong."""
 
     def spoil(graph: Path, manifest: Path) -> None:  # noqa: ARG001
         graph.write_bytes(content(graph.read_bytes()))
@@ -29,7 +29,7 @@ def _graph(content: Callable[[bytes], bytes]) -> Fault:
 
 
 def _of_other_weights(graph: Path, manifest: Path) -> None:  # noqa: ARG001
-    """A graph that keeps every promise, with another weight than the one whose answers were stored."""
+    """A valid graph with a changed weight: its outputs differ from the stored ones."""
     store_probes(graph)
     change_weight(graph, "head", lambda head: head * np.float32(1.01))
 
@@ -48,7 +48,7 @@ def _folder(path: Path) -> None:
 
 
 def _of_fewer_classes(graph: Path, manifest: Path) -> None:
-    """A manifest that agrees with itself, of a model with one class less."""
+    """A valid manifest of a model with one class less."""
     other = write_artefact(graph.parent, classes=CLASSES[:-1], name="other")
     shutil.copy(other.with_suffix(".json"), manifest)
     edit_manifest(graph, sha256=sha256(graph.read_bytes()))
@@ -65,7 +65,7 @@ def _circle(path: Path) -> None:
     path.symlink_to(path)
 
 
-#: what is wrong → how it comes about, which of the two files is named, and what is said of it
+#: description → how to cause it, suffix of the file that is named, and part of the message
 FAULTS: dict[str, tuple[Fault, str, str]] = {
     "graph cut off": (_graph(lambda data: data[: len(data) // 2]), ".onnx", "is not an ONNX file"),
     "graph empty": (_graph(lambda _: b""), ".onnx", "is not an ONNX file"),

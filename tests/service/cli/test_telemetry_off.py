@@ -1,4 +1,4 @@
-"""onnxruntime reports nothing to anybody, and writes no identifier of this machine."""
+"""onnxruntime sends no telemetry and stores no identifier of this machine."""
 
 import subprocess
 import sys

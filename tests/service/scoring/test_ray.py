@@ -27,7 +27,7 @@ COMMAND = str(Path(sys.executable).with_name("marrowlens"))
 async def test_a_node_and_the_run_are_killed_and_every_picture_has_its_row(
     artefact: Path, tmp_path: Path, draw: Draw
 ) -> None:
-    """One cluster for all that needs one: it costs more than all the rest."""
+    """One cluster for all tests; starting it takes most of their time."""
     steps = Steps()
 
     def meanwhile(peer: Peer) -> None:
@@ -109,7 +109,7 @@ def test_where_no_cluster_is_it_says_so(artefact: Path, tmp_path: Path, draw: Dr
 
 
 def test_a_cluster_of_its_own(artefact: Path, tmp_path: Path, draw: Draw) -> None:
-    """Without an address, without RAY_ADDRESS: one of this run, gone with it."""
+    """Without an address and RAY_ADDRESS: a cluster for this run, stopped at its end."""
     shard = as_tar(tmp_path / "a.tar", {f"{number}.png": draw(number) for number in range(20)})
     home = {"HOME": str(tmp_path)}
     arguments = [shard, "--out", str(tmp_path / "out"), "--artefact", str(artefact), "--part-size", "3"]
@@ -127,7 +127,7 @@ def readable(environ: Path) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("address", "why"), [("nowhere://x", "nowhere"), ("none", "is not there")])
+@pytest.mark.parametrize(("address", "why"), [("nowhere://x", "nowhere"), ("none", "does not exist")])
 def test_what_cannot_be_read_is_said_before_any_cluster_starts(
     address: str, why: str, artefact: Path, tmp_path: Path
 ) -> None:
@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_said_before_any_cluster_starts(
     assert status == 2 and why in text
 
 
-# What the check is worth: it must see what it looks for.
+# The check itself must find errors.
 
 
 def test_rows_that_are_missing_twice_there_or_wrong_are_found(tmp_path: Path) -> None:

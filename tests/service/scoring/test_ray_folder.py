@@ -1,4 +1,4 @@
-"""Where Ray writes: a folder of the run's own, whatever the machine's temporary folder holds or lacks."""
+"""The temporary folder of a local Ray cluster: one per run, with a short path, removed afterwards."""
 
 import subprocess
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 
-from service.scoring.ray.env import ray_folder
-from service.scoring.ray.errors import CannotScore
+from service.scoring.ray.options import ray_folder
+from service.scoring.tables import ScoringError
 
 
 @pytest.fixture
 def short() -> "tempfile.TemporaryDirectory[str]":
-    """A temporary folder with a short path, which pytest's are not."""
+    """A temporary folder with a short path; those of pytest are too long."""
     with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as folder:
         yield folder
 
@@ -52,19 +52,19 @@ def test_what_ray_s_own_variable_names_is_used_or_refused(
         assert folder.parent == Path(short)
     for unusable in (str(tmp_path), f"{short}/none"):
         chosen(monkeypatch, RAY_TMPDIR=unusable)
-        with pytest.raises(CannotScore, match="set RAY_TMPDIR"), ray_folder():
+        with pytest.raises(ScoringError, match="set RAY_TMPDIR"), ray_folder():
             raise AssertionError("made")
 
 
 PROGRAM = """
 import os
 from pathlib import Path
-from service.scoring.ray.env import prepare
-prepare(None)
-from service.scoring.ray.actors import joined
-from service.scoring.ray.request import Sizing
+from service.scoring.ray.options import prepare_environment
+prepare_environment(None)
+from service.scoring.ray.actors import ray_cluster
+from service.scoring.ray.options import ClusterOptions
 import ray
-with joined(Sizing(cpus=1)):
+with ray_cluster(ClusterOptions(cpus=1)):
     assert os.environ["RAY_TMPDIR"] in ray._private.worker._global_node.get_session_dir_path()
     print(ray.get(ray.remote(lambda: 6 * 7).remote()))
 assert "RAY_TMPDIR" not in os.environ
@@ -73,7 +73,7 @@ assert "RAY_TMPDIR" not in os.environ
 
 @pytest.mark.parametrize("umask", ["022", "077"])
 def test_a_cluster_starts_where_there_was_none_and_leaves_nothing(short: str, umask: str) -> None:
-    """No home that can be written, an empty temporary folder, no other variable."""
+    """No writable home, an empty temporary folder, no other environment variables."""
     command = ["sh", "-c", f'umask {umask}; exec "$0" -c "$1"', sys.executable, PROGRAM]
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "TMPDIR": short}
     ended = subprocess.run(

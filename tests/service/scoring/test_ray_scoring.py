@@ -1,4 +1,4 @@
-"""A run in parts, without Ray: the same rows from every kind of input and store, once each, and held to its plan."""
+"""Parts scored without Ray: the same rows from every input and store, each exactly once, as planned."""
 
 import os
 import shutil
@@ -20,19 +20,19 @@ from typer.testing import CliRunner
 from model.image import decode
 from service.cli.main import app
 from service.runtime.session import open_session
-from service.scoring.ray.errors import CannotScore, StoreError
-from service.scoring.ray.key_index import Seen
-from service.scoring.ray.output import finished
-from service.scoring.ray.request import Duplicates, Request
-from service.scoring.ray.store import Folder
-from service.scoring.ray.worker import Done
+from service.scoring.ray.options import Duplicates, ScoreRequest
+from service.scoring.ray.output import finished_parts
+from service.scoring.ray.plan import KeyIndex
+from service.scoring.ray.store import OutputFolder, StoreError
+from service.scoring.ray.worker import ScoredPart
+from service.scoring.tables import ScoringError
 
 Draw = Callable[..., bytes]
 
 
 @pytest.fixture(scope="session")
 def pictures(draw: Draw) -> Pictures:
-    """Twenty-three pictures and two bad ones, in the order in which a folder lists them."""
+    """23 pictures and two that are not readable, in the order of a folder's listing."""
     found = {f"{['EOS', 'LYT/0001'][number % 2]}/c{number:02d}.png": draw(number) for number in range(21)}
     found |= {"a.jpg": draw(90, format="JPEG"), "z.TIF": draw(91, format="TIFF")}
     found |= {"EOS/cut.jpg": draw(1, format="JPEG")[:300], "no.png": b""}
@@ -41,7 +41,7 @@ def pictures(draw: Draw) -> Pictures:
 
 @pytest.fixture
 def plain(tmp_path: Path, pictures: Pictures, artefact: Path) -> dict[str, dict[str, Any]]:
-    """What `marrowlens score` says of the folder, by path."""
+    """The rows of a local `marrowlens score` of the folder, by path."""
     out = tmp_path / "plain.parquet"
     folder = as_folder(tmp_path / "plain", pictures)
     ran = CliRunner().invoke(app, ["score", folder, "--out", str(out), "--artefact", str(artefact)])
@@ -89,9 +89,9 @@ def test_every_kind_of_input_gives_the_rows_of_a_plain_run(
         address = str(where / ("*.tar" if form == "shards" else "*.parquet"))
     named = {"key_column": "name", "image_column": "cell"} if form == "columns" else {}
     out = tmp_path / "out"
-    plan, ended = scored(Request((address,), str(out), 4, **named), artefact)
+    plan, ended = scored(ScoreRequest((address,), str(out), 4, **named), artefact)
     assert plan.pictures == 25 and plan.parts == 7 and len(ended) == 7
-    assert sum(done.problems for done in ended if isinstance(done, Done)) == 2
+    assert sum(done.problems for done in ended if isinstance(done, ScoredPart)) == 2
     check(out, plain, BAD)
 
 
@@ -131,7 +131,7 @@ def test_every_store_gives_the_same_rows(
     artefact: Path,
 ) -> None:
     address, out = place(pictures, tmp_path)
-    scored(Request((address,), out, 4), artefact)
+    scored(ScoreRequest((address,), out, 4), artefact)
     copy = tmp_path / "copy"
     fsspec.filesystem(out.split(":")[0]).get(out, str(copy), recursive=True)
     check(copy, plain, BAD)
@@ -141,12 +141,12 @@ def test_every_store_gives_the_same_rows(
 
 
 def test_what_is_there_is_not_scored_again(tmp_path: Path, pictures: Pictures, artefact: Path) -> None:
-    request = Request((as_folder(tmp_path / "in", pictures),), str(tmp_path / "out"), 4)
+    request = ScoreRequest((as_folder(tmp_path / "in", pictures),), str(tmp_path / "out"), 4)
     scored(request, artefact)
     before, whole = rows(request.out), {path.name: path.read_bytes() for path in Path(request.out).iterdir()}
     for part in (0, 3):
         Path(request.out, f"part-{part:06d}.parquet").unlink()
-    _, ended = scored(Request(request.inputs, request.out), artefact)
+    _, ended = scored(ScoreRequest(request.inputs, request.out), artefact)
     assert len(ended) == 2 and rows(request.out).keys() == before.keys()
     kept = {path.name: path.read_bytes() for path in Path(request.out).iterdir()}
     assert {name for name in whole if kept[name] != whole[name]} <= {"part-000000.parquet", "part-000003.parquet"}
@@ -154,21 +154,21 @@ def test_what_is_there_is_not_scored_again(tmp_path: Path, pictures: Pictures, a
 
 
 def test_a_part_that_two_score_is_there_once(tmp_path: Path, pictures: Pictures, artefact: Path) -> None:
-    request = Request((as_folder(tmp_path / "in", pictures),), str(tmp_path / "out"), 30)
+    request = ScoreRequest((as_folder(tmp_path / "in", pictures),), str(tmp_path / "out"), 30)
     (first,) = scored(request, artefact)[1]
     os.rename(part := tmp_path / "out" / "part-000000.parquet", aside := tmp_path / "aside")
     (second,) = scored(request, artefact)[1]
-    shutil.copy(aside, part)  # the one thought dead places its own, late
+    shutil.copy(aside, part)  # an actor that was thought dead writes its file late
     assert first == second and len(rows(request.out)) == 25
 
 
 def test_a_key_that_comes_twice(tmp_path: Path, draw: Draw, artefact: Path) -> None:
     one, other = {"a.png": draw(1), "b.png": draw(2)}, {"b.png": draw(3), "c.png": draw(4)}
     inputs = (as_tar(tmp_path / "1.tar", one), as_folder(tmp_path / "2", other))
-    with pytest.raises(CannotScore, match=r"b\.png stands in .*1\.tar and again in .*2/b\.png"):
-        scored(Request(inputs, str(tmp_path / "out")), artefact)
+    with pytest.raises(ScoringError, match=r"b\.png is in .*1\.tar and again in .*2/b\.png"):
+        scored(ScoreRequest(inputs, str(tmp_path / "out")), artefact)
     assert not (tmp_path / "out" / "_plan.json").exists()
-    plan, _ = scored(Request(inputs, str(tmp_path / "out"), duplicates=Duplicates.FIRST), artefact)
+    plan, _ = scored(ScoreRequest(inputs, str(tmp_path / "out"), duplicates=Duplicates.FIRST), artefact)
     assert (plan.pictures, plan.repeated) == (3, 1)
     found = rows(tmp_path / "out")
     expected = open_session(artefact).run(decode(draw(2), 64)[None]).probabilities[0]
@@ -177,12 +177,12 @@ def test_a_key_that_comes_twice(tmp_path: Path, draw: Draw, artefact: Path) -> N
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4)))
 def test_a_key_is_seen_when_it_comes_again(keys: list[str]) -> None:
-    with Seen() as seen:
-        places = [seen.earlier(key, str(at)) for at, key in enumerate(keys)]
+    with KeyIndex() as seen:
+        places = [seen.add(key, str(at)) for at, key in enumerate(keys)]
     assert places == [None if keys.index(key) == at else str(keys.index(key)) for at, key in enumerate(keys)]
 
 
-# Held to its plan
+# The plan of a resumed run
 
 
 @pytest.mark.parametrize("change", ["model", "inputs", "new picture", "shard", "size", "column", "limit"])
@@ -191,41 +191,41 @@ def test_another_run_does_not_go_on_with_it(
 ) -> None:
     folder, shard = as_folder(tmp_path / "in", pictures), as_tar(tmp_path / "a.tar", {"x.png": draw(7)})
     inputs, out = (folder, shard), str(tmp_path / "out")
-    scored(Request(inputs, out, 10), artefact)
+    scored(ScoreRequest(inputs, out, 10), artefact)
     before = {path.name: path.read_bytes() for path in Path(out).iterdir()}
-    request, model, settings = Request(inputs, out), artefact, {}
-    why = {"new picture": "hold other files", "shard": "hold other files"}.get(change, "choose another --out")
+    request, model, settings = ScoreRequest(inputs, out), artefact, {}
+    why = "input files have changed" if change in ("new picture", "shard") else "choose another --out"
     if change == "model":
         model = write_artefact(tmp_path, name="other", seed=1)
     elif change == "inputs":
-        request = Request((folder,), out)
+        request = ScoreRequest((folder,), out)
     elif change == "new picture":
         (tmp_path / "in" / "new.png").write_bytes(draw(8))
     elif change == "shard":
         as_tar(tmp_path / "a.tar", {"x.png": draw(9, size=(200, 100)), "y.png": draw(9)})
     elif change == "size":
-        request = Request(inputs, out, 11)
+        request = ScoreRequest(inputs, out, 11)
     elif change == "column":
-        request = Request(inputs, out, image_column="cell")
+        request = ScoreRequest(inputs, out, image_column="cell")
     else:
         settings = {"max_image_bytes": 5000}
-    with pytest.raises(CannotScore, match=why):
+    with pytest.raises(ScoringError, match=why):
         scored(request, model, **settings)
     assert {path.name: path.read_bytes() for path in Path(out).iterdir()} == before
 
 
 def test_files_that_are_none_of_its_own_stop_it(tmp_path: Path, pictures: Pictures, artefact: Path) -> None:
-    request = Request((as_folder(tmp_path / "in", pictures),), str(tmp_path / "out"), 10)
+    request = ScoreRequest((as_folder(tmp_path / "in", pictures),), str(tmp_path / "out"), 10)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
     with pytest.raises(StoreError, match=r"other files \(mine\.txt\)"):
         scored(request, artefact)
     (tmp_path / "out" / "mine.txt").unlink()
     scored(request, artefact)
-    other = Request((as_folder(tmp_path / "in2", pictures),), str(tmp_path / "out2"), 10)
+    other = ScoreRequest((as_folder(tmp_path / "in2", pictures),), str(tmp_path / "out2"), 10)
     scored(other, artefact)
     shutil.copy(tmp_path / "out2" / "part-000001.parquet", tmp_path / "out")
-    with pytest.raises(StoreError, match=r"part-000001\.parquet: is of another run"):
+    with pytest.raises(StoreError, match=r"part-000001\.parquet: belongs to another run"):
         scored(request, artefact)
     (tmp_path / "out" / "part-000001.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(StoreError, match="damaged; remove it"):
@@ -235,13 +235,13 @@ def test_files_that_are_none_of_its_own_stop_it(tmp_path: Path, pictures: Pictur
 def test_a_run_killed_while_it_planned_or_wrote_leaves_nothing_in_the_way(
     tmp_path: Path, pictures: Pictures, artefact: Path
 ) -> None:
-    request = Request((as_folder(tmp_path / "in", pictures),), str(tmp_path / "out"), 10)
+    request = ScoreRequest((as_folder(tmp_path / "in", pictures),), str(tmp_path / "out"), 10)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "_plan.parquet").write_bytes(b"a listing, and no plan yet")
     (tmp_path / "out" / ".part-000001.parquet.0.unfinished").write_bytes(b"half")
     plan, _ = scored(request, artefact)
     assert len(rows(request.out)) == 25
-    folder = Folder(request.out)
-    assert sum(part.pictures for part in finished(folder, plan)) == 25
-    folder.sweep()
+    folder = OutputFolder(request.out)
+    assert sum(part.pictures for part in finished_parts(folder, plan)) == 25
+    folder.remove_unfinished()
     assert not list(Path(request.out).glob(".*"))

@@ -1,4 +1,4 @@
-"""Tables: what goes in comes out in every format, and a table is there whole or not at all."""
+"""Tables: every format returns what was written, and files are written atomically."""
 
 import csv
 import signal
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pyarrow import parquet
 
-from service.scoring.tables import Columns, Scored, TableError, check_place, read_table, write_table
+from service.scoring.tables import Columns, ScoredPicture, TableError, check_table_path, read_table, write_table
 
 FORMATS = ["csv", "jsonl", "parquet"]
 COLUMNS = Columns(("NGS", "path", "b-2"), "a" * 64)
 
 probabilities = arrays(np.float32, 3, elements=st.floats(0, 1, width=32))
-# as the names of `marrowlens score` are: control characters have been escaped
+# without control characters: `marrowlens score` escapes them
 paths = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1)
 
 
@@ -29,15 +29,15 @@ paths = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1)
 @given(rows=st.lists(st.tuples(paths, probabilities), max_size=8))
 def test_what_goes_in_comes_out_to_the_last_bit(form: str, tmp_path: Path, rows: list[tuple[str, np.ndarray]]) -> None:
     table = tmp_path / f"table.{form}"
-    write_table(table, COLUMNS, (Scored(path, row) for path, row in rows))
+    write_table(table, COLUMNS, (ScoredPicture(path, row) for path, row in rows))
     found = list(read_table(table, COLUMNS))
     assert [scored.path for scored in found] == [path for path, _ in rows]
     for scored, (_, row) in zip(found, rows, strict=True):
         assert scored.probabilities.dtype == np.float32 and (scored.probabilities == row).all()
 
 
-def one_row(path: str = "a.png") -> list[Scored]:
-    return [Scored(path, np.array([0.2, 0.7, 0.1], np.float32))]
+def one_row(path: str = "a.png") -> list[ScoredPicture]:
+    return [ScoredPicture(path, np.array([0.2, 0.7, 0.1], np.float32))]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -67,7 +67,7 @@ def test_another_model_or_other_columns_are_an_error(form: str, tmp_path: Path) 
     write_table(table, COLUMNS, one_row())
     with pytest.raises(TableError, match="made by model aaaaaaaaaaaa…, this is model bbbbbbbbbbbb…"):
         list(read_table(table, Columns(COLUMNS.codes, "b" * 64)))
-    with pytest.raises(TableError, match="other columns"):
+    with pytest.raises(TableError, match="its columns are not"):
         list(read_table(table, Columns(("NGS", "NGB", "b-2"), "a" * 64)))
 
 
@@ -93,10 +93,10 @@ KILLED_IN_THE_WRITING = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from service.scoring.tables import Columns, Scored, write_table
+from service.scoring.tables import Columns, ScoredPicture, write_table
 def rows():
     for number in range(10_000):
-        yield Scored(f"dead_{number}.png", np.eye(3, dtype=np.float32)[0])
+        yield ScoredPicture(f"dead_{number}.png", np.eye(3, dtype=np.float32)[0])
     os.kill(os.getpid(), signal.SIGKILL)
 write_table(Path(sys.argv[1]), Columns(("NGS", "path", "b-2"), "a" * 64), rows())
 """
@@ -121,13 +121,13 @@ def test_a_writer_that_fails_leaves_the_old_table_and_nothing_else(form: str, tm
     write_table(table, COLUMNS, one_row())
     before = table.read_bytes()
     with pytest.raises(ZeroDivisionError):
-        write_table(table, COLUMNS, (Scored(str(1 // number), one_row()[0].probabilities) for number in (1, 0)))
+        write_table(table, COLUMNS, (ScoredPicture(str(1 // number), one_row()[0].probabilities) for number in (1, 0)))
     assert table.read_bytes() == before and list(tmp_path.iterdir()) == [table]
 
 
 def test_the_suffix_says_the_format(tmp_path: Path) -> None:
     for form in FORMATS:
-        check_place(tmp_path / f"table.{form}")
+        check_table_path(tmp_path / f"table.{form}")
     for name in ("table.xlsx", "table", "table.CSV"):
         with pytest.raises(TableError, match="one of .parquet, .csv, .jsonl"):
-            check_place(tmp_path / name)
+            check_table_path(tmp_path / name)
