@@ -80,7 +80,7 @@ def groups_of(samples: Sequence[Sample]) -> list[int]:
 
     Neighbouring numbers may come from one patient.
     """
-    order = sorted(range(len(samples)), key=lambda at: samples[at].place)
+    order = sorted(range(len(samples)), key=lambda at: samples[at].sort_key)
     names: dict[int, tuple[str, str, int]] = {}
     run, before = 0, ("", "")
     for at in order:

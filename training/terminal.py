@@ -1,7 +1,4 @@
-"""What the commands of training say, and how: plain lines, tables, and errors that a person can mend.
-
-Knows the terminal. Knows no command.
-"""
+"""Terminal output of the training commands: lines, tables, one-line errors and exit codes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,67 +16,66 @@ from training.evaluation.tables import Table, tables
 from training.fit.distributed import this_process
 from training.run import RunError, TrainingStopped
 
-#: Of several processes of one training the first alone writes and speaks.
+#: Only rank 0 of a distributed training prints.
 RANK = this_process().rank
-#: Longer words are paths, and would push other columns off the screen.
+#: Longer words are paths; they may be broken, so that they do not push other columns off the screen.
 MAX_WORD = 24
 console = Console(quiet=RANK > 0)
 stderr = Console(stderr=True, quiet=RANK > 0)
-error_console = Console(
-    stderr=True, quiet=this_process().local_rank > 0
-)  # one that a single machine has must be said there
+error_console = Console(stderr=True, quiet=this_process().local_rank > 0)  # one process a machine reports errors
 
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """What a person can mend is one line and exit code 2."""
+    """Print expected errors (input, files, configuration) as one line and exit with code 2."""
     try:
         yield
     except (ArtefactError, ConfigError, DataError, RunError, ValueError, OSError) as error:
-        who = f"process {RANK}: " if RANK else ""
-        error_console.print(f"{who}[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        process = f"process {RANK}: " if RANK else ""
+        error_console.print(f"{process}[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 @contextmanager
-def report_interruption(said: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """What is said of a training that was stopped, and the exit code that a shell expects after a signal.
+def report_interruption(reported: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Report a stopped training and exit with the code that shells expect: 128 + signal; 0 after `--steps`.
 
     Args:
-        said: called when it has been said, before this process ends; where one ends by a code, torchrun kills others.
+        reported: called after the report and before this process exits; torchrun kills the others when one exits
+            with a code.
     """
     try:
         yield
-    except TrainingStopped as halted:
-        print_line(str(halted))
-        said()
-        # torchrun takes 0 for a training that has ended. Lightning kills the first where one of its others ends by a
-        # code before it has spoken.
-        told = halted.signum and (this_process().torchrun or not RANK)
-        raise typer.Exit(128 + halted.signum if halted.signum and told else 0) from halted
+    except TrainingStopped as stopped:
+        print_line(str(stopped))
+        reported()
+        # torchrun needs a code from every process, because it takes 0 for a finished training. Of Lightning's own
+        # processes only rank 0 may exit with a code: another one would kill it before it has printed.
+        by_code = stopped.signum and (this_process().torchrun or not RANK)
+        raise typer.Exit(128 + stopped.signum if stopped.signum and by_code else 0) from stopped
     except KeyboardInterrupt as interrupt:
-        print_line("interrupted; the same command goes on from the last checkpoint")
+        print_line("interrupted; run the same command to resume from the last checkpoint")
         raise typer.Exit(130) from interrupt
 
 
 def print_line(text: str) -> None:
-    """A line on standard output, as it is: a path may hold square brackets."""
+    """Print a line to standard output, without markup: a path may contain square brackets."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """A line on standard error, as it is."""
+    """Print a line to standard error, without markup."""
     stderr.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_table(table: Table) -> None:
-    """One table, and below it what has to be known to read it."""
+    """Print a table and its note."""
     shown = rich_table.Table(
         title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
     for at, cell in enumerate(table.header):
         words = " ".join([cell, *(row[at] for row in table.rows)]).split()
-        # A cell may be broken between its words, never within one: half an interval says nothing. A path may be.
+        # Cells break between words, so that an interval is never cut; only long words (paths) are broken.
         longest = max((len(word) for word in words if len(word) <= MAX_WORD), default=0)
         shown.add_column(escape(cell), overflow="fold", min_width=longest)
     for row in table.rows:
@@ -90,7 +86,7 @@ def print_table(table: Table) -> None:
 
 
 def print_metrics(metrics: Iterable[Metric]) -> None:
-    """The tables of every split."""
+    """Print the tables of every split."""
     metrics = tuple(metrics)
     for split in dict.fromkeys(metric.split for metric in metrics):
         print_line(f"\n{split}")

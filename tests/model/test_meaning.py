@@ -6,21 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from graphs import edit_manifest, write_artefact
+from graphs import edit_manifest, store_probes, write_artefact
 from serving import client, served
-from typer.testing import CliRunner
 
 from model.contract import CLASSES, ArtefactError, Manifest, manifest_text, read_manifest
 from model.meaning import as_metadata, difference, digest, from_metadata, meaning_of
-from model.probes import STORED, probe_images
 from service.runtime.artifact import bundled_artefact, sha256
 from service.runtime.session import open_session
-from training.cli import app
-from training.export.card import CARD
-from training.export.probes import store_probes
 
 Json = dict[str, Any]
 
@@ -144,51 +138,6 @@ def test_with_stored_answers_it_is_held_by_the_digest(
     changed(old, change)
     with pytest.raises(ArtefactError, match="classes, preprocessing or attention scales were changed after the export"):
         open_session(old, provider="cpu")
-
-
-def test_answers_stored_before_there_was_a_digest_get_it(old: Path) -> None:
-    stored = store_probes(old)
-    assert stored.probes
-    edit_manifest(old, probes=stored.probes.model_dump(exclude={"meaning_sha256"}))
-    assert store_probes(old) == stored == manifest_of(old)
-    with pytest.raises(ValueError, match="has probes already"):
-        store_probes(old)
-
-
-def test_bind_writes_it_into_the_graph_which_answers_the_same_to_the_bit(old: Path) -> None:
-    card = old.with_name(CARD)
-    before, graph, session = manifest_of(old), old.read_bytes(), open_session(old, provider="cpu")
-    card.write_text(f"# micro 0.0.1\n\n| sha256 of the ONNX | `{before.sha256}` |\n")
-    done = CliRunner().invoke(app, ["bind", str(old)])
-    after = manifest_of(old)
-    assert (done.exit_code, after.sha256 in done.output.replace("\n", "")) == (0, True)
-    assert said(old) == as_metadata(meaning_of(before))
-    assert old.read_bytes().startswith(graph)
-    assert after.sha256 == sha256(old.read_bytes()) != before.sha256
-    assert card.read_text() == f"# micro 0.0.1\n\n| sha256 of the ONNX | `{after.sha256}` |\n"
-    assert after.probes and after.probes.meaning_sha256 is None
-    unchanged = {"sha256": before.sha256, "probes": None}
-    assert after.model_copy(update=unchanged) == before
-    images = probe_images(before, STORED)
-    for found, expected in zip(open_session(old, provider="cpu").run(images), session.run(images), strict=True):
-        np.testing.assert_array_equal(found, expected)
-    assert sorted(path.name for path in old.parent.iterdir()) == [CARD, "micro.json", "micro.onnx"]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (Path.exists, "says already what its numbers mean"),
-        (lambda artefact: artefact.write_bytes(artefact.read_bytes()[:-1]), "its sha256 is not the one"),
-    ],
-)
-def test_what_may_not_be_bound_stays_as_it_is(tmp_path: Path, spoil: Callable[[Path], object], reason: str) -> None:
-    artefact = write_artefact(tmp_path)
-    spoil(artefact)
-    before = artefact.read_bytes(), artefact.with_suffix(".json").read_bytes()
-    done = CliRunner().invoke(app, ["bind", str(artefact)])
-    assert (done.exit_code, reason in " ".join(done.output.split())) == (2, True)
-    assert (artefact.read_bytes(), artefact.with_suffix(".json").read_bytes()) == before
 
 
 @pytest.mark.parametrize(

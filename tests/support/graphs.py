@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from model.contract import CLASSES, INPUT, OUTPUTS, CellClass, Manifest
-from training.export.binding import bound
+from model.contract import CLASSES, INPUT, OUTPUTS, CellClass, Manifest, manifest_text, read_manifest
+from training.export.probes import with_metadata, with_probes
 
 OPSET = 20
 IR_VERSION = 10
@@ -48,10 +48,17 @@ def write_artefact(
     path.write_bytes(_graph(random, bias, input_size).SerializeToString())
     manifest = _manifest(path, classes, bias, input_size, name, version)
     if says_its_meaning:
-        graph, manifest = bound(path.read_bytes(), manifest)
+        graph, manifest = with_metadata(path.read_bytes(), manifest)
         path.write_bytes(graph)
     path.with_suffix(".json").write_text(manifest.model_dump_json(indent=2))
     return path
+
+
+def store_probes(artefact: Path) -> Manifest:
+    """Write the graph's answers to the probe pictures into the manifest, as an export does."""
+    manifest = with_probes(artefact.read_bytes(), read_manifest(artefact.with_suffix(".json")))
+    artefact.with_suffix(".json").write_text(manifest_text(manifest))
+    return manifest
 
 
 def edit_manifest(artefact: Path, **changes: object) -> None:

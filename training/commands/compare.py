@@ -1,6 +1,5 @@
 """Commands that compare models: compare and speed."""
 
-import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from training.compare.entries import CACHE, PlannedRun, plan_runs, read_comparison
 from training.compare.speed import Timing, cores, cpu_seconds, load_artefact, processor, time_side_by_side
+from training.config import suggest
 from training.evaluation.tables import Table
 from training.terminal import console, print_table, report_errors, report_interruption
 
@@ -106,8 +106,7 @@ def _chosen(runs: Sequence[PlannedRun], only: Sequence[str] | None) -> list[Plan
     names = list(dict.fromkeys(run.entry.name for run in runs))
     for name in only or ():
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or names
-            raise ValueError(f"no entry {name!r}; did you mean {', '.join(near)}?")
+            raise ValueError(f"no entry {name!r}; {suggest(name, names)}")
     return [run for run in runs if not only or run.entry.name in only]
 
 

@@ -116,7 +116,7 @@ def collect_results(
         title=comparison.title,
         question=comparison.question,
         budget=_budget(comparison),
-        split=describe_split(first.config().data, first.twins.exists()),
+        split=describe_split(first.config().data),
         device="; ".join(dict.fromkeys(fit.device for fit in fits)),
         versions=_versions(fits) | {"onnxruntime": version("onnxruntime")},
         rows=tuple(

@@ -65,7 +65,7 @@ class NetworkLearner:
         """Training pictures seen in an epoch."""
         key = f"{config.data.model_dump_json()} {config.codes}"
         if key not in self._training_pictures:
-            parts = index_data(config.data, self.data, config.codes, self.cache).parts
+            parts = index_data(config.data, self.data, config.codes, self.cache).split
             self._training_pictures[key] = Counter(sample.source for sample in parts["train"])
         return pictures_per_epoch(config, self._training_pictures[key])
 

@@ -1,6 +1,6 @@
-"""Augmentation of whole batches on tensors: rotation, shift, zoom, flip, and jitter of the stain.
+"""Augmentation of batches: rotation, shift, zoom, flip and stain jitter.
 
-Knows tensors only. Every picture draws its own numbers; the random state is torch's, so a seed reproduces a run.
+Each picture draws its own numbers from torch's global random state, so a seed reproduces a run.
 """
 
 import math
@@ -13,7 +13,7 @@ from training.config import AugmentConfig
 
 
 def warp(images: Tensor, size: int, config: AugmentConfig) -> Tensor:
-    """Rotate, shift, zoom and flip, all in one interpolation. (N, 3, H, W) in 0..1 → (N, 3, size, size)."""
+    """Rotate, shift, zoom and flip in one interpolation: (N, 3, H, W) in 0..1 → (N, 3, size, size)."""
     count = len(images)
     angle = _uniform(count, math.radians(config.rotation_degrees))
     scale = 1.0 + _uniform(count, config.zoom)
@@ -26,10 +26,10 @@ def warp(images: Tensor, size: int, config: AugmentConfig) -> Tensor:
 
 
 def jitter_stain(images: Tensor, strength: float) -> Tensor:
-    """Scale and shift the optical density of each channel, as dye amount and lamp colour do (Beer-Lambert).
+    """Scale and shift the optical density of each channel, as amount of dye and lamp colour do (Beer-Lambert).
 
-    (N, 3, H, W) in 0..1 → the same. After the stain augmentation of Tellez et al. 2018, doi 10.1109/TMI.2018.2820199,
-    in RGB densities instead of haematoxylin and eosin: the smears are May-Grünwald-Giemsa.
+    Shape (N, 3, H, W) in 0..1, unchanged. After the stain augmentation of Tellez et al. 2018 (doi
+    10.1109/TMI.2018.2820199), in RGB densities because the smears are May-Grünwald-Giemsa stained, not H&E.
     """
     if strength == 0:
         return images
@@ -41,6 +41,6 @@ def jitter_stain(images: Tensor, strength: float) -> Tensor:
     return (-(density * channels * overall + lamp)).exp().clamp(0, 1)
 
 
-def _uniform(shape: int | tuple[int, ...], reach: float) -> Tensor:
-    # Drawn on the CPU wherever the pictures are, so that a seed means the same on every device.
-    return (torch.rand(shape) * 2 - 1) * reach
+def _uniform(shape: int | tuple[int, ...], limit: float) -> Tensor:
+    """Uniform in -limit..limit; drawn on the CPU, so that a seed gives the same numbers on every device."""
+    return (torch.rand(shape) * 2 - 1) * limit

@@ -1,7 +1,4 @@
-"""Samples → arrays: decodes every picture once, through the one decode-and-resize, and keeps them as uint8.
-
-Knows files and arrays. Knows nothing of networks. A picture that cannot be read is listed, never silently dropped.
-"""
+"""Decoded pictures: samples → uint8 arrays with labels, decoded and resized by the same code as in the service."""
 
 import hashlib
 import inspect
@@ -17,13 +14,13 @@ from model.image import decode
 from training.data.cache import Recipe, cached_rows
 from training.data.samples import Sample
 
-#: Distributions that turn a file into pixels; their wheels carry libjpeg-turbo, libtiff and littleCMS.
+#: Packages that decode pictures; their wheels bundle libjpeg-turbo, libtiff and littleCMS.
 DECODER_LIBRARIES = ("pillow", "simplejpeg", "cykooz.resizer")
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableImage:
-    """A picture that could not be decoded, and why."""
+    """A picture that could not be decoded, and the error."""
 
     sample: Sample
     reason: str
@@ -31,7 +28,7 @@ class UnreadableImage:
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Decoded pictures with their labels; row i of each belongs to samples[i]."""
+    """Decoded pictures and labels; row i belongs to samples[i]."""
 
     samples: list[Sample]
     images: NDArray[np.uint8]  # (N, size, size, 3) RGB
@@ -47,27 +44,27 @@ def decode_samples(
     title: str,
     cache: Path | None = None,
 ) -> LabelledImages:
-    """Decode samples to `size` pixels a side, keeping the centre that the source's crop leaves.
+    """Decode samples to `size` x `size` pixels; unreadable pictures are listed in the result.
 
     Args:
         crops: source name → share of the side kept around the centre.
-        title: what the progress bar says.
-        cache: folder where decoded pictures are kept and from where they are mapped; None: they stay in memory.
+        title: title of the progress bar.
+        cache: folder for the decoded pictures, which are memory-mapped from there; None: keep them in memory.
 
     Raises:
-        DataError: the disk has no room for them, or files changed while they were read.
+        DataError: the disk is too full, or files changed while they were read.
     """
     text = f"pictures {decoder_version(Path(__file__))} {sorted(crops.items())}"
     recipe = Recipe(lambda sample, data: decode_crop(data, size, crops[sample.source]), (size, size, 3), np.uint8, text)
     rows = cached_rows(samples, recipe, cache, title)
-    kept = [samples[at] for at in rows.kept]
+    kept = [samples[at] for at in rows.indices]
     labels = np.array([codes.index(sample.code) for sample in kept], dtype=np.int64)
-    unreadable = [UnreadableImage(samples[at], reason) for at, reason in rows.refused.items()]
+    unreadable = [UnreadableImage(samples[at], reason) for at, reason in rows.errors.items()]
     return LabelledImages(kept, rows.array, labels, unreadable)
 
 
 def decode_crop(data: bytes, size: int, crop: float) -> NDArray[np.uint8]:
-    """Decode the centre of a picture: `crop` of its side, at `size` pixels.
+    """Decode the centre of a picture (`crop` of its side) to `size` pixels.
 
     Raises:
         PictureError: it cannot be decoded.
@@ -78,7 +75,7 @@ def decode_crop(data: bytes, size: int, crop: float) -> NDArray[np.uint8]:
 
 
 def decoder_version(*computing: Path) -> str:
-    """Changes with whatever may change a pixel: the decoder's sources and libraries, and further source files."""
+    """A text that changes with all that may change a pixel: decoder sources, libraries and the files `computing`."""
     digest = hashlib.sha256()
     for path in (*decoder_sources(), *computing):
         digest.update(path.read_bytes())
@@ -87,7 +84,7 @@ def decoder_version(*computing: Path) -> str:
 
 
 def decoder_sources() -> list[Path]:
-    """The modules between a file's bytes and its pixels."""
+    """The source files that turn a file's bytes into pixels."""
     decoder = Path(inspect.getfile(decode))
     return [decoder, decoder.with_name("resize.py"), *sorted(decoder.with_name("formats").glob("*.py"))]
 
@@ -95,5 +92,5 @@ def decoder_sources() -> list[Path]:
 def _installed(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # cykooz.resizer has no wheel for every machine
+    except PackageNotFoundError:  # cykooz.resizer has no wheels for some platforms
         return "absent"

@@ -1,13 +1,10 @@
-"""A source as it lies on disk → its samples: class folders, a list, or tar shards.
+"""Data sources on disk → samples: class folders, lists or tar shards.
 
-Knows the three layouts, names of classes and patients. Opens no picture.
-
-    folder  CLASS/name.jpg, or CLASS/0001-1000/name.jpg as Matek 2021 is published, or CLASS/patient/name.jpg
-    list    one row a picture in CSV or Parquet: its file, its class, and its patient where that is known
-    shards  tar files of pictures; the class is in key.cls or key.json beside key.jpg (WebDataset), or a folder's name
+folder  CLASS/name.jpg, CLASS/0001-1000/name.jpg (as Matek 2021 is published) or CLASS/patient/name.jpg
+list    CSV or Parquet, one row a picture: file, class and optionally patient
+shards  tar files; the class is in key.cls or key.json beside key.jpg (WebDataset), or the name of a folder
 """
 
-import difflib
 import os
 import re
 from collections import Counter
@@ -15,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from training.config import SourceConfig
+from training.config import SourceConfig, suggest
 from training.data.samples import IMAGE_SUFFIXES, DataError, Sample
 from training.data.shards import read_shard
 from training.data.tables import CLASS_COLUMNS, FILE_COLUMNS, PATIENT_COLUMNS, read_table
@@ -23,14 +20,14 @@ from training.data.tables import CLASS_COLUMNS, FILE_COLUMNS, PATIENT_COLUMNS, r
 
 @dataclass(frozen=True)
 class SourceIndex:
-    """The samples of a source in file-name order, and how many pictures of which classes were left out."""
+    """The samples of a source in file-name order, and the number of pictures left out by class."""
 
     samples: list[Sample]
     left_out: Counter[str]
 
 
 class _Names:
-    """What a source calls its classes and patients → codes of the class list, and patients."""
+    """Maps a source's class names to codes and its file names to patients."""
 
     def __init__(self, source: SourceConfig, codes: Sequence[str]) -> None:
         self.codes = codes
@@ -42,31 +39,27 @@ class _Names:
         return name in self.mapping or name in self.leave_out or name in self.codes
 
     def code(self, name: str, path: Path, where: str) -> str | None:
-        """The code, or None for a class that is left out.
+        """The code of a class name; None for a class that is left out.
 
         Raises:
-            DataError: a class that the configuration does not know; names the nearest.
+            DataError: unknown class.
         """
         if name in self.leave_out:
             return None
         code = self.mapping.get(name, name)
         if code in self.codes:
             return code
-        near = difflib.get_close_matches(code.upper(), self.codes, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"expected one of {', '.join(self.codes)}"
-        mend = (
-            "" if name in self.mapping else f"; or name it under the source's classes ({name!r} = a code) or leave_out"
-        )
-        raise DataError(path, f"{where}{code!r} is not in the class list; {hint}{mend}")
+        advice = "" if name in self.mapping else f"; or add {name!r} to the source's `classes` or `leave_out`"
+        raise DataError(path, f"{where}unknown class {code!r}; {suggest(code.upper(), self.codes, most=3)}{advice}")
 
-    def patient(self, name: str, told: str, path: Path) -> str:
-        """The patient: as told by the data, else by the pattern on the file's name.
+    def patient(self, name: str, given: str, path: Path) -> str:
+        """The patient: as given by the data, else by `patient_pattern` from the file name.
 
         Raises:
             DataError: the pattern does not match.
         """
-        if told or self.pattern is None:
-            return told
+        if given or self.pattern is None:
+            return given
         match = self.pattern.search(name)
         if match is None:
             raise DataError(path, f"patient_pattern {self.pattern.pattern!r} does not match {name!r}")
@@ -77,11 +70,11 @@ def index_source(root: Path, source: SourceConfig, codes: Sequence[str]) -> Sour
     """Every picture of a source.
 
     Args:
-        root: what --data names.
+        root: the --data folder.
         codes: class codes in logit order.
 
     Raises:
-        DataError: something is not where or what the configuration says; names the file, the row and the column.
+        DataError: the data contradict the configuration; names file, row and column.
     """
     names = _Names(source, codes)
     if source.list is not None:
@@ -90,20 +83,16 @@ def index_source(root: Path, source: SourceConfig, codes: Sequence[str]) -> Sour
         found = _index_shards(root, source, names)
     else:
         found = _index_folder(root, source, names)
-    found.samples.sort(key=lambda sample: sample.place)
-    _check_unique(found.samples)
+    found.samples.sort(key=lambda sample: sample.sort_key)
+    for first, second in zip(found.samples, found.samples[1:], strict=False):
+        if first.key == second.key:
+            raise DataError(second.path, f"{second.name!r} occurs twice in source {second.source!r}")
     return found
 
 
-def _check_unique(samples: Sequence[Sample]) -> None:
-    for first, second in zip(samples, samples[1:], strict=False):
-        if first.key == second.key:
-            raise DataError(second.path, f"{second.name!r} stands twice in source {second.source!r}")
-
-
 def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
-    """Class folders. In path order a subfolder, one of a patient say, stays together in a split by blocks."""
-    assert source.folder is not None, "the configuration asks for a layout"
+    """Class folders. In path order, a subfolder (a patient, say) stays together in contiguous blocks."""
+    assert source.folder is not None, "checked by SourceConfig"
     folder = root / source.folder
     if not folder.is_dir():
         raise DataError(folder, f"no such folder; source {source.name!r} expects one folder a class here")
@@ -123,7 +112,7 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceInde
 
 
 def _pictures_below(folder: Path) -> Iterator[Path]:
-    """Files called like pictures, in subfolders too, but for links to folders and for what is deleted meanwhile.
+    """Image files in a folder and its subfolders; links to folders are not followed.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -139,56 +128,55 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
 
 
 def _index_list(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
-    """The rows of a list. Files lie in the source's folder, or else beside the list or below --data."""
-    assert source.list is not None, "the configuration asks for a layout"
+    """The rows of a list. Files are in the source's folder; without one, beside the list or below --data."""
+    assert source.list is not None, "checked by SourceConfig"
     table = read_table(root / source.list)
     file_at = table.column(source.columns.file, FILE_COLUMNS, "file")
     code_at = table.column(source.columns.code, CLASS_COLUMNS, "class")
     patient_at = table.column_or_none(source.columns.patient, PATIENT_COLUMNS)
     if source.columns.patient and patient_at is None:
         table.column(source.columns.patient, PATIENT_COLUMNS, "patient")
-    places = [root / source.folder] if source.folder else [table.path.parent, root]
+    folders = [root / source.folder] if source.folder else [table.path.parent, root]
     found = SourceIndex([], Counter())
     rows: dict[str, int] = {}
     for number, cells in table.rows:
-        name = _below(root, cells[file_at].strip())
+        name = _relative_name(root, cells[file_at].strip())
         code = names.code(cells[code_at].strip(), table.path, f"row {number}: ")
         if name in rows:
-            raise DataError(table.path, f"row {number}: {name!r} stands in row {rows[name]} already")
+            raise DataError(table.path, f"row {number}: {name!r} is already listed in row {rows[name]}")
         rows[name] = number
         if code is None:
             found.left_out[cells[code_at].strip()] += 1
             continue
-        path = next((place / name for place in places if (place / name).is_file()), None)
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
-            looked = " nor in ".join(str(place) for place in places)
-            raise DataError(table.path, f"row {number}: no file {name!r} in {looked}")
-        told = cells[patient_at].strip() if patient_at is not None else ""
-        found.samples.append(Sample(source.name, code, name, path, names.patient(name, told, table.path)))
+            raise DataError(table.path, f"row {number}: no file {name!r} in {' nor in '.join(map(str, folders))}")
+        patient = cells[patient_at].strip() if patient_at is not None else ""
+        found.samples.append(Sample(source.name, code, name, path, names.patient(name, patient, table.path)))
     return found
 
 
-def _below(root: Path, file: str) -> str:
-    """A file's name as it may be published: a full path says where on this machine the data lies."""
+def _relative_name(root: Path, file: str) -> str:
+    """A file name that may be published: a path below --data becomes relative to it."""
     path = Path(file)
     return (path.relative_to(root.absolute()) if path.is_relative_to(root.absolute()) else path).as_posix()
 
 
 def _index_shards(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
-    """Pictures in tar files, by their place in them: nothing is unpacked."""
+    """Pictures in tar files, by their offsets; nothing is unpacked."""
     shards = sorted(root.glob(source.shards))
     if not shards:
         raise DataError(root / source.shards, f"no such shards; source {source.name!r} expects tar files here")
     found = SourceIndex([], Counter())
     for shard in shards:
         for picture in read_shard(shard, source.columns):
-            told = picture.label or _class_folder(picture.name, names)
-            if told is None:
-                missing = "no .cls or .json of the same key names its class, and no folder of its path is one"
+            label = picture.label or _class_folder(picture.name, names)
+            if label is None:
+                missing = "no class: there is no .cls or .json with its key, and no folder of its path is a class"
                 raise DataError(shard, f"{picture.name}: {missing}")
-            code = names.code(told, shard, f"{picture.name}: ")
+            code = names.code(label, shard, f"{picture.name}: ")
             if code is None:
-                found.left_out[told] += 1
+                found.left_out[label] += 1
                 continue
             name = f"{shard.relative_to(root).as_posix()}/{picture.name}"
             patient = names.patient(name, picture.patient, shard)

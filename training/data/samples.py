@@ -1,7 +1,4 @@
-"""One picture of a data set, how its bytes are read, and the list of a split.
-
-Knows paths, spans in tar files and class codes. Decodes nothing; knows no layout and no rule of splitting.
-"""
+"""A picture of a data set, its bytes, and the split list (split.csv)."""
 
 import hashlib
 import io
@@ -15,11 +12,12 @@ from model import csv_file
 Block = Literal["train", "calibration", "test"]
 BLOCKS: tuple[Block, ...] = ("train", "calibration", "test")
 Split = dict[Block, "list[Sample]"]
+Key = tuple[str, str, str]  # source, class, name
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class DataError(Exception):
-    """Data that cannot be learned from: which file or folder, and what was expected of it."""
+    """Unusable training data: the file or folder, and what was expected."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -28,7 +26,7 @@ class DataError(Exception):
 
 
 class Span(NamedTuple):
-    """Where a picture lies in a file that holds many, in bytes."""
+    """Position of a picture in a tar file, in bytes."""
 
     offset: int
     size: int
@@ -40,19 +38,19 @@ class Sample:
 
     source: str
     code: str
-    name: str  # within its source (class folders: within its class), with / between the parts
+    name: str  # relative to its source (class folders: to its class), parts separated by /
     path: Path  # of the file that holds it
-    patient: str = ""  # empty: not known
+    patient: str = ""  # empty: unknown
     span: Span | None = None  # None: the whole file
 
     @property
-    def place(self) -> tuple[str, str, list[str]]:
-        """Source, class and the parts of the name: the order in which blocks are cut and seeds draw."""
+    def sort_key(self) -> tuple[str, str, list[str]]:
+        """Source, class and parts of the name: the order for contiguous blocks and for random draws."""
         return self.source, self.code, self.name.split("/")
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """Source, class and name, as a row of split.csv."""
+    def key(self) -> Key:
+        """Source, class and name, as in a row of split.csv."""
         return self.source, self.code, self.name
 
     def __str__(self) -> str:
@@ -60,10 +58,10 @@ class Sample:
 
 
 def read_image_bytes(sample: Sample) -> bytes:
-    """The bytes of one picture file.
+    """The bytes of a picture file.
 
     Raises:
-        OSError: it is gone, cannot be read, or ends before its span does.
+        OSError: the file is missing, unreadable or shorter than the span.
     """
     if sample.span is None:
         return sample.path.read_bytes()
@@ -76,48 +74,47 @@ def read_image_bytes(sample: Sample) -> bytes:
 
 
 def group_by_block(samples: Sequence[Sample], blocks: Sequence[Block]) -> Split:
-    """Block → its samples, in the order given."""
-    parts: Split = {block: [] for block in BLOCKS}
+    """Block → its samples, in the given order."""
+    split: Split = {block: [] for block in BLOCKS}
     for sample, block in zip(samples, blocks, strict=True):
-        parts[block].append(sample)
-    return parts
+        split[block].append(sample)
+    return split
 
 
-def split_csv(parts: Mapping[Block, Sequence[Sample]]) -> str:
-    """The split as CSV (block, source, code, file): what was learned from, in the open."""
+def split_csv(split: Mapping[Block, Sequence[Sample]]) -> str:
+    """The text of split.csv: block, source, code and file of every picture."""
     text = io.StringIO()
     rows = csv_file.Writer(text)
     rows.writerow(("block", "source", "code", "file"))
-    rows.writerows((block, *s.key) for block in BLOCKS for s in parts[block])
+    rows.writerows((block, *s.key) for block in BLOCKS for s in split[block])
     return text.getvalue()
 
 
-def split_from_csv(samples: Iterable[Sample], split: str, root: Path, whole: bool) -> Split:
-    """The samples in the blocks of a split list: a run goes on, or is measured, with the split that it began with.
+def split_from_csv(samples: Iterable[Sample], text: str, root: Path, complete: bool) -> Split:
+    """The samples in the blocks of a split.csv.
 
     Args:
-        split: the text of split.csv.
-        root: where the samples were found, for the message.
-        whole: whether the list must name every sample; not so where only a share of the data is used.
+        text: text of split.csv.
+        root: the --data folder, for error messages.
+        complete: whether every sample must be listed; not so where only a share of the data is used.
 
     Raises:
-        DataError: a picture of the list is not among the samples, or one of the samples is not in the list.
+        DataError: a listed picture is missing, or a sample is not listed.
     """
     found = {sample.key: sample for sample in samples}
-    parts: Split = {block: [] for block in BLOCKS}
+    split: Split = {block: [] for block in BLOCKS}
     missing = []
-    for row in csv_file.reader(io.StringIO(split)):
+    for row in csv_file.reader(io.StringIO(text)):
         sample = found.pop((row["source"], row["code"], row["file"]), None)
         if sample is None:
             missing.append(row["file"])
         else:
-            parts[row["block"]].append(sample)  # type: ignore[index]  # split_list wrote it
-    strange = [sample.name for sample in found.values()] if whole else []
-    for names, what in ((missing, "of the run are not there"), (strange, "are in no block of the run")):
+            split[row["block"]].append(sample)  # type: ignore[index]  # split_csv wrote it
+    unlisted = [sample.name for sample in found.values()] if complete else []
+    for names, what in ((missing, "of its pictures are missing"), (unlisted, "pictures are not in its split.csv")):
         if names:
-            reason = f"the pictures are not those that this run was trained with: {len(names)} {what}, as {names[0]}"
-            raise DataError(root, reason)
-    return parts
+            raise DataError(root, f"differs from the data of this run: {len(names)} {what}, for example {names[0]}")
+    return split
 
 
 def sha256_of(text: str) -> str:

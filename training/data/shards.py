@@ -1,7 +1,7 @@
-"""One tar shard → the pictures in it: where each lies, and what the shard says of its class and patient.
+"""Tar shards: the pictures in a tar file with their offsets, labels and patients.
 
-Knows tar and WebDataset's keys: `a/b.jpg`, `a/b.cls` and `a/b.json` belong together, because their paths agree up to
-the first dot of the file's name. Unpacks nothing; does not know which classes there are.
+WebDataset keys: `a/b.jpg`, `a/b.cls` and `a/b.json` belong together, because their paths agree up to the first dot of
+the file name. Nothing is unpacked.
 """
 
 import json
@@ -21,7 +21,7 @@ MAX_LABEL_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ShardPicture:
-    """One picture of a shard. `label` and `patient` are empty where neither .cls nor .json tells them."""
+    """One picture of a shard; `label` and `patient` are empty where neither .cls nor .json has them."""
 
     name: str  # path in the tar
     span: Span
@@ -42,8 +42,8 @@ def read_shard(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
         columns: keys of the class and the patient in key.json.
 
     Raises:
-        DataError: no plain tar, a damaged one, a picture or label that is a link or stored in pieces, two pictures of
-            one label (a mask beside the cell), or a label that cannot be read; names the member.
+        DataError: a compressed or damaged tar; a picture or label that is a link or sparse; two pictures with one label
+            (a mask beside the cell); or an unreadable label. Names the member.
     """
     pictures: list[tuple[str, Member]] = []
     labels: dict[str, _Label] = {}
@@ -56,20 +56,19 @@ def read_shard(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
                 else:
                     _read_label(labels.setdefault(key, _Label()), file, member, columns, shard)
     except DamagedTar as error:
-        read = f"pictures read before that: {len(pictures)}"
-        raise DataError(shard, f"not a whole, plain tar: {error}; {read}") from error
+        raise DataError(shard, f"not an intact, uncompressed tar: {error} (after {len(pictures)} pictures)") from error
     except OSError as error:
         raise DataError(shard, f"cannot be read ({error.strerror or error})") from error
     first: dict[str, str] = {}
     for key, member in pictures:
         if key in labels and first.setdefault(key, member.name) != member.name:
-            raise DataError(shard, f"{first[key]} and {member.name} are of one key: which is the cell cannot be told")
+            raise DataError(shard, f"{first[key]} and {member.name} share a key; expected one picture a key")
         label = labels.get(key, _Label())
         yield ShardPicture(member.name, Span(member.offset, member.size), label.code, label.patient)
 
 
 def _files(file: BinaryIO, shard: Path) -> Iterator[Member]:
-    """Pictures and labels. Hidden files are what macOS adds, others say nothing of a picture."""
+    """Pictures and labels; skips other files and hidden ones, which macOS adds."""
     for member in members(file):
         wanted = _key_and_suffix(member.name)[1] in IMAGE_SUFFIXES | LABELS
         if member.kind is Kind.FOLDER or not wanted or PurePosixPath(member.name).name.startswith("."):
@@ -87,7 +86,7 @@ def _key_and_suffix(name: str) -> tuple[str, str]:
 def _read_label(label: _Label, file: BinaryIO, member: Member, columns: Columns, shard: Path) -> None:
     name = member.name
     if member.size > MAX_LABEL_BYTES:
-        raise DataError(shard, f"{name}: {member.size} bytes; a label has {MAX_LABEL_BYTES} at most")
+        raise DataError(shard, f"{name}: {member.size} bytes; labels may have {MAX_LABEL_BYTES}")
     file.seek(member.offset)
     data = file.read(member.size)
     try:
@@ -96,14 +95,14 @@ def _read_label(label: _Label, file: BinaryIO, member: Member, columns: Columns,
             return
         entries = json.loads(data)
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
-        raise DataError(shard, f"{name}: cannot be read: {error}") from error
+        raise DataError(shard, f"{name}: not readable: {error}") from error
     if not isinstance(entries, Mapping):
         raise DataError(shard, f"{name}: expected a JSON object")
-    told = {str(key).lower(): str(value) for key, value in entries.items() if value is not None}
-    label.code = label.code or _entry(told, columns.code, CLASS_COLUMNS)
-    label.patient = _entry(told, columns.patient, PATIENT_COLUMNS)
+    values = {str(key).lower(): str(value) for key, value in entries.items() if value is not None}
+    label.code = label.code or _entry(values, columns.code, CLASS_COLUMNS)
+    label.patient = _entry(values, columns.patient, PATIENT_COLUMNS)
 
 
-def _entry(told: Mapping[str, str], named: str, usual: Sequence[str]) -> str:
+def _entry(values: Mapping[str, str], named: str, usual: Sequence[str]) -> str:
     keys = (named.lower(),) if named else usual
-    return next((told[key] for key in keys if key in told), "")
+    return next((values[key] for key in keys if key in values), "")

@@ -128,4 +128,4 @@ def scores_of_run(run: RunFolder, block: Block) -> Scores:
     Raises:
         RunError: the run has not been evaluated.
     """
-    return read_scores(run.evaluated(), block)
+    return read_scores(run.logits_file(), block)

@@ -1,45 +1,58 @@
-"""What a network costs on paper: its parameters and its multiply-adds for one picture.
+"""Cost of a network: parameters and multiply-adds, memory and hours of a training, and measured time by graph node.
 
-Knows shapes alone: the network is built without memory or arithmetic (torch's meta device).
+Parameters, multiply-adds and memory are counted on torch's meta device, so a training for eight GPUs can be sized on
+any machine.
 """
 
+import json
 import logging
 import re
+import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 from lightning.pytorch.callbacks import Callback
-from onnx import GraphProto, NodeProto
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
+from model.contract import INPUT, OUTPUTS
 from training.config import Config, DistilConfig
 from training.fit.module import OVERSIZE, TrainingModule, progressive_size
 from training.networks.build import build
 
+#: Operations of a training step per forward pass: the backward pass computes the gradients of inputs and of weights.
+#: Not counted by torch, whose counter takes the gradient of a depthwise convolution for a dense one.
+PASSES = 3
+#: Bytes a parameter: float32 weights, gradient, the two moments of Adam, and the moving average.
+BYTES_A_PARAMETER = 4 * 5
+_BATCH = 8  # for the memory a picture; BatchNorm cannot normalise a single one
+
 
 class NetworkCost(NamedTuple):
-    """For one picture at the configuration's input size."""
+    """Cost of one picture at the configuration's input size."""
 
     parameters: int
     multiply_adds: int
 
 
 def network_cost(config: Config) -> NetworkCost:
-    """Counted by torch.utils.flop_counter: convolutions, matrix products and attention, not norms and activations.
+    """Parameters and multiply-adds by torch.utils.flop_counter: convolutions, matrix products and attention.
 
     Raises:
-        ValueError: the configuration names no network, or numbers that do not fit together.
+        ValueError: the network cannot be built.
     """
     size = config.model.input_size
     with torch.device("meta"):
@@ -48,77 +61,71 @@ def network_cost(config: Config) -> NetworkCost:
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
         net(picture)
-    # The counter takes a multiplication and an addition for two operations.
     return NetworkCost(sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2)
-
-
-#: The backward pass computes a gradient for its input and one for its weights where the forward pass computes one
-#: thing. Not counted, because torch's counter takes the weights of a depthwise convolution's gradient for dense ones.
-PASSES = 3
-#: Bytes a parameter: float32 weights, gradient, the two moments of Adam, and the average.
-BYTES_A_PARAMETER = 4 * 5
-_BATCH = 8  # of which a picture's share is taken; one alone would leave BatchNorm nothing to normalise
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBudget:
-    """A run on paper."""
+    """Expected resources of a training."""
 
     parameters: int
-    multiply_adds: int  # one picture forward, at the last input size
-    kept_bytes: int  # of one picture between the forward and the backward pass, at the last input size
+    multiply_adds: int  # of a forward pass of one picture at the final input size
+    kept_bytes: int  # activations of one picture kept for the backward pass, at the final input size
     cache_bytes: int  # of the decoded training pictures
     training_operations: float  # multiplications and additions of the whole run, forward and backward
 
     def device_bytes(self, pictures: int) -> int:
-        """What a device holds with so many pictures at a time, besides passing workspace."""
+        """Memory of a device that processes this many pictures at once, without temporary workspace."""
         return self.parameters * BYTES_A_PARAMETER + pictures * self.kept_bytes
 
     def hours(self, devices: int, tera_operations_per_s: float, utilisation: float) -> float:
-        """Of training alone.
+        """Training time in hours.
 
         Args:
-            tera_operations_per_s: the most that one device computes, in 10^12 multiplications and additions a second.
-            utilisation: share of it that this training reaches; an assumption until it has run there.
+            tera_operations_per_s: peak of one device, in 10^12 multiplications and additions a second.
+            utilisation: share of the peak that the training reaches; an assumption.
         """
         return self.training_operations / (devices * tera_operations_per_s * 1e12 * utilisation) / 3600
 
 
 def training_budget(config: Config, draws: int) -> TrainingBudget:
-    """Size a run: the network alone, without teachers, augmentation and the reading of pictures.
+    """Resources of the network's training, without teachers, augmentation and decoding.
 
     Args:
         draws: training pictures an epoch.
     """
     epochs = config.fit.epochs + sum(config.fit.restarts)
-    sizes = Counter(progressive_size(epoch, config.fit) or config.model.input_size for epoch in range(epochs))
-    at = {size: network_cost(_of_size(config, size)) for size in {*sizes, config.model.input_size}}
-    forward = sum(at[size].multiply_adds * times for size, times in sizes.items()) * draws
-    last = at[config.model.input_size]
-    cache_bytes = draws * 3 * round(config.model.input_size * OVERSIZE) ** 2
-    return TrainingBudget(last.parameters, last.multiply_adds, _kept_bytes(config), cache_bytes, 2.0 * PASSES * forward)
+    final_size = config.model.input_size
+    epochs_at = Counter(progressive_size(epoch, config.fit) or final_size for epoch in range(epochs))
+    cost_at = {size: network_cost(_with_size(config, size)) for size in {*epochs_at, final_size}}
+    forward = sum(cost_at[size].multiply_adds * count for size, count in epochs_at.items()) * draws
+    final = cost_at[final_size]
+    cache_bytes = draws * 3 * round(final_size * OVERSIZE) ** 2
+    return TrainingBudget(
+        final.parameters, final.multiply_adds, _activation_bytes(config), cache_bytes, 2.0 * PASSES * forward
+    )
 
 
-def _of_size(config: Config, size: int) -> Config:
+def _with_size(config: Config, size: int) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"input_size": size})})
 
 
-def _kept_bytes(config: Config) -> int:
-    """Bytes that autograd keeps of one picture, each storage once, weights not counted.
+def _activation_bytes(config: Config) -> int:
+    """Bytes that autograd keeps of one picture, each storage once, without weights.
 
-    With bf16-mixed the network is taken to compute in bfloat16 throughout, where autocast keeps some norms in float32.
+    With bf16-mixed everything counts as bfloat16, although autocast keeps some norms in float32.
     """
     dtype = torch.bfloat16 if config.fit.precision == "bf16-mixed" else torch.float32
     size = config.model.input_size
     with torch.device("meta"):
         net = build(config.model, len(config.classes)).to(dtype).train()
         pictures = torch.zeros(_BATCH, 3, size, size, dtype=dtype)
-    own = {tensor.untyped_storage()._cdata for tensor in (*net.parameters(), *net.buffers())}
+    weights = {tensor.untyped_storage()._cdata for tensor in (*net.parameters(), *net.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in weights:
             kept[storage._cdata] = storage
         return tensor
 
@@ -127,80 +134,14 @@ def _kept_bytes(config: Config) -> int:
     return sum(storage.nbytes() for storage in kept.values()) // _BATCH
 
 
-#: Before any tensor of the network is met: from uint8 pictures to normalised planes.
-INPUT_SCOPE = "front"
-#: After the last of them: probabilities, and maps added up and scaled.
-OUTPUT_SCOPE = "answer"
-_PART = re.compile(r"net\.((?:trunk\.blocks|stages)\.\d+|trunk\.[a-z_]+|[a-z_]+)")
+# Measured training speed
 
-
-def graph_scopes(graph: GraphProto) -> dict[str, str]:
-    """Value → the part of the network whose work it is: `trunk.blocks.3`, `stages.0`, `mlka`, `fusion`, `head`.
-
-    A node belongs where its tensors do, whether it takes them as they are or computed from others. One without any
-    belongs to what it takes first, as BatchNorms do, which runtimes fold into the convolution before; or to the answer
-    where no tensor is met any more.
-    """
-    fixed = {initial.name: _part(initial.name) for initial in graph.initializer}
-    moving = {value.name: INPUT_SCOPE for value in graph.input if value.name not in fixed}
-    own: dict[str, str] = {}
-    for node in graph.node:
-        parts = [part for name in node.input if (part := fixed.get(name))]
-        if not any(name in moving for name in node.input):
-            fixed |= dict.fromkeys(node.output, next(iter(parts), ""))
-            continue
-        before = next(moving[name] for name in node.input if name in moving)
-        if parts and node.op_type != "BatchNormalization":
-            own |= dict.fromkeys(node.output, parts[0])
-            before = parts[0]
-        moving |= dict.fromkeys(node.output, before)
-    feeding = _feeding(graph.node, own)
-    return {value: part if value in own or value in feeding else OUTPUT_SCOPE for value, part in moving.items()}
-
-
-def _part(name: str) -> str:
-    found = _PART.match(name)
-    return found.group(1) if found else ""
-
-
-def _feeding(nodes: Iterable[NodeProto], own: Container[str]) -> set[str]:
-    """The values that something with tensors of its own is computed from."""
-    feeding: set[str] = set()
-    for node in reversed(list(nodes)):
-        if any(output in feeding or output in own for output in node.output):
-            feeding |= set(node.input)
-    return feeding
-
-
-def optimised_graph_scopes(optimised: GraphProto, known: Mapping[str, str]) -> dict[str, str]:
-    """Node → part, in the graph that a runtime has made of another; known: value → part, there.
-
-    Runtimes keep the name of a value that several fused nodes end in. What they put in between, reordering, belongs to
-    what it takes, or, after the picture itself, to what takes it.
-    """
-    found: dict[str, str] = {}
-    part_of = dict(known)
-    for node in optimised.node:
-        named = [part_of[name] for name in (_original(node.name), *node.output) if name in part_of]
-        taken = [part_of[name] for name in node.input if name in part_of]
-        part = next(iter((*named, *taken)), INPUT_SCOPE)
-        found[node.name] = part
-        for output in node.output:
-            part_of.setdefault(output, part)
-    return found
-
-
-def _original(name: str) -> str:
-    """The value that a node of onnxruntime's blocked layout was named for."""
-    return name.removesuffix("_nchwc").removesuffix("_bn").removesuffix("_mul")
-
-
-#: Timed steps; one more comes before them, in which memory is claimed and kernels are chosen.
+#: Timed steps; one untimed step comes first, for memory allocation and kernel selection.
 STEPS = 3
 
 
-class _Clock(Callback):
-    """When each step ended."""
+class _StepClock(Callback):
+    """Records the end of each step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -213,9 +154,9 @@ class _Clock(Callback):
 
 
 def training_speed(config: Config) -> float:
-    """Training pictures a second: augmentation, forward, backward and optimiser, at the last input size.
+    """Training pictures a second on this machine, on noise: augmentation, forward, backward and optimiser.
 
-    Teachers are left out: their runs may be part of the same plan, and not there yet.
+    Measured at the final input size and without teachers, whose runs may not exist yet.
 
     Raises:
         ValueError: the network cannot be built.
@@ -226,19 +167,9 @@ def training_speed(config: Config) -> float:
     images = torch.from_numpy(random.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
     labels = torch.from_numpy(random.integers(0, len(config.classes), count))
     plain = config.model_copy(update={"fit": config.fit.model_copy(update={"sizes": ()}), "distil": DistilConfig()})
-    fitting, clock = TrainingModule(plain, STEPS + 1, np.ones(len(config.classes))), _Clock()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Lightning would say of a training, of which this is none
-            _trainer(config, clock).fit(fitting, DataLoader(TensorDataset(images, labels), batch))
-    except SystemExit as exit:  # what Lightning makes of a Ctrl-C
-        raise KeyboardInterrupt from exit
-    return STEPS * batch / (clock.ends[-1] - clock.ends[0])
-
-
-def _trainer(config: Config, clock: _Clock) -> L.Trainer:
+    module, clock = TrainingModule(plain, STEPS + 1, np.ones(len(config.classes))), _StepClock()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator="auto",
         devices=1,
         precision=config.fit.precision,
@@ -251,3 +182,135 @@ def _trainer(config: Config, clock: _Clock) -> L.Trainer:
         limit_val_batches=0,
         callbacks=[clock],
     )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning's advice on trainings does not apply
+            trainer.fit(module, DataLoader(TensorDataset(images, labels), batch))
+    except SystemExit as exit:  # Lightning's reaction to Ctrl-C
+        raise KeyboardInterrupt from exit
+    return STEPS * batch / (clock.ends[-1] - clock.ends[0])
+
+
+# Measured time of an exported graph, by node
+
+#: Scope before the network: from uint8 pictures to normalised planes.
+INPUT_SCOPE = "preprocessing"
+#: Scope after the network: probabilities, and sums and scaling of the maps.
+OUTPUT_SCOPE = "postprocessing"
+#: Scope of nodes that onnxruntime inserts without a name.
+INSERTED_SCOPE = "inserted"
+_SCOPE = re.compile(r"net\.((?:trunk\.blocks|stages)\.\d+|trunk\.[a-z_]+|[a-z_]+)")
+_KERNEL = "_kernel_time"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTime:
+    """A node of the optimised graph and its shortest time over all runs."""
+
+    operator: str
+    scope: str
+    microseconds: float
+
+
+def node_times(path: Path, batch: int, runs: int) -> list[NodeTime]:
+    """Shortest time of each node over `runs` runs on noise, by onnxruntime's profiler on one CPU thread.
+
+    Raises:
+        ValueError: onnxruntime cannot run the graph.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        try:
+            model = onnx.load(path)
+            for at, node in enumerate(model.graph.node):
+                node.name = node.name or f"{node.op_type}:{at}"  # onnxruntime reports unnamed nodes by other names
+            times = _profile(model.SerializeToString(), batch, runs, optimised)
+        except Exception as error:  # errors of onnx and onnxruntime share no class
+            raise ValueError(f"{path}: onnxruntime cannot run it: {error}") from error
+        scopes = optimised_graph_scopes(onnx.load(optimised).graph, graph_scopes(model.graph))
+    return [NodeTime(operator, scopes.get(name, INSERTED_SCOPE), least) for (name, operator), least in times.items()]
+
+
+def _profile(model: bytes, batch: int, runs: int, optimised: Path) -> dict[tuple[str, str], float]:
+    """(node, operator) → its shortest time in microseconds; writes the optimised graph to a file."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3  # errors; there is a warning that the optimised graph fits this machine only
+    options.enable_profiling = True
+    options.profile_file_prefix = str(optimised.with_name("profile"))
+    options.optimized_model_filepath = str(optimised)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    size = session.get_inputs()[0].shape[1]
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    for _ in range(runs):
+        session.run(list(OUTPUTS), {INPUT: images})
+    times: dict[tuple[str, str], float] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
+        if event["cat"] == "Node" and event["name"].endswith(_KERNEL):
+            key = event["name"].removesuffix(_KERNEL), event["args"]["op_name"]
+            times[key] = min(event["dur"], times.get(key, float("inf")))
+    return times
+
+
+def graph_scopes(graph: onnx.GraphProto) -> dict[str, str]:
+    """Value → module of the network that computes it: `trunk.blocks.3`, `stages.0`, `mlka`, `fusion`, `head`.
+
+    A node belongs to the module of its weights, used directly or computed from others. A node without weights belongs
+    to the module of its first input, and so does a BatchNorm, which runtimes fuse into the preceding convolution. After
+    the last weights comes OUTPUT_SCOPE.
+    """
+    constant = {initial.name: _scope(initial.name) for initial in graph.initializer}
+    variable = {value.name: INPUT_SCOPE for value in graph.input if value.name not in constant}
+    weighted: dict[str, str] = {}
+    for node in graph.node:
+        scopes = [scope for name in node.input if (scope := constant.get(name))]
+        if not any(name in variable for name in node.input):
+            constant |= dict.fromkeys(node.output, next(iter(scopes), ""))
+            continue
+        scope = next(variable[name] for name in node.input if name in variable)
+        if scopes and node.op_type != "BatchNormalization":
+            weighted |= dict.fromkeys(node.output, scopes[0])
+            scope = scopes[0]
+        variable |= dict.fromkeys(node.output, scope)
+    inner = _inputs_of_weighted(graph.node, weighted)
+    return {value: scope if value in weighted or value in inner else OUTPUT_SCOPE for value, scope in variable.items()}
+
+
+def _scope(name: str) -> str:
+    found = _SCOPE.match(name)
+    return found.group(1) if found else ""
+
+
+def _inputs_of_weighted(nodes: Iterable[onnx.NodeProto], weighted: Container[str]) -> set[str]:
+    """The values that any node with weights depends on."""
+    inner: set[str] = set()
+    for node in reversed(list(nodes)):
+        if any(output in inner or output in weighted for output in node.output):
+            inner |= set(node.input)
+    return inner
+
+
+def optimised_graph_scopes(optimised: onnx.GraphProto, known: Mapping[str, str]) -> dict[str, str]:
+    """Node → module, in a graph that a runtime optimised.
+
+    Runtimes keep the name of the value that fused nodes end in. An inserted node (reordering) belongs to the module of
+    its input; a reordering of the picture itself to INPUT_SCOPE.
+
+    Args:
+        known: value → module in the original graph.
+    """
+    found: dict[str, str] = {}
+    scope_of = dict(known)
+    for node in optimised.node:
+        named = [scope_of[name] for name in (_original_name(node.name), *node.output) if name in scope_of]
+        inputs = [scope_of[name] for name in node.input if name in scope_of]
+        found[node.name] = next(iter((*named, *inputs)), INPUT_SCOPE)
+        for output in node.output:
+            scope_of.setdefault(output, found[node.name])
+    return found
+
+
+def _original_name(name: str) -> str:
+    """The original name of a node that onnxruntime rewrote for its blocked layout."""
+    return name.removesuffix("_nchwc").removesuffix("_bn").removesuffix("_mul")

@@ -24,9 +24,8 @@ from model import atomic_file
 from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing, manifest_text
 from model.van import MLKA
 from training.config import Config
-from training.export.binding import bound
 from training.export.fp16 import fp16_graph
-from training.export.probes import with_probes
+from training.export.probes import with_metadata, with_probes
 from training.networks.build import Network, variant_title
 from training.run import Evaluation, Provenance
 
@@ -94,7 +93,7 @@ def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tup
     shapes = check_graph(graph, servable, config.model.input_size)
     if precision == "fp16":
         graph = fp16_graph(model, config.model.input_size)
-    graph, manifest = bound(graph, _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision))
+    graph, manifest = with_metadata(graph, _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision))
     manifest = with_probes(graph, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{config.name}.onnx"

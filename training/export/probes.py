@@ -1,27 +1,34 @@
-"""What an artefact's graph makes of the probe pictures, for its manifest: at its export, or later where it has none.
-
-Knows onnxruntime and the contract. Knows no torch and no network: whoever stores the answers vouches for the graph.
-"""
+"""What an artefact states about its graph: class names in the graph's metadata, probe answers in the manifest."""
 
 import hashlib
-from pathlib import Path
 
+import onnx
 import onnxruntime
 
-from model import atomic_file
-from model.contract import INPUT, OUTPUTS, Manifest, manifest_text, read_manifest
-from model.meaning import difference, digest, from_metadata, meaning_of
+from model.contract import INPUT, OUTPUTS, Manifest
+from model.meaning import as_metadata, difference, digest, from_metadata, meaning_of
 from model.probes import STORED, probe_images, recorded
 
 
-def with_probes(graph: bytes, manifest: Manifest) -> Manifest:
-    """The manifest, and in it what the graph makes of the probe pictures on the CPU.
+def with_metadata(graph: bytes, manifest: Manifest) -> tuple[bytes, Manifest]:
+    """The graph with classes, preprocessing and attention scales in its metadata; the manifest with the new sha256.
 
-    Of a graph that does not say what its numbers mean, also the digest of what the manifest says of it.
+    The metadata is appended: two concatenated Protocol Buffers messages are one with the fields of both, so the graph's
+    bytes stay as they are. `drift_sha256` is cleared, because a drift reference belongs to one sha256.
+    """
+    metadata = onnx.ModelProto()
+    onnx.helper.set_model_props(metadata, as_metadata(meaning_of(manifest)))
+    graph += metadata.SerializeToString()
+    return graph, manifest.model_copy(update={"sha256": hashlib.sha256(graph).hexdigest(), "drift_sha256": None})
+
+
+def with_probes(graph: bytes, manifest: Manifest) -> Manifest:
+    """The manifest with the graph's outputs for the probe pictures, computed on the CPU.
+
+    For a graph without metadata, also the digest of classes, preprocessing and attention scales.
 
     Raises:
-        ValueError: onnxruntime cannot run the graph, it computes what is no number, or says that its numbers mean
-            something else.
+        ValueError: onnxruntime cannot run the graph, an output is not finite, or the metadata contradict the manifest.
     """
     images = probe_images(manifest, STORED)
     try:
@@ -31,36 +38,9 @@ def with_probes(graph: bytes, manifest: Manifest) -> Manifest:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"onnxruntime cannot run the graph: {reason}") from error
     probes = recorded(images, dict(zip(OUTPUTS, outputs, strict=True)))
-    said, meant = from_metadata(session.get_modelmeta().custom_metadata_map), meaning_of(manifest)
-    if said is None:
-        probes = probes.model_copy(update={"meaning_sha256": digest(meant)})
-    elif other := difference(said, meant):
+    metadata, expected = from_metadata(session.get_modelmeta().custom_metadata_map), meaning_of(manifest)
+    if metadata is None:
+        probes = probes.model_copy(update={"meaning_sha256": digest(expected)})
+    elif other := difference(metadata, expected):
         raise ValueError(other)
     return Manifest.model_validate(manifest.model_dump() | {"probes": probes})
-
-
-def store_probes(artefact: Path) -> Manifest:
-    """Compute them for an artefact whose manifest has none, and write them into it; all else there stays.
-
-    Answers from before there was the digest of what a graph's numbers mean stay, and get it.
-
-    Args:
-        artefact: the .onnx file; its manifest lies beside it.
-
-    Raises:
-        ArtefactError: the manifest cannot be read.
-        OSError: the graph cannot be read, or the manifest not be written.
-        ValueError: the manifest has probes already or is another graph's; see also `with_probes`.
-    """
-    path = artefact.with_suffix(".json")
-    manifest, graph = read_manifest(path), artefact.read_bytes()
-    if hashlib.sha256(graph).hexdigest() != manifest.sha256:
-        raise ValueError(f"{artefact}: its sha256 is not the one that its manifest has")
-    probed = with_probes(graph, manifest)
-    if manifest.probes and probed.probes:
-        found = {"meaning_sha256": probed.probes.meaning_sha256}
-        probed = manifest.model_copy(update={"probes": manifest.probes.model_copy(update=found)})
-        if probed == manifest:
-            raise ValueError(f"{path}: has probes already; another graph needs a manifest of its own")
-    atomic_file.write_text(path, manifest_text(probed))  # a service that reads it anew finds the old one or this
-    return probed

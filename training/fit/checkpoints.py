@@ -1,10 +1,8 @@
-"""An interrupted run goes on as if nothing had happened: what is saved when, and what needs no saving.
+"""Checkpoints, resumption, early stopping and weight averaging as Lightning callbacks.
 
-Knows Lightning's hooks and checkpoints. Knows no pictures and no network.
-
-Whatever is random in a step follows from the seed, the epoch and the step, so no random state is saved. A checkpoint
-holds weights, their average, the optimiser, the schedule, the counters and the clock. With them a run on one CPU that
-was killed at any moment ends with the very bits of one that was not.
+The random numbers of a step follow from seed, epoch and step, so no random state is saved. A checkpoint holds weights,
+their moving average, optimiser, schedule, counters and training time. A run on one CPU that was killed and resumed
+ends with the same bits as one that was not.
 """
 
 import io
@@ -26,29 +24,27 @@ from training.fit.optimiser import MONITORED
 from training.run import TrainingStopped
 
 
-def seed_step(seed: int, epoch: int, step: int, share: int) -> None:
-    """Give torch and numpy (whose global generator timm's Mixup draws from) the random numbers of one share of a step.
+def seed_step(seed: int, epoch: int, step: int, stream: int) -> None:
+    """Seed torch and numpy (timm's Mixup draws from numpy's global generator) for one part of an optimiser step.
 
     Args:
-        share: which of the devices x parts shares, as `Share.number` counts them: two devices draw what one does that
-            takes its batch in two parts.
+        stream: `DataParallel.stream`; two ranks draw the same numbers as one rank with two accumulation steps.
     """
-    torch_seed, numpy_seed = np.random.SeedSequence((seed, epoch, step, share)).generate_state(2)
+    torch_seed, numpy_seed = np.random.SeedSequence((seed, epoch, step, stream)).generate_state(2)
     torch.manual_seed(int(torch_seed))
     np.random.seed(numpy_seed)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the old checkpoint and then takes its place, so that a kill leaves either.
+    """Writes a checkpoint beside the old one and renames it; reads it on rank 0 and broadcasts it.
 
-    Lightning's own way leads through the folder of temporary files, from where a move to another disk is a slow copy.
-    The first process reads and writes them; the others, which may be on machines that have none, get what it has read.
+    Lightning's own writer goes through the temporary folder, from where a move to another disk is a slow copy.
     """
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if storage_options is not None:
-            raise TypeError("checkpoints are local files and take no storage_options")
+            raise TypeError("storage_options are not supported: checkpoints are local files")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file.replacing(path) as file:
@@ -58,26 +54,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        whole = on_rank_zero(Path(path).read_bytes)
-        return torch.load(io.BytesIO(whole), map_location=map_location, weights_only=weights_only)
+        content = on_rank_zero(Path(path).read_bytes)
+        return torch.load(io.BytesIO(content), map_location=map_location, weights_only=weights_only)
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves after every epoch and every few steps, keeps the best epoch where asked, and stops a run when told to.
+    """Saves after every epoch and every few steps, keeps the best epoch on request, and stops on a signal.
 
-    Lightning's ModelCheckpoint would do for the epochs. But a run saved by it after the last step of an epoch skips
-    that epoch's validation when picked up, and the best epoch is forgotten when the folder has been moved.
-    A first Ctrl-C or SIGTERM lets the step end and saves; a second one takes effect at once.
+    In place of Lightning's ModelCheckpoint: resumed from a checkpoint of the last step of an epoch, that one skips the
+    epoch's validation, and it loses the best epoch when the run folder is moved.
+    The first SIGINT or SIGTERM ends the step and saves; the second one takes effect at once.
 
     Args:
-        last: where the run is picked up.
-        best: for the epoch of the lowest calibration loss; none: not kept.
+        last: path of the checkpoint to resume from.
+        best: path of the checkpoint of the lowest calibration loss; None: not kept.
         every: steps between two checkpoints within an epoch; 0: none.
-        steps: steps after which the run stops; none: it ends as configured.
+        max_steps: optimiser steps after which the run stops; None: it ends as configured.
     """
 
-    def __init__(self, last: Path, best: Path | None, every: int, steps: int | None) -> None:
-        self.last, self.best, self.every, self.steps = last, best, every, steps
+    def __init__(self, last: Path, best: Path | None, every: int, max_steps: int | None) -> None:
+        self.last, self.best, self.every, self.max_steps = last, best, every, max_steps
         self.lowest = float("inf")
         self.signum: int | None = None
 
@@ -92,45 +88,45 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self._remember)  # Lightning puts back what was there before
+            signal.signal(signum, self._on_signal)  # Lightning restores the previous handlers
 
-    def _remember(self, signum: int, _: object) -> None:
+    def _on_signal(self, signum: int, _: object) -> None:
         self.signum = signum
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 
-    def _stops(self, trainer: L.Trainer) -> bool:
-        """Whether any process was told to, or the steps are done; all then know by which signal."""
-        told = torch.tensor(self.signum or 0, device=trainer.strategy.root_device)
-        self.signum = int(trainer.strategy.reduce(told, reduce_op="max")) or None
-        return self.signum is not None or (self.steps is not None and trainer.global_step >= self.steps)
+    def _must_stop(self, trainer: L.Trainer) -> bool:
+        """Whether any rank got a signal or the steps are done; sets `signum` on every rank."""
+        own = torch.tensor(self.signum or 0, device=trainer.strategy.root_device)
+        self.signum = int(trainer.strategy.reduce(own, reduce_op="max")) or None
+        return self.signum is not None or (self.max_steps is not None and trainer.global_step >= self.max_steps)
 
     @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Gradients that wait for more of their step are not saved; the last step is, once it has been validated.
+        # Not between accumulation steps, whose gradients are not saved; the last step is saved after its validation.
         if (batch_idx + 1) % trainer.accumulate_grad_batches or batch_idx + 1 == trainer.num_training_batches:
             return
-        stops = self._stops(trainer)
-        if stops or (self.every and trainer.global_step % self.every == 0):
+        stop = self._must_stop(trainer)
+        if stop or (self.every and trainer.global_step % self.every == 0):
             trainer.save_checkpoint(self.last)
-        if stops:
+        if stop:
             raise TrainingStopped(self.signum, trainer.current_epoch, trainer.global_step)
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         loss = float(trainer.callback_metrics[MONITORED])
-        if self.best and loss < self.lowest:  # first: a kill after it repeats the epoch, and this with it
+        if self.best and loss < self.lowest:  # before `last`: a kill in between repeats the epoch and this check
             self.lowest = loss
             trainer.save_checkpoint(self.best)
         trainer.save_checkpoint(self.last)
-        goes_on = trainer.current_epoch + 1 != trainer.max_epochs and not trainer.should_stop
-        if self._stops(trainer) and goes_on:
+        more_epochs = trainer.current_epoch + 1 != trainer.max_epochs and not trainer.should_stop
+        if self._must_stop(trainer) and more_epochs:
             raise TrainingStopped(self.signum, trainer.current_epoch, trainer.global_step)
 
 
 class ResumableEarlyStopping(EarlyStopping):
-    """Early stopping that stays decided when the run is picked up right after it."""
+    """Early stopping that keeps its decision when the run is resumed right after it."""
 
     def __init__(self, patience: int) -> None:
         super().__init__(MONITORED, patience=patience, check_finite=False)
@@ -141,9 +137,9 @@ class ResumableEarlyStopping(EarlyStopping):
 
 
 class ModelEMA(WeightAveraging):
-    """Exponential moving average of weights and BatchNorm statistics; in the network in validation and at the end.
+    """Exponential moving average of weights and BatchNorm statistics, used in validation and at the end.
 
-    Lightning's EMAWeightAveraging updates tensor by tensor; this one all at once.
+    Lightning's EMAWeightAveraging updates tensor by tensor; this one all tensors at once.
     """
 
     def __init__(self, decay: float) -> None:
@@ -151,5 +147,5 @@ class ModelEMA(WeightAveraging):
 
     @override
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Also when a run is picked up after its last epoch, where on_train_end is not called."""
+        """Use the average also when a run is resumed after its last epoch, where on_train_end is not called."""
         self.on_train_end(trainer, pl_module)

@@ -1,10 +1,8 @@
-"""What the processes that torchrun started for one training agree on: before its steps, and once it has ended.
+"""Coordination of the processes of one training outside its steps: rank, agreement on decisions, shared failures.
 
-Knows torch.distributed. Knows no run, no pictures and no network. A process that was started alone, or by Lightning,
-which starts the others when the first has come as far as the steps, agrees with itself at once.
-
-On several machines nothing need be shared but the network: what the first process has decided or read, the others get
-from it. One that cannot go on tells the others before it ends, so that none waits for it.
+`torchrun` starts all processes at once; they agree through a gloo process group. Lightning starts the processes of
+`--devices` only when training begins; before that the first process runs alone, and every function here returns at
+once. Machines need to share only the network: the others receive what rank 0 decided or read.
 """
 
 import os
@@ -19,154 +17,36 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
-_talks: list[Any] = []  # the one of `joined`, beside that of the steps
+_groups: list[Any] = []  # the gloo group of `process_group`, apart from the group of the steps
 
-#: How long a step waits for a process that neither answers nor ends; the death of one is noticed at once.
-STEP = timedelta(minutes=10)
-#: The same while pictures are decoded, which may take one machine hours longer than another.
-PREPARATION = timedelta(days=1)
+#: Timeout of a collective operation within a step; a dead process is noticed at once.
+STEP_TIMEOUT = timedelta(minutes=10)
+#: Timeout while pictures are decoded, where one machine may take hours longer than another.
+PREPARATION_TIMEOUT = timedelta(days=1)
 
 
 class ProcessLost(ConnectionError):
-    """Another process has died, or hangs."""
+    """Another process has died or no longer answers."""
 
 
 class ProcessFailed(ValueError):
-    """Another process could not go on; it says why itself."""
-
-
-@contextmanager
-def process_group() -> Iterator[None]:
-    """Be connected to the others that torchrun has started, if there are any.
-
-    Raises:
-        Lost: one of them has died meanwhile.
-    """
-    this = this_process()
-    if not this.torchrun or this.world == 1:
-        yield
-        return
-    try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=STEP)
-        _talks.append(dist.new_group(backend="gloo", timeout=PREPARATION))
-        yield
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():  # which has no class of its own
-            raise ProcessLost("another process is gone; the same command goes on from the last checkpoint") from error
-        raise
-    _talks.pop()
-    dist.destroy_process_group()  # not after an error: others may hang in what it waits for
-
-
-def gpus() -> int:
-    """Of this machine."""
-    return torch.cuda.device_count()
-
-
-def on_rank_zero(decide: Callable[[], T]) -> T:
-    """What the first process makes of it, in all of them.
-
-    Raises:
-        GaveUp: the first could not.
-    """
-    if not _talks:
-        return decide()
-    if this_process().rank:
-        told = _broadcast(None)
-        if told is None:
-            raise ProcessFailed("the first process gave up, and says why")
-        decided: T = told[0]
-        return decided
-    try:
-        decided = decide()
-    except Exception:
-        _broadcast(None)
-        raise
-    _broadcast((decided,))
-    return decided
-
-
-def on_all_ranks(do: Callable[[], T]) -> T:
-    """What this process makes of it, once all have done it.
-
-    Raises:
-        GaveUp: another could not.
-    """
-    try:
-        done = do()
-    except Exception:
-        _gather(False)
-        raise
-    if not all(_gather(True)):
-        raise ProcessFailed("another process gave up, and says why")
-    return done
-
-
-def local_rank_zero_first(do: Callable[[], T]) -> T:
-    """The same, the first process of every machine before the others: what it leaves on the disk, they find."""
-    this = this_process()
-    if this.here == 1:
-        return on_all_ranks(do)
-    done = on_all_ranks(do if this.local_rank == 0 else lambda: None)
-    then = on_all_ranks(do if this.local_rank > 0 else lambda: None)
-    result = then if done is None else done
-    assert result is not None, "one of the two was done"
-    return result
-
-
-def check_identical(found: str, what: str) -> None:
-    """Hold what each has found against the others.
-
-    Raises:
-        ValueError: they have not found the same; in all of them.
-    """
-    if len(set(_gather(found))) > 1:
-        raise ValueError(f"{what} differ between the machines")
-
-
-def barrier() -> None:
-    """Wait until all have come this far."""
-    _gather(True)
-
-
-def all_gather(own: Tensor) -> Tensor:
-    """The tensors of all processes of the steps, (processes, ...), also of those that Lightning has started."""
-    if not dist.is_available() or not dist.is_initialized():
-        return own[None]
-    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(found, own)
-    return torch.stack(found)
-
-
-def _broadcast(told: tuple[Any] | None) -> tuple[Any] | None:
-    box = [told]
-    dist.broadcast_object_list(box, src=0, group=_talks[-1])
-    return box[0]
-
-
-def _gather(told: T) -> list[T]:
-    if not _talks:
-        return [told]
-    box: list[T] = [told] * dist.get_world_size()
-    dist.all_gather_object(box, told, group=_talks[-1])
-    return box
+    """Another process failed; it reports the error itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One of `world` processes on `nodes` machines, of which `here` are on this one."""
+    """Rank of this process, as torchrun or Lightning set it in the environment."""
 
-    rank: int = 0  # among all; the first alone writes to the run's folder, and speaks
+    rank: int = 0  # among all processes; only rank 0 writes to the run folder and prints
     world: int = 1
-    local_rank: int = 0  # among those of this machine; the first of them decodes the pictures
-    here: int = 1
+    local_rank: int = 0  # on this machine; local rank 0 decodes the pictures
+    local_world: int = 1
     nodes: int = 1
     torchrun: bool = False
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """What the environment says. Lightning starts the others of `--devices` on this machine, and late: `rank` is
-        all that is told of them."""
+        """Read the environment. Lightning sets LOCAL_RANK alone, on a single machine."""
         local = int(environment.get("LOCAL_RANK", "0"))
         if "TORCHELASTIC_RUN_ID" not in environment:
             return cls(rank=local, local_rank=local)
@@ -174,33 +54,145 @@ class Process:
             rank=int(environment["RANK"]),
             world=int(environment["WORLD_SIZE"]),
             local_rank=local,
-            here=int(environment["LOCAL_WORLD_SIZE"]),
+            local_world=int(environment["LOCAL_WORLD_SIZE"]),
             nodes=int(environment["GROUP_WORLD_SIZE"]),
             torchrun=True,
         )
 
-    def devices(self, asked: int | None, gpus: int) -> int:
-        """Processes on this machine.
+    def devices(self, requested: int | None, gpus: int) -> int:
+        """Number of processes on this machine.
 
         Args:
-            asked: what --devices says; None: nothing.
-            gpus: of this machine; 0: it computes on its CPU.
+            requested: value of --devices; None: not given.
+            gpus: GPUs of this machine; 0: train on the CPU.
 
         Raises:
-            ValueError: what was asked for, what torchrun has started and what there is do not agree.
+            ValueError: --devices, torchrun and the GPUs contradict each other.
         """
-        devices = self.here if self.torchrun else asked or 1
-        if asked not in (None, devices):
-            mend = f"leave --devices out, or start torchrun --nproc-per-node {asked}"
-            raise ValueError(f"--devices {asked}, where torchrun has started {devices} on this machine: {mend}")
-        if self.world != self.nodes * self.here:
-            uneven = f"{self.here} on this machine, {self.world} on {self.nodes}"
-            raise ValueError(f"torchrun has started {uneven}: give every machine the same --nproc-per-node")
+        devices = self.local_world if self.torchrun else requested or 1
+        if requested not in (None, devices):
+            advice = f"omit --devices, or start torchrun --nproc-per-node {requested}"
+            raise ValueError(f"--devices {requested}, but torchrun started {devices} on this machine; {advice}")
+        if self.world != self.nodes * self.local_world:
+            uneven = f"{self.local_world} on this machine, {self.world} on {self.nodes}"
+            raise ValueError(f"torchrun started {uneven}; give every machine the same --nproc-per-node")
         if gpus and devices > gpus:
-            raise ValueError(f"{devices} processes share every batch, one a GPU, and this machine has {gpus}")
+            raise ValueError(f"{devices} processes need one GPU each, this machine has {gpus}")
         return devices
 
 
 def this_process() -> Process:
-    """This one, which stays the same for as long as it lives."""
+    """This process; constant for its lifetime."""
     return Process.of(os.environ)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Connect to the other processes of torchrun, if there are any.
+
+    Raises:
+        ProcessLost: one of them died.
+    """
+    this = this_process()
+    if not this.torchrun or this.world == 1:
+        yield
+        return
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=STEP_TIMEOUT)
+        _groups.append(dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT))
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():  # gloo raises bare RuntimeErrors
+            raise ProcessLost("another process died; run the same command to resume from the checkpoint") from error
+        raise
+    _groups.pop()
+    dist.destroy_process_group()  # skipped after an error: others may block in a collective operation
+
+
+def on_rank_zero(decide: Callable[[], T]) -> T:
+    """Call a function on rank 0 and return its result on every rank.
+
+    Raises:
+        ProcessFailed: it raised on rank 0.
+    """
+    if not _groups:
+        return decide()
+    if this_process().rank:
+        received = _broadcast(None)
+        if received is None:
+            raise ProcessFailed("rank 0 failed; see its error")
+        result: T = received[0]
+        return result
+    try:
+        result = decide()
+    except Exception:
+        _broadcast(None)
+        raise
+    _broadcast((result,))
+    return result
+
+
+def on_all_ranks(do: Callable[[], T]) -> T:
+    """Call a function on every rank, wait for all of them, and return this rank's result.
+
+    Raises:
+        ProcessFailed: it raised on another rank.
+    """
+    try:
+        result = do()
+    except Exception:
+        _gather(False)
+        raise
+    if not all(_gather(True)):
+        raise ProcessFailed("another process failed; see its error")
+    return result
+
+
+def local_rank_zero_first(do: Callable[[], T]) -> T:
+    """As `on_all_ranks`, but local rank 0 of each machine runs first, so that the others find its cache files."""
+    this = this_process()
+    if this.local_world == 1:
+        return on_all_ranks(do)
+    first = on_all_ranks(do if this.local_rank == 0 else lambda: None)
+    then = on_all_ranks(do if this.local_rank > 0 else lambda: None)
+    result = then if first is None else first
+    assert result is not None, "every process runs exactly once"
+    return result
+
+
+def check_identical(value: str, what: str) -> None:
+    """Compare a value over all processes.
+
+    Raises:
+        ValueError: it differs; raised on every rank.
+    """
+    if len(set(_gather(value))) > 1:
+        raise ValueError(f"{what} differ between the machines")
+
+
+def barrier() -> None:
+    """Wait until every process gets here."""
+    _gather(True)
+
+
+def all_gather(own: Tensor) -> Tensor:
+    """One tensor of each rank, (ranks, ...); also among processes that Lightning started."""
+    if not dist.is_available() or not dist.is_initialized():
+        return own[None]
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, own)
+    return torch.stack(found)
+
+
+def _broadcast(value: tuple[Any] | None) -> tuple[Any] | None:
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=_groups[-1])
+    return box[0]
+
+
+def _gather(value: T) -> list[T]:
+    if not _groups:
+        return [value]
+    box: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(box, value, group=_groups[-1])
+    return box

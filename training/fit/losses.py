@@ -1,9 +1,7 @@
-"""Classes of unequal size: drawn more evenly, or told apart in the loss.
+"""Class imbalance: oversampling of rare classes, and a cross entropy with logit adjustment or class weights.
 
-Knows counts, labels and logits. Knows no pictures and no network.
-
-A class without a training picture (14 of the 21 may be such) is treated like the largest one: it has nothing to gain
-from being rare, every number stays finite, and its logit is pushed down as far as that of any class.
+A class without training pictures (14 of the 21 in the bundled data) is treated like the largest class: all numbers
+stay finite, and its logit is pushed down as far as any.
 """
 
 import numpy as np
@@ -16,22 +14,22 @@ from training.config import FitConfig
 
 
 def class_counts(labels: NDArray[np.int64], weights: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """Draws of each class an epoch, (C,): its pictures, each as often as its source's weight says."""
+    """Samples of each class an epoch, (C,): its pictures times their sampling weights."""
     return np.bincount(labels, weights=weights, minlength=classes).astype(np.float64)
 
 
 def effective_number(counts: NDArray[np.float64], beta: float) -> NDArray[np.float64]:
-    """How many pictures are worth counting when each new one repeats more of the old (arXiv 1901.05555, equation 2).
+    """Effective number of samples (arXiv 1901.05555, equation 2): (1 - beta^n) / (1 - beta).
 
     Args:
         counts: pictures of each class.
-        beta: 1 counts every picture, 0 counts every class once, 0.999 levels off at a thousand.
+        beta: 1: n itself; 0: every class counts 1; 0.999: levels off at a thousand.
     """
     return counts if beta == 1 else (1 - beta**counts) / (1 - beta)
 
 
 def class_weights(counts: NDArray[np.float64], config: FitConfig) -> NDArray[np.float64]:
-    """(1 / count of the class)^power, (C,), up to a factor; of a class without pictures: the largest class's."""
+    """(1 / effective number)^power of each class, (C,), up to a factor."""
     effective = effective_number(counts, config.imbalance_beta)
     return np.where(counts > 0, effective, effective.max()) ** -config.imbalance_power
 
@@ -39,25 +37,25 @@ def class_weights(counts: NDArray[np.float64], config: FitConfig) -> NDArray[np.
 def sampling_weights(
     labels: NDArray[np.int64], weights: NDArray[np.float64], classes: int, config: FitConfig
 ) -> NDArray[np.float64]:
-    """Draws of each picture an epoch, (N,): as its source says, and for `sampling` more of the rare classes.
+    """Samples of each picture an epoch, (N,): its source's weight; with `imbalance = "sampling"` more of rare classes.
 
-    The draws of all pictures together stay what the sources say.
+    The sum over all pictures stays that of the sources' weights.
     """
     if config.imbalance != "sampling":
         return weights
-    drawn = weights * class_weights(class_counts(labels, weights, classes), config)[labels]
-    return drawn * (weights.sum() / drawn.sum())
+    balanced = weights * class_weights(class_counts(labels, weights, classes), config)[labels]
+    return balanced * (weights.sum() / balanced.sum())
 
 
 class LabelLoss(nn.Module):
-    """Cross entropy against labels, with what `imbalance` adds to the logits or multiplies the classes with.
+    """Cross entropy with label smoothing, and logit adjustment or class weights as `imbalance` says.
 
-    logit_adjustment: power · log(share of the draws) is added to the logits, in the loss alone, so that the bare logits
-    learn to answer as if all classes were equally frequent (arXiv 2007.07314, equation 10).
-    loss_weights: each class times its rarity; the mean over all draws is 1.
+    logit_adjustment: power · log(class frequency) is added to the logits in the loss alone, so that the plain logits
+    answer as if all classes were equally frequent (arXiv 2007.07314, equation 10).
+    loss_weights: each class times its weight; the mean over all samples is 1.
 
     Args:
-        counts: draws of each class an epoch, (C,).
+        counts: samples of each class an epoch, (C,).
     """
 
     adjustment: Tensor
@@ -66,21 +64,21 @@ class LabelLoss(nn.Module):
     def __init__(self, counts: NDArray[np.float64], config: FitConfig) -> None:
         super().__init__()
         self.smoothing = config.label_smoothing
-        rare = class_weights(counts, config)
-        adjustment = -np.log(rare) if config.imbalance == "logit_adjustment" else np.zeros_like(rare)
-        weight = rare if config.imbalance == "loss_weights" else np.ones_like(rare)
+        weights = class_weights(counts, config)
+        adjustment = -np.log(weights) if config.imbalance == "logit_adjustment" else np.zeros_like(weights)
+        weight = weights if config.imbalance == "loss_weights" else np.ones_like(weights)
         weight = weight * (counts.sum() / (weight * counts).sum())
-        # A constant added to all logits changes nothing; the largest class's 0 keeps the numbers small.
+        # The softmax ignores a constant added to all logits; 0 for the largest class keeps the numbers small.
         adjustment = adjustment - adjustment.max()
         self.register_buffer("adjustment", torch.from_numpy(adjustment).float(), persistent=False)
         self.register_buffer("weight", torch.from_numpy(weight).float(), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the batch.
+        """Mean loss of a batch.
 
         Args:
             logits: (N, C).
-            labels: class indices (N,), smoothed here; or shares of each class (N, C), taken as they are.
+            labels: class indices (N,), smoothed here; or shares of each class (N, C), used as they are.
         """
         if labels.ndim == 1:
             labels = F.one_hot(labels, logits.shape[1]).to(logits)

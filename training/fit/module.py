@@ -1,7 +1,4 @@
-"""One step of training and of validation: uint8 pictures and labels in, a loss and its figures out.
-
-Knows the network, the augmentation and the loss. Knows no folders, no loader and no checkpoint.
-"""
+"""The LightningModule: training and validation steps from uint8 pictures and labels to losses and metrics."""
 
 from typing import Any
 
@@ -11,8 +8,9 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
 from numpy.typing import NDArray
 from timm.data import Mixup
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 from typing_extensions import override
 
@@ -21,69 +19,109 @@ from training.data.augment import jitter_stain, warp
 from training.data.sampler import DataParallel
 from training.fit.checkpoints import seed_step
 from training.fit.distil import Teachers
-from training.fit.epoch_sums import EpochSums
+from training.fit.distributed import all_gather
 from training.fit.losses import LabelLoss
 from training.fit.optimiser import MONITORED, optimiser_and_schedule
 from training.networks.build import build
 
-#: Pictures are decoded this much larger than the input, so that a zoomed or turned one is still sharp.
+#: Pictures are decoded this much larger than the input, so that zoomed and rotated ones stay sharp.
 OVERSIZE = 4 / 3
 
 
 class Diverged(ValueError):
-    """A training whose loss is no longer a number."""
+    """The loss of a training is not finite."""
+
+
+class EpochMeans(nn.Module):
+    """Loss and accuracy of an epoch, averaged over the pictures of all ranks.
+
+    Lightning's `self.log` averages since the run was resumed; these means are part of the checkpoint. Non-finite losses
+    stay visible (`nan_strategy="disable"`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss, self.accuracy = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss, logits (N, C) and labels (N,)."""
+        self.loss.update(loss.detach().float(), len(labels))
+        self.accuracy.update((logits.argmax(dim=1) == labels).float())
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Mean loss and accuracy; resets both."""
+        means = self.loss.compute(), self.accuracy.compute()
+        self.loss.reset()
+        self.accuracy.reset()
+        return means
+
+    def _sums(self) -> list[Tensor]:
+        return [sums for metric in (self.loss, self.accuracy) for sums in (metric.mean_value, metric.weight)]
+
+    def checkpoint(self) -> Tensor:
+        """(ranks, 4) sums for a checkpoint; a row a rank, so that a resumed run adds up to the same bits."""
+        return all_gather(torch.stack(self._sums()))
+
+    def load(self, checkpoint: Tensor, parallel: DataParallel) -> None:
+        """Restore the sums; after a change of the number of ranks, rank 0 takes all of them."""
+        if len(checkpoint) == parallel.world_size:
+            own = checkpoint[parallel.rank]
+        else:
+            own = checkpoint.sum(dim=0) * (parallel.rank == 0)
+        for sums, value in zip(self._sums(), own, strict=True):
+            sums.copy_(value)
 
 
 class TrainingModule(L.LightningModule):
-    """A network under training. Batches are uint8 pictures (N, H, W, 3) and labels (N,).
+    """A network with its losses. Batches are uint8 pictures (N, H, W, 3) and labels (N,).
 
     Args:
         steps_per_epoch: optimiser steps.
-        counts: draws of each class an epoch, (C,).
-        share: whose part of each step this process takes; none: all of it.
+        counts: samples of each class an epoch, (C,).
+        parallel: this process's part of each step; None: a single process.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, config: Config, steps_per_epoch: int, counts: NDArray, share: DataParallel | None = None
+        self, config: Config, steps_per_epoch: int, counts: NDArray, parallel: DataParallel | None = None
     ) -> None:
         super().__init__()
         self.config = config
-        self.share = share or DataParallel()
+        self.parallel = parallel or DataParallel()
         self.steps_per_epoch = steps_per_epoch
         classes = len(config.classes)
         self.net = build(config.model, classes).to(memory_format=torch.channels_last)
-        self.teachers = [Teachers(config)]  # in a list: no module of this one, so that no checkpoint holds them
+        self.teachers = [Teachers(config)]  # in a list: not a submodule, so not in checkpoints
         self.projectors = self.teachers[0].projectors(self.net.head.in_features)
         self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.model.std).view(3, 1, 1), persistent=False)
         self.mixup = _mixup(config)
         self.label_loss = LabelLoss(counts, config.fit)
-        self.learned, self.watched = EpochSums(), EpochSums()
+        self.train_means, self.calibration_means = EpochMeans(), EpochMeans()
         self.macro_f1 = MulticlassF1Score(classes, average="macro")
 
     @property
     def input_size(self) -> int:
-        """Pixels a side that the network is fed in this epoch."""
+        """Input size of the network in this epoch, in pixels."""
         return progressive_size(self.current_epoch, self.config.fit) or self.config.model.input_size
 
     def _normalise(self, images: Tensor) -> Tensor:
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def augmented(self, pictures: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) → (N, 3, S, S) in 0..1, S what the network or the widest-eyed teacher wants."""
+        """uint8 (N, H, W, 3) → (N, 3, S, S) in 0..1; S: largest input size of network and teachers."""
         size = max(self.input_size, self.teachers[0].input_size)
         images = _shrunk(_planes(pictures), round(size * OVERSIZE))
-        # In bf16 a coordinate has 8 bits, fewer than a picture has columns.
+        # bf16 has 8 bits of precision, too few for the coordinates of the sampling grid.
         with torch.autocast(self.device.type, enabled=False):
             return jitter_stain(warp(images, size, self.config.augment), self.config.augment.stain)
 
     @override
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        step, part = divmod(batch_idx, self.share.parts)
-        seed_step(self.config.seed, self.current_epoch, step, self.share.number(part))
+        step, part = divmod(batch_idx, self.parallel.accumulate)
+        seed_step(self.config.seed, self.current_epoch, step, self.parallel.stream(part))
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
@@ -95,41 +133,41 @@ class TrainingModule(L.LightningModule):
         loss = self.label_loss(out.logits, labels)
         if teachers:
             loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, images, self.projectors)
-        self.learned.add(loss, out.logits, labels if labels.ndim == 1 else labels.argmax(dim=1))  # mixed: larger part
+        hard_labels = labels if labels.ndim == 1 else labels.argmax(dim=1)  # mixup, cutmix: the larger part
+        self.train_means.update(loss, out.logits, hard_labels)
         return loss
 
     @override
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         logits = self.net(self._normalise(_shrunk(_planes(batch[0]), self.input_size))).logits
         self.macro_f1(logits, batch[1])
-        self.watched.add(F.cross_entropy(logits.float(), batch[1]), logits, batch[1])
+        self.calibration_means.update(F.cross_entropy(logits.float(), batch[1]), logits, batch[1])
         self.log("calibration_macro_f1", self.macro_f1)
 
     @override
     def on_validation_epoch_end(self) -> None:
-        """Here, so that an epoch's row of the curves is whole, and written before its checkpoint."""
-        for block, sums in (("calibration", self.watched), ("train", self.learned)):
-            loss, accuracy = sums.close()
+        """Log the means of both blocks here: one row of the curves an epoch, written before the checkpoint."""
+        for block, means in (("calibration", self.calibration_means), ("train", self.train_means)):
+            loss, accuracy = means.compute()
             self.log(f"{block}_loss", loss, prog_bar=True)
             self.log(f"{block}_accuracy", accuracy, prog_bar=block == "calibration")
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["learned"] = self.learned.state()
+        checkpoint["train_means"] = self.train_means.checkpoint()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.learned.load(checkpoint.get("learned"), self.share)
+        self.train_means.load(checkpoint["train_means"], self.parallel)
 
     @override
     def on_validation_end(self) -> None:
         loss = self.trainer.callback_metrics[MONITORED]
         if not loss.isfinite():
-            raise Diverged(
-                f"the {MONITORED} of epoch {self.current_epoch} is {loss:.3g}: lower fit.lr or fit.clip_norm"
-            )
+            message = f"{MONITORED} is {loss:.3g} in epoch {self.current_epoch}; lower fit.lr or fit.clip_norm"
+            raise Diverged(message)
         schedule = self.lr_schedulers()
-        # Here and not where Lightning does it, which is after the checkpoint of the epoch has been written.
+        # Lightning steps it only after the checkpoint of the epoch was written.
         if isinstance(schedule, ReduceLROnPlateau):
             schedule.step(loss)
 
@@ -140,12 +178,12 @@ class TrainingModule(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        learned = [*self.net.parameters(), *self.projectors.parameters()]
-        return optimiser_and_schedule(learned, self.config.fit, self.steps_per_epoch)
+        trained = [*self.net.parameters(), *self.projectors.parameters()]
+        return optimiser_and_schedule(trained, self.config.fit, self.steps_per_epoch)
 
 
 def progressive_size(epoch: int, config: FitConfig) -> int | None:
-    """The input size that `sizes` gives an epoch; none where there are no sizes."""
+    """Input size of an epoch under progressive resizing (`fit.sizes`); None without it."""
     return next((size for first, size in reversed(config.sizes) if epoch >= first), None)
 
 
@@ -154,7 +192,7 @@ def _planes(pictures: Tensor) -> Tensor:
 
 
 def _shrunk(images: Tensor, size: int) -> Tensor:
-    """(N, 3, H, H) → at most (N, 3, size, size), each pixel the mean of what it covers."""
+    """Downsample (N, 3, H, H) to (N, 3, size, size) with antialiasing; smaller pictures stay as they are."""
     return images if images.shape[-1] <= size else F.interpolate(images, size, mode="bilinear", antialias=True)
 
 

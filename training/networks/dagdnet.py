@@ -1,11 +1,8 @@
-"""DAGDNet: a DenseNet whose middle blocks are looked at through attention gates, one gate each for two of them.
+"""DAGDNet: a DenseNet with attention gates on two of its dense blocks.
 
-Peng et al. 2023, doi 10.1007/s00432-023-05384-9. Re-stated from the description; not the authors' code. Described:
-dual attention gates in the architecture of DenseNet filter and highlight its position-related features. Not described
-there, and ours: the gate is the additive one of Attention U-Net (arXiv 1804.03999, eq. 1 and 2), the two stand behind
-the second and third dense block, and the fourth block's map opens them.
-
-Knows tensors. Knows no weights and no pictures.
+Peng et al. 2023, doi 10.1007/s00432-023-05384-9; reimplemented from the description. Described there: dual attention
+gates in a DenseNet filter and highlight position-related features. Ours: the additive gate of Attention U-Net (arXiv
+1804.03999, eq. 1 and 2) behind the second and third dense block, with the fourth block's map as gating signal.
 """
 
 from typing import Any
@@ -19,9 +16,9 @@ from training.networks.trunks import PooledClassifier
 
 
 class AttentionGate(nn.Module):
-    """Opens at the places where a map and a deeper one agree: x · σ(ψ ReLU(W_x x + W_g g)), x normed and rectified.
+    """Additive attention gate: x · σ(ψ ReLU(W_x x + W_g g)), x after norm and ReLU.
 
-    A dense block leaves its sums bare; each layer that reads them norms and rectifies them first, and so does the gate.
+    A dense block outputs sums without norm. Every layer that reads them starts with norm and ReLU; so does the gate.
 
     Args:
         dim: channels of the map x.
@@ -37,19 +34,19 @@ class AttentionGate(nn.Module):
         self.psi = nn.Conv2d(hidden, 1, 1)
 
     def forward(self, x: Tensor, gating: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, C, h, w), gating on a coarser grid → (gated x, the gate (N, 1, h, w) in 0..1)."""
+        """x (N, C, h, w) and a gating map on a coarser grid → gated x, and the gate (N, 1, h, w) in 0..1."""
         x = torch.relu(self.norm(x))
-        wanted = F.interpolate(self.of_gating(gating), scale_factor=float(x.shape[-1] // gating.shape[-1]))
-        gate = torch.sigmoid(self.psi(torch.relu(self.of_map(x) + wanted)))
+        gating = F.interpolate(self.of_gating(gating), scale_factor=float(x.shape[-1] // gating.shape[-1]))
+        gate = torch.sigmoid(self.psi(torch.relu(self.of_map(x) + gating)))
         return x * gate, gate
 
 
 class DAGDNet(PooledClassifier):
-    """DenseNet with dual attention gates; `attention` shows the two gates, on the finer one's grid.
+    """DenseNet with dual attention gates; `attention` holds the two gates on the finer grid.
 
     Args:
         blocks: dense layers of each block.
-        growth: channels that each adds.
+        growth: channels that each layer adds.
     """
 
     attention_scales = ("gate of block 2", "gate of block 3")
@@ -61,7 +58,7 @@ class DAGDNet(PooledClassifier):
         super().__init__(dense, last + sum(widths), num_classes)
         self.gates = nn.ModuleList(AttentionGate(width, last) for width in widths)
 
-    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         middle = []
         for name, layer in self.trunk.named_children():
             x = layer(x)
@@ -75,12 +72,12 @@ class DAGDNet(PooledClassifier):
 
 
 def dagdnet(num_classes: int, drop_path: float = 0.0) -> DAGDNet:
-    """Over DenseNet-121 at half its growth, for two CPU cores."""
-    del drop_path  # DenseNet has no residual branch to leave out
+    """DAGDNet on DenseNet-121 with half its growth rate, for training on two CPU cores."""
+    del drop_path  # DenseNet has no residual branches to drop
     return DAGDNet((6, 12, 24, 16), 16, num_classes)
 
 
 def dagdnet121(num_classes: int, drop_path: float = 0.0) -> DAGDNet:
-    """Over DenseNet-121."""
+    """DAGDNet on DenseNet-121."""
     del drop_path
     return DAGDNet((6, 12, 24, 16), 32, num_classes)

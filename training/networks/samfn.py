@@ -1,13 +1,9 @@
-"""SA-MFN: attention maps are filtered without labels, features of two scales are seen through them, and the first
-prediction is used to look again.
+"""SA-MFN: self-supervised filtering of attention maps, multi-scale attention and a second prediction.
 
-Chen et al. 2022, doi 10.1007/s10489-022-03232-w. Re-stated from the description; not the authors' code. Described: a
-self-supervised attention map filter keeps the most distinguishable and representative of the initial attention maps; a
-multi-scale attention map generator draws a global spatial map from them; a reiterative prediction steadies an unsure
-first answer. Not described there, and ours: what makes a map distinguishable and representative (below), which two
-scales, and that the second look goes where the first prediction found its evidence; the backbone is a ResNet-18.
-
-Knows tensors. Knows no weights and no pictures.
+Chen et al. 2022, doi 10.1007/s10489-022-03232-w; reimplemented from the description. Described there: a self-supervised
+attention map filter keeps the most distinguishable and representative maps; a multi-scale attention map generator
+combines them into a global map; a reiterative prediction refines the first one. Ours: the scores of the filter (below),
+the choice of scales, a second prediction weighted by the evidence of the first, and a ResNet-18 as backbone.
 """
 
 from typing import Any
@@ -19,17 +15,16 @@ from torch import Tensor, nn
 
 from training.networks.trunks import PooledClassifier
 
-#: Initial attention maps, M.
+#: Number of initial attention maps, M.
 ATTENTION_MAPS = 32
 
 
 class AttentionMapFilter(nn.Module):
-    """Self-supervised attention map filter: (N, D, h, w) → (N, M, h, w), of which the worse half or so is zero.
+    """Self-supervised attention map filter: (N, D, h, w) → (N, M, h, w), about half of the maps zero.
 
-    A map is distinguishable where it is peaked: its entropy over the positions is low. It is representative where it
-    agrees with the others: its cosine with their mean is high. The product of the two is its score, which needs no
-    label. A map counts by what its score is above the mean score; the others are filtered out. Taking a fixed number
-    of the best instead would let two maps of nearly one score change places between one runtime and another.
+    The score of a map is distinguishability (low entropy over the positions) times representativeness (cosine with the
+    mean map). Maps are weighted by their score above the mean score; the others become zero. A top-k choice would
+    depend on rounding, and so on the runtime, where two scores are nearly equal.
     """
 
     def __init__(self, dim: int) -> None:
@@ -47,11 +42,11 @@ class AttentionMapFilter(nn.Module):
 
 
 class MultiScaleAttention(nn.Module):
-    """Multi-scale attention map generator: a global map from the filtered ones, laid over the features of two scales.
+    """Multi-scale attention map generator: a global map from the filtered maps, applied to features of two scales.
 
     Args:
         fine_dim: channels of the third stage.
-        dim: channels of the last.
+        dim: channels of the last stage.
     """
 
     def __init__(self, fine_dim: int, dim: int) -> None:
@@ -70,11 +65,11 @@ class MultiScaleAttention(nn.Module):
 
 
 class SAMFN(PooledClassifier):
-    """Filter, generator and reiterative prediction over ResNet-18; `attention` is the global map and the second look.
+    """SA-MFN on ResNet-18; `attention` holds the global map and the map of the second prediction.
 
-    Reiterative prediction: the evidence of the classes, weighted with the first probabilities, says where the first
-    answer came from; the features are looked at again through it, and the head reads the mean of both looks, so that
-    its logits are the mean of both predictions.
+    Reiterative prediction: the class evidence, weighted by the first probabilities, is a map of where the first answer
+    came from. The features are weighted by it, and the head reads the mean of both feature maps, so that its logits are
+    the mean of both predictions.
     """
 
     attention_scales = ("global", "second look")
@@ -88,11 +83,11 @@ class SAMFN(PooledClassifier):
         self.filter = AttentionMapFilter(coarse)
         self.scales = MultiScaleAttention(fine, coarse)
 
-    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fine, coarse = self.trunk(x)
         features, attention = self.scales(fine, coarse, self.filter(coarse))
         evidence = F.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)
         first = torch.softmax(evidence.mean(dim=(2, 3)), dim=1)
         second_look = torch.sigmoid((evidence * first[:, :, None, None]).sum(dim=1, keepdim=True))
-        seen_again = features * 2 * second_look  # as strong as at first where the evidence is indifferent
-        return (features + seen_again) / 2, torch.cat([attention, second_look], dim=1)
+        reweighted = features * 2 * second_look  # unchanged where the evidence is 0
+        return (features + reweighted) / 2, torch.cat([attention, second_look], dim=1)

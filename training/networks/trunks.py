@@ -1,8 +1,6 @@
-"""What VAN-MLKA is compared with: trunks of others under one head, with the outputs of the contract.
+"""Comparison networks: trunks of timm with a linear head and the outputs of the contract.
 
-Knows timm's names of the trunks. Knows no weights and no pictures.
-
-timm (Apache-2.0, pytorch-image-models) holds the trunks: kept up, and the field's reference for them.
+timm (pytorch-image-models, Apache-2.0) is the field's reference implementation of these trunks.
 """
 
 from collections.abc import Mapping
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from model.van import VANOutput, answer
 
-#: Our name → timm's, and what else timm is told.
+#: Variant → timm's name and options.
 TRUNKS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "efficientnet_lite0": ("tf_efficientnet_lite0", {}),
@@ -23,23 +21,26 @@ TRUNKS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "resnext50": ("resnext50_32x4d", {}),  # Matek 2021
         "densenet121": ("densenet121", {}),
         "resnet18": ("resnet18", {}),
-        "convnext_atto": ("convnext_atto", {"head_norm_first": True}),  # its norm before the mean, as the sum rule asks
+        "convnext_atto": (
+            "convnext_atto",
+            {"head_norm_first": True},
+        ),  # norm before the mean, for the sum rule
     }
 )
 
 
 class PooledClassifier(nn.Module):
-    """A trunk, the mean over its last map, a linear head.
+    """A trunk, global average pooling and a linear head.
 
     Args:
-        trunk: what `look` sees with.
+        trunk: the trunk that `forward_maps` calls.
         features: channels of its last map, D.
         num_classes: width of the head.
     """
 
-    #: What the maps of `attention` show, in order.
+    #: Names of the `attention` maps, in order.
     attention_scales: tuple[str, ...] = ("features",)
-    trunk: Any  # its parts have names of its own, of which nn.Module knows nothing
+    trunk: Any  # typed Any: its submodules differ by trunk
 
     def __init__(self, trunk: nn.Module, features: int, num_classes: int) -> None:
         super().__init__()
@@ -48,17 +49,17 @@ class PooledClassifier(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S), normalised → the map that the head reads (N, D, h, w), and what it weighted (N, K, h', w').
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Feature map (N, D, h, w) and attention maps (N, K, h', w') of normalised pictures (N, 3, S, S).
 
-        Here the second is the strength of the first: the mean over its channels without signs.
+        Here the attention map is the mean magnitude of the features over their channels.
         """
         features = self.trunk.forward_features(x)
         return features, mean_magnitude(features)
 
     def forward(self, x: Tensor) -> VANOutput:
-        """(N, 3, S, S), normalised."""
-        features, weighted = self.look(x)
+        """Outputs of the contract for normalised pictures (N, 3, S, S)."""
+        features, weighted = self.forward_maps(x)
         return answer(self.head, [features], weighted)
 
 
@@ -66,19 +67,19 @@ def timm_classifier(name: str, num_classes: int, drop_path: float = 0.0) -> Pool
     """A trunk of timm with random weights.
 
     Args:
-        name: of TRUNKS.
-        drop_path: rate of stochastic depth at the last block, in trunks that have it.
+        name: a key of TRUNKS.
+        drop_path: stochastic depth rate at the last block; ignored by trunks without it.
     """
     timm_name, options = TRUNKS[name]
     options = {"pretrained": False, "num_classes": 0, **options}
     trunk: Any
     try:
         trunk = timm.create_model(timm_name, drop_path_rate=drop_path, **options)
-    except TypeError:  # densenet, for one, knows no stochastic depth
+    except TypeError:  # DenseNet has no stochastic depth
         trunk = timm.create_model(timm_name, **options)
     return PooledClassifier(trunk, trunk.num_features, num_classes)
 
 
 def mean_magnitude(features: Tensor) -> Tensor:
-    """The mean over the channels without signs, (N, D, h, w) -> (N, 1, h, w)."""
+    """Mean absolute value over the channels, (N, D, h, w) → (N, 1, h, w)."""
     return features.abs().mean(dim=1, keepdim=True)

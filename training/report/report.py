@@ -127,7 +127,7 @@ def _map_rows(scores: Scores, gallery: NDArray[np.int64]) -> NDArray[np.int64]:
 def _maps_figure(
     run: RunFolder, config: Config, cells: CellReader, scores: Scores, rows: NDArray[np.int64], name: str, split: str
 ) -> ReportFigure:
-    net, keys = load_network(config, run.trained_weights()), scores.keys()
+    net, keys = load_network(config, run.weights_file()), scores.keys()
     images = np.stack([cells.image(keys[row], config.model.input_size) for row in rows])
     shown = [
         CellMaps(
@@ -168,7 +168,7 @@ def _training(run: RunFolder) -> tuple[str, ...]:
 
 
 def _facts(run: RunFolder, config: Config, evaluation: Evaluation) -> list[tuple[str, str]]:
-    split, temperature = describe_split(config.data, run.twins.exists()), "fitted on the calibration block alone"
+    split, temperature = describe_split(config.data), "fitted on the calibration block alone"
     if not evaluation.temperature_fitted:
         temperature = "not fitted: the calibration block does not determine it"
     if run.folds.exists():  # the configuration is that of one fold

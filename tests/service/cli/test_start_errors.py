@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import change_weight, edit_manifest, write_artefact
+from graphs import change_weight, edit_manifest, store_probes, write_artefact
 from serving import served
 
 from model.contract import CLASSES
 from service.runtime.artifact import sha256
-from training.export.probes import store_probes
 
 Fault = Callable[[Path, Path], None]
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from graphs import change_weight, edit_manifest, write_artefact
+from graphs import change_weight, edit_manifest, store_probes, write_artefact
 from keys import bearer, entry, keys_file
 from serving import Held, Served, async_client, refused, served, zipped
 
@@ -23,7 +23,6 @@ from model.contract import CLASSES, read_manifest
 from service.app import create_app
 from service.config.settings import Settings
 from service.runtime.session import OnnxSession, open_session
-from training.export.probes import store_probes
 
 Draw = Callable[..., bytes]
 PNG = {"content-type": "image/png"}

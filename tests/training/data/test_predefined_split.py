@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from training.config import BlockSplit, Columns, ListedSplit
-from training.data.samples import BLOCKS, DataError, Sample, split_csv
-from training.data.splits import assign_blocks, split_blocks
+from training.data.samples import BLOCKS, DataError, Sample, group_by_block, split_csv
+from training.data.splits import assign_blocks
 from training.data.tables import PredefinedSplit, match_predefined_split
 
 PUBLISHED = "/lustre/groups/shared/histology_data/BM_cytomorphology_data/test"
@@ -47,7 +47,7 @@ def test_the_published_test_list_of_dinobloom_reads_as_is(tmp_path: Path) -> Non
 
 def test_a_split_list_of_this_program_is_a_list_too(tmp_path: Path) -> None:
     samples = _cells({("marrow", "BLA"): 30, ("blood", "BLA"): 30, ("blood", "EOS"): 10})
-    parts = split_blocks(samples, BlockSplit())
+    parts = group_by_block(samples, assign_blocks(samples, BlockSplit(), np.arange(len(samples))))
     listed, split = _listed(tmp_path, split_csv(parts), samples)
     blocks = assign_blocks(samples, split, np.arange(len(samples)), listed.blocks)
     assert {block: [s for s, b in zip(samples, blocks, strict=True) if b == block] for block in BLOCKS} == parts

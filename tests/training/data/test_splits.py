@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit, RandomSplit, SplitConfig
-from training.data.samples import BLOCKS, Block, Sample
-from training.data.splits import assign_blocks, group_ids, patient_pairs, split_blocks, subsample
+from training.data.samples import BLOCKS, Block, Sample, group_by_block
+from training.data.splits import assign_blocks, group_ids, patient_pairs, subsample
 
 CODES = ("BLA", "EOS", "PMO")
 SOURCES = ("marrow", "blood")
@@ -92,7 +92,7 @@ def test_no_unit_stands_in_two_blocks_and_the_order_of_files_decides_nothing(div
 @given(counts, shares)
 def test_blocks_are_contiguous_and_of_the_shares_asked(counts: dict, shares: dict[str, float]) -> None:
     samples = _cells(counts)
-    parts = split_blocks(samples, BlockSplit(**shares))
+    parts = group_by_block(samples, assign_blocks(samples, BlockSplit(**shares), _alone(samples)))
     for (source, code), count in counts.items():
         mine = [s for s in samples if (s.source, s.code) == (source, code)]
         joined = [s for block in BLOCKS for s in parts[block] if (s.source, s.code) == (source, code)]

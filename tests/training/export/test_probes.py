@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import change_weight, edit_manifest, write_artefact
+from graphs import change_weight, edit_manifest, store_probes, write_artefact
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -20,7 +20,6 @@ from service.runtime.providers import tolerance
 from service.runtime.session import OnnxSession, open_session
 from training.cli import app
 from training.export.fp16 import fp16_graph
-from training.export.probes import store_probes
 
 Floats = NDArray[np.float32]
 Change = Callable[[Floats], Floats]
@@ -234,10 +233,6 @@ def test_the_command_adds_them_to_an_artefact_and_changes_nothing_else(tmp_path:
     assert sorted(tmp_path.iterdir()) == [path, artefact]
 
 
-def _another_graph(artefact: Path) -> None:
-    artefact.write_bytes(artefact.read_bytes()[:-1])
-
-
 def _no_graph(artefact: Path) -> None:
     artefact.write_bytes(b"no graph")
     edit_manifest(artefact, sha256=sha256(b"no graph"))
@@ -250,7 +245,6 @@ def _no_numbers(artefact: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (_another_graph, "its sha256 is not the one that its manifest has"),
         (_no_graph, "onnxruntime cannot run the graph"),
         (_no_numbers, "logits of a probe picture are not numbers"),
     ],

@@ -44,7 +44,7 @@ def test_a_new_one_sees_what_its_trunk_sees(net: LiteMLKA) -> None:
     pictures = _pictures(2, 64)
     with torch.inference_mode():
         (_, last), _ = net.eval().forward_features(pictures)
-        torch.testing.assert_close(last, alone.eval().look(pictures)[0])
+        torch.testing.assert_close(last, alone.eval().forward_maps(pictures)[0])
 
 
 def test_it_begins_with_the_weights_of_a_trained_trunk(tmp_path: Path) -> None:
