@@ -27,8 +27,8 @@ def test_the_first_steps_of_own_classes_on_the_bundled_model(tmp_path: Path) -> 
     log, out = tmp_path / "fit.log", tmp_path / "run"
     code = run("fit", CONFIGS / "finetune.toml", "--data", tmp_path, "--out", out, "--steps", "1", log=log)
     assert code == 0, log.read_text()
-    assert "of the head, the rows of NGS, LYT, EOS" in log.read_text()
-    assert "Begun with the weights of marrowlens-lite" in log.read_text() and "asks less" not in log.read_text()
+    assert "head rows of NGS, LYT, EOS" in log.read_text()
+    assert "Initialised from marrowlens-lite" in log.read_text() and "less restrictive" not in log.read_text()
 
 
 @pytest.mark.parametrize(("name", "batch_size"), [("full", 1024), ("paper", 32)])
@@ -42,7 +42,7 @@ def test_the_first_steps(data: Path, tmp_path: Path, name: str, batch_size: int)
     log, out = tmp_path / "fit.log", tmp_path / "run"
     code = run("fit", tmp_path / "small.toml", "--data", data, "--out", out, "--steps", "2", log=log)
     assert code == 0, log.read_text()
-    assert "stopped in epoch 0 after step 2; the same command goes on from there" in log.read_text()
+    assert "stopped in epoch 0 after step 2; run the same command to resume" in log.read_text()
     state = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 2
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())

@@ -214,7 +214,7 @@ def _refusal(*arguments: str | Path) -> str:
 def test_a_run_of_another_configuration_is_not_overwritten(desk: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text(CONFIG.replace("seed = 1", "seed = 2"))
-    assert "differs from this run's" in _refusal("fit", other, "--data", desk, "--out", desk / "run")
+    assert "is another configuration" in _refusal("fit", other, "--data", desk, "--out", desk / "run")
 
 
 def test_other_pictures_than_those_of_the_run_are_not_measured(desk: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_too_few_pictures_for_a_block_are_found_before_training(tmp_path: Path) 
     ("change", "says"),
     [
         (("epochs = 2", "epoch = 2"), "unknown key 'fit.epoch'; did you mean 'epochs'?"),
-        (('variant = "micro"', 'variant = "tini"'), "did you mean tiny"),
+        (('variant = "micro"', 'variant = "tini"'), "did you mean 'tiny'"),
         (('folder = "drawn"', 'folder = "lost [1]"'), "lost [1]: no such folder"),
         (('folder = "drawn"', 'folder = "[/lost]"'), "[/lost]: no such folder"),
         (("batch_size = 16", "batch_size = 512"), "do not fill one batch"),

@@ -49,7 +49,9 @@ def pool_folds(runs: Sequence[RunFolder]) -> PooledFolds:
     parts = [scores_of_run(run, "test") for run in runs]
     tested = _check_disjoint(runs, parts)
     # A run lists only unreadable training pictures; its own test pictures are in the training block of another run.
-    readable = set[Key]().union(*(run.image_keys() for run in runs)).difference(*(run.unreadable_keys() for run in runs))
+    readable = (
+        set[Key]().union(*(run.image_keys() for run in runs)).difference(*(run.unreadable_keys() for run in runs))
+    )
     untested = len(readable - tested)
     evaluations = [run.evaluation() for run in runs]
     temperature = float(np.exp(np.mean([np.log(evaluation.temperature) for evaluation in evaluations])))

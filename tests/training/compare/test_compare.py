@@ -214,7 +214,7 @@ def test_budget_cost_and_speed_stand_beside_them(done: Bench) -> None:
 def test_what_an_entry_takes_from_another_reaches_its_training(done: Bench, gone_on: str) -> None:
     config = (done.out / "pupil" / "seed-3" / "config.toml").read_text()
     assert config.count(str(done.out / "micro" / "seed-3")) == 2  # of several seeds the first: begun with, and taught
-    assert re.search(r"begins with (\d+) of \1 tensors of \S+micro/seed-3", gone_on)
+    assert re.search(r"loaded (\d+) of \1 tensors from \S+micro/seed-3", gone_on)
 
 
 def _drawn(folder: Path) -> str:
@@ -296,5 +296,5 @@ def test_ctrl_c_saves_and_says_how_to_go_on(bench: Bench, tmp_path: Path) -> Non
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
-    assert "the same command goes on from there" in log.read_text()
+    assert "run the same command to resume" in log.read_text()
     assert not list((tmp_path / "out").glob("*/*.failed"))  # nothing went wrong

@@ -78,7 +78,7 @@ def test_an_entry_may_do_without_another_tissue(tmp_path: Path) -> None:
         (BOTH + "set.fit.epoch = 3\n", "entry other: unknown key 'fit.epoch'; did you mean 'epochs'?"),
         (BOTH + "sets.fit.epochs = 3\n", "unknown key 'entry.1.sets'; did you mean 'set'?"),
         (BOTH + 'kind = "bosting"\n', "entry.1.kind: Input should be 'network', 'boosting'"),
-        (BOTH + 'set.model.variant = "micra"\n', "entry other: unknown variant 'micra'; did you mean micro"),
+        (BOTH + 'set.model.variant = "micra"\n', "entry other: unknown variant 'micra'; did you mean 'micro'"),
         (BOTH + 'set.data.split = {kind = "random"}\n', "entry other: data.split differs from the first entry"),
         (BOTH + "set.data.twins.max_distance = 3\n", "entry other: data.twins differs from the first entry"),
         (BOTH + "set.data.sample = 0.5\n", "entry other: data.sample differs from the first entry"),
@@ -141,4 +141,4 @@ def test_an_entry_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     log = tmp_path / "log"
     told = ("--data", tmp_path, "--out", tmp_path / "out", "--only", "othr")
     assert run("compare", tmp_path / "comparison.toml", *told, log=log) == 2
-    assert "no entry 'othr'; did you mean other?" in log.read_text()
+    assert "no entry 'othr'; did you mean 'other'?" in log.read_text()

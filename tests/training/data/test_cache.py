@@ -53,10 +53,10 @@ def test_rows_are_in_order_and_what_gives_none_is_said(tmp_path: Path, in_memory
     samples[3].path.write_bytes(b"")
     samples[5].path.unlink()
     rows, _ = _rows(samples, None if in_memory else tmp_path / "cache")
-    assert rows.kept == [n for n in range(COUNT) if n not in (3, 5)]
-    assert rows.array.tolist() == _expected(rows.kept)
-    assert rows.refused[3] == "the picture is empty (0 bytes)"
-    assert "No such file" in rows.refused[5]
+    assert rows.indices == [n for n in range(COUNT) if n not in (3, 5)]
+    assert rows.array.tolist() == _expected(rows.indices)
+    assert rows.errors[3] == "the picture is empty (0 bytes)"
+    assert "No such file" in rows.errors[5]
 
 
 def test_rows_are_made_once_and_mapped_not_loaded(tmp_path: Path) -> None:
@@ -66,10 +66,10 @@ def test_rows_are_made_once_and_mapped_not_loaded(tmp_path: Path) -> None:
     assert made == COUNT
     again, made = _rows(samples, tmp_path / "cache")
     assert made == 0
-    assert (again.kept, again.refused) == (first.kept, first.refused)
+    assert (again.indices, again.errors) == (first.indices, first.errors)
     assert isinstance(again.array, np.memmap)
     again.array[:] = 0  # torch may write to what it is given; the file keeps what was read
-    assert _rows(samples, tmp_path / "cache")[0].array.tolist() == _expected(first.kept)
+    assert _rows(samples, tmp_path / "cache")[0].array.tolist() == _expected(first.indices)
 
 
 def test_where_no_picture_can_be_read_there_are_no_rows(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_where_no_picture_can_be_read_there_are_no_rows(tmp_path: Path) -> None:
     for _ in range(2):
         rows, _made = _rows(samples, tmp_path / "cache")
         assert rows.array.shape == (0, 2)
-        assert len(rows.refused) == 2
+        assert len(rows.errors) == 2
 
 
 def test_what_changed_is_made_anew(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_shards_are_read_as_they_lie_whatever_the_order_of_the_samples(tmp_path:
     for start in range(0, len(lying), CHUNK):  # within as many, threads may overtake each other
         assert sorted(made[start : start + CHUNK]) == lying[start : start + CHUNK]
     assert rows.array.tolist() == [[tar, offset % 251] for tar, offset in asked if (tar, offset) != (1, 6)]
-    assert rows.refused == {asked.index((1, 6)): "broken"}
+    assert rows.errors == {asked.index((1, 6)): "broken"}
 
 
 def test_pictures_that_change_while_they_are_read_leave_nothing(tmp_path: Path) -> None:
@@ -165,9 +165,9 @@ def test_pictures_that_vanish_while_they_are_read_end_nothing(tmp_path: Path) ->
     recipe = Recipe(meddling, (2,), np.uint8, "two bytes")
     samples[3].path.unlink()
     rows = cached_rows(samples, recipe, tmp_path / "cache", "reading")
-    assert rows.kept == [0, 1, 2, 4] and list(rows.refused) == [3]
+    assert rows.indices == [0, 1, 2, 4] and list(rows.errors) == [3]
     again = cached_rows(samples, recipe, tmp_path / "cache", "reading")
-    assert again.kept == [] and len(again.refused) == 5, (
+    assert again.indices == [] and len(again.errors) == 5, (
         "what was read before it was gone is not taken for what is there"
     )
 
@@ -182,7 +182,7 @@ def test_a_picture_that_vanished_before_it_was_read_costs_no_second_reading(tmp_
     recipe = Recipe(vanishing, (2,), np.uint8, "two bytes")
     for _ in range(2):
         rows = cached_rows(samples, recipe, tmp_path / "cache", "reading")
-        assert list(rows.refused) == [CHUNK] and count.made == CHUNK
+        assert list(rows.errors) == [CHUNK] and count.made == CHUNK
 
 
 def test_rows_that_the_disk_cannot_hold_are_said_before_they_are_made(tmp_path: Path) -> None:

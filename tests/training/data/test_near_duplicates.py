@@ -42,18 +42,18 @@ TURNS: dict[str, Callable[[NDArray], NDArray]] = {
 SAID = ("as it is", "mirrored", "mirrored", "turned by 180°", "turned by 90°", "turned by 90°", "mirrored", "mirrored")
 
 
-def _words(*pictures: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def _hashes(*pictures: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.stack([perceptual_hash(np.ascontiguousarray(picture)) for picture in pictures])
 
 
-def _found(words: NDArray[np.uint64], max_distance: int = NEAR) -> list[DuplicatePair]:
-    return find_near_duplicates(words, range(len(words)), max_distance)
+def _found(hashes: NDArray[np.uint64], max_distance: int = NEAR) -> list[DuplicatePair]:
+    return find_near_duplicates(hashes, range(len(hashes)), max_distance)
 
 
 @pytest.mark.parametrize(("turn", "said"), list(zip(TURNS, SAID, strict=True)))
 def test_a_turned_or_mirrored_copy_is_a_twin_and_the_turn_is_named(turn: str, said: str) -> None:
     cell, other = (paint(code, 5, SIDE).picture for code in ("NGB", "LYT"))
-    assert _found(_words(cell, other, TURNS[turn](cell))) == [DuplicatePair(0, 2, 0, said)]
+    assert _found(_hashes(cell, other, TURNS[turn](cell))) == [DuplicatePair(0, 2, 0, said)]
 
 
 def test_distances_are_those_of_the_cosine_transforms_of_all_eight_copies() -> None:
@@ -75,7 +75,7 @@ def test_distances_are_those_of_the_cosine_transforms_of_all_eight_copies() -> N
         for i, j in combinations(range(len(pictures)), 2)
     }
     for limit in (NEAR, 48, 100):
-        found = {(twin.first, twin.second): twin.distance for twin in _found(_words(*pictures), limit)}
+        found = {(twin.first, twin.second): twin.distance for twin in _found(_hashes(*pictures), limit)}
         assert found == {pair: distance for pair, distance in expected.items() if distance <= limit}
     assert len(found) > len(noisy)
 
@@ -91,14 +91,14 @@ def test_more_fingerprints_than_a_block_holds_are_all_compared() -> None:
 
 def test_copies_are_paired_with_the_first_alone() -> None:
     cell, other = (paint(code, 0, SIDE).picture for code in ("EOS", "MON"))
-    assert [(t.first, t.second) for t in _found(_words(cell, other, cell, cell))] == [(0, 2), (0, 3)]
+    assert [(t.first, t.second) for t in _found(_hashes(cell, other, cell, cell))] == [(0, 2), (0, 3)]
     black = np.zeros((SIDE, SIDE, 3), np.uint8)
-    assert len(_found(_words(*[black] * 50))) == 49
+    assert len(_found(_hashes(*[black] * 50))) == 49
 
 
 def test_indices_are_those_of_the_samples_that_could_be_read() -> None:
     cell = paint("EOS", 0, SIDE).picture
-    assert find_near_duplicates(_words(cell, cell), [3, 8], NEAR) == [DuplicatePair(3, 8, 0, "as it is")]
+    assert find_near_duplicates(_hashes(cell, cell), [3, 8], NEAR) == [DuplicatePair(3, 8, 0, "as it is")]
 
 
 def test_without_a_picture_there_is_no_twin() -> None:
@@ -113,14 +113,14 @@ def _encoded(picture: Image.Image, quality: int) -> bytes:
 
 def test_other_drawn_cells_are_no_twins_and_every_way_to_store_one_is() -> None:
     drawn = [Image.fromarray(paint(code, seed, 160).picture) for code in ("BLA", "EBO", "NGS") for seed in range(8)]
-    words = _words(*(np.array(cell.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for cell in drawn))
+    words = _hashes(*(np.array(cell.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for cell in drawn))
     assert _found(words) == []
     for stored in (
         _encoded(drawn[0], 50),
         _encoded(drawn[0].resize((100, 100)), 90),
         _encoded(drawn[0].crop((1, 1, 160, 160)), 90),
     ):
-        (twin,) = _found(np.concatenate([words, _words(decode(stored, SIDE))]))
+        (twin,) = _found(np.concatenate([words, _hashes(decode(stored, SIDE))]))
         assert (twin.first, twin.second, twin.turn) == (0, len(drawn), "as it is")
         assert twin.distance <= NEAR
 
@@ -132,7 +132,7 @@ def test_of_real_cells_the_originals_are_found_among_their_copies_and_nothing_el
     copies = [CELLS / "matek2021" / path.parent.name / path.name for path in originals]
     decoys = sorted((CELLS / "matek2021").rglob("*.jpg"))[::4]
     others = sorted({path for path in copies if path.exists()} | set(decoys))
-    words = _words(*(decode(path.read_bytes(), SIDE) for path in (*originals, *others)))
+    words = _hashes(*(decode(path.read_bytes(), SIDE) for path in (*originals, *others)))
     pairs = {(twin.first, twin.second - len(originals)): twin.distance for twin in _found(words)}
     assert {(originals[i], others[j]) for i, j in pairs} == {
         (path, copy) for path, copy in zip(originals, copies, strict=True) if copy.exists()

@@ -65,7 +65,7 @@ def test_a_split_list_of_this_program_is_a_list_too(tmp_path: Path) -> None:
         ),
         ("file\nBLA_00001.jpg\na/BLA_00001.jpg\n", {}, "row 3: 'BLA_00001.jpg' is named by row 2 already"),
         ("file,label\nBLA_00001.jpg,EOS\n", {}, "row 2: 'BLA_00001.jpg' is labelled EOS, in --data it is BLA"),
-        ("file,split\nBLA_00001.jpg,exam\n", {}, "row 2: 'exam' is no block; expected one of train, "),
+        ("file,split\nBLA_00001.jpg,exam\n", {}, "row 2: unknown block 'exam'; expected one of train, "),
         ("name\nBLA_00001.jpg\n", {}, "no column for the file"),
         ("file\nBLA_00001.jpg\n", {"columns": Columns(file="path")}, "no column for the file, 'path'"),
     ],

@@ -50,8 +50,8 @@ def test_a_seed_repeats_the_order_and_an_epoch_changes_it() -> None:
     assert not np.array_equal(first, epoch_order(np.ones(30), 30, 8, 0))
 
 
-def _batches(share: DataParallel, done: int, size: int = 12) -> list[list[int]]:
-    return list(EpochBatchSampler(np.ones(60), 60, size, 5, share, lambda: done))
+def _batches(parallel: DataParallel, done: int, size: int = 12) -> list[list[int]]:
+    return list(EpochBatchSampler(np.ones(60), 60, size, 5, parallel, lambda: done))
 
 
 @pytest.mark.parametrize(("devices", "parts"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 3)])
@@ -67,12 +67,12 @@ def test_what_the_devices_draw_together_is_what_one_would_have_drawn(devices: in
 def test_a_run_picked_up_draws_the_rest_of_its_epoch(done: int) -> None:
     whole = _batches(DataParallel(), done - done % 5)
     assert _batches(DataParallel(), done) == whole[done % 5 :]
-    assert len(EpochBatchSampler(np.ones(60), 60, 12, 5, DataParallel(parts=2), lambda: done)) == 10
+    assert len(EpochBatchSampler(np.ones(60), 60, 12, 5, DataParallel(accumulate=2), lambda: done)) == 10
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"batch_size 12 cannot be shared evenly among 8 \(devices x accumulate\)"):
-        EpochBatchSampler(np.ones(60), 60, 12, 5, DataParallel(devices=4, parts=2), lambda: 0)
+    with pytest.raises(ValueError, match=r"batch_size 12 is not divisible by 8 \(devices x accumulate\)"):
+        EpochBatchSampler(np.ones(60), 60, 12, 5, DataParallel(world_size=4, accumulate=2), lambda: 0)
 
 
 def test_never_less_than_one_batch() -> None:
@@ -83,7 +83,7 @@ def test_never_less_than_one_batch() -> None:
 @given(st.integers(1, 700), st.integers(1, 8))
 def test_every_calibration_picture_is_looked_at_once(count: int, devices: int) -> None:
     if count < devices:
-        with pytest.raises(ValueError, match="cannot be shared"):
+        with pytest.raises(ValueError, match="are too few for"):
             validation_batches(count, DataParallel(0, devices))
         return
     shares = [validation_batches(count, DataParallel(rank, devices), most=100) for rank in range(devices)]

@@ -8,8 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from training.commands.measure import node_times
-from training.export.cost import INPUT_SCOPE, OUTPUT_SCOPE, graph_scopes, optimised_graph_scopes
+from training.export.cost import INPUT_SCOPE, OUTPUT_SCOPE, graph_scopes, node_times, optimised_graph_scopes
 
 
 def _graph() -> onnx.GraphProto:
@@ -72,7 +71,7 @@ def test_what_a_runtime_put_in_between_belongs_to_what_it_takes() -> None:
 def test_every_node_that_runs_is_timed(artefact: Path) -> None:
     found = node_times(artefact, batch=2, runs=3)
     assert {"Conv", "Softmax"} <= {node.operator for node in found}
-    assert all(node.part and node.microseconds >= 0 for node in found)
+    assert all(node.scope and node.microseconds >= 0 for node in found)
 
 
 def test_what_onnxruntime_cannot_run_is_named(tmp_path: Path) -> None:

@@ -4,12 +4,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import commands
-import numpy as np
 import pytest
 from desk import Desk
 
-from training.data.sampler import BatchDataset, batch_loader
-from training.data.wait_times import Waits
+from training.fit.dataloader_timing import EPOCH, NEXT_BATCH, DataLoaderTimer
 
 CONFIG = """
 [fit]
@@ -19,33 +17,31 @@ warmup_epochs = 0
 """
 
 
-class _Slow(BatchDataset):
-    """Takes as long for a picture as the clock says; so does the training for a step."""
-
-    def __init__(self) -> None:
-        super().__init__(np.zeros((9, 2, 2, 3), np.uint8), np.arange(9))
-        self.clock = 0.0
-
-    def __getitem__(self, indices: list[int]):
-        self.clock += len(indices)
-        return super().__getitem__(indices)
+def _timed(*epochs: list[tuple[float, float]]) -> DataLoaderTimer:
+    """A timer that saw these batches: each waited for, then computed with, in seconds."""
+    clock = [0.0]
+    timer = DataLoaderTimer(now=lambda: clock[0])
+    for batches in epochs:
+        with timer.profile(EPOCH):
+            for waited, computed in batches:
+                with timer.profile(NEXT_BATCH):
+                    clock[0] += waited
+                clock[0] += computed
+    return timer
 
 
 def test_what_is_waited_for_is_told_from_what_is_computed() -> None:
-    rows = _Slow()
-    waits = Waits(now=lambda: rows.clock)
-    for _, labels in batch_loader(rows, [[3, 1, 3], [8], [0, 2]], 0, waits):
-        rows.clock += 10 * len(labels)
-    assert waits.epochs == [[(3, 33), (1, 11), (2, 22)]]
-    assert waits.share() == pytest.approx(6 / 66)
+    timer = _timed([(3, 30), (1, 10), (2, 20)])
+    assert timer.epochs == [[(3, 33), (1, 11)]]  # after the last batch nothing is requested
+    assert timer.waiting_share() == pytest.approx(4 / 44)
 
 
 def test_a_step_of_two_batches_does_not_reach_into_the_next_epoch() -> None:
-    waits = Waits([[(1, 10), (2, 20), (3, 30)], [(4, 40), (5, 50), (6, 60)], [(7, 70)]])
-    assert waits.steps(2).tolist() == [[3, 30], [9, 90]]
-    assert len(waits.steps(1)) == 7
-    assert Waits([[], []]).steps(2).shape == (0, 2)
-    assert Waits([[]]).share() == 0
+    timer = _timed([(1, 9), (2, 18), (3, 27), (0, 0)], [(4, 36), (5, 45), (6, 54), (0, 0)], [(7, 63), (0, 0)])
+    assert timer.steps(2).tolist() == [[3, 30], [9, 90]]
+    assert len(timer.steps(1)) == 7
+    assert _timed([], []).steps(2).shape == (0, 2)
+    assert _timed([]).waiting_share() == 0
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +61,16 @@ def test_the_command_says_how_much(desk: Desk, tmp_path: Path, options: tuple[st
     code, said = _fed(desk, tmp_path / "log", "--steps", "9", "--cache", str(desk.folder / "cache"), *options)
     assert code == 0, said
     assert "drawn: 4 steps of 8 pictures" in said  # of nine, without the first two and the last of three epochs
-    (share,) = [line for line in said.splitlines() if "share of the time" in line]
+    (share,) = [line for line in said.splitlines() if "share of all steps" in line]
     assert 0 <= float(share.split()[-1].removesuffix("%")) <= 100
-    assert ("from the disk" in said) is ("--cold" in options)
+    assert ("from disk" in said) is ("--cold" in options)
     assert not list(desk.folder.glob("runs/*"))
 
 
 def test_where_nothing_is_left_to_measure_that_is_said(desk: Desk, tmp_path: Path) -> None:
     code, said = _fed(desk, tmp_path / "log", "--steps", "3")
     assert code == 2
-    assert "no step is left to measure" in said
+    assert "no step to measure" in said
 
 
 def test_the_curves_say_it_of_every_epoch(desk: Desk) -> None:

@@ -51,19 +51,19 @@ def heirs(tmp_path_factory: pytest.TempPathFactory) -> Heirs:
 
 
 def test_manifest_and_card_name_what_it_began_with(heirs: Heirs) -> None:
-    named = f"Begun with the weights of first 0.0.1 (sha256 {heirs.sha256}); their licence: CC BY 4.0."
+    named = f"Initialised from first 0.0.1 (sha256 {heirs.sha256}); licence: CC BY 4.0."
     assert heirs.manifest().attribution == ("drawn by training/drawn/painter.py", named)
     assert named in heirs.card() and named in heirs.desk.said("second")
 
 
 def test_a_laxer_licence_is_complained_of(heirs: Heirs) -> None:
-    said = "card.licence 'CC0' asks less than that of what it begins with: CC BY 4.0"
+    said = "card.licence 'CC0' is less restrictive than the pretrained weights' (CC BY 4.0)"
     assert heirs.desk.said("second").count(said) == 2  # when it is trained, and when it is exported
 
 
 def test_the_same_split_leaks_nothing_and_the_limits_of_that_are_said(heirs: Heirs) -> None:
     (limit,) = heirs.manifest().limits
-    assert limit.startswith("Begun with the weights of first 0.0.1, which learned from none of the 6 test pictures, by")
+    assert limit.startswith("Initialised from first 0.0.1, which was trained on none of the 6 test pictures (compared")
     assert limit in heirs.card()
 
 
@@ -77,7 +77,7 @@ def test_another_split_leaks_and_says_how_much(heirs: Heirs) -> None:
         for of, blocks in zip(rows, (("train", "calibration"), "test"), strict=True)
     )
     assert len(learned & tested) > 0
-    assert f"learned from {len(learned & tested)} of the {len(tested)} test pictures" in heirs.desk.said("leaks")
+    assert f"trained on {len(learned & tested)} of the {len(tested)} test pictures" in heirs.desk.said("leaks")
 
 
 def test_a_card_tells_no_path_of_the_machine_and_no_teacher_that_there_was_not(heirs: Heirs) -> None:
@@ -97,7 +97,7 @@ def test_the_card_of_another_model_is_not_overwritten(heirs: Heirs) -> None:
 
 
 BUNDLED = "model/weights/marrowlens-lite.onnx"
-LINES = """not one of its 361 tensors fits 'micro', and it was learned with other pictures' scaling; set under [model]:
+LINES = """none of its 361 tensors matches 'micro', and it was trained with another mean and std; set under [model]:
     variant = "lite0_mlka"
     mean = [0.5, 0.5, 0.5]
     std = [0.5, 0.5, 0.5]
@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_t
     assert LINES in heirs.desk.said("misfit") and "not there" not in heirs.desk.said("misfit")
     heirs.desk.write("misfit", FIT.replace("batch_size = 8", "batch_size = 64"))
     assert commands.run(*heirs.desk.arguments("misfit", "misfit"), log=heirs.folder / "misfit.log") == 2
-    assert "do not fill one batch" in heirs.desk.said("misfit")
+    assert "are fewer than fit.batch_size 64" in heirs.desk.said("misfit")
     heirs.desk.write("misfit", FIT)  # nothing was learned: another configuration may have the folder
     heirs.desk.fit("misfit", "misfit", "--steps", "1")
 
@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_t
         ("CC0", "CC BY 4.0", True),
         ("Apache-2.0", "CC-BY-4.0", True),
         ("CC BY 4.0", "CC BY-NC 4.0", True),
-        ("CC BY 4.0", "CC BY 4.0; begun with ImageNet weights (Apache-2.0)", False),
+        ("CC BY 4.0", "CC BY 4.0; initialised from ImageNet weights (Apache-2.0)", False),
         ("CC BY-SA 4.0", "CC BY 4.0", False),
         ("CC0", "", True),  # not known
         ("not to be passed on", "CC BY 4.0", False),

@@ -111,7 +111,7 @@ def test_told_to_stop_it_ends_the_step_and_says_how_to_go_on(desk: Desk, unbroke
         fitting.join()
         seen = checkpoint.stat().st_mtime_ns
         assert fitting.exitcode == code
-    assert desk.said("told").count("the same command goes on from there") == 2
+    assert desk.said("told").count("run the same command to resume") == 2
     assert "Traceback" not in desk.said("told")
     desk.fit("student", "told")
     assert desk.weights("told") == unbroken

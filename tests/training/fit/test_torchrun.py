@@ -95,7 +95,7 @@ def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Des
         agents[0].wait_until(checkpoint.exists)
         agents[1].popen.send_signal(signal.SIGTERM)
         assert all(agent.popen.wait() for agent in agents)  # no 0: a cluster would take it for done
-    assert "the same command goes on from there" in log.read_text()
+    assert "run the same command to resume" in log.read_text()
     stopped = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < stopped < 10
 
@@ -120,15 +120,15 @@ def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Des
 DYING = """
 import os, signal, sys
 import torch, torch.distributed as dist
-from training.fit.distributed import Lost, joined, settle
+from training.fit.distributed import ProcessLost, barrier, process_group
 
 try:
-    with joined():
-        settle()
+    with process_group():
+        barrier()
         if os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
-        settle() if sys.argv[1] == "talk" else dist.all_reduce(torch.ones(1))
-except Lost as lost:
+        barrier() if sys.argv[1] == "talk" else dist.all_reduce(torch.ones(1))
+except ProcessLost as lost:
     raise SystemExit(f"heard: {lost}")
 """
 
@@ -144,7 +144,7 @@ def test_whoever_is_left_says_plainly_that_another_is_gone(where: str) -> None:
         for rank in range(2)
     ]
     said = [process.communicate()[1] for process in started]
-    assert "heard: another process is gone; the same command goes on from the last checkpoint" in said[0]
+    assert "heard: another process died; run the same command to resume from the checkpoint" in said[0]
     # Once it has spoken, a thread of gloo's may be the one that ends it.
     assert started[0].returncode in (1, -signal.SIGABRT) and started[1].returncode == -signal.SIGKILL
 
@@ -179,10 +179,10 @@ def test_without_torchrun_the_command_says_how_many() -> None:
 @pytest.mark.parametrize(
     ("environment", "asked", "gpus", "says"),
     [
-        (_environment(0, 2, 3), 6, 0, "--devices 6, where torchrun has started 2 on this machine: leave --devices out"),
+        (_environment(0, 2, 3), 6, 0, "--devices 6, but torchrun started 2 on this machine; omit --devices"),
         (_environment(0, 2, 3, WORLD_SIZE="5"), None, 0, "2 on this machine, 5 on 3: .*the same --nproc-per-node"),
-        (_environment(0, 4, 1), None, 2, "4 processes share every batch, one a GPU, and this machine has 2"),
-        ({}, 3, 1, "3 processes share every batch"),
+        (_environment(0, 4, 1), None, 2, "4 processes need one GPU each, this machine has 2"),
+        ({}, 3, 1, "3 processes need one GPU each"),
     ],
 )
 def test_numbers_that_do_not_agree_are_said(
@@ -196,7 +196,7 @@ def test_the_command_says_it_before_it_waits_for_anybody(desk: Desk, tmp_path: P
     log = tmp_path / "log"
     told = dict(_environment(1, 2, 1)) | {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
     assert commands.run(*desk.arguments("random", "none"), "--devices", "3", log=log, **told) == 2
-    assert log.read_text().startswith("process 1: error: --devices 3, where torchrun has started 2")
+    assert log.read_text().startswith("process 1: error: --devices 3, but torchrun started 2")
 
 
 def test_a_machine_without_the_pictures_says_so_and_none_waits(desk: Desk, tmp_path: Path) -> None:

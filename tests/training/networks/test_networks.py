@@ -216,7 +216,7 @@ def test_two_networks_have_one_title_only_if_they_are_one(first: ModelConfig, se
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('variant = "mikro"', "did you mean micro"),
+        ('variant = "mikro"', "did you mean 'micro'"),
         ('variant = "resnet18"\nchannel_attention = "se"', "model.channel_attention changes a variant of VAN"),
         ('variant = "van_b0"\nchannel_attention = "eca"\nfusion = true', ""),
         ("embed_dims = [48, 64, 144, 192]", "width of 64 cannot be split evenly among the 3 scales"),
