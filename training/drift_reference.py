@@ -1,7 +1,7 @@
-"""An artefact's drift reference, from the pictures that its probabilities were calibrated on.
+"""Drift reference of an artefact, from its calibration pictures.
 
-Knows onnxruntime, the split list and an artefact's files. No picture that was learned from is in it, for a network is
-surer of those than of any other, and none of the test block; classes are what the graph names, never the labels.
+Training pictures are excluded, because a network is more certain of them than of new ones; test pictures are excluded
+too. Classes are those that the graph predicts, not the labels.
 """
 
 import hashlib
@@ -27,36 +27,36 @@ _BATCH = 16
 def store_drift_reference(
     artefact: Path, config: Config, data: Path, cache: Path | None = None, draws: int = DRAWS
 ) -> tuple[Manifest, str]:
-    """Write NAME.drift.json beside an artefact, and its sha256 into the manifest; all else there stays.
+    """Write NAME.drift.json beside an artefact and its sha256 into the manifest.
 
     Args:
-        artefact: the .onnx file; its manifest and its split list lie beside it.
-        config: what it was trained with.
-        data: folder that the sources' folders lie in.
-        draws: windows of each size that thresholds are taken from.
+        artefact: the .onnx file, with its manifest and split list beside it.
+        config: the configuration that it was trained with.
+        data: the --data folder.
+        draws: random windows of each size, from which thresholds are computed.
 
     Returns:
-        The manifest, and which pictures it was.
+        The manifest, and a description of the pictures.
 
     Raises:
         ArtefactError: the manifest cannot be read.
         DataError: the pictures are not those of the split list.
         OSError: a file cannot be read or written.
-        ValueError: the graph or the split list is another one, or the pictures are too few.
+        ValueError: graph or split list do not match the manifest, or there are too few pictures.
     """
     manifest, graph = read_manifest(artefact.with_suffix(".json")), artefact.read_bytes()
     if hashlib.sha256(graph).hexdigest() != manifest.sha256:
-        raise ValueError(f"{artefact}: its sha256 is not the one that its manifest has")
+        raise ValueError(f"{artefact}: its sha256 differs from the one in its manifest")
     split = artefact.with_suffix(".split.csv").read_bytes().decode()
     if sha256_of(split) != manifest.split_sha256:
-        raise ValueError(f"{artefact.with_suffix('.split.csv')}: is not the split list of {manifest.name}")
-    meant = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
-    parts = load_split(config.data, data, config.codes, split)
-    parts["calibration"] = [sample for sample in parts["calibration"] if sample.source in meant]
-    pictures = decode_block(config, parts, "calibration", manifest.preprocessing.input_size, cache)
+        raise ValueError(f"{artefact.with_suffix('.split.csv')}: not the split list of {manifest.name}")
+    sources = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
+    blocks = load_split(config.data, data, config.codes, split)
+    blocks["calibration"] = [sample for sample in blocks["calibration"] if sample.source in sources]
+    pictures = decode_block(config, blocks, "calibration", manifest.preprocessing.input_size, cache)
     source = (
-        f"calibration block of {', '.join(sorted(meant))} ({config.card.tissue}), {len(pictures.samples)} pictures, "
-        "which were neither learned from nor tested"
+        f"calibration block of {', '.join(sorted(sources))} ({config.card.tissue}), {len(pictures.samples)} pictures, "
+        "not used for training or testing"
     )
     text = reference_text(made(_gathered(graph, pictures), manifest, source, draws=draws))
     atomic_file.write_text(artefact.with_suffix(SUFFIX), text)
@@ -76,9 +76,9 @@ def _gathered(graph: bytes, pictures: LabelledImages) -> Gathered:
 
 
 def groups_of(samples: Sequence[Sample]) -> list[int]:
-    """The group of each: a patient where patients are known, else neighbours in file order of one class.
+    """Group number of each sample: its patient; where unknown, neighbours of one class in file order.
 
-    Neighbouring numbers may come from one patient.
+    Neighbouring files may be of one patient.
     """
     order = sorted(range(len(samples)), key=lambda at: samples[at].sort_key)
     names: dict[int, tuple[str, str, int]] = {}
