@@ -86,7 +86,7 @@ def _key_and_suffix(name: str) -> tuple[str, str]:
 def _read_label(label: _Label, file: BinaryIO, member: Member, columns: Columns, shard: Path) -> None:
     name = member.name
     if member.size > MAX_LABEL_BYTES:
-        raise DataError(shard, f"{name}: {member.size} bytes; labels may have {MAX_LABEL_BYTES}")
+        raise DataError(shard, f"{name}: {member.size} bytes; labels may have at most {MAX_LABEL_BYTES}")
     file.seek(member.offset)
     data = file.read(member.size)
     try:
@@ -95,7 +95,7 @@ def _read_label(label: _Label, file: BinaryIO, member: Member, columns: Columns,
             return
         entries = json.loads(data)
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
-        raise DataError(shard, f"{name}: not readable: {error}") from error
+        raise DataError(shard, f"{name}: cannot be read: {error}") from error
     if not isinstance(entries, Mapping):
         raise DataError(shard, f"{name}: expected a JSON object")
     values = {str(key).lower(): str(value) for key, value in entries.items() if value is not None}

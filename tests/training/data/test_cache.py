@@ -187,7 +187,7 @@ def test_a_picture_that_vanished_before_it_was_read_costs_no_second_reading(tmp_
 
 def test_rows_that_the_disk_cannot_hold_are_said_before_they_are_made(tmp_path: Path) -> None:
     huge = Recipe(_Counting(), (10**9, 10**6), np.uint8, "huge")
-    with pytest.raises(DataError, match=r"the cache needs [0-9.]+ GB, [0-9.]+ GB are free; give another --cache"):
+    with pytest.raises(DataError, match=r"the cache needs [0-9.]+ GB, [0-9.]+ GB are free; choose another --cache"):
         cached_rows(_files(tmp_path / "set", 1), huge, tmp_path / "cache", "reading")
 
 
@@ -197,7 +197,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_cache import COUNT, _Counting, _expected
-from training.data.cache import Recipe, rows_of
+from training.data.cache import Recipe, cached_rows
 from training.data.samples import Sample
 import numpy as np
 
@@ -210,7 +210,7 @@ class Waiting(_Counting):
 
 folder, waiting = Path(sys.argv[2]), Waiting()
 samples = [Sample("set", "BLA", f"{n}", folder / "set" / f"{n}") for n in range(COUNT)]
-rows = rows_of(samples, Recipe(waiting, (2,), np.uint8, "two bytes"), folder / "cache", "reading")
+rows = cached_rows(samples, Recipe(waiting, (2,), np.uint8, "two bytes"), folder / "cache", "reading")
 assert rows.array.tolist() == _expected(list(range(COUNT)))
 print("made", waiting.made, flush=True)
 """

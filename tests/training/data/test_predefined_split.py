@@ -56,15 +56,15 @@ def test_a_split_list_of_this_program_is_a_list_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told", "says"),
     [
-        ("file\nx.jpg\n", {}, "0 of 1 rows are pictures of --data, as 'x.jpg' is not; .*asks for 99%"),
+        ("file\nx.jpg\n", {}, "0 of 1 rows match a picture of --data; .*'x.jpg'; .*min_matched is 99%"),
         ("file\nBLA_00001.jpg\nx.jpg\n", {"min_matched": 0.6}, "1 of 2 rows"),
         (
             "file\nEOS_00001.jpg\n",
             {},
-            "row 2: 'EOS_00001.jpg' may be marrow/.*, blood/.*; say which in data.split.sources",
+            "row 2: 'EOS_00001.jpg' matches marrow/.*, blood/.*; choose with data.split.sources",
         ),
-        ("file\nBLA_00001.jpg\na/BLA_00001.jpg\n", {}, "row 3: 'BLA_00001.jpg' is named by row 2 already"),
-        ("file,label\nBLA_00001.jpg,EOS\n", {}, "row 2: 'BLA_00001.jpg' is labelled EOS, in --data it is BLA"),
+        ("file\nBLA_00001.jpg\na/BLA_00001.jpg\n", {}, "row 3: 'BLA_00001.jpg' is already listed in row 2"),
+        ("file,label\nBLA_00001.jpg,EOS\n", {}, "row 2: 'BLA_00001.jpg' has the label EOS, but is BLA in --data"),
         ("file,split\nBLA_00001.jpg,exam\n", {}, "row 2: unknown block 'exam'; expected one of train, "),
         ("name\nBLA_00001.jpg\n", {}, "no column for the file"),
         ("file\nBLA_00001.jpg\n", {"columns": Columns(file="path")}, "no column for the file, 'path'"),

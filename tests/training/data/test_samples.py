@@ -20,7 +20,7 @@ def test_the_split_is_written_in_the_open() -> None:
 
 
 def test_a_list_gives_back_the_blocks_it_was_made_of() -> None:
-    again = split_from_csv(reversed(CELLS), split_csv(PARTS), Path("there"), whole=True)
+    again = split_from_csv(reversed(CELLS), split_csv(PARTS), Path("there"), complete=True)
     assert again == PARTS
     assert sha256_of(split_csv(again)) == sha256_of(split_csv(PARTS))
 
@@ -28,18 +28,21 @@ def test_a_list_gives_back_the_blocks_it_was_made_of() -> None:
 @pytest.mark.parametrize(
     ("there", "says"),
     [
-        (CELLS[1:], "1 of the run are not there, as BLA_00000.jpg"),
-        ([*CELLS, Sample("set", "BLA", "new.jpg", Path("new.jpg"))], "1 are in no block of the run, as new.jpg"),
+        (CELLS[1:], "1 of its pictures are missing, for example BLA_00000.jpg"),
+        (
+            [*CELLS, Sample("set", "BLA", "new.jpg", Path("new.jpg"))],
+            "1 pictures are not in its split.csv, for example new.jpg",
+        ),
     ],
 )
 def test_other_pictures_than_those_of_the_list_are_refused(there: list[Sample], says: str) -> None:
     with pytest.raises(DataError, match=says):
-        split_from_csv(there, split_csv(PARTS), Path("there"), whole=True)
+        split_from_csv(there, split_csv(PARTS), Path("there"), complete=True)
 
 
 def test_where_a_share_is_used_the_list_names_fewer_than_there_are() -> None:
     more = [*CELLS, Sample("set", "BLA", "new.jpg", Path("new.jpg"))]
-    assert split_from_csv(more, split_csv(PARTS), Path("there"), whole=False) == PARTS
+    assert split_from_csv(more, split_csv(PARTS), Path("there"), complete=False) == PARTS
 
 
 def test_a_span_is_read_from_its_file_and_a_cut_off_one_is_said(tmp_path: Path) -> None:
