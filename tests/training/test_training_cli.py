@@ -221,7 +221,7 @@ def test_other_pictures_than_those_of_the_run_are_not_measured(desk: Path, tmp_p
     """One picture more moves the blocks: what was learned from would be tested on."""
     write_folder(tmp_path / "drawn", CODES, IMAGES_PER_CLASS + 1, size=64)
     before = (desk / "run" / "evaluation.json").read_bytes()
-    assert "are not those that this run was trained with" in _refusal("evaluate", desk / "run", "--data", tmp_path)
+    assert "differs from the data of this run" in _refusal("evaluate", desk / "run", "--data", tmp_path)
     assert (desk / "run" / "evaluation.json").read_bytes() == before
 
 
@@ -229,7 +229,7 @@ def test_too_few_pictures_for_a_block_are_found_before_training(tmp_path: Path) 
     write_folder(tmp_path / "drawn [few]", CODES, 5, size=64)
     (tmp_path / "few.toml").write_text(CONFIG.replace('folder = "drawn"', 'folder = "drawn [few]"'))
     said = _refusal("fit", tmp_path / "few.toml", "--data", tmp_path, "--out", tmp_path / "run")
-    assert "15 pictures leave none for the calibration block" in said
+    assert "the calibration block is empty: 15 pictures are too few" in said
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_too_few_pictures_for_a_block_are_found_before_training(tmp_path: Path) 
         (('variant = "micro"', 'variant = "tini"'), "did you mean 'tiny'"),
         (('folder = "drawn"', 'folder = "lost [1]"'), "lost [1]: no such folder"),
         (('folder = "drawn"', 'folder = "[/lost]"'), "[/lost]: no such folder"),
-        (("batch_size = 16", "batch_size = 512"), "do not fill one batch"),
+        (("batch_size = 16", "batch_size = 512"), "are fewer than fit.batch_size 512"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_line(
@@ -251,12 +251,12 @@ def test_what_cannot_be_trained_is_said_in_one_line(
 
 
 def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> None:
-    assert "`marrowlens-train fit` makes it" in _refusal("evaluate", tmp_path)
+    assert "`marrowlens-train fit` writes it" in _refusal("evaluate", tmp_path)
     # As a process of its own, which the others here are not from the beginning on: a refusal is said on stderr alone.
     command = [sys.executable, "-m", "training.cli", "export", str(tmp_path), "--out", str(tmp_path / "weights")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "`marrowlens-train fit` makes it" in done.stderr and "Traceback" not in done.stderr
+    assert "`marrowlens-train fit` writes it" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_without_torch_the_command_names_what_to_install() -> None:

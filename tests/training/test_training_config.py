@@ -35,11 +35,11 @@ def test_every_configuration_in_the_repository_reads() -> None:
         ("[model]\nvarient = 'tiny'", "unknown key 'model.varient'; did you mean 'variant'?"),
         ("[fit]\nepoch = 3", "unknown key 'fit.epoch'; did you mean 'epochs'?"),
         ("[fit]\nxyzzy = 3", "unknown key 'fit.xyzzy'; expected one of batch_size, "),
-        ("[data.split]\nkind = 'blocks'\ntrain = 0.9\ncalibration = 0.2\ntest = 0.1", "data.split: .*must be 1"),
+        ("[data.split]\nkind = 'blocks'\ntrain = 0.9\ncalibration = 0.2\ntest = 0.1", "data.split: .*must add up to 1"),
         ("[data.split]\ntrain = 0.9", "data.split: 'kind' is missing"),
         ("[data.split]\nkind = 'random'\nsed = 1", "unknown key 'data.split.sed'; did you mean 'seed'?"),
         ("[data.split]\nkind = 'blocks'\nseed = 1", "unknown key 'data.split.seed'; expected one of calibration, kind"),
-        ("[data.split]\nkind = 'kfold'\nfold = 5", "data.split: .*5 folds end at 4"),
+        ("[data.split]\nkind = 'kfold'\nfold = 5", "data.split: .*at most k - 1 = 4"),
         ("[data.split]\nkind = 'halves'", "data.split: .*'blocks', 'random', 'grouped', 'kfold', 'list'"),
         ("[data.twins]\nmax_distance = 60", "data.twins.max_distance: .*48"),
         ("[data]\nsample = 20", "data.sample: .*less than or equal to 1"),
@@ -47,11 +47,14 @@ def test_every_configuration_in_the_repository_reads() -> None:
         ("[model]\ninput_size = 100", "model.input_size: .*multiple of 32"),
         ("[model]\nvariant = 3", "model.variant: .*string"),
         ("[model", "not TOML"),
-        ("[[data.sources]]\nname = 'drawn'\nfolder = 'x'\nlicence = 'x'\nattribution = 'x'", "sources share a name"),
-        ("[[classes]]\ncode = 'A'\nname = 'a'\n[[classes]]\ncode = 'A'\nname = 'b'", "two classes share a code"),
+        (
+            "[[data.sources]]\nname = 'drawn'\nfolder = 'x'\nlicence = 'x'\nattribution = 'x'",
+            "data.sources have equal names",
+        ),
+        ("[[classes]]\ncode = 'A'\nname = 'a'\n[[classes]]\ncode = 'A'\nname = 'b'", "classes have equal codes"),
         ("[[classes]]\ncode = 'A'\nname = 'a'", "classes: .*at least 2"),
         ("[[classes]]\ncode = 'A'", "classes.0.name: Field required"),
-        ("tissue = 'blood'", "card.tissue 'blood' is no source's; they show bone marrow"),
+        ("tissue = 'blood'", "card.tissue 'blood' is not the tissue of a source; expected bone marrow"),
         ("[fit]\nbatch_size = 33\n[augment]\nmixup_alpha = 0.2", "fit.batch_size must be even"),
     ],
 )
@@ -65,8 +68,8 @@ def test_a_bare_list_of_codes_is_answered_with_the_form_of_a_class(tmp_path: Pat
     with pytest.raises(ConfigError) as refused:
         read_config(_written(tmp_path, f"classes = {value}\n{MINIMAL}"))
     says = str(refused.value)
-    assert says.count("classes: ") == 1 and '[[classes]], then code = "redgrains" and name = ' in says
-    assert "`marrowlens-train classes FOLDER` writes them" in says
+    assert says.count("classes: ") == 1 and '[[classes]] with code = "redgrains" and name = ' in says
+    assert "`marrowlens-train classes FOLDER` writes the tables" in says
 
 
 @pytest.mark.parametrize("path", sorted(Path("training/configs").rglob("*.toml")), ids=lambda path: path.stem)

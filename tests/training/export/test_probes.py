@@ -10,15 +10,13 @@ import onnx
 import pytest
 from graphs import change_weight, edit_manifest, store_probes, write_artefact
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
-from model.contract import ArtefactError, Manifest, manifest_text, read_manifest
+from model.contract import ArtefactError, Manifest, read_manifest
 from model.probes import STORED, images_sha256, probe_images, recorded, stored_summary, summary
 from service.runtime.artifact import sha256
 from service.runtime.parity import Run, probe_mismatch
 from service.runtime.providers import tolerance
 from service.runtime.session import OnnxSession, open_session
-from training.cli import app
 from training.export.fp16 import fp16_graph
 
 Floats = NDArray[np.float32]
@@ -213,24 +211,6 @@ def test_what_is_stored_reads_back_to_seven_digits() -> None:
 def test_what_is_no_number_is_never_stored() -> None:
     with pytest.raises(ValueError, match="evidence of a probe picture are not numbers"):
         recorded(np.zeros((2, 64, 64, 3), np.uint8), answers(evidence=np.full((2, 5, 4, 4), np.inf, np.float32)))
-
-
-def test_the_command_adds_them_to_an_artefact_and_changes_nothing_else(tmp_path: Path) -> None:
-    artefact, run = write_artefact(tmp_path), CliRunner().invoke
-    path = artefact.with_suffix(".json")
-    path.write_text(manifest_text(manifest_of(artefact)))
-    before, graph = path.read_text(), artefact.read_bytes()
-    assert "probes" not in before
-    assert run(app, ["probes", str(artefact)]).exit_code == 0
-    added = path.read_text()
-    opened(artefact)
-    start = added.index(' "probes": {')
-    end = added.index("\n }", start) + len("\n },\n")
-    assert added[:start] + added[end:] == before
-    assert artefact.read_bytes() == graph
-    again = run(app, ["probes", str(artefact)])
-    assert (again.exit_code, path.read_text()) == (2, added)
-    assert sorted(tmp_path.iterdir()) == [path, artefact]
 
 
 def _no_graph(artefact: Path) -> None:

@@ -53,8 +53,8 @@ def test_it_begins_with_the_weights_of_a_trained_trunk(tmp_path: Path) -> None:
     config = ModelConfig(variant="lite0_mlka", init=str(tmp_path))
     net = build(config, CLASSES)
     taken = transfer_weights(net, config, [f"C{row}" for row in range(CLASSES)])
-    assert not [name for name in taken.left if name.startswith("trunk.")]
-    assert {name.partition(".")[0] for name in taken.left} == {"mlka", "join", "fusion", "head"}
+    assert not [name for name in taken.skipped if name.startswith("trunk.")]
+    assert {name.partition(".")[0] for name in taken.skipped} == {"mlka", "join", "fusion", "head"}
     torch.testing.assert_close(net.trunk.conv_head.weight, alone.trunk.conv_head.weight)
 
 
@@ -77,7 +77,7 @@ def test_a_side_that_is_no_multiple_of_32_is_refused(net: LiteMLKA) -> None:
 
 
 def test_what_it_cannot_change_is_refused() -> None:
-    with pytest.raises(ValueError, match="model.stem changes a variant of VAN"):
+    with pytest.raises(ValueError, match="model.stem applies to VAN variants only"):
         build(ModelConfig(variant="lite0_mlka", stem="mcnn"), CLASSES)
 
 
