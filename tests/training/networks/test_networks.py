@@ -217,7 +217,7 @@ def test_two_networks_have_one_title_only_if_they_are_one(first: ModelConfig, se
     ("line", "says"),
     [
         ('variant = "mikro"', "did you mean 'micro'"),
-        ('variant = "resnet18"\nchannel_attention = "se"', "model.channel_attention changes a variant of VAN"),
+        ('variant = "resnet18"\nchannel_attention = "se"', "model.channel_attention applies to VAN variants only"),
         ('variant = "van_b0"\nchannel_attention = "eca"\nfusion = true', ""),
         ("embed_dims = [48, 64, 144, 192]", "width of 64 cannot be split evenly among the 3 scales"),
         ('variant = "van_b0"\nstem = "mcnn"', "width of 32 cannot be split evenly among the three branches"),

@@ -149,10 +149,10 @@ def test_what_was_shown_is_what_the_network_said(folded: Folded, drawn: Path) ->
 
 
 def test_what_cannot_be_drawn_is_said_in_one_line(folded: Folded, tmp_path: Path) -> None:
-    assert "`marrowlens-train fit` makes it" in folded.refusal("figures", tmp_path, "--data", folded.data)
+    assert "`marrowlens-train fit` writes it" in folded.refusal("figures", tmp_path, "--data", folded.data)
     shutil.copytree(folded.runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("cache", "checkpoints"))
     (tmp_path / "run" / "evaluation.json").unlink()
-    assert "`marrowlens-train evaluate` makes it" in folded.refusal("figures", tmp_path / "run")
+    assert "`marrowlens-train evaluate` writes it" in folded.refusal("figures", tmp_path / "run")
     assert "no such folder" in folded.refusal("figures", folded.runs[0], "--data", tmp_path, "--out", tmp_path / "out")
 
 
