@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.drift.reference import SUFFIX, read_reference
-from service.inference.drift_window import AT_ONCE, DriftWindow
+from service.inference.drift_window import GROUP_SIZE, DriftWindow
 from service.runtime.artifact import bundled_artefact
 from service.runtime.session import open_session
 
@@ -33,12 +33,12 @@ def main() -> None:
         images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
         outputs = session.run(images)
         add = partial(window.add, outputs.embedding, outputs.probabilities, images)
-        calls = AT_ONCE // count
+        calls = GROUP_SIZE // count
         timed = [(_seconds(partial(session.run, images)), _seconds(add, calls)) for _ in range(ROUNDS)]
         model_s, drift_s = zip(*timed, strict=True)
         least = min(model_s), min(drift_s)
         table.add_row(str(count), *(f"{1000 * seconds:.3f}" for seconds in least), f"{least[1] / least[0]:.2%}")
-    reading = min(_seconds(window.read) for _ in range(ROUNDS))
+    reading = min(_seconds(window.measure) for _ in range(ROUNDS))
     console = Console(highlight=False)
     console.print(table)
     console.print(f"one reading, at a scrape: {1000 * reading:.3f} ms")

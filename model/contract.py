@@ -263,6 +263,11 @@ def manifest_of(path: Path, content: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        found = error.errors()[0]
-        where = ".".join(str(part) for part in found["loc"])
-        raise ArtefactError(path, f"not a manifest of schema {SCHEMA_VERSION}: {where} {found['msg']}") from error
+        raise ArtefactError(path, f"is not a manifest of schema {SCHEMA_VERSION}: {first_fault(error)}") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault of a document: its key, if it is of one, and what is wrong with it."""
+    fault = error.errors()[0]
+    key, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message

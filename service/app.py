@@ -26,7 +26,7 @@ from service.auth.middleware import Authenticator, AuthMiddleware
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
 from service.config.settings import Settings, SettingsError, parse_networks
-from service.inference.registry import Models
+from service.inference.registry import ModelRegistry
 from service.lis.api import cell_routes
 from service.lis.api import routes as specimen_routes
 from service.runtime.loader import load_session
@@ -94,7 +94,7 @@ def create_app(
         ),
     )
     open_model = open_model or (lambda artefact: load_session(settings, artefact=artefact))
-    app.state.models = Models(app.state.app_state, open_model)
+    app.state.models = ModelRegistry(app.state.app_state, open_model)
     app.state.laboratory = _laboratory(settings, metrics)
     for module in ROUTES:
         app.include_router(module.router)
@@ -168,7 +168,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _served(app: FastAPI) -> AsyncIterator[None]:
-    models: Models = app.state.models
+    models: ModelRegistry = app.state.models
     state: AppState = app.state.app_state
     session: Session | None = app.state.opened
     if session is None:
@@ -178,7 +178,7 @@ async def _served(app: FastAPI) -> AsyncIterator[None]:
         None,
         session.manifest.classes,
     )  # kept by the classifier alone: a reload frees it
-    await models.begin(session)
+    await models.start(session)
     del session
     try:
         async with _laboratory_open(app, classes):
@@ -187,7 +187,7 @@ async def _served(app: FastAPI) -> AsyncIterator[None]:
     finally:
         state.begin_shutdown()
         await state.background.close(CANCEL_S)
-        await models.end()
+        await models.close()
 
 
 @asynccontextmanager
@@ -208,7 +208,7 @@ async def _laboratory_open(app: FastAPI, classes: Sequence[CellClass]) -> AsyncI
 def _start_tasks(app: FastAPI) -> None:
     """Start the background tasks."""
     state: AppState = app.state.app_state
-    models: Models = app.state.models
+    models: ModelRegistry = app.state.models
     authenticator: Authenticator | None = app.state.authenticator
     if state.settings.drift_window:
         state.background.every("drift", DRIFT_EVERY_S, models.measure_drift)

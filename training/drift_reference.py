@@ -13,7 +13,7 @@ from rich.progress import track
 
 from model import atomic_file
 from model.contract import INPUT, Manifest, manifest_text, read_manifest
-from model.drift.fitting import DRAWS, RUN_LENGTH, Gathered, made
+from model.drift.fitting import DRAWS, RUN_LENGTH, ReferenceSamples, fit_reference
 from model.drift.reference import SUFFIX, reference_text, text_sha256
 from training.config import Config
 from training.data.images import LabelledImages
@@ -58,16 +58,16 @@ def store_drift_reference(
         f"calibration block of {', '.join(sorted(sources))} ({config.card.tissue}), {len(pictures.samples)} pictures, "
         "not used for training or testing"
     )
-    text = reference_text(made(_gathered(graph, pictures), manifest, source, draws=draws))
+    text = reference_text(fit_reference(_gathered(graph, pictures), manifest, source, draws=draws))
     atomic_file.write_text(artefact.with_suffix(SUFFIX), text)
     manifest = manifest.model_copy(update={"drift_sha256": text_sha256(text)})
     atomic_file.write_text(artefact.with_suffix(".json"), manifest_text(manifest))
     return manifest, source
 
 
-def _gathered(graph: bytes, pictures: LabelledImages) -> Gathered:
+def _gathered(graph: bytes, pictures: LabelledImages) -> ReferenceSamples:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    gathered, groups = Gathered(), groups_of(pictures.samples)
+    gathered, groups = ReferenceSamples(), groups_of(pictures.samples)
     for start in track(range(0, len(pictures.samples), _BATCH), description="drift reference", transient=True):
         images = pictures.images[start : start + _BATCH]
         embeddings, probabilities = session.run(["embedding", "probabilities"], {INPUT: images})

@@ -1,20 +1,17 @@
-"""What is measured of a picture that a model has seen: numbers in which stain, camera, focus and content show.
-
-Knows arrays. Of a picture nothing is left but its row, and nothing keeps a row.
-"""
+"""Features of a picture for drift detection: embedding, colour and sharpness, which show stain, camera and focus."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.drift.reference import COLOURS, SHARPNESSES
 
-#: Rows and columns of a picture that colours are taken from, and rows that sharpness is: it costs a few microseconds.
+#: Sampled rows and columns for colour, and sampled rows for sharpness, so that a picture takes a few microseconds.
 COLOUR_GRID, SHARPNESS_ROWS = 32, 8
-#: Of a picture of one colour the logarithm is a number too.
+#: Added before the logarithm, which for a picture of one colour would be of 0.
 FLAT = 1e-3
 _TINY = 1e-6
 
-Pictures = NDArray[np.uint8]  # (N, S, S, 3) RGB, as the model saw them
+Pictures = NDArray[np.uint8]  # (N, S, S, 3) RGB, as the model received them
 Embeddings = NDArray[np.float32]  # (N, D)
 Features = NDArray[np.float32]  # (N, F)
 
@@ -22,24 +19,24 @@ Features = NDArray[np.float32]  # (N, F)
 def features(
     embeddings: Embeddings, pictures: Pictures, centre: NDArray[np.float32], basis: NDArray[np.float32]
 ) -> Features:
-    """(N, F): those of the embeddings, then those of the pictures."""
+    """(N, F): the features of the embeddings, then those of the pictures."""
     kept = basis.shape[1] + 1
     found = np.empty((len(pictures), kept + COLOURS + SHARPNESSES), np.float32)
     _embedding(embeddings, centre, basis, found[:, :kept])
-    _looks(pictures, found[:, kept:])
+    _colour_and_sharpness(pictures, found[:, kept:])
     return found
 
 
 def embedding_features(
     embeddings: Embeddings, centre: NDArray[np.float32], basis: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """(N, K + 1): the embedding along K directions, and the logarithm of its squared distance from all of them.
+    """(N, K + 1): the embedding along K directions, and the logarithm of the squared residual.
 
-    The last is what tells of content that no direction shows, because the reference never varied that way.
+    The residual shows content that varies in directions in which the reference does not.
 
     Args:
-        centre: (D,), what embeddings are measured from.
-        basis: (D, K), the directions, orthonormal.
+        centre: (D,), mean embedding of the reference.
+        basis: (D, K), orthonormal directions.
     """
     found = np.empty((len(embeddings), basis.shape[1] + 1), np.float32)
     _embedding(embeddings, centre, basis, found)
@@ -47,16 +44,18 @@ def embedding_features(
 
 
 def picture_features(pictures: Pictures) -> NDArray[np.float32]:
-    """(N, 6 + 2): mean and standard deviation of red, green and blue, of pixels scaled to 0..1; then logarithms of the
-    mean first and second difference of neighbours in a row, of green. Blur takes from the second more than from the
-    first; compression and noise add to it.
+    """(N, 6 + 2): colour and sharpness.
+
+    Colour: mean and standard deviation of red, green and blue, of pixels scaled to 0..1. Sharpness: logarithms of the
+    mean absolute first and second difference of neighbours in a row, of green. Blur reduces the second more than the
+    first; compression and noise increase it.
     """
     found = np.empty((len(pictures), COLOURS + SHARPNESSES), np.float32)
-    _looks(pictures, found)
+    _colour_and_sharpness(pictures, found)
     return found
 
 
-# Into arrays that are there, and by the barest of calls: of one picture, numpy's own wrappers are most of the time.
+# These write into given arrays and call ufuncs directly: for one picture numpy's wrappers would take most of the time.
 
 
 def _embedding(
@@ -69,10 +68,10 @@ def _embedding(
     found[:, -1] = np.log(np.maximum(rest, 0) + _TINY)
 
 
-def _looks(pictures: Pictures, found: NDArray[np.float32]) -> None:
+def _colour_and_sharpness(pictures: Pictures, found: NDArray[np.float32]) -> None:
     step = max(1, pictures.shape[1] // COLOUR_GRID)
     sampled = pictures[:, ::step, ::step].transpose(0, 3, 1, 2)
-    # Plane by plane, for sums over neighbours in memory take a fifth of the time.
+    # Plane by plane: sums over contiguous memory take a fifth of the time.
     planes = sampled.astype(np.float32, order="C").reshape(len(pictures), 3, -1)  # (N, 3, pixels)
     scale, count = np.float32(1 / 255), np.float32(planes.shape[2])
     means = np.add.reduce(planes, axis=2) * (scale / count)

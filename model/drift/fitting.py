@@ -1,7 +1,7 @@
-"""From many pictures to a drift reference: directions, means, covariance, and thresholds by drawing windows again.
+"""Fitting a drift reference to pictures: directions, class means, covariance, and thresholds by bootstrap.
 
-Knows arrays and chance. Does not know where pictures come from. Which picture belongs to whom is told as a number of
-its group alone, and the reference keeps how many groups there were.
+A group is a set of pictures that belong together, such as a specimen, given as a number. The reference stores how many
+groups there were.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.contract import Manifest
-from model.drift.distance import MIN_COMPARED, MIN_PICTURES, Sums, appearance, jensen_shannon, shares
+from model.drift.distance import (
+    MIN_COMPARED,
+    MIN_PICTURES,
+    FeatureSums,
+    appearance_shift,
+    jensen_shannon,
+    shares,
+)
 from model.drift.features import Embeddings, Pictures, embedding_features, picture_features
 from model.drift.reference import KINDS, Array, DriftReference, Scale, Thresholds
 
-#: Directions of the embedding: those of the bundled model's reference hold nine tenths of its variance.
+#: Directions of the embedding. Those of the bundled model's reference explain 90 % of its variance.
 DIRECTIONS = 16
-#: A reference of fewer pictures or groups would be mostly chance.
+#: Least pictures and groups of a reference.
 MIN_REFERENCE, MIN_GROUPS = 200, 10
-#: A class with fewer is not compared: its mean would be mostly chance.
+#: A class with fewer pictures has no mean, so its appearance is not compared.
 MIN_CLASS_PICTURES = 20
-#: Neighbours in file order that are drawn together where nobody says what belongs together.
+#: Neighbours in file order that form a group if no groups are known.
 RUN_LENGTH = 5
 WINDOWS = (MIN_COMPARED, 50, MIN_PICTURES, 200, 500, 1000, 2000, 5000)
 QUANTILE, DRAWS = 0.999, 4000
@@ -30,54 +37,56 @@ _DIGITS = 7
 
 
 @dataclass(slots=True, eq=False)
-class Gathered:
-    """What is kept of each picture until the reference is made."""
+class ReferenceSamples:
+    """Embedding, features, predicted class and group of each picture, until the reference is fitted."""
 
     embeddings: list[Embeddings] = field(default_factory=list)
-    looks: list[NDArray[np.float32]] = field(default_factory=list)
-    named: list[NDArray[np.intp]] = field(default_factory=list)
+    picture_features: list[NDArray[np.float32]] = field(default_factory=list)
+    predicted: list[NDArray[np.intp]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
 
     def add(
         self, embeddings: Embeddings, probabilities: NDArray[np.float32], pictures: Pictures, groups: Sequence[int]
     ) -> None:
-        """Some pictures, what the model made of them, and the number of the group that each belongs to."""
+        """Add pictures, the model's outputs for them, and the group number of each."""
         self.embeddings.append(embeddings.copy())
-        self.looks.append(picture_features(pictures))
-        self.named.append(probabilities.argmax(axis=1))
+        self.picture_features.append(picture_features(pictures))
+        self.predicted.append(probabilities.argmax(axis=1))
         self.groups.extend(groups)
 
 
-def made(gathered: Gathered, manifest: Manifest, source: str, *, draws: int = DRAWS, seed: int = 0) -> DriftReference:
-    """The reference of what was gathered.
+def fit_reference(
+    samples: ReferenceSamples, manifest: Manifest, source: str, *, draws: int = DRAWS, seed: int = 0
+) -> DriftReference:
+    """Fit the reference to samples.
 
     Args:
-        source: which pictures, in a sentence.
-        draws: windows of each size that thresholds are taken from.
+        source: description of the pictures.
+        draws: bootstrap windows of each size for the thresholds.
 
     Raises:
         ValueError: too few pictures, too few groups, or no class with enough pictures.
     """
-    embeddings = np.concatenate(gathered.embeddings or [np.empty((0, 1), np.float32)])
-    groups = _numbered(gathered.groups)
+    embeddings = np.concatenate(samples.embeddings or [np.empty((0, 1), np.float32)])
+    groups = _numbered(samples.groups)
     centre, basis = _directions(embeddings)
-    rows = (embedding_features(embeddings, centre, basis), np.concatenate(gathered.looks))
-    named = np.concatenate(gathered.named)
-    pictures = _Pictures(np.concatenate(rows, axis=1, dtype=np.float64), named, groups, len(manifest.classes))
-    counts = np.bincount(named, minlength=pictures.classes)
+    rows = (embedding_features(embeddings, centre, basis), np.concatenate(samples.picture_features))
+    predicted = np.concatenate(samples.predicted)
+    pictures = _Pictures(np.concatenate(rows, axis=1, dtype=np.float64), predicted, groups, len(manifest.classes))
+    counts = np.bincount(predicted, minlength=pictures.classes)
     known = counts >= MIN_CLASS_PICTURES
     if not known.any():
-        raise ValueError(f"the model names no class {MIN_CLASS_PICTURES} times")
-    means = _means(pictures.sums(np.arange(len(named))), known)
-    covariance = _covariance(pictures, means, known)
+        raise ValueError(f"no class is predicted {MIN_CLASS_PICTURES} times; use more pictures")
+    means = _means(pictures.sums(np.arange(len(predicted))), known)
+    covariance, codes = _covariance(pictures, means, known), manifest.codes
     return DriftReference(
         model_sha256=manifest.sha256,
         source=source,
-        pictures=len(named),
+        pictures=len(predicted),
         groups=int(groups.max()) + 1,
         quantile=QUANTILE,
-        class_pictures=dict(zip(manifest.codes, counts.tolist(), strict=True)),
-        class_means={code: _row(mean) for code, mean, told in zip(manifest.codes, means, known, strict=True) if told},
+        class_pictures=dict(zip(codes, counts.tolist(), strict=True)),
+        class_means={code: _row(mean) for code, mean, is_known in zip(codes, means, known, strict=True) if is_known},
         covariance=tuple(_row(row) for row in covariance),
         centre=centre,
         directions=basis.ravel(),
@@ -88,36 +97,36 @@ def made(gathered: Gathered, manifest: Manifest, source: str, *, draws: int = DR
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pictures:
     rows: Array  # (N, F)
-    named: NDArray[np.intp]  # (N,)
+    predicted: NDArray[np.intp]  # (N,)
     groups: NDArray[np.intp]  # (N,)
     classes: int
 
-    def sums(self, chosen: NDArray[np.intp]) -> Sums:
-        """Of pictures by their numbers, of which one may stand there several times."""
-        found = Sums.empty(self.classes, self.rows.shape[1])
+    def sums(self, chosen: NDArray[np.intp]) -> FeatureSums:
+        """Sums over pictures by index; an index may be repeated."""
+        found = FeatureSums.empty(self.classes, self.rows.shape[1])
         if len(chosen) <= len(self.rows):
-            found.add(self.named[chosen], self.rows[chosen])
+            found.add(self.predicted[chosen], self.rows[chosen])
             return found
-        times = np.bincount(chosen, minlength=len(self.rows))
-        found.add(self.named, self.rows, times)
+        weights = np.bincount(chosen, minlength=len(self.rows))
+        found.add(self.predicted, self.rows, weights)
         return found
 
 
 def _numbered(groups: Sequence[int]) -> NDArray[np.intp]:
-    """Groups by their numbers from 0 on.
+    """Group numbers, renumbered from 0.
 
     Raises:
-        ValueError: too few of them, or of pictures.
+        ValueError: too few groups or pictures.
     """
     found, numbered = np.unique(np.array(groups, dtype=np.int64), return_inverse=True)
     if len(numbered) < MIN_REFERENCE or len(found) < MIN_GROUPS:
         has = f"{len(numbered)} pictures in {len(found)} groups"
-        raise ValueError(f"{has}: a drift reference needs {MIN_REFERENCE} in {MIN_GROUPS}")
+        raise ValueError(f"{has}; a drift reference needs at least {MIN_REFERENCE} pictures in {MIN_GROUPS} groups")
     return numbered
 
 
 def _directions(embeddings: Embeddings) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Centre (D,), and the directions of most variance (D, K), each so that its largest number is positive."""
+    """Mean (D,), and principal directions (D, K), each with the sign that makes its largest component positive."""
     exact = embeddings.astype(np.float64)
     centre = exact.mean(axis=0)
     spread = exact - centre
@@ -128,15 +137,15 @@ def _directions(embeddings: Embeddings) -> tuple[NDArray[np.float32], NDArray[np
     return centre.astype(np.float32), np.ascontiguousarray(basis, dtype=np.float32)
 
 
-def _means(sums: Sums, known: NDArray[np.bool_]) -> Array:
+def _means(sums: FeatureSums, known: NDArray[np.bool_]) -> Array:
     return np.where(known[:, None], sums.totals / np.maximum(sums.counts, 1)[:, None], 0)
 
 
 def _covariance(pictures: _Pictures, means: Array, known: NDArray[np.bool_]) -> Array:
-    """(F, F), within the known classes, and a trifle on the diagonal, for what does not vary at all."""
-    mine = known[pictures.named]
-    apart = pictures.rows[mine] - means[pictures.named[mine]]
-    covariance: Array = apart.T @ apart / len(apart)
+    """(F, F): covariance within the known classes, plus a small ridge for features that do not vary."""
+    in_known = known[pictures.predicted]
+    residuals = pictures.rows[in_known] - means[pictures.predicted[in_known]]
+    covariance: Array = residuals.T @ residuals / len(residuals)
     covariance[np.diag_indices_from(covariance)] += _RIDGE * np.diag(covariance) + _FLOOR
     return covariance
 
@@ -146,14 +155,14 @@ def _row(values: Array) -> tuple[float, ...]:
 
 
 def _thresholds(pictures: _Pictures, scale: Scale, draws: int, seed: int) -> tuple[Thresholds, ...]:
-    """Half of the groups, drawn anew each time, is the reference, and windows are drawn from the other half.
+    """Thresholds by bootstrap: each draw splits the groups; one half is the reference, windows come from the other.
 
-    So a threshold allows for what chance does to a window and to the reference, which a window drawn from all of it
-    would share. Groups are drawn whole, with replacement: pictures of one specimen are alike.
+    So a threshold includes the sampling error of the window and of the reference. Whole groups are drawn, with
+    replacement, because pictures of one specimen are similar.
     """
     random = np.random.default_rng(seed)
     members = np.split(np.argsort(pictures.groups, kind="stable"), np.cumsum(np.bincount(pictures.groups))[:-1])
-    found = np.array([_drawn(pictures, scale, members, random) for _ in range(draws)])  # (draws, windows, kinds)
+    found = np.array([_draw_windows(pictures, scale, members, random) for _ in range(draws)])  # (draws, windows, kinds)
     quantiles = np.nanquantile(found, QUANTILE, axis=0)
     return tuple(
         Thresholds.model_validate({"pictures": size} | dict(zip(KINDS, _row(row), strict=True)))
@@ -161,30 +170,30 @@ def _thresholds(pictures: _Pictures, scale: Scale, draws: int, seed: int) -> tup
     )
 
 
-def _drawn(
+def _draw_windows(
     pictures: _Pictures, scale: Scale, members: list[NDArray[np.intp]], random: np.random.Generator
 ) -> list[list[float]]:
-    """The distance of each kind, for windows of each size that are drawn once: each begins with the one before."""
+    """Distances of each kind for one window of each size; each window extends the previous one."""
     order = random.permutation(len(members))
     half = len(order) // 2
-    apart = pictures.sums(np.concatenate([members[at] for at in order[:half]]))
-    known = apart.counts >= MIN_CLASS_PICTURES / 2
-    means, mix = _means(apart, known), shares(apart.counts)
-    window, begun = Sums.empty(pictures.classes, pictures.rows.shape[1]), 0
-    chosen = _enough([members[at] for at in order[half:]], random)
+    reference = pictures.sums(np.concatenate([members[at] for at in order[:half]]))
+    known = reference.counts >= MIN_CLASS_PICTURES / 2
+    means, mix = _means(reference, known), shares(reference.counts)
+    window, begun = FeatureSums.empty(pictures.classes, pictures.rows.shape[1]), 0
+    chosen = _draw_groups([members[at] for at in order[half:]], random)
     found = []
     for size in WINDOWS:
         window += pictures.sums(chosen[begun:size])
         begun = size
         comparable = window.counts[known].sum() > 0
-        lengths = scale.lengths(appearance(window, means, known)) if comparable else {}
-        lengths["class_mix"] = jensen_shannon(shares(window.counts), mix)
-        found.append([lengths.get(kind, np.nan) for kind in KINDS])
+        distances = scale.distances(appearance_shift(window, means, known)) if comparable else {}
+        distances["class_mix"] = jensen_shannon(shares(window.counts), mix)
+        found.append([distances.get(kind, np.nan) for kind in KINDS])
     return found
 
 
-def _enough(members: list[NDArray[np.intp]], random: np.random.Generator) -> NDArray[np.intp]:
-    """As many pictures as the largest window has, from groups drawn with replacement, each in its order."""
+def _draw_groups(members: list[NDArray[np.intp]], random: np.random.Generator) -> NDArray[np.intp]:
+    """Pictures for the largest window, from groups drawn with replacement, in order within each group."""
     average = sum(map(len, members)) / len(members)
     drawn: list[NDArray[np.intp]] = []
     while sum(map(len, drawn)) < WINDOWS[-1]:

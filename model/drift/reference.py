@@ -1,7 +1,6 @@
-"""What pictures usually look like to a model: the reference that input drift is measured from.
+"""The drift reference: statistics of the pictures that a model usually receives, and their JSON file.
 
-Knows the document, its bounds and its file. Knows no picture, no session and no service. It holds sums over many
-pictures, and nothing of a single one.
+It holds statistics over many pictures, and no single picture.
 """
 
 import base64
@@ -16,18 +15,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PlainSerializer, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError, ValidationError
 
-from model.contract import ArtefactError, Code, Manifest, Sha256
+from model.contract import ArtefactError, Code, Manifest, Sha256, first_fault
 from model.regular_file import read_regular_file
 
 SCHEMA_VERSION: Final = 1
-#: Of the reference beside `NAME.onnx`.
+#: Suffix of the reference beside `NAME.onnx`.
 SUFFIX: Final = ".drift.json"
 
 Kind = Literal["embedding", "colour", "sharpness", "class_mix"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-#: Features of a picture for each of two kinds; those of the embedding come first.
+#: Number of features of colour and of sharpness. They follow those of the embedding.
 COLOURS, SHARPNESSES = 6, 2
-#: A file that is longer is no reference: that of 4,096 numbers an embedding, in 64 directions, is 1.5 MB.
+#: Largest file. For comparison: embeddings of 4,096 numbers in 64 directions need 1.5 MB.
 MAX_FILE_BYTES = 8_000_000
 
 Array = NDArray[np.float64]
@@ -46,7 +45,7 @@ def _packed(values: NDArray[np.float32]) -> str:
     return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
 
-#: A long list of numbers, which nobody reads, in a third of the room; flat.
+#: A flat array, in JSON as base64 of float32: a third of the size of decimal numbers.
 Floats = Annotated[NDArray[np.float32], PlainValidator(_unpacked), PlainSerializer(_packed, return_type=str)]
 Row = tuple[FiniteFloat, ...]
 
@@ -56,7 +55,7 @@ class _Strict(BaseModel):
 
 
 class Thresholds(_Strict):
-    """What the distances of a window of so many pictures hardly ever exceed while nothing has drifted."""
+    """Upper bounds of the distances of a window of this many pictures without drift, at the reference's `quantile`."""
 
     pictures: int = Field(gt=0)
     embedding: FiniteFloat = Field(gt=0)
@@ -66,13 +65,13 @@ class Thresholds(_Strict):
 
 
 class Scale:
-    """How features vary within a class.
+    """Standard deviations of the features within a class, for Mahalanobis distances.
 
     Args:
         covariance: (F, F).
 
     Raises:
-        numpy.linalg.LinAlgError: it is not positive definite.
+        numpy.linalg.LinAlgError: the covariance is not positive definite.
     """
 
     def __init__(self, covariance: Array) -> None:
@@ -83,21 +82,21 @@ class Scale:
             "colour": slice(first, second),
             "sharpness": slice(second, None),
         }
-        # What takes the features of a kind to ones that vary by 1, each by itself.
+        # Matrices that transform the features of a kind to uncorrelated ones of variance 1.
         self._whitenings = {
             kind: np.linalg.inv(np.linalg.cholesky(covariance[span, span])) for kind, span in self._spans.items()
         }
 
-    def lengths(self, apart: Array) -> dict[Kind, float]:
-        """Of a difference of features, (F,): Mahalanobis' length of each kind's part, in standard deviations."""
-        return {kind: float(np.linalg.norm(self._whitenings[kind] @ apart[span])) for kind, span in self._spans.items()}
+    def distances(self, shift: Array) -> dict[Kind, float]:
+        """Mahalanobis distance of each kind for a difference of features (F,), in standard deviations."""
+        return {kind: float(np.linalg.norm(self._whitenings[kind] @ shift[span])) for kind, span in self._spans.items()}
 
 
 class DriftReference(_Strict):
-    """Of F = K + 1 + 6 + 2 features of a picture (model/drift/features.py): mean by class, and covariance within.
+    """Mean by class and covariance within classes of F = K + 1 + 6 + 2 features (model/drift/features.py).
 
-    K directions of the embedding in which the reference varies most, how far the embedding lies from all of them, six
-    numbers of colour and two of sharpness. Classes are what the model said, never what a person did.
+    The features are K directions in which the embedding varies most, the residual, six of colour and two of sharpness.
+    Classes are the model's predictions, not a person's.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -117,16 +116,16 @@ class DriftReference(_Strict):
     def _agrees_with_itself(self) -> Self:
         count = len(self.covariance)
         if len(self.directions) != len(self.centre) * (count - 1 - COLOURS - SHARPNESSES) or count <= COLOURS:
-            raise ValueError("directions, centre and covariance are not of one size")
+            raise ValueError("sizes of directions, centre and covariance do not match")
         if any(len(row) != count for row in (*self.covariance, *self.class_means.values())):
             raise ValueError(f"covariance and class_means must have {count} values a row")
         if not (np.isfinite(self.centre).all() and np.isfinite(self.directions).all()):
-            raise ValueError("centre and directions must be numbers")
+            raise ValueError("centre and directions must be finite")
         if not set(self.class_means) <= set(self.class_pictures):
             raise ValueError("class_means names classes that class_pictures does not")
         sizes = [threshold.pictures for threshold in self.thresholds]
         if sizes != sorted(set(sizes)):
-            raise ValueError("thresholds must be for ever more pictures")
+            raise ValueError("thresholds must be sorted by number of pictures, without duplicates")
         try:
             assert self.scale
         except np.linalg.LinAlgError as error:
@@ -135,10 +134,10 @@ class DriftReference(_Strict):
 
     @cached_property
     def scale(self) -> Scale:
-        """What a distance of the features is measured in.
+        """The scale of the distances.
 
         Raises:
-            numpy.linalg.LinAlgError: the covariance is none.
+            numpy.linalg.LinAlgError: the covariance is not positive definite.
         """
         return Scale(np.array(self.covariance))
 
@@ -147,33 +146,33 @@ class DriftReference(_Strict):
         return self.directions.reshape(len(self.centre), -1)
 
     def check_model(self, manifest: Manifest) -> None:
-        """Return when it was made with this very model.
+        """Check that the reference was made with this model.
 
         Raises:
-            ValueError: and with which instead.
+            ValueError: it was made with another model.
         """
         if self.model_sha256 != manifest.sha256:
-            raise ValueError(f"is of another model: sha256 {self.model_sha256}")
+            raise ValueError(f"is of another model, sha256 {self.model_sha256}")
         if len(self.centre) != manifest.outputs["embedding"][1] or tuple(self.class_pictures) != manifest.codes:
-            raise ValueError("has not the embedding and the classes of its model")
+            raise ValueError("does not have the embedding size and classes of the model")
 
 
 def reference_text(reference: DriftReference) -> str:
-    """The reference as it is written to a file."""
+    """The JSON text of the file."""
     return reference.model_dump_json(indent=1) + "\n"
 
 
 def text_sha256(text: str) -> str:
-    """As a manifest gives it."""
+    """sha256 of a reference's text, as the manifest stores it."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_reference(path: Path, sha256: str | None = None) -> DriftReference:
-    """Read a reference; one whose bytes have another sha256 than is given is refused.
+    """Read a reference, and verify its sha256 if one is given.
 
     Raises:
-        FileNotFoundError: there is none.
-        ArtefactError: it cannot be read, or is no reference.
+        FileNotFoundError: the file does not exist.
+        ArtefactError: the file cannot be read, has another sha256, or is not a drift reference.
     """
     try:
         content = read_regular_file(path, MAX_FILE_BYTES)
@@ -182,12 +181,9 @@ def read_reference(path: Path, sha256: str | None = None) -> DriftReference:
     except OSError as error:
         raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise ArtefactError(path, f"is damaged or another model's: the manifest has its sha256 as {sha256}")
+        raise ArtefactError(path, f"does not match its manifest, which says sha256 {sha256}")
     try:
         return DriftReference.model_validate_json(content)
     except ValidationError as error:
-        found = error.errors()[0]
-        where = ".".join(str(part) for part in found["loc"])
-        raise ArtefactError(
-            path, f"is no drift reference of schema {SCHEMA_VERSION}: {where} {found['msg']}"
-        ) from error
+        reason = f"is not a drift reference of schema {SCHEMA_VERSION}: {first_fault(error)}"
+        raise ArtefactError(path, reason) from error

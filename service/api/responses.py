@@ -29,7 +29,7 @@ from service.inference.heatmaps import (
     Grid,
     MapFormat,
     MapKind,
-    Picture,
+    Pixels,
     Scale,
     evidence_scale,
     grey_png,
@@ -194,7 +194,7 @@ def _evidence(answer: Answer, manifest: Manifest, options: ResponseOptions, orde
     return maps
 
 
-def _map(grid: Grid, scale: Scale, picture: Picture, map_format: MapFormat) -> _Map:
+def _map(grid: Grid, scale: Scale, picture: Pixels, map_format: MapFormat) -> _Map:
     if map_format is MapFormat.GRID:
         return _Map(values=grid, png=None)
     if map_format is MapFormat.PNG:

@@ -9,11 +9,11 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from service.api.uploads.memory_budget import MemoryBudget, MemoryReservation, TransferTimeouts, UploadLimits
-from service.inference.serving import Serving
+from service.inference.registry import ServingState
 
 
 @dataclass(slots=True, kw_only=True)
-class AppState(Serving):
+class AppState(ServingState):
     """What the routes of one service share. The lifespan creates it.
 
     Attributes:

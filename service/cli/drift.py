@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from model import atomic_file
-from model.drift.distance import MIN_PICTURES, Reading
-from model.drift.fitting import DRAWS, MIN_GROUPS, RUN_LENGTH, Gathered, made
+from model.drift.distance import MIN_PICTURES, DriftMeasurement
+from model.drift.fitting import DRAWS, MIN_GROUPS, RUN_LENGTH, ReferenceSamples, fit_reference
 from model.drift.reference import reference_text
 from model.image import PictureError
 from service.cli.output import Artefact, error_console, load_settings, new_table, open_model, print_tables, say, stop
@@ -56,7 +56,7 @@ def reference(
     session = open_model(settings)
     paths = _find(folder, console)
     groups, description = _groups(folder, paths)
-    gathered = Gathered()
+    gathered = ReferenceSamples()
 
     def add(number: int, answer: Answer) -> None:
         gathered.add(answer.embedding[None], answer.probabilities[None], answer.picture[None], [groups[number]])
@@ -65,7 +65,7 @@ def reference(
     source = f"{len(gathered.groups)} pictures of a laboratory, drawn by {description}"
     try:
         with console.status("drawing windows"):
-            found = made(gathered, session.manifest, source, draws=draws)
+            found = fit_reference(gathered, session.manifest, source, draws=draws)
         atomic_file.write_text(out, reference_text(found))
     except ValidationError as error:
         stop(f"{folder}: {_missing_thresholds(error)}")
@@ -137,7 +137,7 @@ def _classify(
     paths: Sequence[Path],
     console: Console,
     on_answer: Callable[[int, Answer], None] = lambda number, answer: None,  # noqa: ARG005
-) -> Reading | None:
+) -> DriftMeasurement | None:
     """Classify the pictures and measure their drift.
 
     Args:
@@ -156,7 +156,7 @@ async def _classified(
     max_image_bytes: int,
     console: Console,
     on_answer: Callable[[int, Answer], None],
-) -> Reading | None:
+) -> DriftMeasurement | None:
     unreadable = 0
     files = ((str(number), path) for number, path in enumerate(paths))
     with console.status(f"reading {len(paths)} pictures"):
@@ -170,4 +170,4 @@ async def _classified(
                     on_answer(int(number), outcome)
     if unreadable:
         console.print(f"{unreadable} of {len(paths)} pictures could not be read and are left out")
-    return classifier.drift()
+    return classifier.measure_drift()

@@ -1,8 +1,6 @@
-"""The one way from a picture to an answer: size cap, admission, decode, batch, model, answer.
+"""The one way from a picture to an answer: size check, admission, decoding, batching, model.
 
-Knows the order of the steps and how many pictures may be inside at a time. Knows no HTTP, no onnxruntime and no
-picture formats. Overload is refused before any work is done on a picture; nothing but bookkeeping runs on the event
-loop.
+Overload is refused before any work on the picture. The event loop does bookkeeping only.
 """
 
 import asyncio
@@ -13,7 +11,7 @@ from contextlib import aclosing, contextmanager
 
 import numpy as np
 
-from model.drift.distance import Reading
+from model.drift.distance import DriftMeasurement
 from model.drift.reference import DriftReference
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from service.concurrency.thread_pools import MODEL
@@ -21,7 +19,7 @@ from service.errors import MalformedBody, UploadMemoryExhausted
 from service.inference.batching.batcher import Batcher
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
 from service.inference.drift_window import DriftWindow
-from service.inference.pipeline import Answer, Data, Picture, PictureBatches
+from service.inference.pipeline import Answer, PictureData, PicturePipeline, Pixels
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.telemetry import tracing
@@ -29,7 +27,7 @@ from service.telemetry.metrics import Metrics, PictureOutcome
 
 _log = logging.getLogger(__name__)
 
-#: What became of a picture, as the metrics name it; the first class that fits.
+#: The outcome in the metrics by exception; the first class that matches.
 _OUTCOMES: tuple[tuple[type[BaseException], PictureOutcome], ...] = (
     (PictureTooLarge, "too_large"),
     (UnsupportedPicture, "unsupported"),
@@ -46,10 +44,10 @@ _OUTCOMES: tuple[tuple[type[BaseException], PictureOutcome], ...] = (
 
 
 class Classifier:
-    """Classifies pictures with one session. Made at start-up, used on one event loop.
+    """Classifies pictures with one session, on one event loop.
 
-    At most `max_queue_size` pictures are inside, between admission and answer. Bulk work takes half of these places at
-    most and waits for them; a single picture that finds none is refused at once.
+    At most `max_queue_size` pictures are in flight. A single picture beyond that is refused at once. `classify_many`
+    uses at most half of these slots, and waits for them.
     """
 
     def __init__(self, session: Session, options: InferenceOptions, metrics: Metrics) -> None:
@@ -57,15 +55,14 @@ class Classifier:
         self.provider = session.provider
         self._options = options
         self._metrics = metrics
-        reference: DriftReference | None = getattr(
-            session, "drift_reference", None
-        )  # of an artefact, not of any session
+        # Sessions that are not opened from an artefact have no reference.
+        reference: DriftReference | None = getattr(session, "drift_reference", None)
         self._drift = None if reference is None else DriftWindow(reference, options.drift_window)
-        self._pictures = PictureBatches(session, options, metrics, self._drift)
-        self._batcher = Batcher[Data, Picture, Answer](
-            self._pictures.decode,
-            self._pictures.run,
-            self._pictures.new_block,
+        self._pipeline = PicturePipeline(session, options, metrics, self._drift)
+        self._batcher = Batcher[PictureData, Pixels, Answer](
+            self._pipeline.decode,
+            self._pipeline.run,
+            self._pipeline.new_block,
             max_batch_size=options.max_batch_size,
             max_queue_size=options.max_queue_size,
             max_queue_delay_ms=options.max_queue_delay_ms,
@@ -74,94 +71,92 @@ class Classifier:
             max_failed_runs=options.max_failed_runs,
             observer=metrics,
         )
-        self._places = asyncio.Semaphore(options.max_queue_size)
-        self._bulk_places = asyncio.Semaphore(max(1, options.max_queue_size // 2))
+        self._slots = asyncio.Semaphore(options.max_queue_size)
+        self._bulk_slots = asyncio.Semaphore(max(1, options.max_queue_size // 2))
         self._open = False
-        self._holders = 0
-        self._unheld = asyncio.Event()
-        self._unheld.set()
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
 
     async def start(self) -> None:
-        """Run the batches once that are planned for, so that no caller pays for it, and open.
-
-        Those are all sizes where batches are padded, else the smallest and the largest.
-        """
-        await MODEL.run(self._pictures.warm_up)
+        """Warm up, so that no request waits for it, and accept pictures."""
+        await MODEL.run(self._pipeline.warm_up)
         await self._batcher.start()
         self._open = True
 
     async def close(self, timeout_s: float | None = None) -> None:
-        """Take nothing new, answer what is inside, and fail the rest with BatcherClosed.
+        """Accept no more pictures, answer those in flight, and after the timeout fail the rest with BatcherClosed.
 
         Args:
-            timeout_s: for what is inside; `shutdown_timeout_s` unless told otherwise
+            timeout_s: by default `shutdown_timeout_s`.
         """
         self._open = False
         try:
             async with asyncio.timeout(self._options.shutdown_timeout_s if timeout_s is None else timeout_s):
                 await self._batcher.close()
         except TimeoutError:
-            _log.warning("closed before every picture was answered")
+            _log.warning("Shutdown timeout: closed before every picture was answered")
 
     @contextmanager
-    def held(self) -> Iterator["Classifier"]:
-        """Within the block it does not retire: what was begun with one model is ended with it."""
-        self._holders += 1
-        self._unheld.clear()
+    def in_use(self) -> Iterator["Classifier"]:
+        """Delay `retire` until the block ends, so that a request is answered by one model from start to end."""
+        self._users += 1
+        self._unused.clear()
         try:
             yield self
         finally:
-            self._holders -= 1
-            if not self._holders:
-                self._unheld.set()
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
 
     async def retire(self) -> None:
-        """Close once nobody holds it."""
-        await self._unheld.wait()
+        """Close once it is not in use."""
+        await self._unused.wait()
         await self.close()
 
-    async def abandon(self) -> None:
-        """Take nothing new and fail all that is inside with BatcherClosed, at once."""
+    async def abort(self) -> None:
+        """Accept no more pictures, and fail those in flight with BatcherClosed at once."""
         self._open = False
         await self._batcher.close(drain=False)
 
     def broken(self) -> bool:
-        """Whether the model hangs, fails time after time, or lost a thread. It does not mend itself."""
+        """Whether the model hangs, fails repeatedly, or has lost a thread. Only a restart helps."""
         return self._open and not self._batcher.alive()
 
-    def inside(self) -> int:
-        """Pictures accepted and not yet answered."""
-        return self._batcher.inside()
+    def in_flight(self) -> int:
+        """Number of pictures accepted and not yet answered."""
+        return self._batcher.in_flight()
 
     def queued(self) -> int:
-        """Pictures waiting for their batch."""
-        return self._batcher.depth()
+        """Number of pictures whose batch has not started."""
+        return self._batcher.queued()
 
-    def drift(self) -> Reading | None:
-        """How far the last pictures lie from the reference; None where it is not measured."""
-        return None if self._drift is None else self._drift.read()
+    def measure_drift(self) -> DriftMeasurement | None:
+        """Distances of the last pictures from the drift reference; None without a reference."""
+        return None if self._drift is None else self._drift.measure()
 
     def ready(self) -> bool:
-        """Whether a picture would be taken now: warm, not closing, and the model not hanging."""
+        """Whether pictures are accepted: warmed up, not closing, and the model responds."""
         return self._open and self._batcher.alive()
 
-    async def classify(self, data: Data, *, deadline: float | None = None) -> Answer:
-        """One picture's answer. `deadline` is on `time.monotonic`. A cancelled caller's picture is not computed.
+    async def classify(self, data: PictureData, *, deadline: float | None = None) -> Answer:
+        """Classify one picture. If the caller is cancelled, the picture is not computed.
 
         Args:
-            data: an encoded picture, or one that is decoded and resized already: (S, S, 3) RGB uint8
+            data: an encoded picture, or pixels (S, S, 3), RGB, uint8.
+            deadline: on `time.monotonic`.
 
         Raises:
-            PictureError: one of its family; the picture cannot be read or is too large.
-            QueueFull: at once, when every place is taken.
-            DeadlineExpired: not answered in time.
-            BatcherClosed: not started, closing, closed, or not alive because the model hangs.
-            RunFailed: the model failed on the batch that the picture was in.
+            PictureError: the picture cannot be read or is too large.
+            QueueFull: at once: no slot is free, or the answer would be too late.
+            DeadlineExpired: the deadline passed.
+            BatcherClosed: not started, closing, closed, or the model hangs.
+            RunFailed: the model failed on the picture's batch.
         """
         try:
             self._check_size(data)
-            self.check_room(deadline)
-            async with self._places:
+            self.check_capacity(deadline)
+            async with self._slots:
                 answer = await self._answer(data, deadline)
         except BaseException as error:
             self._metrics.picture(_outcome(error))
@@ -169,39 +164,39 @@ class Classifier:
         self._metrics.picture("answered")
         return answer
 
-    def check_room(self, deadline: float | None = None) -> None:
-        """Return when one picture more would be taken now and answered by its deadline.
-
-        Asked before a body is read: what will be refused costs least when nothing of it has been looked at.
+    def check_capacity(self, deadline: float | None = None) -> None:
+        """Check that one more picture would be accepted now. Routes call it before they read a body.
 
         Raises:
-            QueueFull: every place is taken, or the answer would come too late.
+            QueueFull: no slot is free, or the answer would be too late.
         """
-        if self._places.locked() or self._batcher.would_be_late(deadline):
-            inside = self._batcher.inside()
-            raise QueueFull(inside, self._options.max_queue_size, self._batcher.drain_s(inside))
+        if self._slots.locked() or self._batcher.would_be_late(deadline):
+            in_flight = self._batcher.in_flight()
+            raise QueueFull(in_flight, self._options.max_queue_size, self._batcher.drain_s(in_flight))
 
     async def classify_many(
         self,
-        pictures: Iterable[Data | Exception] | AsyncIterable[Data | Exception],
+        pictures: Iterable[PictureData | Exception] | AsyncIterable[PictureData | Exception],
         *,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Answer | Exception, None]:
-        """An answer, or what `classify` would have raised, for each picture and in their order, as soon as it is there.
+        """Classify pictures; yields an answer or exception for each, in order, as soon as it is ready.
 
-        Takes from `pictures` only as fast as answers are taken from here, and waits for places instead of raising
-        QueueFull; `timeout_s` is what one picture may take once it has a place. An exception among the pictures passes
-        through at its position; one that the iteration itself raises is raised here, after the answers before it.
-        Leave early only within `contextlib.aclosing`: that cancels what is under way and closes `pictures` if it is a
-        generator.
+        Reads `pictures` only as fast as the answers are consumed, and waits for free slots. An exception among the
+        pictures is yielded at its position. One raised by the iteration itself is raised here, after the answers
+        before it. To stop early, use `contextlib.aclosing`: it cancels the pictures in flight, and closes `pictures`
+        if that is a generator.
+
+        Args:
+            timeout_s: time for one picture, from when it has a slot.
         """
-        window = asyncio.Semaphore(2 * self._options.max_batch_size)  # one batch in the model, one forming
+        window = asyncio.Semaphore(2 * self._options.max_batch_size)  # one batch in the model, one under construction
         started: asyncio.Queue[asyncio.Task[Answer | Exception] | None] = asyncio.Queue()
         unsettled: set[asyncio.Task[Answer | Exception]] = set()
 
         async def feed() -> None:
             try:
-                async with aclosing(_each(pictures)) as source:
+                async with aclosing(_iterate(pictures)) as source:
                     async for picture in source:
                         await window.acquire()
                         task = asyncio.create_task(self._attempt(picture, timeout_s))
@@ -211,21 +206,21 @@ class Classifier:
             finally:
                 started.put_nowait(None)
 
-        feeding = asyncio.create_task(feed())
+        feeder = asyncio.create_task(feed())
         try:
             while task := await started.get():
                 yield await task
                 window.release()
-            await feeding
+            await feeder
         finally:
-            abandoned = [feeding, *unsettled]
+            abandoned = [feeder, *unsettled]
             for unfinished in abandoned:
                 unfinished.cancel()
             await asyncio.gather(*abandoned, return_exceptions=True)
 
-    async def _attempt(self, picture: Data | Exception, timeout_s: float | None) -> Answer | Exception:
+    async def _attempt(self, picture: PictureData | Exception, timeout_s: float | None) -> Answer | Exception:
         try:
-            async with self._bulk_places, self._places:
+            async with self._bulk_slots, self._slots:
                 if isinstance(picture, Exception):
                     raise picture
                 self._check_size(picture)
@@ -239,9 +234,9 @@ class Classifier:
         self._metrics.picture("answered")
         return answer
 
-    async def _answer(self, data: Data, deadline: float | None) -> Answer:
+    async def _answer(self, data: PictureData, deadline: float | None) -> Answer:
         if not self.ready():
-            raise BatcherClosed("no new pictures are taken: not started, closing, or the model hangs")
+            raise BatcherClosed("pictures are not accepted: not started, closing, or the model hangs")
         trace = tracing.current_trace.get()
         timing = None if trace is None else trace.item_timing()
         if trace is None or timing is None:
@@ -254,22 +249,22 @@ class Classifier:
         trace.item_done(timing, None)
         return answer
 
-    def _check_size(self, data: Data) -> None:
+    def _check_size(self, data: PictureData) -> None:
         limit, size = self._options.max_image_bytes, self.manifest.preprocessing.input_size
         if isinstance(data, bytes):
             if len(data) > limit:
                 raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
-        elif data.shape != (size, size, 3) or data.dtype != np.uint8:  # a number would fill a whole row of the batch
-            raise UnsupportedPicture(f"{data.dtype} pixels of shape {data.shape}; uint8 of {(size, size, 3)} are read")
+        elif data.shape != (size, size, 3) or data.dtype != np.uint8:  # numpy would broadcast it
+            raise UnsupportedPicture(f"{data.dtype} pixels of shape {data.shape}; send uint8 of {(size, size, 3)}")
 
 
 def _outcome(error: BaseException) -> PictureOutcome:
     return next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "failed")
 
 
-async def _each(
-    pictures: Iterable[Data | Exception] | AsyncIterable[Data | Exception],
-) -> AsyncGenerator[Data | Exception, None]:
+async def _iterate(
+    pictures: Iterable[PictureData | Exception] | AsyncIterable[PictureData | Exception],
+) -> AsyncGenerator[PictureData | Exception, None]:
     if isinstance(pictures, Iterable):
         for picture in pictures:
             yield picture
@@ -279,4 +274,4 @@ async def _each(
             yield picture
     finally:
         if isinstance(pictures, AsyncGenerator):
-            await pictures.aclose()  # now, and not once it is garbage
+            await pictures.aclose()  # now, not when it is garbage-collected

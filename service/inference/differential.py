@@ -1,8 +1,7 @@
-"""The differential count: how many cells of each class, with 95 % intervals. Pure arithmetic, no I/O.
+"""The differential count of predicted classes with 95 % Wilson intervals.
 
-Knows which classes enter the denominator (ICSH 2008 as the contract's `countable` says it) and which the model claims
-nothing for. Does not know pictures, HTTP or where the classes came from: it counts what the model suggested, and a
-person signs.
+The denominator follows ICSH 2008, given by `countable` of each class. The count is what the model suggests; a person
+signs the result.
 """
 
 from collections import Counter
@@ -18,11 +17,10 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One class's part of the denominator: count, per cent, and the bounds of its 95 % Wilson interval in per cent.
+    """The share of one class in the denominator, in per cent, with its 95 % Wilson interval.
 
-    Without a single counted cell there is no share to speak of: the three percentages are None. A class that is not
-    supported has a share, so that all add up to 100, and no interval: its count is how often the name was given, not a
-    sample of such cells.
+    `percent`, `low` and `high` are None if no cell is counted. An unsupported class has a share, so that all shares
+    add up to 100, and no interval: its count is not a sample of such cells.
     """
 
     cell_class: CellClass
@@ -35,10 +33,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Differential:
-    """Shares of the countable classes in logit order, and what was left out of the denominator.
+    """The shares of the countable classes in logit order, and the cells outside the denominator.
 
-    `counted_unsupported` of the `counted` cells were given the name of a class that is not supported: what they are is
-    open, and with them every other share.
+    `counted_unsupported` of the `counted` cells were predicted as an unsupported class. Their true class is unknown,
+    which makes every other share uncertain too.
     """
 
     counted: int
@@ -49,24 +47,24 @@ class Differential:
 
 
 def wilson_interval(count: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Bounds, 0..1, of the Wilson score interval of a proportion (Wilson 1927, J Am Stat Assoc 22:209).
+    """The Wilson score interval of a proportion, 0..1 (Wilson 1927, J Am Stat Assoc 22:209).
 
     Raises:
-        ValueError: no trials, or more successes than trials.
+        ValueError: `total` is 0, or `count` is not between 0 and `total`.
     """
     if not 0 <= count <= total or total == 0:
         raise ValueError(f"{count} of {total} is not a proportion")
     share, spread = count / total, z * z / total
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * sqrt(share * (1 - share) / total + spread / (4 * total))
-    # At the two ends the bound is exactly 0 or 1; the formula misses it by a rounding error.
+    # Exactly 0 and 1 at the ends, which the formula misses by a rounding error.
     low = 0.0 if count == 0 else centre - half
     high = 1.0 if count == total else centre + half
     return low, high
 
 
 def is_counted(cell_class: CellClass, *, count_other: bool) -> bool:
-    """Whether a class enters the denominator; `count_other` settles the classes left to the laboratory."""
+    """Whether a class is in the denominator; `count_other` decides for classes countable "by_setting"."""
     return cell_class.countable == "always" or (cell_class.countable == "by_setting" and count_other)
 
 
@@ -81,19 +79,19 @@ def differential(
     """Count predicted class codes.
 
     Args:
-        codes: one a picture that was answered, or how often each was given.
+        codes: one code for each answered picture, or counts by code.
         classes: the manifest's, in logit order.
-        unsupported: codes of the classes for which nothing is claimed; counted like the others.
-        problems: pictures that got no answer; never in the denominator.
+        unsupported: codes of unsupported classes; counted like the others.
+        problems: number of pictures without an answer; not in the denominator.
         count_other: whether classes countable "by_setting" are counted.
 
     Raises:
-        ValueError: a code that is not a class.
+        ValueError: a code is not among the classes.
     """
     counts = Counter(codes)
     unknown = set(counts) - {cell_class.code for cell_class in classes}
     if unknown:
-        raise ValueError(f"not classes of this model: {sorted(unknown)}")
+        raise ValueError(f"unknown class codes: {sorted(unknown)}")
     counted = [cell_class for cell_class in classes if is_counted(cell_class, count_other=count_other)]
     total = sum(counts[cell_class.code] for cell_class in counted)
     shares = tuple(

@@ -1,7 +1,4 @@
-"""What the batcher's threads do for pictures: decode each, hold a batch in one array, and call the session with it.
-
-Knows pictures, arrays and batch sizes. Knows no event loop, no callers and no queue.
-"""
+"""The batcher's work on pictures: decode each, collect a batch in one array, run the session on it."""
 
 import time
 from bisect import bisect_left
@@ -17,17 +14,17 @@ from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
 
-Picture = NDArray[np.uint8]  # (S, S, 3) RGB
-Data = bytes | Picture  # a picture as it was sent, or decoded already
-#: Providers that keep a plan, a graph or an engine profile for each batch size.
+Pixels = NDArray[np.uint8]  # (S, S, 3) RGB
+PictureData = bytes | Pixels  # an encoded picture, or its decoded and resized pixels
+#: Providers that compile a plan, graph or engine profile for each batch size.
 GPUS = ("cuda", "tensorrt")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What the model says of one picture: the outputs of the contract, and the picture as the model saw it.
+    """The outputs of the contract for one picture, and the pixels that the model received.
 
-    The arrays are rows of their batch's: copy what is kept for long.
+    The arrays are views of the whole batch's: copy what is kept for long.
     """
 
     probabilities: NDArray[np.float32]  # (C,)
@@ -35,10 +32,10 @@ class Answer:
     attention: NDArray[np.float32]  # (K, h, w)
     evidence: NDArray[np.float32]  # (C, h, w)
     embedding: NDArray[np.float32]  # (D,)
-    picture: Picture
+    picture: Pixels
 
 
-class PictureBatches:
+class PicturePipeline:
     """The batcher's `prepare`, `new_block` and `run` for one session."""
 
     def __init__(
@@ -50,11 +47,11 @@ class PictureBatches:
         self._metrics = metrics
         self._drift = drift
         self._padded = options.pad_batches if options.pad_batches is not None else session.provider in GPUS
-        # A CPU pays for every picture, empty or not.
+        # A CPU computes padding as slowly as pictures, so batches are not padded there.
         self._sizes = options.batch_sizes if self._padded else tuple(range(1, options.max_batch_size + 1))
 
-    def decode(self, data: Data) -> Picture:
-        """(S, S, 3) of an encoded picture; one that is decoded already stays as it is."""
+    def decode(self, data: PictureData) -> Pixels:
+        """Pixels (S, S, 3) of an encoded picture; decoded pixels are returned unchanged."""
         if not isinstance(data, bytes):
             return data
         began = time.perf_counter()
@@ -63,14 +60,14 @@ class PictureBatches:
         finally:
             self._metrics.decoded(time.perf_counter() - began)
 
-    def new_block(self) -> Picture:
-        """(N, S, S, 3) for one batch of the largest size. Zeros: the places of padding hold nobody's picture."""
+    def new_block(self) -> Pixels:
+        """Zeros (N, S, S, 3) for a batch of the largest size, so that padding never shows another picture."""
         size = self.manifest.preprocessing.input_size
         return np.zeros((self._sizes[-1], size, size, 3), np.uint8)
 
-    def run(self, block: Block[Picture], count: int) -> list[Answer]:
+    def run(self, block: Block[Pixels], count: int) -> list[Answer]:
         """One answer for each of the first `count` pictures of a block."""
-        pictures = np.asarray(block)  # the very array of `new_block`: nothing is copied
+        pictures = np.asarray(block)  # the array of `new_block`, without a copy
         size = self._sizes[bisect_left(self._sizes, count)]
         self._metrics.padded(size - count)
         outputs = self._session.run(pictures[:size])
@@ -79,7 +76,7 @@ class PictureBatches:
         return [Answer(*rows) for rows in zip(*outputs, pictures[:size], strict=True)][:count]
 
     def warm_up(self) -> None:
-        """Call the session with every size that is planned for; where no size is, with the smallest and the largest."""
+        """Run every batch size that is compiled; without padding, the smallest and the largest."""
         block = self.new_block()
         for size in self._sizes if self._padded else {1, self._sizes[-1]}:
             self._session.run(block[:size])

@@ -1,128 +1,182 @@
-"""Which model serves, and how another one takes over while the service serves.
+"""The model that serves, the service's state around it (starting, ready, stopping), and hot reload.
 
-The new one is opened, proven and warmed beside the old one; only then do new requests go to it. The old one answers
-those that it has begun, and leaves. A new one that is refused changes nothing. Knows classifiers; does not know how an
-artefact is opened, nor who may ask for a change.
+A new model is opened, checked and warmed up beside the current one. Then new requests go to it, while the current one
+answers those that it has begun. A new model that is rejected changes nothing.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.contract import ArtefactError, Manifest
+from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import MODEL, TELEMETRY
+from service.config.settings import Settings
 from service.errors import NotReady, ReloadInProgress, ReloadRejected
 from service.inference.classifier import Classifier
-from service.inference.serving import Serving
 from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import ProviderUnavailable, Session
+from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 
-class Models:
-    """The model of one service. `open_model` opens an artefact by its path, and raises what `open_session` raises."""
+@dataclass(slots=True, kw_only=True)
+class ServingState:
+    """The state of one service. `classifier` is None before the start."""
 
-    def __init__(self, serving: Serving, open_model: Callable[[Path], Session]) -> None:
-        self._serving = serving
-        self._options = InferenceOptions.from_settings(serving.settings)
+    settings: Settings
+    metrics: Metrics
+    background: Supervisor
+    classifier: Classifier | None = None
+    draining: bool = False
+    _ends_at_s: float | None = None
+
+    def begin_shutdown(self) -> None:
+        """Start the clock of `shutdown_timeout_s`, which all parts of the shutdown share; later calls do nothing."""
+        if self._ends_at_s is None:
+            self._ends_at_s = time.monotonic() + self.settings.shutdown_timeout_s
+
+    def shutdown_left_s(self) -> float:
+        """Seconds left of `shutdown_timeout_s`."""
+        if self._ends_at_s is None:
+            return self.settings.shutdown_timeout_s
+        return max(0.0, self._ends_at_s - time.monotonic())
+
+    def current_classifier(self) -> Classifier:
+        """The classifier that serves now.
+
+        Raises:
+            NotReady: no model has been loaded.
+        """
+        if self.classifier is None:
+            raise NotReady("the model is not loaded")
+        return self.classifier
+
+    def ready(self) -> bool:
+        """Whether new pictures are accepted."""
+        return not self.draining and self.classifier is not None and self.classifier.ready()
+
+    def check_ready(self) -> None:
+        """Check that new pictures are accepted.
+
+        Raises:
+            NotReady: they are not, and why.
+        """
+        if self.draining:
+            raise NotReady("the service is stopping; requests already accepted are still answered")
+        if not self.current_classifier().ready():
+            raise NotReady("the model is not warmed up, or has stopped responding")
+
+
+class ModelRegistry:
+    """Loads, reloads and retires the models of one service.
+
+    Args:
+        open_model: opens the artefact at a path; raises as `open_session` does.
+    """
+
+    def __init__(self, state: ServingState, open_model: Callable[[Path], Session]) -> None:
+        self._state = state
+        self._options = InferenceOptions.from_settings(state.settings)
         self._open_model = open_model
-        self._changing = self._again = False
+        self._reloading = self._reload_again = False
         self._retiring: dict[asyncio.Task[None], Classifier] = {}
 
-    async def begin(self, session: Session) -> None:
-        """Serve with a first model, once it is warm."""
-        await self._take_over(session)
-        self._serving.metrics.in_flight_limit(self._serving.settings.max_queue_size)
-        self._serving.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._serving.ready)
+    async def start(self, session: Session) -> None:
+        """Warm up the first model and serve with it."""
+        await self._activate(session)
+        self._state.metrics.in_flight_limit(self._state.settings.max_queue_size)
+        self._state.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._state.ready)
 
-    async def end(self) -> None:
-        """Serve no more; what was accepted is answered within what is left of `shutdown_timeout_s`."""
-        timeout_s = self._serving.shutdown_left_s()
+    async def close(self) -> None:
+        """Close all models; accepted pictures are answered within what is left of `shutdown_timeout_s`."""
+        timeout_s = self._state.shutdown_left_s()
         await asyncio.gather(*(classifier.close(timeout_s) for classifier in self._all()))
         for task in self._retiring:
-            task.cancel()  # closed already; a request that never ends would hold it for ever
+            task.cancel()  # its classifier is closed; a request that never ends would keep the task alive
 
-    def reread(self) -> None:
-        """Read the configured artefact anew in the background; the log says what came of it.
+    def schedule_reload(self) -> None:
+        """Reload the configured artefact in the background; the result is logged.
 
-        During a change it is read once more when that has ended: the change may have read the files before they were
-        replaced.
+        During a reload, one more follows it: the running one may have read the files before they were replaced.
         """
-        self._serving.background.once("reload", self._reread)
+        self._state.background.once("reload", self._reload_in_background)
 
-    async def _reread(self) -> None:
+    async def _reload_in_background(self) -> None:
         try:
-            await self.change()
+            await self.reload()
         except ReloadInProgress:
-            self._again = True
-            log.warning("the model is being changed already: the artefact is read anew when that has ended")
+            self._reload_again = True
+            log.warning("A reload is in progress; the artefact is reloaded once more when it ends")
         except (ReloadRejected, NotReady):
-            pass  # said in the log
+            pass  # logged by `reload`
 
-    async def measure_drift(self) -> None:
-        """Measure input drift in a thread; the metrics show it from then on."""
-        serving = self._serving.classifier
-        reading = None if serving is None else await TELEMETRY.run(serving.drift)
-        self._serving.metrics.drift.show(reading)
-
-    async def change(self, name: str | None = None) -> Manifest:
+    async def reload(self, name: str | None = None) -> Manifest:
         """Serve with another model.
 
         Args:
-            name: a file in the folder of the configured artefact; None reads that artefact anew.
+            name: a file in the folder of the configured artefact; None: the configured artefact.
 
         Raises:
-            ReloadRejected: it cannot be opened or does not keep the contract; the old one serves on.
-            ReloadInProgress: another change has not ended.
+            ReloadRejected: the model cannot be opened or does not match its manifest; the current one keeps serving.
+            ReloadInProgress: another reload is in progress.
             NotReady: the service is stopping.
         """
-        if self._changing:
+        if self._reloading:
             raise ReloadInProgress
-        self._changing = True
+        self._reloading = True
         try:
-            old = self._serving.serving()
-            session = await MODEL.run(self._opened, name)
-            await self._take_over(session)
+            old = self._state.current_classifier()
+            session = await MODEL.run(self._open, name)
+            await self._activate(session)
             self._retire(old)
         except (ReloadRejected, NotReady) as error:
-            self._serving.metrics.model_change("refused")
-            log.error("the model stays: %s", error)
+            self._state.metrics.model_change("refused")
+            log.error("Reload rejected, keeping the current model: %s", error)
             raise
         finally:
-            self._changing = False
-            if self._again:
-                self._again = False
-                self.reread()
-        self._serving.metrics.model_change("done")
+            self._reloading = False
+            if self._reload_again:
+                self._reload_again = False
+                self.schedule_reload()
+        self._state.metrics.model_change("done")
         manifest = session.manifest
         hashes = manifest.sha256, manifest.digest
-        log.info("model %s %s took over, sha256 %s, manifest %s", manifest.name, manifest.version, *hashes)
+        log.info("Now serving %s %s, sha256 %s, manifest sha256 %s", manifest.name, manifest.version, *hashes)
         return manifest
 
-    def _opened(self, name: str | None) -> Session:
+    async def measure_drift(self) -> None:
+        """Measure input drift in a thread, and update its metrics."""
+        classifier = self._state.classifier
+        drift = None if classifier is None else await TELEMETRY.run(classifier.measure_drift)
+        self._state.metrics.drift.show(drift)
+
+    def _open(self, name: str | None) -> Session:
         try:
-            configured = self._serving.settings.artefact or bundled_artefact()
+            configured = self._state.settings.artefact or bundled_artefact()
             return self._open_model(configured if name is None else configured.parent / name)
         except ArtefactError as error:
             raise ReloadRejected(f"{error.path.name} {error.reason}") from error
         except ProviderUnavailable as error:
             raise ReloadRejected(str(error)) from error
 
-    async def _take_over(self, session: Session) -> None:
-        classifier = Classifier(session, self._options, self._serving.metrics)
+    async def _activate(self, session: Session) -> None:
+        classifier = Classifier(session, self._options, self._state.metrics)
         try:
             await classifier.start()
         except Exception as error:
-            raise ReloadRejected(f"it fails on its first pictures: {error}") from error
-        if self._serving.draining:
+            raise ReloadRejected(f"the model fails during warm-up: {error}") from error
+        if self._state.draining:
             await classifier.close()
             raise NotReady("the service is stopping")
-        self._serving.classifier = classifier
+        self._state.classifier = classifier
         manifest = session.manifest
-        self._serving.metrics.model(
+        self._state.metrics.model(
             name=manifest.name,
             version=manifest.version,
             sha256=manifest.sha256,
@@ -131,7 +185,7 @@ class Models:
         )
 
     def _retire(self, classifier: Classifier) -> None:
-        task = self._serving.background.once("model_retirement", classifier.retire)
+        task = self._state.background.once("model_retirement", classifier.retire)
         self._retiring[task] = classifier
         task.add_done_callback(self._retiring.pop)
 
@@ -139,8 +193,8 @@ class Models:
         return sum(classifier.queued() for classifier in self._all())
 
     def _in_flight(self) -> int:
-        return sum(classifier.inside() for classifier in self._all())
+        return sum(classifier.in_flight() for classifier in self._all())
 
     def _all(self) -> list[Classifier]:
-        serving = self._serving.classifier
-        return [*([] if serving is None else [serving]), *self._retiring.values()]
+        current = self._state.classifier
+        return [*([] if current is None else [current]), *self._retiring.values()]

@@ -98,9 +98,9 @@ def _drift_reference(settings: Settings, artefact: Path, manifest: Manifest) -> 
             raise ArtefactError(
                 path, "does not exist; MARROWLENS_DRIFT_REFERENCE names it as the drift reference"
             ) from error
-        _log.warning("input drift is not measured: %s does not exist", path)
+        _log.warning("Input drift is not measured: %s does not exist", path)
     except ValueError as error:  # a hot-reloaded model may have another reference, or none
-        _log.warning("input drift is not measured: %s %s", path, error)
+        _log.warning("Input drift is not measured: %s %s", path, error)
     else:
         return reference
     return None

@@ -143,7 +143,7 @@ def open_session(
         except ProviderUnavailable as error:
             if provider != "auto":
                 raise
-            _log.warning("provider %s is not used: %s", candidate, error)
+            _log.warning("Provider %s is not used: %s", candidate, error)
     return reference
 
 

@@ -22,7 +22,7 @@ from service.api.state import AppState
 from service.concurrency.supervisor import error_location
 from service.concurrency.thread_pools import TELEMETRY, event_loop_pool
 from service.config.settings import Settings
-from service.inference.registry import Models
+from service.inference.registry import ModelRegistry
 from service.server import allocator
 from service.server.connections import ConnectionLimiter, ConnectionSlot, Listener, connection_limit
 from service.server.http_limits import HttpProtocol
@@ -58,7 +58,7 @@ class DrainingServer(uvicorn.Server):
         self,
         config: uvicorn.Config,
         running: AppState,
-        models: Models,
+        models: ModelRegistry,
         started: Callable[[], None],
         tls: Tls | None,
     ) -> None:
@@ -80,7 +80,7 @@ class DrainingServer(uvicorn.Server):
         await super().startup([])  # whose own servers would take connections without bound
         if self.started:
             self._listen(sockets or [])
-            loop.add_signal_handler(signal.SIGHUP, self._models.reread)
+            loop.add_signal_handler(signal.SIGHUP, self._models.schedule_reload)
             allocator.set_aside()
             self._running.background.every("memory", _GIVE_BACK_S, lambda: TELEMETRY.run(allocator.give_back))
             if self._tls is not None:
@@ -141,7 +141,7 @@ class DrainingServer(uvicorn.Server):
         if classifier is not None and classifier.broken():
             log.critical("the model hangs, fails time after time or lost a thread: the service stops")
             self.failed = self.should_exit = True
-            await classifier.abandon()
+            await classifier.abort()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

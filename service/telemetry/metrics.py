@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from prometheus_client import ProcessCollector
 from prometheus_client.exposition import generate_latest
 
-from model.drift.distance import Reading
+from model.drift.distance import DriftMeasurement
 from model.drift.reference import KINDS
 from service.concurrency.supervisor import TaskName
 from service.concurrency.thread_pools import POOLS
@@ -266,9 +266,9 @@ class DriftMetrics:
             "marrowlens_drift_window_pictures", "Pictures in the drift window; below 100 drift is not measured."
         )
 
-    def show(self, reading: Reading | None) -> None:
+    def show(self, reading: DriftMeasurement | None) -> None:
         """Set the latest measurement; None if drift is not measured."""
-        reading = reading or Reading(0, {}, {})
+        reading = reading or DriftMeasurement(0, {}, {})
         self._pictures.set(reading.pictures)
         for gauge, values in ((self._distance, reading.distances), (self._threshold, reading.thresholds)):
             gauge.clear()

@@ -99,10 +99,10 @@ def _store_a_stranger(manifest: dict) -> None:
         (_lose_an_output, "ranks"),
         (_name_a_stranger, "XYZ"),
         (_store_too_few_logits, "probes.logits must have 21 values a picture"),
-        (_forget_a_picture, r"probes .*are of \[0, 1\] pictures"),
+        (_forget_a_picture, r"probes: .*are of \[0, 1\] pictures"),
         (_store_no_picture, "probes.logits"),
-        (_store_what_is_no_number, "probes.embedding.0 .*finite number"),
-        (_store_a_stranger, "probes.saliency Extra inputs"),
+        (_store_what_is_no_number, "probes.embedding.0: .*finite number"),
+        (_store_a_stranger, "probes.saliency: Extra inputs"),
     ],
 )
 def test_a_manifest_at_odds_with_itself_is_refused(

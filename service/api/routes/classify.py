@@ -104,8 +104,8 @@ async def classify(
         curl -F image=@cell.jpg 'http://localhost:8000/classify?maps=attention,evidence'
         curl -H 'Content-Type: image/jpeg' --data-binary @cell.jpg http://localhost:8000/classify
     """
-    with state.serving().held() as classifier, state.reserve_memory(request) as memory:
-        classifier.check_room(time.monotonic() + state.timeout_s(timeout_ms))
+    with state.current_classifier().in_use() as classifier, state.reserve_memory(request) as memory:
+        classifier.check_capacity(time.monotonic() + state.timeout_s(timeout_ms))
         picture = await one_picture(request, memory, state.limits)
         deadline = time.monotonic() + state.timeout_s(timeout_ms)
         answer = await while_connected(request, classifier.classify(picture, deadline=deadline))

@@ -10,7 +10,7 @@ from service.api.state import AppStateDep
 from service.api.uploads.body import JsonRoute
 from service.auth.middleware import CurrentCaller
 from service.errors import Forbidden
-from service.inference.registry import Models
+from service.inference.registry import ModelRegistry
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -18,14 +18,14 @@ router = APIRouter(route_class=JsonRoute)
 @router.get("/model", tags=["model"], summary="The model's manifest", responses=problem_responses(503))
 async def model(state: AppStateDep) -> ModelDescription:
     """The manifest: training data, split, metrics with their intervals, limits, hash."""
-    classifier = state.serving()
+    classifier = state.current_classifier()
     return model_description(classifier.manifest, classifier.provider)
 
 
 @router.get("/classes", tags=["model"], summary="The classes, in logit order", responses=problem_responses(503))
 async def classes(state: AppStateDep) -> ClassTable:
     """The class table: the number of training images of each class, and whether the class is supported."""
-    return class_table(state.serving().manifest)
+    return class_table(state.current_classifier().manifest)
 
 
 class Change(BaseModel):
@@ -70,7 +70,7 @@ async def reload(request: Request, state: AppStateDep, change: Change | None = N
         curl -X POST -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \\
              -d '{"artefact": "other.onnx"}' http://localhost:8000/model/reload
     """
-    models: Models = request.app.state.models
-    await models.change(None if change is None else change.artefact)
-    classifier = state.serving()
+    models: ModelRegistry = request.app.state.models
+    await models.reload(None if change is None else change.artefact)
+    classifier = state.current_classifier()
     return model_description(classifier.manifest, classifier.provider)

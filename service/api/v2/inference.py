@@ -17,7 +17,7 @@ from model.image import PictureError
 from service.api.v2.codec import InferenceRequest, TensorPicture, row_shape
 from service.inference.batching.errors import DeadlineExpired
 from service.inference.classifier import Classifier
-from service.inference.pipeline import Answer, Picture
+from service.inference.pipeline import Answer, Pixels
 
 
 async def infer(
@@ -67,7 +67,7 @@ async def _answers(
         yield error
 
 
-def _to_decode(sent: TensorPicture) -> bytes | Picture:
+def _to_decode(sent: TensorPicture) -> bytes | Pixels:
     # Copied this late, so that few pictures are in memory twice.
     return bytes(sent) if isinstance(sent, memoryview) else sent
 

@@ -131,7 +131,7 @@ async def inference_version(request: Request, classifier: Versioned, state: AppS
 
 
 def _found(state: AppState, name: str, version: str | None = None) -> Classifier:
-    classifier = state.serving()
+    classifier = state.current_classifier()
     manifest = classifier.manifest
     if name != manifest.name or version not in (None, manifest.version):
         raise UnknownModel(manifest.name, manifest.version)
@@ -141,7 +141,7 @@ def _found(state: AppState, name: str, version: str | None = None) -> Classifier
 async def _inferred(request: Request, classifier: Classifier, state: AppState) -> Response:
     json_bytes = _json_bytes(request)
     with ExitStack() as stack:
-        stack.enter_context(classifier.held())
+        stack.enter_context(classifier.in_use())
         memory = stack.enter_context(state.reserve_memory(request))
         body = await raw_body(request, memory, state.limits)
         work = _answered(body, json_bytes, classifier, state, memory)

@@ -1,7 +1,6 @@
-"""The batches being built: any thread puts an item into the last one, the runner takes the first when it is due.
+"""Queue of batches under construction: threads add items to the last batch, the runner takes the first when it is due.
 
-Knows when a batch is due and how its places are filled. Knows nothing of the event loop, of callers' futures or of what
-is computed: the standard library only.
+Standard library only; no event loop and no futures.
 """
 
 import threading
@@ -16,7 +15,7 @@ Item = TypeVar("Item")
 
 
 class Block(Protocol[Item]):
-    """Places for the items of one batch: a list, or an array whose rows are items."""
+    """Storage for the items of one batch: a list, or an array with one row per item."""
 
     def __getitem__(self, index: int, /) -> Item: ...
 
@@ -24,47 +23,47 @@ class Block(Protocol[Item]):
 
 
 class Queued(Protocol):
-    """What stands for an item while it waits; times are on the batcher's clock."""
+    """The queue's view of an item's entry; times are on the batcher's clock."""
 
     @property
     def queued_at(self) -> float: ...
 
     @property
     def flush_at(self) -> float:
-        """When the item's batch should go off at the latest, if the runner is idle."""
+        """Latest time for the item's batch to start if the runner is idle."""
 
 
-Member = TypeVar("Member", bound=Queued)
+Entry = TypeVar("Entry", bound=Queued)
 
 
 @dataclass(slots=True, eq=False)
-class Batch(Generic[Member, Item]):
-    """Members and their items: the item of `members[i]` is `block[i]`."""
+class Batch(Generic[Entry, Item]):
+    """Entries and their items: `block[i]` is the item of `entries[i]`."""
 
     block: Block[Item]
-    members: list[Member] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     flush_at: float = float("inf")
     started: float = 0.0
 
-    def add(self, member: Member, item: Item) -> None:
-        """One more; the item goes straight into its place."""
-        self.block[len(self.members)] = item
-        self.members.append(member)
-        self.flush_at = min(self.flush_at, member.flush_at)
+    def add(self, entry: Entry, item: Item) -> None:
+        """Append an entry and write its item into the block."""
+        self.block[len(self.entries)] = item
+        self.entries.append(entry)
+        self.flush_at = min(self.flush_at, entry.flush_at)
 
-    def keep(self, wanted: Callable[[Member], bool]) -> None:
-        """Drop the others and close their gaps in the block."""
+    def filter(self, wanted: Callable[[Entry], bool]) -> None:
+        """Remove unwanted entries and close the gaps in the block."""
         kept = 0
-        for index, member in enumerate(self.members):
-            if wanted(member):
+        for index, entry in enumerate(self.entries):
+            if wanted(entry):
                 if index != kept:
-                    self.block[kept], self.members[kept] = self.block[index], member
+                    self.block[kept], self.entries[kept] = self.block[index], entry
                 kept += 1
-        del self.members[kept:]
+        del self.entries[kept:]
 
 
-class Forming(Generic[Member, Item]):
-    """Batches of at most `max_batch_size`, each with a block of its own from `new_block`."""
+class BatchQueue(Generic[Entry, Item]):
+    """Batches of at most `max_batch_size` items, each with its own block from `new_block`. Thread-safe."""
 
     def __init__(
         self,
@@ -78,21 +77,21 @@ class Forming(Generic[Member, Item]):
         self._max_batch_size = max_batch_size
         self._max_queue_delay_s = max_queue_delay_s
         self._clock = clock
-        self._changed = threading.Condition()  # guards all that follows
-        self._batches: deque[Batch[Member, Item]] = deque()
+        self._changed = threading.Condition()  # guards everything below
+        self._batches: deque[Batch[Entry, Item]] = deque()
         self._closing = False
         self._stopped = False
 
-    def put(self, member: Member, item: Item) -> None:
-        """Into the last batch, or a new one when that is full. From any thread."""
+    def put(self, entry: Entry, item: Item) -> None:
+        """Add an item to the last batch, or to a new one if that is full."""
         with self._changed:
-            if not self._batches or len(self._batches[-1].members) >= self._max_batch_size:
+            if not self._batches or len(self._batches[-1].entries) >= self._max_batch_size:
                 self._batches.append(Batch(self._new_block()))
-            self._batches[-1].add(member, item)
+            self._batches[-1].add(entry, item)
             self._changed.notify()
 
-    def take(self) -> tuple[Batch[Member, Item], FlushReason] | None:
-        """Wait until the first batch is due; give it, and why it is due. None once stopped."""
+    def take(self) -> tuple[Batch[Entry, Item], FlushReason] | None:
+        """Wait until the first batch is due; returns it and why it is due, or None after `stop`."""
         with self._changed:
             while not self._stopped:
                 now = self._clock()
@@ -102,19 +101,19 @@ class Forming(Generic[Member, Item]):
         return None
 
     def close(self) -> None:
-        """From now on nothing waits for company."""
+        """Make every batch due at once from now on."""
         with self._changed:
             self._closing = True
             self._changed.notify()
 
     def stop(self) -> None:
-        """From now on there is nothing to take."""
+        """End `take`, also one that waits; batches left in the queue are dropped."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
 
-    def _due(self, batch: Batch[Member, Item], now: float) -> FlushReason | None:
-        if len(batch.members) >= self._max_batch_size:
+    def _due(self, batch: Batch[Entry, Item], now: float) -> FlushReason | None:
+        if len(batch.entries) >= self._max_batch_size:
             return "full"
         if self._closing:
             return "drain"
@@ -122,4 +121,4 @@ class Forming(Generic[Member, Item]):
             return None
         if not self._max_queue_delay_s:
             return "idle"
-        return "delay" if batch.members[0].queued_at + self._max_queue_delay_s <= now else "deadline"
+        return "delay" if batch.entries[0].queued_at + self._max_queue_delay_s <= now else "deadline"

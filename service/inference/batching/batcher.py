@@ -1,10 +1,8 @@
-"""Dynamic batching: single items in, one call for many of them, each caller its own result.
+"""Dynamic batching: callers submit single items, one call computes many of them, each caller gets its own result.
 
-Items are prepared by a few threads, written into the batch that is being built, and computed by one more thread, the
-runner. The runner takes a batch when it is free, so a batch keeps growing while the runner is busy, and a lone item
-never waits for an idle one. Between two batches it asks nobody: the event loop hears of a batch once, when its callers
-are to be answered. Every item is settled exactly once. Knows nothing of pictures, models, HTTP or metrics: the
-standard library only.
+A few threads prepare items and write them into the batch under construction. One more thread, the runner, takes the
+batch when it is free. So a batch grows while the runner is busy, and a lone item does not wait for an idle runner. The
+event loop is woken once for each computed batch. Every item is settled exactly once. Standard library only.
 """
 
 import asyncio
@@ -16,23 +14,56 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from service.inference.batching import errors as unanswered
-from service.inference.batching.batch_queue import Batch, Block, Forming, Item
-from service.inference.batching.errors import BatcherClosed, QueueFull, WrongOutputCount
-from service.inference.batching.throughput import Rate
+from service.inference.batching.batch_queue import Batch, BatchQueue, Block, Item
+from service.inference.batching.errors import (
+    BatcherClosed,
+    DeadlineExpired,
+    QueueFull,
+    WrongOutputCount,
+    prepare_error,
+    run_error,
+)
 from service.telemetry.item_timing import BatchObserver, BatchRun, FlushReason, ItemTiming
 
 Raw = TypeVar("Raw")
 Result = TypeVar("Result")
 
-
-#: Refused is what would be answered later than this part of its time, at the measured rate.
+#: An item is refused if the estimated wait times this factor exceeds the time to its deadline.
 LATENESS_MARGIN = 1.25
+#: Weight of a new batch in the moving average of the throughput.
+THROUGHPUT_WEIGHT = 0.2
+
+
+class Throughput:
+    """Seconds per item under load, as an exponential moving average over batches."""
+
+    def __init__(self) -> None:
+        self._item_s: float | None = None
+        self._ended = 0.0
+
+    def add_batch(self, count: int, *, queued_at: float, ended: float) -> None:
+        """Add a batch of `count` items, the first queued at `queued_at`.
+
+        The time counts from the end of the previous batch or from `queued_at`, so that preparation, hand-over to the
+        runner and waiting for a core are included, as they are for the caller.
+        """
+        item_s = (ended - max(self._ended, queued_at)) / count
+        weight = THROUGHPUT_WEIGHT
+        self._item_s = item_s if self._item_s is None else (1 - weight) * self._item_s + weight * item_s
+        self._ended = ended
+
+    def known(self) -> bool:
+        """Whether a batch has been measured."""
+        return self._item_s is not None
+
+    def drain_s(self, items: int) -> float:
+        """Estimated seconds to compute this many items; 1 before the first measurement."""
+        return 1.0 if self._item_s is None else items * self._item_s
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Generic[Raw, Result]):
-    raw: Raw | None  # let go once it is prepared
+class _Entry(Generic[Raw, Result]):
+    raw: Raw | None  # None once prepared, to free its memory
     future: asyncio.Future[Result]
     deadline: float | None
     queued_at: float
@@ -42,17 +73,17 @@ class _Waiting(Generic[Raw, Result]):
 
 
 class Batcher(Generic[Raw, Item, Result]):
-    """Calls `run` in its runner thread with a block and how many of its first places hold items.
+    """Collects items into batches and calls `run` for each in the runner thread.
 
     Args:
-        prepare: from what is submitted to an item, in `prepare_threads` threads. What it raises is the caller's and
-            nobody else's. An item takes its place in a batch once it is prepared, so a slow one holds up nobody.
-        run: the block and the number of its items to as many results, in the same order. Never called twice at a time.
-        new_block: `max_batch_size` places, made for each batch anew: results may refer to them.
-        max_queue_size: items accepted and not yet settled; one more is refused.
-        max_queue_delay_ms: how long an idle runner waits for company, but never more than half an item's time.
-        max_run_s: a call that takes longer makes `alive` false.
-        max_failed_runs: so do so many failed calls in a row.
+        prepare: turns a submitted item into one for the batch, in `prepare_threads` threads. Exceptions are delivered
+            to that item's caller only. An item joins a batch once it is prepared, so a slow one delays no other.
+        run: takes the block and the number of items in it; returns one result per item, in order. Called by one thread.
+        new_block: allocates a block of `max_batch_size` places. Each batch has its own: results may refer to it.
+        max_queue_size: limit of items accepted and not yet settled.
+        max_queue_delay_ms: how long an idle runner waits for a batch to fill, at most half of an item's time.
+        max_run_s: `alive` is false while a call takes longer.
+        max_failed_runs: `alive` is false after this many failed calls in a row.
         clock: monotonic seconds; deadlines are on it.
     """
 
@@ -79,19 +110,19 @@ class Batcher(Generic[Raw, Item, Result]):
         self._max_failed_runs = max_failed_runs
         self._observer = observer
         self._clock = clock
-        # The event loop's own.
+        # Used on the event loop only.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._inside: set[_Waiting[Raw, Result]] = set()
+        self._entries: set[_Entry[Raw, Result]] = set()
         self._empty = asyncio.Event()
-        self._rate = Rate()
+        self._throughput = Throughput()
         self._failed_runs = 0  # in a row
         self._closing = False
-        # Shared with the threads, which are daemons, because a call that hangs must not keep the process from ending.
-        self._unprepared: SimpleQueue[_Waiting[Raw, Result] | None] = SimpleQueue()
-        self._forming: Forming[_Waiting[Raw, Result], Item] = Forming(
+        # Shared with the threads. These are daemons: a call that hangs must not keep the process from ending.
+        self._unprepared: SimpleQueue[_Entry[Raw, Result] | None] = SimpleQueue()
+        self._queue: BatchQueue[_Entry[Raw, Result], Item] = BatchQueue(
             new_block, max_batch_size=max_batch_size, max_queue_delay_s=self._max_queue_delay_s, clock=clock
         )
-        self._running: Batch[_Waiting[Raw, Result], Item] | None = None
+        self._running: Batch[_Entry[Raw, Result], Item] | None = None
         self._threads = [
             threading.Thread(target=self._work, args=(stage,), name=name, daemon=True)
             for name, stage in [
@@ -101,7 +132,7 @@ class Batcher(Generic[Raw, Item, Result]):
         ]
 
     async def start(self) -> None:
-        """Form batches from now on, for callers on the running event loop. Once only."""
+        """Start the threads, for callers on the running event loop. Once only."""
         if self._loop is not None:
             raise RuntimeError("a batcher is started once")
         self._loop = asyncio.get_running_loop()
@@ -109,135 +140,135 @@ class Batcher(Generic[Raw, Item, Result]):
             thread.start()
 
     async def submit(self, raw: Raw, *, deadline: float | None = None, timing: ItemTiming | None = None) -> Result:
-        """One item's result. Cancelling the caller takes the item out of its batch and touches no other. `timing` is
-        filled as the item goes.
+        """Compute one item. Cancelling the caller removes the item from its batch and affects no other.
+
+        Args:
+            timing: filled in as the item passes each stage.
 
         Raises:
-            QueueFull: at once; every place is taken, or so many are that `deadline` would pass before the result is
-                there. Nothing was queued.
-            DeadlineExpired: `deadline` passed; an item that still waited is not computed.
+            QueueFull: at once, without queuing the item: the queue is full, or the result would be too late.
+            DeadlineExpired: the deadline passed. An item still in the queue is not computed.
             BatcherClosed: not started, closing, or closed without draining.
-            RunFailed: the call for this item's batch failed, or gave a WrongOutputCount.
-            Exception: what `prepare` raised.
+            RunFailed: the call for this item's batch failed, or returned a WrongOutputCount.
+            Exception: whatever `prepare` raised.
         """
         if self._loop is None or self._closing:
-            raise BatcherClosed("no new items are taken")
-        if len(self._inside) >= self._max_queue_size or self.would_be_late(deadline):
-            raise QueueFull(len(self._inside), self._max_queue_size, self.drain_s(len(self._inside)))
-        waiting = self._admit(self._loop, raw, deadline, timing or ItemTiming())
+            raise BatcherClosed("the batcher takes no new items")
+        if len(self._entries) >= self._max_queue_size or self.would_be_late(deadline):
+            raise QueueFull(len(self._entries), self._max_queue_size, self.drain_s(len(self._entries)))
+        entry = self._admit(self._loop, raw, deadline, timing or ItemTiming())
         timer = None
         if deadline is not None:
-            timer = self._loop.call_later(deadline - waiting.queued_at, self._fail, waiting, unanswered.too_late())
+            timer = self._loop.call_later(deadline - entry.queued_at, self._fail, entry, DeadlineExpired())
         try:
-            return await waiting.future
+            return await entry.future
         except asyncio.CancelledError:
-            if waiting.future.done() and not waiting.future.cancelled():
-                waiting.future.exception()  # looked at, or asyncio would report it as lost
+            if entry.future.done() and not entry.future.cancelled():
+                entry.future.exception()  # retrieved, or asyncio would log it as never retrieved
             raise
         finally:
-            self._release(waiting)
+            self._release(entry)
             if timer is not None:
                 timer.cancel()
-            del raw, waiting  # an error holds this frame; with its future in here it would hold itself, and the picture
+            del raw, entry  # breaks the cycle of exception, frame and future, which would keep the item in memory
 
     async def close(self, *, drain: bool = True) -> None:
-        """Take nothing new and settle all: compute what was accepted, or else fail it with BatcherClosed.
+        """Take no new items and settle the others: compute them, or without `drain` fail them with BatcherClosed.
 
-        Cancelling a draining close, as `asyncio.timeout` around it does, fails what is left at that moment.
+        Cancelling a draining close, as `asyncio.timeout` does, fails the items that are left.
         """
         self._closing = True
-        self._forming.close()
+        self._queue.close()
         try:
-            if drain and self._inside:
+            if drain and self._entries:
                 await self._empty.wait()
         finally:
-            self._give_up()
-            self._forming.stop()
+            self._fail_all()
+            self._queue.stop()
             for _ in self._threads[1:]:
                 self._unprepared.put(None)
 
     def alive(self) -> bool:
-        """Whether it takes items, its threads live, and its calls neither hang nor fail one after the other."""
+        """Whether it takes items, its threads run, and calls neither hang nor fail repeatedly."""
         running = self._running
         overdue = running is not None and self._clock() - running.started > self._max_run_s
         failing = self._failed_runs >= self._max_failed_runs
         return not (self._closing or overdue or failing) and all(thread.is_alive() for thread in self._threads)
 
-    def inside(self) -> int:
-        """Items accepted and not yet settled."""
-        return len(self._inside)
+    def in_flight(self) -> int:
+        """Number of items accepted and not yet settled."""
+        return len(self._entries)
 
-    def depth(self) -> int:
-        """Items waiting for their batch to be computed."""
-        return sum(not waiting.taken for waiting in self._inside)
+    def queued(self) -> int:
+        """Number of items whose batch has not started."""
+        return sum(not entry.taken for entry in self._entries)
 
     def would_be_late(self, deadline: float | None) -> bool:
-        """Whether one item more would be answered after its deadline, at the measured rate."""
-        # Never a lone item: no better moment could help it.
-        if deadline is None or not self._rate.known() or not self._inside:
+        """Whether one more item would miss its deadline at the measured throughput. A lone item is always tried."""
+        if deadline is None or not self._throughput.known() or not self._entries:
             return False
-        return LATENESS_MARGIN * self.drain_s(len(self._inside) + 1) > deadline - self._clock()
+        return LATENESS_MARGIN * self.drain_s(len(self._entries) + 1) > deadline - self._clock()
 
     def drain_s(self, items: int) -> float:
-        """Seconds until so many items are computed, at the rate measured so far; 1 before the first measurement."""
-        return self._rate.drain_s(items)
+        """Estimated seconds to compute this many items; 1 before the first measurement."""
+        return self._throughput.drain_s(items)
 
     # On the event loop.
 
     def _admit(
         self, loop: asyncio.AbstractEventLoop, raw: Raw, deadline: float | None, timing: ItemTiming
-    ) -> _Waiting[Raw, Result]:
+    ) -> _Entry[Raw, Result]:
         timing.queued_at = now = self._clock()
         flush_at = now + self._max_queue_delay_s
         if deadline is not None:
             flush_at = min(flush_at, (now + deadline) / 2)
-        waiting: _Waiting[Raw, Result] = _Waiting(raw, loop.create_future(), deadline, now, flush_at, timing)
-        self._inside.add(waiting)
+        entry: _Entry[Raw, Result] = _Entry(raw, loop.create_future(), deadline, now, flush_at, timing)
+        self._entries.add(entry)
         self._empty.clear()
-        self._unprepared.put(waiting)
-        return waiting
+        self._unprepared.put(entry)
+        return entry
 
-    def _release(self, waiting: _Waiting[Raw, Result]) -> None:
-        self._inside.discard(waiting)
-        if not self._inside:
+    def _release(self, entry: _Entry[Raw, Result]) -> None:
+        self._entries.discard(entry)
+        if not self._entries:
             self._empty.set()
 
-    def _fail(self, waiting: _Waiting[Raw, Result], error: Exception) -> None:
-        if not waiting.future.done():
-            waiting.future.set_exception(error)
-        self._release(waiting)
+    def _fail(self, entry: _Entry[Raw, Result], error: Exception) -> None:
+        if not entry.future.done():
+            entry.future.set_exception(error)
+        self._release(entry)
 
-    def _give_up(self) -> None:
+    def _fail_all(self) -> None:
         self._closing = True
-        for waiting in list(self._inside):
-            self._fail(waiting, BatcherClosed("closed before the item was computed"))
+        for entry in list(self._entries):
+            self._fail(entry, BatcherClosed("closed before the item was computed"))
 
-    def _answer(
+    def _deliver(
         self,
-        batch: Batch[_Waiting[Raw, Result], Item],
+        batch: Batch[_Entry[Raw, Result], Item],
         outcome: Sequence[Result] | BaseException,
         run_s: float,
         reason: FlushReason,
     ) -> None:
         failed = isinstance(outcome, BaseException)
-        run = BatchRun(batch.started, batch.started + run_s, len(batch.members), reason, failed)
-        run.timings = [waiting.timing for waiting in batch.members if waiting.timing.owner is not None]
-        for index, waiting in enumerate(batch.members):
-            waiting.timing.run = run
+        run = BatchRun(batch.started, batch.started + run_s, len(batch.entries), reason, failed)
+        run.timings = [entry.timing for entry in batch.entries if entry.timing.owner is not None]
+        for index, entry in enumerate(batch.entries):
+            entry.timing.run = run
             if isinstance(outcome, BaseException):
-                self._fail(waiting, unanswered.failure(outcome))
+                self._fail(entry, run_error(outcome))
             else:
-                if not waiting.future.done():
-                    waiting.future.set_result(outcome[index])
-                self._release(waiting)
+                if not entry.future.done():
+                    entry.future.set_result(outcome[index])
+                self._release(entry)
         self._failed_runs = self._failed_runs + 1 if failed else 0
         if not failed:
-            queued_at = min(waiting.queued_at for waiting in batch.members)
-            self._rate.batch(len(batch.members), queued_at=queued_at, ended=batch.started + run_s)
-        waits_s = [batch.started - waiting.queued_at - waiting.timing.prepare_s() for waiting in batch.members]
-        self._tell(waits_s, run_s, reason, failed)
+            queued_at = min(entry.queued_at for entry in batch.entries)
+            self._throughput.add_batch(len(batch.entries), queued_at=queued_at, ended=batch.started + run_s)
+        waits_s = [batch.started - entry.queued_at - entry.timing.prepare_s() for entry in batch.entries]
+        self._notify_observer(waits_s, run_s, reason, failed)
 
-    def _tell(self, queue_wait_s: list[float], run_s: float, reason: FlushReason, failed: bool) -> None:
+    def _notify_observer(self, queue_wait_s: list[float], run_s: float, reason: FlushReason, failed: bool) -> None:
         if self._observer is None:
             return
         try:
@@ -246,51 +277,51 @@ class Batcher(Generic[Raw, Item, Result]):
             context = {"message": "the batch observer failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
-    # In the threads. What others' code raises is caught: it must not strand those who wait.
+    # In the threads. Exceptions of `prepare` and `run` are caught: they must not leave callers waiting.
 
     def _work(self, stage: Callable[[], None]) -> None:
         try:
             stage()
         finally:
-            self._post(self._give_up)  # nobody is inside when a stage ends as it should
+            self._post(self._fail_all)  # after a regular end there are no entries left
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         assert self._loop is not None
-        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no caller waits
             self._loop.call_soon_threadsafe(callback, *args)
 
     def _prepare_items(self) -> None:
-        while (waiting := self._unprepared.get()) is not None:
-            if not waiting.future.done():
-                waiting.timing.prepare_began = self._clock()
+        while (entry := self._unprepared.get()) is not None:
+            if not entry.future.done():
+                entry.timing.prepare_began = self._clock()
                 try:
-                    item = self._prepare(waiting.raw)  # type: ignore[arg-type]
-                    waiting.timing.prepared_at = self._clock()
-                    self._forming.put(waiting, item)
+                    item = self._prepare(entry.raw)  # type: ignore[arg-type]
+                    entry.timing.prepared_at = self._clock()
+                    self._queue.put(entry, item)
                 except BaseException as error:
-                    self._post(self._fail, waiting, unanswered.own(error))
-            waiting.raw = None
+                    self._post(self._fail, entry, prepare_error(error))
+            entry.raw = None
 
     def _run_batches(self) -> None:
-        while taken := self._forming.take():
+        while taken := self._queue.take():
             batch, reason = taken
-            batch.keep(self._still_wanted)
-            if batch.members:
+            batch.filter(self._still_wanted)
+            if batch.entries:
                 self._compute(batch, reason)
 
-    def _still_wanted(self, waiting: _Waiting[Raw, Result]) -> bool:
-        if waiting.deadline is not None and waiting.deadline <= self._clock():
-            self._post(self._fail, waiting, unanswered.too_late())
+    def _still_wanted(self, entry: _Entry[Raw, Result]) -> bool:
+        if entry.deadline is not None and entry.deadline <= self._clock():
+            self._post(self._fail, entry, DeadlineExpired())
             return False
-        waiting.taken = not waiting.future.done()
-        return waiting.taken
+        entry.taken = not entry.future.done()
+        return entry.taken
 
-    def _compute(self, batch: Batch[_Waiting[Raw, Result], Item], reason: FlushReason) -> None:
+    def _compute(self, batch: Batch[_Entry[Raw, Result], Item], reason: FlushReason) -> None:
         batch.started = self._clock()
         self._running = batch
-        outcome = self._call(batch.block, len(batch.members))
+        outcome = self._call(batch.block, len(batch.entries))
         self._running = None
-        self._post(self._answer, batch, outcome, self._clock() - batch.started, reason)
+        self._post(self._deliver, batch, outcome, self._clock() - batch.started, reason)
 
     def _call(self, block: Block[Item], count: int) -> list[Result] | BaseException:
         try:

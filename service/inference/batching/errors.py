@@ -1,30 +1,33 @@
-"""Why an item got no result: what the batcher raises. Knows no HTTP; `service.api.problems` translates."""
+"""Errors of the batcher: why an item got no result. Standard library only."""
 
 
 class QueueFull(Exception):
-    """Refused at once: every place is taken. `retry_after_s` is when they will be free, at the measured rate."""
+    """Refused at once: the queue is full, or the result would be too late. `retry_after_s` estimates the wait."""
 
     def __init__(self, queued: int, limit: int, retry_after_s: float) -> None:
-        super().__init__(f"{queued} of {limit} places are taken")
+        super().__init__(f"{queued} of {limit} places in the queue are taken")
         self.queued = queued
         self.limit = limit
         self.retry_after_s = retry_after_s
 
 
 class DeadlineExpired(Exception):
-    """The item's deadline passed before its result was there."""
+    """The item's deadline passed before its result was ready."""
+
+    def __init__(self, message: str = "the deadline passed") -> None:
+        super().__init__(message)
 
 
 class BatcherClosed(Exception):
-    """The batcher is closing, closed or was never started: the item was not computed."""
+    """The batcher is closing, closed or not started; the item was not computed."""
 
 
 class RunFailed(Exception):
-    """The call for this item's batch failed. Its own exception is the `__cause__`, shared by the whole batch."""
+    """The call for this item's batch failed. `__cause__` is the call's exception, shared by the whole batch."""
 
 
 class WrongOutputCount(RunFailed):
-    """The call returned another number of results than it was given items: nobody can say which result is whose."""
+    """The call returned another number of results than items, so results cannot be assigned to items."""
 
     def __init__(self, expected: int, got: int) -> None:
         super().__init__(f"{expected} items went into the call and {got} results came out")
@@ -32,22 +35,16 @@ class WrongOutputCount(RunFailed):
         self.got = got
 
 
-def too_late() -> DeadlineExpired:
-    """For an item that was not computed in time."""
-    return DeadlineExpired("the deadline passed")
-
-
-def own(error: BaseException) -> Exception:
-    """What `prepare` raised, as its caller may get it."""
-    # A future cannot carry StopIteration, and on the loop a SystemExit would end more than one caller.
+def prepare_error(error: BaseException) -> Exception:
+    """The exception for the caller of an item whose preparation raised `error`."""
+    # A future cannot carry StopIteration, and SystemExit would end the event loop.
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return failure(error)
+    return run_error(error)
 
 
-def failure(cause: BaseException) -> RunFailed:
-    """What one caller of a failed call gets."""
-    # One exception for each caller: raising a shared one would braid their tracebacks.
+def run_error(cause: BaseException) -> RunFailed:
+    """A new exception for one caller of a call that raised `cause`: a shared one would collect all tracebacks."""
     if isinstance(cause, WrongOutputCount):
         return WrongOutputCount(cause.expected, cause.got)
     failed = RunFailed("the call for this item's batch failed")

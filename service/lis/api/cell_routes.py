@@ -69,7 +69,7 @@ async def add_cells(
         curl -H 'X-Acting-User: scanner-1' -H 'Content-Type: application/zip' \\
              --data-binary @cells.zip http://localhost:8000/specimens/$ID/cells
     """
-    with service.serving().held() as classifier, service.reserve_memory(request) as memory:
+    with service.current_classifier().in_use() as classifier, service.reserve_memory(request) as memory:
         known = await here.look(here.desk.pictures, specimen_id)
         uploads = await _uploads(request, key, memory, service)
         by_name = keys == "names" or key is not None

@@ -29,7 +29,7 @@ from service.concurrency.supervisor import TaskName
 from service.config.lis import LisSettings
 from service.config.settings import Settings
 from service.inference.classifier import Classifier
-from service.inference.registry import Models
+from service.inference.registry import ModelRegistry
 from service.lis.exchange.delivery import Worker
 from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.picture_store import KeptPictures
@@ -83,7 +83,7 @@ FAULTS: dict[TaskName, tuple[Any, str]] = {
     "order_listener": (OrderListener, "serve"),
     "outbox_watch": (outbox, "depths"),
     "picture_sweep": (KeptPictures, "forget_old"),
-    "reload": (Models, "change"),
+    "reload": (ModelRegistry, "reload"),
 }
 
 
@@ -241,7 +241,7 @@ async def test_sighup_during_a_reload_is_logged_and_done_once_more(
             shutil.move(second.with_suffix(suffix), artefact.with_suffix(suffix))
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGHUP)
-        await until(lambda: caplog.text.count("the artefact is read anew when that has ended") == 3)
+        await until(lambda: caplog.text.count("the artefact is reloaded once more when it ends") == 3)
         go_on.set()
         await until(lambda: app.state.app_state.classifier.manifest.name == "second")
     assert opened == ["micro", "second"]

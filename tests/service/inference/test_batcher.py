@@ -77,7 +77,7 @@ async def test_those_who_leave_are_not_computed_and_their_gaps_are_closed(leavin
         callers[item].cancel()
     await idle()
     staying = [item for item in callers if item not in leaving]
-    assert batcher.depth() == len(staying)
+    assert batcher.queued() == len(staying)
     worker.go_on()
     assert await worker.batch() == staying
     worker.go_on()
@@ -140,7 +140,7 @@ async def test_the_deadline_ends_the_wait_even_when_the_runner_hangs(computing: 
         blocking = [first]
     with pytest.raises(DeadlineExpired):
         await batcher.submit(2, deadline=loop.time() + 0.01)
-    assert batcher.depth() == 0
+    assert batcher.queued() == 0
     worker.go_on()
     assert await asyncio.gather(*blocking) == ([] if computing else [0])
     await batcher.close()
@@ -261,7 +261,7 @@ async def test_an_idle_runner_waits_for_company_until_the_batch_is_full() -> Non
     worker, log = Worker(), Log()
     batcher = await started(worker, max_batch_size=2, max_queue_delay_ms=HOUR_MS, observer=log)
     first = await submitted(batcher, 1)
-    assert batcher.depth() == 1
+    assert batcher.queued() == 1
     second = await submitted(batcher, 2)
     assert await worker.batch() == [1, 2]
     worker.go_on()
@@ -284,7 +284,7 @@ async def test_waiting_for_company_takes_at_most_half_of_an_items_time() -> None
     hurried = await submitted(batcher, 1, deadline=clock.now + 200)
     clock.now += 99
     patient = await submitted(batcher, 2)
-    assert batcher.depth() == 2
+    assert batcher.queued() == 2
     clock.now += 1
     patient += asked(batcher, 3)  # wakes the runner, which may look before or after this one has its place
     assert (await worker.batch())[:2] == [1, 2]
@@ -302,6 +302,6 @@ async def test_company_that_leaves_is_not_waited_for() -> None:
     (lonely,) = await submitted(batcher, 1)
     lonely.cancel()
     await idle()
-    assert batcher.depth() == 0
+    assert batcher.queued() == 0
     await batcher.close()
     assert worker.entered.empty()

@@ -154,7 +154,7 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def settled_exactly_as_expected(self) -> None:
         assert self.worker.entered.empty()
-        assert self.batcher.depth() == len(self.queued)
+        assert self.batcher.queued() == len(self.queued)
         for item, task in enumerate(self.tasks):
             assert task.done() == (item in self.expected), item
             if task.done():

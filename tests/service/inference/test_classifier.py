@@ -63,7 +63,7 @@ class Opened:
         self.metrics = Metrics()
         self.classifier = Classifier(session, InferenceOptions.from_settings(Settings(**chosen)), self.metrics)
         of = self.classifier
-        self.metrics.watch(queued=of.queued, in_flight=of.inside, ready=of.ready)
+        self.metrics.watch(queued=of.queued, in_flight=of.in_flight, ready=of.ready)
 
     async def __aenter__(self) -> "Opened":
         await self.classifier.start()

@@ -13,7 +13,7 @@ from drifting import Shift, blurred, compressed, darker, same, stained
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.drift.distance import Reading
+from model.drift.distance import DriftMeasurement
 from model.drift.reference import read_reference
 from model.image import decode
 from service.inference.drift_window import DriftWindow
@@ -34,13 +34,13 @@ def cells(source: str = "matek2021") -> NDArray[np.uint8]:
     return np.stack([decode(path.read_bytes(), 128) for path in paths])
 
 
-def window_of(images: NDArray[np.uint8]) -> Reading:
+def window_of(images: NDArray[np.uint8]) -> DriftMeasurement:
     reference = read_reference(bundled_artefact().with_suffix(".drift.json"), SESSION().manifest.drift_sha256)
     window = DriftWindow(reference, 100_000)
     for start in range(0, len(images), 16):
         outputs = SESSION().run(images[start : start + 16])
         window.add(outputs.embedding, outputs.probabilities, images[start : start + 16])
-    return window.read()
+    return window.measure()
 
 
 def shifted(images: NDArray[np.uint8], shift: Shift) -> NDArray[np.uint8]:

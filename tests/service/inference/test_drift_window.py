@@ -20,8 +20,8 @@ from serving import COMMAND, client, zipped
 from starlette.testclient import TestClient
 
 from model.contract import ArtefactError, Manifest, read_manifest
-from model.drift.distance import Ruler, Sums, jensen_shannon
-from model.drift.fitting import Gathered, made
+from model.drift.distance import DriftMeter, FeatureSums, jensen_shannon
+from model.drift.fitting import ReferenceSamples, fit_reference
 from model.drift.reference import DriftReference, read_reference, reference_text, text_sha256
 from model.image import decode
 from service.config.settings import Settings
@@ -135,7 +135,7 @@ def test_another_model_begins_anew_and_does_not_take_the_first_one_s_reference(
     settings = Settings(artefact=first, drift_reference=own)
     assert load_session(settings).drift_reference is not None
     assert load_session(settings, artefact=tmp_path / "second.onnx").drift_reference is None
-    assert "input drift is not measured" in caplog.text and "is of another model" in caplog.text
+    assert "Input drift is not measured" in caplog.text and "is of another model" in caplog.text
 
 
 def test_a_folder_is_measured_by_the_command(artefact: Path, own: Path, tmp_path: Path) -> None:
@@ -154,7 +154,10 @@ def test_a_folder_is_measured_by_the_command(artefact: Path, own: Path, tmp_path
 
 def test_too_few_pictures_or_ever_the_same_are_no_reference(artefact: Path, tmp_path: Path) -> None:
     out = tmp_path / "own.json"
-    for name, pictures, says in (("few", sent(1, 0), "needs 200 in 10"), ("same", sent(5, 0) * 40, "same pictures")):
+    for name, pictures, says in (
+        ("few", sent(1, 0), "needs at least 200 pictures in 10 groups"),
+        ("same", sent(5, 0) * 40, "same pictures"),
+    ):
         (tmp_path / name).mkdir()
         for number, data in enumerate(pictures):
             (tmp_path / name / f"{number:03}.png").write_bytes(data)
@@ -183,7 +186,7 @@ def test_one_that_is_gone_is_said_and_the_model_serves(with_own: Path, caplog: p
     with_own.with_suffix(".drift.json").unlink()
     with caplog.at_level(logging.WARNING):
         assert load_session(Settings(artefact=with_own)).drift_reference is None
-    assert "input drift is not measured" in caplog.text
+    assert "Input drift is not measured" in caplog.text
 
 
 def test_one_that_is_damaged_is_refused(with_own: Path) -> None:
@@ -209,8 +212,8 @@ def test_an_artefact_without_one_serves_as_before(artefact: Path) -> None:
     ("changes", "says"),
     [
         ({"surprise": 1}, "surprise"),
-        ({"centre": "?"}, "centre must be float32"),
-        ({"centre": ""}, "not of one size"),
+        ({"centre": "?"}, "centre: must be float32"),
+        ({"centre": ""}, "sizes of directions, centre and covariance do not match"),
         ({"thresholds": []}, "thresholds"),
         ({"covariance": [[0.0] * 21] * 21}, "positive definite"),
         ({"class_means": {"XYZ": [0.0] * 21}}, "names classes"),
@@ -228,13 +231,13 @@ def test_a_reference_at_odds_with_itself_is_refused(own: Path, tmp_path: Path, c
 
 
 @pytest.fixture(scope="module")
-def ruler(own: Path) -> Ruler:
-    return Ruler(read_reference(own))
+def meter(own: Path) -> DriftMeter:
+    return DriftMeter(read_reference(own))
 
 
-def at_the_means(reference: DriftReference, counts: list[int]) -> Sums:
+def at_the_means(reference: DriftReference, counts: list[int]) -> FeatureSums:
     """Pictures that each lie at the mean of their class."""
-    sums = Sums.empty(len(reference.class_pictures), len(reference.covariance))
+    sums = FeatureSums.empty(len(reference.class_pictures), len(reference.covariance))
     codes = list(reference.class_pictures)
     for code, count in zip(reference.class_means, counts, strict=False):
         named = np.full(count, codes.index(code))
@@ -243,8 +246,8 @@ def at_the_means(reference: DriftReference, counts: list[int]) -> Sums:
 
 
 @given(st.lists(st.integers(100, 900), min_size=21, max_size=21))
-def test_a_mix_of_classes_alone_moves_no_appearance(ruler: Ruler, counts: list[int]) -> None:
-    reading = ruler.read(at_the_means(ruler.reference, counts))
+def test_a_mix_of_classes_alone_moves_no_appearance(meter: DriftMeter, counts: list[int]) -> None:
+    reading = meter.measure(at_the_means(meter.reference, counts))
     assert max(reading.distances[kind] for kind in reading.distances if kind != "class_mix") < 1e-6
 
 
@@ -270,7 +273,7 @@ def test_a_window_forgets_by_tenths_and_what_is_no_number_never_enters(
             embeddings[0] = np.nan
         pictures = random.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
         window.add(embeddings, random.random((count, 21), dtype=np.float32), pictures)
-    reading, total = window.read(), sum(calls) - (spoilt < len(calls))
+    reading, total = window.measure(), sum(calls) - (spoilt < len(calls))
     # A tenth is closed by the call that fills it, which may bring up to 39 pictures too many.
     assert min(total, 200 * (PARTS - 1) // PARTS) <= reading.pictures <= min(total, 200 + 39 * PARTS)
     assert all(np.isfinite(distance) for distance in reading.distances.values())
@@ -284,7 +287,7 @@ def test_thresholds_hold_for_new_windows(artefact: Path, own: Path) -> None:
     for _ in range(40):
         window, chosen = DriftWindow(read_reference(own), 10_000), random.permutation(800)[:200]
         window.add(outputs.embedding[chosen], outputs.probabilities[chosen], images[chosen])
-        assert window.read().drifted() == []
+        assert window.measure().drifted() == []
 
 
 def test_the_same_pictures_make_the_same_reference(artefact: Path) -> None:
@@ -294,7 +297,7 @@ def test_the_same_pictures_make_the_same_reference(artefact: Path) -> None:
     outputs = session.run(images)
     texts = set()
     for _ in range(2):
-        gathered = Gathered()
+        gathered = ReferenceSamples()
         gathered.add(outputs.embedding, outputs.probabilities, images, [number // 5 for number in range(240)])
-        texts.add(reference_text(made(gathered, manifest, "drawn", draws=100)))
+        texts.add(reference_text(fit_reference(gathered, manifest, "drawn", draws=100)))
     assert len(texts) == 1

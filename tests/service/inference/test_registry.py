@@ -235,11 +235,11 @@ def test_sighup_reads_the_artefact_anew(shelf: Path, draw: Draw) -> None:
     with served(shelf) as service:
         service.wait_listening()
         shelf.with_suffix(".json").write_text("{")
-        hang_up(service, "the model stays")
+        hang_up(service, "Reload rejected, keeping the current model")
         assert httpx.post(f"{service.url}/classify", files={"image": draw(1)}).json()["model"]["name"] == "first"
         shutil.copy(second, shelf)
         shutil.copy(second.with_suffix(".json"), shelf.with_suffix(".json"))
-        hang_up(service, "took over")
+        hang_up(service, "Now serving")
         found = httpx.post(f"{service.url}/classify", files={"image": draw(1)}).json()["model"]
         assert found["sha256"] == json.loads(second.with_suffix(".json").read_text())["sha256"]
         service.process.send_signal(signal.SIGTERM)
@@ -251,5 +251,5 @@ def test_sighup_goes_back_to_the_configured_artefact(shelf: Path) -> None:
         service.wait_listening()
         changed = httpx.post(f"{service.url}/model/reload", json={"artefact": "second.onnx"}, headers=OPERATOR)
         assert changed.json()["name"] == "second"
-        hang_up(service, "model first 0.0.1 took over")
+        hang_up(service, "Now serving first 0.0.1")
         assert httpx.get(f"{service.url}/model", headers=OPERATOR).json()["name"] == "first"

@@ -115,7 +115,7 @@ def test_what_is_no_graph_at_all(tmp_path: Path, content: bytes) -> None:
     [
         ({"temperature": 1.51}, "computes probabilities that are not softmax(logits / the manifest's temperature)"),
         ({"bias": [0.5] * 21}, "computes logits that are not the mean of the evidence plus the manifest's bias"),
-        ({"unheard_of": 1}, "not a manifest of schema 1: unheard_of Extra inputs are not permitted"),
+        ({"unheard_of": 1}, "is not a manifest of schema 1: unheard_of: Extra inputs are not permitted"),
     ],
 )
 def test_a_manifest_at_odds_with_its_graph(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serving import COMMAND, client
 
-from model.drift.distance import Reading
+from model.drift.distance import DriftMeasurement
 from service.api.problems import PROBLEM_TYPES
 from service.cli.metrics import page, sections, values_of
 from service.config.lis import LisSettings
@@ -42,7 +42,7 @@ def metrics() -> Metrics:
     metrics.watch(queued=lambda: 3, in_flight=lambda: 7, ready=lambda: True)
     metrics.model(name="micro", version="0.0.1", sha256="0" * 64, manifest_sha256="1" * 64, provider="cpu")
     metrics.background.running("drift", True)
-    metrics.drift.show(Reading(500, {"colour": 1.5}, {"colour": 0.6}))
+    metrics.drift.show(DriftMeasurement(500, {"colour": 1.5}, {"colour": 0.6}))
     laboratory = LisMetrics(metrics.registry)
     laboratory.done("sign")
     laboratory.order("taken")
