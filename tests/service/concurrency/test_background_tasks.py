@@ -76,7 +76,7 @@ class Fault:
 #: Whose failure a task must survive.
 FAULTS: dict[TaskName, tuple[Any, str]] = {
     "certificate": (Tls, "_renewed"),
-    "drift": (Classifier, "drift"),
+    "drift": (Classifier, "measure_drift"),
     "keys": (KeyRing, "refresh"),
     "memory": (allocator, "give_back"),
     "model_retirement": (Classifier, "retire"),
