@@ -98,7 +98,7 @@ def machine() -> str:
     names = ", ".join(f"{name} {version(name)}" for name in ("marrowlens", "onnxruntime", "uvicorn", "pillow"))
     cores = len(os.sched_getaffinity(0))
     return (
-        f"{_processor()}, {cores} cores, load {load:.0f} at the end with whatever else runs there; "
+        f"{_processor()}, {cores} cores, load {load:.0f} at the end including other programs; "
         f"{platform.system()}, Python {platform.python_version()}, {names}."
     )
 
