@@ -44,6 +44,17 @@ def test_every_link_of_every_page_leads_to_a_file_and_a_heading(tmp_path: Path) 
     assert (tmp_path / "pages/repository/service/auth/policy.py.md").is_file()
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
+)
+def test_paths_and_modules_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    folders = "model|service|training|tests|docker|k8s|bench|stress|examples|docs"
+    paths = re.findall(rf"(?<![\w/.-])((?:{folders})/[\w/.-]+(?:/|\.(?:py|toml|sh|csv|yaml|md)))(?![\w*])", text)
+    paths += [name.replace(".", "/") for name in re.findall(r"python -m ((?:bench|stress|training)\.\w+)", text)]
+    assert [path for path in paths if not ((ROOT / path).exists() or (ROOT / f"{path}.py").is_file())] == []
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout with one page, index.md, that tests write, and the script that collects it."""
