@@ -63,8 +63,8 @@ test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every t
 	$(DEV)/bin/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: test-slow
-test-slow: $(DEV)/.installed ## Run the slow tests: nginx and HAProxy in front, Java and curl as clients (apt: see .ci/run)
-	$(DEV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
+test-slow: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run the slow tests, and the property tests with all of their examples (apt packages: see .ci/run)
+	PROPERTY_TESTS=full $(DEV)/bin/python -m pytest -m 'slow or hypothesis' --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, import layers, Dockerfiles, Kubernetes manifests, Prometheus rules and generated files

@@ -13,6 +13,8 @@ from graphs import write_artefact
 from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
+from examples import examples
+
 # Networks of tests are so small that a second thread of torch only waits for the first: on a core that others use too,
 # a step of microseconds took a second. Read when torch is imported, which nothing above does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Examples are timed by nobody: a loaded machine must not fail a property.
-hypothesis_settings.register_profile("marrowlens", deadline=None)
+hypothesis_settings.register_profile("marrowlens", deadline=None, max_examples=examples(100))
 hypothesis_settings.load_profile("marrowlens")
 
 Draw = Callable[..., bytes]

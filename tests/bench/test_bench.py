@@ -213,6 +213,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory, artefact: Path) -> Path:
     return measured_quickly(tmp_path_factory.mktemp("bench"), artefact)
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_table_and_plots(quick: Path) -> None:
     text = (quick / "bench.md").read_text()
     for title in ("Goals", "marrowlens / best peer", "Servers, network", "Servers, one-operator", "Without a server"):
@@ -229,6 +230,7 @@ def test_a_quick_run_writes_table_and_plots(quick: Path) -> None:
     assert measured == wanted | {(NETWORK, "ceiling", "thirty-two")}
 
 
+@pytest.mark.slow
 def test_in_a_quick_run_every_answer_is_the_bare_sessions(quick: Path) -> None:
     said = json.loads((quick / "bench.json").read_text())
     assert said["failures"] == {}
@@ -240,6 +242,7 @@ def test_in_a_quick_run_every_answer_is_the_bare_sessions(quick: Path) -> None:
     assert said["goals"][0]["reached"] is True
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_not_measured_again(quick: Path, artefact: Path) -> None:
     before = json.loads((quick / "bench.json").read_text())
     measured_quickly(quick.parent, artefact)

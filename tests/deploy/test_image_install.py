@@ -16,7 +16,7 @@ from checkout import ROOT
 from serving import Served
 from test_docker import environment, healthchecks
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MAX_BYTES = 300_000_000
 #: pip finds no index: what is installed afterwards came from the folder of wheels.
 OFFLINE = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}

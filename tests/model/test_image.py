@@ -24,6 +24,7 @@ from pictures import (
 )
 from PIL import Image
 
+from examples import examples
 from model.image import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture, decode
 from model.resize import by_pillow
 
@@ -175,7 +176,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True))
 def test_a_cut_off_picture_is_refused_or_whole(name: str, where: float) -> None:
     data = DAMAGED[name]
@@ -187,7 +188,7 @@ def test_a_cut_off_picture_is_refused_or_whole(name: str, where: float) -> None:
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=6))
 def test_damage_gives_pixels_or_a_picture_error_and_nothing_else(name: str, flips: list[tuple[float, int]]) -> None:
     data = bytearray(DAMAGED[name])

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from model import resize
 from model.resize import by_pillow, to_square
 
@@ -16,7 +17,7 @@ def pixels(height: int, width: int, seed: int = 0) -> resize.Pixels:
 
 
 @given(height=SIDES, width=SIDES, size=st.sampled_from([32, 96, 128, 224]), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_no_value_is_off_by_more_than_one(height: int, width: int, size: int, seed: int) -> None:
     picture = pixels(height, width, seed)
     off = to_square(picture, size).astype(int) - by_pillow(picture, size)

@@ -10,6 +10,8 @@ from commands import run
 from model.contract import CLASSES
 from training.drawn.painter import write_folder
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path("training/configs")
 CODES = [cell_class.code for cell_class in CLASSES]
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pictures import encoded
 from PIL import Image
 
+from examples import examples
 from model.formats import color_profile
 from model.formats.color_profile import MAX_PROFILE_BYTES, MAX_TRANSFORMS
 from model.formats.errors import PictureError, UndecodablePicture, UnsupportedPicture
@@ -263,7 +264,7 @@ def test_many_threads_see_what_one_sees_and_transforms_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("profile", [DISPLAY_P3, EXCHANGED, SRGB])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(flips=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 255)), min_size=1, max_size=4))
 def test_a_damaged_profile_gives_pixels_or_a_picture_error(profile: bytes, flips: list[tuple[int, int]]) -> None:
     damaged = bytearray(profile)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pictures import encoded
 from PIL import Image
 
+from examples import examples
 from model.formats.errors import PictureError, UndecodablePicture, UnsupportedPicture
 from model.image import decode
 
@@ -100,7 +101,7 @@ def test_half_a_scan_with_an_end_marker_is_refused(name: str, padding: bytes) ->
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True))
 def test_a_cut_with_an_end_marker_is_refused(name: str, where: float) -> None:
     """A cut within the last bytes takes nothing but padding and the end marker itself."""

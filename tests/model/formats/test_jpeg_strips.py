@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from test_jpeg import SIDE, cell
 
+from examples import examples
 from model.formats.errors import PictureError, UndecodablePicture, UnsupportedPicture
 from model.image import decode
 
@@ -71,7 +72,7 @@ def test_streams_transferred_as_text_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
 def test_damage_gives_pixels_or_a_picture_error(name: str, where: float, bits: int) -> None:
     data = bytearray(WHOLE[name])

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import encoded, noise, png_chunk, png_file
 
+from examples import examples
 from model.formats.errors import UndecodablePicture
 from model.image import decode
 
@@ -53,7 +54,7 @@ def test_exif_without_an_orientation_turns_nothing(form: str, name: str) -> None
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(exif=st.binary(max_size=80), whole=st.booleans())
 def test_no_exif_refuses_a_picture(form: str, exif: bytes, whole: bool) -> None:
     block = turned(6) + exif if whole else exif

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pictures import png_file
 from tiff_files import page, tiff_file
 
+from examples import examples
 from model.formats.errors import UnsupportedPicture
 from model.image import decode
 
@@ -49,7 +50,7 @@ DECLARED: dict[str, Callable[[NDArray[np.uint16], int], bytes]] = {
 
 
 @pytest.mark.parametrize("declared", DECLARED)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(bits=st.integers(8, 14), channels=st.sampled_from((1, 3)), seed=st.integers(0, 99))
 def test_a_declared_depth_gives_the_8_bit_version(declared: str, bits: int, channels: int, seed: int) -> None:
     samples = cells(bits, channels, seed)
@@ -59,7 +60,7 @@ def test_a_declared_depth_gives_the_8_bit_version(declared: str, bits: int, chan
     assert np.abs(shown - seen((samples >> (bits - 8)).astype(np.uint8))).max() <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(bits=st.integers(9, 15), channels=st.sampled_from((1, 3)), seed=st.integers(0, 99))
 def test_samples_in_the_upper_bits_need_no_declaration(bits: int, channels: int, seed: int) -> None:
     samples = cells(bits, channels, seed)

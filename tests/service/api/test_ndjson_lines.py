@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
+from examples import examples
 from model.image import PictureTooLarge
 from service.api.uploads.archives import Upload
 from service.api.uploads.memory_budget import MemoryBudget, MemoryReservation, TransferTimeouts
@@ -56,7 +57,7 @@ async def read(pictures: NdjsonPictures) -> list[Upload]:
     cuts=st.lists(st.integers(0, 20_000), max_size=12),
     last_ends=st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_however_the_body_is_cut_into_pieces(sizes: list[int], cuts: list[int], last_ends: bool) -> None:
     sent = [bytes([at]) * size for at, size in enumerate(sizes)]
     body = b"".join(line(data, str(at)) for at, data in enumerate(sent))

@@ -23,6 +23,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from serving import served, tarred, zipped
 
+from examples import examples
+
 Draw = Callable[..., bytes]
 KEY = "mlk_of-the-front"
 CHECKS = [
@@ -176,7 +178,9 @@ def test_no_request_breaks_the_service_or_its_document(
 ) -> None:
     statuses = set()
 
-    @hypothesis_settings(max_examples=100, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @hypothesis_settings(
+        max_examples=examples(100), derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(schema[path][method].as_strategy(generation_mode=mode), st.data())
     def answers_as_documented(case: schemathesis.Case, data: st.DataObject) -> None:
         if "{name}" in path:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
+from examples import examples
 from model.contract import OUTPUTS, Manifest, read_manifest
 from service.api.v2.codec import MAX_JSON_BYTES, InferenceRequest, decode_uint8, encode_answer, parse_request, row_shape
 from service.errors import BodyTooLarge, InvalidTensor, MalformedBody, ServiceError, TooManyPictures
@@ -39,7 +40,7 @@ def sent(tensor: NDArray[Any], datatype: str, **options: Any) -> tuple[bytes, in
     return body, json_bytes
 
 
-@hypothesis_settings(max_examples=20)
+@hypothesis_settings(max_examples=examples(20))
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 8), binary=st.booleans())
 def test_pixels_arrive_as_tritonclient_sends_them(manifest: Manifest, seed: int, count: int, binary: bool) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
@@ -74,7 +75,7 @@ def test_wishes_arrive(manifest: Manifest, id: str, timeout: int | None, wanted:
     assert list(found.binary.items()) == (wanted or [(name, True) for name in OUTPUTS])
 
 
-@hypothesis_settings(max_examples=30)
+@hypothesis_settings(max_examples=examples(30))
 @given(data=st.data(), count=st.integers(1, 3), id=st.none() | st.text(max_size=20))
 def test_tritonclient_reads_what_is_answered(
     manifest: Manifest, data: st.DataObject, count: int, id: str | None

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Held, async_client, client, refused
 from starlette.testclient import TestClient
 
+from examples import examples
 from model.contract import OUTPUTS, read_manifest
 from model.image import decode
 from service.api.schemas import InferenceProblem
@@ -269,7 +270,7 @@ def test_a_failing_model_is_a_500_that_tells_nothing(
     assert "Smith" not in caplog.text
 
 
-@hypothesis_settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=examples(150), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_body_is_a_fault_of_the_service(http: TestClient, draw: Draw, data: st.DataObject) -> None:
     """A good binary request with bytes replaced, cut and added, under any length of its JSON."""

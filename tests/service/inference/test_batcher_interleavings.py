@@ -8,6 +8,7 @@ from batcher_worker import Clock, Log, Outcome, Worker, asked, failing, idle, st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from examples import examples
 from service.inference.batching.batcher import LATENESS_MARGIN
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull, RunFailed, WrongOutputCount
 
@@ -176,4 +177,4 @@ def found(task: asyncio.Task[int]) -> object:
 TestInterleavings = Interleavings.TestCase
 
 
-TestInterleavings.settings = settings(deadline=None, max_examples=100, stateful_step_count=30)
+TestInterleavings.settings = settings(deadline=None, max_examples=examples(100), stateful_step_count=30)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laboratory import PATIENT, code_of, report
 
+from examples import examples
 from service.config.lis import LisSettings
 from service.lis.domain.report import Order, Report, ReportModel, ReportStatus
 from service.lis.exchange.astm import records
@@ -64,7 +65,7 @@ def sent(words: dict[str, str], charset: str) -> bytes:
     return encode(encode_report(said(words), code_of, own, control_id="1", sent_at=SENT), charset)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(FILLED, st.sampled_from(["", "ASCII", "8859/1", "8859/5", "8859/15", "UNICODE UTF-8"]))
 def test_no_text_changes_the_segments_fields_or_components_of_hl7(words: dict[str, str], charset: str) -> None:
     found, plain = sent(words, charset), sent(PLAIN, charset)
@@ -88,7 +89,7 @@ def test_every_character_stands_in_hl7_as_itself_or_as_a_question_mark(charset: 
             assert kept in (f"{wanted}.", f"{wanted.encode(codec, 'replace').decode(codec)}.")
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(FILLED)
 def test_no_text_changes_the_records_fields_or_components_of_astm(words: dict[str, str]) -> None:
     one_line = words | {name: " ".join(words[name].splitlines()) for name in ("comment", "correction")}
@@ -138,7 +139,7 @@ def test_a_message_that_an_earlier_version_wrote_gets_no_delimiter_in_its_frame(
     assert frame[1:-6] == b"1P|1|100234?6|||M?x"
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(FILLED)
 def test_no_text_changes_the_shape_of_a_bundle(words: dict[str, str]) -> None:
     form = bundle.FhirForm("urn:lab:codes")

@@ -22,6 +22,7 @@ from stress.signers import PICTURES, chosen, expected
 CODES = [("EBO", "NGS", "LYT", "ART")[at % 4] for at in range(PICTURES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "kills"), [("sqlite", 3), ("postgresql", 4)])
 async def test_nothing_is_lost_while_everything_is_killed(kind: str, kills: int, artefact: Path) -> None:
     steps = Steps()
@@ -31,6 +32,7 @@ async def test_nothing_is_lost_while_everything_is_killed(kind: str, kills: int,
     assert sum(int(count) for _, count in found.tables[0].rows) == kills
 
 
+@pytest.mark.slow
 async def test_many_specimens_are_browsed(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Times are the long run's, on a machine that does nothing else.
     for name, value in {"ASKED": 5, "SIGNED": 3, "PAGE_LIMIT_S": 60, "REPORT_LIMIT_S": 60}.items():

@@ -24,6 +24,7 @@ Draw = Callable[..., bytes]
 COMMAND = str(Path(sys.executable).with_name("marrowlens"))
 
 
+@pytest.mark.slow
 async def test_a_node_and_the_run_are_killed_and_every_picture_has_its_row(
     artefact: Path, tmp_path: Path, draw: Draw
 ) -> None:

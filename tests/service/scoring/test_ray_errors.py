@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from parts import as_folder, as_table, as_tar, rows, scored
 from typer.testing import CliRunner
 
+from examples import examples
 from service.cli.main import app
 from service.scoring.ray.inputs import FileKind, PictureEntry
 from service.scoring.ray.options import ScoreRequest
@@ -141,7 +142,7 @@ def test_a_store_that_fails_is_no_problem_of_its_pictures(tmp_path: Path, draw: 
 
 # Reading, in blocks
 
-_SETTINGS = hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_SETTINGS = hypothesis_settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @_SETTINGS

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pyarrow import parquet
 
+from examples import examples
 from service.scoring.tables import Columns, ScoredPicture, TableError, check_table_path, read_table, write_table
 
 FORMATS = ["csv", "jsonl", "parquet"]
@@ -25,7 +26,7 @@ paths = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1)
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(50))
 @given(rows=st.lists(st.tuples(paths, probabilities), max_size=8))
 def test_what_goes_in_comes_out_to_the_last_bit(form: str, tmp_path: Path, rows: list[tuple[str, np.ndarray]]) -> None:
     table = tmp_path / f"table.{form}"

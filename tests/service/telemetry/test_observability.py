@@ -43,7 +43,10 @@ UNANSWERED = {
     "MarrowlensStorageUnavailable": "the database answers",
 }
 
-pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="Prometheus is not here: apt-get install prometheus")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROMETHEUS is None, reason="Prometheus is not here: apt-get install prometheus"),
+]
 
 
 @dataclass

@@ -21,6 +21,8 @@ from sklearn.metrics import f1_score
 from training.compare.results import Results
 from training.drawn.painter import write_folder
 
+pytestmark = pytest.mark.slow
+
 FIT = """
 [fit]
 epochs = 1

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from training.config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit, RandomSplit, SplitConfig
 from training.data.samples import BLOCKS, Block, Sample, group_by_block
 from training.data.splits import assign_blocks, group_ids, patient_pairs, subsample
@@ -69,7 +70,7 @@ def _divided(
     return samples, draw(kinds), twins, named
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(_divided(), st.randoms())
 def test_no_unit_stands_in_two_blocks_and_the_order_of_files_decides_nothing(divided: Divided, random: Random) -> None:
     samples, split, twins, named = divided
@@ -88,7 +89,7 @@ def test_no_unit_stands_in_two_blocks_and_the_order_of_files_decides_nothing(div
     assert shuffled == [blocks[at] for at in order]
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(counts, shares)
 def test_blocks_are_contiguous_and_of_the_shares_asked(counts: dict, shares: dict[str, float]) -> None:
     samples = _cells(counts)
@@ -101,7 +102,7 @@ def test_blocks_are_contiguous_and_of_the_shares_asked(counts: dict, shares: dic
         assert len(trained) == round(count * shares["train"])
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(counts, shares, seeds)
 def test_a_random_split_has_the_shares_asked_in_each_class_of_each_source(
     counts: dict, shares: dict[str, float], seed: int
@@ -184,7 +185,7 @@ def test_twins_of_two_blocks_go_to_training_and_take_nothing_else_with_them() ->
     assert moved == {95: "train", 81: "train", 99: "train"}
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(counts, st.floats(0.01, 0.5), st.floats(1, 2), seeds)
 def test_a_larger_sample_holds_the_smaller_and_no_class_is_lost(
     counts: dict, share: float, times: float, seed: int

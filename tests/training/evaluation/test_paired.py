@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn.metrics import accuracy_score, f1_score
 
+from examples import examples
 from training.evaluation.paired import bootstrap, holm, mcnemar, mean_scores, middle_95, p_value
 
 seeds = st.integers(0, 2**32 - 1)
@@ -36,7 +37,7 @@ def test_figures_are_those_of_scikit_learn(seed: int, n: int, right: float, runs
     assert found.macro_f1 == pytest.approx(np.mean(macro), abs=1e-6)
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(seeds)
 def test_a_difference_is_over_the_same_pictures(seed: int) -> None:
     labels, answers = _answers(seed, 300, 0.7)

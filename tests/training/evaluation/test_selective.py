@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from training.evaluation.selective import COVERAGES, RiskCoverage, risk_coverage, selective_metrics
 
 #: Probabilities that repeat: no threshold parts equals.
@@ -55,7 +56,7 @@ def test_a_risk_is_kept_by_the_most_answers(answers: list[tuple[int, bool]], lim
     assert at == (kept[-1] if kept else None)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=1, max_size=8))
 def test_the_area_is_the_mean_over_all_orders_of_equals(answers: list[tuple[int, bool]]) -> None:
     curve, confidence, correct = _curve(answers)

@@ -7,6 +7,8 @@ import commands
 import pytest
 from desk import Desk
 
+pytestmark = pytest.mark.slow
+
 #: A share of a step draws the same random numbers, whichever device takes it.
 RANDOM = """
 [augment]

@@ -78,6 +78,7 @@ def _when(happened: Callable[[], bool], fitting: BaseProcess) -> None:
         assert fitting.is_alive(), "the run ended before it could be interrupted"
 
 
+@pytest.mark.slow
 def test_killed_within_an_epoch_while_a_checkpoint_is_written(desk: Desk, unbroken: bytes) -> None:
     fitting = desk.start("student", "killed", "--checkpoint-every", "1")
     checkpoint = desk.checkpoint("killed")
@@ -117,6 +118,7 @@ def test_told_to_stop_it_ends_the_step_and_says_how_to_go_on(desk: Desk, unbroke
     assert desk.weights("told") == unbroken
 
 
+@pytest.mark.slow
 def test_stopped_after_so_many_steps_and_picked_up(desk: Desk) -> None:
     """Each step in two parts."""
     desk.fit("student", "whole", "--accumulate", "2")
@@ -128,6 +130,7 @@ def test_stopped_after_so_many_steps_and_picked_up(desk: Desk) -> None:
     assert desk.weights("part") == desk.weights("whole")
 
 
+@pytest.mark.slow
 def test_plateau_early_stop_and_best_epoch_are_as_if_nothing_had_happened(desk: Desk) -> None:
     desk.fit("watching", "watched")
     rows = desk.rows("watched")

@@ -67,6 +67,7 @@ def _train_losses(desk: Desk, run: str) -> list[float]:
     return [losses[epoch] for epoch in range(5)]
 
 
+@pytest.mark.slow
 def test_two_machines_learn_what_one_process_does(desk: Desk, unbroken: list[Path]) -> None:
     """In as many parts, which BatchNorm sees too: the same but for rounding. All at once: nearly."""
     desk.fit("random", "parts", "--accumulate", "2")
@@ -79,6 +80,7 @@ def test_two_machines_learn_what_one_process_does(desk: Desk, unbroken: list[Pat
     assert (parts - two).norm() < 0.02 * parts.norm()
 
 
+@pytest.mark.slow
 def test_one_machine_alone_writes_and_speaks(desk: Desk, unbroken: list[Path]) -> None:
     first, other = unbroken
     assert [entry.name for entry in other.iterdir()] == ["cache"]
@@ -87,6 +89,7 @@ def test_one_machine_alone_writes_and_speaks(desk: Desk, unbroken: list[Path]) -
     assert "Warning" not in desk.said(first.name)
 
 
+@pytest.mark.slow
 def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Desk, unbroken: list[Path]) -> None:
     """SIGTERM on one of two machines, as when a cluster takes it away; then SIGKILL of one process of two on one."""
     arguments = [*desk.arguments("random", "broken"), "--checkpoint-every", "1"]
@@ -133,6 +136,7 @@ except ProcessLost as lost:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["talk", "step"])
 def test_whoever_is_left_says_plainly_that_another_is_gone(where: str) -> None:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -192,6 +196,7 @@ def test_numbers_that_do_not_agree_are_said(
         Process.of(environment).devices(asked, gpus)
 
 
+@pytest.mark.slow
 def test_the_command_says_it_before_it_waits_for_anybody(desk: Desk, tmp_path: Path) -> None:
     log = tmp_path / "log"
     told = dict(_environment(1, 2, 1)) | {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
@@ -199,6 +204,7 @@ def test_the_command_says_it_before_it_waits_for_anybody(desk: Desk, tmp_path: P
     assert log.read_text().startswith("process 1: error: --devices 3, but torchrun started 2")
 
 
+@pytest.mark.slow
 def test_a_machine_without_the_pictures_says_so_and_none_waits(desk: Desk, tmp_path: Path) -> None:
     """What one machine cannot do ends the others in one line too, and not after a day."""
     there, elsewhere = desk.arguments("random", "lacking"), desk.arguments("random", "lacking too")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from minimal_config import MINIMAL
 from pydantic import ValidationError
 
+from examples import examples
 from model.channel import CHANNEL_ATTENTIONS
 from model.van import KERNELS, VAN, VARIANTS, Variant
 from training.config import ChannelAttention, Config, ConfigError, ModelConfig, Scale, Stem, read_config
@@ -202,7 +203,7 @@ _configurations = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(_configurations, _configurations)
 def test_two_networks_have_one_title_only_if_they_are_one(first: ModelConfig, second: ModelConfig) -> None:
     same = (

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from laboratory import OBR, ORC, PID, SENT, SPM, answer, order
 
+from examples import examples
 from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, acknowledgements
 from service.lis.exchange.hl7.reader import Header, MessageRejected
 from service.lis.exchange.orders import OrderRefused
@@ -110,7 +111,7 @@ def test_an_answer_goes_back_to_whom_the_message_came_from_in_its_characters() -
     assert said.split("\r")[0].split("|")[17] == "8859/1"
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 30), st.binary(max_size=12)), max_size=4))
 def test_whatever_came_is_answered_by_a_message(cuts: list[tuple[int, int, bytes]]) -> None:
     raw = order(PID, SPM, ORC, OBR).encode()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from reported import COUNTS, MODEL, ORDER, PATIENT, UNSUPPORTED, differential, report, reports
 
+from examples import examples
 from service.lis.domain.report import Order, Patient, Report, ReportStatus
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.fhir.bundle import FhirForm, Picture, encode_report, moment
@@ -73,7 +74,7 @@ def test_the_validators_can_refuse(tmp_path: Path) -> None:
         Bundle.model_validate(found)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(reports())
 def test_whatever_a_report_says_its_bundle_is_valid_and_hangs_together(of: Report) -> None:
     found = bundle(of, PICTURES)

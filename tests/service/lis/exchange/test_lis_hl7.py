@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laboratory import COUNTS, LOINC, PATIENT, SENT, code_of, golden, report
 
+from examples import examples
 from model.contract import CLASSES
 from service.config.lis import LisSettings
 from service.lis.domain.report import Order, ReportModel, ReportStatus
@@ -202,7 +203,7 @@ PLACES = {
 }
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(texts(), st.sampled_from(["ORU_R01", "OUL_R22"]))
 def test_any_text_in_every_field_is_read_back_and_breaks_nothing(drawn: tuple[dict[str, str], Any], kind: str) -> None:
     words, of = drawn
@@ -222,7 +223,7 @@ def test_any_text_in_every_field_is_read_back_and_breaks_nothing(drawn: tuple[di
         assert theirs.unescape(raw) == expected.replace("\n", "\r")
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(texts())
 def test_hl7apy_sees_the_same_segments_and_fields_whatever_they_say(drawn: tuple[dict[str, str], Any]) -> None:
     words, of = drawn

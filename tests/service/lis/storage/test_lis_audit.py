@@ -11,6 +11,7 @@ from lab import by, desk, manifest, sent, signing, wish
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
+from examples import examples
 from service.lis.schemas import CellReading, ReadCells, WithReason
 from service.lis.storage import audit, audit_checks
 from service.lis.storage.tables import AuditHeadRow, AuditRow, ReportRow
@@ -168,7 +169,7 @@ def test_a_trail_cut_short_is_found_by_an_end_that_was_kept_elsewhere(front: Des
     assert len(checked(front, end)[1]) == 1
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actor=st.text(min_size=1, max_size=30), detail=st.text(max_size=50), number=st.integers(-(2**40), 2**40))
 def test_whatever_is_recorded_is_read_back_as_it_was(front: Desk, actor: str, detail: str, number: int) -> None:
     actor, detail = (each.encode("utf-8", "replace").decode().replace("\0", "") for each in (actor, detail))
