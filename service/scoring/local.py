@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from model.atomic_file import replacing
-from model.contract import RESEARCH_USE
 from model.image import PictureError
 from service.concurrency.thread_pools import PICTURES
 from service.inference.classifier import Classifier
@@ -25,12 +24,9 @@ from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.scoring.checkpoint import Checkpoint
 from service.scoring.image_files import SUFFIXES, Skipped, error_reason, escaped_name, find_pictures, read_picture
-from service.scoring.progress import progress_bar
+from service.scoring.progress import PROBLEMS_SHOWN, print_problems, print_summary, progress_bar
 from service.scoring.tables import Columns, ScoredPicture, ScoringError, check_table_path, read_table, write_table
 from service.telemetry.metrics import Metrics
-
-#: Problems that are printed; all are written to OUT.problems.jsonl.
-PROBLEMS_SHOWN = 20
 
 
 def score_folder(folder: Path, out: Path, session: Session, options: InferenceOptions, console: Console) -> int:
@@ -61,10 +57,7 @@ def score_folder(folder: Path, out: Path, session: Session, options: InferenceOp
             write_table(out, columns, checkpoint.rows())
         problems = _report_problems(checkpoint, out, console)
         count = len(checkpoint)
-    console.print(f"{escape(str(out))}: {count} pictures, {count - before} of them scored now", soft_wrap=True)
-    if skipped:
-        console.print(escape(str(skipped)), soft_wrap=True)
-    console.print(RESEARCH_USE, soft_wrap=True)
+    print_summary(console, str(out), count, count - before, skipped)
     return problems
 
 
@@ -138,9 +131,5 @@ def _report_problems(checkpoint: Checkpoint, out: Path, console: Console) -> int
         with replacing(path) as file:
             for name, reason in checkpoint.problems():
                 file.write(orjson.dumps({"path": name, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE))
-        console.print(f"{count} could not be scored (listed in {escape(str(path))}):", soft_wrap=True)
-        for name, reason in islice(checkpoint.problems(), PROBLEMS_SHOWN):
-            console.print(f"  {escape(name)}: {escape(reason)}", soft_wrap=True)
-        if count > PROBLEMS_SHOWN:
-            console.print(f"  … and {count - PROBLEMS_SHOWN} more")
+    print_problems(console, count, list(islice(checkpoint.problems(), PROBLEMS_SHOWN)), f"listed in {path}")
     return count

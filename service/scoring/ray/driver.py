@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 
-from model.contract import RESEARCH_USE
 from service.config.settings import Settings
 from service.runtime.artifact import bundled_artefact, read_artefact
 from service.runtime.loader import artefact_verifier
 from service.scoring.image_files import Skipped
-from service.scoring.progress import progress_bar
+from service.scoring.progress import PROBLEMS_SHOWN, print_problems, print_summary, progress_bar
 from service.scoring.ray import output
 from service.scoring.ray.actors import (
     ActorPool,
@@ -27,7 +25,7 @@ from service.scoring.ray.actors import (
 from service.scoring.ray.options import ClusterOptions, ScoreRequest
 from service.scoring.ray.plan import Plan, load_or_create_plan
 from service.scoring.ray.store import OutputFolder
-from service.scoring.ray.worker import PROBLEMS_SHOWN, FailureKind, ScoredPart, TaskFailure
+from service.scoring.ray.worker import FailureKind, ScoredPart, TaskFailure
 from service.scoring.tables import ScoringError
 
 #: Attempts at a part before its failure ends the run.
@@ -52,7 +50,8 @@ def score_on_ray(request: ScoreRequest, cluster: ClusterOptions, settings: Setti
     with console.status("listing the pictures"):
         plan = load_or_create_plan(request, out, manifest, settings)
         before = list(output.finished_parts(out, plan))
-    _print_plan(plan, console)
+    repeated = f"; {plan.repeated} more have a duplicate key and are left out" if plan.repeated else ""
+    console.print(f"{plan.pictures} pictures in {plan.parts} parts{repeated}", soft_wrap=True)
     scored_before = sum(part.pictures for part in before)
     first_problems: list[tuple[str, str]] = []
     began_s = time.monotonic()
@@ -71,19 +70,10 @@ def score_on_ray(request: ScoreRequest, cluster: ClusterOptions, settings: Setti
                     )
     seconds = time.monotonic() - began_s
     problems = _check_complete(out, plan)
-    _print_problems(problems, first_problems, console)
+    print_problems(console, problems, first_problems, "the column `problem` has the reasons")
     now = plan.pictures - scored_before
-    rate = f" in {seconds:.1f} s" if now else ""
-    console.print(f"{escape(out.address)}: {plan.pictures} pictures, {now} of them scored now{rate}", soft_wrap=True)
-    if plan.skipped:
-        console.print(escape(str(Skipped(plan.skipped))), soft_wrap=True)
-    console.print(RESEARCH_USE, soft_wrap=True)
+    print_summary(console, out.address, plan.pictures, now, Skipped(plan.skipped), seconds if now else None)
     return problems
-
-
-def _print_plan(plan: Plan, console: Console) -> None:
-    repeated = f"; {plan.repeated} more have a duplicate key and are left out" if plan.repeated else ""
-    console.print(f"{plan.pictures} pictures in {plan.parts} parts{repeated}", soft_wrap=True)
 
 
 def _check_complete(out: OutputFolder, plan: Plan) -> int:
@@ -96,16 +86,6 @@ def _check_complete(out: OutputFolder, plan: Plan) -> int:
     problems = sum(part.problems for part in parts)
     output.write_summary(out, plan, problems)
     return problems
-
-
-def _print_problems(problems: int, first: list[tuple[str, str]], console: Console) -> None:
-    if not problems:
-        return
-    console.print(f"{problems} could not be scored; the column `problem` has the reasons", soft_wrap=True)
-    for key, reason in first[:PROBLEMS_SHOWN]:
-        console.print(f"  {escape(key)}: {escape(reason)}", soft_wrap=True)
-    if first and problems > len(first[:PROBLEMS_SHOWN]):
-        console.print(f"  … and {problems - len(first[:PROBLEMS_SHOWN])} more")
 
 
 @dataclass(slots=True)

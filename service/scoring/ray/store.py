@@ -77,7 +77,7 @@ class OutputFolder:
     """The folder of a run's results. Every file in it is complete. Each process opens its own.
 
     Raises:
-        StoreError: unknown kind of store, or a place inside an archive.
+        StoreError: from every method, if the store cannot be read or written.
     """
 
     def __init__(self, address: str) -> None:
@@ -88,28 +88,17 @@ class OutputFolder:
         self._needs_rename = is_local(self._store) or not _ATOMIC_PUT & set(_protocols(self._store))
 
     def create(self) -> None:
-        """Create the folder, where the store has folders.
-
-        Raises:
-            StoreError: no permission, or a file of that name exists.
-        """
+        """Create the folder, where the store has folders."""
         with store_errors(self.address):
             self._store.makedirs(self._path, exist_ok=True)
 
     def check_no_link(self) -> None:
-        """
-        Raises:
-            StoreError: the folder is a local symbolic link.
-        """
+        """Raise StoreError if the folder is a local symbolic link."""
         if is_local(self._store) and os.path.islink(self._path.rstrip("/")):
             raise StoreError(self.address, "is a link; results are not written through links, name the folder itself")
 
     def names(self) -> list[str]:
-        """Names of the complete files; empty if the folder does not exist.
-
-        Raises:
-            StoreError: it cannot be listed.
-        """
+        """Names of the complete files; empty if the folder does not exist."""
         return [name for name in self._all_names() if not name.startswith(".")]
 
     def _all_names(self) -> list[str]:
@@ -122,11 +111,7 @@ class OutputFolder:
             return [entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file"]
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if it does not exist.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
+        """The content of a file; None if it does not exist."""
         with store_errors(f"{self.address}/{name}"):
             try:
                 return bytes(self._store.cat_file(self._path_of(name)))
@@ -135,30 +120,18 @@ class OutputFolder:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file opened for reading at any position.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
+        """A file opened for reading at any position."""
         with store_errors(f"{self.address}/{name}"), self._store.open(self._path_of(name), "rb") as file:
             yield file
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file atomically.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
+        """Write a file atomically."""
         with self.atomic_file(name) as unfinished:
             unfinished.write_bytes(content)
 
     @contextmanager
     def atomic_file(self, name: str) -> Iterator[Path]:
-        """A local file to write to; it gets its name in the folder when the block ends without an exception.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
+        """A local file to write to; it gets its name in the folder when the block ends without an exception."""
         temporary = f".{name}.{uuid.uuid4().hex}{_UNFINISHED}"  # unique: two actors may write the same part
         with store_errors(f"{self.address}/{name}"):
             if is_local(self._store):
@@ -175,11 +148,7 @@ class OutputFolder:
                 self._upload(unfinished, name, temporary)
 
     def remove_unfinished(self) -> None:
-        """Remove the temporary files of writers that were killed. No writer may be active.
-
-        Raises:
-            StoreError: a file cannot be removed.
-        """
+        """Remove the temporary files of writers that were killed. No writer may be active."""
         for name in self._all_names():
             if name.endswith(_UNFINISHED):
                 with store_errors(f"{self.address}/{name}"):

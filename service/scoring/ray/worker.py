@@ -14,6 +14,7 @@ from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
+from service.scoring.progress import PROBLEMS_SHOWN
 from service.scoring.ray import output
 from service.scoring.ray.plan import Plan, PlanEntries
 from service.scoring.ray.reader import Content, UnreadablePicture, read_blocks
@@ -21,7 +22,6 @@ from service.scoring.ray.store import OutputFolder, open_store
 from service.scoring.tables import Columns, FailedPicture, ScoredPicture, ScoringError
 from service.telemetry.metrics import Metrics
 
-PROBLEMS_SHOWN = 20
 T = TypeVar("T")
 
 

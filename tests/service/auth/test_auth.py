@@ -74,9 +74,8 @@ def test_only_health_is_open() -> None:
         "admin",
     }
     assert all({"401", "403", "429", "503"} <= set(operation["responses"]) for *_, operation in SHUT)
-    assert policy.required_scopes("/a/route/of/tomorrow") == policy.required_scopes(
-        "/classes"
-    )  # shut until somebody opens it
+    unlisted = policy.required_scopes("/a/route/of/tomorrow")
+    assert unlisted == policy.required_scopes("/classes"), "a new route is closed by default"
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), SHUT, ids=IDS)
@@ -92,11 +91,11 @@ def test_whoever_shows_nothing_that_holds_is_refused(
         "an expired key": bearer(OLD),
         "no token": bearer("made.up.entirely"),
         "an expired token": bearer(issuing.token(everything, lives_s=-3600)),
-        "a token for somebody else": bearer(issuing.token({**everything, "aud": "another service"})),
+        "a token for another audience": bearer(issuing.token({**everything, "aud": "another service"})),
         "a token of another issuer": bearer(issuing.token({**everything, "iss": "https://elsewhere.example"})),
         "a token of the future": bearer(issuing.token({**everything, "nbf": 4102444800})),
-        "a token that is signed by somebody else": bearer(issuing.token(everything, signed_by="a stranger")),
-        "a token that is signed by nobody": bearer(issuing.token(everything, algorithm="none")),
+        "a token with a wrong signature": bearer(issuing.token(everything, signed_by="a stranger")),
+        "an unsigned token": bearer(issuing.token(everything, algorithm="none")),
         "a token that is signed with the public key": bearer(issuing.confused(everything)),
         "a token without an end": bearer(issuing.token(everything, lives_s=None)),
     }
@@ -173,9 +172,9 @@ def test_a_body_over_the_limit_is_refused_each_time_and_unread_from_a_stranger(
     too_large = (b"[" + b" " * 5_000_000 + b"]") if media_type == "application/json" else b"P" * 5_000_000
     with client(artefact, keys_file=path_of_keys, lis=lab, **small) as http:
         headers = {"content-type": media_type, "X-Acting-User": "m.muster"}
-        wish = {"number": "there", "patient": {"identifier": "1"}}
+        body = {"number": "there", "patient": {"identifier": "1"}}
         known = bearer(FRONT) | {"X-Acting-User": "m.muster"}
-        there = http.post("/specimens", json=wish, headers=known).json()["id"]
+        there = http.post("/specimens", json=body, headers=known).json()["id"]
         refused(http.request(method, address(path), content=too_large, headers=headers), 401, "unauthorised")
         for _ in range(3):
             answer = http.request(method, address(path, there), content=too_large, headers=headers | bearer(FRONT))

@@ -33,8 +33,8 @@ def guarded(artefact: Path, issuing: Issuer, tmp_path_factory: pytest.TempPathFa
 
 
 def opened(http: TestClient, headers: dict[str, str], number: str) -> httpx.Response:
-    wish = {"number": number, "patient": {"identifier": "1"}}
-    return http.post("/specimens", json=wish, headers=headers)
+    body = {"number": number, "patient": {"identifier": "1"}}
+    return http.post("/specimens", json=body, headers=headers)
 
 
 def actor(http: TestClient, specimen: str) -> str:
@@ -70,12 +70,12 @@ def test_a_person_signs_and_no_machine(guarded: TestClient, issuing: Issuer, dra
     specimen = opened(guarded, bearer(SCANNER), "to be signed").json()["id"]
     cells = f"/specimens/{specimen}/cells"
     guarded.post(cells, files={"images": draw(1)}, headers=bearer(SCANNER)).raise_for_status()
-    sign, wish = f"/specimens/{specimen}/sign", {"revision": 2, "accept_unread": True}
+    sign, body = f"/specimens/{specimen}/sign", {"revision": 2, "accept_unread": True}
     machine = bearer(issuing.token({"scope": "specimens"}))
     for headers in (bearer(SCANNER), machine):
-        assert "takes a person" in refused(guarded.post(sign, json=wish, headers=headers), 403, "forbidden").detail
+        assert "takes a person" in refused(guarded.post(sign, json=body, headers=headers), 403, "forbidden").detail
     person = bearer(issuing.token({"scope": "specimens", "preferred_username": "dr.beispiel"}))
-    assert guarded.post(sign, json=wish, headers=person).status_code == 200
+    assert guarded.post(sign, json=body, headers=person).status_code == 200
 
 
 # Browsers

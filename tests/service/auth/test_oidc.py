@@ -37,8 +37,8 @@ def settings(issuing: Issuer, **more: Any) -> AuthSettings:
 
 
 def tokens(issuing: Issuer, clock: Clock | None = None, **more: Any) -> TokenVerifier:
-    wishes = settings(issuing, **more)
-    return TokenVerifier(wishes, IssuerKeys(wishes, clock or Clock()))
+    chosen = settings(issuing, **more)
+    return TokenVerifier(chosen, IssuerKeys(chosen, clock or Clock()))
 
 
 async def test_the_issuer_is_asked_once_however_many_come(issuing: Issuer) -> None:

@@ -26,9 +26,9 @@ def doctor(artefact: Path, *options: str, **environment: str) -> Result:
 
 
 def test_everything_is_told_as_json(artefact: Path) -> None:
-    told = doctor(artefact, "--json", MARROWLENS_PROVIDER="cpu")
-    assert told.exit_code == 0, told.output
-    document = json.loads(told.stdout)
+    result = doctor(artefact, "--json", MARROWLENS_PROVIDER="cpu")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
     assert (document["works"], document["verdict"]) == (True, "MARROWLENS_PROVIDER=cpu works")
     assert set(document["versions"]) == {"onnxruntime", "CUDA", "cuDNN", "TensorRT"}
     assert document["machine"]["cpus"] >= 1
@@ -39,31 +39,31 @@ def test_everything_is_told_as_json(artefact: Path) -> None:
 
 
 def test_a_person_is_told_in_tables(artefact: Path) -> None:
-    told = doctor(artefact, MARROWLENS_PROVIDER="cpu")
-    assert told.exit_code == 0
+    result = doctor(artefact, MARROWLENS_PROVIDER="cpu")
+    assert result.exit_code == 0
     for word in ("processor", "CPUs for this process", "onnxruntime", "pictures/s", "median of 1 calls", *NAMES):
-        assert word in told.stdout
-    assert told.stdout.splitlines()[-1] == "MARROWLENS_PROVIDER=cpu works"
+        assert word in result.stdout
+    assert result.stdout.splitlines()[-1] == "MARROWLENS_PROVIDER=cpu works"
 
 
 def test_a_configured_provider_that_is_absent_is_exit_code_1(artefact: Path) -> None:
-    told = doctor(artefact, MARROWLENS_PROVIDER=ABSENT)
-    assert told.exit_code == 1
-    assert f"MARROWLENS_PROVIDER={ABSENT} does not work: not in the installed onnxruntime: " in told.stdout
-    assert "pip install -e '.[service," in told.stdout.splitlines()[-1]
+    result = doctor(artefact, MARROWLENS_PROVIDER=ABSENT)
+    assert result.exit_code == 1
+    assert f"MARROWLENS_PROVIDER={ABSENT} does not work: not in the installed onnxruntime: " in result.stdout
+    assert "pip install -e '.[service," in result.stdout.splitlines()[-1]
 
 
 def test_a_model_that_cannot_be_used_is_exit_code_1(tmp_path: Path) -> None:
-    told = doctor(tmp_path / "none.onnx")
-    assert told.exit_code == 1
-    assert told.stderr.startswith(f"marrowlens: {tmp_path / 'none.onnx'}: cannot be read")
+    result = doctor(tmp_path / "none.onnx")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"marrowlens: {tmp_path / 'none.onnx'}: cannot be read")
 
 
 @pytest.mark.parametrize("name", ["doctor", "warm"])
 def test_bad_settings_are_exit_code_2(artefact: Path, name: str) -> None:
-    told = command(name, artefact, MARROWLENS_PROVIDER="tpu")
-    assert told.exit_code == 2
-    assert told.stderr.startswith("marrowlens: MARROWLENS_PROVIDER=tpu: ")
+    result = command(name, artefact, MARROWLENS_PROVIDER="tpu")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("marrowlens: MARROWLENS_PROVIDER=tpu: ")
 
 
 def trials(**works: bool) -> list[ProviderTrial]:
@@ -82,17 +82,17 @@ def test_what_is_broken_is_told_with_its_reason() -> None:
 
 
 def test_warm_runs_every_batch_size(artefact: Path) -> None:
-    told = command("warm", artefact, MARROWLENS_PROVIDER="cpu")
-    assert told.exit_code == 0
-    first, *batches = told.stdout.splitlines()
+    result = command("warm", artefact, MARROWLENS_PROVIDER="cpu")
+    assert result.exit_code == 0
+    first, *batches = result.stdout.splitlines()
     assert first.startswith("opened micro on cpu, 1 thread(s), in ")
     assert [line.split(":")[0] for line in batches] == ["batch of 1", "batch of 2", "batch of 3"]
 
 
 @pytest.mark.parametrize("name", ["warm", "serve"])
 def test_an_absent_provider_is_never_replaced(artefact: Path, name: str) -> None:
-    told = command(name, artefact, MARROWLENS_PROVIDER=ABSENT)
-    assert told.exit_code == 2
-    (line,) = told.stderr.splitlines()
+    result = command(name, artefact, MARROWLENS_PROVIDER=ABSENT)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
     assert line.startswith(f"marrowlens: the installed onnxruntime has no {ABSENT} provider: pip uninstall ")
-    assert told.stdout == ""
+    assert result.stdout == ""

@@ -60,7 +60,7 @@ def columns_of(artefact: Path) -> Columns:
 
 def rows(out: Path, artefact: Path) -> dict[str, NDArray[np.float32]]:
     found = [(scored.path, scored.probabilities) for scored in read_table(out, columns_of(artefact))]
-    assert len(dict(found)) == len(found), "a picture stands twice in the table"
+    assert len(dict(found)) == len(found), "a picture has two rows in the table"
     return dict(found)
 
 

@@ -134,11 +134,11 @@ def test_files_beside_the_table_are_not_written_through_links(
     name: str, link: Callable[[Path, Path], None], folder: Path, tmp_path: Path, artefact: Path
 ) -> None:
     victim = tmp_path / "victim"
-    victim.write_bytes(b"of somebody else")
+    victim.write_bytes(b"of another user")
     link(victim, tmp_path / name)
     (folder / "bad.png").write_bytes(b"?")
     assert run(folder, tmp_path / "r.csv", artefact).exit_code == 1
-    assert victim.read_bytes() == b"of somebody else" and victim.stat().st_nlink == 1
+    assert victim.read_bytes() == b"of another user" and victim.stat().st_nlink == 1
     assert not any(path.is_symlink() for path in tmp_path.iterdir())
 
 
@@ -148,11 +148,11 @@ def test_a_table_that_is_a_link_is_refused_before_anything_is_scored(
 ) -> None:
     victim = tmp_path / "victim"
     if there:
-        victim.write_bytes(b"of somebody else")
+        victim.write_bytes(b"of another user")
     (tmp_path / "r.csv").symlink_to(victim)
     result = run(folder, tmp_path / "r.csv", artefact)
     assert result.exit_code == 2 and "results are not written through links" in said(result.output)
-    assert victim.exists() == there and (not there or victim.read_bytes() == b"of somebody else")
+    assert victim.exists() == there and (not there or victim.read_bytes() == b"of another user")
 
 
 def test_a_table_with_a_second_name_leaves_that_as_it_was(folder: Path, tmp_path: Path, artefact: Path) -> None:

@@ -44,7 +44,7 @@ async def test_a_node_and_the_run_are_killed_and_every_picture_has_its_row(
 def run(peer: Peer | None, *arguments: str, **environment: str) -> tuple[int, str]:
     command = [COMMAND, "score", *arguments, "--engine", "ray"]
     joining = ["--address", peer.address] if peer else []
-    # Empty, for whoever runs the tests may have a cluster.
+    # Empty: the user who runs the tests may have a cluster.
     ours = peer.environment if peer else os.environ | {"RAY_ADDRESS": ""}
     ended = subprocess.run(
         [*command, *joining],
@@ -124,7 +124,7 @@ def test_a_cluster_of_its_own(artefact: Path, tmp_path: Path, draw: Draw) -> Non
 def readable(environ: Path) -> bool:
     try:
         return bool(environ.read_bytes())
-    except OSError:  # ended meanwhile, or somebody else's
+    except OSError:  # has ended, or belongs to another user
         return False
 
 

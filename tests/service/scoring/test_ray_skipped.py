@@ -119,9 +119,9 @@ def test_results_are_not_written_through_links_in_their_folder(
     name: str, link: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:
     victim, out = tmp_path / "victim", tmp_path / "out"
-    victim.write_bytes(b"of somebody else")
+    victim.write_bytes(b"of another user")
     out.mkdir()
     link(victim, out / name)
     OutputFolder(str(out)).write(name, b"ours")
-    assert victim.read_bytes() == b"of somebody else"
+    assert victim.read_bytes() == b"of another user"
     assert (out / name).read_bytes() == b"ours" and not (out / name).is_symlink()
