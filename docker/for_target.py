@@ -1,8 +1,8 @@
-"""The lines of a constraints file that hold on an image's Python and machine, not on those of who asks.
+"""Filter a constraints file for the Python version and machine of an image, instead of those running this script.
 
     python docker/for_target.py docker/constraints-cpu.txt 3.13 x86_64
 
-pip reads `python_version < '3.13'` as its own Python's, whatever --python-version it was given. Knows Linux alone.
+pip evaluates markers for its own Python, even with --python-version. Linux only.
 """
 
 import re
@@ -12,13 +12,13 @@ from pathlib import Path
 from pip._vendor.packaging.requirements import Requirement
 
 
-def holding(text: str, python: str, machine: str) -> list[str]:
-    """Requirements with their hashes and without their markers.
+def matching_requirements(text: str, python: str, machine: str) -> list[str]:
+    """The requirements whose markers match, with hashes and without markers.
 
     Args:
-        text: as `uv pip compile --universal --generate-hashes` writes it.
-        python: "3.13".
-        machine: as `uname -m` says it, "x86_64" or "aarch64".
+        text: output of `uv pip compile --universal --generate-hashes`.
+        python: version, such as "3.13".
+        machine: output of `uname -m`, "x86_64" or "aarch64".
     """
     target = {
         "python_version": python,
@@ -44,4 +44,4 @@ def holding(text: str, python: str, machine: str) -> list[str]:
 
 if __name__ == "__main__":
     file, python, machine = sys.argv[1:]
-    sys.stdout.write("\n".join(holding(Path(file).read_text(), python, machine)) + "\n")
+    sys.stdout.write("\n".join(matching_requirements(Path(file).read_text(), python, machine)) + "\n")

@@ -1,8 +1,8 @@
-"""The licence of every package in an SBOM, as a table, and whether docker/licences.toml lets all of them in.
+"""List the licence of each package in an SBOM as CSV, and fail if docker/licences.toml does not allow one.
 
     python docker/licences.py build/sbom/cpu.cdx.json build/sbom/cpu-licences.csv
 
-Knows CycloneDX's JSON. Does not know how it came about, and reads no licence's text: a package is believed.
+Reads CycloneDX JSON. Licences are taken from package metadata; licence texts are not read.
 """
 
 import csv
@@ -19,7 +19,7 @@ _OPERATORS = {"AND", "OR", "WITH"}
 
 
 def licences(component: Mapping[str, Any], policy: Mapping[str, Any]) -> list[str]:
-    """SPDX identifiers, or what the package has in their place; none where it says nothing that is known."""
+    """SPDX identifiers or other licence names of a package; empty if it declares none."""
     said = []
     for each in component.get("licenses", []):
         inner = each.get("license", {})
@@ -30,18 +30,18 @@ def licences(component: Mapping[str, Any], policy: Mapping[str, Any]) -> list[st
 
 
 def _identifiers(expression: str) -> list[str]:
-    """Of `(MIT OR Apache-2.0) AND Zlib` all three: each has to be allowed, also where one could choose."""
+    """All identifiers in an expression; each must be allowed, even in an OR."""
     if "::" in expression:
         return [expression]
     return [name for name in re.findall(r"[^\s()]+", expression) if name not in _OPERATORS]
 
 
 def refused(component: Mapping[str, Any], policy: Mapping[str, Any]) -> str:
-    """Why the package may not come in; empty where it may."""
+    """Why the package is not allowed; empty if it is."""
     found = licences(component, policy)
     unknown = [name for name in found if name not in policy["allowed"]]
     if not found:
-        return f"{component['name']} {component['version']} names no licence"
+        return f"{component['name']} {component['version']} declares no licence"
     return f"{component['name']} {component['version']} is under {', '.join(unknown)}" if unknown else ""
 
 
@@ -54,7 +54,9 @@ def main(sbom: Path, table: Path) -> int:
         rows.writerows((each["name"], each["version"], " ".join(licences(each, policy))) for each in components)
     complaints = [complaint for each in components if (complaint := refused(each, policy))]
     for complaint in complaints:
-        sys.stderr.write(f"{complaint}: docker/licences.toml does not have that\n")
+        sys.stderr.write(
+            f"{complaint}: not in docker/licences.toml; read and add the licence, or drop the package\n"
+        )
     sys.stdout.write(f"{table}: {len(components)} packages, {len(complaints)} refused\n")
     return 1 if complaints else 0
 

@@ -28,9 +28,13 @@ LABEL org.opencontainers.image.title="marrowlens-training" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/marrowlens /opt/marrowlens
+# The MALLOC names make glibc keep the large tensors that each training step frees, for the next step.
 ENV PATH=/opt/marrowlens/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
+    MALLOC_MMAP_MAX_=0 \
+    MALLOC_TOP_PAD_=268435456 \
+    MALLOC_TRIM_THRESHOLD_=2147483647 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /runs

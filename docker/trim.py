@@ -1,8 +1,8 @@
-"""Takes out of the service's environment what no request needs: tests of packages, type stubs, tools that make models.
+"""Delete from the service's environment what no request needs: package tests, type stubs, model-building tools.
 
     python docker/trim.py /opt/marrowlens
 
-Knows names of folders and files. That nothing that is used goes is shown by the tests, which start what is left.
+Tests start the service from the trimmed environment (tests/deploy/test_image_install.py).
 """
 
 import shutil
@@ -10,24 +10,24 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Folders of that name in any package.
+#: Folder names, in any package.
 TESTS = ("tests",)
-#: What a type checker or a compiler reads, and no interpreter.
+#: File suffixes that only type checkers and compilers read.
 SOURCES = (".pyi", ".pxd", ".pyx", ".h", ".a")
-#: By the path in site-packages.
+#: Paths in site-packages.
 TOOLS = (
-    "onnxruntime/quantization",  # makes models
+    "onnxruntime/quantization",  # builds models
     "onnxruntime/tools",
     "onnxruntime/transformers",
-    "sqlalchemy/testing",  # tests dialects
+    "sqlalchemy/testing",  # tests of dialects
     "alembic/testing",
 )
-#: onnxruntime once more, for callers in C. The CPU's wheel has all of it in its Python module; others may load it.
+#: The C library of onnxruntime. The CPU wheel does not load it; other providers may.
 IN_C = "onnxruntime/capi/libonnxruntime.so.*"
 
 
 def superfluous(packages: Path) -> Iterator[Path]:
-    """Files and folders to take out of a site-packages."""
+    """Files and folders to delete from a site-packages folder."""
     yield from (packages / name for name in TOOLS if (packages / name).exists())
     yield from (found for found in packages.rglob("*") if found.is_dir() and found.name in TESTS)
     yield from (found for found in packages.rglob("*") if found.suffix in SOURCES and found.is_file())
@@ -36,23 +36,23 @@ def superfluous(packages: Path) -> Iterator[Path]:
 
 
 def trim(environment: Path) -> int:
-    """Take it out; how many bytes that was."""
+    """Delete them; returns the bytes freed."""
     (packages,) = environment.glob("lib/python3.*/site-packages")
     before = size(environment)
     for found in list(superfluous(packages)):
         if found.is_dir():
             shutil.rmtree(found)
         else:
-            found.unlink(missing_ok=True)  # it lay in a folder that is gone
+            found.unlink(missing_ok=True)  # may lie in a deleted folder
     return before - size(environment)
 
 
 def size(environment: Path) -> int:
-    """Bytes of an environment's files; what links lead to is not of it."""
+    """Bytes of all files, not following symbolic links."""
     return sum(found.lstat().st_size for found in environment.rglob("*") if found.is_file() and not found.is_symlink())
 
 
 if __name__ == "__main__":
     environment = Path(sys.argv[1])
     taken = trim(environment)
-    sys.stdout.write(f"{size(environment) / 1e6:.0f} MB, without {taken / 1e6:.0f} MB that nothing needs\n")
+    sys.stdout.write(f"{size(environment) / 1e6:.0f} MB, {taken / 1e6:.0f} MB deleted\n")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 #: Where pip puts the command of the environment that runs the checks.
 COMMAND = Path(sys.executable).with_name("marrowlens")
+#: As in docker/service.Dockerfile: glibc returns large blocks to the system.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 START_S = 120.0  # for a machine with much else to do
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -116,7 +118,7 @@ def start(folder: Path, artefact: Path | None = None, *options: str, **settings:
     """The same, not waited for and not ended."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
     environment |= {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}
-    environment |= {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"} | MALLOC
     chosen = [] if artefact is None else ["--artefact", str(artefact.absolute())]
     port = [] if "--port" in options else ["--port", "0"]
     return Process(

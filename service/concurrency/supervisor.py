@@ -1,7 +1,4 @@
-"""The one supervisor of all background tasks: a task that ends by an exception is logged, counted and started again.
-
-Knows tasks and times. Does not know what the tasks do.
-"""
+"""Supervisor of background tasks: logs and counts their exceptions and restarts them with back-off."""
 
 import asyncio
 import logging
@@ -14,9 +11,9 @@ from service.concurrency.thread_pools import ThreadPoolFull
 
 log = logging.getLogger(__name__)
 
-#: A task that fails is started again after the first pause; the pause doubles with each failure, up to the longest.
+#: Pause in s before the first restart; doubled at each further failure up to the longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
-#: A task that was started again counts as running once it has not failed for so long.
+#: Time in s without failure after which a restarted task counts as running.
 PROVEN_S = 10.0
 
 TaskName = Literal[
@@ -26,7 +23,6 @@ TaskName = Literal[
     "delivery_hl7",
     "drift",
     "keys",
-    "memory",
     "model_retirement",
     "order_listener",
     "outbox_watch",
@@ -36,13 +32,13 @@ TaskName = Literal[
 
 
 class TaskObserver(Protocol):
-    """Who is told how the tasks fare."""
+    """Receiver of task states, such as metrics."""
 
     def running(self, task: str, running: bool) -> None:
-        """A task runs, or has failed and waits to be started again."""
+        """A task runs, or has failed and waits for its restart."""
 
     def failed(self, task: str) -> None:
-        """A task ended by an exception."""
+        """A task ended with an exception."""
 
 
 class Supervisor:
@@ -56,38 +52,38 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, name: TaskName, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Run something until it returns, and again whenever it raises."""
+        """Run a coroutine function until it returns; restart it after an exception."""
         self._observer.running(name, True)
-        return self._held(self._run(name, run))
+        return self._create_task(self._run(name, run))
 
     def every(self, name: TaskName, period_s: float, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Do something now, and again `period_s` after it has been done."""
+        """Run an action now and again `period_s` after each completion."""
 
         async def run() -> None:
             while True:
                 try:
                     await act()
-                except ThreadPoolFull as full:  # not a fault of the task: the next time there may be a thread
+                except ThreadPoolFull as full:  # not a failure: retried after the period
                     log.warning("background task %s skipped: %s", name, full)
                 await asyncio.sleep(period_s)
 
         return self.start(name, run)
 
     def once(self, name: TaskName, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Do one thing in the background. What it raises is logged and counted; it is not tried again."""
-        return self._held(self._once(name, act))
+        """Run an action once. An exception is logged and counted, not retried."""
+        return self._create_task(self._once(name, act))
 
     async def close(self, timeout_s: float) -> None:
-        """Cancel all tasks; one that does not end within the time is left behind."""
+        """Cancel all tasks and wait at most `timeout_s` for them."""
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
 
-    def _held(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
-        self._tasks.add(task)  # a task that nobody holds may vanish
+        self._tasks.add(task)  # asyncio keeps only weak references to tasks
         task.add_done_callback(self._tasks.discard)
         return task
 
@@ -119,7 +115,7 @@ class Supervisor:
 
 
 def error_location(error: BaseException) -> str:
-    """An unexpected error by its class and the line that raised it: its own text could hold a patient's data."""
+    """Class, file and line of an error, without its message, which could hold patient data."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"

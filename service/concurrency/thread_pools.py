@@ -1,7 +1,7 @@
-"""Thread pools by purpose: calls that block wait for calls of their own kind alone.
+"""One thread pool per purpose, for blocking calls.
 
-One pool for everything would let a database that does not answer hold the parsing of bodies, the reload of the model
-and the end of the process. The threads are daemons: a call that never returns does not keep the process from ending.
+With a shared pool, a database that does not answer would block body parsing, model reload and shutdown. Threads are
+daemons, so a call that never returns does not prevent the process from exiting.
 """
 
 import asyncio
@@ -18,53 +18,53 @@ Result = TypeVar("Result")
 
 
 class ThreadPoolFull(RuntimeError):
-    """Every thread of a pool works, and as many calls wait for one as may."""
+    """All threads of a pool are busy and its queue is full."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"every thread for {name} is busy, and too many calls wait for one")
+        super().__init__(f"thread pool {name}: all threads are busy and the queue is full; try again later")
         self.name = name
 
 
 class ThreadPool(ThreadPoolExecutor):
-    """At most `threads` daemon threads, made when they are needed, and a bounded queue of calls.
+    """At most `threads` daemon threads, started on demand, and a queue of at most `waiting` calls.
 
-    A ThreadPoolExecutor only because an event loop takes nothing else as its default: threads and queue are its own,
-    for those of the standard library are joined when the interpreter ends.
+    It derives from ThreadPoolExecutor because asyncio requires that of a default executor. Threads and queue are its
+    own: the interpreter joins those of ThreadPoolExecutor at exit.
     """
 
     def __init__(self, name: str, *, threads: int, waiting: int) -> None:
         super().__init__(threads, name)
         self.name, self.threads = name, threads
         self._max_waiting = waiting
-        self._changed = threading.Condition()  # guards all that follows
+        self._changed = threading.Condition()  # guards the members below
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._started = self._busy = 0
         self._ended = False
 
     async def run(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """The result of a call in a thread of this pool, in the caller's context.
+        """The result of a call in a thread of this pool, in the caller's context variables.
 
-        Cancelling the caller takes back a call that has not begun; one that has begun goes on, unheard.
+        Cancelling the caller removes a queued call; a running call continues and its result is discarded.
 
         Raises:
-            ThreadPoolFull: at once; nothing was queued.
+            ThreadPoolFull: at once, nothing is queued.
         """
         call = partial(copy_context().run, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self, call)
 
-    def submit(  # type: ignore[override]  # the standard library's own says the same with a positional-only name
+    def submit(  # type: ignore[override]  # same, but `fn` is positional-only there
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> "Future[Result]":
         """Queue a call.
 
         Raises:
-            ThreadPoolFull: no thread is free, and too many calls wait.
+            ThreadPoolFull: all threads are busy and the queue is full.
             RuntimeError: the pool was shut down.
         """
         future: Future[Result] = Future()
         with self._changed:
             if self._ended:
-                raise RuntimeError(f"the pool of threads for {self.name} was shut down")
+                raise RuntimeError(f"thread pool {self.name} is shut down")
             if len(self._calls) >= self.threads - self._busy + self._max_waiting:
                 raise ThreadPoolFull(self.name)
             if self._started < self.threads and len(self._calls) >= self._started - self._busy:
@@ -76,21 +76,21 @@ class ThreadPool(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        """Take no further calls; the queued ones are still made. Waits for none: a call may never return."""
+        """Accept no further calls; queued ones still run. Never waits, since a call may not return."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def busy(self) -> int:
-        """Threads that are in a call."""
+        """Number of threads running a call."""
         return self._busy
 
     def waiting(self) -> int:
-        """Calls that no thread has begun."""
+        """Number of queued calls."""
         return len(self._calls)
 
     def _forget(self, future: "Future[Any]") -> None:
-        """A call that was taken back while it waited must not hold its arguments, nor a place in the queue."""
+        """Remove a cancelled call from the queue, so that it holds neither arguments nor a place."""
         if not future.cancelled():
             return
         with self._changed:
@@ -98,23 +98,23 @@ class ThreadPool(ThreadPoolExecutor):
 
     def _work(self) -> None:
         while (taken := self._next()) is not None:
-            self._make(*taken)
-            del taken  # what it holds is the caller's again
+            self._run_call(*taken)
+            del taken  # release the arguments before waiting for the next call
 
-    def _make(self, future: "Future[Any]", call: Callable[[], Any]) -> None:
-        wanted = future.set_running_or_notify_cancel()
+    def _run_call(self, future: "Future[Any]", call: Callable[[], Any]) -> None:
+        active = future.set_running_or_notify_cancel()
         result, error = None, None
         try:
-            result = call() if wanted else None
-        except BaseException as raised:  # whoever waits for the call is told, whatever it was
+            result = call() if active else None
+        except BaseException as raised:  # delivered to the caller, whatever it is
             error = raised
         with self._changed:
-            self._busy -= 1  # before the caller hears of it: its next call finds this thread free
-        if wanted and error is not None:
+            self._busy -= 1  # before the result is set: the caller's next call finds this thread free
+        if active and error is not None:
             future.set_exception(error)
-        elif wanted:
+        elif active:
             future.set_result(result)
-        del error  # it holds this frame
+        del error  # its traceback holds this frame
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         with self._changed:
@@ -127,22 +127,22 @@ class ThreadPool(ThreadPoolExecutor):
             return None
 
 
-#: Parsing and writing of bodies: archives, tensors, long lines, documents, drawn maps.
+#: Parsing and encoding of bodies: archives, tensors, long lines, documents, heatmaps.
 BODIES = ThreadPool("bodies", threads=8, waiting=1024)
-#: Transactions of the laboratory; fewer than the 15 connections that SQLAlchemy opens.
+#: Database transactions of the laboratory; fewer threads than SQLAlchemy's 15 connections.
 DATABASE = ThreadPool("database", threads=12, waiting=512)
-#: Files of pictures: those that a laboratory keeps, and those that `marrowlens score` reads and writes.
+#: Picture files: stored by a laboratory, read and written by `marrowlens score`.
 PICTURES = ThreadPool("pictures", threads=4, waiting=512)
-#: Files that the service reads anew while it serves: API keys, certificates.
+#: Files that are reloaded while serving: API keys, certificates.
 FILES = ThreadPool("files", threads=3, waiting=16)
-#: Opening and warming a model.
+#: Loading and warm-up of a model.
 MODEL = ThreadPool("model", threads=2, waiting=16)
-#: Drift, traces, and memory that goes back to the system.
+#: Drift measurements and export of traces.
 TELEMETRY = ThreadPool("telemetry", threads=3, waiting=16)
 
 POOLS = (BODIES, DATABASE, PICTURES, FILES, MODEL, TELEMETRY)
 
 
 def event_loop_pool() -> ThreadPool:
-    """A pool for what an event loop itself, or a library on it, sends to its default: looking up names of hosts."""
+    """A pool for the event loop's default executor, used for DNS lookups."""
     return ThreadPool("names", threads=8, waiting=512)

@@ -1,4 +1,4 @@
-"""Connections."""
+"""Listening sockets and the limit of open connections."""
 
 import asyncio
 import errno
@@ -11,34 +11,34 @@ from collections.abc import Callable, Sequence
 
 from service.telemetry.metrics import ConnectionMetrics
 
-#: Places beyond the limit, in which supervisors alone are answered.
-SURPLUS_PLACES = 16
-#: At most one line of the log in so many seconds says that connections run out.
+#: Connections beyond the limit, on which only health probes and scrapes are answered.
+SURPLUS_SLOTS = 16
+#: Minimum interval in s between log lines about the connection limit.
 LOG_EVERY_S = 10.0
 
 log = logging.getLogger(__name__)
 
 
 class ConnectionLimiter:
-    """The places of all connections.
+    """Limits the number of open connections.
 
-    When all are taken, the connection that has been idle for longest is ended for one that comes. When none is idle,
-    the one that comes has a slot beyond the limit, a surplus one. When those are busy too, it is refused.
+    At the limit a new connection replaces the one idle for longest. If none is idle it gets one of `SURPLUS_SLOTS`
+    surplus slots; if those are in use too, it is refused.
     """
 
     def __init__(self, limit: int, metrics: ConnectionMetrics) -> None:
         self.limit = limit
         self._metrics = metrics
         self._taken: set[ConnectionSlot] = set()
-        self._idle: dict[ConnectionSlot, None] = {}  # in the order in which they became so
-        self._silent_until_s = 0.0
+        self._idle: dict[ConnectionSlot, None] = {}  # longest idle first
+        self._next_log_s = 0.0
         metrics.watch(lambda: len(self._taken), limit)
 
     def take(self, abort: Callable[[], object]) -> "ConnectionSlot | None":
-        """A slot for a connection that `abort` ends; None where there is none."""
+        """A slot for a new connection, which `abort` closes; None if it must be refused."""
         if len(self._taken) >= self.limit and not self.end_idle():
-            self._warn("all in use")
-            if len(self._taken) >= self.limit + SURPLUS_PLACES:
+            self._warn("all are in use")
+            if len(self._taken) >= self.limit + SURPLUS_SLOTS:
                 self._metrics.dropped("refused")
                 return None
         slot = ConnectionSlot(self, abort, surplus=len(self._taken) >= self.limit)
@@ -47,47 +47,47 @@ class ConnectionLimiter:
         return slot
 
     def end_idle(self) -> bool:
-        """Whether there was an idle connection; the one that has been so for longest is ended."""
+        """Close the connection idle for longest; false if none is idle."""
         slot = next(iter(self._idle), None)
         if slot is None:
             return False
-        self._warn("the one that has been idle for longest is closed")
+        self._warn("closing the one idle for longest")
         self._metrics.dropped("idle")
         slot.leave()
         slot.abort()
         return True
 
     def out_of_files(self, error: OSError) -> None:
-        """The system gave no socket for one more connection."""
+        """Count a connection that could not be accepted for lack of file descriptors, and close an idle one."""
         self._metrics.dropped("files")
         self._warn(str(error.strerror))
         self.end_idle()
 
     def busy(self, slot: "ConnectionSlot") -> None:
-        """A request is under way in this slot."""
+        """Mark a slot as busy: a request is in progress."""
         self._idle.pop(slot, None)
 
     def idle(self, slot: "ConnectionSlot") -> None:
-        """No request is under way in this slot any more."""
+        """Mark a slot as idle, unless its connection is closed."""
         if slot in self._taken:
             self._idle.pop(slot, None)
             self._idle[slot] = None
 
     def leave(self, slot: "ConnectionSlot") -> None:
-        """The connection of this slot is closed."""
+        """Free a slot whose connection is closed."""
         self._taken.discard(slot)
         self._idle.pop(slot, None)
 
     def _warn(self, why: str) -> None:
         now_s = time.monotonic()
-        if now_s >= self._silent_until_s:
-            self._silent_until_s = now_s + LOG_EVERY_S
+        if now_s >= self._next_log_s:
+            self._next_log_s = now_s + LOG_EVERY_S
             counts = (len(self._taken), self.limit, len(self._idle), why)
-            log.warning("%d connections are open, of %d at most, %d of them idle: %s", *counts)
+            log.warning("%d connections are open (limit %d, %d idle): %s", *counts)
 
 
 class ConnectionSlot:
-    """One connection's slot. `abort` ends the connection at once."""
+    """The slot of one connection. `abort` closes the connection at once; `surplus` slots are beyond the limit."""
 
     def __init__(self, connections: ConnectionLimiter, abort: Callable[[], object], *, surplus: bool) -> None:
         self._connections = connections
@@ -96,11 +96,11 @@ class ConnectionSlot:
         self.limit = connections.limit
 
     def busy(self) -> None:
-        """A request is under way."""
+        """A request is in progress."""
         self._connections.busy(self)
 
     def idle(self) -> None:
-        """None is any more."""
+        """No request is in progress."""
         self._connections.idle(self)
 
     def leave(self) -> None:
@@ -108,30 +108,33 @@ class ConnectionSlot:
         self._connections.leave(self)
 
 
-#: A client that has connected begins TLS at once, and ends it when the service does.
+#: Timeouts in s of the TLS handshake and of TLS close.
 HANDSHAKE_TIMEOUT_S = 10.0
 TLS_CLOSE_TIMEOUT_S = 2.0
-#: Taken in one turn of the event loop, so that it comes to something else too.
+#: Maximum number of connections accepted in one turn of the event loop.
 _AT_ONCE = 100
-#: Without a free file there is no connection to take; so long until that is tried again.
+#: Pause in s before accepting again, after the system had no file descriptor left.
 _PAUSE_S = 0.1
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-#: For everything else that a process has open: the model, the database, the laboratory's own connections.
+#: File descriptors reserved for the model, the database and outgoing connections.
 _OTHER_FILES = 100
 
 
 def connection_limit(wanted: int) -> int:
-    """How many connections the limit of open files allows, of those that are wanted; it is raised as far as it may."""
-    files = wanted + SURPLUS_PLACES + _OTHER_FILES
+    """The wanted number of connections, or fewer if the limit of open files is too low. Raises the soft limit first."""
+    files = wanted + SURPLUS_SLOTS + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < files:
         soft = files if hard == resource.RLIM_INFINITY else min(files, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - SURPLUS_PLACES - _OTHER_FILES))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - SURPLUS_SLOTS - _OTHER_FILES))
 
 
 class Listener:
-    """Takes connections and gives each the protocol that `protocol` makes for its slot."""
+    """Accepts connections within the limit, with TLS if `context` is given.
+
+    `protocol` makes the protocol of a connection from its slot.
+    """
 
     def __init__(
         self,
@@ -143,10 +146,10 @@ class Listener:
         self._protocol = protocol
         self._context = context
         self._listening: list[socket.socket] = []
-        self._opening: set[asyncio.Task[None]] = set()  # a task that nobody holds may vanish
+        self._opening: set[asyncio.Task[None]] = set()  # asyncio keeps only weak references to tasks
 
     def listen(self, sockets: Sequence[socket.socket], backlog: int) -> None:
-        """Take what comes to these sockets, from now on."""
+        """Start accepting connections on these sockets."""
         for each in sockets:
             each.setblocking(False)
             each.listen(backlog)
@@ -154,26 +157,26 @@ class Listener:
             self._resume(each)
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop accepting connections."""
         for each in self._listening:
             asyncio.get_running_loop().remove_reader(each)
         self._listening.clear()
 
     @property
     def opening(self) -> bool:
-        """Whether connections were taken that have no protocol yet."""
+        """Whether accepted connections are still being opened, such as in a TLS handshake."""
         return bool(self._opening)
 
     def abandon(self) -> None:
-        """End the connections that have no protocol yet."""
+        """Close the connections that are still being opened."""
         for each in self._opening:
             each.cancel()
 
     def _resume(self, listening: socket.socket) -> None:
         if listening in self._listening:
-            asyncio.get_running_loop().add_reader(listening, self._take, listening)
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
-    def _take(self, listening: socket.socket) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         for _ in range(_AT_ONCE):
             try:
                 accepted, _ = listening.accept()
@@ -186,7 +189,7 @@ class Listener:
                     loop.remove_reader(listening)
                     loop.call_later(_PAUSE_S, self._resume, listening)
                     return
-                continue  # the client has left already
+                continue  # the client has disconnected already
             self._open(accepted)
 
     def _open(self, accepted: socket.socket) -> None:
@@ -196,23 +199,23 @@ class Listener:
             return
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opening = asyncio.create_task(self._opened(accepted, slot))
+        opening = asyncio.create_task(self._connect(accepted, slot))
         slot.abort = opening.cancel
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
 
-    async def _opened(self, accepted: socket.socket, slot: ConnectionSlot) -> None:
-        secured = self._context is not None
+    async def _connect(self, accepted: socket.socket, slot: ConnectionSlot) -> None:
+        tls = self._context is not None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self._protocol(slot),
                 accepted,
                 ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if secured else None,
-                ssl_shutdown_timeout=TLS_CLOSE_TIMEOUT_S if secured else None,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls else None,
+                ssl_shutdown_timeout=TLS_CLOSE_TIMEOUT_S if tls else None,
             )
         except BaseException as error:
             slot.leave()
             accepted.close()
-            if not isinstance(error, OSError | asyncio.CancelledError):  # no handshake, or its slot was taken
+            if not isinstance(error, OSError | asyncio.CancelledError):  # failed handshake, or its slot was given away
                 raise

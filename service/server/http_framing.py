@@ -1,6 +1,6 @@
-"""Where one request ends and the next begins: uvicorn's protocol, with what its parser leaves to whoever calls it.
+"""Strict HTTP/1.1 framing on top of uvicorn's httptools protocol, against request smuggling.
 
-Two readings of one byte stream are request smuggling, so whatever a proxy could read in another way is refused.
+Messages that a proxy could frame in a different way are refused.
 """
 
 import asyncio
@@ -14,26 +14,27 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.errors import MalformedRequest
 from service.telemetry.request_context import CONNECTION_ERROR
 
-_OF_CONNECTIONS = frozenset({b"connection", b"proxy-connection"})
+_CONNECTION_FIELDS = frozenset({b"connection", b"proxy-connection"})
 _VERSIONS = frozenset({"1.0", "1.1"})
-#: What a client sends that speaks HTTP/2 without having asked (RFC 9113, 3.4), as the parser complains of it.
+#: Part of the parser's error for the HTTP/2 connection preface (RFC 9113, 3.4).
 _HTTP_2 = "PRI/Upgrade"
 
 
 class HttpFraming(HttpToolsProtocol):
-    """uvicorn's protocol, which by itself drops the body of a request that offers an upgrade, and takes trailers for
-    headers.
+    """uvicorn's protocol with strict framing.
 
-    An offered upgrade is passed over (RFC 9110, 7.8), trailers are dropped (RFC 9110, 6.5.1), CONNECT and HTTP/2 are
-    refused. What cannot be read as HTTP/1.1 is answered with a problem, after all requests before it, by the app: it
-    finds the error in the state of the request. Nothing that follows is read as a request.
+    Upgrade offers are ignored (RFC 9110, 7.8), trailers are dropped (RFC 9110, 6.5.1), CONNECT and HTTP/2 are
+    refused. uvicorn alone drops the body of a request with an upgrade offer and takes trailers for headers.
+
+    Malformed input is answered with a problem, after the requests before it: the app finds the error in the ASGI
+    state. Nothing after it is parsed as a request.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.awaits_head = True  # between two requests, and in a head; else in a body
-        self.ended = False  # no request is read any more
-        self.fault: Exception | None = None  # why the body under way ends in the middle
+        self.awaits_head = True  # between requests or inside a head, not inside a body
+        self.ended = False  # no further request is read
+        self.fault: Exception | None = None  # error that ends the body in progress
         self._offers_upgrade = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -46,34 +47,34 @@ class HttpFraming(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         rest = memoryview(data)
         try:
-            while (end := self._end_of_offer(rest)) is not None:
+            while (end := self._feed(rest)) is not None:
                 rest = rest[end:]
-                self._read_head_again()
+                self._parse_head_again()
         except HttpParserError as error:
             self._fail(error)
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.keep_alive:
             self.ended = True
-            raise ValueError("what follows a request that closes the connection is nobody's")
+            raise ValueError("data after a request that closes the connection")
         self._offers_upgrade = False
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.awaits_head:
             super().on_header(name, value)
-        elif name.lower() in _OF_CONNECTIONS:  # the parser heeds a trailer, too, and may read no further
+        elif name.lower() in _CONNECTION_FIELDS:  # the parser obeys this trailer and may stop reading
             self.cycle.keep_alive = False
 
     def on_headers_complete(self) -> None:
         if self.parser.get_method() == b"CONNECT":
-            self.stop(MalformedRequest("CONNECT opens tunnels, and there are none here"))
+            self.stop(MalformedRequest("CONNECT is not supported: this server is not a proxy"))
         if self.parser.should_upgrade():
-            self._offers_upgrade = True  # the parser skips the body and stops here: `_read_head_again` goes on
+            self._offers_upgrade = True  # the parser skips the body and stops: see `_parse_head_again`
             return
         self._check_head()
         self.awaits_head = False
-        self.begin_exchange()
+        self.begin_request()
 
     def on_message_complete(self) -> None:
         if self._offers_upgrade:
@@ -82,14 +83,14 @@ class HttpFraming(HttpToolsProtocol):
         super().on_message_complete()
 
     def reading_resumed(self) -> None:
-        """What the client sends is read again, after it was not for a while."""
+        """Called when reading from the client resumes after a pause."""
 
-    def begin_exchange(self) -> None:
-        """The head is complete: its request is answered, once those before it are."""
+    def begin_request(self) -> None:
+        """The head is complete: start the request, or queue it behind earlier ones."""
         super().on_headers_complete()
 
     def refuse(self, error: Exception) -> None:
-        """Answer with this what came instead of a request, or of the rest of one, and read no further."""
+        """Answer the malformed request or the rest of its body with this error, and stop reading."""
         if self.ended or self.transport.is_closing():
             return
         self.ended = True
@@ -98,17 +99,17 @@ class HttpFraming(HttpToolsProtocol):
             self.cycle.message_event.set()
             return
         if self.scope is None or self.cycle is not None and self.cycle.scope is self.scope:
-            HttpToolsProtocol.on_message_begin(self)  # nothing of it can be read
-        read = bool(self.url)
+            HttpToolsProtocol.on_message_begin(self)  # nothing of it was parsed
+        parsed = bool(self.url)
         self.url = b"/"
         self.scope["state"][CONNECTION_ERROR] = error
-        self.begin_exchange()
+        self.begin_request()
         self.cycle.keep_alive = False
-        if not read:
+        if not parsed:
             self.scope["method"] = "-"
 
-    def _end_of_offer(self, data: memoryview) -> int | None:
-        """Parse the data; where a head that offers an upgrade ends in it, at which the parser has stopped."""
+    def _feed(self, data: memoryview) -> int | None:
+        """Parse data. Returns the offset at which the parser stopped, after a head with an upgrade offer; else None."""
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as offer:
@@ -116,8 +117,8 @@ class HttpFraming(HttpToolsProtocol):
             return end
         return None
 
-    def _read_head_again(self) -> None:
-        """Parse the request of this head as if it offered nothing: by a new parser, which then reads its body."""
+    def _parse_head_again(self) -> None:
+        """Parse the head again without its Upgrade field, by a new parser that also reads the body."""
         method, version = self.parser.get_method(), self.parser.get_http_version()
         head = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
         head += [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
@@ -127,29 +128,29 @@ class HttpFraming(HttpToolsProtocol):
     def _check_head(self) -> None:
         version = self.parser.get_http_version()
         if version not in _VERSIONS:
-            self.stop(MalformedRequest(f"HTTP/{version} is not spoken here; send HTTP/1.1"))
+            self.stop(MalformedRequest(f"HTTP/{version} is not supported; send HTTP/1.1"))
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and (version == "1.0" or [each.lower() for each in codings] != [b"chunked"]):
-            self.stop(MalformedRequest("the only Transfer-Encoding that is read here is chunked, in HTTP/1.1"))
+            self.stop(MalformedRequest("unsupported Transfer-Encoding; send chunked alone, in HTTP/1.1"))
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112, 3.2
-            self.stop(MalformedRequest(f"{hosts} Host fields; send one"))
+            self.stop(MalformedRequest(f"{hosts} Host headers; send exactly one"))
 
     def stop(self, error: Exception) -> NoReturn:
-        """Refuse, from inside the parser: it makes its own error of this one, and is not asked any more."""
+        """Refuse from inside a parser callback. The parser turns the ValueError into its own error and stops."""
         self.refuse(error)
         raise ValueError
 
     def _fail(self, error: HttpParserError) -> None:
         if _HTTP_2 in str(error):
-            self.refuse(MalformedRequest("HTTP/2 is not spoken here; send HTTP/1.1"))
+            self.refuse(MalformedRequest("HTTP/2 is not supported; send HTTP/1.1"))
         else:
-            self.refuse(MalformedRequest(f"not a valid HTTP/1.1 request: {error}"))
+            self.refuse(MalformedRequest(f"invalid HTTP/1.1 request: {error}"))
 
 
 class _Flow(FlowControl):
-    """Reads no more while requests wait for the answers before theirs. uvicorn's own reads on with every answer, so
-    that more and more requests are in memory."""
+    """Pauses reading while pipelined requests wait. uvicorn's own flow control resumes after each answer, and queued
+    requests would fill the memory."""
 
     def __init__(self, transport: asyncio.Transport, waiting: Sized, resumed: Callable[[], None]) -> None:
         super().__init__(transport)
@@ -164,6 +165,6 @@ class _Flow(FlowControl):
 
 def _parser(protocol: HttpFraming) -> HttpRequestParser:
     parser = HttpRequestParser(protocol)
-    # As uvicorn does: what follows a request that closes the connection is passed over, and no error.
+    # As uvicorn does: data after a request that closes the connection is ignored.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser

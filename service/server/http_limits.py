@@ -1,4 +1,7 @@
-"""HTTP limits."""
+"""The HTTP protocol with limits in bytes and time: request heads, slow readers and unread bodies.
+
+Each class adds one limit to uvicorn's protocol, which has none of them.
+"""
 
 import asyncio
 import logging
@@ -14,15 +17,14 @@ from service.server.connections import ConnectionSlot
 from service.server.http_framing import HttpFraming
 from service.telemetry.request_context import CONNECTION_ERROR
 
-#: Browsers send a few kilobytes; a proxy's identity headers may make it some ten.
+#: Browsers send a few kilobytes, identity headers of a proxy add some ten.
 MAX_HEAD_BYTES = 64 * 1024
 
 
 class HeadLimits(HttpFraming):
-    """uvicorn's protocol, which by itself takes heads of any size and waits for them for ever.
+    """Limits a request head to `MAX_HEAD_BYTES` and `head_timeout_s`.
 
-    A head is a request line with its headers: at most `MAX_HEAD_BYTES`, and there within `head_timeout_s`. Trailers
-    are bounded as a head is.
+    A head is the request line and the headers. Trailers have the same limit. Exceeding it gives 431 or 408.
     """
 
     def __init__(self, *args: Any, head_timeout_s: float, **named: Any) -> None:
@@ -34,22 +36,22 @@ class HeadLimits(HttpFraming):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer()
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self._stop_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         awaited, fields = self.awaits_head, self._fields
         super().data_received(data)
-        silent = awaited and self.awaits_head and fields == self._fields  # a field that is longer than this piece
+        silent = awaited and self.awaits_head and fields == self._fields  # the piece ends inside a field
         if silent:
             self._head_bytes += len(data)
         if self.awaits_head and (self._begun or silent) and not self.ended:
-            self._start_timer()
+            self._start_head_timer()
             if self._head_bytes > MAX_HEAD_BYTES:
-                self.refuse(_too_long())
+                self.refuse(_head_too_large())
 
     def on_message_begin(self) -> None:
         self._begun, self._head_bytes = True, 0
@@ -64,26 +66,26 @@ class HeadLimits(HttpFraming):
         super().on_header(name, value)
 
     def reading_resumed(self) -> None:
-        if self._head_timer is not None:  # until now it was not the client who kept the rest waiting
-            self._stop_timer()
-            self._start_timer()
+        if self._head_timer is not None:  # the time without reading does not count against the client
+            self._stop_head_timer()
+            self._start_head_timer()
 
-    def begin_exchange(self) -> None:
+    def begin_request(self) -> None:
         self._begun = False
-        self._stop_timer()
-        super().begin_exchange()
+        self._stop_head_timer()
+        super().begin_request()
 
     def _count(self, length: int) -> None:
         self._fields += 1
         self._head_bytes += length
         if self._head_bytes > MAX_HEAD_BYTES:
-            self.stop(_too_long())
+            self.stop(_head_too_large())
 
-    def _start_timer(self) -> None:
+    def _start_head_timer(self) -> None:
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self._head_timeout_s, self._time_out)
 
-    def _stop_timer(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -91,28 +93,29 @@ class HeadLimits(HttpFraming):
     def _time_out(self) -> None:
         self._head_timer = None
         if self.flow.read_paused:
-            self._start_timer()
+            self._start_head_timer()
         else:
-            self.refuse(HTTPException(408, f"no whole request came within {self._head_timeout_s:g} s"))
+            self.refuse(HTTPException(408, f"the request head was not complete within {self._head_timeout_s:g} s"))
 
 
-def _too_long() -> HTTPException:
-    return HTTPException(431, f"the request line and headers are longer than {MAX_HEAD_BYTES} bytes")
+def _head_too_large() -> HTTPException:
+    return HTTPException(
+        431, f"the request line and headers exceed {MAX_HEAD_BYTES} bytes; send fewer or shorter headers"
+    )
 
 
-#: An answer that is read more slowly than this on the whole, its first `read_timeout_s` apart, is given up.
+#: Minimum average speed at which a client must read an answer, after its first `read_timeout_s`.
 MIN_DOWNLOAD_BYTES_PER_S = 16 * 1024
 
 log = logging.getLogger(__name__)
 
 
 class SlowReaderLimits(HeadLimits):
-    """uvicorn's protocol, which by itself waits for ever until a client reads what was sent to it.
+    """Resets the connection of a client that does not read its answer fast enough.
 
-    What waits to be read, once it is more than the connection's buffers hold (64 KiB besides the kernel's), must be
-    read but for 16 KiB within `read_timeout_s` and the time that its bytes take at `MIN_DOWNLOAD_BYTES_PER_S`. Else the
-    connection is reset, and the request ends as if the client had left. A connection that is closed has as long for
-    the last of it, however little that is.
+    The timer starts when more than 64 KiB wait in the write buffer and stops when 16 KiB are left. The client has
+    `read_timeout_s`, plus the time of the waiting bytes at `MIN_DOWNLOAD_BYTES_PER_S`. After a reset the request ends
+    as at a disconnect. A closing connection has the same time for its last bytes.
     """
 
     def __init__(self, *args: Any, read_timeout_s: float, **named: Any) -> None:
@@ -130,7 +133,7 @@ class SlowReaderLimits(HeadLimits):
         super().resume_writing()
 
     def close(self) -> None:
-        """End the connection once what was sent is read."""
+        """Close the connection after the client has read what was sent, within the time limit."""
         self.transport.close()
         if self._read_timer is None:
             self._start_read_timer()
@@ -144,31 +147,32 @@ class SlowReaderLimits(HeadLimits):
 
     def _start_read_timer(self) -> None:
         self._stop_read_timer()
-        patience_s = self._read_timeout_s + self.transport.get_write_buffer_size() / MIN_DOWNLOAD_BYTES_PER_S
-        self._read_timer = self.loop.call_later(patience_s, self._give_up)
+        timeout_s = self._read_timeout_s + self.transport.get_write_buffer_size() / MIN_DOWNLOAD_BYTES_PER_S
+        self._read_timer = self.loop.call_later(timeout_s, self._reset)
 
     def _stop_read_timer(self) -> None:
         if self._read_timer is not None:
             self._read_timer.cancel()
             self._read_timer = None
 
-    def _give_up(self) -> None:
+    def _reset(self) -> None:
         if waiting := self.transport.get_write_buffer_size():
-            log.warning("a client does not read its answer: %d bytes wait", waiting)
+            log.warning("connection reset: the client does not read its answer, %d bytes are waiting", waiting)
         self.transport.abort()
 
 
-#: A client that has its answer and says nothing more for so long is not waited for.
+#: A lingering connection is closed after this silence of the client.
 SILENCE_S = 2.0
-#: What supervisors ask is answered on a connection beyond the limit, too.
-SUPERVISED = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
+#: Paths that are answered on surplus connections, beyond the limit.
+PROBE_PATHS = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 
 
 class HttpProtocol(SlowReaderLimits):
-    """The service's protocol. uvicorn's own waits for ever for the rest of a body that nobody reads.
+    """The protocol of the service: head limits, slow readers, and a lingering close after unread bodies.
 
-    An answer to a request whose body has not come whole ends its connection. What the client still sends is dropped
-    for at most `linger_timeout_s` and `linger_bytes`, and until it is silent for `SILENCE_S`.
+    An answer sent before the whole body was received closes its connection. A close with unread data resets the
+    connection, and the client could lose the answer. So further data is read and dropped, for at most
+    `linger_timeout_s` and `linger_bytes`, and until the client is silent for `SILENCE_S`.
     """
 
     def __init__(
@@ -179,7 +183,7 @@ class HttpProtocol(SlowReaderLimits):
         self._linger_timeout_s, self._linger_bytes = linger_timeout_s, linger_bytes
         self._linger_timer: asyncio.TimerHandle | None = None
         self._linger_until_s = 0.0
-        self._answering: RequestResponseCycle | None = None
+        self._active_cycle: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._slot.abort = transport.abort
@@ -189,9 +193,9 @@ class HttpProtocol(SlowReaderLimits):
         self._slot.leave()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
-        if self._answering is not None:  # uvicorn tells the last request alone, and others may have come behind it
-            self._answering.disconnected = True
-            self._answering.message_event.set()
+        if self._active_cycle is not None:  # uvicorn marks only the last pipelined request
+            self._active_cycle.disconnected = True
+            self._active_cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -202,19 +206,19 @@ class HttpProtocol(SlowReaderLimits):
         if self._linger_bytes < 0:
             self.close()
         else:
-            self._wait()
+            self._restart_linger_timer()
 
-    def begin_exchange(self) -> None:
+    def begin_request(self) -> None:
         self._slot.busy()
-        super().begin_exchange()
-        self.cycle.transport = _Outlet(self)  # type: ignore[assignment]
+        super().begin_request()
+        self.cycle.transport = _ResponseTransport(self)  # type: ignore[assignment]
         if self._slot.surplus:
             self.cycle.keep_alive = False
-            if self.scope["path"] not in SUPERVISED:
+            if self.scope["path"] not in PROBE_PATHS:
                 self.scope["state"].setdefault(CONNECTION_ERROR, TooManyConnections(self._slot.limit))
 
     def on_response_complete(self) -> None:
-        self._answering = None
+        self._active_cycle = None
         if not self.pipeline:
             self._slot.idle()
             if self.cycle.more_body:
@@ -223,60 +227,60 @@ class HttpProtocol(SlowReaderLimits):
             super().on_response_complete()
 
     def shutdown(self) -> None:
-        """Called when the server stops: a request under way is answered, and nothing else is waited for."""
+        """Called when the server stops: answer the request in progress, then close."""
         if self.cycle is None or self.cycle.response_complete:
             self.close()
         else:
             self.cycle.keep_alive = False
 
     def finish(self) -> None:
-        """The last answer is sent: close, but for what is on its way from the client."""
+        """Close after the last answer, lingering if the client may still be sending."""
         if self.ended or not self.pipeline and self.cycle.more_body:
             self.linger()
         else:
             self.close()
 
     def linger(self) -> None:
-        """Say that nothing more will come, then drop what comes, for a while."""
+        """Half-close the connection and drop further data until a limit is reached."""
         if self._linger_timer is not None or self.transport.is_closing():
             return
         self.ended = True
         self.pipeline.clear()
         self._linger_until_s = self.loop.time() + self._linger_timeout_s
         self.flow.resume_reading()
-        if self.transport.can_write_eof():  # not by TLS: there the answer's length says where it ends
+        if self.transport.can_write_eof():  # TLS cannot half-close; there the answer's length marks its end
             self.transport.write_eof()
-        self._wait()
+        self._restart_linger_timer()
 
-    def _wait(self) -> None:
+    def _restart_linger_timer(self) -> None:
         if self._linger_timer is not None:
             self._linger_timer.cancel()
         self._linger_timer = self.loop.call_at(min(self.loop.time() + SILENCE_S, self._linger_until_s), self.close)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answering = cycle
+        self._active_cycle = cycle
         super()._start_asgi_task(cycle, partial(self._answer, cycle, app))
 
     async def _answer(
         self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        async def receive_whole() -> Message:
+        async def receive_or_fail() -> Message:
             message = await receive()
             if self.fault is not None and cycle is self.cycle and message.get("more_body"):
                 raise self.fault
             return message
 
-        async def send_last(message: Message) -> None:
-            # An answer of known length was made without the rest of the body; a stream may be reading it.
-            if cycle.more_body and message["type"] == "http.response.start" and _sized(message):
+        async def send_and_close(message: Message) -> None:
+            # A streamed answer may still be reading the body; one with a length is complete.
+            if cycle.more_body and message["type"] == "http.response.start" and _has_length(message):
                 cycle.keep_alive = False
             await send(message)
 
-        await app(scope, receive_whole, send_last)
+        await app(scope, receive_or_fail, send_and_close)
 
 
-class _Outlet:
-    """A connection as an answer knows it, which closes it after its last byte."""
+class _ResponseTransport:
+    """The transport that uvicorn's response cycle sees: its `close` lingers."""
 
     def __init__(self, connection: HttpProtocol) -> None:
         self.write = connection.transport.write
@@ -284,5 +288,5 @@ class _Outlet:
         self.close = connection.finish
 
 
-def _sized(message: Message) -> bool:
+def _has_length(message: Message) -> bool:
     return any(name == b"content-length" for name, _ in message["headers"])

@@ -1,7 +1,4 @@
-"""TLS on the service itself: a certificate that is read anew when it changes, and clients' certificates if wanted.
-
-Knows files and Python's TLS. Does not know sockets.
-"""
+"""TLS: certificate with hot reload, optional client certificates (mutual TLS)."""
 
 import logging
 import ssl
@@ -16,13 +13,13 @@ log = logging.getLogger(__name__)
 
 
 class TlsConfigError(Exception):
-    """The certificate, its key or the authority of clients cannot be used: which setting, and why."""
+    """A TLS file cannot be used: names the setting and the reason."""
 
 
 class Tls:
-    """What connections are secured with. A certificate that was renewed is used for the next connections.
+    """The TLS context of the server. New connections use a renewed certificate.
 
-    `context` takes TLS 1.2 and later (RFC 9325, 3.1.1) and speaks HTTP/1.1.
+    `context` accepts TLS 1.2 and later (RFC 9325, 3.1.1) and offers HTTP/1.1.
     """
 
     def __init__(self, settings: AuthSettings) -> None:
@@ -37,48 +34,48 @@ class Tls:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.set_alpn_protocols(["http/1.1"])
-        self._seen = self._stamps()
+        self._loaded_stamps = self._file_stamps()
         self._load()
         if settings.tls_client_ca is not None:
-            self._ask_clients(settings.tls_client_ca)
+            self._require_client_certificates(settings.tls_client_ca)
 
     async def refresh(self) -> None:
-        """Read certificate and key anew when one of them has changed; the old pair stays if they do not fit."""
+        """Reload certificate and key if a file has changed. The current pair stays if the new one is invalid."""
         try:
-            if not await FILES.run(self._renewed):
+            if not await FILES.run(self._has_new_pair):
                 return
-            self._load()  # not in the thread: connections are being made with this context
-            log.info("the certificate was read anew")
+            self._load()  # on the event loop, where connections use this context
+            log.info("TLS certificate reloaded")
         except (OSError, TlsConfigError) as error:
-            log.error("the certificate stays as it was: %s", error)
+            log.error("TLS certificate rejected, keeping the current one: %s", error)
 
-    def _renewed(self) -> bool:
-        """Whether there is another pair, whose files were read and fit: half of one must never serve."""
-        stamps = self._stamps()
-        if stamps == self._seen:
+    def _has_new_pair(self) -> bool:
+        """Whether the files changed and hold a matching pair. Tried on a scratch context first."""
+        stamps = self._file_stamps()
+        if stamps == self._loaded_stamps:
             return False
-        self._seen = stamps
+        self._loaded_stamps = stamps
         self._check_files()
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key, self._no_prompt)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key, self._password_or_empty)
         return True
 
     def _load(self) -> None:
         try:
             self._check_files()
-            self.context.load_cert_chain(self._cert, self._key, self._no_prompt)
+            self.context.load_cert_chain(self._cert, self._key, self._password_or_empty)
         except OSError as error:  # an SSLError too
             why = getattr(error, "strerror", None) or getattr(error, "reason", None) or "no pair of PEM files"
             raise TlsConfigError(f"MARROWLENS_TLS_CERT, MARROWLENS_TLS_KEY: {why}") from None
 
     def _check_files(self) -> None:
-        """OpenSSL opens files by itself, and would wait for ever at a FIFO."""
+        """Reject FIFOs and devices: OpenSSL opens files by itself and would block."""
         for path in (self._cert, self._key):
             check_regular_file(path)
 
-    def _no_prompt(self) -> str:
-        return self._password or ""  # OpenSSL would ask at the terminal
+    def _password_or_empty(self) -> str:
+        return self._password or ""  # without a password OpenSSL prompts at the terminal
 
-    def _ask_clients(self, authority: Path) -> None:
+    def _require_client_certificates(self, authority: Path) -> None:
         try:
             check_regular_file(authority)
             self.context.load_verify_locations(authority)
@@ -87,5 +84,5 @@ class Tls:
             raise TlsConfigError(f"MARROWLENS_TLS_CLIENT_CA: {why}") from None
         self.context.verify_mode = ssl.CERT_REQUIRED
 
-    def _stamps(self) -> list[FileStamp | None]:
+    def _file_stamps(self) -> list[FileStamp | None]:
         return [file_stamp(each) for each in (self._cert, self._key)]

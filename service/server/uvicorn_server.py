@@ -1,9 +1,7 @@
-"""uvicorn around the app: which protocol code, what is logged, and a shutdown that answers what was accepted.
-
-Knows signals and sockets. Does not know routes.
-"""
+"""The uvicorn server: protocol, signals, graceful shutdown and periodic work of the process."""
 
 import asyncio
+import gc
 import logging
 import selectors
 import signal
@@ -20,10 +18,9 @@ from fastapi import FastAPI
 
 from service.api.state import AppState
 from service.concurrency.supervisor import error_location
-from service.concurrency.thread_pools import TELEMETRY, event_loop_pool
+from service.concurrency.thread_pools import event_loop_pool
 from service.config.settings import Settings
 from service.inference.registry import ModelRegistry
-from service.server import allocator
 from service.server.connections import ConnectionLimiter, ConnectionSlot, Listener, connection_limit
 from service.server.http_limits import HttpProtocol
 from service.server.tls import Tls
@@ -32,26 +29,27 @@ from service.telemetry import logging as logs
 log = logging.getLogger(__name__)
 
 _CLOSE = (b"connection", b"close")
-#: How long a thread that is ready waits for another one to hand over Python's lock. Python's own 5 ms are longer than a
-#: picture takes: beside an event loop that has always something to do, as when it refuses, decoding would stand still.
+#: Interval in s after which a running thread must release the GIL. With Python's default of 5 ms, longer than the
+#: decoding of a picture, a busy event loop starves the decoding threads.
 SWITCH_INTERVAL_S = 0.001
-#: A client that has connected sends at once; this long its first request is waited for before the connection is closed.
+#: Time in s that a shutdown waits for the first request on a connection that is already open.
 FIRST_REQUEST_S = 1.0
-#: How often memory that is free goes back to the system, and how often it is asked whether the certificate was renewed.
-_GIVE_BACK_S, _RENEW_S = 10.0, 1.0
-#: Turns of the event loop, each of which takes all connections that wait; more only when clients never stop coming.
+#: Interval in s of the check for a renewed certificate.
+_RENEW_S = 1.0
+#: Maximum number of event-loop turns that a shutdown spends on accepting connections from the backlog.
 _MAX_TURNS = 1000
 
 
 class DrainingServer(uvicorn.Server):
-    """On the first SIGTERM or SIGINT: not ready, but serving for `drain_delay_s`; then no new connections, and what
-    was accepted is answered within `shutdown_timeout_s`. A second signal skips the delay.
+    """uvicorn.Server with a graceful shutdown.
 
-    Meanwhile every answer ends its connection, so that clients go elsewhere before this process does. A request that
-    has come as far as the kernel counts as accepted: it is read and answered, not cut off.
+    On SIGTERM or SIGINT the service reports not ready but serves for `drain_delay_s` more. Then it accepts no new
+    connections and answers accepted requests within `shutdown_timeout_s`. A second signal skips the delay. While
+    draining, each answer closes its connection, so that clients reconnect elsewhere. Requests that wait in the
+    kernel's buffers count as accepted.
 
-    When the model is broken, everybody who waits for it gets a problem, and the server stops and is `failed`, for a
-    supervisor to start the process anew: a call that hangs cannot be taken back. SIGHUP reads the artefact anew.
+    If the model hangs or keeps failing, its waiting clients get a problem and the server stops with `failed` set, to
+    be restarted by its supervisor. SIGHUP reloads the artefact.
     """
 
     def __init__(
@@ -67,31 +65,34 @@ class DrainingServer(uvicorn.Server):
         self._listener: Listener | None = None
         self._running = running
         self._models = models
-        self._tell_started = started
+        self._started_callback = started
         self._exit_at_s: float | None = None
         self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called by uvicorn; says so once connections are taken."""
+        """Called by uvicorn. Starts listening and periodic tasks, then calls `started`."""
         loop = asyncio.get_running_loop()
         loop.set_default_executor(event_loop_pool())
         loop.set_exception_handler(self._callback_failed)
         threading.excepthook = self._thread_failed
-        await super().startup([])  # whose own servers would take connections without bound
+        await super().startup([])  # no sockets: uvicorn's own listeners have no connection limit
         if self.started:
             self._listen(sockets or [])
             loop.add_signal_handler(signal.SIGHUP, self._models.schedule_reload)
-            allocator.set_aside()
-            self._running.background.every("memory", _GIVE_BACK_S, lambda: TELEMETRY.run(allocator.give_back))
+            freeze_startup_objects()
             if self._tls is not None:
                 self._running.background.every("certificate", _RENEW_S, self._tls.refresh)
-            self._tell_started()
+            self._started_callback()
 
     def _listen(self, sockets: list[socket.socket]) -> None:
         settings = self._running.settings
         limit = connection_limit(settings.max_connections)
         if limit < settings.max_connections:
-            log.warning("at most %d connections: the system allows no more open files (ulimit -n)", limit)
+            log.warning(
+                "MARROWLENS_MAX_CONNECTIONS=%d lowered to %d by the limit of open files; raise it with ulimit -n",
+                settings.max_connections,
+                limit,
+            )
         connections = ConnectionLimiter(limit, self._running.metrics.connections)
         self._listener = Listener(connections, self._protocol, None if self._tls is None else self._tls.context)
         self._listener.listen(sockets, self.config.backlog)
@@ -110,66 +111,66 @@ class DrainingServer(uvicorn.Server):
         )
 
     def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What a callback of the event loop raises reaches nobody else."""
+        """Count and log an exception in a callback of the event loop."""
         self._running.metrics.background.failed("event_loop")
         error: BaseException | None = context.get("exception")
-        log.error("event loop: %s%s", context.get("message"), f", {error_location(error)}" if error else "")
+        log.error("event loop: %s%s", context.get("message"), f": {error_location(error)}" if error else "")
 
     def _thread_failed(self, ended: threading.ExceptHookArgs) -> None:
-        """Nobody waits for a thread; `on_tick` sees those that the model cannot do without."""
+        """Count and log an exception that ended a thread. `on_tick` checks the threads of the model."""
         self._running.metrics.background.failed("thread")
         name = "unknown" if ended.thread is None else ended.thread.name
-        said = error_location(ended.exc_value) if ended.exc_value else ended.exc_type.__name__
-        log.error("thread %s failed: %s", name, said)
+        error = error_location(ended.exc_value) if ended.exc_value else ended.exc_type.__name__
+        log.error("thread %s failed: %s", name, error)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signature is the signal module's)
-        # Signals are not passed on to uvicorn's own list: it would raise them again after a clean shutdown, and the
-        # process would end by signal instead of with status 0.
+        # Not passed to uvicorn's own handler: it raises signals again after shutdown, and the exit status would not
+        # be 0.
         if self._exit_at_s is not None:
             self.force_exit, self.should_exit = self.should_exit, True
             return
         self._running.draining = True
-        self.config.encoded_headers.append(_CLOSE)  # for what uvicorn makes of them every second,
-        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]  # and until then
+        self.config.encoded_headers.append(_CLOSE)  # uvicorn builds default_headers from these once a second
+        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         self._exit_at_s = time.monotonic() + self._running.settings.drain_delay_s
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn every 0.1 s. Waits for nothing: no disk, no database and no thread may hold up the end."""
+        """Called by uvicorn every 0.1 s: whether to exit. Never waits for disk, database or threads."""
         if self._exit_at_s is not None and time.monotonic() >= self._exit_at_s:
             self.should_exit = True
         classifier = self._running.classifier
         if classifier is not None and classifier.broken():
-            log.critical("the model hangs, fails time after time or lost a thread: the service stops")
+            log.critical("the model hangs, fails repeatedly or lost a thread: stopping the service")
             self.failed = self.should_exit = True
             await classifier.abort()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called by uvicorn, which by itself resets connections that wait in the kernel and requests not yet read."""
+        """Called by uvicorn. First accepts and reads what is in the kernel's buffers; uvicorn would reset it."""
         self._running.begin_shutdown()
         if not (self.force_exit or self.failed):
-            await self._take_what_waits(sockets or [])
-            await self._read_what_came()
+            await self._accept_backlog(sockets or [])
+            await self._read_first_requests()
         if self._listener is not None:
             self._listener.close()
             self._listener.abandon()
         await super().shutdown(sockets)
 
-    async def _take_what_waits(self, listeners: list[socket.socket]) -> None:
-        with selectors.DefaultSelector() as waiting:
+    async def _accept_backlog(self, listeners: list[socket.socket]) -> None:
+        with selectors.DefaultSelector() as selector:
             for listener in listeners:
-                waiting.register(listener, selectors.EVENT_READ)
+                selector.register(listener, selectors.EVENT_READ)
             for _ in range(_MAX_TURNS):
-                if not waiting.select(0):
+                if not selector.select(0):
                     break
                 await asyncio.sleep(0)
             if self._listener is not None:
                 self._listener.close()
 
-    async def _read_what_came(self) -> None:
+    async def _read_first_requests(self) -> None:
         until_s = time.monotonic() + FIRST_REQUEST_S
         while True:
-            for _ in range(3):  # one to be told of the data, one to read it, one for what it starts
+            for _ in range(3):  # turns: readiness, reading, the tasks it starts
                 await asyncio.sleep(0)
             silent = [each for each in self.server_state.connections if getattr(each, "cycle", None) is None]
             opening = self._listener is not None and self._listener.opening
@@ -178,38 +179,43 @@ class DrainingServer(uvicorn.Server):
             await asyncio.sleep(0.01)
 
 
+def freeze_startup_objects() -> None:
+    """Exclude all present objects from garbage collection: a full collection over them takes 0.1 s."""
+    gc.collect()
+    gc.freeze()
+
+
 def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
-    """A server that has not started yet; it calls `started` once it takes connections.
+    """A configured server, not started. It calls `started` once it accepts connections.
 
     Raises:
-        TlsConfigError: TLS is set up, and a file of it cannot be used.
+        TlsConfigError: a TLS file cannot be used.
     """
     tls = None if settings.tls_cert is None else Tls(settings)
     logs.configure(settings.log_level, access_log=access_log, form=settings.log_format)
-    allocator.bound_what_is_kept()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        loop="auto",  # uvloop where there is one
+        loop="auto",  # uvloop if installed
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # believed from whomever MARROWLENS_TRUSTED_PROXIES names, not from all of this machine
-        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # for the event loop, which takes parts
+        proxy_headers=False,  # service.api.forwarded accepts them from MARROWLENS_TRUSTED_PROXIES only
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # fractions work too
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
     return DrainingServer(config, app.state.app_state, app.state.models, started, tls)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that holds its port but takes no connections yet, so that a busy port is found before a slow start.
+    """A bound socket that is not listening yet: a port in use is found before the slow start of the model.
 
     Raises:
-        OSError: the port is in use or not allowed, or the host has no address here.
+        OSError: the port is in use or not permitted, or the host has no local address.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, kind, protocol)

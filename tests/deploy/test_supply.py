@@ -109,7 +109,7 @@ resizer==1.0 ; platform_machine == 'AMD64' or platform_machine == 'x86_64' \\
     ],
 )
 def test_wheels_are_fetched_for_the_image_not_for_who_fetches(python: str, machine: str, names: list[str]) -> None:
-    lines = runpy.run_path(str(DOCKER / "for_target.py"))["holding"](CONSTRAINTS, python, machine)
+    lines = runpy.run_path(str(DOCKER / "for_target.py"))["matching_requirements"](CONSTRAINTS, python, machine)
     assert [line.split()[0] for line in lines] == names
     assert all(SHA256.search(line) for line in lines)
     assert "0" * 64 not in "".join(lines) or "1" * 64 in "".join(lines)
@@ -211,7 +211,7 @@ def test_every_licence_in_the_image_is_one_that_somebody_has_let_in(sbom: Any) -
             "is under License ::",
         ),
         ([{"license": {"id": "SSPL-1.0"}}, {"license": {"id": "MIT"}}], "is under SSPL-1.0"),
-        ([], "names no licence"),
+        ([], "declares no licence"),
     ],
 )
 def test_another_licence_fails(licence: list[Any], said: str, tmp_path: Path) -> None:

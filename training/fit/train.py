@@ -28,7 +28,6 @@ from training.data.sampler import (
     samples_per_epoch,
     validation_batches,
 )
-from training.fit.allocator import keep_freed_memory
 from training.fit.checkpoints import AtomicCheckpointIO, ModelEMA, ResumableEarlyStopping, RunCheckpoint
 from training.fit.dataloader_timing import DataLoaderTimer, LogWaitingShare
 from training.fit.distributed import barrier, on_all_ranks, on_rank_zero, this_process
@@ -82,7 +81,6 @@ def fit(
     """
     for name in ("lightning.pytorch", "lightning.fabric"):  # hides tips and advertisements
         logging.getLogger(name).setLevel(logging.WARNING)
-    keep_freed_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
     clock = Timer()  # part of the checkpoint
     timer = timer or DataLoaderTimer()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import load_session
 from service.runtime.session import open_session
 from service.server.tls import Tls
-from service.server.uvicorn_server import DrainingServer, allocator, server
+from service.server.uvicorn_server import DrainingServer, server
 from service.telemetry.metrics import Metrics
 
 SERVICE = ROOT / "service"
@@ -75,10 +76,9 @@ class Fault:
 
 #: Whose failure a task must survive.
 FAULTS: dict[TaskName, tuple[Any, str]] = {
-    "certificate": (Tls, "_renewed"),
+    "certificate": (Tls, "_has_new_pair"),
     "drift": (Classifier, "measure_drift"),
     "keys": (KeyRing, "refresh"),
-    "memory": (allocator, "give_back"),
     "model_retirement": (Classifier, "retire"),
     "order_listener": (OrderListener, "serve"),
     "outbox_watch": (outbox, "depths"),
@@ -180,7 +180,7 @@ async def test_threads_and_callbacks_that_fail_are_counted_and_logged(
         await until(lambda: value(metrics, "marrowlens_background_task_failures_total", "event_loop") == 1)
         assert value(metrics, "marrowlens_background_task_failures_total", "thread") == 1
     assert "thread lost failed: LookupError at test_background_tasks.py:" in caplog.text
-    assert re.search("event loop: Exception in callback .*, LookupError at test_background_tasks.py:", caplog.text)
+    assert re.search("event loop: Exception in callback .*: LookupError at test_background_tasks.py:", caplog.text)
     assert PATIENT not in caplog.text
 
 
@@ -189,32 +189,24 @@ async def test_a_task_that_is_not_set_up_has_no_series(artefact: Path) -> None:
     async with running(Settings(artefact=artefact, drift_window=0)) as (app, _):
         metrics: Metrics = app.state.app_state.metrics
         names = get_args(TaskName)
-        assert [each for each in names if value(metrics, "marrowlens_background_task_running", each)] == ["memory"]
+        assert [each for each in names if value(metrics, "marrowlens_background_task_running", each)] == []
         assert all(value(metrics, "marrowlens_background_task_failures_total", each) == 0 for each in names)
 
 
-#: Tasks and threads whose starter awaits them and so gets their errors, and those of one connection or fetch, whose
-#: error ends only that one and is logged. By file name, so that a file can move to another room.
+#: By room: tasks and threads with a caller that gets their failure, and one per connection or fetch, which logs it.
 AWAITED = {
-    "create_task": {
-        "classifier.py": 2,
-        "connections.py": 1,
-        "delivery.py": 1,
-        "disconnect.py": 1,
-        "laboratory.py": 3,
-        "listener.py": 2,
-        "oidc.py": 1,
-        "supervisor.py": 1,
-    },
-    "ensure_future": {"worker.py": 1},
-    "threading.Thread": {"batcher.py": 1, "thread_pools.py": 1},
+    "create_task": {"api": 1, "auth": 1, "concurrency": 1, "inference": 2, "lis": 6, "server": 1},
+    "ensure_future": {"scoring": 1},
+    "threading.Thread": {"concurrency": 1, "inference": 1},
 }
 
 
 def test_no_task_or_thread_is_started_beside_the_supervisor() -> None:
     for word, allowed in AWAITED.items():
-        counts = [(path.name, path.read_text().count(f"{word}(")) for path in SERVICE.rglob("*.py")]
-        assert sorted(each for each in counts if each[1]) == sorted(allowed.items()), word
+        found: Counter[str] = Counter()
+        for path in SERVICE.rglob("*.py"):
+            found[path.relative_to(SERVICE).parts[0]] += path.read_text().count(f"{word}(")
+        assert +found == allowed, word
 
 
 @pytest.mark.usefixtures("hooks")

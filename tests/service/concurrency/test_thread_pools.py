@@ -70,7 +70,7 @@ async def test_one_call_more_than_threads_and_places_is_refused_at_once(gate: Ga
     for _ in range(2):
         await asyncio.to_thread(gate.entered.acquire)
     assert (pool.busy(), pool.waiting()) == (2, 3)
-    with pytest.raises(ThreadPoolFull, match="every thread for sums is busy"):
+    with pytest.raises(ThreadPoolFull, match="thread pool sums: all threads are busy"):
         await pool.run(gate.wait)
     gate.opened.set()
     assert set(await asyncio.gather(*calls)) == {"sums-0", "sums-1"}

@@ -145,6 +145,6 @@ def test_a_closed_connection_whose_answer_nobody_reads_ends(artefact: Path) -> N
         large = head("/docs/static/swagger-ui-bundle.js", method="GET")
         with connected(patient) as connection:
             connection.sendall(large * 30 + head("/health/live", "Connection: close", method="GET"))
-            patient.wait_said("a client does not read its answer: ")
+            patient.wait_said("the client does not read its answer")
         text = httpx.get(f"{patient.url}/metrics").text
     assert "\nmarrowlens_connections 1.0\n" in text

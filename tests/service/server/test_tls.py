@@ -77,10 +77,10 @@ def test_a_renewed_certificate_is_used_without_a_restart(artefact: Path, ours: C
     with served(artefact, **settings(ours)) as service:
         service.wait_listening()
         shutil.copy(renewed.server, ours.server)  # half of it: the two do not fit
-        service.wait_said("the certificate stays as it was")
+        service.wait_said("TLS certificate rejected, keeping the current one")
         assert status(service, trusting(ours.ca)) == 200
         shutil.copy(renewed.server_key, ours.server_key)
-        service.wait_said("the certificate was read anew")
+        service.wait_said("TLS certificate reloaded")
         assert status(service, trusting(renewed.ca)) == 200
         with pytest.raises(httpx.ConnectError):
             status(service, trusting(ours.ca))

@@ -15,7 +15,7 @@ Draw = Callable[..., bytes]
 #: More than a kernel keeps of what nobody reads: a megabyte and a half each.
 LARGE = b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MANY = 30
-GIVEN_UP = "a client does not read its answer: "
+GIVEN_UP = "the client does not read its answer"
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Heads of requests as a server meets them: vast ones, endless ones, and those that never come."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,3 +146,27 @@ def test_head_requests_are_answered_without_a_word_in_the_log(service: Served) -
 def test_a_request_names_one_host(service: Served, request_line: str, hosts: int, status: int) -> None:
     sent = f"GET /health/live {request_line}\r\n" + "Host: localhost\r\n" * hosts + "Connection: close\r\n\r\n"
     assert said(service, sent.encode()).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+FROZEN = """
+import gc, weakref
+from service import app
+from service.server.uvicorn_server import freeze_startup_objects
+
+class Ring:
+    def __init__(self):
+        self.itself = self
+
+freeze_startup_objects()
+left, frozen = len(gc.get_objects()), gc.get_freeze_count()
+ring = weakref.ref(Ring())
+gc.collect()
+print(left, frozen, ring() is None)
+"""
+
+
+def test_garbage_collection_skips_startup_objects_and_finds_later_ones() -> None:
+    ran = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, check=True)
+    left, frozen, collected = ran.stdout.split()
+    assert int(left) < 100 and int(frozen) > 50_000
+    assert collected == "True"
