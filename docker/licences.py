@@ -54,9 +54,7 @@ def main(sbom: Path, table: Path) -> int:
         rows.writerows((each["name"], each["version"], " ".join(licences(each, policy))) for each in components)
     complaints = [complaint for each in components if (complaint := refused(each, policy))]
     for complaint in complaints:
-        sys.stderr.write(
-            f"{complaint}: not in docker/licences.toml; read and add the licence, or drop the package\n"
-        )
+        sys.stderr.write(f"{complaint}: not in docker/licences.toml; read and add the licence, or drop the package\n")
     sys.stdout.write(f"{table}: {len(components)} packages, {len(complaints)} refused\n")
     return 1 if complaints else 0
 

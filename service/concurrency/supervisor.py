@@ -54,7 +54,7 @@ class Supervisor:
     def start(self, name: TaskName, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """Run a coroutine function until it returns; restart it after an exception."""
         self._observer.running(name, True)
-        return self._create_task(self._run(name, run))
+        return self._spawn(self._run(name, run))
 
     def every(self, name: TaskName, period_s: float, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """Run an action now and again `period_s` after each completion."""
@@ -71,7 +71,7 @@ class Supervisor:
 
     def once(self, name: TaskName, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """Run an action once. An exception is logged and counted, not retried."""
-        return self._create_task(self._once(name, act))
+        return self._spawn(self._once(name, act))
 
     async def close(self, timeout_s: float) -> None:
         """Cancel all tasks and wait at most `timeout_s` for them."""
@@ -81,7 +81,7 @@ class Supervisor:
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
 
-    def _create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)  # asyncio keeps only weak references to tasks
         task.add_done_callback(self._tasks.discard)
