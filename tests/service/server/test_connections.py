@@ -82,7 +82,7 @@ def test_when_all_are_busy_supervisors_alone_are_answered(service: Served) -> No
             assert "\r\nretry-after: 1\r\n" in only.text.lower()
             assert only.document()["type"] == "urn:problem-type:marrowlens:too-many-connections"
         assert counted(service, 'marrowlens_refusals_total{reason="too-many-connections"}') == 3
-    service.wait_said("all in use")
+    service.wait_said("all are in use")
     while httpx.get(f"{service.url}/model").status_code == 503:
         pass  # until the others are gone
 
