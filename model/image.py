@@ -20,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.formats import bmp, jpeg, png, tiff, webp
+from model.formats import jpeg, png, tiff
+from model.formats.bmp_webp import read_bmp, read_webp
+from model.formats.checks import DEFAULT_MAX_PIXELS, check_line_ends, check_size
 from model.formats.color_profile import Transform, in_srgb, transform_to_srgb
+from model.formats.display import UPRIGHT, opaque, orientation_of_jpeg, upright
 from model.formats.embedded_profile import embedded_profile
 from model.formats.errors import (
     ArchiveForPicture,
@@ -31,10 +34,6 @@ from model.formats.errors import (
     UnsupportedPicture,
 )
 from model.formats.file_types import format_of
-from model.formats.line_ends import check_line_ends
-from model.formats.orientation import UPRIGHT, orientation_of_jpeg, upright
-from model.formats.picture_size import DEFAULT_MAX_PIXELS, check_size
-from model.formats.transparency import opaque
 from model.resize import to_square
 
 __all__ = [
@@ -51,9 +50,9 @@ __all__ = [
 # warning, and warning filters belong to the whole process, not to a thread.
 _READERS: dict[str, Callable[[bytes, int], tuple[Image.Image, int]]] = {
     "PNG": png.read,
-    "BMP": bmp.read,
+    "BMP": read_bmp,
     "TIFF": tiff.read,
-    "WEBP": webp.read,
+    "WEBP": read_webp,
 }
 _BAND_PIXELS = 1 << 20
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}

@@ -6,15 +6,14 @@ together in `tiff_samples`.
 
 from PIL import Image
 
+from model.formats.checks import check_size
+from model.formats.display import UPRIGHT, known, orientation_of_xmp
 from model.formats.errors import PictureTooLarge, UndecodablePicture, UnsupportedPicture
-from model.formats.jpeg_strips import check_streams
-from model.formats.orientation import UPRIGHT, known, orientation_of_xmp
-from model.formats.picture_size import check_size
 from model.formats.sample_depth import FULL_SCALE, MIN_BRIGHTEST
 from model.formats.tiff_directory import Directory, directories
+from model.formats.tiff_jpeg import check_streams
 from model.formats.tiff_pages import check_one_picture
-from model.formats.tiff_samples import deep_picture
-from model.formats.tiff_strips import loaded
+from model.formats.tiff_pixels import deep_picture, loaded
 
 #: The tags that say how pixels are stored. Metadata stays out of Pillow's sight: damage in it is no damage of pixels.
 _PIXEL_TAGS = (

@@ -10,8 +10,8 @@ from contextlib import suppress
 from math import prod
 
 from model.formats.errors import UndecodablePicture, UnsupportedPicture
-from model.formats.tiff_description import description, imagej_lines, ome_xml
 from model.formats.tiff_directory import MAX_DIRECTORIES, Directory, directory_at
+from model.formats.tiff_metadata import description, imagej_lines, ome_xml
 
 _SUBFILE_TYPE, _OLD_SUBFILE_TYPE = 254, 255
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _SAMPLES = 256, 257, 258, 259, 277

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from model.formats.matrix_profile import SRGB_CURVE, SRGB_PRIMARIES, Primaries, matrix_profile
+from model.formats.embedded_profile import SRGB_CURVE, SRGB_PRIMARIES, Primaries, matrix_profile
 
 DISPLAY_P3 = matrix_profile(Primaries((0.68, 0.32), (0.265, 0.69), (0.15, 0.06)), SRGB_CURVE)
 ADOBE_RGB = matrix_profile(Primaries((0.64, 0.33), (0.21, 0.71), (0.15, 0.06)), (563 / 256,))

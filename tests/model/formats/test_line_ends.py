@@ -5,7 +5,7 @@ import pytest
 from pictures import encoded
 from PIL import Image
 
-from model.formats.line_ends import check_line_ends
+from model.formats.checks import check_line_ends
 from model.image import PictureError, decode
 
 NOISE = Image.fromarray(np.random.default_rng(5).integers(0, 256, (96, 96, 3), np.uint8))

@@ -1,25 +1,28 @@
-"""TIFF pictures of 12 or 16 bits a sample: grey, RGB and CMYK, with or without alpha, interleaved or in planes.
+"""The pixels of a TIFF: 8-bit samples through Pillow and libtiff, and 12 or 16 bits a sample.
 
-Pillow keeps 8 bits of deep colours. Here its decoder reads them as grey of the same bytes, a pixel of three samples as
-three pixels, and what that changes (the predictor, the planes) is done here.
+Pillow keeps 8 bits of deeper colours. So such a file is decoded as grey of the same bytes, three grey pixels for one of
+RGB; predictor and planes are undone here. Read are grey, RGB and CMYK, with or without alpha, interleaved or in planes.
 """
+
+from collections.abc import Iterable, Mapping
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from model.formats.errors import UndecodablePicture, UnsupportedPicture
 from model.formats.sample_depth import to_8_bit
-from model.formats.tiff_directory import Directory
-from model.formats.tiff_scale import declared_scales
-from model.formats.tiff_strips import loaded
+from model.formats.tiff_directory import Directory, classic
+from model.formats.tiff_metadata import declared_scales
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIPS, _SAMPLES, _ROWS, _STRIP_SIZES, _PLANES, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_SIZES, _EXTRA_SAMPLES = 322, 323, 324, 325, 338
 _PLACES = (_STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES)
 _KEPT = (_LENGTH, _COMPRESSION, _ROWS, _TILE_WIDTH, _TILE_LENGTH, *_PLACES)
-_WHITE_IS_ZERO, _SEPARATE, _DIFFERENCES = 0, 2, 2
+_RAW, _WHITE_IS_ZERO, _SEPARATE, _DIFFERENCES = 1, 0, 2, 2
 _PREMULTIPLIED, _ALPHA = 1, 2
 _MAX_SAMPLES = 5  # CMYK and one more
 #: PhotometricInterpretation → mode without alpha.
@@ -127,3 +130,65 @@ def _unpacked(rows: NDArray[np.uint8]) -> NDArray[np.uint16]:
     triples = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 3))).astype(np.uint16).reshape(len(rows), -1, 3)
     pairs = np.stack([triples[..., 0] << 4 | triples[..., 1] >> 4, triples[..., 1] % 16 << 8 | triples[..., 2]], axis=2)
     return pairs.reshape(len(rows), -1)
+
+
+def loaded(main: Directory, tags: Iterable[int], changes: Mapping[int, tuple[int, ...]]) -> TiffImageFile:
+    """The picture that these tags of a directory describe, some of them changed.
+
+    Raises:
+        UnsupportedPicture: Pillow knows no picture of such samples.
+        UndecodablePicture: the strips or tiles lie outside the file or do not cover the picture.
+    """
+    _check_inside(main)
+    try:
+        picture = TiffImageFile(BytesIO(classic(main, tags, changes)))
+    except SyntaxError as error:
+        if str(error) == "unknown pixel mode":
+            raise UnsupportedPicture("a TIFF of an unusual pixel layout; save it as 8-bit RGB or grey") from error
+        raise
+    _check_cover(picture)
+    picture.load()
+    return picture
+
+
+def _check_inside(main: Directory) -> None:
+    """Refuse strips and tiles that go on behind the end of the file, and more of them than the picture has."""
+    offsets = main.numbers(_TILES) or main.numbers(_STRIPS)
+    planes = main.number(_SAMPLES, 1) if main.number(_PLANES, 1) == _SEPARATE else 1
+    if len(offsets) > planes * _strips_of_plane(main):  # Pillow would decode each of them, over the others
+        raise UndecodablePicture("the TIFF data is broken: it has more strips than the picture")
+    if main.number(_COMPRESSION, _RAW) == _RAW:
+        sizes = _raw_sizes(main, len(offsets))
+    else:
+        sizes = list(main.numbers(_TILE_SIZES) or main.numbers(_STRIP_SIZES))
+    ends = [offset + size for offset, size in zip(offsets, sizes, strict=False)]
+    if len(sizes) < len(offsets) or max(ends, default=0) > len(main.data):
+        raise UndecodablePicture("the TIFF data is broken or cut off: its strips go on behind the end of the file")
+
+
+def _strips_of_plane(main: Directory) -> int:
+    width, height = main.number(_WIDTH, 0), main.number(_LENGTH, 0)
+    if tile := main.number(_TILE_WIDTH, 0):
+        return -(-width // tile) * -(-height // max(1, main.number(_TILE_LENGTH, 0)))
+    return -(-height // max(1, main.number(_ROWS, height)))
+
+
+def _raw_sizes(main: Directory, count: int) -> list[int]:
+    """The bytes of each uncompressed strip or tile."""
+    bits = main.number(_BITS, 1) * (1 if main.number(_PLANES, 1) == _SEPARATE else main.number(_SAMPLES, 1))
+    if main.number(_TILE_WIDTH, 0):
+        return [(main.number(_TILE_WIDTH, 0) * bits + 7) // 8 * main.number(_TILE_LENGTH, 0)] * count
+    row, height = (main.number(_WIDTH, 0) * bits + 7) // 8, main.number(_LENGTH, 0)
+    rows = max(1, min(main.number(_ROWS, height), height))
+    starts = range(0, height, rows)
+    return [row * min(rows, height - starts[strip % len(starts)]) for strip in range(count)]
+
+
+def _check_cover(picture: TiffImageFile) -> None:
+    if picture.tile[0].codec_name == "libtiff":  # which counts for itself
+        return
+    width, height = picture.size
+    planes = len(picture.getbands()) if picture.tag_v2.get(_PLANES, 1) == _SEPARATE else 1
+    corners = [tile.extents or (0, 0, width, height) for tile in picture.tile]
+    if sum((right - left) * (low - top) for left, top, right, low in corners) < width * height * planes:
+        raise UndecodablePicture("the TIFF data is incomplete: its strips do not cover the picture")

@@ -1,9 +1,12 @@
-"""The camera's orientation: which way up a stored picture is shown."""
+"""From stored pixels to what a viewer shows: orientation applied, transparency over white."""
 
 from io import BytesIO
 
+import numpy as np
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
+
+from model.formats.errors import UnsupportedPicture
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,3 +55,21 @@ def known(value: object) -> int:
 def upright(picture: Image.Image, orientation: int) -> Image.Image:
     """The picture as a person sees it; the same object where nothing is to be turned."""
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+
+
+#: Mean opacity below which there is nothing to see. A cell cut out of its field covers several per cent of it.
+MIN_OPACITY = 0.01
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """The picture over white, as RGB.
+
+    Raises:
+        UnsupportedPicture: it is transparent everywhere, or nearly so.
+    """
+    if not picture.has_transparency_data:
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    layer = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+    if float(np.asarray(layer.getchannel("A")).mean()) < MIN_OPACITY * 255:
+        raise UnsupportedPicture("a picture that is transparent everywhere; save it without its alpha channel")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

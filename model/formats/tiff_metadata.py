@@ -1,12 +1,32 @@
-"""What a TIFF file says of the brightness of its deep samples, in the order in which it is believed."""
+"""Metadata of a TIFF: the text of ImageDescription, and the declared brightness of samples deeper than 8 bits."""
 
 import math
 import re
 from collections.abc import Iterator
 
 from model.formats.sample_depth import MAX_CLIPPED_SHARE, Scale, depth
-from model.formats.tiff_description import imagej_lines, ome_xml
 from model.formats.tiff_directory import Directory
+
+_DESCRIPTION = 270
+_OME = re.compile(r"<(?:\w+:)?OME\b")
+
+
+def description(main: Directory) -> str:
+    """The whole text, whoever wrote it."""
+    return main.text(_DESCRIPTION)
+
+
+def ome_xml(main: Directory) -> str:
+    """The text if it is OME-XML, else nothing."""
+    text = description(main)
+    return text if _OME.search(text[:4096]) else ""
+
+
+def imagej_lines(main: Directory) -> str:
+    """The text if ImageJ wrote it, else nothing."""
+    text = description(main)
+    return text if text.startswith("ImageJ=") else ""
+
 
 _MIN_SAMPLE, _MAX_SAMPLE, _MICRO_MANAGER = 280, 281, 51123
 _SIGNIFICANT_BITS = re.compile(r"""\bSignificantBits\s*=\s*["'](\d{1,2})["']""")
