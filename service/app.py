@@ -84,7 +84,7 @@ def create_app(
         lifespan=_lifespan,
         telemetry=NO_TELEMETRY,
     )
-    app.state.opened = session
+    app.state.initial_session = session
     app.state.app_state = AppState(
         settings=settings,
         metrics=metrics,
@@ -100,7 +100,7 @@ def create_app(
         app.include_router(module.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
     for error_class in HANDLED_ERRORS:
-        app.add_exception_handler(error_class, _refuse)
+        app.add_exception_handler(error_class, _problem_response)
     _add_middleware(app, settings, metrics)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
     return app
@@ -116,7 +116,7 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         loopback_only=not (settings.authentication_required or settings.allow_anonymous),
         metrics_open=settings.metrics_open,
         routes=[route for module in ROUTES for route in module.router.routes],
-        render_error=_refuse,
+        render_error=_problem_response,
     )
     app.add_middleware(RequestContext, metrics=metrics, hsts_max_age_s=settings.hsts_max_age_s)
     app.state.recorder = _recorder(settings)
@@ -155,7 +155,7 @@ def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
-        async with _served(app):
+        async with _model_running(app):
             yield
     finally:
         recorder: Recorder | None = app.state.recorder
@@ -167,21 +167,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _served(app: FastAPI) -> AsyncIterator[None]:
+async def _model_running(app: FastAPI) -> AsyncIterator[None]:
     models: ModelRegistry = app.state.models
     state: AppState = app.state.app_state
-    session: Session | None = app.state.opened
+    session: Session | None = app.state.initial_session
     if session is None:
         yield
         return
-    app.state.opened, classes = (
-        None,
-        session.manifest.classes,
-    )  # kept by the classifier alone: a reload frees it
+    classes = session.manifest.classes
     await models.start(session)
+    app.state.initial_session = None  # so that only the classifier holds the session, and a reload frees it
     del session
     try:
-        async with _laboratory_open(app, classes):
+        async with _laboratory_running(app, classes):
             _start_tasks(app)
             yield
     finally:
@@ -191,7 +189,7 @@ async def _served(app: FastAPI) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _laboratory_open(app: FastAPI, classes: Sequence[CellClass]) -> AsyncIterator[None]:
+async def _laboratory_running(app: FastAPI, classes: Sequence[CellClass]) -> AsyncIterator[None]:
     laboratory: Laboratory | None = app.state.laboratory
     state: AppState = app.state.app_state
     if laboratory is None:
@@ -216,7 +214,7 @@ def _start_tasks(app: FastAPI) -> None:
         state.background.every("keys", KEYS_EVERY_S, authenticator.refresh)
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _problem_response(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:  # raised by the router
         routes = (route for module in ROUTES for route in module.router.routes)
         error = HTTPException(error.status_code, unknown_path(request.scope["path"], routes))

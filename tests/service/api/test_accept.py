@@ -1,4 +1,4 @@
-"""Which form of an answer `Accept` prefers (RFC 9110, 12.5.1)."""
+"""Content negotiation by the `Accept` header (RFC 9110, 12.5.1)."""
 
 import pytest
 

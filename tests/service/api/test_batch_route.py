@@ -1,4 +1,4 @@
-"""`POST /classify/batch` through the whole stack: one item a picture, in order, whatever happens to its neighbours."""
+"""`POST /classify/batch` through the whole stack: one item for each picture, in order, even if others fail."""
 
 import json
 from collections import Counter
@@ -124,7 +124,7 @@ def test_the_differential_counts_the_answers(http: TestClient, mixed: Named) -> 
 
 
 def test_cells_named_as_an_unsupported_class_are_told_apart(tmp_path: Path, draw: Draw) -> None:
-    # What the model says of these pictures is known only once it is asked; then the commonest class is disclaimed.
+    # The predictions are only known after a first run; then the most frequent class is made unsupported.
     artefact, members = write_artefact(tmp_path), [(str(at), draw(at)) for at in range(30)]
     with client(artefact) as http:
         before = batch(http, members)["differential"]

@@ -1,4 +1,4 @@
-"""Errors and the problems they become: one table, no secret in a 500, a Retry-After that a client can use."""
+"""The problem of each error: one table, no details in a 500, a valid Retry-After."""
 
 import inspect
 
@@ -13,9 +13,9 @@ from service.errors import BodyTooLarge, ClientGone, NotReady, ServiceError, Upl
 from service.inference.batching import errors as unanswered
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
 
-#: Never answered: the client that would read it is gone.
+#: Never sent: the client has disconnected.
 UNANSWERED = {ServiceError, ClientGone}
-#: A fault of the model or of the service: a 500 on purpose.
+#: Errors of the model or the service, which are a 500 on purpose.
 OURS = {unanswered.RunFailed, unanswered.WrongOutputCount}
 
 

@@ -1,4 +1,4 @@
-"""When the model breaks: those who wait get a problem, readiness fails, and the process ends for its supervisor."""
+"""A failing model: waiting requests get a problem, readiness fails, and the process exits to be restarted."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Which headers of proxies are believed, and from whom."""
+"""Forwarded headers: those of trusted proxies are used, all others are ignored."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ def believing(artefact: Path, ring: str) -> Iterator[Served]:
 
 
 def caller(service: Served, headers: list[tuple[str, str]]) -> str:
-    """Whom the log names for a request that is refused for want of a key."""
+    """The client address in the log of a request without a key."""
     before = len(service.lines)
     httpx.get(f"{service.url}/model", headers=headers)
     service.wait_said("GET /model 401", after=before)

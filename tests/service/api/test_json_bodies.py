@@ -1,4 +1,4 @@
-"""JSON bodies of the laboratory as hostile and as careless clients send them: little work, and a short answer."""
+"""Hostile and careless JSON bodies to the laboratory: little CPU time, and a short answer."""
 
 import json
 import resource

@@ -1,4 +1,4 @@
-"""An NDJSON body line by line: cut up anyhow, bounded in memory, in memory that others hold too."""
+"""NDJSON bodies line by line: any split into pieces, bounded memory, memory shared with other requests."""
 
 import asyncio
 import json
@@ -74,7 +74,7 @@ def test_however_the_body_is_cut_into_pieces(sizes: list[int], cuts: list[int], 
 
 
 async def test_no_more_is_held_than_was_taken() -> None:
-    """A thousand pictures that nobody answers at first: the body is read as far as the lease reaches, then waits."""
+    """A thousand pictures without answers: the body is read until its memory is used up, then reading waits."""
     memory = MemoryBudget(10 * LIMIT)
     pictures = streamed([line(bytes(LIMIT // 2))] * 1000, memory)
     taken: list[Upload] = []
@@ -104,12 +104,12 @@ LARGE = 4 * MIN_RESERVED_BYTES
 
 
 def large(pieces: list[bytes], memory: MemoryBudget) -> NdjsonPictures:
-    """A stream whose pictures may be far larger than what each stream leases at once."""
+    """A stream whose largest picture is far larger than its minimum reservation."""
     return streamed(pieces, memory, limit=LARGE)
 
 
 def cut(data: bytes, size: int = 65536) -> list[bytes]:
-    """As a connection brings it."""
+    """The data in pieces, as a connection delivers it."""
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
@@ -162,7 +162,7 @@ async def test_who_leaves_and_who_stops() -> None:
 
 
 async def test_what_stands_around_a_line() -> None:
-    """Blank lines, ends of lines as Windows writes them, a byte order mark, and blanks within the JSON."""
+    """Blank lines, Windows line ends, a byte order mark, and blanks within the JSON."""
     sent = [BOM_UTF8 + b"\r\n", b" \t\r\n", BOM_UTF8 + line(b"1")[:-1] + b"\r\n", b' { "image" : "Mg==" } \n', b"\n"]
     assert [upload.content for upload in await read(streamed(sent))] == [b"1", b"2"]
 
@@ -184,7 +184,7 @@ async def test_lines_in_any_of_unicode_s_encodings(encoding: str, size: int) -> 
 
 
 async def test_files_of_utf_16_that_were_joined() -> None:
-    """Each has its own byte order mark."""
+    """Several files joined, each with its own byte order mark."""
     body = line(b"1").decode().encode("utf-16") + line(b"2").decode().encode("utf-16")
     assert [upload.content for upload in await read(streamed([body]))] == [b"1", b"2"]
 

@@ -1,4 +1,4 @@
-"""Pictures of every kind over HTTP: the same answer whatever the format, or a problem that names what is wrong."""
+"""All picture formats over HTTP: the same answer in every format, or a problem that names the error."""
 
 import re
 from collections.abc import Iterator

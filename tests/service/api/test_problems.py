@@ -1,4 +1,4 @@
-"""Requests that cannot be answered, through the whole stack: the right status, a problem document, no secret."""
+"""Failing requests through the whole stack: correct status, a problem document, no internal details."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`POST /classify` and the GET routes through the whole stack: shapes, promises kept in numbers, and problems."""
+"""`POST /classify` and the GET routes through the whole stack: shapes, documented numeric properties, problems."""
 
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -144,7 +144,7 @@ def test_top_k_beyond_the_classes_gives_all(http: TestClient, draw: Draw) -> Non
 
 
 class Insists:
-    """A session over another one that is always sure of one class."""
+    """A session that always predicts one class with certainty."""
 
     def __init__(self, artefact: Path, code: str) -> None:
         self._session = open_session(artefact)

@@ -1,4 +1,4 @@
-"""NVIDIA's tritonclient against `marrowlens serve` in another process, and what the protocol's page says in code."""
+"""NVIDIA's tritonclient against `marrowlens serve` in another process, and the code examples of the docs page."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ def address(started: Served) -> str:
 
 @pytest.fixture(scope="module")
 def started(artefact: Path) -> Iterator[Served]:
-    # An idle model waits so long for company that requests sent together meet, however slow the machine.
+    # A long queue delay, so that requests sent together share a batch on any machine.
     with served(artefact, max_batch_size="8", max_queue_delay_ms="2000", max_batch_images="40") as started:
         started.wait_listening()
         yield started
@@ -55,7 +55,7 @@ def files(pictures: list[bytes]) -> triton.InferInput:
 
 
 def said(infer: Callable[[], Any]) -> tuple[str, str]:
-    """Status and sentence of a refusal, as tritonclient raises it."""
+    """Status and message of an error, as tritonclient raises it."""
     with pytest.raises(InferenceServerException) as refusal:
         infer()
     return refusal.value.status(), refusal.value.message()
@@ -86,7 +86,7 @@ def test_outputs_are_the_sessions(client: triton.InferenceServerClient, artefact
 
 
 def batches(started: Served) -> tuple[float, float]:
-    """How many pictures were computed so far, and in how many batches."""
+    """The numbers of computed pictures and batches so far."""
     families = text_string_to_metric_families(httpx.get(f"{started.url}/metrics").text)
     found = {sample.name: sample.value for family in families for sample in family.samples}
     return found["marrowlens_batch_pictures_sum"], found["marrowlens_batch_pictures_count"]

@@ -1,5 +1,4 @@
-"""The protocol's messages and tensors, read and written: what tritonclient writes is read, what is written it reads,
-and a message that contradicts itself is an error with a sentence, whatever it holds."""
+"""The codec of the Open Inference Protocol against tritonclient, in both directions, and contradictory messages."""
 
 from pathlib import Path
 from typing import Any
@@ -238,7 +237,7 @@ JSON = st.recursive(
 
 @given(data=st.data())
 def test_no_message_is_anything_but_read_or_refused(manifest: Manifest, data: st.DataObject) -> None:
-    """Any one member of a good message, of its input or of its output replaced by anything."""
+    """A valid message with one member of it, its input or its output replaced by any value."""
     image, output = tensor(shape=[1]), {"name": "logits", "parameters": {"binary_data": True}}
     whole: dict[str, Any] = {"id": "1", "inputs": [image], "outputs": [output], "parameters": {"timeout": 5}}
     owner = data.draw(st.sampled_from([whole, image, output, whole["parameters"], image["parameters"]]))

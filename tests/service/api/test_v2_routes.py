@@ -1,5 +1,5 @@
-"""The protocol's routes through the whole stack: the same answers as the native routes, errors that both kinds of
-client read, and one request's trouble nobody else's."""
+"""The Open Inference Protocol through the whole stack: answers like the native routes, errors for both kinds of client,
+and no effect of a failing request on others."""
 
 import asyncio
 import gzip
@@ -47,7 +47,7 @@ def message(pictures: list[bytes], **members: Any) -> dict[str, Any]:
 
 
 def body(tensor: Any, datatype: str, **options: Any) -> dict[str, Any]:
-    """A binary request as tritonclient writes it, as arguments of a post."""
+    """The arguments of a POST with tritonclient's binary request."""
     image = triton.InferInput("image", list(tensor.shape), datatype).set_data_from_numpy(tensor)
     content, json_bytes = triton.InferenceServerClient.generate_request_body([image], **options)
     return {"content": content, "headers": {JSON_LENGTH: str(json_bytes)}}
@@ -64,7 +64,7 @@ def outputs(answer: httpx.Response) -> dict[str, Any]:
 
 
 def refused_in_both(answer: Any, status: int, name: str) -> str:
-    """The sentence of a refusal that is a problem and the protocol's error object."""
+    """The message of an answer that is both a problem and the protocol's error object."""
     refused(answer, status, name)
     problem = InferenceProblem.model_validate(answer.json())
     assert problem.error == problem.detail
@@ -200,7 +200,7 @@ def test_the_operators_timeout_bounds_the_clients(artefact: Path, draw: Draw) ->
 
 
 async def sizes(http: httpx.AsyncClient) -> tuple[float, float]:
-    """How many pictures were computed, and in how many batches."""
+    """The numbers of computed pictures and batches."""
     families = text_string_to_metric_families((await http.get("/metrics")).text)
     found = {sample.name: sample.value for family in families for sample in family.samples}
     return found["marrowlens_batch_pictures_sum"], found["marrowlens_batch_pictures_count"]
@@ -273,7 +273,7 @@ def test_a_failing_model_is_a_500_that_tells_nothing(
 @hypothesis_settings(max_examples=examples(150), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_body_is_a_fault_of_the_service(http: TestClient, draw: Draw, data: st.DataObject) -> None:
-    """A good binary request with bytes replaced, cut and added, under any length of its JSON."""
+    """A valid binary request with bytes replaced, removed and added, with any declared JSON length."""
     pictures = np.array([draw(seed, size=(16, 16)) for seed in range(2)], np.object_)
     good = body(pictures, "BYTES")
     content = bytearray(good["content"])

@@ -1,4 +1,4 @@
-"""What a hostile body of about a megabyte costs in processor time and memory, as tar and as ZIP."""
+"""CPU time and memory for hostile archives of about one megabyte, tar and ZIP."""
 
 import io
 import time
@@ -66,7 +66,7 @@ ZIPS = {
 
 
 def cost(read: Callable[[io.BytesIO, ArchiveLimits], Iterator[Upload]], body: bytes) -> tuple[float, int]:
-    """Seconds of processor time, and the most memory at a time beside the body."""
+    """CPU time in seconds, and peak memory in bytes without the body."""
     began_s = time.process_time()
     read_all(read, io.BytesIO(body))
     cpu_s = time.process_time() - began_s

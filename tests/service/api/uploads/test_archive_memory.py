@@ -1,4 +1,4 @@
-"""Memory of what an archive unpacks to, and of a form's pictures: leased until they are answered."""
+"""Reserved memory of unpacked archive members and of form pictures, until they are answered."""
 
 import asyncio
 
@@ -14,16 +14,16 @@ from service.api.uploads.memory_budget import MemoryBudget, TransferTimeouts, Up
 from service.errors import UploadMemoryExhausted
 
 MIB = 1024 * 1024
+LIMITS = UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60))
 
 
-async def test_members_of_an_archive_are_leased_until_they_are_answered() -> None:
+async def test_members_of_an_archive_are_reserved_until_they_are_answered() -> None:
     """Forty members of the largest size in a small body: two at a time are in memory."""
     memory, member = MemoryBudget(10 * MIB), bytes(100_000)
     body = zipped([(str(at), member) for at in range(40)])
     request_ = body_of(body)
-    with memory.reserve() as lease:
-        limits = UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60))
-        uploads = await many_pictures(request_, lease, limits)
+    with memory.reserve() as reserved:
+        uploads = await many_pictures(request_, reserved, LIMITS)
         assert memory.in_use_bytes == len(body) + 100_000
         held: list[Upload] = []
         async for upload in uploads:
@@ -39,8 +39,10 @@ async def test_members_of_an_archive_are_leased_until_they_are_answered() -> Non
 async def test_the_next_member_is_not_unpacked_before_one_is_answered() -> None:
     memory = MemoryBudget(10 * MIB)
     body = zipped([(str(at), bytes(100_000)) for at in range(3)])
-    with memory.reserve() as lease:
-        uploads = await many_pictures(body_of(body), lease, UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60)))
+    with memory.reserve() as reserved:
+        uploads = await many_pictures(
+            body_of(body), reserved, UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60))
+        )
         first, second = await anext(uploads), await anext(uploads)
         third = asyncio.ensure_future(anext(uploads))
         for _ in range(100):
@@ -54,14 +56,16 @@ async def test_the_next_member_is_not_unpacked_before_one_is_answered() -> None:
 async def test_an_archive_waits_for_its_own_members_where_others_hold_the_memory() -> None:
     memory, member = MemoryBudget(10 * MIB), bytes(100_000)
     body = zipped([(str(at), member) for at in range(3)])
-    with memory.reserve() as lease, memory.reserve("others") as others:
+    with memory.reserve() as reserved, memory.reserve("others") as others:
         others.add(10 * MIB - len(body) - 100_000)
-        uploads = await many_pictures(body_of(body), lease, UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60)))
+        uploads = await many_pictures(
+            body_of(body), reserved, UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60))
+        )
         async for upload in uploads:
             assert upload.content == member
             upload.release()
         with memory.reserve() as another, pytest.raises(UploadMemoryExhausted):
-            await many_pictures(body_of(b"x"), another, UploadLimits(MIB, 100_000, 1000, TransferTimeouts(60, 60)))
+            await many_pictures(body_of(b"x"), another, LIMITS)
 
 
 async def test_a_form_gives_back_what_was_answered() -> None:
@@ -69,9 +73,9 @@ async def test_a_form_gives_back_what_was_answered() -> None:
     files = [("images", (f"{at}.png", bytes(1000))) for at in range(10)]
     made = httpx.Request("POST", "http://localhost", files=files)
     body = made.read()
-    with memory.reserve() as lease:
+    with memory.reserve() as reserved:
         request_ = body_of(body, made.headers["content-type"])
-        uploads = await many_pictures(request_, lease, UploadLimits(MIB, 1000, 10, TransferTimeouts(60, 60)))
+        uploads = await many_pictures(request_, reserved, UploadLimits(MIB, 1000, 10, TransferTimeouts(60, 60)))
         assert memory.in_use_bytes == len(body)
         async for upload in uploads:
             upload.release()
@@ -79,7 +83,7 @@ async def test_a_form_gives_back_what_was_answered() -> None:
 
 
 def body_of(body: bytes, content_type: str = "application/zip") -> Request:
-    """A POST whose body is all there."""
+    """A POST whose body has arrived completely."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}

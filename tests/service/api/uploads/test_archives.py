@@ -1,4 +1,4 @@
-"""ZIP and tar as ordinary and as hostile clients pack them: bounded, unpacked in memory, one item's harm its own."""
+"""ZIP and tar of ordinary and hostile clients: limits, unpacking in memory, and no effect of a bad member on others."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Base64 as clients write it: read where it can mean one thing, and told apart where it cannot."""
+"""Base64 variants: unambiguous ones are decoded, all others get an error that names the cause."""
 
 from base64 import b64encode, encodebytes, urlsafe_b64encode
 

@@ -1,4 +1,4 @@
-"""`POST /classify/batch` with archives that are damaged, cut, joined or forged: no picture is lost without a word."""
+"""`POST /classify/batch` with damaged, truncated, joined or forged archives: no picture is lost silently."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Bodies as hostile and as ordinary clients send them: bounds hold on the stream, archives never reach a disk."""
+"""Bodies of ordinary and hostile clients: limits apply while streaming, and nothing is written to disk."""
 
 import asyncio
 import zipfile
@@ -58,14 +58,14 @@ def form(*parts: tuple[str, str | None, bytes], closed: bool = True) -> bytes:
 
 
 async def one(sent: Request, *, memory: MemoryBudget | None = None, limit: int = 1000, timeout_s: float = 60) -> bytes:
-    with (memory or MemoryBudget(10**9)).reserve() as lease:
-        return await one_picture(sent, lease, UploadLimits(limit, limit, 1, TransferTimeouts(timeout_s, 600)))
+    with (memory or MemoryBudget(10**9)).reserve() as reserved:
+        return await one_picture(sent, reserved, UploadLimits(limit, limit, 1, TransferTimeouts(timeout_s, 600)))
 
 
 async def many(sent: Request, *, memory: MemoryBudget | None = None, max_body_bytes: int = 20_000) -> list[Upload]:
-    with (memory or MemoryBudget(10**9)).reserve() as lease:
+    with (memory or MemoryBudget(10**9)).reserve() as reserved:
         limits = UploadLimits(max_body_bytes, 1000, 5, TransferTimeouts(60, 600))
-        uploads: AsyncIterator[Upload] = await many_pictures(sent, lease, limits)
+        uploads: AsyncIterator[Upload] = await many_pictures(sent, reserved, limits)
         return [upload async for upload in uploads]
 
 

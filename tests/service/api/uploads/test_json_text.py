@@ -1,4 +1,4 @@
-"""JSON as hostile and as ordinary clients send it: one reading or none, and never seconds of work."""
+"""JSON of ordinary and hostile clients: ambiguous JSON is rejected, and parsing never takes seconds."""
 
 import codecs
 import json

@@ -1,4 +1,4 @@
-"""Multipart forms as browsers, libraries and people write them: read where they can mean one thing, else told why."""
+"""Multipart forms of browsers, libraries and people: unambiguous ones are read, others get an error with the cause."""
 
 from base64 import b64encode, encodebytes
 from collections.abc import Callable
@@ -142,7 +142,7 @@ def test_an_unknown_field_is_named_with_the_right_one(
 
 
 def test_a_picture_of_many_is_never_left_out_without_a_word(http: TestClient, draw: Draw) -> None:
-    """A form with right and wrong names: were the wrong ones ignored, a differential would lack cells."""
+    """Correct and wrong field names in one form: if the wrong ones were ignored, the differential would lack cells."""
     for fields in (("images", "images[]"), ("images[]", "images")):
         files = [(name, (f"{at}.png", draw(at))) for at, name in enumerate(fields)]
         problem = refused(http.post("/classify/batch", files=files), 422, "malformed-body")

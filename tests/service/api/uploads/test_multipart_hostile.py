@@ -1,4 +1,4 @@
-"""Forms made of pieces that mean something to a parser, in any order: read or refused, never a fault of the service."""
+"""Forms of random parser tokens: they are read or rejected, and never cause an internal error."""
 
 from hypothesis import given
 from hypothesis import strategies as st

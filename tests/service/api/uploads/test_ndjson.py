@@ -1,4 +1,4 @@
-"""NDJSON in, NDJSON out: a form's answers, while the lines still come, and in memory that does not grow."""
+"""NDJSON in, NDJSON out: same answers as for a form, sent while lines still arrive, in constant memory."""
 
 import asyncio
 import json
@@ -162,7 +162,7 @@ async def test_an_answer_comes_before_the_next_line_is_sent(service: Served, dra
 
 
 async def test_a_hundred_streams_at_once(artefact: Path, draw: Draw) -> None:
-    """Each of them may send the largest picture, and none of them does."""
+    """Many streams at once: each may send the largest picture, and none does."""
     with served(artefact) as service:
         service.wait_listening()
         open_streams = []

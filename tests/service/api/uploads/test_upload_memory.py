@@ -1,4 +1,4 @@
-"""Memory of requests in flight: what one caller holds, for how long, and what is left for everybody else."""
+"""Memory of requests in flight: limits for one caller and for all, and timeouts that free it."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ PNG = {"content-type": "image/png"}
 
 
 def sent(*pieces: bytes, endless: bytes = b"") -> Request:
-    """A POST whose body comes in these pieces and then, without an end, a piece every hundred turns of the loop."""
+    """A POST that sends these pieces, then `endless` forever, one piece every hundred turns of the event loop."""
     waiting = iter(pieces)
 
     async def receive() -> Message:
@@ -39,11 +39,11 @@ def sent(*pieces: bytes, endless: bytes = b"") -> Request:
     return Request({"type": "http", "method": "POST", "headers": []}, receive)
 
 
-# How long
+# Timeouts
 
 
 @pytest.mark.parametrize(
-    ("request_", "patience"),
+    ("request_", "timeouts"),
     [
         (sent(endless=b"a"), TransferTimeouts(0.05, 600)),
         (
@@ -55,25 +55,25 @@ def sent(*pieces: bytes, endless: bytes = b"") -> Request:
     ],
     ids=["a byte now and then", "after most of the body", "empty pieces", "without an end"],
 )
-async def test_a_body_that_does_not_come_is_given_up(request_: Request, patience: TransferTimeouts) -> None:
+async def test_a_body_that_does_not_come_is_given_up(request_: Request, timeouts: TransferTimeouts) -> None:
     memory = MemoryBudget(10**15)
-    with memory.reserve() as lease, pytest.raises(UploadTooSlow):
-        await BodyReader(request_, lease, 10**15, patience).write_to(len)
+    with memory.reserve() as reserved, pytest.raises(UploadTooSlow):
+        await BodyReader(request_, reserved, 10**15, timeouts).write_to(len)
     assert memory.in_use_bytes == 0
 
 
-@pytest.mark.parametrize("patience", [TransferTimeouts(0.05, 600), TransferTimeouts(600, 0.05)])
-async def test_neither_does_a_line_of_a_stream(patience: TransferTimeouts) -> None:
+@pytest.mark.parametrize("timeouts", [TransferTimeouts(0.05, 600), TransferTimeouts(600, 0.05)])
+async def test_neither_does_a_line_of_a_stream(timeouts: TransferTimeouts) -> None:
     lines = sent(b'{"image":"', bytes(20 * MIB), endless=b"a")
-    with MemoryBudget(10**12).reserve() as lease, pytest.raises(UploadTooSlow):
-        async for _ in NdjsonPictures(lines, lease, 10**9, patience).uploads():
+    with MemoryBudget(10**12).reserve() as reserved, pytest.raises(UploadTooSlow):
+        async for _ in NdjsonPictures(lines, reserved, 10**9, timeouts).uploads():
             pass
 
 
 async def test_every_line_of_a_stream_has_its_own_time() -> None:
     lines = sent(endless=b'{"image":"MQ=="}\n')
-    with MemoryBudget(10**9).reserve() as lease:
-        pictures, count = NdjsonPictures(lines, lease, 1000, TransferTimeouts(600, 0.5)), 0
+    with MemoryBudget(10**9).reserve() as reserved:
+        pictures, count = NdjsonPictures(lines, reserved, 1000, TransferTimeouts(600, 0.5)), 0
         until = asyncio.get_running_loop().time() + 0.6
         async for upload in pictures.uploads():
             assert upload.content == b"1"
@@ -84,7 +84,7 @@ async def test_every_line_of_a_stream_has_its_own_time() -> None:
     assert count
 
 
-# How much
+# Limits
 
 
 def test_one_caller_never_takes_what_the_others_need() -> None:
@@ -139,7 +139,7 @@ def test_a_caller_is_a_key_or_token_and_else_an_address(one: Any, another: Any, 
 async def begun(
     url: str, path: str, content_type: str, source: str, length: int
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A request from an address of its own, most of whose body came, and no more will."""
+    """A request from its own address that has sent most of its body and stops."""
     to = httpx.URL(url)
     reader, writer = await asyncio.open_connection(to.host, to.port, local_addr=(source, 0))
     head = (f"POST {path} HTTP/1.1", f"Host: {to.host}", f"Content-Type: {content_type}", f"Content-Length: {length}")
@@ -177,10 +177,10 @@ async def test_uploads_that_never_end_leave_room_for_others(
             writer.transport.abort()
 
 
-# Answers are in it too
+# Buffered answers
 
 
-async def test_a_collected_answer_is_leased_until_it_was_sent() -> None:
+async def test_a_buffered_answer_is_reserved_until_it_was_sent() -> None:
     memory, stack = MemoryBudget(10 * MIB), ExitStack()
     chunks: list[bytes | memoryview] = [b"a" * 10, memoryview(b"b" * MIB), b"", b"c" * 70_000]
     stack.enter_context(memory.reserve()).add(sum(map(len, chunks)))

@@ -1,4 +1,4 @@
-"""ZIPs as they are written, damaged and forged: every byte is accounted for, and names come out as they were meant."""
+"""ZIPs of common writers, damaged and forged ones: every byte is accounted for, and names are decoded correctly."""
 
 import io
 import struct
@@ -35,7 +35,7 @@ def names(body: bytes) -> list[str | None]:
     return [upload.name for upload in found(body)]
 
 
-# What ordinary writers make
+# Common writers
 
 
 @pytest.mark.parametrize("descriptor", ["", "mark<LLL", "<LLL", "mark<LQQ", "<LQQ"])
@@ -43,7 +43,7 @@ def names(body: bytes) -> list[str | None]:
 @pytest.mark.parametrize("method", [0, 8])
 @pytest.mark.parametrize("wide_end", [False, True])
 def test_every_layout_is_read(descriptor: str, wide: bool, method: int, wide_end: bool) -> None:
-    """ZIP64 of small archives among them, as zipstream, archiver and Java's streams write it."""
+    """Common forms, including ZIP64 in small archives (zipstream, archiver, Java streams)."""
     entries = [
         Packed(one.name, one.data, method=method, descriptor=descriptor, wide=wide)
         for one in (ONE, TWO, Packed(b"empty.jpg"))
@@ -81,7 +81,7 @@ def test_a_stream_of_pythons_own_writer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("known", [(0, 0, 1), (0, 1, 1), (1, 1, 1), (1, 0, 0)])
 def test_a_stream_that_knows_some_of_its_sizes_beforehand(known: tuple[int, int, int]) -> None:
-    """Info-ZIP to a pipe, and libarchive everywhere, know the size and not the checksum."""
+    """Headers with a size but no checksum, as of Info-ZIP to a pipe and of libarchive."""
     told = tuple(size * each for size, each in zip(ONE.sizes, known, strict=True))
     local: dict[str, object] = {"sizes": told, "flags": 8}
     for descriptor in ("mark<LLL", "mark<LQQ"):
@@ -131,7 +131,7 @@ def test_names_come_out_as_they_were_meant(entry: Packed, name: str) -> None:
     assert names(archive(entry)) == [name]
 
 
-# Damage and deceit
+# Damaged and forged archives
 
 
 def replaced(body: bytes, old: bytes, new: bytes, last: bool = False) -> bytes:
@@ -267,7 +267,7 @@ def test_a_flipped_bit_never_loses_or_changes_a_picture_without_a_word(at: int, 
         assert content == one.data or isinstance(content, PictureError)
 
 
-# Those handed over
+# Real archives from shared/cases
 
 handed = pytest.mark.skipif(not CASES.is_dir(), reason="no cases: the folder ../shared/cases/pictures is not there")
 
