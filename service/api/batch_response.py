@@ -7,8 +7,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from service.api.problems import INTERNAL_ERROR, problem, problem_type_of
-from service.api.responses import ResponseOptions, differential_count, model_identity, reading_in_thread
-from service.api.schemas import BatchItem, BatchSummary
+from service.api.responses import ResponseOptions, model_identity, reading_in_thread
+from service.api.schemas import BatchItem, BatchSummary, DifferentialCount
 from service.api.uploads.archives import Upload
 from service.errors import ServiceError
 from service.inference.classifier import Classifier
@@ -58,7 +58,7 @@ class BatchResponse:
             model=model_identity(manifest),
             pictures=self.answered,
             problems=self.problems,
-            differential=differential_count(count, manifest, count_other=self.count_other),
+            differential=DifferentialCount.model_validate(count),
         )
 
     def last_item(self, error: ServiceError) -> bytes:

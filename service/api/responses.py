@@ -10,11 +10,8 @@ from model.contract import Manifest
 from service.api.schemas import (
     Attention,
     AttentionScale,
-    ClassCount,
     ClassEntry,
-    ClassShare,
     ClassTable,
-    DifferentialCount,
     Evidence,
     ModelDescription,
     ModelIdentity,
@@ -23,7 +20,6 @@ from service.api.schemas import (
     TopClass,
 )
 from service.concurrency.thread_pools import BODIES
-from service.inference.differential import Differential, Share
 from service.inference.heatmaps import (
     ATTENTION_SCALE,
     Grid,
@@ -131,35 +127,6 @@ async def reading_in_thread(answer: Answer, manifest: Manifest, options: Respons
     if options.has_png:
         return await BODIES.run(reading, answer, manifest, options)
     return reading(answer, manifest, options)
-
-
-def differential_count(count: Differential, manifest: Manifest, *, count_other: bool) -> DifferentialCount:
-    """The differential count as a document."""
-    return DifferentialCount(
-        counted=count.counted,
-        counted_unsupported=count.counted_unsupported,
-        classes=[class_share(share) for share in count.shares],
-        excluded=[
-            ClassCount(code=left.code, name=left.name, count=found, supported=left.code not in manifest.unsupported)
-            for left, found in count.excluded
-        ],
-        problems=count.problems,
-        count_other=count_other,
-        unsupported=list(manifest.unsupported),
-    )
-
-
-def class_share(share: Share) -> ClassShare:
-    """One class of a differential count as a document."""
-    return ClassShare(
-        code=share.cell_class.code,
-        name=share.cell_class.name,
-        count=share.count,
-        percent=share.percent,
-        low=share.low,
-        high=share.high,
-        supported=share.supported,
-    )
 
 
 def _attention(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Attention:

@@ -28,7 +28,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Document(BaseModel):
     """Base of all JSON documents. Validation errors never contain the wrong value: it could be a patient's."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, from_attributes=True)
 
     def json_bytes(self) -> bytes:
         """The document as UTF-8 JSON, without fields that are None."""
@@ -66,7 +66,7 @@ class ModelIdentity(Document):
     )
 
 
-class _Signed(Document):
+class _Answer(Document):
     request_id: str = Field(description="as in the header X-Request-ID")
     model: ModelIdentity
 
@@ -137,7 +137,7 @@ class Reading(Document):
     evidence: list[Evidence] | None = Field(None, description="if maps contains evidence: one map a class in top")
 
 
-class ClassifyAnswer(Reading, _Signed):
+class ClassifyAnswer(Reading, _Answer):
     """The answer to one picture."""
 
 
@@ -208,7 +208,7 @@ class DifferentialCount(Document):
     )
 
 
-class BatchSummary(_Signed):
+class BatchSummary(_Answer):
     """The summary of a batch; the last line of a stream. A stream without it is incomplete."""
 
     pictures: int = Field(ge=0)

@@ -18,22 +18,22 @@ class AppState(ServingState):
 
     Attributes:
         upload_memory: for the bodies and buffered answers of all requests in flight.
+        limits: sizes and timeouts of bodies, from the settings.
         large_json: held while a large JSON body is parsed: it needs much memory, and Python parses one at a time.
     """
 
     upload_memory: MemoryBudget
+    limits: UploadLimits = field(init=False)
     large_json: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        found = self.settings
+        timeouts = TransferTimeouts(found.request_timeout_s, found.upload_timeout_s)
+        self.limits = UploadLimits(found.max_body_bytes, found.max_image_bytes, found.max_batch_images, timeouts)
 
     def reserve_memory(self, request: Request) -> AbstractContextManager[MemoryReservation]:
         """The request's reservation of upload memory, counted for its caller."""
         return self.upload_memory.reserve(memory_owner(request))
-
-    @property
-    def limits(self) -> UploadLimits:
-        """Sizes and timeouts of bodies, from the settings."""
-        found = self.settings
-        timeouts = TransferTimeouts(found.request_timeout_s, found.upload_timeout_s)
-        return UploadLimits(found.max_body_bytes, found.max_image_bytes, found.max_batch_images, timeouts)
 
     def timeout_s(self, requested_ms: int | None) -> float:
         """The timeout of one picture: the requested one, but at most that of the settings."""

@@ -6,7 +6,7 @@ signs the result.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from model.contract import CellClass
@@ -19,21 +19,23 @@ Z_95 = 1.959963984540054
 class Share:
     """The share of one class in the denominator, in per cent, with its 95 % Wilson interval.
 
-    `percent`, `low` and `high` are None if no cell is counted. An unsupported class has a share, so that all shares
-    add up to 100, and no interval: its count is not a sample of such cells.
+    `percent`, `low` and `high` are None outside the denominator, and if no cell is counted. An unsupported class has a
+    share, so that all shares add up to 100, and no interval: its count is not a sample of such cells.
     """
 
-    cell_class: CellClass
-    supported: bool
+    code: str
+    name: str
+    lineage: str
     count: int
-    percent: float | None
-    low: float | None
-    high: float | None
+    supported: bool
+    percent: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Differential:
-    """The shares of the countable classes in logit order, and the cells outside the denominator.
+    """The countable classes in logit order (`classes`), and the classes outside the denominator (`excluded`).
 
     `counted_unsupported` of the `counted` cells were predicted as an unsupported class. Their true class is unknown,
     which makes every other share uncertain too.
@@ -41,9 +43,11 @@ class Differential:
 
     counted: int
     counted_unsupported: int
-    shares: tuple[Share, ...]
-    excluded: tuple[tuple[CellClass, int], ...]
+    classes: tuple[Share, ...]
+    excluded: tuple[Share, ...]
     problems: int
+    count_other: bool
+    unsupported: tuple[str, ...]
 
 
 def wilson_interval(count: int, total: int, z: float = Z_95) -> tuple[float, float]:
@@ -92,26 +96,28 @@ def differential(
     unknown = set(counts) - {cell_class.code for cell_class in classes}
     if unknown:
         raise ValueError(f"unknown class codes: {sorted(unknown)}")
-    counted = [cell_class for cell_class in classes if is_counted(cell_class, count_other=count_other)]
-    total = sum(counts[cell_class.code] for cell_class in counted)
-    shares = tuple(
-        _share(cell_class, counts[cell_class.code], total, supported=cell_class.code not in unsupported)
-        for cell_class in counted
-    )
+    in_denominator = {each.code for each in classes if is_counted(each, count_other=count_other)}
+    total = sum(counts[code] for code in in_denominator)
+    cells = [
+        Share(each.code, each.name, each.lineage, counts[each.code], each.code not in unsupported) for each in classes
+    ]
+    shares = tuple(_with_percent(share, total) for share in cells if share.code in in_denominator)
     return Differential(
         counted=total,
         counted_unsupported=sum(share.count for share in shares if not share.supported),
-        shares=shares,
-        excluded=tuple((left, counts[left.code]) for left in classes if left not in counted),
+        classes=shares,
+        excluded=tuple(share for share in cells if share.code not in in_denominator),
         problems=problems,
+        count_other=count_other,
+        unsupported=tuple(unsupported),
     )
 
 
-def _share(cell_class: CellClass, count: int, total: int, *, supported: bool) -> Share:
+def _with_percent(share: Share, total: int) -> Share:
     if total == 0:
-        return Share(cell_class, supported, 0, None, None, None)
-    percent = 100 * count / total
-    if not supported:
-        return Share(cell_class, supported, count, percent, None, None)
-    low, high = wilson_interval(count, total)
-    return Share(cell_class, supported, count, percent, 100 * low, 100 * high)
+        return share
+    percent = 100 * share.count / total
+    if not share.supported:
+        return replace(share, percent=percent)
+    low, high = wilson_interval(share.count, total)
+    return replace(share, percent=percent, low=100 * low, high=100 * high)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from model.contract import CellClass, Lineage
-from service.api.responses import class_share
-from service.api.schemas import ClassCount
+from service.api.schemas import ClassCount, ClassShare
 from service.inference.differential import Differential, differential, wilson_interval
 from service.lis.domain.report import LineageShare, MyeloidErythroidRatio, SpecimenDifferential
 
@@ -87,11 +86,8 @@ def specimen_differential(
         to_go=max(0, rules.target_cells - found.counted),
         read_by_person=counts.read,
         waiting_review=counts.waiting,
-        classes=[class_share(share) for share in found.shares],
-        excluded=[
-            ClassCount(code=left.code, name=left.name, count=count, supported=left.code not in open_classes)
-            for left, count in found.excluded
-        ],
+        classes=[ClassShare.model_validate(share) for share in found.classes],
+        excluded=[ClassCount.model_validate(share) for share in found.excluded],
         lineages=_lineages(found, open_classes),
         me_ratio=me_ratio(counts.codes, classes, rules, open_classes),
         unsupported=list(open_classes),
@@ -142,9 +138,9 @@ def term_codes(term: Sequence[str], classes: Sequence[CellClass]) -> list[str]:
 
 def _lineages(found: Differential, open_classes: Collection[str]) -> list[LineageShare]:
     counts: Counter[str] = Counter()
-    for share in found.shares:
-        counts[share.cell_class.lineage] += share.count
-    unmeasured = {share.cell_class.lineage for share in found.shares if share.cell_class.code in open_classes}
+    for share in found.classes:
+        counts[share.lineage] += share.count
+    unmeasured = {share.lineage for share in found.classes if share.code in open_classes}
     return [
         _lineage_share(lineage, count, found.counted, supported=lineage not in unmeasured)
         for lineage, count in counts.items()

@@ -48,8 +48,8 @@ def test_every_picture_is_in_exactly_one_place(
     codes: list[str], unsupported: set[str], problems: int, count_other: bool
 ) -> None:
     count = differential(codes, CLASSES, unsupported=unsupported, problems=problems, count_other=count_other)
-    shares = {share.cell_class.code: share for share in count.shares}
-    excluded = {cell_class.code: found for cell_class, found in count.excluded}
+    shares = {share.code: share for share in count.classes}
+    excluded = {share.code: share.count for share in count.excluded}
     assert sorted([*shares, *excluded]) == CODES
     assert count.counted == sum(share.count for share in shares.values())
     assert count.counted + sum(excluded.values()) == len(codes)
@@ -61,7 +61,7 @@ def test_every_picture_is_in_exactly_one_place(
 
 def test_a_class_for_which_nothing_is_claimed_is_counted_but_not_measured() -> None:
     count = differential(["BAS", "BAS", "ART", "LYT", "LYT", "LYT"], CLASSES, unsupported=("ART", "BAS", "EBO"))
-    shares = {share.cell_class.code: share for share in count.shares}
+    shares = {share.code: share for share in count.classes}
     assert (count.counted, count.counted_unsupported) == (5, 2)
     assert (shares["BAS"].supported, shares["BAS"].count, shares["BAS"].percent) == (False, 2, 40)
     assert (shares["EBO"].supported, shares["EBO"].count, shares["EBO"].percent) == (False, 0, 0)
@@ -73,9 +73,9 @@ def test_a_class_for_which_nothing_is_claimed_is_counted_but_not_measured() -> N
 def test_artefacts_smudge_cells_and_the_unidentifiable_are_not_counted() -> None:
     count = differential(["ART", "KSC", "NIF", "LYT", "LYT", "BLA"], CLASSES)
     assert count.counted == 3
-    lymphocytes = next(share for share in count.shares if share.cell_class.code == "LYT")
+    lymphocytes = next(share for share in count.classes if share.code == "LYT")
     assert (lymphocytes.count, lymphocytes.percent) == (2, pytest.approx(200 / 3))
-    assert {cell_class.code: found for cell_class, found in count.excluded} == {"ART": 1, "KSC": 1, "NIF": 1, "OTH": 0}
+    assert {share.code: share.count for share in count.excluded} == {"ART": 1, "KSC": 1, "NIF": 1, "OTH": 0}
 
 
 def test_other_cells_are_counted_only_where_the_laboratory_says_so() -> None:
@@ -88,7 +88,7 @@ def test_other_cells_are_counted_only_where_the_laboratory_says_so() -> None:
 def test_without_a_counted_cell_there_is_no_percentage() -> None:
     count = differential(["ART"], CLASSES)
     assert count.counted == 0
-    assert {(share.percent, share.low, share.high) for share in count.shares} == {(None, None, None)}
+    assert {(share.percent, share.low, share.high) for share in count.classes} == {(None, None, None)}
 
 
 def test_a_code_of_another_model_is_refused() -> None:
