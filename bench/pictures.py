@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.drawn.morphology import LOOKS
+from training.drawn.morphology import MORPHOLOGIES
 from training.drawn.painter import paint
 
 COUNT = 64
@@ -27,7 +27,7 @@ class NoPictures(Exception):
 def drawn(folder: Path, count: int = COUNT) -> list[bytes]:
     """Cells of all classes in turn; kept in `folder`, since drawing takes longer than measuring a server."""
     folder.mkdir(parents=True, exist_ok=True)
-    codes = list(LOOKS)
+    codes = list(MORPHOLOGIES)
     return [_drawn_once(folder, codes[number % len(codes)], number) for number in range(count)]
 
 

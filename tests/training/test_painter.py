@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.contract import CLASSES
-from training.drawn.morphology import LOOKS
-from training.drawn.painter import Painting, UnknownClass, paint, write_folder
+from training.drawn.morphology import MORPHOLOGIES
+from training.drawn.painter import DrawnCell, UnknownClassError, paint, write_folder
 
 CODES = [cell_class.code for cell_class in CLASSES]
 EXAMPLES = ROOT / "examples"
 
 
 def test_every_class_of_the_contract_can_be_drawn() -> None:
-    assert sorted(LOOKS) == sorted(CODES)
+    assert sorted(MORPHOLOGIES) == sorted(CODES)
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -68,10 +68,10 @@ def test_the_examples_are_what_their_readme_draws(tmp_path: Path, monkeypatch: p
 
 
 def test_a_code_that_does_not_exist_is_answered_with_near_ones() -> None:
-    with pytest.raises(UnknownClass, match="no class 'ngx' to draw; near it: NG") as caught:
+    with pytest.raises(UnknownClassError, match="no drawing of class 'ngx'; did you mean NG") as caught:
         paint("ngx", 0)
     assert caught.value.code == "ngx" and set(caught.value.near) >= {"NGS", "NGB"}
-    with pytest.raises(UnknownClass, match="ABE, ART"):
+    with pytest.raises(UnknownClassError, match="ABE, ART"):
         paint("*", 0)
 
 
@@ -79,7 +79,7 @@ def share(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float:
     return float(part.sum() / whole.sum())
 
 
-def cytoplasm(painting: Painting) -> NDArray[np.float64]:
+def cytoplasm(painting: DrawnCell) -> NDArray[np.float64]:
     """Mean colour between nucleus and rim, of the blue-ness that the light of the slide leaves."""
     ground = painting.picture[~painting.cell_mask].mean(axis=0)
     colour: NDArray[np.float64] = painting.picture[painting.cell_mask & ~painting.nucleus_mask].mean(axis=0) / ground
@@ -119,7 +119,7 @@ def solidity(mask: NDArray[np.bool_]) -> float:
     return share(mask, hull)
 
 
-def features(painting: Painting) -> NDArray[np.float64]:
+def features(painting: DrawnCell) -> NDArray[np.float64]:
     """Colour by distance from the middle: mean and spread in rings, by the light of the corner."""
     size = painting.picture.shape[0]
     rows, columns = np.indices((size, size)) - (size - 1) / 2
@@ -164,7 +164,7 @@ def test_a_folder_with_numbered_subfolders(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_when_a_code_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(UnknownClass, match="PLM"):
+    with pytest.raises(UnknownClassError, match="PLM"):
         write_folder(tmp_path, ["LYT", "PLN"], 2)
     assert not list(tmp_path.iterdir())
 

@@ -1,8 +1,6 @@
-"""How each of the 21 classes looks, as numbers: sizes in micrometres, colours of a May-Grünwald-Giemsa stain.
+"""Morphology of each of the 21 classes as numbers: sizes in micrometres, colours of a May-Grünwald-Giemsa stain.
 
-Knows what a haematologist would point at (lobes, granules, chromatin, rims). Knows no pixels: the painter draws it.
-The numbers are ours, by eye and measured on nothing: meant to tell the classes apart in tests and examples, not to
-pass for real.
+The numbers are chosen by eye, to distinguish the classes in tests and examples. They are not measured on cells.
 """
 
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ ORANGE, VIOLET_BLACK, AZUROPHIL, LILAC, MAGENTA = (
 
 @dataclass(frozen=True, slots=True)
 class Granules:
-    """Grains of one kind: how many, their radius in µm, and whether they also lie over the nucleus."""
+    """Granules of one kind: number, radius in µm, colour, and whether they cover the nucleus too."""
 
     count: int
     radius: float
@@ -34,57 +32,59 @@ class Granules:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """One class. Radii in µm; share = radius of the nucleus by radius of the cell; clumps 0 (fine) to 1 (blocks)."""
+class Morphology:
+    """One class. Radii in µm; nucleus_ratio: radius of the nucleus by radius of the cell; clumps: 0 (fine) to 1."""
 
     radius: float
     cytoplasm: Colour
     nucleus: Nucleus
-    share: float
+    nucleus_ratio: float
     chromatin: Colour
     clumps: float = 0.3
-    off_centre: float = 0.0
+    eccentricity: float = 0.0
     aspect: float = 1.08
     granules: tuple[Granules, ...] = ()
     nucleoli: int = 0
-    pale_court: bool = False
+    golgi_zone: bool = False
     vacuoles: int = 0
     auer_rods: int = 0
     hairs: int = 0
     out_of_focus: bool = False
 
 
-_FINE_GRAINS = Granules(220, 0.16, LILAC)
+_FINE_GRANULES = Granules(220, 0.16, LILAC)
 
-LOOKS: dict[str, Look] = {
-    "ABE": Look(
-        7.2, TAN, "round", 0.60, CLUMPED, 0.5, off_centre=0.5,
+MORPHOLOGIES: dict[str, Morphology] = {
+    "ABE": Morphology(
+        7.2, TAN, "round", 0.60, CLUMPED, 0.5, eccentricity=0.5,
         granules=(Granules(150, 0.42, ORANGE), Granules(45, 0.55, VIOLET_BLACK, over_nucleus=True)),
     ),
-    "ART": Look(6.0, PINK, "none", 0.0, MAGENTA),
-    "BAS": Look(5.6, PINK, "bilobed", 0.62, OPEN, granules=(Granules(95, 0.48, VIOLET_BLACK, over_nucleus=True),)),
-    "BLA": Look(7.4, BLUE, "round", 0.86, FINE, 0.1, off_centre=0.5, aspect=1.12, nucleoli=3),
-    "EBO": Look(4.7, TAN, "round", 0.58, DENSE, 0.4, off_centre=0.1),
-    "EOS": Look(6.3, TAN, "bilobed", 0.58, CLUMPED, 0.6, granules=(Granules(260, 0.44, ORANGE),)),
-    "FGC": Look(
-        8.0, GREY_BLUE, "dumbbell", 0.66, OPEN, 0.2, off_centre=0.4,
+    "ART": Morphology(6.0, PINK, "none", 0.0, MAGENTA),
+    "BAS": Morphology(
+        5.6, PINK, "bilobed", 0.62, OPEN, granules=(Granules(95, 0.48, VIOLET_BLACK, over_nucleus=True),),
+    ),
+    "BLA": Morphology(7.4, BLUE, "round", 0.86, FINE, 0.1, eccentricity=0.5, aspect=1.12, nucleoli=3),
+    "EBO": Morphology(4.7, TAN, "round", 0.58, DENSE, 0.4, eccentricity=0.1),
+    "EOS": Morphology(6.3, TAN, "bilobed", 0.58, CLUMPED, 0.6, granules=(Granules(260, 0.44, ORANGE),)),
+    "FGC": Morphology(
+        8.0, GREY_BLUE, "dumbbell", 0.66, OPEN, 0.2, eccentricity=0.4,
         granules=(Granules(60, 0.28, AZUROPHIL),), auer_rods=14,
     ),
-    "HAC": Look(6.2, PALE_GREY, "kidney", 0.66, OPEN, 0.3, hairs=34),
-    "KSC": Look(8.0, PINK, "smudged", 1.0, MAGENTA, 0.5),
-    "LYI": Look(6.2, ROYAL_BLUE, "round", 0.80, OPEN, 0.35, off_centre=0.3, nucleoli=1),
-    "LYT": Look(4.7, SKY_BLUE, "round", 0.86, DENSE, 0.7, off_centre=0.35),
-    "MMZ": Look(6.5, PINK, "kidney", 0.66, CLUMPED, 0.5, off_centre=0.3, granules=(_FINE_GRAINS,)),
-    "MON": Look(8.2, GREY_BLUE, "folded", 0.70, OPEN, 0.45, off_centre=0.2, vacuoles=7, aspect=1.15),
-    "MYB": Look(7.2, PINK, "round", 0.62, CLUMPED, 0.4, off_centre=0.8, granules=(_FINE_GRAINS,)),
-    "NGB": Look(6.1, PINK, "band", 0.62, CLUMPED, 0.6, granules=(_FINE_GRAINS,)),
-    "NGS": Look(6.1, PINK, "segmented", 0.62, DENSE, 0.6, granules=(_FINE_GRAINS,)),
-    "NIF": Look(4.8, BLUE, "round", 0.92, DENSE, 0.1, out_of_focus=True),
-    "OTH": Look(10.0, PALE_GREY, "round", 0.34, OPEN, 0.3, off_centre=0.9, aspect=1.2, vacuoles=60),
-    "PEB": Look(9.4, ROYAL_BLUE, "round", 0.76, FINE, 0.15, off_centre=0.3, nucleoli=2, pale_court=True),
-    "PLM": Look(6.6, ROYAL_BLUE, "round", 0.50, DENSE, 0.9, off_centre=0.95, aspect=1.35, pale_court=True),
-    "PMO": Look(
-        8.2, BLUE, "round", 0.66, OPEN, 0.2, off_centre=0.7, nucleoli=2, pale_court=True,
+    "HAC": Morphology(6.2, PALE_GREY, "kidney", 0.66, OPEN, 0.3, hairs=34),
+    "KSC": Morphology(8.0, PINK, "smudged", 1.0, MAGENTA, 0.5),
+    "LYI": Morphology(6.2, ROYAL_BLUE, "round", 0.80, OPEN, 0.35, eccentricity=0.3, nucleoli=1),
+    "LYT": Morphology(4.7, SKY_BLUE, "round", 0.86, DENSE, 0.7, eccentricity=0.35),
+    "MMZ": Morphology(6.5, PINK, "kidney", 0.66, CLUMPED, 0.5, eccentricity=0.3, granules=(_FINE_GRANULES,)),
+    "MON": Morphology(8.2, GREY_BLUE, "folded", 0.70, OPEN, 0.45, eccentricity=0.2, vacuoles=7, aspect=1.15),
+    "MYB": Morphology(7.2, PINK, "round", 0.62, CLUMPED, 0.4, eccentricity=0.8, granules=(_FINE_GRANULES,)),
+    "NGB": Morphology(6.1, PINK, "band", 0.62, CLUMPED, 0.6, granules=(_FINE_GRANULES,)),
+    "NGS": Morphology(6.1, PINK, "segmented", 0.62, DENSE, 0.6, granules=(_FINE_GRANULES,)),
+    "NIF": Morphology(4.8, BLUE, "round", 0.92, DENSE, 0.1, out_of_focus=True),
+    "OTH": Morphology(10.0, PALE_GREY, "round", 0.34, OPEN, 0.3, eccentricity=0.9, aspect=1.2, vacuoles=60),
+    "PEB": Morphology(9.4, ROYAL_BLUE, "round", 0.76, FINE, 0.15, eccentricity=0.3, nucleoli=2, golgi_zone=True),
+    "PLM": Morphology(6.6, ROYAL_BLUE, "round", 0.50, DENSE, 0.9, eccentricity=0.95, aspect=1.35, golgi_zone=True),
+    "PMO": Morphology(
+        8.2, BLUE, "round", 0.66, OPEN, 0.2, eccentricity=0.7, nucleoli=2, golgi_zone=True,
         granules=(Granules(150, 0.30, AZUROPHIL, over_nucleus=True),),
     ),
 }  # fmt: skip
