@@ -65,8 +65,8 @@ def test_softmax_the_maps_and_the_scaling_of_pixels_are_in_fp32(converted: Model
 def test_the_trunk_is_in_fp16(converted: ModelProto) -> None:
     kind = types(converted)
     convolutions = [node for node in converted.graph.node if node.op_type == "Conv"]
-    fp16_graph = [node for node in convolutions if kind[node.input[1]] == TensorProto.FLOAT16]
-    assert len(fp16_graph) >= len(convolutions) - 2  # the evidence maps are the head's own convolutions
+    in_fp16 = [node for node in convolutions if kind[node.input[1]] == TensorProto.FLOAT16]
+    assert len(in_fp16) >= len(convolutions) - 2  # the evidence maps are the head's own convolutions
 
 
 def test_no_value_goes_through_fp16_on_its_way_between_two_in_fp32(converted: ModelProto) -> None:
@@ -110,7 +110,7 @@ def scaled(model: ModelProto, name: str, factor: float) -> bytes:
     return changed.SerializeToString()
 
 
-def test_any_graph_of_the_contract_can_be_halved(micro: ModelProto) -> None:
+def test_any_graph_of_the_contract_can_be_converted(micro: ModelProto) -> None:
     graph = fp16_graph(micro, 64)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     outputs = session.run(list(OUTPUTS), {INPUT: drawn_cells(64)[:3]})
@@ -125,7 +125,7 @@ def test_an_output_that_is_off_is_caught(micro: ModelProto) -> None:
 def test_what_overflows_fp16_is_caught(micro: ModelProto) -> None:
     (weight,) = (found for found in micro.graph.initializer if found.name == "gate")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1e6), "gate"))
-    with pytest.raises(Fp16Error, match=r"gates reaches .*; in fp16 no more than 16376 is safe"):
+    with pytest.raises(Fp16Error, match=r"gates reaches .*; at most 16376 is safe in fp16"):
         fp16_graph(micro, 64)
 
 
@@ -140,7 +140,7 @@ CONFIG = Config.model_validate(
 )
 
 
-def test_an_export_in_half_says_so(tmp_path: Path) -> None:
+def test_an_export_in_fp16_says_so(tmp_path: Path) -> None:
     torch.manual_seed(0)
     trained = Trained(
         CONFIG,
