@@ -1,4 +1,4 @@
-"""Draws docs/pictures/answer.png: the drawn example cell and its maps, as the service with the bundled model answers.
+"""Draw docs/pictures/answer.png: the example cell and its maps, as the bundled model answers.
 
 python docs/pictures/draw.py        (from the repository root, in the environment of `make test`)
 """
