@@ -1,6 +1,6 @@
-"""What bulk scoring on Ray costs: its rate beside a plain `marrowlens score`, and how time and memory grow.
+"""Benchmark of `marrowlens score --engine ray`: rate compared with a plain run, time and memory by number of pictures.
 
-Knows the command line, tar shards and /proc. Pictures are drawn; the same 64 again and again under other names.
+Pictures are drawn; the same 64 repeat under other names.
 
     python -m bench.bulk beside --pictures 2000 --rounds 3
     python -m bench.bulk growth 1000 10000 100000

@@ -1,7 +1,4 @@
-"""One measured cell, and the file that keeps those of a run, so that it can be stopped and go on.
-
-Knows figures and lines of JSON. Measures nothing.
-"""
+"""One measurement (`Cell`), and the JSON-lines file that stores those of a run, so that a run can resume."""
 
 import datetime
 import os

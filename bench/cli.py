@@ -1,7 +1,4 @@
-"""The command line: `python -m bench.cli`, which `make bench` calls. Prepares, measures, reports.
-
-Knows options and the screen. What is measured, and how, the other modules know.
-"""
+"""Command line of the benchmark, `python -m bench.cli`: prepares, measures and reports. `make bench` calls it."""
 
 import os
 from collections.abc import Iterator

@@ -1,7 +1,4 @@
-"""Carries out a plan: rounds over servers, in another order each time and one at a time; what is done is skipped.
-
-Knows the order, what is there already, and which piece could not be measured. Sums nothing up.
-"""
+"""Run the benchmark plan: rounds over the servers in changing order, one at a time; skips finished measurements."""
 
 import asyncio
 import json

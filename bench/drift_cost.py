@@ -1,8 +1,8 @@
-"""What measuring input drift costs a call of the model: `DriftWindow.add` beside the call, by batch size.
+"""Cost of input drift for a model call: `DriftWindow.add` compared with the call, by batch size.
 
-`python -m bench.drift_cost`. Both are timed in turn, on the bundled model's own reference and one thread; the least
-time of each counts, for whatever else a machine does only adds to it. Few pictures wait until they are sixteen: calls
-are timed until they are, and each has its share.
+`python -m bench.drift_cost`. Both are timed in turns on one thread, with the bundled model's reference. The minimum
+counts, because other programs only add time. Drift is computed for sixteen pictures together: smaller calls are timed
+until sixteen are collected, and each gets its share.
 """
 
 import time

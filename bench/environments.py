@@ -1,7 +1,4 @@
-"""An environment for each piece, at pinned versions, made once and kept; and which versions it really holds.
-
-Knows venv and pip. Knows no server.
-"""
+"""Create one environment for each piece at pinned versions, once, and report the installed versions."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
-"""A model that costs nothing but keeps the whole contract: with it a server's own work is all that is measured.
+"""The one-operator model: an artefact that keeps the whole contract and takes almost no time.
 
-Knows onnx and the contract. It reads the one pixel in the middle of a picture: one MatMul makes logits of its three
-numbers, and a few operators shape the rest, so that answers differ between pictures and a mixed-up one is noticed.
+It reads the pixel in the middle of a picture. One MatMul turns its three numbers into logits, and a few operators shape
+the other outputs, so answers differ between pictures and a swapped answer is detected.
 """
 
 import hashlib

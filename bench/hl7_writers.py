@@ -1,8 +1,8 @@
-"""What writing one report costs: our own writer beside hl7apy, which builds an object for each field.
+"""Time to write one report: the own writer compared with hl7apy, which creates an object for each field.
 
     .venv/bin/python -m bench.hl7_writers
 
-The figures of docs/decisions/0009-hl7.md. hl7apy is given the finished values, segment by segment, unvalidated.
+Source of the figures in docs/decisions/0009-hl7.md. hl7apy gets finished values, segment by segment, unvalidated.
 """
 
 import statistics

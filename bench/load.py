@@ -1,9 +1,7 @@
-"""Load on one server: closed loop (a client sends when it was answered) and open loop (the clock decides when).
+"""Load generator: closed loop (a client sends after its answer) and open loop (requests are sent by the clock).
 
-Knows requests as bytes and when they were due, sent and answered. Knows no server and judges no answer.
-
-In open loop a request's latency counts from when it was due, so a generator or a server that falls behind cannot hide
-it (coordinated omission).
+Open-loop latency counts from the scheduled time, so delays of generator or server stay visible (coordinated omission).
+Answers are recorded, not checked.
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""What a figure was measured on: processor, cores and who has which, and the commit.
-
-Knows the system. Knows no server and no figure.
-"""
+"""The machine of a measurement: processor, cores and their use, commit."""
 
 import os
 import platform

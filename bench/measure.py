@@ -1,7 +1,4 @@
-"""One cell: puts a workload on a server that runs, holds every answer against the bare session, and sums it up.
-
-Knows workloads, answers and percentiles. Knows no processes and no table.
-"""
+"""Measure one workload on a running server, compare every answer with the bare session's, and summarise."""
 
 import math
 from collections.abc import Sequence

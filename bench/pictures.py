@@ -1,7 +1,4 @@
-"""The JPEGs that every server is sent: real cells from a folder where one is given, drawn ones otherwise.
-
-Knows files and drawings. Knows no server.
-"""
+"""The JPEGs sent to every server: real cells from a folder, otherwise drawn ones."""
 
 import hashlib
 from collections.abc import Sequence

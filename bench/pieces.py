@@ -1,7 +1,4 @@
-"""The servers that are compared: what each is made of, how it is started, asked and understood.
-
-Knows routes, wire formats and pinned versions. Starts nothing.
-"""
+"""The compared servers: pinned requirements, start command, request format and answer format."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What is measured: models, servers, workloads, rounds, and for how long. Measures nothing."""
+"""The benchmark plan: models, servers, workloads, rounds and durations."""
 
 import hashlib
 from collections.abc import Sequence

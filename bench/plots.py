@@ -1,7 +1,4 @@
-"""The figures as plots: throughput, latency, overload and engines.
-
-Knows axes. Knows no files. Colour and hatching say the same, so that nothing hangs on colour.
-"""
+"""Plots of throughput, latency, overload and engines. Colour and hatching carry the same information."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,4 @@
-"""Everything a bench needs before the first cell: pictures, both models, environments, and the bare session's answers.
-
-Knows where things lie. Measures nothing.
-"""
+"""Prepare a benchmark: pictures, both models, environments, and the bare session's answers."""
 
 import datetime
 import os

@@ -1,7 +1,4 @@
-"""Writes what was measured: Markdown for people, CSV and JSON for programs, the plots beside them.
-
-Knows files and what stands above every figure. Computes nothing.
-"""
+"""Write the results: Markdown, CSV, JSON and plots."""
 
 import datetime
 import io

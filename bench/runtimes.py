@@ -1,4 +1,4 @@
-"""The engines that are timed without a server: what each is made of and which module of bench/engines runs it."""
+"""Engines timed without a server: requirements, and the module of bench/engines that runs each."""
 
 import sys
 from dataclasses import dataclass

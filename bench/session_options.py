@@ -1,11 +1,10 @@
-"""onnxruntime's session options on the CPU, one changed at a time, and OpenVINO where it is: a Markdown table.
+"""Compare session options of onnxruntime on the CPU, one changed at a time, and OpenVINO if installed; prints Markdown.
 
     python bench/session_options.py [--artefact FILE.onnx] [--rounds 30] [--threads 2]
 
-Each variant is a process of its own, so that its memory is its own. Rounds go through all variants in turn and times
-are compared within a round: whatever else the machine does meanwhile falls on all of them. CPU time is that of all
-threads of the process: what other programs take of the cores is not in it, but waiting that spins is. Needs
-`.[service,cpu]`; OpenVINO stands in the table where `pip install openvino` has been.
+Each variant runs in its own process, so its memory is its own. Rounds go through all variants in turn, and times are
+compared within a round, so other load affects all alike. CPU time covers all threads of the process: it excludes other
+programs and includes spinning. Needs `.[service,cpu]`; for OpenVINO, `pip install openvino`.
 """
 
 import argparse

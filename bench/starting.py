@@ -1,7 +1,4 @@
-"""Starts one server on its cores, waits until it answers rightly, and ends it with every process it has begun.
-
-Knows processes, ports and scratch folders. Knows no workload.
-"""
+"""Start one server on its cores, wait for a correct answer, and end it with all its processes."""
 
 import asyncio
 import os

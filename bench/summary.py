@@ -1,7 +1,6 @@
-"""Medians and ratios of what was measured.
+"""Medians and ratios of the measurements.
 
-Knows cells. Knows no goals and no files. A ratio is taken within a round before its median over the rounds, because a
-machine is never equally fast for long.
+A ratio is taken within a round, then its median over the rounds, because machine speed varies over time.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,4 @@
-"""The figures as rows of text: one table a question.
-
-Knows columns, units and how a figure is rounded. Knows no files.
-"""
+"""Tables of the report: columns, units and rounding."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,4 @@
-"""The goals of the service's speed, and whether the figures reach them.
-
-Knows goals, ratios and limits. Knows no files. A goal whose cells were not measured is said to be unknown, never
-reached.
-"""
+"""Speed goals of the service, and whether the measurements reach them. A goal without measurements is unknown."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

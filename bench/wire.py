@@ -1,7 +1,4 @@
-"""HTTP/1.1 as a load generator needs it: requests made beforehand, and one connection that sends and times them.
-
-Knows bytes, sockets and clocks. Knows no server and no workload.
-"""
+"""HTTP/1.1 for a load generator: prepared requests, and a connection that sends and times them."""
 
 import asyncio
 import json

@@ -1,7 +1,7 @@
-"""Every overlay as a cluster would be given it: rendered by kustomize, read, and its pods found.
+"""Render every overlay with kustomize, parse it, and find its pods.
 
-`python -m k8s.rendering build/k8s` writes one file an overlay there, for programs that read manifests. Knows where the
-overlays lie and which kinds hold pods. Does not judge: `k8s.schemas` and tests/test_k8s*.py do.
+`python -m k8s.rendering build/k8s` writes one file for each overlay, for programs that read manifests. Checks are in
+`k8s.schemas` and tests/deploy/.
 """
 
 import shutil

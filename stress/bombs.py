@@ -1,7 +1,4 @@
-"""Bombs: little data that asks for much memory or time once it is unpacked. Each says what it would become.
-
-Knows formats and archives. Knows no service.
-"""
+"""Decompression bombs: small inputs that need much memory or time when unpacked, each with its unpacked size."""
 
 import io
 import struct

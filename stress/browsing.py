@@ -1,6 +1,6 @@
-"""A laboratory after years: ten thousand specimens of five hundred cells each, paged through, looked at and signed.
+"""Check `browsing`: ten thousand specimens of five hundred cells; times of listing, reading and signing.
 
-Knows the tables, to fill them faster than over HTTP, and the routes. Knows no messages.
+Specimens are written directly to the tables, because HTTP would take too long.
 """
 
 import asyncio

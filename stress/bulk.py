@@ -1,7 +1,4 @@
-"""Bulk scoring on Ray while nodes and the run itself are killed: every picture has its one row, and the right one.
-
-Knows the command line, files and SIGKILL. Knows nothing of how the run goes about it.
-"""
+"""Check `ray`: bulk scoring on Ray while nodes and the run are killed; every picture has exactly one correct row."""
 
 import asyncio
 import os

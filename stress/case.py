@@ -1,4 +1,4 @@
-"""One hostile case: what is sent, and what may come of it. Knows sockets; does not know what makes a case hostile."""
+"""One hostile case: bytes to send over a socket, and the allowed outcomes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,6 @@
-"""Who plays in a laboratory: a service, a second delivery worker, a receiver that nobody here wrote, and a database
-server. Each can be killed like in a power cut and comes back where it was.
+"""Processes of a laboratory: service, second delivery worker, receiver (simple-hl7) and database server.
 
-Knows processes. Knows no HTTP, no message and no check.
+Each can be killed as by a power cut and is restarted with its state.
 """
 
 import os

@@ -1,7 +1,4 @@
-"""The command line: `python -m stress.cli`, which `make stress` calls. Runs the checks one after the other.
-
-Knows options and the screen. What is checked, and how, the other modules know.
-"""
+"""Command line of the stress tests, `python -m stress.cli`: runs the checks in turn. `make stress` calls it."""
 
 import asyncio
 import runpy

@@ -1,7 +1,7 @@
-"""A Ray cluster of two nodes on loopback, and an S3 store, in a process of their own: `with cluster(folder) as peer`.
+"""A Ray cluster of two nodes on loopback and an S3 store, in a separate process: `with cluster(folder) as peer`.
 
-Run as a program it starts them, says where, and obeys lines on its input until that ends: `kill` ends the second node
-as a power cut would, by SIGKILL to all that runs there; `add` starts another one in its place.
+As a program it starts both, prints their addresses, and reads commands from standard input: `kill` ends the second node
+by SIGKILL to all its processes; `add` starts a replacement.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""A container engine in a folder of its own: podman as root, with images that never came from a registry.
-
-Knows podman, debootstrap and what they need of a machine. Does not know what is built.
-"""
+"""Container engine in its own folder: podman as root, with base images from debootstrap instead of a registry."""
 
 import shutil
 import subprocess

@@ -1,9 +1,8 @@
-"""Hostile input, thousands of cases from one seed: no 5xx, no crash, nothing written, memory given back, no neighbour
-harmed.
+"""Check `hostile`: thousands of hostile cases from one seed; no 5xx, no crash, nothing written, memory returned, other
+clients unaffected.
 
-Blocks of hostile cases, of ordinary clients and pauses take turns, so that the well-behaved client's times beside them
-are held against each other on the same machine in the same minutes. Knows families and what is watched; the cases are
-made elsewhere.
+Blocks of hostile cases, ordinary clients and pauses alternate, so that the well-behaved client's times are compared
+on the same machine within minutes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a service costs that is ready and waits: resident memory, threads, open files."""
+"""Check `idle`: resident memory, threads and open files of a ready service."""
 
 import asyncio
 import tempfile

@@ -1,7 +1,4 @@
-"""The service's image, built from its Dockerfile without a network, and run as docker/compose.yaml runs it.
-
-Knows what the image promises. How containers are made and run, `engine` knows; no registry is asked.
-"""
+"""Check `image`: build the service's image without a network and run it as docker/compose.yaml does."""
 
 import asyncio
 import os

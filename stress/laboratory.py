@@ -1,8 +1,6 @@
-"""Nothing lost: reports are signed while everything that carries them is killed, again and again.
+"""Check `laboratory`: sign reports while service, delivery worker, receiver and database are killed.
 
-Afterwards every signed report stands at the receiver, exactly once by its control id, with its own specimen's values.
-Knows what is killed when, and what must hold. Does not know how the players are started (`stress.cast`), how specimens
-are signed (`stress.signers`) nor how messages are read (`stress.received`).
+Afterwards the receiver must have every signed report exactly once by control id, with its specimen's values.
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""Resident memory of a service that gives back, every ten seconds, what it no longer needs.
-
-Knows when to look. Knows no check.
-"""
+"""Resident memory of a service that returns free memory to the system every ten seconds."""
 
 import asyncio
 import time

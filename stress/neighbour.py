@@ -1,7 +1,7 @@
-"""A well-behaved client beside all the others: `python -m stress.neighbour HOST PORT`, a process of its own.
+"""A well-behaved client in a separate process, `python -m stress.neighbour HOST PORT`.
 
-One picture after the other on a kept connection, and a line for each: when it was sent, seconds until its answer, and
-its status. It stops when its standard input is closed.
+It sends one picture after the other on a keep-alive connection and prints a line for each: send time, seconds until
+the answer, status. It stops when its standard input is closed.
 """
 
 import asyncio

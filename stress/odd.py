@@ -1,4 +1,4 @@
-"""HTTP that is odd, vast or none at all: paths, types, heads, framing. Knows requests as bytes; knows no pictures."""
+"""Malformed and oversized HTTP requests: paths, types, headers, framing."""
 
 from random import Random
 

@@ -1,7 +1,4 @@
-"""Archives and forms that want to write elsewhere, lie about themselves, or are broken.
-
-Knows ZIP, tar and multipart as bytes. Knows no service.
-"""
+"""Hostile archives and forms: path traversal, wrong sizes, damage."""
 
 import io
 import struct

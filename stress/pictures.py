@@ -1,7 +1,4 @@
-"""Valid pictures and what they are sent in: drawn from a seed, in every format that is read.
-
-Knows Pillow and archives. Knows no service.
-"""
+"""Valid pictures in every accepted format, and their containers, drawn from a seed."""
 
 import io
 import tarfile

@@ -1,7 +1,4 @@
-"""One `marrowlens serve` process in a folder of its own: started, watched from outside, told to end.
-
-Knows processes, signals and /proc, so it needs Linux. Knows no HTTP and no check.
-"""
+"""One `marrowlens serve` process in its own folder: start, observe, signal. Needs Linux (/proc)."""
 
 import os
 import resource

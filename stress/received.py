@@ -1,7 +1,4 @@
-"""What stands at the receiver, held against what the service says was signed and against the pictures themselves.
-
-Knows HL7 and the bundled table of codes. Knows no HTTP and no process.
-"""
+"""Compare the receiver's messages with the service's signed reports and with the pictures."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""SIGKILL under load and a start on the same port: how long until it is ready again, and that it answers as before."""
+"""Check `restart`: SIGKILL under load and restart on the same port; time until ready, and equal answers."""
 
 import asyncio
 import os

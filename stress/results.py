@@ -1,7 +1,4 @@
-"""What a check found, and the page docs/stress.md that keeps the last result of each.
-
-Knows tables and the page. Knows no check and no service.
-"""
+"""Result of a check, and the page docs/stress.md with the last result of each."""
 
 import os
 import platform

@@ -1,7 +1,4 @@
-"""Who opens, fills and signs specimens over HTTP, whatever becomes of the service; and what each must contain.
-
-Knows routes and which pictures belong to which specimen. Knows no message and no process.
-"""
+"""Clients that open, fill and sign specimens over HTTP, with retries, and the expected content of each report."""
 
 import asyncio
 import random

@@ -1,7 +1,7 @@
-"""SIGTERM under full load, time after time: nothing that was accepted is lost, and the process ends in its time.
+"""Check `sigterm`: SIGTERM under full load; every accepted request is answered and the process ends in time.
 
-Accepted is what the service's own access log names. A connection that is closed before the service read from it was
-not accepted: a client sends the request again (RFC 9110, 9.2.2). Those are counted, for they should be few.
+A request is accepted if the access log names it. A connection that is closed before the service read from it is not
+accepted, and a client may repeat it (RFC 9110, 9.2.2); those are counted, because they should be few.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""Clients that never finish, or leave: bodies without end, a byte at a time, gone in the middle.
+"""Slow and aborted clients: endless bodies, one byte at a time, disconnects.
 
-Knows sockets and time. How long the service bears each of them it decides itself; here is only when we give up.
+The service decides how long it waits; this module only limits the test.
 """
 
 import asyncio

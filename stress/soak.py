@@ -1,4 +1,4 @@
-"""Tens of thousands of requests of every kind: memory, threads and open files do not grow, and the counts add up."""
+"""Check `soak`: tens of thousands of requests of every kind; constant memory, threads and files, correct counts."""
 
 import asyncio
 import os

@@ -1,7 +1,4 @@
-"""Pictures that are broken, vast, several in one or something else besides, and the four ways to send a picture.
-
-Knows the picture formats' bytes. Knows no HTTP beyond a POST and no service.
-"""
+"""Broken, oversized and multi-picture files, other file types, and the four ways to send a picture."""
 
 import struct
 import zlib

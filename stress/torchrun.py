@@ -1,4 +1,4 @@
-"""torchrun as a machine has it: one agent that starts, watches and ends the processes of a training. Needs /proc."""
+"""torchrun as on one machine: an agent that starts, watches and ends the processes of a training. Needs /proc."""
 
 import os
 import signal

@@ -1,7 +1,6 @@
-"""A training of two machines of one process each, killed again and again, against one that nothing happened to.
+"""Check `training`: two machines with one process each, killed repeatedly, compared with an undisturbed training.
 
-Knows torchrun, run folders and what of two runs must be the same. Both machines are this one; they share the run's
-folder and nothing else.
+Both machines are this one; they share only the run's folder.
 """
 
 import asyncio

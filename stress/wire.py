@@ -1,7 +1,4 @@
-"""HTTP/1.1 on bare sockets: any bytes out, well formed or not, and the answer that came back, if one did.
-
-Knows bytes and answers. Knows no route and judges nothing.
-"""
+"""HTTP/1.1 on bare sockets: send any bytes, well-formed or not, and read the answer if there is one."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the bare session says of every picture, one by one: each server's answers are held against it.
+"""Write the bare session's answer to every picture; answers of the servers are compared with them.
 
 python -m bench.engines.expected TASK OUT.npz DECODER
 """

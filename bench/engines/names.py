@@ -1,4 +1,4 @@
-"""Words that an engine prints and the table reads. Knows no library."""
+"""Column names that engines print and tables read."""
 
 AS_SERVED = "as served"
 FP32, BF16 = "fp32", "bf16"

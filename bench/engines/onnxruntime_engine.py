@@ -1,7 +1,7 @@
-"""The bare onnxruntime session, under several settings, and what one picture takes without any server.
+"""Time the bare onnxruntime session under several settings, and decode + run of one picture.
 
-The settings: as the service has them; with threads that spin while they wait; with memory patterns; and with a session
-for each batch size whose shape is fixed. `best` in the table is the best of them at each batch size.
+Settings: the service's; threads that spin while waiting; memory patterns; one session with a fixed shape for each batch
+size. `best` in the table is the best of them at each batch size.
 """
 
 import time

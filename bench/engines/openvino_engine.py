@@ -1,8 +1,8 @@
-"""The same ONNX file in OpenVINO, in fp32 and in bf16, one model compiled for each batch size.
+"""Time the same ONNX file in OpenVINO, in fp32 and bf16, compiled for each batch size.
 
 Settings (https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference.html): fixed shapes, the
-latency hint (one stream with all threads, as here one batch runs at a time), and `INFERENCE_PRECISION_HINT`, since
-OpenVINO would take bf16 by itself where the processor has it.
+latency hint (one stream with all threads, since one batch runs at a time), and `INFERENCE_PRECISION_HINT`, because
+OpenVINO uses bf16 by default on processors that support it.
 """
 
 from collections.abc import Callable

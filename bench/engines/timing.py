@@ -1,7 +1,4 @@
-"""How an engine is timed: the same decoded pictures, a call that is not timed, then calls for so many seconds.
-
-Knows clocks and what an engine is asked for; prints one JSON line a timing. Knows no engine.
-"""
+"""Time an engine: the same decoded pictures, one untimed call, then calls for some seconds; one JSON line a timing."""
 
 import json
 import os

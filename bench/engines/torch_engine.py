@@ -1,8 +1,8 @@
-"""The network of the artefact in PyTorch, eager, with weights drawn at random: timed, not asked for answers.
+"""Time the artefact's network in PyTorch, eager, with random weights.
 
-The run that the bundled artefact was exported from is not in the repository, and its speed does not depend on what it
-has learned. Settings (https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html): inference mode, channels
-last, as many threads as the servers have.
+The training run of the bundled artefact is not in the repository, and speed does not depend on the weights. Settings
+(https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html): inference mode, channels last, as many threads
+as the servers have.
 """
 
 from collections.abc import Callable

@@ -1,15 +1,13 @@
-"""What every peer does with a picture: decode it, run the session, and say 21 probabilities and the attention grid.
+"""Work that every peer does for a picture: decode it, run the session, return 21 probabilities and the attention grid.
 
-Knows the artefact and onnxruntime. Knows no server. The session options are those of
-service/runtime/session.py, so that the servers differ and not what they serve. A peer learns where and with how many
-threads
-from its environment:
+Session options are those of service/runtime/session.py, so that only the servers differ. Peers read from the
+environment:
 
     BENCH_ARTEFACT    the .onnx file
-    BENCH_THREADS     threads of one session.run; the processors are given from outside, with taskset
-    BENCH_PORT        where to listen, on loopback
-    BENCH_DECODER     how a JPEG is read (bench/peers/decoders.py)
-    BENCH_DEADLINE_S  after which nobody waits for an answer any more
+    BENCH_THREADS     threads of one session.run; taskset assigns the processors
+    BENCH_PORT        port on loopback
+    BENCH_DECODER     JPEG decoder (bench/peers/decoders.py)
+    BENCH_DEADLINE_S  seconds after which an answer is useless
 """
 
 import os

@@ -1,7 +1,4 @@
-"""How a server makes pixels of a JPEG: by Pillow, as everybody does, or by this project's own code.
-
-Knows both by name. What only one of them needs is imported when it is asked for.
-"""
+"""JPEG decoders of the peers: Pillow, as usual, or this project's. Libraries are imported when selected."""
 
 from collections.abc import Callable
 from io import BytesIO

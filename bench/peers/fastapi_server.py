@@ -1,10 +1,10 @@
-"""FastAPI and onnxruntime without batching: what one writes first.
+"""FastAPI and onnxruntime without batching: the simplest server.
 
 Settings: the route is a plain `def`, so that decoding and the model run in the thread pool and not on the event loop
 (https://fastapi.tiangolo.com/async/#path-operation-functions); one process, since a second would only share the same
 processors (https://fastapi.tiangolo.com/deployment/server-workers/); uvicorn with uvloop and httptools
 (https://www.uvicorn.org/settings/#implementation); orjson writes the answer without a response model
-(https://fastapi.tiangolo.com/advanced/custom-response/). It refuses nobody.
+(https://fastapi.tiangolo.com/advanced/custom-response/). It never refuses a request.
 """
 
 import orjson

@@ -1,6 +1,6 @@
-"""Answers every request with the same bytes: what the load generator itself can do at most, no model behind it.
+"""Server that answers every request with the same bytes, to find the load generator's maximum rate.
 
-Knows how long a request is and nothing of what it says. The answer is as long as one of marrowlens'.
+It reads each request's length and ignores its content. The answer is as long as one of marrowlens.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Where servers listen and what they are asked for. Knows no library, so that the load generator can know it too."""
+"""Hosts, ports and field names shared by the servers and the load generator. Imports no library."""
 
 import os
 

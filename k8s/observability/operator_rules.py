@@ -1,4 +1,4 @@
-"""Writes prometheusrules.yaml: the plain rule files beside it, wrapped as the Prometheus Operator wants them.
+"""Write prometheusrules.yaml: the plain rule files, wrapped as PrometheusRule objects.
 
 `make rules`. Kustomize can generate a ConfigMap from a file, but no other kind.
 """
