@@ -29,7 +29,7 @@ _DRIFT = """Only if the artefact has a drift reference; over the most recent pic
 pictures. How: [drift.md](drift.md)."""
 _PROCESS = """Of the serving process, read from `/proc`; Linux only. Other programs export metrics with these names \
 too: `and on (job, instance) marrowlens_ready` selects those of marrowlens."""
-_VALUES = "LabelValues in `code` are a closed set, unless noted."
+_VALUES = "Values in `code` are a closed set, unless noted."
 _TABLE_HEAD = "| metric | type | unit | labels | what |\n|---|---|---|---|---|"
 _VALUES_HEAD = "| metric | label | values |\n|---|---|---|"
 
@@ -58,7 +58,7 @@ def page() -> str:
     for title, text, declared in sections():
         parts += [f"## {title}", *([text] if text else []), "\n".join((_TABLE_HEAD, *map(_row, declared)))]
     values = (row for _, _, declared in sections() for row in _value_rows(declared))
-    parts += ["## Buckets", _buckets(), "## LabelValues of the labels", _VALUES, "\n".join((_VALUES_HEAD, *values))]
+    parts += ["## Buckets", _buckets(), "## Values of the labels", _VALUES, "\n".join((_VALUES_HEAD, *values))]
     return "\n\n".join(parts) + "\n"
 
 

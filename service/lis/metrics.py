@@ -1,7 +1,4 @@
-"""What a laboratory counts, in Prometheus' terms, beside the service's own metrics.
-
-No label holds a number or a name of a specimen, a patient or a person.
-"""
+"""Prometheus metrics of the laboratory. Labels never name a specimen, a patient or a person."""
 
 from collections.abc import Iterable
 from typing import Literal, get_args
@@ -14,91 +11,87 @@ OrderOutcome = Literal["taken", "repeated", "refused"]
 DeliveryOutcome = Literal["delivered", "rejected", "unanswered"]
 ChannelName = Literal["hl7", "fhir", "astm"]
 
-#: How a connection with orders ended: by the sender; lost; refused for want of a slot; to make room for another; silent
-#: for too long; a message or an answer that took too long; no TLS; no MLLP; a fault of ours; because we stop.
+#: How a connection for orders ended; the values are explained at the metric below.
 ConnectionEnd = Literal[
     "closed", "lost", "refused", "displaced", "idle", "timeout", "tls", "broken", "error", "stopped"
 ]
 
 
 class ConnectionMetrics:
-    """Counts connections over which orders come."""
+    """Metrics of the connections for orders."""
 
     def __init__(self, registry: MetricRegistry) -> None:
-        self._open = registry.gauge(
-            "marrowlens_lis_order_connections", "Connections over which HL7 messages with orders may come."
-        )
+        self._open = registry.gauge("marrowlens_lis_order_connections", "Open connections for orders by HL7.")
         self._ended = registry.counter(
             "marrowlens_lis_order_connections_ended_total",
-            "Such connections that ended, by how: closed by the sender, lost, refused because every slot or every slot "
-            "of the sender was taken, displaced by another one while silent, silent for too long (idle), a message or "
-            "an answer that took too long (timeout), no TLS or no certificate (tls), no MLLP (broken), an error of the "
-            "service, or because it stopped.",
+            "Ended connections for orders. `closed`: by the sender; `lost`: network failure; `refused`: at the limit of "
+            "all senders or of one; `displaced`: silent, and replaced by a new one; `idle`: silent for too long; "
+            "`timeout`: a message or an answer took too long; `tls`: no TLS or no certificate; `broken`: no MLLP; "
+            "`error`: error of the service; `stopped`: the service stopped.",
             {"how": get_args(ConnectionEnd)},
             unit="connections",
         )
 
     def open(self, count: int) -> None:
-        """So many are open now."""
+        """Set the number of open connections."""
         self._open.set(count)
 
     def ended(self, how: ConnectionEnd) -> None:
-        """One has ended, or was refused."""
+        """Count a connection that ended or was refused."""
         self._ended.labels(how).inc()
 
 
 class LisMetrics:
-    """The laboratory's metrics in one registry."""
+    """All metrics of a laboratory."""
 
     def __init__(self, registry: MetricRegistry) -> None:
         channel = {"channel": get_args(ChannelName)}
         self._specimens = registry.counter(
             "marrowlens_lis_specimens_total",
-            "What was done to specimens over HTTP.",
+            "Actions on specimens over HTTP.",
             {"action": get_args(Action)},
             unit="actions",
         )
         self._orders = registry.counter(
             "marrowlens_lis_order_messages_total",
-            "HL7 messages with orders that could be read, by how they were answered.",
+            "Readable HL7 messages with orders, by answer: taken, repeated (already known) or refused.",
             {"outcome": get_args(OrderOutcome)},
         )
         self.connections = ConnectionMetrics(registry)
         self._attempts = registry.counter(
             "marrowlens_lis_delivery_attempts_total",
-            "Attempts at delivering one message to its receiver, by how they ended: one `rejected` is a dead letter, "
-            "one `unanswered` is tried again.",
+            "Delivery attempts by outcome. A `rejected` message becomes a dead letter, an `unanswered` one is retried.",
             {**channel, "outcome": get_args(DeliveryOutcome)},
         )
         self._waiting = registry.gauge(
-            "marrowlens_lis_outbox_messages", "Messages that wait to be delivered, or to be tried again.", channel
+            "marrowlens_lis_outbox_messages", "Messages waiting for delivery or retry.", channel
         )
         self._oldest_s = registry.gauge(
             "marrowlens_lis_outbox_oldest_age_seconds",
-            "Age of the oldest message that waits, since its report was written; 0 if none waits.",
+            "Age of the oldest waiting message, since its report was written; 0 if none is waiting.",
             channel,
         )
         self._dead = registry.gauge(
             "marrowlens_lis_dead_letters",
-            "Messages that were refused or given up, and that a person has to look at: `marrowlens lis show`.",
+            "Messages rejected or given up, to be checked by a person with `marrowlens lis show`.",
             channel,
             unit="messages",
         )
 
     def done(self, action: Action) -> None:
-        """Something was done to a specimen."""
+        """Count an action on a specimen."""
         self._specimens.labels(action).inc()
 
     def order(self, outcome: OrderOutcome) -> None:
-        """A message with orders was answered."""
+        """Count a message with orders by its answer."""
         self._orders.labels(outcome).inc()
 
     def tried(self, channel: str, outcome: DeliveryOutcome) -> None:
-        """A message was delivered, rejected, or not answered."""
+        """Count a delivery attempt by its outcome."""
         self._attempts.labels(channel, outcome).inc()
 
     def depths(self, channels: Iterable[str], found: Iterable[Depth], ages_s: Iterable[float]) -> None:
-        """How the outbox stands now; channels in which nothing waits stand at 0."""
+        """Set the state of the outbox; channels without messages are set to 0."""
         by_channel = {depth.channel: (depth, age_s) for depth, age_s in zip(found, ages_s, strict=True)}
         for channel in {*channels, *by_channel}:
             depth, age_s = by_channel.get(channel, (Depth(channel, 0, 0, None), 0.0))
