@@ -21,11 +21,11 @@ class ConnectionMetrics:
     """Metrics of the connections for orders."""
 
     def __init__(self, registry: MetricRegistry) -> None:
-        self._open = registry.gauge("marrowlens_lis_order_connections", "Open connections for orders by HL7.")
+        self._open = registry.gauge("marrowlens_lis_order_connections", "Open HL7 connections for orders.")
         self._ended = registry.counter(
             "marrowlens_lis_order_connections_ended_total",
-            "Ended connections for orders. `closed`: by the sender; `lost`: network failure; `refused`: at the limit of "
-            "all senders or of one; `displaced`: silent, and replaced by a new one; `idle`: silent for too long; "
+            "Ended connections for orders. `closed`: by the sender; `lost`: network failure; `refused`: at the limit "
+            "of all senders or of one; `displaced`: silent, and replaced by a new one; `idle`: silent for too long; "
             "`timeout`: a message or an answer took too long; `tls`: no TLS or no certificate; `broken`: no MLLP; "
             "`error`: error of the service; `stopped`: the service stopped.",
             {"how": get_args(ConnectionEnd)},
