@@ -118,6 +118,8 @@ def test_every_command_is_documented() -> None:
             assert re.search(rf"[ `]{command.name or command.callback.__name__}`", rows), (group.name, command)
     for command in training.registered_commands:
         assert f"`marrowlens-train {command.name or command.callback.__name__}`" in COMMANDS
+    names = {command.name or command.callback.__name__ for command in training.registered_commands}
+    assert set(re.findall(r"`marrowlens-train ([\w-]+)`", COMMANDS)) == names
 
 
 def test_the_card_is_the_manifests() -> None:
