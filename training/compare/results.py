@@ -82,7 +82,7 @@ class Results(ConfigTable):
 
 
 @dataclass(frozen=True, slots=True)
-class _Predictions:
+class _TissuePredictions:
     """Predictions of each seed's run on the test pictures of one tissue, in the same order for all entries."""
 
     keys: list[tuple[str, str, str]]
@@ -177,7 +177,7 @@ def _tissue_results(
     return rows
 
 
-def _read_predictions(runs: Sequence[PlannedRun], sources: set[str]) -> _Predictions | None:
+def _read_predictions(runs: Sequence[PlannedRun], sources: set[str]) -> _TissuePredictions | None:
     predictions, keys, labels = [], None, np.empty(0, np.int64)
     for run in runs:
         scores = scores_of_run(RunFolder(run.folder), "test")
@@ -190,10 +190,10 @@ def _read_predictions(runs: Sequence[PlannedRun], sources: set[str]) -> _Predict
         predictions.append(scores.predicted[order])
     if not keys:
         return None
-    return _Predictions(keys, labels, np.array(predictions), bootstrap(labels, np.array(predictions)))
+    return _TissuePredictions(keys, labels, np.array(predictions), bootstrap(labels, np.array(predictions)))
 
 
-def _scores(tissue: str, tested: _Predictions) -> TissueResult:
+def _scores(tissue: str, tested: _TissuePredictions) -> TissueResult:
     by_seed = [mean_scores(tested.labels, predicted[None]) for predicted in tested.predictions]
     mean = mean_scores(tested.labels, tested.predictions)
     n, draws = len(tested.labels), tested.draws
@@ -208,7 +208,7 @@ def _scores(tissue: str, tested: _Predictions) -> TissueResult:
     )
 
 
-def _difference(reference: _Predictions, other: _Predictions) -> tuple[Difference, Estimate]:
+def _difference(reference: _TissuePredictions, other: _TissuePredictions) -> tuple[Difference, Estimate]:
     ours = mean_scores(other.labels, other.predictions)
     theirs = mean_scores(reference.labels, reference.predictions)
     accuracy = _estimate(ours.accuracy - theirs.accuracy, other.draws.accuracy - reference.draws.accuracy)

@@ -1,4 +1,4 @@
-"""Classical features and classifiers on drawn cells: they tell classes apart, and turning a cell changes little."""
+"""Features and classifiers on drawn cells: they distinguish classes, and rotating a cell changes little."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_it_beats_chance_clearly_on_cells_it_has_not_seen(learned: tuple[np.ndar
     probabilities = model.predict_proba(images)
     assert probabilities.shape == (len(images), 6)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-    assert not probabilities[:, [0, 5]].any()  # no picture of these classes was seen
+    assert not probabilities[:, [0, 5]].any()  # no training picture of these classes
     right = int((probabilities.argmax(axis=1) == labels + 1).sum())
     assert binomtest(right, len(images), 1 / len(CODES), alternative="greater").pvalue < 1e-4
 
@@ -50,13 +50,13 @@ def test_a_quarter_turn_and_a_mirror_change_nothing_but_rounding(learned: tuple[
             changed = np.abs(measure_features(np.ascontiguousarray(moved)) - measure_features(image)) / spread.clip(
                 1e-6
             )
-            assert changed.mean() < 0.03 and changed.max() < 1.5  # a local pattern on the edge between two bins
+            assert changed.mean() < 0.03 and changed.max() < 1.5  # a local pattern at the edge of two bins
 
 
 def test_any_turn_changes_far_less_than_another_cell_does(learned: tuple[np.ndarray, np.ndarray]) -> None:
-    """The stated tolerance: on average a quarter of the spread between cells, resampling included."""
+    """On average less than a quarter of the spread between cells, interpolation included."""
     spread = _features(learned[0]).std(axis=0)
-    varied = spread > 1e-6  # a bin that no cell of these fell into has no spread to compare with
+    varied = spread > 1e-6  # empty histogram bins have no spread
     changes = []
     for code in CODES:
         large = Image.fromarray(paint(code, 3, 3 * SIZE // 2).picture)

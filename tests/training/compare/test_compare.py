@@ -1,4 +1,4 @@
-"""A comparison through its command line, on drawn cells: planned, killed, gone on with, tested, timed and drawn."""
+"""A comparison from the command line, on drawn cells: planned, killed, resumed, evaluated, timed and plotted."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ ENTRIES = ["micro", "late", "measured", "pupil"]
 
 
 class Bench:
-    """A folder of drawn cells and a configuration, with comparisons of it and their folders."""
+    """A folder with drawn cells, a configuration, and comparisons of it with their output folders."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out"
@@ -57,7 +57,7 @@ class Bench:
         return ["compare", path, "--data", self.folder, "--out", self.out, *options]
 
     def compare(self, name: str, text: str, *options: str | Path) -> tuple[int, str]:
-        """The exit code, and what was said."""
+        """Exit code and output."""
         log = self.folder / f"{name}.log"
         log.unlink(missing_ok=True)
         return commands.run(*self.arguments(name, text, *options), log=log), log.read_text()
@@ -74,7 +74,7 @@ class Bench:
         return (self.out / "comparison.md").read_text()
 
     def written(self) -> dict[str, int]:
-        """Everything that a training, a measurement or an export leaves, and when it was written."""
+        """Files that a training, a measurement or an export writes, with their modification times."""
         kept = ("weights.safetensors", "features.npz", "evaluation.json", "artefact/*", "fit.json")
         return {str(path): path.stat().st_mtime_ns for name in kept for path in self.out.glob(f"*/seed-*/{name}")}
 
@@ -97,7 +97,7 @@ def planned(bench: Bench) -> str:
 
 @pytest.fixture(scope="module")
 def killed(bench: Bench, planned: str) -> dict[str, int]:
-    """What lay there when the comparison was killed in its second run."""
+    """Files written when the comparison was killed in its second run."""
     del planned
     process = commands.start(*bench.arguments("all", ALL), log=bench.folder / "killed.log")
     while not (bench.out / "micro" / "seed-4" / "config.toml").exists():
@@ -111,7 +111,7 @@ def killed(bench: Bench, planned: str) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def gone_on(bench: Bench, killed: dict[str, int]) -> str:
-    """What is said by the same command after the kill; one entry's weights are not there yet."""
+    """Output of the same command after the kill; the weights of one entry do not exist yet."""
     assert any("seed-3/artefact" in path for path in killed)
     code, said = bench.compare("all", ALL)
     assert code == 1, said
@@ -121,7 +121,7 @@ def gone_on(bench: Bench, killed: dict[str, int]) -> str:
 
 @pytest.fixture(scope="module")
 def done(bench: Bench, gone_on: str) -> Bench:
-    """The comparison when all its entries are there."""
+    """The comparison with all entries done."""
     del gone_on
     before = bench.written()
     shutil.copy(bench.out / "micro" / "seed-3" / "weights.safetensors", bench.folder / "late.safetensors")
@@ -140,10 +140,10 @@ def test_a_plan_names_every_run_and_what_it_will_see(planned: str) -> None:
     found = [_numbers(line) for line in planned.splitlines() if re.match(r" \S+/seed-\d", line)]
     assert [row[0] for row in found] == RUNS
     by_name = {row[0]: row[1:] for row in found}
-    # 57 of 72 pictures are learned from: 7 batches of 8 an epoch, and 130 are nearest to two epochs of them
+    # 57 of 72 pictures are in the training block: 7 batches of 8 an epoch; two epochs are nearest to 130 pictures
     assert by_name["micro/seed-4"][:3] == by_name["pupil/seed-3"][:3] == ["32", "2", "112"]
-    assert by_name["measured/seed-3"] == ["32"]  # learns in no epochs
-    assert "5 runs" in planned and re.findall(r"\[\d of 5\] (\S+): ", planned) == RUNS  # each as it is known
+    assert by_name["measured/seed-3"] == ["32"]  # has no epochs
+    assert "5 runs" in planned and re.findall(r"\[\d of 5\] (\S+): ", planned) == RUNS  # in this order
 
 
 def test_paces_are_measured_once_for_a_configuration(bench: Bench, tmp_path: Path) -> None:
@@ -215,12 +215,12 @@ def test_budget_cost_and_speed_stand_beside_them(done: Bench) -> None:
 
 def test_what_an_entry_takes_from_another_reaches_its_training(done: Bench, gone_on: str) -> None:
     config = (done.out / "pupil" / "seed-3" / "config.toml").read_text()
-    assert config.count(str(done.out / "micro" / "seed-3")) == 2  # of several seeds the first: begun with, and taught
+    assert config.count(str(done.out / "micro" / "seed-3")) == 2  # the first seed: as initial weights, and as teacher
     assert re.search(r"loaded (\d+) of \1 tensors from \S+micro/seed-3", gone_on)
 
 
 def _drawn(folder: Path) -> str:
-    """The SVG of a plot that is not empty: its words are outlines, which stand in comments beside them."""
+    """The SVG of a plot, checked not to be empty; its texts are outlines, with the text in a comment."""
     with Image.open(folder / "comparison.png") as image:
         assert image.format == "PNG" and image.width > 500 and image.height > 200
         assert len(np.unique(np.asarray(image.convert("L")))) > 20
@@ -243,7 +243,7 @@ def test_what_is_done_is_neither_trained_nor_timed_again(done: Bench) -> None:
 
 @pytest.fixture
 def put_back(done: Bench) -> Iterator[Bench]:
-    """For what looks at the same runs in another way."""
+    """The comparison, restored after a test that compares the same runs in another way."""
     yield done
     done.compare("all", ALL)
 
@@ -299,4 +299,4 @@ def test_ctrl_c_saves_and_says_how_to_go_on(bench: Bench, tmp_path: Path) -> Non
     process.join()
     assert process.exitcode == 130
     assert "run the same command to resume" in log.read_text()
-    assert not list((tmp_path / "out").glob("*/*.failed"))  # nothing went wrong
+    assert not list((tmp_path / "out").glob("*/*.failed"))  # an interruption is no failure

@@ -1,4 +1,4 @@
-"""What a comparison file may say: the repository's can be carried out, and what cannot is refused in one line."""
+"""Comparison files: those of the repository are valid, and an invalid one is rejected in one line."""
 
 import subprocess
 import sys
@@ -88,12 +88,12 @@ def test_an_entry_may_do_without_another_tissue(tmp_path: Path) -> None:
         ),
         (
             HEAD + f"set.data.sources = [{DRAWN}, {MORE}]\n" + FIRST + SECOND + f"set.data.sources = [{DRAWN}]\n",
-            "entry other: data.sources differs from the first entry",  # it would be tested on a part
+            "entry other: data.sources differs from the first entry",  # it would be tested on a part of the tissue
         ),
         (
             HEAD + f"set.data.sources = [{DRAWN}, {BLOOD}]\n" + FIRST + SECOND + f"set.data.sources = [{BLOOD}]\n"
             'set.card.tissue = "blood"\n',
-            "entry other: data.sources differs from the first entry",  # nothing of what decides
+            "entry other: data.sources differs from the first entry",  # without the intended tissue
         ),
         (BOTH + 'set.model.init = "run:micra"\n', "'run:micra' is no earlier entry; earlier entries: micro"),
         (

@@ -1,4 +1,4 @@
-"""Speeds side by side, and what a network costs on paper."""
+"""Models timed side by side, and the cost of a network."""
 
 import threading
 import time
@@ -34,7 +34,7 @@ def test_every_model_is_asked_equally_often_with_pictures_of_its_size() -> None:
         for name, size in (("small", 32), ("large", 64))
     }
     time_side_by_side(subjects, (2,), rounds=3, round_s=1e-9)
-    assert seen["small"] == [(2, 32, 32, 3)] * 6  # in each of three rounds once untimed and once timed
+    assert seen["small"] == [(2, 32, 32, 3)] * 6  # three rounds, each with a warm-up call and a timed one
     assert seen["large"] == [(2, 64, 64, 3)] * 6
 
 
@@ -51,7 +51,7 @@ def test_exported_models_are_timed_from_the_command_line(artefact: Path, tmp_pat
 
 
 def test_cpu_seconds_are_those_that_this_process_computed() -> None:
-    """Of a subject that waits, no second is counted but those that it computes in."""
+    """CPU seconds of a model that waits exclude the waiting."""
     weights = np.ones((256, 256))
     waits = threading.Event()
     subject = Subject(32, lambda _: (waits.wait(0.2), weights @ weights))

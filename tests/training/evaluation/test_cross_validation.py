@@ -1,4 +1,4 @@
-"""`marrowlens-train pool`: every picture predicted once, and what is pooled is what the folds found."""
+"""`marrowlens-train pool`: every picture is predicted once; pooled metrics equal those of the folds' predictions."""
 
 import csv
 import json

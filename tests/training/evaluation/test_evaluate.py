@@ -1,5 +1,4 @@
-"""training/evaluation/evaluate.py: the temperature that was put in comes out, and what each figure was measured on is
-said."""
+"""Evaluation: a known temperature is recovered, and every metric states the pictures it was measured on."""
 
 from pathlib import Path
 
@@ -37,7 +36,7 @@ CONFIG = Config.model_validate(
 
 
 def _overconfident(count: int, times: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that are `times` as far apart as the labels, drawn from them, deserve."""
+    """Overconfident logits: labels are drawn from softmax(logits / times)."""
     random = np.random.default_rng(seed)
     honest = random.normal(0, 2, (count, len(CODES)))
     labels = np.array([random.choice(len(CODES), p=row) for row in softmax(honest, axis=1)])

@@ -1,5 +1,4 @@
-"""training/evaluation/metrics.py and the calibration error, held against counts done by hand, scikit-learn and
-torchmetrics."""
+"""Metrics and calibration error, compared with counts by hand, scikit-learn and torchmetrics."""
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ TOLERATED = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]], d
 
 def _drawn(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    labels = random.integers(0, 3, n)  # D never occurs among the labels, but may be answered
+    labels = random.integers(0, 3, n)  # D is never a label, but may be predicted
     return labels, random.integers(0, 4, n)
 
 
@@ -99,7 +98,7 @@ def test_every_figure_carries_its_n_split_and_interval() -> None:
 
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 12))
 def test_an_interval_holds_its_figure_however_rare_the_classes(seed: int, classes: int) -> None:
-    """Classes of one picture each: draws that lose some of them would all lie below the figure."""
+    """Classes of one picture each: draws without some of them would all be below the value."""
     random = np.random.default_rng(seed)
     counts = np.eye(classes, dtype=np.int64)
     counts[random.integers(classes), random.integers(classes)] += 1
@@ -114,7 +113,7 @@ def test_an_interval_holds_its_figure_however_rare_the_classes(seed: int, classe
 
 
 def test_bootstrapped_intervals_are_as_wide_as_sampling_says() -> None:
-    """Of 4000 pictures of two classes in equal parts, recalls of 0.9 and 0.7: the mean's standard error is known."""
+    """4000 pictures of two equal classes with recalls 0.9 and 0.7: the standard error of the mean is known."""
     counts = np.array([[1800, 200], [600, 1400]])
     metrics = classification_metrics(counts, ("A", "B"), strict(2), ("one", "two"), "test")
     found = next(m for m in metrics if m.name == "balanced_accuracy")

@@ -50,12 +50,12 @@ def test_wrong_in_all_and_contradicted_by_all_are_two_things() -> None:
 
 
 def test_a_label_is_in_doubt_where_another_class_reaches_its_own_mean() -> None:
-    """Thresholds by hand: A (0.9 + 0.5) / 2 = 0.7, B (0.6 + 0.4) / 2 = 0.5, C is no label and suggested of none."""
+    """Thresholds by hand: A (0.9 + 0.5) / 2 = 0.7, B (0.6 + 0.4) / 2 = 0.5; C is no label, so it is never suggested."""
     rows = [[0.9, 0.05, 0.05], [0.5, 0.49, 0.01], [0.3, 0.6, 0.1], [0.05, 0.4, 0.55]]
     found = _audit("AABB", rows)
     assert found.suggested.tolist() == [0, -1, 1, -1]
     assert found.margin == pytest.approx([0.85, 0.01, 0.3, -0.15], abs=1e-6)
-    assert found.doubtful.tolist() == [3]  # named C by the only model, though no threshold speaks for C
+    assert found.doubtful.tolist() == [3]  # the only model predicts C, although C is never suggested
     other = _audit("AABB", [[0.9, 0.05, 0.05], [0.48, 0.51, 0.01], [0.3, 0.6, 0.1], [0.05, 0.4, 0.55]])
     assert other.suggested.tolist() == [0, 1, 1, -1]
     assert other.doubtful.tolist() == [3, 1]  # by margin: -0.15 before -0.03
@@ -89,7 +89,7 @@ def test_shares_and_pairs_count_with_their_n() -> None:
 
 
 def test_models_are_held_against_the_first_picture_by_picture() -> None:
-    """The second alone is right nine times, the first once: McNemar's exact p is 2 * 11 / 1024."""
+    """Only the second is correct nine times, only the first once: McNemar's exact p is 2 * 11 / 1024."""
     sure, other = [0.8, 0.1, 0.1], [0.3, 0.6, 0.1]
     found = _audit("A" * 20, [other] * 9 + [sure] * 11, [sure] * 9 + [other] + [sure] * 10)
     first, second, mean = model_differences(found).rows
@@ -146,7 +146,7 @@ def test_every_picture_that_both_runs_get_wrong_is_listed_and_shown(folded: Fold
     rows = list(csv.DictReader((audited / "audit.csv").read_text().splitlines()))
     listed = {(row["source"], row["label"], row["file"]) for row in rows if row["wrong_models"] == row["models"] == "2"}
     assert listed == wrong[0] & wrong[1]
-    assert listed  # after one epoch there are some
+    assert listed  # after one epoch both runs have errors in common
     page = (audited / "audit.html").read_text()
     shown = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)"><figcaption>(\S+):', page)
     assert [file for _, _, file in shown] == [row["file"] for row in rows]

@@ -51,7 +51,7 @@ def test_only_the_blast_is_a_neighbour_outside_of_its_lineage() -> None:
 
 @given(seeds, st.integers(2, 9), st.integers(1, 60))
 def test_each_level_forgives_what_the_one_before_it_does(seed: int, classes: int, n: int) -> None:
-    """Where neighbours share a lineage: strict ≤ tolerant ≤ lineage, in all and in each class."""
+    """If neighbours share a lineage: strict ≤ tolerant ≤ lineage, overall and for each class."""
     random = np.random.default_rng(seed)
     codes = tuple(f"c{at}" for at in range(classes))
     groups = sorted(random.choice(["one", "two", "three"], classes).tolist())

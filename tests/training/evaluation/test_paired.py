@@ -1,4 +1,4 @@
-"""Figures and differences of several models on the same pictures, against scipy, scikit-learn and by hand."""
+"""Scores and differences of models on the same pictures, compared with scipy, scikit-learn and hand calculation."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def _answers(seed: int, n: int, right: float, runs: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (n,) and answers (runs, n) of five classes, of which about a share is right."""
+    """Labels (n,) and predictions (runs, n) of five classes; about this share is correct."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 4, n)
     guesses = random.integers(0, 5, (runs, n))
@@ -46,7 +46,7 @@ def test_a_difference_is_over_the_same_pictures(seed: int) -> None:
     better[0, wrong] = labels[wrong]
     gained = bootstrap(labels, better).accuracy - bootstrap(labels, answers).accuracy
     low, high = middle_95(gained)
-    # Thirty pictures of 300 are right in addition and none less: the paired interval is that of their number alone.
+    # Thirty of 300 pictures more are correct and none fewer: the paired interval is that of their number.
     assert 0.06 < low < 0.1 < high < 0.14
     assert p_value(labels, better, answers) == pytest.approx(mcnemar(30, 0))
     assert middle_95(bootstrap(labels, answers).accuracy - bootstrap(labels, answers.copy()).accuracy) == (0, 0)
@@ -57,7 +57,7 @@ def test_of_several_runs_the_same_question_is_answered_by_permutation() -> None:
     second = _answers(2, 400, 0.0)[1]
     second = np.where(np.random.default_rng(3).random((1, 400)) < 0.7, labels, second)
     exact = p_value(labels, first, second)
-    permuted = p_value(labels, np.repeat(first, 2, axis=0), second)  # the same answers twice: the same question
+    permuted = p_value(labels, np.repeat(first, 2, axis=0), second)  # the same predictions twice: the same hypothesis
     assert 0.001 < exact < 1
     assert permuted == pytest.approx(exact, abs=0.02)
     assert p_value(labels, np.repeat(first, 2, axis=0), first) == 1.0

@@ -1,5 +1,4 @@
-"""training/evaluation/scores.py: logits come back as they were written, and a file that is not whole is said to be
-so."""
+"""Scores: what is read is what was written, and an incomplete file is an error."""
 
 import csv
 from pathlib import Path
@@ -15,7 +14,7 @@ CODES = ("A", "B", "C")
 
 
 def made(n: int, source: str = "one", seed: int = 0, temperature: float = 2.0) -> Scores:
-    """Scores of n pictures with codes in turn."""
+    """Scores of n pictures, with class codes in rotation."""
     samples = [Sample(source, CODES[at % 3], f"{at} ü,.png", Path(f"{at}.png")) for at in range(n)]
     logits = np.random.default_rng(seed).normal(0, 2, (n, 3)).astype(np.float32)
     return scores_of(samples, logits, temperature, CODES)

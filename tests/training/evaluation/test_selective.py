@@ -1,5 +1,4 @@
-"""training/evaluation/selective.py: risk against coverage, held against counts of every threshold and against known
-cases."""
+"""Risk against coverage, compared with counts at every threshold and with known areas."""
 
 import numpy as np
 import pytest
@@ -88,7 +87,7 @@ def _measured(labels: list[int], named: list[int], confidence: list[float]) -> d
 
 
 def test_figures_at_coverages_count_the_answered() -> None:
-    confidence = [0.99 - 0.02 * at for at in range(20)]  # the two least sure are wrong
+    confidence = [0.99 - 0.02 * at for at in range(20)]  # the two with the lowest confidence are wrong
     found = _measured([0] * 20, [0] * 18 + [1] * 2, confidence)
     assert [found[f"accuracy_at_{100 * share:.0f}_coverage"] for share in COVERAGES] == [
         (pytest.approx(18 / 19), 19),
@@ -100,11 +99,11 @@ def test_figures_at_coverages_count_the_answered() -> None:
 
 
 def test_a_threshold_is_tried_on_the_other_half() -> None:
-    """Of each class the first half alone is wrong below 0.8: what is learned from it holds for the other, not back."""
+    """Only the first half of each class is wrong below 0.8: its threshold suits the second half, not vice versa."""
     sure, unsure = [0.9] * 5, [0.7] * 5
     found = _measured([0] * 20, [0] * 5 + [1] * 5 + [0] * 10, (sure + unsure) * 2)
-    # From the first half: 0.9, which answers 5 of the second, right. From the second: 0.7, which answers all of the
-    # first, 5 of 10 right.
+    # Threshold of the first half: 0.9, answers 5 of the second, all correct. Of the second: 0.7, answers all 10 of
+    # the first, 5 of them correct.
     assert found["cross_coverage_at_5_risk"] == (15 / 20, 20)
     assert found["cross_accuracy_at_5_risk"] == (pytest.approx(10 / 15), 15)
     assert found["coverage_at_5_risk"] == (0.5, 20)

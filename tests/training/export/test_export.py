@@ -1,4 +1,4 @@
-"""The gates of an export: what disagrees with the network is never written."""
+"""Checks of an export: a graph that disagrees with the network is never written."""
 
 import json
 from collections import Counter
@@ -36,7 +36,7 @@ UNFITTED = Evaluation(temperature=1.0, temperature_fitted=False, metrics=(), con
 def network() -> VAN:
     torch.manual_seed(0)
     net = VAN("micro", len(CONFIG.codes)).eval()
-    # Scales of a trained network: at the initial 1e-2 a wrong block would hardly show.
+    # Layer scales as after training: at the initial 1e-2 an error in a block would hardly show.
     for name, parameter in net.named_parameters():
         if "layer_scale" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
@@ -74,7 +74,7 @@ def test_a_changed_weight_is_caught(network: VAN, graph: bytes) -> None:
 
 
 class _Leaky(Servable):
-    """A head whose logits are not the sum of its evidence."""
+    """A network whose evidence does not sum to the logits."""
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         probabilities, logits, attention, evidence, embedding = super().forward(image)
@@ -82,10 +82,10 @@ class _Leaky(Servable):
 
 
 def _leaking(graph: bytes) -> bytes:
-    """What the exporter would write of a leaky network: evidence is scaled on its way out."""
+    """The graph of a `_Leaky` network: the evidence output is scaled."""
     model = onnx.load_from_string(graph)
     (maker,) = (node for node in model.graph.node if "evidence" in node.output)
-    assert not any("evidence" in node.input for node in model.graph.node)  # else more than the output would change
+    assert not any("evidence" in node.input for node in model.graph.node)  # or more than the output would change
     maker.output[list(maker.output).index("evidence")] = "exact"
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.01), "leak"))
     model.graph.node.append(onnx.helper.make_node("Mul", ["exact", "leak"], ["evidence"]))

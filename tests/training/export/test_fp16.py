@@ -47,14 +47,14 @@ def test_input_and_outputs_are_those_of_the_contract(full: ModelProto, converted
 
 
 def test_it_takes_half_the_space(full: ModelProto, converted: ModelProto) -> None:
-    assert converted.ByteSize() < 0.56 * full.ByteSize()  # the nodes and their names are no smaller
+    assert converted.ByteSize() < 0.56 * full.ByteSize()  # nodes and names keep their size
 
 
 def test_softmax_the_maps_and_the_scaling_of_pixels_are_in_fp32(converted: ModelProto) -> None:
     kind = types(converted)
     made_by = {name: node for node in converted.graph.node for name in node.output}
     softmaxes = [node for node in converted.graph.node if node.op_type == "Softmax"]
-    assert len(softmaxes) == 2  # of the cross attention, and of the answer
+    assert len(softmaxes) == 2  # of the cross attention, and of the probabilities
     for node in (*softmaxes, *(made_by[name] for name in OUTPUTS)):
         floats = [name for name in (*node.input, *node.output) if kind.get(name) != TensorProto.INT64]
         assert {kind[name] for name in floats} == {TensorProto.FLOAT}, node.name

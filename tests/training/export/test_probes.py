@@ -1,4 +1,4 @@
-"""Stored answers to the probe pictures: what they tell apart, who is held against them how closely, and who is not."""
+"""Probe answers in the manifest: which graphs they distinguish, and the tolerance for each provider and precision."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ Change = Callable[[Floats], Floats]
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    """An artefact whose manifest has the answers to the probe pictures."""
+    """An artefact with probe answers in its manifest."""
     artefact = write_artefact(tmp_path)
     store_probes(artefact)
     return artefact
@@ -122,7 +122,7 @@ def test_answers_to_other_pictures_are_not_judged_and_the_log_says_so(
 
 @pytest.fixture
 def halved(tmp_path: Path) -> Path:
-    """The same artefact in fp16, with the answers of its own graph."""
+    """The same artefact in fp16, with the answers of the fp16 graph."""
     artefact = write_artefact(tmp_path, name="half")
     artefact.write_bytes(fp16_graph(onnx.load(artefact), 64))
     edit_manifest(artefact, sha256=sha256(artefact.read_bytes()), precision="fp16")
@@ -138,7 +138,7 @@ def test_an_artefact_in_fp16_is_held_against_its_own_answers(halved: Path) -> No
 
 
 def test_who_computes_more_coarsely_is_held_less_closely(stored: Path, halved: Path) -> None:
-    """fp16 stands for TensorRT, which rounds as much: its answers against those of fp32."""
+    """fp16 answers compared with fp32 ones, as for TensorRT, which rounds as much."""
     manifest, coarse = manifest_of(stored), running(opened(halved))
     assert probe_mismatch(manifest, coarse, tolerance("tensorrt", "fp32")) is None
     said = probe_mismatch(manifest, coarse, tolerance("cuda", "fp32"))

@@ -1,4 +1,4 @@
-"""Figures: nothing is cut off or overlaps, each says how many pictures it speaks of, and its numbers are the counts."""
+"""Figures: no text is cut off or overlaps, each states its n, and its numbers are the counts."""
 
 import csv
 import re
@@ -37,7 +37,7 @@ SPLIT = "a source of a long name (bone marrow), 5 folds pooled, 170000 of 171374
 
 
 def _scores(codes: Sequence[str], n: int, sure: float = 2.0) -> Scores:
-    """Answers that are right in about two thirds; neighbours in the list are confused."""
+    """Scores with about two thirds of the predictions correct; the others are the next class in the list."""
     random = np.random.default_rng(5)
     labels = random.integers(0, len(codes), n)
     logits = random.normal(0, 1, (n, len(codes)))
@@ -96,7 +96,7 @@ def _texts(plate: ReportFigure) -> list[Text]:
 
 
 def _boxes(plate: ReportFigure) -> dict[str, list[tuple[float, float, float, float]]]:
-    """Drawn text → its boxes as shares of the figure, ticks outside of an axis' limits left out."""
+    """Drawn text → its boxes as shares of the figure, without ticks outside the axis limits."""
     canvas = FigureCanvasAgg(plate.figure)
     canvas.draw()
     width, height = plate.figure.bbox.size
@@ -180,7 +180,7 @@ def test_numbers_on_a_heat_map_are_legible_on_their_shade() -> None:
 
 
 def test_tolerant_dots_stand_only_where_they_differ_and_undefined_ones_nowhere() -> None:
-    """BLA is named PMO (forgiven), EOS is named BLA (not), and EOS is what nothing is named."""
+    """BLA is predicted PMO (tolerated), EOS is predicted BLA (an error), and nothing is predicted EOS."""
     codes = ("BLA", "PMO", "EOS")
     counts = np.array([[1, 1, 0], [0, 2, 0], [2, 0, 0]])
     groups = lineages([cell_class for cell_class in CLASSES if cell_class.code in codes])
@@ -193,7 +193,7 @@ def test_tolerant_dots_stand_only_where_they_differ_and_undefined_ones_nowhere()
 
 
 def test_both_histograms_share_a_scale_that_holds_the_higher() -> None:
-    scores = _scores(THREE, 300, sure=0.1)  # before the temperature all in few bins
+    scores = _scores(THREE, 300, sure=0.1)  # before temperature scaling all are in few bins
     upper, _, before, after = reliability_figure(scores, "r", "test").figure.axes
     heights = [max(bar.get_height() for bar in axes.patches) for axes in (before, after)]
     assert heights[0] != heights[1]
@@ -264,7 +264,7 @@ def _attempt(folder: Path, number: int, losses: dict[int, float]) -> None:
 def test_an_epoch_that_was_trained_twice_counts_as_the_last_time(tmp_path: Path) -> None:
     _attempt(tmp_path, 0, {0: 3.0, 1: 2.0})
     _attempt(tmp_path, 2, {1: 1.5, 2: 1.0})
-    _attempt(tmp_path, 10, {2: 0.75, 3: 0.5})  # after 2, though not in the order of letters
+    _attempt(tmp_path, 10, {2: 0.75, 3: 0.5})  # after 2, although not in alphabetical order
     curves = read_curves(tmp_path)
     assert curves.values["train_loss"] == {0: 3.0, 1: 1.5, 2: 0.75, 3: 0.5}
     assert curves.resumed == (1, 2)

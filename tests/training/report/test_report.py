@@ -1,4 +1,4 @@
-"""`marrowlens-train figures`: every figure as PNG and SVG, and one report that needs nothing but itself."""
+"""`marrowlens-train figures`: every figure as PNG and SVG, and a report without external resources."""
 
 import csv
 import re
@@ -24,7 +24,7 @@ OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery"}
 
 
 class _Read(HTMLParser):
-    """Tags with their attributes, the text, and whether every element was closed in its turn."""
+    """Tags with their attributes and the text of a page; fails if an element is not closed."""
 
     VOID = frozenset({"meta", "img", "br", "link"})
 
@@ -53,7 +53,7 @@ class _Read(HTMLParser):
 
 @pytest.fixture(scope="module")
 def drawn(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The figures of one fold."""
+    """Folder of the figures of one fold."""
     out = tmp_path_factory.mktemp("figures")
     folded.made("figures", folded.runs[0], "--data", folded.data, "--out", out)
     return out
@@ -61,7 +61,7 @@ def drawn(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pooled(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The figures of both folds, of a source whose name cannot be that of a file."""
+    """Folder of the figures of both folds; the name of the source is no valid file name."""
     folder = tmp_path_factory.mktemp("pooled")
     shutil.copytree(folded.pooled, folder, dirs_exist_ok=True)
     config, run = folder / "config.toml", RunFolder(folder)
