@@ -22,6 +22,7 @@ from model.contract import Precision
 from training import pipeline
 from training.commands import compare, measure, review
 from training.commands.configuration import classes_toml, command_arguments, read_classes, read_with_overrides
+from training.commands.review import DataRoot
 from training.config import read_config
 from training.data.index import counts_table, index_data, summary_lines
 from training.data.near_duplicates import write_near_duplicates
@@ -33,7 +34,6 @@ from training.terminal import console, print_line, print_metrics, report_errors,
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Training configuration.")]
-DataRoot = Annotated[Path, typer.Option("--data", help="Folder that contains the sources' folders.")]
 CacheFolder = Annotated[
     Path | None, typer.Option("--cache", help="Folder for decoded pictures, shared between runs; default: RUN/cache.")
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from training.commands.review import DataRoot
 from training.compare.entries import CACHE, PlannedRun, plan_runs, read_comparison
 from training.compare.speed import Timing, cores, cpu_seconds, load_artefact, processor, time_side_by_side
 from training.config import suggest
@@ -15,8 +16,6 @@ from training.terminal import console, print_table, report_errors, report_interr
 
 if TYPE_CHECKING:
     from training.compare.run import Learner, PlannedTraining
-
-DataRoot = Annotated[Path, typer.Option("--data", help="Folder that contains the folders of the sources.")]
 
 
 def compare(
