@@ -1,15 +1,15 @@
 #!/bin/sh
-# Writes the constraints that the images and `make serve` install from: every distribution at one version, with the sha256 of each of
-# its files on PyPI. One file an image, for every machine and every Python that pyproject.toml allows.
+# Write the constraints files of the images and `make serve`: one version per package, with the sha256 of each of its
+# files on PyPI. One file per image, for all machines and Python versions that pyproject.toml allows.
 #
-#   docker/constraints.sh                     what pyproject.toml has grown; versions that are there stay
-#   docker/constraints.sh --upgrade           everything as new as it can be (`make constraints` does this)
+#   docker/constraints.sh                     add new dependencies of pyproject.toml; keep present versions
+#   docker/constraints.sh --upgrade           upgrade all packages (`make constraints`)
 #   docker/constraints.sh --upgrade-package pillow
 #
-# There is none for tensorrt: what PyPI has of it is a placeholder that fetches the wheel from NVIDIA when it is built.
-# That image installs gpu's by their hashes, and TensorRT alone without (docker/install.sh).
+# There is no file for tensorrt: its package on PyPI is a placeholder that fetches the wheel from NVIDIA. That image
+# installs the packages of gpu by hash, and TensorRT without one (docker/install.sh).
 #
-# UV names uv (MIT or Apache-2.0), which reads PyPI alone: no other index, no file of the machine's own settings.
+# UV: path of uv (MIT or Apache-2.0). It uses PyPI only, and no configuration of this machine.
 set -eu
 cd "$(dirname "$0")/.."
 UV=${UV:-uv}
@@ -28,7 +28,7 @@ compile() {
 for runtime in cpu gpu openvino; do
     compile "$runtime" pyproject.toml --extra service --extra postgres --extra otel --extra "$runtime" "$@"
 done
-# Tables as Parquet, for `make serve` alone; what it shares with cpu stands at the same version.
+# Parquet tables, for `make serve` only; packages shared with cpu have the same version.
 compile parquet pyproject.toml --extra parquet --constraint docker/constraints-cpu.txt "$@"
 compile training pyproject.toml --extra training "$@"
 compile build docker/build.in "$@"

@@ -1,13 +1,13 @@
 #!/bin/sh
-# What the Dockerfiles do to make an image's Python environment; the tests do the same in one of their own.
+# Build an image's Python environment. Used by the Dockerfiles and by the tests.
 #
-#   docker/install.sh dependencies cpu     what constraints-cpu.txt names, each file by its sha256
-#   docker/install.sh project              marrowlens itself, built and installed without a look at an index
+#   docker/install.sh dependencies cpu     install constraints-cpu.txt, each file checked by its sha256
+#   docker/install.sh project              build and install marrowlens itself, without a package index
 #
 # PYTHON       the image's Python                                          python3
-# ENVIRONMENT  what is made: no pip and no setuptools come in              /opt/marrowlens
-# TOOLS        pip and what builds the wheel; stays behind                 /opt/build
-# WHEELS       a folder that docker/wheels.sh filled: then there is no network; empty or missing: from the index
+# ENVIRONMENT  target environment, without pip and setuptools              /opt/marrowlens
+# TOOLS        environment of pip and the build backend, not in the image  /opt/build
+# WHEELS       folder of docker/wheels.sh, to install without a network    /wheels; without files: the package index
 set -eu
 docker=$(cd "$(dirname "$0")" && pwd)
 PYTHON=${PYTHON:-python3}
@@ -18,7 +18,7 @@ WHEELS=${WHEELS:-/wheels}
 offline=
 if [ -n "$(find "$WHEELS" -name '*.whl' 2>/dev/null | head -n 1)" ]; then offline=yes; fi
 
-# pip WORDS: the tools' pip, offline where there are wheels.
+# pip WORDS: run pip of the TOOLS environment.
 pip() { "$TOOLS/bin/python" -m pip --disable-pip-version-check "$@"; }
 from_wheels() { if [ -n "$offline" ]; then echo --no-index "--find-links=$WHEELS"; fi; }
 by_hash() { # ENVIRONMENT'S PYTHON, CONSTRAINTS
@@ -29,7 +29,7 @@ by_hash() { # ENVIRONMENT'S PYTHON, CONSTRAINTS
 dependencies() {
     case $1 in
         cpu | gpu | tensorrt | openvino | training) ;;
-        *) echo "There is no image for $1; choose one of: cpu gpu tensorrt openvino training" >&2 && exit 1 ;;
+        *) echo "unknown image: $1; choose one of: cpu gpu tensorrt openvino training" >&2 && exit 1 ;;
     esac
     "$PYTHON" -m venv "$TOOLS"
     "$PYTHON" -m venv --without-pip "$ENVIRONMENT"
@@ -38,13 +38,13 @@ dependencies() {
         cpu | gpu | openvino | training) by_hash "$ENVIRONMENT/bin/python" "$1" ;;
         tensorrt)
             by_hash "$ENVIRONMENT/bin/python" gpu
-            # NVIDIA's placeholder on PyPI fetches the wheel from NVIDIA: no hash of ours, and no build without network.
+            # NVIDIA's placeholder on PyPI fetches the wheel from NVIDIA: without a hash, and only with a network.
             "$TOOLS/bin/python" -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project'][
                 'optional-dependencies']; print(*extras['tensorrt'], sep='\n')" >"$TOOLS/tensorrt.txt"
             pip --python "$ENVIRONMENT/bin/python" install --requirement "$TOOLS/tensorrt.txt"
             ;;
     esac
-    # Training calls for more of its packages than anybody could list.
+    # Training uses too many parts of its packages to list what may be deleted.
     if [ "$1" != training ]; then "$PYTHON" "$docker/trim.py" "$ENVIRONMENT"; fi
 }
 

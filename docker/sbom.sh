@@ -1,18 +1,18 @@
 #!/bin/sh
-# What an image's Python environment holds, as CycloneDX, and under which licences; an unknown one fails.
+# Write the CycloneDX SBOM and the licence table of an image's Python environment; fail on an unknown licence.
 #
-#   docker/sbom.sh cpu                            installs what the image installs, into build/image-cpu (make sbom)
-#   docker/sbom.sh cpu /opt/marrowlens            of an environment that is there, such as an image's own
+#   docker/sbom.sh cpu                            install as the image does, into build/image-cpu (make sbom)
+#   docker/sbom.sh cpu /opt/marrowlens            use an existing environment, such as inside an image
 #
-# OUT          the folder that it is written to                build/sbom
+# OUT          output folder                                   build/sbom
 # CYCLONEDX    cyclonedx-py
 #
-# The base image's own packages are Debian's: docs/supply.md says what lists those.
+# For the Debian packages of the base image see docs/supply.md.
 set -eu
 cd "$(dirname "$0")/.."
 OUT=${OUT:-build/sbom}
 CYCLONEDX=${CYCLONEDX:-cyclonedx-py}
-image=${1:?say which image: cpu, gpu, tensorrt, openvino or training}
+image=${1:?image is missing: give cpu, gpu, tensorrt, openvino or training}
 environment=${2-}
 if [ -z "$environment" ]; then
     environment=$PWD/build/image-$image

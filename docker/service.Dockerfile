@@ -1,29 +1,29 @@
-# The service with its bundled model: no torch, no compiler, not root, and nothing is written.
+# The service with its bundled model: without torch and compiler, not root, read-only file system.
 #
 #   docker build -f docker/service.Dockerfile -t marrowlens:0.1.0 .
 #   docker build -f docker/service.Dockerfile -t marrowlens:0.1.0-gpu --build-arg RUNTIME=gpu .
 #   docker run --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -e MARROWLENS_ALLOW_ANONYMOUS=true marrowlens:0.1.0
 #
-# A container listens on an address that others reach, so it takes keys (docs/access.md), or that it be said that
-# nobody is asked: as here, where the port is published to this machine alone.
+# A container listens on an address that other machines can reach. So it needs API keys (docs/access.md), or
+# MARROWLENS_ALLOW_ANONYMOUS=true as above, where the port is published to this machine only.
 #
-# The base is a tag until it is pinned to the byte; a digest is looked up where the registry is, and given so:
+# The base image is given by tag. To pin it, look up its digest and pass it:
 #   docker buildx imagetools inspect python:3.13-slim-bookworm --format '{{.Manifest.Digest}}'
 #   docker build … --build-arg PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:…
-# Without a network, from the wheels that docker/wheels.sh fetched: --build-context wheels=FOLDER --network none
-# docs/supply.md has the rest: digests, wheels, constraints, SBOM, another base for what runs.
+# To build without a network, from wheels fetched by docker/wheels.sh: --build-context wheels=FOLDER --network none
+# More in docs/supply.md: digests, wheels, constraints, SBOM, another base image at run time.
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
-# What runs may be another base than what builds, one without a shell say, that has the same Python at the same path.
+# The run-time base may differ, such as one without a shell, if it has the same Python at the same path.
 ARG RUN_IMAGE=${PYTHON_IMAGE}
 
 FROM scratch AS wheels
 
 FROM ${PYTHON_IMAGE} AS build
-# cpu, openvino, or gpu: onnxruntime-gpu with CUDA and cuDNN from wheels, so that the host brings only its driver;
-# tensorrt is gpu with TensorRT's wheel, for which MARROWLENS_ENGINE_CACHE names a volume.
+# cpu, openvino, gpu or tensorrt. gpu: onnxruntime-gpu with CUDA and cuDNN from wheels; the host needs the driver only.
+# tensorrt: gpu plus TensorRT's wheel; set MARROWLENS_ENGINE_CACHE to a volume.
 ARG RUNTIME=cpu
 WORKDIR /src
-# Dependencies change less often than code: their layer depends on what names them alone.
+# Dependencies change less often than code, so their layer copies only the files that list them.
 COPY pyproject.toml ./
 COPY docker/install.sh docker/trim.py docker/constraints-*.txt docker/
 RUN --mount=type=bind,from=wheels,target=/wheels \
@@ -33,12 +33,12 @@ COPY README.md LICENSE ./
 COPY model/ model/
 COPY training/ training/
 COPY service/ service/
-# pip compiles what it installs; the running container could not, its file system is read-only.
+# pip compiles the bytecode at build time; at run time the file system is read-only.
 RUN sh docker/install.sh project
 
 FROM ${RUN_IMAGE}
 LABEL org.opencontainers.image.title="marrowlens" \
-      org.opencontainers.image.description="Reads bone-marrow cells over HTTP. Research use only." \
+      org.opencontainers.image.description="Classifies bone-marrow cells over HTTP. Research use only." \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/marrowlens /opt/marrowlens
@@ -55,7 +55,7 @@ ENV PATH=/opt/marrowlens/bin:$PATH \
     MARROWLENS_HOST=0.0.0.0 \
     MARROWLENS_PORT=8000
 WORKDIR /tmp
-# A number, not a name: Kubernetes can then tell that it is not root.
+# A number, not a name: Kubernetes can then verify that it is not root.
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM

@@ -1,10 +1,10 @@
-# Training, evaluation and export. torch's wheels carry CUDA, so that the host brings only its driver.
+# Training, evaluation and export. torch's wheels include CUDA; the host needs the driver only.
 #
 #   docker build -f docker/training.Dockerfile -t marrowlens-training:0.1.0 .
 #   docker run --gpus all -v "$PWD/cells:/cells:ro" -v "$PWD/runs:/runs" --user "$(id -u):$(id -g)" \
 #       marrowlens-training:0.1.0 fit /runs/CONFIG.toml --data /cells --out /runs/NAME
 #
-# Digests, and a build without a network, as in service.Dockerfile (docs/supply.md).
+# Pinned digests and builds without a network: as in service.Dockerfile (docs/supply.md).
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM scratch AS wheels

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fetches every wheel that an image needs, each by its sha256, so that the image can be built without a network:
+# Fetch all wheels of an image, each checked by its sha256, to build the image without a network:
 #
-#   docker/wheels.sh cpu wheels                                            here, with a network
-#   docker build -f docker/service.Dockerfile --build-context wheels=wheels --network none .        there, without
+#   docker/wheels.sh cpu wheels                                            with a network
+#   docker build -f docker/service.Dockerfile --build-context wheels=wheels --network none .        without one
 #
-# For another machine or another Python in the base image: MACHINE=aarch64 IMAGE_PYTHON=3.12 docker/wheels.sh cpu wheels
+# For another machine type or Python version: MACHINE=aarch64 IMAGE_PYTHON=3.12 docker/wheels.sh cpu wheels
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -13,14 +13,14 @@ IMAGE_PYTHON=${IMAGE_PYTHON:-3.13}
 
 case ${1-} in
     cpu | gpu | openvino | training) ;;
-    tensorrt) echo "TensorRT's wheel is not on PyPI: that image needs a network" >&2 && exit 1 ;;
+    tensorrt) echo "TensorRT's wheel is not on PyPI: the tensorrt image needs a network" >&2 && exit 1 ;;
     *) echo "usage: docker/wheels.sh cpu|gpu|openvino|training FOLDER" >&2 && exit 1 ;;
 esac
 image=$1
-folder=${2:?say into which folder}
+folder=${2:?folder is missing: give the output folder}
 mkdir -p "$folder"
 
-# glibc 2.36 is Debian 12's. pip takes a newer manylinux not for the older ones too, so all are named.
+# glibc 2.36 is that of Debian 12. pip does not derive older manylinux tags from newer ones, so all are listed.
 platforms="--platform=manylinux2014_$MACHINE"
 for minor in $(seq 17 36); do platforms="$platforms --platform=manylinux_2_${minor}_$MACHINE"; done
 
