@@ -1,4 +1,4 @@
-"""The recipes that no test can train to their end take their first steps, on drawn cells of all 21 classes."""
+"""First steps of the recipes that take too long to train in a test, on drawn cells of all 21 classes."""
 
 import csv
 from pathlib import Path
@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_first_steps_of_own_classes_on_the_bundled_model(tmp_path: Path) -> None:
-    """training/configs/finetune.toml as it stands, and as the newcomer's guide shows it."""
+    """training/configs/finetune.toml unchanged, as docs/own-classes.md shows it."""
     write_folder(tmp_path / "mine", ["NGS", "LYT", "EOS"], 20, size=64)
     log, out = tmp_path / "fit.log", tmp_path / "run"
     code = run("fit", CONFIGS / "finetune.toml", "--data", tmp_path, "--out", out, "--steps", "1", log=log)
@@ -35,7 +35,7 @@ def test_the_first_steps_of_own_classes_on_the_bundled_model(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("name", "batch_size"), [("full", 1024), ("paper", 32)])
 def test_the_first_steps(data: Path, tmp_path: Path, name: str, batch_size: int) -> None:
-    """Smaller pictures and batches than in the recipe; everything else is as it stands there."""
+    """As in the recipe, but with smaller pictures and batches."""
     text = (CONFIGS / f"{name}.toml").read_text(encoding="utf-8")
     for key, value, small in (("batch_size", batch_size, 4), ("input_size", 224, 32)):
         assert text.count(f"\n{key} = {value}\n") == 1

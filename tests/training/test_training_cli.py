@@ -1,4 +1,4 @@
-"""Training through its command line, on drawn cells: fit, evaluate, export, and what each says when it cannot."""
+"""The commands fit, evaluate and export on drawn cells, and their error messages."""
 
 import csv
 import json
@@ -46,7 +46,7 @@ licence = "CC0"
 
 
 def _train(*arguments: str | Path) -> tuple[int, str]:
-    """The exit code, and what was said on either stream."""
+    """Exit code and the output of both streams."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         return commands.run(*arguments, log=log), log.read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with drawn cells, one of them broken, a configuration, and a finished, evaluated and exported run."""
+    """A folder with drawn cells (one broken), a configuration, and a trained, evaluated and exported run."""
     folder = tmp_path_factory.mktemp("desk")
     write_folder(folder / "drawn", CODES, IMAGES_PER_CLASS, size=80)
     (folder / "drawn" / "EOS" / "EOS_00002.jpg").write_bytes(b"not a picture")
@@ -110,7 +110,7 @@ def test_every_figure_of_the_card_is_explained_in_it(desk: Path) -> None:
 
 
 def test_eighty_columns_break_no_word_and_no_interval(desk: Path) -> None:
-    """What is no terminal is taken for one of 80 columns."""
+    """Without a terminal, the width is 80 columns."""
     said = (desk / "evaluate.log").read_text()
     found = [m for m in read_manifest(desk / "weights" / "drawn.json").metrics if m.low is not None and m.n]
     assert found
@@ -148,7 +148,7 @@ def test_the_artefact_answers_as_the_evaluation_did(desk: Path) -> None:
 
 
 def test_the_artefact_is_served(desk: Path) -> None:
-    """First light: drawn, learned, exported, posted; and the maps still sum to what was answered."""
+    """End to end: draw, train, export, classify; the evidence maps sum to the logits."""
     row = _rows(desk / "run" / "predictions.csv")[0]
     manifest = read_manifest(desk / "weights" / "drawn.json")
     picture = (desk / "drawn" / row["true"] / row["file"]).read_bytes()
@@ -175,7 +175,7 @@ def test_a_seed_repeats_the_weights(desk: Path, tmp_path: Path) -> None:
     _made("fit", desk / "run.toml", "--data", desk, "--out", tmp_path / "again")
     expected, weights = (folder / "weights.safetensors" for folder in (desk / "run", tmp_path / "again"))
     assert weights.read_bytes() == expected.read_bytes()
-    weights.unlink()  # as when it was interrupted after its last epoch: the averaged weights come again, no others
+    weights.unlink()  # as if interrupted after its last epoch: the averaged weights are written again
     _made("fit", desk / "run.toml", "--data", desk, "--out", tmp_path / "again")
     assert weights.read_bytes() == expected.read_bytes()
 
@@ -188,7 +188,7 @@ def test_an_interrupted_run_is_picked_up(desk: Path, tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "last.ckpt"
     while not checkpoint.exists():
         fitting.join(0.01)
-        assert fitting.is_alive(), (tmp_path / "log").read_text()  # it must not end before it was interrupted
+        assert fitting.is_alive(), (tmp_path / "log").read_text()  # it must not end before the interruption
     fitting.kill()
     fitting.join()
     assert not (run / "weights.safetensors").exists()
@@ -218,7 +218,7 @@ def test_a_run_of_another_configuration_is_not_overwritten(desk: Path, tmp_path:
 
 
 def test_other_pictures_than_those_of_the_run_are_not_measured(desk: Path, tmp_path: Path) -> None:
-    """One picture more moves the blocks: what was learned from would be tested on."""
+    """One more picture shifts the blocks: training pictures would be tested."""
     write_folder(tmp_path / "drawn", CODES, IMAGES_PER_CLASS + 1, size=64)
     before = (desk / "run" / "evaluation.json").read_bytes()
     assert "differs from the data of this run" in _refusal("evaluate", desk / "run", "--data", tmp_path)
@@ -252,7 +252,7 @@ def test_what_cannot_be_trained_is_said_in_one_line(
 
 def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> None:
     assert "`marrowlens-train fit` writes it" in _refusal("evaluate", tmp_path)
-    # As a process of its own, which the others here are not from the beginning on: a refusal is said on stderr alone.
+    # In a separate process, with separate streams: errors are on stderr only.
     command = [sys.executable, "-m", "training.cli", "export", str(tmp_path), "--out", str(tmp_path / "weights")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

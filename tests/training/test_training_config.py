@@ -1,4 +1,4 @@
-"""A training configuration: defaults, and what is said of a key or value that is off."""
+"""The training configuration: defaults, and error messages for invalid keys and values."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Augmentation: what may change in a picture does, differently for each, and a seed repeats it."""
+"""Augmentation: each picture changes differently, and a seed reproduces it."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_each_picture_draws_its_own_numbers_and_a_seed_repeats_them() -> None:
 
 
 def test_pictures_stay_on_their_device() -> None:
-    """torch's meta device stands in for a GPU: it, too, refuses to compute with a tensor of the CPU."""
+    """torch's meta device replaces a GPU here: like one, it rejects CPU tensors."""
     elsewhere = torch.ones(2, 3, 32, 32, device="meta")
     assert jitter_stain(warp(elsewhere, 32, AugmentConfig()), 0.2).device == elsewhere.device
 

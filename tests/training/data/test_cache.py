@@ -1,4 +1,4 @@
-"""Rows kept on disk: made once, never stale, whole or not there, whoever is killed and however many want them."""
+"""The cache of rows: computed once, never stale, complete or absent, with killed and concurrent processes."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ from training.data.cache import CHUNK, Recipe, Rows, cached_rows
 from training.data.images import decoder_sources, decoder_version
 from training.data.samples import DataError, Sample, Span
 
-COUNT = 400  # more than are computed at once
+COUNT = 400  # more than a chunk
 
 
 class _Counting:
-    """Bytes of a file as a row; counts how often it was asked."""
+    """A recipe that returns bytes of the file and counts its calls."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -68,7 +68,7 @@ def test_rows_are_made_once_and_mapped_not_loaded(tmp_path: Path) -> None:
     assert made == 0
     assert (again.indices, again.errors) == (first.indices, first.errors)
     assert isinstance(again.array, np.memmap)
-    again.array[:] = 0  # torch may write to what it is given; the file keeps what was read
+    again.array[:] = 0  # torch may write to the array; the file stays as it is
     assert _rows(samples, tmp_path / "cache")[0].array.tolist() == _expected(first.indices)
 
 
@@ -86,7 +86,7 @@ def test_what_changed_is_made_anew(tmp_path: Path) -> None:
     samples = _files(tmp_path / "set", 5)
     _rows(samples, tmp_path / "cache")
     samples[1].path.write_bytes(b"ab")
-    os.utime(samples[1].path, ns=(0, samples[1].path.stat().st_mtime_ns + 1))  # also on a clock of coarse steps
+    os.utime(samples[1].path, ns=(0, samples[1].path.stat().st_mtime_ns + 1))  # also with coarse file times
     rows, made = _rows(samples, tmp_path / "cache")
     assert made == 5
     assert rows.array[1].tobytes() == b"ab"
@@ -117,7 +117,7 @@ def test_two_pictures_of_one_tar_are_two(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_shards_are_read_as_they_lie_whatever_the_order_of_the_samples(tmp_path: Path, in_memory: bool) -> None:
-    """Three tars whose pictures alternate in the list, as classes do; in the second one is broken."""
+    """Three tars whose pictures alternate in the list, as classes do; one picture of the second tar is broken."""
     for tar in range(3):
         (tmp_path / f"{tar}.tar").write_bytes(bytes(2 * COUNT))
     lying = [(tar, 2 * n) for tar in range(3) for n in range(COUNT)]
@@ -137,7 +137,7 @@ def test_shards_are_read_as_they_lie_whatever_the_order_of_the_samples(tmp_path:
     rows = cached_rows(
         samples, Recipe(make, (2,), np.uint8, "place"), None if in_memory else tmp_path / "cache", "reading"
     )
-    for start in range(0, len(lying), CHUNK):  # within as many, threads may overtake each other
+    for start in range(0, len(lying), CHUNK):  # within a chunk, threads may change the order
         assert sorted(made[start : start + CHUNK]) == lying[start : start + CHUNK]
     assert rows.array.tolist() == [[tar, offset % 251] for tar, offset in asked if (tar, offset) != (1, 6)]
     assert rows.errors == {asked.index((1, 6)): "broken"}
@@ -176,7 +176,7 @@ def test_a_picture_that_vanished_before_it_was_read_costs_no_second_reading(tmp_
     samples, count = _files(tmp_path / "set", CHUNK + 1), _Counting()
 
     def vanishing(sample: Sample, data: bytes) -> NDArray[np.uint8]:
-        samples[-1].path.unlink(missing_ok=True)  # read with the next ones
+        samples[-1].path.unlink(missing_ok=True)  # read with the next chunk
         return count(sample, data)
 
     recipe = Recipe(vanishing, (2,), np.uint8, "two bytes")
@@ -223,7 +223,7 @@ def _another(folder: Path) -> subprocess.Popen[str]:
 
 def _until(process: subprocess.Popen[str], word: str) -> str:
     assert process.stdout is not None
-    for line in process.stdout:  # the progress bar speaks too
+    for line in process.stdout:  # there is output of the progress bar
         if line.startswith(word):
             return line
     raise AssertionError(f"ended without {word!r}")

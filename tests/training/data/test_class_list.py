@@ -1,4 +1,4 @@
-"""Lists of classes to begin a configuration with: what the command prints is what a configuration reads."""
+"""`marrowlens-train classes`: a configuration can read what the command prints."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Sources as they lie on disk: class folders and lists, and what is said of one that cannot be read."""
+"""Class folders and lists as data sources, and their error messages."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Near duplicates: the same cell turned, mirrored, encoded again or a little shifted is found, another cell is not."""
+"""Near duplicates: a cell rotated, mirrored, encoded again or slightly shifted is found; another cell is not."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ from training.drawn.painter import paint
 
 CELLS = SHARED / "cells"
 NEAR = NearDuplicatesConfig().max_distance
-#: What is done to a picture → what the search calls it.
+#: Transformations of a picture.
 TURNS: dict[str, Callable[[NDArray], NDArray]] = {
     "as it is": lambda p: p,
     "left to right": lambda p: p[:, ::-1],
@@ -57,7 +57,7 @@ def test_a_turned_or_mirrored_copy_is_a_twin_and_the_turn_is_named(turn: str, sa
 
 
 def test_distances_are_those_of_the_cosine_transforms_of_all_eight_copies() -> None:
-    """Against pictures that are really turned: the search turns fingerprints, from their bits alone."""
+    """Compared with hashes of rotated pictures; the search transforms the bits of the hashes only."""
     random = np.random.default_rng(0)
     grey = [random.integers(0, 256, (SIDE, SIDE)).astype(np.uint8) for _ in range(40)]
     noisy = [
@@ -81,7 +81,7 @@ def test_distances_are_those_of_the_cosine_transforms_of_all_eight_copies() -> N
 
 
 def test_more_fingerprints_than_a_block_holds_are_all_compared() -> None:
-    """5,000 random fingerprints with three planted pairs, at the edges of the blocks."""
+    """5,000 random hashes with three planted pairs at the edges of the blocks."""
     words = np.random.default_rng(0).integers(0, 2**64, (5000, 4), dtype=np.uint64)
     for first, second in ((0, 4999), (31, 32), (4095, 4096)):
         words[second] = words[first]
@@ -127,7 +127,7 @@ def test_other_drawn_cells_are_no_twins_and_every_way_to_store_one_is() -> None:
 
 @pytest.mark.skipif(not CELLS.is_dir(), reason="no real cells: the folder ../shared/cells is not there")
 def test_of_real_cells_the_originals_are_found_among_their_copies_and_nothing_else() -> None:
-    """35 of the originals or more lie in matek2021 too, encoded again; each fourth cell of it stands by as a decoy."""
+    """At least 35 originals are in matek2021 too, encoded again; every fourth cell of it is added as a decoy."""
     originals = sorted((CELLS / "originals").rglob("*.jpg"))
     copies = [CELLS / "matek2021" / path.parent.name / path.name for path in originals]
     decoys = sorted((CELLS / "matek2021").rglob("*.jpg"))[::4]

@@ -1,4 +1,4 @@
-"""A list that names test pictures: the published one as it is, this program's own, and what is said of one amiss."""
+"""Predefined splits: the published list, this program's own, and error messages."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def _listed(tmp_path: Path, text: str, samples: list[Sample], **told: Any) -> tu
 
 
 def test_the_published_test_list_of_dinobloom_reads_as_is(tmp_path: Path) -> None:
-    """Header, full paths of its authors' machine and labels as in dinov2/eval/miccai/splits/bm_test.csv."""
+    """Header, absolute paths and labels as in dinov2/eval/miccai/splits/bm_test.csv."""
     samples = [
         Sample("matek2021", code, f"0001-1000/{code}_{n:05d}.jpg", Path(f"{code}_{n:05d}.jpg"))
         for code in ("OTH", "NGB")

@@ -1,4 +1,4 @@
-"""The order of an epoch: every weight gets its due, a seed repeats it, devices share it without overlap."""
+"""The order of an epoch: proportional to weights, reproducible by seed, divided over devices without overlap."""
 
 from itertools import chain
 
@@ -40,7 +40,7 @@ def test_half_a_weight_is_seen_every_other_epoch_on_the_average_and_not_in_pairs
     times = np.bincount(np.concatenate(orders), minlength=40)
     assert 160 < times.min() and times.max() < 240
     together = sum({0, 1} <= set(order.tolist()) for order in orders)
-    assert 60 < together < 140  # neighbours in the list are drawn independently: in a quarter of the epochs both
+    assert 60 < together < 140  # neighbours are drawn independently: both in a quarter of the epochs
 
 
 def test_a_seed_repeats_the_order_and_an_epoch_changes_it() -> None:
@@ -88,7 +88,7 @@ def test_every_calibration_picture_is_looked_at_once(count: int, devices: int) -
         return
     shares = [validation_batches(count, DataParallel(rank, devices), most=100) for rank in range(devices)]
     assert sorted(chain.from_iterable(chain.from_iterable(shares))) == list(range(count))
-    assert len({len(batches) for batches in shares}) == 1  # a device more batches than another would wait for ever
+    assert len({len(batches) for batches in shares}) == 1  # a device with more batches than another would wait forever
     assert all(batch for batches in shares for batch in batches)
 
 

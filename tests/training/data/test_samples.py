@@ -1,4 +1,4 @@
-"""One picture's bytes, the list of a split, and a run that goes on with the list it began with."""
+"""Bytes of a picture, split.csv, and the split of a resumed run."""
 
 import pickle
 from pathlib import Path

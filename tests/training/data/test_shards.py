@@ -1,4 +1,4 @@
-"""Tar shards as a source of training: classes, patients and bytes, and what is said of one that cannot be read."""
+"""Tar shards as a data source: classes, patients and bytes, and error messages."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""Every kind of split: each picture in one block, no unit in two, shares kept, the order of files without effect."""
+"""All kinds of split: every picture in one block, no group in two, shares as configured, independent of file order."""
 
 from collections import Counter
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_no_unit_stands_in_two_blocks_and_the_order_of_files_decides_nothing(div
     samples, split, twins, named = divided
     try:
         blocks = assign_blocks(samples, split, group_ids(len(samples), twins), named)
-    except ValueError as error:  # scikit-learn's, of too few pictures for the folds
+    except ValueError as error:  # scikit-learn warns of classes with fewer pictures than folds
         assert isinstance(split, KFoldSplit) and "n_splits" in str(error)
         return
     assert len(blocks) == len(samples) and set(blocks) <= set(BLOCKS)

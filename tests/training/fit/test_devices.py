@@ -1,4 +1,4 @@
-"""Several devices share every batch: together they learn what one learns that takes the batch in as many parts."""
+"""Several devices share every batch: the result equals one device with as many accumulation steps."""
 
 import socket
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_two_devices_learn_what_one_does_in_twice_as_many_parts(tmp_path: Path, 
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     command = [*desk.arguments("random", "two"), "--devices", "2", "--accumulate", str(parts)]
     first = commands.start(*command, log=tmp_path / "first.log", LOCAL_RANK="0", **there)
-    while not (tmp_path / "runs" / "two" / "unreadable.csv").exists():  # Lightning, too, starts the others then
+    while not (tmp_path / "runs" / "two" / "unreadable.csv").exists():  # after Lightning has started the other process
         first.join(0.01)
         assert first.is_alive(), (tmp_path / "first.log").read_text()
     other = commands.start(*command, log=tmp_path / "other.log", LOCAL_RANK="1", **there)

@@ -1,4 +1,4 @@
-"""Teachers: a student that says what they say has nothing to learn; others are drawn towards them."""
+"""Distillation: the loss is 0 for a student equal to its teachers, and moves others towards them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ def _config(folder: Path, teachers: str = "", features: float = 0.0, second: str
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run whose training has ended."""
+    """Run folder of a finished training."""
     folder = tmp_path_factory.mktemp("teacher")
     config = _config(folder)
     torch.manual_seed(0)

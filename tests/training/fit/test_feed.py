@@ -1,4 +1,4 @@
-"""How long a step waits for its pictures: the clock, the command, and the column of the curves."""
+"""DataLoader timing: the timer, the command `feed` and the column `waiting` of the curves."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ warmup_epochs = 0
 
 
 def _timed(*epochs: list[tuple[float, float]]) -> DataLoaderTimer:
-    """A timer that saw these batches: each waited for, then computed with, in seconds."""
+    """A timer after epochs of batches (seconds waited, seconds computed)."""
     clock = [0.0]
     timer = DataLoaderTimer(now=lambda: clock[0])
     for batches in epochs:
@@ -60,7 +60,7 @@ def _fed(desk: Desk, log: Path, *options: str) -> tuple[int, str]:
 def test_the_command_says_how_much(desk: Desk, tmp_path: Path, options: tuple[str, ...]) -> None:
     code, said = _fed(desk, tmp_path / "log", "--steps", "9", "--cache", str(desk.folder / "cache"), *options)
     assert code == 0, said
-    assert "drawn: 4 steps of 8 pictures" in said  # of nine, without the first two and the last of three epochs
+    assert "drawn: 4 steps of 8 pictures" in said  # of nine, without two warm-up steps and the last of each epoch
     (share,) = [line for line in said.splitlines() if "share of all steps" in line]
     assert 0 <= float(share.split()[-1].removesuffix("%")) <= 100
     assert ("from disk" in said) is ("--cold" in options)
@@ -78,4 +78,4 @@ def test_the_curves_say_it_of_every_epoch(desk: Desk) -> None:
     told = [(int(row["epoch"]), float(row["waiting"])) for row in desk.rows("curves") if row["waiting"]]
     assert [epoch for epoch, _ in told] == [0, 1, 2]
     assert all(0 <= share <= 1 for _, share in told)
-    assert all(one != other for (_, one), (_, other) in pairwise(told))  # each of its own steps
+    assert all(one != other for (_, one), (_, other) in pairwise(told))  # each epoch has its own steps

@@ -1,4 +1,4 @@
-"""What is done about rare classes: which are drawn, what the loss adds, what a class without pictures gets."""
+"""Class imbalance: sampling, logit adjustment, class weights, and classes without pictures."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_effective_numbers_level_off() -> None:
     counts = np.array([0.0, 1, 10, 100_000])
     assert effective_number(counts, 1.0).tolist() == counts.tolist()
     assert effective_number(counts, 0.9).round(3).tolist() == [0, 1, 6.513, 10]
-    # Beyond a hundred pictures nothing more is learned of a class, says beta: the two large ones count alike.
+    # With this beta, more than a hundred pictures count like a hundred: the two large classes are equal.
     labels = np.repeat([0, 1, 2], [9000, 900, 9])
     config = _config(imbalance="sampling", imbalance_beta=0.99)
     shares = class_counts(labels, sampling_weights(labels, np.ones(len(labels)), 3, config), 3)
@@ -53,13 +53,13 @@ def test_effective_numbers_level_off() -> None:
 
 
 def test_logit_adjustment_adds_the_log_of_the_shares_in_the_loss_alone() -> None:
-    """With it, the best logits of a picture that says nothing are equal; without, they are the log of the shares."""
+    """For an uninformative picture the best logits are equal; without adjustment, the log of the class shares."""
     loss = LabelLoss(COUNTS, _config(imbalance="logit_adjustment"))
     logits = torch.zeros(1, 4, requires_grad=True)
     labels = torch.from_numpy(LABELS)
     present = [0, 1, 3]
     loss(logits.expand(100, -1), labels).backward()
-    # Class 2 is told that it is as frequent as the largest; the others are where they belong to one another.
+    # Class 2 counts as frequent as the largest class; the others keep their ratios.
     share = F.softmax(torch.tensor([0.8, 0.16, 0.8, 0.04]).log(), dim=0)
     assert torch.allclose(logits.grad[0], share - torch.tensor([0.8, 0.16, 0, 0.04]), atol=1e-6)
     assert logits.grad[0, 2] > 0.4  # so its logit falls

@@ -1,4 +1,4 @@
-"""The schedule of the learning rate; the training itself is run in test_resume.py."""
+"""The learning rate schedule; trainings run in test_resume.py."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Weights to begin with: what comes along from where, what is left, and what a larger picture finds of them."""
+"""Pretrained weights: which tensors are loaded from each source, which are not, and transfer between input sizes."""
 
 import pickle
 from pathlib import Path
@@ -23,7 +23,7 @@ def _classes(codes: tuple[str, ...]) -> str:
 
 
 def _run(folder: Path, codes: tuple[str, ...], net: torch.nn.Module, model: str = 'variant = "micro"') -> Path:
-    """A run folder as `fit` leaves it, as far as weights are looked for in it."""
+    """A run folder with the files that `weights_info` reads."""
     folder.mkdir()
     (folder / "config.toml").write_text(f"{MINIMAL}\n[model]\n{model}\n{_classes(codes)}")
     save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, folder / "weights.safetensors")
@@ -71,7 +71,7 @@ def test_a_checkpoint_of_another_width_gives_nothing(published: Path) -> None:
 
 
 class _Opened:
-    """What a checkpoint may bring along: an object whose reading runs code."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return Path.touch, (Path("opened"),)  # type: ignore[return-value]
@@ -123,7 +123,7 @@ def test_a_run_of_the_same_classes_comes_along_whole(tmp_path: Path) -> None:
     ("codes", "common"),
     [
         (("LYT", "PLM", "BLA"), {0: 2, 2: 0}),
-        (("MON", "LYT", "EOS", "BLA"), {0: 3, 1: 2, 2: 1, 3: 0}),  # as many, in another order: no row is mistaken
+        (("MON", "LYT", "EOS", "BLA"), {0: 3, 1: 2, 2: 1, 3: 0}),  # as many classes in another order
         (("red-line", "white-line", "other", "debris"), {}),
     ],
 )
@@ -189,7 +189,7 @@ def _pictures(size: int) -> torch.Tensor:
 
 
 def _outer(net: VAN, size: int) -> list[torch.Tensor]:
-    """What lies in the dilated kernels outside of the taps that pictures of this size use."""
+    """The taps of the dilated kernels that pictures of this size do not reach."""
     smaller = [module.conv_spatial.weight.detach().clone() for module in net.modules() if isinstance(module, LKA)]
     kept = VAN("micro", net.head.out_features)
     kept.load_state_dict(net.state_dict())

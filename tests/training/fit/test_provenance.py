@@ -1,4 +1,4 @@
-"""A model that began with another names it, keeps its terms, and does not hide which test pictures it has seen."""
+"""Provenance: manifest and card name the pretrained weights, their licence, and the test pictures they have seen."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ FIRST = (
 OTHER_SPLIT = '[data.split]\nkind = "random"\nseed = 5\n'
 
 
-class Heirs:
-    """`first`, exported, and `second`, which began with its artefact and was exported when that was gone."""
+class Transfer:
+    """`first`, exported, and `second`, initialised from its artefact and exported after that was deleted."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.desk = folder, Desk(folder)
@@ -46,52 +46,52 @@ class Heirs:
 
 
 @pytest.fixture(scope="module")
-def heirs(tmp_path_factory: pytest.TempPathFactory) -> Heirs:
-    return Heirs(tmp_path_factory.mktemp("heirs"))
+def transfer(tmp_path_factory: pytest.TempPathFactory) -> Transfer:
+    return Transfer(tmp_path_factory.mktemp("transfer"))
 
 
-def test_manifest_and_card_name_what_it_began_with(heirs: Heirs) -> None:
-    named = f"Initialised from first 0.0.1 (sha256 {heirs.sha256}); licence: CC BY 4.0."
-    assert heirs.manifest().attribution == ("drawn by training/drawn/painter.py", named)
-    assert named in heirs.card() and named in heirs.desk.said("second")
+def test_manifest_and_card_name_what_it_began_with(transfer: Transfer) -> None:
+    named = f"Initialised from first 0.0.1 (sha256 {transfer.sha256}); licence: CC BY 4.0."
+    assert transfer.manifest().attribution == ("drawn by training/drawn/painter.py", named)
+    assert named in transfer.card() and named in transfer.desk.said("second")
 
 
-def test_a_laxer_licence_is_complained_of(heirs: Heirs) -> None:
+def test_a_laxer_licence_is_complained_of(transfer: Transfer) -> None:
     said = "card.licence 'CC0' is less restrictive than the pretrained weights' (CC BY 4.0)"
-    assert heirs.desk.said("second").count(said) == 2  # when it is trained, and when it is exported
+    assert transfer.desk.said("second").count(said) == 2  # at the training and at the export
 
 
-def test_the_same_split_leaks_nothing_and_the_limits_of_that_are_said(heirs: Heirs) -> None:
-    (limit,) = heirs.manifest().limits
+def test_the_same_split_leaks_nothing_and_the_limits_of_that_are_said(transfer: Transfer) -> None:
+    (limit,) = transfer.manifest().limits
     assert limit.startswith("Initialised from first 0.0.1, which was trained on none of the 6 test pictures (compared")
-    assert limit in heirs.card()
+    assert limit in transfer.card()
 
 
-def test_another_split_leaks_and_says_how_much(heirs: Heirs) -> None:
-    heirs.desk.write("leaks", FIT + OTHER_SPLIT)
-    run = heirs.folder / "runs" / "first"
-    heirs.desk.fit("leaks", "leaks", "--init", str(run), "--steps", "1")
+def test_another_split_leaks_and_says_how_much(transfer: Transfer) -> None:
+    transfer.desk.write("leaks", FIT + OTHER_SPLIT)
+    run = transfer.folder / "runs" / "first"
+    transfer.desk.fit("leaks", "leaks", "--init", str(run), "--steps", "1")
     rows = [(run.parent / name / "split.csv").read_text().splitlines() for name in ("first", "leaks")]
     learned, tested = (
         {row.rpartition(",")[2] for row in of if row.startswith(blocks)}
         for of, blocks in zip(rows, (("train", "calibration"), "test"), strict=True)
     )
     assert len(learned & tested) > 0
-    assert f"trained on {len(learned & tested)} of the {len(tested)} test pictures" in heirs.desk.said("leaks")
+    assert f"trained on {len(learned & tested)} of the {len(tested)} test pictures" in transfer.desk.said("leaks")
 
 
-def test_a_card_tells_no_path_of_the_machine_and_no_teacher_that_there_was_not(heirs: Heirs) -> None:
-    card = heirs.card()
-    assert str(heirs.folder) not in card
+def test_a_card_tells_no_path_of_the_machine_and_no_teacher_that_there_was_not(transfer: Transfer) -> None:
+    card = transfer.card()
+    assert str(transfer.folder) not in card
     assert "Requires the initial weights first.onnx.\n" in card
     assert "marrowlens-train fit second.toml --init first.onnx --data DATA" in card
     assert "This is the last run alone" in card and "teacher" not in card
 
 
-def test_the_card_of_another_model_is_not_overwritten(heirs: Heirs) -> None:
-    log, out = heirs.folder / "again.log", heirs.folder / "weights" / "first"
+def test_the_card_of_another_model_is_not_overwritten(transfer: Transfer) -> None:
+    log, out = transfer.folder / "again.log", transfer.folder / "weights" / "first"
     before = (out / "MODEL_CARD.md").read_bytes()
-    assert commands.run("export", heirs.folder / "runs" / "second", "--out", out, log=log) == 2
+    assert commands.run("export", transfer.folder / "runs" / "second", "--out", out, log=log) == 2
     assert "is the card of first 0.0.1; give drawn a folder of its own with --out" in log.read_text()
     assert (out / "MODEL_CARD.md").read_bytes() == before and not (out / "drawn.onnx").exists()
 
@@ -105,30 +105,32 @@ LINES = """none of its 361 tensors matches 'micro', and it was trained with anot
 """
 
 
-def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_the_folder_free(heirs: Heirs) -> None:
-    heirs.desk.write("misfit", FIT, ('folder = "drawn"', 'folder = "not there"'))
-    arguments = heirs.desk.arguments("misfit", "misfit")
-    assert commands.run(*arguments, "--init", BUNDLED, log=heirs.folder / "misfit.log") == 2
-    assert LINES in heirs.desk.said("misfit") and "not there" not in heirs.desk.said("misfit")
-    heirs.desk.write("misfit", FIT.replace("batch_size = 8", "batch_size = 64"))
-    assert commands.run(*heirs.desk.arguments("misfit", "misfit"), log=heirs.folder / "misfit.log") == 2
-    assert "are fewer than fit.batch_size 64" in heirs.desk.said("misfit")
-    heirs.desk.write("misfit", FIT)  # nothing was learned: another configuration may have the folder
-    heirs.desk.fit("misfit", "misfit", "--steps", "1")
+def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_the_folder_free(
+    transfer: Transfer,
+) -> None:
+    transfer.desk.write("misfit", FIT, ('folder = "drawn"', 'folder = "not there"'))
+    arguments = transfer.desk.arguments("misfit", "misfit")
+    assert commands.run(*arguments, "--init", BUNDLED, log=transfer.folder / "misfit.log") == 2
+    assert LINES in transfer.desk.said("misfit") and "not there" not in transfer.desk.said("misfit")
+    transfer.desk.write("misfit", FIT.replace("batch_size = 8", "batch_size = 64"))
+    assert commands.run(*transfer.desk.arguments("misfit", "misfit"), log=transfer.folder / "misfit.log") == 2
+    assert "are fewer than fit.batch_size 64" in transfer.desk.said("misfit")
+    transfer.desk.write("misfit", FIT)  # not trained yet: another configuration may use the folder
+    transfer.desk.fit("misfit", "misfit", "--steps", "1")
 
 
 @pytest.mark.parametrize(
-    ("licence", "theirs", "is_laxer"),
+    ("licence", "ttransfer", "is_laxer"),
     [
         ("CC0", "CC BY 4.0", True),
         ("Apache-2.0", "CC-BY-4.0", True),
         ("CC BY 4.0", "CC BY-NC 4.0", True),
         ("CC BY 4.0", "CC BY 4.0; initialised from ImageNet weights (Apache-2.0)", False),
         ("CC BY-SA 4.0", "CC BY 4.0", False),
-        ("CC0", "", True),  # not known
+        ("CC0", "", True),  # unknown
         ("not to be passed on", "CC BY 4.0", False),
         ("Ours, see LICENCE", "Ours, see LICENCE", False),
     ],
 )
-def test_which_of_two_licences_asks_more(licence: str, theirs: str, is_laxer: bool) -> None:
-    assert less_restrictive(licence, theirs) is is_laxer
+def test_which_of_two_licences_asks_more(licence: str, ttransfer: str, is_laxer: bool) -> None:
+    assert less_restrictive(licence, ttransfer) is is_laxer

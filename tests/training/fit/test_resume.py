@@ -1,4 +1,4 @@
-"""A run that was interrupted, at whatever moment and by whatever, ends with the bits of one that was not."""
+"""A run that was interrupted at any moment ends with the same bits as an uninterrupted one."""
 
 import os
 import signal
@@ -63,7 +63,7 @@ def unbroken(desk: Desk) -> bytes:
 def test_every_epoch_has_its_loss_and_its_accuracy_on_what_it_learns_and_on_what_it_is_watched_on(
     desk: Desk, unbroken: bytes
 ) -> None:
-    """Mixed pictures too: they count by the class that has the larger part."""
+    """Also with mixup, where a picture counts for the class with the larger share."""
     assert unbroken
     for name in ("train_loss", "train_accuracy", "calibration_loss", "calibration_accuracy"):
         values = {int(row["epoch"]): float(row[name]) for row in desk.rows("unbroken") if row[name]}
@@ -72,7 +72,7 @@ def test_every_epoch_has_its_loss_and_its_accuracy_on_what_it_learns_and_on_what
 
 
 def _when(happened: Callable[[], bool], fitting: BaseProcess) -> None:
-    """Return once it has happened; the run must not have ended before."""
+    """Wait for a condition; fails if the run ends before."""
     while not happened():
         fitting.join(0.002)
         assert fitting.is_alive(), "the run ended before it could be interrupted"
@@ -87,11 +87,11 @@ def test_killed_within_an_epoch_while_a_checkpoint_is_written(desk: Desk, unbrok
     fitting.kill()
     fitting.join()
     assert fitting.exitcode == -signal.SIGKILL
-    state = torch.load(checkpoint, weights_only=True)  # whole, whatever was being written
+    state = torch.load(checkpoint, weights_only=True)  # complete, even if it was being replaced
     assert 0 < state["global_step"] < 25
     desk.fit("student", "killed")
     assert desk.weights("killed") == unbroken
-    assert desk.curves("killed") == desk.curves("unbroken")  # of the whole epoch, also where it was interrupted
+    assert desk.curves("killed") == desk.curves("unbroken")  # of the whole epoch, also of the interrupted one
 
 
 def test_killed_between_two_checkpoints(desk: Desk, unbroken: bytes) -> None:
@@ -120,7 +120,7 @@ def test_told_to_stop_it_ends_the_step_and_says_how_to_go_on(desk: Desk, unbroke
 
 @pytest.mark.slow
 def test_stopped_after_so_many_steps_and_picked_up(desk: Desk) -> None:
-    """Each step in two parts."""
+    """With two accumulation steps."""
     desk.fit("student", "whole", "--accumulate", "2")
     desk.fit("student", "part", "--accumulate", "2", "--steps", "3")
     assert "stopped in epoch 0 after step 3" in desk.said("part")
@@ -137,17 +137,23 @@ def test_plateau_early_stop_and_best_epoch_are_as_if_nothing_had_happened(desk: 
     losses = {int(row["epoch"]): float(row["calibration_loss"]) for row in rows if row["calibration_loss"]}
     rates = [float(row["lr-Adam/pg1"]) for row in rows if row["lr-Adam/pg1"]]
     best = min(losses, key=losses.__getitem__)
-    assert len(losses) < 12 and max(losses) == best + 2  # stopped, two epochs after the best
-    assert rates[0] == 0.02 and rates[-1] < 0.02  # the plateau was met
+    assert len(losses) < 12 and max(losses) == best + 2  # early stopping, two epochs after the best
+    assert rates[0] == 0.02 and rates[-1] < 0.02  # reduced at the plateau
     state = torch.load(desk.checkpoint("watched").with_name("best.ckpt"), weights_only=True)
     assert state["epoch"] == best
 
     folder, moved = desk.folder / "runs" / "resumed", desk.folder / "runs" / "moved"
-    for epoch in (1, best + 1, max(losses)):  # two steps an epoch: stopped after the first, the best, the last but one
+    for epoch in (
+        1,
+        best + 1,
+        max(losses),
+    ):  # two steps an epoch: stopped in the first, after the best, in the last but one
         desk.fit("watching", "resumed", "--steps", str(2 * epoch))
     folder.rename(moved)
     desk.fit("watching", "moved")
     assert desk.weights("moved") == desk.weights("watched")
-    (moved / "weights.safetensors").unlink()  # as if killed before they were written: the end stays decided
+    (
+        moved / "weights.safetensors"
+    ).unlink()  # as if killed before the weights were written: the decision to stop is kept
     desk.fit("watching", "moved")
     assert desk.weights("moved") == desk.weights("watched")

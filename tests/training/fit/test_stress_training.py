@@ -1,4 +1,4 @@
-"""What the long check of a training that is killed is worth: it must see what it looks for."""
+"""The long-running check of killed trainings detects the faults that it looks for."""
 
 import csv
 from pathlib import Path

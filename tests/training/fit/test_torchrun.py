@@ -1,4 +1,4 @@
-"""Under torchrun, on one machine or several that share no disk: what one process learns, whatever is killed."""
+"""torchrun on one machine and on several without a shared disk: same result as one process, also after kills."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Its cells lie in two tars, turn about."""
+    """Cells in two tar shards, alternating."""
     desk = Desk(tmp_path_factory.mktemp("desk"))
     shards = [tarfile.open(desk.folder / f"drawn-{at}.tar", "w") for at in range(2)]
     for at, picture in enumerate(sorted((desk.folder / "drawn").rglob("*.jpg"))):
@@ -50,7 +50,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 @pytest.fixture(scope="module")
 def unbroken(desk: Desk) -> list[Path]:
-    """Run folders of two machines of one process, each with a disk of its own; the first process may be on either."""
+    """Run folders of two machines with one process each and separate disks; rank 0 may be on either."""
     runs = [f"machine {at}" for at in range(2)]
     with machines(
         2, 1, lambda at: desk.arguments("random", runs[at]), lambda at: desk.folder / f"{runs[at]}.log"
@@ -69,13 +69,13 @@ def _train_losses(desk: Desk, run: str) -> list[float]:
 
 @pytest.mark.slow
 def test_two_machines_learn_what_one_process_does(desk: Desk, unbroken: list[Path]) -> None:
-    """In as many parts, which BatchNorm sees too: the same but for rounding. All at once: nearly."""
+    """Equal but for rounding with as many accumulation steps; nearly equal with whole batches (BatchNorm differs)."""
     desk.fit("random", "parts", "--accumulate", "2")
     desk.fit("random", "at once")
     together = _train_losses(desk, unbroken[0].name)
     assert together == pytest.approx(_train_losses(desk, "parts"), rel=1e-4)
     assert together == pytest.approx(_train_losses(desk, "at once"), rel=0.05)
-    assert together[-1] < together[0] - 0.1  # something was learned
+    assert together[-1] < together[0] - 0.1  # the weights changed
     parts, two = desk.learned("parts"), desk.learned(unbroken[0].name)
     assert (parts - two).norm() < 0.02 * parts.norm()
 
@@ -91,13 +91,13 @@ def test_one_machine_alone_writes_and_speaks(desk: Desk, unbroken: list[Path]) -
 
 @pytest.mark.slow
 def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Desk, unbroken: list[Path]) -> None:
-    """SIGTERM on one of two machines, as when a cluster takes it away; then SIGKILL of one process of two on one."""
+    """SIGTERM on one of two machines, as on preemption; then SIGKILL of one of two processes on one machine."""
     arguments = [*desk.arguments("random", "broken"), "--checkpoint-every", "1"]
     checkpoint, log = desk.checkpoint("broken"), desk.folder / "broken.log"
     with machines(2, 1, lambda _: arguments, lambda _: log) as agents:
         agents[0].wait_until(checkpoint.exists)
         agents[1].popen.send_signal(signal.SIGTERM)
-        assert all(agent.popen.wait() for agent in agents)  # no 0: a cluster would take it for done
+        assert all(agent.popen.wait() for agent in agents)  # not 0, which a cluster takes for success
     assert "run the same command to resume" in log.read_text()
     stopped = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < stopped < 10
@@ -119,7 +119,7 @@ def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Des
     assert desk.curves("broken") == desk.curves(unbroken[0].name)
 
 
-#: Two processes that are joined; the second dies, the first hears of it.
+#: Two connected processes; the second dies and the first reports it.
 DYING = """
 import os, signal, sys
 import torch, torch.distributed as dist
@@ -132,7 +132,7 @@ try:
             os.kill(os.getpid(), signal.SIGKILL)
         barrier() if sys.argv[1] == "talk" else dist.all_reduce(torch.ones(1))
 except ProcessLost as lost:
-    raise SystemExit(f"heard: {lost}")
+    raise SystemExit(f"lost: {lost}")
 """
 
 
@@ -148,16 +148,16 @@ def test_whoever_is_left_says_plainly_that_another_is_gone(where: str) -> None:
         for rank in range(2)
     ]
     said = [process.communicate()[1] for process in started]
-    assert "heard: another process died; run the same command to resume from the checkpoint" in said[0]
-    # Once it has spoken, a thread of gloo's may be the one that ends it.
+    assert "lost: another process died; run the same command to resume from the checkpoint" in said[0]
+    # After the message, a gloo thread may abort the process.
     assert started[0].returncode in (1, -signal.SIGABRT) and started[1].returncode == -signal.SIGKILL
 
 
-# Which process this is
+# Rank from the environment
 
 
 def _environment(rank: int, here: int, nodes: int, **more: str) -> Mapping[str, str]:
-    """As torchrun sets it."""
+    """The environment that torchrun sets."""
     told = {"RANK": rank, "LOCAL_RANK": rank % here, "LOCAL_WORLD_SIZE": here}
     told |= {"WORLD_SIZE": here * nodes, "GROUP_WORLD_SIZE": nodes, "GROUP_RANK": rank // here}
     return {name: str(value) for name, value in told.items()} | {"TORCHELASTIC_RUN_ID": "none"} | more
@@ -176,8 +176,8 @@ def test_without_torchrun_the_command_says_how_many() -> None:
     assert Process.of({}) == Process()
     assert Process().devices(None, gpus=0) == 1
     assert Process().devices(4, gpus=8) == 4
-    assert Process.of({"LOCAL_RANK": "3"}).rank == 3  # started by Lightning, whose others are all on one machine
-    assert Process.of({"RANK": "5", "WORLD_SIZE": "8"}).rank == 0  # of somebody else, who does not say where it is
+    assert Process.of({"LOCAL_RANK": "3"}).rank == 3  # started by Lightning, all on one machine
+    assert Process.of({"RANK": "5", "WORLD_SIZE": "8"}).rank == 0  # another launcher, without LOCAL_RANK
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_the_command_says_it_before_it_waits_for_anybody(desk: Desk, tmp_path: P
 
 @pytest.mark.slow
 def test_a_machine_without_the_pictures_says_so_and_none_waits(desk: Desk, tmp_path: Path) -> None:
-    """What one machine cannot do ends the others in one line too, and not after a day."""
+    """An error on one machine ends the others at once, with one line each."""
     there, elsewhere = desk.arguments("random", "lacking"), desk.arguments("random", "lacking too")
     elsewhere[elsewhere.index("--data") + 1] = str(tmp_path)
     logs = [tmp_path / "0.log", tmp_path / "1.log"]

@@ -1,4 +1,4 @@
-"""MLKA on a trunk of EfficientNet-Lite: it begins with what the trunk sees, and all that is new learns."""
+"""MLKA on an EfficientNet-Lite trunk: initial output equal to the trunk's, gradients to every new parameter."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_onnxruntime_answers_as_torch_does() -> None:
 
 
 def test_a_new_one_sees_what_its_trunk_sees(net: LiteMLKA) -> None:
-    """The stage joins the trunk through zeros: the last map is that of the trunk alone."""
+    """The MLKA stage is added through zero-initialised weights, so the last map is the trunk's."""
     alone = timm_classifier("efficientnet_lite0", CLASSES)
     alone.trunk.load_state_dict(net.trunk.state_dict())
     pictures = _pictures(2, 64)
@@ -65,7 +65,7 @@ def test_every_one_can_be_built(variant: str) -> None:
 
 
 def test_taps_beyond_the_map_are_cleared(net: LiteMLKA) -> None:
-    net.clear_beyond(64)  # 4 x 4 cells, dilation 4: nothing beyond the middle tap is ever used
+    net.clear_beyond(64)  # 4 x 4 cells with dilation 4: only the middle tap is used
     kernels = [module.conv_spatial for module in net.mlka.modules() if isinstance(module, LKA)]
     wide = [kernel.weight for kernel in kernels if kernel.dilation == (4, 4)]
     assert wide and all(weight.abs().flatten(2).gt(0).sum(dim=2).max() == 1 for weight in wide)

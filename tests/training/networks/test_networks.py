@@ -1,4 +1,4 @@
-"""Every network that a configuration can describe: what may be changed about a variant, and the comparisons."""
+"""All networks of a configuration: changes to a VAN variant, and the comparison networks."""
 
 from itertools import cycle
 from pathlib import Path
@@ -31,7 +31,7 @@ CHANGES = (
     {"depths": (1, 2, 1, 1), "mlp_ratios": (2, 1, 3, 1), "embed_dims": (48, 48, 96, 48)},
     *({"channel_attention": name} for name in CHANNEL_ATTENTIONS),
 )
-#: Whose training is not for a test: a lighter one stands for each.
+#: Too slow for a test; a smaller variant is tested for each.
 HEAVY = {"resnext50", "densenet121", "dagdnet121", "efficientnet_lite1", "efficientnet_lite2", "dagdnet"}
 
 
@@ -44,18 +44,18 @@ def _pictures(count: int, size: int) -> torch.Tensor:
 
 
 def _awake(net: torch.nn.Module) -> None:
-    """As after training: nothing at the zero, and nothing at the alike, that it began at."""
+    """Parameters as after a training: none at its initial zero or constant."""
     for name, parameter in net.named_parameters():
         if parameter.ndim == 1 or "layer_scale" in name or not parameter.any():
             torch.nn.init.normal_(parameter, mean=0.5 * ("weight" in name or "scale" in name), std=0.2)
 
 
 def _holds_the_contract(net: VAN | PooledClassifier, size: int) -> None:
-    """Shapes, a gradient to every parameter, a picture that does not know its neighbours, evidence that adds up."""
+    """Shapes, gradients to every parameter, batch independence, and the sum rule of the evidence."""
     _awake(net)
     pictures = _pictures(4, size)
     net.train()(pictures).logits.square().sum().backward()
-    # A softmax does not see what is added to all its inputs: the bias before GC's has a gradient by rounding alone.
+    # A softmax ignores a constant added to all inputs: the bias before GC's has a gradient from rounding only.
     named = [(n, p) for n, p in net.named_parameters() if not n.endswith("channel_attention.conv_attn.bias")]
     assert [n for n, p in named if p.grad is None or not p.grad.abs().sum() > 0] == []
     with torch.inference_mode():
@@ -102,12 +102,12 @@ def test_asaenet_has_no_parameter_more_than_its_backbone_and_hides_in_training_a
     maps = torch.rand(200, 8, 6, 6) + 0.1
     hidden = (net.attend.train()(maps)[0] == 0).all(dim=1).flatten(1)  # type: ignore[union-attr, operator]
     assert 60 < hidden.any(dim=1).sum() < 140  # half of the pictures
-    assert hidden[hidden.any(dim=1)].float().mean() < 0.5  # of which the peak alone
+    assert hidden[hidden.any(dim=1)].float().mean() < 0.5  # only the peak
     assert (net.attend.eval()(maps)[0] > 0).all()  # type: ignore[union-attr, operator]
 
 
 def test_samfn_filters_maps_by_what_they_show() -> None:
-    """Of even maps and one with a peak that most share, the peaked one is kept."""
+    """Among uniform maps and one with the peak of most, the peaked one is kept."""
     torch.manual_seed(0)
     net = build(ModelConfig(variant="samfn"), CLASSES)
     filtering = net.filter.eval()  # type: ignore[union-attr, operator]
@@ -119,7 +119,7 @@ def test_samfn_filters_maps_by_what_they_show() -> None:
 
 
 class _Serving(Servable):
-    """Around a network without a configuration of its own."""
+    """The exported module of a network without a configuration."""
 
     def __init__(self, net: VAN | PooledClassifier) -> None:
         config = Config.model_validate(
@@ -160,7 +160,7 @@ def test_onnxruntime_answers_as_torch_does(make: object) -> None:
     check_graph(graph.SerializeToString(), serving, 64)
     kept = {initial.name for initial in graph.graph.initializer}
     named = {f"net.{name}" for name in net.state_dict() if not name.endswith("num_batches_tracked")}
-    assert named <= kept  # whole and by name: a training can begin with the artefact
+    assert named <= kept  # complete and by name: the artefact can initialise a training
 
 
 def test_an_unchanged_variant_is_titled_by_its_name() -> None:

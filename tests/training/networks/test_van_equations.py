@@ -1,4 +1,4 @@
-"""LKA, MLKA and a whole VAN-B0 against their equations, stated once more in float64 without torch."""
+"""LKA, MLKA and VAN-B0 against their equations, implemented in float64 without torch."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def _numpy(module: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
-# Larger than the kernels reach, smaller, and not square: where taps are left out, nothing else may change.
+# Larger and smaller than the kernels' reach, and not square: omitted taps must change nothing.
 @pytest.mark.parametrize("shape", [(24, 20), (9, 9), (4, 7), (1, 1)])
 @pytest.mark.parametrize("scale", KERNELS)
 @torch.inference_mode()
@@ -40,7 +40,7 @@ def test_mlka_is_its_equation(shape: tuple[int, int]) -> None:
 
 @torch.inference_mode()
 def test_a_published_checkpoint_answers_as_its_equations(tmp_path: Path) -> None:
-    """Names, shapes and arithmetic at once: a checkpoint of the published layout, read by both."""
+    """Names, shapes and arithmetic: a checkpoint in the published layout, read by both."""
     state = equations.published_layout(B0.embed_dims, B0.depths, B0.mlp_ratios, classes=1000)
     path = tmp_path / "van_b0.pth.tar"
     torch.save({"state_dict": {name: torch.from_numpy(tensor) for name, tensor in state.items()}, "epoch": 310}, path)
