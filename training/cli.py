@@ -50,7 +50,7 @@ def fit(
         int | None, typer.Option(min=1, help="GPUs (or CPU processes) that share every batch; set by torchrun.")
     ] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Accumulation steps on each device.")] = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes a device that prefetch pictures.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes per device that prefetch pictures.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints within an epoch.")] = 0,
     stop_after: Annotated[
         int | None, typer.Option("--steps", min=1, help="Stop after this many steps; run again to resume.")

@@ -37,7 +37,7 @@ class SourceConfig(ConfigTable):
     folder: Path | None = Field(
         None, description="folder of class folders, relative to --data; with `list`: folder of its files"
     )
-    list: Path | None = Field(None, description="CSV or Parquet file with one row a picture, relative to --data")
+    list: Path | None = Field(None, description="CSV or Parquet file with one row per picture, relative to --data")
     shards: str = Field("", description="glob of tar files, relative to --data")
     columns: Columns = Field(Columns(), description="column names of the list, or JSON keys of the shards")
     classes: dict[str, str] = Field({}, description="name of a class in the data → code in the class list")
@@ -49,7 +49,7 @@ class SourceConfig(ConfigTable):
     crop: float = Field(
         1.0, gt=0, le=1, description="share of the side kept around the centre, to equalise cell sizes between sources"
     )
-    weight: float = Field(1.0, gt=0, description="how often each training picture is sampled in an epoch")
+    weight: float = Field(1.0, gt=0, description="how often each training picture is sampled per epoch")
 
     @model_validator(mode="after")
     def _one_layout(self) -> Self:
@@ -147,13 +147,15 @@ class NearDuplicatesConfig(ConfigTable):
     action: Literal["move", "list", "off"] = Field(
         "move", description="move: keep near duplicates in one block; list: only list them; off: do not search"
     )
-    max_distance: int = Field(24, ge=0, le=48, description="largest number of differing bits, of 255")
+    max_distance: int = Field(
+        24, ge=0, le=48, description="largest number of differing bits (of 255) in near duplicates"
+    )
 
 
 class DataConfig(ConfigTable):
     """Sources and split of the pictures."""
 
-    sources: tuple[SourceConfig, ...] = Field(min_length=1, description="one table a source: [[data.sources]]")
+    sources: tuple[SourceConfig, ...] = Field(min_length=1, description="one table per source: [[data.sources]]")
     sample: float = Field(1.0, gt=0, le=1, description="random share of each class to use")
     sample_of: Literal["all", "training"] = Field(
         "all", description="draw the share before the split, or only from the training block (for a learning curve)"
@@ -169,7 +171,7 @@ class DataConfig(ConfigTable):
 Scale = Literal["3-5-1", "5-7-1", "7-9-1"]
 Stem = Literal["mcnn", "overlap"]
 ChannelAttention = Literal["none", "se", "eca", "epsa", "cbam", "gc", "fca"]
-#: One number a stage; empty: the variant's own.
+#: One number per stage; empty: the variant's own.
 Stages = tuple[Annotated[int, Field(ge=1)], ...]
 STAGES = 4
 
@@ -193,9 +195,9 @@ class ModelConfig(ConfigTable):
     channel_attention: ChannelAttention = Field(
         "none", description="channel attention in every block, on the output of its ConvFFN"
     )
-    depths: Stages = Field((), description="blocks a stage")
-    mlp_ratios: Stages = Field((), description="width of the ConvFFN a stage, as a multiple of the stage's width")
-    embed_dims: Stages = Field((), description="width a stage; MLKA is fast at multiples of 48")
+    depths: Stages = Field((), description="blocks per stage")
+    mlp_ratios: Stages = Field((), description="width of the ConvFFN per stage, as a multiple of the stage's width")
+    embed_dims: Stages = Field((), description="width per stage; MLKA is fast at multiples of 48")
     input_size: int = Field(
         96,
         ge=SIZE_MULTIPLE,
@@ -220,7 +222,7 @@ class ModelConfig(ConfigTable):
         for key in ("scales", "depths", "mlp_ratios", "embed_dims"):
             given = len(getattr(self, key))
             if given not in (0, STAGES):
-                raise ValueError(f"{key} has {given} entries; expected {STAGES}, one a stage")
+                raise ValueError(f"{key} has {given} entries; expected {STAGES}, one per stage")
         for stage, scales in enumerate(self.scales, start=1):
             if not scales or len(set(scales)) < len(scales):
                 raise ValueError(f"scales of stage {stage} must name one or more different kernels")
@@ -263,7 +265,7 @@ class AugmentConfig(ConfigTable):
     shift: float = Field(0.08, ge=0, le=0.5, description="largest shift, as a share of the side")
     zoom: float = Field(0.15, ge=0, lt=1, description="the scale is between 1 - zoom and 1 + zoom")
     flip: bool = Field(True, description="mirror half of the pictures")
-    stain: float = Field(0.15, ge=0, lt=1, description="largest relative change of the optical density a channel")
+    stain: float = Field(0.15, ge=0, lt=1, description="largest relative change of the optical density per channel")
     mixup_alpha: float = Field(0.0, ge=0, description="alpha of mixup (arXiv 1710.09412); 0: off")
     cutmix_alpha: float = Field(0.0, ge=0, description="alpha of CutMix (arXiv 1905.04899); 0: off")
     mixed_share: float = Field(0.5, ge=0, le=1, description="share of the batches with mixup or CutMix")
@@ -277,7 +279,7 @@ class FitConfig(ConfigTable):
     restart_lr: float = Field(
         0.6, gt=0, le=1, description="initial learning rate of a cycle, as a share of that of the previous one"
     )
-    batch_size: int = Field(64, ge=2, description="pictures an optimiser step, over all devices")
+    batch_size: int = Field(64, ge=2, description="pictures per optimiser step, over all devices")
     optimiser: Literal["adamw", "adam"] = Field("adamw", description="adam applies weight_decay as an L2 penalty")
     lr: float = Field(1e-3, gt=0, description="learning rate after the warm-up")
     schedule: Literal["cosine", "plateau"] = Field("cosine", description="learning rate schedule")
@@ -308,7 +310,7 @@ class FitConfig(ConfigTable):
         "none", description="handling of class imbalance"
     )
     imbalance_power: float = Field(
-        1.0, ge=0, description="strength: 0: off, 1: all classes equal; tau of logit adjustment"
+        1.0, ge=0, description="strength; 0: off, 1: all classes equal; tau of logit adjustment"
     )
     imbalance_beta: float = Field(
         1.0,
@@ -345,11 +347,11 @@ class DistilConfig(ConfigTable):
 
 
 class EvaluationConfig(ConfigTable):
-    """Tolerant figures."""
+    """Tolerant figures: confusions of neighbouring classes count as correct."""
 
     neighbours: tuple[Annotated[tuple[Code, ...], Field(min_length=2)], ...] = Field(
         MATURATION,
-        description="maturation chains, immature to mature; tolerant figures count adjacent classes as correct",
+        description="maturation chains, immature to mature; adjacent classes are neighbours",
     )
 
 

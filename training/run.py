@@ -7,11 +7,11 @@ ancestors.json      provenance of the pretrained weights and the teachers: attri
 unreadable.csv      source, class and file of the pictures that could not be decoded, and the error
 cache/              decoded pictures and fingerprints, unless --cache names another folder; may be deleted
 checkpoints/        Lightning checkpoints; an interrupted `fit` resumes from here
-curves/             loss and accuracy by epoch, one version_N/metrics.csv an attempt
+curves/             loss and accuracy by epoch, one version_N/metrics.csv per attempt
 weights.safetensors the weights (their moving average where fit.ema_decay is set)
 fit.json            configuration, library versions, training time and device
 evaluation.json     temperature, figures and confusion matrices
-predictions.csv     one row a test picture
+predictions.csv     one row per test picture
 logits.npz          logits of the calibration and the test pictures, for `figures`, `pool` and `audit`
 folds.csv           in a folder that `pool` wrote: figures of each fold
 """

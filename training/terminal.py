@@ -22,7 +22,7 @@ RANK = this_process().rank
 MAX_WORD = 24
 console = Console(quiet=RANK > 0)
 stderr = Console(stderr=True, quiet=RANK > 0)
-error_console = Console(stderr=True, quiet=this_process().local_rank > 0)  # one process a machine reports errors
+error_console = Console(stderr=True, quiet=this_process().local_rank > 0)  # one process per machine reports errors
 
 
 @contextmanager

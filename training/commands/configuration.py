@@ -133,7 +133,7 @@ def read_classes(source: Path | None) -> list[CellClass]:
     if source.suffix in (".onnx", ".json"):
         return list(read_manifest(source.with_suffix(".json")).classes)
     if not source.is_dir():
-        raise ValueError(f"{source}: expected an artefact (.onnx) or a folder with one folder a class")
+        raise ValueError(f"{source}: expected an artefact (.onnx) or a folder with one folder per class")
     names = sorted(entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
         raise ValueError(f"{source}: {len(names)} class folders; expected at least 2")

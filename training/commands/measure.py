@@ -31,10 +31,10 @@ WARM_UP_STEPS = 2
 
 def size(
     config_path: ConfigPath,
-    pictures: Annotated[int, typer.Option(min=1, help="Training pictures an epoch.")],
+    pictures: Annotated[int, typer.Option(min=1, help="Training pictures per epoch.")],
     devices: Annotated[int, typer.Option(min=1, help="GPUs that share every batch.")] = 1,
     accumulate: Accumulate = 1,
-    tera_operations: Annotated[float, typer.Option(min=0.001, help="Peak of a device, in 10^12 a second.")] = 312,
+    tera_operations: Annotated[float, typer.Option(min=0.001, help="Peak of a device, in 10^12 per second.")] = 312,
     utilisation: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the peak that is reached.")] = 0.05,
 ) -> None:
     """Estimate parameters, multiply-adds, memory and hours of a training without running it."""
@@ -105,7 +105,7 @@ def _scope(node: "NodeTime") -> str:
 def _profile_table(
     title: str, heading: str, times: "dict[int, list[NodeTime]]", key: "Callable[[NodeTime], str]"
 ) -> Table:
-    """Number of nodes, then microseconds a picture and share by batch size; sorted by time at the first batch size."""
+    """Number of nodes, then microseconds per picture and share by batch size; sorted by time at the first batch size."""
     sums = {batch: _sums(nodes, key) for batch, nodes in times.items()}
     first = next(iter(times))
     nodes = Counter(key(node) for node in times[first])
@@ -136,7 +136,7 @@ def feed(
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder of decoded pictures; default: none.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=WARM_UP_STEPS + 1, help="Steps to run.")] = 40,
     accumulate: Accumulate = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes a device that prefetch pictures.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes per device that prefetch pictures.")] = 0,
     cold: Annotated[bool, typer.Option("--cold", help="Read from disk, as the first epoch may.")] = False,
 ) -> None:
     """Measure how much of a training step is spent waiting for pictures. Keeps nothing.

@@ -1,4 +1,4 @@
-"""Cache of arrays computed from pictures, one row a picture, memory-mapped from disk.
+"""Cache of arrays computed from pictures, one row per picture, memory-mapped from disk.
 
     FOLDER/<key>/rows.npy      rows in the order of the samples
     FOLDER/<key>/refused.json  index of each sample without a row → error

@@ -123,8 +123,8 @@ def _patient_pairs(data: DataConfig, root: Path, samples: Sequence[Sample]) -> l
         raise DataError(
             root,
             f"a split by patient needs the patient of every picture; {count} pictures of source {source!r} have none. "
-            "Name a column of its list, or set patient_pattern: '^([^/]+)/' for one folder a patient, '(.*)' for one "
-            "picture a patient",
+            "Name a column of its list, or set patient_pattern: '^([^/]+)/' for one folder per patient, '(.*)' for one "
+            "picture per patient",
         )
     return patient_pairs(samples)
 

@@ -1,7 +1,7 @@
 """Data sources on disk → samples: class folders, lists or tar shards.
 
 folder  CLASS/name.jpg, CLASS/0001-1000/name.jpg (as Matek 2021 is published) or CLASS/patient/name.jpg
-list    CSV or Parquet, one row a picture: file, class and optionally patient
+list    CSV or Parquet, one row per picture: file, class and optionally patient
 shards  tar files; the class is in key.cls or key.json beside key.jpg (WebDataset), or the name of a folder
 """
 
@@ -95,7 +95,7 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceInde
     assert source.folder is not None, "checked by SourceConfig"
     folder = root / source.folder
     if not folder.is_dir():
-        raise DataError(folder, f"no such folder; source {source.name!r} expects one folder a class here")
+        raise DataError(folder, f"no such folder; source {source.name!r} expects one folder per class here")
     class_folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not class_folders:
         raise DataError(folder, f"no class folders; expected folders named {', '.join(names.codes)}")

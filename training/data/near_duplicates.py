@@ -148,7 +148,7 @@ def write_near_duplicates(
     planned: Sequence[Block],
     blocks: Sequence[Block],
 ) -> None:
-    """Write twins.csv: a row a pair with distance, orientation, and source, class, file and block of both pictures.
+    """Write twins.csv: one row per pair with distance, orientation, and source, class, file and block of both pictures.
 
     Args:
         planned: block of each sample by the split alone; written as `moved_from` where the picture was moved.

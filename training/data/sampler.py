@@ -24,7 +24,7 @@ def samples_per_epoch(weights: Weights, batch_size: int) -> int:
 def epoch_order(weights: Weights, draws: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Indices (draws,) in random order; each occurs in proportion to its weight, rounded up or down at random.
 
-    Systematic sampling over a shuffled list: a picture of weight 1 occurs exactly once an epoch. Sampling with
+    Systematic sampling over a shuffled list: a picture of weight 1 occurs exactly once per epoch. Sampling with
     replacement would omit a third of them.
     """
     random = np.random.default_rng((seed, epoch))

@@ -62,7 +62,7 @@ def read_shard(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
     first: dict[str, str] = {}
     for key, member in pictures:
         if key in labels and first.setdefault(key, member.name) != member.name:
-            raise DataError(shard, f"{first[key]} and {member.name} share a key; expected one picture a key")
+            raise DataError(shard, f"{first[key]} and {member.name} share a key; expected one picture per key")
         label = labels.get(key, _Label())
         yield ShardPicture(member.name, Span(member.offset, member.size), label.code, label.patient)
 

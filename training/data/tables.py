@@ -1,4 +1,4 @@
-"""Lists of pictures: CSV and Parquet files with one row a picture, and predefined splits given as such a list."""
+"""Lists of pictures: CSV and Parquet files with one row per picture, and predefined splits given as such a list."""
 
 import csv
 from collections import defaultdict
@@ -85,7 +85,7 @@ def _read_csv(path: Path) -> Table:
     except csv.Error as error:
         raise DataError(path, f"not CSV: {error}") from error
     if not rows:
-        raise DataError(path, "is empty; expected a header and one row a picture")
+        raise DataError(path, "is empty; expected a header and one row per picture")
     columns = rows[0]
     numbered = [(number, row) for number, row in enumerate(rows[1:], start=2) if row]
     for number, row in numbered:

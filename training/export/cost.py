@@ -36,9 +36,9 @@ from training.networks.build import build
 #: Operations of a training step per forward pass: the backward pass computes the gradients of inputs and of weights.
 #: Not counted by torch, whose counter takes the gradient of a depthwise convolution for a dense one.
 PASSES = 3
-#: Bytes a parameter: float32 weights, gradient, the two moments of Adam, and the moving average.
+#: Bytes per parameter: float32 weights, gradient, the two moments of Adam, and the moving average.
 BYTES_A_PARAMETER = 4 * 5
-_BATCH = 8  # for the memory a picture; BatchNorm cannot normalise a single one
+_BATCH = 8  # for the memory per picture; BatchNorm cannot normalise a single one
 
 
 class NetworkCost(NamedTuple):
@@ -82,7 +82,7 @@ class TrainingBudget:
         """Training time in hours.
 
         Args:
-            tera_operations_per_s: peak of one device, in 10^12 multiplications and additions a second.
+            tera_operations_per_s: peak of one device, in 10^12 multiplications and additions per second.
             utilisation: share of the peak that the training reaches; an assumption.
         """
         return self.training_operations / (devices * tera_operations_per_s * 1e12 * utilisation) / 3600
@@ -92,7 +92,7 @@ def training_budget(config: Config, draws: int) -> TrainingBudget:
     """Resources of the network's training, without teachers, augmentation and decoding.
 
     Args:
-        draws: training pictures an epoch.
+        draws: training pictures per epoch.
     """
     epochs = config.fit.epochs + sum(config.fit.restarts)
     final_size = config.model.input_size
@@ -154,7 +154,7 @@ class _StepClock(Callback):
 
 
 def training_speed(config: Config) -> float:
-    """Training pictures a second on this machine, on noise: augmentation, forward, backward and optimiser.
+    """Training pictures per second on this machine, on noise: augmentation, forward, backward and optimiser.
 
     Measured at the final input size and without teachers, whose runs may not exist yet.
 

@@ -61,7 +61,7 @@ class Teachers:
         return max((teacher.input_size for teacher in self.teachers), default=0)
 
     def projectors(self, dim: int) -> nn.ModuleList:
-        """One trainable linear map a teacher, from the student's embedding (N, dim) to the teacher's.
+        """One trainable linear map per teacher, from the student's embedding (N, dim) to the teacher's.
 
         Empty where `distil.features` is 0.
         """

@@ -14,7 +14,7 @@ from training.config import FitConfig
 
 
 def class_counts(labels: NDArray[np.int64], weights: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """Samples of each class an epoch, (C,): its pictures times their sampling weights."""
+    """Samples of each class per epoch, (C,): its pictures times their sampling weights."""
     return np.bincount(labels, weights=weights, minlength=classes).astype(np.float64)
 
 
@@ -37,7 +37,7 @@ def class_weights(counts: NDArray[np.float64], config: FitConfig) -> NDArray[np.
 def sampling_weights(
     labels: NDArray[np.int64], weights: NDArray[np.float64], classes: int, config: FitConfig
 ) -> NDArray[np.float64]:
-    """Samples of each picture an epoch, (N,): its source's weight; with `imbalance = "sampling"` more of rare classes.
+    """Samples of each picture per epoch, (N,): its source's weight; with `imbalance = "sampling"` more of rare classes.
 
     The sum over all pictures stays that of the sources' weights.
     """
@@ -55,7 +55,7 @@ class LabelLoss(nn.Module):
     loss_weights: each class times its weight; the mean over all samples is 1.
 
     Args:
-        counts: samples of each class an epoch, (C,).
+        counts: samples of each class per epoch, (C,).
     """
 
     adjustment: Tensor

@@ -45,7 +45,7 @@ class EpochMeans(nn.Module):
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss, logits (N, C) and labels (N,)."""
-        # One value a picture in place of a weight, which MeanMetric ignores with "disable" (torchmetrics 1.9).
+        # One value per picture in place of a weight, which MeanMetric ignores with "disable" (torchmetrics 1.9).
         self.loss.update(loss.detach().float().expand(len(labels)))
         self.accuracy.update((logits.argmax(dim=1) == labels).float())
 
@@ -60,7 +60,7 @@ class EpochMeans(nn.Module):
         return [sums for metric in (self.loss, self.accuracy) for sums in (metric.mean_value, metric.weight)]
 
     def checkpoint(self) -> Tensor:
-        """(ranks, 4) sums for a checkpoint; a row a rank, so that a resumed run adds up to the same bits."""
+        """(ranks, 4) sums for a checkpoint; one row per rank, so that a resumed run adds up to the same bits."""
         return all_gather(torch.stack(self._sums()))
 
     def load(self, checkpoint: Tensor, parallel: DataParallel) -> None:
@@ -78,7 +78,7 @@ class TrainingModule(L.LightningModule):
 
     Args:
         steps_per_epoch: optimiser steps.
-        counts: samples of each class an epoch, (C,).
+        counts: samples of each class per epoch, (C,).
         parallel: this process's part of each step; None: a single process.
     """
 
@@ -147,7 +147,7 @@ class TrainingModule(L.LightningModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        """Log the means of both blocks here: one row of the curves an epoch, written before the checkpoint."""
+        """Log the means of both blocks here: one row of the curves per epoch, written before the checkpoint."""
         for block, means in (("calibration", self.calibration_means), ("train", self.train_means)):
             loss, accuracy = means.compute()
             self.log(f"{block}_loss", loss, prog_bar=True)

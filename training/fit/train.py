@@ -43,9 +43,9 @@ class Execution:
     device and each accumulation step computes its own BatchNorm statistics.
 
     Args:
-        devices: processes on this machine, one a GPU (or on the CPU); each computes a part of every batch.
+        devices: processes on this machine, one per GPU (or on the CPU); each computes a part of every batch.
         accumulate: accumulation steps, to fit a device's memory.
-        workers: processes a device that prefetch pictures.
+        workers: processes per device that prefetch pictures.
         checkpoint_every: steps between two checkpoints within an epoch; 0: only at its end.
         steps: optimiser steps after which the run stops, to be resumed; None: it ends as configured.
     """
@@ -118,7 +118,7 @@ def fit(
 def _batches(
     config: Config, train: LabelledImages, parallel: DataParallel, steps_done: Callable[[], int]
 ) -> tuple[EpochBatchSampler, NDArray[np.float64]]:
-    """The training batches, and the samples of each class an epoch, (C,)."""
+    """The training batches, and the samples of each class per epoch, (C,)."""
     weight_of = {source.name: source.weight for source in config.data.sources}
     source_weights = np.array([weight_of[sample.source] for sample in train.samples], dtype=np.float64)
     weights = sampling_weights(train.labels, source_weights, len(config.classes), config.fit)

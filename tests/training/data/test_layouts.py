@@ -68,7 +68,7 @@ def test_classes_of_another_data_set_are_renamed_or_left_out(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("names", "told", "says"),
     [
-        ((), {}, "no such folder; source 'set' expects one folder a class"),
+        ((), {}, "no such folder; source 'set' expects one folder per class"),
         (("loose.jpg",), {}, "no class folders; expected folders named BLA, EOS, PMO"),
         (("bla/1.jpg",), {}, "unknown class 'bla'; did you mean 'BLA'"),
         (("QQQ/1.jpg",), {}, "unknown class 'QQQ'; expected one of BLA, EOS, PMO; or add 'QQQ' to"),
