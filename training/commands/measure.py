@@ -105,7 +105,7 @@ def _scope(node: "NodeTime") -> str:
 def _profile_table(
     title: str, heading: str, times: "dict[int, list[NodeTime]]", key: "Callable[[NodeTime], str]"
 ) -> Table:
-    """Number of nodes, then microseconds per picture and share by batch size; sorted by time at the first batch size."""
+    """Nodes, then microseconds per picture and share by batch size; sorted by time at the first batch size."""
     sums = {batch: _sums(nodes, key) for batch, nodes in times.items()}
     first = next(iter(times))
     nodes = Counter(key(node) for node in times[first])
@@ -114,7 +114,7 @@ def _profile_table(
         for name in sorted(sums[first], key=lambda name: -sums[first][name])
     ]
     total = [cell for batch in times for cell in (f"{sum(sums[batch].values()) / batch:.0f}", "100.0")]
-    columns = (cell for batch in times for cell in (f"µs a picture, batch {batch}", "%"))
+    columns = (cell for batch in times for cell in (f"µs per picture, batch {batch}", "%"))
     return Table(title, (heading, "nodes", *columns), (*rows, ("all", str(nodes.total()), *total)), "")
 
 
