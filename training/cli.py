@@ -126,7 +126,7 @@ def configuration(
     from training.commands.configuration import page
 
     if out:
-        out.write_text(page(), encoding="utf-8")
+        atomic_file.write_text(out, page())
     else:
         typer.echo(page(), nl=False)
 

@@ -103,5 +103,5 @@ def test_without_a_weight_for_embeddings_nothing_is_projected(run: Path, tmp_pat
 
 
 def test_a_teacher_of_other_classes_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="learned other classes"):
+    with pytest.raises(TeacherError, match="must have the same classes in the same order"):
         Teachers(_config(tmp_path / "student", teachers=f'"{run}"', second="C"))

@@ -235,10 +235,13 @@ def test_what_cannot_be_built_is_found_before_any_picture_is_read(tmp_path: Path
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("depths = [1, 2, 3]", "depths has 3 entries; the network has 4 stages"),
+        ("depths = [1, 2, 3]", "depths has 3 entries; expected 4, one per stage"),
         ("depths = [1, 2, 0, 1]", "model.depths.2: Input should be greater than or equal to 1"),
-        ('scales = [["3-5-1"], [], ["3-5-1"], ["3-5-1"]]', "scales of stage 2 must name one kernel"),
-        ('scales = [["3-5-1", "3-5-1"], ["5-7-1"], ["3-5-1"], ["3-5-1"]]', "several different ones"),
+        ('scales = [["3-5-1"], [], ["3-5-1"], ["3-5-1"]]', "scales of stage 2 must name one or more different kernels"),
+        (
+            'scales = [["3-5-1", "3-5-1"], ["5-7-1"], ["3-5-1"], ["3-5-1"]]',
+            "scales of stage 1 must name one or more different kernels",
+        ),
         ('scales = [["3-5"], ["5-7-1"], ["3-5-1"], ["3-5-1"]]', "model.scales.0.0: Input should be '3-5-1'"),
         ('channel_attention = "sse"', "model.channel_attention: Input should be 'none', 'se', 'eca'"),
         ('stems = "mcnn"', "did you mean 'stem'"),
