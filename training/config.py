@@ -34,9 +34,7 @@ class SourceConfig(ConfigTable):
     """A set of pictures in one of three layouts: `folder`, `list` or `shards`."""
 
     name: str = Field(description="name in split.csv, figures and model card")
-    folder: Path | None = Field(
-        None, description="folder of class folders, relative to --data; with `list`: folder of its files"
-    )
+    folder: Path | None = Field(None, description="class folders, or the files of `list`; relative to --data")
     list: Path | None = Field(None, description="CSV or Parquet file with one row per picture, relative to --data")
     shards: str = Field("", description="glob of tar files, relative to --data")
     columns: Columns = Field(Columns(), description="column names of the list, or JSON keys of the shards")
@@ -46,9 +44,7 @@ class SourceConfig(ConfigTable):
     tissue: str = Field("bone marrow", description="tissue that the pictures show")
     licence: str = Field(description="licence of the pictures")
     attribution: str = Field(description="attribution that the licence requires")
-    crop: float = Field(
-        1.0, gt=0, le=1, description="share of the side kept around the centre, to equalise cell sizes between sources"
-    )
+    crop: float = Field(1.0, gt=0, le=1, description="share of the side kept around the centre")
     weight: float = Field(1.0, gt=0, description="how often each training picture is sampled per epoch")
 
     @model_validator(mode="after")
@@ -114,9 +110,7 @@ class KFoldSplit(ConfigTable):
     k: int = Field(5, ge=2, description="number of folds")
     fold: int = Field(0, ge=0, description="fold to test, 0 to k - 1")
     calibration: Fraction = Field(0.1, description="calibration share of the rest")
-    by_patient: bool = Field(
-        False, description="keep the pictures of a patient in one fold, and in one of training and calibration"
-    )
+    by_patient: bool = Field(False, description="keep the pictures of a patient in one fold and one block")
     seed: Seed = Field(0, description="seed of the random split")
 
     @model_validator(mode="after")
@@ -147,9 +141,7 @@ class NearDuplicatesConfig(ConfigTable):
     action: Literal["move", "list", "off"] = Field(
         "move", description="move: keep near duplicates in one block; list: only list them; off: do not search"
     )
-    max_distance: int = Field(
-        24, ge=0, le=48, description="largest number of differing bits (of 255) in near duplicates"
-    )
+    max_distance: int = Field(24, ge=0, le=48, description="most differing bits (of 255) of near duplicates")
 
 
 class DataConfig(ConfigTable):
@@ -186,35 +178,26 @@ class ModelConfig(ConfigTable):
     stem: Stem | None = Field(
         None, description="mcnn: parallel 3x3, 5x5 and 7x7 convolutions; overlap: VAN's 7x7 convolution of stride 4"
     )
-    fusion: bool | None = Field(
-        None, description="multi-scale cross attention; false: classify from the last stage alone"
-    )
+    fusion: bool | None = Field(None, description="multi-scale cross attention; false: last stage only")
     scales: tuple[tuple[Scale, ...], ...] = Field(
         (), description="kernels of the gate by stage: several (MLKA, equal shares of the channels) or one (LKA)"
     )
-    channel_attention: ChannelAttention = Field(
-        "none", description="channel attention in every block, on the output of its ConvFFN"
-    )
+    channel_attention: ChannelAttention = Field("none", description="applied to the ConvFFN's output in every block")
     depths: Stages = Field((), description="blocks per stage")
     mlp_ratios: Stages = Field((), description="width of the ConvFFN per stage, as a multiple of the stage's width")
     embed_dims: Stages = Field((), description="width per stage; MLKA is fast at multiples of 48")
     input_size: int = Field(
-        96,
-        ge=SIZE_MULTIPLE,
-        le=1024,
-        multiple_of=SIZE_MULTIPLE,
-        description="side of the square input, in pixels",
+        96, ge=SIZE_MULTIPLE, le=1024, multiple_of=SIZE_MULTIPLE, description="side of the square input, in pixels"
     )
     drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth rate at the last block")
     init: str = Field(
         "", description="pretrained weights: imagenet, a run folder, .safetensors, .onnx or .pth; empty: random"
     )
     mean: tuple[float, float, float] = Field(
-        (0.485, 0.456, 0.406),
-        description="mean that is subtracted from each channel (pixels in 0..1); must match the weights of init",
+        (0.485, 0.456, 0.406), description="mean per channel that is subtracted (pixels in 0..1); must match init"
     )
     std: tuple[float, float, float] = Field(
-        (0.229, 0.224, 0.225), description="standard deviation that each channel is divided by"
+        (0.229, 0.224, 0.225), description="standard deviation per channel; must match init"
     )
 
     @model_validator(mode="after")
@@ -284,24 +267,20 @@ class FitConfig(ConfigTable):
     lr: float = Field(1e-3, gt=0, description="learning rate after the warm-up")
     schedule: Literal["cosine", "plateau"] = Field("cosine", description="learning rate schedule")
     plateau_factor: float = Field(0.1, gt=0, lt=1, description="factor on the learning rate at a plateau")
-    plateau_patience: int = Field(
-        10, ge=0, description="epochs without a lower calibration loss before the rate is reduced"
-    )
+    plateau_patience: int = Field(10, ge=0, description="epochs without improvement before lr is reduced")
     early_stopping_patience: int = Field(
         0, ge=0, description="epochs without a lower calibration loss before training ends; 0: off"
     )
     keep: Literal["last", "best"] = Field(
-        "last", description="weights to keep: of the last epoch or of the lowest calibration loss"
+        "last", description="keep the last epoch or that of the lowest calibration loss"
     )
-    weight_decay: float = Field(
-        0.05, ge=0, description="weight decay of matrices and kernels; none on biases and norms"
-    )
+    weight_decay: float = Field(0.05, ge=0, description="applied to matrices and kernels, not biases and norms")
     warmup_epochs: float = Field(2.0, ge=0, description="epochs of linear warm-up")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights; 0: off")
     clip_norm: float = Field(5.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     precision: Literal["32-true", "bf16-mixed"] = Field(
-        "32-true", description="precision of the arithmetic; weights stay in 32 bits"
+        "32-true", description="of the arithmetic; weights stay in 32 bits"
     )
     sizes: tuple[tuple[int, int], ...] = Field(
         (), description="progressive resizing: pairs [first epoch, input size], ending with model.input_size"
@@ -309,14 +288,9 @@ class FitConfig(ConfigTable):
     imbalance: Literal["none", "sampling", "logit_adjustment", "loss_weights"] = Field(
         "none", description="handling of class imbalance"
     )
-    imbalance_power: float = Field(
-        1.0, ge=0, description="strength; 0: off, 1: all classes equal; tau of logit adjustment"
-    )
+    imbalance_power: float = Field(1.0, ge=0, description="0: off; 1: all classes equal; tau of logit adjustment")
     imbalance_beta: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="below 1: a class of n pictures counts as (1 - beta^n) / (1 - beta) (arXiv 1901.05555)",
+        1.0, ge=0, le=1, description="below 1: n pictures count as (1 - beta^n) / (1 - beta) (arXiv 1901.05555)"
     )
 
     @model_validator(mode="after")
@@ -338,9 +312,7 @@ class FitConfig(ConfigTable):
 class DistilConfig(ConfigTable):
     """Knowledge distillation from trained networks (arXiv 1503.02531; 2106.05237)."""
 
-    teachers: tuple[Path, ...] = Field(
-        (), description="run folders of the teachers; their softened probabilities are averaged"
-    )
+    teachers: tuple[Path, ...] = Field((), description="run folders; their softened probabilities are averaged")
     weight: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; the label loss has the rest")
     temperature: float = Field(2.0, gt=0, description="softmax temperature of teachers and student")
     features: float = Field(0.0, ge=0, description="weight of the embedding loss; 0: off")
@@ -350,17 +322,14 @@ class EvaluationConfig(ConfigTable):
     """Tolerant figures: confusions of neighbouring classes count as correct."""
 
     neighbours: tuple[Annotated[tuple[Code, ...], Field(min_length=2)], ...] = Field(
-        MATURATION,
-        description="maturation chains, immature to mature; adjacent classes are neighbours",
+        MATURATION, description="maturation chains; adjacent classes are neighbours"
     )
 
 
 class CardConfig(ConfigTable):
     """Statements for the manifest and the model card."""
 
-    tissue: str = Field(
-        "bone marrow", description="tissue that the model is for; classes trained on other tissue only are unsupported"
-    )
+    tissue: str = Field("bone marrow", description="the model's tissue; classes without pictures of it are unsupported")
     min_training_images: int = Field(
         50, ge=1, description="fewest training pictures of that tissue; a class with fewer is unsupported"
     )
