@@ -56,7 +56,7 @@ help: ## List all targets
 
 .PHONY: serve
 serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.0.1:8000; installs no torch
-	@exec env MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576 $(SERVE)/bin/marrowlens serve
+	@export MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576; exec $(SERVE)/bin/marrowlens serve
 
 .PHONY: test
 test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every test that is not slow, a file on each core (the first run installs torch)
