@@ -25,15 +25,13 @@ _ALLOWED_COMPATIBILITY = str.maketrans("", "", "ªº\u0e33\u0eb3")
 #: The vowel am in two characters, which looks the same.
 _DECOMPOSED_AM = re.compile("\u0e4d[\u0e48-\u0e4b]?\u0e32|\u0ecd[\u0ec8-\u0ecb]?\u0eb2")
 
-Kind = Literal["key", "token", "named", "claimed", "message", "command"]
-
-
+IdentityKind = Literal["key", "token", "named", "claimed", "message", "command"]
 Scope = Literal["classify", "specimens", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 class InvalidName(ValueError):
-    """A text that is no valid name. The message says why and does not quote it."""
+    """A text that is not a valid name. The message gives the reason and does not quote the text."""
 
 
 class Identity(BaseModel):
@@ -41,17 +39,17 @@ class Identity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind = Field(
+    kind: IdentityKind = Field(
         description="key: an API key. token: a token of the issuer. named: X-Acting-User, from a key that acts for "
         "others. claimed: X-Acting-User while authentication is off. message: an HL7 message. command: the command line"
     )
     key: str | None = Field(None, description="name of the key")
-    key_id: str | None = Field(None, description="first characters of the key's hash, as `marrowlens keys list` shows")
+    key_id: str | None = Field(None, description="first digits of the key's hash, as in `marrowlens keys list`")
     issuer: str | None = Field(None, description="`iss` of the token")
     subject: str | None = Field(None, description="`sub` of the token")
-    certificate: str | None = Field(None, description="subject of the certificate over which the message came")
-    address: str | None = Field(None, description="address from which the message came")
-    sender: str | None = Field(None, description="MSH-3 and MSH-4 of the message: a claim, which nothing verifies")
+    certificate: str | None = Field(None, description="subject of the client certificate of the connection")
+    address: str | None = Field(None, description="address of the sender")
+    sender: str | None = Field(None, description="MSH-3 and MSH-4 of the message; not verified")
 
     @property
     def account(self) -> str:
