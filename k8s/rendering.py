@@ -17,36 +17,36 @@ import yaml
 Document = dict[str, Any]
 
 FOLDER = Path(__file__).parent
-#: Where `make` puts programs that judge manifests, kubectl among them.
+#: Environment of the manifest checkers, kubectl included (make lint).
 POLICY = FOLDER.parent / ".venv-policy"
 OVERLAYS = {
     path.parent.name: path.parent
     for path in sorted((*FOLDER.glob("overlays/*/kustomization.yaml"), *FOLDER.glob("examples/*/kustomization.yaml")))
 }
-#: What is no service: rendered and judged by the policy scanner with them, and tested by its own.
+#: Not services: rendered and scanned with the overlays, with tests of their own.
 TRAINING = FOLDER / "training"
 RAY = FOLDER / "ray"
-#: Fields of KServe's predictor that are not a pod's.
+#: Fields of KServe's predictor that are not pod fields.
 _KSERVES = ("model", "labels", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "deploymentStrategy")
 
 
 def kubectl() -> str | None:
-    """The program that renders: the one that `make` fetched, or the system's."""
+    """Path of kubectl: the one installed by `make lint`, or the system's; None if absent."""
     fetched = POLICY / "bin" / "kubectl"
     return str(fetched) if fetched.exists() else shutil.which("kubectl")
 
 
 @cache
 def text(folder: Path) -> str:
-    """What `kubectl apply -k FOLDER` would send.
+    """The YAML that `kubectl apply -k FOLDER` would send.
 
     Raises:
-        FileNotFoundError: there is no kubectl.
-        subprocess.CalledProcessError: it cannot be rendered; kustomize says why.
+        FileNotFoundError: kubectl is not installed.
+        subprocess.CalledProcessError: kustomize cannot render it; see its stderr.
     """
     program = kubectl()
     if program is None:
-        raise FileNotFoundError("kubectl is not here: `make lint` fetches it on Linux, else install it")
+        raise FileNotFoundError("kubectl is not installed: run `make lint` on Linux, or install it")
     return subprocess.run([program, "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
 
 
@@ -56,7 +56,7 @@ def documents(folder: Path) -> list[Document]:
 
 
 def pods(found: list[Document]) -> Iterator[tuple[str, Document]]:
-    """The pods that these objects make, each as `metadata` and `spec`, under its maker's kind and name."""
+    """The pods that these objects create, as (kind and name of the owner, `metadata` and `spec`)."""
     for document in found:
         if document["kind"] in ("Deployment", "Job"):
             yield f"{document['kind']} {document['metadata']['name']}", document["spec"]["template"]
@@ -65,7 +65,7 @@ def pods(found: list[Document]) -> Iterator[tuple[str, Document]]:
 
 
 def kserve_pod(found: list[Document]) -> Document | None:
-    """The pod that KServe makes of a ServingRuntime and the InferenceService that names it, if there is one."""
+    """The pod that KServe creates from an InferenceService and its ServingRuntime; None without them."""
     by_kind = {document["kind"]: document for document in found}
     if "InferenceService" not in by_kind:
         return None
@@ -76,13 +76,13 @@ def kserve_pod(found: list[Document]) -> Document | None:
     labels = predictor["labels"] | {"serving.kserve.io/inferenceservice": service["metadata"]["name"]}
     namespace = {"namespace": service["metadata"]["namespace"]} if "namespace" in service["metadata"] else {}
     metadata = {"name": "marrowlens-predictor", "labels": labels, "annotations": runtime["spec"]["annotations"]}
-    # What is waived for the runtime is waived for its pod.
+    # Scanner waivers of the runtime apply to its pod too.
     waived = {"annotations": metadata["annotations"] | runtime["metadata"].get("annotations", {})}
     return {"metadata": metadata | namespace | waived, "spec": runtimes | own}
 
 
 def write(folder: Path) -> None:
-    """One file an overlay, one of the training, one of Ray, and one for the pod that KServe would make."""
+    """Write one file per overlay, one for training, one for Ray, and one for KServe's pod."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, overlay in OVERLAYS.items():
         (folder / f"{name}.yaml").write_text(text(overlay), encoding="utf-8")

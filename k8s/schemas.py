@@ -16,21 +16,21 @@ from pydantic import ValidationError
 
 from k8s.rendering import OVERLAYS, POLICY, Document, documents, kserve_pod
 
-#: The oldest that is claimed, one between, the newest that kubernetes-validate knows.
+#: Oldest supported version, one in between, and the newest that kubernetes-validate knows.
 VERSIONS = ("1.32", "1.34", "1.37")
 _MODELS = {model.__name__: model for model in (ScaledObject, ServiceMonitor, PrometheusRule)}
 _KSERVE = {"InferenceService": "v1beta1_inference_service", "ServingRuntime": "v1alpha1_serving_runtime"}
-#: KServe's own types; the others are Kubernetes', and the pod is checked as a pod.
+#: Prefixes of KServe's own types; Kubernetes' types are checked with the pod.
 _KSERVES = ("V1alpha1", "V1beta1")
 
 
 def kserve_models() -> Path | None:
-    """The folder of KServe's generated models, which `make` installs without the rest of its SDK."""
+    """The folder of KServe's generated models, installed by `make lint` without the rest of the SDK; None if absent."""
     return next(POLICY.glob("lib/python*/site-packages/kserve/models"), None)
 
 
 def faults(found: list[Document], version: str) -> list[str]:
-    """What is wrong with these objects for one version of Kubernetes; nothing where all is well."""
+    """Faults of these objects in one version of Kubernetes; empty if valid."""
     said = [f"{document['kind']}: {fault}" for document in found for fault in _faults(document, version)]
     if pod := kserve_pod(found):
         said += [f"KServe's pod: {fault}" for fault in _faults({"apiVersion": "v1", "kind": "Pod"} | pod, version)]
@@ -40,7 +40,7 @@ def faults(found: list[Document], version: str) -> list[str]:
 def _faults(document: Document, version: str) -> Iterator[str]:
     kind = document["kind"]
     if model := _MODELS.get(kind):
-        yield from _other_after_reading(model, document)
+        yield from _dropped_fields(model, document)
     elif kind in _KSERVE:
         if models := kserve_models():
             yield from _unknown(models, _KSERVE[kind], document, kind)
@@ -51,34 +51,34 @@ def _faults(document: Document, version: str) -> Iterator[str]:
             yield f"{'.'.join(map(str, error.path))}: {error.message}"
 
 
-def _other_after_reading(model: Any, document: Document) -> Iterator[str]:
-    # The models are made from the CRDs, and drop what they do not know, as a cluster does; nothing may be dropped.
+def _dropped_fields(model: Any, document: Document) -> Iterator[str]:
+    # The models are generated from CRDs and drop unknown fields, as a cluster does. A dropped field is a fault.
     try:
         read = model.model_validate(document).model_dump(mode="json", by_alias=True, exclude_unset=True)
     except ValidationError as error:
         yield str(error)
     else:
-        yield from _lost(document, read, "")
+        yield from _differences(document, read, "")
 
 
-def _lost(written: Any, read: Any, at: str) -> Iterator[str]:
+def _differences(written: Any, read: Any, at: str) -> Iterator[str]:
     if isinstance(written, dict) and isinstance(read, dict):
         for key in written.keys() | read.keys():
-            yield from _lost(written.get(key), read.get(key), f"{at}.{key}")
+            yield from _differences(written.get(key), read.get(key), f"{at}.{key}")
     elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
-        for place, pair in enumerate(zip(written, read, strict=True)):
-            yield from _lost(*pair, f"{at}[{place}]")
+        for index, pair in enumerate(zip(written, read, strict=True)):
+            yield from _differences(*pair, f"{at}[{index}]")
     elif written != read:
         yield f"{at} is {written!r} and was read as {read!r}"
 
 
 def _unknown(models: Path, module: str, value: Any, at: str) -> Iterator[str]:
-    """Fields that KServe's generated model of this name does not have, here and below."""
+    """Fields that KServe's generated model does not have, nested ones included."""
     types, fields = _declared((models / f"{module}.py").read_text(encoding="utf-8"))
     attributes = {field: attribute for attribute, field in fields.items()}
     for field, inner in value.items():
         if field not in attributes:
-            yield f"{at}.{field} is no field"
+            yield f"{at}.{field} is not a field"
             continue
         kind = types[attributes[field]]
         below = kind.removeprefix("list[").removesuffix("]")
@@ -88,14 +88,14 @@ def _unknown(models: Path, module: str, value: Any, at: str) -> Iterator[str]:
 
 
 def _module(model: str) -> str:
-    """V1beta1ModelFormat → v1beta1_model_format, as the generator names files."""
+    """Module name of a generated model: V1beta1ModelFormat → v1beta1_model_format."""
     (version,) = (version for version in _KSERVES if model.startswith(version))
     rest = model.removeprefix(version)
     return version.lower() + "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in rest)
 
 
 def _declared(source: str) -> tuple[dict[str, str], dict[str, str]]:
-    # Read, not imported: the SDK's package would import all that it needs to serve.
+    # Parsed, not imported: importing the SDK needs all its dependencies.
     (model,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
     tables = {
         node.targets[0].id: ast.literal_eval(node.value)
@@ -106,7 +106,7 @@ def _declared(source: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def main() -> None:
-    """Every overlay for every version; what is wrong on stderr, and exit code 1."""
+    """Check every overlay for every version; faults go to stderr, with exit code 1."""
     wrong = [
         f"{name}, Kubernetes {version}: {fault}\n"
         for name, folder in OVERLAYS.items()
@@ -115,7 +115,7 @@ def main() -> None:
     ]
     sys.stderr.writelines(wrong)
     if kserve_models() is None:
-        sys.stderr.write("k8s: KServe's models are not here (make lint installs them): its two kinds are unchecked\n")
+        sys.stderr.write("k8s: KServe's models are not installed (run make lint): its two kinds are not checked\n")
     sys.stdout.write(f"k8s: {len(OVERLAYS)} overlays, Kubernetes {', '.join(VERSIONS)}: {len(wrong)} faults\n")
     sys.exit(bool(wrong))
 

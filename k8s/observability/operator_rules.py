@@ -14,7 +14,7 @@ HEAD = "# Written by `make rules` from the files named below; change those.\n"
 
 
 def wrapped(rules: Path) -> str:
-    """One PrometheusRule; its `spec` is the file's own text, comments and all."""
+    """A PrometheusRule with the text of a rule file as its `spec`, comments included."""
     groups = "".join(f"  {line}\n" if line else "\n" for line in rules.read_text(encoding="utf-8").splitlines())
     return (
         f"---\n# {rules.name}\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n"
@@ -23,11 +23,11 @@ def wrapped(rules: Path) -> str:
 
 
 def document() -> str:
-    """Both rule files. A file that is not `groups:` and nothing else is refused."""
+    """Both rule files as one document. Exits with an error if a file has keys besides `groups`."""
     files = [FOLDER / name for name in ("recording.yaml", "alerts.yaml")]
     for rules in files:
         if set(yaml.safe_load(rules.read_text(encoding="utf-8"))) != {"groups"}:
-            sys.exit(f"{rules}: a rule file holds `groups` and nothing else")
+            sys.exit(f"{rules}: expected only the key `groups`")
     return HEAD + "".join(wrapped(rules) for rules in files)
 
 
