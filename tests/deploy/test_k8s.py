@@ -15,7 +15,7 @@ from checkout import ROOT
 from manifests import settings as read_in
 
 from k8s.schemas import VERSIONS
-from service.app import UPLOADS_AT_ONCE
+from service.app import UPLOAD_MEMORY_BODIES
 from service.config.settings import Settings
 
 BASE = ROOT / "k8s/base"
@@ -58,7 +58,7 @@ def test_service_is_given_time_to_answer_what_it_accepted(settings: Settings) ->
 def test_memory_holds_the_uploads_and_as_much_again(settings: Settings) -> None:
     limit = CONTAINER["resources"]["limits"]["memory"]
     assert limit.endswith("Gi")
-    assert int(limit.removesuffix("Gi")) * 1024**3 >= 2 * UPLOADS_AT_ONCE * settings.max_body_bytes
+    assert int(limit.removesuffix("Gi")) * 1024**3 >= 2 * UPLOAD_MEMORY_BODIES * settings.max_body_bytes
 
 
 def test_draining_outlasts_the_probe_that_notices_it(settings: Settings) -> None:
