@@ -46,7 +46,7 @@ def reproduction(fit: FitRecord, config: Config, out: Path, precision: Precision
     needed += [f"the teacher{'s' * (len(teachers) > 1)} {', '.join(map(_portable, teachers))}"] if teachers else []
     before = f"Requires {' and '.join(needed)}.\n\n" if needed else ""
     minutes = max(round(fit.train_s / 60), 1)
-    alone = " The time to train what is required is not included." if needed else ""
+    alone = " This excludes the training of the required weights." if needed else ""
     libraries = ", ".join(f"{name} {version}" for name, version in fit.versions.items())
     return f"""{before}```sh
 marrowlens-train fit {shlex.join(map(_portable, shlex.split(fit.config)))} --data DATA --out RUN
@@ -54,8 +54,8 @@ marrowlens-train evaluate RUN --data DATA
 marrowlens-train export RUN --data DATA --out {_portable(str(out))}{" --precision fp16" if precision == "fp16" else ""}
 ```
 
-Training took {minutes} min on {fit.device}, with {libraries}.{alone} On one CPU the result is the same bit by \
-bit, interrupted or not; on other devices only the procedure is the same."""
+Training took {minutes} min on {fit.device}, with {libraries}.{alone} On one CPU the result is bit-identical, \
+interrupted or not; on other devices only the procedure is the same."""
 
 
 def _portable(path: str) -> str:
