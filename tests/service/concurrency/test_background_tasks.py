@@ -1,4 +1,4 @@
-"""Every background task of a whole service, thrown into: it is counted, logged without its text, and goes on."""
+"""Exceptions in each background task of a service: counted, logged without their text, and the task restarts."""
 
 import asyncio
 import gc
@@ -51,7 +51,7 @@ def value(metrics: Metrics, name: str, task: str) -> float | None:
 
 
 class Fault:
-    """Puts something in the place of a function: its first call fails, the others do what the function does."""
+    """Replaces a function by one whose first call fails."""
 
     def __init__(
         self, patch: pytest.MonkeyPatch, owner: Any, name: str, only: Callable[..., bool] | None = None
@@ -74,7 +74,7 @@ class Fault:
         patch.setattr(owner, name, awaited if asyncio.iscoroutinefunction(real) else fails_first)
 
 
-#: Whose failure a task must survive.
+#: By task: the function that fails once.
 FAULTS: dict[TaskName, tuple[Any, str]] = {
     "certificate": (Tls, "_has_new_pair"),
     "drift": (Classifier, "measure_drift"),
@@ -89,7 +89,7 @@ FAULTS: dict[TaskName, tuple[Any, str]] = {
 
 @pytest.fixture
 def everything(tmp_path: Path) -> Settings:
-    """Settings of a service that has every background task."""
+    """Settings that enable every background task."""
     found = certificates(tmp_path / "ours")
     return Settings(
         artefact=write_artefact(tmp_path),
@@ -109,7 +109,7 @@ def everything(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def hooks() -> Iterator[None]:
-    """What a server sets for the whole process is taken back."""
+    """Restores what a server changes for the whole process."""
     hook = threading.excepthook
     yield
     threading.excepthook = hook
@@ -118,7 +118,7 @@ def hooks() -> Iterator[None]:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[tuple[FastAPI, DrainingServer]]:
-    """A whole server in this process, which has just started."""
+    """A started server in this process."""
     started = asyncio.Event()
     app = create_app(settings, open_session(settings.artefact))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -152,9 +152,9 @@ async def test_each_task_of_a_service_survives_an_exception(
         def changes() -> float:
             return metrics.registry.get_sample_value("marrowlens_model_changes_total", {"outcome": "done"}) or 0
 
-        os.kill(os.getpid(), signal.SIGHUP)  # the reload that fails,
+        os.kill(os.getpid(), signal.SIGHUP)  # this reload fails,
         assert await asyncio.to_thread(faults["reload"].failed.wait, 60)
-        for done in (1, 2):  # and two that retire a model each
+        for done in (1, 2):  # these two retire a model each
             os.kill(os.getpid(), signal.SIGHUP)
             await until(lambda done=done: changes() == done)
         for name, fault in faults.items():
@@ -228,7 +228,7 @@ async def test_sighup_during_a_reload_is_logged_and_done_once_more(
         app.state.models._open_model = slowly
         os.kill(os.getpid(), signal.SIGHUP)
         assert await asyncio.to_thread(opening.wait, 60)
-        second = write_artefact(tmp_path, name="second", seed=2)  # comes while the first is being load_session
+        second = write_artefact(tmp_path, name="second", seed=2)  # arrives while the first is being loaded
         for suffix in (".onnx", ".json"):
             shutil.move(second.with_suffix(suffix), artefact.with_suffix(suffix))
         for _ in range(3):
@@ -240,7 +240,7 @@ async def test_sighup_during_a_reload_is_logged_and_done_once_more(
 
 
 async def test_a_scrape_does_not_wait_for_drift_to_be_measured() -> None:
-    """The model's thread and the measuring share a lock, which no scrape takes."""
+    """The model's thread and the drift measurement share a lock that scrapes do not take."""
     settings = Settings()
     async with async_client(bundled_artefact(), session=load_session(settings)) as http:
         window = http._transport.app.state.app_state.classifier._drift

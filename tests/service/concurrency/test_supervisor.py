@@ -1,4 +1,4 @@
-"""The supervisor by itself: what fails is noticed, counted, logged without its text, and started again."""
+"""The supervisor: failures are counted, logged without their text, and the task restarts."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ PATIENT = "Muster, Erika"
 
 
 class Seen:
-    """A supervisor's observer that keeps what it was told."""
+    """A TaskObserver that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, bool | None]] = []

@@ -1,4 +1,4 @@
-"""Threads by purpose: bounded, named, and none that holds up another purpose or the end of the process."""
+"""Thread pools: bounded, independent of each other, and never blocking the exit of the process."""
 
 import asyncio
 import contextvars
@@ -21,7 +21,7 @@ SERVICE = ROOT / "service"
 
 
 class Gate:
-    """Calls that wait until the gate opens."""
+    """Calls that block until the gate opens."""
 
     def __init__(self) -> None:
         self.opened = threading.Event()
@@ -96,13 +96,13 @@ async def test_a_cancelled_call_that_waited_is_not_made_and_leaves_its_place(gat
 async def test_an_idle_thread_is_used_before_another_is_made() -> None:
     pool = ThreadPool("sums", threads=8, waiting=1)
     names = {await pool.run(lambda: threading.current_thread().name) for _ in range(20)}
-    assert len(names) <= 2  # a thread that has answered may still be on its way back
+    assert len(names) <= 2  # a thread that delivered its result may not be idle yet
 
 
 async def test_after_its_shutdown_a_pool_ends_what_was_queued_and_takes_nothing(gate: Gate) -> None:
     pool = ThreadPool("sums", threads=1, waiting=1)
     calls = [pool.submit(gate.wait) for _ in range(2)]
-    pool.shutdown(wait=True)  # returns although a call is under way
+    pool.shutdown(wait=True)  # returns although a call is running
     with pytest.raises(RuntimeError, match="is shut down"):
         pool.submit(gate.wait)
     gate.opened.set()
@@ -148,4 +148,6 @@ def test_every_route_and_dependency_is_a_coroutine() -> None:
     routes = [route for module in ROUTES for route in module.router.routes if isinstance(route, APIRoute)]
     assert len(routes) > 20
     found = {call for route in routes for call in calls(route.dependant)}
-    assert [call for call in found if not iscoroutinefunction(call)] == []  # plain functions share 40 threads of anyio
+    assert [
+        call for call in found if not iscoroutinefunction(call)
+    ] == []  # plain functions would share anyio's 40 threads

@@ -1,4 +1,4 @@
-"""Headers for a collector of traces: what OpenTelemetry's libraries would log with its value is refused before."""
+"""Headers for the collector: values that OpenTelemetry would reject and log are refused at start."""
 
 import pytest
 from typer.testing import CliRunner

@@ -1,4 +1,4 @@
-"""Secrets: from files, masked where they are shown, sent readably to nobody; and files that others may write."""
+"""Secrets: read from files, masked in output, never sent unencrypted; files that other users can write are refused."""
 
 import json
 import os
@@ -102,7 +102,7 @@ def test_a_secret_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(FHIR, "another")
     with pytest.raises(SettingsError, match=f"{FHIR} and {FHIR}_FILE are both set; set one"):
         read_settings()
-    monkeypatch.setenv(FHIR, "")  # as good as none
+    monkeypatch.setenv(FHIR, "")  # empty counts as unset
     assert read_settings().lis.fhir_token is not None
 
 
@@ -112,7 +112,7 @@ def test_only_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch) -> 
         read_settings()
 
 
-# Files that others may write
+# Files that other users can write
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o777, 0o660])
@@ -135,7 +135,7 @@ def test_keys_that_others_may_read_at_most_are_taken(tmp_path: Path, mode: int) 
 
 
 def test_a_folder_that_others_may_write_is_refused_but_for_a_sticky_one(tmp_path: Path) -> None:
-    """As Kubernetes mounts a Secret: a sticky folder that all may write, and links in it."""
+    """A Secret as Kubernetes mounts it: a world-writable sticky folder with links."""
     folder = tmp_path / "keys"
     folder.mkdir()
     path = keys_file(folder, entry("mlk_a", "a"))
@@ -166,7 +166,7 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.M
     path = keys_file(tmp_path, entry("mlk_a", "a"))
     if os.geteuid() == 0:
         os.chown(path if given == "file" else tmp_path, 4711, 0)
-    else:  # nobody else may give files away: this process becomes the stranger
+    else:  # only root may change owners: run as another user instead
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(KeysFileError, match=r"owned by user \d+, neither root nor the user of this process"):
         read_keys(path)
@@ -189,7 +189,7 @@ def test_a_running_ring_keeps_its_keys_when_the_file_becomes_loose(tmp_path: Pat
     ring.refresh()
     assert ring.find("mlk_a") is not None and ring.find("mlk_b") is None
     assert not ring.valid and "other users can write it" in str(refused[0])
-    path.chmod(0o600)  # the content stays: the mode alone is a change
+    path.chmod(0o600)  # a change of mode alone is noticed
     ring.refresh()
     assert ring.valid and ring.find("mlk_b") is not None
 
@@ -239,7 +239,7 @@ def test_config_check_shows_no_credentials() -> None:
         assert "fhir.example" in said
 
 
-# Sent readably to nobody
+# Never sent unencrypted
 
 PLAIN = "http://elsewhere.example"
 

@@ -1,4 +1,4 @@
-"""What an operator may set, and what he is told when he sets it wrong."""
+"""Settings from the environment, and the errors of invalid ones."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""How many connections may be open, and who is still answered when they are."""
+"""The limit of open connections: replacement of idle ones, probes beyond the limit, refusals."""
 
 import resource
 import ssl
@@ -30,7 +30,7 @@ def service(artefact: Path) -> Iterator[Served]:
 
 @contextmanager
 def held(service: Served, count: int, sent: bytes) -> Iterator[None]:
-    """So many connections that have sent this and then say nothing."""
+    """A number of connections that have each sent these bytes and stay silent."""
     with ExitStack() as stack:
         for _ in range(count):
             connection = stack.enter_context(connected(service))
@@ -56,7 +56,9 @@ def test_idle_connections_make_room_for_new_ones(service: Served, sent: bytes) -
         assert counted(service, 'marrowlens_connections_dropped_total{reason="idle"}') >= 2 * LIMIT
     assert counted(service, "marrowlens_connections_limit") == LIMIT
     service.wait_said(f"connections are open (limit {LIMIT}, ")
-    assert sum("connections are open" in line for line in service.lines) < LIMIT  # not one for each of them
+    assert (
+        sum("connections are open" in line for line in service.lines) < LIMIT
+    )  # rate-limited, not one line per connection
 
 
 def test_the_one_that_is_idle_for_longest_goes_first(service: Served) -> None:
@@ -84,7 +86,7 @@ def test_when_all_are_busy_supervisors_alone_are_answered(service: Served) -> No
         assert counted(service, 'marrowlens_refusals_total{reason="too-many-connections"}') == 3
     service.wait_said("all are in use")
     while httpx.get(f"{service.url}/model").status_code == 503:
-        pass  # until the others are gone
+        pass  # until the other connections are closed
 
 
 def test_a_flood_beyond_all_places_is_survived(service: Served) -> None:

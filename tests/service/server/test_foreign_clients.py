@@ -1,4 +1,4 @@
-"""Clients that offer an upgrade to HTTP/2 with every request, or speak HTTP/2 unasked: Java's own, and curl."""
+"""Java's HTTP client and curl: upgrade offers to HTTP/2 with each request, and unsolicited HTTP/2."""
 
 import json
 import shutil
@@ -62,4 +62,4 @@ def test_curl_may_ask_for_http_2(service: Served, picture: Path, more: tuple[str
 
 def test_curl_that_speaks_http_2_unasked_does_not_wait(service: Served, picture: Path) -> None:
     done = curl(service, "--http2-prior-knowledge", "-F", f"image=@{picture}")
-    assert done.returncode not in (0, 28), done.stderr  # 28 is its time limit
+    assert done.returncode not in (0, 28), done.stderr  # 28: timeout

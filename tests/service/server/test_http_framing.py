@@ -1,4 +1,4 @@
-"""Where a request ends: offered upgrades, trailers, and whatever a proxy in front could read in another way."""
+"""Framing of requests against smuggling: upgrade offers, trailers, ambiguous lengths."""
 
 import json
 from base64 import b64encode
@@ -12,7 +12,7 @@ from raw_http import all_that_comes, answers, chunked, connected, head, said, sa
 from serving import Served, served, zipped
 
 Draw = Callable[..., bytes]
-#: A body that reads like a request, which must never be answered.
+#: A body that looks like a request and must never be answered.
 INNER = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: smuggled\r\n\r\n"
 LAST = head("/health/live", "Connection: close", method="GET", request_id="last")
 OFFERS = ["h2c", "H2C", "websocket", "TLS/1.0", "TLS/1.2, HTTP/1.1", "anything", "x, y"]
@@ -243,7 +243,7 @@ def test_a_person_is_not_named_by_a_trailer(artefact: Path, tmp_path: Path) -> N
         assert only.status == 201, only
 
 
-# Bodies and requests on their way
+# Pipelined requests and unfinished bodies
 
 
 def test_a_stream_whose_body_cannot_be_read_on_says_so_in_its_place(service: Served, draw: Draw) -> None:

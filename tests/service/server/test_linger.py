@@ -1,4 +1,4 @@
-"""Requests that are answered before their bodies have come: the client gets the problem, and the connection ends."""
+"""Answers before the end of the body: the client gets the problem, and the connection is closed."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from test_tls import trusting
 
 KEY, RARE = "mlk_front", "mlk_rare"
 KNOWN = f"Authorization: Bearer {KEY}"
-#: Longer than a service that heeds its bounds of two and of five seconds may take, however busy the machine.
+#: Seconds, well above the limits of 2 s and 5 s of the service, for busy machines.
 PATIENCE_S = 20.0
 
 
@@ -29,7 +29,7 @@ def service(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield started
 
 
-#: What is refused before its body is read, and by which status.
+#: Requests that are refused before their body is read, with the status.
 EARLY = {
     401: ("/classify", "Content-Type: image/png"),
     403: ("/classify", "Sec-Fetch-Site: cross-site"),
@@ -70,7 +70,7 @@ def test_of_connections_that_are_closed_none_is_left(service: Served) -> None:
             connection.sendall(b"1")
         headers = {"Authorization": f"Bearer {KEY}"}
         while "\nmarrowlens_connections 1.0\n" not in httpx.get(f"{service.url}/metrics", headers=headers).text:
-            pass  # they are silent, and so long they are waited for
+            pass  # silent clients, until their lingering ends
 
 
 def test_a_body_larger_than_allowed_is_refused_at_its_announcement(service: Served) -> None:

@@ -1,4 +1,4 @@
-"""The service behind nginx and HAProxy, which share its connections among clients: whose answer goes to whom."""
+"""The service behind nginx and HAProxy, which share connections among clients: each client gets its own answers."""
 
 import asyncio
 import socket
@@ -32,7 +32,7 @@ def front(request: pytest.FixtureRequest, service: Served, tmp_path_factory: pyt
 
 
 async def answered(front: str, client: int, draw: Draw) -> None:
-    """Twenty requests of one client, every other one refused; each must get the answer that names it."""
+    """Twenty requests of one client, every other one refused; each answer must carry the request's id."""
     async with httpx.AsyncClient(base_url=front, timeout=60) as http:
         for at in range(20):
             identifier = f"client-{client}-{at}"
@@ -51,20 +51,20 @@ async def test_every_client_gets_its_own_answers(front: str, draw: Draw) -> None
 
 
 def sent(front: str, *pieces: bytes) -> list[Answered]:
-    """What a proxy answers to these bytes, each of which comes as a segment of its own, until it is silent."""
+    """A proxy's answer to these pieces, each sent as a TCP segment of its own."""
     url = httpx.URL(front)
     heard = b""
     with socket.create_connection((url.host, url.port or 80)) as connection, suppress(ConnectionError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in pieces:
             connection.sendall(piece)
-            heard += said_within(connection, 0.05)  # the next piece is no part of the same segment then
+            heard += said_within(connection, 0.05)  # so that the next piece is a new segment
         heard += said_within(connection, 1)
     return answers(heard)
 
 
 def said_within(connection: socket.socket, silence_s: float) -> bytes:
-    """What comes until nothing has come for so long."""
+    """Bytes received until this many seconds pass without any."""
     heard = b""
     connection.settimeout(silence_s)
     with suppress(TimeoutError):
@@ -78,7 +78,7 @@ OFFER = ("Connection: Upgrade", "Upgrade: h2c")
 
 
 def attacks() -> list[tuple[bytes, ...]]:
-    """Requests that a proxy passes on and that end elsewhere for whoever reads them wrongly."""
+    """Requests that proxies pass on and that a lax parser would frame differently."""
     found: list[tuple[bytes, ...]] = []
     for offer in ("h2c", "websocket", "TLS/1.0"):
         fields = ("Connection: Upgrade", f"Upgrade: {offer}", "Content-Type: image/png")
@@ -96,7 +96,7 @@ def attacks() -> list[tuple[bytes, ...]]:
         f"Content-Length: {len(SMUGGLED)}\r\n\r\n{SMUGGLED.decode()}",
     ):
         found.append((head("/nowhere", request_id="attack")[:-2] + framing.encode(),))
-    # Bodies and heads that do not come.
+    # Bodies and heads that never arrive.
     found.append((head("/nowhere", "Content-Length: 100000", request_id="attack"), b"x"))
     found.append((head("/classify", *OFFER, "Content-Length: 100000", request_id="attack"), b"x"))
     found.append((head("/classify", "Content-Type: text/plain", "Transfer-Encoding: chunked"), b"5\r\nab"))
@@ -117,6 +117,6 @@ async def test_no_attack_gets_or_gives_another_clients_answer(front: str, servic
 
 def test_whoever_is_refused_early_has_the_problem_through_a_proxy(front: str) -> None:
     for size in (1, 100_000, 5_000_000):
-        for _ in range(10):  # each on a connection of its own: nginx closes one whose body it has not read to its end
+        for _ in range(10):  # on separate connections: nginx closes one with an unread body
             answer = httpx.post(f"{front}/nowhere", content=bytes(size), timeout=60)
             assert (answer.status_code, answer.json()["status"]) == (404, 404)

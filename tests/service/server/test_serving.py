@@ -1,4 +1,4 @@
-"""The service as a process and under load: start, stop, overload, deadlines and clients that leave."""
+"""The service as a process: start, shutdown, overload, timeouts and disconnecting clients."""
 
 import asyncio
 import json
@@ -141,7 +141,7 @@ def test_while_it_drains_it_is_not_ready_but_serves(artefact: Path, draw: Draw) 
             assert (refused.status_code, refused.json()["status"]) == (503, 503)
             assert http.get("/health/live").status_code == 200
             assert http.post("/classify", files={"image": draw(1)}).status_code == 200
-        started.process.send_signal(signal.SIGTERM)  # a second one skips the delay
+        started.process.send_signal(signal.SIGTERM)  # a second signal skips the delay
         assert started.wait_ended() == 0
 
 

@@ -1,4 +1,4 @@
-"""TLS on the service itself: who may connect, with which certificate, and one that is renewed while it runs."""
+"""TLS: versions, client certificates, and a certificate that is renewed while the service runs."""
 
 import shutil
 import socket
@@ -44,7 +44,7 @@ def test_the_service_speaks_tls_and_nothing_else(artefact: Path, ours: Certifica
         with pytest.raises(httpx.TransportError):
             httpx.get(service.url.replace("https", "http"))
         with pytest.raises(httpx.ConnectError, match="certificate"):
-            httpx.get(service.url)  # whom the system trusts is not whom the test trusts
+            httpx.get(service.url)  # the system does not trust the test's CA
         assert status(service, trusting(ours.ca)) == 200
         assert service.stop() == 0
 
@@ -54,7 +54,7 @@ def test_old_versions_of_tls_are_not_spoken(artefact: Path, ours: Certificates) 
         service.wait_listening()
         port = service.url.rpartition(":")[2]
         for version, taken in (("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)):
-            # At security level 0 OpenSSL would speak the old one.
+            # At security level 0 OpenSSL offers the old version.
             words = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", version, "-cipher", "ALL:@SECLEVEL=0"]
             done = subprocess.run(words, input=b"", capture_output=True, check=False, timeout=60)
             assert (b"Cipher is (NONE)" not in done.stdout) == taken, done.stdout
@@ -76,7 +76,7 @@ def test_a_renewed_certificate_is_used_without_a_restart(artefact: Path, ours: C
     renewed = certificates(tmp_path / "renewed")
     with served(artefact, **settings(ours)) as service:
         service.wait_listening()
-        shutil.copy(renewed.server, ours.server)  # half of it: the two do not fit
+        shutil.copy(renewed.server, ours.server)  # certificate without its key: they do not match
         service.wait_said("TLS certificate rejected, keeping the current one")
         assert status(service, trusting(ours.ca)) == 200
         shutil.copy(renewed.server_key, ours.server_key)

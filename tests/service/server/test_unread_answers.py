@@ -1,4 +1,4 @@
-"""Clients that do not read: they hold their connection and their memory for a while, and not for ever."""
+"""Clients that do not read their answers: connection and memory are freed after the timeout."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import pytest
 from serving import Served, served
 
 Draw = Callable[..., bytes]
-#: More than a kernel keeps of what nobody reads: a megabyte and a half each.
+#: Answers of 1.5 MB each, more than the kernel buffers.
 LARGE = b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MANY = 30
 GIVEN_UP = "the client does not read its answer"
@@ -20,7 +20,7 @@ GIVEN_UP = "the client does not read its answer"
 
 @pytest.fixture
 def service(artefact: Path) -> Iterator[Served]:
-    # As much memory for uploads as one stream takes.
+    # Upload memory for one stream only.
     limits = {"max_image_bytes": "100000", "max_body_bytes": "200000"}
     with served(artefact, request_timeout_s="0.5", **limits) as started:
         started.wait_listening()
@@ -69,7 +69,7 @@ async def test_a_stream_whose_answers_nobody_reads_gives_its_memory_back(service
     service.wait_said(GIVEN_UP)
     async with httpx.AsyncClient(headers={"content-type": "application/x-ndjson"}) as http:
         answer = await http.post(f"{service.url}/classify/batch", content=line)
-        while answer.status_code == 429:  # until what was under way for the other has ended
+        while answer.status_code == 429:  # until the work of the other stream has ended
             answer = await http.post(f"{service.url}/classify/batch", content=line)
     assert answer.status_code == 200 and json.loads(answer.text.splitlines()[-1])["pictures"] == 1
     assert not any("ERROR" in said for said in service.lines), service.lines

@@ -1,4 +1,4 @@
-"""Heads of requests as a server meets them: vast ones, endless ones, and those that never come."""
+"""Limits of request heads, keep-alive, and garbage collection of the server process."""
 
 import socket
 import subprocess
@@ -26,7 +26,7 @@ def service(artefact: Path) -> Iterator[Served]:
 
 
 def said(service: Served, *pieces: bytes) -> bytes:
-    """All that comes until the service closes the connection; it may close before all pieces are sent."""
+    """All bytes received until the service closes the connection, which may happen before all pieces are sent."""
     url = httpx.URL(service.url)
     with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
         for piece in pieces:
@@ -129,8 +129,8 @@ def test_what_is_refused_below_the_routes_is_answered_counted_and_logged_like_al
 def test_an_idle_connection_is_kept_for_as_long_as_is_set(artefact: Path) -> None:
     with served(artefact, keep_alive_s="0.2") as hasty:
         hasty.wait_listening()
-        assert said(hasty, LIVE + b"\r\n").count(b"HTTP/1.1 200 ") == 1  # and closed, though nobody asked for it
-    assert Settings().keep_alive_s > 60  # what nginx, AWS and GCP keep theirs for, or less
+        assert said(hasty, LIVE + b"\r\n").count(b"HTTP/1.1 200 ") == 1  # then closed by the service
+    assert Settings().keep_alive_s > 60  # the keep-alive of nginx, AWS and GCP, or longer
 
 
 def test_head_requests_are_answered_without_a_word_in_the_log(service: Served) -> None:

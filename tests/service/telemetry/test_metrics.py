@@ -1,4 +1,4 @@
-"""The metrics as a scraper reads them."""
+"""Metrics as scraped."""
 
 import re
 import shutil
@@ -26,7 +26,7 @@ DECLARED: dict[str, MetricSpec] = {metric.name: metric for _, _, declared in sec
 
 @pytest.fixture
 def metrics() -> Metrics:
-    """Every metric touched at least once."""
+    """Metrics with each series used at least once."""
     metrics = Metrics()
     metrics.request("/classify", 200, 0.012)
     metrics.request("/classify", 429, 0.001)
@@ -116,7 +116,7 @@ def test_names_and_units_are_prometheus_own(metrics: Metrics) -> None:
 
 
 def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
-    # Debian's package prometheus has it. Where it is not installed, the test above holds what it would say.
+    # In Debian's package prometheus. Without it, the test above checks the same rules.
     promtool = shutil.which("promtool")
     if promtool is not None:
         body, _ = metrics.exposition()
@@ -125,7 +125,7 @@ def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
 
 
 def exposed(text: str) -> dict[str, str]:
-    """Name → type, as a scraper has them."""
+    """Name → type of the scraped metrics."""
     families = text_string_to_metric_families(text)
     return {family.name + "_total" * (family.type == "counter"): family.type for family in families}
 

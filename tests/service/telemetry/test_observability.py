@@ -1,4 +1,4 @@
-"""The rules and the dashboard against a running service, by a real Prometheus: every query is asked and answered."""
+"""A real Prometheus runs every query of rules, dashboard and docs against a running service."""
 
 import asyncio
 import shutil
@@ -36,7 +36,7 @@ from service.runtime.artifact import bundled_artefact
 KEY, SCRAPER = "mlk_the-tests", "mlk_prometheus"
 PNG = {"content-type": "image/png"}
 
-#: Of what there is nothing here, and why not; all else must be answered.
+#: Queries without data in this test, with the reason; all others must return data.
 UNANSWERED = {
     "MarrowlensDown": "a replica is ready; the last test ends it",
     "MarrowlensUnexpectedErrors": "nothing that a client can send is answered by 500",
@@ -51,7 +51,7 @@ pytestmark = [
 
 @dataclass
 class Watched:
-    """A service that has been through a day, and the Prometheus that saw it."""
+    """A service after varied traffic, and the Prometheus that scraped it."""
 
     service: Served
     prometheus: Prometheus
@@ -70,19 +70,19 @@ def watched(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wa
             "max_queue_size": "4",
             "lis_database": f"sqlite:///{folder / 'lab.db'}",
             "lis_hl7_listen": f"127.0.0.1:{free_port()}",
-            "lis_hl7_to": f"127.0.0.1:{receiver.port}",  # refuses what it is sent
-            "lis_fhir_url": f"http://127.0.0.1:{free_port()}/fhir",  # nobody is there
+            "lis_hl7_to": f"127.0.0.1:{receiver.port}",  # rejects all messages
+            "lis_fhir_url": f"http://127.0.0.1:{free_port()}/fhir",  # nothing listens there
             "lis_retry_first_s": "0.2",
         }
         with served(bundled_artefact(), **settings) as service:
             service.wait_listening()
             target = service.url.removeprefix("http://")
             with scraping(folder, target, SCRAPER, FOLDER / "recording.yaml", FOLDER / "alerts.yaml") as prometheus:
-                # Between its questions the test waits for Prometheus, and a connection that stood may be just closing.
+                # No keep-alive: the test waits for Prometheus between requests, and a connection could be closing.
                 fresh = httpx.Limits(keepalive_expiry=1)
                 with httpx.Client(base_url=service.url, headers=bearer(KEY), timeout=60, limits=fresh) as http:
                     prometheus.until("marrowlens_ready == 1")
-                    for _ in range(2):  # a rate needs a series that was there before it rose
+                    for _ in range(2):  # rate() needs a series that exists before its increase
                         requests = traffic(http, draw)
                         prometheus.until("marrowlens_requests_total{status='504'}")
                     report(http, int(settings["lis_hl7_listen"].split(":")[1]))
@@ -93,8 +93,8 @@ def watched(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wa
 
 
 def traffic(http: httpx.Client, draw: Draw) -> int:
-    """Pictures good and bad, alone and many, too many at once, too late, and changes of the model; how many requests
-    for pictures one by one were answered in order."""
+    """Send valid and invalid pictures, batches, overload, timeouts and model reloads; returns the number of answered
+    single-picture requests."""
     answers = [http.post("/classify", content=draw(seed), headers=PNG).status_code for seed in range(20)]
     assert answers == [200] * 20
     assert http.post("/classify", content=b"no picture", headers=PNG).status_code == 415
@@ -104,17 +104,17 @@ def traffic(http: httpx.Client, draw: Draw) -> int:
     assert http.post("/model/reload", json={}, headers=bearer(SCRAPER)).status_code == 403
     assert http.post("/model/reload", json={"artefact": "nothing.onnx"}).status_code == 422
     assert http.post("/model/reload", json={}).status_code == 200
-    many = zipped([(str(seed), draw(seed)) for seed in range(120)])  # enough to measure drift on
+    many = zipped([(str(seed), draw(seed)) for seed in range(120)])  # enough to measure drift
     assert http.post("/classify/batch", content=many, headers={"content-type": "application/zip"}).status_code == 200
     assert too_many(http, [draw(seed, size=(900, 900)) for seed in range(32)])
-    large = draw(0, size=(3000, 3000))  # takes longer to decode than it may
+    large = draw(0, size=(3000, 3000))  # decoding exceeds the timeout
     hurried = {**PNG, "x-request-timeout-ms": "20"}
     assert http.post("/classify", content=large, headers=hurried).status_code == 504
     return len(answers)
 
 
 def too_many(http: httpx.Client, pictures: list[bytes]) -> bool:
-    """Whether of so many pictures at once one was refused for want of room."""
+    """Whether one of this many concurrent pictures was refused for overload."""
     with ThreadPoolExecutor(len(pictures)) as clients:
         for _ in range(50):
             sent = clients.map(lambda picture: http.post("/classify", content=picture, headers=PNG), pictures)
@@ -124,7 +124,7 @@ def too_many(http: httpx.Client, pictures: list[bytes]) -> bool:
 
 
 def report(http: httpx.Client, port: int) -> None:
-    """An order, a specimen with cells, a signature, and two messages that will not arrive."""
+    """Send an order, a specimen with cells and a signature, and two messages that cannot be delivered."""
     assert "MSA|AA" in asyncio.run(ordered(port, order(PID, SPM, ORC, OBR)))[0]
     [summary] = http.get("/specimens?number=M26-0042").json()["specimens"]
     here, who = f"/specimens/{summary['id']}", {"X-Acting-User": "dr.beispiel"}
@@ -137,7 +137,7 @@ def report(http: httpx.Client, port: int) -> None:
 
 
 def test_no_rule_fails_to_be_evaluated(watched: Watched) -> None:
-    watched.prometheus.until("marrowlens:slow_classify:ratio_rate3d")  # of the last group but one
+    watched.prometheus.until("marrowlens:slow_classify:ratio_rate3d")  # a rule of the last group but one
     known = watched.prometheus.rules()
     assert len(known) == len(rules("recording.yaml")) + len(rules("alerts.yaml"))
     assert [rule for rule in known if rule["health"] != "ok" or rule.get("lastError")] == []
@@ -187,7 +187,7 @@ def test_a_dead_letter_raises_its_alert(watched: Watched) -> None:
 
 
 def test_promtool_finds_nothing_to_say_of_a_laboratory_s_metrics(watched: Watched) -> None:
-    promtool = shutil.which("promtool")  # of the same package
+    promtool = shutil.which("promtool")  # in the same package
     assert promtool is not None
     text = httpx.get(f"{watched.service.url}/metrics", headers=bearer(SCRAPER)).content
     assert b"marrowlens_lis_dead_letters" in text
@@ -196,7 +196,7 @@ def test_promtool_finds_nothing_to_say_of_a_laboratory_s_metrics(watched: Watche
 
 
 def test_a_service_that_ends_is_missed(watched: Watched) -> None:
-    # The last of this file: nothing is asked of the service after it.
+    # Last test of this file: it ends the service.
     watched.service.process.kill()
     watched.service.wait_ended()
     watched.prometheus.until('ALERTS{alertname="MarrowlensDown", alertstate="pending"}')

@@ -1,4 +1,4 @@
-"""Traces as a collector gets them, logs as a store does: whose request, which stages, and nothing of a client."""
+"""Traces and JSON logs: parents, stages, ids, and no client data."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def test_a_request_is_a_tree_in_the_trace_of_its_caller(artefact: Path, draw: Dr
     assert {tree[name].parent_span_id for name in STAGES} == {request.span_id}
     moments = [moment for name in STAGES for moment in (tree[name].start_time_unix_nano, tree[name].end_time_unix_nano)]
     apart = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
-    assert min(apart) > -1_000_000  # each stage begins where the one before ended, but for a clock asked twice
+    assert min(apart) > -1_000_000  # each stage begins at the end of the previous one, up to clock resolution
     assert (
         request.start_time_unix_nano - 1_000_000 <= moments[0] and moments[-1] <= request.end_time_unix_nano + 1_000_000
     )
@@ -100,7 +100,7 @@ def test_a_picture_that_cannot_be_decoded_fails_where_it_failed_and_its_text_sta
         {"error.type": "UndecodablePicture"},
     )
     assert not tree["decode"].events and not tree["decode"].status.message
-    assert tree["POST /classify"].status.code == Status.STATUS_CODE_UNSET  # the client's fault is no server's error
+    assert tree["POST /classify"].status.code == Status.STATUS_CODE_UNSET  # a client error is not a server error
     assert not any(b"Muster" in body for body in found.bodies)
 
 
