@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One command: all of its seconds, those after its first actor was ready, processor time, largest sizes in MB."""
+    """Measurements of one command: seconds in total and after the first actor was ready, CPU time, peak sizes in MB."""
 
     whole_s: float
     scoring_s: float
@@ -55,7 +55,7 @@ def beside(
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     page: Annotated[Path, typer.Option(help="Where the figures are put, between their marks.")] = PAGE,
 ) -> None:
-    """The rate on one machine beside a plain `marrowlens score`, by turns, with the bundled model."""
+    """Compare the rate on one machine with a plain `marrowlens score`, in turns, with the bundled model."""
     with tempfile.TemporaryDirectory(prefix="ml") as name:
         folder, found = Path(name), list[tuple[Ran, Ran]]()
         cells = folder / "cells"
@@ -105,7 +105,7 @@ def growth(
     sizes: Annotated[list[int], typer.Argument(min=100, help="Numbers of pictures.")],
     page: Annotated[Path, typer.Option(help="Where the figures are put, between their marks.")] = PAGE,
 ) -> None:
-    """How time and memory grow with the number of pictures, with a model that costs next to nothing."""
+    """Measure time and memory by number of pictures, with a model that takes almost no time."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="ml") as name:
         folder = Path(name)
@@ -196,7 +196,7 @@ def _cpu_s(pid: int) -> float:
 
 
 def _marked(mark: str) -> Iterator[tuple[int, bytes]]:
-    """Number and command line of each process that this command, or one that it has started, has started."""
+    """Number and command line of every descendant process of this command."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if mark.encode() in (folder / "environ").read_bytes():

@@ -13,7 +13,7 @@ class _Line(BaseModel):
 
 
 class Refusals(_Line):
-    """Answers that told a client to come back later."""
+    """Answers with `Retry-After`."""
 
     count: int
     p50_ms: float
@@ -67,7 +67,7 @@ class OnePicture(_Line):
 
 
 class Sitting(_Line):
-    """One call of the bench: when, and how busy the machine was with other things before it began."""
+    """One call of the benchmark: its time, and the machine's load before it began."""
 
     date: datetime.date
     load_average: float  # of the last minute, in processes that run or want to
@@ -78,7 +78,7 @@ KINDS: tuple[type[Line], ...] = (Cell, EngineTiming, OnePicture, Sitting)
 
 
 class Ledger:
-    """The lines of a run, one JSON document each. A line that a kill has cut off is dropped."""
+    """The JSON-lines file of a run. An incomplete last line (after a kill) is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,7 +88,7 @@ class Ledger:
         path.write_text("".join(line.model_dump_json() + "\n" for line in self.lines), encoding="utf-8")
 
     def add(self, line: Line) -> None:
-        """Keep a line; it is on disk when this returns."""
+        """Append a line and flush it to disk."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line.model_dump_json() + "\n")
             file.flush()
@@ -112,12 +112,12 @@ class Ledger:
         return [line for line in self.lines if isinstance(line, Sitting)]
 
     def cell(self, model: str, piece: str, workload: str, round: int) -> Cell | None:
-        """That cell, if it is done."""
+        """The stored measurement, or None."""
         wanted = (model, piece, workload, round)
         return next((c for c in self.cells if (c.model, c.piece, c.workload, c.round) == wanted), None)
 
     def has_engine(self, engine: str, round: int) -> bool:
-        """Whether an engine was timed in a round."""
+        """Whether the engine was timed in this round."""
         return any(timing.engine == engine and timing.round == round for timing in self.timings)
 
 

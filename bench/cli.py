@@ -31,15 +31,15 @@ class Shown:
     task: TaskID
 
     def step(self, text: str) -> None:
-        """What is measured now."""
+        """Show the current measurement."""
         self.progress.update(self.task, description=escape(text))
 
     def done(self, count: int = 1) -> None:
-        """So many more."""
+        """Advance by a number of steps."""
         self.progress.advance(self.task, count)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self.progress.console.print(escape(text), highlight=False, soft_wrap=True)
 
 
@@ -74,7 +74,7 @@ def bench(
         bool, typer.Option("--quick", help="A smoke test: one short round; its figures say nothing.")
     ] = False,
 ) -> None:
-    """Measure marrowlens and other servers side by side. Stopped at any time, the same command goes on."""
+    """Compare marrowlens with other servers. A stopped run resumes with the same command."""
     with _told_plainly():
         names = tuple(piece.name for piece in pieces.chosen(_words(only)))
         chosen_engines = () if engines == "none" else tuple(e.name for e in runtimes.chosen(list(_words(engines))))
@@ -125,7 +125,7 @@ def _show(table: tables.Table) -> None:
 
 @contextmanager
 def _told_plainly() -> Iterator[None]:
-    """What a person can mend is one line and exit code 2."""
+    """Print errors that a user can correct as one line; exit code 2."""
     try:
         yield
     except (ValueError, OSError, pictures.NoPictures, environments.CannotInstall) as error:

@@ -25,21 +25,21 @@ ENGINE_LIMIT_S = 600
 
 
 class Progress(Protocol):
-    """Told of what is going on."""
+    """Receives progress messages."""
 
     def step(self, text: str) -> None:
-        """What is measured now."""
+        """Show the current measurement."""
 
     def done(self, count: int = 1) -> None:
-        """So many cells or timings more."""
+        """Advance by a number of measurements."""
 
     def say(self, text: str) -> None:
-        """Something worth keeping on the screen."""
+        """Print a permanent line."""
 
 
 @dataclass(slots=True)
 class Bench:
-    """All that a plan is carried out with."""
+    """Everything needed to run a plan."""
 
     plan: Plan
     ledger: Ledger
@@ -52,12 +52,12 @@ class Bench:
     failures: dict[str, str] = field(default_factory=dict)  # piece or engine → why it is not in the table
 
     def steps(self) -> int:
-        """Cells and engines that a whole run has."""
+        """Number of measurements of a whole run."""
         cells = sum(len(self.plan.workloads_of(model)) for model in self.plan.models) * len(self.plan.pieces)
         return self.plan.rounds * (cells + len(self.plan.engines) + 1)
 
     def run(self) -> None:
-        """Measure what is not in the ledger yet. A piece that fails is left out from then on."""
+        """Measure everything that the ledger lacks. A piece that fails is skipped from then on."""
         for round in range(self.plan.rounds):
             random = np.random.default_rng(round)
             self._attempt(CEILING.name, partial(self._ceiling, round))
@@ -77,7 +77,7 @@ class Bench:
             self.progress.say(f"left out: {error}")
 
     async def _serve(self, piece: Piece, model: str, round: int) -> None:
-        """Every workload of one server in one round, on a server that has just been started."""
+        """Run every workload of one server in one round, on a freshly started server."""
         open_cells = [w for w in self.plan.workloads_of(model) if not self._cell(piece, model, w.name, round)]
         self.progress.done(len(self.plan.workloads_of(model)) - len(open_cells))
         if not open_cells:
@@ -96,7 +96,7 @@ class Bench:
                 self.progress.done()
 
     async def _ceiling(self, round: int) -> None:
-        """What the generator can do: 32 clients on a server that answers at once with fixed bytes."""
+        """Measure the generator's maximum: 32 clients on a server that answers with fixed bytes."""
         if self._cell(CEILING, NETWORK, SATURATED, round):
             self.progress.done()
             return
@@ -112,7 +112,7 @@ class Bench:
         return self.ledger.cell(model, piece.name, workload, round)
 
     async def _time(self, engine: Engine, round: int) -> None:
-        """One engine at every batch size, in a process of its own on the servers' cores."""
+        """Time one engine at every batch size, in a separate process on the servers' cores."""
         if not self.ledger.has_engine(engine.name, round):
             self.progress.step(f"round {round + 1}: {engine.title}")
             asked = (engine.module, self.pythons[engine.name], self.jobs[NETWORK], self._task())
@@ -128,7 +128,7 @@ class Bench:
 
 
 def task(job: Job, files: Sequence[Path], size: int, batches: Sequence[int], seconds: float) -> dict[str, Any]:
-    """As bench/engines/timing.py reads it."""
+    """The task as JSON for bench/engines/timing.py."""
     return {
         "artefact": str(job.artefact.resolve()),
         "pictures": [str(path.resolve()) for path in files],

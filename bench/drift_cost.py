@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _seconds(call: Callable[[], object], times: int = 1) -> float:
-    """Of one call, the mean of so many in a row."""
+    """Mean time of a call over a number of calls, in seconds."""
     began = time.perf_counter()
     for _ in range(times):
         call()

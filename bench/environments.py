@@ -26,7 +26,7 @@ print(json.dumps(found))
 
 
 class CannotInstall(Exception):
-    """An environment that could not be made: which, and the last lines that pip said."""
+    """Installing an environment failed; holds its name and pip's last lines."""
 
     def __init__(self, name: str, said: str) -> None:
         last = " / ".join(line for line in said.strip().splitlines()[-3:])
@@ -36,13 +36,13 @@ class CannotInstall(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Environments:
-    """Where environments are made; or, with `here`, that everything runs in this very Python and nothing is made."""
+    """Location of the environments; with `here`, everything runs in the current Python and nothing is created."""
 
     folder: Path
     here: bool = False
 
     def python(self, name: str, requirements: Sequence[str], python: str, say: Callable[[str], None]) -> Path:
-        """The Python of a piece's environment, made now if it is not there.
+        """The Python of a piece's environment; created if missing.
 
         Raises:
             CannotInstall: and what pip said.
@@ -62,12 +62,12 @@ class Environments:
         return made / "bin/python"
 
     def _project(self, requirements: Sequence[str]) -> str:
-        """What this checkout itself asks for, where it is part of an environment."""
+        """Requirements of this checkout, if it is part of an environment."""
         return (ROOT / "pyproject.toml").read_text() if "--editable" in requirements else ""
 
 
 def versions(python: Path, distributions: Sequence[str]) -> dict[str, str]:
-    """Python's version, and those of the distributions that are there."""
+    """Versions of Python and of the installed distributions."""
     run = subprocess.run(
         [str(python), "-c", _VERSIONS, *distributions], capture_output=True, text=True, check=True, env=environment()
     )
@@ -76,7 +76,7 @@ def versions(python: Path, distributions: Sequence[str]) -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's variables without those that would change what a piece does, and with the checkout on its path."""
+    """Variables for a piece: this process's, without those that change its behaviour, plus the checkout's path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MARROWLENS_", "BENCH_"))}
     return kept | {"PYTHONPATH": str(ROOT)}
 

@@ -22,7 +22,7 @@ CHANNELS = 3
 
 
 def write_artefact(folder: Path, like: Path) -> Path:
-    """Write one-operator.onnx and its manifest, of the same sizes and classes as another artefact; returns the first.
+    """Write one-operator.onnx and its manifest with the sizes and classes of another artefact; returns the ONNX path.
 
     Args:
         like: an artefact's .onnx file.

@@ -25,14 +25,14 @@ ROUNDS = 30
 
 
 def whole_report() -> Report:
-    """A report of all classes, 500 cells and more, each read by a person."""
+    """A report of all classes with more than 500 cells, each read by a person."""
     counts = {cell_class.code: 24 for cell_class in CLASSES}
     differential = specimen_differential(Tally(counts, 24 * len(CLASSES)), CLASSES, (), CountingRules())
     return Report.model_validate(REPORT | {"differential": differential})
 
 
 def by_hl7apy(of: Report) -> str:
-    """The same results as an ORU_R01 of hl7apy's."""
+    """The same results as hl7apy's ORU_R01."""
     message = Message("ORU_R01", version="2.5.1")
     message.msh.msh_9, message.msh.msh_10, message.msh.msh_11 = "ORU^R01^ORU_R01", "1", "P"
     result = message.add_group("oru_r01_patient_result")
@@ -50,7 +50,7 @@ def by_hl7apy(of: Report) -> str:
 
 
 def median_ms(write: Callable[[], str]) -> float:
-    """Of ROUNDS, in milliseconds."""
+    """Median of ROUNDS, in milliseconds."""
     times = []
     for _ in range(ROUNDS):
         began_s = time.perf_counter()

@@ -21,7 +21,7 @@ SPIN_S = 0.002
 
 @dataclass(slots=True)
 class Exchange:
-    """One request: which, when due, sent and ended (time.perf_counter), and its answer; none when it was cut off."""
+    """One request: index, due, sent and end time (time.perf_counter), and its answer; None if it was cut off."""
 
     index: int
     due: float
@@ -32,14 +32,14 @@ class Exchange:
 
     @property
     def latency_s(self) -> float:
-        """From when it was due to its last byte."""
+        """Seconds from the scheduled time to the last byte."""
         assert self.ended is not None
         return self.ended - self.due
 
 
 @dataclass(slots=True)
 class Observed:
-    """What a load saw between two moments on time.perf_counter."""
+    """All exchanges of a load between two moments (time.perf_counter)."""
 
     begin: float
     end: float
@@ -50,7 +50,7 @@ class Observed:
 async def closed_loop(
     address: Address, requests: Sequence[bytes], clients: int, warm_s: float, seconds: float, patience_s: float
 ) -> Observed:
-    """Clients that send their next request when they were answered.
+    """Run clients that send the next request after the previous answer.
 
     Measured is what was sent within the window; the load stays on until all of that is answered, so that the last
     requests meet the same load as the first.
@@ -107,7 +107,7 @@ async def open_loop(
     window_s: tuple[float, float],
     patience_s: float,
 ) -> Observed:
-    """Requests sent when they are due, whether or not earlier ones were answered.
+    """Send requests at their scheduled times, independent of answers.
 
     Args:
         due_s: when each is due, in seconds from the start, ascending.
@@ -153,7 +153,7 @@ async def open_loop(
 
 
 def poisson(rate_per_s: float, seconds: float, seed: int) -> NDArray[np.float64]:
-    """When requests of independent clients are due: exponential gaps, the same for the same seed."""
+    """Scheduled times of independent clients: exponential gaps, reproducible by seed."""
     random = np.random.default_rng(seed)
     gaps = random.exponential(1 / rate_per_s, int(rate_per_s * seconds * 1.5) + 50)
     due: NDArray[np.float64] = np.cumsum(gaps)

@@ -38,12 +38,12 @@ def cores(server: Sequence[int] = (), client: Sequence[int] = ()) -> Cores:
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """As taskset -c takes them."""
+    """CPU numbers as a list for taskset -c."""
     return ",".join(str(number) for number in numbers)
 
 
 def processor() -> str:
-    """The CPU's name, as the system has it."""
+    """The CPU's model name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -23,14 +23,14 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What is sent and what the bare session says of it."""
+    """Pictures to send, and the bare session's answers to them."""
 
     jpegs: Sequence[bytes]
     probabilities: NDArray[np.float64]  # (N, C)
     attention: NDArray[np.float64]  # (N, K, h, w)
 
     def wrong(self, first: int, answer: Answer) -> int:
-        """Pictures of an answer that are not as they should be, or not there; `first` is where its request began."""
+        """Number of wrong or missing pictures in an answer; `first` is the index of its first picture."""
         probabilities, attention = answer
         at = np.arange(first, first + len(probabilities)) % len(self.jpegs)
         if probabilities.shape[1:] != self.probabilities.shape[1:] or attention.shape[1:] != self.attention.shape[1:]:
@@ -43,7 +43,7 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A server that runs, and what it is sent."""
+    """A running server and its pictures."""
 
     piece: Piece
     address: Address
@@ -53,7 +53,7 @@ class Subject:
 
 
 class NoCapacity(Exception):
-    """A server that answered none of its 32 clients in time, so that no share of its capacity can be offered."""
+    """The server answered none of 32 clients in time, so its capacity is unknown."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} answered none of 32 clients in time")
@@ -61,13 +61,13 @@ class NoCapacity(Exception):
 
 
 async def warm(subject: Subject, plan: Plan) -> None:
-    """A load after the start that is not looked at: allocators, caches and what learns from its first requests."""
+    """Send an unmeasured load after the start, to fill allocators and caches."""
     requests = [subject.piece.one([jpeg]) for jpeg in subject.pictures.jpegs]
     await closed_loop(subject.address, requests, 32, plan.first_warm_s, 0.0, PATIENCE_S)
 
 
 async def measure(subject: Subject, workload: Workload, plan: Plan, round: int, capacity_per_s: float) -> Cell:
-    """Put one workload on a server.
+    """Run one workload on a server and return its measurement.
 
     Args:
         capacity_per_s: requests a second that it answers to 32 clients; an open loop is a share of it.
@@ -96,7 +96,7 @@ async def measure(subject: Subject, workload: Workload, plan: Plan, round: int, 
 
 
 def _requests(subject: Subject, batched: bool) -> tuple[list[bytes], int]:
-    """What is sent in turn, and the pictures of each."""
+    """Requests to send in turn, and the pictures of each."""
     jpegs = subject.pictures.jpegs
     if batched:
         assert subject.piece.many is not None
@@ -124,7 +124,7 @@ async def _load(
 
 
 def _checked(subject: Subject, seen: Observed, batched: bool) -> tuple[int, int]:
-    """Pictures of all answers with status 200, and how many of them are wrong."""
+    """Number of pictures in answers with status 200, and how many of them are wrong."""
     if not subject.checked:
         return 0, 0
     read = subject.piece.read_many if batched else subject.piece.read
@@ -161,7 +161,7 @@ def _figures(seen: Observed, workload: Workload, deadline_s: float, pictures: in
 
 
 def _counts(exchange: Exchange, seen: Observed, workload: Workload) -> bool:
-    """Whether an open loop's exchange is in the window: by when it was due, or in an overload by when it ended."""
+    """Whether an open-loop exchange is in the window: by scheduled time, or in an overload by its end."""
     if not workload.cut:
         return seen.begin <= exchange.due < seen.end
     moment = seen.end - 1e-9 if exchange.ended is None else exchange.ended
@@ -207,13 +207,13 @@ def _refusals(seen: Observed, counted: Sequence[Exchange], goodput: float) -> Re
 
 
 def _seconds(exchange: Exchange) -> int | None:
-    """What Retry-After says (RFC 9110, 10.2.3), where it is a whole number of seconds above 0."""
+    """Seconds of Retry-After (RFC 9110, 10.2.3), if it is a positive whole number."""
     told = exchange.reply.retry_after if exchange.reply is not None else None
     return int(told) if told is not None and told.isdecimal() and int(told) > 0 else None
 
 
 def accepted_at(exchanges: Sequence[Exchange], moments: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many requests were accepted and not yet answered at each of these moments."""
+    """Number of accepted, unanswered requests at each of these moments."""
     accepted = [e for e in exchanges if e.sent is not None and (e.reply is None or e.reply.status == 200)]
     sent = np.sort([e.sent for e in accepted if e.sent is not None])
     ended = np.sort([math.inf if e.ended is None else e.ended for e in accepted])

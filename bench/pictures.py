@@ -18,11 +18,11 @@ QUALITY = 98
 
 
 class NoPictures(Exception):
-    """A folder without JPEGs."""
+    """The folder contains no JPEG."""
 
 
 def drawn(folder: Path, count: int = COUNT) -> list[bytes]:
-    """Cells of all classes in turn; kept in `folder`, since drawing takes longer than measuring a server."""
+    """Drawn cells of all classes in turn; cached in `folder`, because drawing takes longer than measuring a server."""
     folder.mkdir(parents=True, exist_ok=True)
     codes = list(MORPHOLOGIES)
     return [_drawn_once(folder, codes[number % len(codes)], number) for number in range(count)]
@@ -38,7 +38,7 @@ def _drawn_once(folder: Path, code: str, seed: int) -> bytes:
 
 
 def real(folder: Path, count: int = COUNT) -> list[bytes]:
-    """As many JPEGs, evenly from all that lie in a folder and below it.
+    """A number of JPEGs, evenly sampled from a folder and its subfolders.
 
     Raises:
         NoPictures: there are fewer.
@@ -50,5 +50,5 @@ def real(folder: Path, count: int = COUNT) -> list[bytes]:
 
 
 def sha256(pictures: Sequence[bytes]) -> str:
-    """Of all pictures, in order."""
+    """Hash of all pictures, in order."""
     return hashlib.sha256(b"".join(hashlib.sha256(picture).digest() for picture in pictures)).hexdigest()

@@ -27,7 +27,7 @@ Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One server. `{port}` and the like in its command and variables are filled in when it is started."""
+    """One server. Placeholders such as `{port}` in command and variables are filled at the start."""
 
     name: str
     title: str
@@ -171,7 +171,7 @@ CEILING = Piece(
 
 
 def chosen(names: Sequence[str]) -> list[Piece]:
-    """The pieces of these names, all where none is named.
+    """The pieces with these names; all if none is named.
 
     Raises:
         ValueError: there is no such piece.

@@ -70,13 +70,13 @@ class Plan(BaseModel):
         )
 
     def workloads_of(self, model: str) -> list[Workload]:
-        """In the order in which they are measured: what needs the capacity after what measures it."""
+        """Workloads in measuring order: those that need the capacity after the one that measures it."""
         names = self.workloads or USUAL[model]
         needed = {SATURATED} if any(WORKLOADS[name].kind == "open" for name in names) else set()
         return [workload for name, workload in WORKLOADS.items() if name in names or name in needed]
 
     def window_s(self, workload: Workload, capacity_per_s: float) -> tuple[float, float]:
-        """Start and end of what is measured, from when an open loop begins.
+        """Start and end of the measured window, in seconds from the start of an open loop.
 
         Three times the capacity fills a queue in half the time that it takes to drain; what is admitted last then waits
         for all of it. What is answered from then on has met an overload as it stays.
@@ -89,7 +89,7 @@ class Plan(BaseModel):
 
 
 def check_names(workloads: Sequence[str], models: Sequence[str]) -> None:
-    """Return when all are known.
+    """Raise if a name is unknown.
 
     Raises:
         ValueError: one is not.
@@ -101,7 +101,7 @@ def check_names(workloads: Sequence[str], models: Sequence[str]) -> None:
 
 
 class Setting(BaseModel):
-    """What must be equal for two cells to stand in one table."""
+    """Conditions that must be equal for measurements in one table."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -118,5 +118,5 @@ class Setting(BaseModel):
 
     @property
     def key(self) -> str:
-        """Names the folder of its cells."""
+        """Folder name for these measurements."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]

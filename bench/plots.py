@@ -45,7 +45,7 @@ MARKERS = "os^vDPX*"
 
 
 def figures(ledger: Ledger, header: str) -> list[ReportFigure]:
-    """Every plot that there are figures for. `header` says where they were measured."""
+    """All plots with data. `header` describes the machine."""
     found = [_servers(ledger, model, header) for model in models(ledger)]
     if ledger.timings:
         found.append(_engines(ledger, header))

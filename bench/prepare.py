@@ -29,7 +29,7 @@ from model.contract import read_manifest
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for on the command line."""
+    """Options of the command line."""
 
     plan: Plan
     cores: machine.Cores
@@ -41,7 +41,7 @@ class Request:
 
 
 def prepared(request: Request, progress: Progress) -> Bench:
-    """A bench that can run.
+    """A benchmark that is ready to run.
 
     Raises:
         CannotInstall: the environment of a piece cannot be made.
@@ -71,7 +71,7 @@ def prepared(request: Request, progress: Progress) -> Bench:
 
 
 def header(bench: Bench) -> Header:
-    """What stands above the figures."""
+    """Text above the tables."""
     asked: Mapping[str, Piece | Engine] = {**PIECES, **ENGINES}
     measured = dict.fromkeys([c.piece for c in bench.ledger.cells] + [t.engine for t in bench.ledger.timings])
     found = {
@@ -87,7 +87,7 @@ def header(bench: Bench) -> Header:
 
 
 def _pictures(request: Request) -> tuple[list[bytes], list[Path]]:
-    """The JPEGs, and the same as files for the engines."""
+    """The JPEGs, in memory and as files for the engines."""
     jpegs = pictures.real(request.cells) if request.cells else pictures.drawn(request.work / "drawn")
     folder = request.work / "pictures" / pictures.sha256(jpegs)[:12]
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def _setting(request: Request, jpegs: Sequence[bytes]) -> Setting:
 
 
 def _pythons(request: Request, progress: Progress) -> dict[str, Path]:
-    """The Python of every piece and engine. marrowlens' is always there: the bare session runs in it."""
+    """The Python of every piece and engine. marrowlens' is always included, because the bare session runs in it."""
     pieces = [*dict.fromkeys((OURS, *request.plan.pieces))]
     found: dict[str, Path] = {}
     for piece in (PIECES[name] for name in pieces):

@@ -22,7 +22,7 @@ IDLE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Where, when, with what, and how busy the machine was."""
+    """Machine, date, versions, and the load before the benchmark."""
 
     setting: Setting
     rounds: int
@@ -33,7 +33,7 @@ class Header:
 
     @property
     def place(self) -> str:
-        """In one line, for above a plot."""
+        """The machine in one line, for plots."""
         setting = self.setting
         return (
             f"{setting.processor}, servers on {_cores(setting.server_cores)}, load generator on "

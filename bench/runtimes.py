@@ -8,7 +8,7 @@ from bench.pieces import OURS, PIECES
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One runtime. `shares` is the piece whose environment it runs in; `borrows`, one of the checkout's, if there."""
+    """One runtime. `shares` is the piece whose environment it uses; `borrows` an environment of the checkout."""
 
     name: str
     title: str

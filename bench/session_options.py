@@ -80,7 +80,7 @@ def _arguments() -> argparse.Namespace:
 
 
 class _Worker:
-    """One variant in a process of its own: a line in, a line out."""
+    """One variant in a separate process; communicates by lines."""
 
     def __init__(self, artefact: Path, variant: dict[str, Any]) -> None:
         command = [sys.executable, __file__, "--artefact", str(artefact), "--worker", json.dumps(variant)]
@@ -88,11 +88,11 @@ class _Worker:
         self.opened_ms = self._answer()[0]
 
     def round(self) -> list[float]:
-        """ms of a call at each of SIZES, then ms of CPU time of each."""
+        """Wall-clock ms of a call at each of SIZES, then CPU ms of each."""
         return self._ask("round")
 
     def resident_mb(self) -> float:
-        """The last question."""
+        """Resident memory in MB, after all calls."""
         megabytes = self._ask("resident")[0]
         assert self._process.stdin is not None
         self._process.stdin.close()

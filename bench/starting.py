@@ -23,7 +23,7 @@ STOP_S = 10.0
 
 
 class NoAnswer(Exception):
-    """A server that did not start, or does not answer: which, and the last lines that it said."""
+    """The server did not start or does not answer; holds its name and last output lines."""
 
     def __init__(self, name: str, reason: str, log: Path) -> None:
         said = log.read_text(errors="replace").strip().splitlines()[-5:] if log.exists() else []
@@ -33,7 +33,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a server serves and with what."""
+    """Artefact, port, threads and deadline of a server."""
 
     artefact: Path
     cores: Cores
@@ -41,7 +41,7 @@ class Job:
     logs: Path
 
     def variables(self) -> dict[str, str]:
-        """Of every server and engine."""
+        """Environment variables of every server and engine."""
         threads = str(len(self.cores.server))
         return {
             "BENCH_ARTEFACT": str(self.artefact.resolve()),
@@ -53,7 +53,7 @@ class Job:
 
 @asynccontextmanager
 async def started(piece: Piece, python: Path, job: Job, probe: bytes) -> AsyncIterator[Address]:
-    """A server that has answered `probe` with 200.
+    """Start a server and wait until it answers `probe` with 200.
 
     Raises:
         NoAnswer: it ended, or did not answer within START_S.
@@ -87,7 +87,7 @@ def _begun(
 
 
 def free_port() -> int:
-    """A port of loopback that nobody holds now."""
+    """A free port on loopback."""
     with socket.socket() as found:
         found.bind((HOST, 0))
         port: int = found.getsockname()[1]
@@ -145,7 +145,7 @@ async def _asked(address: Address, probe: bytes) -> int | None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask the process to end, then end what is left of all that it began: some leave workers behind."""
+    """Terminate the process, then kill its remaining descendants."""
     begun = descendants(process.pid)
     if process.poll() is None:
         process.terminate()
@@ -161,7 +161,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Every process that this one has begun, and they in turn, with the moment it began as the kernel counts it."""
+    """All descendant processes with their start times."""
     found: dict[int, str] = {}
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):

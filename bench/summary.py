@@ -18,7 +18,7 @@ Figure = Callable[[Cell], float | None]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median, lowest and highest of the rounds."""
+    """Median, lowest and highest value over the rounds."""
 
     median: float
     low: float
@@ -30,7 +30,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Of one value a round; None where there is none."""
+    """Spread of one value a round; None without values."""
     if not values:
         return None
     return Spread(float(np.median(values)), min(values), max(values), len(values))
@@ -44,12 +44,12 @@ def by_round(ledger: Ledger, model: str, piece: str, workload: str, figure: Figu
 
 
 def ratio(above: dict[int, float], below: dict[int, float]) -> Spread | None:
-    """Round by round, where both are there."""
+    """Ratio in each round in which both values exist."""
     return spread([above[at] / below[at] for at in sorted(above.keys() & below.keys()) if below[at] > 0])
 
 
 def peers(ledger: Ledger, model: str, workload: str) -> list[str]:
-    """The servers besides ours that were measured, also those that are there only to explain a figure."""
+    """The other measured servers, including those that only explain a figure."""
     found = {c.piece for c in ledger.cells if c.model == model and c.workload == workload}
     return [piece for piece in PIECES if piece in found and piece != OURS]
 
@@ -85,17 +85,17 @@ def one_picture_ms(ledger: Ledger) -> dict[int, float]:
 
 
 def ceiling(ledger: Ledger) -> Spread | None:
-    """Requests a second of the load generator with no server to speak of."""
+    """Maximum requests a second of the load generator."""
     return spread([cell.requests_per_s for cell in ledger.cells if cell.piece == CEILING.name])
 
 
 def busiest(ledger: Ledger) -> float:
-    """Highest requests a second that the generator drew from any server in a closed loop."""
+    """Highest requests a second of the generator with any server in a closed loop."""
     rates = [c.requests_per_s for c in ledger.cells if c.piece != CEILING.name and c.generator_share is not None]
     return max(rates, default=0.0)
 
 
 def models(ledger: Ledger) -> list[str]:
-    """Those measured, the network first."""
+    """The measured models, the network first."""
     found = dict.fromkeys(c.model for c in ledger.cells if c.piece != CEILING.name)
     return sorted(found, key=lambda model: model != NETWORK)

@@ -18,7 +18,7 @@ Rows = list[tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A title, a head, rows of text, and what has to be known to read them."""
+    """Title, header, rows, and notes."""
 
     title: str
     head: tuple[str, ...]
@@ -27,7 +27,7 @@ class Table:
 
 
 def verdict_table(ledger: Ledger, deadline_s: float) -> Table:
-    """The goals."""
+    """Goals and whether they are reached."""
     rows: Rows = [(v.goal, v.measured, v.word) for v in verdicts(ledger, deadline_s)]
     note = (
         "A ratio is taken within a round; given are its median over the rounds and, in brackets, the lowest and the "
@@ -37,7 +37,7 @@ def verdict_table(ledger: Ledger, deadline_s: float) -> Table:
 
 
 def headline_table(ledger: Ledger) -> Table:
-    """marrowlens against the best peer, absolute figures beside the ratio."""
+    """marrowlens compared with the best peer: ratio and absolute figures."""
     rows: Rows = []
     for model in models(ledger):
         for workload in WORKLOADS.values():
@@ -108,7 +108,7 @@ def _not_200(cells: Sequence[Cell]) -> str:
 
 
 def overload_table(ledger: Ledger) -> Table:
-    """What becomes of a server that is asked for three times what it can do."""
+    """Every server at three times its capacity."""
     rows: Rows = []
     for model in models(ledger):
         for piece in (OURS, *peers(ledger, model, "overload")):
@@ -171,7 +171,7 @@ def _timing(ledger: Ledger, engine: str, setting: str, batch: int) -> Spread | N
 
 
 def generator_table(ledger: Ledger) -> Table:
-    """Whether the load generator was in the way."""
+    """Whether the load generator was a bottleneck."""
     most = ceiling(ledger)
     shares = [c.generator_share for c in ledger.cells if c.piece != CEILING.name and c.generator_share is not None]
     lags = [c.lag_p99_ms for c in ledger.cells if c.lag_p99_ms is not None]
@@ -186,7 +186,7 @@ def generator_table(ledger: Ledger) -> Table:
 
 
 def tables(ledger: Ledger, deadline_s: float) -> list[Table]:
-    """All that have rows."""
+    """All tables that have rows."""
     found = [verdict_table(ledger, deadline_s), headline_table(ledger)]
     found += [server_table(ledger, model) for model in models(ledger)]
     found += [overload_table(ledger), engine_table(ledger), generator_table(ledger)]

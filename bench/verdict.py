@@ -25,7 +25,7 @@ TRUE_WITHIN = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One goal, what was measured, and whether that reaches it; None: not measured."""
+    """One goal, its measured value, and whether it is reached; None: not measured."""
 
     goal: str
     measured: str
@@ -37,7 +37,7 @@ class Verdict:
 
 
 def verdicts(ledger: Ledger, deadline_s: float) -> list[Verdict]:
-    """All goals, in the order in which a reader asks."""
+    """All goals in the order of the report."""
     return [
         _right(ledger),
         _against_peers(ledger, NETWORK, SATURATED, _requests, 1.25, "32 clients: requests/s at least 1.25 x best peer"),

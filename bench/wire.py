@@ -23,7 +23,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back, and when its last byte was there (time.perf_counter)."""
+    """An answer, and the time of its last byte (time.perf_counter)."""
 
     status: int
     body: bytes

@@ -20,7 +20,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @cache
 def _zeros(count: int) -> bytes:
-    """So many zeros, deflated to a thousandth."""
+    """A number of zeros, deflated to a thousandth."""
     packer = zlib.compressobj(9)
     return b"".join(packer.compress(bytes(min(MB, count - at))) for at in range(0, count, MB)) + packer.flush()
 
@@ -96,7 +96,7 @@ def _overlapping(entries: int) -> bytes:
 
 
 def _lying() -> bytes:
-    """The directory says 900 bytes where there are 50 MB."""
+    """A ZIP with a directory that states 900 bytes for 50 MB."""
     data = bytearray(_deflated(1, 50 * MB))
     struct.pack_into("<L", data, data.index(b"PK\x01\x02") + 24, 900)
     struct.pack_into("<L", data, 22, 900)
@@ -115,7 +115,7 @@ def _sparse() -> bytes:
 
 
 def _claimed(size: int) -> bytes:
-    """A tar member that says to be so large and is not there."""
+    """A tar member with a large stated size and no data."""
     info = tarfile.TarInfo("claimed.png")
     info.size = size
     return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
@@ -156,7 +156,7 @@ def _archive(name: str) -> bytes:
 
 
 def bomb(family: str, chance: Random) -> Case:
-    """One of them."""
+    """One decompression bomb."""
     name = chance.choice([*PICTURES, *ARCHIVES])
     if name in PICTURES:
         return delivered(family, chance, name, _picture(name))

@@ -41,7 +41,7 @@ _COMMAND = Path(sys.executable).with_name("marrowlens")
 
 @dataclass(slots=True)
 class Scene:
-    """Inputs, the rows that are expected, and what came of it."""
+    """Inputs, expected rows, and results."""
 
     folder: Path
     pictures: int
@@ -56,7 +56,7 @@ class Scene:
         return self.folder / "out"
 
     def parts(self) -> dict[str, int]:
-        """When each part that is there was placed."""
+        """Modification time of each finished part."""
         return {path.name: path.stat().st_mtime_ns for path in self.out.glob("part-*.parquet")}
 
 
@@ -69,7 +69,7 @@ async def bulk(
     seed: int = 0,
     afterwards: Callable[[Peer], None] = lambda _: None,
 ) -> Result:
-    """Run the check; `afterwards` is called while its cluster still stands."""
+    """Run the check; `afterwards` is called while the cluster is still running."""
     began_s = time.monotonic()
     shown.total(pictures)
     with tempfile.TemporaryDirectory(prefix="ml") as folder:
@@ -105,7 +105,7 @@ def _content(number: int) -> bytes:
 
 
 def _lay_out(scene: Scene) -> None:
-    """A third of the pictures in each form."""
+    """Write a third of the pictures in each input form."""
     third = scene.pictures // 3
     for number in range(third):
         path = scene.folder / "cells" / _key(number)
@@ -127,7 +127,7 @@ def _lay_out(scene: Scene) -> None:
 
 
 def _expected(scene: Scene) -> dict[str, dict[str, Any]]:
-    """The row of each different picture, by a plain run over a folder of them."""
+    """Expected row of each different picture, from a plain run over a folder."""
     folder, out = scene.folder / "different", scene.folder / "plain.parquet"
     folder.mkdir()
     for number in range(DIFFERENT):
@@ -195,7 +195,7 @@ def _run(scene: Scene, peer: Peer, part_size: int) -> Iterator["subprocess.Popen
 
 
 def _compared(scene: Scene, expected: dict[str, dict[str, Any]]) -> list[str]:
-    """Every key once, its row that of its picture; what stood at a kill of the run still stands as it was."""
+    """Check that each key has one row with its picture's values, and that no finished part changed."""
     found = pyarrow.dataset.dataset(str(scene.out), format="parquet").to_table().to_pylist()
     times = Counter(row["path"] for row in found)
     keys = {_key(number) for number in range(scene.pictures)}

@@ -18,7 +18,7 @@ Act = Callable[[Address], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`act` ends in a status, or in one of the words of `ENDINGS`."""
+    """`act` returns a status or one of the words of `ENDINGS`."""
 
     family: str
     what: str
@@ -27,7 +27,7 @@ class Case:
     slow: bool = False  # waits more than it works, so many of them are open at a time
 
     def fault(self, ending: str) -> str:
-        """Why the ending is none that may be; empty where it may."""
+        """Why the outcome is not allowed; empty if it is."""
         if ending in ("cut", "silent", "garbage", "refused") or (ending == "closed" and not self.may_close):
             return f"{self.family}, {self.what}: {ENDINGS[ending]}"
         if ending.isdecimal() and int(ending) >= 500 and ending != "504":
@@ -46,7 +46,7 @@ ENDINGS = {
 
 
 def sends(family: str, what: str, request: bytes, *, may_close: bool = False, slow: bool = False) -> Case:
-    """A case that sends bytes at once and waits for the answer."""
+    """A case that sends all bytes at once and waits for the answer."""
 
     async def act(address: Address) -> str:
         bodiless = request.startswith(b"HEAD ")
@@ -56,7 +56,7 @@ def sends(family: str, what: str, request: bytes, *, may_close: bool = False, sl
 
 
 async def ending(address: Address, send: Callable[[Connection], Awaitable[None]], *, bodiless: bool = False) -> str:
-    """How it ends when `send` is done and the answer awaited; an answer may also come before `send` has ended."""
+    """The outcome after `send` and the answer; an answer may arrive before `send` has finished."""
     try:
         async with asyncio.timeout(PATIENCE_S), await connect(address) as connection:
             sending = asyncio.ensure_future(send(connection))

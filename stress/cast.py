@@ -22,18 +22,18 @@ RECEIVER = ROOT / "tests" / "peers" / "simple-hl7-receiver.js"
 
 
 class Player(Protocol):
-    """One of them."""
+    """A process of the laboratory."""
 
     name: str
 
     def start(self) -> None:
-        """Begin, or come back; returns once it is there."""
+        """Start or restart; returns when ready."""
 
     def kill(self) -> None:
-        """SIGKILL, and gone."""
+        """Send SIGKILL and wait for the end."""
 
     def end(self) -> None:
-        """Gone for good."""
+        """Stop permanently."""
 
 
 class Service:
@@ -61,12 +61,12 @@ class Service:
             self._process.end()
 
     def said(self) -> list[str]:
-        """What this run of it has said."""
+        """Output of the current run."""
         return [] if self._process is None else self._process.lines
 
 
 class Said:
-    """A process that says a word once it is there."""
+    """A process that prints a word when it is ready."""
 
     def __init__(self, name: str, command: list[str], word: str, environment: dict[str, str]) -> None:
         self.name = name
@@ -109,17 +109,17 @@ def worker(settings: dict[str, str]) -> Said:
 
 
 def receiver(file: Path, port: int) -> Said:
-    """simple-hl7 from npm, which writes what it gets into a file and says AA."""
+    """simple-hl7 from npm; writes messages to a file and answers AA."""
     return Said("receiver", [str(NODE), str(RECEIVER), str(file), "AA", str(port)], "listening", dict(os.environ))
 
 
 def database_server(folder: Path) -> Any:
-    """A PostgreSQL server of the tests' kind."""
+    """A PostgreSQL server, as in the tests."""
     return _databases()["Postgres"](folder)
 
 
 def free_port() -> int:
-    """A port that a player can come back to."""
+    """A free port that a restarted process can use again."""
     return int(_databases()["free_port"]())
 
 
@@ -128,6 +128,6 @@ def _databases() -> dict[str, Any]:
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
-    """This desk's, with MARROWLENS_* settings in place of its own."""
+    """This process's environment with the given MARROWLENS_* settings instead of its own."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
     return own | {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}

@@ -34,7 +34,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 
 class Check(StrEnum):
-    """The checks, in the order in which they run."""
+    """The checks, in order."""
 
     IDLE = "idle"
     RESTART = "restart"
@@ -50,7 +50,7 @@ class Check(StrEnum):
 
 
 class Model(StrEnum):
-    """What answers: the bundled network, or the tests' tiny one, with which everything but the model is under load."""
+    """The served model: the bundled network, or the tests' tiny one, which loads everything but the model."""
 
     BUNDLED = "bundled"
     TINY = "tiny"
@@ -58,7 +58,7 @@ class Model(StrEnum):
 
 @dataclass(slots=True)
 class Bar:
-    """`results.Shown` on the screen."""
+    """Progress bar for `results.Shown`."""
 
     progress: Progress
     task: TaskID
@@ -87,7 +87,7 @@ def stress(
     seed: Annotated[int, typer.Option(help="From which hostile cases, requests and kills are drawn.")] = 0,
     page: Annotated[Path, typer.Option(help="Where the results are kept.")] = PAGE,
 ) -> None:
-    """Stop, kill, feed and load `marrowlens serve`, and a training, for a long time; a page keeps what came of it."""
+    """Stop, kill, attack and overload `marrowlens serve` and a training for a long time; results go to a page."""
     planned: dict[Check, Callable[[Path | None, results.Shown], Coroutine[Any, Any, results.Result]]] = {
         Check.IDLE: idle,
         Check.RESTART: lambda artefact, bar: restart(restarts, artefact, bar),
@@ -120,7 +120,7 @@ def stress(
 
 
 def tiny(folder: Path) -> Path:
-    """The tests' tiny artefact, whose network costs next to nothing."""
+    """The tests' tiny artefact, which takes almost no time."""
     write: Callable[[Path], Path] = runpy.run_path(str(ROOT / "tests" / "support" / "graphs.py"))["write_artefact"]
     return write(folder)
 

@@ -30,14 +30,14 @@ ACCESS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "A
 
 @dataclass(slots=True)
 class Peer:
-    """The running cluster: where it listens, and the environment of whoever joins it."""
+    """The running cluster: its addresses, and the environment of processes that join it."""
 
     process: "subprocess.Popen[str]"
     address: str
     environment: dict[str, str]
 
     def kill_node(self) -> int:
-        """Returns how many processes were killed, once they are."""
+        """Kill the node's processes; returns their number."""
         return int(self._ask("kill"))
 
     def add_node(self) -> None:
@@ -55,7 +55,7 @@ class Peer:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Peer]:
-    """Started for the block. `folder` holds the logs of its starts."""
+    """Run the cluster for the block. `folder` holds its logs."""
     with ray_folder() as short:
         peer = _started(folder, short)
         try:
@@ -107,7 +107,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 def _answer(process: "subprocess.Popen[str]") -> str:
-    """What it says next; nothing where it ended."""
+    """The next output line; empty after the end."""
     assert process.stdout is not None
     lines = (line for line in process.stdout if line.startswith("peer: "))
     return next(lines, "").removeprefix("peer: ")
@@ -119,7 +119,7 @@ def _say(text: str) -> None:
 
 
 def _processes_below(root: int) -> list[int]:
-    """The process and all that it has started, each before its own children."""
+    """A process and all its descendants, parents first."""
     found = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     parents = {int(line.split()[0]): int(line.split()[1]) for line in found.splitlines()}
     below = [root]
@@ -141,7 +141,7 @@ def _kill(node: Any) -> int:
 
 
 def _node() -> dict[str, Any]:
-    """One CPU, and ports that are known beforehand: for those that its agent takes, a raylet waits half a minute."""
+    """Start a node with one CPU and fixed ports; with ports chosen by its agent a raylet waits half a minute."""
     with ExitStack() as stack:
         taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in _PORTS]
         ports = {name: one.getsockname()[1] for name, one in zip(_PORTS, taken, strict=True)}

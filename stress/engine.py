@@ -14,12 +14,12 @@ _ONE_CGROUP = 'umount -l /sys/fs/cgroup/* /sys/fs/cgroup 2>/dev/null; mount -t c
 
 
 def missing() -> list[str]:
-    """Programs that the engine needs and this machine has not; all are in Debian."""
+    """Required programs that are not installed; all are in Debian."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
 class Engine:
-    """podman whose images and containers lie in `folder`, which goes when they are no longer wanted."""
+    """podman with images and containers in `folder`, which is removed at the end."""
 
     def __init__(self, folder: Path) -> None:
         own = ["--root", f"{folder}/store", "--runroot", f"{folder}/run", "--cgroup-manager", "cgroupfs"]
@@ -27,14 +27,14 @@ class Engine:
         self._command = [*_view(), "podman", *own]
 
     def tried(self, *words: str, offline: bool = False) -> "subprocess.CompletedProcess[str]":
-        """What podman says, whatever that is. Offline there is no network interface but loopback's."""
+        """Run podman and return the result, also on failure. Offline, only loopback exists."""
         alone = ["unshare", "--net"] if offline else []
         return subprocess.run(
             [*alone, *self._command, *words], capture_output=True, text=True, timeout=900, check=False, errors="replace"
         )
 
     def done(self, *words: str, offline: bool = False) -> str:
-        """What podman says.
+        """Run podman and return its output.
 
         Raises:
             RuntimeError: it failed, with the end of what it said.
@@ -45,7 +45,7 @@ class Engine:
         return ended.stdout.strip()
 
     def bases(self) -> tuple[str, str]:
-        """Two images of Debian with its Python: one to build in, and one that has no program but Python."""
+        """Two Debian images with Python: one to build in, one with no other program."""
         root = self.folder / "debian"
         _run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN, str(root), _mirror())
         programs = [f"./{each.relative_to(root)}" for each in _programs(root) if not each.name.startswith("python")]
@@ -77,7 +77,7 @@ def _view() -> list[str]:
 
 
 def _mirror() -> str:
-    """Where this machine has its own Debian packages from."""
+    """The Debian mirror of this machine."""
     said = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE)"], capture_output=True, text=True, timeout=60, check=False
     )

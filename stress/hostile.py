@@ -75,7 +75,7 @@ FAMILIES: dict[str, tuple[Callable[[str, Random], Case], float]] = {
 
 @dataclass(slots=True)
 class Tally:
-    """One family's endings."""
+    """Outcomes of one family of cases."""
 
     endings: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
@@ -89,7 +89,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Run:
-    """What is known so far."""
+    """State of the check."""
 
     tallies: dict[str, Tally] = field(default_factory=lambda: {family: Tally() for family in FAMILIES})
     faults: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Run:
 
 
 def cases(count: int, seed: int) -> Iterator[Case]:
-    """Each from its number and the seed alone; of every family at least one."""
+    """Cases, each derived from its number and the seed; at least one of every family."""
     names, shares = list(FAMILIES), [share for _, share in FAMILIES.values()]
     for number in range(count):
         chance = Random(f"{seed} {number}")
@@ -129,7 +129,7 @@ async def hostile(count: int, artefact: Path | None, shown: Shown, *, seed: int 
 
 
 async def warm(address: Address) -> None:
-    """Sound pictures of every format, small and as large as is read, single and in batches, several at a time."""
+    """Send valid pictures of every format and size, single and in batches, concurrently."""
     large = [picture(seed, form, 3900, 3900) for seed, form in enumerate(("JPEG", "PNG", "WEBP", "JPEG"))]
     requests = [post("/classify", "image/*", picture(seed, form)) for seed in range(40) for form in FORMATS]
     requests += [post("/classify", "image/*", data) for data in large]
@@ -160,7 +160,7 @@ async def _attack(process: Process, hostile_cases: Iterator[Case], run: Run, bes
 
 
 async def _block(process: Process, block: list[Case], run: Run, shown: Shown) -> None:
-    """Slow clients all at a time, the others a few at a time; both at once."""
+    """Run a block: all slow clients at once, the others a few at a time."""
     queue = iter([case for case in block if not case.slow])
     places = asyncio.Semaphore(SLOW_CLIENTS)
 
@@ -191,7 +191,7 @@ async def _one(process: Process, case: Case, run: Run, shown: Shown) -> None:
 
 
 async def _alone(run: Run, beside: Neighbour) -> None:
-    """The pause: so many answers to the well-behaved client, with nothing else in the service."""
+    """Pause: a number of answers to the well-behaved client without other load."""
     began_s, answers = time.monotonic(), len(beside.seen)
     while len(beside.seen) < answers + ALONE_ANSWERS and time.monotonic() < began_s + 60:  # noqa: ASYNC110 (not in this loop)
         await asyncio.sleep(0.05)
@@ -199,7 +199,7 @@ async def _alone(run: Run, beside: Neighbour) -> None:
 
 
 async def _ordinary(process: Process, run: Run, block: int) -> None:
-    """As many clients as are hostile otherwise, as busy, on the same four ways, with sound pictures."""
+    """Run the same number of ordinary clients with valid pictures instead of hostile ones."""
     chance = Random(f"ordinary {block}")
     asked = iter([spoilt.delivered("ordinary", chance, "sound", picture(at)) for at in range(ORDINARY_REQUESTS)])
     began_s = time.monotonic()
@@ -237,7 +237,7 @@ def _after(process: Process, beside: Neighbour) -> list[str]:
 
 
 async def _still_right(process: Process) -> list[str]:
-    """After all of it, the same picture has the same answer, and nothing is left inside."""
+    """Check that a picture still gets the same answer and that no work is left in the service."""
     if not process.running():
         return []
     metrics = (await exchange(process.address, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")).body.decode()

@@ -97,7 +97,7 @@ def _build(engine: Engine, build: str, bare: str, wheels: Path) -> float:
 
 
 def _run(engine: Engine) -> tuple[list[list[str]], list[str]]:
-    """Start it, ask it, stop it: what was found, and what should have been otherwise."""
+    """Start, request and stop the image; returns findings and faults."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -143,7 +143,7 @@ def _classified(url: str) -> int:
 
 
 def _rights(process: int) -> tuple[str, str, str]:
-    """Of a process: its user, the capabilities that it has, and whether it could write to its root."""
+    """User, capabilities and write access of a process."""
     said = Path(f"/proc/{process}/status").read_text()
     user, capabilities = (re.search(rf"^{name}:\t(\w+)", said, re.MULTILINE) for name in ("Uid", "CapEff"))
     assert user is not None and capabilities is not None, said

@@ -109,7 +109,7 @@ class _Check:
                 group.create_task(one())
 
     async def _kill(self, desk: Desk) -> None:
-        """Kills, evenly spread over the work, of players drawn by chance; what was killed comes back at once."""
+        """Kill randomly chosen processes, evenly spread over the work, and restart each at once."""
         every = self.reports / self.kills
         for number in range(self.kills):
             # What may be begun lasts for longer than a player is away.

@@ -9,7 +9,7 @@ GIVEN_BACK_S = 12.0
 
 
 async def settled_bytes(process: Process, wanted: float) -> int:
-    """Resident memory once it is low enough, or after thirty seconds."""
+    """Resident memory when it is low enough, or after thirty seconds."""
     for _ in range(60):
         if process.resident_bytes() <= wanted:
             break
@@ -18,7 +18,7 @@ async def settled_bytes(process: Process, wanted: float) -> int:
 
 
 async def lowest_bytes(process: Process) -> int:
-    """The least resident memory over a little longer than it takes to be given back."""
+    """Lowest resident memory over slightly more than the release interval."""
     seen, until_s = [process.resident_bytes()], time.monotonic() + GIVEN_BACK_S
     while time.monotonic() < until_s:
         await asyncio.sleep(0.5)

@@ -32,7 +32,7 @@ Windows = dict[str, list[tuple[float, float]]]
 
 @dataclass(slots=True)
 class Neighbour:
-    """What it saw so far: (sent, seconds, status), times on time.monotonic, which all processes share."""
+    """Observations so far: (sent, seconds, status); times on time.monotonic, which processes share."""
 
     seen: list[tuple[float, float, int]] = field(default_factory=list)
 
@@ -47,7 +47,7 @@ class Neighbour:
 
 @contextmanager
 def neighbour(process: Process) -> Iterator[Neighbour]:
-    """Runs it beside; what it sees comes in while the caller goes on."""
+    """Run the client in the background and collect its observations."""
     beside = Neighbour()
     command = [sys.executable, "-m", "stress.neighbour", process.host, str(process.port)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as popen:
@@ -73,12 +73,12 @@ def p99(seconds: list[float]) -> float:
 
 
 def _percentile(seconds: list[float], percent: float) -> float:
-    """NaN where there was no answer: on a busy machine a short situation may be over before one came."""
+    """A percentile; NaN without answers, as in a short phase on a busy machine."""
     return float(np.percentile(seconds, percent)) if seconds else float("nan")
 
 
 def table(seen: Mapping[str, list[float]], to: str) -> Table:
-    """Its times in each situation, against those in one of them."""
+    """Times in each phase, compared with those of one phase."""
     rows = [
         [
             situation,

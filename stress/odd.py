@@ -31,7 +31,7 @@ _METHODS = (
 
 
 def path(family: str, chance: Random) -> Case:
-    """Paths that do not exist, in the manner of other servers, with odd methods and queries."""
+    """Requests to unknown paths, as for other servers, with odd methods and queries."""
     target = "/" + "/".join(chance.choices(_SEGMENTS, k=chance.randint(1, 7))) + chance.choice(_QUERIES)
     if chance.random() < 0.2:
         target = chance.choice(("*", "http://elsewhere/classify", "//elsewhere/", "classify", "/" * 3000, "?", "#a"))
@@ -52,7 +52,7 @@ _ENCODINGS = ("gzip", "br", "deflate", "identity", "chunked", "zstd", "gzip, gzi
 
 
 def content_type(family: str, chance: Random) -> Case:
-    """A sound picture, or a sound archive's first bytes, under a type that is another's or nobody's."""
+    """A valid picture, or the beginning of a valid archive, with a wrong or unknown type."""
     kind = chance.choice(_TYPES)
     target = chance.choice(("/classify", "/classify/batch", "/model", "/metrics", "/health/live"))
     more = [("Content-Encoding", chance.choice(_ENCODINGS))] if chance.random() < 0.3 else []
@@ -61,7 +61,7 @@ def content_type(family: str, chance: Random) -> Case:
 
 
 def flood(family: str, chance: Random) -> Case:
-    """Heads of a size that nobody needs."""
+    """Oversized request heads."""
     count, length = chance.choice(((100, 50), (1000, 50), (20_000, 20), (1, 60_000), (1, 2_000_000), (30, 60_000)))
     shape = chance.choice(("headers", "one header again and again", "cookies", "target"))
     if shape == "target":
@@ -121,7 +121,7 @@ _WHOLE = (
 
 
 def framing(family: str, chance: Random) -> Case:
-    """Lengths that contradict each other, chunks that are none, other protocols."""
+    """Contradictory lengths, invalid chunks, other protocols."""
     if chance.random() < 0.25:
         request = chance.choice((*_WHOLE, chance.randbytes(chance.randint(1, 2000))))
     else:

@@ -51,7 +51,7 @@ NAMES = (
 
 
 def archive(family: str, chance: Random) -> Case:
-    """An archive of a few members, most of them somehow wrong."""
+    """An archive of a few members, most of them invalid."""
     make = chance.choice((_zip_of_names, _tar_of_names, _tar_of_kinds, _zip_of_lies, _broken, _broken, _broken))
     what, kind, body = make(chance)
     headers = [("Accept", "application/x-ndjson")] if chance.random() < 0.3 else []
@@ -159,7 +159,7 @@ def _broken(chance: Random) -> tuple[str, str, bytes]:
 
 
 def multipart(family: str, chance: Random) -> Case:
-    """A form with something wrong in its boundary, its headers or its end."""
+    """A form with an invalid boundary, header or end."""
     make = chance.choice((_odd_boundary, _odd_header, _odd_header, _odd_header, _broken_form, _broken_form))
     what, kind, body = make(chance)
     target = chance.choice(("/classify", "/classify/batch?maps=none"))
@@ -167,7 +167,7 @@ def multipart(family: str, chance: Random) -> Case:
 
 
 def many_parts(family: str, chance: Random) -> Case:
-    """As many parts as there may be, or one more."""
+    """The maximum number of parts, or one more."""
     count = chance.choice((MANY, MANY + 1))
     content = chance.choice((b"", b"\xff\xd8\xff", b"BM"))
     body = form("images", [("a", content)]).removesuffix(f"--{BOUNDARY}--\r\n".encode()) * count

@@ -16,7 +16,7 @@ Named = Sequence[tuple[str, bytes]]
 
 @cache
 def picture(seed: int, form: str = "JPEG", width: int = 80, height: int = 72) -> bytes:
-    """One picture in one format; another seed is another picture."""
+    """One picture in one format, determined by the seed."""
     random = np.random.default_rng(seed)
     shade = random.integers(0, 192, 3)
     coarse = Image.fromarray((shade + random.integers(0, 64, (6, 6, 3))).astype(np.uint8))

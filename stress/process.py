@@ -20,7 +20,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Process:
-    """`lines` is all that it said so far, both streams; host and port are known once it listens."""
+    """`lines` is all output so far (both streams); host and port are known after it listens."""
 
     def __init__(self, popen: "subprocess.Popen[str]") -> None:
         self.pid = popen.pid
@@ -47,7 +47,7 @@ class Process:
         return self.host, self.port
 
     def wait_listening(self) -> None:
-        """Return once it takes connections.
+        """Return when it accepts connections.
 
         Raises:
             RuntimeError: it ended before, or said nothing for two minutes.
@@ -62,7 +62,7 @@ class Process:
         self._popen.send_signal(number)
 
     def wait_ended(self, timeout_s: float = 120.0) -> int:
-        """Its exit status, once everything that it said was read.
+        """Its exit status, after all output was read.
 
         Raises:
             subprocess.TimeoutExpired: it did not end.
@@ -72,7 +72,7 @@ class Process:
         return status
 
     def end(self) -> None:
-        """Kill it if it still runs."""
+        """Kill it if it is running."""
         if self.running():
             self._popen.kill()
         self.wait_ended()
@@ -92,13 +92,13 @@ class Process:
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
     def forbid_writing(self) -> None:
-        """From now on it cannot write a byte into any file: an attempt is an error inside of it. Pipes still work."""
+        """Forbid all writes to files from now on (a write fails inside the process); pipes still work."""
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (0, 0))
 
 
 @contextmanager
 def serving(folder: Path, artefact: Path | None = None, *options: str, **settings: str) -> Iterator[Process]:
-    """`marrowlens serve` on loopback, with MARROWLENS_* settings and nothing else of this desk's.
+    """Run `marrowlens serve` on loopback with only the given MARROWLENS_* settings.
 
     Args:
         folder: becomes its working directory, its home and its place for temporary files.
@@ -112,7 +112,7 @@ def serving(folder: Path, artefact: Path | None = None, *options: str, **setting
 
 
 def start(folder: Path, artefact: Path | None = None, *options: str, **settings: str) -> Process:
-    """The same, not waited for and not ended."""
+    """Start it without waiting."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
     environment |= {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}
     environment |= {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"} | MALLOC

@@ -14,7 +14,7 @@ from stress.signers import expected
 
 @dataclass(slots=True)
 class Signed:
-    """One report that the service says was signed: what must stand in its message."""
+    """One signed report: the expected content of its message."""
 
     number: str
     version: int
@@ -24,7 +24,7 @@ class Signed:
 
 
 def messages(file: Path) -> dict[str, list[str]]:
-    """What stands at the receiver, by control id, in the order in which it first came."""
+    """Received messages by control id, in order of first arrival."""
     found: dict[str, list[str]] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         if raw := _raw(line):
@@ -42,7 +42,7 @@ def _raw(line: str) -> str:
 
 
 def faults(arrived: Mapping[str, Sequence[str]], signed: Mapping[str, Signed], codes: Sequence[str]) -> list[str]:
-    """Everything that is not as it must be.
+    """All deviations from the expected messages.
 
     Args:
         arrived: `messages`.
@@ -59,7 +59,7 @@ def faults(arrived: Mapping[str, Sequence[str]], signed: Mapping[str, Signed], c
 
 
 def _wrong(raw: str, report: Signed, codes: Sequence[str]) -> list[str]:
-    """What in a message is not its own specimen's."""
+    """Values in a message that differ from its specimen's."""
     message = hl7.parse(raw)
     number = int(report.number.removeprefix("BM-"))
     said = {
@@ -87,7 +87,7 @@ def _wrong(raw: str, report: Signed, codes: Sequence[str]) -> list[str]:
 
 
 def _shares(message: Any) -> dict[str, float]:
-    """Percentages above 0 by class code; LOINC codes are turned back by their names in the bundled table."""
+    """Percentages above 0 by class code; LOINC codes are mapped back by the bundled table."""
     found = {}
     for segment in message.segments("OBX"):
         if str(segment[2]) == "NM" and str(segment[5]) and str(segment[6]).startswith("%"):

@@ -21,18 +21,18 @@ everything else is under load.
 
 
 class Shown(Protocol):
-    """Where a check says how far it is."""
+    """Progress display of a check."""
 
     def total(self, steps: int) -> None:
-        """How many steps there will be."""
+        """Set the number of steps."""
 
     def step(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Advance by a number of steps."""
 
 
 @dataclass(slots=True)
 class Steps:
-    """`Shown` where nobody looks: it only counts."""
+    """`Shown` that only counts."""
 
     planned: int = 0
     done: int = 0
@@ -46,7 +46,7 @@ class Steps:
 
 @dataclass(slots=True)
 class Table:
-    """Figures with what they are."""
+    """A header and rows."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -58,7 +58,7 @@ class Table:
 
 @dataclass(slots=True)
 class Result:
-    """One check's outcome: a sentence or two, tables, and what was not as it must be."""
+    """Result of one check: text, tables, faults."""
 
     name: str
     title: str
@@ -71,7 +71,7 @@ class Result:
 
     @property
     def key(self) -> str:
-        """The page keeps one result under each."""
+        """Key of the result on the page."""
         return f"{self.name}-{self.model}"
 
     def markdown(self) -> str:
@@ -90,7 +90,7 @@ class Result:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """The machine of the measurement."""
     load = os.getloadavg()[0]
     names = ", ".join(f"{name} {version(name)}" for name in ("marrowlens", "onnxruntime", "uvicorn", "pillow"))
     cores = len(os.sched_getaffinity(0))
@@ -106,7 +106,7 @@ def _processor() -> str:
 
 
 def write(page: Path, results: Sequence[Result]) -> None:
-    """Put the results into the page; what other checks have there stays."""
+    """Write the results into the page and keep those of other checks."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     kept = dict(re.findall(r"<!-- ([\w-]+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL))
     kept |= {result.key: result.markdown() for result in results}

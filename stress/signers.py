@@ -20,7 +20,7 @@ _EXCLUDED = {"ART", "KSC", "NIF", "OTH"}
 
 @dataclass(slots=True)
 class Desk:
-    """Who opens, fills and signs specimens over HTTP, and does not give up when the service is gone.
+    """Clients that open, fill and sign specimens over HTTP and retry while the service is down.
 
     They wait for the one who kills, so that he kills while they work and not when all is done.
     """
@@ -34,19 +34,19 @@ class Desk:
     retries: Counter[str] = field(default_factory=Counter)
 
     async def reach(self, signed: int, then_allowed: int) -> None:
-        """Return once so many specimens are signed; from then on those up to `then_allowed` may be begun."""
+        """Wait until a number of specimens is signed; then allow those up to `then_allowed`."""
         async with self.turn:
             await self.turn.wait_for(lambda: self.signed >= signed)
             self.allowed = then_allowed
             self.turn.notify_all()
 
     async def begin(self, number: int) -> None:
-        """Return once the specimen of this number may be begun."""
+        """Wait until the specimen with this number may be opened."""
         async with self.turn:
             await self.turn.wait_for(lambda: number <= self.allowed)
 
     async def whole(self, client: httpx.AsyncClient, number: int) -> None:
-        """One specimen from its opening to its last signature."""
+        """Take one specimen from opening to its last signature."""
         specimen = await self._opened(client, number)
         places = chosen(number, self.codes)
         files = [("images", (f"{at}.png", self.files[at], "image/png")) for at in places]
@@ -94,7 +94,7 @@ class Desk:
 
 
 def chosen(number: int, codes: Sequence[str]) -> list[int]:
-    """Which pictures the specimen of this number has: 3 to 8, at least one of which is counted."""
+    """Pictures of a specimen, by its number: 3 to 8, at least one of them counted."""
     drawn = random.Random(number)
     while True:
         places = drawn.sample(range(PICTURES), drawn.randint(3, 8))
@@ -103,6 +103,6 @@ def chosen(number: int, codes: Sequence[str]) -> list[int]:
 
 
 def expected(number: int, codes: Sequence[str]) -> dict[str, float]:
-    """The percentages of its classes, worked out from the pictures alone."""
+    """Expected percentages by class, calculated from the pictures."""
     counts = Counter(codes[at] for at in chosen(number, codes) if codes[at] not in _EXCLUDED)
     return {code: round(100 * count / counts.total(), 1) for code, count in counts.items()}

@@ -28,7 +28,7 @@ _LOGGED = re.compile(r"service\.requests: \S+ \S+ (\d+) [\d.]+ ms (\S+)$")
 
 @dataclass(slots=True)
 class Fate:
-    """One request: when it was sent, and what became of it; no status when it was cut off."""
+    """One request: send time and outcome; no status if it was cut off."""
 
     sent_s: float
     status: int | None = None
@@ -38,7 +38,7 @@ class Fate:
 
 @dataclass(slots=True)
 class Round:
-    """What the clients of one round saw, by request id."""
+    """Observations of the clients of one round, by request id."""
 
     fates: dict[str, Fate] = field(default_factory=dict)
     ready: list[tuple[float, int]] = field(default_factory=list)
@@ -128,7 +128,7 @@ def _judged(seen: Round, process: Process, status: int, took_s: float) -> tuple[
 
 
 def _order(seen: Round, fates: dict[str, Fate]) -> list[str]:
-    """Readiness fails, then connections are refused; in between pictures are still answered."""
+    """Check the order: readiness fails, then connections are refused; in between pictures are answered."""
     assert seen.sigterm_s is not None
     unready = [at for at, status in seen.ready if status == 503]
     if not unready:
@@ -180,7 +180,7 @@ async def _batches(process: Process, seen: Round, number: int) -> None:
 
 
 async def _each(process: Process, seen: Round, kind: str, target: str, content_type: str, body: bytes) -> None:
-    """One request after the other, each on a connection of its own."""
+    """Send one request after the other, each on a new connection."""
     count = 0
     while not seen.over():
         count += 1

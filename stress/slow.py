@@ -17,7 +17,7 @@ CHUNK = b"10000\r\n" + bytes(65536) + b"\r\n"
 
 
 def endless(family: str, chance: Random) -> Case:
-    """A body that does not end, or a length that nobody can have."""
+    """An endless body, or an impossible length."""
     target = chance.choice(("/classify", "/classify", "/classify/batch"))
     kind = (
         "image/png" if target == "/classify" else chance.choice(("application/zip", "application/x-tar", form_type()))
@@ -45,7 +45,7 @@ def _dripping(data: bytes, at: int) -> Iterator[bytes]:
 
 
 def slow(family: str, chance: Random) -> Case:
-    """A byte now and then: of the head, of the body, or none at all."""
+    """Send single bytes slowly, of head or body, or none."""
     request = post("/classify", "image/jpeg", picture(1, "JPEG", 300, 300))
     body_at = request.index(b"\r\n\r\n") + 4
     what, at = chance.choice((("nothing", 0), ("a head", 20), ("a head", body_at - 2), ("a body", body_at + 1)))
@@ -63,7 +63,7 @@ def slow(family: str, chance: Random) -> Case:
 
 
 def leaving(family: str, chance: Random) -> Case:
-    """Gone after so many bytes, or after all of them, or in the middle of the answer; politely or not."""
+    """Disconnect after some bytes, after all, or during the answer; by FIN or RST."""
     pictures = [(f"{at}.jpg", picture(at)) for at in range(12)]
     name, request = chance.choice(
         (

@@ -24,7 +24,7 @@ _LINES = [("Accept", "application/x-ndjson")]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request and what its answer must say."""
+    """One request and its expected answer."""
 
     kind: str
     request: bytes
@@ -35,7 +35,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Counts:
-    """What the clients sent and what they were told."""
+    """Requests sent and answers received by the clients."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     pictures: int = 0
@@ -46,7 +46,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What the process holds while nobody asks."""
+    """Memory, threads and open files of the idle process."""
 
     resident_bytes: int
     threads: int
@@ -75,7 +75,7 @@ async def soak(count: int, artefact: Path | None, shown: Shown, *, seed: int = 0
 
 
 def _asked(chance: Random) -> Asked:
-    """One request: of ten, five single pictures, two batches, one in lines, one spoilt picture, one that leaves."""
+    """One request: of ten, five single pictures, two batches, one NDJSON, one broken picture, one disconnect."""
     kind = chance.choice(("single", "single", "single", "form", "form", "batch", "batch", "lines", "spoilt", "leaving"))
     maps = chance.choice(("none", "none", "attention", "evidence", "attention,evidence"))
     some = [
@@ -104,7 +104,7 @@ def _asked(chance: Random) -> Asked:
 
 
 async def _ask(process: Process, chance: Random, count: int, counts: Counts, shown: Shown) -> None:
-    """So many requests by several clients, each on a connection that it keeps."""
+    """Send a number of requests from several clients with keep-alive connections."""
     left = iter(range(count))
 
     async def client() -> None:
@@ -165,7 +165,7 @@ async def _leave(process: Process, asked: Asked, at: int) -> None:
 
 
 async def _quiet(process: Process) -> Size:
-    """The process once nothing is inside and connections are closed."""
+    """Size of the process after all work is done and connections are closed."""
     for _ in range(600):
         if "marrowlens_in_flight_pictures 0.0" in await _text(process):
             break
@@ -180,7 +180,7 @@ async def _text(process: Process) -> str:
 
 
 async def _metrics(process: Process) -> dict[str, int]:
-    """Pictures by what became of them, as the service counts."""
+    """Picture counts by outcome, from the service's metrics."""
     found = {}
     for line in (await _text(process)).splitlines():
         if line.startswith("marrowlens_pictures_total{"):
@@ -197,7 +197,7 @@ def _grown(early: Size, late: Size, max_threads: int) -> list[str]:
 
 
 def _disagreeing(counts: Counts, said: dict[str, int]) -> list[str]:
-    """What the clients know against what the service counts; what left may stand under any outcome."""
+    """Differences between the clients' counts and the service's; disconnects may have any outcome."""
     spoilt = sum(said.get(outcome, 0) for outcome in ("undecodable", "unsupported", "too_large"))
     faults = []
     if not counts.pictures <= said.get("answered", 0) <= counts.pictures + counts.left:

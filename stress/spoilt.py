@@ -19,7 +19,7 @@ _NEIGHBOURS = 3
 
 @cache
 def sound() -> dict[str, bytes]:
-    """Files of every format that is read, as different inside as Pillow writes them."""
+    """Valid files of every accepted format, in all variants that Pillow writes."""
     drawn = Image.frombytes("RGB", (64, 60), bytes(range(256)) * 45)
     grey, palette = drawn.convert("L"), drawn.quantize(16)
     return {
@@ -65,7 +65,7 @@ def spliced(chance: Random) -> tuple[str, bytes]:
 
 
 def vast(chance: Random) -> tuple[str, bytes]:
-    """Headers of 60,000 x 60,000 pixels and their like, over little data."""
+    """Headers of 60,000 x 60,000 pixels and similar, with little data."""
     side = chance.choice((60_000, 60_000, 32_768, 65_535, 16_383))
     name = chance.choice(list(_VAST))
     return f"{name} of {side} x {side}", _VAST[name](side)
@@ -136,7 +136,7 @@ def _several() -> dict[str, bytes]:
 
 
 def _circle(tiff: bytes) -> bytes:
-    """The directory names itself as the next one."""
+    """A TIFF directory that names itself as the next one."""
     data = bytearray(tiff)
     (at,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, at)
@@ -145,7 +145,7 @@ def _circle(tiff: bytes) -> bytes:
 
 
 def several(chance: Random) -> tuple[str, bytes]:
-    """Animations, pages, stereo pairs; some of them broken as well."""
+    """Animations, pages, stereo pairs; some of them broken too."""
     name, data = chance.choice(list(_several().items()))
     if chance.random() < 0.6:
         return name, data
@@ -155,7 +155,7 @@ def several(chance: Random) -> tuple[str, bytes]:
 
 
 def polyglot(chance: Random) -> tuple[str, bytes]:
-    """A picture that is something else besides, or something else that begins like a picture."""
+    """A picture that is also another file type, or another type that begins like a picture."""
     name, data = chance.choice(list(sound().items()))
     guest, other = chance.choice(list(_GUESTS.items()))
     shape = chance.choice(("after", "before", "magic", "alone"))
@@ -184,7 +184,7 @@ _GUESTS = {
 
 
 def delivered(family: str, chance: Random, what: str, data: bytes) -> Case:
-    """A picture's bytes on one of the four ways: alone, as a form field, in a batch form, in an archive."""
+    """A request with a picture in one of four forms: raw, form field, batch form, archive."""
     way = chance.choice(("body", "body", "form", "batch", "zip", "tar"))
     query = chance.choice(("", "?maps=none", "?maps=attention,evidence&map_format=overlay", "?top_k=1"))
     members = [*((f"{at}.jpg", picture(at)) for at in range(_NEIGHBOURS)), (f"{CANARY}.png", data)]

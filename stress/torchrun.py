@@ -19,7 +19,7 @@ def free_port() -> int:
 
 
 class Agent:
-    """One torchrun; what it and its processes say goes to `log`."""
+    """One torchrun; its output and that of its processes goes to `log`."""
 
     def __init__(self, options: list[str], arguments: list[str], log: Path, **environment: str) -> None:
         self.log = log
@@ -32,7 +32,7 @@ class Agent:
             )
 
     def ranks(self) -> dict[int, int]:
-        """Rank → process id, of those that live."""
+        """Rank → process id of the living processes."""
         pid = self.popen.pid
         found: dict[int, int] = {}
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
@@ -42,7 +42,7 @@ class Agent:
         return found
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
-        """Return once it has happened; the training must not have ended before."""
+        """Wait for a condition; the training must not end before."""
         while not happened():
             try:
                 self.popen.wait(0.01)
@@ -58,7 +58,7 @@ class Agent:
 def machines(
     count: int, processes: int, arguments: Callable[[int], list[str]], log: Callable[[int], Path], *options: str
 ) -> Iterator[list[Agent]]:
-    """So many machines of one training, all on this one; at the end they are gone, ended by themselves or not.
+    """Run a number of torchrun agents of one training on this machine; all are ended afterwards.
 
     Args:
         processes: on each machine.

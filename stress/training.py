@@ -53,7 +53,7 @@ licence = "CC0"
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """What was killed, who was to start it again, and how long the rest took to end or to go on."""
+    """What was killed, how it is restarted, and how long the others took to end or continue."""
 
     what: str
     by: str
@@ -83,12 +83,12 @@ class Site:
         return self.folder / "runs" / run
 
     def curves(self, run: str) -> dict[str, dict[int, float]]:
-        """Name → epoch → value; of an epoch that was repeated, the last."""
+        """Name → epoch → value; the last value of a repeated epoch."""
         return read_curves(self.run(run) / "curves").values
 
 
 async def training(kills: int, bar: Shown, seed: int = 0) -> Result:
-    """Kill a training so many times, and compare what it has learned."""
+    """Kill a training a number of times and compare its result with an undisturbed one."""
     epochs = EPOCHS_A_KILL * (kills + 1)
     bar.total(kills + 2)
     began = time.monotonic()
@@ -127,7 +127,7 @@ def _trained(site: Site, kills: int, bar: Shown, chance: random.Random) -> Resul
 
 
 def differing(site: Site, run: str, other: str) -> list[str]:
-    """What of two runs is not the same to the bit."""
+    """Differences between two runs, bit by bit."""
     faults = []
     weights = [site.run(each) / "weights.safetensors" for each in (run, other)]
     if not all(path.exists() for path in weights):
@@ -139,7 +139,7 @@ def differing(site: Site, run: str, other: str) -> list[str]:
 
 
 def apart(site: Site, run: str, other: str) -> tuple[float, list[str]]:
-    """The largest relative distance of the training losses of two runs, and whether that is too much."""
+    """Largest relative difference of the training losses of two runs, and a fault if it is too large."""
     one, two = (site.curves(each).get("train_loss", {}) for each in (run, other))
     if not one or one.keys() != two.keys():
         return float("nan"), [f"{run} and {other} do not have the same epochs"]
@@ -170,7 +170,7 @@ def _killed(site: Site, kills: int, bar: Shown, chance: random.Random) -> tuple[
 
 
 def _one_kill(site: Site, agents: list[Agent], itself: bool, chance: random.Random) -> Kill | str:
-    """Wait for a checkpoint or some, kill, and wait for what follows; what went wrong otherwise."""
+    """Wait for checkpoints, kill, and wait for the recovery; returns faults."""
     checkpoint = Checkpoint(site.run("killed") / "checkpoints" / "last.ckpt")
     wanted = chance.randint(1, 3)
     for seen in range(wanted):
@@ -197,7 +197,7 @@ def _one_kill(site: Site, agents: list[Agent], itself: bool, chance: random.Rand
 
 
 class Checkpoint:
-    """A file that is written again and again."""
+    """A file that is written repeatedly."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -207,7 +207,7 @@ class Checkpoint:
         return self.path.stat().st_mtime_ns if self.path.exists() else 0
 
     def written(self, agents: list[Agent], patience_s: float) -> bool:
-        """Wait until it is, once more; false where a machine ends before or it takes too long."""
+        """Wait until it is written again; False if a machine ends first or it takes too long."""
         until = time.monotonic() + patience_s
         while self._stamp() == self.seen:
             if time.monotonic() > until or any(agent.popen.poll() is not None for agent in agents):
@@ -218,7 +218,7 @@ class Checkpoint:
 
 
 def soon(kill: Kill) -> bool:
-    """Whether that took no longer than it may."""
+    """Whether it took no longer than allowed."""
     return kill.seconds <= (MAX_RETURN_S if kill.by == "torchrun" else MAX_ENDING_S)
 
 

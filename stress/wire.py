@@ -28,7 +28,7 @@ class Reply:
 
 
 class Cut(Exception):
-    """The connection ended before the answer did: what there was of it, and whether a byte of it had come."""
+    """The connection ended before the answer: received bytes, and whether any arrived."""
 
     def __init__(self, begun: bool) -> None:
         super().__init__("cut off in the middle of an answer" if begun else "closed without an answer")
@@ -36,7 +36,7 @@ class Cut(Exception):
 
 
 class Connection:
-    """One connection: `send` what you like, then wait for an `answer`."""
+    """One connection: `send` bytes, then read an `answer`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -55,7 +55,7 @@ class Connection:
         await self._writer.drain()
 
     async def answer(self, *, bodiless: bool = False) -> Reply:
-        """The next final answer; `bodiless` where it is one to HEAD.
+        """The next final answer; `bodiless` for an answer to HEAD.
 
         Raises:
             Cut: the connection ended first.
@@ -73,15 +73,15 @@ class Connection:
         return reading.reply
 
     async def some(self) -> bytes:
-        """The next bytes, whatever they are; none when the other side has closed."""
+        """The next bytes; none if the other side has closed."""
         return await self._reader.read(100)
 
     def close(self) -> None:
-        """At once; nothing is waited for."""
+        """Close at once, without waiting."""
         self._writer.close()
 
     def reset(self) -> None:
-        """As a client whose program was ended."""
+        """Reset the connection (RST), as the system does for a killed client."""
         self._writer.transport.abort()
 
 
@@ -91,7 +91,7 @@ async def connect(address: Address) -> Connection:
 
 
 class _Reading:
-    """What httptools calls back while it reads an answer; 1xx are read over."""
+    """Callbacks of httptools while an answer is parsed; 1xx answers are skipped."""
 
     def __init__(self, bodiless: bool) -> None:
         self.reply = Reply()
@@ -121,7 +121,7 @@ class _Reading:
 
 
 def head(method: str, target: str, headers: Headers = ()) -> bytes:
-    """A request up to its body. Nothing is escaped or checked."""
+    """A request without body. Nothing is escaped or checked."""
     lines = [f"{method} {target} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
@@ -133,7 +133,7 @@ def post(target: str, content_type: str, body: bytes, headers: Headers = ()) -> 
 
 
 async def exchange(address: Address, request: bytes) -> Reply:
-    """One request on a connection of its own.
+    """Send one request on a new connection and return the answer.
 
     Raises:
         Cut: no whole answer came.

@@ -23,7 +23,7 @@ OUTPUTS = ["probabilities", "logits", "attention", "evidence", "embedding"]
 def session(
     asked: Task, *, spinning: bool = False, patterns: bool = False, batch: int | None = None
 ) -> Callable[[Images], object]:
-    """All five outputs of a batch."""
+    """A function that computes all five outputs of a batch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = asked.threads
     options.inter_op_num_threads = 1
@@ -41,7 +41,7 @@ def _same(run: Callable[[Images], object], _: int) -> Callable[[Images], object]
 
 
 def time_one_picture(asked: Task) -> None:
-    """Decode and run, one JPEG after the other, in one thread: what a lone client would wait without a server.
+    """Time decode and run of single JPEGs in one thread: the waiting time of a lone client without a server.
 
     Beside it what decoding alone takes, by this project's code and by Pillow's.
     """

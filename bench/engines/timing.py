@@ -18,7 +18,7 @@ Images = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to time, from the command line as JSON."""
+    """What to time; JSON from the command line."""
 
     artefact: str
     pictures: list[str]  # JPEG files
@@ -31,12 +31,12 @@ class Task:
         return int(os.environ["BENCH_THREADS"])
 
     def decoded(self) -> Images:
-        """All pictures, (N, S, S, 3)."""
+        """All decoded pictures, (N, S, S, 3)."""
         return np.stack([by_pillow(Path(path).read_bytes(), self.size) for path in self.pictures])
 
 
 def task() -> Task:
-    """From the first argument."""
+    """Parse the first command-line argument."""
     return Task(**json.loads(sys.argv[1]))
 
 
@@ -61,6 +61,6 @@ def time_batches(
 
 
 def tell(**said: object) -> None:
-    """One JSON line."""
+    """Print one JSON line."""
     sys.stdout.write(json.dumps(said) + "\n")
     sys.stdout.flush()

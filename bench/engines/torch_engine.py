@@ -17,7 +17,7 @@ CLASSES = 21
 
 
 def network(asked: Task) -> Callable[[Images], object]:
-    """Everything that the ONNX graph holds, from uint8 (N, S, S, 3) to the outputs."""
+    """The whole ONNX graph in PyTorch, from uint8 (N, S, S, 3) to the outputs."""
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
     net = LiteMLKA(VARIANT, CLASSES).eval().to(memory_format=torch.channels_last)

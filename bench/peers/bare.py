@@ -43,7 +43,7 @@ class Bare:
         self.run(np.zeros((1, self.size, self.size, 3), np.uint8))
 
     def read(self, picture: bytes) -> NDArray[np.uint8]:
-        """A JPEG as (S, S, 3)."""
+        """Decode a JPEG to (S, S, 3)."""
         return self._decode(picture, self.size)
 
     def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -52,6 +52,6 @@ class Bare:
         return probabilities, attention
 
     def answers(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
-        """One answer a picture; its values are arrays."""
+        """One answer for each picture; values are arrays."""
         probabilities, attention = self.run(np.stack(pictures))
         return [dict(zip(ASKED, rows, strict=True)) for rows in zip(probabilities, attention, strict=True)]

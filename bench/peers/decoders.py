@@ -12,12 +12,12 @@ PILLOW, OURS = "pillow", "marrowlens"
 
 
 def decoder(name: str) -> Decoder:
-    """From a JPEG and S to RGB pixels (S, S, 3)."""
+    """A function from JPEG bytes and S to RGB pixels (S, S, 3)."""
     return _ours() if name == OURS else by_pillow
 
 
 def by_pillow(jpeg: bytes, size: int) -> NDArray[np.uint8]:
-    """What one writes first, with the filter that the model learned from."""
+    """Decode with Pillow and the filter used in training."""
     with Image.open(BytesIO(jpeg)) as picture:
         return np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 

@@ -45,7 +45,7 @@ class Fixed(asyncio.Protocol):
 
 
 async def serve() -> None:
-    """Until it is told to end."""
+    """Serve until the process is terminated."""
     server = await asyncio.get_running_loop().create_server(Fixed, HOST, PORT)
     await server.serve_forever()
 
