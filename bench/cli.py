@@ -61,7 +61,7 @@ def bench(
     ),
     rounds: Annotated[int, typer.Option(min=1, help="Rounds over all servers.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of one cell.")] = 5.0,
-    deadline_s: Annotated[float, typer.Option(min=0.1, help="After which nobody waits for an answer.")] = 5.0,
+    deadline_s: Annotated[float, typer.Option(min=0.1, help="Seconds after which an answer is too late.")] = 5.0,
     cells: Annotated[Path | None, typer.Option(help="A folder of JPEGs; drawn cells where none is named.")] = None,
     artefact: Annotated[Path | None, typer.Option(help="The .onnx file; the bundled one where none is named.")] = None,
     server_cores: Annotated[str, typer.Option(help="Of the servers, by number; all but the last.")] = "",

@@ -68,8 +68,8 @@ def _markdown(found: Sequence[Table], header: Header, drawn: Sequence[ReportFigu
     parts = ["# marrowlens and other servers, side by side", header.place + ".", _fairness(header)]
     if header.load_average > IDLE:
         parts.append(
-            f"**The machine was not idle**: before the bench began, {header.load_average:.1f} processes ran or wanted "
-            "to. Absolute figures say little, and short cells can be off by any factor."
+            f"**The machine was not idle**: its load average was {header.load_average:.1f} before the start. Absolute "
+            "figures are unreliable, and short measurements can be wrong by any factor."
         )
     parts += [f"Not measured: {name}: {reason}" for name, reason in header.failures.items()]
     parts += [_as_markdown(table) for table in found]
@@ -81,15 +81,14 @@ def _markdown(found: Sequence[Table], header: Header, drawn: Sequence[ReportFigu
 
 def _fairness(header: Header) -> str:
     setting = header.setting
-    pinned = "on cores of their own" if not set(setting.server_cores) & set(setting.client_cores) else "ON SHARED CORES"
-    isolated = "in an environment of its own" if setting.isolated else "in one environment for all"
+    pinned = "on separate cores" if not set(setting.server_cores) & set(setting.client_cores) else "ON SHARED CORES"
+    isolated = "in its own environment" if setting.isolated else "in one environment for all"
     return (
         f"One server runs at a time, {isolated}; server and load generator {pinned} (taskset). Each has "
         f"{len(setting.server_cores)} thread(s) for the model, the same ONNX file (sha256 "
         f"{setting.artefact_sha256[:12]}), the same JPEGs ({setting.pictures}) and the same filter; every answer is "
-        f"held against the bare session's for the pixels that its decoder makes. After {setting.deadline_s:g} s nobody "
-        "waits for an answer any more. "
-        "How it is measured: docs/bench.md."
+        f"compared with the bare session's for the same decoded pixels. The deadline is {setting.deadline_s:g} s. "
+        "Method: docs/bench.md."
     )
 
 

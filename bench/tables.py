@@ -120,9 +120,9 @@ def overload_table(ledger: Ledger) -> Table:
         "accepted drain in, s",
     )  # fmt: skip
     note = (
-        "Goodput: answers with status 200 within the deadline. Measured once a queue of "
-        "256 would be full and its last place served; a server that refuses nobody is flattered by it, since its "
-        "queue, and its p99, would grow on."
+        "Goodput: answers with status 200 within the deadline. Measured after a queue of "
+        "256 would be full and drained once. This flatters a server that never refuses: its "
+        "queue and its p99 would keep growing."
     )
     return Table("Overload, 3 times the capacity", head, rows, note)
 
