@@ -210,7 +210,7 @@ CurrentCaller = Annotated[Caller | None, Depends(current_caller)]
 
 
 class RevocableRequest:
-    """One request of a caller whose access may end: pure ASGI, between the middleware and the router.
+    """One request that ends when its caller loses access; pure ASGI, between the middleware and the router.
 
     When access ends, a body that is still being received and an NDJSON response that is still being sent are ended. A
     request that was received completely, with one document as its response, is answered.

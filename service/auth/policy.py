@@ -23,7 +23,7 @@ _ANY_SCOPE: frozenset[Scope] = frozenset(SCOPES)
 
 
 def required_scopes(path: str, *, metrics_open: bool = False) -> frozenset[Scope] | None:
-    """The scopes of which a caller needs one; None where no authentication is required."""
+    """The scopes that allow access, one is enough; None if no authentication is required."""
     if path in _OPEN or path.startswith(_OPEN_BELOW) or (metrics_open and path == METRICS):
         return None
     return next((scopes for top, scopes in _TABLE if path == top or path.startswith(f"{top}/")), _ANY_SCOPE)

@@ -44,7 +44,7 @@ def warn(message: str) -> None:
 
 
 def stop_logged(message: str, status: int = CANNOT_RUN) -> NoReturn:
-    """As `stop`; a JSON line where MARROWLENS_LOG_FORMAT is json, even if the settings cannot be read."""
+    """As `stop`, but log a JSON line if MARROWLENS_LOG_FORMAT is json; works with invalid settings too."""
     if os.environ.get("MARROWLENS_LOG_FORMAT") != "json":
         stop(message, status)
     import logging
@@ -98,7 +98,7 @@ def new_table(*columns: str, title: str | None = None) -> Table:
 
 
 def print_tables(*tables: Table) -> None:
-    """Print tables to stdout, `FILE_COLUMNS` wide where that is no terminal."""
+    """Print tables to stdout, `FILE_COLUMNS` wide if stdout is not a terminal."""
     console = Console(markup=False, highlight=False)
     for table in tables:
         console.print(table, width=None if console.is_terminal else FILE_COLUMNS)

@@ -108,7 +108,7 @@ class Scheduler:
     _waiting_since_s: float = field(default_factory=time.monotonic)
 
     def run(self) -> float:
-        """Score all parts; returns the time at which the first actor was ready, on `time.monotonic`.
+        """Score all parts; returns the `time.monotonic()` at which the first actor was ready.
 
         Raises:
             ScoringError: a part cannot be scored.

@@ -43,7 +43,7 @@ class TaskFailure:
 
 @dataclass(frozen=True, slots=True)
 class ScoredPart:
-    """A part whose file was written, with key and reason of its first problems."""
+    """A part with its file written; key and reason of its first problems."""
 
     pictures: int
     problems: int = 0
