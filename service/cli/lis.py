@@ -10,30 +10,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from model import csv_file
 from model.contract import ArtefactError
 from service.auth.identity import Actor, Identity, InvalidName, checked_name
+from service.cli.output import AsJson, load_settings, new_table, print_tables, stop
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import event_loop_pool
 from service.config.lis import LaboratoryConfigError
-from service.config.settings import Settings, SettingsError, read_settings
+from service.config.settings import Settings
 from service.errors import StorageUnavailable
-from service.lis.exchange.code_map import CodeMap, CodeTableError, Sent
+from service.lis.exchange.code_map import CodeMap, CodeTableError, ResultCode
 from service.lis.exchange.delivery import age_s
 from service.lis.exchange.observations import Coded
 from service.lis.laboratory import Laboratory
 from service.lis.storage import audit, outbox
-from service.lis.storage.database import Database, DatabaseRefused
-from service.lis.storage.outbox import Overtaken, UnderWay
+from service.lis.storage.database import Database, DatabaseConfigError
+from service.lis.storage.outbox import DeliveryInProgress, LaterReportSent
 from service.lis.storage.states import MessageState
 from service.lis.storage.tables import MessageRow, SpecimenRow
 from service.runtime.artifact import bundled_artefact, read_manifest_of
@@ -42,13 +40,13 @@ from service.telemetry import logging as logs
 from service.telemetry.metric_registry import MetricRegistry
 from service.telemetry.metrics import BackgroundMetrics
 
-#: Exit codes: tables of another version; bad settings, or a database that does not answer.
-NOT_YET, CANNOT = 1, 2
+#: Exit code of `migrate --check` while the tables are of another version.
+NOT_MIGRATED = 1
 
 
 @contextmanager
 def open_session(*, writing: bool = False) -> Iterator[Session]:
-    """A transaction on the laboratory's database; ends the command where there is none."""
+    """A transaction on the laboratory's database; exits if it is not available."""
     with _database() as database, database.writing() if writing else database.reading() as session:
         yield session
 
@@ -61,57 +59,48 @@ def _database() -> Iterator[Database]:
             yield database
         finally:
             database.close()
-    except (DatabaseRefused, StorageUnavailable) as error:
+    except (DatabaseConfigError, StorageUnavailable) as error:
         stop(f"MARROWLENS_LIS_DATABASE: {error}")
 
 
 def laboratory_settings() -> Settings:
-    """The settings; ends the command where they are bad, or of no laboratory."""
-    try:
-        settings = read_settings()
-    except SettingsError as error:
-        stop(str(error))
+    """The settings; exits if they are invalid, or without a laboratory."""
+    settings = load_settings()
     if settings.lis.database is None:
-        stop("there is no laboratory: set MARROWLENS_LIS_DATABASE")
+        stop("no laboratory is set up: set MARROWLENS_LIS_DATABASE")
     return settings
 
 
 def operator() -> Actor:
-    """Who calls the command, as the operating system says."""
+    """The operating system's user, as the actor of the audit trail."""
     try:
         return Actor(checked_name(getpass.getuser(), "your login name"), Identity(kind="command"))
     except (InvalidName, OSError, KeyError) as error:  # KeyError: a container's user without a name, before Python 3.13
-        stop(f"the audit trail needs a name: {error}; set LOGNAME")
+        stop(f"no valid user name for the audit trail: {error}; set LOGNAME")
 
 
-def stop(message: str, status: int = CANNOT) -> NoReturn:
-    """End the command with a line on stderr."""
-    typer.echo(f"marrowlens: {message}", err=True)
-    raise typer.Exit(status)
-
-
-#: Between two looks at a database that is waited for.
-_AGAIN_S = 1.0
+#: Interval between two attempts while waiting for the database.
+_RETRY_S = 1.0
 
 
 def migrate(
-    wait_s: Annotated[float, typer.Option(min=0, help="How long the database is waited for.")] = 0,
+    wait_s: Annotated[float, typer.Option(min=0, help="Maximum time to wait for the database, in seconds.")] = 0,
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing: wait until the tables are this version's.")
+        bool, typer.Option("--check", help="Change nothing; wait until the tables are of this version.")
     ] = False,
 ) -> None:
-    """Make the database's tables, or bring them to this version; `serve` does it too.
+    """Create the database's tables, or migrate them to this version; `serve` does it too.
 
-    May be called again, and by several at a time: one does it and the others wait. With --wait-s and --check it is
-    what a replica runs before it starts, while a job beside it migrates.
+    Safe to run repeatedly and in parallel: one process migrates, the others wait. A replica runs it with --wait-s and
+    --check before it starts, while a job migrates.
 
-    Exit codes: 0 the tables are this version's, 1 with --check they are not, 2 the database does not answer or is of a
-    later version, or bad settings.
+    Exit codes: 0 the tables are of this version, 1 with --check they are not, 2 database not available or of a later
+    version, or invalid settings.
     """
     with _database() as database:
         done = _awaited(database.is_current if check else lambda: _migrated(database), wait_s)
     if not done:
-        stop("the tables are not this version's: marrowlens lis migrate", status=NOT_YET)
+        stop("the tables are not of this version; run `marrowlens lis migrate`", status=NOT_MIGRATED)
     typer.echo("the database is up to date")
 
 
@@ -121,9 +110,9 @@ def _migrated(database: Database) -> bool:
 
 
 def _awaited(done: Callable[[], bool], wait_s: float) -> bool:
-    """Ask until it is done or the time is over; the last answer counts, be it that nobody answers."""
+    """Poll until `done` or for `wait_s`; the last result, or its StorageUnavailable, counts."""
     end_s = time.monotonic() + wait_s
-    said = False
+    reported = False
     while True:
         is_last = time.monotonic() >= end_s
         try:
@@ -132,31 +121,28 @@ def _awaited(done: Callable[[], bool], wait_s: float) -> bool:
         except StorageUnavailable:
             if is_last:
                 raise
-        if not said:
-            typer.echo(f"marrowlens: not yet; waiting for up to {wait_s:g} s", err=True)
-            said = True
-        time.sleep(min(_AGAIN_S, max(0.0, end_s - time.monotonic())))
-
-
-#: How wide a table is where no terminal says so: nothing of a code is cut off.
-FILE_COLUMNS = 200
+        if not reported:
+            typer.echo(f"marrowlens: waiting up to {wait_s:g} s for the database", err=True)
+            reported = True
+        time.sleep(min(_RETRY_S, max(0.0, end_s - time.monotonic())))
 
 
 def codes(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, one result a line.")] = False,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one result a line.")] = False,
 ) -> None:
-    """Show the code of every result as it would be sent, preliminary and signed, and what is doubtful about it.
+    """Show the code of every result, in preliminary and signed reports, with warnings about doubtful codes.
 
-    Reads MARROWLENS_LIS_CODES, MARROWLENS_LIS_LEAST_CODE_STATUS and the model's classes. Exit codes: 0 the table can be
-    used, 2 it cannot, or bad settings.
+    Reads MARROWLENS_LIS_CODES, MARROWLENS_LIS_LEAST_CODE_STATUS and the model's classes.
+
+    Exit codes: 0 the code table is valid, 2 it is not, or invalid settings.
     """
+    settings = load_settings()
     try:
-        settings = read_settings()
         table = CodeMap.load(settings.lis.codes, settings.lis.least_code_status)
         manifest = read_manifest_of(settings.artefact or bundled_artefact(), artefact_verifier(settings))
-        sent = table.sent(manifest.classes)
-    except (SettingsError, CodeTableError, ArtefactError) as error:
+        sent = table.result_codes(manifest.classes)
+    except (CodeTableError, ArtefactError) as error:
         stop(str(error))
     if as_json:
         document = {"version": table.version, "least_status": table.least_status, "codes": [asdict(s) for s in sent]}
@@ -167,7 +153,7 @@ def codes(
         _show(settings, table, sent)
 
 
-def _csv(sent: list[Sent]) -> str:
+def _csv(sent: list[ResultCode]) -> str:
     out = io.StringIO()
     rows = csv_file.Writer(out)
     rows.writerow(("key", "status", "preliminary_system", "preliminary", "signed_system", "signed", "warnings"))
@@ -178,21 +164,18 @@ def _csv(sent: list[Sent]) -> str:
     return out.getvalue()
 
 
-def _show(settings: Settings, table: CodeMap, sent: list[Sent]) -> None:
-    title = f"codes, version {table.version}; LOINC where {table.least_status} or better"
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("key", "status", "preliminary", "signed"):
-        shown.add_column(column, no_wrap=True)
+def _show(settings: Settings, table: CodeMap, sent: list[ResultCode]) -> None:
+    title = f"code table, version {table.version}; LOINC if the status is {table.least_status} or better"
+    shown = new_table("key", "status", "preliminary", "signed", title=title)
     for each in sent:
         shown.add_row(each.key, each.status, _words(each.preliminary), _words(each.signed))
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = FILE_COLUMNS
-    console.print(shown)
+    print_tables(shown)
     for each in sent:
         for warning in each.warnings:
-            console.print(f"{each.key}: {warning}")
-    console.print(f"local codes are of {settings.lis.local_system} in HL7 and {settings.lis.local_system_uri} in FHIR")
+            typer.echo(f"{each.key}: {warning}")
+    typer.echo(
+        f"code system of local codes: {settings.lis.local_system} in HL7, {settings.lis.local_system_uri} in FHIR"
+    )
 
 
 def _words(coded: Coded) -> str:
@@ -200,18 +183,17 @@ def _words(coded: Coded) -> str:
 
 
 _ALL = 1_000_000
-_OVERTAKEN = "stays: a later report of its specimen may have arrived, which it would take back; drop it"
+_OVERTAKEN = "not sent: the receiver may have a later report of the specimen; drop this message"
 
 lis = typer.Typer()
 for command in (codes, migrate):
     lis.command()(command)
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
-ControlIds = Annotated[list[str], typer.Argument(help="Control ids, as `show` lists them.", metavar="CONTROL_ID...")]
+ControlIds = Annotated[list[str], typer.Argument(help="Control ids, as listed by `show`.", metavar="CONTROL_ID...")]
 
 
 @lis.command()
 def status(as_json: AsJson = False) -> None:
-    """Show for each receiver how many messages wait, how old the oldest is, and how many are dead."""
+    """Show for each receiver the waiting messages, the age of the oldest, and the dead letters."""
     with open_session() as session:
         depths = outbox.depths(session)
     if as_json:
@@ -221,28 +203,28 @@ def status(as_json: AsJson = False) -> None:
         typer.echo(json.dumps(rows))
         return
     if not depths:
-        typer.echo("nothing waits, nothing is dead")
+        typer.echo("no waiting messages, no dead letters")
         return
     lines = [(each.channel, str(each.waiting), str(each.dead), _duration(age_s(each.oldest_at))) for each in depths]
-    _table(("channel", "waiting", "dead letters", "oldest waits for"), lines)
+    _table(("channel", "waiting", "dead letters", "age of the oldest"), lines)
 
 
 @lis.command()
 def show(
-    control_id: Annotated[
-        str | None, typer.Argument(help="One message; without it, all that wait or are dead.")
-    ] = None,
-    message: Annotated[bool, typer.Option("--message", help="Print what it says: a patient's data.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="How many to list.")] = 100,
+    control_id: Annotated[str | None, typer.Argument(help="One message; default: all waiting and dead.")] = None,
+    message: Annotated[
+        bool, typer.Option("--message", help="Also print the message: contains patients' data.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages.")] = 100,
 ) -> None:
-    """List messages that wait or are dead, or show one with the receiver's reply."""
+    """List waiting and dead messages, or show one with the receiver's reply."""
     audits = laboratory_settings().lis.audit_reads
     with open_session(writing=audits and control_id is not None) as session:
         if control_id is None:
-            _list(outbox.listed(session, (MessageState.DEAD, MessageState.WAITING), limit))
+            _list(outbox.list_messages(session, (MessageState.DEAD, MessageState.WAITING), limit))
             return
         row = _found(session, control_id)
-        if audits:  # the message is a patient's, and a receiver's reply may quote it
+        if audits:  # the message holds a patient's data, and the reply may quote it
             specimen_id = session.scalar(select(SpecimenRow.id).where(SpecimenRow.row == row.specimen))
             audit.record(session, operator(), "look", specimen_id, what=f"message {control_id}")
     _table(
@@ -267,31 +249,31 @@ def show(
 @lis.command()
 def retry(
     control_ids: ControlIds = [],  # noqa: B006 (typer reads it, nothing writes to it)
-    every: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
 ) -> None:
-    """Send dead letters again, as they were: the same bytes under the same control id."""
+    """Send dead letters again: the same bytes with the same control id."""
     retry_for = timedelta(hours=laboratory_settings().lis.retry_for_h)
     if not (control_ids or every):
-        stop("say which, or --all")
+        stop("no message named; give control ids, or --all")
     with open_session(writing=True) as session:
         if every:
-            control_ids = [row.control_id for row in outbox.listed(session, (MessageState.DEAD,), _ALL)]
+            control_ids = [row.control_id for row in outbox.list_messages(session, (MessageState.DEAD,), _ALL)]
         overtaken = [each for each in control_ids if not _retried(session, each, retry_for)]
         if overtaken and not every:
             stop(f"{overtaken[0]} {_OVERTAKEN}")
     for each in overtaken:
         typer.echo(f"{each} {_OVERTAKEN}", err=True)
-    typer.echo(f"{len(control_ids) - len(overtaken)} to be sent again")
+    typer.echo(f"{len(control_ids) - len(overtaken)} queued again")
 
 
 def _retried(session: Session, control_id: str, retry_for: timedelta) -> bool:
-    """Whether it will be sent again; not where a later report could be taken back by it."""
+    """Queue a dead letter again; False if the receiver may have a later report."""
     row = _found(session, control_id)
     if row.state != MessageState.DEAD:
-        stop(f"{control_id} is {row.state}: only a dead letter is sent again")
+        stop(f"{control_id} is {row.state}; only a dead letter can be sent again")
     try:
-        outbox.retry_dead(session, row, operator(), retry_for)
-    except Overtaken:
+        outbox.requeue(session, row, operator(), retry_for)
+    except LaterReportSent:
         return False
     return True
 
@@ -299,24 +281,24 @@ def _retried(session: Session, control_id: str, retry_for: timedelta) -> bool:
 @lis.command()
 def drop(
     control_ids: ControlIds,
-    why: Annotated[str, typer.Option(help="Stands in the audit trail.", prompt="why")],
+    why: Annotated[str, typer.Option(help="Reason, for the audit trail.", prompt="why")],
 ) -> None:
-    """Give up on messages that wait or are dead. The reports stay; the receiver will not have them."""
+    """Drop waiting or dead messages. The reports stay; the receiver will not get them."""
     with open_session(writing=True) as session:
         for control_id in control_ids:
             row = _found(session, control_id)
             if row.state not in (MessageState.DEAD, MessageState.WAITING):
-                stop(f"{control_id} is {row.state}: there is nothing to give up")
+                stop(f"{control_id} is {row.state}; only a waiting or dead message can be dropped")
             try:
                 outbox.drop(session, row, operator(), why)
-            except UnderWay:
-                stop(f"{control_id} is being sent at this moment; look again in a minute")
+            except DeliveryInProgress:
+                stop(f"{control_id} is being sent; try again in a minute")
     typer.echo(f"{len(control_ids)} dropped")
 
 
 @lis.command()
 def deliver() -> None:
-    """Deliver reports until SIGTERM, in a process of its own: beside services that set MARROWLENS_LIS_DELIVER=false."""
+    """Deliver reports until SIGTERM, for services with MARROWLENS_LIS_DELIVER=false."""
     settings = laboratory_settings()
     logs.configure(settings.log_level, form=settings.log_format)
     try:
@@ -340,12 +322,12 @@ async def _delivering(laboratory: Laboratory, timeout_s: float) -> None:
 
 
 def _found(session: Session, control_id: str) -> MessageRow:
-    return outbox.by_control_id(session, control_id) or stop(f"there is no message {control_id}")
+    return outbox.lock_message(session, control_id) or stop(f"unknown message {control_id}")
 
 
 def _list(rows: Sequence[MessageRow]) -> None:
     if not rows:
-        typer.echo("nothing waits, nothing is dead")
+        typer.echo("no waiting messages, no dead letters")
         return
     columns = ("control id", "channel", "state", "attempts", "written", "reason")
     _table(
@@ -358,13 +340,10 @@ def _list(rows: Sequence[MessageRow]) -> None:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=box.SIMPLE, show_header=any(columns))
-    for at, column in enumerate(columns):
-        table.add_column(column, no_wrap=at == 0, overflow="fold")  # a control id is copied from here
+    table = new_table(*columns)
     for row in rows:
         table.add_row(*row)
-    console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else FILE_COLUMNS)
+    print_tables(table)
 
 
 def _duration(seconds: float) -> str:

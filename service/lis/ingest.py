@@ -1,7 +1,7 @@
-"""Pictures on their way into a specimen: each is recognised if it is there already, classified if it is not.
+"""Ingest: turns pictures sent to a specimen into classified cells, and stores the pictures.
 
-Knows which pictures need the model. Does not know HTTP; writes nothing but the pictures that the laboratory keeps. The
-cells themselves are written in one transaction afterwards (`Desk.add`).
+Pictures that the specimen already has are recognised by their hash and not classified again. The cells are written
+afterwards, in one transaction (`UseCases.add`).
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from service.errors import MalformedBody
 from service.inference.classifier import Classifier
 from service.inference.heatmaps import MapFormat, MapKind
 from service.inference.pipeline import Answer
-from service.lis.domain.differential import SentCell, Suggestion
-from service.lis.picture_store import KeptPictures
+from service.lis.domain.differential import ClassifiedCell
+from service.lis.picture_store import PictureStore
 
-#: How many of the most probable classes are written down with a cell.
+#: Most probable classes stored with a cell.
 _TOP = 5
-#: What is kept under a picture's hash: the picture, and its evidence for the suggested class drawn over it.
+#: Files stored for a picture: the picture itself, and the evidence for the suggested class drawn over it.
 PICTURE, OVERLAY = "picture", "overlay"
 
 
-#: How long the disk is waited for that keeps a picture.
-KEEP_S = 30.0
-#: Of a client's own name for a picture.
+#: Time limit for storing one picture.
+STORE_S = 30.0
+#: Characters of a client's own name for a picture.
 MAX_KEY = 200
 
 
@@ -38,79 +38,83 @@ def _is_key(name: str) -> bool:
 
 
 @dataclass(slots=True)
-class Adding:
-    """One request's pictures. `known` are the hashes of those that the specimen has.
+class Ingest:
+    """The pictures of one request.
 
     Args:
-        by_name: whether the name that a picture was sent under is its key.
+        known: hashes of the pictures that the specimen has.
+        draw: also store the evidence overlay.
+        by_name: whether a picture's file name is its key.
     """
 
     classifier: Classifier
     known: set[str]
-    kept: KeptPictures | None
+    picture_store: PictureStore | None
     draw: bool
     by_name: bool
     timeout_s: float
-    _sent: list[SentCell | Exception | None] = field(default_factory=list)
+    _results: list[ClassifiedCell | Exception | None] = field(default_factory=list)
     _names: list[str | None] = field(default_factory=list)
-    _asked: list[tuple[int, str, bytes, Callable[[], None]]] = field(default_factory=list)
+    _pending: list[tuple[int, str, bytes, Callable[[], None]]] = field(default_factory=list)
 
-    async def run(self, uploads: AsyncIterator[Upload]) -> list[tuple[str | None, SentCell | Exception]]:
-        """The name of every picture, with its cell or why there is none, in the order sent."""
+    async def run(self, uploads: AsyncIterator[Upload]) -> list[tuple[str | None, ClassifiedCell | Exception]]:
+        """File name and cell, or error, of each picture, in the order sent."""
         answers = self.classifier.classify_many(self._unknown(uploads), timeout_s=self.timeout_s)
         async with aclosing(answers) as outcomes:
             async for outcome in outcomes:
-                index, digest, data, settled = self._asked.pop(0)
-                self._sent[index] = await self._settled(index, digest, data, outcome)
-                settled()
-        assert None not in self._sent, "classify_many answers every picture that it took"
-        return list(zip(self._names, (each for each in self._sent if each is not None), strict=True))
+                index, digest, data, release = self._pending.pop(0)
+                self._results[index] = await self._outcome(index, digest, data, outcome)
+                release()
+        assert None not in self._results, "classify_many answers every picture"
+        return list(zip(self._names, (each for each in self._results if each is not None), strict=True))
 
     async def _unknown(self, uploads: AsyncIterator[Upload]) -> AsyncIterator[bytes]:
         async for upload in uploads:
-            index = len(self._sent)
+            index = len(self._results)
             self._names.append(upload.name)
             if isinstance(upload.content, Exception):
-                self._sent.append(upload.content)
+                self._results.append(upload.content)
                 continue
             if self.by_name and upload.name is not None and not _is_key(upload.name):
-                self._sent.append(MalformedBody(f"its name is no key: 1 to {MAX_KEY} characters, none of control"))
+                self._results.append(
+                    MalformedBody(f"invalid file name for a key: use 1 to {MAX_KEY} printable characters")
+                )
                 upload.release()
                 continue
             digest = sha256(upload.content).hexdigest()
             if digest in self.known:
-                if self.kept is not None:
-                    with suppress(OSError):  # its days begin anew, if they can
-                        async with asyncio.timeout(KEEP_S):
-                            await PICTURES.run(self.kept.put, digest, upload.content, PICTURE)
-                self._sent.append(SentCell(digest, self._key(index), None))
+                if self.picture_store is not None:
+                    with suppress(OSError):  # its retention starts again, if possible
+                        async with asyncio.timeout(STORE_S):
+                            await PICTURES.run(self.picture_store.put, digest, upload.content, PICTURE)
+                self._results.append(ClassifiedCell(digest, self._key(index), None))
                 upload.release()
                 continue
-            self._sent.append(None)
-            self._asked.append((index, digest, upload.content, upload.release))
+            self._results.append(None)
+            self._pending.append((index, digest, upload.content, upload.release))
             yield upload.content
 
-    async def _settled(self, index: int, digest: str, data: bytes, outcome: Answer | Exception) -> SentCell | Exception:
+    async def _outcome(
+        self, index: int, digest: str, data: bytes, outcome: Answer | Exception
+    ) -> ClassifiedCell | Exception:
         if isinstance(outcome, Exception):
             return outcome
         wanted = ResponseOptions(maps=[MapKind.NONE], top_k=_TOP)
         found = reading(outcome, self.classifier.manifest, wanted)
-        if self.kept is not None:
+        if self.picture_store is not None:
             try:
-                async with asyncio.timeout(KEEP_S):  # TimeoutError is an OSError
-                    await PICTURES.run(self._keep, self.kept, digest, data, outcome)
+                async with asyncio.timeout(STORE_S):  # TimeoutError is an OSError
+                    await PICTURES.run(self._store, self.picture_store, digest, data, outcome)
             except OSError as error:
                 return error
-        return SentCell(
-            digest, self._key(index), Suggestion(tuple((each.code, each.probability) for each in found.top))
-        )
+        return ClassifiedCell(digest, self._key(index), tuple((each.code, each.probability) for each in found.top))
 
-    def _keep(self, kept: KeptPictures, digest: str, data: bytes, answer: Answer) -> None:
-        kept.put(digest, data, PICTURE)
+    def _store(self, picture_store: PictureStore, digest: str, data: bytes, answer: Answer) -> None:
+        picture_store.put(digest, data, PICTURE)
         if self.draw:
             wanted = ResponseOptions(maps=[MapKind.EVIDENCE], map_format=MapFormat.OVERLAY, top_k=1)
             [evidence] = reading(answer, self.classifier.manifest, wanted).evidence or []
-            kept.put(digest, b64decode(evidence.png or ""), OVERLAY)
+            picture_store.put(digest, b64decode(evidence.png or ""), OVERLAY)
 
     def _key(self, index: int) -> str | None:
         return self._names[index] if self.by_name else None

@@ -17,42 +17,42 @@ from service.errors import StorageUnavailable
 from service.lis.domain.differential import CountingRules, term_codes
 from service.lis.exchange.channels import Receiver, receivers
 from service.lis.exchange.code_map import CodeMap, CodeTableError
-from service.lis.exchange.delivery import Worker, age_s
+from service.lis.exchange.delivery import DeliveryWorker, age_s
 from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.exchange.mllp.sockets import client_tls, listener_tls
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderRefused
 from service.lis.metrics import Action, LisMetrics
-from service.lis.picture_store import KeptPictures
+from service.lis.picture_store import PictureStore
 from service.lis.storage import outbox
-from service.lis.storage.database import Database, DatabaseRefused, sqlite_files
-from service.lis.storage.file_rights import rights_of_others
+from service.lis.storage.database import Database, DatabaseConfigError, sqlite_paths
+from service.lis.storage.file_rights import permission_warning
 from service.lis.storage.outbox import Retry
-from service.lis.use_cases import Desk
+from service.lis.use_cases import UseCases
 from service.telemetry.metric_registry import MetricRegistry
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-#: How often the outbox is looked at for the metrics, and how often old pictures are looked for.
-_WATCH_S, _SWEEP_S = 1.0, 3600.0
-#: How long a transaction is waited for. A writer waits 10 s for another one, and as long for a connection.
+#: Intervals of the outbox gauges and of the deletion of expired pictures.
+_WATCH_S, _DELETION_S = 1.0, 3600.0
+#: Time limit of one database call. A writer waits up to 10 s for a lock, and as long for a connection.
 PATIENCE_S = 30.0
-#: How long what was cancelled may take to end, and connections to close.
+#: Time for cancelled tasks to end and for connections to close.
 _CANCEL_S = 0.5
-#: Under which name the delivery to a receiver stands in log and metrics.
+#: Task names of the delivery workers, by channel.
 TASKS: dict[str, TaskName] = {"hl7": "delivery_hl7", "fhir": "delivery_fhir", "astm": "delivery_astm"}
 
 
 class Laboratory:
-    """Made at start-up where a database is set; started and closed by the app's lifespan."""
+    """Created at start-up if MARROWLENS_LIS_DATABASE is set; started and closed by the app's lifespan."""
 
     def __init__(self, settings: Settings, registry: MetricRegistry, *, only_delivers: bool = False) -> None:
         """
         Args:
-            only_delivers: take no orders and keep no watch; deliver whatever MARROWLENS_LIS_DELIVER says.
+            only_delivers: take no orders; deliver even with MARROWLENS_LIS_DELIVER=false.
 
         Raises:
-            LaboratoryConfigError: the database's URL, the table of codes or the folder of pictures cannot be used.
+            LaboratoryConfigError: the database URL, the code table, the picture folder or a TLS file is unusable.
         """
         lis = settings.lis
         assert lis.database is not None, "without a database there is no laboratory"
@@ -60,91 +60,97 @@ class Laboratory:
         self.draws = lis.fhir_pictures
         self.audits_reads = lis.audit_reads
         self._settings = settings
-        with _refusing("PICTURES"):
-            self.kept = KeptPictures(lis.pictures, lis.picture_days) if lis.pictures else None
-        with _refusing("DATABASE"):
+        with _config_errors("PICTURES"):
+            self.picture_store = PictureStore(lis.pictures, lis.picture_days) if lis.pictures else None
+        with _config_errors("DATABASE"):
             self._database = Database.of(lis)
-        with _refusing("CODES"):
+        with _config_errors("CODES"):
             codes = CodeMap.load(lis.codes, lis.least_code_status)
-        with _refusing("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"):
-            self._receivers = receivers(lis, codes, self.kept)
+        with _config_errors("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"):
+            self._receivers = receivers(lis, codes, self.picture_store)
             listens = lis.hl7_listen and not only_delivers
             self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
-        self.desk = Desk(self._database, counting_rules(settings), [each.channel for each in self._receivers])
+        self.use_cases = UseCases(self._database, counting_rules(settings), [each.channel for each in self._receivers])
         self._workers = [self._worker(receiver) for receiver in self._receivers] if lis.deliver or only_delivers else []
         self._delivering: list[asyncio.Task[None]] = []
         self._prepared = False
 
     def prepare(self, classes: Sequence[CellClass]) -> None:
-        """Bring the tables up to date, try the address for orders, and see whether the M:E ratio speaks of classes
-        that the model has, if there is a model.
+        """Migrate the database, and check the listen address and the terms of the M:E ratio. Blocks; runs once.
+
+        Args:
+            classes: of the model; empty if there is none, then the M:E ratio is not checked.
 
         Raises:
-            LaboratoryConfigError: the database is not there or not ours, the address is taken, or a term of the M:E
-                ratio is no class.
+            LaboratoryConfigError: the database does not answer or is of another version, the address is in use, or a
+                term of the M:E ratio is no lineage or class.
         """
-        if self._prepared:  # by `serve`, which says what is wrong in a line, before it serves
+        if self._prepared:  # `serve` calls it before the server starts, to report errors in one line
             return
-        with _refusing("DATABASE"):
+        with _config_errors("DATABASE"):
             self._database.migrate()
             for warning in exposed_files(self._settings.lis):
                 log.warning("%s", warning)
-        with _refusing("HL7_LISTEN"):
+        with _config_errors("HL7_LISTEN"):
             if self._listener is not None:
                 self._listener.try_address()
-        with _refusing("ME_MYELOID", "ME_ERYTHROID"):
-            for term in (self.desk.rules.myeloid, self.desk.rules.erythroid) if classes else ():
+        with _config_errors("ME_MYELOID", "ME_ERYTHROID"):
+            for term in (self.use_cases.rules.myeloid, self.use_cases.rules.erythroid) if classes else ():
                 term_codes(term, classes)
         self._prepared = True
 
     async def start(self, classes: Sequence[CellClass], background: Supervisor) -> None:
-        """Prepare, then deliver and listen, as tasks that `background` keeps running until it is closed.
+        """Prepare, then start delivery, order listener and maintenance as tasks of `background`.
 
         Raises:
-            LaboratoryConfigError: it cannot be prepared.
+            LaboratoryConfigError: as `prepare`.
         """
         await DATABASE.run(self.prepare, classes)
-        with _refusing("HL7_LISTEN"):
+        with _config_errors("HL7_LISTEN"):
             if self._listener is not None:
                 self._listener.bind()
                 background.start("order_listener", self._listener.serve)
         self._delivering = [background.start(TASKS[worker.channel], worker.run) for worker in self._workers]
         background.every("outbox_watch", _WATCH_S, self._watch)
-        if self.kept is not None:
-            background.every("picture_sweep", _SWEEP_S, partial(self._sweep, self.kept))
+        if self.picture_store is not None:
+            background.every("picture_sweep", _DELETION_S, partial(self._delete_expired, self.picture_store))
 
     async def close(self, timeout_s: float) -> None:
-        """Take no orders and claim no messages any more; what is being sent may end within the time.
+        """Stop the listener and the delivery workers; deliveries in progress get `timeout_s` to end.
 
-        A database that does not answer is left as it is: a message that was claimed is free again when its lease ends.
+        If the database does not answer, claimed messages become free when their lease ends.
         """
         for worker in self._workers:
             worker.stop()
         ending = list(self._delivering)
         if self._listener is not None:
             ending.append(asyncio.create_task(self._listener.close(timeout_s)))
-        await _ended(ending, timeout_s)
+        await _wait(ending, timeout_s)
         for task in ending:
             task.cancel()
-        await _ended(ending, _CANCEL_S)
+        await _wait(ending, _CANCEL_S)
         closing = [asyncio.create_task(worker.close()) for worker in self._workers]
         closing.append(asyncio.create_task(DATABASE.run(self._database.close)))
-        await _ended(closing, _CANCEL_S)
+        await _wait(closing, _CANCEL_S)
 
-    async def do(self, what: Action, action: Callable[..., Result], *arguments: object) -> Result:
-        """Do one thing at the desk, in a thread, and count it; reports that it wrote are sent at once."""
-        result = await self.look(action, *arguments)
-        self.metrics.done(what)
-        if what in ("sign", "preliminary"):
-            for worker in self._workers:
-                worker.kick()
-        return result
-
-    async def look(self, action: Callable[..., Result], *arguments: object) -> Result:
-        """Look at something at the desk, in a thread.
+    async def execute(self, what: Action, action: Callable[..., Result], *arguments: object) -> Result:
+        """Run a use case that changes something, in a thread, and count it. New reports are sent at once.
 
         Raises:
-            StorageUnavailable: the database does not answer in time, or so many calls wait for it that none is added.
+            StorageUnavailable: as `query`.
+        """
+        result = await self.query(action, *arguments)
+        self.metrics.count_action(what)
+        if what in ("sign", "preliminary"):
+            for worker in self._workers:
+                worker.wake()
+        return result
+
+    async def query(self, action: Callable[..., Result], *arguments: object) -> Result:
+        """Run a use case in a thread.
+
+        Raises:
+            StorageUnavailable: the database does not answer within 30 s, or too many calls are waiting for it.
         """
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -152,119 +158,123 @@ class Laboratory:
         except (TimeoutError, ThreadPoolFull) as error:
             raise StorageUnavailable from error
 
-    async def kept_picture(self, sha256: str, kind: str) -> bytes | None:
-        """A picture that is kept; None when it was never kept, or not any more.
+    async def load_picture(self, sha256: str, kind: str) -> bytes | None:
+        """A stored picture; None if it was not stored, or has expired.
 
         Raises:
-            StorageUnavailable: the disk does not answer in time.
+            StorageUnavailable: the disk does not answer within 30 s.
         """
-        if self.kept is None:
+        if self.picture_store is None:
             return None
         try:
             async with asyncio.timeout(PATIENCE_S):
-                return await PICTURES.run(self.kept.get, sha256, kind)
+                return await PICTURES.run(self.picture_store.get, sha256, kind)
         except (TimeoutError, ThreadPoolFull) as error:
             raise StorageUnavailable from error
 
     @property
     def order_address(self) -> tuple[str, int] | None:
-        """Where orders are taken, once started; None when none are."""
+        """Host and port of the order listener, once started; None without one."""
         return None if self._listener is None else self._listener.address
 
     def description(self) -> str:
-        """What is set up, in a line: no address of a database, which could hold a password."""
+        """The set-up in one line for the log, without the database URL, which can hold a password."""
         kind = "SQLite" if self._database.is_sqlite else "PostgreSQL"
-        to = ", ".join(each.channel.name for each in self._receivers) or "nobody"
+        channels = ", ".join(each.channel.name for each in self._receivers)
+        reports = f"reports sent by {channels}" if channels else "no receiver of reports"
+        if channels and not self._workers:
+            reports += " (by another process)"
         at = self.order_address
-        orders = f"orders taken at {at[0]}:{at[1]}" if at else "no orders taken"
-        return f"{kind}, reports to {to}{'' if self._workers else ' by another process'}, {orders}"
+        return f"{kind}; {reports}; {f'orders accepted at {at[0]}:{at[1]}' if at else 'no order listener'}"
 
     async def _take_orders(self, message: MessageIdentity, orders: Sequence[IncomingOrder]) -> None:
         try:
-            taken = await self.look(self.desk.take_orders, message, orders)
+            is_new = await self.query(self.use_cases.take_orders, message, orders)
         except OrderRefused:
-            self.metrics.order("refused")
+            self.metrics.count_order_message("refused")
             raise
-        self.metrics.order("taken" if taken else "repeated")
+        self.metrics.count_order_message("taken" if is_new else "repeated")
 
-    def _worker(self, receiver: Receiver) -> Worker:
+    def _worker(self, receiver: Receiver) -> DeliveryWorker:
         retry = Retry(self._settings.lis.retry_first_s, self._settings.lis.retry_most_s)
-        return Worker(self._database, receiver.channel.name, receiver.wire, retry, receiver.longest_s, self.metrics)
+        return DeliveryWorker(
+            self._database, receiver.channel.name, receiver.transport, retry, receiver.time_limit_s, self.metrics
+        )
 
     async def _watch(self) -> None:
-        with suppress(StorageUnavailable):  # the gauges stand; readers of the database say so
-            found = await self.look(self._depths)
+        with suppress(StorageUnavailable):  # the gauges keep their values; other callers report the error
+            found = await self.query(self._depths)
             ages_s = [age_s(depth.oldest_at) for depth in found]
-            self.metrics.depths((each.channel.name for each in self._receivers), found, ages_s)
+            self.metrics.set_outbox((each.channel.name for each in self._receivers), found, ages_s)
 
     def _depths(self) -> list[outbox.Depth]:
         with self._database.reading() as session:
             return outbox.depths(session)
 
-    async def _sweep(self, kept: KeptPictures) -> None:
+    async def _delete_expired(self, picture_store: PictureStore) -> None:
         try:
-            if count := await PICTURES.run(kept.forget_old):
-                log.info("%d pictures were kept for long enough and are deleted", count)
+            if count := await PICTURES.run(picture_store.delete_expired):
+                log.info("%d expired pictures deleted", count)
         except OSError as error:
-            log.warning("old pictures could not be deleted: %s", error.strerror)
+            log.warning("expired pictures could not be deleted: %s", error.strerror)
 
 
-async def _ended(tasks: Sequence[asyncio.Task[Any]], timeout_s: float) -> None:
-    """Return when all have ended, or the time is over."""
+async def _wait(tasks: Sequence[asyncio.Task[Any]], timeout_s: float) -> None:
+    """Return when all tasks have ended, or after `timeout_s`."""
     if tasks:
         await asyncio.wait(tasks, timeout=timeout_s)
 
 
 @contextmanager
-def _refusing(*settings: str) -> Iterator[None]:
-    """Errors of the block, said of the settings that they come from."""
+def _config_errors(*settings: str) -> Iterator[None]:
+    """Raise errors of the block as LaboratoryConfigError, with the names of the settings in front."""
     names = ", ".join(f"{LIS_PREFIX}{setting}" for setting in settings)
     try:
         yield
     except StorageUnavailable as error:
-        raise LaboratoryConfigError(f"{names}: the database does not answer; is it there, and ours?") from error
+        raise LaboratoryConfigError(f"{names}: the database does not answer; check its URL and access") from error
     except OSError as error:
         raise LaboratoryConfigError(f"{names}: {error.filename or ''} {error.strerror or error}") from error
-    except (DatabaseRefused, CodeTableError, ValueError) as error:
+    except (DatabaseConfigError, CodeTableError, ValueError) as error:
         raise LaboratoryConfigError(f"{names}: {error}") from error
 
 
 def counting_rules(settings: Settings) -> CountingRules:
-    """How this laboratory counts."""
+    """The laboratory's counting rules from its settings."""
     lis = settings.lis
     return CountingRules(lis.target_cells, settings.count_other, lis.review_below, lis.me_myeloid, lis.me_erythroid)
 
 
 def setting_faults(lis: LisSettings) -> Iterator[str]:
-    """What the start would fail by: a URL, files of TLS or a table of codes that cannot be used, and the like."""
+    """Errors that would stop the laboratory's start: database URL, code table, picture folder, TLS files."""
     if lis.database is None:
         return
     try:
         Database.of(lis)
-    except DatabaseRefused as error:
+    except DatabaseConfigError as error:
         yield f"{LIS_PREFIX}DATABASE: {error}"
     try:
         CodeMap.load(lis.codes, lis.least_code_status)
     except CodeTableError as error:
         yield f"{LIS_PREFIX}CODES: {error}"
     if lis.pictures is not None and lis.pictures.exists() and not lis.pictures.is_dir():
-        yield f"{LIS_PREFIX}PICTURES: {lis.pictures} is no folder"
-    for names, load, wanted in (
+        yield f"{LIS_PREFIX}PICTURES: {lis.pictures} is not a folder"
+    for names, load, is_used in (
         ("HL7_TLS_CA, HL7_TLS_CERT, HL7_TLS_KEY", client_tls, lis.hl7_to),
         ("HL7_TLS_CERT, HL7_TLS_KEY, HL7_LISTEN_CA", listener_tls, lis.hl7_listen),
     ):
         try:
-            if wanted:
+            if is_used:
                 load(lis)
         except OSError as error:
-            unfit = isinstance(error, ssl.SSLError)
-            said = "no PEM files that fit" if unfit else f"{error.filename or ''} {error.strerror}".strip()
-            yield f"{LIS_PREFIX}{names.replace(', ', f', {LIS_PREFIX}')}: {said}"
+            is_tls = isinstance(error, ssl.SSLError)
+            reason = "not valid PEM files" if is_tls else f"{error.filename or ''} {error.strerror}".strip()
+            yield f"{LIS_PREFIX}{names.replace(', ', f', {LIS_PREFIX}')}: {reason}"
 
 
 def exposed_files(lis: LisSettings) -> Iterator[str]:
-    """Files and folders with patients' data, or pictures, that others than their owner may read or write."""
+    """Warnings about files and folders with patients' data that other users may read or write."""
     if lis.database is None:
         return
-    paths = [*sqlite_files(lis.database.get_secret_value()), *([lis.pictures] if lis.pictures else [])]
-    yield from filter(None, map(rights_of_others, paths))
+    paths = [*sqlite_paths(lis.database.get_secret_value()), *([lis.pictures] if lis.pictures else [])]
+    yield from filter(None, map(permission_warning, paths))

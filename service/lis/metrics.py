@@ -78,19 +78,19 @@ class LisMetrics:
             unit="messages",
         )
 
-    def done(self, action: Action) -> None:
+    def count_action(self, action: Action) -> None:
         """Count an action on a specimen."""
         self._specimens.labels(action).inc()
 
-    def order(self, outcome: OrderOutcome) -> None:
+    def count_order_message(self, outcome: OrderOutcome) -> None:
         """Count a message with orders by its answer."""
         self._orders.labels(outcome).inc()
 
-    def tried(self, channel: str, outcome: DeliveryOutcome) -> None:
+    def count_attempt(self, channel: str, outcome: DeliveryOutcome) -> None:
         """Count a delivery attempt by its outcome."""
         self._attempts.labels(channel, outcome).inc()
 
-    def depths(self, channels: Iterable[str], found: Iterable[Depth], ages_s: Iterable[float]) -> None:
+    def set_outbox(self, channels: Iterable[str], found: Iterable[Depth], ages_s: Iterable[float]) -> None:
         """Set the state of the outbox; channels without messages are set to 0."""
         by_channel = {depth.channel: (depth, age_s) for depth, age_s in zip(found, ages_s, strict=True)}
         for channel in {*channels, *by_channel}:

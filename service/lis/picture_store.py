@@ -1,7 +1,6 @@
-"""Pictures of cells that a laboratory keeps: files named after their content, for a number of days.
+"""The picture store: files named after their SHA-256 in one folder, deleted after a number of days.
 
-Knows a folder. Does not know specimens. A picture that two specimens share is one file; when it comes again its days
-begin anew.
+A picture of two specimens is one file. Storing it again restarts its retention.
 """
 
 import logging
@@ -15,7 +14,7 @@ from stat import S_ISREG
 
 from model.image import format_of
 from model.regular_file import LARGE_BYTES, read_regular_file
-from service.lis.storage.file_rights import FILE_MODE, make_folder
+from service.lis.storage.file_rights import FILE_MODE, create_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -23,24 +22,24 @@ _DAY_S = 86_400.0
 
 
 def media_type(picture: bytes) -> str:
-    """Of a picture that was read before, whatever name it came under."""
+    """The media type of a picture, by its first bytes."""
     return f"image/{format_of(picture[:16]).lower()}"
 
 
-class KeptPictures:
-    """One folder. Everything here blocks."""
+class PictureStore:
+    """The stored pictures in one folder. All calls block."""
 
     def __init__(self, folder: Path, days: int) -> None:
         """
         Raises:
-            OSError: the folder cannot be made.
+            OSError: the folder cannot be created.
         """
-        make_folder(folder)
+        create_private_folder(folder)
         self._folder = folder
         self._days = days
 
     def put(self, sha256: str, data: bytes, kind: str = "picture") -> None:
-        """Keep a picture, whole or not at all; `kind` tells what was made of it from the picture itself.
+        """Store a picture atomically. `kind` is `picture`, or `overlay` for the drawn evidence.
 
         Raises:
             OSError: the disk is full or not writable.
@@ -49,7 +48,7 @@ class KeptPictures:
         with suppress(FileNotFoundError):
             os.utime(path)
             return
-        make_folder(path.parent)
+        create_private_folder(path.parent)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
             os.fchmod(file.fileno(), FILE_MODE)
             file.write(data)
@@ -58,17 +57,17 @@ class KeptPictures:
         os.replace(file.name, path)
 
     def get(self, sha256: str, kind: str = "picture") -> bytes | None:
-        """A picture, or None when it was never kept, or not any more."""
+        """A picture; None if it was not stored, or has expired."""
         with suppress(FileNotFoundError):
             return read_regular_file(self._path(sha256, kind), LARGE_BYTES)
         return None
 
-    def forget_old(self) -> int:
-        """Delete what has been kept for longer than the days, and say how many. One that cannot be is passed over."""
+    def delete_expired(self) -> int:
+        """Delete expired pictures; returns their number. Files that cannot be deleted are logged and skipped."""
         oldest_s = time.time() - self._days * _DAY_S
         count = 0
         for path in self._files():
-            with self._passing_over(path):
+            with self._log_errors(path):
                 found = path.lstat()
                 if S_ISREG(found.st_mode) and found.st_mtime < oldest_s:
                     path.unlink()
@@ -77,24 +76,23 @@ class KeptPictures:
 
     def _files(self) -> Iterator[Path]:
         folders: list[Path] = []
-        with self._passing_over(self._folder):
+        with self._log_errors(self._folder):
             folders += (each for each in self._folder.iterdir() if len(each.name) == 2)
         for folder in folders:
             files: list[Path] = []
-            with self._passing_over(folder):
+            with self._log_errors(folder):
                 files += folder.iterdir()
             yield from files
 
     @contextmanager
-    def _passing_over(self, path: Path) -> Iterator[None]:
-        """Go on after a file that cannot be looked at or deleted. Another process sweeps too: one that is gone is no
-        news."""
+    def _log_errors(self, path: Path) -> Iterator[None]:
+        """Log errors of a file and go on. A missing file is none: another process deletes too."""
         try:
             yield
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            log.warning("old pictures: %s: %s", path, error.strerror)
+            log.warning("expired pictures: %s: %s", path, error.strerror)
 
     def _path(self, sha256: str, kind: str) -> Path:
         return self._folder / sha256[:2] / f"{sha256}.{kind}"

@@ -1,4 +1,4 @@
-"""What the laboratory's routes take and answer, as documents. Knows shapes; a field that does not apply is absent."""
+"""Request and response documents of the laboratory's routes. Absent fields do not apply."""
 
 from typing import Annotated, Any
 
@@ -8,6 +8,8 @@ from model.contract import Code, Sha256
 from service.api.schemas import Document, Probability, Problem, TopClass
 from service.auth.identity import Identity
 from service.lis.domain.report import (
+    MAX_INTEGER,
+    CellReading,
     CollectedAt,
     Line,
     Moment,
@@ -19,110 +21,106 @@ from service.lis.domain.report import (
 )
 from service.lis.storage.states import MessageState, State
 
-#: The largest number that a column takes.
-MOST = 2**31 - 1
 
-
-class Wish(BaseModel):
-    """A body of a request; a key that is not known is refused."""
+class RequestBody(BaseModel):
+    """A JSON request body. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class OpenSpecimen(Wish):
-    """A specimen that no order opened."""
+class OpenSpecimen(RequestBody):
+    """A specimen to open without an order."""
 
-    number: Line = Field(description="as on its label; there is one specimen of a number", examples=["BM-2026-0042"])
+    number: Line = Field(description="as on the label; unique", examples=["BM-2026-0042"])
     patient: Patient
     order: Order = Field(default_factory=Order)
     collected_at: CollectedAt | None = Field(
-        None, description="when the marrow was taken, 1900 to 2199; a time needs its zone"
+        None, description="collection time, 1900 to 2199; a time needs its time zone"
     )
-    target_cells: int | None = Field(None, gt=0, le=100_000, description="cells to count; default: the laboratory's")
+    target_cells: int | None = Field(
+        None, gt=0, le=100_000, description="cells to count; default: MARROWLENS_LIS_TARGET_CELLS"
+    )
 
 
-class _Seen(Wish):
+class _WithRevision(RequestBody):
     revision: int = Field(
-        ge=1, le=MOST, description="the specimen's revision that you have seen; 409 if it was changed since"
+        ge=1, le=MAX_INTEGER, description="the specimen's revision that you have seen; 409 if it has changed"
     )
 
 
-class ChangeSpecimen(_Seen):
-    """New values; what is absent stays as it is. `collected_at` and `megakaryocytes` are emptied by null."""
+class ChangeSpecimen(_WithRevision):
+    """New values. Absent fields keep their values; null clears `collected_at` and `megakaryocytes`."""
 
     patient: Patient | None = None
     order: Order | None = None
     collected_at: CollectedAt | None = None
     target_cells: int | None = Field(None, gt=0, le=100_000)
-    megakaryocytes: int | None = Field(None, ge=0, le=100_000, description="counted aside by a person")
+    megakaryocytes: int | None = Field(None, ge=0, le=100_000, description="counted separately by a person")
 
 
-class ReportSpecimen(_Seen):
-    """A preliminary report, signed by nobody."""
+class ReportSpecimen(_WithRevision):
+    """A request for a preliminary, unsigned report."""
 
 
-class SignSpecimen(_Seen):
-    """A signature: by it a report is final, or corrected after an amendment."""
+class SignSpecimen(_WithRevision):
+    """A signature. The report becomes final, or corrected after an amendment."""
 
-    comment: Text | None = Field(None, description="goes with the report")
-    accept_unread: bool = Field(False, description="sign although cells wait for review; the report says how many")
+    comment: Text | None = Field(None, description="sent with the report")
+    accept_unread: bool = Field(
+        False, description="sign although cells wait for review; the report states their number"
+    )
 
 
-class WithReason(_Seen):
-    """An amendment of a signed specimen, or the end of an open one: both need a reason."""
+class WithReason(_WithRevision):
+    """The reason to amend a signed specimen, or to cancel an open one."""
 
     reason: Text
 
 
-class CellReading(Wish):
-    """What a person says of one cell."""
-
-    place: int = Field(ge=1, le=MOST)
-    version: int = Field(
-        ge=1, le=MOST, description="the cell's version that you have seen; 409 if somebody read it since"
-    )
-    code: Code = Field(description="the cell's own class to confirm it, or another one")
-    why: Text | None = Field(None, description="needed when the class changes", examples=["chromatin open, nucleoli"])
-
-
-class ReadCells(Wish):
-    """Readings of several cells: all are written down, or none."""
+class ReadCells(RequestBody):
+    """Readings of several cells: all are stored, or none."""
 
     readings: Annotated[list[CellReading], FailFast()] = Field(min_length=1, max_length=10_000)
 
 
-class SpecimenSummary(Document):
-    """One line of a list of specimens."""
+class RowDocument(Document):
+    """A document that can be read from the columns of a table's row."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class SpecimenSummary(RowDocument):
+    """One specimen in a list."""
 
     id: str
     number: Line
     state: State
-    revision: int = Field(description="grows with every change")
+    revision: int = Field(description="increases with every change")
     cells: int = Field(description="all cells, counted or not")
     target_cells: int
-    reports: int = Field(description="how many versions of a report there are")
+    reports: int = Field(description="number of report versions")
     opened_at: Moment
 
 
 class SpecimenPage(Document):
-    """Specimens, the newest first."""
+    """Specimens, newest first."""
 
     specimens: list[SpecimenSummary]
-    next: int | None = Field(None, description="`before` of the next page; absent on the last one")
+    next: int | None = Field(None, description="`before` of the next page; absent on the last page")
 
 
-class MessageSummary(Document):
-    """One message on its way to a receiver."""
+class MessageSummary(RowDocument):
+    """One message to a receiver."""
 
-    control_id: str = Field(description="MSH-10, and the like on other wires")
+    control_id: str = Field(description="MSH-10 in HL7; the message's id in FHIR and ASTM")
     channel: str
     state: MessageState
     attempts: int
-    reason: str | None = Field(None, description="why it was not taken, the last time")
+    reason: str | None = Field(None, description="why the last attempt failed")
 
 
-class ReportSummary(Document):
-    """One version of a report, and what became of its messages."""
+class ReportSummary(RowDocument):
+    """One version of a report, with its messages."""
 
     version: int
     id: str
@@ -132,43 +130,43 @@ class ReportSummary(Document):
 
 
 class Specimen(SpecimenSummary):
-    """One specimen: whose it is, how its differential stands, and what was reported."""
+    """One specimen: patient, order, current differential and reports."""
 
     patient: Patient
     order: Order
     collected_at: Moment | None = None
     megakaryocytes: int | None = None
-    correction: str | None = Field(None, description="why it was last amended")
+    correction: str | None = Field(None, description="reason of the last amendment")
     differential: SpecimenDifferential
     versions: list[ReportSummary]
 
 
-class Cell(Document):
+class Cell(RowDocument):
     """One cell of a specimen."""
 
     place: int = Field(description="1, 2, … within the specimen")
     key: str | None = Field(None, description="the client's own name for it")
-    sha256: Sha256 = Field(description="of the picture as it was sent")
-    code: Code = Field(description="the class it stands under now")
-    suggested: Code = Field(description="the class that the model suggested")
+    sha256: Sha256 = Field(description="of the picture file as it was sent")
+    code: Code = Field(description="current class")
+    suggested: Code = Field(description="class that the model suggested")
     probability: Probability = Field(description="of the suggested class")
-    top: list[TopClass] = Field(description="what the model held for most probable")
-    model: Sha256 = Field(description="which model suggested it")
-    version: int = Field(description="grows with every reading")
-    waits: bool = Field(description="a person should read it and has not")
+    top: list[TopClass] = Field(description="the model's most probable classes")
+    model: Sha256 = Field(description="SHA-256 of the model that suggested the class")
+    version: int = Field(description="increases with every reading")
+    waits: bool = Field(description="the cell waits for review by a person")
     read_by: str | None = None
     read_at: Moment | None = None
 
 
 class CellPage(Document):
-    """Cells in the order in which they came."""
+    """Cells in the order they were added."""
 
     cells: list[Cell]
-    next: int | None = Field(None, description="`after` of the next page; absent on the last one")
+    next: int | None = Field(None, description="`after` of the next page; absent on the last page")
 
 
-class PastReading(Document):
-    """What somebody said of a cell."""
+class PastReading(RowDocument):
+    """One reading of a cell by a person."""
 
     by: str
     at: Moment
@@ -178,20 +176,20 @@ class PastReading(Document):
 
 
 class CellHistory(Cell):
-    """One cell, and everything that people said of it."""
+    """One cell with all its readings."""
 
     readings: list[PastReading]
 
 
 class ReadAnswer(Document):
-    """Cells as they stand after a reading."""
+    """The cells after a reading."""
 
-    revision: int = Field(description="of the specimen, now")
+    revision: int = Field(description="the specimen's new revision")
     cells: list[Cell]
 
 
 class AddedItem(Document):
-    """One picture of the request: a cell, or a problem that touches no other picture."""
+    """One picture of the request: its cell, or a problem. Other pictures are not affected."""
 
     index: int = Field(ge=0)
     name: str | None = None
@@ -200,28 +198,28 @@ class AddedItem(Document):
 
 
 class AddedCells(Document):
-    """What became of pictures that were sent, and how the specimen stands now."""
+    """The result for each picture, and the specimen's new differential."""
 
     request_id: str
     revision: int
-    added: int = Field(description="cells that were not there before")
+    added: int = Field(description="number of new cells")
     differential: SpecimenDifferential
     items: list[AddedItem]
 
 
-class AuditEntry(Document):
-    """One line of the audit trail."""
+class AuditEntry(RowDocument):
+    """One row of the audit trail."""
 
     number: int
     at: str
-    actor: str = Field(description="name of a key or of a person, as `identity` says")
-    identity: Identity | None = Field(None, description="what verified that name; absent in rows of earlier versions")
+    actor: str = Field(description="name of the key or person; see `identity`")
+    identity: Identity | None = Field(None, description="how the name was verified; absent in rows of earlier versions")
     action: str
     details: dict[str, Any]
     hash: str
 
 
 class AuditTrail(Document):
-    """What was done to a specimen, the first first."""
+    """The audit trail of a specimen, oldest first."""
 
     entries: list[AuditEntry]

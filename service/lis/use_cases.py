@@ -1,25 +1,24 @@
-"""The laboratory's desk: each thing that can be done or looked at, as one transaction that answers with a document.
+"""The laboratory's use cases: each is one transaction that returns a document. All calls block.
 
-Knows which steps belong together. Does not know HTTP. Everything here blocks; `by` is who does it.
+Every method may raise StorageUnavailable. `actor` is written to the audit trail.
 """
 
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from model.contract import Manifest
-from service.api.schemas import TopClass
+from service.api.schemas import Document, TopClass
 from service.auth.identity import Actor
 from service.errors import CellTaken
 from service.lis.domain import cells, signing, specimens
-from service.lis.domain.cells import Reading
-from service.lis.domain.differential import CountedCell, CountingRules, SentCell
+from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import Report, SpecimenDifferential
 from service.lis.domain.signing import Channel, Signature
-from service.lis.domain.specimens import CHANGEABLE, Change, NewSpecimen
+from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity
 from service.lis.schemas import (
@@ -29,9 +28,7 @@ from service.lis.schemas import (
     CellHistory,
     CellPage,
     ChangeSpecimen,
-    MessageSummary,
     OpenSpecimen,
-    PastReading,
     ReadAnswer,
     ReadCells,
     ReportSpecimen,
@@ -46,232 +43,195 @@ from service.lis.storage import audit, outbox
 from service.lis.storage.audit import IDENTITY
 from service.lis.storage.database import Database
 from service.lis.storage.states import State
-from service.lis.storage.tables import AuditRow, CellRow, SpecimenRow
+from service.lis.storage.tables import AuditRow, CellRow, SpecimenRow, Table
 
-#: What a change may empty, by null.
+#: Fields that a change may set to null.
 CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_at", "megakaryocytes")
+D = TypeVar("D", bound=Document)
 
 
-class Desk:
-    """One laboratory's desk, over its database. Every method may raise StorageUnavailable."""
+class UseCases:
+    """The use cases of one laboratory over its database."""
 
     def __init__(self, database: Database, rules: CountingRules, channels: Sequence[Channel]) -> None:
         self.database = database
         self.rules = rules
         self.channels = channels
 
-    def open(self, wish: OpenSpecimen, by: Actor) -> Specimen:
+    def open(self, request: OpenSpecimen, actor: Actor) -> Specimen:
         """Open a specimen. Raises NumberTaken."""
-        target_cells = wish.target_cells or self.rules.target_cells
-        new = NewSpecimen(wish.number, wish.patient, wish.order, target_cells, wish.collected_at)
+        target_cells = request.target_cells or self.rules.target_cells
+        new = NewSpecimen(request.number, request.patient, request.order, target_cells, request.collected_at)
         with self.database.writing() as session:
-            return self._specimen(session, specimens.open_specimen(session, new, by))
+            return self._specimen(session, specimens.open_specimen(session, new, actor))
 
     def take_orders(self, message: MessageIdentity, orders: Sequence[IncomingOrder]) -> bool:
-        """Take a message's orders, all or none; False when it was taken before. Raises OrderRefused."""
+        """Accept all orders of a message, or none. False for a message accepted before. Raises OrderRefused."""
         with self.database.writing() as session:
-            return order_service.take(session, message, orders, self.rules.target_cells)
+            return order_service.accept_orders(session, message, orders, self.rules.target_cells)
 
     def list(self, state: State | None, number: str | None, before: int | None, limit: int) -> SpecimenPage:
-        """A page of specimens, the newest first."""
+        """A page of specimens, newest first."""
         with self.database.reading() as session:
-            rows = specimens.listed(session, state=state, number=number, before=before, limit=limit + 1)
+            rows = specimens.list_page(session, state=state, number=number, before=before, limit=limit + 1)
         page = rows[:limit]
         following = page[-1].row if len(rows) > limit else None
-        return SpecimenPage(specimens=[SpecimenSummary(**_summary(row)) for row in page], next=following)
+        return SpecimenPage(specimens=[SpecimenSummary.model_validate(row) for row in page], next=following)
 
-    def look(self, specimen_id: str) -> Specimen:
+    def get(self, specimen_id: str) -> Specimen:
         """One specimen. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            return self._specimen(session, specimens.found(session, specimen_id))
+            return self._specimen(session, specimens.get(session, specimen_id))
 
     def differential(self, specimen_id: str) -> SpecimenDifferential:
-        """How the differential stands. Raises UnknownSpecimen."""
+        """The current differential. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            return self._differential(session, specimens.found(session, specimen_id))
+            return self._differential(session, specimens.get(session, specimen_id))
 
-    def change(self, specimen_id: str, wish: ChangeSpecimen, by: Actor) -> Specimen:
-        """Change what is known of it. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
+    def change(self, specimen_id: str, request: ChangeSpecimen, actor: Actor) -> Specimen:
+        """Change a specimen's data. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
         with self.database.writing() as session:
-            row = specimens.locked(session, specimen_id, revision=wish.revision, allowed="amend it first")
-            cleared = frozenset(name for name in CLEARABLE if name in wish.model_fields_set)
-            named = Change(wish.patient, wish.order, wish.collected_at, wish.target_cells, wish.megakaryocytes, cleared)
-            specimens.change(session, row, named, by)
+            row = specimens.lock(session, specimen_id, revision=request.revision, allowed="amend it first")
+            change = SpecimenChange(
+                patient=request.patient,
+                order=request.order,
+                collected_at=request.collected_at,
+                target_cells=request.target_cells,
+                megakaryocytes=request.megakaryocytes,
+                cleared=frozenset(name for name in CLEARABLE if name in request.model_fields_set),
+            )
+            specimens.change(session, row, change, actor)
             return self._specimen(session, row)
 
-    def cancel(self, specimen_id: str, wish: WithReason, by: Actor) -> Specimen:
-        """Give it up. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
+    def cancel(self, specimen_id: str, request: WithReason, actor: Actor) -> Specimen:
+        """Cancel an open specimen. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
         with self.database.writing() as session:
-            allowed = "only an open one is cancelled"
-            row = specimens.locked(session, specimen_id, State.OPEN, revision=wish.revision, allowed=allowed)
-            specimens.cancel(session, row, by, wish.reason)
+            allowed = "only an open specimen can be cancelled"
+            row = specimens.lock(session, specimen_id, State.OPEN, revision=request.revision, allowed=allowed)
+            specimens.cancel(session, row, actor, request.reason)
             return self._specimen(session, row)
 
-    def preliminary(self, specimen_id: str, wish: ReportSpecimen, by: Actor) -> Report:
-        """Report it as it stands. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
+    def preliminary(self, specimen_id: str, request: ReportSpecimen, actor: Actor) -> Report:
+        """Write a preliminary report. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
         with self.database.writing() as session:
-            allowed = "a preliminary report comes before the first signature"
-            row = specimens.locked(session, specimen_id, State.OPEN, revision=wish.revision, allowed=allowed)
-            return signing.preliminary(session, row, by, self.rules, self.channels)
+            allowed = "a preliminary report is possible only before the first signature"
+            row = specimens.lock(session, specimen_id, State.OPEN, revision=request.revision, allowed=allowed)
+            return signing.preliminary(session, row, actor, self.rules, self.channels)
 
-    def sign(self, specimen_id: str, wish: SignSpecimen, by: Actor) -> Report:
-        """Sign it. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
+    def sign(self, specimen_id: str, request: SignSpecimen, actor: Actor) -> Report:
+        """Sign a specimen. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
         with self.database.writing() as session:
-            allowed = "an open or amended one is signed"
-            row = specimens.locked(session, specimen_id, revision=wish.revision, allowed=allowed)
-            signature = Signature(by, wish.comment, wish.accept_unread)
+            allowed = "only an open or amended specimen can be signed"
+            row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
+            signature = Signature(actor, request.comment, request.accept_unread)
             return signing.sign(session, row, signature, self.rules, self.channels)
 
-    def amend(self, specimen_id: str, wish: WithReason, by: Actor) -> Specimen:
-        """Open it again after it was signed. Raises UnknownSpecimen, WrongState, StaleRevision."""
+    def amend(self, specimen_id: str, request: WithReason, actor: Actor) -> Specimen:
+        """Reopen a signed specimen. Raises UnknownSpecimen, WrongState, StaleRevision."""
         with self.database.writing() as session:
-            allowed = "only a signed one is amended"
-            row = specimens.locked(session, specimen_id, State.SIGNED, revision=wish.revision, allowed=allowed)
-            specimens.amend(session, row, by, wish.reason)
+            allowed = "only a signed specimen can be amended"
+            row = specimens.lock(session, specimen_id, State.SIGNED, revision=request.revision, allowed=allowed)
+            specimens.amend(session, row, actor, request.reason)
             return self._specimen(session, row)
 
-    def pictures(self, specimen_id: str) -> set[str]:
-        """The hashes of the pictures that are there. Raises UnknownSpecimen, WrongState."""
+    def picture_hashes(self, specimen_id: str) -> set[str]:
+        """SHA-256 of every picture of the specimen. Raises UnknownSpecimen, WrongState."""
         with self.database.reading() as session:
-            row = specimens.found(session, specimen_id)
+            row = specimens.get(session, specimen_id)
             specimens.check_state(row, CHANGEABLE)
-            return cells.pictures(session, row)
+            return cells.picture_hashes(session, row)
 
     def add(
-        self, specimen_id: str, sent: Sequence[SentCell], manifest: Manifest, by: Actor
+        self, specimen_id: str, new: Sequence[ClassifiedCell], manifest: Manifest, actor: Actor
     ) -> tuple[int, int, Sequence[Cell | CellTaken], SpecimenDifferential]:
-        """Add cells: the specimen's revision, how many are new, what stands for each, and the differential.
+        """Add cells.
+
+        Returns:
+            The specimen's revision, the number of new cells, a cell or an error for each of `new`, the differential.
 
         Raises:
             UnknownSpecimen, WrongState, Conflict.
         """
         with self.database.writing() as session:
-            row = specimens.locked(session, specimen_id)
+            row = specimens.lock(session, specimen_id)
             before = row.cells
-            if sent:
-                cells.know_model(session, manifest)
-            rows = cells.add(session, row, sent, manifest, by)
-            found = cells.counted(session, row, self.rules)
-            stand = [each if isinstance(each, CellTaken) else self._cell(each, found.unsupported) for each in rows]
-            differential = signing.differential_of(row, found, self.rules)
-            return row.revision, row.cells - before, stand, differential
+            if new:
+                cells.register_model(session, manifest)
+            rows = cells.add(session, row, new, manifest, actor)
+            counts = cells.count(session, row, self.rules)
+            outcomes = [each if isinstance(each, CellTaken) else self._cell(each, counts.unsupported) for each in rows]
+            differential = signing.differential_of(row, counts, self.rules)
+            return row.revision, row.cells - before, outcomes, differential
 
-    def read(self, specimen_id: str, wish: ReadCells, by: Actor) -> ReadAnswer:
-        """Write down readings. Raises UnknownSpecimen, WrongState, StaleRevision, InvalidReading."""
-        readings = [Reading(each.place, each.version, each.code, each.why) for each in wish.readings]
+    def read(self, specimen_id: str, request: ReadCells, actor: Actor) -> ReadAnswer:
+        """Store a person's readings. Raises UnknownSpecimen, WrongState, StaleRevision, InvalidReading."""
         with self.database.writing() as session:
-            row = specimens.locked(session, specimen_id)
-            changed = cells.read(session, row, readings, by)
-            _, _, unsupported = cells.counted_under(session, row)
+            row = specimens.lock(session, specimen_id)
+            changed = cells.read(session, row, request.readings, actor)
+            _, _, unsupported = cells.models_and_classes(session, row)
             return ReadAnswer(revision=row.revision, cells=[self._cell(cell, unsupported) for cell in changed])
 
     def cells(self, specimen_id: str, code: str | None, only: str | None, after: int, limit: int) -> CellPage:
-        """A page of cells; `only` is waiting or unread. Raises UnknownSpecimen."""
+        """A page of cells; `only` is `waiting`, `unread` or None. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            row = specimens.found(session, specimen_id)
-            _, _, unsupported = cells.counted_under(session, row)
-            wanted = {"waiting": cells.waiting(self.rules, unsupported), "unread": CellRow.read_by.is_(None)}
-            rows = cells.listed(
-                session, row, code=code, only=wanted[only] if only else None, after=after, limit=limit + 1
-            )
+            row = specimens.get(session, specimen_id)
+            _, _, unsupported = cells.models_and_classes(session, row)
+            conditions = {"waiting": cells.needs_review(self.rules, unsupported), "unread": CellRow.read_by.is_(None)}
+            condition = conditions[only] if only else None
+            rows = cells.list_page(session, row, code=code, only=condition, after=after, limit=limit + 1)
         page = [self._cell(cell, unsupported) for cell in rows[:limit]]
         return CellPage(cells=page, next=page[-1].place if len(rows) > limit else None)
 
     def cell(self, specimen_id: str, place: int) -> CellHistory:
-        """One cell and its readings. Raises UnknownSpecimen."""
+        """One cell with its readings. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            row = specimens.found(session, specimen_id)
-            cell = cells.at(session, row, place)
-            past = [
-                PastReading(by=each.by, at=each.at, from_code=each.from_code, to_code=each.to_code, why=each.why)
-                for each in cells.readings_of(session, cell)
-            ]
-            _, _, unsupported = cells.counted_under(session, row)
-            return CellHistory(**dict(self._cell(cell, unsupported)), readings=past)
+            row = specimens.get(session, specimen_id)
+            cell = cells.get(session, row, place)
+            _, _, unsupported = cells.models_and_classes(session, row)
+            readings = cells.list_readings(session, cell)
+            return CellHistory.model_validate({**dict(self._cell(cell, unsupported)), "readings": readings})
 
     def report(self, specimen_id: str, version: int) -> bytes:
-        """One version of the report, as JSON, letter for letter as it was written. Raises UnknownSpecimen."""
+        """One version of the report: the stored JSON, byte for byte. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            return signing.report_of(session, specimens.found(session, specimen_id), version).document.encode()
+            return signing.get_report(session, specimens.get(session, specimen_id), version).document.encode()
 
-    def trail(self, specimen_id: str) -> AuditTrail:
-        """What was done to a specimen. Raises UnknownSpecimen."""
+    def audit_trail(self, specimen_id: str) -> AuditTrail:
+        """The audit trail of a specimen. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            specimens.found(session, specimen_id)
+            specimens.get(session, specimen_id)
             wanted = select(AuditRow).where(AuditRow.specimen_id == specimen_id).order_by(AuditRow.number)
-            return AuditTrail(entries=[_entry(row) for row in session.scalars(wanted)])
+            return AuditTrail(entries=[_audit_entry(row) for row in session.scalars(wanted)])
 
-    def record_look(self, specimen_id: str | None, what: str, by: Actor) -> None:
-        """Write down that somebody looks at a specimen, or at the list of them. Raises UnknownSpecimen."""
+    def record_read(self, specimen_id: str | None, what: str, actor: Actor) -> None:
+        """Write an audit row for a read of a specimen, or of the list if None. Raises UnknownSpecimen."""
         with self.database.writing() as session:
             if specimen_id is not None:
-                specimens.found(session, specimen_id)
-            audit.record(session, by, "look", specimen_id, what=what)
+                specimens.get(session, specimen_id)
+            audit.record(session, actor, "look", specimen_id, what=what)
 
     def _differential(self, session: Session, row: SpecimenRow) -> SpecimenDifferential:
-        return signing.differential_of(row, cells.counted(session, row, self.rules), self.rules)
+        return signing.differential_of(row, cells.count(session, row, self.rules), self.rules)
 
     def _specimen(self, session: Session, row: SpecimenRow) -> Specimen:
         versions = [
-            ReportSummary(
-                version=report.version,
-                id=report.id,
-                status=report.status,
-                created_at=report.created_at,
-                messages=[
-                    MessageSummary(
-                        control_id=each.control_id,
-                        channel=each.channel,
-                        state=each.state,
-                        attempts=each.attempts,
-                        reason=each.reason,
-                    )
-                    for each in outbox.of_report(session, report)
-                ],
-            )
-            for report in signing.reports_of(session, row)
+            _document(ReportSummary, report, messages=outbox.messages_of_report(session, report))
+            for report in signing.list_reports(session, row)
         ]
-        return Specimen(
-            **_summary(row),
-            patient=row.patient,
-            order=row.order,
-            collected_at=row.collected_at,
-            megakaryocytes=row.megakaryocytes,
-            correction=row.correction,
-            differential=self._differential(session, row),
-            versions=versions,
-        )
+        return _document(Specimen, row, differential=self._differential(session, row), versions=versions)
 
     def _cell(self, row: CellRow, unsupported: Sequence[str]) -> Cell:
-        counted = CountedCell(row.code, row.read_by is not None, row.probability)
-        return Cell(
-            place=row.place,
-            key=row.key,
-            sha256=row.sha256,
-            code=row.code,
-            suggested=row.suggested,
-            probability=row.probability,
-            top=[TopClass(code=code, probability=probability) for code, probability in row.top],
-            model=row.model,
-            version=row.version,
-            waits=self.rules.waits(counted, unsupported),
-            read_by=row.read_by,
-            read_at=row.read_at,
-        )
+        top = [TopClass(code=code, probability=probability) for code, probability in row.top]
+        waits = self.rules.needs_review(row.code, row.probability, unsupported, is_read=row.read_by is not None)
+        return _document(Cell, row, top=top, waits=waits)
 
 
-def _summary(row: SpecimenRow) -> dict[str, object]:
-    return {name: getattr(row, name) for name in SpecimenSummary.model_fields}
+def _document(document: type[D], row: Table, **computed: object) -> D:
+    """A document from a row's columns and the fields that no column holds."""
+    columns = {name: getattr(row, name) for name in document.model_fields.keys() - computed.keys()}
+    return document.model_validate(columns | computed)
 
 
-def _entry(row: AuditRow) -> AuditEntry:
+def _audit_entry(row: AuditRow) -> AuditEntry:
     details = json.loads(row.details)
-    return AuditEntry(
-        number=row.number,
-        at=row.at,
-        actor=row.actor,
-        identity=details.pop(IDENTITY, None),
-        action=row.action,
-        details=details,
-        hash=row.hash,
-    )
+    return _document(AuditEntry, row, identity=details.pop(IDENTITY, None), details=details)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from model.contract import CLASSES, Manifest, read_manifest
 from service.auth.identity import Actor, Identity
-from service.lis.domain.differential import CountingRules, SentCell, Suggestion
+from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import Patient, Report
 from service.lis.domain.signing import Channel
 from service.lis.schemas import OpenSpecimen, SignSpecimen
 from service.lis.storage.database import Database
-from service.lis.use_cases import Desk
+from service.lis.use_cases import UseCases
 
 CODES = tuple(cell_class.code for cell_class in CLASSES)
 
@@ -38,22 +38,20 @@ def by(name: str) -> Actor:
 
 
 @contextmanager
-def desk(url: str, *, channels: Sequence[Channel] = (PLAIN,), **rules: object) -> Iterator[Desk]:
+def desk(url: str, *, channels: Sequence[Channel] = (PLAIN,), **rules: object) -> Iterator[UseCases]:
     """A desk over a migrated database."""
     database = Database(url)
     try:
         database.migrate()
-        yield Desk(database, CountingRules(**rules), channels)  # type: ignore[arg-type]
+        yield UseCases(database, CountingRules(**rules), channels)  # type: ignore[arg-type]
     finally:
         database.close()
 
 
-def sent(code: str, *, name: str | None = None, key: str | None = None, probability: float = 0.95) -> SentCell:
+def sent(code: str, *, name: str | None = None, key: str | None = None, probability: float = 0.95) -> ClassifiedCell:
     """One cell that the model is sure of; another name is another picture."""
     digest = sha256((name or f"{code} {random.random()}").encode()).hexdigest()
-    return SentCell(
-        digest, key, Suggestion(((code, probability), ("NIF" if code != "NIF" else "ART", 1 - probability)))
-    )
+    return ClassifiedCell(digest, key, ((code, probability), ("NIF" if code != "NIF" else "ART", 1 - probability)))
 
 
 def wish(number: str = "BM-1", **more: object) -> OpenSpecimen:

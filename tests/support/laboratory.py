@@ -7,7 +7,7 @@ from model.contract import CLASSES, CellClass
 from service.config.lis import LisSettings
 from service.lis.domain.differential import CountingRules, Tally, specimen_differential
 from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
-from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, acknowledgements
+from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, acknowledgements
 from service.lis.exchange.hl7.orders import check_header, read_orders
 from service.lis.exchange.hl7.reader import Header, read_header
 from service.lis.exchange.hl7.results import encode_report
@@ -90,7 +90,7 @@ def answer(message: str | bytes) -> str:
         outcome = Outcome(read_orders(raw, header, "UNICODE UTF-8", UTC))
     except OrderRefused as refused:
         outcome = Outcome(refused=refused)
-    return "".join(acknowledgements(header, outcome, [Stamp(f"ACK-{n}", SENT, "MAR") for n in (1, 2)]))
+    return "".join(acknowledgements(header, outcome, [ReplyMetadata(f"ACK-{n}", SENT, "MAR") for n in (1, 2)]))
 
 
 def golden() -> dict[str, str]:

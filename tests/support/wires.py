@@ -7,13 +7,13 @@ from laboratory import SENT, code_of, report
 
 from service.config.lis import LisSettings
 from service.lis.exchange.hl7.results import encode_report
-from service.lis.exchange.mllp.transport import MllpWire
-from service.lis.exchange.transport import Wire
+from service.lis.exchange.mllp.transport import MllpTransport
+from service.lis.exchange.transport import Transport
 
 
 @asynccontextmanager
-async def wire_to(port: int, host: str = "127.0.0.1", **settings: Any) -> Any:
-    made: Wire = MllpWire(LisSettings(hl7_to=f"{host}:{port}", **{"hl7_timeout_s": 20, **settings}))
+async def transport_to(port: int, host: str = "127.0.0.1", **settings: Any) -> Any:
+    made: Transport = MllpTransport(LisSettings(hl7_to=f"{host}:{port}", **{"hl7_timeout_s": 20, **settings}))
     try:
         yield made
     finally:

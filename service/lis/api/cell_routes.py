@@ -1,8 +1,8 @@
-"""`POST /specimens/{id}/cells` and `GET …/picture`: pictures into a specimen, and those that are kept out again."""
+"""`POST /specimens/{id}/cells` adds pictures to a specimen; `GET …/picture` returns a stored one."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -15,15 +15,12 @@ from service.api.uploads.body import content_type, many_pictures, one_picture
 from service.api.uploads.memory_budget import MemoryReservation
 from service.errors import CellTaken, UnknownSpecimen
 from service.lis.api import examples
-from service.lis.api.dependencies import AuditedLook, SpecimenId, TheActor, TheLaboratory
+from service.lis.api.dependencies import AuditedRead, CurrentActor, CurrentLaboratory, SpecimenId
 from service.lis.api.routes import Place
-from service.lis.domain.differential import SentCell
-from service.lis.ingest import MAX_KEY, Adding
+from service.lis.domain.differential import ClassifiedCell
+from service.lis.ingest import MAX_KEY, Ingest
 from service.lis.picture_store import media_type
 from service.lis.schemas import AddedCells, AddedItem, Cell
-
-if TYPE_CHECKING:  # as in `routes`
-    pass
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["specimens"])
@@ -35,7 +32,7 @@ Key = Annotated[
         min_length=1,
         max_length=MAX_KEY,
         pattern=r"^[\x21-\x7e]+$",
-        description="Your own name for the one picture that is the body: sent again under it, it is the same cell.",
+        description="Your name for the picture in the body. The same picture sent again under it is the same cell.",
     ),
 ]
 
@@ -50,43 +47,43 @@ Key = Annotated[
 async def add_cells(
     request: Request,
     specimen_id: SpecimenId,
-    by: TheActor,
+    actor: CurrentActor,
     service: AppStateDep,
-    here: TheLaboratory,
+    lab: CurrentLaboratory,
     request_id: RequestId,
     keys: Annotated[
         Literal["none", "names"],
-        Query(description="`names`: the name that a picture is sent under is your key for it, once in the specimen"),
+        Query(description="`names`: the file name of each picture is its key, unique within the specimen"),
     ] = "none",
     key: Key = None,
     timeout_ms: RequestTimeoutMs = None,
 ) -> AddedCells:
-    """Send one picture as the body, or many as form fields `images`, a ZIP or an uncompressed tar.
+    """Send one picture as the body, or several as form fields `images`, a ZIP or an uncompressed tar.
 
-    Each is classified and added once: a picture that is there already is the same cell, however often it is sent. One
-    that cannot be read gets a problem and touches no other.
+    Each picture is classified and added once; a picture that the specimen already has is the same cell. A picture
+    that cannot be read gets a problem and does not affect the others.
 
         curl -H 'X-Acting-User: scanner-1' -H 'Content-Type: application/zip' \\
              --data-binary @cells.zip http://localhost:8000/specimens/$ID/cells
     """
     with service.current_classifier().in_use() as classifier, service.reserve_memory(request) as memory:
-        known = await here.look(here.desk.pictures, specimen_id)
+        known = await lab.query(lab.use_cases.picture_hashes, specimen_id)
         uploads = await _uploads(request, key, memory, service)
         by_name = keys == "names" or key is not None
-        adding = Adding(classifier, known, here.kept, here.draws, by_name, service.timeout_s(timeout_ms))
-        outcomes = await while_connected(request, adding.run(uploads))
-        sent = [cell for _, cell in outcomes if isinstance(cell, SentCell)]
-        # From here on a client that leaves changes nothing: what was classified is written down.
-        revision, added, stand, differential = await here.do(
-            "add", here.desk.add, specimen_id, sent, classifier.manifest, by
+        ingest = Ingest(classifier, known, lab.picture_store, lab.draws, by_name, service.timeout_s(timeout_ms))
+        outcomes = await while_connected(request, ingest.run(uploads))
+        sent = [cell for _, cell in outcomes if isinstance(cell, ClassifiedCell)]
+        # Classified cells are stored even if the client has disconnected.
+        revision, added, cells, differential = await lab.execute(
+            "add", lab.use_cases.add, specimen_id, sent, classifier.manifest, actor
         )
-    items = _items(outcomes, stand, request_id)
+    items = _items(outcomes, cells, request_id)
     return AddedCells(request_id=request_id, revision=revision, added=added, differential=differential, items=items)
 
 
 @router.get(
     "/specimens/{specimen_id}/cells/{place}/picture",
-    dependencies=[AuditedLook],
+    dependencies=[AuditedRead],
     summary="See the picture of a cell",
     response_class=Response,
     responses=problem_responses(404, 422, 503),
@@ -94,21 +91,22 @@ async def add_cells(
 async def see_cell(
     specimen_id: SpecimenId,
     place: Place,
-    here: TheLaboratory,
+    lab: CurrentLaboratory,
     kind: Annotated[
-        Literal["picture", "overlay"], Query(description="`overlay`: what spoke for the suggested class, over the cell")
+        Literal["picture", "overlay"],
+        Query(description="`overlay`: the evidence for the suggested class, drawn over the cell"),
     ] = "picture",
 ) -> Response:
-    """As it was sent, where the laboratory keeps pictures and still has it."""
-    cell = await here.look(here.desk.cell, specimen_id, place)
-    data = await here.kept_picture(cell.sha256, kind)
+    """The picture as it was sent, if the laboratory stores pictures and it has not expired."""
+    cell = await lab.query(lab.use_cases.cell, specimen_id, place)
+    data = await lab.load_picture(cell.sha256, kind)
     if data is None:
         raise UnknownSpecimen("picture")
-    return Response(data, media_type=media_type(data), headers=_AS_A_PICTURE)
+    return Response(data, media_type=media_type(data), headers=_PICTURE_HEADERS)
 
 
-#: What a client sent is shown as a picture or not at all, never run as a page.
-_AS_A_PICTURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+#: A browser must not interpret an uploaded file as a page.
+_PICTURE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 async def _uploads(
@@ -124,12 +122,14 @@ async def _alone(upload: Upload) -> AsyncIterator[Upload]:
 
 
 def _items(
-    outcomes: Sequence[tuple[str | None, SentCell | Exception]], stand: Sequence[Cell | CellTaken], request_id: str
+    outcomes: Sequence[tuple[str | None, ClassifiedCell | Exception]],
+    cells: Sequence[Cell | CellTaken],
+    request_id: str,
 ) -> list[AddedItem]:
-    rows = iter(stand)
+    rows = iter(cells)
     items = []
     for index, (name, outcome) in enumerate(outcomes):
-        found = next(rows) if isinstance(outcome, SentCell) else outcome
+        found = next(rows) if isinstance(outcome, ClassifiedCell) else outcome
         if isinstance(found, Exception):
             if problem_type_of(found) is INTERNAL_ERROR:
                 log.error("item %d of request %s failed", index, request_id, exc_info=found)

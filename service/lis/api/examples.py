@@ -1,4 +1,4 @@
-"""Example documents of the laboratory for OpenAPI: invented cells, counted by the code that counts real ones."""
+"""Example documents of the laboratory for OpenAPI: invented cells, counted by the real code."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -104,10 +104,10 @@ READ: Json = {
 
 
 def answering(example: Json, *, status: int = 200) -> dict[int | str, Any]:
-    """What a route answers when all is well, shown."""
+    """The example of a route's answer."""
     return {status: {"content": {"application/json": {"example": example}}}}
 
 
 def taking(example: Json) -> Json:
-    """What a route takes, shown."""
+    """The example of a route's body."""
     return {"requestBody": {"content": {"application/json": {"example": example}}}}

@@ -1,16 +1,23 @@
-"""`/specimens`: from an opened specimen to a signed report, over HTTP. Words and shapes; the desk does the work."""
+"""`/specimens`: from an opened specimen to a signed report, over HTTP. The use cases do the work."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Path, Query, Response
 
 from service.api.openapi import problem_responses
 from service.api.uploads.body import JsonRoute
 from service.lis.api import examples
-from service.lis.api.dependencies import AuditedList, AuditedLook, SpecimenId, TheActor, TheLaboratory, ThePerson
-from service.lis.domain.report import Report, SpecimenDifferential
+from service.lis.api.dependencies import (
+    AuditedListRead,
+    AuditedRead,
+    CurrentActor,
+    CurrentLaboratory,
+    CurrentPerson,
+    SpecimenId,
+)
+from service.lis.domain.report import MAX_INTEGER, Report, SpecimenDifferential
 from service.lis.schemas import (
-    MOST,
     AuditTrail,
     CellHistory,
     CellPage,
@@ -26,208 +33,159 @@ from service.lis.schemas import (
 )
 from service.lis.storage.states import State
 
-_REFUSALS = (400, 404, 408, 409, 413, 415, 422, 429, 503)
 router = APIRouter(tags=["specimens"], route_class=JsonRoute)
+Route = TypeVar("Route", bound=Callable[..., Any])
 
-
-Place = Annotated[int, Path(ge=1, le=MOST, description="of the cell: 1, 2, …")]
-#: PostgreSQL is asked for no text with a NUL in it: it would fail.
+Place = Annotated[int, Path(ge=1, le=MAX_INTEGER, description="the cell's place in the specimen: 1, 2, …")]
+#: PostgreSQL refuses text with a NUL.
 NO_NUL = r"^[^\x00]*$"
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@router.post(
-    "/specimens",
-    summary="Open a specimen",
-    status_code=201,
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.SPECIMEN, status=201) | problem_responses(*_REFUSALS),
-    openapi_extra=examples.taking(examples.OPEN),
-)
-async def open_specimen(wish: OpenSpecimen, by: TheActor, here: TheLaboratory) -> Specimen:
-    """A specimen that no order opened. There is one specimen of a number: 409 if it is here already.
+def _read(path: str, summary: str, example: examples.Json | None = None, **more: Any) -> Callable[[Route], Route]:
+    """A GET route below `/specimens`. Reads are audited, absent fields are left out."""
+    responses = problem_responses(404, 422, 503)
+    options: dict[str, Any] = {"dependencies": [AuditedRead], "response_model_exclude_none": True} | more
+    shown = examples.answering(example) if example else {}
+    return router.get(f"/specimens{path}", summary=summary, responses=shown | responses, **options)
+
+
+def _change(
+    path: str, summary: str, body: examples.Json, answer: examples.Json, status: int = 200, method: str = "POST"
+) -> Callable[[Route], Route]:
+    """A route below `/specimens` that takes JSON. Absent fields are left out of the answer."""
+    return router.api_route(
+        f"/specimens{path}",
+        methods=[method],
+        summary=summary,
+        status_code=status,
+        response_model_exclude_none=True,
+        responses=examples.answering(answer, status=status)
+        | problem_responses(400, 404, 408, 409, 413, 415, 422, 429, 503),
+        openapi_extra=examples.taking(body),
+    )
+
+
+@_change("", "Open a specimen", examples.OPEN, examples.SPECIMEN, status=201)
+async def open_specimen(body: OpenSpecimen, actor: CurrentActor, lab: CurrentLaboratory) -> Specimen:
+    """Open a specimen without an order. Specimen numbers are unique: 409 if the number exists.
 
         curl -H 'X-Acting-User: m.muster' -H 'Content-Type: application/json' http://localhost:8000/specimens \\
              -d '{"number": "BM-2026-0042", "patient": {"identifier": "100234"}}'
     """
-    return await here.do("open", here.desk.open, wish, by)
+    return await lab.execute("open", lab.use_cases.open, body, actor)
 
 
-@router.get(
-    "/specimens",
-    dependencies=[AuditedList],
-    summary="List specimens",
-    response_model_exclude_none=True,
-    responses=problem_responses(404, 422, 503),
-)
+@_read("", "List specimens", dependencies=[AuditedListRead])
 async def list_specimens(
-    here: TheLaboratory,
-    state: Annotated[State | None, Query(description="only those that are there")] = None,
-    number: Annotated[str | None, Query(max_length=200, pattern=NO_NUL, description="the one with this number")] = None,
-    before: Annotated[int | None, Query(ge=0, le=2**62, description="`next` of the page before")] = None,
+    lab: CurrentLaboratory,
+    state: Annotated[State | None, Query(description="only specimens in this state")] = None,
+    number: Annotated[
+        str | None, Query(max_length=200, pattern=NO_NUL, description="only the specimen with this number")
+    ] = None,
+    before: Annotated[int | None, Query(ge=0, le=2**62, description="`next` of the previous page")] = None,
     limit: Limit = 50,
 ) -> SpecimenPage:
-    """The newest first; follow `next` for older ones."""
-    return await here.look(here.desk.list, state, number, before, limit)
+    """Newest first; use `next` for older ones."""
+    return await lab.query(lab.use_cases.list, state, number, before, limit)
 
 
-@router.get(
-    "/specimens/{specimen_id}",
-    dependencies=[AuditedLook],
-    summary="Look at a specimen",
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.SPECIMEN) | problem_responses(404, 422, 503),
-)
-async def look_at_specimen(specimen_id: SpecimenId, here: TheLaboratory) -> Specimen:
-    """Whose it is, how its differential stands, what was reported and whether it arrived."""
-    return await here.look(here.desk.look, specimen_id)
+@_read("/{specimen_id}", "Look at a specimen", examples.SPECIMEN)
+async def look_at_specimen(specimen_id: SpecimenId, lab: CurrentLaboratory) -> Specimen:
+    """Patient, order, current differential, reports, and the delivery of each report."""
+    return await lab.query(lab.use_cases.get, specimen_id)
 
 
-@router.patch(
-    "/specimens/{specimen_id}",
-    summary="Change what is known of a specimen",
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
-    openapi_extra=examples.taking(examples.CHANGE),
-)
-async def change_specimen(specimen_id: SpecimenId, wish: ChangeSpecimen, by: TheActor, here: TheLaboratory) -> Specimen:
-    """Patient, order, target, or the megakaryocytes that a person counted aside."""
-    return await here.do("change", here.desk.change, specimen_id, wish, by)
+@_change("/{specimen_id}", "Change a specimen's data", examples.CHANGE, examples.SPECIMEN, method="PATCH")
+async def change_specimen(
+    specimen_id: SpecimenId, body: ChangeSpecimen, actor: CurrentActor, lab: CurrentLaboratory
+) -> Specimen:
+    """Patient, order, target, or the megakaryocytes that a person counted separately."""
+    return await lab.execute("change", lab.use_cases.change, specimen_id, body, actor)
 
 
-@router.get(
-    "/specimens/{specimen_id}/differential",
-    dependencies=[AuditedLook],
-    summary="Read the running differential",
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.DIFFERENTIAL) | problem_responses(404, 422, 503),
-)
-async def running_differential(specimen_id: SpecimenId, here: TheLaboratory) -> SpecimenDifferential:
-    """As it stands: what the model suggested, with what people have read in its place."""
-    return await here.look(here.desk.differential, specimen_id)
+@_read("/{specimen_id}/differential", "Read the running differential", examples.DIFFERENTIAL)
+async def running_differential(specimen_id: SpecimenId, lab: CurrentLaboratory) -> SpecimenDifferential:
+    """The current differential: a person's reading of each cell, or else the model's suggestion."""
+    return await lab.query(lab.use_cases.differential, specimen_id)
 
 
-@router.get(
-    "/specimens/{specimen_id}/cells",
-    dependencies=[AuditedLook],
-    summary="List the cells of a specimen",
-    response_model_exclude_none=True,
-    responses=problem_responses(404, 422, 503),
-)
+@_read("/{specimen_id}/cells", "List the cells of a specimen")
 async def list_cells(
     specimen_id: SpecimenId,
-    here: TheLaboratory,
+    lab: CurrentLaboratory,
     code: Annotated[
-        str | None, Query(max_length=32, pattern=NO_NUL, description="only those that stand under this class")
+        str | None, Query(max_length=32, pattern=NO_NUL, description="only cells that are now of this class")
     ] = None,
     only: Annotated[
-        Literal["waiting", "unread"] | None, Query(description="`waiting`: the review list; `unread`: read by nobody")
+        Literal["waiting", "unread"] | None,
+        Query(description="`waiting`: the review list; `unread`: cells that no person has read"),
     ] = None,
-    after: Annotated[int, Query(ge=0, le=MOST, description="`next` of the page before")] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="`next` of the previous page")] = 0,
     limit: Limit = 100,
 ) -> CellPage:
-    """In the order in which they came."""
-    return await here.look(here.desk.cells, specimen_id, code, only, after, limit)
+    """Cells in the order they were added."""
+    return await lab.query(lab.use_cases.cells, specimen_id, code, only, after, limit)
 
 
-@router.get(
-    "/specimens/{specimen_id}/cells/{place}",
-    dependencies=[AuditedLook],
-    summary="Look at a cell",
-    response_model_exclude_none=True,
-    responses=problem_responses(404, 422, 503),
-)
-async def look_at_cell(specimen_id: SpecimenId, place: Place, here: TheLaboratory) -> CellHistory:
-    """What the model suggested, and everything that people said of it."""
-    return await here.look(here.desk.cell, specimen_id, place)
+@_read("/{specimen_id}/cells/{place}", "Look at a cell")
+async def look_at_cell(specimen_id: SpecimenId, place: Place, lab: CurrentLaboratory) -> CellHistory:
+    """The model's suggestion, and all readings of the cell."""
+    return await lab.query(lab.use_cases.cell, specimen_id, place)
 
 
-@router.post(
-    "/specimens/{specimen_id}/readings",
-    summary="Confirm or reclassify cells",
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.READ_ANSWER) | problem_responses(*_REFUSALS),
-    openapi_extra=examples.taking(examples.READ),
-)
-async def read_cells(specimen_id: SpecimenId, wish: ReadCells, by: ThePerson, here: TheLaboratory) -> ReadAnswer:
-    """Written down all together or not at all. If somebody read one of the cells since you saw it: 409.
+@_change("/{specimen_id}/readings", "Confirm or reclassify cells", examples.READ, examples.READ_ANSWER)
+async def read_cells(
+    specimen_id: SpecimenId, body: ReadCells, actor: CurrentPerson, lab: CurrentLaboratory
+) -> ReadAnswer:
+    """All readings are stored, or none. 409 if a cell was read by someone else since you saw it.
 
-    A cell's own class confirms it; another one needs a reason.
+    The cell's current class confirms it; another class needs a reason.
     """
-    return await here.do("read", here.desk.read, specimen_id, wish, by)
+    return await lab.execute("read", lab.use_cases.read, specimen_id, body, actor)
 
 
-@router.post(
-    "/specimens/{specimen_id}/preliminary",
-    summary="Send a preliminary report",
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.REPORT) | problem_responses(*_REFUSALS),
-    openapi_extra=examples.taking(examples.SEEN),
-)
+@_change("/{specimen_id}/preliminary", "Send a preliminary report", examples.SEEN, examples.REPORT)
 async def report_preliminarily(
-    specimen_id: SpecimenId, wish: ReportSpecimen, by: TheActor, here: TheLaboratory
+    specimen_id: SpecimenId, body: ReportSpecimen, actor: CurrentActor, lab: CurrentLaboratory
 ) -> Report:
-    """As the specimen stands, signed by nobody; before the first signature only."""
-    return await here.do("preliminary", here.desk.preliminary, specimen_id, wish, by)
+    """Report the current state of the specimen, unsigned. Possible only before the first signature."""
+    return await lab.execute("preliminary", lab.use_cases.preliminary, specimen_id, body, actor)
 
 
-@router.post(
-    "/specimens/{specimen_id}/sign",
-    summary="Sign a specimen",
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.REPORT) | problem_responses(*_REFUSALS),
-    openapi_extra=examples.taking(examples.SIGN),
-)
-async def sign_specimen(specimen_id: SpecimenId, wish: SignSpecimen, by: ThePerson, here: TheLaboratory) -> Report:
-    """The report becomes final, or corrected after an amendment, and goes on its way. Only a person signs."""
-    return await here.do("sign", here.desk.sign, specimen_id, wish, by)
+@_change("/{specimen_id}/sign", "Sign a specimen", examples.SIGN, examples.REPORT)
+async def sign_specimen(
+    specimen_id: SpecimenId, body: SignSpecimen, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Report:
+    """The report becomes final, or corrected after an amendment, and is sent. Only a person may sign."""
+    return await lab.execute("sign", lab.use_cases.sign, specimen_id, body, actor)
 
 
-@router.post(
-    "/specimens/{specimen_id}/amend",
-    summary="Amend a signed specimen",
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
-    openapi_extra=examples.taking(examples.REASON),
-)
-async def amend_specimen(specimen_id: SpecimenId, wish: WithReason, by: ThePerson, here: TheLaboratory) -> Specimen:
-    """It is open again until it is signed anew; what was signed stands until then."""
-    return await here.do("amend", here.desk.amend, specimen_id, wish, by)
+@_change("/{specimen_id}/amend", "Amend a signed specimen", examples.REASON, examples.SPECIMEN)
+async def amend_specimen(
+    specimen_id: SpecimenId, body: WithReason, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Specimen:
+    """Reopen a signed specimen. The signed report stays valid until the next signature."""
+    return await lab.execute("amend", lab.use_cases.amend, specimen_id, body, actor)
 
 
-@router.post(
-    "/specimens/{specimen_id}/cancel",
-    summary="Cancel an open specimen",
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.SPECIMEN) | problem_responses(*_REFUSALS),
-    openapi_extra=examples.taking(examples.REASON),
-)
-async def cancel_specimen(specimen_id: SpecimenId, wish: WithReason, by: TheActor, here: TheLaboratory) -> Specimen:
-    """It is never signed. What was signed is amended instead."""
-    return await here.do("cancel", here.desk.cancel, specimen_id, wish, by)
+@_change("/{specimen_id}/cancel", "Cancel an open specimen", examples.REASON, examples.SPECIMEN)
+async def cancel_specimen(
+    specimen_id: SpecimenId, body: WithReason, actor: CurrentActor, lab: CurrentLaboratory
+) -> Specimen:
+    """A cancelled specimen cannot be signed. A signed specimen can only be amended."""
+    return await lab.execute("cancel", lab.use_cases.cancel, specimen_id, body, actor)
 
 
-@router.get(
-    "/specimens/{specimen_id}/reports/{version}",
-    dependencies=[AuditedLook],
-    summary="Read a report",
-    response_model=Report,
-    response_model_exclude_none=True,
-    responses=examples.answering(examples.REPORT) | problem_responses(404, 422, 503),
-)
+@_read("/{specimen_id}/reports/{version}", "Read a report", examples.REPORT, response_model=Report)
 async def read_report(
-    specimen_id: SpecimenId, version: Annotated[int, Path(ge=1, le=MOST)], here: TheLaboratory
+    specimen_id: SpecimenId, version: Annotated[int, Path(ge=1, le=MAX_INTEGER)], lab: CurrentLaboratory
 ) -> Response:
-    """One version, letter for letter as it was signed."""
-    return Response(await here.look(here.desk.report, specimen_id, version), media_type="application/json")
+    """One version of the report, byte for byte as it was written."""
+    return Response(await lab.query(lab.use_cases.report, specimen_id, version), media_type="application/json")
 
 
-@router.get(
-    "/specimens/{specimen_id}/audit",
-    dependencies=[AuditedLook],
-    summary="Read the audit trail",
-    responses=problem_responses(404, 422, 503),
-)
-async def audit_trail(specimen_id: SpecimenId, here: TheLaboratory) -> AuditTrail:
-    """Who did what to this specimen, and when."""
-    return await here.look(here.desk.trail, specimen_id)
+@_read("/{specimen_id}/audit", "Read the audit trail", response_model_exclude_none=False)
+async def audit_trail(specimen_id: SpecimenId, lab: CurrentLaboratory) -> AuditTrail:
+    """All changes of the specimen, with time and actor."""
+    return await lab.query(lab.use_cases.audit_trail, specimen_id)

@@ -1,7 +1,6 @@
 """The cells of a specimen: added once, suggested by a model, read by people, counted by the database.
 
-Knows cells' rows and their versions. Does not know pictures or how they were classified. Everything here runs within
-the caller's transaction, with the specimen locked wherever something changes.
+All functions run in the caller's transaction. Functions that change something need a locked specimen.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,24 +14,15 @@ from sqlalchemy.orm import Session
 from model.contract import CellClass, Manifest
 from service.auth.identity import Actor
 from service.errors import CellTaken, Conflict, InvalidReading, StaleRevision, UnknownSpecimen
-from service.lis.domain.differential import CountingRules, SentCell, Tally
+from service.lis.domain.differential import ClassifiedCell, CountingRules, Tally
+from service.lis.domain.report import CellReading
 from service.lis.storage import audit
 from service.lis.storage.tables import CellRow, ModelRow, ReadingRow, SpecimenRow
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a person says of one cell, having seen its `version`; to its own class it is a confirmation."""
-
-    place: int
-    version: int
-    code: str
-    why: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What there is to count in one specimen, and under which classes: those of the models, most recent first."""
+class CellCounts:
+    """Counts of one specimen, its models (most recent first), their classes, and the unsupported class codes."""
 
     tally: Tally
     models: tuple[ModelRow, ...]
@@ -40,38 +30,38 @@ class Counted:
     unsupported: tuple[str, ...]
 
 
-def pictures(session: Session, specimen: SpecimenRow) -> set[str]:
-    """The hashes of the pictures that are there."""
+def picture_hashes(session: Session, specimen: SpecimenRow) -> set[str]:
+    """SHA-256 of every picture of the specimen."""
     return set(session.scalars(select(CellRow.sha256).where(CellRow.specimen == specimen.row)))
 
 
-def _present(session: Session, specimen: SpecimenRow, new: Sequence[SentCell]) -> list[CellRow]:
-    """The cells that are there already under one of these pictures or keys."""
+def _present(session: Session, specimen: SpecimenRow, new: Sequence[ClassifiedCell]) -> list[CellRow]:
+    """Existing cells with one of these pictures or keys."""
     keys = [cell.key for cell in new if cell.key]
     either = or_(CellRow.sha256.in_([cell.sha256 for cell in new]), CellRow.key.in_(keys))
     return list(session.scalars(select(CellRow).where(CellRow.specimen == specimen.row, either)))
 
 
-def matching(cell: CellRow, sha256: str, key: str | None) -> CellRow:
-    """The cell that was sent again.
+def check_same_cell(cell: CellRow, sha256: str, key: str | None) -> CellRow:
+    """The existing cell, if picture and key are the same.
 
     Raises:
-        CellTaken: it is not the same: its key stands for another picture, or its picture under another key.
+        CellTaken: its key belongs to another picture, or its picture has another key.
     """
     if cell.sha256 != sha256:
-        raise CellTaken("this key stands for another picture of this specimen")
+        raise CellTaken("this key belongs to another picture of the specimen; use a new key")
     if key is not None and cell.key != key:
-        raise CellTaken(f"this picture is cell {cell.place} of this specimen already, under another key")
+        raise CellTaken(f"this picture is already cell {cell.place} of the specimen, with another key")
     return cell
 
 
 def add(
-    session: Session, specimen: SpecimenRow, new: Sequence[SentCell], manifest: Manifest, by: Actor
+    session: Session, specimen: SpecimenRow, new: Sequence[ClassifiedCell], manifest: Manifest, actor: Actor
 ) -> list[CellRow | CellTaken]:
-    """Add cells to a locked specimen, each picture once; in their place, what stands there for each of them.
+    """Add cells to a locked specimen, each picture once. Returns the new or existing cell, or an error, for each.
 
     Raises:
-        Conflict: the specimen has cells that were classified under another list of classes.
+        Conflict: the specimen's cells were classified with another class list.
     """
     _check_classes(session, specimen, manifest)
     there = _present(session, specimen, new)
@@ -88,7 +78,7 @@ def add(
             if cell.key:
                 by_key[cell.key] = row
         try:
-            outcome.append(matching(row, cell.sha256, cell.key))
+            outcome.append(check_same_cell(row, cell.sha256, cell.key))
         except CellTaken as error:
             outcome.append(error)
     if added:
@@ -96,44 +86,45 @@ def add(
         specimen.revision += 1
         session.flush()
         places = [added[0].place, added[-1].place]
-        audit.record(session, by, "add", specimen.id, places=places, model=manifest.sha256, revision=specimen.revision)
+        details = {"places": places, "model": manifest.sha256, "revision": specimen.revision}
+        audit.record(session, actor, "add", specimen.id, **details)
     return outcome
 
 
-def read(session: Session, specimen: SpecimenRow, readings: Sequence[Reading], by: Actor) -> list[CellRow]:
-    """Write down what a person says of cells of a locked specimen: all of it or nothing.
+def read(session: Session, specimen: SpecimenRow, readings: Sequence[CellReading], actor: Actor) -> list[CellRow]:
+    """Store a person's readings of a locked specimen: all or none.
 
     Raises:
-        UnknownSpecimen: a place where there is no cell.
-        StaleRevision: somebody read a cell meanwhile.
-        InvalidReading: not a class, a cell twice, or a change without a reason.
+        UnknownSpecimen: there is no cell at a place.
+        StaleRevision: a cell was read by someone else in the meantime.
+        InvalidReading: an unknown class, a cell twice, or a change without a reason.
     """
     wanted = select(CellRow).where(
         CellRow.specimen == specimen.row, CellRow.place.in_([reading.place for reading in readings])
     )
     cells = {cell.place: cell for cell in session.scalars(wanted)}
-    codes = {cell_class.code for cell_class in counted_under(session, specimen)[1]}
+    codes = {cell_class.code for cell_class in models_and_classes(session, specimen)[1]}
     if len({reading.place for reading in readings}) < len(readings):
-        raise InvalidReading("a cell is read twice in one request")
+        raise InvalidReading("one cell twice in a request; send one reading per cell")
     for reading in readings:
         _check(reading, cells.get(reading.place), codes)
     now = datetime.now(UTC)
     written = [(cells[reading.place], reading) for reading in readings]
     changes = [[reading.place, cell.code, reading.code, reading.why] for cell, reading in written]
-    session.execute(insert(ReadingRow), [_reading(cell, reading, by, now) for cell, reading in written])
+    session.execute(insert(ReadingRow), [_reading(cell, reading, actor, now) for cell, reading in written])
     for cell, reading in written:
-        cell.code, cell.version, cell.read_by, cell.read_at = reading.code, cell.version + 1, by.name, now
+        cell.code, cell.version, cell.read_by, cell.read_at = reading.code, cell.version + 1, actor.name, now
     specimen.revision += 1
-    audit.record(session, by, "read", specimen.id, cells=changes, revision=specimen.revision)
+    audit.record(session, actor, "read", specimen.id, cells=changes, revision=specimen.revision)
     return [cell for cell, _ in written]
 
 
-def counted(session: Session, specimen: SpecimenRow, rules: CountingRules) -> Counted:
-    """How often each class stands in a specimen now. Counted by the database: 500 cells or 50,000, one row a class."""
-    models, classes, unsupported = counted_under(session, specimen)
+def count(session: Session, specimen: SpecimenRow, rules: CountingRules) -> CellCounts:
+    """Counts per class. The database counts: the result has one row per class, however many cells there are."""
+    models, classes, unsupported = models_and_classes(session, specimen)
     is_read = CellRow.read_by.is_not(None)
     groups = session.execute(
-        select(CellRow.code, is_read, func.count(), func.sum(case((waiting(rules, unsupported), 1), else_=0)))
+        select(CellRow.code, is_read, func.count(), func.sum(case((needs_review(rules, unsupported), 1), else_=0)))
         .where(CellRow.specimen == specimen.row)
         .group_by(CellRow.code, is_read)
     ).all()
@@ -142,16 +133,16 @@ def counted(session: Session, specimen: SpecimenRow, rules: CountingRules) -> Co
         codes[code] = codes.get(code, 0) + count
     read_by_person = sum(count for _, was_read, count, _ in groups if was_read)
     tally = Tally(codes, read_by_person, sum(int(waits) for *_, waits in groups))
-    return Counted(tally, models, classes, unsupported)
+    return CellCounts(tally, models, classes, unsupported)
 
 
-def waiting(rules: CountingRules, unsupported: Sequence[str]) -> ColumnElement[bool]:
-    """`CountingRules.waits` as a condition on cells."""
+def needs_review(rules: CountingRules, unsupported: Sequence[str]) -> ColumnElement[bool]:
+    """`CountingRules.needs_review` as an SQL condition."""
     doubtful = or_(CellRow.probability < rules.review_below, CellRow.code.in_(list(unsupported)))
     return CellRow.read_by.is_(None) & doubtful
 
 
-def listed(
+def list_page(
     session: Session,
     specimen: SpecimenRow,
     *,
@@ -160,7 +151,7 @@ def listed(
     after: int,
     limit: int,
 ) -> Sequence[CellRow]:
-    """A page of cells in the order in which they came; `after` is the place of the last one of the page before."""
+    """A page of cells in the order they were added; `after` is the last place of the previous page."""
     wanted = [CellRow.specimen == specimen.row, CellRow.place > after]
     if code is not None:
         wanted.append(CellRow.code == code)
@@ -169,11 +160,11 @@ def listed(
     return session.scalars(select(CellRow).where(*wanted).order_by(CellRow.place).limit(limit)).all()
 
 
-def at(session: Session, specimen: SpecimenRow, place: int) -> CellRow:
-    """One cell.
+def get(session: Session, specimen: SpecimenRow, place: int) -> CellRow:
+    """The cell at a place.
 
     Raises:
-        UnknownSpecimen: there is none at this place.
+        UnknownSpecimen: there is no cell at this place.
     """
     wanted = select(CellRow).where(CellRow.specimen == specimen.row, CellRow.place == place)
     cell = session.scalars(wanted).one_or_none()
@@ -182,15 +173,15 @@ def at(session: Session, specimen: SpecimenRow, place: int) -> CellRow:
     return cell
 
 
-def readings_of(session: Session, cell: CellRow) -> Sequence[ReadingRow]:
-    """What people said of a cell, the first first."""
+def list_readings(session: Session, cell: CellRow) -> Sequence[ReadingRow]:
+    """Readings of a cell, oldest first."""
     return session.scalars(select(ReadingRow).where(ReadingRow.cell == cell.row).order_by(ReadingRow.row)).all()
 
 
-def counted_under(
+def models_and_classes(
     session: Session, specimen: SpecimenRow
 ) -> tuple[tuple[ModelRow, ...], tuple[CellClass, ...], tuple[str, ...]]:
-    """The models of a specimen's cells, most recent first; their classes; and what any of them does not support."""
+    """Models of the specimen's cells (most recent first), their classes, and class codes that any does not support."""
     latest = (
         select(CellRow.model, func.max(CellRow.place).label("place"))
         .where(CellRow.specimen == specimen.row)
@@ -207,11 +198,11 @@ def counted_under(
     return tuple(rows), classes, tuple(each.code for each in classes if each.code in open_codes)
 
 
-def know_model(session: Session, manifest: Manifest) -> None:
-    """Write a model down before its first cells, and what its manifest says of it by now."""
+def register_model(session: Session, manifest: Manifest) -> None:
+    """Store a model before its first cells, or update what its manifest says about it."""
     known = session.get(ModelRow, manifest.sha256)
     if known is not None and known.unsupported == list(manifest.unsupported) and known.version == manifest.version:
-        return  # and no other specimen waits for this one, as for whoever writes the row
+        return  # no write: other specimens do not wait for this transaction
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(
         dialect.insert(ModelRow)
@@ -222,7 +213,7 @@ def know_model(session: Session, manifest: Manifest) -> None:
             classes=[cell_class.model_dump() for cell_class in manifest.classes],
             unsupported=list(manifest.unsupported),
         )
-        # Of one graph a later manifest may claim less: what it says now holds for the cells that are here, too.
+        # A later manifest of the same graph may support fewer classes: that holds for existing cells too.
         .on_conflict_do_update(
             index_elements=[ModelRow.sha256],
             set_={"name": manifest.name, "version": manifest.version, "unsupported": list(manifest.unsupported)},
@@ -231,14 +222,16 @@ def know_model(session: Session, manifest: Manifest) -> None:
 
 
 def _check_classes(session: Session, specimen: SpecimenRow, manifest: Manifest) -> None:
-    _, classes, _ = counted_under(session, specimen)
+    _, classes, _ = models_and_classes(session, specimen)
     if classes and classes != manifest.classes:
-        raise Conflict("this specimen's cells were classified under another list of classes than the model has now")
+        raise Conflict(
+            "the specimen's cells were classified with another class list than the current model's; open a new specimen"
+        )
 
 
-def _row(specimen: SpecimenRow, cell: SentCell, manifest: Manifest) -> CellRow:
-    assert cell.suggestion is not None, "cells are never deleted, so what was there is there"
-    code, probability = cell.suggestion.top[0]
+def _row(specimen: SpecimenRow, cell: ClassifiedCell, manifest: Manifest) -> CellRow:
+    assert cell.top is not None, "cells are never deleted: a known picture has a row"
+    code, probability = cell.top[0]
     return CellRow(
         specimen=specimen.row,
         place=specimen.cells,
@@ -247,28 +240,30 @@ def _row(specimen: SpecimenRow, cell: SentCell, manifest: Manifest) -> CellRow:
         model=manifest.sha256,
         suggested=code,
         probability=probability,
-        top=[list(pair) for pair in cell.suggestion.top],
+        top=[list(pair) for pair in cell.top],
         code=code,
         version=1,
         added_at=datetime.now(UTC),
     )
 
 
-def _check(reading: Reading, cell: CellRow | None, codes: Iterable[str]) -> None:
+def _check(reading: CellReading, cell: CellRow | None, codes: Iterable[str]) -> None:
     if cell is None:
         raise UnknownSpecimen(f"cell {reading.place}")
     if reading.version != cell.version:
         raise StaleRevision(f"cell {reading.place}", reading.version, cell.version)
     if reading.code not in codes:
-        raise InvalidReading(f"cell {reading.place} cannot be {reading.code}: there is no such class")
+        raise InvalidReading(f"cell {reading.place}: unknown class {reading.code}; see GET /classes")
     if reading.code != cell.code and not reading.why:
-        raise InvalidReading(f"cell {reading.place} becomes {reading.code} instead of {cell.code}: say why")
+        raise InvalidReading(
+            f"cell {reading.place}: `why` is missing; a change from {cell.code} to {reading.code} needs a reason"
+        )
 
 
-def _reading(cell: CellRow, reading: Reading, by: Actor, now: datetime) -> Mapping[str, object]:
+def _reading(cell: CellRow, reading: CellReading, actor: Actor, now: datetime) -> Mapping[str, object]:
     return {
         "cell": cell.row,
-        "by": by.name,
+        "by": actor.name,
         "at": now,
         "from_code": cell.code,
         "to_code": reading.code,

@@ -14,35 +14,23 @@ from service.lis.domain.report import LineageShare, MyeloidErythroidRatio, Speci
 
 
 @dataclass(frozen=True, slots=True)
-class Suggestion:
-    """What the model says of one picture: the most probable classes, the first first."""
+class ClassifiedCell:
+    """One picture sent to a specimen.
 
-    top: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SentCell:
-    """One picture that was sent. Without a suggestion when it was seen to be there already."""
+    `top` holds the most probable classes with their probabilities, best first; None for a picture that the specimen
+    already has. `key` is the client's own name for it.
+    """
 
     sha256: str
     key: str | None
-    suggestion: Suggestion | None
-
-
-@dataclass(frozen=True, slots=True)
-class CountedCell:
-    """One cell as it enters the count: the class it stands under now, and why a person should still look at it."""
-
-    code: str
-    read: bool
-    probability: float
+    top: tuple[tuple[str, float], ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class CountingRules:
-    """How a laboratory counts: everything about a differential that is a choice.
+    """The laboratory's choices: target, denominator, review threshold, and the two terms of the M:E ratio.
 
-    `myeloid` and `erythroid` are the two terms of the M:E ratio: names of lineages and codes of classes.
+    `myeloid` and `erythroid` hold names of lineages and codes of classes.
     """
 
     target_cells: int = 500
@@ -51,14 +39,14 @@ class CountingRules:
     myeloid: tuple[str, ...] = ("granulocytic", "monocytic")
     erythroid: tuple[str, ...] = ("erythroid",)
 
-    def waits(self, cell: CountedCell, unsupported: Collection[str]) -> bool:
-        """Whether a cell is in the review list: no person has read it, and the model is unsure or claims nothing."""
-        return not cell.read and (cell.probability < self.review_below or cell.code in unsupported)
+    def needs_review(self, code: str, probability: float, unsupported: Collection[str], *, is_read: bool) -> bool:
+        """Whether a cell is on the review list: not read by a person, and improbable or of an unsupported class."""
+        return not is_read and (probability < self.review_below or code in unsupported)
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How often each class was given, and how many of the cells a person read or still has to read."""
+    """Cells per class, cells read by a person, and cells waiting for review."""
 
     codes: Mapping[str, int] = field(default_factory=dict)
     read: int = 0
@@ -70,11 +58,11 @@ def specimen_differential(
 ) -> SpecimenDifferential:
     """The differential of all cells of a specimen.
 
-    A class that the model does not support is no measurement while there are cells that only the model has seen: one
-    of them may be such a cell under another name. Once a person has read every cell, every class is measured.
+    An unsupported class has no measured value while some cells were only classified by the model: they may belong to
+    it under another name. Once a person has read every cell, every class is measured.
 
     Raises:
-        ValueError: a code that is no class, or a term of the M:E ratio that is neither a lineage nor a class.
+        ValueError: an unknown class code, or a term of the M:E ratio that is no lineage or class.
     """
     cells = sum(counts.codes.values())
     open_classes = tuple(unsupported) if counts.read < cells else ()
@@ -98,18 +86,18 @@ def specimen_differential(
 def me_ratio(
     codes: Mapping[str, int], classes: Sequence[CellClass], rules: CountingRules, open_classes: Collection[str] = ()
 ) -> MyeloidErythroidRatio:
-    """Myeloid cells for each erythroid cell, with the 95 % interval that Wilson's gives for m of m + e cells.
+    """The M:E ratio m/e with its 95 % interval, from Wilson's interval of m among m + e cells.
 
-    Without an interval where one of the open classes, those that are no measurement, stands in a term.
+    No value without erythroid cells; no interval if a term includes one of `open_classes`, the unsupported ones.
 
     Raises:
-        ValueError: a term that is neither a lineage nor a class.
+        ValueError: a term that is no lineage or class.
     """
     above, below = term_codes(rules.myeloid, classes), term_codes(rules.erythroid, classes)
     myeloid, erythroid = (sum(codes.get(code, 0) for code in term) for term in (above, below))
     supported = not {*above, *below} & set(open_classes)
     formula = f"({' + '.join(rules.myeloid)}) / ({' + '.join(rules.erythroid)})"
-    if not erythroid:  # no ratio: not infinite, not known
+    if not erythroid:
         return MyeloidErythroidRatio(supported=supported, myeloid=myeloid, erythroid=0, formula=formula)
     low, high = wilson_interval(myeloid, myeloid + erythroid)
     return MyeloidErythroidRatio(
@@ -124,15 +112,17 @@ def me_ratio(
 
 
 def term_codes(term: Sequence[str], classes: Sequence[CellClass]) -> list[str]:
-    """The classes of one term of the M:E ratio, each once, in logit order.
+    """Class codes of one term of the M:E ratio, in logit order.
 
     Raises:
-        ValueError: a name that is neither a lineage, which may have no class here, nor a class.
+        ValueError: a name that is no lineage and no class. A lineage may have no class here.
     """
     known = {cell_class.code for cell_class in classes} | set(get_args(Lineage))
     unknown = sorted(set(term) - known)
     if unknown:
-        raise ValueError(f"{unknown[0]} in the M:E ratio is neither a lineage nor a class: {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{unknown[0]}: unknown lineage or class in the M:E ratio; use any of {', '.join(sorted(known))}"
+        )
     return [each.code for each in classes if each.code in term or each.lineage in term]
 
 

@@ -1,7 +1,6 @@
-"""From a counted specimen to a report that stands: preliminary, signed, or signed again after an amendment.
+"""Reports: preliminary, signed, or corrected after an amendment.
 
-The ONE place where a report is written, together with its messages and its line in the audit trail: all of it or
-nothing. Knows who may sign what when. Does not know how messages look (`Channel.encode`) nor how they travel.
+The only place that writes a report. Report, messages and audit row are written in one transaction.
 """
 
 import secrets
@@ -17,7 +16,7 @@ from sqlalchemy.orm import Session
 from service.auth.identity import Actor
 from service.errors import NotReviewed, UnknownSpecimen
 from service.lis.domain import cells
-from service.lis.domain.cells import Counted
+from service.lis.domain.cells import CellCounts
 from service.lis.domain.differential import CountingRules, specimen_differential
 from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus, SpecimenDifferential
 from service.lis.storage import audit, outbox
@@ -25,20 +24,20 @@ from service.lis.storage.states import State
 from service.lis.storage.tables import CellRow, ReportRow, SpecimenRow
 
 
-class Example(NamedTuple):
-    """A cell that stands for its class where pictures are sent with a report."""
+class ExampleCell(NamedTuple):
+    """The example cell of one class, for receivers that take pictures."""
 
     code: str
     place: int
     sha256: str
 
 
-Examples = Sequence[Example]
+Examples = Sequence[ExampleCell]
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One receiver of reports. `encode` takes the report, examples if it sends pictures, and a control id."""
+    """One receiver of reports. `encode` takes the report, example cells and the control id, and returns the message."""
 
     name: str
     encode: Callable[[Report, Examples, str], str]
@@ -48,30 +47,30 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Who signs, and what is said with it."""
+    """The signer, a comment, and whether cells may be left unread."""
 
-    by: Actor
+    signer: Actor
     comment: str | None = None
     accept_unread: bool = False
 
 
-def differential_of(specimen: SpecimenRow, found: Counted, rules: CountingRules) -> SpecimenDifferential:
-    """The differential as it stands; before the first cell it has no classes."""
-    here = replace(rules, target_cells=specimen.target_cells)
+def differential_of(specimen: SpecimenRow, found: CellCounts, rules: CountingRules) -> SpecimenDifferential:
+    """The current differential. Before the first cell it has no classes."""
+    own = replace(rules, target_cells=specimen.target_cells)
     if not found.classes:
-        here = replace(here, myeloid=(), erythroid=())
-    return specimen_differential(found.tally, found.classes, found.unsupported, here)
+        own = replace(own, myeloid=(), erythroid=())
+    return specimen_differential(found.tally, found.classes, found.unsupported, own)
 
 
 def preliminary(
-    session: Session, specimen: SpecimenRow, by: Actor, rules: CountingRules, channels: Sequence[Channel]
+    session: Session, specimen: SpecimenRow, actor: Actor, rules: CountingRules, channels: Sequence[Channel]
 ) -> Report:
-    """Report a locked, open specimen as it stands, signed by nobody.
+    """Write an unsigned report of a locked, open specimen.
 
     Raises:
-        NotReviewed: not one cell is counted.
+        NotReviewed: no cell is counted.
     """
-    return _written(session, specimen, ReportStatus.PRELIMINARY, Signature(by), rules, channels)
+    return _written(session, specimen, ReportStatus.PRELIMINARY, Signature(actor), rules, channels)
 
 
 def sign(
@@ -80,7 +79,7 @@ def sign(
     """Sign a locked specimen that is open or amended.
 
     Raises:
-        NotReviewed: not one cell is counted; or cells wait for a person and the signer does not say that he knows.
+        NotReviewed: no cell is counted, or cells wait for review and `accept_unread` is false.
     """
     status = ReportStatus.CORRECTED if specimen.state == State.AMENDING else ReportStatus.FINAL
     report = _written(session, specimen, status, signature, rules, channels)
@@ -96,7 +95,7 @@ def _written(
     rules: CountingRules,
     channels: Sequence[Channel],
 ) -> Report:
-    found = cells.counted(session, specimen, rules)
+    found = cells.count(session, specimen, rules)
     differential = differential_of(specimen, found, rules)
     signed = status is not ReportStatus.PRELIMINARY
     _check(differential, signed=signed, accept_unread=signature.accept_unread)
@@ -116,15 +115,15 @@ def _written(
         megakaryocytes=specimen.megakaryocytes,
         models=[ReportModel(name=each.name, version=each.version, sha256=each.sha256) for each in found.models],
         created_at=now,
-        signed_by=signature.by.name if signed else None,
+        signed_by=signature.signer.name if signed else None,
         comment=signature.comment,
         correction=specimen.correction if status is ReportStatus.CORRECTED else None,
     )
-    _store(session, specimen, report, signature.by, channels)
+    _store(session, specimen, report, signature.signer, channels)
     return report
 
 
-def _store(session: Session, specimen: SpecimenRow, report: Report, by: Actor, channels: Sequence[Channel]) -> None:
+def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor, channels: Sequence[Channel]) -> None:
     document = report.json_bytes().decode()
     row = ReportRow(
         id=report.id,
@@ -139,13 +138,13 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, by: Actor, c
     examples = _examples(session, specimen) if any(channel.sends_pictures for channel in channels) else ()
     messages: dict[str, str] = {}
     for channel in channels:
-        control_id = secrets.token_hex(10)  # MSH-10 takes 20 characters
+        control_id = secrets.token_hex(10)  # MSH-10 has at most 20 characters
         message = channel.encode(report, examples, control_id)
-        outbox.put(session, row, channel.name, control_id, message, channel.retry_for)
+        outbox.enqueue(session, row, channel.name, control_id, message, channel.retry_for)
         messages[control_id] = audit.digest(message)
     audit.record(
         session,
-        by,
+        actor,
         "report" if report.signed_by is None else "sign",
         specimen.id,
         report=report.id,
@@ -160,32 +159,33 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, by: Actor, c
 
 def _check(differential: SpecimenDifferential, *, signed: bool, accept_unread: bool) -> None:
     if not differential.counted:
-        raise NotReviewed("not one cell is counted: there is nothing to report")
+        raise NotReviewed("no cell is counted; add cells of countable classes first")
     if signed and differential.waiting_review and not accept_unread:
         raise NotReviewed(
-            f"{differential.waiting_review} cells wait for a person; read them, or sign with accept_unread=true: the "
-            "report then says how many were not read"
+            f"{differential.waiting_review} cells wait for review; read them, or sign with accept_unread=true: "
+            f"the report "
+            "then states their number"
         )
 
 
 def _examples(session: Session, specimen: SpecimenRow) -> Examples:
-    """The cell of each class that a person read, or else the one that the model was surest of."""
+    """One example cell per class: read by a person if there is one, with the highest probability."""
     ranked = (
         select(CellRow.code, CellRow.place, CellRow.sha256)
         .where(CellRow.specimen == specimen.row)
         .order_by(CellRow.code, CellRow.read_by.is_(None), CellRow.probability.desc(), CellRow.place)
     )
-    best: dict[str, Example] = {}
+    best: dict[str, ExampleCell] = {}
     for row in session.execute(ranked):
-        best.setdefault(row.code, Example(*row))
+        best.setdefault(row.code, ExampleCell(*row))
     return list(best.values())
 
 
-def report_of(session: Session, specimen: SpecimenRow, version: int) -> ReportRow:
+def get_report(session: Session, specimen: SpecimenRow, version: int) -> ReportRow:
     """One version of a specimen's report.
 
     Raises:
-        UnknownSpecimen: there is none of that version.
+        UnknownSpecimen: there is no such version.
     """
     wanted = select(ReportRow).where(ReportRow.specimen == specimen.row, ReportRow.version == version)
     row = session.scalars(wanted).one_or_none()
@@ -194,8 +194,8 @@ def report_of(session: Session, specimen: SpecimenRow, version: int) -> ReportRo
     return row
 
 
-def reports_of(session: Session, specimen: SpecimenRow) -> Sequence[ReportRow]:
-    """All versions of a specimen's report, the first first."""
+def list_reports(session: Session, specimen: SpecimenRow) -> Sequence[ReportRow]:
+    """All versions of a specimen's report, oldest first."""
     return session.scalars(
         select(ReportRow).where(ReportRow.specimen == specimen.row).order_by(ReportRow.version)
     ).all()

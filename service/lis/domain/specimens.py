@@ -1,7 +1,6 @@
-"""Specimens and the states they go through: open, signed, amending, signed again; or cancelled while still open.
+"""Specimens and their states: open, signed, amending, signed again; or cancelled while open.
 
-Knows one specimen's row and who may change it when. Does not know its cells, and writes no report. Everything here runs
-within the caller's transaction; a specimen that is to be changed is locked first, so that one of two is always first.
+All functions run in the caller's transaction. A specimen is locked before it is changed.
 """
 
 from collections.abc import Sequence
@@ -21,14 +20,14 @@ from service.lis.storage import audit
 from service.lis.storage.states import State
 from service.lis.storage.tables import SpecimenRow
 
-#: In these, cells come and are read.
+#: States in which cells are added and read.
 CHANGEABLE = (State.OPEN, State.AMENDING)
-_CELLS_WHEN = "cells are added and read while it is open or amended"
+_CELLS_WHEN = "cells can be added and read only while it is open or being amended"
 
 
 @dataclass(frozen=True, slots=True)
 class NewSpecimen:
-    """What is known of a specimen when it is opened."""
+    """A specimen to open."""
 
     number: str
     patient: Patient
@@ -37,13 +36,13 @@ class NewSpecimen:
     collected_at: datetime | None = None
 
 
-def open_specimen(session: Session, new: NewSpecimen, by: Actor) -> SpecimenRow:
+def open_specimen(session: Session, new: NewSpecimen, actor: Actor) -> SpecimenRow:
     """Open a specimen.
 
     Raises:
-        NumberTaken: there is one with this number, whatever its state.
+        NumberTaken: a specimen with this number exists, in any state.
     """
-    if by_number(session, new.number) is not None:
+    if find_by_number(session, new.number) is not None:
         raise NumberTaken
     row = SpecimenRow(
         id=uuid4().hex,
@@ -61,22 +60,22 @@ def open_specimen(session: Session, new: NewSpecimen, by: Actor) -> SpecimenRow:
     session.add(row)
     try:
         session.flush()
-    except IntegrityError as error:  # another process opened it between the question and the answer
+    except IntegrityError as error:  # another process opened it in the meantime
         raise NumberTaken from error
-    audit.record(session, by, "open", row.id, target_cells=row.target_cells)
+    audit.record(session, actor, "open", row.id, target_cells=row.target_cells)
     return row
 
 
-def by_number(session: Session, number: str) -> SpecimenRow | None:
-    """The specimen with this number on its label."""
+def find_by_number(session: Session, number: str) -> SpecimenRow | None:
+    """The specimen with this number, or None."""
     return session.scalars(select(SpecimenRow).where(SpecimenRow.number == number)).one_or_none()
 
 
-def found(session: Session, specimen_id: str) -> SpecimenRow:
-    """A specimen, to be looked at.
+def get(session: Session, specimen_id: str) -> SpecimenRow:
+    """A specimen, to read.
 
     Raises:
-        UnknownSpecimen: there is none.
+        UnknownSpecimen: there is none with this id.
     """
     row = session.scalars(select(SpecimenRow).where(SpecimenRow.id == specimen_id)).one_or_none()
     if row is None:
@@ -84,14 +83,14 @@ def found(session: Session, specimen_id: str) -> SpecimenRow:
     return row
 
 
-def locked(
+def lock(
     session: Session, specimen_id: str, *states: State, revision: int | None = None, allowed: str = ""
 ) -> SpecimenRow:
-    """A specimen, to be changed: whoever else wants to change it waits until this transaction has ended.
+    """A specimen, locked until the transaction ends.
 
     Args:
-        states: those in which the change may be made, CHANGEABLE unless said; `allowed` says so in words.
-        revision: the one that the caller has seen; None when it does not matter.
+        states: states in which the change is allowed; default CHANGEABLE. `allowed` explains them to the client.
+        revision: the revision that the client has seen; None for any.
 
     Raises:
         UnknownSpecimen, WrongState, StaleRevision.
@@ -106,14 +105,14 @@ def locked(
     return row
 
 
-def lock_all(session: Session, numbers: Sequence[str]) -> None:
-    """Lock every specimen that has one of these numbers, in the order in which everybody locks several."""
+def lock_by_numbers(session: Session, numbers: Sequence[str]) -> None:
+    """Lock the specimens with these numbers, in row order so that two transactions cannot deadlock."""
     wanted = select(SpecimenRow.row).where(SpecimenRow.number.in_(numbers)).order_by(SpecimenRow.row)
     session.execute(wanted.with_for_update()).all()
 
 
 def check_state(row: SpecimenRow, states: Sequence[State], allowed: str = _CELLS_WHEN) -> None:
-    """Return when a specimen is in one of these states.
+    """Check that a specimen is in one of these states.
 
     Raises:
         WrongState: it is in another one.
@@ -122,10 +121,10 @@ def check_state(row: SpecimenRow, states: Sequence[State], allowed: str = _CELLS
         raise WrongState(row.state, allowed)
 
 
-def listed(
+def list_page(
     session: Session, *, state: State | None, number: str | None, before: int | None, limit: int
 ) -> Sequence[SpecimenRow]:
-    """A page of specimens, the newest first; `before` is the `row` of the last one of the page before."""
+    """A page of specimens, newest first; `before` is the last `row` of the previous page."""
     wanted: list[ColumnElement[bool]] = []
     if state is not None:
         wanted.append(SpecimenRow.state == state)
@@ -137,8 +136,8 @@ def listed(
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """New values for a specimen; None leaves one as it is, unless it stands in `cleared`."""
+class SpecimenChange:
+    """New values for a specimen. None keeps the old value, except for the fields in `cleared`."""
 
     patient: Patient | None = None
     order: Order | None = None
@@ -149,80 +148,79 @@ class Change:
 
 
 def same_patient(row: SpecimenRow, patient: Patient) -> bool:
-    """Whether a specimen is of the one who has this number of this giver."""
+    """Whether the specimen's patient has this identifier and assigning authority."""
     known = Patient.model_validate(row.patient)
     return (known.identifier, known.authority) == (patient.identifier, patient.authority)
 
 
-def change(session: Session, row: SpecimenRow, wish: Change, by: Actor) -> None:
-    """Change what is known of a locked specimen.
+def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor) -> None:
+    """Change the data of a locked specimen.
 
     Raises:
-        ReportedAlready: to another patient, while the one it was of has a report.
+        ReportedAlready: another patient, although a report was sent for the current one.
     """
-    if wish.patient is not None:
-        if row.reports and not same_patient(row, wish.patient):
-            raise ReportedAlready(
-                "a report of this specimen went out under its patient, and would stay there; amend it, say so in the "
-                "comment, sign, and open another specimen for the other patient"
-            )
-    new = _new_values(wish)
-    old = {name: getattr(row, name) for name in new}
-    for name, value in new.items():
+    if new.patient is not None and row.reports and not same_patient(row, new.patient):
+        raise ReportedAlready(
+            "a report of this specimen was already sent for its patient; amend the specimen, explain the error in the "
+            "comment, sign it, and open another specimen for the other patient"
+        )
+    values = _new_values(new)
+    old = {name: getattr(row, name) for name in values}
+    for name, value in values.items():
         setattr(row, name, value)
     row.revision += 1
-    # Which fields, and not what stands in them: the trail is read by more people than the report.
+    # Names of the fields, and digests of the old values: more people read the audit trail than the report.
     before = {
         name: audit.digest_of_value(session, row.id, row.revision, name, _as_json(value))
         for name, value in old.items()
-        if value != new[name]
+        if value != values[name]
     }
-    audit.record(session, by, "change", row.id, fields=list(new), before=before, revision=row.revision)
+    audit.record(session, actor, "change", row.id, fields=list(values), before=before, revision=row.revision)
 
 
-def _new_values(wish: Change) -> dict[str, Any]:
-    """The columns that a change sets, with what they become."""
-    documents = {"patient": wish.patient, "order": wish.order}
-    new: dict[str, Any] = {
+def _new_values(new: SpecimenChange) -> dict[str, Any]:
+    """The columns to set, with their new values."""
+    documents = {"patient": new.patient, "order": new.order}
+    values: dict[str, Any] = {
         name: document.model_dump(mode="json", exclude_none=True) for name, document in documents.items() if document
     }
     for name in ("collected_at", "target_cells", "megakaryocytes"):
-        value = getattr(wish, name)
-        if value is not None or name in wish.cleared:
-            new[name] = value
-    return new
+        value = getattr(new, name)
+        if value is not None or name in new.cleared:
+            values[name] = value
+    return values
 
 
 def _as_json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def cancel(session: Session, row: SpecimenRow, by: Actor, reason: str) -> None:
-    """Give a locked specimen up: it is never signed.
+def cancel(session: Session, row: SpecimenRow, actor: Actor, reason: str) -> None:
+    """Cancel a locked specimen. It can no longer be signed.
 
     Raises:
-        ReportedAlready: its preliminary report would stand for ever.
+        ReportedAlready: a preliminary report was sent.
     """
     if row.reports:
         raise ReportedAlready(
-            "a preliminary report went out, and nothing would take it back; sign the specimen, with a comment that "
-            "says what is wrong with it"
+            "a preliminary report was already sent and cannot be taken back; sign the specimen, and explain the error "
+            "in the comment"
         )
     row.state = State.CANCELLED
     row.revision += 1
-    audit.record(session, by, "cancel", row.id, reason=reason, revision=row.revision)
+    audit.record(session, actor, "cancel", row.id, reason=reason, revision=row.revision)
 
 
-def reopen(session: Session, row: SpecimenRow, by: Actor) -> None:
-    """Open a locked, cancelled specimen again."""
+def reopen(session: Session, row: SpecimenRow, actor: Actor) -> None:
+    """Reopen a locked, cancelled specimen."""
     row.state = State.OPEN
     row.revision += 1
-    audit.record(session, by, "reopen", row.id, revision=row.revision)
+    audit.record(session, actor, "reopen", row.id, revision=row.revision)
 
 
-def amend(session: Session, row: SpecimenRow, by: Actor, reason: str) -> None:
-    """Open a locked, signed specimen again; what was signed stands until it is signed anew."""
+def amend(session: Session, row: SpecimenRow, actor: Actor, reason: str) -> None:
+    """Reopen a locked, signed specimen. The signed report stays valid until the next signature."""
     row.state = State.AMENDING
     row.correction = reason
     row.revision += 1
-    audit.record(session, by, "amend", row.id, reason=reason, revision=row.revision)
+    audit.record(session, actor, "amend", row.id, reason=reason, revision=row.revision)

@@ -1,4 +1,4 @@
-"""Which receivers the settings name, and for each: how a report is written for it and by which wire it goes."""
+"""The configured receivers: message encoding and transport of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,52 +8,52 @@ from service.config.lis import LisSettings
 from service.lis.domain.report import Report
 from service.lis.domain.signing import Channel, Examples
 from service.lis.exchange.astm import records
-from service.lis.exchange.astm.transport import AstmWire
+from service.lis.exchange.astm.transport import AstmTransport
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.fhir import bundle
-from service.lis.exchange.fhir.transport import FhirWire
+from service.lis.exchange.fhir.transport import FhirTransport
 from service.lis.exchange.hl7 import results
 from service.lis.exchange.mllp.sockets import host_and_port
-from service.lis.exchange.mllp.transport import MllpWire
+from service.lis.exchange.mllp.transport import MllpTransport
 from service.lis.exchange.observations import CodeOf
-from service.lis.exchange.transport import Wire
+from service.lis.exchange.transport import Transport
 from service.lis.ingest import OVERLAY, PICTURE
 from service.lis.metrics import ChannelName
-from service.lis.picture_store import KeptPictures, media_type
+from service.lis.picture_store import PictureStore, media_type
 
-#: A delivery connects, sends and waits twice for an answer, each for the time-out; and a little more.
+#: A delivery has up to four steps with the time-out each: connect, send, two answers; and a margin.
 _STEPS, _MARGIN_S = 4, 5.0
-#: A session of ASTM is as long as its receiver makes it: each frame may be asked for again.
+#: An ASTM session can be long: the receiver may request each frame again.
 _ASTM_SESSION_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """One receiver of reports. A delivery that takes longer than `longest_s` is given up."""
+    """One receiver of reports. A delivery is cancelled after `time_limit_s`."""
 
     channel: Channel
-    wire: Wire
-    longest_s: float
+    transport: Transport
+    time_limit_s: float
 
 
-def receivers(lis: LisSettings, codes: CodeMap, kept: KeptPictures | None) -> list[Receiver]:
-    """All receivers that are set up, none if none is.
+def receivers(lis: LisSettings, codes: CodeMap, picture_store: PictureStore | None) -> list[Receiver]:
+    """All configured receivers.
 
     Raises:
-        OSError: a file of TLS cannot be read.
+        OSError: a TLS file cannot be read.
     """
     code_of = {verified: codes.code_of(verified) for verified in (False, True)}
     found = []
     if lis.hl7_to:
-        found.append(_receiver(lis, "hl7", _hl7(lis, code_of), MllpWire(lis), lis.hl7_timeout_s))
+        found.append(_receiver(lis, "hl7", _hl7(lis, code_of), MllpTransport(lis), lis.hl7_timeout_s))
     if lis.fhir_url:
         token = lis.fhir_token.get_secret_value() if lis.fhir_token else None
-        wire = FhirWire(lis.fhir_url, token, lis.fhir_timeout_s)
-        encode = _fhir(lis, code_of, kept if lis.fhir_pictures else None)
-        found.append(_receiver(lis, "fhir", encode, wire, lis.fhir_timeout_s, sends_pictures=lis.fhir_pictures))
+        transport = FhirTransport(lis.fhir_url, token, lis.fhir_timeout_s)
+        encode = _fhir(lis, code_of, picture_store if lis.fhir_pictures else None)
+        found.append(_receiver(lis, "fhir", encode, transport, lis.fhir_timeout_s, sends_pictures=lis.fhir_pictures))
     if lis.astm_to:
-        astm_wire = AstmWire(*host_and_port(lis.astm_to), lis.astm_timeout_s)
-        found.append(_receiver(lis, "astm", _astm(lis, code_of), astm_wire, _ASTM_SESSION_S))
+        astm_transport = AstmTransport(*host_and_port(lis.astm_to), lis.astm_timeout_s)
+        found.append(_receiver(lis, "astm", _astm(lis, code_of), astm_transport, _ASTM_SESSION_S))
     return found
 
 
@@ -61,14 +61,20 @@ Encode = Callable[[Report, Examples, str], str]
 
 
 def _receiver(
-    lis: LisSettings, name: ChannelName, encode: Encode, wire: Wire, timeout_s: float, *, sends_pictures: bool = False
+    lis: LisSettings,
+    name: ChannelName,
+    encode: Encode,
+    transport: Transport,
+    timeout_s: float,
+    *,
+    sends_pictures: bool = False,
 ) -> Receiver:
     channel = Channel(name, encode, timedelta(hours=lis.retry_for_h), sends_pictures)
-    return Receiver(channel, wire, _STEPS * timeout_s + _MARGIN_S)
+    return Receiver(channel, transport, _STEPS * timeout_s + _MARGIN_S)
 
 
 def _verified(report: Report) -> bool:
-    """Whether codes that say "Manual count" are true of it: signed, and a person has read every cell."""
+    """Whether "Manual count" codes are true: signed, and every cell read by a person."""
     found = report.differential
     return report.signed_by is not None and found.read_by_person == found.cells
 
@@ -81,11 +87,11 @@ def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
     return encode
 
 
-def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], kept: KeptPictures | None) -> Encode:
+def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], picture_store: PictureStore | None) -> Encode:
     form = bundle.FhirForm(lis.local_system_uri, lis.fhir_patient_systems)
 
     def encode(report: Report, examples: Examples, _: str) -> str:
-        pictures = _pictures(examples, kept) if kept else []
+        pictures = _pictures(examples, picture_store) if picture_store else []
         return bundle.encode_report(report, code_of[_verified(report)], form, pictures)
 
     return encode
@@ -100,12 +106,12 @@ def _astm(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
     return encode
 
 
-def _pictures(examples: Examples, kept: KeptPictures) -> list[bundle.Picture]:
-    """The picture and the overlay of each example cell that are still there."""
+def _pictures(examples: Examples, picture_store: PictureStore) -> list[bundle.MediaPicture]:
+    """The stored pictures and overlays of the example cells."""
     found = []
     for cell in examples:
         for kind, title in ((PICTURE, "cell"), (OVERLAY, "evidence for the suggested class")):
-            if data := kept.get(cell.sha256, kind):
+            if data := picture_store.get(cell.sha256, kind):
                 name = f"{cell.code}: {title} {cell.place}"
-                found.append(bundle.Picture(f"{cell.sha256}.{kind}", data, media_type(data), name))
+                found.append(bundle.MediaPicture(f"{cell.sha256}.{kind}", data, media_type(data), name))
     return found

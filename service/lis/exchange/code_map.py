@@ -1,8 +1,4 @@
-"""Which code each result is sent under: a table that a laboratory can replace, read and checked as a whole.
-
-Knows the table's columns, LOINC's check digit, and when a code may be claimed. Does not know results, reports or wires:
-`code_of` gives what `observations` and the encoders ask for.
-"""
+"""The code table: the LOINC or local code of each result. A laboratory can replace it; it is validated as a whole."""
 
 import csv
 import difflib
@@ -30,12 +26,12 @@ from service.lis.exchange.observations import (
 
 BUNDLED: Final = Path(__file__).with_name("codes.csv")
 COLUMNS: Final = ("key", "loinc", "long_name", "manual_count", "status", "verified_by", "note")
-#: Statuses of a LOINC code that may be sent, the most certain first, and of one that never is.
+#: Statuses of LOINC codes that can be sent, most certain first, and of codes that are not.
 CERTAIN: Final = ("verified", "two-sources", "single-source")
 UNCERTAIN: Final = ("doubtful", "unverified")
 LOCAL, AVOIDED, AVOID = "local", "do-not-use", "AVOID"
 STATUSES: Final = (*CERTAIN, *UNCERTAIN, LOCAL, AVOIDED)
-#: Rows that every table has, whatever its classes.
+#: Rows of every table, besides the classes.
 NAMED: Final = {
     PANEL: "Differential panel",
     ME_RATIO: "Myeloid to erythroid ratio",
@@ -49,7 +45,7 @@ NAMED: Final = {
 
 
 class CodeTableError(Exception):
-    """A table that cannot be used: which file, which line of it, and what to do."""
+    """An invalid code table: file, line and what to change."""
 
     def __init__(self, path: Path, line: int, reason: str) -> None:
         super().__init__(f"{path}, line {line}: {reason}")
@@ -60,7 +56,7 @@ class CodeTableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table: what is known of one result's code, and who has checked it."""
+    """One row of the table: the code of one result, its status and source."""
 
     line: int
     key: str
@@ -73,8 +69,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """What one result is sent under before and after a person signs, and what a laboratory should know of that."""
+class ResultCode:
+    """The codes of one result in preliminary and signed reports, with warnings."""
 
     key: str
     status: str
@@ -86,7 +82,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class CodeMap:
-    """A table that was read: its version, its rows by key, and the least certain status that is sent as LOINC."""
+    """A valid table: version, rows by key, and the least certain status that is sent as LOINC."""
 
     version: str
     rows: Mapping[str, Row]
@@ -94,10 +90,10 @@ class CodeMap:
 
     @classmethod
     def load(cls, path: Path | None = None, least_status: str = "single-source") -> Self:
-        """Read a laboratory's own table, or the one that comes along.
+        """Read a laboratory's table, or the bundled one.
 
         Raises:
-            CodeTableError: a table that cannot be read or that contradicts itself, the first fault of it.
+            CodeTableError: the table cannot be read or is invalid; the first error.
         """
         version, bundled = _read(BUNDLED)
         rows = bundled
@@ -107,43 +103,43 @@ class CodeMap:
         return cls(version, _checked(path or BUNDLED, rows, avoided), least_status)
 
     def code_of(self, signed: bool) -> CodeOf:
-        """From an observation's key and name to its code, for a report that a person has signed or not yet."""
-        said = [row for row in self.rows.values() if self._certain(row) and (signed or not row.manual_count)]
-        codes = {row.key: Coded("loinc", row.loinc, row.long_name) for row in said}
+        """A function from an observation's key and name to its code, for signed or preliminary reports."""
+        sent = [row for row in self.rows.values() if self._certain(row) and (signed or not row.manual_count)]
+        codes = {row.key: Coded("loinc", row.loinc, row.long_name) for row in sent}
 
         def coded(key: str, name: str) -> Coded:
             return codes.get(key) or Coded("local", key, name)
 
         return coded
 
-    def sent(self, classes: Sequence[CellClass] = CLASSES) -> list[Sent]:
-        """Every code that could be sent for these classes, in the order of a report."""
+    def result_codes(self, classes: Sequence[CellClass] = CLASSES) -> list[ResultCode]:
+        """The codes of all results for these classes, in the order of a report."""
         before, after = self.code_of(signed=False), self.code_of(signed=True)
         names = {cell_class.code: cell_class.name for cell_class in classes if cell_class.countable != "never"} | NAMED
-        return [self._sent(key, before(key, name), after(key, name)) for key, name in names.items()]
+        return [self._result_code(key, before(key, name), after(key, name)) for key, name in names.items()]
 
-    def _sent(self, key: str, preliminary: Coded, signed: Coded) -> Sent:
+    def _result_code(self, key: str, preliminary: Coded, signed: Coded) -> ResultCode:
         row = self.rows.get(key)
         if row is None:
-            return Sent(key, LOCAL, preliminary, signed, warnings=("not in the table: sent under its own name",))
-        return Sent(key, row.status, preliminary, signed, row.verified_by, tuple(self._warnings(row)))
+            return ResultCode(key, LOCAL, preliminary, signed, warnings=("not in the table: sent with its own key",))
+        return ResultCode(key, row.status, preliminary, signed, row.verified_by, tuple(self._warnings(row)))
 
     def _warnings(self, row: Row) -> Iterator[str]:
         if row.status == LOCAL:
             return
         if not self._certain(row):
-            yield f"{row.loinc} is {row.status} and not sent"
+            yield f"{row.loinc} is {row.status}: not sent"
         elif row.manual_count:
-            yield "says by Manual count: sent only once a person has signed"
+            yield "means by Manual count: sent only in signed reports"
         if row.status != CERTAIN[0]:
-            yield f"check it in RELMA or at loinc.org: {row.note or 'nobody has yet'}"
+            yield f"check it in RELMA or at loinc.org: {row.note or 'not checked yet'}"
 
     def _certain(self, row: Row) -> bool:
         return row.status in CERTAIN[: CERTAIN.index(self.least_status) + 1]
 
 
 def has_check_digit(loinc: str) -> bool:
-    """Whether the digit behind the hyphen is the modulus 10 check digit of those before it (LOINC Users' Guide)."""
+    """Whether the modulus 10 check digit after the hyphen is right (LOINC Users' Guide)."""
     found = re.fullmatch(r"([0-9]{1,7})-([0-9])", loinc)
     if not found:
         return False
@@ -154,28 +150,30 @@ def has_check_digit(loinc: str) -> bool:
 
 def _read(path: Path) -> tuple[str, list[Row]]:
     try:
-        lines = read_regular_file(path).decode("utf-8-sig").splitlines()  # spreadsheets put a mark first
+        lines = read_regular_file(path).decode("utf-8-sig").splitlines()  # spreadsheets write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise CodeTableError(path, 1, f"cannot be read as UTF-8 text ({why})") from error
     version = re.fullmatch(r"# version: ([^,]+?)[,\s]*", lines[0]) if lines else None
     if not version:
-        raise CodeTableError(path, 1, "begin the table with its version: `# version: 1`, or any name of yours")
+        raise CodeTableError(path, 1, "the first line must be the table's version, such as `# version: 1`")
     head = next((number for number, text in enumerate(lines) if not text.startswith("#")), len(lines))
     reader = csv.reader(io.StringIO("\n".join(lines[head:])))
     columns = tuple(next(reader, ()))
     if columns != COLUMNS:
-        raise CodeTableError(path, head + 1, f"the columns are {','.join(COLUMNS)}, not {','.join(columns)}")
+        raise CodeTableError(path, head + 1, f"wrong columns {','.join(columns)}; use {','.join(COLUMNS)}")
     return version[1], [_row(path, head + reader.line_num, cells) for cells in reader if any(cells)]
 
 
 def _row(path: Path, line: int, cells: Sequence[str]) -> Row:
     if len(cells) != len(COLUMNS):
-        raise CodeTableError(path, line, f"{len(cells)} cells, not {len(COLUMNS)}; put text with commas in quotes")
+        raise CodeTableError(
+            path, line, f"{len(cells)} cells instead of {len(COLUMNS)}; put text with commas in quotes"
+        )
     key, loinc, long_name, manual_count, status, verified_by, note = (cell.strip() for cell in cells)
     if status not in STATUSES:
         nearest = difflib.get_close_matches(status, STATUSES, n=1, cutoff=0)[0]
-        raise CodeTableError(path, line, f"{status or 'no status'} is no status; did you mean {nearest}?")
+        raise CodeTableError(path, line, f"unknown status {status or '(empty)'}; did you mean {nearest}?")
     row = Row(line, key, loinc, long_name, manual_count == "yes", status, verified_by, note)
     wrong = _wrong_loinc(row, manual_count) if status in (*CERTAIN, *UNCERTAIN) else _wrong_other(row)
     if wrong:
@@ -185,23 +183,23 @@ def _row(path: Path, line: int, cells: Sequence[str]) -> Row:
 
 def _wrong_loinc(row: Row, manual_count: str) -> str | None:
     if not has_check_digit(row.loinc):
-        return f"{row.loinc or 'an empty cell'} is no LOINC code, its check digit is wrong; copy it from loinc.org anew"
+        return f"invalid LOINC code {row.loinc or '(empty)'}: wrong check digit; copy it from loinc.org again"
     if not row.long_name:
         return "long_name is empty; copy the code's long common name from loinc.org"
     if manual_count not in ("yes", "no"):
-        return "manual_count is yes or no: whether the long name says by Manual count"
+        return "manual_count must be yes or no: whether the long name says by Manual count"
     if "manual count" in row.long_name.lower() and not row.manual_count:
-        return "the long name says by Manual count: manual_count is yes"
+        return "the long name says by Manual count; set manual_count to yes"
     if row.status in CERTAIN and not row.verified_by:
-        return f"verified_by is empty: who says that it is {row.status}?"
+        return f"verified_by is empty; name the source of the status {row.status}"
     return None
 
 
 def _wrong_other(row: Row) -> str | None:
     if row.status == LOCAL and row.loinc:
-        return f"a local code has no LOINC code beside it; empty the cell, or give {row.loinc} the status it has"
+        return f"a local code has no LOINC code; empty the cell, or set the status of {row.loinc}"
     if (row.status == AVOIDED) != (row.key == AVOID):
-        return f"rows of status {AVOIDED} have the key {AVOID}, and only they"
+        return f"the status {AVOIDED} and the key {AVOID} go together"
     return None
 
 
@@ -212,13 +210,15 @@ def _checked(path: Path, rows: Sequence[Row], avoided: Mapping[str, str]) -> dic
         if row.status == AVOIDED:
             continue
         if row.key in found:
-            raise CodeTableError(path, row.line, f"{row.key} stands in line {found[row.key].line} already; keep one")
+            raise CodeTableError(path, row.line, f"{row.key} is already in line {found[row.key].line}; keep one")
         if row.loinc in avoided:
-            reason = f"{row.loinc} must not be used: {avoided[row.loinc]}; choose another, or the status local"
+            reason = f"{row.loinc} must not be used: {avoided[row.loinc]}; use another code, or the status local"
             raise CodeTableError(path, row.line, f"{row.key}: {reason}")
         if row.loinc and row.loinc in loincs:
             other = loincs[row.loinc]
-            raise CodeTableError(path, row.line, f"{row.key}: {row.loinc} is that of {other.key} in line {other.line}")
+            raise CodeTableError(
+                path, row.line, f"{row.key}: {row.loinc} is already the code of {other.key} in line {other.line}"
+            )
         found[row.key] = row
         loincs[row.loinc] = row
     for key in (*(cell_class.code for cell_class in CLASSES), *NAMED):

@@ -1,8 +1,4 @@
-"""What of a report is sent, once for all wires: an ordered list of single results. Pure, no I/O.
-
-Knows which results there are and what is said beside each. Does not know codes (`codes`) nor how HL7, FHIR or ASTM
-write them.
-"""
+"""The results of a report, for every message format: an ordered list of observations. Pure, no I/O."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,23 +16,23 @@ LINEAGE = "LINEAGE_"
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """What a result is called on the wire: a LOINC code, or one of the laboratory's own."""
+    """The code of a result in a message: LOINC, or the laboratory's own."""
 
     system: Literal["loinc", "local"]
     code: str
     display: str
 
 
-#: From an observation's key and name to its code: `codes.CodeMap` with the report's status decided.
+#: From an observation's key and name to its code; see `CodeMap.code_of`.
 CodeOf = Callable[[str, str], Coded]
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One result. `value` is absent when there is none to be had: then `notes` say why.
+    """One result. Without a value, `notes` give the reason.
 
-    `key` is a class code or one of the names above: what the code map is asked for. `unit` is UCUM; texts have none.
-    `low` and `high` bound the 95 % interval of sampling, in the value's own unit.
+    `key` is a class code or one of the names above; the code table is looked up by it. `unit` is UCUM; texts have none.
+    `low` and `high` bound the 95 % sampling interval, in the value's unit.
     """
 
     key: str
@@ -49,7 +45,7 @@ class Observation:
 
 
 def observations(report: Report) -> list[Observation]:
-    """All results of a report: classes in logit order, lineages, M:E ratio, counts, and what stands behind them."""
+    """All results of a report: classes in logit order, lineages, M:E ratio, counts, models, method."""
     return [*_classes(report), *_lineages(report), _ratio(report), *_counts(report), *_provenance(report)]
 
 
@@ -60,8 +56,8 @@ def _classes(report: Report) -> Iterator[Observation]:
 
 def _class(share: ClassShare, counted: int) -> Observation:
     if not share.supported:
-        note = "not measured: the model does not know this class, and a person has not read every cell"
-        named = f"the model, or a person, named {share.count} of {counted} cells so"
+        note = "Not measured: the model does not support this class, and a person has not read every cell"
+        named = f"{share.count} of {counted} cells were classified as this class"
         return Observation(share.code, share.name, None, "%", notes=(note, named) if share.count else (note,))
     notes = [f"{share.count} of {counted} cells"]
     if share.low is not None and share.high is not None:
@@ -74,7 +70,13 @@ def _lineages(report: Report) -> Iterator[Observation]:
     for share in report.differential.lineages:
         key, name = f"{LINEAGE}{share.lineage.upper()}", f"{share.lineage.capitalize()} cells, all"
         if not share.supported:
-            yield Observation(key, name, None, "%", notes=("not measured: nor is one of its classes",))
+            yield Observation(
+                key,
+                name,
+                None,
+                "%",
+                notes=("Not measured: the lineage includes a class that the model does not support",),
+            )
             continue
         value = None if share.percent is None else round(share.percent, 1)
         notes = (f"{share.count} of {report.differential.counted} cells",)
@@ -84,7 +86,7 @@ def _lineages(report: Report) -> Iterator[Observation]:
 def _ratio(report: Report) -> Observation:
     ratio, name = report.differential.me_ratio, "Myeloid to erythroid ratio"
     if not ratio.supported:
-        notes = (f"not measured: nor is a class of one of its terms; {ratio.formula}",)
+        notes = (f"Not calculated: the ratio includes a class this model does not support; {ratio.formula}",)
         return Observation(ME_RATIO, name, None, "{ratio}", notes=notes)
     notes = (f"{ratio.myeloid} to {ratio.erythroid} cells; {ratio.formula}",)
     value = None if ratio.value is None else round(ratio.value, 2)
@@ -97,7 +99,7 @@ def _counts(report: Report) -> Iterator[Observation]:
     note = f"{found.read_by_person} of {found.cells} cells were read by a person"
     yield Observation(WAITING, "Cells that wait for review", found.waiting_review, "{cells}", notes=(note,))
     if report.megakaryocytes is not None:
-        note = "counted aside by a person, not in the differential"
+        note = "counted separately by a person, not in the differential"
         yield Observation(MEGAKARYOCYTES, "Megakaryocytes", report.megakaryocytes, "{cells}", notes=(note,))
 
 

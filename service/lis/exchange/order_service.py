@@ -1,6 +1,4 @@
-"""Orders of the laboratory's system become specimens. Knows what each order means for a specimen that is there already;
-does not know the message it came in.
-"""
+"""Orders from the laboratory's system: open, change, reopen or cancel specimens."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,7 +9,7 @@ from sqlalchemy.orm import Session
 from service.auth.identity import Actor, Identity, InvalidName, checked_name
 from service.errors import ServiceError
 from service.lis.domain import specimens
-from service.lis.domain.specimens import CHANGEABLE, Change, NewSpecimen
+from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
 from service.lis.storage.states import State
 from service.lis.storage.tables import SpecimenRow, TakenMessageRow
@@ -20,14 +18,16 @@ from service.lis.storage.tables import SpecimenRow, TakenMessageRow
 BAD_VALUE, UNKNOWN_KEY, DUPLICATE_KEY, LOCKED = "102", "204", "205", "206"
 
 
-def take(session: Session, message: MessageIdentity, orders: Sequence[IncomingOrder], target_cells: int) -> bool:
-    """Take all orders of a message, or none; False when this very message was taken before.
+def accept_orders(
+    session: Session, message: MessageIdentity, orders: Sequence[IncomingOrder], target_cells: int
+) -> bool:
+    """Accept all orders of a message, or none. False for a message that was accepted before.
 
     Raises:
-        OrderRefused: an order that does not go with what is here.
+        OrderRefused: an order conflicts with a specimen, or the sender's name is invalid.
     """
-    by = _sender(message)
-    # Names longer than a column are told apart by the message's hash.
+    actor = _sender(message)
+    # Names are cut to their columns; the message's hash keeps messages apart.
     taken = TakenMessageRow(
         sender=message.sender[:400], control_id=message.control_id[:200], sha256=message.sha256, at=datetime.now(UTC)
     )
@@ -36,21 +36,21 @@ def take(session: Session, message: MessageIdentity, orders: Sequence[IncomingOr
     session.add(taken)
     try:
         session.flush()
-    except IntegrityError:  # it came twice at once, and the other one has been taken
+    except IntegrityError:  # another connection accepted the same message first
         session.rollback()
         return False
-    # All at once and in one order: the audit trail, which each order writes to, is locked until the last is taken.
-    specimens.lock_all(session, [order.number for order in orders])
+    # Lock specimens before the audit trail, which stays locked from the first order to the commit.
+    specimens.lock_by_numbers(session, [order.number for order in orders])
     for order in orders:
-        _take(session, order, by, target_cells)
+        _take(session, order, actor, target_cells)
     return True
 
 
 def _sender(message: MessageIdentity) -> Actor:
-    """The system that ordered: by its certificate, or by its address where none is asked for.
+    """The ordering system, by its certificate's subject, or by its address without one.
 
     Raises:
-        OrderRefused: what the message says of its sender cannot stand in the audit trail.
+        OrderRefused: MSH-3 and MSH-4 are not valid in the audit trail.
     """
     try:
         claim = checked_name(message.sender, "the sender")
@@ -61,47 +61,47 @@ def _sender(message: MessageIdentity) -> Actor:
     return Actor(f"order from {peer.certificate or peer.address}", known)
 
 
-def _take(session: Session, order: IncomingOrder, by: Actor, target_cells: int) -> None:
-    row = specimens.by_number(session, order.number)
+def _take(session: Session, order: IncomingOrder, actor: Actor, target_cells: int) -> None:
+    row = specimens.find_by_number(session, order.number)
     if row is not None:
-        row = specimens.locked(session, row.id, *State)
+        row = specimens.lock(session, row.id, *State)
     try:
         if order.action is OrderAction.NEW:
-            _open(session, row, order, by, target_cells)
+            _open(session, row, order, actor, target_cells)
         elif row is None:
-            raise OrderRefused(UNKNOWN_KEY, "no specimen with this number is here", "SPM^1^2")
+            raise OrderRefused(UNKNOWN_KEY, "unknown specimen number", "SPM^1^2")
         elif order.action is OrderAction.CHANGE:
-            _change(session, row, order, by)
+            _change(session, row, order, actor)
         else:
-            _cancel(session, row, by)
-    except ServiceError as error:  # another process was faster: the sender tries again and finds its specimen
+            _cancel(session, row, actor)
+    except ServiceError as error:  # another process was first: the sender retries
         raise OrderRefused(LOCKED, str(error), "SPM^1^2") from error
 
 
-def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, by: Actor, target_cells: int) -> None:
+def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, actor: Actor, target_cells: int) -> None:
     if row is None:
         new = NewSpecimen(order.number, order.patient, order.order, target_cells, order.collected_at)
-        specimens.open_specimen(session, new, by)
+        specimens.open_specimen(session, new, actor)
         return
     before = row.order.get("placer_number")
     if not specimens.same_patient(row, order.patient) or (before and before != order.order.placer_number):
-        raise OrderRefused(DUPLICATE_KEY, "another order's specimen has this number", "SPM^1^2")
+        raise OrderRefused(DUPLICATE_KEY, "another order has a specimen with this number", "SPM^1^2")
     if row.state == State.CANCELLED:
-        specimens.reopen(session, row, by)
-    _change(session, row, order, by)
+        specimens.reopen(session, row, actor)
+    _change(session, row, order, actor)
 
 
-def _change(session: Session, row: SpecimenRow, order: IncomingOrder, by: Actor) -> None:
+def _change(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Actor) -> None:
     if row.state not in CHANGEABLE:
         raise OrderRefused(LOCKED, f"the specimen is {row.state}", "SPM^1^2")
     if not specimens.same_patient(row, order.patient):
-        raise OrderRefused(DUPLICATE_KEY, "the specimen is another patient's", "PID^1^3")
-    specimens.change(session, row, Change(order.patient, order.order, order.collected_at), by)
+        raise OrderRefused(DUPLICATE_KEY, "the specimen belongs to another patient", "PID^1^3")
+    specimens.change(session, row, SpecimenChange(order.patient, order.order, order.collected_at), actor)
 
 
-def _cancel(session: Session, row: SpecimenRow, by: Actor) -> None:
+def _cancel(session: Session, row: SpecimenRow, actor: Actor) -> None:
     if row.state == State.CANCELLED:
         return
     if row.state != State.OPEN:
-        raise OrderRefused(LOCKED, f"the specimen is {row.state}: what was signed is amended, not cancelled", "SPM^1^2")
-    specimens.cancel(session, row, by, "cancelled by the system that ordered it")
+        raise OrderRefused(LOCKED, f"the specimen is {row.state}; only an open specimen can be cancelled", "SPM^1^2")
+    specimens.cancel(session, row, actor, "cancelled by the system that ordered it")

@@ -1,4 +1,4 @@
-"""Orders as they come from a laboratory's system, whatever message they came in. Knows no HL7 and no storage."""
+"""Orders of the laboratory's system, independent of the message format."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from service.lis.domain.report import Order, Patient
 
 
 class OrderAction(StrEnum):
-    """What the order asks for (ORC-1, HL7 table 0119)."""
+    """The order control code (ORC-1, HL7 table 0119)."""
 
     NEW = "NW"
     CHANGE = "XO"
@@ -18,7 +18,7 @@ class OrderAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingOrder:
-    """One specimen that is asked for, changed or cancelled. `number` is what stands on its label."""
+    """An order for one specimen: new, changed or cancelled. `number` is on its label."""
 
     action: OrderAction
     number: str
@@ -29,7 +29,7 @@ class IncomingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is on the other side of a connection, as far as it is verified. `certificate` is its subject."""
+    """The verified peer of a connection. `certificate` is its subject."""
 
     address: str
     certificate: str | None = None
@@ -37,9 +37,9 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class MessageIdentity:
-    """Which message orders came in. The same one a second time is answered as the first time and changes nothing.
+    """Identifies a message with orders. The same message again gets the same answer and changes nothing.
 
-    `sender` is what the message says of itself in MSH-3 and MSH-4: nobody has verified it.
+    `sender` is MSH-3 and MSH-4: a claim, which nothing verifies.
     """
 
     peer: Peer
@@ -49,7 +49,7 @@ class MessageIdentity:
 
 
 class OrderRefused(Exception):
-    """An order that cannot be taken as it is. The reason is for a log too: it holds nothing of the patient.
+    """An order is refused. The reason is logged: it holds no patient data.
 
     `code` is of HL7 table 0357 (101 required field missing, 204 unknown key, 205 duplicate key, 207 internal error, …),
     `location` an ERL such as PID^1^3.
@@ -62,5 +62,5 @@ class OrderRefused(Exception):
         self.location = location
 
 
-#: Takes all orders of one message or none; raises OrderRefused.
+#: Accepts all orders of one message, or none; raises OrderRefused.
 TakeOrders = Callable[[MessageIdentity, Sequence[IncomingOrder]], Awaitable[None]]

@@ -1,12 +1,12 @@
-"""What delivery asks of every wire, and the two ways in which a message is not taken. Knows no protocol."""
+"""The interface of a transport to one receiver, and the two ways in which a delivery fails."""
 
 from typing import Protocol
 
 
 class Rejected(Exception):
-    """The receiver has read the message and does not take it: sending it again would change nothing.
+    """The receiver has refused the message; sending it again would change nothing.
 
-    `reply` is its answer as it came, for the dead letter; the reason never holds what the message said.
+    `reply` is the receiver's answer, stored with the dead letter. `reason` never quotes the message.
     """
 
     def __init__(self, reason: str, reply: str = "") -> None:
@@ -16,25 +16,25 @@ class Rejected(Exception):
 
 
 class NoAnswer(Exception):
-    """Nobody says that the message was taken: no connection, a time-out, half an answer. It is sent again as it is."""
+    """The message was not acknowledged: no connection, a time-out, an incomplete answer. It is sent again."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class Wire(Protocol):
-    """One way to a receiver. One message at a time: the caller waits for the answer before the next."""
+class Transport(Protocol):
+    """Sends messages to one receiver, one at a time."""
 
     async def deliver(self, message: str, control_id: str) -> str:
-        """Send one message and return the receiver's answer once it has taken it.
+        """Send one message; returns the receiver's answer once it has accepted the message.
 
         Raises:
-            Rejected: it will not take it.
-            NoAnswer: it may or may not have it.
+            Rejected: the receiver has refused it.
+            NoAnswer: the receiver may or may not have it.
         """
         ...
 
     async def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         ...

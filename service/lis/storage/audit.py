@@ -1,8 +1,8 @@
-"""The audit trail: who did what to which specimen, in a chain of hashes that shows every later change of a row.
+"""The audit trail: who changed which specimen, in a hash chain that reveals later changes of a row.
 
-Knows rows and their order. Does not know what actions mean: `audit_checks` holds the tables against them. Each row's
-hash covers its content and the hash before it; one more row says where the chain ends. Whoever can write the database
-can also write a new chain: keep the end that `marrowlens audit verify` prints outside, and give it to the next check.
+Each row's hash covers its content and the previous hash; one more row stores the end of the chain. A database
+administrator can write a new chain: store the end that `marrowlens audit verify` prints outside, and pass it to the
+next check.
 """
 
 import hmac
@@ -19,42 +19,42 @@ from sqlalchemy.orm import Session
 from service.auth.identity import Actor
 from service.lis.storage.tables import AuditHeadRow, AuditKeyRow, AuditRow
 
-#: What stands before the first row.
+#: The hash before the first row.
 BEGINNING = "0" * 64
 _PAGE = 1000
-#: Under which a row's details hold what its actor's name was verified by. Rows of earlier versions have none.
+#: Key of the actor's verified identity in a row's details. Absent in rows of earlier versions.
 IDENTITY = "identity"
 
 
-class TrailBroken(Exception):
-    """Nothing can be recorded, and so nothing may be done."""
+class AuditTrailBroken(Exception):
+    """The audit trail cannot be written; the change is refused."""
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """Where the chain ends: how many rows, and the hash of the last."""
+class ChainEnd:
+    """The end of the chain: the number of rows and the last hash."""
 
     number: int
     hash: str
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is not as it was written."""
+class Mismatch:
+    """One difference between the database and the audit trail."""
 
     number: int
     what: str
 
 
 def record(session: Session, actor: Actor, action: str, specimen_id: str | None = None, **details: Any) -> None:
-    """Append one row within the caller's transaction, as the last thing before its commit: all others wait for it.
+    """Append one row in the caller's transaction, as its last step: the end of the chain stays locked until the commit.
 
     Args:
-        details: what was done, without anything of the patient; JSON. The actor's identity stands among them.
+        details: JSON without patients' data. The actor's identity is added.
     """
     head = session.scalars(select(AuditHeadRow).with_for_update()).one_or_none()
     if head is None:
-        raise TrailBroken("what says where the audit trail ends is missing; see `marrowlens audit verify`")
+        raise AuditTrailBroken("the row with the end of the audit trail is missing; run `marrowlens audit verify`")
     row = AuditRow(
         number=head.number + 1,
         at=datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -68,52 +68,52 @@ def record(session: Session, actor: Actor, action: str, specimen_id: str | None 
     head.number, head.hash = row.number, row.hash
 
 
-def verify(session: Session, known: End | None = None) -> tuple[End, list[Fault]]:
-    """Where the chain ends, and every place where it is not as it was written.
+def verify(session: Session, known: ChainEnd | None = None) -> tuple[ChainEnd, list[Mismatch]]:
+    """Check the hash chain; returns its end and all mismatches.
 
     Args:
-        known: an end that an earlier check printed; the chain must still lead through it.
+        known: an end printed by an earlier check; the chain must contain it.
     """
-    faults: list[Fault] = []
-    end = End(0, BEGINNING)
-    for row in rows(session):
+    faults: list[Mismatch] = []
+    end = ChainEnd(0, BEGINNING)
+    for row in read_rows(session):
         faults += _faults(row, end)
-        end = End(row.number, row.hash)
+        end = ChainEnd(row.number, row.hash)
         if known and row.number == known.number and row.hash != known.hash:
-            faults.append(Fault(row.number, "is not the row that an earlier check ended with"))
+            faults.append(Mismatch(row.number, "differs from the row that ended an earlier check"))
     head = session.scalars(select(AuditHeadRow)).one_or_none()
     if head is None:
-        faults.append(Fault(end.number, "is the last row, and what said where the trail ends is missing"))
+        faults.append(Mismatch(end.number, "is the last row, but the row with the end of the trail is missing"))
     elif (head.number, head.hash) != (end.number, end.hash):
-        faults.append(Fault(end.number, f"is the last row, but {head.number} were written: rows are missing"))
+        faults.append(Mismatch(end.number, f"is the last row, but {head.number} rows were written: rows are missing"))
     if known and end.number < known.number:
-        faults.append(Fault(end.number, f"is the last row, but an earlier check saw {known.number}"))
+        faults.append(Mismatch(end.number, f"is the last row, but an earlier check found {known.number} rows"))
     return end, faults
 
 
-def rows(session: Session, *actions: str) -> Iterator[AuditRow]:
-    """All rows, or those of some actions, in their order."""
+def read_rows(session: Session, *actions: str) -> Iterator[AuditRow]:
+    """All rows, or those of some actions, in order."""
     wanted = select(AuditRow).order_by(AuditRow.number).execution_options(yield_per=_PAGE)
     yield from session.scalars(wanted.where(AuditRow.action.in_(actions)) if actions else wanted)
 
 
-def _faults(row: AuditRow, before: End) -> Iterator[Fault]:
+def _faults(row: AuditRow, before: ChainEnd) -> Iterator[Mismatch]:
     if row.number != before.number + 1:
-        yield Fault(row.number, f"follows on {before.number}: rows between them are missing")
+        yield Mismatch(row.number, f"follows row {before.number}: rows are missing")
     elif row.hash != _hash(row, before.hash):
-        yield Fault(row.number, "was edited, or is not the row that stood here")
+        yield Mismatch(row.number, "was edited or replaced")
 
 
 def digest(document: str) -> str:
-    """Under which the text of a report or a message is recorded."""
+    """SHA-256 of a report or message, as recorded in the trail."""
     return sha256(document.encode()).hexdigest()
 
 
 def digest_of_value(session: Session, specimen_id: str | None, revision: int, field: str, value: Any) -> str:
-    """Under which a value is recorded that a change replaced: HMAC-SHA256 under the database's own key.
+    """HMAC-SHA256 of a value that a change replaced, under the database's own key.
 
-    Without the key no list of names can be tried against the trail. Specimen, revision and field are part of it: equal
-    values in two rows have two digests.
+    Without the key, names cannot be tried against the trail. Specimen, revision and field are included, so equal
+    values in two rows have different digests.
     """
     key = session.scalars(select(AuditKeyRow)).one().key
     message = json.dumps([specimen_id, revision, field, value], sort_keys=True, ensure_ascii=False)

@@ -1,7 +1,6 @@
-"""What stands in the tables, held against the audit trail: reports, messages, and what people said of cells.
+"""Compares reports, messages, readings and classes of cells in the tables with the audit trail.
 
-Knows which actions recorded what. Does not know hashes of rows (`audit`). Not covered, because the trail does not hold
-it: patients' data of specimens, suggestions of the model, and pictures.
+Not in the trail, and so not checked: patients' data of specimens, suggestions of the model, pictures.
 """
 
 import json
@@ -12,21 +11,21 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from service.lis.storage.audit import Fault, digest, rows
+from service.lis.storage.audit import Mismatch, digest, read_rows
 from service.lis.storage.tables import AuditRow, CellRow, MessageRow, ReadingRow, ReportRow, SpecimenRow
 
-#: Row number of a fault that no row of the trail speaks of.
+#: Row number of a mismatch without a row in the trail.
 NO_ROW = 0
 
 
-def verify(session: Session) -> list[Fault]:
-    """Every report, message, reading and class of a cell that is not as the trail says, was added, or is missing."""
+def verify(session: Session) -> list[Mismatch]:
+    """All reports, messages, readings and classes of cells that were edited, added or removed."""
     return [*_reports(session), *_readings(session)]
 
 
-def _reports(session: Session) -> Iterator[Fault]:
+def _reports(session: Session) -> Iterator[Mismatch]:
     reports, messages = set[str](), set[str]()
-    for row in rows(session, "report", "sign"):
+    for row in read_rows(session, "report", "sign"):
         details = _read(row)
         report = str(details.get("report"))
         reports.add(report)
@@ -36,46 +35,46 @@ def _reports(session: Session) -> Iterator[Fault]:
             messages.add(control_id)
             text = session.scalar(select(MessageRow.message).where(MessageRow.control_id == control_id))
             if text is None or digest(text) != expected:
-                yield Fault(row.number, f"speaks of message {control_id}, which is missing or was edited")
+                yield Mismatch(row.number, f"message {control_id} is missing or was edited")
     for extra in set(session.scalars(select(ReportRow.id))) - reports:
-        yield Fault(NO_ROW, f"speaks of report {extra}: it was added by another hand")
+        yield Mismatch(NO_ROW, f"report {extra} is not in the audit trail")
     for extra in set(session.scalars(select(MessageRow.control_id))) - messages:
-        yield Fault(NO_ROW, f"speaks of message {extra}: it was added by another hand")
+        yield Mismatch(NO_ROW, f"message {extra} is not in the audit trail")
 
 
-def _report(session: Session, row: AuditRow, report: str, details: dict[str, Any]) -> Iterator[Fault]:
+def _report(session: Session, row: AuditRow, report: str, details: dict[str, Any]) -> Iterator[Mismatch]:
     wanted = select(ReportRow, SpecimenRow.id).join(SpecimenRow, SpecimenRow.row == ReportRow.specimen)
     found = session.execute(wanted.where(ReportRow.id == report)).one_or_none()
     if found is None:
-        yield Fault(row.number, f"speaks of report {report}, which is missing")
+        yield Mismatch(row.number, f"report {report} is missing")
         return
-    stands, specimen_id = found
-    if digest(stands.document) != details.get("report_sha256"):
-        yield Fault(row.number, f"speaks of report {report}, whose text was edited")
-    said = (row.specimen_id, details.get("version"), details.get("status"))
-    if (specimen_id, stands.version, stands.status) != said:
-        yield Fault(row.number, f"speaks of report {report}, which now stands elsewhere or as something else")
+    stored, specimen_id = found
+    if digest(stored.document) != details.get("report_sha256"):
+        yield Mismatch(row.number, f"the text of report {report} was edited")
+    recorded = (row.specimen_id, details.get("version"), details.get("status"))
+    if (specimen_id, stored.version, stored.status) != recorded:
+        yield Mismatch(row.number, f"specimen, version or status of report {report} differs from the audit record")
 
 
-def _readings(session: Session) -> Iterator[Fault]:
-    told: Counter[tuple[Any, ...]] = Counter()
+def _readings(session: Session) -> Iterator[Mismatch]:
+    recorded: Counter[tuple[Any, ...]] = Counter()
     last: dict[tuple[str | None, int], str] = {}
-    for row in rows(session, "read"):
+    for row in read_rows(session, "read"):
         for place, before, after, why in _read(row).get("cells", ()):
-            told[row.specimen_id, place, row.actor, before, after, why] += 1
+            recorded[row.specimen_id, place, row.actor, before, after, why] += 1
             last[row.specimen_id, place] = after
     columns = (ReadingRow.by, ReadingRow.from_code, ReadingRow.to_code, ReadingRow.why)
     written = select(SpecimenRow.id, CellRow.place, *columns).select_from(ReadingRow)
     written = written.join(CellRow, CellRow.row == ReadingRow.cell).join(
         SpecimenRow, SpecimenRow.row == CellRow.specimen
     )
-    stand = Counter(tuple(each) for each in session.execute(written))
-    for specimen_id, place, *_ in (told - stand) + (stand - told):
-        yield Fault(NO_ROW, f"says what stands of cell {place} of specimen {specimen_id}: a reading was edited")
+    stored = Counter(tuple(each) for each in session.execute(written))
+    for specimen_id, place, *_ in (recorded - stored) + (stored - recorded):
+        yield Mismatch(NO_ROW, f"readings of cell {place} of specimen {specimen_id} differ from the audit record")
     yield from _classes(session, last)
 
 
-def _classes(session: Session, last: dict[tuple[str | None, int], str]) -> Iterator[Fault]:
+def _classes(session: Session, last: dict[tuple[str | None, int], str]) -> Iterator[Mismatch]:
     cells = select(SpecimenRow.id, CellRow.place, CellRow.code).join(SpecimenRow, SpecimenRow.row == CellRow.specimen)
     touched = or_(CellRow.read_by.is_not(None), CellRow.code != CellRow.suggested)
     found: dict[tuple[str | None, int], str] = {
@@ -83,11 +82,11 @@ def _classes(session: Session, last: dict[tuple[str | None, int], str]) -> Itera
     }
     for specimen_id, place in sorted(found.keys() | last.keys(), key=str):
         if found.get((specimen_id, place)) != last.get((specimen_id, place)):
-            yield Fault(NO_ROW, f"says what cell {place} of specimen {specimen_id} stands under: its class was edited")
+            yield Mismatch(NO_ROW, f"the class of cell {place} of specimen {specimen_id} differs from the audit record")
 
 
 def _read(row: AuditRow) -> dict[str, Any]:
-    """What a row says; nothing where it was edited beyond reading, which its hash has shown already."""
+    """Details of a row; empty if they are invalid, which the hash chain reports."""
     try:
         details = json.loads(row.details)
     except ValueError:

@@ -21,21 +21,21 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from service.config.lis import LisSettings
 from service.config.urls import is_loopback
 from service.errors import StorageUnavailable
-from service.lis.storage.file_rights import make_file
+from service.lis.storage.file_rights import create_private_file
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
-#: How long a writer waits for another one before it gives up.
+#: Time-out of a writer that waits for another one, and of connecting.
 _LOCK_WAIT_S = 10
-#: Any number, as long as nobody else locks it: marrowlens' migrations, one at a time.
+#: PostgreSQL advisory lock of the migrations; an arbitrary number.
 _MIGRATION_LOCK = 7_241_966_021
 
 
-class DatabaseRefused(Exception):
-    """The database cannot be used as the settings name it; the message holds no password."""
+class DatabaseConfigError(Exception):
+    """The database settings are unusable. The message holds no password."""
 
 
-class DatabaseFailed(Exception):
-    """The database does not do what it was asked, by its kind: the driver's own words can hold rows of patients."""
+class DatabaseError(Exception):
+    """A database error, by its type and code; the driver's text can quote patients' data."""
 
     def __init__(self, error: DBAPIError) -> None:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None) or "no code"
@@ -43,43 +43,43 @@ class DatabaseFailed(Exception):
 
 
 class Database:
-    """Transactions on one database. On SQLite a writer holds the whole file from its first statement on."""
+    """Transactions on one database. On SQLite a writer locks the whole file."""
 
     def __init__(self, url: str, sslmode: str | None = None, authority: Path | None = None) -> None:
         """
         Args:
-            sslmode, authority: of TLS to PostgreSQL; see `postgres_tls`.
+            sslmode, authority: TLS to PostgreSQL; see `secured`.
 
         Raises:
-            DatabaseRefused: not a URL of SQLite or PostgreSQL, its driver is not installed, its folder is missing, or
-                it would be reached without TLS by mistake.
+            DatabaseConfigError: no URL of SQLite or PostgreSQL, the driver or folder is missing, or a remote
+                server could be reached without TLS.
         """
         self.engine = _engine(url, sslmode, authority)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
 
     @classmethod
     def of(cls, settings: LisSettings) -> "Database":
-        """The database that the settings name. Raises DatabaseRefused."""
+        """The configured database. Raises DatabaseConfigError."""
         assert settings.database is not None, "without a database there is no laboratory"
         return cls(settings.database.get_secret_value(), settings.database_sslmode, settings.database_ca)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction that is committed at the end of the block, and rolled back when the block raises.
+        """A transaction: committed at the end of the block, rolled back if it raises.
 
         Raises:
-            StorageUnavailable: the database cannot be reached, is locked for too long, or went away. At the commit
-                nobody knows then whether it was done.
+            StorageUnavailable: the database does not answer, or is locked for too long. If the commit fails so, the
+                outcome is unknown.
         """
         with self._session("write") as session, session.begin():
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that sees one state of everything, and never waits for a writer.
+        """A read-only transaction with a consistent snapshot; never waits for a writer.
 
         Raises:
-            StorageUnavailable: the database cannot be reached.
+            StorageUnavailable: the database does not answer.
         """
         with self._session("read") as session:
             yield session
@@ -94,14 +94,14 @@ class Database:
         except DBAPIError as error:
             if error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError"):
                 raise StorageUnavailable from None
-            raise DatabaseFailed(error) from None
+            raise DatabaseError(error) from None
 
     def migrate(self) -> None:
-        """Bring the tables to this version of the service; several that start at once wait for each other.
+        """Migrate the tables to this version of the service; parallel calls wait for each other.
 
         Raises:
-            StorageUnavailable: the database cannot be reached.
-            DatabaseRefused: it was made by a later version.
+            StorageUnavailable: the database does not answer.
+            DatabaseConfigError: the tables are of a later version.
         """
         config = _alembic()
         try:
@@ -113,14 +113,14 @@ class Database:
         except DBAPIError as error:
             raise _unreachable(error) from error
         except CommandError as error:
-            raise DatabaseRefused(f"the database is of another version of marrowlens: {error}") from error
+            raise DatabaseConfigError(f"the tables are of another version of marrowlens: {error}") from error
 
     def is_current(self) -> bool:
-        """Whether the tables are those of this version of the service. Changes nothing.
+        """Whether the tables are of this version of the service. Changes nothing.
 
         Raises:
-            StorageUnavailable: the database cannot be reached.
-            DatabaseRefused: it was made by a later version.
+            StorageUnavailable: the database does not answer.
+            DatabaseConfigError: the tables are of a later version.
         """
         scripts = ScriptDirectory.from_config(_alembic())
         try:
@@ -129,11 +129,11 @@ class Database:
         except DBAPIError as error:
             raise _unreachable(error) from error
         if unknown := found - {script.revision for script in scripts.walk_revisions()}:
-            raise DatabaseRefused(f"the database is of another version of marrowlens: {', '.join(sorted(unknown))}")
+            raise DatabaseConfigError(f"the tables are of another version of marrowlens: {', '.join(sorted(unknown))}")
         return found == set(scripts.get_heads())
 
     def close(self) -> None:
-        """Close every connection: one in use when its transaction ends."""
+        """Close every connection; one in use when its transaction ends."""
         event.listen(self.engine.pool, "checkin", lambda _, used: used.invalidate())
         self.engine.dispose()
 
@@ -145,9 +145,9 @@ def _alembic() -> Config:
 
 
 def _unreachable(error: DBAPIError) -> Exception:
-    """What a failed connection is: no TLS as the settings want it, which no waiting mends, or a server that is away."""
+    """The error of a failed connection: a TLS configuration error, or StorageUnavailable."""
     if meaning := refusal(str(error.orig)):
-        return DatabaseRefused(meaning)
+        return DatabaseConfigError(meaning)
     return StorageUnavailable()
 
 
@@ -155,7 +155,7 @@ def _engine(url: str, sslmode: str | None, authority: Path | None) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-            raise DatabaseRefused(f"{parsed.get_backend_name()} is not a database that is used here: take {_FORMS}")
+            raise DatabaseConfigError(f"unsupported database {parsed.get_backend_name()}; use {_FORMS}")
         if parsed.get_backend_name() == "postgresql":
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
@@ -163,15 +163,17 @@ def _engine(url: str, sslmode: str | None, authority: Path | None) -> Engine:
             waiting = {"connect_timeout": _LOCK_WAIT_S}
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=waiting)
         if sslmode or authority:
-            raise DatabaseRefused("SQLite is a file: MARROWLENS_LIS_DATABASE_SSLMODE and _CA are for PostgreSQL")
+            raise DatabaseConfigError("MARROWLENS_LIS_DATABASE_SSLMODE and _CA are for PostgreSQL, not for SQLite")
         return _sqlite(parsed.database)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise DatabaseRefused("PostgreSQL needs its driver: pip install -e '.[postgres]'") from error
-    except UnsafeConnection as error:
-        raise DatabaseRefused(str(error)) from error
-    except (ArgumentError, ValueError):  # the latter quotes what it takes for a port, which may be of a password
-        raise DatabaseRefused(
-            f"this is not the URL of a database: take {_FORMS}; in a password write %40 for @ and %3A for :"
+        raise DatabaseConfigError(
+            "the PostgreSQL driver is not installed; run: pip install -e '.[postgres]'"
+        ) from error
+    except InsecureConnection as error:
+        raise DatabaseConfigError(str(error)) from error
+    except (ArgumentError, ValueError):  # a ValueError quotes an invalid port, which can be part of a password
+        raise DatabaseConfigError(
+            f"invalid database URL; use {_FORMS}; in a password write %40 for @ and %3A for :"
         ) from None
 
 
@@ -180,22 +182,22 @@ _FORMS = "sqlite:////folder/lab.db or postgresql+psycopg://user@host/name"
 
 def _sqlite(path: str | None) -> Engine:
     if not path or path == ":memory:":
-        raise DatabaseRefused("SQLite needs a file: what is in memory is lost with the process")
+        raise DatabaseConfigError("an in-memory SQLite database would be lost with the process; name a file")
     if not Path(path).absolute().parent.is_dir():
-        raise DatabaseRefused(f"there is no folder {Path(path).absolute().parent} for the database")
+        raise DatabaseConfigError(f"the database's folder {Path(path).absolute().parent} does not exist; create it")
     engine = create_engine(f"sqlite:///{path}", hide_parameters=True, connect_args={"timeout": _LOCK_WAIT_S})
-    # SQLite gives -wal, -shm and -journal the rights of the file itself.
-    event.listen(engine, "do_connect", lambda *_: make_file(Path(path)))
+    # SQLite gives -wal, -shm and -journal the permissions of the database file.
+    event.listen(engine, "do_connect", lambda *_: create_private_file(Path(path)))
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
 
 
-def sqlite_files(url: str) -> list[Path]:
-    """The files that a database of SQLite consists of, whether they are there or not; none of PostgreSQL."""
+def sqlite_paths(url: str) -> list[Path]:
+    """The files of an SQLite database, existing or not; empty for PostgreSQL."""
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # the start says so
+    except (ArgumentError, ValueError):  # reported by Database.of
         return []
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return []
@@ -203,46 +205,50 @@ def sqlite_files(url: str) -> list[Path]:
 
 
 def _prepare(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # the driver begins no transactions by itself: `_begin` does
+    connection.isolation_level = None  # transactions are begun by `_begin`, not by the driver
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin(connection: Any) -> None:
-    # A reader that became a writer half way would fail with "database is locked" instead of waiting.
+    # A transaction that turns into a writer would fail with "database is locked" instead of waiting.
     writes = connection.get_execution_options().get("marrowlens_purpose") == "write"
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-#: Modes that try TLS and go on without it.
+#: Modes that fall back to plain text without TLS.
 _FALL_BACK = ("allow", "prefer")
 
 
-class UnsafeConnection(ValueError):
-    """The way to the server that the settings ask for contradicts itself, or may fall back to plain text."""
+class InsecureConnection(ValueError):
+    """The TLS settings contradict each other, or allow a fallback to plain text."""
 
 
 def secured(url: URL, sslmode: str | None = None, authority: Path | None = None) -> URL:
-    """The URL with an `sslmode`, and with what certificates are verified by.
+    """The URL with an `sslmode` and the authority that verifies certificates.
+
+    libpq's default, prefer, falls back to plain text silently. Here a remote server needs TLS unless it is disabled.
 
     Args:
-        sslmode: of the settings; else that of the URL, of PGSSLMODE, or the default: verify-full with an authority,
-            require to another machine, libpq's own to this one.
-        authority: PEM file of the settings; else the URL's sslrootcert or libpq's own file, or the system's.
+        sslmode: from the settings; default: the URL's, PGSSLMODE, verify-full with an authority, require to another
+            machine, or libpq's default to this one.
+        authority: PEM file from the settings; default: the URL's sslrootcert, libpq's own file, or the system's.
 
     Raises:
-        UnsafeConnection: two modes are named, or one that falls back to plain text on the way to another machine.
+        InsecureConnection: two different modes, or a mode that falls back to plain text to another machine.
     """
     named = _one(url, "sslmode")
     if sslmode and named and sslmode != named:
-        raise UnsafeConnection(f"its URL says sslmode={named} and the setting {sslmode}: name one")
+        raise InsecureConnection(f"the URL has sslmode={named}, the setting {sslmode}; set one")
     mode = sslmode or named or os.environ.get("PGSSLMODE")
     if mode is None:
         mode = "verify-full" if authority else None if _is_here(url) else "require"
     if mode in _FALL_BACK and not _is_here(url):
-        raise UnsafeConnection(f"sslmode={mode} falls back to plain text; choose require, verify-full, or disable")
+        raise InsecureConnection(f"sslmode={mode} falls back to plain text; use require, verify-full or disable")
     if mode == "disable" and authority:
-        raise UnsafeConnection("sslmode=disable verifies no certificate, and an authority for it is named")
+        raise InsecureConnection(
+            "sslmode=disable verifies no certificate, but MARROWLENS_LIS_DATABASE_CA is set; remove one"
+        )
     query = {} if mode is None else {"sslmode": mode}
     if authority:
         query["sslrootcert"] = str(authority)
@@ -252,18 +258,19 @@ def secured(url: URL, sslmode: str | None = None, authority: Path | None = None)
 
 
 def refusal(said: str) -> str | None:
-    """What libpq's words on a failed connection mean, where TLS is the reason; None where it is not."""
+    """The error message for a connection that failed because of TLS; None for other reasons."""
     if "server does not support SSL" in said:
-        return "the server speaks no TLS; switch it on, or accept plain text: MARROWLENS_LIS_DATABASE_SSLMODE=disable"
+        return "the server does not support TLS; enable it, or accept plain text with "
+        "MARROWLENS_LIS_DATABASE_SSLMODE=disable"
     wrong_name, no_file = "server certificate for" in said, "root certificate file" in said
     if wrong_name or no_file or ("SSL error:" in said and "unexpected eof" not in said):
-        return "the server's certificate is not verified; MARROWLENS_LIS_DATABASE_CA names the authority for it"
+        return "the server's certificate cannot be verified; set MARROWLENS_LIS_DATABASE_CA to its authority"
     return None
 
 
 def _is_here(url: URL) -> bool:
-    """Whether every server that the URL names is on this machine: by loopback, or by a Unix socket."""
-    if "service" in url.query or os.environ.get("PGSERVICE"):  # named in a file of libpq's own
+    """Whether all servers of the URL are on this machine: loopback or a Unix socket."""
+    if "service" in url.query or os.environ.get("PGSERVICE"):  # the host is in libpq's service file
         return False
     return all(not host or host[0] in "/@" or is_loopback(host) for host in _hosts(url))
 
@@ -277,7 +284,7 @@ def _all(url: URL, name: str) -> str:
     found = url.query.get(name, "")
     if isinstance(found, str):
         return found
-    # Of several hosts SQLAlchemy takes a port each: host=a:5432&host=b:5433.
+    # Several hosts can have a port each: host=a:5432&host=b:5433.
     return ",".join(each if each.startswith("/") else each.rpartition(":")[0] or each for each in found)
 
 

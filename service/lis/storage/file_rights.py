@@ -1,4 +1,4 @@
-"""Rights of the laboratory's files: made for their owner alone, whatever the umask; told where others have rights."""
+"""Permissions of the laboratory's files: created for their owner only, and checked for others."""
 
 import os
 from contextlib import suppress
@@ -9,27 +9,27 @@ FILE_MODE, FOLDER_MODE = 0o600, 0o700
 _OTHERS = 0o077
 
 
-def make_file(path: Path) -> None:
-    """Make an empty file, unless there is one; behind a link where the link says.
+def create_private_file(path: Path) -> None:
+    """Create an empty file for its owner only, unless it exists. Follows links.
 
-    One that is there is not even opened: to close it would end SQLite's locks of this process (fcntl, POSIX).
+    An existing file is not opened: closing it would release this process's SQLite locks (fcntl, POSIX).
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     with suppress(FileExistsError):
         made = os.open(path.resolve(), os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE)
         try:
-            os.fchmod(made, FILE_MODE)  # the umask may have taken even the owner's rights
+            os.fchmod(made, FILE_MODE)  # the umask can remove the owner's permissions
         finally:
             os.close(made)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless there is one.
+def create_private_folder(path: Path) -> None:
+    """Create a folder for its owner only, and its parents, unless it exists.
 
     Raises:
-        OSError: it cannot be made, or is none.
+        OSError: it cannot be created, or is not a folder.
     """
     try:
         path.mkdir(FOLDER_MODE, parents=True)
@@ -39,8 +39,8 @@ def make_folder(path: Path) -> None:
             raise
 
 
-def rights_of_others(path: Path) -> str | None:
-    """What is wrong with the rights of a file or folder, and what to do; None where others have none, or of none."""
+def permission_warning(path: Path) -> str | None:
+    """A warning, with the command to run, if other users have permissions; else None, also for a missing path."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -48,4 +48,4 @@ def rights_of_others(path: Path) -> str | None:
     if not mode & _OTHERS:
         return None
     wanted = FOLDER_MODE if S_ISDIR(mode) else FILE_MODE
-    return f"{path}: others than its owner have rights (mode {S_IMODE(mode):04o}); run: chmod {wanted:o} {path}"
+    return f"{path}: other users have permissions (mode {S_IMODE(mode):04o}); run: chmod {wanted:o} {path}"

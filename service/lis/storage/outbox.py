@@ -1,7 +1,7 @@
-"""Messages that wait to be delivered: written with their report, claimed one at a time, settled once.
+"""The outbox: messages written with their report, claimed by one worker at a time, settled once.
 
-Knows states, order and when to try again. Knows no protocol. At least once: a message whose sender died is sent again
-under the same control id. The messages of one specimen leave in the order in which they were written.
+At least once: a message whose worker died is sent again with the same control id. The messages of one specimen are
+sent in the order in which they were written.
 """
 
 from collections.abc import Sequence
@@ -16,25 +16,25 @@ from service.lis.storage import audit
 from service.lis.storage.states import MessageState
 from service.lis.storage.tables import MessageRow, ReportRow
 
-#: Characters of a receiver's reply that are kept.
+#: Stored characters of a receiver's reply.
 MAX_REPLY = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """When a message that nobody answered is tried again: the wait doubles from `first_s` to `most_s`."""
+    """Exponential backoff: the wait doubles from `first_s` to `most_s`."""
 
     first_s: float
     most_s: float
 
     def wait(self, attempts: int) -> timedelta:
-        """How long after so many attempts in a row."""
+        """The wait after so many failed attempts."""
         return timedelta(seconds=min(self.most_s, self.first_s * 2.0 ** min(attempts - 1, 32)))
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """One message that is this worker's to send."""
+    """A message claimed by a worker."""
 
     row: int
     control_id: str
@@ -44,7 +44,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """One channel at a glance."""
+    """Waiting and dead messages of one channel."""
 
     channel: str
     waiting: int
@@ -52,8 +52,10 @@ class Depth:
     oldest_at: datetime | None
 
 
-def put(session: Session, report: ReportRow, channel: str, control_id: str, message: str, retry_for: timedelta) -> None:
-    """Add a message in the transaction that writes its report."""
+def enqueue(
+    session: Session, report: ReportRow, channel: str, control_id: str, message: str, retry_for: timedelta
+) -> None:
+    """Add a message, in the transaction that writes its report."""
     now = datetime.now(UTC)
     session.add(
         MessageRow(
@@ -72,10 +74,10 @@ def put(session: Session, report: ReportRow, channel: str, control_id: str, mess
 
 
 def claim(session: Session, channel: str, worker: str, lease: timedelta) -> Claimed | None:
-    """The next message that is due, for this worker alone until the lease ends; None when there is none.
+    """Claim the next due message for this worker until the lease ends; None if there is none.
 
-    A message that an earlier one of its specimen waits before is not due. On PostgreSQL workers pass each other's
-    claims by (`FOR UPDATE SKIP LOCKED`); on SQLite one transaction writes at a time.
+    A message is not due while an earlier one of its specimen waits. On PostgreSQL workers skip each other's claims
+    (`FOR UPDATE SKIP LOCKED`); on SQLite one transaction writes at a time.
     """
     now = datetime.now(UTC)
     earlier = aliased(MessageRow)
@@ -110,41 +112,41 @@ def claim(session: Session, channel: str, worker: str, lease: timedelta) -> Clai
     return Claimed(found.row, found.control_id, found.message, found.attempts)
 
 
-def delivered(session: Session, row: int, reply: str) -> None:
-    """The receiver has it."""
+def mark_delivered(session: Session, row: int, reply: str) -> None:
+    """Settle a message that the receiver has accepted."""
     if message := _waiting(session, row):
         _settle(message, MessageState.DELIVERED, None, reply)
 
 
-def rejected(session: Session, row: int, reason: str, reply: str) -> None:
-    """The receiver does not take it: a dead letter, which only a person sends again."""
+def mark_rejected(session: Session, row: int, reason: str, reply: str) -> None:
+    """Make a rejected message a dead letter; only a person can send it again."""
     if message := _waiting(session, row):
         _settle(message, MessageState.DEAD, reason, reply)
 
 
-def unanswered(session: Session, row: int, worker: str, reason: str, retry: Retry) -> MessageState:
-    """Nobody said that it was taken: it is tried again later, or dead when it was tried for long enough."""
+def mark_unanswered(session: Session, row: int, worker: str, reason: str, retry: Retry) -> MessageState:
+    """Schedule the next attempt of an unacknowledged message; a dead letter after its retry time."""
     message = _waiting(session, row)
-    if message is None or message.leased_by != worker:  # the lease ended, and another worker has it
+    if message is None or message.leased_by != worker:  # the lease has ended; another worker has claimed it
         return MessageState.WAITING
     now = datetime.now(UTC)
     if now >= message.give_up_at:
-        _settle(message, MessageState.DEAD, f"not answered in time; at last: {reason}", None)
+        _settle(message, MessageState.DEAD, f"not delivered in time; last attempt: {reason}", None)
         return MessageState.DEAD
     message.reason, message.leased_until, message.leased_by = reason, None, None
     message.due_at = now + retry.wait(message.attempts)
     return MessageState.WAITING
 
 
-def let_go(session: Session, row: int, worker: str) -> None:
-    """A worker that ends leaves its message to the next one, at once."""
+def release(session: Session, row: int, worker: str) -> None:
+    """Release a claim, when its worker ends."""
     message = _waiting(session, row)
     if message is not None and message.leased_by == worker:
         message.leased_until, message.leased_by = None, None
 
 
 def depths(session: Session) -> list[Depth]:
-    """Every channel in which something waits or is dead."""
+    """Channels with waiting or dead messages."""
     waiting = MessageRow.state == MessageState.WAITING
     found = session.execute(
         select(
@@ -159,36 +161,36 @@ def depths(session: Session) -> list[Depth]:
     return [Depth(*each) for each in found]
 
 
-def listed(session: Session, states: Sequence[MessageState], limit: int) -> Sequence[MessageRow]:
-    """Messages in these states, the oldest first."""
+def list_messages(session: Session, states: Sequence[MessageState], limit: int) -> Sequence[MessageRow]:
+    """Messages in these states, oldest first."""
     wanted = select(MessageRow).where(MessageRow.state.in_(states)).order_by(MessageRow.row).limit(limit)
     return session.scalars(wanted).all()
 
 
-def of_report(session: Session, report: ReportRow) -> Sequence[MessageRow]:
+def messages_of_report(session: Session, report: ReportRow) -> Sequence[MessageRow]:
     """The messages of one report."""
     return session.scalars(select(MessageRow).where(MessageRow.report == report.row).order_by(MessageRow.row)).all()
 
 
-def by_control_id(session: Session, control_id: str) -> MessageRow | None:
-    """One message, locked."""
+def lock_message(session: Session, control_id: str) -> MessageRow | None:
+    """The message with this control id, locked; or None."""
     wanted = select(MessageRow).where(MessageRow.control_id == control_id).with_for_update()
     return session.scalars(wanted.execution_options(populate_existing=True)).one_or_none()
 
 
-class Overtaken(Exception):
-    """A later report of the same specimen may have arrived: an earlier one after it would take it back."""
+class LaterReportSent(Exception):
+    """A later report of the specimen may have arrived; an earlier one would replace it."""
 
 
-class UnderWay(Exception):
-    """A worker is sending it at this moment."""
+class DeliveryInProgress(Exception):
+    """A worker is sending the message now."""
 
 
-def retry_dead(session: Session, message: MessageRow, by: Actor, retry_for: timedelta) -> None:
-    """Send a dead letter again, the same bytes under the same control id.
+def requeue(session: Session, message: MessageRow, actor: Actor, retry_for: timedelta) -> None:
+    """Queue a dead letter again: the same bytes with the same control id.
 
     Raises:
-        Overtaken: the receiver has, or may have, a later report of the specimen: it was sent, and not refused.
+        LaterReportSent: a later report of the specimen was sent, and not rejected.
     """
     later = select(MessageRow).where(
         MessageRow.specimen == message.specimen,
@@ -198,23 +200,23 @@ def retry_dead(session: Session, message: MessageRow, by: Actor, retry_for: time
     for other in session.scalars(later.order_by(MessageRow.row).with_for_update()):
         refused = other.state == MessageState.DEAD and other.reply is not None
         if other.attempts and not refused:
-            raise Overtaken
+            raise LaterReportSent
     now = datetime.now(UTC)
     message.state, message.settled_at, message.attempts = MessageState.WAITING, None, 0
     message.due_at, message.give_up_at, message.leased_until = now, now + retry_for, None
-    audit.record(session, by, "retry", None, message=message.control_id, channel=message.channel)
+    audit.record(session, actor, "retry", None, message=message.control_id, channel=message.channel)
 
 
-def drop(session: Session, message: MessageRow, by: Actor, why: str) -> None:
-    """Give up on a message that waits or is dead.
+def drop(session: Session, message: MessageRow, actor: Actor, why: str) -> None:
+    """Drop a waiting or dead message.
 
     Raises:
-        UnderWay: nobody knows yet whether the receiver has it.
+        DeliveryInProgress: a worker is sending it.
     """
     if message.leased_until is not None and message.leased_until > datetime.now(UTC):
-        raise UnderWay
+        raise DeliveryInProgress
     _settle(message, MessageState.DROPPED, f"dropped: {why}", message.reply)
-    audit.record(session, by, "drop", None, message=message.control_id, channel=message.channel, why=why)
+    audit.record(session, actor, "drop", None, message=message.control_id, channel=message.channel, why=why)
 
 
 def _waiting(session: Session, row: int) -> MessageRow | None:
@@ -224,6 +226,6 @@ def _waiting(session: Session, row: int) -> MessageRow | None:
 
 def _settle(message: MessageRow, state: MessageState, reason: str | None, reply: str | None) -> None:
     message.state, message.reason = state, reason
-    # PostgreSQL keeps no NUL: a reply with one would never be written down, and the message sent again for ever.
+    # PostgreSQL stores no NUL: the transaction would fail, and the message be sent again forever.
     message.reply = None if reply is None else reply[:MAX_REPLY].replace("\0", "\ufffd")
     message.settled_at, message.leased_until, message.leased_by = datetime.now(UTC), None, None

@@ -1,10 +1,10 @@
-"""The states that a specimen and a message go through, by name. What may happen in which is decided elsewhere."""
+"""The states of a specimen and of a message. Importable without SQLAlchemy."""
 
 from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a specimen stands. `amending` was signed, and is open again until it is signed anew."""
+    """State of a specimen. `amending`: it was signed, and is reopened until the next signature."""
 
     OPEN = "open"
     SIGNED = "signed"
@@ -13,7 +13,7 @@ class State(StrEnum):
 
 
 class MessageState(StrEnum):
-    """What became of a message. `dead` was refused, or not answered for too long: a person decides."""
+    """State of a message. `dead`: rejected, or not acknowledged in time; a person decides."""
 
     WAITING = "waiting"
     DELIVERED = "delivered"

@@ -1,7 +1,6 @@
-"""What a laboratory keeps, as tables: the same on SQLite and PostgreSQL. `migrations/` makes them, version by version.
+"""The laboratory's tables, the same on SQLite and PostgreSQL. `migrations/` creates them.
 
-Knows columns and what is unique. Does not know what is done with them. Patient data stands in `specimens`, `reports`
-and `outbox`, and nowhere else.
+Patients' data are in `specimens`, `reports` and `outbox` only.
 """
 
 from datetime import UTC, datetime
@@ -12,14 +11,14 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-#: SQLite counts its rows itself only in a column that is called INTEGER.
+#: SQLite numbers rows only in a column of type INTEGER.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
-#: Of documents: SQLite has no such type and keeps the text.
+#: JSON documents; text on SQLite.
 Json = JSON()
 
 
 class Utc(TypeDecorator[datetime]):
-    """A moment, kept in UTC without its zone: SQLite knows none."""
+    """A time, stored in UTC without a time zone, because SQLite has none."""
 
     impl = DateTime
     cache_ok = True
@@ -38,7 +37,7 @@ class Table(DeclarativeBase):
 
 
 class ModelRow(Table):
-    """A model that suggested classes, with the class table it was made for."""
+    """A model that suggested classes, with its class list."""
 
     __tablename__ = "models"
 
@@ -50,7 +49,7 @@ class ModelRow(Table):
 
 
 class SpecimenRow(Table):
-    """One marrow specimen. `revision` grows with every change: who changes it says which one he has seen."""
+    """One specimen. `revision` increases with every change; clients send the one they have seen."""
 
     __tablename__ = "specimens"
 
@@ -73,7 +72,7 @@ class SpecimenRow(Table):
 
 
 class CellRow(Table):
-    """One cell: what the model suggested, and the class it stands under now. `place` is 1, 2, … in its specimen."""
+    """One cell: the model's suggestion and the current class. `place` is 1, 2, … in its specimen."""
 
     __tablename__ = "cells"
 
@@ -100,7 +99,7 @@ class CellRow(Table):
 
 
 class ReadingRow(Table):
-    """One person's reading of one cell: who, when, from which class, to which, and why."""
+    """One person's reading of one cell: time, old class, new class, reason."""
 
     __tablename__ = "readings"
 
@@ -114,7 +113,7 @@ class ReadingRow(Table):
 
 
 class ReportRow(Table):
-    """One version of a report, as it was written. Never updated, never deleted."""
+    """One version of a report. Never updated or deleted."""
 
     __tablename__ = "reports"
 
@@ -130,7 +129,7 @@ class ReportRow(Table):
 
 
 class MessageRow(Table):
-    """One message on its way to one receiver, byte for byte the same at every try."""
+    """One message to one receiver, the same bytes at every attempt."""
 
     __tablename__ = "outbox"
 
@@ -159,7 +158,7 @@ class MessageRow(Table):
 
 
 class TakenMessageRow(Table):
-    """A message with orders that was taken: the same one again changes nothing."""
+    """An accepted message with orders; the same message again changes nothing."""
 
     __tablename__ = "taken_messages"
 
@@ -170,7 +169,7 @@ class TakenMessageRow(Table):
 
 
 class AuditRow(Table):
-    """One thing that somebody did. `hash` covers the row and the hash of the row before it."""
+    """One row of the audit trail. `hash` covers the row and the previous hash."""
 
     __tablename__ = "audit"
 
@@ -184,7 +183,7 @@ class AuditRow(Table):
 
 
 class AuditHeadRow(Table):
-    """The one row that says where the chain ends, so that its last rows cannot vanish without a trace."""
+    """The single row with the end of the chain, so that removed last rows are detected."""
 
     __tablename__ = "audit_head"
 
@@ -194,8 +193,10 @@ class AuditHeadRow(Table):
 
 
 class AuditKeyRow(Table):
-    """The one row with the key of this database's digests: 32 bytes in hexadecimal. In no other database, in no row of
-    the trail and in no answer, so that nobody can try names against the trail alone."""
+    """The single row with this database's digest key: 32 bytes in hexadecimal, stored nowhere else.
+
+    Without it, names cannot be tried against the trail.
+    """
 
     __tablename__ = "audit_key"
 

@@ -235,7 +235,7 @@ def test_orders_stand_under_what_was_verified_and_what_the_message_claims_stands
                 front.take_orders(MessageIdentity(Peer("192.0.2.10"), sender, "1", "0" * 64), [order])
         assert front.take_orders(MessageIdentity(Peer("192.0.2.10", "CN=lis"), "LIS|LAB", "1", "0" * 64), [order])
         [specimen] = front.list(None, None, None, 9).specimens
-        [found] = front.trail(specimen.id).entries
+        [found] = front.audit_trail(specimen.id).entries
         assert found.actor == "order from CN=lis" and found.identity is not None
         verified = {"certificate": "CN=lis", "address": "192.0.2.10"}
         assert found.identity.details() == {"kind": "message", "sender": "LIS|LAB", **verified}
@@ -251,7 +251,7 @@ def test_rows_of_earlier_versions_still_verify_and_can_be_read(database_url: str
             row.hash = audit._hash(row, head.hash)
             session.add(row)
             head.number, head.hash = 2, row.hash
-        _, found = front.trail(specimen).entries
+        _, found = front.audit_trail(specimen).entries
         assert (found.actor, found.identity) == ("m.muster", None)
         assert found.details == {"fields": ["order"], "revision": 2}
         with front.database.reading() as session:

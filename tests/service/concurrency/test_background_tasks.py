@@ -31,9 +31,9 @@ from service.config.lis import LisSettings
 from service.config.settings import Settings
 from service.inference.classifier import Classifier
 from service.inference.registry import ModelRegistry
-from service.lis.exchange.delivery import Worker
+from service.lis.exchange.delivery import DeliveryWorker
 from service.lis.exchange.mllp.listener import OrderListener
-from service.lis.picture_store import KeptPictures
+from service.lis.picture_store import PictureStore
 from service.lis.storage import outbox
 from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import load_session
@@ -82,7 +82,7 @@ FAULTS: dict[TaskName, tuple[Any, str]] = {
     "model_retirement": (Classifier, "retire"),
     "order_listener": (OrderListener, "serve"),
     "outbox_watch": (outbox, "depths"),
-    "picture_sweep": (KeptPictures, "forget_old"),
+    "picture_sweep": (PictureStore, "delete_expired"),
     "reload": (ModelRegistry, "reload"),
 }
 
@@ -144,7 +144,9 @@ async def test_each_task_of_a_service_survives_an_exception(
 ) -> None:
     faults = {name: Fault(monkeypatch, *where) for name, where in FAULTS.items()}
     for channel in ("astm", "fhir", "hl7"):
-        faults[f"delivery_{channel}"] = Fault(monkeypatch, Worker, "_step", lambda each, to=channel: each.channel == to)
+        faults[f"delivery_{channel}"] = Fault(
+            monkeypatch, DeliveryWorker, "_step", lambda each, to=channel: each.channel == to
+        )
     assert set(faults) == set(get_args(TaskName)), "a fault for every task"
     async with running(everything) as (app, _):
         metrics: Metrics = app.state.app_state.metrics

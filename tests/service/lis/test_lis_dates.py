@@ -14,7 +14,7 @@ from serving import client, refused
 
 from service.lis.domain.report import CollectedAt, Moment
 from service.lis.exchange.astm import records
-from service.lis.exchange.hl7.encoding import read_day, read_zone
+from service.lis.exchange.hl7.encoding import parse_date, parse_zone
 from service.lis.exchange.hl7.orders import read_orders
 from service.lis.exchange.hl7.reader import read_header
 from service.lis.exchange.orders import OrderRefused
@@ -113,14 +113,14 @@ def test_a_zone_that_is_none_is_not_replaced_by_this_machines(zone: str) -> None
     said = answer(order(PID, SPM[:-5], ORC, OBR, f7=f"20260504083000{zone}"))
     assert "\rMSA|AE|ORD-1\r" in said and "\rERR||MSH^1^7|102^" in said
     with pytest.raises(ValueError, match="no such zone"):
-        read_zone(f"20260504083000{zone}")
+        parse_zone(f"20260504083000{zone}")
 
 
 @pytest.mark.parametrize("value", ["19640812240000", "19640812996060", "19640812000000+9900", "00000812", "19640230"])
 def test_a_birth_day_with_an_impossible_time_is_none(value: str) -> None:
     assert "\rERR||PID^1^7|102^" in answer(order(PID.replace("19640812", value), SPM, ORC, OBR))
     with pytest.raises(ValueError, match="^no such day$"):
-        read_day(value)
+        parse_date(value)
 
 
 @given(st.from_regex(r"[0-9]{4,14}(\.[0-9]{1,4})?([+-][0-9]{4})?", fullmatch=True))

@@ -36,7 +36,7 @@ def rows(url: str, action: str) -> list[tuple[str, str | None, dict[str, Any]]]:
     """Actor, specimen and details of each row of an action."""
     database = Database(url)
     with database.reading() as session:
-        found = [(row.actor, row.specimen_id, json.loads(row.details)) for row in audit.rows(session, action)]
+        found = [(row.actor, row.specimen_id, json.loads(row.details)) for row in audit.read_rows(session, action)]
     database.close()
     return found
 

@@ -19,7 +19,7 @@ from service.lis.exchange.astm import records
 from service.lis.exchange.astm.records import frames, latin
 from service.lis.exchange.fhir import bundle
 from service.lis.exchange.fhir.bundle import text as fhir_text
-from service.lis.exchange.hl7.encoding import CODECS, components, encode, one_kind_of_break, segment, text, unescape
+from service.lis.exchange.hl7.encoding import CODECS, components, encode, normalize_line_breaks, segment, text, unescape
 from service.lis.exchange.hl7.results import encode_report
 
 SENT = report().created_at
@@ -83,7 +83,7 @@ def test_every_character_stands_in_hl7_as_itself_or_as_a_question_mark(charset: 
         name, field, end = data.decode(codec, "surrogatepass").split("|")
         assert (name, end, field.count("&"), field.count("~")) == ("ZZZ", "end", 0, 0)
         for char, came in zip(chars, field.split("^"), strict=True):
-            wanted = one_kind_of_break(char if codec == "utf-8" else unicodedata.normalize("NFC", char))
+            wanted = normalize_line_breaks(char if codec == "utf-8" else unicodedata.normalize("NFC", char))
             kept = unescape(came, codec=codec)
             # Of the controls of Latin-1 some sets have no code, and their escape says the character's own.
             assert kept in (f"{wanted}.", f"{wanted.encode(codec, 'replace').decode(codec)}.")

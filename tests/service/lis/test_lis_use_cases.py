@@ -19,15 +19,15 @@ from service.errors import (
     UnknownSpecimen,
     WrongState,
 )
-from service.lis.domain.differential import SentCell
-from service.lis.domain.report import ReportStatus
-from service.lis.schemas import Cell, CellReading, ChangeSpecimen, ReadCells, ReportSpecimen, WithReason
+from service.lis.domain.differential import ClassifiedCell
+from service.lis.domain.report import CellReading, ReportStatus
+from service.lis.schemas import Cell, ChangeSpecimen, ReadCells, ReportSpecimen, WithReason
 from service.lis.storage.states import State
-from service.lis.use_cases import Desk
+from service.lis.use_cases import UseCases
 
 
 @pytest.fixture
-def front(database_url: str) -> Iterator[Desk]:
+def front(database_url: str) -> Iterator[UseCases]:
     with desk(database_url) as opened:
         yield opened
 
@@ -36,7 +36,7 @@ def reading(cell: Cell, code: str, why: str | None = None) -> CellReading:
     return CellReading(place=cell.place, version=cell.version, code=code, why=why)
 
 
-def one_opened(front: Desk, artefact: Path, *codes: str, **more: object) -> tuple[str, list[Cell], int]:
+def one_opened(front: UseCases, artefact: Path, *codes: str, **more: object) -> tuple[str, list[Cell], int]:
     """A specimen with cells, and the revision at which it stands."""
     opened = front.open(wish(**more), by("m.muster"))
     revision, added, stand, _ = front.add(opened.id, [sent(code) for code in codes], manifest(artefact), by("scanner"))
@@ -44,14 +44,14 @@ def one_opened(front: Desk, artefact: Path, *codes: str, **more: object) -> tupl
     return opened.id, [cell for cell in stand if isinstance(cell, Cell)], revision
 
 
-def test_a_specimen_goes_from_open_to_signed_to_corrected(front: Desk, artefact: Path) -> None:
+def test_a_specimen_goes_from_open_to_signed_to_corrected(front: UseCases, artefact: Path) -> None:
     specimen, cells, revision = one_opened(front, artefact, *["PMO"] * 30, *["EBO"] * 10)
     early = front.preliminary(specimen, ReportSpecimen(revision=revision), by("m.muster"))
     assert (early.status, early.version, early.signed_by) == (ReportStatus.PRELIMINARY, 1, None)
     signed = front.sign(specimen, signing(revision + 1, comment="no dysplasia"), by("dr.beispiel"))
     assert (signed.status, signed.version, signed.signed_by) == (ReportStatus.FINAL, 2, "dr.beispiel")
     assert signed.differential.me_ratio.value == 3.0
-    assert front.look(specimen).state == State.SIGNED
+    assert front.get(specimen).state == State.SIGNED
     amended = front.amend(specimen, WithReason(revision=revision + 2, reason="one cell was a blast"), by("dr.beispiel"))
     front.read(specimen, ReadCells(readings=[reading(cells[0], "BLA", "open chromatin")]), by("dr.beispiel"))
     corrected = front.sign(specimen, signing(amended.revision + 1), by("dr.beispiel"))
@@ -59,14 +59,14 @@ def test_a_specimen_goes_from_open_to_signed_to_corrected(front: Desk, artefact:
     assert corrected.correction == "one cell was a blast"
     shares = {share.code: share.count for share in corrected.differential.classes}
     assert (shares["PMO"], shares["BLA"], shares["EBO"]) == (29, 1, 10)
-    versions = front.look(specimen).versions
+    versions = front.get(specimen).versions
     assert [each.status for each in versions] == ["preliminary", "final", "corrected"]
     assert [len(each.messages) for each in versions] == [1, 1, 1]
     # What was signed stands as it was signed.
     assert front.report(specimen, 2) == signed.json_bytes()
 
 
-def test_what_a_signed_specimen_refuses(front: Desk, artefact: Path) -> None:
+def test_what_a_signed_specimen_refuses(front: UseCases, artefact: Path) -> None:
     specimen, cells, revision = one_opened(front, artefact, "PMO", "EBO")
     front.sign(specimen, signing(revision), by("dr.beispiel"))
     with pytest.raises(WrongState, match="signed"):
@@ -81,10 +81,10 @@ def test_what_a_signed_specimen_refuses(front: Desk, artefact: Path) -> None:
         front.preliminary(specimen, ReportSpecimen(revision=revision + 1), by("m.muster"))
     with pytest.raises(WrongState):
         front.change(specimen, ChangeSpecimen(revision=revision + 1, target_cells=200), by("m.muster"))
-    assert front.look(specimen).cells == 2
+    assert front.get(specimen).cells == 2
 
 
-def test_cells_that_wait_hold_a_signature_back_unless_the_signer_knows(front: Desk, artefact: Path) -> None:
+def test_cells_that_wait_hold_a_signature_back_unless_the_signer_knows(front: UseCases, artefact: Path) -> None:
     opened = front.open(wish(), by("m.muster"))
     unsure = [sent("PMO", probability=0.6), sent("EBO")]
     revision, _, stand, differential = front.add(opened.id, unsure, manifest(artefact), by("scanner"))
@@ -96,7 +96,7 @@ def test_cells_that_wait_hold_a_signature_back_unless_the_signer_knows(front: De
     assert (report.differential.waiting_review, report.differential.read_by_person) == (1, 0)
 
 
-def test_the_database_and_the_rules_agree_on_what_waits(front: Desk, artefact: Path) -> None:
+def test_the_database_and_the_rules_agree_on_what_waits(front: UseCases, artefact: Path) -> None:
     opened = front.open(wish(), by("m.muster"))
     unsure = [sent(code, probability=p) for code in ("ABE", "PMO", "EBO") for p in (0.1, 0.79, 0.8, 0.81, 1.0)]
     _, _, stand, found = front.add(opened.id, unsure, manifest(artefact), by("scanner"))
@@ -106,19 +106,19 @@ def test_the_database_and_the_rules_agree_on_what_waits(front: Desk, artefact: P
     assert found.waiting_review == len(waiting) == 5 + 2 * 2
 
 
-def test_without_a_counted_cell_there_is_nothing_to_sign(front: Desk, artefact: Path) -> None:
+def test_without_a_counted_cell_there_is_nothing_to_sign(front: UseCases, artefact: Path) -> None:
     specimen, _, revision = one_opened(front, artefact, "ART", "NIF")
-    with pytest.raises(NotReviewed, match="nothing to report"):
+    with pytest.raises(NotReviewed, match="no cell is counted"):
         front.sign(specimen, signing(revision, accept_unread=True), by("dr.beispiel"))
 
 
-def test_a_confirmed_cell_waits_no_more_and_a_change_needs_a_reason(front: Desk, artefact: Path) -> None:
+def test_a_confirmed_cell_waits_no_more_and_a_change_needs_a_reason(front: UseCases, artefact: Path) -> None:
     opened = front.open(wish(), by("m.muster"))
     _, _, [cell, _], _ = front.add(
         opened.id, [sent("PMO", probability=0.5), sent("EBO")], manifest(artefact), by("scanner")
     )
     assert isinstance(cell, Cell)
-    with pytest.raises(InvalidReading, match="say why"):
+    with pytest.raises(InvalidReading, match="needs a reason"):
         front.read(opened.id, ReadCells(readings=[reading(cell, "MYB")]), by("m.muster"))
     with pytest.raises(InvalidReading, match="no such class"):
         front.read(opened.id, ReadCells(readings=[reading(cell, "XYZ", "a guess")]), by("m.muster"))
@@ -133,7 +133,7 @@ def test_a_confirmed_cell_waits_no_more_and_a_change_needs_a_reason(front: Desk,
     assert (read.code, read.suggested) == ("MYB", "PMO")
 
 
-def test_readings_of_one_request_are_all_written_or_none(front: Desk, artefact: Path) -> None:
+def test_readings_of_one_request_are_all_written_or_none(front: UseCases, artefact: Path) -> None:
     specimen, [first, second], _ = one_opened(front, artefact, "PMO", "EBO")
     stale = CellReading(place=second.place, version=7, code="EBO")
     with pytest.raises(StaleRevision):
@@ -146,7 +146,7 @@ def test_readings_of_one_request_are_all_written_or_none(front: Desk, artefact: 
     assert front.differential(specimen).read_by_person == 0
 
 
-def test_a_picture_is_one_cell_however_often_it_is_sent(front: Desk, artefact: Path) -> None:
+def test_a_picture_is_one_cell_however_often_it_is_sent(front: UseCases, artefact: Path) -> None:
     opened = front.open(wish(), by("m.muster"))
     model = manifest(artefact)
     first = [sent("PMO", name="a", key="a.png"), sent("EBO", name="b", key="b.png"), sent("PMO", name="a", key="a.png")]
@@ -160,7 +160,9 @@ def test_a_picture_is_one_cell_however_often_it_is_sent(front: Desk, artefact: P
     assert (added, differential.cells) == (1, 3)
 
 
-def test_a_class_nobody_was_taught_is_measured_once_a_person_has_read_every_cell(front: Desk, artefact: Path) -> None:
+def test_a_class_nobody_was_taught_is_measured_once_a_person_has_read_every_cell(
+    front: UseCases, artefact: Path
+) -> None:
     model = manifest(artefact)
     assert "ABE" in model.unsupported
     opened = front.open(wish(), by("m.muster"))
@@ -175,15 +177,15 @@ def test_a_class_nobody_was_taught_is_measured_once_a_person_has_read_every_cell
     assert next(share for share in after.classes if share.code == "ABE").low is not None
 
 
-def test_one_specimen_has_a_number(front: Desk) -> None:
+def test_one_specimen_has_a_number(front: UseCases) -> None:
     front.open(wish("BM-1"), by("m.muster"))
     with pytest.raises(NumberTaken):
         front.open(wish("BM-1"), by("m.muster"))
     with pytest.raises(UnknownSpecimen):
-        front.look("0" * 32)
+        front.get("0" * 32)
 
 
-def test_listing_goes_page_by_page_newest_first(front: Desk) -> None:
+def test_listing_goes_page_by_page_newest_first(front: UseCases) -> None:
     ids = [front.open(wish(f"BM-{n}"), by("m.muster")).id for n in range(7)]
     front.cancel(ids[3], WithReason(revision=1, reason="clotted"), by("m.muster"))
     seen, before = [], None
@@ -196,16 +198,16 @@ def test_listing_goes_page_by_page_newest_first(front: Desk) -> None:
     assert [each.id for each in front.list(None, "BM-5", None, 50).specimens] == [ids[5]]
 
 
-def test_cells_of_another_list_of_classes_do_not_mix(front: Desk, artefact: Path) -> None:
+def test_cells_of_another_list_of_classes_do_not_mix(front: UseCases, artefact: Path) -> None:
     specimen, _, _ = one_opened(front, artefact, "PMO")
     first = manifest(artefact)
     renamed = (first.classes[0].model_copy(update={"name": "Something else"}), *first.classes[1:])
     other = first.model_copy(update={"sha256": "0" * 64, "classes": renamed})
-    with pytest.raises(Conflict, match="another list of classes"):
+    with pytest.raises(Conflict, match="another class list"):
         front.add(specimen, [sent("EBO")], other, by("scanner"))
 
 
-def test_a_second_model_of_the_same_classes_is_named_beside_the_first(front: Desk, artefact: Path) -> None:
+def test_a_second_model_of_the_same_classes_is_named_beside_the_first(front: UseCases, artefact: Path) -> None:
     specimen, _, revision = one_opened(front, artefact, "PMO")
     other = manifest(artefact).model_copy(update={"sha256": "0" * 64, "version": "9.9.9"})
     front.add(specimen, [sent("EBO")], other, by("scanner"))
@@ -233,7 +235,7 @@ def conflicts(outcomes: list[object]) -> int:
 
 
 @pytest.mark.parametrize("round", range(5))
-def test_of_two_who_reclassify_one_cell_at_once_one_wins(front: Desk, artefact: Path, round: int) -> None:
+def test_of_two_who_reclassify_one_cell_at_once_one_wins(front: UseCases, artefact: Path, round: int) -> None:
     specimen, [cell], _ = one_opened(front, artefact, "PMO")
 
     def to(code: str) -> Callable[[], object]:
@@ -244,16 +246,16 @@ def test_of_two_who_reclassify_one_cell_at_once_one_wins(front: Desk, artefact: 
     assert [after.code] == [each.to_code for each in after.readings]
 
 
-def test_of_four_who_sign_at_once_one_wins(front: Desk, artefact: Path) -> None:
+def test_of_four_who_sign_at_once_one_wins(front: UseCases, artefact: Path) -> None:
     specimen, _, revision = one_opened(front, artefact, "PMO", "EBO")
     outcomes = together(*[lambda: front.sign(specimen, signing(revision), by("dr.beispiel"))] * 4)
     assert conflicts(outcomes) == 3
-    assert len(front.look(specimen).versions) == 1
+    assert len(front.get(specimen).versions) == 1
 
 
 @pytest.mark.parametrize("round", range(5))
 def test_a_report_is_never_mixed_with_cells_that_come_while_it_is_signed(
-    front: Desk, artefact: Path, round: int
+    front: UseCases, artefact: Path, round: int
 ) -> None:
     specimen, _, revision = one_opened(front, artefact, "PMO", number=f"BM-{round}")
     model = manifest(artefact)
@@ -263,7 +265,7 @@ def test_a_report_is_never_mixed_with_cells_that_come_while_it_is_signed(
 
     outcomes = together(lambda: front.sign(specimen, signing(revision), by("dr.beispiel")), add)
     assert conflicts(outcomes) == 1
-    stands = front.look(specimen)
+    stands = front.get(specimen)
     if stands.state == State.SIGNED:
         assert stands.cells == 1
         assert b'"cells":1' in front.report(specimen, 1)
@@ -271,13 +273,13 @@ def test_a_report_is_never_mixed_with_cells_that_come_while_it_is_signed(
         assert (stands.cells, stands.versions) == (3, [])
 
 
-def test_many_add_at_once_and_every_cell_has_its_place(front: Desk, artefact: Path) -> None:
+def test_many_add_at_once_and_every_cell_has_its_place(front: UseCases, artefact: Path) -> None:
     opened = front.open(wish(), by("m.muster"))
     model = manifest(artefact)
     mine = [[sent("PMO", name=f"{who} {n}") for n in range(5)] for who in range(6)]
     shared = sent("EBO", name="shared")
 
-    def add(cells: list[SentCell]) -> Callable[[], object]:
+    def add(cells: list[ClassifiedCell]) -> Callable[[], object]:
         return lambda: front.add(opened.id, [*cells, shared], model, by("scanner"))
 
     assert conflicts(together(*[add(cells) for cells in mine])) == 0
@@ -286,7 +288,7 @@ def test_many_add_at_once_and_every_cell_has_its_place(front: Desk, artefact: Pa
     assert front.differential(opened.id).cells == 31
 
 
-def test_the_database_keeps_what_the_tables_promise(front: Desk) -> None:
+def test_the_database_keeps_what_the_tables_promise(front: UseCases) -> None:
     if front.database.is_sqlite:
         with front.database.reading() as session:
             assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"

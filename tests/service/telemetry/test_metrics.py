@@ -44,12 +44,12 @@ def metrics() -> Metrics:
     metrics.background.running("drift", True)
     metrics.drift.show(DriftMeasurement(500, {"colour": 1.5}, {"colour": 0.6}))
     laboratory = LisMetrics(metrics.registry)
-    laboratory.done("sign")
-    laboratory.order("taken")
+    laboratory.count_action("sign")
+    laboratory.count_order_message("taken")
     laboratory.connections.open(1)
     laboratory.connections.ended("refused")
-    laboratory.tried("hl7", "delivered")
-    laboratory.depths(["hl7", "fhir"], [Depth("hl7", 3, 1, None)], [12.0])
+    laboratory.count_attempt("hl7", "delivered")
+    laboratory.set_outbox(["hl7", "fhir"], [Depth("hl7", 3, 1, None)], [12.0])
     return metrics
 
 

@@ -15,19 +15,19 @@ from service.lis.exchange.observations import PANEL, CodeOf, Observation, observ
 
 STX, ETX, EOT, ENQ, ACK, NAK, ETB = b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x15", b"\x17"
 CR, CRLF = b"\r", b"\r\n"
-#: Most characters of a record in one frame (LIS01-A2).
+#: Maximum characters of a record in one frame (LIS01-A2).
 TEXT_BYTES: Final = 240
-#: What a record may hold: LIS02-A2 takes Latin-1 without 127 and 255; of it no control character, in either half.
+#: Allowed characters: Latin-1 without 127 and 255 (LIS02-A2), and without control characters.
 _ALLOWED: Final = frozenset(chr(code) for code in (*range(32, 127), *range(160, 255)))
-#: Compatibility forms of a whole alphabet for East Asian text: the same characters in another width (UAX #44, 5.7.3).
+#: Compatibility forms of East Asian text: the same characters in another width (UAX #44, 5.7.3).
 _WIDTHS: Final = ("<wide> ", "<narrow> ", "<small> ")
 
 
 def frames(message: str) -> Iterator[bytes]:
-    """Every record of a message in a frame of its own, or in as many as it needs; numbered 1, 2, … 7, 0, 1, …"""
+    """The frames of a message: one or more for each record, numbered 1, 2, … 7, 0, 1, …"""
     numbers = count(1)
     for record in message.removesuffix("\r").split("\r"):
-        # `latin` was there before the delimiters were written: here a letter that became one would break the record.
+        # Not `latin`: a character that it turns into a delimiter would break the record.
         text = "".join(char if char in _ALLOWED else "?" for char in record).encode("latin-1") + CR
         parts = [text[start : start + TEXT_BYTES] for start in range(0, len(text), TEXT_BYTES)]
         for part in parts[:-1]:
@@ -36,21 +36,21 @@ def frames(message: str) -> Iterator[bytes]:
 
 
 def frame(number: int, text: bytes, end: bytes) -> bytes:
-    """One frame: `end` is ETB when the record goes on in the next one, ETX when it ends here."""
+    """One frame. `end` is ETB if the record continues in the next frame, ETX if it ends."""
     checked = str(number % 8).encode() + text + end
     return STX + checked + checksum(checked) + CRLF
 
 
 def checksum(checked: bytes) -> bytes:
-    """The sum, modulo 256, of everything from the frame's number to its end character, in two digits of hex."""
+    """Sum modulo 256 from the frame number to the end character, as two hexadecimal digits."""
     return b"%02X" % (sum(checked) % 256)
 
 
 def latin(text: str) -> str:
-    """Text in the characters that a record may hold. It comes before the escapes: "｜" becomes "|", a delimiter.
+    """Text in the allowed characters. Apply it before escaping: "｜" becomes "|", a delimiter.
 
-    A letter loses its marks (ř becomes r), a character of another width becomes the usual one, a control character a
-    space. Everything else is a question mark: a digit or a sign that looks alike would be another value (10⁴, ≠).
+    A letter loses its diacritics (ř becomes r), a wide character becomes the usual one, a control character a space.
+    Everything else becomes "?": a similar digit or sign would be another value (10⁴, ≠).
     """
     return "".join(_nearest(char) for char in unicodedata.normalize("NFC", text))
 
@@ -70,22 +70,22 @@ def _nearest(char: str) -> str:
 
 
 VERSION: Final = "LIS2-A2"
-#: In H-2: of repeats, of components, and the escape. Of fields it is |, the character before.
+#: H-2: repeat, component and escape delimiter. The field delimiter | precedes it.
 DELIMITERS: Final = r"\^&"
 _ESCAPES: Final = {"|": "&F&", "^": "&S&", "\\": "&R&", "&": "&E&"}
 _ESCAPED: Final = str.maketrans(_ESCAPES)
 _PLAIN: Final = {escape: char for char, escape in _ESCAPES.items()}
 _STATUS: Final = {ReportStatus.PRELIMINARY: "P", ReportStatus.FINAL: "F", ReportStatus.CORRECTED: "C"}
-#: A result that cannot be had (R-9).
+#: The result cannot be obtained (R-9).
 _NOT_DONE: Final = "X"
 _SEXES: Final = frozenset({"F", "M"})
 
 
 @dataclass(frozen=True, slots=True)
 class AstmForm:
-    """How one laboratory writes its reports.
+    """Settings of the ASTM records.
 
-    Times of ASTM have no zone: they are written in `zone`, or in this computer's own.
+    ASTM times have no time zone: they are written in `zone`, or in this machine's.
     """
 
     sender: str = "MARROWLENS"
@@ -96,17 +96,17 @@ class AstmForm:
 
 
 def encode_report(report: Report, code_of: CodeOf, form: AstmForm, control_id: str) -> str:
-    """The records of one report, each ended by a carriage return. The same arguments give the same text."""
+    """The records of one report, each ended by a carriage return; deterministic."""
     return "".join(f"{_record(fields)}\r" for fields in _Writer(report, code_of, form).records(control_id))
 
 
 def escaped(text: str) -> str:
-    """Text as it stands within a component: no delimiter, no control character, and nothing that becomes one."""
+    """Text for a component: in the allowed characters, with delimiters escaped."""
     return latin(text).translate(_ESCAPED)
 
 
 def plain(component: str) -> str:
-    """What `escaped` was given, in the characters of `latin`."""
+    """The text of an escaped component."""
     return re.sub(r"&[FSRE]&", lambda found: _PLAIN[found[0]], component)
 
 
@@ -115,13 +115,13 @@ def _record(fields: dict[int, str]) -> str:
 
 
 def _components(*parts: str | None) -> str:
-    """Components, of which empty ones at the end are left out."""
+    """Components, without empty ones at the end."""
     return "^".join(escaped(part or "") for part in parts).rstrip("^")
 
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """Writes the records of one report. Fields are numbered as LIS02-A2 numbers them; 1 is the record's letter."""
+    """Writes the records of one report, as fields by number (LIS02-A2); 1 is the record type."""
 
     report: Report
     code_of: CodeOf
@@ -163,7 +163,7 @@ class _Writer:
         }
 
     def _asked(self) -> str:
-        """What was ordered, in the words of who ordered it, or the panel."""
+        """The ordered code, or the panel's."""
         order = self.report.order
         if order.service_code is None:
             return self._test(PANEL, "Bone marrow differential")
@@ -172,7 +172,7 @@ class _Writer:
         return _components(None, order.service_name, None, order.service_code)
 
     def _test(self, key: str, name: str) -> str:
-        """A universal test id: a LOINC code where one is claimed, and always the laboratory's own key behind it."""
+        """A universal test id: the LOINC code, if there is one, and the local key."""
         coded = self.code_of(key, name)
         loinc = (coded.code, coded.display, "LN") if coded.system == "loinc" else (None, name, None)
         return _components(*loinc, key)
@@ -198,12 +198,12 @@ class _Writer:
 
 
 def _digits(iso: str) -> str:
-    """A day or a time without its punctuation. `strftime` would write a year before 1000 in fewer than four digits."""
+    """A date or time without punctuation. `strftime` writes years before 1000 with fewer than four digits."""
     return re.sub("[-:T]", "", iso)
 
 
 def _comments(*lines: str) -> Iterator[dict[int, str]]:
-    """Comment records below the record before them, one a line: from the instrument, generic."""
+    """Comment records for the previous record, one per line: from the instrument, generic."""
     said = [escaped(line) for line in lines if line.strip()]
     for sequence, line in enumerate(said, 1):
         yield {1: "C", 2: str(sequence), 3: "I", 4: line, 5: "G"}

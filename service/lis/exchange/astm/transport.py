@@ -1,7 +1,4 @@
-"""Reports over ASTM's link: CLSI LIS01-A2 over TCP, as the instrument that sends. Implements `wire.Wire`.
-
-Knows the three phases of a session, who waits how long, and how often is tried again. Does not know what a frame says.
-"""
+"""Sends reports over the ASTM link (CLSI LIS01-A2 over TCP), in the role of the instrument."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,18 +8,18 @@ from typing import Final
 from service.lis.exchange.astm.records import ACK, ENQ, EOT, frames
 from service.lis.exchange.transport import NoAnswer
 
-#: How often one frame is sent, and how often a session is asked for.
+#: Attempts for one frame, and for a session.
 TRIES: Final = 6
-#: LIS01-A2: after the receiver was busy, and after both wanted to send; the instrument's turn comes first.
+#: LIS01-A2: pause after a busy receiver, and after both sides wanted to send (the instrument has priority).
 BUSY_WAIT_S: Final = 10.0
 CONTENTION_WAIT_S: Final = 1.0
 
 
-class AstmWire:
-    """A host and port that take results. Every message has a connection and a session of its own.
+class AstmTransport:
+    """A `Transport` to one ASTM receiver. Every message has its own connection and session.
 
-    ASTM knows no refusal: a receiver that does not want a frame says NAK, as it does for one that arrived damaged. So
-    nothing is ever `Rejected`, and what a receiver never takes is a dead letter once delivery has tried long enough.
+    ASTM has no rejection: a receiver answers NAK to unwanted and to damaged frames. So nothing is `Rejected`; an
+    undelivered message becomes a dead letter after MARROWLENS_LIS_RETRY_FOR_H.
     """
 
     def __init__(
@@ -38,8 +35,8 @@ class AstmWire:
         self._busy_wait_s = busy_wait_s
         self._contention_wait_s = contention_wait_s
 
-    async def deliver(self, message: str, control_id: str) -> str:  # noqa: ARG002 (it stands in the header record)
-        """Send the records of one message, each ended by a carriage return. The receipt says how many frames it took.
+    async def deliver(self, message: str, control_id: str) -> str:  # noqa: ARG002 (it is in the header record)
+        """Send the records of one message; returns the number of acknowledged frames, as text.
 
         Raises:
             NoAnswer: no connection, no session, or a frame that was not acknowledged.
@@ -52,7 +49,7 @@ class AstmWire:
             raise NoAnswer(f"the ASTM connection failed: {type(error).__name__}") from error
 
     async def close(self) -> None:
-        """Nothing is kept open between two messages."""
+        """Nothing to close: there is no connection between two messages."""
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator["_Link"]:
@@ -65,7 +62,7 @@ class AstmWire:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await writer.wait_closed()
-            except OSError:  # TimeoutError too: it reads nothing any more
+            except OSError:  # TimeoutError too: the receiver does not read
                 writer.transport.abort()
 
     async def _establish(self, link: "_Link") -> None:
@@ -87,14 +84,14 @@ class AstmWire:
             if not await link.acknowledged(frame):
                 await link.end()
                 raise NoAnswer(f"the ASTM receiver did not acknowledge frame {sent}")
-        # All of it is acknowledged: it is taken, whether the end of the session arrives or not.
+        # All frames are acknowledged: the end of the session need not arrive.
         with suppress(OSError):
             await link.end()
         return f"{sent} frames acknowledged"
 
 
 class _Link:
-    """One connection: a question and its one character of an answer."""
+    """One connection: each transmission is answered by one character."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float) -> None:
         self._reader = reader
@@ -102,7 +99,7 @@ class _Link:
         self._timeout_s = timeout_s
 
     async def ask(self, asked: bytes) -> bytes:
-        """Send, and read one character; none if nothing comes in time.
+        """Send, and read one character; empty after the time-out.
 
         Raises:
             EOFError: the receiver has closed the connection.
@@ -115,7 +112,7 @@ class _Link:
         return b""
 
     async def acknowledged(self, frame: bytes) -> bool:
-        """Send a frame, again after each NAK, until it is acknowledged; EOT acknowledges too, and asks for a pause."""
+        """Send a frame, again after each NAK; True once acknowledged. EOT acknowledges too, and requests a pause."""
         for _ in range(TRIES):
             reply = await self.ask(frame)
             if reply in (ACK, EOT):
@@ -125,6 +122,6 @@ class _Link:
         return False
 
     async def end(self) -> None:
-        """Say that the session is over."""
+        """End the session."""
         self._writer.write(EOT)
         await self._writer.drain()

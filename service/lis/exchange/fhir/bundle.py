@@ -23,34 +23,34 @@ T = TypeVar("T")
 
 LOINC: Final = "http://loinc.org"
 UCUM: Final = "http://unitsofmeasure.org"
-#: The system of identifiers that are URIs themselves.
+#: System of identifiers that are URIs.
 URI: Final = "urn:ietf:rfc:3986"
 HL7: Final = "http://terminology.hl7.org/CodeSystem/"
 CONFIDENCE_INTERVAL: Final = "http://hl7.org/fhir/StructureDefinition/quantity-confidenceInterval"
-#: Code systems by their name in HL7 v2 (table 0396), for what was ordered.
+#: Code systems of orders by their name in HL7 v2 (table 0396).
 SYSTEMS: Final = {"LN": LOINC, "SCT": "http://snomed.info/sct"}
-#: HL7 table 0001 in FHIR's words.
+#: HL7 table 0001 to FHIR's administrative gender.
 GENDERS: Final = {"F": "female", "M": "male", "O": "other", "A": "other", "N": "other", "U": "unknown"}
-#: What no string of FHIR holds (R4, 2.24.0.1), or no document of XML, in which servers answer too: controls but tab and
-#: the ends of lines, halves of a surrogate pair, U+FFFE and U+FFFF.
+#: Characters not allowed in FHIR strings (R4, 2.24.0.1) or XML: controls but tab and line ends, surrogates, U+FFFE,
+#: U+FFFF.
 _UNFIT: Final = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 
 
 def coding(system: str | None, code: str, display: str | None = None) -> Json:
-    """A Coding; what is not known is left out."""
+    """A Coding, without absent parts."""
     found = {"system": system, "code": code, "display": display}
     return {name: value for name, value in found.items() if value}
 
 
 def text(value: str) -> str:
-    """A string as FHIR takes it: a control character of ASCII is a space, what else cannot be sent is U+FFFD."""
+    """A valid FHIR string: ASCII controls become spaces, other invalid characters U+FFFD."""
     return value if value.isprintable() else _UNFIT.sub(lambda found: " " if found[0] < "\x80" else "\ufffd", value)
 
 
 def cleaned(found: T) -> T:
-    """A resource, or a part of one, with every string in it as FHIR takes it."""
+    """A resource or part of one, with every string made valid."""
     if isinstance(found, str):
         return cast(T, text(found))
     if isinstance(found, dict):
@@ -59,7 +59,7 @@ def cleaned(found: T) -> T:
 
 
 def moment(value: datetime) -> str:
-    """An instant, in UTC and with its seconds."""
+    """An instant in UTC, to the second or better."""
     return value.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
@@ -69,16 +69,16 @@ def uri_identifier(urn: str) -> Json:
 
 
 def found_by(identifier: Json) -> str:
-    """The search that finds a resource by this Identifier: `ifNoneExist`, and behind the ? of a conditional update."""
+    """The search by an Identifier, for `ifNoneExist` and conditional updates."""
     escaped = (re.sub(r"([\\|,$])", r"\\\1", part) for part in (identifier["system"], identifier["value"]))
     return "identifier=" + quote("|".join(escaped), safe=":/")
 
 
 def patient_system(patient: Patient, systems: Mapping[str, str], local_system: str) -> str:
-    """The URI of who gave the patient's number.
+    """The system URI of the patient's number.
 
-    Numbers of two givers never share one, or one patient would be taken for another: who is neither in `systems` nor a
-    URI or OID gets a name below the laboratory's own URI.
+    Two assigning authorities never share one, or two patients could be confused: an authority that is neither in
+    `systems` nor a URI or OID gets a name below the laboratory's own URI.
     """
     authority = text(patient.authority or "")
     if found := systems.get(authority):
@@ -89,7 +89,7 @@ def patient_system(patient: Patient, systems: Mapping[str, str], local_system: s
 
 
 def ordered_coding(order: Order) -> Json | None:
-    """What was ordered, in the words of who ordered it."""
+    """The Coding of the ordered service; None without a code."""
     if order.service_code is None:
         return None
     system = order.service_system or ""
@@ -98,9 +98,9 @@ def ordered_coding(order: Order) -> Json | None:
 
 
 def value(result: Observation, *, unsupported: bool) -> Json:
-    """The value of a result, or why there is none: `unsupported` says that the model cannot tell."""
+    """The value of a result, or the dataAbsentReason: `unsupported` if the model does not support it."""
     if result.value is None:
-        # Otherwise nothing was counted to divide by.
+        # not-applicable: no cell was counted to divide by.
         reason = "unsupported" if unsupported else "not-applicable"
         return {"dataAbsentReason": {"coding": [coding(f"{HL7}data-absent-reason", reason)]}}
     if isinstance(result.value, str):
@@ -109,14 +109,14 @@ def value(result: Observation, *, unsupported: bool) -> Json:
 
 
 def quantity(number: float, unit: str) -> Json:
-    """A Quantity in UCUM, where 1 is no unit; the annotation {cells} is shown as cells."""
+    """A UCUM Quantity; 1 means no unit, the annotation {cells} is displayed as cells."""
     return {"value": number, "unit": unit.strip("{}"), "system": UCUM, "code": unit}
 
 
 def _interval(result: Observation) -> Json:
-    """The 95 % interval of sampling, in HL7's extension for it.
+    """The 95 % sampling interval as an HL7 extension.
 
-    Not a referenceRange: that is what is normal, and a receiver flags a value outside of it as high or low.
+    A referenceRange would be wrong: receivers flag values outside of it as high or low.
     """
     if result.low is None or result.high is None or result.unit is None:
         return {}
@@ -127,16 +127,16 @@ def _interval(result: Observation) -> Json:
 
 
 PANEL_NAME: Final = "Bone marrow differential"
-#: The devices of all laboratories are named in here.
+#: UUID namespace of the models as devices.
 _MODELS: Final = uuid5(NAMESPACE_URL, "urn:marrowlens:model")
 
 
 @dataclass(frozen=True, slots=True)
 class FhirForm:
-    """How one laboratory writes its reports.
+    """Code systems of one laboratory.
 
-    `local_system` is the URI of its own codes; `patient_systems` the URI of who gave a patient's number, by the name
-    that stands in the order ("" where none does).
+    `local_system` is the URI of local codes; `patient_systems` maps the assigning authority in an order ("" for none)
+    to the system URI of its patients' numbers.
     """
 
     local_system: str
@@ -144,8 +144,8 @@ class FhirForm:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One cell's picture: `identity` is its own within the specimen, `title` what stands below it."""
+class MediaPicture:
+    """A picture to send as Media. `identity` is unique within the specimen, `title` is its caption."""
 
     identity: str
     content: bytes = field(repr=False)
@@ -153,40 +153,40 @@ class Picture:
     title: str
 
 
-def encode_report(report: Report, code_of: CodeOf, form: FhirForm, pictures: Sequence[Picture] = ()) -> str:
-    """The Bundle of one report as JSON. The same arguments give the same text."""
+def encode_report(report: Report, code_of: CodeOf, form: FhirForm, pictures: Sequence[MediaPicture] = ()) -> str:
+    """The Bundle of one report as JSON; deterministic."""
     return orjson.dumps(report_bundle(report, code_of, form, pictures)).decode()
 
 
-def report_bundle(report: Report, code_of: CodeOf, form: FhirForm, pictures: Sequence[Picture] = ()) -> Json:
+def report_bundle(report: Report, code_of: CodeOf, form: FhirForm, pictures: Sequence[MediaPicture] = ()) -> Json:
     """The Bundle of one report: patient, models, specimen, pictures, results, their panel, and the report.
 
-    Every entry is found by its identifier, so that a Bundle that comes a second time adds nothing. Patient and models
-    are created where they are not known and never changed; the rest is the specimen's own and written anew.
+    Every entry has an identifier, so that a repeated Bundle adds nothing. Patient and models are created if unknown
+    and never changed; the other resources belong to the specimen and are replaced.
     """
     entries = _Writer(report, code_of, form).entries(pictures)
     return {"resourceType": "Bundle", "type": "transaction", "entry": list(entries)}
 
 
 def resource_urn(specimen_id: str, name: str) -> str:
-    """The URN of one resource of a specimen: the same in every version of its report."""
+    """The URN of one resource of a specimen, the same in every version of its report."""
     return uuid5(UUID(specimen_id), name).urn
 
 
 def model_urn(model: ReportModel) -> str:
-    """The URN of a model as a device: the same everywhere, as the sha256 of its graph is."""
+    """The URN of a model as a device, from the sha256 of its graph."""
     return uuid5(_MODELS, model.sha256).urn
 
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """Writes the resources of one report, which all point at the same patient, specimen and models."""
+    """Writes the resources of one report."""
 
     report: Report
     code_of: CodeOf
     form: FhirForm
 
-    def entries(self, pictures: Sequence[Picture]) -> Iterator[Json]:
+    def entries(self, pictures: Sequence[MediaPicture]) -> Iterator[Json]:
         yield _created(_patient(self.report.patient, self.form), self._urn("patient"))
         for model in self._models():
             yield _created(_device(model), model_urn(model))
@@ -222,7 +222,7 @@ class _Writer:
             **({} if collected is None else {"collection": {"collectedDateTime": moment(collected)}}),
         }
 
-    def _media(self, picture: Picture) -> Json:
+    def _media(self, picture: MediaPicture) -> Json:
         content = {"contentType": picture.content_type, "data": b64encode(picture.content).decode()}
         return {
             "resourceType": "Media",
@@ -244,7 +244,7 @@ class _Writer:
         document = self._any_observation(self.code_of(result.key, result.name), result.name, name)
         document |= value(result, unsupported=result.key in self.report.differential.unsupported)
         models = self._models()
-        if len(models) == 1:  # of several, nobody can say which one suggested what
+        if len(models) == 1:  # with several, the model of a result is unknown
             document["device"] = {"reference": model_urn(models[0])}
         if result.notes:
             document["note"] = [{"text": note} for note in result.notes]
@@ -291,7 +291,7 @@ class _Writer:
         }
 
     def _report_code(self) -> Json:
-        """What was ordered, in the words of who ordered it, and the panel that answers it."""
+        """The ordered code, and the panel's code."""
         concept, ordered = self._concept(self.code_of(PANEL, PANEL_NAME), PANEL_NAME), ordered_coding(self.report.order)
         if ordered:
             others = [each for each in concept["coding"] if each["code"] != ordered["code"]]
@@ -337,7 +337,7 @@ def _filler_number(report: Report) -> list[Json]:
 
 
 def _based_on(report: Report) -> Json:
-    """The order by its number alone: the request itself is the receiver's, under an id that nobody here knows."""
+    """The order by its placer number: the id of the receiver's ServiceRequest is unknown."""
     if report.order.placer_number is None:
         return {}
     identifier = {"type": {"coding": [coding(f"{HL7}v2-0203", "PLAC")]}, "value": report.order.placer_number}
@@ -349,7 +349,7 @@ def _interpreter(report: Report) -> Json:
 
 
 def _conclusion(report: Report) -> Json:
-    """What the person who signed has to say; why the report was corrected comes first."""
+    """The reason of a correction, then the signer's comment."""
     correction = f"Corrected: {report.correction}" if report.correction else None
     said = "\n".join(each for each in (correction, report.comment) if each)
     return {"conclusion": said} if said else {}
@@ -364,14 +364,14 @@ def _reference(resource: Json) -> Json:
 
 
 def _created(resource: Json, urn: str) -> Json:
-    """Created unless the receiver has one with this identifier; then that one stays as it is."""
+    """An entry that is created unless the receiver has the identifier."""
     resource = cleaned(resource)
     kind, query = resource["resourceType"], found_by(resource["identifier"][0])
     return {"fullUrl": urn, "resource": resource, "request": {"method": "POST", "url": kind, "ifNoneExist": query}}
 
 
 def _updated(resource: Json) -> Json:
-    """Written in place of the one with this identifier, or created."""
+    """An entry that replaces the resource with this identifier, or is created."""
     resource = cleaned(resource)
     identifier = resource["identifier"][0]
     url = f"{resource['resourceType']}?{found_by(identifier)}"

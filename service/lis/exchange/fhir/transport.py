@@ -1,8 +1,4 @@
-"""Reports to a FHIR server: one transaction, one answer. Implements `wire.Wire` over HTTP.
-
-Knows HTTP, and which answers are worth asking again after. Does not know what stands in a Bundle, beyond how many
-entries it has.
-"""
+"""Sends reports to a FHIR server: one transaction, one answer, over HTTP."""
 
 import asyncio
 import logging
@@ -16,37 +12,37 @@ import orjson
 from service.lis.exchange.transport import NoAnswer, Rejected
 
 JSON: Final = "application/fhir+json"
-#: Client errors that say nothing of the message: who asks is not known, or it is asked too early or too often. 409 is
-#: a clash with another writer, after which a conditional create or update is to be tried again.
-AGAIN: Final = frozenset({401, 407, 408, 409, 421, 423, 425, 429})
-#: Of an answer, beside twice what was sent: a server may send the resources back as it has stored them.
+#: Client errors that are retried: they concern authentication, load or time, not the message. 409 is a conflict with
+#: another writer, after which a conditional create or update is repeated.
+RETRIED: Final = frozenset({401, 407, 408, 409, 421, 423, 425, 429})
+#: Maximum size of an answer, beyond twice the request: a server may return the stored resources.
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-#: What may be repeated of an OperationOutcome: a code and a path. Its texts can quote the patient.
+#: Codes and paths of an OperationOutcome that are logged. Its texts can quote the patient.
 _WORD: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,200}")
 
 
-class FhirWire:
-    """A FHIR server's base URL, which takes transactions by POST. A name and password in the URL are sent as such."""
+class FhirTransport:
+    """A `Transport` to a FHIR server. A user and password in the URL are sent by basic authentication."""
 
     def __init__(self, base_url: str, token: str | None, timeout_s: float) -> None:
-        _keep_addresses_out_of_logs()
+        _quiet_http_logs()
         url = httpx.URL(base_url)
-        # Not compressed: a few bytes could become more than there is memory for.
+        # Uncompressed: a few compressed bytes could exhaust the memory.
         headers = {"Content-Type": JSON, "Accept": JSON, "Accept-Encoding": "identity", "Prefer": "return=minimal"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         basic = httpx.BasicAuth(url.username, url.password) if url.username and token is None else None
         self._url = url.copy_with(username=None, password=None)
         self._timeout_s = timeout_s
-        # One deadline for everything, below: httpx would wait as long again for each piece of an answer.
+        # One deadline for the whole delivery, below: httpx's time-out restarts with each piece of an answer.
         self._client = httpx.AsyncClient(headers=headers, auth=basic, timeout=None)
 
     async def deliver(self, message: str, control_id: str) -> str:
-        """POST a transaction; its receipt is the server's transaction-response as it came.
+        """POST a transaction; returns the server's transaction-response.
 
         Raises:
-            Rejected: the server will not take it.
-            NoAnswer: it may or may not have it, or has not looked at it.
+            Rejected: the server has refused it.
+            NoAnswer: the server may or may not have it.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -56,7 +52,7 @@ class FhirWire:
         if status in (200, 201):
             return _receipt(reply, len(orjson.loads(message)["entry"]))
         said = f"HTTP {status}"
-        if 400 <= status < 500 and status not in AGAIN:
+        if 400 <= status < 500 and status not in RETRIED:
             issues = "; ".join(_issues(_document(reply)))
             raise Rejected(f"{said}: {issues}" if issues else said, reply)
         raise NoAnswer(said)
@@ -65,17 +61,17 @@ class FhirWire:
         """Status and body of the answer.
 
         Raises:
-            NoAnswer: it is compressed, or has more bytes than an answer can have.
+            NoAnswer: it is compressed or too large.
         """
         limit_bytes, found = MAX_ANSWER_BYTES + 2 * len(content), bytearray()
         headers = {"X-Request-Id": control_id}
         async with self._client.stream("POST", self._url, content=content, headers=headers) as answer:
             if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise NoAnswer("the FHIR server compresses its answer, and was asked not to")
+                raise NoAnswer("the FHIR server sent a compressed answer despite Accept-Encoding: identity")
             async for piece in answer.aiter_raw():
                 found += piece
                 if len(found) > limit_bytes:
-                    raise NoAnswer(f"the FHIR server answers with more than {limit_bytes} bytes")
+                    raise NoAnswer(f"the FHIR server's answer is larger than {limit_bytes} bytes")
         return answer.status_code, found.decode("utf-8", "replace")
 
     async def close(self) -> None:
@@ -84,25 +80,25 @@ class FhirWire:
 
 
 def _receipt(reply: str, sent: int) -> str:
-    """The reply, once it says of every entry that it was taken.
+    """The reply, if every entry was accepted.
 
     Raises:
-        Rejected: an entry was not taken.
-        NoAnswer: it is no transaction-response, or does not speak of every entry, or the server failed in one.
+        Rejected: an entry was refused.
+        NoAnswer: no transaction-response, entries are missing in it, or a server error in an entry.
     """
     answer = _document(reply)
     if answer.get("resourceType") != "Bundle" or answer.get("type") != "transaction-response":
-        raise NoAnswer("the answer is no transaction-response: is the URL that of a FHIR server?")
+        raise NoAnswer("the answer is not a transaction-response; check MARROWLENS_LIS_FHIR_URL")
     responses = [entry.get("response") or {} for entry in answer.get("entry", [])]
     refused = [response for response in responses if not _status(response).startswith("2")]
     if refused:
         status, issues = _status(refused[0]), "; ".join(_issues(refused[0].get("outcome") or {}))
         said = f"an entry has the status {status}{f': {issues}' if issues else ''}"
-        if status.startswith("4") and int(status) not in AGAIN:
+        if status.startswith("4") and int(status) not in RETRIED:
             raise Rejected(said, reply)
         raise NoAnswer(said)
     if len(responses) != sent:
-        raise NoAnswer(f"the answer speaks of {len(responses)} of {sent} entries")
+        raise NoAnswer(f"the answer has {len(responses)} of {sent} entries")
     return reply
 
 
@@ -121,7 +117,7 @@ def _status(response: dict[str, Any]) -> str:
 
 
 def _issues(outcome: dict[str, Any]) -> Iterator[str]:
-    """What an OperationOutcome complains of, without its texts: a server may quote the patient in them."""
+    """Codes and paths of an OperationOutcome, without its texts, which can quote the patient."""
     for issue in outcome.get("issue", []):
         code = str(issue.get("code", ""))
         where = [str(path) for path in issue.get("expression") or issue.get("location") or []]
@@ -130,7 +126,7 @@ def _issues(outcome: dict[str, Any]) -> Iterator[str]:
             yield " at ".join(words)
 
 
-def _keep_addresses_out_of_logs() -> None:
-    # httpx logs every URL at INFO, httpcore every header of an answer at DEBUG: a URL may hold a key, a header an id.
+def _quiet_http_logs() -> None:
+    """Raise the log level: httpx logs URLs and httpcore headers, which can hold keys and ids."""
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

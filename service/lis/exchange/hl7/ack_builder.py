@@ -1,7 +1,6 @@
-"""The answers to a message that came in: which are asked for, and how they are written. Pure: no I/O, no clock.
+"""Acknowledgements of incoming messages: MSA, ERR, ORL and ORR, in original and enhanced mode. Pure: no I/O, no clock.
 
-Knows original and enhanced acknowledgement mode (HL7 v2.5.1, 2.9), MSA, ERR and the ORL and ORR messages. Does not know
-what was asked for beyond the orders as they were read.
+HL7 v2.5.1, 2.9.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,14 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from service.lis.exchange.hl7.encoding import EMPTY, Encoded, components, message, segment, text, written
+from service.lis.exchange.hl7.encoding import EMPTY, Encoded, components, format_timestamp, message, segment, text
 from service.lis.exchange.hl7.orders import VERSIONS
 from service.lis.exchange.hl7.reader import Header, MessageRejected
 from service.lis.exchange.hl7.results import VERSION, patient
 from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused
 
 #: HL7 table 0357.
-CONDITIONS = {
+ERROR_CODES = {
     "0": "Message accepted",
     "100": "Segment sequence error",
     "101": "Required field missing",
@@ -31,16 +30,16 @@ CONDITIONS = {
     "206": "Application record locked",
     "207": "Application internal error",
 }
-#: When an acknowledgement is wanted (HL7 table 0155): always, never, on errors, on success.
-ASKED_FOR = {"AL", "NE", "ER", "SU"}
-#: What an order is answered with, and what says that one order is done (HL7 table 0119).
+#: Conditions for an acknowledgement (HL7 table 0155): always, never, on error, on success.
+ACK_CONDITIONS = {"AL", "NE", "ER", "SU"}
+#: Answer message by order event, and order control code of an accepted order (HL7 table 0119).
 ANSWERS = {"O33": ("ORL", "O34", "ORL_O34"), "O21": ("ORL", "O22", "ORL_O22"), "O01": ("ORR", "O02", "ORR_O02")}
-DONE = {OrderAction.NEW: "OK", OrderAction.CHANGE: "XR", OrderAction.CANCEL: "CR"}
+ACCEPTED = {OrderAction.NEW: "OK", OrderAction.CHANGE: "XR", OrderAction.CANCEL: "CR"}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a message: all orders taken, or why none was."""
+    """The outcome of a message: all its orders accepted, or the error."""
 
     orders: Sequence[IncomingOrder] = ()
     refused: OrderRefused | None = None
@@ -53,23 +52,22 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """What an answer cannot know by itself."""
+class ReplyMetadata:
+    """Control id, time and specimen type of an answer."""
 
     control_id: str
     sent_at: datetime
     specimen_type: str = ""
 
 
-def acknowledgements(header: Header, outcome: Outcome, stamps: Sequence[Stamp]) -> list[str]:
-    """The answers to send, in their order: none, one or two, each with a stamp of its own.
+def acknowledgements(header: Header, outcome: Outcome, stamps: Sequence[ReplyMetadata]) -> list[str]:
+    """The answers to send, in order: none, one or two, each with its own metadata.
 
-    Original mode has one application acknowledgement. In enhanced mode a sender asks for each kind; when an accept
-    acknowledgement has said that the message is not taken, no application acknowledgement follows. Who asks for
-    nothing that there is means original mode: silence would be the worst answer.
+    Original mode has one application acknowledgement. In enhanced mode the sender requests each kind; after an accept
+    acknowledgement with an error, none follows. A sender that requests nothing valid gets original mode.
     """
     failed = outcome.refused is not None
-    if not {header.accept_ack, header.application_ack} & ASKED_FOR:
+    if not {header.accept_ack, header.application_ack} & ACK_CONDITIONS:
         return [application_ack(header, outcome, stamps[0])]
     answers = []
     if _wanted(header.accept_ack, failed):
@@ -83,29 +81,29 @@ def _wanted(condition: str, failed: bool) -> bool:
     return condition in ("AL", "ER" if failed else "SU")
 
 
-def accept_ack(header: Header, outcome: Outcome, stamp: Stamp) -> str:
-    """CA, CE or CR: whether the message is in safe keeping."""
+def accept_ack(header: Header, outcome: Outcome, stamp: ReplyMetadata) -> str:
+    """CA, CE or CR: whether the message is stored."""
     kind = ("ACK", header.event or None, "ACK")
-    return message([_answer_header(header, kind, stamp), *_verdict(header, outcome, "C")])
+    return message([_answer_header(header, kind, stamp), *_msa_and_err(header, outcome, "C")])
 
 
-def application_ack(header: Header, outcome: Outcome, stamp: Stamp) -> str:
-    """AA, AE or AR, in the message that belongs to the order; in ACK where it is none."""
+def application_ack(header: Header, outcome: Outcome, stamp: ReplyMetadata) -> str:
+    """AA, AE or AR, in the order's response message; in ACK for other events."""
     kind = ANSWERS.get(header.event, ("ACK", header.event or None, "ACK"))
-    answer = [_answer_header(header, kind, stamp), *_verdict(header, outcome, "A")]
+    answer = [_answer_header(header, kind, stamp), *_msa_and_err(header, outcome, "A")]
     if not outcome.refused and outcome.orders and kind[0] == "ORL":
-        answer.extend(_taken(outcome.orders, stamp, by_specimen=kind[1] == "O34"))
+        answer.extend(_accepted_orders(outcome.orders, stamp, by_specimen=kind[1] == "O34"))
     return message(answer)
 
 
-def _answer_header(header: Header, kind: tuple[str, str | None, str], stamp: Stamp) -> str:
-    """MSH of an answer: from whom the message was for, in its own version and character set."""
+def _answer_header(header: Header, kind: tuple[str, str | None, str], stamp: ReplyMetadata) -> str:
+    """MSH of an answer: sender and receiver swapped, in the message's version and character set."""
     fields = {
         3: components(*header.to_application),
         4: components(*header.to_facility),
         5: components(*header.application),
         6: components(*header.facility),
-        7: text(written(stamp.sent_at)),
+        7: text(format_timestamp(stamp.sent_at)),
         9: components(*kind),
         10: text(stamp.control_id),
         11: text(header.processing_id),
@@ -119,9 +117,9 @@ def _version(header: Header) -> str:
     return header.version if header.version in VERSIONS else VERSION
 
 
-def _verdict(header: Header, outcome: Outcome, mode: str) -> Iterator[str]:
+def _msa_and_err(header: Header, outcome: Outcome, mode: str) -> Iterator[str]:
     refused = outcome.refused
-    early = _version(header) < "2.5"  # ERR had one field, and MSA a text
+    early = _version(header) < "2.5"  # ERR has one field, and MSA-3 the reason
     reason = text(refused.reason) if refused and early else EMPTY
     yield segment("MSA", {1: text(outcome.code(mode)), 2: text(header.control_id), 3: reason})
     if refused:
@@ -131,7 +129,7 @@ def _verdict(header: Header, outcome: Outcome, mode: str) -> Iterator[str]:
 def _error(refused: OrderRefused) -> str:
     fields = {
         2: components(*refused.location.split("^")),
-        3: components(refused.code, CONDITIONS.get(refused.code), "HL70357"),
+        3: components(refused.code, ERROR_CODES.get(refused.code), "HL70357"),
         4: text("E"),
         8: text(refused.reason),
     }
@@ -140,16 +138,16 @@ def _error(refused: OrderRefused) -> str:
 
 def _early_error(refused: OrderRefused) -> str:
     place = [*refused.location.split("^"), "", "", ""][:3]
-    code = "&".join(text(part) for part in (refused.code, CONDITIONS.get(refused.code), "HL70357"))
+    code = "&".join(text(part) for part in (refused.code, ERROR_CODES.get(refused.code), "HL70357"))
     return segment("ERR", {1: Encoded(f"{components(*place) if place[0] else '^^'}^{code}")})
 
 
-def _taken(orders: Sequence[IncomingOrder], stamp: Stamp, *, by_specimen: bool) -> Iterator[str]:
-    """What was done with each order, under its specimen where the message is ordered so."""
+def _accepted_orders(orders: Sequence[IncomingOrder], stamp: ReplyMetadata, *, by_specimen: bool) -> Iterator[str]:
+    """The accepted orders, grouped by specimen in ORL^O34."""
     yield patient(orders[0].patient)
     for number, (specimen, group) in enumerate(groupby(orders, key=lambda order: order.number), 1):
         if by_specimen:
             yield segment("SPM", {1: text(number), 2: text(specimen), 4: text(stamp.specimen_type)})
         for each in group:
             numbers = {2: text(each.order.placer_number), 3: text(each.order.filler_number)}
-            yield segment("ORC", {1: text(DONE[each.action]), **numbers})
+            yield segment("ORC", {1: text(ACCEPTED[each.action]), **numbers})

@@ -1,13 +1,12 @@
-"""What a receiver's acknowledgement says about a message of ours. Pure, no I/O.
+"""Reads acknowledgements of sent messages: MSA and ERR. Pure, no I/O.
 
-Knows MSA and ERR. Does not know connections, nor how often a message is sent. MSH-12 is not looked at: receivers write
-a version there that they were built with, not the one they got.
+MSH-12 is not checked: receivers write the version they were built for.
 """
 
 import re
 from dataclasses import dataclass
 
-from service.lis.exchange.hl7.ack_builder import CONDITIONS
+from service.lis.exchange.hl7.ack_builder import ERROR_CODES
 from service.lis.exchange.hl7.encoding import CODECS
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_header, read_segments
 from service.lis.exchange.transport import NoAnswer, Rejected
@@ -18,7 +17,7 @@ CODES = ("AA", "AE", "AR", "CA", "CE", "CR")
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """An acknowledgement as it came."""
+    """A received acknowledgement; `about` is MSA-2, the control id of the acknowledged message."""
 
     header: Header
     code: str
@@ -28,32 +27,32 @@ class Acknowledgement:
 
     @property
     def final(self) -> bool:
-        """Whether nothing more can follow: an application acknowledgement, or a no."""
+        """Whether no other acknowledgement follows: an application acknowledgement, or a rejection."""
         return self.code != "CA"
 
     @property
-    def to_be_accepted(self) -> bool:
-        """Whether it asks for an accept acknowledgement itself, as in enhanced mode it may."""
+    def wants_accept_ack(self) -> bool:
+        """Whether it requests an accept acknowledgement itself (enhanced mode)."""
         return self.header.accept_ack in ("AL", "SU")
 
-    def judge(self) -> None:
-        """Nothing, when the message was taken.
+    def raise_for_rejection(self) -> None:
+        """Return if the message was accepted.
 
         Raises:
-            Rejected: it was not. The reason holds codes and places; what the receiver wrote is in `reply`.
+            Rejected: it was not. The reason has codes and positions only; `reply` has the receiver's text.
         """
         if self.code not in TAKEN:
-            raise Rejected("; ".join([self.code, *(self.errors or ["the receiver does not say why"])]), self.reply)
+            raise Rejected("; ".join([self.code, *(self.errors or ["no reason given"])]), self.reply)
 
 
-def read_acknowledgement(raw: bytes, charset: str) -> Acknowledgement:
-    """An acknowledgement of any message.
+def parse_acknowledgement(raw: bytes, charset: str) -> Acknowledgement:
+    """Parse an acknowledgement.
 
     Args:
-        charset: of one that does not name its own.
+        charset: for an acknowledgement without MSH-18.
 
     Raises:
-        NoAnswer: these bytes are none.
+        NoAnswer: the bytes are no acknowledgement.
     """
     try:
         header = read_header(raw)
@@ -61,18 +60,20 @@ def read_acknowledgement(raw: bytes, charset: str) -> Acknowledgement:
         reply = raw.decode(CODECS[named or charset], "replace").replace("\ufffd", "?")
         segments = read_segments(reply.encode(), "UNICODE UTF-8", ("MSA", "ERR"))
     except MessageRejected as rejected:
-        raise NoAnswer(f"what came back is no HL7: {rejected.reason}") from None
+        raise NoAnswer(f"the answer is not HL7: {rejected.reason}") from None
     msa = next((each for each in segments if each.name == "MSA"), None)
     if msa is None or msa.get(1) not in CODES:
-        raise NoAnswer("what came back is no acknowledgement")
+        raise NoAnswer("the answer is not an acknowledgement")
     errors = tuple(_error(each) for each in segments if each.name == "ERR")
     return Acknowledgement(header, msa.get(1), msa.get(2), errors, reply)
 
 
 def _error(err: Segment) -> str:
-    """Code and place of one ERR, of 2.5 or of before; never the receiver's own words, which may quote the message."""
+    """Code and position of an ERR, of 2.5 or earlier; never its text, which may quote the message."""
     code = err.get(3) or err.get(1, 4)
     place = [err.get(2, part) for part in (1, 2, 3)] if err.get(3) else [err.get(1, part) for part in (1, 2, 3)]
     where = "^".join(part for part in place if part)
-    named = f"{code} {CONDITIONS[code].lower()}" if code in CONDITIONS else "an error without a code of table 0357"
+    named = (
+        f"{code} {ERROR_CODES[code].lower()}" if code in ERROR_CODES else "an error without a code of HL7 table 0357"
+    )
     return f"{named} at {where}" if re.fullmatch(r"[A-Z][A-Z0-9]{2}(\^\d{1,4}){0,2}", where, re.ASCII) else named

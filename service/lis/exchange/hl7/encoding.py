@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from typing import NewType
 
-#: MSH-18 to Python's codec. Each has ASCII where ASCII has it, so a header can be read before its own MSH-18 is known.
+#: MSH-18 (HL7 table 0211) to Python codec. All are supersets of ASCII: MSH can be read before its own MSH-18 is known.
 CODECS = {
     "": "ascii",
     "ASCII": "ascii",
@@ -26,19 +26,18 @@ CODECS = {
 
 
 def encode(message: str, charset: str) -> bytes:
-    """A message as bytes of a set of `CODECS`. Never fails.
+    """A message as bytes in one of `CODECS`. Characters that the set lacks become "?".
 
-    A character that the set does not have becomes "?". A hexadecimal escape could not say it, for that holds bytes of
-    the same set; a switch to another set (\\C..\\, \\M..\\) is understood by hardly any receiver; and a letter that
-    looks alike would be another name. "?" is seen to be wrong.
+    Hexadecimal escapes hold only bytes of the same set; escapes that switch the set (\\C..\\, \\M..\\) are understood
+    by hardly any receiver; a similar letter would be another name.
     """
     codec = CODECS[charset]
-    # One accented letter and a letter with its accent are the same text; the small sets have only the first.
+    # The small sets have accented letters only in their composed form.
     text = message if codec == "utf-8" else unicodedata.normalize("NFC", message)
     return text.encode(codec, errors="replace")
 
 
-#: What breaks a line somewhere: it is written \.br\, and is "\n" when it is read back.
+#: All line breaks are written as \.br\ and read back as "\n".
 BREAKS = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 _ESCAPED = str.maketrans(
@@ -49,7 +48,7 @@ _ESCAPED = str.maketrans(
 
 @dataclass(frozen=True, slots=True)
 class Delimiters:
-    """What a message chose for itself in MSH-1 and MSH-2; ours are always these."""
+    """The delimiters of a message, from MSH-1 and MSH-2. The defaults are those that this service writes."""
 
     field: str = "|"
     component: str = "^"
@@ -58,7 +57,7 @@ class Delimiters:
     subcomponent: str = "&"
 
     def letters(self) -> Mapping[str, str]:
-        """The escape sequences that stand for one character. Highlighting is dropped."""
+        """Escape sequences and their characters (HL7 v2.5.1, 2.7). Highlighting is dropped."""
         return {
             "F": self.field,
             "S": self.component,
@@ -75,21 +74,21 @@ class Delimiters:
 STANDARD = Delimiters()
 
 
-def one_kind_of_break(text: str) -> str:
-    """The text as it comes back from `unescape`: every line break is "\\n"."""
+def normalize_line_breaks(text: str) -> str:
+    """The text with every line break as "\\n", as `unescape` returns it."""
     return BREAKS.sub("\n", text)
 
 
 def escape(text: str) -> str:
-    """The text as it stands in a field: no delimiter and no control character is left in it."""
-    return one_kind_of_break(text).translate(_ESCAPED)
+    """The text for a field, with delimiters and control characters escaped."""
+    return normalize_line_breaks(text).translate(_ESCAPED)
 
 
 def unescape(text: str, delimiters: Delimiters = STANDARD, codec: str = "utf-8") -> str:
-    """What a field says. A sequence that is none of HL7's, or has no end, is left as it came.
+    """The text of a field. Unknown or unterminated escape sequences stay as they are.
 
     Args:
-        codec: Python's name of the message's character set, for hexadecimal escapes.
+        codec: Python codec of the message's character set, for hexadecimal escapes.
     """
     if delimiters.escape not in text:
         return text
@@ -105,7 +104,7 @@ def unescape(text: str, delimiters: Delimiters = STANDARD, codec: str = "utf-8")
 
 
 def _hexadecimal(digits: str, codec: str) -> str:
-    """Bytes of the message's character set; those that are none there are codes of characters, as python-hl7 has it."""
+    """Bytes in the message's character set; invalid bytes are read as Latin-1, as python-hl7 does."""
     data = bytes.fromhex(digits)
     try:
         return data.decode(codec)
@@ -113,67 +112,68 @@ def _hexadecimal(digits: str, codec: str) -> str:
         return data.decode("latin-1")
 
 
+#: Escaped text. mypy refuses unescaped text in a segment.
 Encoded = NewType("Encoded", str)
 
 EMPTY = Encoded("")
 
 
 def text(value: str | int | float | None) -> Encoded:
-    """One value as a whole field; nothing when there is none."""
+    """One value as a field; empty for None."""
     return EMPTY if value is None else Encoded(escape(str(value)))
 
 
 def components(*values: str | None) -> Encoded:
-    """Values as the components of a field; absent ones at the end are left away."""
+    """Values as components of a field, without empty ones at the end."""
     return Encoded("^".join(text(value) for value in values).rstrip("^"))
 
 
 def repetitions(values: Iterable[Encoded]) -> Encoded:
-    """Fields as the repetitions of one."""
+    """Values as repetitions of a field."""
     return Encoded("~".join(values))
 
 
 def segment(name: str, fields: Mapping[int, Encoded]) -> str:
-    """A segment from its fields by their number, those that are empty at its end left away. MSH counts from MSH-3."""
+    """A segment from its fields by number, without empty ones at the end. MSH begins with MSH-3."""
     last = max((number for number, value in fields.items() if value), default=0)
     first, head = (3, r"MSH|^~\&") if name == "MSH" else (1, name)
     return "|".join([head, *(fields.get(number, EMPTY) for number in range(first, last + 1))])
 
 
 def message(segments: Iterable[str]) -> str:
-    """Segments as a message: each ends with a carriage return and nothing else."""
+    """Segments as a message, each ended by a carriage return."""
     return "".join(f"{each}\r" for each in segments)
 
 
 _PARTS = re.compile(
     r"(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,4}))?)?)?)?)?)?([+-]\d{4})?", re.ASCII
 )
-#: What a part that is not said stands for, from the year to the second.
+#: Defaults of missing parts, from the year to the second.
 _LEAST = (0, 1, 1, 0, 0, 0)
 
 
-def written(moment: datetime) -> str:
-    """To the second, in UTC, and saying so."""
+def format_timestamp(moment: datetime) -> str:
+    """A timestamp (TS) in UTC: YYYYMMDDHHMMSS+0000."""
     return re.sub("[-:T]", "", moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds")) + "+0000"
 
 
-def day_written(day: date) -> str:
-    """YYYYMMDD."""
+def format_date(day: date) -> str:
+    """A date (DT): YYYYMMDD."""
     return day.isoformat().replace("-", "")
 
 
-def read_moment(value: str, zone: tzinfo | None) -> datetime:
-    """A time of at least a day's precision, in its zone; what is not said is zero.
+def parse_timestamp(value: str, zone: tzinfo | None) -> datetime:
+    """A timestamp with at least a day, in its time zone. Missing parts are zero.
 
     Args:
-        zone: where a time without a zone was written; None is this machine's.
+        zone: for a timestamp without one; None is this machine's.
 
     Raises:
-        ValueError: no such time, or less than a day's precision. Its text is never the value.
+        ValueError: an invalid timestamp, or one without a day. The text never quotes the value.
     """
     found = _PARTS.fullmatch(value)
     if not found or not found[3]:
-        raise ValueError("no time of HL7 with at least its day")
+        raise ValueError("not an HL7 timestamp with at least a day")
     year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
     fraction = int((found[7] or "").ljust(6, "0"))
     try:
@@ -181,14 +181,14 @@ def read_moment(value: str, zone: tzinfo | None) -> datetime:
         moment = datetime(year, month, day, hour, minute, second, fraction, offset or zone)
         return moment if moment.tzinfo else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("no such day or time") from None
+        raise ValueError("invalid date or time") from None
 
 
-def read_zone(value: str) -> tzinfo | None:
-    """The zone that a time says it was written in; None when it says none, or is no time.
+def parse_zone(value: str) -> tzinfo | None:
+    """The time zone of a timestamp; None if it has none, or is no timestamp.
 
     Raises:
-        ValueError: there is no such zone. Its text is never the value.
+        ValueError: an invalid time zone. The text never quotes the value.
     """
     found = _PARTS.fullmatch(value)
     return _offset(found[8]) if found and found[8] else None
@@ -198,24 +198,24 @@ def _offset(text: str) -> timezone:
     """+HHMM or -HHMM; ValueError beyond a day."""
     hours, minutes = int(text[1:3]), int(text[3:])
     if hours > 23 or minutes > 59:
-        raise ValueError("no such zone")
+        raise ValueError("invalid time zone")
     ahead = timedelta(hours=hours, minutes=minutes)
     return timezone(-ahead if text[0] == "-" else ahead)
 
 
-def read_day(value: str) -> date | None:
-    """A day; None when only a year or a month is known.
+def parse_date(value: str) -> date | None:
+    """A date; None if only the year or month is given.
 
     Raises:
-        ValueError: no such day. Its text is never the value.
+        ValueError: an invalid date. The text never quotes the value.
     """
     found = _PARTS.fullmatch(value)
     if not found:
-        raise ValueError("no date of HL7")
+        raise ValueError("not an HL7 date")
     try:
         parts = zip(found.groups()[:6], _LEAST, strict=True)
         year, month, day, hour, minute, second = (int(part or least) for part, least in parts)
         moment = datetime(year, month, day, hour, minute, second, tzinfo=_offset(found[8]) if found[8] else None)
     except ValueError:
-        raise ValueError("no such day") from None
+        raise ValueError("invalid date") from None
     return moment.date() if found[3] else None

@@ -1,7 +1,6 @@
-"""Orders out of OML^O33, OML^O21 and ORM^O01. Pure, no I/O.
+"""Orders from OML^O33, OML^O21 and ORM^O01 messages. Pure, no I/O.
 
-Knows where in those messages an order, its specimen and its patient stand, and which are not taken. Does not know
-whether such a specimen exists, nor how the answer is written (`acknowledging`). An error names a place, never a value.
+Errors name a position in the message, never a value.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,13 +9,13 @@ from datetime import date, datetime, tzinfo
 from typing import Literal, TypeVar, cast
 
 from service.lis.domain.report import Order, Patient, collected
-from service.lis.exchange.hl7.encoding import read_day, read_moment, read_zone
+from service.lis.exchange.hl7.encoding import parse_date, parse_timestamp, parse_zone
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_segments
 from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused
 
-#: The fields that are read mean the same in all of these; 2.6 and later were not tried.
+#: The fields that are read have the same meaning in all of these. 2.6 and later are untested.
 VERSIONS = ("2.3", "2.3.1", "2.4", "2.5", "2.5.1")
-#: Message code to its events that are orders. In O33 orders follow their specimen, else specimens their order.
+#: Message codes and events of orders. In O33 orders follow their specimen; otherwise specimens follow their order.
 EVENTS = {"OML": ("O33", "O21"), "ORM": ("O01",)}
 SEXES = ("F", "M", "O", "U", "A", "N")
 MAX_LINE = 200  # characters of service.lis.domain.report.Line
@@ -33,58 +32,58 @@ class _Request:
 
 
 def check_header(header: Header, processing_id: str) -> None:
-    """Refuse what no order can come in.
+    """Check that the message is an order that can be read.
 
     Raises:
         MessageRejected: 200, 201, 202 or 203 of table 0357, or 101 without a control id.
     """
     if header.code not in EVENTS:
-        raise MessageRejected("200", "not an order: OML^O33, OML^O21 and ORM^O01 are taken", "MSH^1^9^1^1")
+        raise MessageRejected("200", "not an order; send OML^O33, OML^O21 or ORM^O01", "MSH^1^9^1^1")
     if header.event not in EVENTS[header.code]:
-        raise MessageRejected("201", "not an order: OML^O33, OML^O21 and ORM^O01 are taken", "MSH^1^9^1^2")
+        raise MessageRejected("201", "not an order; send OML^O33, OML^O21 or ORM^O01", "MSH^1^9^1^2")
     if header.processing_id != processing_id:
-        raise MessageRejected("202", f"processing id {processing_id} is taken here", "MSH^1^11")
+        raise MessageRejected("202", f"wrong processing id; send {processing_id}", "MSH^1^11")
     if header.version not in VERSIONS:
-        raise MessageRejected("203", f"versions {', '.join(VERSIONS)} are taken", "MSH^1^12")
+        raise MessageRejected("203", f"unsupported version; send {', '.join(VERSIONS)}", "MSH^1^12")
     if not _is_line(header.control_id):
-        raise MessageRejected("101", f"a control id of 1 to {MAX_LINE} characters", "MSH^1^10")
+        raise MessageRejected("101", f"control id missing or invalid; send 1 to {MAX_LINE} characters", "MSH^1^10")
     if not _is_line("".join([*header.application, *header.facility])):
-        raise MessageRejected("101", f"a sender of 1 to {MAX_LINE} characters", "MSH^1^3")
+        raise MessageRejected("101", f"sender missing or invalid; send 1 to {MAX_LINE} characters", "MSH^1^3")
 
 
 def read_orders(raw: bytes, header: Header, charset: str, zone: tzinfo | None = None) -> list[IncomingOrder]:
-    """Every order of a message whose header was checked, in its order.
+    """The orders of a message with a valid header, in message order.
 
     Args:
-        charset: of a message that does not name one.
-        zone: of times without one, when MSH-7 has none either; None is this machine's.
+        charset: for a message without MSH-18.
+        zone: for times without a time zone, if MSH-7 has none either; None is this machine's.
 
     Raises:
-        OrderRefused: 100, 101, 102 or 103 of table 0357, with the place.
-        MessageRejected: it cannot be read at all.
+        OrderRefused: 100, 101, 102 or 103 of table 0357, with the position.
+        MessageRejected: the message cannot be read.
     """
     msh, *segments = read_segments(raw, header.charset or charset, ("PID", "SPM", "ORC", "OBR"))
     if msh.get(14):
-        raise MessageRejected("100", "part of a message that goes on in another", msh.location(14))
+        raise MessageRejected("100", "continued messages (MSH-14) are not supported", msh.location(14))
     try:
-        zone = read_zone(msh.get(7)) or zone
+        zone = parse_zone(msh.get(7)) or zone
     except ValueError as error:
         raise OrderRefused("102", str(error), msh.location(7)) from None
-    who = _patient(_only_patient(segments))
+    patient = _patient(_only_patient(segments))
     rest = [each for each in segments if each.name != "PID"]
     requests = list(_by_specimen(rest) if header.event == "O33" else _by_order(rest))
     if not requests:
         raise OrderRefused("100", "no order in the message", "ORC^1")
-    return [_order(request, who, zone) for request in requests]
+    return [_order(request, patient, zone) for request in requests]
 
 
 def _only_patient(segments: Sequence[Segment]) -> Segment:
     found = [each for each in segments if each.name == "PID"]
     if not found:
         raise OrderRefused("100", "no patient in the message", "PID^1")
-    # A second one would be a second patient or prior results: either way nobody knows whose the next order is.
+    # A second PID is another patient or prior results: the patient of the next order would be ambiguous.
     if len(found) > 1 or segments[0] is not found[0]:
-        raise OrderRefused("100", "one patient a message, before its orders", found[-1].location())
+        raise OrderRefused("100", "send exactly one PID, before the orders", found[-1].location())
     return found[0]
 
 
@@ -111,7 +110,7 @@ def _by_specimen(segments: Sequence[Segment]) -> Iterator[_Request]:
 
 
 def _by_order(segments: Sequence[Segment]) -> Iterator[_Request]:
-    """OML^O21 and ORM^O01: { ORC [OBR] { SPM } }; an order for two specimens is one for each."""
+    """OML^O21 and ORM^O01: { ORC [OBR] { SPM } }. An order for two specimens becomes two orders."""
     waiting: _Request | None = None
     for each in segments:
         if each.name == "OBR":
@@ -132,15 +131,15 @@ def _by_order(segments: Sequence[Segment]) -> Iterator[_Request]:
 
 def _with_request(order: _Request | None, obr: Segment) -> _Request:
     if order is None or order.obr:
-        raise OrderRefused("100", "each OBR follows its own ORC", obr.location())
+        raise OrderRefused("100", "each OBR must follow its own ORC", obr.location())
     return replace(order, obr=obr)
 
 
-def _order(request: _Request, who: Patient, zone: tzinfo | None) -> IncomingOrder:
+def _order(request: _Request, patient: Patient, zone: tzinfo | None) -> IncomingOrder:
     return IncomingOrder(
         action=_action(request.orc),
         number=_number(request),
-        patient=who,
+        patient=patient,
         order=Order(
             placer_number=_first(_line(request.orc, 2), _line(request.obr, 2)),
             filler_number=_first(_line(request.orc, 3), _line(request.obr, 3)),
@@ -155,14 +154,14 @@ def _order(request: _Request, who: Patient, zone: tzinfo | None) -> IncomingOrde
 def _action(orc: Segment) -> OrderAction:
     code = orc.get(1)
     if not code:
-        raise OrderRefused("101", "an order says what is to be done", orc.location(1))
+        raise OrderRefused("101", "order control (ORC-1) missing; send NW, XO or CA", orc.location(1))
     if code not in list(OrderAction):
-        raise OrderRefused("103", "orders are new (NW), changed (XO) or cancelled (CA)", orc.location(1))
+        raise OrderRefused("103", "unsupported order control; send NW, XO or CA", orc.location(1))
     return OrderAction(code)
 
 
 def _number(request: _Request) -> str:
-    """What stands on the label: the placer's number of the specimen, the filler's, else the order's own numbers."""
+    """The specimen number: SPM-2 (placer, filler), or else the order's filler or placer number."""
     spm, orc, obr = request.spm, request.orc, request.obr
     number = _first(
         _line(spm, 2, 1), _line(spm, 2, 2), _line(obr, 3), _line(orc, 3), _line(obr, 2), _line(orc, 2)
@@ -178,7 +177,7 @@ def _patient(pid: Segment) -> Patient:
         raise OrderRefused("101", "the patient has no number", pid.location(3))
     sex = pid.get(8)
     if sex and sex not in SEXES:
-        raise OrderRefused("103", f"sex is one of {', '.join(SEXES)}", pid.location(8))
+        raise OrderRefused("103", f"unknown sex; send one of {', '.join(SEXES)}", pid.location(8))
     return Patient(
         identifier=cast(str, _line(pid, 3, repetition=numbered)),
         authority=_line(pid, 3, 4, repetition=numbered),
@@ -201,7 +200,7 @@ def _line(segment: Segment | None, field: int, component: int = 1, *, repetition
     """One line of text, None when it is not there."""
     value = segment.get(field, component, repetition=repetition) if segment else ""
     if segment and value and not _is_line(value):
-        reason = f"one line of at most {MAX_LINE} characters belongs here"
+        reason = f"invalid text; send one line of at most {MAX_LINE} characters"
         raise OrderRefused("102", reason, segment.location(field, repetition, component))
     return value or None
 
@@ -211,7 +210,7 @@ def _moment(segment: Segment | None, field: int, zone: tzinfo | None) -> datetim
     if segment is None or not value:
         return None
     try:
-        return collected(read_moment(value, zone))
+        return collected(parse_timestamp(value, zone))
     except ValueError as error:
         raise OrderRefused("102", str(error), segment.location(field)) from None
 
@@ -219,6 +218,6 @@ def _moment(segment: Segment | None, field: int, zone: tzinfo | None) -> datetim
 def _day(segment: Segment, field: int) -> date | None:
     value = segment.get(field)
     try:
-        return read_day(value) if value else None
+        return parse_date(value) if value else None
     except ValueError as error:
         raise OrderRefused("102", str(error), segment.location(field)) from None

@@ -1,66 +1,65 @@
-"""Messages that come in, taken apart: header, segments, fields. Pure, no I/O.
+"""Incoming HL7 v2 messages: header, segments, fields. Pure, no I/O.
 
-Knows delimiters, character sets and what makes a message unreadable. Does not know what is asked for in it. Everything
-read is free text of a stranger: it is never part of an error's text. python-hl7 splits; it is asked for nothing else,
-since its own errors and its log quote what they read.
+Fields are split with the delimiters of the message's own MSH-1 and MSH-2, and unescaped. Errors never quote the
+message: it is free text from outside, and can name a patient.
 """
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
-
-import hl7
 
 from service.lis.exchange.hl7.encoding import CODECS, Delimiters, unescape
 from service.lis.exchange.orders import OrderRefused
 
-#: Delimiters in the segments that are read; an order has hundreds. python-hl7 makes an object of 400 bytes of each.
-MAX_PARTS = 10_000
+#: Delimiters in the segments that are read. An order has hundreds.
+MAX_DELIMITERS = 10_000
 _MSH = re.compile(r"MSH([^\w\s])([^\w\s]{4})(?=\1)", re.ASCII)
 
 
 class MessageRejected(OrderRefused):
-    """Nothing of this kind is taken, whatever it says: answered with AR or CR, and sending it again is useless."""
+    """The whole message is refused: answered with AR or CR. Sending it again is useless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment. Fields, components and subcomponents count from 1, as HL7 does; what is not there is empty."""
+    """One segment. Fields, components and subcomponents count from 1, as in HL7; absent ones are empty."""
 
     name: str
     number: int
-    fields: Any = field(repr=False)
+    fields: list[str] = field(repr=False)
     delimiters: Delimiters
     codec: str
 
     def get(self, field: int, component: int = 1, subcomponent: int = 1, repetition: int = 1) -> str:
-        """One value, unescaped, without spaces around it. HL7's null ("") is empty too."""
-        node = self.fields
-        for index in (field, repetition - 1, component - 1, subcomponent - 1):
-            if isinstance(node, str):  # python-hl7 nests only as deep as there are delimiters
-                node = node if index == 0 else ""
-            else:
-                node = node[index] if index < len(node) else ""
-        value = unescape(str(node), self.delimiters, self.codec).strip()
+        """One value, unescaped and stripped. HL7's null ("") is empty too."""
+        value = _nth(self.fields, field + 1)
+        for delimiter, number in (
+            (self.delimiters.repetition, repetition),
+            (self.delimiters.component, component),
+            (self.delimiters.subcomponent, subcomponent),
+        ):
+            value = _nth(value.split(delimiter), number)
+        value = unescape(value, self.delimiters, self.codec).strip()
         return "" if value == '""' else value
 
     def repetitions(self, field: int) -> range:
-        """The numbers of a field's repetitions."""
-        return range(1, len(self.fields[field]) + 1) if field < len(self.fields) else range(0)
+        """The numbers of a field's repetitions: 1, 2, …"""
+        if field >= len(self.fields):
+            return range(0)
+        return range(1, self.fields[field].count(self.delimiters.repetition) + 2)
 
     def components(self, field: int) -> tuple[str, ...]:
-        """The first components of a field, as many as a universal name may have."""
+        """The first three components of a field: a whole HD name."""
         return tuple(self.get(field, component) for component in (1, 2, 3))
 
     def location(self, *position: int) -> str:
-        """An ERL (ERR-2): where in the message."""
+        """The position in the message as an ERL (ERR-2)."""
         return "^".join([self.name, str(self.number), *map(str, position)])
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What MSH says, as far as an answer needs it."""
+    """The fields of MSH that an answer needs."""
 
     application: tuple[str, ...] = ()
     facility: tuple[str, ...] = ()
@@ -78,10 +77,10 @@ class Header:
 
 
 def read_header(raw: bytes) -> Header:
-    """MSH alone, whatever else is wrong with the message. Characters that its set does not have are "?".
+    """MSH alone, even if the rest of the message is invalid. Bytes that are not of its character set become "?".
 
     Raises:
-        MessageRejected: there is none.
+        MessageRejected: the message does not begin with a valid MSH.
     """
     line = re.split(rb"[\r\n]", raw, maxsplit=1)[0]
     latin = line.decode("latin-1")
@@ -106,17 +105,16 @@ def read_header(raw: bytes) -> Header:
 
 
 def read_segments(raw: bytes, charset: str, wanted: Collection[str]) -> list[Segment]:
-    """The segments of a message whose names are wanted, in their order, MSH first.
+    """The segments with the wanted names, in message order, MSH first.
 
     Args:
-        charset: MSH-18, or what the laboratory has agreed on when that is empty.
+        charset: MSH-18, or the configured character set if that is empty.
 
     Raises:
-        MessageRejected: another character set, bytes that are none of its characters, no MSH or a second one, or more
-            delimiters than an order can have.
+        MessageRejected: an unknown character set, bytes not of that set, no MSH or several, or too many delimiters.
     """
     if charset not in CODECS:
-        raise MessageRejected("103", "a character set that is not read here", "MSH^1^18")
+        raise MessageRejected("103", "unsupported character set", "MSH^1^18")
     try:
         message = raw.decode(CODECS[charset])
     except UnicodeDecodeError:
@@ -127,21 +125,28 @@ def read_segments(raw: bytes, charset: str, wanted: Collection[str]) -> list[Seg
 def _segments(message: str, wanted: Collection[str], codec: str) -> list[Segment]:
     found = _MSH.match(message)
     if not found or len(set(found[1] + found[2])) < 5:
-        raise MessageRejected("100", "no MSH with its delimiters at the beginning", "MSH^1")
+        raise MessageRejected("100", "the message does not begin with MSH and its delimiters", "MSH^1")
     delimiters = Delimiters(found[1], *found[2])
-    # A line feed ends a segment for many systems, though not in HL7.
+    # Many systems end segments with a line feed, unlike the standard.
     lines = [line for line in re.split("[\r\n]+", message) if line.partition(found[1])[0] in wanted]
     if sum(line.startswith("MSH") for line in lines) > 1:
-        raise MessageRejected("100", "more than one MSH: two messages in one", "MSH^2")
-    if sum(line.count(each) for line in lines for each in found[1] + found[2]) > MAX_PARTS:
-        raise MessageRejected("207", f"more than {MAX_PARTS} delimiters in what is read of a message")
+        raise MessageRejected("100", "more than one MSH in a message", "MSH^2")
+    if sum(line.count(each) for line in lines for each in found[1] + found[2]) > MAX_DELIMITERS:
+        raise MessageRejected("207", f"more than {MAX_DELIMITERS} delimiters in the segments that are read")
     return _numbered(lines, delimiters, codec)
 
 
 def _numbered(lines: list[str], delimiters: Delimiters, codec: str) -> list[Segment]:
     counts: dict[str, int] = {}
     segments = []
-    for line, fields in zip(lines, hl7.parse("\r".join(lines)), strict=True):
-        counts[line[:3]] = counts.get(line[:3], 0) + 1
-        segments.append(Segment(line[:3], counts[line[:3]], fields, delimiters, codec))
+    for line in lines:
+        name, *fields = line.split(delimiters.field)
+        counts[name] = counts.get(name, 0) + 1
+        separator = [delimiters.field] if name == "MSH" else []  # MSH-1 is the field separator itself
+        segments.append(Segment(name, counts[name], [name, *separator, *fields], delimiters, codec))
     return segments
+
+
+def _nth(values: list[str], number: int) -> str:
+    """The value of a number that counts from 1; empty if there is none."""
+    return values[number - 1] if number <= len(values) else ""

@@ -1,6 +1,7 @@
 """A report as ORU^R01 (IHE LAB-3) or OUL^R22 (ordered by specimen). Pure: no I/O, no clock.
 
-Field by field in docs/hl7-messages.md."""
+Field by field in docs/hl7-messages.md.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,18 +13,18 @@ from service.lis.exchange.hl7.encoding import (
     EMPTY,
     Encoded,
     components,
-    day_written,
+    format_date,
+    format_timestamp,
     message,
     repetitions,
     segment,
     text,
-    written,
 )
 from service.lis.exchange.observations import MEGAKARYOCYTES, MODEL, PANEL, Coded, CodeOf, Observation, observations
 
 VERSION = "2.5.1"
-#: hl7_acks to MSH-15 and MSH-16. `application` is what IHE LAW asks for.
-CONDITIONS = {"original": ("", ""), "accept": ("AL", "NE"), "application": ("NE", "AL"), "both": ("AL", "AL")}
+#: hl7_acks to MSH-15 and MSH-16. IHE LAW requires `application`.
+ACK_MODES = {"original": ("", ""), "accept": ("AL", "NE"), "application": ("NE", "AL"), "both": ("AL", "AL")}
 
 
 def header(settings: LisSettings, kind: tuple[str, str, str], control_id: str, sent_at: datetime) -> str:
@@ -34,13 +35,13 @@ def header(settings: LisSettings, kind: tuple[str, str, str], control_id: str, s
     """
     if not 1 <= len(control_id) <= 20:
         raise ValueError(f"a control id has 1 to 20 characters, not {len(control_id)}")
-    accept_ack, application_ack = CONDITIONS[settings.hl7_acks]
+    accept_ack, application_ack = ACK_MODES[settings.hl7_acks]
     fields = {
         3: text(settings.hl7_application),
         4: text(settings.hl7_facility),
         5: text(settings.hl7_to_application),
         6: text(settings.hl7_to_facility),
-        7: text(written(sent_at)),
+        7: text(format_timestamp(sent_at)),
         9: components(*kind),
         10: text(control_id),
         11: text(settings.hl7_processing_id),
@@ -52,16 +53,16 @@ def header(settings: LisSettings, kind: tuple[str, str, str], control_id: str, s
     return segment("MSH", fields)
 
 
-#: OBR-25 (table 0123) and OBX-11 (table 0085); a result that cannot be had is X there.
+#: OBR-25 (table 0123) and OBX-11 (table 0085). X: the result cannot be obtained.
 STATUS = {ReportStatus.PRELIMINARY: "P", ReportStatus.FINAL: "F", ReportStatus.CORRECTED: "C"}
 NOT_OBTAINABLE = "X"
-#: OBX-17: who stands behind it. How many cells a person read is a result of its own.
+#: OBX-17, the method. The number of cells read by a person is a result of its own.
 SUGGESTED = ("SUGGESTED", "Suggested by the model, not signed")
 SIGNED = ("SIGNED", "Suggested by the model, signed by a person")
 
 
 def encode_report(report: Report, code_of: CodeOf, settings: LisSettings, *, control_id: str, sent_at: datetime) -> str:
-    """The report as the message that `settings.hl7_message` names, segments ended by carriage returns.
+    """The report as the message named by `settings.hl7_message`; segments end with a carriage return.
 
     Raises:
         ValueError: the control id is not 1 to 20 characters.
@@ -76,20 +77,20 @@ def encode_report(report: Report, code_of: CodeOf, settings: LisSettings, *, con
 
 
 def patient(who: Patient) -> str:
-    """PID. A name that nobody knows is said to be so, for PID-5 must be there."""
+    """PID. An unknown name has the type U, because PID-5 is required."""
     named = who.family or who.given
     fields = {
         1: text(1),
         3: components(who.identifier, None, None, who.authority),
         5: components(who.family, who.given, None, None, None, None, "L" if named else "U"),
-        7: EMPTY if who.birth_date is None else text(day_written(who.birth_date)),
+        7: EMPTY if who.birth_date is None else text(format_date(who.birth_date)),
         8: text(who.sex),
     }
     return segment("PID", fields)
 
 
 def _filler_number(report: Report) -> Encoded:
-    """The number that the receiver knows the order by; an order that has none is known by its specimen."""
+    """The filler order number, or the specimen's number without one."""
     return text(report.order.filler_number or report.number)
 
 
@@ -109,17 +110,17 @@ def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
         3: _filler_number(report),
         4: asked if order.service_code or order.service_name else panel,
         7: _collected(report),
-        22: text(written(report.created_at)),
+        22: text(format_timestamp(report.created_at)),
         24: text("HM"),
         25: text(STATUS[report.status]),
-        # NDL holds a CNN, whose parts are subcomponents: the name is the second, as in OBX-16.
+        # NDL.1 is a CNN: its parts are subcomponents, and the family name is the second, as in OBX-16.
         32: Encoded(f"&{text(report.signed_by)}") if report.signed_by else EMPTY,
     }
     return segment("OBR", fields)
 
 
 def _collected(report: Report) -> Encoded:
-    return EMPTY if report.collected_at is None else text(written(report.collected_at))
+    return EMPTY if report.collected_at is None else text(format_timestamp(report.collected_at))
 
 
 def _specimen(report: Report, settings: LisSettings) -> str:
@@ -155,7 +156,7 @@ def _results(report: Report, code_of: CodeOf, settings: LisSettings) -> Iterator
 
 
 def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
-    """What is the same in every OBX of a report."""
+    """The fields that are equal in every OBX of a report."""
     method = SUGGESTED if report.status is ReportStatus.PRELIMINARY else SIGNED
     devices = [components(f"{model.name} {model.version}", None, model.sha256, "L") for model in report.models]
     return {
@@ -164,7 +165,7 @@ def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
         16: components(None, report.signed_by),
         17: components(*method, settings.local_system),
         18: repetitions(devices),
-        19: text(written(report.created_at)),
+        19: text(format_timestamp(report.created_at)),
     }
 
 
@@ -174,27 +175,27 @@ def _result(number: int, result: Observation, nth: int, code: Encoded, shared: d
         1: text(number),
         2: text(_type(result.value)),
         3: code,
-        # Tells results of the same code apart: a report may name several models.
+        # Distinguishes results of the same code: a report may name several models.
         4: text(nth) if result.key == MODEL else EMPTY,
         5: text(result.value),
         6: components(result.unit, None, "UCUM") if result.unit else EMPTY,
     }
     if result.value is None:
         fields[11] = text(NOT_OBTAINABLE)
-    if result.key == MEGAKARYOCYTES:  # no model had a part in it
+    if result.key == MEGAKARYOCYTES:  # counted by a person, not by a model
         fields[17] = fields[18] = EMPTY
     return segment("OBX", fields)
 
 
 def _type(value: float | int | str | None) -> str:
-    """OBX-2. ST ends at 199 characters."""
+    """OBX-2. ST holds at most 199 characters."""
     if isinstance(value, str):
         return "ST" if len(value) < 200 else "TX"
     return "NM"
 
 
 def _notes(result: Observation) -> Iterator[str]:
-    """What stands beside a result; its interval too, where its notes do not say it."""
+    """The notes of a result, and its interval if no note states it."""
     yield from result.notes
     said = any("interval" in note for note in result.notes)
     if result.low is not None and result.high is not None and not said:

@@ -1,18 +1,15 @@
-"""MLLP frames on a stream of bytes: 0x0B, a message, 0x1C 0x0D (HL7 v2 transport, release 1). No HL7, no sockets.
-
-Knows where a frame begins and ends, and how much is kept of one that never ends. Does not know how long to wait.
-"""
+"""MLLP frames on a byte stream: 0x0B, message, 0x1C 0x0D (HL7 v2 transport, release 1)."""
 
 from asyncio import StreamReader
 
 START, END = b"\x0b", b"\x1c\x0d"
 CHUNK_BYTES = 64 * 1024
-#: Bytes between two frames that are passed over: line ends, keep-alives. More is no MLLP.
+#: Bytes ignored between two frames: line ends, keep-alives. More is not MLLP.
 MAX_NOISE_BYTES = 4096
 
 
 class FrameTooLarge(Exception):
-    """More bytes than allowed before the end of a frame; `start` are the first of them."""
+    """A frame is longer than allowed; `start` is its beginning."""
 
     def __init__(self, start: bytes, limit_bytes: int) -> None:
         super().__init__(f"a message of more than {limit_bytes} bytes")
@@ -21,7 +18,7 @@ class FrameTooLarge(Exception):
 
 
 class BrokenFrame(Exception):
-    """The other side ended in the middle of a frame, or what it sends is none."""
+    """The peer closed the connection within a frame, or sends no MLLP."""
 
 
 def framed(message: bytes) -> bytes:
@@ -30,7 +27,7 @@ def framed(message: bytes) -> bytes:
 
 
 class Frames:
-    """The frames of one connection, one after another. Holds at most a frame's limit and one chunk."""
+    """Reads the frames of one connection. Buffers at most the frame limit and one chunk."""
 
     def __init__(self, reader: StreamReader, max_bytes: int) -> None:
         self._reader = reader
@@ -38,10 +35,10 @@ class Frames:
         self._held = bytearray()
 
     async def begun(self) -> bool:
-        """Wait for the first byte of a frame. False once the other side has ended.
+        """Wait for the start of a frame. False when the peer has closed the connection.
 
         Raises:
-            BrokenFrame: what comes is no MLLP.
+            BrokenFrame: the peer sends no MLLP.
         """
         noise = 0
         while (start := self._held.find(START)) < 0:
@@ -55,11 +52,11 @@ class Frames:
         return True
 
     async def rest(self) -> bytes:
-        """What is in the frame that has begun. Half a frame that was begun anew is forgotten: nobody can end it.
+        """The content of the frame that has begun. If a new frame starts within it, only the new one counts.
 
         Raises:
-            FrameTooLarge: it has no end within the limit. The connection is of no more use but to say so.
-            BrokenFrame: the other side ended before the frame did.
+            FrameTooLarge: it is longer than the limit. Send the error and close the connection.
+            BrokenFrame: the peer closed the connection within the frame.
         """
         searched = 0
         while (end := self._held.find(END, max(0, searched - 1))) < 0:
@@ -67,19 +64,19 @@ class Frames:
             if searched > self._max_bytes:
                 break
             if not await self._more():
-                raise BrokenFrame("the connection ended in the middle of a frame")
+                raise BrokenFrame("the connection ended within a frame")
         if not 0 <= end <= self._max_bytes:
             raise FrameTooLarge(bytes(self._held[: self._max_bytes]), self._max_bytes)
         frame = bytes(self._held[:end])
         del self._held[: end + len(END)]
         return frame.rpartition(START)[2]
 
-    async def pass_over(self, limit_bytes: int) -> None:
-        """Drop what still comes, up to a limit or the end: who is not read never reads the answer."""
+    async def discard(self, limit_bytes: int) -> None:
+        """Discard incoming bytes, up to a limit: a sender that still sends would not read the answer."""
         self._held.clear()
-        passed = 0
-        while passed < limit_bytes and await self._more():
-            passed += len(self._held)
+        discarded = 0
+        while discarded < limit_bytes and await self._more():
+            discarded += len(self._held)
             self._held.clear()
 
     async def _more(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Final
 
 from service.concurrency.supervisor import error_location
 from service.config.lis import LisSettings
-from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, acknowledgements
+from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, acknowledgements
 from service.lis.exchange.hl7.encoding import CODECS, encode
 from service.lis.exchange.hl7.orders import check_header, read_orders
 from service.lis.exchange.hl7.reader import Header, MessageRejected, read_header
@@ -24,8 +24,8 @@ from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge
 from service.lis.exchange.mllp.sockets import (
     ListenerTls,
     certificate_subject,
+    enable_keepalive,
     host_and_port,
-    keep_alive,
     listening_sockets,
 )
 from service.lis.exchange.orders import (
@@ -37,111 +37,111 @@ from service.lis.exchange.orders import (
 )
 from service.lis.metrics import ConnectionEnd, ConnectionMetrics
 
+log = logging.getLogger(__name__)
+
+#: Interval between two log lines of one kind: a client can cause any number of failed connections.
+EVERY_S: Final = 60.0
+#: Ends of connections that are not logged.
+_USUAL: Final = frozenset({"closed", "stopped"})
+#: Bytes of a too large frame that are discarded, so that its sender reads the answer.
+MAX_DISCARDED_BYTES = 64 * 1024 * 1024
+#: Pause after a failed accept, for instance if too many files are open.
+ACCEPT_PAUSE_S = 1.0
+
 
 class ConnectionSlots:
-    """Counts the open connections of each holder: an address, a network, or the subject of a certificate."""
+    """Limits the open connections of each sender: an address, an IPv6 /64, or a certificate's subject."""
 
     def __init__(self, per_holder: int) -> None:
         self._per_holder = per_holder
         self._taken: Counter[str] = Counter()
 
     def take(self, holder: str) -> bool:
-        """Take a slot; False when this holder has as many as it may have."""
+        """Take a slot; False if the sender has reached its limit."""
         if self._taken[holder] >= self._per_holder:
             return False
         self._taken[holder] += 1
         return True
 
     def release(self, holder: str) -> None:
-        """Give a slot back."""
+        """Release a slot."""
         self._taken[holder] -= 1
         if not self._taken[holder]:
             del self._taken[holder]
 
 
 def holder_of(address: str) -> str:
-    """Whose slots a connection from this address takes: of IPv6 a whole /64 is one site's (RFC 4291, 2.5.4)."""
+    """The sender of an address, for the slots: an IPv6 /64 belongs to one site (RFC 4291, 2.5.4)."""
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
         return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
     return str(found)
 
 
-log = logging.getLogger(__name__)
-
-#: Anybody who reaches the port can end connections in any of these ways, as often as it likes.
-EVERY_S: Final = 60.0
-#: These are how connections end; the others are worth a look.
-_USUAL: Final = frozenset({"closed", "stopped"})
-
-
 class ConnectionLog:
-    """Counts connections and says how they ended, for one listener."""
+    """Counts and logs the connections of one listener; each kind of end at most once a minute."""
 
-    def __init__(self, watch: ConnectionMetrics) -> None:
-        self._watch = watch
+    def __init__(self, metrics: ConnectionMetrics) -> None:
+        self._metrics = metrics
         self._open = 0
         self._next_at_s: dict[str, float] = {}
-        self._left_out: Counter[str] = Counter()
+        self._suppressed: Counter[str] = Counter()
 
     def opened(self) -> None:
-        """A connection was taken."""
+        """Count a new connection."""
         self._open += 1
-        self._watch.open(self._open)
+        self._metrics.open(self._open)
 
     def ended(self, how: ConnectionEnd, what: str) -> None:
-        """A connection has ended, or was refused; `what` is the log's line."""
+        """Count a connection that ended or was refused, and log `what`."""
         if how != "refused":
             self._open -= 1
-        self._watch.open(self._open)
-        self._watch.ended(how)
+        self._metrics.open(self._open)
+        self._metrics.ended(how)
         if how not in _USUAL:
-            self.trouble(what, how)
+            self.warn(what, how)
 
-    def trouble(self, what: str, kind: str = "error") -> None:
-        """Log a line, unless one of its kind was logged within the last minute."""
+    def warn(self, what: str, kind: str = "error") -> None:
+        """Log a line, unless one of this kind was logged within the last minute."""
         now_s = time.monotonic()
         if now_s < self._next_at_s.get(kind, 0.0):
-            self._left_out[kind] += 1
+            self._suppressed[kind] += 1
             return
         self._next_at_s[kind] = now_s + EVERY_S
-        others = self._left_out.pop(kind, 0)
-        log.warning("orders: %s%s", what, f" ({others} more like it were not logged)" if others else "")
-
-
-log = logging.getLogger(__name__)
+        suppressed = self._suppressed.pop(kind, 0)
+        log.warning("orders: %s%s", what, f" ({suppressed} similar lines suppressed)" if suppressed else "")
 
 
 class OrderMessages:
-    """Reads messages, hands their orders on, and writes the answers."""
+    """Reads messages with orders, and writes the acknowledgements. Logs no patient data."""
 
     def __init__(self, settings: LisSettings, take_orders: TakeOrders) -> None:
         self._settings = settings
         self._take_orders = take_orders
 
     async def answers(self, raw: bytes, peer: Peer) -> list[bytes]:
-        """Take the orders of one message. Whatever is wrong with it, there is an answer."""
+        """Accept the orders of one message; returns its acknowledgements, also on every error."""
         header, outcome = Header(), Outcome()
         try:
             header = read_header(raw)
             outcome = Outcome(await self._taken(raw, header, peer))
         except OrderRefused as refused:
-            log.warning("orders: %s is refused, %s %s", _named(header), refused.code, refused.location)
+            log.warning("orders: %s refused: %s %s", _named(header), refused.code, refused.location)
             outcome = Outcome(refused=refused)
         except Exception as error:
-            # Not with its text or its trace: either may quote what was being stored.
-            log.error("orders: %s could not be taken, %s", _named(header), error_location(error))
-            outcome = Outcome(refused=OrderRefused("207", "the order could not be taken; nothing was changed"))
+            # Without the error's text or traceback: both can quote the message.
+            log.error("orders: %s failed: %s", _named(header), error_location(error))
+            outcome = Outcome(refused=OrderRefused("207", "internal error; no order was accepted"))
         return self._written(header, outcome)
 
     def too_large(self, large: FrameTooLarge) -> list[bytes]:
-        """The answer to a message of which only the beginning was read."""
-        refused = MessageRejected("207", f"{large}; nothing was read of it")
+        """The acknowledgements of a message that is too large."""
+        refused = MessageRejected("207", f"{large}; the message was not read")
         try:
             header = read_header(large.start)
         except MessageRejected:
             header = Header()
-        log.warning("orders: %s is refused, %s", _named(header), large)
+        log.warning("orders: %s refused: %s", _named(header), large)
         return self._written(header, Outcome(refused=refused))
 
     async def _taken(self, raw: bytes, header: Header, peer: Peer) -> list[IncomingOrder]:
@@ -150,32 +150,26 @@ class OrderMessages:
         sender = "|".join(["^".join(header.application).rstrip("^"), "^".join(header.facility).rstrip("^")])
         identity = MessageIdentity(peer, sender, header.control_id, hashlib.sha256(raw).hexdigest())
         await self._take_orders(identity, orders)
-        log.info("orders: %s is taken, %d of them", _named(header), len(orders))
+        log.info("orders: %s accepted: %d orders", _named(header), len(orders))
         return orders
 
     def _written(self, header: Header, outcome: Outcome) -> list[bytes]:
         now, charset = datetime.now(UTC), header.charset or self._settings.hl7_charset
-        stamps = [Stamp(uuid.uuid4().hex[:20], now, self._settings.hl7_specimen_type) for _ in range(2)]
+        stamps = [ReplyMetadata(uuid.uuid4().hex[:20], now, self._settings.hl7_specimen_type) for _ in range(2)]
         answers = acknowledgements(header, outcome, stamps)
         return [encode(answer, charset if charset in CODECS else "UNICODE UTF-8") for answer in answers]
 
 
 def _named(header: Header) -> str:
-    """A message's type and control id for the log: a stranger wrote them, so only letters that names are made of."""
+    """Type and control id of a message, for the log. Values with unusual characters are not quoted."""
     kind = f"{header.code}^{header.event}"
     kind = kind if re.fullmatch(r"[A-Z]{3}\^[A-Z][0-9]{2}", kind) else "a message of another type"
     known = re.fullmatch(r"[\w.:-]{1,36}", header.control_id, re.ASCII)
-    return f"{kind}, control id {header.control_id if known else f'of {len(header.control_id)} characters'},"
-
-
-#: How much of a frame that is too large is passed over, so that its sender comes to read the answer.
-MAX_PASSED_OVER_BYTES = 64 * 1024 * 1024
-#: After a connection could not be taken, as when the process has as many files open as it may have.
-ACCEPT_PAUSE_S = 1.0
+    return f"{kind}, control id {header.control_id if known else f'of {len(header.control_id)} characters'}"
 
 
 class _Ended(Exception):
-    """A connection is over: how, and what the log says of it."""
+    """A connection has ended: how, and the text for the log."""
 
     def __init__(self, how: ConnectionEnd, why: str = "") -> None:
         super().__init__(why)
@@ -183,33 +177,33 @@ class _Ended(Exception):
 
 
 class OrderListener:
-    """Takes orders at `hl7_listen` from `bind` and `serve` to `close`."""
+    """Accepts orders at `hl7_listen`: `bind`, `serve`, `close`."""
 
-    def __init__(self, settings: LisSettings, take_orders: TakeOrders, watch: ConnectionMetrics) -> None:
-        """Nothing listens yet.
+    def __init__(self, settings: LisSettings, take_orders: TakeOrders, metrics: ConnectionMetrics) -> None:
+        """Does not listen yet.
 
         Raises:
-            ValueError: no address is set.
-            OSError: a file of TLS cannot be read.
+            ValueError: MARROWLENS_LIS_HL7_LISTEN is not set.
+            OSError: a TLS file cannot be read.
         """
         if settings.hl7_listen is None:
-            raise ValueError("MARROWLENS_LIS_HL7_LISTEN says where")
+            raise ValueError("MARROWLENS_LIS_HL7_LISTEN is not set")
         self._host, self._port = host_and_port(settings.hl7_listen)
         self._tls = ListenerTls(settings)
         self._settings = settings
         self._messages = OrderMessages(settings, take_orders)
-        self._log = ConnectionLog(watch)
+        self._log = ConnectionLog(metrics)
         self._slots = ConnectionSlots(settings.hl7_max_connections_per_sender)
         self._sockets: list[socket.socket] = []
         self._serving: asyncio.Task[None] | None = None
         self._conversations: set[asyncio.Task[None]] = set()
-        #: Connections between two messages, the one that has been silent longest first.
+        #: Connections between two messages, longest idle first.
         self._idle: dict[asyncio.Task[None], None] = {}
         self._closing = False
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port that are listened at; the port is a real one where 0 was asked for.
+        """Host and port of the listener; the real port if 0 was configured.
 
         Raises:
             RuntimeError: not started.
@@ -220,39 +214,39 @@ class OrderListener:
         return host, port
 
     def try_address(self) -> None:
-        """Return when the address can be listened at, to know it before all else is started.
+        """Check that the address is free.
 
         Raises:
-            OSError: the address is taken or none of this machine's.
+            OSError: the address is in use, or not of this machine.
         """
         for tried in listening_sockets(self._host, self._port):
             tried.close()
 
     def bind(self) -> None:
-        """Hold the address. Who connects waits until `serve`.
+        """Listen at the address; connections wait until `serve`.
 
         Raises:
-            OSError: the address is taken or none of this machine's.
+            OSError: the address is in use, or not of this machine.
         """
         self._sockets = listening_sockets(self._host, self._port)
 
     async def serve(self) -> None:
-        """Take connections until `close`."""
+        """Accept connections until `close`."""
         self._serving = asyncio.current_task()
         async with asyncio.TaskGroup() as accepting:
             for each in self._sockets:
                 accepting.create_task(self._accept(each))
 
     async def close(self, timeout_s: float = math.inf) -> None:
-        """Take no more connections. A message that is being taken is answered first, within `hl7_timeout_s` or less."""
+        """Accept no more connections. A message in progress is answered within `hl7_timeout_s` or `timeout_s`."""
         self._closing = True
         for task in (*([self._serving] if self._serving else ()), *self._idle):
             task.cancel()
         for each in self._sockets:
             each.close()
-        patience_s = min(timeout_s, self._settings.hl7_timeout_s)
+        limit_s = min(timeout_s, self._settings.hl7_timeout_s)
         if self._conversations:
-            _, late = await asyncio.wait(self._conversations, timeout=patience_s)
+            _, late = await asyncio.wait(self._conversations, timeout=limit_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -263,18 +257,18 @@ class OrderListener:
             try:
                 accepted, address = await loop.sock_accept(listening)
             except OSError as error:
-                self._log.trouble(f"no connection can be taken: {error.strerror}")
+                self._log.warn(f"connections cannot be accepted: {error.strerror}")
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
             self._admit(accepted, address[0])
-            await asyncio.sleep(0)  # it begins: of those that come at once, each may give way to the next
+            await asyncio.sleep(0)  # let the task start: a later connection may displace it
 
     def _admit(self, accepted: socket.socket, address: str) -> None:
-        """Give a new connection a slot, that of the longest silent one where all are taken; or refuse it."""
+        """Give a new connection a slot, if needed that of the longest idle connection; or refuse it."""
         holder = holder_of(address)
         if not self._room() or not self._slots.take(holder):
             accepted.close()
-            self._log.ended("refused", f"a connection from {address} is refused, {len(self._conversations)} are open")
+            self._log.ended("refused", f"connection from {address} refused: {len(self._conversations)} are open")
             return
         task = asyncio.create_task(self._hear(accepted, address, holder))
         self._conversations.add(task)
@@ -283,24 +277,24 @@ class OrderListener:
     def _room(self) -> bool:
         if len(self._conversations) < self._settings.hl7_max_connections:
             return True
-        silent = next(iter(self._idle), None)
-        if silent is None:
+        idle = next(iter(self._idle), None)
+        if idle is None:
             return False
-        del self._idle[silent]
-        return silent.cancel("displaced")
+        del self._idle[idle]
+        return idle.cancel("displaced")
 
     async def _hear(self, accepted: socket.socket, address: str, holder: str) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._idle[task] = None  # not before it runs: a task that is cancelled before ends without giving its slot back
+        self._idle[task] = None  # only once it runs: a task cancelled before its start would not release its slot
         slots, ending = [holder], _Ended("closed")
         writer: StreamWriter | None = None
         try:
             reader, writer = await self._opened(accepted)
-            keep_alive(writer)
+            enable_keepalive(writer)
             await self._converse(reader, writer, self._verified(writer, address, slots), task)
         except asyncio.CancelledError:
-            ending = _Ended("stopped") if self._closing else _Ended("displaced", "another one needed its slot")
+            ending = _Ended("stopped") if self._closing else _Ended("displaced", "displaced by a new connection")
         except Exception as error:
             ending = self._ending(error)
         finally:
@@ -308,20 +302,20 @@ class OrderListener:
             try:
                 if writer is not None:
                     await self._end(writer, at_once=ending.how == "displaced")
-            finally:  # whatever happens, the slot is free again
+            finally:
                 self._slots.release(slots[0])
                 self._conversations.discard(task)
-                self._log.ended(ending.how, f"a connection from {address} is closed, {ending}")
+                self._log.ended(ending.how, f"connection from {address} closed: {ending}")
 
     async def _opened(self, accepted: socket.socket) -> tuple[StreamReader, StreamWriter]:
-        """The two directions of a connection, by TLS where it is set up."""
+        """Reader and writer of a connection, with TLS if configured."""
         loop, tls = asyncio.get_running_loop(), self._tls.context()
         reader = StreamReader()
-        protocol = StreamReaderProtocol(reader)  # uvloop returns its own in its place
-        patience_s = self._settings.hl7_timeout_s if tls else None
+        protocol = StreamReaderProtocol(reader)  # uvloop returns its own transport
+        limit_s = self._settings.hl7_timeout_s if tls else None
         try:
             transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, accepted, ssl=tls, ssl_handshake_timeout=patience_s
+                lambda: protocol, accepted, ssl=tls, ssl_handshake_timeout=limit_s
             )
         except OSError as error:  # an SSLError too
             accepted.close()
@@ -329,27 +323,27 @@ class OrderListener:
         return reader, StreamWriter(transport, protocol, reader, loop)
 
     def _verified(self, writer: StreamWriter, address: str, slots: list[str]) -> Peer:
-        """Who is on the other side. With a certificate the slot is its subject's, from whatever address it comes."""
+        """The verified peer. With a certificate the slot belongs to its subject, not to the address."""
         subject = certificate_subject(writer)
         if subject is not None:
             if not self._slots.take(subject):
-                raise _Ended("refused", f"{subject} has as many as it may have")
+                raise _Ended("refused", f"{subject} has reached its limit of connections")
             self._slots.release(slots[0])
             slots[0] = subject
         return Peer(address, subject)
 
     def _ending(self, error: Exception) -> _Ended:
-        """How a connection ended, by what ended it."""
+        """The end of a connection, from the error that ended it."""
         if isinstance(error, _Ended):
             return error
         if isinstance(error, TimeoutError):
-            return _Ended("timeout", f"nothing more came within {self._settings.hl7_timeout_s:g} s")
+            return _Ended("timeout", f"time-out after {self._settings.hl7_timeout_s:g} s")
         if isinstance(error, BrokenFrame):
             return _Ended("broken", str(error))
         return _Ended("lost" if isinstance(error, OSError) else "error", error_location(error))
 
     async def _end(self, writer: StreamWriter, *, at_once: bool) -> None:
-        """Close a connection; what was answered is still sent, to whom reads it. At once: without a farewell of TLS."""
+        """Close a connection after its last answer is sent; `at_once` skips the TLS shutdown."""
         if at_once:
             writer.transport.abort()
         writer.close()
@@ -368,18 +362,18 @@ class OrderListener:
             except FrameTooLarge as large:
                 await self._send(writer, self._messages.too_large(large))
                 async with asyncio.timeout(self._settings.hl7_timeout_s):
-                    await frames.pass_over(MAX_PASSED_OVER_BYTES)
+                    await frames.discard(MAX_DISCARDED_BYTES)
                 return
             await self._send(writer, await self._messages.answers(raw, peer))
 
     async def _begun(self, frames: Frames, task: asyncio.Task[None]) -> bool:
-        """Wait for the next message; bytes between two messages do not prolong the wait."""
+        """Wait for the next message; bytes between messages do not extend the time."""
         self._idle[task] = None
         try:
             async with asyncio.timeout(self._settings.hl7_idle_s):
                 return await frames.begun()
         except TimeoutError:
-            raise _Ended("idle", f"it was silent for {self._settings.hl7_idle_s:g} s") from None
+            raise _Ended("idle", f"idle for {self._settings.hl7_idle_s:g} s") from None
         finally:
             self._idle.pop(task, None)
 

@@ -1,4 +1,4 @@
-"""Addresses and TLS of both directions, from the settings."""
+"""Sockets, TLS contexts and certificates of the MLLP listener and transport."""
 
 import logging
 import socket
@@ -16,23 +16,23 @@ from service.config.lis import LisSettings
 
 log = logging.getLogger(__name__)
 
-#: Connections that the kernel holds until they are taken.
+#: Connections that wait in the kernel to be accepted.
 BACKLOG = 100
-#: A longer subject, or one that cannot stand as a name, is written as its certificate's fingerprint: no name is cut.
+#: A longer or invalid subject is replaced by the certificate's fingerprint.
 MAX_SUBJECT = 120
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """`host:port`, an IPv6 host in brackets."""
+    """Host and port of `host:port`; an IPv6 host is in brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:
-    """One socket for each address of the host, that takes connections.
+    """Listening sockets, one for each address of the host.
 
     Raises:
-        OSError: an address is taken, or is none of this machine's.
+        OSError: an address is in use, or not of this machine.
     """
     found: list[socket.socket] = []
     infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -49,10 +49,10 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
 
 
 def client_tls(settings: LisSettings) -> ssl.SSLContext | None:
-    """TLS towards the receiver, whose name and authority are checked; None without `hl7_tls_ca`.
+    """TLS to the receiver, with its certificate and name verified; None without `hl7_tls_ca`.
 
     Raises:
-        OSError: a file cannot be read, or is no PEM (`ssl.SSLError`).
+        OSError: a file cannot be read, or is not valid PEM (`ssl.SSLError`).
     """
     if settings.hl7_tls_ca is None:
         return None
@@ -65,39 +65,42 @@ def client_tls(settings: LisSettings) -> ssl.SSLContext | None:
 
 
 class ListenerTls:
-    """TLS for senders of orders. Files that were renewed are used for the next connections."""
+    """TLS for order senders. Renewed files are used for new connections."""
 
     def __init__(self, settings: LisSettings) -> None:
         """
         Raises:
-            OSError: a file cannot be read, or is no PEM (`ssl.SSLError`).
+            OSError: a file cannot be read, or is not valid PEM (`ssl.SSLError`).
         """
         self._settings = settings
         self._seen = self._stamps()
         self._context = listener_tls(settings)
 
     def context(self) -> ssl.SSLContext | None:
-        """As the files are now; as they were, while the new ones do not fit. None without a certificate."""
+        """The TLS context of the current files, or the previous one if they are invalid. None without a certificate."""
         stamps = self._stamps()
         if stamps != self._seen:
             self._seen = stamps
             try:
                 self._context = listener_tls(self._settings)
-                log.info("orders: certificate and authority were read again")
+                log.info("orders: TLS certificate and authority reloaded")
             except OSError as error:
-                log.error("orders: certificate and authority stay as they were: %s", error.strerror or "no PEM files")
+                log.error(
+                    "orders: reload rejected, keeping the current TLS certificate and authority: %s",
+                    error.strerror or "invalid PEM files",
+                )
         return self._context
 
     def _stamps(self) -> list[FileStamp | None]:
-        told = self._settings
-        return [file_stamp(each) for each in (told.hl7_tls_cert, told.hl7_tls_key, told.hl7_listen_ca) if each]
+        files = self._settings
+        return [file_stamp(each) for each in (files.hl7_tls_cert, files.hl7_tls_key, files.hl7_listen_ca) if each]
 
 
 def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:
-    """TLS for senders of orders, who need a certificate themselves with `hl7_listen_ca`; None without a certificate.
+    """TLS for order senders; mutual TLS with `hl7_listen_ca`. None without a certificate.
 
     Raises:
-        OSError: a file cannot be read, or is no PEM (`ssl.SSLError`).
+        OSError: a file cannot be read, or is not valid PEM (`ssl.SSLError`).
     """
     if settings.hl7_tls_cert is None:
         return None
@@ -112,13 +115,13 @@ def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:
 
 
 def _check_files(*named: Path | None) -> None:
-    """OpenSSL opens files by itself, and would wait for ever at a FIFO."""
+    """Refuse FIFOs and devices: OpenSSL would block on them."""
     for path in (each for each in named if each):
         check_regular_file(path)
 
 
 def certificate_subject(writer: StreamWriter) -> str | None:
-    """The subject (RFC 4514) of the certificate that was asked for and verified, or its SHA-256; None without one."""
+    """Subject (RFC 4514) of the client's verified certificate, or its SHA-256; None without a certificate."""
     secured = writer.get_extra_info("ssl_object")
     shown = secured.getpeercert(True) if secured is not None else None
     if not shown:
@@ -130,8 +133,8 @@ def certificate_subject(writer: StreamWriter) -> str | None:
         return f"sha256:{sha256(shown).hexdigest()}"
 
 
-def keep_alive(writer: StreamWriter) -> None:
-    """Let the kernel find out about a peer that is gone."""
+def enable_keepalive(writer: StreamWriter) -> None:
+    """Enable TCP keep-alive, to detect lost peers."""
     raw = writer.get_extra_info("socket")
     if raw is not None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

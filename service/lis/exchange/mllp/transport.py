@@ -1,7 +1,6 @@
-"""Reports over MLLP: one connection, one message in flight, and who is waited for until when.
+"""Sends reports over MLLP: one connection, one message at a time.
 
-Knows which acknowledgements end a delivery. Of a message it reads MSH alone, for a message may have waited longer than
-the settings stayed as they were. Does not know what it says, nor how often delivery is tried.
+Acknowledgement modes are read from each message's MSH: a message can be older than the current settings.
 """
 
 import asyncio
@@ -13,15 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from service.config.lis import LisSettings
-from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, accept_ack
-from service.lis.exchange.hl7.ack_parser import Acknowledgement, read_acknowledgement
+from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, accept_ack
+from service.lis.exchange.hl7.ack_parser import Acknowledgement, parse_acknowledgement
 from service.lis.exchange.hl7.encoding import CODECS, encode
 from service.lis.exchange.hl7.reader import read_header
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
-from service.lis.exchange.mllp.sockets import client_tls, host_and_port, keep_alive
+from service.lis.exchange.mllp.sockets import client_tls, enable_keepalive, host_and_port
 from service.lis.exchange.transport import NoAnswer
 
-#: Acknowledgements of other messages that are passed over before one of this message.
+#: Acknowledgements of other messages that are ignored while waiting for this one's.
 MAX_OTHERS = 100
 
 
@@ -34,31 +33,30 @@ class _Connection:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A message as it goes out: its frame, and which acknowledgement is the last one."""
+    """A message to send: its frame, and whether it waits for an application acknowledgement."""
 
     frame: bytes
     control_id: str
     charset: str
-    to_application: bool
+    waits_for_application: bool
 
 
 class _Lost(Exception):
-    """The connection ended before anything was heard about the message."""
+    """The connection ended before any acknowledgement of the message."""
 
 
-class MllpWire:
-    """A `service.lis.exchange.transport.Wire` to one receiver. The connection stays open and is made anew once it
-    is dead."""
+class MllpTransport:
+    """A `Transport` to one MLLP receiver. The connection stays open, and is replaced when it is lost."""
 
     def __init__(self, settings: LisSettings) -> None:
-        """Nothing is connected yet.
+        """Connects at the first message.
 
         Raises:
-            ValueError: no receiver is set.
-            OSError: a file of TLS cannot be read.
+            ValueError: MARROWLENS_LIS_HL7_TO is not set.
+            OSError: a TLS file cannot be read.
         """
         if settings.hl7_to is None:
-            raise ValueError("MARROWLENS_LIS_HL7_TO says to whom")
+            raise ValueError("MARROWLENS_LIS_HL7_TO is not set")
         self._host, self._port = host_and_port(settings.hl7_to)
         self._tls = client_tls(settings)
         self._settings = settings
@@ -66,31 +64,31 @@ class MllpWire:
         self._connection: _Connection | None = None
 
     async def deliver(self, message: str, control_id: str) -> str:
-        """Send one message; the last acknowledgement that it asks for in MSH-15 and MSH-16, as it came.
+        """Send one message; returns the last acknowledgement that its MSH-15 and MSH-16 request.
 
         Raises:
             Rejected: AE, AR, CE or CR.
-            NoAnswer: no connection, no acknowledgement of this message in time, or none that can be read.
+            NoAnswer: no connection, or no valid acknowledgement in time.
         """
         header = read_header(message.encode(errors="replace"))
         frame = framed(encode(message, header.charset))
-        sent = _Sent(frame, control_id, header.charset, to_application=header.application_ack == "AL")
+        sent = _Sent(frame, control_id, header.charset, waits_for_application=header.application_ack == "AL")
         async with self._turn:
             try:
                 reply = await self._delivered(sent)
             except BaseException as error:
-                # Whoever was not heard to the end may still answer: on this connection, but not to the next message.
+                # A late answer must not be taken for the next message's: close the connection.
                 await self._drop()
                 if isinstance(error, TimeoutError):
                     raise NoAnswer(f"no answer within {self._settings.hl7_timeout_s:g} s") from None
                 if isinstance(error, OSError | BrokenFrame | FrameTooLarge | _Lost):
                     raise NoAnswer(_reason(error)) from None
                 raise
-        reply.judge()
+        reply.raise_for_rejection()
         return reply.reply
 
     async def close(self) -> None:
-        """Let the connection go, after the message that is on its way."""
+        """Close the connection, after the message in progress."""
         async with self._turn:
             await self._drop()
 
@@ -100,7 +98,7 @@ class MllpWire:
             try:
                 return await self._exchanged(connection, sent)
             except _Lost:
-                # The receiver closed it while it was idle. Should it have the message, it knows the control id again.
+                # The receiver closed the idle connection. It recognises a repeated message by its control id.
                 await self._drop()
         return await self._exchanged(await self._connected(), sent)
 
@@ -112,7 +110,7 @@ class MllpWire:
     async def _connected(self) -> _Connection:
         async with asyncio.timeout(self._settings.hl7_timeout_s):
             reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
-        keep_alive(writer)
+        enable_keepalive(writer)
         self._connection = _Connection(Frames(reader, self._settings.hl7_max_bytes), reader, writer)
         return self._connection
 
@@ -125,39 +123,39 @@ class MllpWire:
         except (ConnectionError, BrokenFrame) as error:
             raise _Lost(_reason(error)) from None
         async with asyncio.timeout(self._settings.hl7_timeout_s):
-            while sent.to_application and not reply.final:
+            while sent.waits_for_application and not reply.final:
                 reply = await self._about(connection, sent)
         return reply
 
     async def _about(self, connection: _Connection, sent: _Sent) -> Acknowledgement:
-        """The next acknowledgement of this message; late ones of earlier messages are passed over, up to a bound."""
+        """The next acknowledgement of this message, ignoring late ones of others up to MAX_OTHERS."""
         for _ in range(MAX_OTHERS):
             if not await connection.frames.begun():
-                raise BrokenFrame("the connection ended before an answer")
-            reply = read_acknowledgement(await connection.frames.rest(), sent.charset)
-            if reply.to_be_accepted:
+                raise BrokenFrame("the receiver closed the connection before it answered")
+            reply = parse_acknowledgement(await connection.frames.rest(), sent.charset)
+            if reply.wants_accept_ack:
                 connection.writer.write(_accepted(reply))
                 await connection.writer.drain()
             if reply.about == sent.control_id:
                 return reply
-        raise BrokenFrame(f"{MAX_OTHERS} acknowledgements, and none of this message")
+        raise BrokenFrame(f"{MAX_OTHERS} acknowledgements of other messages, none of this one")
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection:
-            connection.writer.transport.abort()  # no farewell of TLS from a peer that may be gone
+            connection.writer.transport.abort()  # without a TLS shutdown: the peer may be gone
             with suppress(OSError):
                 await connection.writer.wait_closed()
 
 
 def _accepted(reply: Acknowledgement) -> bytes:
-    stamp = Stamp(uuid.uuid4().hex[:20], datetime.now(UTC))
+    stamp = ReplyMetadata(uuid.uuid4().hex[:20], datetime.now(UTC))
     charset = reply.header.charset if reply.header.charset in CODECS else ""
     return framed(encode(accept_ack(reply.header, Outcome(), stamp), charset))
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong with a connection; errors of the operating system name an address at most."""
+    """The reason of a connection error, for the log."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the receiver's certificate: {error.verify_message}"
+        return f"the receiver's certificate is invalid: {error.verify_message}"
     return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error)

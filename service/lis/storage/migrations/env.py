@@ -1,4 +1,4 @@
-"""What Alembic runs: `Database.migrate` hands over its connection. `alembic` itself is never called by hand."""
+"""Alembic's environment. `Database.migrate` passes its connection; the `alembic` command is not used."""
 
 from alembic import context
 

@@ -75,7 +75,7 @@ def test_blasts_are_myeloid_where_the_laboratory_says_so() -> None:
 def test_a_term_counts_each_class_once_and_knows_its_names() -> None:
     assert term_codes(("erythroid", "EBO"), CLASSES) == ["EBO", "PEB"]
     assert term_codes(("megakaryocytic",), CLASSES) == []
-    with pytest.raises(ValueError, match="BLASTS in the M:E ratio is neither"):
+    with pytest.raises(ValueError, match="BLASTS: unknown lineage or class"):
         term_codes(("granulocytic", "BLASTS"), CLASSES)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from laboratory import OBR, ORC, PID, SENT, SPM, answer, order
 
 from examples import examples
-from service.lis.exchange.hl7.ack_builder import Outcome, Stamp, acknowledgements
+from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, acknowledgements
 from service.lis.exchange.hl7.reader import Header, MessageRejected
 from service.lis.exchange.orders import OrderRefused
 
@@ -56,7 +56,10 @@ def test_acknowledgements_are_sent_as_they_were_asked_for(
     accept: str, application: str, outcome: Outcome, codes: list[str]
 ) -> None:
     asked = Header(**{name: getattr(HEADER, name) for name in Header.__slots__} | acks(accept, application))
-    answers = [hl7.parse(each) for each in acknowledgements(asked, outcome, [Stamp("a", SENT), Stamp("b", SENT)])]
+    answers = [
+        hl7.parse(each)
+        for each in acknowledgements(asked, outcome, [ReplyMetadata("a", SENT), ReplyMetadata("b", SENT)])
+    ]
     assert [str(each.segment("MSA")[1]) for each in answers] == codes
     assert all(str(each.segment("MSA")[2]) == "7" for each in answers)
     assert len({str(each.segment("MSH")[10]) for each in answers}) == len(answers)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from laboratory import SECRETS
 
-from service.lis.exchange.hl7.ack_parser import read_acknowledgement
+from service.lis.exchange.hl7.ack_parser import parse_acknowledgement
 from service.lis.exchange.transport import NoAnswer, Rejected
 
 ACK = "MSH|^~\\&|LIS|LAB|M|L|20260504||ACK^R01^ACK|9|P|{version}\rMSA|{code}|{about}|{words}\r{err}"
@@ -18,8 +18,8 @@ def acknowledged(code: str = "AA", about: str = "1", err: str = "", version: str
 @pytest.mark.parametrize("code", ["AA", "CA"])
 @pytest.mark.parametrize("version", ["2.3", "2.5.1", "2.8", ""])
 def test_a_yes_is_a_yes_whatever_version_it_says(code: str, version: str) -> None:
-    reply = read_acknowledgement(acknowledged(code, version=version), "ASCII")
-    reply.judge()
+    reply = parse_acknowledgement(acknowledged(code, version=version), "ASCII")
+    reply.raise_for_rejection()
     assert (reply.about, reply.final) == ("1", code == "AA")
 
 
@@ -40,7 +40,7 @@ def test_a_yes_is_a_yes_whatever_version_it_says(code: str, version: str) -> Non
 def test_a_no_carries_its_errors_and_nothing_that_it_quotes(code: str, err: str, reason: str) -> None:
     came = acknowledged(code, err=err, words="Muster Erika 100234")
     with pytest.raises(Rejected) as rejected:
-        read_acknowledgement(came, "ASCII").judge()
+        parse_acknowledgement(came, "ASCII").raise_for_rejection()
     assert rejected.value.reason == f"{code}; {reason}"
     assert rejected.value.reply == came.decode()
     assert not any(secret in str(rejected.value) for secret in SECRETS)
@@ -63,12 +63,12 @@ def test_a_no_carries_its_errors_and_nothing_that_it_quotes(code: str, err: str,
 )
 def test_what_is_no_acknowledgement_is_no_answer(came: bytes) -> None:
     with pytest.raises(NoAnswer):
-        read_acknowledgement(came, "ASCII").judge()
+        parse_acknowledgement(came, "ASCII").raise_for_rejection()
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda data: b"MSH|^~\\&|" + data))
 def test_no_bytes_break_the_reading_of_an_acknowledgement(came: bytes) -> None:
     try:
-        read_acknowledgement(came, "UNICODE UTF-8").judge()
+        parse_acknowledgement(came, "UNICODE UTF-8").raise_for_rejection()
     except (NoAnswer, Rejected):
         pass

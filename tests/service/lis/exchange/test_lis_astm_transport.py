@@ -13,7 +13,7 @@ from reported import differential, report
 
 from service.lis.domain.report import Report
 from service.lis.exchange.astm.records import AstmForm, encode_report, frames
-from service.lis.exchange.astm.transport import TRIES, AstmWire
+from service.lis.exchange.astm.transport import TRIES, AstmTransport
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.observations import observations
 from service.lis.exchange.transport import NoAnswer
@@ -35,7 +35,7 @@ def encoded(of: Report) -> str:
 
 async def test_a_receiver_nobody_here_wrote_has_what_the_report_says(receiver: AstmReceiver) -> None:
     of = report(comment="Long: " + "marrow | blood ^ & " * 30)
-    wire = AstmWire("127.0.0.1", receiver.port, 30)
+    wire = AstmTransport("127.0.0.1", receiver.port, 30)
     for _ in range(2):
         receipt = await wire.deliver(encoded(of), of.id)
         assert receipt == f"{len(list(frames(encoded(of))))} frames acknowledged"
@@ -51,10 +51,10 @@ async def test_a_receiver_nobody_here_wrote_has_what_the_report_says(receiver: A
 
 
 @asynccontextmanager
-async def receiving(serve: Serve, timeout_s: float = 5) -> AsyncIterator[AstmWire]:
+async def receiving(serve: Serve, timeout_s: float = 5) -> AsyncIterator[AstmTransport]:
     """A wire to a receiver on loopback, which waits as little as it can; left once the receiver has ended."""
     async with loopback(serve) as (host, port):
-        yield AstmWire(host, port, timeout_s, busy_wait_s=0, contention_wait_s=0)
+        yield AstmTransport(host, port, timeout_s, busy_wait_s=0, contention_wait_s=0)
 
 
 class Replies:

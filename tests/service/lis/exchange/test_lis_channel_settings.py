@@ -9,10 +9,10 @@ from typing import Any
 import hl7.mllp
 import pytest
 from receivers import Receiver, certificates, hl7apy_receiver, node_receiver
-from wires import oru, wire_to
+from wires import oru, transport_to
 
 from service.config.lis import LisSettings
-from service.lis.exchange.mllp.transport import MllpWire
+from service.lis.exchange.mllp.transport import MllpTransport
 from service.lis.exchange.transport import NoAnswer, Rejected
 
 NODE_RECEIVERS = ["simple-hl7-receiver.js", "node-hl7-receiver.js"]
@@ -30,7 +30,7 @@ def messages(receiver: Receiver) -> list[str]:
 @pytest.mark.parametrize("script", NODE_RECEIVERS)
 async def test_reports_arrive_whole_one_after_another(script: str, tmp_path: Path) -> None:
     with node_receiver(script, tmp_path, "AA") as receiver:
-        async with wire_to(receiver.port) as wire:
+        async with transport_to(receiver.port) as wire:
             for control_id in ("r-1", "r-2", "r-3"):
                 assert f"MSA|AA|{control_id}" in await wire.deliver(oru(control_id), control_id)
         received = messages(receiver)
@@ -39,7 +39,7 @@ async def test_reports_arrive_whole_one_after_another(script: str, tmp_path: Pat
 
 async def test_simple_hl7_reads_the_values_that_were_sent(tmp_path: Path) -> None:
     with node_receiver(NODE_RECEIVERS[0], tmp_path, "AA") as receiver:
-        async with wire_to(receiver.port) as wire:
+        async with transport_to(receiver.port) as wire:
             await wire.deliver(oru("r-1"), "r-1")
         (received,) = receiver.received()
     assert (received["type"], received["event"]) == ("ORU", "R01")
@@ -50,7 +50,7 @@ async def test_simple_hl7_reads_the_values_that_were_sent(tmp_path: Path) -> Non
 @pytest.mark.parametrize("answer", ["AE", "AR"])
 async def test_a_no_is_final(script: str, answer: str, tmp_path: Path) -> None:
     with node_receiver(script, tmp_path, answer) as receiver:
-        async with wire_to(receiver.port) as wire:
+        async with transport_to(receiver.port) as wire:
             for control_id in ("r-1", "r-2"):
                 with pytest.raises(Rejected, match=f"^{answer}; the receiver does not say why$") as rejected:
                     await wire.deliver(oru(control_id), control_id)
@@ -61,14 +61,14 @@ async def test_a_no_is_final(script: str, answer: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", NODE_RECEIVERS)
 async def test_silence_is_no_answer(script: str, tmp_path: Path) -> None:
     with node_receiver(script, tmp_path, "silent") as receiver:
-        async with wire_to(receiver.port, hl7_timeout_s=0.3) as wire:
+        async with transport_to(receiver.port, hl7_timeout_s=0.3) as wire:
             with pytest.raises(NoAnswer, match=r"^no answer within 0\.3 s$"):
                 await wire.deliver(oru("r-1"), "r-1")
 
 
 async def test_hl7apy_takes_what_is_sent_by_its_strict_rules_and_closes_each_time() -> None:
     with hl7apy_receiver() as (port, taken):
-        async with wire_to(port) as wire:
+        async with transport_to(port) as wire:
             for control_id in ("r-1", "r-2", "r-3"):
                 await wire.deliver(oru(control_id, hl7_message="OUL_R22"), control_id)
             with pytest.raises(NoAnswer):  # its own way to refuse is to hang up
@@ -89,7 +89,7 @@ async def test_python_hl7_takes_reports() -> None:
         ended.set()
 
     async with await hl7.mllp.start_hl7_server(converse, "127.0.0.1", 0, encoding="utf-8") as server:
-        async with wire_to(server.sockets[0].getsockname()[1]) as wire:
+        async with transport_to(server.sockets[0].getsockname()[1]) as wire:
             for control_id in ("r-1", "r-2"):
                 await wire.deliver(oru(control_id), control_id)
         await ended.wait()
@@ -100,7 +100,7 @@ async def test_tls_is_spoken_with_whom_the_authority_vouches_for(tmp_path: Path)
     pem = (ours.server_key, ours.server, ours.ca)
     shown = {"hl7_tls_cert": ours.client, "hl7_tls_key": ours.client_key}
     with node_receiver("node-hl7-receiver.js", tmp_path, "AA", *pem) as receiver:
-        async with wire_to(receiver.port, hl7_tls_ca=ours.ca, **shown) as wire:
+        async with transport_to(receiver.port, hl7_tls_ca=ours.ca, **shown) as wire:
             for control_id in ("r-1", "r-2"):
                 await wire.deliver(oru(control_id), control_id)
         for told in (
@@ -109,7 +109,7 @@ async def test_tls_is_spoken_with_whom_the_authority_vouches_for(tmp_path: Path)
             {"hl7_tls_ca": ours.ca, "hl7_tls_cert": others.client, "hl7_tls_key": others.client_key},
             {"hl7_timeout_s": 1.0},  # no TLS at all
         ):
-            async with wire_to(receiver.port, **told) as wire:
+            async with transport_to(receiver.port, **told) as wire:
                 with pytest.raises(NoAnswer):
                     await wire.deliver(oru("r-3"), "r-3")
         assert len(messages(receiver)) == 2
@@ -120,8 +120,8 @@ async def test_the_name_in_the_certificate_is_checked(tmp_path: Path) -> None:
     pem = (elsewhere.server_key, elsewhere.server, elsewhere.ca)
     shown = {"hl7_tls_cert": elsewhere.client, "hl7_tls_key": elsewhere.client_key}
     with node_receiver("node-hl7-receiver.js", tmp_path, "AA", *pem) as receiver:
-        async with wire_to(receiver.port, hl7_tls_ca=elsewhere.ca, **shown) as wire:
+        async with transport_to(receiver.port, hl7_tls_ca=elsewhere.ca, **shown) as wire:
             with pytest.raises(NoAnswer, match="certificate: IP address mismatch"):
                 await wire.deliver(oru("r-1"), "r-1")
     with pytest.raises(ssl.SSLError):
-        MllpWire(LisSettings(hl7_to="127.0.0.1:1", hl7_tls_ca=elsewhere.server_key))
+        MllpTransport(LisSettings(hl7_to="127.0.0.1:1", hl7_tls_ca=elsewhere.server_key))

@@ -85,13 +85,13 @@ def test_a_code_below_the_least_status_is_local(least: str, loinc: set[str], loc
 
 
 def test_no_two_results_share_a_code() -> None:
-    sent = CodeMap.load().sent()
+    sent = CodeMap.load().result_codes()
     for codes_of in ([each.preliminary for each in sent], [each.signed for each in sent]):
         assert len({(coded.system, coded.code) for coded in codes_of}) == len(sent)
 
 
 def test_what_would_be_sent_says_what_to_look_at() -> None:
-    found = {each.key: each for each in CodeMap.load().sent()}
+    found = {each.key: each for each in CodeMap.load().result_codes()}
     assert set(found) >= {each.code for each in CLASSES if each.countable != "never"}
     assert "ART" not in found
     assert found["BLA"].warnings == found["EBO"].warnings == ()
@@ -101,7 +101,7 @@ def test_what_would_be_sent_says_what_to_look_at() -> None:
 
 
 def test_another_class_list_is_told_which_of_its_classes_the_table_does_not_know() -> None:
-    found = CodeMap.load().sent([CellClass(code="HEM", name="Hematogone"), CLASSES[3]])
+    found = CodeMap.load().result_codes([CellClass(code="HEM", name="Hematogone"), CLASSES[3]])
     assert [each.key for each in found[:2]] == ["HEM", "BLA"]
     assert found[0].signed == Coded("local", "HEM", "Hematogone")
     assert found[0].warnings == ("not in the table: sent under its own name",)

@@ -11,19 +11,19 @@ import pytest
 from lab import PLAIN, by, desk, manifest, sent, signing, wish
 from sqlalchemy.orm import Session
 
-from service.lis.exchange.delivery import Worker
+from service.lis.exchange.delivery import DeliveryWorker
 from service.lis.exchange.transport import NoAnswer, Rejected
 from service.lis.metrics import LisMetrics
 from service.lis.storage.database import Database
 from service.lis.storage.outbox import Retry
-from service.lis.use_cases import Desk
+from service.lis.use_cases import UseCases
 from service.telemetry.metric_registry import MetricRegistry
 
 Answer = Callable[[str], Awaitable[str]]
 
 
 @pytest.fixture
-def front(database_url: str) -> Iterator[Desk]:
+def front(database_url: str) -> Iterator[UseCases]:
     with desk(database_url) as opened:
         yield opened
 
@@ -69,19 +69,21 @@ async def never(_: str) -> str:
     raise AssertionError
 
 
-def signed(front: Desk, artefact: Path, number: str) -> str:
+def signed(front: UseCases, artefact: Path, number: str) -> str:
     opened = front.open(wish(number), by("m.muster"))
     revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), by("scanner"))
     front.sign(opened.id, signing(revision), by("dr.beispiel"))
     return opened.id
 
 
-def worker(front: Desk, wire: Scripted, *, longest_s: float = 30, registry: MetricRegistry | None = None) -> Worker:
+def worker(
+    front: UseCases, wire: Scripted, *, time_limit_s: float = 30, registry: MetricRegistry | None = None
+) -> DeliveryWorker:
     metrics = LisMetrics(registry or MetricRegistry())
-    return Worker(front.database, PLAIN.name, wire, Retry(0.001, 0.01), longest_s, metrics)
+    return DeliveryWorker(front.database, PLAIN.name, wire, Retry(0.001, 0.01), time_limit_s, metrics)
 
 
-async def run_until(delivery: Worker, wire: Scripted, holds: Callable[[], bool]) -> None:
+async def run_until(delivery: DeliveryWorker, wire: Scripted, holds: Callable[[], bool]) -> None:
     running = asyncio.create_task(delivery.run())
     try:
         await wire.until(holds)
@@ -91,11 +93,11 @@ async def run_until(delivery: Worker, wire: Scripted, holds: Callable[[], bool])
         await delivery.close()
 
 
-def states(front: Desk, specimen: str) -> list[str]:
-    return [message.state for version in front.look(specimen).versions for message in version.messages]
+def states(front: UseCases, specimen: str) -> list[str]:
+    return [message.state for version in front.get(specimen).versions for message in version.messages]
 
 
-async def test_what_waits_is_delivered_and_the_wire_is_closed(front: Desk, artefact: Path) -> None:
+async def test_what_waits_is_delivered_and_the_wire_is_closed(front: UseCases, artefact: Path) -> None:
     ids = [signed(front, artefact, f"BM-{n}") for n in range(3)]
     wire = Scripted()
     await run_until(worker(front, wire), wire, lambda: len(wire.taken) == 3)
@@ -107,7 +109,7 @@ async def test_what_waits_is_delivered_and_the_wire_is_closed(front: Desk, artef
     "error", [NoAnswer("time-out"), RuntimeError("a fault of the wire's own: Muster"), OSError("gone")]
 )
 async def test_what_nobody_answers_is_sent_again_as_it_was(
-    front: Desk, artefact: Path, error: Exception, caplog: pytest.LogCaptureFixture
+    front: UseCases, artefact: Path, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     specimen = signed(front, artefact, "BM-1")
     wire = Scripted(raising(error), raising(error))
@@ -118,7 +120,7 @@ async def test_what_nobody_answers_is_sent_again_as_it_was(
     assert "Muster" not in caplog.text, "an unexpected error's own words can be a patient's"
 
 
-async def test_a_refusal_is_final_and_the_next_one_goes_on(front: Desk, artefact: Path) -> None:
+async def test_a_refusal_is_final_and_the_next_one_goes_on(front: UseCases, artefact: Path) -> None:
     refused, taken = signed(front, artefact, "BM-1"), signed(front, artefact, "BM-2")
     wire = Scripted(raising(Rejected("AR", "MSA|AR")))
     registry = MetricRegistry()
@@ -128,26 +130,26 @@ async def test_a_refusal_is_final_and_the_next_one_goes_on(front: Desk, artefact
     assert registry.get_sample_value("marrowlens_lis_delivery_attempts_total", labels) == 1
 
 
-async def test_a_delivery_that_hangs_is_given_up_within_its_lease(front: Desk, artefact: Path) -> None:
+async def test_a_delivery_that_hangs_is_given_up_within_its_lease(front: UseCases, artefact: Path) -> None:
     specimen = signed(front, artefact, "BM-1")
     wire = Scripted(never)
-    await run_until(worker(front, wire, longest_s=0.05), wire, lambda: len(wire.taken) == 1)
+    await run_until(worker(front, wire, time_limit_s=0.05), wire, lambda: len(wire.taken) == 1)
     assert len(wire.tried) == 2
     assert states(front, specimen) == ["delivered"]
 
 
-async def test_a_new_message_is_sent_when_the_worker_is_told(front: Desk, artefact: Path) -> None:
+async def test_a_new_message_is_sent_when_the_worker_is_told(front: UseCases, artefact: Path) -> None:
     wire = Scripted()
     delivery = worker(front, wire)
     running = asyncio.create_task(delivery.run())
     await asyncio.to_thread(signed, front, artefact, "BM-1")
-    delivery.kick()
+    delivery.wake()
     await wire.until(lambda: len(wire.taken) == 1)
     delivery.stop()
     await running
 
 
-async def test_what_is_under_way_at_the_end_is_brought_to_its_end(front: Desk, artefact: Path) -> None:
+async def test_what_is_under_way_at_the_end_is_brought_to_its_end(front: UseCases, artefact: Path) -> None:
     specimen = signed(front, artefact, "BM-1")
     go = asyncio.Event()
 
@@ -165,10 +167,10 @@ async def test_what_is_under_way_at_the_end_is_brought_to_its_end(front: Desk, a
     assert states(front, specimen) == ["delivered"]
 
 
-async def test_a_worker_that_is_cut_off_leaves_its_message_to_the_next(front: Desk, artefact: Path) -> None:
+async def test_a_worker_that_is_cut_off_leaves_its_message_to_the_next(front: UseCases, artefact: Path) -> None:
     specimen = signed(front, artefact, "BM-1")
     wire = Scripted(never)
-    running = asyncio.create_task(worker(front, wire, longest_s=30).run())
+    running = asyncio.create_task(worker(front, wire, time_limit_s=30).run())
     await wire.until(lambda: len(wire.tried) == 1)
     running.cancel()
     with suppress(asyncio.CancelledError):
@@ -196,12 +198,12 @@ class Gated(Database):
 
 
 async def test_a_worker_that_is_cut_off_while_it_claims_leaves_its_message_to_the_next(
-    front: Desk, artefact: Path, database_url: str
+    front: UseCases, artefact: Path, database_url: str
 ) -> None:
     specimen = signed(front, artefact, "BM-1")
     gated, wire = Gated(database_url), Scripted()
     retry, metrics = Retry(0.001, 0.01), LisMetrics(MetricRegistry())
-    running = asyncio.create_task(Worker(gated, PLAIN.name, wire, retry, 30, metrics).run())
+    running = asyncio.create_task(DeliveryWorker(gated, PLAIN.name, wire, retry, 30, metrics).run())
     await asyncio.to_thread(gated.waits.wait, 60)
     running.cancel()
     await asyncio.sleep(0)  # the cancellation reaches the worker; its thread still stands at the door

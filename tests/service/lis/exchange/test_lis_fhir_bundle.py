@@ -19,16 +19,16 @@ from reported import COUNTS, MODEL, ORDER, PATIENT, UNSUPPORTED, differential, r
 from examples import examples
 from service.lis.domain.report import Order, Patient, Report, ReportStatus
 from service.lis.exchange.code_map import CodeMap
-from service.lis.exchange.fhir.bundle import FhirForm, Picture, encode_report, moment
+from service.lis.exchange.fhir.bundle import FhirForm, MediaPicture, encode_report, moment
 from service.lis.exchange.observations import observations
 
 CODES = CodeMap.load()
 FORM = FhirForm("urn:lab:codes", {"HOSPITAL": "urn:oid:1.2.3.4"})
-PICTURES = [Picture("7", b"\xff\xd8\xff\xe0 a jpeg", "image/jpeg", "BLA Blast")]
+PICTURES = [MediaPicture("7", b"\xff\xd8\xff\xe0 a jpeg", "image/jpeg", "BLA Blast")]
 PRELIMINARY, FINAL, CORRECTED = ReportStatus.PRELIMINARY, ReportStatus.FINAL, ReportStatus.CORRECTED
 
 
-def bundle(of: Report, pictures: list[Picture] | None = None, form: FhirForm = FORM) -> Any:
+def bundle(of: Report, pictures: list[MediaPicture] | None = None, form: FhirForm = FORM) -> Any:
     code_of = CODES.code_of(signed=of.status is not PRELIMINARY)
     return json.loads(encode_report(of, code_of, form, pictures or []))
 

@@ -9,7 +9,7 @@ from reported import differential, report
 
 from service.lis.domain.report import ReportStatus
 from service.lis.exchange.code_map import CodeMap
-from service.lis.exchange.fhir.bundle import FhirForm, Picture, report_bundle
+from service.lis.exchange.fhir.bundle import FhirForm, MediaPicture, report_bundle
 
 PAGE = Path("docs/fhir-bundle.md").read_text(encoding="utf-8")
 WIDTH = 116
@@ -22,7 +22,7 @@ def shortened() -> Any:
     of = report(ReportStatus.CORRECTED, version=3, differential=whole.model_copy(update={"classes": classes}))
     form = FhirForm("urn:marrowlens:codes", {"HOSPITAL": "urn:oid:1.2.3.4"})
     return report_bundle(
-        of, CodeMap.load().code_of(signed=True), form, [Picture("17", b"\xff\xd8", "image/jpeg", "LYT")]
+        of, CodeMap.load().code_of(signed=True), form, [MediaPicture("17", b"\xff\xd8", "image/jpeg", "LYT")]
     )
 
 

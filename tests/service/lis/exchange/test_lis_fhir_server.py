@@ -12,14 +12,14 @@ from reported import PATIENT, differential, report
 
 from service.lis.domain.report import Report, ReportStatus
 from service.lis.exchange.code_map import CodeMap
-from service.lis.exchange.fhir.bundle import FhirForm, Picture, encode_report
-from service.lis.exchange.fhir.transport import FhirWire
+from service.lis.exchange.fhir.bundle import FhirForm, MediaPicture, encode_report
+from service.lis.exchange.fhir.transport import FhirTransport
 from service.lis.exchange.observations import observations
 from service.lis.exchange.transport import NoAnswer, Rejected
 
 CODES = CodeMap.load()
 FORM = FhirForm("urn:lab:codes", {"HOSPITAL": "urn:oid:1.2.3.4"})
-PICTURES = [Picture("7", b"\xff\xd8\xff\xe0 a jpeg", "image/jpeg", "BLA Blast")]
+PICTURES = [MediaPicture("7", b"\xff\xd8\xff\xe0 a jpeg", "image/jpeg", "BLA Blast")]
 PRELIMINARY, FINAL, CORRECTED = ReportStatus.PRELIMINARY, ReportStatus.FINAL, ReportStatus.CORRECTED
 
 
@@ -29,20 +29,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def encoded(of: Report, pictures: list[Picture] | None = None) -> str:
+def encoded(of: Report, pictures: list[MediaPicture] | None = None) -> str:
     return encode_report(of, CODES.code_of(signed=of.status is not PRELIMINARY), FORM, pictures or [])
 
 
 @asynccontextmanager
-async def wire(url: str, token: str | None = TOKEN, timeout_s: float = 30) -> AsyncIterator[FhirWire]:
-    opened = FhirWire(url, token, timeout_s)
+async def wire(url: str, token: str | None = TOKEN, timeout_s: float = 30) -> AsyncIterator[FhirTransport]:
+    opened = FhirTransport(url, token, timeout_s)
     try:
         yield opened
     finally:
         await opened.close()
 
 
-async def deliver(to: Server, of: Report, pictures: list[Picture] | None = None) -> Any:
+async def deliver(to: Server, of: Report, pictures: list[MediaPicture] | None = None) -> Any:
     async with wire(to.url) as opened:
         return json.loads(await opened.deliver(encoded(of, pictures), of.id))
 

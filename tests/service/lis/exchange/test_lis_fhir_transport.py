@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from loopback import Serve, loopback
 
-from service.lis.exchange.fhir.transport import FhirWire
+from service.lis.exchange.fhir.transport import FhirTransport
 from service.lis.exchange.transport import NoAnswer, Rejected
 
 TOKEN = "a-token-of-the-receiver"
 
 
 @asynccontextmanager
-async def wire(url: str, token: str | None = TOKEN, timeout_s: float = 30) -> AsyncIterator[FhirWire]:
-    opened = FhirWire(url, token, timeout_s)
+async def wire(url: str, token: str | None = TOKEN, timeout_s: float = 30) -> AsyncIterator[FhirTransport]:
+    opened = FhirTransport(url, token, timeout_s)
     try:
         yield opened
     finally:

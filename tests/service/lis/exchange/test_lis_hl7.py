@@ -16,7 +16,7 @@ from examples import examples
 from model.contract import CLASSES
 from service.config.lis import LisSettings
 from service.lis.domain.report import Order, ReportModel, ReportStatus
-from service.lis.exchange.hl7.encoding import encode, one_kind_of_break, unescape
+from service.lis.exchange.hl7.encoding import encode, normalize_line_breaks, unescape
 from service.lis.exchange.hl7.reader import read_header, read_segments
 from service.lis.exchange.hl7.results import encode_report
 from service.lis.exchange.observations import observations
@@ -214,7 +214,7 @@ def test_any_text_in_every_field_is_read_back_and_breaks_nothing(drawn: tuple[di
     ours = read_segments(encode(message, "UNICODE UTF-8"), "UNICODE UTF-8", [name for name, *_ in PLACES.values()])
     theirs = hl7.parse(message)
     for place, (name, nth, field, component) in PLACES.items():
-        expected = one_kind_of_break(words[place])
+        expected = normalize_line_breaks(words[place])
         found = [each for each in ours if each.name == name][nth]
         stripped = expected.strip()
         assert found.get(field, component + 1) == ("" if stripped == '""' else stripped)
@@ -231,4 +231,4 @@ def test_hl7apy_sees_the_same_segments_and_fields_whatever_they_say(drawn: tuple
     assert len(parsed.ORU_R01_PATIENT_RESULT.ORU_R01_ORDER_OBSERVATION.ORU_R01_OBSERVATION) == len(observations(of))
     # As it parsed it; written out again by hl7apy, \X1F\ and \.br\ are escaped a second time.
     family = parsed.ORU_R01_PATIENT_RESULT.ORU_R01_PATIENT.PID.PID_5.PID_5_1.FN_1.value.value
-    assert unescape(family).strip() == one_kind_of_break(words["family"]).strip()
+    assert unescape(family).strip() == normalize_line_breaks(words["family"]).strip()

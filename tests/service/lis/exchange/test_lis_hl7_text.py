@@ -13,17 +13,17 @@ from service.lis.exchange.hl7.encoding import (
     CODECS,
     Delimiters,
     components,
-    day_written,
     encode,
     escape,
-    one_kind_of_break,
-    read_day,
-    read_moment,
-    read_zone,
+    format_date,
+    format_timestamp,
+    normalize_line_breaks,
+    parse_date,
+    parse_timestamp,
+    parse_zone,
     segment,
     text,
     unescape,
-    written,
 )
 from service.lis.exchange.hl7.reader import read_segments
 
@@ -32,7 +32,7 @@ ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 @given(ANY)
 def test_any_text_is_read_back_by_us_and_by_python_hl7(words: str) -> None:
-    plain = one_kind_of_break(words)
+    plain = normalize_line_breaks(words)
     written_down = escape(words)
     assert not set(written_down) & set("|^~&\u2028\u2029")
     assert not [char for char in written_down if unicodedata.category(char) == "Cc"]
@@ -44,7 +44,7 @@ def test_any_text_is_read_back_by_us_and_by_python_hl7(words: str) -> None:
 @given(ANY, st.sampled_from(sorted(CODECS)))
 def test_any_text_survives_every_character_set_or_is_seen_not_to(words: str, charset: str) -> None:
     message = segment("NTE", {3: text(words)})
-    wanted = one_kind_of_break(words if charset == "UNICODE UTF-8" else unicodedata.normalize("NFC", words))
+    wanted = normalize_line_breaks(words if charset == "UNICODE UTF-8" else unicodedata.normalize("NFC", words))
     data = encode(message, charset)
     assert not set(data) & {0x0B, 0x1C, 0x0D, 0x0A}
     came = unescape(data.decode(CODECS[charset]).removeprefix("NTE").lstrip("|"), codec=CODECS[charset])
@@ -89,22 +89,22 @@ def test_empty_ends_are_left_away() -> None:
 
 @given(st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)))
 def test_a_time_is_read_as_it_was_written(moment: datetime) -> None:
-    assert read_moment(written(moment), None) == moment.replace(microsecond=0)
+    assert parse_timestamp(format_timestamp(moment), None) == moment.replace(microsecond=0)
 
 
 @given(st.dates())
 def test_a_day_is_read_as_it_was_written(day: date) -> None:
-    assert read_day(day_written(day)) == day
+    assert parse_date(format_date(day)) == day
 
 
 def test_times_without_a_zone_are_of_the_place_that_is_named() -> None:
     berlin = timezone(timedelta(hours=2))
-    assert read_moment("20260504083000", berlin) == COLLECTED
-    assert read_moment("202605040830+0200", UTC) == COLLECTED
-    assert read_moment("20260504013000.25-0500", UTC).microsecond == 250000
-    assert read_moment("20260504", UTC) == datetime(2026, 5, 4, tzinfo=UTC)
-    assert (read_zone("202605040830+0200"), read_zone("20260504"), read_zone("noon+0200")) == (berlin, None, None)
-    assert read_day("1964") is read_day("196408") is None
+    assert parse_timestamp("20260504083000", berlin) == COLLECTED
+    assert parse_timestamp("202605040830+0200", UTC) == COLLECTED
+    assert parse_timestamp("20260504013000.25-0500", UTC).microsecond == 250000
+    assert parse_timestamp("20260504", UTC) == datetime(2026, 5, 4, tzinfo=UTC)
+    assert (parse_zone("202605040830+0200"), parse_zone("20260504"), parse_zone("noon+0200")) == (berlin, None, None)
+    assert parse_date("1964") is parse_date("196408") is None
 
 
 @pytest.mark.parametrize(
@@ -112,5 +112,5 @@ def test_times_without_a_zone_are_of_the_place_that_is_named() -> None:
 )
 def test_what_is_no_time_is_refused_without_being_quoted(value: str) -> None:
     with pytest.raises(ValueError, match="^no (time|such day)") as refused:
-        read_moment(value, UTC)
+        parse_timestamp(value, UTC)
     assert value not in str(refused.value)

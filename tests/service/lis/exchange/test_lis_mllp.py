@@ -6,10 +6,10 @@ from contextlib import suppress
 import pytest
 from laboratory import SECRETS
 from receivers import Line, scripted
-from wires import ack, oru, wire_to
+from wires import ack, oru, transport_to
 
 from service.config.lis import LisSettings
-from service.lis.exchange.mllp.transport import MllpWire
+from service.lis.exchange.mllp.transport import MllpTransport
 from service.lis.exchange.transport import NoAnswer, Rejected
 
 
@@ -20,7 +20,7 @@ async def test_only_the_acknowledgement_of_this_message_counts() -> None:
         await line.frame()
         await line.say(ack("r-2", "AE"))
 
-    async with scripted(late) as port, wire_to(port) as wire:
+    async with scripted(late) as port, transport_to(port) as wire:
         assert "MSA|AA|r-1" in await wire.deliver(oru("r-1"), "r-1")
         with pytest.raises(Rejected):
             await wire.deliver(oru("r-2"), "r-2")
@@ -32,7 +32,7 @@ async def test_another_messages_acknowledgement_alone_is_no_answer() -> None:
         await line.say(ack("r-0"))
         assert await line.reader.read() == b""
 
-    async with scripted(other) as port, wire_to(port, hl7_timeout_s=0.3) as wire:
+    async with scripted(other) as port, transport_to(port, hl7_timeout_s=0.3) as wire:
         with pytest.raises(NoAnswer, match="no answer within"):
             await wire.deliver(oru("r-1"), "r-1")
 
@@ -46,7 +46,7 @@ async def test_an_acknowledgement_may_come_in_pieces() -> None:
         await line.frame()
         await line.say(ack("r-2"))
 
-    async with scripted(slow) as port, wire_to(port) as wire:
+    async with scripted(slow) as port, transport_to(port) as wire:
         await wire.deliver(oru("r-1"), "r-1")
         await wire.deliver(oru("r-2"), "r-2")
 
@@ -62,7 +62,7 @@ async def test_rubbish_is_no_answer_and_the_next_message_goes_by_a_new_connectio
         await line.frame()
         await line.say(ack("r-1"))
 
-    async with scripted(wrong, right) as port, wire_to(port) as wire:
+    async with scripted(wrong, right) as port, transport_to(port) as wire:
         with pytest.raises(NoAnswer) as none:
             await wire.deliver(oru("r-1"), "r-1")
         assert not any(secret in str(none.value) for secret in SECRETS)
@@ -74,7 +74,7 @@ async def test_half_an_answer_is_no_answer() -> None:
         await line.frame()
         line.writer.write(b"\x0b" + ack("r-1").encode())
 
-    async with scripted(half) as port, wire_to(port) as wire:
+    async with scripted(half) as port, transport_to(port) as wire:
         with pytest.raises(NoAnswer, match="in the middle of a frame"):
             await wire.deliver(oru("r-1"), "r-1")
 
@@ -86,7 +86,7 @@ async def test_an_answer_without_an_end_is_not_kept() -> None:
         with suppress(ConnectionResetError):
             await line.reader.read()
 
-    async with scripted(endless) as port, wire_to(port, hl7_max_bytes=1000) as wire:
+    async with scripted(endless) as port, transport_to(port, hl7_max_bytes=1000) as wire:
         with pytest.raises(NoAnswer, match="more than 1000 bytes"):
             await wire.deliver(oru("r-1"), "r-1")
 
@@ -105,7 +105,7 @@ async def test_a_connection_that_was_closed_while_idle_is_made_anew_at_once() ->
         assert b"|r-3|" in await line.frame()
         await line.say(ack("r-3"))
 
-    async with scripted(one, reads_and_hangs_up, two) as port, wire_to(port) as wire:
+    async with scripted(one, reads_and_hangs_up, two) as port, transport_to(port) as wire:
         for control_id in ("r-1", "r-2", "r-3"):
             await wire.deliver(oru(control_id), control_id)
 
@@ -113,7 +113,7 @@ async def test_a_connection_that_was_closed_while_idle_is_made_anew_at_once() ->
 async def test_nobody_there_is_no_answer() -> None:
     async with scripted() as port:
         pass
-    async with wire_to(port) as wire:
+    async with transport_to(port) as wire:
         with pytest.raises(NoAnswer, match="ConnectionRefusedError"):
             await wire.deliver(oru("r-1"), "r-1")
 
@@ -143,7 +143,7 @@ async def test_as_many_acknowledgements_are_waited_for_as_were_asked_for(
             await line.say(ack("r-1", code))
 
     message = oru("r-1", hl7_acks=acks)
-    async with scripted(enhanced) as port, wire_to(port) as wire:
+    async with scripted(enhanced) as port, transport_to(port) as wire:
         if taken:
             assert f"MSA|{answers[-1]}|r-1" in await wire.deliver(message, "r-1")
         else:
@@ -158,7 +158,7 @@ async def test_a_message_that_was_accepted_is_not_sent_twice_by_the_wire() -> No
         await line.frame()
         await line.say(ack("r-1", "CA"))
 
-    async with scripted(forgets) as port, wire_to(port) as wire:
+    async with scripted(forgets) as port, transport_to(port) as wire:
         await wire.deliver(oru("r-0", hl7_acks="both"), "r-0")
         with pytest.raises(NoAnswer, match="ended before an answer"):
             await wire.deliver(oru("r-1", hl7_acks="both"), "r-1")
@@ -171,7 +171,7 @@ async def test_an_application_acknowledgement_that_wants_to_be_accepted_is() -> 
         accepted = (await line.frame()).decode()
         assert "MSA|CA|a-r-1" in accepted
 
-    async with scripted(careful) as port, wire_to(port) as wire:
+    async with scripted(careful) as port, transport_to(port) as wire:
         await wire.deliver(oru("r-1", hl7_acks="both"), "r-1")
 
 
@@ -184,7 +184,7 @@ async def test_one_message_is_in_flight_whoever_else_waits() -> None:
             assert not line.reader._buffer  # type: ignore[attr-defined]
             await line.say(ack(seen[-1]))
 
-    async with scripted(counts) as port, wire_to(port) as wire:
+    async with scripted(counts) as port, transport_to(port) as wire:
         await asyncio.gather(*(wire.deliver(oru(each), each) for each in ("r-1", "r-2", "r-3")))
     assert seen == ["r-1", "r-2", "r-3"]
 
@@ -201,7 +201,7 @@ async def test_a_delivery_that_is_given_up_leaves_no_answer_to_the_next() -> Non
         await line.frame()
         await line.say(ack("r-2"))
 
-    async with scripted(first, second) as port, wire_to(port) as wire:
+    async with scripted(first, second) as port, transport_to(port) as wire:
         given_up = asyncio.create_task(wire.deliver(oru("r-1"), "r-1"))
         await asked.wait()
         given_up.cancel()
@@ -216,7 +216,7 @@ async def test_the_bytes_are_of_the_character_set_that_the_message_names() -> No
         await line.say(ack("r-1", "AE", err="ERR||PID^1|204|E||||M\xfcller").encode("latin-1"))
 
     message = oru("r-1", hl7_charset="8859/1").replace("Muster", "Müller Ł")
-    async with scripted(latin) as port, wire_to(port) as wire:
+    async with scripted(latin) as port, transport_to(port) as wire:
         with pytest.raises(Rejected, match="204 unknown key identifier at PID") as rejected:
             await wire.deliver(message, "r-1")
     assert "Müller" in rejected.value.reply
@@ -224,4 +224,4 @@ async def test_the_bytes_are_of_the_character_set_that_the_message_names() -> No
 
 def test_a_wire_to_nobody_is_not_made() -> None:
     with pytest.raises(ValueError, match="MARROWLENS_LIS_HL7_TO"):
-        MllpWire(LisSettings())
+        MllpTransport(LisSettings())

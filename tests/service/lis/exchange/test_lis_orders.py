@@ -10,7 +10,7 @@ from laboratory import COLLECTED, OBR, ORC, PATIENT, PID, SECRETS, SPM, answer, 
 
 from service.lis.domain.report import Order
 from service.lis.exchange.hl7.orders import check_header, read_orders
-from service.lis.exchange.hl7.reader import MAX_PARTS, MessageRejected, read_header
+from service.lis.exchange.hl7.reader import MAX_DELIMITERS, MessageRejected, read_header
 from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused
 
 OML21 = "OML^O21^OML_O21"
@@ -161,7 +161,7 @@ def test_a_message_that_does_not_say_is_in_the_characters_of_the_laboratory() ->
         (order(PID, SPM, ORC, OBR)[4:], "100", "MSH^1", True),
         (order(PID, SPM, ORC, OBR) * 2, "100", "MSH^2", True),
         (order(PID, SPM, ORC, OBR, f14="more"), "100", "MSH^1^14", True),
-        (order(PID + "~" * MAX_PARTS, SPM, ORC, OBR), "207", "", True),
+        (order(PID + "~" * MAX_DELIMITERS, SPM, ORC, OBR), "207", "", True),
         (order(SPM, ORC, OBR), "100", "PID^1", False),
         (order(SPM, PID, ORC, OBR), "100", "PID^1", False),
         (order(PID, SPM, ORC, OBR, PID), "100", "PID^2", False),

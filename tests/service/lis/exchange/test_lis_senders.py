@@ -138,7 +138,7 @@ async def test_one_address_cannot_hold_every_slot(caplog: pytest.LogCaptureFixtu
     assert caplog.text.count("a connection from 127.0.0.2 is refused") == 1
 
 
-async def test_where_every_slot_is_silent_the_longest_silent_gives_way() -> None:
+async def test_where_every_slot_is_silent_the_time_limit_silent_gives_way() -> None:
     desk = Desk()
     async with listening(desk, hl7_max_connections=4, hl7_max_connections_per_sender=2) as listener:
         async with lines_to(listener, 2, "127.0.0.2") as first, lines_to(listener, 2, "127.0.0.3") as second:
@@ -224,7 +224,7 @@ def test_it_is_so_on_uvloop_too(tmp_path: Path) -> None:
         ):
             (tmp_path / str(number)).mkdir()
             runner.run(same(tmp_path / str(number)))
-        runner.run(test_where_every_slot_is_silent_the_longest_silent_gives_way())
+        runner.run(test_where_every_slot_is_silent_the_time_limit_silent_gives_way())
         runner.run(test_senders_who_all_come_at_once_leave_every_slot_free())
 
 

@@ -15,10 +15,10 @@ from lab import PLAIN, by, desk, manifest, sent, wish
 from loopback import loopback
 from receivers import Line, scripted
 from test_lis_fhir_transport import MESSAGE
-from wires import ack, oru, wire_to
+from wires import ack, oru, transport_to
 
-from service.lis.exchange.astm.transport import AstmWire
-from service.lis.exchange.fhir.transport import MAX_ANSWER_BYTES, FhirWire
+from service.lis.exchange.astm.transport import AstmTransport
+from service.lis.exchange.fhir.transport import MAX_ANSWER_BYTES, FhirTransport
 from service.lis.exchange.mllp.transport import MAX_OTHERS
 from service.lis.exchange.transport import NoAnswer
 from service.lis.schemas import ReportSpecimen
@@ -65,7 +65,7 @@ def after_the_request(then: Answer) -> Answer:
 async def no_answer(then: Answer, timeout_s: float = 30) -> str:
     """What a delivery to a FHIR server says that answers so."""
     async with loopback(after_the_request(then)) as (host, port):
-        wire = FhirWire(f"http://{host}:{port}/fhir", None, timeout_s)
+        wire = FhirTransport(f"http://{host}:{port}/fhir", None, timeout_s)
         with pytest.raises(NoAnswer) as error:
             await wire.deliver(MESSAGE, "1")
         await wire.close()
@@ -136,7 +136,7 @@ async def test_an_answer_with_everything_that_was_sent_is_still_taken() -> None:
         writer.write(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     async with loopback(after_the_request(answering)) as (host, port):
-        wire = FhirWire(f"http://{host}:{port}/fhir", None, 30)
+        wire = FhirTransport(f"http://{host}:{port}/fhir", None, 30)
         assert (await wire.deliver(message, "1")).encode() == body
         await wire.close()
 
@@ -148,7 +148,7 @@ async def test_an_mllp_receiver_that_drips_is_given_up(piece: bytes) -> None:
         await drip(line.reader, line.writer, piece)
 
     began_s = monotonic()
-    async with scripted(dripping) as port, wire_to(port, hl7_timeout_s=TIMEOUT_S) as wire:
+    async with scripted(dripping) as port, transport_to(port, hl7_timeout_s=TIMEOUT_S) as wire:
         with pytest.raises(NoAnswer):
             await wire.deliver(oru("r-1"), "r-1")
         assert monotonic() - began_s < LATEST_S
@@ -160,7 +160,7 @@ async def test_an_mllp_receiver_that_answers_others_without_end_is_given_up(fiel
         await line.frame()
         await flood(line.writer, b"\x0b" + ack("another", fields=fields).encode() + b"\x1c\r")
 
-    async with scripted(flooding) as port, wire_to(port) as wire:
+    async with scripted(flooding) as port, transport_to(port) as wire:
         with pytest.raises(NoAnswer, match=f"{MAX_OTHERS} acknowledgements"):
             await wire.deliver(oru("r-1"), "r-1")
 
@@ -171,7 +171,7 @@ async def test_an_mllp_receiver_that_floods_a_frame_is_given_up() -> None:
         line.writer.write(b"\x0b")
         await flood(line.writer, b"M" * 65536)
 
-    async with scripted(flooding) as port, wire_to(port, hl7_max_bytes=100_000) as wire:
+    async with scripted(flooding) as port, transport_to(port, hl7_max_bytes=100_000) as wire:
         with pytest.raises(NoAnswer, match="more than 100000 bytes"):
             await wire.deliver(oru("r-1"), "r-1")
 
@@ -186,7 +186,7 @@ async def test_an_astm_receiver_that_floods_or_is_silent_is_given_up() -> None:
     for serve in (flooding, silent):
         began_s = monotonic()
         async with loopback(serve) as (host, port):
-            wire = AstmWire(host, port, TIMEOUT_S, busy_wait_s=0, contention_wait_s=0)
+            wire = AstmTransport(host, port, TIMEOUT_S, busy_wait_s=0, contention_wait_s=0)
             with pytest.raises(NoAnswer):
                 await wire.deliver("H|\\^&\rL|1|N\r", "1")
         assert monotonic() - began_s < LATEST_S
@@ -200,8 +200,8 @@ def test_a_reply_with_a_nul_is_written_down_and_a_long_one_in_part(database_url:
         with front.database.writing() as session:
             claimed = outbox.claim(session, PLAIN.name, "worker", timedelta(seconds=60))
             assert claimed is not None
-            outbox.rejected(session, claimed.row, "AR", "MSA|AR\0" + "x" * (2 * MAX_REPLY))
+            outbox.mark_rejected(session, claimed.row, "AR", "MSA|AR\0" + "x" * (2 * MAX_REPLY))
         with front.database.writing() as session:
-            message = outbox.by_control_id(session, claimed.control_id)
+            message = outbox.lock_message(session, claimed.control_id)
             assert message is not None and message.reply is not None
             assert message.reply.startswith("MSA|AR\ufffdx") and len(message.reply) == MAX_REPLY

@@ -12,14 +12,15 @@ from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from examples import examples
-from service.lis.schemas import CellReading, ReadCells, WithReason
+from service.lis.domain.report import CellReading
+from service.lis.schemas import ReadCells, WithReason
 from service.lis.storage import audit, audit_checks
 from service.lis.storage.tables import AuditHeadRow, AuditRow, ReportRow
-from service.lis.use_cases import Desk
+from service.lis.use_cases import UseCases
 
 
 @pytest.fixture
-def front(database_url: str, artefact: Path) -> Iterator[Desk]:
+def front(database_url: str, artefact: Path) -> Iterator[UseCases]:
     """A desk at which one specimen was signed and another one cancelled: six rows."""
     with desk(database_url) as opened:
         first = opened.open(wish("BM-1"), by("m.muster")).id
@@ -32,17 +33,17 @@ def front(database_url: str, artefact: Path) -> Iterator[Desk]:
         yield opened
 
 
-def checked(front: Desk, known: audit.End | None = None) -> tuple[audit.End, list[audit.Fault]]:
+def checked(front: UseCases, known: audit.ChainEnd | None = None) -> tuple[audit.ChainEnd, list[audit.Mismatch]]:
     with front.database.reading() as session:
         end, found = audit.verify(session, known)
         return end, found + audit_checks.verify(session)
 
 
-def faults(front: Desk) -> list[int]:
+def faults(front: UseCases) -> list[int]:
     return [fault.number for fault in checked(front)[1]]
 
 
-def test_what_was_done_is_written_down_with_who_and_under_which_model(front: Desk, artefact: Path) -> None:
+def test_what_was_done_is_written_down_with_who_and_under_which_model(front: UseCases, artefact: Path) -> None:
     with front.database.reading() as session:
         rows = session.scalars(select(AuditRow).order_by(AuditRow.number)).all()
     assert [(row.number, row.actor, row.action) for row in rows] == [
@@ -59,7 +60,7 @@ def test_what_was_done_is_written_down_with_who_and_under_which_model(front: Des
     assert not any("Muster" in row.details or "P-BM" in row.details for row in rows), "nothing of the patient"
 
 
-def test_an_untouched_trail_has_no_fault(front: Desk) -> None:
+def test_an_untouched_trail_has_no_fault(front: UseCases) -> None:
     end, found = checked(front)
     assert (end.number, found) == (6, [])
     assert checked(front, end)[1] == []
@@ -67,7 +68,7 @@ def test_an_untouched_trail_has_no_fault(front: Desk) -> None:
 
 @pytest.mark.parametrize("column", ["at", "actor", "action", "specimen_id", "details", "hash"])
 @pytest.mark.parametrize("number", [1, 4, 6])
-def test_an_edited_row_is_found(front: Desk, column: str, number: int) -> None:
+def test_an_edited_row_is_found(front: UseCases, column: str, number: int) -> None:
     with front.database.writing() as session:
         value = session.scalars(select(getattr(AuditRow, column)).where(AuditRow.number == number)).one()
         # The action alone decides which reports are looked at: it stays one of those that there are.
@@ -76,28 +77,28 @@ def test_an_edited_row_is_found(front: Desk, column: str, number: int) -> None:
     assert number in faults(front)
 
 
-def test_a_removed_row_is_found_wherever_it_stood(front: Desk) -> None:
+def test_a_removed_row_is_found_wherever_it_stood(front: UseCases) -> None:
     for number, seen in ((6, 5), (4, 5), (1, 2)):
         with front.database.writing() as session:
             session.execute(delete(AuditRow).where(AuditRow.number == number))
         assert seen in faults(front)
 
 
-def test_rows_that_changed_places_are_found(front: Desk) -> None:
+def test_rows_that_changed_places_are_found(front: UseCases) -> None:
     with front.database.writing() as session:
         for old, new in ((1, -1), (4, 1), (-1, 4)):
             session.execute(update(AuditRow).where(AuditRow.number == old).values(number=new))
     assert {1, 4} <= set(faults(front))
 
 
-def test_an_added_row_is_found(front: Desk) -> None:
+def test_an_added_row_is_found(front: UseCases) -> None:
     with front.database.writing() as session:
         row = {"number": 7, "at": "", "actor": "m", "action": "open", "details": "{}", "hash": "0" * 64}
         session.execute(insert(AuditRow).values(row))
     assert 7 in faults(front)
 
 
-def test_an_edited_or_removed_report_is_found(front: Desk) -> None:
+def test_an_edited_or_removed_report_is_found(front: UseCases) -> None:
     with front.database.writing() as session:
         session.execute(update(ReportRow).values(document=func.replace(ReportRow.document, '"PMO"', '"MYB"')))
     assert faults(front) == [4]
@@ -126,17 +127,17 @@ def test_an_edited_or_removed_report_is_found(front: Desk) -> None:
         "DELETE FROM audit_head",
     ],
 )
-def test_what_was_edited_beside_the_trail_is_found(front: Desk, edit: str) -> None:
+def test_what_was_edited_beside_the_trail_is_found(front: UseCases, edit: str) -> None:
     assert faults(front) == []
     with front.database.writing() as session:
         session.execute(text(edit))
     assert faults(front) != []
 
 
-def test_without_its_end_nothing_is_done_that_could_not_be_recorded(front: Desk) -> None:
+def test_without_its_end_nothing_is_done_that_could_not_be_recorded(front: UseCases) -> None:
     with front.database.writing() as session:
         session.execute(text("DELETE FROM audit_head"))
-    with pytest.raises(audit.TrailBroken, match="audit verify"):
+    with pytest.raises(audit.AuditTrailBroken, match="audit verify"):
         front.open(wish("BM-3"), by("m.muster"))
     assert front.list(None, "BM-3", None, 1).specimens == []
 
@@ -151,7 +152,7 @@ def rewritten(session: Session) -> None:
     session.execute(update(AuditHeadRow).values(hash=before))
 
 
-def test_a_whole_new_chain_is_found_by_an_end_that_was_kept_elsewhere(front: Desk) -> None:
+def test_a_whole_new_chain_is_found_by_an_end_that_was_kept_elsewhere(front: UseCases) -> None:
     end, _ = checked(front)
     with front.database.writing() as session:
         rewritten(session)
@@ -159,7 +160,7 @@ def test_a_whole_new_chain_is_found_by_an_end_that_was_kept_elsewhere(front: Des
     assert [fault.number for fault in checked(front, end)[1]] == [6]
 
 
-def test_a_trail_cut_short_is_found_by_an_end_that_was_kept_elsewhere(front: Desk) -> None:
+def test_a_trail_cut_short_is_found_by_an_end_that_was_kept_elsewhere(front: UseCases) -> None:
     end, _ = checked(front)
     with front.database.writing() as session:
         session.execute(delete(AuditRow).where(AuditRow.number == 6))
@@ -171,7 +172,7 @@ def test_a_trail_cut_short_is_found_by_an_end_that_was_kept_elsewhere(front: Des
 
 @settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actor=st.text(min_size=1, max_size=30), detail=st.text(max_size=50), number=st.integers(-(2**40), 2**40))
-def test_whatever_is_recorded_is_read_back_as_it_was(front: Desk, actor: str, detail: str, number: int) -> None:
+def test_whatever_is_recorded_is_read_back_as_it_was(front: UseCases, actor: str, detail: str, number: int) -> None:
     actor, detail = (each.encode("utf-8", "replace").decode().replace("\0", "") for each in (actor, detail))
     with front.database.writing() as session:
         audit.record(session, by(actor), "open", None, detail=detail, number=number)

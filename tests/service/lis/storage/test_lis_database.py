@@ -9,7 +9,7 @@ from databases import Postgres, free_port
 from sqlalchemy import text
 
 from service.errors import StorageUnavailable
-from service.lis.storage.database import Database, DatabaseFailed, DatabaseRefused
+from service.lis.storage.database import Database, DatabaseConfigError, DatabaseError
 from service.lis.storage.tables import SpecimenRow, Table
 
 
@@ -40,7 +40,7 @@ def test_a_database_of_a_later_version_is_refused(database_url: str) -> None:
     database = opened(database_url)
     with database.writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(DatabaseRefused, match="another version"):
+    with pytest.raises(DatabaseConfigError, match="another version"):
         database.migrate()
     database.close()
 
@@ -83,7 +83,7 @@ def test_a_connection_in_use_when_the_database_is_closed_ends_with_its_transacti
     ],
 )
 def test_a_database_that_cannot_be_is_refused_in_a_sentence(url: str, said: str) -> None:
-    with pytest.raises(DatabaseRefused, match=said) as refused:
+    with pytest.raises(DatabaseConfigError, match=said) as refused:
         Database(url)
     assert "s3cr3t" not in str(refused.value)
 
@@ -100,7 +100,7 @@ def test_a_server_that_is_not_there_is_unavailable_and_its_password_is_not_said(
 def test_a_file_that_is_no_database_is_not_taken_for_one(tmp_path: Path) -> None:
     (tmp_path / "lab.db").write_bytes(b"these are the minutes of a meeting " * 100)
     database = Database(f"sqlite:///{tmp_path / 'lab.db'}")
-    with pytest.raises((StorageUnavailable, DatabaseRefused)):
+    with pytest.raises((StorageUnavailable, DatabaseConfigError)):
         database.migrate()
     database.close()
 
@@ -108,7 +108,7 @@ def test_a_file_that_is_no_database_is_not_taken_for_one(tmp_path: Path) -> None
 def test_an_error_of_the_database_says_nothing_of_what_is_in_it(database_url: str) -> None:
     database = opened(database_url)
     values = {"number": "BM-SECRET", "state": "open", "revision": 1, "patient": {"family": "Muster"}, "order": {}}
-    with pytest.raises(DatabaseFailed) as failed, database.writing() as session:
+    with pytest.raises(DatabaseError) as failed, database.writing() as session:
         session.add(SpecimenRow(**values))
         session.flush()
     assert "IntegrityError" in str(failed.value) or "NotNullViolation" in str(failed.value)

@@ -17,9 +17,9 @@ from sqlalchemy import text
 
 from service.config.lis import LisSettings
 from service.lis.laboratory import exposed_files, setting_faults
-from service.lis.picture_store import KeptPictures
+from service.lis.picture_store import PictureStore
 from service.lis.storage.database import Database
-from service.lis.storage.file_rights import make_file, make_folder, rights_of_others
+from service.lis.storage.file_rights import create_private_file, create_private_folder, permission_warning
 
 COMMAND = Path(sys.executable).with_name("marrowlens")
 SHA256 = "ab" * 32
@@ -54,7 +54,7 @@ def test_a_database_and_all_its_files_are_for_their_owner_alone(bits: int, tmp_p
 def test_a_journal_has_the_rights_of_its_database(bits: int, tmp_path: Path) -> None:
     path = tmp_path / "lab.db"
     with umask(bits):
-        make_file(path)
+        create_private_file(path)
         connection = sqlite3.connect(path)
         connection.execute("PRAGMA journal_mode=DELETE")
         connection.execute("BEGIN")
@@ -66,19 +66,19 @@ def test_a_journal_has_the_rights_of_its_database(bits: int, tmp_path: Path) -> 
 def test_a_database_behind_a_link_and_one_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
     with umask(0):
-        make_file(tmp_path / "link.db")
+        create_private_file(tmp_path / "link.db")
         assert mode(tmp_path / "real.db") == 0o600
         (tmp_path / "real.db").write_bytes(b"what is there")
-        make_file(tmp_path / "link.db")
+        create_private_file(tmp_path / "link.db")
     assert (tmp_path / "real.db").read_bytes() == b"what is there"
 
 
 @pytest.mark.parametrize("bits", UMASKS)
 def test_pictures_and_their_folders_are_for_their_owner_alone(bits: int, tmp_path: Path) -> None:
     with umask(bits & 0o077):
-        KeptPictures(tmp_path / "deep" / "pictures", 30).put(SHA256, b"a picture")
+        PictureStore(tmp_path / "deep" / "pictures", 30).put(SHA256, b"a picture")
     with umask(bits):
-        kept = KeptPictures(tmp_path / "own", 30)
+        kept = PictureStore(tmp_path / "own", 30)
         kept.put(SHA256, b"a picture")
         assert kept.get(SHA256) == b"a picture"
     for folder in (tmp_path / "deep" / "pictures", tmp_path / "own"):
@@ -89,7 +89,7 @@ def test_pictures_and_their_folders_are_for_their_owner_alone(bits: int, tmp_pat
 def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FileExistsError):
-        make_folder(tmp_path / "file")
+        create_private_folder(tmp_path / "file")
 
 
 def test_wider_rights_are_told_by_the_log_and_by_config_check(
@@ -118,7 +118,7 @@ def test_wider_rights_are_told_by_the_log_and_by_config_check(
 
 
 def test_nothing_is_said_of_what_is_not_there_or_no_file(tmp_path: Path) -> None:
-    assert rights_of_others(tmp_path / "none") is None
+    assert permission_warning(tmp_path / "none") is None
     for url in (f"sqlite:///{tmp_path / 'none.db'}", "postgresql://x@host/lab", "no url", "sqlite://"):
         assert list(exposed_files(LisSettings(database=url))) == []
     assert list(exposed_files(LisSettings())) == list(setting_faults(LisSettings())) == []

@@ -15,7 +15,7 @@ from service.lis.storage import outbox
 from service.lis.storage.outbox import Claimed, Retry
 from service.lis.storage.states import MessageState
 from service.lis.storage.tables import MessageRow, ReportRow
-from service.lis.use_cases import Desk
+from service.lis.use_cases import UseCases
 
 LEASE = timedelta(minutes=5)
 RETRY = Retry(first_s=1, most_s=60)
@@ -23,46 +23,46 @@ CHANNELS = (Channel("one", plainly, timedelta(hours=1)), Channel("two", plainly,
 
 
 @pytest.fixture
-def front(database_url: str) -> Iterator[Desk]:
+def front(database_url: str) -> Iterator[UseCases]:
     with desk(database_url, channels=CHANNELS) as opened:
         yield opened
 
 
-def signed(front: Desk, artefact: Path, number: str) -> str:
+def signed(front: UseCases, artefact: Path, number: str) -> str:
     opened = front.open(wish(number), by("m.muster"))
     revision, *_ = front.add(opened.id, [sent("PMO"), sent("EBO")], manifest(artefact), by("scanner"))
     front.sign(opened.id, signing(revision), by("dr.beispiel"))
     return opened.id
 
 
-def claim(front: Desk, channel: str = "one", worker: str = "w", lease: timedelta = LEASE) -> Claimed | None:
+def claim(front: UseCases, channel: str = "one", worker: str = "w", lease: timedelta = LEASE) -> Claimed | None:
     with front.database.writing() as session:
         return outbox.claim(session, channel, worker, lease)
 
 
-def delivered(front: Desk, claimed: Claimed | None) -> None:
+def delivered(front: UseCases, claimed: Claimed | None) -> None:
     assert claimed is not None
     with front.database.writing() as session:
-        outbox.delivered(session, claimed.row, "AA")
+        outbox.mark_delivered(session, claimed.row, "AA")
 
 
-def unanswered(front: Desk, claimed: Claimed | None, worker: str = "w") -> MessageState:
+def unanswered(front: UseCases, claimed: Claimed | None, worker: str = "w") -> MessageState:
     assert claimed is not None
     with front.database.writing() as session:
-        return outbox.unanswered(session, claimed.row, worker, "no answer", RETRY)
+        return outbox.mark_unanswered(session, claimed.row, worker, "no answer", RETRY)
 
 
-def due_now(front: Desk) -> None:
+def due_now(front: UseCases) -> None:
     with front.database.writing() as session:
         session.execute(update(MessageRow).values(due_at=datetime.now(UTC) - timedelta(seconds=1)))
 
 
-def rows(front: Desk) -> list[MessageRow]:
+def rows(front: UseCases) -> list[MessageRow]:
     with front.database.reading() as session:
         return list(session.scalars(select(MessageRow).order_by(MessageRow.row)))
 
 
-def test_a_signature_puts_one_message_into_every_channel(front: Desk, artefact: Path) -> None:
+def test_a_signature_puts_one_message_into_every_channel(front: UseCases, artefact: Path) -> None:
     signed(front, artefact, "BM-1")
     assert [(row.channel, row.state) for row in rows(front)] == [("one", "waiting"), ("two", "waiting")]
     assert len({row.control_id for row in rows(front)}) == 2
@@ -79,12 +79,12 @@ def test_a_message_that_cannot_be_written_leaves_no_report(database_url: str, ar
         with pytest.raises(ValueError, match="no such character"):
             front.sign(opened.id, signing(revision), by("dr.beispiel"))
         assert rows(front) == []
-        assert front.look(opened.id).state == "open"
+        assert front.get(opened.id).state == "open"
         with front.database.reading() as session:
             assert session.scalars(select(ReportRow)).all() == []
 
 
-def test_a_claimed_message_is_nobody_elses_until_its_lease_ends(front: Desk, artefact: Path) -> None:
+def test_a_claimed_message_is_nobody_elses_until_its_lease_ends(front: UseCases, artefact: Path) -> None:
     signed(front, artefact, "BM-1")
     mine = claim(front, lease=timedelta(seconds=-1))  # a worker that died, and its lease has ended
     again = claim(front, worker="v")
@@ -97,7 +97,7 @@ def test_a_claimed_message_is_nobody_elses_until_its_lease_ends(front: Desk, art
     assert rows(front)[0].state == MessageState.DELIVERED
 
 
-def test_messages_of_one_specimen_leave_in_order(front: Desk, artefact: Path) -> None:
+def test_messages_of_one_specimen_leave_in_order(front: UseCases, artefact: Path) -> None:
     opened = front.open(wish("BM-1"), by("m.muster"))
     revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), by("scanner"))
     front.preliminary(opened.id, ReportSpecimen(revision=revision), by("m.muster"))
@@ -117,25 +117,25 @@ def test_messages_of_one_specimen_leave_in_order(front: Desk, artefact: Path) ->
         message = claim(front)
         assert message is not None and message.message.endswith(f"BM-1 {ending}")
         delivered(front, message)
-    assert front.look(other).versions[0].messages[0].state == MessageState.WAITING
+    assert front.get(other).versions[0].messages[0].state == MessageState.WAITING
 
 
-def test_what_is_refused_is_a_dead_letter_and_holds_nothing_up(front: Desk, artefact: Path) -> None:
+def test_what_is_refused_is_a_dead_letter_and_holds_nothing_up(front: UseCases, artefact: Path) -> None:
     specimen = signed(front, artefact, "BM-1")
     message = claim(front)
     assert message is not None
     with front.database.writing() as session:
-        outbox.rejected(session, message.row, "AE 101: PID-5 is missing", "MSA|AE|…")
+        outbox.mark_rejected(session, message.row, "AE 101: PID-5 is missing", "MSA|AE|…")
     due_now(front)
     assert claim(front) is None
-    [found] = [each for each in front.look(specimen).versions[0].messages if each.channel == "one"]
+    [found] = [each for each in front.get(specimen).versions[0].messages if each.channel == "one"]
     assert (found.state, found.reason) == (MessageState.DEAD, "AE 101: PID-5 is missing")
     with front.database.reading() as session:
         depths = {depth.channel: (depth.waiting, depth.dead) for depth in outbox.depths(session)}
     assert depths == {"one": (0, 1), "two": (1, 0)}
 
 
-def test_an_unanswered_message_waits_longer_each_time_and_is_dead_at_last(front: Desk, artefact: Path) -> None:
+def test_an_unanswered_message_waits_longer_each_time_and_is_dead_at_last(front: UseCases, artefact: Path) -> None:
     signed(front, artefact, "BM-1")
     waits = []
     for _ in range(3):
@@ -155,7 +155,7 @@ def test_waits_double_up_to_the_longest() -> None:
     assert [Retry(1, 60).wait(attempts).total_seconds() for attempts in (1, 2, 3, 6, 7, 1000)] == [1, 2, 4, 32, 60, 60]
 
 
-def test_a_worker_whose_lease_ended_does_not_put_off_what_another_one_sends(front: Desk, artefact: Path) -> None:
+def test_a_worker_whose_lease_ended_does_not_put_off_what_another_one_sends(front: UseCases, artefact: Path) -> None:
     signed(front, artefact, "BM-1")
     late = claim(front, worker="late", lease=timedelta(seconds=-1))
     claim(front, worker="next")
@@ -164,32 +164,32 @@ def test_a_worker_whose_lease_ended_does_not_put_off_what_another_one_sends(fron
     assert claim(front) is None
 
 
-def test_a_dead_letter_is_sent_again_as_it_was_or_dropped(front: Desk, artefact: Path) -> None:
+def test_a_dead_letter_is_sent_again_as_it_was_or_dropped(front: UseCases, artefact: Path) -> None:
     signed(front, artefact, "BM-1")
     message = claim(front)
     assert message is not None
     with front.database.writing() as session:
-        outbox.rejected(session, message.row, "AE", "")
+        outbox.mark_rejected(session, message.row, "AE", "")
     with front.database.writing() as session:
-        row = outbox.by_control_id(session, message.control_id)
+        row = outbox.lock_message(session, message.control_id)
         assert row is not None
-        outbox.retry_dead(session, row, by("operator"), timedelta(hours=1))
+        outbox.requeue(session, row, by("operator"), timedelta(hours=1))
     again = claim(front)
     assert again is not None and (again.control_id, again.message) == (message.control_id, message.message)
-    with pytest.raises(outbox.UnderWay), front.database.writing() as session:
-        row = outbox.by_control_id(session, message.control_id)
+    with pytest.raises(outbox.DeliveryInProgress), front.database.writing() as session:
+        row = outbox.lock_message(session, message.control_id)
         assert row is not None
         outbox.drop(session, row, by("operator"), "nobody knows yet whether it has arrived")
     unanswered(front, again)
     with front.database.writing() as session:
-        row = outbox.by_control_id(session, message.control_id)
+        row = outbox.lock_message(session, message.control_id)
         assert row is not None
         outbox.drop(session, row, by("operator"), "the receiver is gone for good")
     due_now(front)
     assert claim(front) is None
 
 
-def test_many_workers_share_a_channel_and_none_gets_what_another_has(front: Desk, artefact: Path) -> None:
+def test_many_workers_share_a_channel_and_none_gets_what_another_has(front: UseCases, artefact: Path) -> None:
     for number in range(12):
         signed(front, artefact, f"BM-{number}")
 
@@ -206,7 +206,7 @@ def test_many_workers_share_a_channel_and_none_gets_what_another_has(front: Desk
     assert len(taken) == len(set(taken)) == 12
 
 
-def test_a_message_says_the_same_at_every_try(front: Desk, artefact: Path) -> None:
+def test_a_message_says_the_same_at_every_try(front: UseCases, artefact: Path) -> None:
     signed(front, artefact, "BM-1")
     tries = set()
     for _ in range(3):
@@ -218,23 +218,23 @@ def test_a_message_says_the_same_at_every_try(front: Desk, artefact: Path) -> No
     assert len(tries) == 1
 
 
-def test_a_dead_letter_is_not_sent_after_a_later_report_of_its_specimen(front: Desk, artefact: Path) -> None:
+def test_a_dead_letter_is_not_sent_after_a_later_report_of_its_specimen(front: UseCases, artefact: Path) -> None:
     specimen = signed(front, artefact, "BM-1")
     dead = claim(front)
     assert dead is not None
     with front.database.writing() as session:
-        outbox.rejected(session, dead.row, "AE", "")
-    revision = front.look(specimen).revision
+        outbox.mark_rejected(session, dead.row, "AE", "")
+    revision = front.get(specimen).revision
     front.amend(specimen, WithReason(revision=revision, reason="a second look"), by("dr.beispiel"))
     front.sign(specimen, signing(revision + 1), by("dr.beispiel"))
     later = claim(front)  # under way is enough: who knows whether it has arrived
-    with pytest.raises(outbox.Overtaken), front.database.writing() as session:
-        row = outbox.by_control_id(session, dead.control_id)
+    with pytest.raises(outbox.LaterReportSent), front.database.writing() as session:
+        row = outbox.lock_message(session, dead.control_id)
         assert row is not None
-        outbox.retry_dead(session, row, by("operator"), timedelta(hours=1))
+        outbox.requeue(session, row, by("operator"), timedelta(hours=1))
     delivered(front, later)
-    with pytest.raises(outbox.Overtaken), front.database.writing() as session:
-        row = outbox.by_control_id(session, dead.control_id)
+    with pytest.raises(outbox.LaterReportSent), front.database.writing() as session:
+        row = outbox.lock_message(session, dead.control_id)
         assert row is not None
-        outbox.retry_dead(session, row, by("operator"), timedelta(hours=1))
+        outbox.requeue(session, row, by("operator"), timedelta(hours=1))
     assert claim(front) is None

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from service.cli.main import app as command_line
 from service.errors import StorageUnavailable
-from service.lis.storage.database import Database, DatabaseRefused, UnsafeConnection, secured
+from service.lis.storage.database import Database, DatabaseConfigError, InsecureConnection, secured
 
 ELSEWHERE = "postgresql+psycopg://user:word@db.example/lab"
 HERE = "postgresql+psycopg://user:word@127.0.0.1/lab"
@@ -62,22 +62,22 @@ def test_libpqs_own_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGSSLMODE", "verify-ca")
     assert secured(bare).query["sslmode"] == "verify-ca"
     monkeypatch.setenv("PGSSLMODE", "prefer")
-    with pytest.raises(UnsafeConnection, match="falls back to plain text"):
+    with pytest.raises(InsecureConnection, match="falls back to plain text"):
         secured(bare)
 
 
 @pytest.mark.parametrize("mode", ["prefer", "allow"])
 def test_a_mode_that_falls_back_to_plain_text_is_refused(mode: str) -> None:
-    with pytest.raises(DatabaseRefused, match="falls back to plain text"):
+    with pytest.raises(DatabaseConfigError, match="falls back to plain text"):
         Database(f"{ELSEWHERE}?sslmode={mode}")
 
 
 def test_two_modes_are_refused_and_an_authority_verifies(tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
     assert secured(make_url(f"{ELSEWHERE}?sslmode=require"), "require").query["sslmode"] == "require"
-    with pytest.raises(UnsafeConnection, match="name one"):
+    with pytest.raises(InsecureConnection, match="name one"):
         secured(make_url(f"{ELSEWHERE}?sslmode=disable"), "verify-full")
-    with pytest.raises(UnsafeConnection, match="verifies no certificate"):
+    with pytest.raises(InsecureConnection, match="verifies no certificate"):
         secured(make_url(ELSEWHERE), "disable", authority)
     for url in (ELSEWHERE, HERE):
         assert secured(make_url(url), None, authority).query == {
@@ -91,7 +91,7 @@ def test_two_modes_are_refused_and_an_authority_verifies(tmp_path: Path) -> None
 
 
 def test_sqlite_has_no_mode(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseRefused, match="are for PostgreSQL"):
+    with pytest.raises(DatabaseConfigError, match="are for PostgreSQL"):
         Database(f"sqlite:///{tmp_path}/lab.db", "require")
 
 
@@ -135,7 +135,7 @@ def test_a_server_without_tls_is_told_and_no_word_is_sent_to_it(artefact: Path) 
     with server(None) as port:
         database = Database(f"postgresql+psycopg://user:word@127.0.0.1:{port}/lab", "require")
         for action in (database.migrate, database.is_current):
-            with pytest.raises(DatabaseRefused, match="speaks no TLS.*MARROWLENS_LIS_DATABASE_SSLMODE=disable"):
+            with pytest.raises(DatabaseConfigError, match="speaks no TLS.*MARROWLENS_LIS_DATABASE_SSLMODE=disable"):
                 action()
         database.close()
         url = f"postgresql+psycopg://user:word@127.0.0.1:{port}/lab"
@@ -153,7 +153,7 @@ def test_a_certificate_of_a_stranger_is_refused_and_a_known_one_is_not(tmp_path:
     with server((theirs.server, theirs.server_key)) as port:
         url = f"postgresql+psycopg://user:word@127.0.0.1:{port}/lab"
         database = Database(url, None, ours.ca)
-        with pytest.raises(DatabaseRefused, match="certificate is not verified.*MARROWLENS_LIS_DATABASE_CA"):
+        with pytest.raises(DatabaseConfigError, match="certificate is not verified.*MARROWLENS_LIS_DATABASE_CA"):
             database.is_current()
         database.close()
         database = Database(url, None, theirs.ca)

@@ -1,4 +1,4 @@
-"""The tables of the first laboratory."""
+"""The first version of the tables."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ _row = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make every table, and the row that says where the audit chain ends: at its beginning."""
+    """Create all tables, and the row with the end of the empty audit chain."""
     op.create_table(
         "audit",
         sa.Column("number", _row, autoincrement=False, nullable=False),

@@ -1,4 +1,4 @@
-"""The key under which the audit trail digests values that a change replaced."""
+"""The key of the audit trail's digests of replaced values."""
 
 from secrets import token_hex
 
@@ -10,7 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Make the table, and a key of this database's own."""
+    """Create the table, and a random key."""
     op.create_table(
         "audit_key",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
