@@ -158,7 +158,7 @@ class _Check:
 
     def _audit(self) -> list[str]:
         done = self._command("audit", "verify")
-        return [] if done.returncode == 0 else [f"the audit trail does not hold: {done.stderr.strip()}"]
+        return [] if done.returncode == 0 else [f"audit trail not verified: {done.stderr.strip()}"]
 
     def _result(self, desk: Desk, file: Path, faults: list[str], seconds: float) -> Result:
         arrived = received.messages(file)

@@ -41,7 +41,7 @@ def test_it_makes_the_tables_and_may_be_called_again(database_url: str) -> None:
 def test_a_check_says_so_and_changes_nothing(database_url: str) -> None:
     before = migrate(database_url, "--check")
     assert before.returncode == 1
-    assert "the tables are not this version's" in before.stderr
+    assert "the tables are not of this version" in before.stderr
     assert not is_current(database_url)
     migrate(database_url)
     assert migrate(database_url, "--check").returncode == 0
@@ -67,7 +67,7 @@ def waiting(url: str, *words: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
-        assert process.stderr.readline() == "marrowlens: not yet; waiting for up to 100 s\n"
+        assert process.stderr.readline() == "marrowlens: waiting up to 100 s for the database\n"
         yield process
         said, more = process.communicate(timeout=60)
         assert (process.returncode, said, more) == (0, "the database is up to date\n", "")

@@ -120,7 +120,7 @@ def test_a_confirmed_cell_waits_no_more_and_a_change_needs_a_reason(front: UseCa
     assert isinstance(cell, Cell)
     with pytest.raises(InvalidReading, match="needs a reason"):
         front.read(opened.id, ReadCells(readings=[reading(cell, "MYB")]), by("m.muster"))
-    with pytest.raises(InvalidReading, match="no such class"):
+    with pytest.raises(InvalidReading, match="unknown class"):
         front.read(opened.id, ReadCells(readings=[reading(cell, "XYZ", "a guess")]), by("m.muster"))
     [read] = front.read(opened.id, ReadCells(readings=[reading(cell, "PMO")]), by("m.muster")).cells
     assert (read.version, read.read_by, read.waits) == (2, "m.muster", False)

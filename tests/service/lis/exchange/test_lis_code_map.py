@@ -95,8 +95,8 @@ def test_what_would_be_sent_says_what_to_look_at() -> None:
     assert set(found) >= {each.code for each in CLASSES if each.countable != "never"}
     assert "ART" not in found
     assert found["BLA"].warnings == found["EBO"].warnings == ()
-    assert found["BAS"].warnings == ("says by Manual count: sent only once a person has signed",)
-    assert found["PMO"].warnings[0] == "11120-3 is doubtful and not sent"
+    assert found["BAS"].warnings == ("means by Manual count: sent only in signed reports",)
+    assert found["PMO"].warnings[0] == "11120-3 is doubtful: not sent"
     assert "11123-7" in found["PMO"].warnings[1]
 
 
@@ -104,7 +104,7 @@ def test_another_class_list_is_told_which_of_its_classes_the_table_does_not_know
     found = CodeMap.load().result_codes([CellClass(code="HEM", name="Hematogone"), CLASSES[3]])
     assert [each.key for each in found[:2]] == ["HEM", "BLA"]
     assert found[0].signed == Coded("local", "HEM", "Hematogone")
-    assert found[0].warnings == ("not in the table: sent under its own name",)
+    assert found[0].warnings == ("not in the table: sent with its own key",)
 
 
 def test_a_laboratory_can_verify_a_code_of_its_own(write: Write) -> None:
@@ -123,22 +123,22 @@ def test_a_table_that_a_spreadsheet_saved_is_read(write: Write) -> None:
 @pytest.mark.parametrize(
     ("key", "cells", "said"),
     [
-        ("LYT", {"status": "verifed"}, "verifed is no status; did you mean verified?"),
-        ("LYT", {"status": ""}, "no status is no status; did you mean"),
-        ("LYT", {"loinc": "11108-7"}, "LYT: 11108-7 is no LOINC code, its check digit is wrong"),
-        ("LYT", {"loinc": "11-Aug"}, "LYT: 11-Aug is no LOINC code"),
-        ("LYT", {"loinc": ""}, "LYT: an empty cell is no LOINC code"),
+        ("LYT", {"status": "verifed"}, "unknown status verifed; did you mean verified?"),
+        ("LYT", {"status": ""}, "unknown status (empty); did you mean"),
+        ("LYT", {"loinc": "11108-7"}, "LYT: invalid LOINC code 11108-7: wrong check digit"),
+        ("LYT", {"loinc": "11-Aug"}, "LYT: invalid LOINC code 11-Aug"),
+        ("LYT", {"loinc": ""}, "LYT: invalid LOINC code (empty)"),
         ("LYT", {"long_name": ""}, "LYT: long_name is empty"),
-        ("LYT", {"manual_count": "maybe"}, "LYT: manual_count is yes or no"),
-        ("LYT", {"manual_count": "no"}, "LYT: the long name says by Manual count: manual_count is yes"),
-        ("LYT", {"verified_by": " "}, "LYT: verified_by is empty: who says that it is verified?"),
+        ("LYT", {"manual_count": "maybe"}, "LYT: manual_count must be yes or no"),
+        ("LYT", {"manual_count": "no"}, "LYT: the long name says by Manual count; set manual_count to yes"),
+        ("LYT", {"verified_by": " "}, "LYT: verified_by is empty; name the source of the status verified"),
         ("NGS", {"loinc": "56960-8"}, "NGS: 56960-8 must not be used: segmented neutrophils of leukocytes"),
-        ("LYT", {"status": "local"}, "LYT: a local code has no LOINC code beside it"),
-        ("LYT", {"status": "do-not-use"}, "LYT: rows of status do-not-use have the key AVOID"),
+        ("LYT", {"status": "local"}, "LYT: a local code has no LOINC code; empty the cell"),
+        ("LYT", {"status": "do-not-use"}, "LYT: the status do-not-use and the key AVOID go together"),
         ("MYB", {"key": "MYC"}, "no row for MYB; add `MYB,,,,local,,`"),
         ("METHOD", {"key": "METHODS"}, "no row for METHOD"),
-        ("MYB", {"key": "LYT"}, "LYT stands in line"),
-        ("MYB", {"loinc": "11108-8"}, "MYB: 11108-8 is that of LYT in line"),
+        ("MYB", {"key": "LYT"}, "LYT is already in line"),
+        ("MYB", {"loinc": "11108-8"}, "MYB: 11108-8 is already the code of LYT in line"),
     ],
 )
 def test_a_wrong_table_says_where_and_what_to_do(write: Write, key: str, cells: dict[str, str], said: str) -> None:
@@ -158,12 +158,12 @@ def test_a_do_not_use_row_of_the_laboratory_counts_too(write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("", 1, "begin the table with its version"),
-        (TEXT.partition("\n")[2], 1, "begin the table with its version"),
-        (TEXT.replace(",", ";"), 3, "the columns are key,loinc,long_name"),
-        ("# version: 1\n", 2, "the columns are"),
+        ("", 1, "the first line must be the table's version"),
+        (TEXT.partition("\n")[2], 1, "the first line must be the table's version"),
+        (TEXT.replace(",", ";"), 3, "wrong columns key;loinc;long_name"),
+        ("# version: 1\n", 2, "wrong columns"),
         ("# version: 1\nkey,loinc,long_name,manual_count,status,verified_by,note\n", 1, "no row for ABE"),
-        (TEXT.replace("ABE,,,,local,,no code", "ABE,,,,local,,no, code"), 4, "8 cells, not 7"),
+        (TEXT.replace("ABE,,,,local,,no code", "ABE,,,,local,,no, code"), 4, "8 cells instead of 7"),
     ],
 )
 def test_what_is_no_table_is_refused(write: Write, text: str, line: int, said: str) -> None:
@@ -204,7 +204,7 @@ def test_the_command_shows_a_table_to_a_person(artefact: Path) -> None:
     lines = [line.split() for line in told.stdout.splitlines()]
     assert ["LYT", "verified", "LYT", "LOINC", "11108-8"] in lines
     assert ["PMO", "doubtful", "PMO", "PMO"] in lines
-    assert "PMO: 11120-3 is doubtful and not sent" in told.stdout
+    assert "PMO: 11120-3 is doubtful: not sent" in told.stdout
     assert "urn:marrowlens:codes in FHIR" in told.stdout
 
 
@@ -221,8 +221,8 @@ def test_the_command_reads_the_laboratorys_settings(write: Write, artefact: Path
     least = shown("--json", MARROWLENS_ARTEFACT=str(artefact), MARROWLENS_LIS_LEAST_CODE_STATUS="verified")
     by_key = {each["key"]: each for each in json.loads(least.stdout)["codes"]}
     assert by_key["PLM"]["signed"]["system"] == "local"
-    assert by_key["PLM"]["warnings"][0] == "11118-7 is two-sources and not sent"
+    assert by_key["PLM"]["warnings"][0] == "11118-7 is two-sources: not sent"
     own = write(edited("LYT", loinc="11108-7"))
     told = shown(MARROWLENS_LIS_CODES=str(own), MARROWLENS_ARTEFACT=str(artefact))
     assert told.exit_code == 2
-    assert told.stderr.startswith(f"marrowlens: {own}, line {line_of(own, 'LYT')}: LYT: 11108-7 is no LOINC code")
+    assert told.stderr.startswith(f"marrowlens: {own}, line {line_of(own, 'LYT')}: LYT: invalid LOINC code 11108-7")

@@ -111,6 +111,6 @@ def test_times_without_a_zone_are_of_the_place_that_is_named() -> None:
     "value", ["2026", "202605", "20260230", "20260504256060", "04.05.2026", "20260504+9900", "x", "٢٠٢٦٠٥٠٤"]
 )
 def test_what_is_no_time_is_refused_without_being_quoted(value: str) -> None:
-    with pytest.raises(ValueError, match="^no (time|such day)") as refused:
+    with pytest.raises(ValueError, match="^(not an HL7 timestamp|invalid date)") as refused:
         parse_timestamp(value, UTC)
     assert value not in str(refused.value)

@@ -99,11 +99,11 @@ def test_wider_rights_are_told_by_the_log_and_by_config_check(
     lis = LisSettings(database=f"sqlite:///{path}", pictures=pictures)
     with client(artefact, lis=lis):
         pass
-    assert "others than its owner" not in caplog.text
+    assert "other users have permissions" not in caplog.text
     path.chmod(0o644)
     pictures.chmod(0o750)
-    said = [f"{path}: others than its owner have rights (mode 0644); run: chmod 600 {path}"]
-    said += [f"{pictures}: others than its owner have rights (mode 0750); run: chmod 700 {pictures}"]
+    said = [f"{path}: other users have permissions (mode 0644); run: chmod 600 {path}"]
+    said += [f"{pictures}: other users have permissions (mode 0750); run: chmod 700 {pictures}"]
     assert list(exposed_files(lis)) == said
     with client(artefact, lis=lis):
         pass
@@ -132,7 +132,7 @@ def test_a_file_of_tls_that_cannot_be_used_is_told_before_the_start(tmp_path: Pa
     lis = LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}", **addresses, **tls)
     sent, taken = setting_faults(lis)
     assert sent.startswith("MARROWLENS_LIS_HL7_TLS_CA, ") and sent.endswith("No such file or directory")
-    assert taken.startswith("MARROWLENS_LIS_HL7_TLS_CERT, ") and taken.endswith("no PEM files that fit")
+    assert taken.startswith("MARROWLENS_LIS_HL7_TLS_CERT, ") and taken.endswith("not valid PEM files")
 
 
 def test_a_database_that_is_only_looked_at_is_not_made_by_the_check(tmp_path: Path) -> None:

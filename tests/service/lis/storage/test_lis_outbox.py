@@ -148,7 +148,7 @@ def test_an_unanswered_message_waits_longer_each_time_and_is_dead_at_last(front:
         past = datetime.now(UTC) - timedelta(seconds=1)
         session.execute(update(MessageRow).values(due_at=past, give_up_at=past))
     assert unanswered(front, claim(front)) == MessageState.DEAD
-    assert "not answered in time" in str(rows(front)[0].reason)
+    assert "not delivered in time" in str(rows(front)[0].reason)
 
 
 def test_waits_double_up_to_the_longest() -> None:
