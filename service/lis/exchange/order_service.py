@@ -28,12 +28,12 @@ def accept_orders(
     """
     actor = _sender(message)
     # Names are cut to their columns; the message's hash keeps messages apart.
-    taken = TakenMessageRow(
+    message_row = TakenMessageRow(
         sender=message.sender[:400], control_id=message.control_id[:200], sha256=message.sha256, at=datetime.now(UTC)
     )
-    if session.get(TakenMessageRow, (taken.sender, taken.control_id, taken.sha256)) is not None:
+    if session.get(TakenMessageRow, (message_row.sender, message_row.control_id, message_row.sha256)) is not None:
         return False
-    session.add(taken)
+    session.add(message_row)
     try:
         session.flush()
     except IntegrityError:  # another connection accepted the same message first

@@ -48,7 +48,7 @@ class Database:
     def __init__(self, url: str, sslmode: str | None = None, authority: Path | None = None) -> None:
         """
         Args:
-            sslmode, authority: TLS to PostgreSQL; see `secured`.
+            sslmode, authority: TLS to PostgreSQL; see `with_tls`.
 
         Raises:
             DatabaseConfigError: no URL of SQLite or PostgreSQL, the driver or folder is missing, or a remote
@@ -146,7 +146,7 @@ def _alembic() -> Config:
 
 def _unreachable(error: DBAPIError) -> Exception:
     """The error of a failed connection: a TLS configuration error, or StorageUnavailable."""
-    if meaning := refusal(str(error.orig)):
+    if meaning := tls_error(str(error.orig)):
         return DatabaseConfigError(meaning)
     return StorageUnavailable()
 
@@ -159,7 +159,7 @@ def _engine(url: str, sslmode: str | None, authority: Path | None) -> Engine:
         if parsed.get_backend_name() == "postgresql":
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
-            parsed = secured(parsed, sslmode, authority)
+            parsed = with_tls(parsed, sslmode, authority)
             waiting = {"connect_timeout": _LOCK_WAIT_S}
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=waiting)
         if sslmode or authority:
@@ -224,7 +224,7 @@ class InsecureConnection(ValueError):
     """The TLS settings contradict each other, or allow a fallback to plain text."""
 
 
-def secured(url: URL, sslmode: str | None = None, authority: Path | None = None) -> URL:
+def with_tls(url: URL, sslmode: str | None = None, authority: Path | None = None) -> URL:
     """The URL with an `sslmode` and the authority that verifies certificates.
 
     libpq's default, prefer, falls back to plain text silently. Here a remote server needs TLS unless it is disabled.
@@ -257,13 +257,13 @@ def secured(url: URL, sslmode: str | None = None, authority: Path | None = None)
     return url.update_query_dict(query)
 
 
-def refusal(said: str) -> str | None:
+def tls_error(message: str) -> str | None:
     """The error message for a connection that failed because of TLS; None for other reasons."""
-    if "server does not support SSL" in said:
+    if "server does not support SSL" in message:
         return "the server does not support TLS; enable it, or accept plain text with "
         "MARROWLENS_LIS_DATABASE_SSLMODE=disable"
-    wrong_name, no_file = "server certificate for" in said, "root certificate file" in said
-    if wrong_name or no_file or ("SSL error:" in said and "unexpected eof" not in said):
+    wrong_name, no_file = "server certificate for" in message, "root certificate file" in message
+    if wrong_name or no_file or ("SSL error:" in message and "unexpected eof" not in message):
         return "the server's certificate cannot be verified; set MARROWLENS_LIS_DATABASE_CA to its authority"
     return None
 

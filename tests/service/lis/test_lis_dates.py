@@ -128,8 +128,8 @@ def test_any_digits_are_the_day_that_they_say_or_refused(value: str) -> None:
     raw = order(PID, SPM.rpartition("|")[0] + f"|{value}", ORC, OBR).encode()
     try:
         (taken,) = read_orders(raw, read_header(raw), "ASCII", UTC)
-    except OrderRefused as refusal:
-        assert (refusal.code, refusal.location) == ("102", "SPM^1^17")
+    except OrderRefused as tls_error:
+        assert (tls_error.code, tls_error.location) == ("102", "SPM^1^17")
         return
     assert taken.collected_at is not None
     sign, digits = value[-5], value[-4:]

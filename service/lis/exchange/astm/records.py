@@ -204,6 +204,6 @@ def _digits(iso: str) -> str:
 
 def _comments(*lines: str) -> Iterator[dict[int, str]]:
     """Comment records for the previous record, one per line: from the instrument, generic."""
-    said = [escaped(line) for line in lines if line.strip()]
-    for sequence, line in enumerate(said, 1):
+    texts = [escaped(line) for line in lines if line.strip()]
+    for sequence, line in enumerate(texts, 1):
         yield {1: "C", 2: str(sequence), 3: "I", 4: line, 5: "G"}

@@ -254,22 +254,22 @@ class _Writer:
         document = self._any_observation(self.code_of(PANEL, PANEL_NAME), PANEL_NAME, PANEL)
         return document | {"hasMember": [_reference(result) for result in results]}
 
-    def _any_observation(self, coded: Coded, shown: str, name: str) -> Json:
+    def _any_observation(self, coded: Coded, display: str, name: str) -> Json:
         return {
             "resourceType": "Observation",
             "identifier": [uri_identifier(self._urn(name))],
             "status": self.report.status.value,
             "category": [{"coding": [coding(f"{HL7}observation-category", "laboratory", "Laboratory")]}],
-            "code": self._concept(coded, shown),
+            "code": self._concept(coded, display),
             **self._subject(),
             **self._effective(),
             "issued": moment(self.report.created_at),
             "specimen": {"reference": self._urn("specimen")},
         }
 
-    def _concept(self, coded: Coded, shown: str) -> Json:
+    def _concept(self, coded: Coded, display: str) -> Json:
         system = LOINC if coded.system == "loinc" else self.form.local_system
-        return {"coding": [coding(system, coded.code, coded.display)], "text": shown}
+        return {"coding": [coding(system, coded.code, coded.display)], "text": display}
 
     def _diagnostic_report(self, media: Sequence[Json]) -> Json:
         report = self.report
@@ -351,8 +351,8 @@ def _interpreter(report: Report) -> Json:
 def _conclusion(report: Report) -> Json:
     """The reason of a correction, then the signer's comment."""
     correction = f"Corrected: {report.correction}" if report.correction else None
-    said = "\n".join(each for each in (correction, report.comment) if each)
-    return {"conclusion": said} if said else {}
+    lines = "\n".join(each for each in (correction, report.comment) if each)
+    return {"conclusion": lines} if lines else {}
 
 
 def _shown(media: Json) -> Json:

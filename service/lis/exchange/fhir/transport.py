@@ -51,11 +51,11 @@ class FhirTransport:
             raise NoAnswer(f"no answer from the FHIR server: {type(error).__name__}") from error
         if status in (200, 201):
             return _receipt(reply, len(orjson.loads(message)["entry"]))
-        said = f"HTTP {status}"
+        reason = f"HTTP {status}"
         if 400 <= status < 500 and status not in RETRIED:
             issues = "; ".join(_issues(_document(reply)))
-            raise Rejected(f"{said}: {issues}" if issues else said, reply)
-        raise NoAnswer(said)
+            raise Rejected(f"{reason}: {issues}" if issues else reason, reply)
+        raise NoAnswer(reason)
 
     async def _answer(self, content: bytes, control_id: str) -> tuple[int, str]:
         """Status and body of the answer.
@@ -93,10 +93,10 @@ def _receipt(reply: str, sent: int) -> str:
     refused = [response for response in responses if not _status(response).startswith("2")]
     if refused:
         status, issues = _status(refused[0]), "; ".join(_issues(refused[0].get("outcome") or {}))
-        said = f"an entry has the status {status}{f': {issues}' if issues else ''}"
+        reason = f"an entry has the status {status}{f': {issues}' if issues else ''}"
         if status.startswith("4") and int(status) not in RETRIED:
-            raise Rejected(said, reply)
-        raise NoAnswer(said)
+            raise Rejected(reason, reply)
+        raise NoAnswer(reason)
     if len(responses) != sent:
         raise NoAnswer(f"the answer has {len(responses)} of {sent} entries")
     return reply

@@ -94,13 +94,13 @@ def unescape(text: str, delimiters: Delimiters = STANDARD, codec: str = "utf-8")
         return text
     mark, letters = re.escape(delimiters.escape), delimiters.letters()
 
-    def meant(found: re.Match[str]) -> str:
+    def replacement(found: re.Match[str]) -> str:
         sequence = found[1]
         if sequence in letters:
             return letters[sequence]
         return _hexadecimal(sequence[1:], codec) if re.fullmatch("X([0-9A-Fa-f]{2})+", sequence) else found[0]
 
-    return re.sub(f"{mark}(.*?){mark}", meant, text)
+    return re.sub(f"{mark}(.*?){mark}", replacement, text)
 
 
 def _hexadecimal(digits: str, codec: str) -> str:

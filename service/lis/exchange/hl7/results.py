@@ -76,15 +76,15 @@ def encode_report(report: Report, code_of: CodeOf, settings: LisSettings, *, con
     return message([msh, pid, orc, obr, *results, spm])
 
 
-def patient(who: Patient) -> str:
+def patient(person: Patient) -> str:
     """PID. An unknown name has the type U, because PID-5 is required."""
-    named = who.family or who.given
+    named = person.family or person.given
     fields = {
         1: text(1),
-        3: components(who.identifier, None, None, who.authority),
-        5: components(who.family, who.given, None, None, None, None, "L" if named else "U"),
-        7: EMPTY if who.birth_date is None else text(format_date(who.birth_date)),
-        8: text(who.sex),
+        3: components(person.identifier, None, None, person.authority),
+        5: components(person.family, person.given, None, None, None, None, "L" if named else "U"),
+        7: EMPTY if person.birth_date is None else text(format_date(person.birth_date)),
+        8: text(person.sex),
     }
     return segment("PID", fields)
 
@@ -135,8 +135,8 @@ def _specimen(report: Report, settings: LisSettings) -> str:
 
 
 def _remarks(report: Report) -> Iterator[str]:
-    said = [(report.correction, ("GR", "General Reason")), (report.comment, ("RE", "Remark"))]
-    present = [(words, kind) for words, kind in said if words]
+    comments = [(report.correction, ("GR", "General Reason")), (report.comment, ("RE", "Remark"))]
+    present = [(words, kind) for words, kind in comments if words]
     for number, (words, kind) in enumerate(present, 1):
         yield _note(number, words, components(*kind, "HL70364"))
 
@@ -197,8 +197,8 @@ def _type(value: float | int | str | None) -> str:
 def _notes(result: Observation) -> Iterator[str]:
     """The notes of a result, and its interval if no note states it."""
     yield from result.notes
-    said = any("interval" in note for note in result.notes)
-    if result.low is not None and result.high is not None and not said:
+    is_stated = any("interval" in note for note in result.notes)
+    if result.low is not None and result.high is not None and not is_stated:
         places, unit = (1, " %") if result.unit == "%" else (2, "")
         yield f"95 % interval {result.low:.{places}f} to {result.high:.{places}f}{unit}"
 

@@ -32,7 +32,7 @@ class Frames:
     def __init__(self, reader: StreamReader, max_bytes: int) -> None:
         self._reader = reader
         self._max_bytes = max_bytes
-        self._held = bytearray()
+        self._buffer = bytearray()
 
     async def begun(self) -> bool:
         """Wait for the start of a frame. False when the peer has closed the connection.
@@ -41,14 +41,14 @@ class Frames:
             BrokenFrame: the peer sends no MLLP.
         """
         noise = 0
-        while (start := self._held.find(START)) < 0:
-            noise += len(self._held)
-            self._held.clear()
+        while (start := self._buffer.find(START)) < 0:
+            noise += len(self._buffer)
+            self._buffer.clear()
             if noise > MAX_NOISE_BYTES:
                 raise BrokenFrame(f"more than {MAX_NOISE_BYTES} bytes outside a frame")
             if not await self._more():
                 return False
-        del self._held[: start + 1]
+        del self._buffer[: start + 1]
         return True
 
     async def rest(self) -> bytes:
@@ -59,27 +59,27 @@ class Frames:
             BrokenFrame: the peer closed the connection within the frame.
         """
         searched = 0
-        while (end := self._held.find(END, max(0, searched - 1))) < 0:
-            searched = len(self._held)
+        while (end := self._buffer.find(END, max(0, searched - 1))) < 0:
+            searched = len(self._buffer)
             if searched > self._max_bytes:
                 break
             if not await self._more():
                 raise BrokenFrame("the connection ended within a frame")
         if not 0 <= end <= self._max_bytes:
-            raise FrameTooLarge(bytes(self._held[: self._max_bytes]), self._max_bytes)
-        frame = bytes(self._held[:end])
-        del self._held[: end + len(END)]
+            raise FrameTooLarge(bytes(self._buffer[: self._max_bytes]), self._max_bytes)
+        frame = bytes(self._buffer[:end])
+        del self._buffer[: end + len(END)]
         return frame.rpartition(START)[2]
 
     async def discard(self, limit_bytes: int) -> None:
         """Discard incoming bytes, up to a limit: a sender that still sends would not read the answer."""
-        self._held.clear()
+        self._buffer.clear()
         discarded = 0
         while discarded < limit_bytes and await self._more():
-            discarded += len(self._held)
-            self._held.clear()
+            discarded += len(self._buffer)
+            self._buffer.clear()
 
     async def _more(self) -> bool:
         chunk = await self._reader.read(CHUNK_BYTES)
-        self._held += chunk
+        self._buffer += chunk
         return bool(chunk)

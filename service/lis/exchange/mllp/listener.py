@@ -54,20 +54,20 @@ class ConnectionSlots:
 
     def __init__(self, per_holder: int) -> None:
         self._per_holder = per_holder
-        self._taken: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
 
     def take(self, holder: str) -> bool:
         """Take a slot; False if the sender has reached its limit."""
-        if self._taken[holder] >= self._per_holder:
+        if self._counts[holder] >= self._per_holder:
             return False
-        self._taken[holder] += 1
+        self._counts[holder] += 1
         return True
 
     def release(self, holder: str) -> None:
         """Release a slot."""
-        self._taken[holder] -= 1
-        if not self._taken[holder]:
-            del self._taken[holder]
+        self._counts[holder] -= 1
+        if not self._counts[holder]:
+            del self._counts[holder]
 
 
 def holder_of(address: str) -> str:
@@ -124,7 +124,7 @@ class OrderMessages:
         header, outcome = Header(), Outcome()
         try:
             header = read_header(raw)
-            outcome = Outcome(await self._taken(raw, header, peer))
+            outcome = Outcome(await self._accept_orders(raw, header, peer))
         except OrderRefused as refused:
             log.warning("orders: %s refused: %s %s", _named(header), refused.code, refused.location)
             outcome = Outcome(refused=refused)
@@ -144,7 +144,7 @@ class OrderMessages:
         log.warning("orders: %s refused: %s", _named(header), large)
         return self._written(header, Outcome(refused=refused))
 
-    async def _taken(self, raw: bytes, header: Header, peer: Peer) -> list[IncomingOrder]:
+    async def _accept_orders(self, raw: bytes, header: Header, peer: Peer) -> list[IncomingOrder]:
         check_header(header, self._settings.hl7_processing_id)
         orders = read_orders(raw, header, self._settings.hl7_charset)
         sender = "|".join(["^".join(header.application).rstrip("^"), "^".join(header.facility).rstrip("^")])

@@ -123,14 +123,14 @@ def _check_files(*named: Path | None) -> None:
 def certificate_subject(writer: StreamWriter) -> str | None:
     """Subject (RFC 4514) of the client's verified certificate, or its SHA-256; None without a certificate."""
     secured = writer.get_extra_info("ssl_object")
-    shown = secured.getpeercert(True) if secured is not None else None
-    if not shown:
+    der = secured.getpeercert(True) if secured is not None else None
+    if not der:
         return None
-    subject = x509.load_der_x509_certificate(shown).subject.rfc4514_string()
+    subject = x509.load_der_x509_certificate(der).subject.rfc4514_string()
     try:
         return checked_name(subject, "the subject", MAX_SUBJECT)
     except InvalidName:
-        return f"sha256:{sha256(shown).hexdigest()}"
+        return f"sha256:{sha256(der).hexdigest()}"
 
 
 def enable_keepalive(writer: StreamWriter) -> None:

@@ -102,7 +102,7 @@ def test_what_is_sent_says_how_many_cells_stand_behind_it() -> None:
             assert each.value == round(share.percent or 0, 1)
             assert f"{share.count} of {of.counted} cells" in each.notes
         elif not share.count:
-            assert (each.value, "not measured" in each.notes[0]) == (None, True)
+            assert (each.value, "Not measured" in each.notes[0]) == (None, True)
     assert sent["COUNTED"].value == of.counted
     assert sent["WAITING"].value == of.waiting_review
     assert of.me_ratio.formula in sent[ME_RATIO].notes[0]

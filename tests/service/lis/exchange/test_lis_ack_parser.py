@@ -32,8 +32,8 @@ def test_a_yes_is_a_yes_whatever_version_it_says(code: str, version: str) -> Non
         ),
         ("ERR|PID^1^3^101&Missing&HL70357\r", "101 required field missing at PID^1^3"),
         ("ERR||Muster^Erika|207|E\r", "207 application internal error"),
-        ("ERR||PID^1|Muster^Erika|E\r", "an error without a code of table 0357 at PID^1"),
-        ("", "the receiver does not say why"),
+        ("ERR||PID^1|Muster^Erika|E\r", "an error without a code of HL7 table 0357 at PID^1"),
+        ("", "no reason given"),
     ],
 )
 @pytest.mark.parametrize("code", ["AE", "AR", "CE", "CR"])

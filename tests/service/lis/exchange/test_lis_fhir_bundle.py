@@ -136,7 +136,7 @@ def test_what_has_no_value_says_why() -> None:
 
     found = by_code(bundle(report()))
     assert {code: reason(found[code]) for code in ("ABE", "LYI")} == {"ABE": "unsupported", "LYI": "unsupported"}
-    assert found["ABE"]["note"][0]["text"].startswith("not measured: the model does not know this class")
+    assert found["ABE"]["note"][0]["text"].startswith("Not measured: the model does not support this class")
     empty = by_code(bundle(report(differential=differential({}))))
     assert {reason(empty[code]) for code in ("BLA", "11138-5", "11108-8") if code in empty} == {"not-applicable"}
     assert set(UNSUPPORTED) <= set(found)

@@ -98,7 +98,7 @@ def test_what_cannot_be_had_is_said_so_and_why() -> None:
     row = next(n for n, line in enumerate(lines) if "|ABE^" in line)
     fields = lines[row].split("|")
     assert (fields[5], fields[11]) == ("", "X")
-    assert "not measured" in lines[row + 1]
+    assert "Not measured" in lines[row + 1]
 
 
 def test_intervals_stand_below_every_value_that_has_one() -> None:

@@ -56,15 +56,15 @@ async def lines_to(
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:2576", "[::]:2576", "192.0.2.1:2576", "lis.example:2576", "0:2576"])
-@pytest.mark.parametrize("secured", [False, True])
+@pytest.mark.parametrize("with_tls", [False, True])
 def test_an_address_that_others_reach_asks_for_certificates_or_consent(
-    address: str, secured: bool, tmp_path: Path
+    address: str, with_tls: bool, tmp_path: Path
 ) -> None:
-    tls = {"hl7_tls_cert": tmp_path / "a", "hl7_tls_key": tmp_path / "b"} if secured else {}
+    tls = {"hl7_tls_cert": tmp_path / "a", "hl7_tls_key": tmp_path / "b"} if with_tls else {}
     with pytest.raises(ValidationError, match="MARROWLENS_LIS_HL7_ALLOW_ANONYMOUS=true"):
         LisSettings(hl7_listen=address, **tls)
     assert LisSettings(hl7_listen=address, hl7_allow_anonymous=True, **tls).hl7_listen == address
-    if secured:
+    if with_tls:
         assert LisSettings(hl7_listen=address, hl7_listen_ca=tmp_path / "c", **tls).hl7_listen == address
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from service.cli.main import app as command_line
 from service.errors import StorageUnavailable
-from service.lis.storage.database import Database, DatabaseConfigError, InsecureConnection, secured
+from service.lis.storage.database import Database, DatabaseConfigError, InsecureConnection, with_tls
 
 ELSEWHERE = "postgresql+psycopg://user:word@db.example/lab"
 HERE = "postgresql+psycopg://user:word@127.0.0.1/lab"
@@ -52,18 +52,18 @@ def no_libpq_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_another_machine_is_spoken_to_by_tls(url: str, mode: str | None) -> None:
-    assert secured(make_url(url)).query.get("sslmode") == mode
+    assert with_tls(make_url(url)).query.get("sslmode") == mode
 
 
 def test_libpqs_own_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = make_url("postgresql+psycopg:///lab")
     monkeypatch.setenv("PGHOST", "db.example")
-    assert secured(bare).query["sslmode"] == "require"
+    assert with_tls(bare).query["sslmode"] == "require"
     monkeypatch.setenv("PGSSLMODE", "verify-ca")
-    assert secured(bare).query["sslmode"] == "verify-ca"
+    assert with_tls(bare).query["sslmode"] == "verify-ca"
     monkeypatch.setenv("PGSSLMODE", "prefer")
     with pytest.raises(InsecureConnection, match="falls back to plain text"):
-        secured(bare)
+        with_tls(bare)
 
 
 @pytest.mark.parametrize("mode", ["prefer", "allow"])
@@ -74,20 +74,20 @@ def test_a_mode_that_falls_back_to_plain_text_is_refused(mode: str) -> None:
 
 def test_two_modes_are_refused_and_an_authority_verifies(tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
-    assert secured(make_url(f"{ELSEWHERE}?sslmode=require"), "require").query["sslmode"] == "require"
+    assert with_tls(make_url(f"{ELSEWHERE}?sslmode=require"), "require").query["sslmode"] == "require"
     with pytest.raises(InsecureConnection, match="set one"):
-        secured(make_url(f"{ELSEWHERE}?sslmode=disable"), "verify-full")
+        with_tls(make_url(f"{ELSEWHERE}?sslmode=disable"), "verify-full")
     with pytest.raises(InsecureConnection, match="verifies no certificate"):
-        secured(make_url(ELSEWHERE), "disable", authority)
+        with_tls(make_url(ELSEWHERE), "disable", authority)
     for url in (ELSEWHERE, HERE):
-        assert secured(make_url(url), None, authority).query == {
+        assert with_tls(make_url(url), None, authority).query == {
             "sslmode": "verify-full",
             "sslrootcert": str(authority),
         }
-    assert secured(make_url(ELSEWHERE), "verify-full").query["sslrootcert"] == "system"
+    assert with_tls(make_url(ELSEWHERE), "verify-full").query["sslrootcert"] == "system"
     (tmp_path / ".postgresql").mkdir()
     (tmp_path / ".postgresql" / "root.crt").touch()
-    assert "sslrootcert" not in secured(make_url(ELSEWHERE), "verify-full").query
+    assert "sslrootcert" not in with_tls(make_url(ELSEWHERE), "verify-full").query
 
 
 def test_sqlite_has_no_mode(tmp_path: Path) -> None:
