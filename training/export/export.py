@@ -74,7 +74,7 @@ class Trained:
     training_images: dict[str, Counter[str]]  # source → class → pictures
     split: str  # description of the split
     split_sha256: str
-    ancestors: tuple[Provenance, ...] = ()
+    provenance: tuple[Provenance, ...] = ()
 
 
 def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
@@ -255,7 +255,7 @@ def _manifest(
 
 def _derived_limits(trained: Trained) -> list[str]:
     """Limits found during training: no fitted temperature, or initial weights that had seen test pictures."""
-    limits = [ancestor.limit for ancestor in trained.ancestors if ancestor.limit]
+    limits = [weights.limit for weights in trained.provenance if weights.limit]
     if not trained.evaluation.temperature_fitted:
         limits.insert(0, "Probabilities are not calibrated: the calibration block does not determine a temperature.")
     return limits
@@ -264,5 +264,5 @@ def _derived_limits(trained: Trained) -> list[str]:
 def _attribution(trained: Trained) -> tuple[str, ...]:
     """Attributions of the data, then of initial weights and teachers, without duplicates."""
     texts = [source.attribution for source in trained.config.data.sources]
-    texts += [text for ancestor in trained.ancestors for text in ancestor.attribution]
+    texts += [text for weights in trained.provenance for text in weights.attribution]
     return tuple(dict.fromkeys(texts))

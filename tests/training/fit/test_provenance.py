@@ -92,7 +92,7 @@ def test_the_card_of_another_model_is_not_overwritten(transfer: Transfer) -> Non
     log, out = transfer.folder / "again.log", transfer.folder / "weights" / "first"
     before = (out / "MODEL_CARD.md").read_bytes()
     assert commands.run("export", transfer.folder / "runs" / "second", "--out", out, log=log) == 2
-    assert "is the card of first 0.0.1; give drawn a folder of its own with --out" in log.read_text()
+    assert "is the card of first 0.0.1; choose another folder for drawn with --out" in log.read_text()
     assert (out / "MODEL_CARD.md").read_bytes() == before and not (out / "drawn.onnx").exists()
 
 
