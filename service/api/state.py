@@ -14,7 +14,7 @@ from service.inference.registry import ServingState
 
 @dataclass(slots=True, kw_only=True)
 class AppState(ServingState):
-    """What the routes of one service share. The lifespan creates it.
+    """What the routes of one service share.
 
     Attributes:
         upload_memory: for the bodies and buffered answers of all requests in flight.

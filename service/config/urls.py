@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 MASK = "***"
 
 
+@lru_cache(maxsize=64)  # called with the Host header of every request
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine: a loopback address, with or without zone and brackets, or `localhost`.
 

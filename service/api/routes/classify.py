@@ -24,11 +24,11 @@ _MAX_CACHED_QUERY_BYTES = 200
 
 
 class ClassifyRoute(APIRoute):
-    """A route that calls its function without FastAPI's dependency injection, which takes longer than the answer.
+    """A route that calls its function without FastAPI's dependency injection (about 0.1 ms a request).
 
-    It does so for requests with a valid query and no timeout header, if the route has only the dependencies named here.
-    All other requests go through FastAPI. A dependency added to the route, a router or the app is therefore never
-    skipped.
+    It does so for requests with a valid query and no timeout header, while the route has only the dependencies in
+    `_OWN_DEPENDENCIES`. All other requests go through FastAPI, so a dependency that is added to the route, its router
+    or the app is never skipped.
     """
 
     _OWN_DEPENDENCIES = (app_state, request_id)
