@@ -3,6 +3,7 @@
 `make docs` builds the site itself and checks its HTML; these tests need no site generator.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -53,6 +54,15 @@ def test_paths_and_modules_that_a_page_names_exist(page: str) -> None:
     paths = re.findall(rf"(?<![\w/.-])((?:{folders})/[\w/.-]+(?:/|\.(?:py|toml|sh|csv|yaml|md)))(?![\w*])", text)
     paths += [name.replace(".", "/") for name in re.findall(r"python -m ((?:bench|stress|training)\.\w+)", text)]
     assert [path for path in paths if not ((ROOT / path).exists() or (ROOT / f"{path}.py").is_file())] == []
+
+
+def test_panels_that_the_alert_guide_names_are_on_the_dashboard() -> None:
+    dashboard = json.loads((ROOT / "k8s/observability/dashboard.json").read_text(encoding="utf-8"))
+    titles = {panel["title"] for row in dashboard["panels"] for panel in [row, *row.get("panels", [])]}
+    guide = (ROOT / "docs/observability.md").read_text(encoding="utf-8").replace('"Alerting on SLOs"', "")  # a chapter
+    named = set(re.findall(r'"([A-Z][a-z ]+)"', guide))
+    assert named
+    assert {name for name in named if not any(title.startswith(name) for title in titles)} == set()
 
 
 @pytest.fixture
