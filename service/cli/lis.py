@@ -300,7 +300,7 @@ def drop(
 def deliver() -> None:
     """Deliver reports until SIGTERM, for services with MARROWLENS_LIS_DELIVER=false."""
     settings = laboratory_settings()
-    logs.configure(settings.log_level, form=settings.log_format)
+    logs.configure(settings.log_level, log_format=settings.log_format)
     try:
         laboratory = Laboratory(settings, MetricRegistry(), only_delivers=True)
         asyncio.run(_delivering(laboratory, settings.shutdown_timeout_s))

@@ -51,7 +51,7 @@ def stop_logged(message: str, status: int = CANNOT_RUN) -> NoReturn:
 
     from service.telemetry import logging as logs
 
-    logs.configure("critical", form="json")
+    logs.configure("critical", log_format="json")
     logging.getLogger("service.cli").critical(message)
     raise typer.Exit(status)
 

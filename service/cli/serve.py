@@ -24,7 +24,7 @@ from service.config.urls import is_loopback
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.server.tls import TlsConfigError
-from service.server.uvicorn_server import DrainingServer, bound_socket, server
+from service.server.uvicorn_server import DrainingServer, bind_socket, create_server
 from service.telemetry import logging as logs
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def serve(
     """
     settings = load_settings(stop_logged, host=host, port=port, artefact=artefact)
     if settings.log_format == "json":  # before the model is opened, which logs too
-        logs.configure(settings.log_level, access_log=access_log, form="json")
+        logs.configure(settings.log_level, access_log=access_log, log_format="json")
     session = open_model(settings, stop_logged)
     listener = _listen(settings)
     application = _application(settings, session)
@@ -89,14 +89,14 @@ def _application(settings: Settings, session: Session) -> FastAPI:
 
 def _server(application: FastAPI, settings: Settings, access_log: bool, announce: Callable[[], None]) -> DrainingServer:
     try:
-        return server(application, settings, access_log=access_log, started=announce)
+        return create_server(application, settings, access_log=access_log, started=announce)
     except TlsConfigError as error:
         stop_logged(str(error))
 
 
 def _listen(settings: Settings) -> socket.socket:
     try:
-        listener = bound_socket(settings.host, settings.port)
+        listener = bind_socket(settings.host, settings.port)
     except OSError as error:
         hint = "; choose another port with --port" if error.errno == errno.EADDRINUSE else ""
         stop_logged(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}")

@@ -36,7 +36,7 @@ class ConnectionLimiter:
 
     def take(self, abort: Callable[[], object]) -> "ConnectionSlot | None":
         """A slot for a new connection, which `abort` closes; None if it must be refused."""
-        if len(self._taken) >= self.limit and not self.end_idle():
+        if len(self._taken) >= self.limit and not self.close_idle():
             self._warn("all are in use")
             if len(self._taken) >= self.limit + SURPLUS_SLOTS:
                 self._metrics.dropped("refused")
@@ -46,14 +46,14 @@ class ConnectionLimiter:
         self._idle[slot] = None
         return slot
 
-    def end_idle(self) -> bool:
+    def close_idle(self) -> bool:
         """Close the connection idle for longest; false if none is idle."""
         slot = next(iter(self._idle), None)
         if slot is None:
             return False
         self._warn("closing the one idle for longest")
         self._metrics.dropped("idle")
-        slot.leave()
+        slot.release()
         slot.abort()
         return True
 
@@ -61,7 +61,7 @@ class ConnectionLimiter:
         """Count a connection that could not be accepted for lack of file descriptors, and close an idle one."""
         self._metrics.dropped("files")
         self._warn(str(error.strerror))
-        self.end_idle()
+        self.close_idle()
 
     def busy(self, slot: "ConnectionSlot") -> None:
         """Mark a slot as busy: a request is in progress."""
@@ -73,7 +73,7 @@ class ConnectionLimiter:
             self._idle.pop(slot, None)
             self._idle[slot] = None
 
-    def leave(self, slot: "ConnectionSlot") -> None:
+    def release(self, slot: "ConnectionSlot") -> None:
         """Free a slot whose connection is closed."""
         self._taken.discard(slot)
         self._idle.pop(slot, None)
@@ -103,9 +103,9 @@ class ConnectionSlot:
         """No request is in progress."""
         self._connections.idle(self)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The connection is closed."""
-        self._connections.leave(self)
+        self._connections.release(self)
 
 
 #: Timeouts in s of the TLS handshake and of TLS close.
@@ -167,7 +167,7 @@ class Listener:
         """Whether accepted connections are still being opened, such as in a TLS handshake."""
         return bool(self._opening)
 
-    def abandon(self) -> None:
+    def cancel_opening(self) -> None:
         """Close the connections that are still being opened."""
         for each in self._opening:
             each.cancel()
@@ -215,7 +215,7 @@ class Listener:
                 ssl_shutdown_timeout=TLS_CLOSE_TIMEOUT_S if tls else None,
             )
         except BaseException as error:
-            slot.leave()
+            slot.release()
             accepted.close()
             if not isinstance(error, OSError | asyncio.CancelledError):  # failed handshake, or its slot was given away
                 raise

@@ -190,7 +190,7 @@ class HttpProtocol(SlowReaderLimits):
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._slot.leave()
+        self._slot.release()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
         if self._active_cycle is not None:  # uvicorn marks only the last pipelined request

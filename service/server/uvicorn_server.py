@@ -55,7 +55,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        running: AppState,
+        app_state: AppState,
         models: ModelRegistry,
         started: Callable[[], None],
         tls: Tls | None,
@@ -63,7 +63,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._tls = tls
         self._listener: Listener | None = None
-        self._running = running
+        self._app_state = app_state
         self._models = models
         self._started_callback = started
         self._exit_at_s: float | None = None
@@ -81,11 +81,11 @@ class DrainingServer(uvicorn.Server):
             loop.add_signal_handler(signal.SIGHUP, self._models.schedule_reload)
             freeze_startup_objects()
             if self._tls is not None:
-                self._running.background.every("certificate", _RENEW_S, self._tls.refresh)
+                self._app_state.background.every("certificate", _RENEW_S, self._tls.refresh)
             self._started_callback()
 
     def _listen(self, sockets: list[socket.socket]) -> None:
-        settings = self._running.settings
+        settings = self._app_state.settings
         limit = connection_limit(settings.max_connections)
         if limit < settings.max_connections:
             log.warning(
@@ -93,12 +93,12 @@ class DrainingServer(uvicorn.Server):
                 settings.max_connections,
                 limit,
             )
-        connections = ConnectionLimiter(limit, self._running.metrics.connections)
+        connections = ConnectionLimiter(limit, self._app_state.metrics.connections)
         self._listener = Listener(connections, self._protocol, None if self._tls is None else self._tls.context)
         self._listener.listen(sockets, self.config.backlog)
 
     def _protocol(self, slot: ConnectionSlot) -> HttpProtocol:
-        settings = self._running.settings
+        settings = self._app_state.settings
         return HttpProtocol(
             self.config,
             self.server_state,
@@ -112,13 +112,13 @@ class DrainingServer(uvicorn.Server):
 
     def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Count and log an exception in a callback of the event loop."""
-        self._running.metrics.background.failed("event_loop")
+        self._app_state.metrics.background.failed("event_loop")
         error: BaseException | None = context.get("exception")
         log.error("event loop: %s%s", context.get("message"), f": {error_location(error)}" if error else "")
 
     def _thread_failed(self, ended: threading.ExceptHookArgs) -> None:
         """Count and log an exception that ended a thread. `on_tick` checks the threads of the model."""
-        self._running.metrics.background.failed("thread")
+        self._app_state.metrics.background.failed("thread")
         name = "unknown" if ended.thread is None else ended.thread.name
         error = error_location(ended.exc_value) if ended.exc_value else ended.exc_type.__name__
         log.error("thread %s failed: %s", name, error)
@@ -129,16 +129,16 @@ class DrainingServer(uvicorn.Server):
         if self._exit_at_s is not None:
             self.force_exit, self.should_exit = self.should_exit, True
             return
-        self._running.draining = True
+        self._app_state.draining = True
         self.config.encoded_headers.append(_CLOSE)  # uvicorn builds default_headers from these once a second
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
-        self._exit_at_s = time.monotonic() + self._running.settings.drain_delay_s
+        self._exit_at_s = time.monotonic() + self._app_state.settings.drain_delay_s
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn every 0.1 s: whether to exit. Never waits for disk, database or threads."""
         if self._exit_at_s is not None and time.monotonic() >= self._exit_at_s:
             self.should_exit = True
-        classifier = self._running.classifier
+        classifier = self._app_state.classifier
         if classifier is not None and classifier.broken():
             log.critical("the model hangs, fails repeatedly or lost a thread: stopping the service")
             self.failed = self.should_exit = True
@@ -147,13 +147,13 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn. First accepts and reads what is in the kernel's buffers; uvicorn would reset it."""
-        self._running.begin_shutdown()
+        self._app_state.begin_shutdown()
         if not (self.force_exit or self.failed):
             await self._accept_backlog(sockets or [])
             await self._read_first_requests()
         if self._listener is not None:
             self._listener.close()
-            self._listener.abandon()
+            self._listener.cancel_opening()
         await super().shutdown(sockets)
 
     async def _accept_backlog(self, listeners: list[socket.socket]) -> None:
@@ -185,14 +185,14 @@ def freeze_startup_objects() -> None:
     gc.freeze()
 
 
-def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
+def create_server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
     """A configured server, not started. It calls `started` once it accepts connections.
 
     Raises:
         TlsConfigError: a TLS file cannot be used.
     """
     tls = None if settings.tls_cert is None else Tls(settings)
-    logs.configure(settings.log_level, access_log=access_log, form=settings.log_format)
+    logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         app,
@@ -211,7 +211,7 @@ def server(app: FastAPI, settings: Settings, *, access_log: bool, started: Calla
     return DrainingServer(config, app.state.app_state, app.state.models, started, tls)
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A bound socket that is not listening yet: a port in use is found before the slow start of the model.
 
     Raises:

@@ -28,10 +28,10 @@ class JsonLines(logging.Formatter):
         return json.dumps(found, ensure_ascii=False, default=str)
 
 
-def configure(level: str, *, access_log: bool = False, form: LogFormat = "text") -> None:
+def configure(level: str, *, access_log: bool = False, log_format: LogFormat = "text") -> None:
     """Log to stderr from this level on. Library loggers are limited to what the service does not log itself."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if form == "json":
+    if log_format == "json":
         for handler in logging.getLogger().handlers:
             handler.setFormatter(JsonLines())
     # uvicorn's start-up lines repeat those of `marrowlens serve`.

@@ -39,7 +39,7 @@ from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import load_session
 from service.runtime.session import open_session
 from service.server.tls import Tls
-from service.server.uvicorn_server import DrainingServer, server
+from service.server.uvicorn_server import DrainingServer, create_server
 from service.telemetry.metrics import Metrics
 
 SERVICE = ROOT / "service"
@@ -122,7 +122,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[FastAPI, DrainingSe
     started = asyncio.Event()
     app = create_app(settings, open_session(settings.artefact))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = server(app, settings, access_log=False, started=started.set)
+        serving = create_server(app, settings, access_log=False, started=started.set)
         task = asyncio.create_task(serving.serve([listener]))
         await started.wait()
         try:
