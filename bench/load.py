@@ -94,7 +94,7 @@ async def closed_loop(
         async with asyncio.timeout(patience_s):
             await asyncio.gather(*(event.wait() for event in beyond.values()))
             over.set()
-            await asyncio.gather(*tasks, return_exceptions=True)  # no server is left with work for nobody
+            await asyncio.gather(*tasks, return_exceptions=True)  # leave no server with abandoned work
     await _stop(tasks)
     return seen
 

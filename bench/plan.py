@@ -59,7 +59,7 @@ class Plan(BaseModel):
     engine_seconds: float = 0.4  # of one timing of an engine
     warm_s: float = 0.5  # before each cell
     first_warm_s: float = 2.0  # after a server's start
-    deadline_s: float = 5.0  # after which nobody waits for an answer any more
+    deadline_s: float = 5.0  # later answers count as missed
     connections: int = 1024  # of an open loop, at most
     batches: tuple[int, ...] = BATCHES
 

@@ -140,7 +140,7 @@ async def connect(address: Address) -> Connection:
     """Open a connection.
 
     Raises:
-        OSError: nobody listens.
+        OSError: no server listens.
     """
     _, connection = await asyncio.get_running_loop().create_connection(Connection, address.host, address.port)
     return connection

@@ -8,7 +8,7 @@ import httptools
 
 from stress.wire import Address, Connection, Cut, connect
 
-#: After which nobody waits for an answer: far beyond what the service allows itself.
+#: Seconds to wait for an answer: far above the service's own limits.
 PATIENCE_S = 120.0
 #: Put wherever a client can put text: it must reach no log.
 CANARY = "Smith-John-1961"

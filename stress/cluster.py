@@ -65,7 +65,7 @@ def cluster(folder: Path) -> Iterator[Peer]:
 
 
 def _started(folder: Path, short: Path) -> Peer:
-    # A token of its own: Ray's would be made in the home of whoever runs this.
+    # Its own token: Ray would create one in the user's home folder.
     own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all of it on 127.0.0.1
     # To a running cluster and nowhere else: not to another one of the same person's.

@@ -123,7 +123,7 @@ class _Check:
 
     async def _delivered(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            # Another process knows, and tells nobody.
+            # Only another process knows it.
             while sum(row["waiting"] for row in self._command("lis", "status", "--json")):  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
 

@@ -20,7 +20,7 @@ from stress.wire import Connection, Cut, Reply, connect, exchange, head, post
 
 DRAIN_DELAY_S = 1.0
 GRACE_S = 20.0
-#: For the interpreter's own end, which nobody sets.
+#: Additional seconds for the end of the interpreter.
 END_S = 10.0
 KEPT, FRESH, BATCHES, BATCH_PICTURES = 8, 12, 4, 40
 _LOGGED = re.compile(r"service\.requests: \S+ \S+ (\d+) [\d.]+ ms (\S+)$")

@@ -40,7 +40,7 @@ class Counts:
     kinds: Counter[str] = field(default_factory=Counter)
     pictures: int = 0
     spoilt: int = 0
-    left: int = 0  # pictures of clients that left: answered or not, nobody knows
+    left: int = 0  # pictures of disconnected clients: outcome unknown
     faults: list[str] = field(default_factory=list)
 
 

@@ -86,7 +86,7 @@ class Connection:
 
 
 async def connect(address: Address) -> Connection:
-    """Raises OSError: nobody listens there, or takes the connection."""
+    """Open a connection. Raises OSError if it is refused."""
     return Connection(*await asyncio.open_connection(*address))
 
 
@@ -137,7 +137,7 @@ async def exchange(address: Address, request: bytes) -> Reply:
 
     Raises:
         Cut: no whole answer came.
-        OSError: nobody listens there.
+        OSError: no server listens there.
     """
     async with await connect(address) as connection:
         try:

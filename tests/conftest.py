@@ -18,10 +18,10 @@ from examples import examples
 # Networks of tests are so small that a second thread of torch only waits for the first: on a core that others use too,
 # a step of microseconds took a second. Read when torch is imported, which nothing above does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# onnxruntime tells nobody that tests use it; the service sets this by itself.
+# Disable onnxruntime's telemetry in tests; the service disables it itself.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Examples are timed by nobody: a loaded machine must not fail a property.
+# No deadline for examples: a loaded machine must not fail a property test.
 hypothesis_settings.register_profile("marrowlens", deadline=None, max_examples=examples(100))
 hypothesis_settings.load_profile("marrowlens")
 

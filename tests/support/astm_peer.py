@@ -1,4 +1,4 @@
-"""labmcp-astm-lis, a receiver of ASTM that nobody here wrote, in a process of its own."""
+"""labmcp-astm-lis, a third-party ASTM receiver, in its own process."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""sekmet, a FHIR R4 server that nobody here wrote, in a process of its own, and what it holds."""
+"""sekmet, a third-party FHIR R4 server, in its own process, and its stored resources."""
 
 import json
 import subprocess

@@ -30,7 +30,7 @@ class Issuer:
         self._stranger = RSAKey.generate_key(2048, {"kid": "plain"})
 
     def rotate(self, generation: str = "") -> None:
-        """From now on it signs with keys that nobody has seen."""
+        """Sign with new keys from now on."""
         self.keys = {
             "plain": RSAKey.generate_key(2048, {"kid": f"plain{generation}", "use": "sig"}),
             "elliptic": ECKey.generate_key("P-256", {"kid": f"elliptic{generation}", "use": "sig"}),

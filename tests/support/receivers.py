@@ -1,4 +1,4 @@
-"""The other side in the tests: receivers and senders that nobody here wrote, a receiver of our own, and certificates.
+"""HL7 peers of the tests: third-party receivers and senders, an own receiver, and certificates.
 
 Node's receivers lie in tests/peers; `npm ci --prefix tests/peers` gets what they need.
 """
