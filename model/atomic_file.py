@@ -1,6 +1,6 @@
-"""Files that stand at their name whole or not at all, and are never written through a link.
+"""Atomic writing of files: a file is replaced completely or not at all.
 
-A symbolic link at the name, or a device, is refused. Other names of the same file (hard links) keep the old content.
+Symbolic links and devices are refused. Hard links to the old file keep the old content.
 """
 
 import errno
@@ -14,18 +14,18 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside this one that takes its name when all has gone well, and leaves nothing behind when not.
+    """Open a temporary file that replaces `path` when the block ends, and is deleted on an exception.
 
     Raises:
-        OSError: no place, no permission, or the name is a symbolic link or no ordinary file.
+        OSError: no space or permission, or `path` is a symbolic link or not a regular file.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OSError(errno.ELOOP, "is a link or no ordinary file; results are not written through links", str(path))
+        raise OSError(errno.ELOOP, "is a link or not a regular file; remove it or choose another path", str(path))
     unfinished = path.with_name(f".{path.name}.unfinished")
     with suppress(FileNotFoundError):
-        unfinished.unlink()  # of a writer that was killed
+        unfinished.unlink()  # left by a killed process
     try:
-        with unfinished.open("xb") as file:  # O_EXCL: fails where there is a link
+        with unfinished.open("xb") as file:  # O_EXCL: fails if there is a link
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -36,19 +36,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Place a text in UTF-8 at a name."""
+    """Write a text in UTF-8."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Place bytes at a name."""
+    """Write bytes."""
     with replacing(path) as file:
         file.write(content)
 
 
 def is_link(path: Path) -> bool:
-    """Whether what is written to a name in place would be seen under another: a symbolic or hard link, or a device."""
+    """Whether writing in place would change another name too: a symbolic or hard link, or a device."""
     try:
         found = path.lstat()
     except FileNotFoundError:

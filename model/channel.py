@@ -1,10 +1,7 @@
-"""Channel attention: weights for the channels of a map, drawn from the whole of it. Six of them, by name.
+"""Six kinds of channel attention by name: weights for the channels of a map (N, C, H, W), from the whole map.
 
-Knows tensors, (N, C, H, W) in and the same out. Knows nothing of the network that they stand in, which takes one as a
-constructor; see docs/decisions/0005-channel-attention.md.
-
-SE, ECA, CBAM and GC are timm's (Apache-2.0): kept up, and the field's reference for them. FcaNet and EPSA are not in
-timm and are ours, from their papers' equations.
+SE, ECA, CBAM and GC are timm's (Apache-2.0). FcaNet and EPSA are not in timm; they follow the papers' equations. See
+docs/experiments.md.
 """
 
 import math
@@ -18,7 +15,7 @@ from timm.layers.global_context import GlobalContext
 from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
-#: A bottleneck is a 16th of the width, and no narrower than this: 3 of 48 channels would hold next to nothing.
+#: Least width of a bottleneck, which is 1/16 of the width otherwise: 3 channels of 48 would be too few.
 MIN_BOTTLENECK = 8
 
 

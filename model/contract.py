@@ -1,8 +1,4 @@
-"""What a marrowlens model promises: its classes, its tensors, its preprocessing and its manifest.
-
-Knows names, shapes and numbers. Knows no torch, no onnxruntime, no HTTP and no pictures, so that the
-training side and the serving side can both depend on it without depending on each other.
-"""
+"""The contract of a model, shared by training and serving: classes, tensors, preprocessing and manifest."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,19 +12,19 @@ from model.regular_file import read_regular_file
 
 SCHEMA_VERSION: Final = 1
 
-#: Said wherever the service, its commands or its reports speak of results.
+#: Shown wherever the service, its commands or its reports show results.
 RESEARCH_USE: Final = (
     "Research use only. Not a medical device: the model suggests, a qualified person reads the cell and signs."
 )
 INPUT = "image"
 OUTPUTS = ("probabilities", "logits", "attention", "evidence", "embedding")
 
-#: The grids of all four stages are whole numbers only when the stem (4) and three halvings (8) divide the size.
+#: Input sizes are multiples of this: the stem divides by 4, and three stages halve the grid.
 SIZE_MULTIPLE = 32
 
 Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
 Lineage = Literal["granulocytic", "monocytic", "erythroid", "lymphoid", "plasma", "megakaryocytic", "other"]
-#: Whether a cell enters the denominator of a differential count; "by_setting" leaves it to the laboratory.
+#: Whether a cell is in the denominator of a differential count; "by_setting" leaves it to the laboratory.
 Countable = Literal["always", "never", "by_setting"]
 Precision = Literal["fp32", "fp16"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -39,7 +35,7 @@ class _Strict(BaseModel):
 
 
 class CellClass(_Strict):
-    """One cell class: the code of the data set, the name a person reads, its lineage and how it is counted."""
+    """One cell class: code in the data set, name, lineage, and whether it is counted."""
 
     code: Code
     name: str
@@ -48,7 +44,7 @@ class CellClass(_Strict):
 
 
 #: The 21 classes of Matek et al. 2021 (doi 10.1182/blood.2020010568) in the paper's order; index = logit index.
-#: Countable as ICSH 2008 counts: artefacts, smudge cells and the unidentifiable stay out of the denominator.
+#: Countable by ICSH 2008: artefacts, smudge cells and unidentifiable cells are not in the denominator.
 CLASSES: tuple[CellClass, ...] = (
     CellClass(code="ABE", name="Abnormal eosinophil", lineage="granulocytic"),
     CellClass(code="ART", name="Artefact", countable="never"),
@@ -75,7 +71,7 @@ CLASSES: tuple[CellClass, ...] = (
 
 
 class Preprocessing(_Strict):
-    """How a picture becomes the input tensor. Resizing is done outside the graph, scaling and normalising inside."""
+    """How a picture becomes the input tensor. Resizing is outside the graph, scaling and normalisation inside."""
 
     input_size: int = Field(ge=SIZE_MULTIPLE, le=1024, multiple_of=SIZE_MULTIPLE, description="S, in pixels")
     resampling: Literal["bilinear"] = Field("bilinear", description="Pillow's antialiased filter of this name")
@@ -84,20 +80,20 @@ class Preprocessing(_Strict):
 
 
 class DataSource(_Strict):
-    """One set of pictures that the model learned from, with the attribution its licence asks for."""
+    """One data set of training pictures, with the attribution that its licence requires."""
 
     name: str
     tissue: str
     licence: str
     attribution: str
-    training_images: dict[Code, int] = Field(description="pictures learned from, by class")
+    training_images: dict[Code, int] = Field(description="training pictures by class")
 
 
 class Metric(_Strict):
-    """A measured figure. A proportion carries its 95 % Wilson interval; every figure carries its n and its split."""
+    """A measured figure with n and split; a proportion also has its 95 % Wilson interval."""
 
     name: str = Field(description="accuracy, macro_f1, recall, precision, ece, …")
-    code: Code | None = Field(None, description="the class it speaks of; absent when it speaks of all")
+    code: Code | None = Field(None, description="the class; absent for a figure over all classes")
     value: float
     low: float | None = None
     high: float | None = None
@@ -106,18 +102,18 @@ class Metric(_Strict):
 
 
 class Probes(_Strict):
-    """What the graph made of P probe pictures (model/probes.py) where it was exported, in onnxruntime on a CPU.
+    """Outputs of the graph for P probe images (model/probes.py) at its export, by onnxruntime on a CPU.
 
-    Whoever opens the graph computes it again: other weights, another order of maps or a machine that computes wrongly
-    show, whatever the sha256 says.
+    They are recomputed when the graph is opened. So other weights, another order of maps, and a machine that computes
+    wrongly are found.
     """
 
-    images_sha256: Sha256 = Field(description="of the P pictures, uint8 (P, S, S, 3)")
+    images_sha256: Sha256 = Field(description="of the P images, uint8 (P, S, S, 3)")
     meaning_sha256: Sha256 | None = Field(
         None, description="of classes, preprocessing and attention scales, where the graph does not carry them itself"
     )
     logits: tuple[tuple[FiniteFloat, ...], ...] = Field(min_length=1, max_length=16, description="(P, C)")
-    attention: tuple[FiniteFloat, ...] = Field(description="(P,): a picture's values times fixed weights, added up")
+    attention: tuple[FiniteFloat, ...] = Field(description="(P,): sum of an image's values times fixed weights")
     evidence: tuple[FiniteFloat, ...] = Field(description="(P,): the same")
     embedding: tuple[FiniteFloat, ...] = Field(description="(P,): the same")
 
@@ -125,15 +121,16 @@ class Probes(_Strict):
     def _agrees_with_itself(self) -> Self:
         counts = {len(self.logits), len(self.attention), len(self.evidence), len(self.embedding)}
         if len(counts) != 1:
-            raise ValueError(f"logits, attention, evidence and embedding are of {sorted(counts)} pictures")
+            raise ValueError(
+                f"logits, attention, evidence and embedding are of {sorted(counts)} images; the numbers must be equal"
+            )
         return self
 
 
 class Manifest(_Strict):
-    """What travels beside the ONNX file and says all that the graph cannot say of itself. Unknown keys are refused.
+    """The JSON file beside the ONNX file: everything about the model that the graph does not contain.
 
-    One without `probes` or `drift_sha256`, as they were written before there were any, is as good; less is held against
-    it.
+    Unknown keys are refused. Without `probes` or `drift_sha256`, the checks that need them are skipped.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -142,9 +139,7 @@ class Manifest(_Strict):
     variant: str
     classes: tuple[CellClass, ...] = Field(min_length=2)
     training_images: dict[Code, int] = Field(description="by class, over all sources")
-    unsupported: tuple[Code, ...] = Field(
-        description="classes with no or too few training pictures: nothing is claimed"
-    )
+    unsupported: tuple[Code, ...] = Field(description="classes with no or too few training pictures")
     preprocessing: Preprocessing
     temperature: float = Field(gt=0, description="probabilities = softmax(logits / temperature)")
     bias: tuple[float, ...] = Field(description="by class: logit = mean over positions of evidence + bias")
@@ -155,8 +150,8 @@ class Manifest(_Strict):
         "fp32", description="inside the network; preprocessing, softmax, maps and outputs are fp32 in any case"
     )
     sha256: Sha256 = Field(description="of the ONNX file")
-    probes: Probes | None = Field(None, description="answers that the graph must give again")
-    drift_sha256: Sha256 | None = Field(None, description="of NAME.drift.json, what drift is measured from; none: null")
+    probes: Probes | None = Field(None, description="outputs that the graph must reproduce")
+    drift_sha256: Sha256 | None = Field(None, description="of the drift reference NAME.drift.json; null: none")
     sources: tuple[DataSource, ...]
     split: str = Field(description="how training, calibration and test pictures were kept apart")
     split_sha256: Sha256 = Field(description="of the written split list")
@@ -173,36 +168,36 @@ class Manifest(_Strict):
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of `manifest_text`: of the file, where nobody wrote it in another form than an export does."""
+        """sha256 of `manifest_text`, which is the file's if an export wrote it."""
         return hashlib.sha256(manifest_text(self).encode()).hexdigest()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         codes = set(self.codes)
         if len(codes) != len(self.classes):
-            raise ValueError("two classes share a code")
+            raise ValueError("two classes share a code; codes must be unique")
         if set(self.training_images) != codes:
             raise ValueError("training_images must name exactly the classes")
         unknown = set(self.unsupported) - codes
         if unknown:
-            raise ValueError(f"unsupported names classes that do not exist: {sorted(unknown)}")
+            raise ValueError(f"unsupported contains unknown classes: {sorted(unknown)}")
         unclaimed = {code for code, count in self.training_images.items() if count == 0} - set(self.unsupported)
         if unclaimed:
             raise ValueError(f"classes without training pictures must be unsupported: {sorted(unclaimed)}")
         if len(self.bias) != len(self.classes):
             raise ValueError(f"bias has {len(self.bias)} values for {len(self.classes)} classes")
         if self.probes and any(len(logits) != len(self.classes) for logits in self.probes.logits):
-            raise ValueError(f"probes.logits must have {len(self.classes)} values a picture, one a class")
+            raise ValueError(f"probes.logits must have {len(self.classes)} values for each image, one for each class")
         if self.outputs != output_shapes(self):
             raise ValueError(f"outputs must be {output_shapes(self)}, found {self.outputs}")
         return self
 
 
 def output_shapes(manifest: Manifest) -> dict[str, tuple[str | int, ...]]:
-    """The five shapes of the contract, with the grid and embedding sizes that the manifest itself gives.
+    """The shapes of the five outputs, with the grid and embedding sizes of the manifest.
 
     Raises:
-        ValueError: an output is missing or of the wrong rank, so that its sizes cannot be read.
+        ValueError: an output is missing or has the wrong rank.
     """
     found: Mapping[str, tuple[str | int, ...]] = manifest.outputs
     if set(found) != set(OUTPUTS) or [len(found[name]) for name in OUTPUTS] != [2, 2, 4, 4, 2]:
@@ -218,7 +213,7 @@ def output_shapes(manifest: Manifest) -> dict[str, tuple[str | int, ...]]:
 
 
 class ArtefactError(Exception):
-    """An artefact that cannot be used: which file, and what is wrong with it, in a sentence."""
+    """An artefact cannot be used. The reason is a sentence with the file as its subject."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -227,11 +222,7 @@ class ArtefactError(Exception):
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The manifest as it is written beside an ONNX file.
-
-    Without `precision` in fp32 and without what is absent of `probes` and `drift_sha256`: services from before there
-    were any know no such key.
-    """
+    """The JSON text of the manifest file. Absent `probes` and `drift_sha256`, and `precision` in fp32, are left out."""
     left_out: dict[str, bool | set[str]] = {"precision": True} if manifest.precision == "fp32" else {}
     if manifest.drift_sha256 is None:
         left_out["drift_sha256"] = True
@@ -243,10 +234,10 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest beside an ONNX file.
+    """Read a manifest file.
 
     Raises:
-        ArtefactError: missing, not JSON, of another schema, with an unknown key or at odds with itself.
+        ArtefactError: missing, not JSON, of another schema, with an unknown key, or inconsistent.
     """
     try:
         return manifest_of(path, read_regular_file(path))
@@ -255,10 +246,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def manifest_of(path: Path, content: bytes) -> Manifest:
-    """The manifest that a file's content is.
+    """Parse the content of a manifest file.
 
     Raises:
-        ArtefactError: not JSON, of another schema, with an unknown key or at odds with itself.
+        ArtefactError: not JSON, of another schema, with an unknown key, or inconsistent.
     """
     try:
         return Manifest.model_validate_json(content)

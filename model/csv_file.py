@@ -1,8 +1,7 @@
-"""CSV whose cells no spreadsheet takes for formulas, and the way back.
+"""CSV files safe against formula injection in spreadsheets (OWASP, "CSV Injection").
 
-A text that a spreadsheet would compute (OWASP, "CSV Injection") gets an apostrophe in front: one that begins with = + -
-@, a tab or a line end, after any number of apostrophes. `reader` takes it away again, so every text comes back as it
-was. Numbers stay as they are.
+`Writer` puts an apostrophe before a text that begins with = + - @, a tab or a line end, after any number of
+apostrophes. `reader` removes it again. Numbers are not changed.
 """
 
 import csv
@@ -21,26 +20,26 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
 def guarded(cell: object) -> object:
-    """A cell as it is written."""
+    """The cell in the file."""
     if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
         return f"'{cell}"
     return cell
 
 
 def unguarded(cell: str) -> str:
-    """A cell as it was before it was written."""
+    """The original text of a cell in the file."""
     return cell[1:] if _GUARDED.match(cell) else cell
 
 
 class Writer:
-    """Rows as CSV into a text file that was opened with newline="" ."""
+    """Writes CSV rows to a text file opened with newline=""."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
-        self._rows = csv.writer(self, lineterminator="\r\n")  # so that a cell with either of them is quoted
+        self._rows = csv.writer(self, lineterminator="\r\n")  # so that cells with CR or LF are quoted
 
     def write(self, line: str) -> None:
-        """One line from `csv`, which calls this once a row."""
+        """Called by `csv` once for each row."""
         self._file.write(line.removesuffix("\r\n") + "\n")
 
     def writerow(self, row: Iterable[object]) -> None:
@@ -53,7 +52,7 @@ class Writer:
 
 @contextmanager
 def writing(file: BinaryIO) -> Iterator[Writer]:
-    """Rows of a CSV, in UTF-8, into a file that stays open."""
+    """A writer of CSV in UTF-8 to a binary file, which stays open."""
     text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     try:
         yield Writer(text)
@@ -63,16 +62,16 @@ def writing(file: BinaryIO) -> Iterator[Writer]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Writer]:
-    """Rows of a CSV that takes its name when all has gone well (`atomic_file.replacing`)."""
+    """A writer of a CSV file that is replaced when the block ends (`atomic_file.replacing`)."""
     with atomic_file.replacing(path) as file, writing(file) as rows:
         yield rows
 
 
 def reader(file: IO[str]) -> Iterator[dict[str, str]]:
-    """Rows of a CSV that `Writer` wrote, by the names of its header.
+    """Rows of a CSV by `Writer`, as dicts by column.
 
     Raises:
-        csv.Error: a row has another number of cells.
+        csv.Error: a row has another number of cells than the header.
     """
     for row in csv.DictReader(file):
         if None in row or None in row.values():

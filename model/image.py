@@ -1,17 +1,15 @@
-"""Picture bytes to pixels: the one decode-and-resize, shared by training's evaluation and by the service.
+"""Decoding and resizing of pictures, the same in training and serving.
 
-JPEGs are read by simplejpeg (model/formats/jpeg.py), every other format by Pillow. Knows picture formats, pixel limits
-and the colours a person sees. Knows no torch, no model, no HTTP and no files.
+simplejpeg decodes JPEG (model/formats/jpeg.py), Pillow the other formats. The result is what a viewer shows: grey,
+palette, CMYK and YCbCr become RGB; of deeper samples the upper 8 significant bits are kept; transparency becomes white;
+colour profile and orientation are applied.
 
-What a person sees: grey, palette, CMYK and YCbCr become RGB; of deeper samples the upper 8 of the bits that are
-significant count; transparency is laid over white; the colour profile and the orientation are applied, in training
-and in serving alike. Refused rather than guessed: floating-point, signed and 32-bit samples, CIELAB, 16-bit samples
-of unknown brightness, colour profiles that cannot be read, pictures that are transparent everywhere, and files that
-hold several pictures (a z-stack, an animation), of which all but one would be lost without a word. Smaller copies of
-the same picture (the levels of a pyramid TIFF) are not further pictures. docs/picture-formats.md lists it all.
+Refused instead of guessed: floating-point, signed and 32-bit samples, CIELAB, 16-bit samples of unknown brightness,
+unreadable colour profiles, completely transparent pictures, and files with several pictures (a z-stack, an animation).
+Smaller copies of the same picture, as in a pyramid TIFF, are allowed. See docs/picture-formats.md.
 
-A picture is refused when any of its data is missing: no decoder fills the rest with grey. JPEG, BMP and plain TIFF
-carry no checksums, so a changed byte inside data that is all there can go unseen.
+A picture with missing data is refused. JPEG, BMP and plain TIFF have no checksums, so a changed byte in complete data
+can go unnoticed.
 """
 
 from collections.abc import Callable
@@ -46,8 +44,8 @@ __all__ = [
     "format_of",
 ]
 
-# One parser a format, called directly: Image.open would try further ones (MPO) and speaks of large pictures by a
-# warning, and warning filters belong to the whole process, not to a thread.
+# One parser for each format, called directly. Image.open would try others (MPO), and reports large pictures by a
+# warning, whose filters are global to the process.
 _READERS: dict[str, Callable[[bytes, int], tuple[Image.Image, int]]] = {
     "PNG": png.read,
     "BMP": read_bmp,
@@ -61,22 +59,22 @@ _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 def decode(
     data: bytes | bytearray | memoryview, size: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Read one picture and resize it with an antialiased bilinear filter (`model.resize`).
+    """Decode a picture and resize it with an antialiased bilinear filter (`model.resize`). Thread-safe.
 
-    Safe to call from many threads. The whole picture is stretched to the square; nothing is cropped or padded.
+    The whole picture is stretched to the square; nothing is cropped or padded.
 
     Args:
-        data: a whole JPEG, PNG, BMP, TIFF or WebP file
-        size: S, the side of the square in pixels
-        max_pixels: width times height that is still decoded; the one limit, for Pillow's own guards Image.open alone
+        data: a JPEG, PNG, BMP, TIFF or WebP file.
+        size: S, the side of the square in pixels.
+        max_pixels: largest width times height. It replaces Pillow's own limit, which only Image.open checks.
 
     Returns:
-        RGB, uint8, (S, S, 3), C-contiguous, writable and the caller's own.
+        RGB, uint8, (S, S, 3), C-contiguous, writable.
 
     Raises:
-        UnsupportedPicture: another format, several pictures in one file, or samples that cannot be shown
-        PictureTooLarge: more than max_pixels
-        UndecodablePicture: empty, cut off, broken, or an extreme shape
+        UnsupportedPicture: another format, several pictures in one file, or unsupported samples.
+        PictureTooLarge: more than max_pixels.
+        UndecodablePicture: empty, cut off, damaged, or of an extreme shape.
     """
     square = to_square(_upright_rgb(bytes(data), max_pixels), size)
     return square if square.flags.writeable else square.copy()
@@ -87,22 +85,22 @@ def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     try:
         if found == "JPEG":
             return _jpeg_as_seen(data, max_pixels)
-        if found != "PNG":  # whose signature and checksums tell
+        if found != "PNG":  # PNG has a signature and checksums that show it
             check_line_ends(found, data)
         picture, orientation = _READERS[found](data, max_pixels)
         picture = in_srgb(picture, embedded_profile(found, data) or picture.info.get("icc_profile"))
         return np.asarray(upright(opaque(picture), orientation))
     except PictureError:
         raise
-    except Exception as error:  # Pillow's parsers raise a dozen kinds, from struct.error to MemoryError
-        raise UndecodablePicture(f"the {found} data is broken, cut off or of a layout that is not read") from error
+    except Exception as error:  # Pillow's parsers raise many kinds, from struct.error to MemoryError
+        raise UndecodablePicture(f"the {found} data is damaged, cut off or of an unsupported layout") from error
 
 
 def _jpeg_as_seen(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     frame = jpeg.read_frame(data)
     check_size(frame.width, frame.height, max_pixels)
     layout = jpeg.read_layout(data, frame)
-    profile = jpeg.profile(data, layout)  # first: libjpeg complains of a damaged one, too, and less clearly
+    profile = jpeg.profile(data, layout)  # before decoding: libjpeg's message about a damaged one is less clear
     pixels = jpeg.decode(data, layout)
     mode = _JPEG_MODES[len(frame.components)]
     transform = transform_to_srgb(profile, mode)
@@ -113,7 +111,7 @@ def _jpeg_as_seen(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 
 
 def _converted(pixels: NDArray[np.uint8], mode: str, transform: Transform | None) -> NDArray[np.uint8]:
-    """Decoded samples of a JPEG → RGB, in bands: Pillow's pictures take a third more room than arrays."""
+    """Convert decoded samples of a JPEG to RGB, in bands: Pillow's pictures need a third more memory than arrays."""
     shown = np.empty((*pixels.shape[:2], 3), np.uint8) if mode == "CMYK" else pixels
     rows = max(1, _BAND_PIXELS // pixels.shape[1])
     for top in range(0, len(pixels), rows):

@@ -1,13 +1,11 @@
-"""VAN-MLKA on a trunk that has seen ImageNet: EfficientNet-Lite is the MCNN, MLKA and cross-scale attention read it.
+"""VAN-MLKA on a trunk pretrained on ImageNet: EfficientNet-Lite with MLKA blocks and cross-scale attention.
 
-Knows tensors and timm's names of the trunks. Knows no weights, no class names, no training, no ONNX.
+A few thousand cells are too few to train the first layers, and no classification weights of MLKA are published. So the
+trunk is EfficientNet-Lite, whose weights can be installed (Tan and Le, arXiv 1905.11946, without squeeze-excite and
+swish). VAN blocks with multi-scale large kernel attention are added where the map is 1/16 of the picture, and cross
+attention among all scales.
 
-A few thousand cells teach a network its first layers badly, and no weights of MLKA for pictures are published. So the
-hierarchical features come from a trunk whose weights can be installed (EfficientNet-Lite: Tan and Le, arXiv 1905.11946,
-without squeeze-excite and swish), and what the paper adds stands on them: blocks of VAN with multi-scale large kernel
-attention where the map is 1/16 of the picture, and cross attention among all scales.
-
-timm (Apache-2.0, pytorch-image-models) holds the trunks: kept up, and the layout that the installed weights fit.
+The trunks are timm's (Apache-2.0, pytorch-image-models), which the installed weights fit.
 """
 
 from collections.abc import Mapping
@@ -33,20 +31,20 @@ from model.van import (
 LITE_VARIANTS: Mapping[str, str] = MappingProxyType(
     {f"lite{size}_mlka": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
 )
-#: Width of the MLKA stage, a multiple of 48 (see model/van.py), its blocks and the ratio of their ConvFFN.
+#: MLKA stage: width, a multiple of 48 (see model/van.py), number of blocks, and ratio of their ConvFFN.
 MLKA_DIM, MLKA_DEPTH, MLKA_RATIO = 144, 2, 2
 FUSION_DIM = 96
 #: The groups of a trunk's blocks that end at 1/4, 1/8, 1/16 and 1/32 of the picture.
 ENDS = (2, 3, 5, 7)
-#: Pixels of the picture to a cell of the map that MLKA gates.
+#: Stride of the map in the MLKA stage, in pixels of the picture.
 STRIDE = 16
 
 
 class LiteMLKA(nn.Module):
     """EfficientNet-Lite with an MLKA stage in its middle and multi-scale cross attention beside its last map.
 
-    The stage joins the trunk through a convolution that begins at zero: a new network sees what its trunk has learned
-    to see, and MLKA adds to it as it learns.
+    The stage is added to the trunk by a convolution that is initialised to zero, so a new network starts with the
+    features of the pretrained trunk.
 
     Args:
         variant: a name of LITE_VARIANTS.
@@ -55,7 +53,7 @@ class LiteMLKA(nn.Module):
     """
 
     attention_scales = ALL_SCALES
-    trunk: Any  # its parts have names of its own, of which nn.Module knows nothing
+    trunk: Any  # a timm model; its attributes are not typed
 
     def __init__(self, variant: str, num_classes: int, drop_path: float = 0.0) -> None:
         super().__init__()

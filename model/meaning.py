@@ -1,7 +1,7 @@
-"""What a model's numbers mean: which classes they are of and in which order, of what pictures, which maps are whose.
+"""The meaning of a model's outputs, as metadata in the ONNX graph: class order, preprocessing, attention scales.
 
-No number of a graph tells it, so an export writes it into the graph, and an opening holds the manifest against it.
-Knows the contract and text. Knows no ONNX: what a graph carries is told as keys and values.
+The export writes it into the graph, and the service compares the manifest with it, because the outputs themselves do
+not show which class is which.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict
 
 from model.contract import CellClass, Manifest, Preprocessing
 
-#: Before the name of each part, as a key of the graph's metadata.
+#: Prefix of the metadata keys.
 PREFIX: Final = "marrowlens."
 
 
 class Meaning(BaseModel):
-    """The parts of a manifest that decide what each number of an answer means."""
+    """The parts of a manifest that define the meaning of the outputs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,14 +28,14 @@ class Meaning(BaseModel):
 
 
 def meaning_of(manifest: Manifest) -> Meaning:
-    """What the manifest says."""
+    """The meaning according to the manifest."""
     return Meaning(
         classes=manifest.classes, preprocessing=manifest.preprocessing, attention_scales=manifest.attention_scales
     )
 
 
 def as_metadata(meaning: Meaning) -> dict[str, str]:
-    """Keys and values for the graph: of each part its canonical JSON, which is the same wherever it is written."""
+    """Metadata for the graph: each part as canonical JSON."""
     parts = meaning.model_dump(mode="json")
     return {
         PREFIX + name: json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -44,10 +44,10 @@ def as_metadata(meaning: Meaning) -> dict[str, str]:
 
 
 def from_metadata(metadata: Mapping[str, str]) -> Meaning | None:
-    """What the graph says; None where it says nothing, as graphs did that were exported before there was this.
+    """The meaning according to the graph's metadata; None without such metadata.
 
     Raises:
-        ValueError: it says a part alone, one that is not known here, or what cannot be read.
+        ValueError: a part is missing, unknown or invalid.
     """
     found = {key.removeprefix(PREFIX): text for key, text in metadata.items() if key.startswith(PREFIX)}
     if not found:
@@ -56,12 +56,12 @@ def from_metadata(metadata: Mapping[str, str]) -> Meaning | None:
 
 
 def digest(meaning: Meaning) -> str:
-    """sha256 of `as_metadata`, for graphs that carry none."""
+    """sha256 of `as_metadata`, for graphs without metadata."""
     return hashlib.sha256(json.dumps(as_metadata(meaning), sort_keys=True).encode()).hexdigest()
 
 
 def difference(graph: Meaning, manifest: Meaning) -> str | None:
-    """The first thing that the manifest says otherwise, in words that end a sentence; None where they agree."""
+    """The first difference, as a clause; None if graph and manifest agree."""
     if graph.classes != manifest.classes:
         return _other_classes(graph.classes, manifest.classes)
     said, meant = as_metadata(graph), as_metadata(manifest)

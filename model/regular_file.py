@@ -1,12 +1,12 @@
-"""Files read whole: regular ones alone, up to a size, and never a wait for somebody who writes the other end."""
+"""Reading of complete regular files up to a size limit, without blocking on FIFOs or devices."""
 
 import os
 import stat
 from pathlib import Path
 
-#: A file of settings, keys, hashes or signatures.
+#: Limit for files of settings, keys, hashes or signatures.
 SMALL_BYTES = 16 * 1024 * 1024
-#: Protobuf's own limit: no ONNX file in one piece is larger.
+#: Limit for ONNX files: protobuf allows no larger message.
 LARGE_BYTES = 2**31 - 1
 
 _KINDS = (
@@ -19,21 +19,21 @@ _KINDS = (
 
 
 class NotReadable(OSError):
-    """No regular file, or one that is too large; `strerror` says which."""
+    """Not a regular file, or too large; `strerror` says which."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(None, reason, str(path))
 
 
 def read_regular_file(path: Path, limit_bytes: int = SMALL_BYTES) -> bytes:
-    """The content of a regular file, also behind a link.
+    """The content of a regular file or a link to one.
 
     Raises:
         OSError: it cannot be read.
-        NotReadable: it is a FIFO, a device, a socket or a folder, or has more bytes than the limit.
+        NotReadable: a FIFO, device, socket or folder, or larger than the limit.
     """
     check_regular_file(path)
-    # The name may lead elsewhere by now. O_NONBLOCK: opening a FIFO would wait for a writer.
+    # The path may point to another file by now. O_NONBLOCK: opening a FIFO would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         _check(path, os.fstat(descriptor))
@@ -44,11 +44,11 @@ def read_regular_file(path: Path, limit_bytes: int = SMALL_BYTES) -> bytes:
 
 
 def check_regular_file(path: Path) -> None:
-    """Return when the path leads to a regular file.
+    """Check that the path is a regular file or a link to one.
 
     Raises:
-        OSError: it leads nowhere, or is not allowed.
-        NotReadable: to something else.
+        OSError: it does not exist, or permission is denied.
+        NotReadable: it is something else.
     """
     _check(path, os.stat(path))
 

@@ -1,8 +1,8 @@
-"""Members of a plain tar: their names and where their bytes lie, with every byte of the file accounted for.
+"""Members of an uncompressed tar archive with their offsets, refusing damaged and incomplete archives.
 
-`tarfile` stops without an error at a damaged header, at a cut and behind the first of several archives; it keeps every
-header in memory and believes global ones. So the members are walked here, one at a time, and `tarfile` (standard
-library) parses the fields of a single header block alone.
+`tarfile` stops without an error at a damaged header, at a truncated end, and after the first of several archives. It
+also keeps all headers in memory and applies global ones. So members are read here, one at a time, and `tarfile` only
+parses single header blocks.
 """
 
 import os
@@ -14,7 +14,7 @@ from enum import Enum
 from typing import BinaryIO
 
 BLOCK_BYTES = 512
-#: Of one extended header: room for the longest path (4096 bytes) and a file's attributes.
+#: Largest extended header: enough for the longest path (4096 bytes) and a file's attributes.
 MAX_EXTENDED_BYTES = 64 * 1024
 MAX_RECORDS = 256
 _ZEROS_AT_ONCE = 1 << 20
@@ -28,22 +28,22 @@ _COMPRESSED = {
 }
 _ZIP = b"PK\x03\x04"
 _EXTENDED = {b"x": "x", b"X": "x", b"L": "L", b"K": "K"}
-#: Links, devices and folders have no data, whatever their size field says (POSIX, pax, "ustar Header Block").
+#: Links, devices and folders have no data; their size field is ignored (POSIX, pax, "ustar Header Block").
 _WITHOUT_DATA = b"123456"
 
 
 class Kind(Enum):
-    """What a member is."""
+    """The kind of a member."""
 
     FILE = "file"
     FOLDER = "folder"  # or an archive's label
-    SPECIAL = "special"  # a link, a device, or of a type that is not known
-    PIECES = "pieces"  # sparse, or continued from another volume: its bytes are not all here in one piece
+    SPECIAL = "special"  # a link, a device, or of an unknown type
+    PIECES = "pieces"  # sparse, or continued from another volume: its data is not contiguous
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member: `size` bytes at `offset`. Bytes of the name that are no UTF-8 are surrogates (PEP 383)."""
+    """One member: `size` bytes at `offset`. Bytes of the name that are not UTF-8 become surrogates (PEP 383)."""
 
     name: str
     kind: Kind
@@ -51,7 +51,7 @@ class Member:
     size: int
 
 
-#: Why a member has no bytes that could be read in one piece.
+#: Why a member of this kind cannot be read.
 WITHOUT_BYTES = {
     Kind.SPECIAL: "a link or a special file in the archive",
     Kind.PIECES: "stored sparse or in several volumes in the archive; write the tar without these options",
@@ -59,16 +59,15 @@ WITHOUT_BYTES = {
 
 
 class DamagedTar(Exception):
-    """Not a whole, plain tar. What came before the damage was given."""
+    """The archive is damaged, incomplete or not an uncompressed tar. Members before the damage were yielded."""
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
-    """Every member, in order, and then the end of the archive: zeros up to the end of the file.
-
-    Reads headers, not files. One header is in memory at a time.
+    """The members in order. Only headers are read, one at a time; the end of the file must be zeros.
 
     Raises:
-        DamagedTar: a damaged or oversized header, a cut, or bytes behind the end marker. Behind the last whole member.
+        DamagedTar: a damaged or oversized header, a truncated archive, or data after the end marker. Raised after the
+            last complete member.
     """
     blocks = _Blocks(file, file.seek(0, os.SEEK_END))
     blocks.check_not_compressed()
@@ -87,15 +86,15 @@ class _Blocks:
         self.file.seek(0)
         first = self.file.read(max(map(len, _COMPRESSED)))
         if first.startswith(_ZIP):
-            raise DamagedTar("it is a ZIP archive and no tar")
+            raise DamagedTar("it is a ZIP archive, not a tar")
         if packed := next((name for magic, name in _COMPRESSED.items() if first.startswith(magic)), None):
-            raise DamagedTar(f"it is compressed ({packed}); unpack it to a plain .tar")
+            raise DamagedTar(f"it is compressed with {packed}; decompress it to a .tar")
 
     def header(self) -> bytes | None:
-        """The next block, or None where it is the end marker."""
+        """The next block; None if it is the end marker."""
         block = self._read(min(BLOCK_BYTES, self.end - self.at))
         if len(block) < BLOCK_BYTES:
-            raise DamagedTar(f"cut off at byte {self.end}: there is no end marker")
+            raise DamagedTar(f"cut off at byte {self.end}: the end marker is missing")
         return block if block.strip(b"\0") else None
 
     def extended(self, size: int) -> bytes:
@@ -107,7 +106,7 @@ class _Blocks:
         return data
 
     def skip(self, size: int, name: str) -> int:
-        """Pass over a member's data; returns where it begins."""
+        """Skip a member's data; returns its offset."""
         offset = self.at
         if size > self.end - offset:
             raise DamagedTar(f"cut off within {ascii(name[:200])}: {self.end - offset} of its {size} bytes are here")
@@ -119,22 +118,22 @@ class _Blocks:
             began, piece = self.at, self._read(min(_ZEROS_AT_ONCE, self.end - self.at))
             if (zeros := len(piece) - len(piece.lstrip(b"\0"))) < len(piece):
                 raise DamagedTar(
-                    f"more data at byte {began + zeros}, behind the end marker: several archives in one file, or a "
-                    "damaged part; send one archive at a time, or join them with tar --concatenate"
+                    f"more data at byte {began + zeros}, after the end marker: several archives in one file, or "
+                    "damaged data; send one archive at a time, or join them with tar --concatenate"
                 )
 
     def _read(self, size: int) -> bytes:
         self.file.seek(self.at)
         data = self.file.read(size)
         if len(data) < size:
-            raise DamagedTar(f"ends at byte {self.at + len(data)} while it is read")
+            raise DamagedTar(f"ended at byte {self.at + len(data)} while it was read")
         self.at += size
         return data
 
 
 @dataclass(slots=True)
 class _Extended:
-    """What extended headers say of the member that follows them."""
+    """Extended headers of the member that follows them."""
 
     kinds: list[str] = field(default_factory=list)
     name: bytes = b""
@@ -164,13 +163,13 @@ class _Extended:
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a pax header: "length key=value", each with its line end (POSIX, pax Extended Header)."""
+    """Keys and values of a pax header: lines of "length key=value" (POSIX, pax Extended Header)."""
     at = 0
     while at < len(data):
         found = _RECORD.match(data, at)
         end = at + int(found[1]) if found else 0
         if found is None or not found.end() < end <= len(data) or data[end - 1 : end] != b"\n":
-            raise DamagedTar("an extended header that is damaged")
+            raise DamagedTar("a damaged extended header")
         yield found[2], data[found.end() : end - 1]
         at = end
 
@@ -186,7 +185,7 @@ def _member(blocks: _Blocks) -> Member | None:
             return _described(blocks, block, header, extended)
         extended.take(_EXTENDED[kind], blocks.extended(header.size))
     if extended.kinds:
-        raise DamagedTar("cut off behind an extended header: its member is not there")
+        raise DamagedTar("cut off after an extended header: its member is missing")
     return None
 
 
@@ -217,7 +216,7 @@ def _described(blocks: _Blocks, block: bytes, header: tarfile.TarInfo, extended:
 
 
 def _name(block: bytes) -> bytes:
-    """As it stands in the header. Where POSIX has a prefix of the name, GNU tar may have times."""
+    """The name in the header. Where POSIX has a prefix of the name, GNU tar may have times."""
     name, prefix = (block[start:end].partition(b"\0")[0] for start, end in ((0, 100), (345, 500)))
     return prefix + b"/" + name if prefix and block.startswith(_POSIX_MAGIC, 257) else name
 
@@ -231,7 +230,7 @@ def _kind(kind: bytes, name: str, size: int, sparse: bool) -> Kind:
 
 
 def _skip_sparse_map(blocks: _Blocks, block: bytes) -> None:
-    """Pass over the blocks that go on with an old GNU sparse header."""
+    """Skip the continuation blocks of an old GNU sparse header."""
     goes_on = block[482]
     while goes_on:
         more = blocks.header()

@@ -3,43 +3,47 @@
 from model.formats.errors import PictureTooLarge, UndecodablePicture
 
 DEFAULT_MAX_PIXELS = 16_000_000
-#: A picture of one cell is neither a line nor a dot; stretched to a square such a shape would show nothing.
+#: Limits of the shape: a picture of one cell is not a line or a dot.
 MIN_SIDE_PIXELS = 8
 MAX_ASPECT_RATIO = 10
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse too many pixels, and a shape that cannot be a cell.
+    """Check the number of pixels and the shape.
 
     Raises:
         PictureTooLarge: more than max_pixels.
-        UndecodablePicture: a side is too short, or one is much longer than the other.
+        UndecodablePicture: a side is too short or too long.
     """
     if width * height > max_pixels:
-        raise PictureTooLarge(f"{width} x {height} pixels; at most {max_pixels} are read")
+        raise PictureTooLarge(f"{width} x {height} pixels; at most {max_pixels} are allowed")
     if min(width, height) < MIN_SIDE_PIXELS:
         raise UndecodablePicture(f"{width} x {height} pixels; each side must have at least {MIN_SIDE_PIXELS}")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise UndecodablePicture(f"{width} x {height} pixels; the sides may differ by {MAX_ASPECT_RATIO} times at most")
+        raise UndecodablePicture(
+            f"{width} x {height} pixels; the longer side may be at most {MAX_ASPECT_RATIO} times the shorter"
+        )
 
 
-#: So many LF, each behind a CR, are no chance: one in 256 is, in pixels as in what is compressed.
+#: In pixels and in compressed data one LF in 256 follows a CR by chance. This many of them are no chance.
 _MIN_LINE_FEEDS = 16
 
 
 def check_line_ends(form: str, data: bytes) -> None:
-    """Refuse a BMP, TIFF or WebP in which CR was put before every LF; one of the size that it states is whole.
+    """Check that a BMP, TIFF or WebP was not transferred in text mode, which inserts CR before every LF.
+
+    A file of the size that it states is complete.
 
     Raises:
-        UndecodablePicture: it is one.
+        UndecodablePicture: every LF follows a CR.
     """
     if len(data) == _stated_size(form, data):
         return
     line_feeds = data.count(b"\n")
     if line_feeds >= _MIN_LINE_FEEDS and data.count(b"\r\n") == line_feeds:
         raise UndecodablePicture(
-            f"the {form} data is damaged: its line ends were changed, as a transfer as text does; send the file again,"
-            " unchanged"
+            f"the {form} data is damaged: its line ends were changed by a transfer in text mode; send the file again in"
+            " binary mode"
         )
 
 

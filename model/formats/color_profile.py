@@ -1,9 +1,8 @@
-"""ICC profiles: a picture's colours as sRGB, which is what the network was trained on and what a screen shows.
+"""Conversion of a picture's colours to sRGB by its ICC profile. The network is trained on sRGB.
 
-Converted by littleCMS (MIT, in Pillow's wheels), relative colorimetric with black point compensation: white stays
-white, and colours outside sRGB are moved to its edge. A profile that is sRGB within one grey level changes nothing. A
-profile that cannot be applied refuses the picture: its colours are unknown, and taking them for sRGB would give another
-answer without a word (docs/decisions/0014).
+Uses littleCMS (MIT, in Pillow's wheels), relative colorimetric with black point compensation: white stays white, and
+colours outside sRGB are clipped to it. A profile equal to sRGB within one grey level is skipped. A picture with a
+profile that cannot be applied is refused: its colours are unknown (docs/decisions/0014).
 """
 
 import hashlib
@@ -18,21 +17,21 @@ from PIL import Image, ImageCms
 
 from model.formats.errors import UndecodablePicture, UnsupportedPicture
 
-#: Cameras and screens take 0.5 to 20 KB, printing presses up to 3 MB (PSOcoated_v3).
+#: Profiles of cameras and screens have 0.5 to 20 KB, those of printing presses up to 3 MB (PSOcoated_v3).
 MAX_PROFILE_BYTES = 4 * 2**20
-#: One for colours takes 0.2 MB, one for printing inks up to 2 MB.
+#: A cached RGB transform needs 0.2 MB, a CMYK one up to 2 MB.
 MAX_TRANSFORMS = 32
 
 _HEADER_BYTES = 128
-_DEVICE_CLASSES = {b"scnr", b"mntr", b"prtr", b"spac"}  # not: device links, abstract profiles, named colours
+_DEVICE_CLASSES = {b"scnr", b"mntr", b"prtr", b"spac"}  # not device links, abstract profiles and named colours
 _MODES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}
 _NAMES = {"L": "grey", "RGB": "RGB", "CMYK": "CMYK"}
-# Multi-process elements: programs of any length, run for each of 36,000 grid points. Nobody's camera writes them.
+# Multi-process elements: programs of any length, run for each of 36,000 grid points. No camera writes them.
 _PROGRAM_TAGS = {b"D2B0", b"D2B1", b"D2B2", b"D2B3"}
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _BLACK_POINT = ImageCms.Flags.BLACKPOINTCOMPENSATION
-# What littleCMS calculates beforehand: of colours a fine grid, at most one level off (mean 0.05); of grey nothing, as
-# its grid is off by ten levels in the darks. Grey has 256 values only, which are converted once.
+# What littleCMS precalculates. For colours a fine grid, at most one level off (mean 0.05). For grey nothing: its grid
+# is off by ten levels in dark areas, and the 256 values are converted once anyway.
 _PRECALCULATION = {
     "L": ImageCms.Flags.NOOPTIMIZE,
     "RGB": ImageCms.Flags.HIGHRESPRECALC,
@@ -40,18 +39,18 @@ _PRECALCULATION = {
 }
 _ADVICE = "convert the picture to sRGB, or send it without the profile"
 
-#: A picture of any mode → RGB, without its alpha.
+#: Converts a picture of any mode to RGB without alpha.
 Transform = Callable[[Image.Image], Image.Image]
 _transforms: OrderedDict[bytes, tuple[str, Transform | None]] = OrderedDict()
 _lock = Lock()
 
 
 def in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """The picture in sRGB, as RGB or RGBA; the same object where it has no profile, or one of sRGB.
+    """The picture in sRGB, as RGB or RGBA; the same object without a profile or with one equal to sRGB.
 
     Raises:
-        UnsupportedPicture: a profile of another kind of picture, too large, or no device's.
-        UndecodablePicture: a profile that cannot be read.
+        UnsupportedPicture: the profile is for another colour mode, too large, or not of a device.
+        UndecodablePicture: the profile cannot be read.
     """
     transform = transform_to_srgb(profile, _mode_of_colours(picture))
     if transform is None:
@@ -65,7 +64,7 @@ def in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def transform_to_srgb(profile: bytes | None, mode: str) -> Transform | None:
-    """What converts pictures of this mode (L, RGB or CMYK); None where there is no profile, or one of sRGB.
+    """The conversion of pictures of this mode (L, RGB or CMYK); None without a profile or with one equal to sRGB.
 
     Raises:
         UnsupportedPicture, UndecodablePicture: as `in_srgb`.
@@ -74,11 +73,11 @@ def transform_to_srgb(profile: bytes | None, mode: str) -> Transform | None:
         return None
     if len(profile) > MAX_PROFILE_BYTES:
         raise UnsupportedPicture(
-            f"a colour profile of {len(profile)} bytes; at most {MAX_PROFILE_BYTES} are read; {_ADVICE}"
+            f"a colour profile of {len(profile)} bytes; at most {MAX_PROFILE_BYTES} are allowed; {_ADVICE}"
         )
     own, transform = _cached(profile)
     if own != mode and (own, mode) != ("RGB", "L"):
-        raise UnsupportedPicture(f"a colour profile for {_NAMES[own]} in a picture of {_NAMES[mode]}; {_ADVICE}")
+        raise UnsupportedPicture(f"a colour profile for {_NAMES[own]} in a {_NAMES[mode]} picture; {_ADVICE}")
     return transform
 
 
@@ -89,15 +88,15 @@ def _mode_of_colours(picture: Image.Image) -> str:
 
 
 def _check_header(profile: bytes) -> str:
-    """The mode of the pictures that a profile is for (ICC.1:2022 sections 7.2 and 7.3)."""
+    """The colour mode of a profile (ICC.1:2022 sections 7.2 and 7.3)."""
     size = int.from_bytes(profile[:4], "big")
     if profile[36:40] != b"acsp" or not _HEADER_BYTES < size <= len(profile):
         raise UndecodablePicture(f"the colour profile is damaged; {_ADVICE}")
     device_class, space = profile[12:16], profile[16:20]
     if device_class not in _DEVICE_CLASSES or space not in _MODES:
-        raise UnsupportedPicture(f"a colour profile that is no profile of a camera, scanner or screen; {_ADVICE}")
+        raise UnsupportedPicture(f"a colour profile that is not of a camera, scanner, screen or printer; {_ADVICE}")
     if not _PROGRAM_TAGS.isdisjoint(_tags(profile)):
-        raise UnsupportedPicture(f"a colour profile of multi-process elements; {_ADVICE}")
+        raise UnsupportedPicture(f"a colour profile with multi-process elements; {_ADVICE}")
     return _MODES[space]
 
 
@@ -110,7 +109,7 @@ def _tags(profile: bytes) -> list[bytes]:
 
 
 def _cached(profile: bytes) -> tuple[str, Transform | None]:
-    """The mode that a profile is for, and its transform; kept by the profile's digest."""
+    """The colour mode and the transform of a profile, cached by its sha256."""
     key = hashlib.sha256(profile).digest()
     with _lock:
         if key in _transforms:
@@ -140,12 +139,12 @@ def _built(profile: bytes, mode: str) -> Transform | None:
     if np.abs(shown.astype(int) - colours).max() <= 1:
         return None
     if mode == "RGB":
-        return lambda picture: transform.apply_in_place(picture.convert("RGB"))  # which is a copy
+        return lambda picture: transform.apply_in_place(picture.convert("RGB"))
     return lambda picture: Image.fromarray(shown[0][np.asarray(picture.convert("L"))])
 
 
 def _probe(mode: str) -> NDArray[np.uint8]:
-    """Every grey, and for RGB a grid of colours, (1, N, 3): profiles of sRGB leave each where it is, within a level."""
+    """Test colours (1, N, 3): every grey, and for RGB a grid of colours. sRGB profiles change none by more than 1."""
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
     levels = np.linspace(0, 255, 17).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)

@@ -21,55 +21,55 @@ UPRIGHT = 1
 
 
 def orientation_of(picture: Image.Image) -> int:
-    """The orientation of a loaded picture by EXIF, or by XMP where EXIF has none: 1 to 8.
+    """The orientation of a loaded picture, 1 to 8, by EXIF or else XMP.
 
-    Metadata that cannot be read, or a value that is no orientation, means 1, as in every viewer: the pixels are whole.
+    1 if the metadata cannot be read or the value is invalid, as in viewers.
     """
     try:
         found = picture.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow's EXIF parser raises a dozen kinds, and none of them speaks of the pixels
+    except Exception:  # Pillow's EXIF parser raises many kinds; none concerns the pixels
         return UPRIGHT
     return known(found)
 
 
 def orientation_of_jpeg(data: bytes) -> int:
-    """The same of a JPEG file, whose pixels are not Pillow's."""
+    """The orientation of a JPEG file, which simplejpeg decodes."""
     try:
         return orientation_of(JpegImageFile(BytesIO(data)))
-    except Exception:  # of Pillow's parser of segments; the pixels are whole
+    except Exception:  # of Pillow's segment parser; it does not concern the pixels
         return UPRIGHT
 
 
 def orientation_of_xmp(xmp: bytes) -> int:
-    """The same by XMP alone."""
+    """The orientation by XMP."""
     metadata = Image.new("1", (1, 1))
     metadata.info["xmp"] = xmp
     return orientation_of(metadata)
 
 
 def known(value: object) -> int:
-    """The orientation that a tag's value stands for; 1 for whatever is none."""
+    """The orientation of a tag's value; 1 if it is invalid."""
     return value if isinstance(value, int) and value in _UPRIGHT else UPRIGHT
 
 
 def upright(picture: Image.Image, orientation: int) -> Image.Image:
-    """The picture as a person sees it; the same object where nothing is to be turned."""
+    """The picture rotated or mirrored for display; the same object if it is upright."""
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
 
 
-#: Mean opacity below which there is nothing to see. A cell cut out of its field covers several per cent of it.
+#: Least mean opacity. A cell cut out of its field covers several per cent of it.
 MIN_OPACITY = 0.01
 
 
 def opaque(picture: Image.Image) -> Image.Image:
-    """The picture over white, as RGB.
+    """The picture over a white background, as RGB.
 
     Raises:
-        UnsupportedPicture: it is transparent everywhere, or nearly so.
+        UnsupportedPicture: it is almost completely transparent.
     """
     if not picture.has_transparency_data:
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     layer = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
     if float(np.asarray(layer.getchannel("A")).mean()) < MIN_OPACITY * 255:
-        raise UnsupportedPicture("a picture that is transparent everywhere; save it without its alpha channel")
+        raise UnsupportedPicture("a completely transparent picture; save it without its alpha channel")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -25,7 +25,7 @@ D65: Chromaticity = (0.3127, 0.3290)
 
 @dataclass(frozen=True, slots=True)
 class Primaries:
-    """Where red, green, blue and white lie."""
+    """Chromaticities of red, green, blue and white."""
 
     red: Chromaticity
     green: Chromaticity
@@ -34,7 +34,7 @@ class Primaries:
 
 
 SRGB_PRIMARIES = Primaries((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
-#: A curve's type and parameters (ICC.1:2022 section 10.18): gamma, then a, b, c, d of its linear foot.
+#: Parameters of a tone curve (ICC.1:2022 section 10.18): gamma, then a, b, c, d of the linear part.
 Curve = tuple[float, ...]
 SRGB_CURVE: Curve = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 
@@ -43,7 +43,7 @@ def matrix_profile(primaries: Primaries, curve: Curve) -> bytes:
     """An ICC profile of version 4 for RGB pictures.
 
     Raises:
-        ValueError: primaries that span no colours, or numbers that a profile cannot hold.
+        ValueError: the primaries are on one line, or a value is out of range.
     """
     colorants = _adapted(primaries).T
     parametric = struct.pack(">4sIHH", b"para", 0, 0 if len(curve) == 1 else 3, 0) + b"".join(map(_fixed, curve))
@@ -79,7 +79,7 @@ def _adapted(primaries: Primaries) -> NDArray[np.float64]:
 def _xyz_of(point: Chromaticity) -> NDArray[np.float64]:
     x, y = point
     if not (0 <= x <= 1 and 0 < y <= 1):
-        raise ValueError("no chromaticity")
+        raise ValueError("invalid chromaticity")
     return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
@@ -88,19 +88,19 @@ def _xyz(values: NDArray[np.float64]) -> bytes:
 
 
 def _fixed(value: float) -> bytes:
-    """s15Fixed16Number."""
+    """A number as s15Fixed16Number."""
     if not abs(value) < 32768:
-        raise ValueError("a number that a profile cannot hold")
+        raise ValueError("value out of range")
     return struct.pack(">i", round(value * 65536))
 
 
-#: A gamma this near to 1/2.2 means sRGB's curve, as in libpng (PNG_GAMMA_THRESHOLD).
+#: A gamma within this tolerance of 1/2.2 means sRGB's curve, as in libpng (PNG_GAMMA_THRESHOLD).
 GAMMA_TOLERANCE = 0.05
 
 _COLOUR_CHUNKS = {b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"}
 _DAMAGED = "the colour profile is damaged; convert the picture to sRGB, or send it without the profile"
 _BT2020 = Primaries((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))
-#: Colour primaries and transfer characteristics of ITU-T H.273 (tables 2 and 3) that photographs have.
+#: Colour primaries and transfer characteristics of ITU-T H.273 (tables 2 and 3), as far as photographs use them.
 _PRIMARIES = {
     1: SRGB_PRIMARIES,
     5: Primaries((0.64, 0.33), (0.29, 0.60), (0.15, 0.06)),
@@ -121,11 +121,11 @@ _CURVES: dict[int, Curve] = {
 
 
 def embedded_profile(form: str, data: bytes) -> bytes | None:
-    """The ICC profile of a PNG or BMP, or one made of what it says in numbers; None where it says nothing, or sRGB.
+    """The ICC profile of a PNG or BMP, or one made of its primaries and curve; None for sRGB or no information.
 
     Raises:
-        UndecodablePicture: it cannot be read.
-        UnsupportedPicture: it is another file, or has more brightness than a screen shows.
+        UndecodablePicture: the information is damaged.
+        UnsupportedPicture: the profile is in another file, or the picture is high dynamic range.
     """
     reader = _READERS.get(form)
     try:
@@ -137,7 +137,7 @@ def embedded_profile(form: str, data: bytes) -> bytes | None:
 
 
 def _png_profile(data: bytes) -> bytes | None:
-    """By the chunk that counts most: cICP, iCCP, sRGB, or gAMA and cHRM (PNG, third edition, section 4.3)."""
+    """The profile by precedence: cICP, iCCP, sRGB, then gAMA and cHRM (PNG, third edition, section 4.3)."""
     found = [chunk for chunk in png.chunks(data) if chunk.name in _COLOUR_CHUNKS]
     chunks = {chunk.name: png.body(data, chunk) for chunk in found}
     if b"cICP" in chunks:
@@ -159,7 +159,7 @@ def _png_profile(data: bytes) -> bytes | None:
 def _unpacked(chunk: bytes) -> bytes:
     name, _, packed = chunk.partition(b"\0")
     unpacking = zlib.decompressobj()
-    profile = unpacking.decompress(packed[1:], MAX_PROFILE_BYTES + 1)  # one more is refused for its length
+    profile = unpacking.decompress(packed[1:], MAX_PROFILE_BYTES + 1)  # one byte more is refused later as too long
     if not name or packed[:1] != b"\0" or not (unpacking.eof or len(profile) > MAX_PROFILE_BYTES):
         raise UndecodablePicture(_DAMAGED)
     return profile
@@ -168,8 +168,8 @@ def _unpacked(chunk: bytes) -> bytes:
 def _video_profile(primaries: int, transfer: int, matrix: int, full_range: int) -> bytes:
     if primaries not in _PRIMARIES or transfer not in _CURVES or (matrix, full_range) != (0, 1):
         raise UnsupportedPicture(
-            f"a PNG of the colour space {primaries}/{transfer}/{matrix}/{full_range} (cICP), video or high dynamic"
-            " range; convert the picture to sRGB"
+            f"a PNG with the video or HDR colour space {primaries}/{transfer}/{matrix}/{full_range} (cICP);"
+            " convert the picture to sRGB"
         )
     return matrix_profile(_PRIMARIES[primaries], _CURVES[transfer])
 
@@ -179,13 +179,13 @@ def _curve(gamma: float) -> Curve:
 
 
 def _bmp_profile(data: bytes) -> bytes | None:
-    """By the colour space type of a header of version 4 or 5 (Windows GDI, BITMAPV5HEADER)."""
+    """The profile by the colour space type of header version 4 or 5 (Windows GDI, BITMAPV5HEADER)."""
     header_size = int.from_bytes(data[14:18], "little")
     space = data[70:74][::-1]
     if header_size < 108:
         return None
     if space == b"LINK":
-        raise UnsupportedPicture("a BMP whose colour profile is another file; convert the picture to sRGB")
+        raise UnsupportedPicture("a BMP with its colour profile in another file; convert the picture to sRGB")
     if space == b"MBED" and header_size >= 124:
         offset, size = struct.unpack_from("<2I", data, 126)
         if not size or 14 + offset + size > len(data):
@@ -195,13 +195,13 @@ def _bmp_profile(data: bytes) -> bytes | None:
 
 
 def _calibrated(data: bytes) -> bytes | None:
-    """By end points and gammas; writers that have nothing to say leave them at zero."""
+    """The profile by end points and gammas; None if they are all zero, as most writers leave them."""
     numbers = [number / 2**30 for number in struct.unpack_from("<9i", data, 74)]
     gammas = [number / 2**16 for number in struct.unpack_from("<3I", data, 110)]
     if not any(numbers):
         return None
     if len(set(gammas)) > 1:
-        raise UnsupportedPicture("a BMP of three different gammas; convert the picture to sRGB")
+        raise UnsupportedPicture("a BMP with different gammas for red, green and blue; convert the picture to sRGB")
     points = [numbers[at : at + 3] for at in (0, 3, 6)]
     red, green, blue = ((x / (x + y + z), y / (x + y + z)) for x, y, z in points)
     return matrix_profile(Primaries(red, green, blue, D65), _curve(gammas[0]) if gammas[0] else SRGB_CURVE)

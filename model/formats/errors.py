@@ -1,8 +1,8 @@
-"""The ways in which a picture cannot be read, shared by every format."""
+"""Errors of reading a picture, shared by all formats."""
 
 
 class PictureError(ValueError):
-    """A picture that cannot be read, and why, in a sentence that names no file and shows no content."""
+    """A picture cannot be read. The reason names no file and shows no content of it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -10,16 +10,16 @@ class PictureError(ValueError):
 
 
 class UnsupportedPicture(PictureError):
-    """Not a kind of picture that is read here: another format, or samples that cannot be shown honestly."""
+    """The format, layout or kind of samples is not supported."""
 
 
 class ArchiveForPicture(UnsupportedPicture):
-    """A ZIP archive where one picture belongs; the pictures in it may well be readable."""
+    """A ZIP archive was sent instead of a picture."""
 
 
 class PictureTooLarge(PictureError):
-    """More pixels than allowed, said by the header and refused before any is decoded."""
+    """More pixels than allowed, by the header; nothing is decoded."""
 
 
 class UndecodablePicture(PictureError):
-    """The right kind, but empty, cut off, broken, or of a shape that cannot be a cell."""
+    """A supported format, but empty, cut off, damaged, or of an extreme shape."""

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: a picture that is read here, or something that is refused by its name."""
+"""The type of a file by its first bytes: a supported picture format, or what else it is, for the error message."""
 
 import codecs
 import re
@@ -17,7 +17,7 @@ _READ = {
     b"II+\x00": "TIFF",
     b"MM\x00+": "TIFF",
 }
-#: Other pictures, and what holds several; a longer beginning stands before a shorter one that it begins with.
+#: Other formats. Where one signature is a prefix of another, the longer one comes first.
 _PICTURES = {
     b"GIF87a": "a GIF",
     b"GIF89a": "a GIF",
@@ -88,13 +88,13 @@ _ARCHIVES = {
     b"MSCF": "a CAB archive",
     b"!<arch>\n": "an ar archive",
 }
-#: Brand of an ISO base media file (ISO/IEC 14496-12 section 4.3).
+#: Names by the brand of an ISO base media file (ISO/IEC 14496-12 section 4.3).
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC picture"),
     **dict.fromkeys((b"avif", b"avis"), "an AVIF picture"),
     b"crx ": "a camera raw file (CR3)",
 }
-#: Beginnings of the read formats in base64, in either alphabet.
+#: First bytes of the supported formats in base64, in either alphabet.
 _BASE64 = (b"/9j/", b"_9j_", b"iVBORw0KGgo", b"Qk", b"SUkq", b"SUkr", b"TU0A", b"UklGR")
 _BASE64_ONLY = re.compile(rb"[A-Za-z0-9+/_=\s-]{16,}\Z")
 _TEXTS = (
@@ -107,7 +107,7 @@ _TEXTS = (
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer in place of the file"),
 )
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
-#: Beginnings of the read formats after a transfer that took them for text.
+#: First bytes of the supported formats after a transfer in text mode.
 _AS_TEXT = {
     b"\x89PNG": "its line ends were changed",
     b"\x09PNG": "the upper bit of each byte was removed",
@@ -125,16 +125,16 @@ _HEAD_BYTES = 512
 
 
 def format_of(head: bytes) -> str:
-    """Which of FORMATS a file is, by its first 16 bytes; its name says nothing. 512 bytes name what is refused.
+    """The format of a file, one of FORMATS. 16 bytes are enough to find it; 512 also name what is refused.
 
     Raises:
-        UnsupportedPicture: none of them; says what it is instead, where its beginning tells.
-        UndecodablePicture: nothing at all.
+        UnsupportedPicture: another type of file, named if it is recognised.
+        UndecodablePicture: empty, or damaged by a transfer in text mode.
     """
     if not head:
         raise UndecodablePicture("the picture is empty (0 bytes)")
     found = _read_format(head)
-    if found is None or (found == "BMP" and _text(head[:_HEAD_BYTES])):  # two letters, with which words begin too
+    if found is None or (found == "BMP" and _text(head[:_HEAD_BYTES])):  # two letters, which can also start a text
         raise _refusal(head[:_HEAD_BYTES])
     return found
 
@@ -147,22 +147,24 @@ def _read_format(head: bytes) -> str | None:
 
 def _refusal(head: bytes) -> UnsupportedPicture | UndecodablePicture:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
-        return ArchiveForPicture("a ZIP archive, where one picture belongs")
+        return ArchiveForPicture("a ZIP archive instead of one picture")
     if head[257:262] == b"ustar":
-        return UnsupportedPicture("a tar archive, where one picture belongs; send it as a batch (application/x-tar)")
+        return UnsupportedPicture("a tar archive instead of one picture; send it as a batch (application/x-tar)")
     if method := _begins(head, _COMPRESSED):
-        return UnsupportedPicture(f"data compressed by {method}; send the picture itself, not compressed")
+        return UnsupportedPicture(f"data compressed by {method}; send the picture uncompressed")
     if name := _begins(head, _ARCHIVES):
-        return UnsupportedPicture(f"{name}, where one picture belongs; send the pictures, or a ZIP or tar of them")
+        return UnsupportedPicture(f"{name} instead of one picture; send the pictures, or a ZIP or tar of them")
     if change := _begins(head, _AS_TEXT):
-        return UndecodablePicture(f"a picture that was transferred as text: {change}; send it as binary data")
+        return UndecodablePicture(f"a picture damaged by a transfer in text mode: {change}; send it as binary data")
     behind = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
     if len(behind) < len(head) and (found := _read_format(behind)):
-        return UndecodablePicture(f"{len(head) - len(behind)} bytes stand before the {found}; send the file alone")
+        return UndecodablePicture(f"{len(head) - len(behind)} bytes before the {found} data; send the file alone")
     if not head.strip(b"\0"):
-        return UndecodablePicture("the picture begins with nothing but zeros: the file was not written or sent whole")
+        return UndecodablePicture(
+            "the picture begins with zeros only: the file was not written or sent completely; send it again"
+        )
     name = _container(head) or _begins(head, _PICTURES) or _text(head) or "an unknown type of file"
-    return UnsupportedPicture(f"{name}, not a picture type that is read here; {_SEND}")
+    return UnsupportedPicture(f"{name} is not a supported picture type; {_SEND}")
 
 
 def _begins(head: bytes, names: dict[bytes, str]) -> str | None:
@@ -170,7 +172,7 @@ def _begins(head: bytes, names: dict[bytes, str]) -> str | None:
 
 
 def _container(head: bytes) -> str | None:
-    """The name of a type that does not tell itself by its very first bytes."""
+    """The name of a container format, whose signature is not at the start of the file."""
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "a video (MP4 or QuickTime)")
     if head[128:132] == b"DICM":

@@ -1,8 +1,8 @@
-"""JPEG: the segments and scans of a file, and its pixels, of which none may be missing (ITU-T T.81 and T.86).
+"""JPEG files: decoding that refuses incomplete or damaged data (ITU-T T.81 and T.86).
 
-libjpeg fills what is missing with grey and says so in a warning only. Here every warning refuses: none of the 11,779
-real cells that this project has tried raises one. What libjpeg does not notice is read from the markers: the end of
-the picture, scans that are not there, line ends that a text transfer has changed.
+libjpeg fills missing data with grey and only warns. Here every warning is an error: none of 11,779 real cells causes
+one. What libjpeg does not notice is checked by the markers: a missing end, missing scans, and line ends changed by a
+transfer in text mode.
 """
 
 import re
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from model.formats.errors import PictureError, UndecodablePicture, UnsupportedPicture
 
-#: Each scan of a progressive JPEG costs a pass over all its blocks; cameras and editors write about ten.
+#: Each scan of a progressive JPEG needs a pass over all blocks. Cameras and editors write about ten.
 MAX_SCANS = 100
-#: A colour profile takes up to 255 segments, and extended XMP one for each 64 KB.
+#: A colour profile needs up to 255 segments, and extended XMP one for each 64 KB.
 MAX_SEGMENTS = 4096
-#: A scan of so many bytes has each of the 256 values: all of 11,758 real cells, and 1 - 3e-5 of random bytes.
+#: Scans of this many bytes contain each of the 256 values: all of 11,758 real cells, and 1 - 3e-5 of random bytes.
 MIN_BYTES_FOR_LINE_ENDS = 4096
 
-_HOLE = bytes(32)  # real cells have 5 zeros at most
+_HOLE = bytes(32)  # real cells have at most 5 zeros in a row
 _DHT, _SOI, _EOI, _SOS, _DNL, _APP0, _APP1, _APP2 = 0xC4, 0xD8, 0xD9, 0xDA, 0xDC, 0xE0, 0xE1, 0xE2
 _BARE = {0x01, *range(0xD0, 0xD8)}  # TEM and RSTn: markers without a segment
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -45,7 +45,7 @@ _DAMAGED = "the JPEG data is damaged: {}; send the file again, unchanged"
 
 
 class Segment(NamedTuple):
-    """A marker, the span of its parameters, and where the entropy-coded data behind it ends (scans only)."""
+    """A marker, the span of its parameters, and the end of the entropy-coded data after it (scans only)."""
 
     marker: int
     start: int
@@ -54,7 +54,7 @@ class Segment(NamedTuple):
 
 
 class Component(NamedTuple):
-    """One colour component of a frame: its identifier and how many samples it has in a unit, across and down."""
+    """One colour component of a frame: its identifier and sampling factors."""
 
     identifier: int
     across: int
@@ -63,7 +63,7 @@ class Component(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the frame header (SOF) says."""
+    """The frame header (SOF)."""
 
     progressive: bool
     width: int
@@ -72,7 +72,7 @@ class Frame:
 
 
 def segments(data: bytes) -> Iterator[Segment]:
-    """Yield every segment up to the end of the picture; what lies behind the end marker is not looked at.
+    """The segments up to the end marker; data after it is ignored.
 
     Raises:
         UndecodablePicture: the end marker is missing, or bytes lie between two segments.
@@ -84,7 +84,7 @@ def segments(data: bytes) -> Iterator[Segment]:
             raise UndecodablePicture(_CUT_OFF.format("its end marker is missing"))
         marker = head[1]
         if head[0] != 0xFF or marker in (0, _SOI):
-            raise UndecodablePicture(_DAMAGED.format("a segment does not begin where the one before it ends"))
+            raise UndecodablePicture(_DAMAGED.format("extra bytes between two segments"))
         if marker == _EOI:
             return
         if marker in _BARE:
@@ -110,10 +110,10 @@ def _scan_end(data: bytes, start: int) -> int:
 
 
 def read_frame(data: bytes) -> Frame:
-    """The frame header, read before anything behind it.
+    """Read the frame header.
 
     Raises:
-        UnsupportedPicture: a JPEG process that is not read here, by its name.
+        UnsupportedPicture: an unsupported JPEG process.
         UndecodablePicture: cut off or damaged before the frame header ends.
     """
     for segment in segments(data):
@@ -133,7 +133,7 @@ def _frame(marker: int, header: bytes) -> Frame:
         raise UnsupportedPicture(f"a {header[0]}-bit JPEG; send 8 bits a sample, or a 16-bit PNG or TIFF")
     height, width, count = int.from_bytes(header[1:3], "big"), int.from_bytes(header[3:5], "big"), header[5]
     if height == 0:
-        raise UnsupportedPicture("a JPEG that gives its height behind the first scan (DNL); save it again")
+        raise UnsupportedPicture("a JPEG with its height after the first scan (DNL); save it again")
     if count not in (1, 3, 4):
         raise UnsupportedPicture(f"a JPEG of {count} components; send grey, RGB or CMYK")
     fields = (header[at : at + 2] for at in range(6, len(header), 3))
@@ -143,17 +143,17 @@ def _frame(marker: int, header: bytes) -> Frame:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A whole JPEG's frame, and its segments from the first to the last."""
+    """The frame of a complete JPEG, and all its segments."""
 
     frame: Frame
     segments: tuple[Segment, ...]
 
 
 def read_layout(data: bytes, frame: Frame) -> Layout:
-    """Walk a file with this frame header to the end of its picture, and check that nothing of it is missing.
+    """Read the segments of a file with this frame header, and check that it is complete.
 
     Raises:
-        UndecodablePicture: cut off, damaged, or of too many scans.
+        UndecodablePicture: cut off, damaged, or too many scans.
     """
     found = tuple(segments(data))
     scans = [segment for segment in found if segment.marker == _SOS]
@@ -166,13 +166,13 @@ def read_layout(data: bytes, frame: Frame) -> Layout:
         if segment.marker == _DNL and data[segment.start : segment.end] != frame.height.to_bytes(2, "big"):
             raise UndecodablePicture(_DAMAGED.format("its two heights differ"))
     _check_line_ends(data, scans)
-    if not frame.progressive:  # where zeros may be a long run of empty blocks, and libjpeg notices most of them
+    if not frame.progressive:  # there zeros can be empty blocks, and libjpeg notices most holes
         _check_holes(data, found)
     return Layout(frame, found)
 
 
 def _check_coverage(frame: Frame, headers: list[bytes]) -> None:
-    """Refuse a picture whose scans do not send every bit of every coefficient of every component."""
+    """Check that the scans contain every bit of every coefficient of every component."""
     missing_bits = {component.identifier: bytearray(b"\xff" * 64) for component in frame.components}
     for header in headers:
         if len(header) < 4 or len(header) != 4 + 2 * header[0]:
@@ -187,9 +187,9 @@ def _check_coverage(frame: Frame, headers: list[bytes]) -> None:
 
 
 def _check_line_ends(data: bytes, scans: list[Segment]) -> None:
-    """Refuse a file that was transferred as text: one of CR, LF and LF without CR is in none of its scans.
+    """Check that the file was not transferred in text mode: its scans contain CR, LF, and LF without CR.
 
-    Other changed bytes may lie in data that libjpeg passes over. The conversion of CR LF to LF shows nothing here.
+    Changed bytes can be in data that libjpeg skips. A conversion of CR LF to LF is not detected.
     """
     spans = [(scan.end, scan.scan_end) for scan in scans]
     suspects = [value for value in (b"\r", b"\n") if all(data.find(value, start, end) < 0 for start, end in spans)]
@@ -198,27 +198,27 @@ def _check_line_ends(data: bytes, scans: list[Segment]) -> None:
         return
     coded = b"".join(data[start:end] for start, end in spans)
     if len(coded) >= MIN_BYTES_FOR_LINE_ENDS and len(set(coded)) >= 256 - len(suspects):
-        raise UndecodablePicture(_DAMAGED.format("its line ends were changed, as a transfer as text does"))
+        raise UndecodablePicture(_DAMAGED.format("its line ends were changed by a transfer in text mode"))
 
 
 def _check_holes(data: bytes, found: tuple[Segment, ...]) -> None:
-    """Refuse a baseline picture in which a run of bytes is zero, as where a file was not written or sent whole.
+    """Check that a baseline picture has no run of zero bytes, as an incompletely written file has.
 
-    Where the code of zeros ends a block, a picture of one colour is such a run; elsewhere it is the same coefficient
-    63 times in every block.
+    If the code of zeros ends a block, an area of one colour is such a run, and is allowed. Otherwise a run would mean
+    the same coefficient 63 times in every block.
     """
-    ends_block = {0: False, 1: True}  # the tables that a file without any means (T.81 annex K.3)
+    ends_block = {0: False, 1: True}  # the tables of a file that contains none (T.81 annex K.3)
     for segment in found:
         if segment.marker == _DHT:
             ends_block.update(_ends_of_block(data[segment.start : segment.end]))
         elif segment.marker == _SOS and data.find(_HOLE, segment.end, segment.scan_end) >= 0:
             tables = data[segment.start + 2 : segment.end - 3 : 2]
             if not all(ends_block.get(table & 15) for table in tables):
-                raise UndecodablePicture(_DAMAGED.format("a part of it is nothing but zeros"))
+                raise UndecodablePicture(_DAMAGED.format("a part of it is all zeros"))
 
 
 def _ends_of_block(tables: bytes) -> Iterator[tuple[int, bool]]:
-    """The number of each AC table of a segment (T.81 section B.2.4.2), and whether its code of zeros ends a block."""
+    """Number of each AC table in a segment (T.81 section B.2.4.2), and whether its code of zeros ends a block."""
     at = 0
     while at + 17 < len(tables):
         if tables[at] >> 4:
@@ -227,10 +227,10 @@ def _ends_of_block(tables: bytes) -> Iterator[tuple[int, bool]]:
 
 
 def profile(data: bytes, layout: Layout) -> bytes | None:
-    """The embedded ICC profile, put together from its segments (ICC.1:2022 annex B.4); None where there is none.
+    """The embedded ICC profile, joined from its segments (ICC.1:2022 annex B.4); None without a profile.
 
     Raises:
-        UndecodablePicture: a part of it is missing or sent twice.
+        UndecodablePicture: a part is missing or duplicated.
     """
     parts: dict[int, bytes] = {}
     totals: set[int] = set()
@@ -238,7 +238,7 @@ def profile(data: bytes, layout: Layout) -> bytes | None:
         if marker == _APP2 and data.startswith(b"ICC_PROFILE\0", start, end - 2):
             number, total = data[start + 12], data[start + 13]
             if number in parts:
-                raise UndecodablePicture("the colour profile is damaged: a part of it comes twice")
+                raise UndecodablePicture("the colour profile is damaged: a part of it is duplicated")
             parts[number] = data[start + 14 : end]
             totals.add(total)
     if not parts:
@@ -249,18 +249,18 @@ def profile(data: bytes, layout: Layout) -> bytes | None:
 
 
 def has_metadata(layout: Layout) -> bool:
-    """Whether there is an APP1 segment: EXIF or XMP, which may say an orientation."""
+    """Whether there is an APP1 segment: EXIF or XMP, which can hold an orientation."""
     return any(segment.marker == _APP1 for segment in layout.segments)
 
 
 def decode(data: bytes, layout: Layout) -> NDArray[np.uint8]:
-    """Decode a whole JPEG; every warning of libjpeg refuses it.
+    """Decode a JPEG. A warning of libjpeg is an error.
 
     Returns:
         RGB (H, W, 3), or the inks of a CMYK picture (H, W, 4), 255 for full ink.
 
     Raises:
-        UnsupportedPicture: subsampling that libjpeg-turbo's checked decoder does not read.
+        UnsupportedPicture: chroma subsampling that libjpeg-turbo does not support.
         UndecodablePicture: cut off or damaged.
     """
     four = len(layout.frame.components) == 4
@@ -268,7 +268,7 @@ def decode(data: bytes, layout: Layout) -> NDArray[np.uint8]:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(_normalized(data, layout), "CMYK" if four else "RGB")
     except ValueError as error:
         raise _refusal(str(error), layout.frame) from error
-    return ~pixels if four else pixels  # every known writer of CMYK stores the paper that is left, as Adobe does
+    return ~pixels if four else pixels  # every known writer of CMYK stores inverted values, as Adobe does
 
 
 def _refusal(warning: str, frame: Frame) -> PictureError:
@@ -281,7 +281,7 @@ def _refusal(warning: str, frame: Frame) -> PictureError:
 
 
 def _normalized(data: bytes, layout: Layout) -> bytes:
-    """The same picture without two oddities of headers, of which libjpeg warns though no pixel depends on them."""
+    """The file with two header fields corrected that libjpeg warns about and that do not affect the pixels."""
     odd: list[tuple[int, bytes]] = []
     for marker, start, end, _ in layout.segments:
         if marker == _APP0 and data.startswith(b"JFIF\0", start, end - 9) and data[start + 5] != 1:

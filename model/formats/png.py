@@ -16,7 +16,7 @@ from model.formats.display import UPRIGHT, orientation_of
 from model.formats.errors import UndecodablePicture, UnsupportedPicture
 from model.formats.sample_depth import Scale, depth, to_8_bit
 
-#: 16 million pixels of 8 bytes in chunks of 2 KB; writers use 8 KB and more.
+#: Enough for 16 million pixels of 8 bytes in chunks of 2 KB; writers use 8 KB and more.
 MAX_CHUNKS = 65_536
 MAX_METADATA_BYTES = 1 << 20
 _PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
@@ -25,7 +25,7 @@ _XMP, _RAW_EXIF = b"XML:com.adobe.xmp\0\0\0", b"Raw profile type exif\0"
 
 
 class Chunk(NamedTuple):
-    """A chunk's name and where in the file it stands, from its length to its checksum."""
+    """A chunk's name and its position in the file, from its length field to its checksum."""
 
     name: bytes
     start: int
@@ -33,7 +33,7 @@ class Chunk(NamedTuple):
 
 
 def chunks(data: bytes) -> Iterator[Chunk]:
-    """Yield the chunks up to IEND.
+    """The chunks up to IEND.
 
     Raises:
         UndecodablePicture: too many, or the file ends before IEND does.
@@ -51,7 +51,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def body(data: bytes, chunk: Chunk) -> bytes:
-    """What a chunk holds."""
+    """The data of a chunk."""
     return data[chunk.start + 8 : chunk.end - 4]
 
 
@@ -61,10 +61,10 @@ def _is_whole(data: bytes, chunk: Chunk) -> bool:
 
 
 def picture_alone(data: bytes, found: list[Chunk]) -> bytes:
-    """The file without what says nothing of the pixels; chunks that are critical and unknown stay, to be refused.
+    """The file without chunks that do not affect the pixels. Unknown critical chunks stay, and Pillow refuses them.
 
     Raises:
-        UndecodablePicture: a chunk that makes the pixels, or says how they look, is damaged.
+        UndecodablePicture: a chunk of the pixels or their appearance is damaged.
     """
     kept = [chunk for chunk in found if chunk.name in _PICTURE or chunk.name[:1].isupper()]
     looks = [chunk for chunk in found if chunk.name in _LOOKS]
@@ -76,7 +76,7 @@ def picture_alone(data: bytes, found: list[Chunk]) -> bytes:
 
 
 def orientation(data: bytes, found: list[Chunk]) -> int:
-    """By EXIF, as a chunk or as ImageMagick's text, or by XMP; 1 where it is damaged or there is none."""
+    """Orientation by EXIF (a chunk, or ImageMagick's text chunk) or XMP; 1 if missing or damaged."""
     metadata = Image.new("1", (1, 1))
     for chunk in found:
         if chunk.name in (b"eXIf", b"iTXt", b"tEXt", b"zTXt") and chunk.end - chunk.start < MAX_METADATA_BYTES:
@@ -103,25 +103,25 @@ def _add(info: dict[str | tuple[int, int], object], name: bytes, held: bytes) ->
 _GREY, _RGB, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
 #: Colour type → mode of the picture and its colour samples, without alpha (PNG specification, section 11.2.1).
 _DEEP = {_GREY: ("L", 1), _RGB: ("RGB", 3), _GREY_ALPHA: ("LA", 1), _RGB_ALPHA: ("RGBA", 3)}
-#: How Pillow is made to keep the lower byte of each 16-bit sample in place of the upper one.
+#: Raw modes with which Pillow keeps the lower byte of each 16-bit sample instead of the upper one.
 _LOWER_BYTES = {_RGB: "RGB;16L", _RGB_ALPHA: "RGBA;16L"}
 
 
 def read(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
-    """The one frame with 8 bits a sample, as it is stored, and its orientation.
+    """The frame with 8 bits a sample, as stored, and its orientation.
 
     Raises:
-        PictureError: too large, an animation, samples that cannot be scaled, or broken.
+        PictureError: too large, an animation, samples of unknown brightness, or damaged.
     """
     if data[12:16] != b"IHDR" or len(data) < 33:
-        raise UndecodablePicture("the PNG data is broken: its header is not the first chunk, or cut off")
+        raise UndecodablePicture("the PNG data is damaged: its header is cut off or not the first chunk")
     width, height, bits, colour_type = struct.unpack_from(">IIBB", data, 16)
     check_size(width, height, max_pixels)
     found = list(chunks(data))
     alone = picture_alone(data, found)
     picture = PngImageFile(BytesIO(alone))
     if picture.n_frames > 1:
-        raise UnsupportedPicture("an animation: which of its frames is the cell cannot be told; send one picture")
+        raise UnsupportedPicture("an animation; send one frame as a still picture")
     picture.load()
     if bits == 16:
         declared = _significant_bits(data, found, _DEEP[colour_type][1])
@@ -132,7 +132,7 @@ def read(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
 
 
 def _transparent_colour(value: int | tuple[int, ...], bits: int) -> int | tuple[int, ...]:
-    """The value of tRNS in the 8-bit samples that Pillow scales the pixels to; the bits above the depth are idle."""
+    """The colour of tRNS, scaled to 8-bit samples as Pillow scales the pixels; bits above the depth are ignored."""
     largest = (1 << bits) - 1
     if isinstance(value, tuple):
         return tuple(sample & largest for sample in value)
@@ -151,7 +151,7 @@ def _from_16_bit(picture: PngImageFile, data: bytes, colour_type: int, declared:
 
 
 def _samples(picture: PngImageFile, data: bytes, colour_type: int) -> NDArray[np.uint16]:
-    """The 16-bit samples, (H, W, C). Pillow keeps 8 bits of colours: the file is decoded once for each byte."""
+    """The 16-bit samples (H, W, C). Pillow keeps 8 bits of colours, so the file is decoded once for each byte."""
     if colour_type == _GREY:
         return np.asarray(picture).astype(np.uint16)[:, :, None]
     if colour_type == _GREY_ALPHA:
@@ -170,6 +170,6 @@ def _unpacked(data: bytes, raw_mode: str) -> NDArray[np.uint8]:
 
 
 def _significant_bits(data: bytes, found: list[Chunk], colours: int) -> list[Scale]:
-    """By sBIT, for samples that were left in the lower bits; those that fill 16 bits, as they should, do not fit it."""
+    """The depth by sBIT, for samples in the lower bits. Samples that fill 16 bits, as PNG demands, exceed it."""
     held = [set(body(data, chunk)[:colours]) for chunk in found if chunk.name == b"sBIT"]
-    return [depth(bits.pop()) for bits in held if len(bits) == 1]  # different depths of colours would change the hue
+    return [depth(bits.pop()) for bits in held if len(bits) == 1]  # scaling by different depths would change the hue

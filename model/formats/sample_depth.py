@@ -1,9 +1,9 @@
-"""Samples of more than 8 bits become 8-bit samples, by the depth that the file declares.
+"""Conversion of samples of more than 8 bits to 8 bits, by the depth that the file declares.
 
-A camera of 12 bits often leaves its values in the lower bits of 16: as 16-bit values they would be nearly black. The
-declared depth is believed where the samples fit in it; the upper 8 of the significant bits are kept. A display range
-is stretched over 0..255. Where nothing is declared, or the samples contradict it, 16 bits are significant, and then a
-picture that leaves the upper half of the range empty is refused: its brightness cannot be told.
+12-bit cameras often store values in the lower bits of 16; read as 16-bit values, they would be nearly black. The
+declared depth is used if the samples fit in it, and the upper 8 of the significant bits are kept. A display range is
+scaled to 0..255. Without a declared depth that fits, 16 bits are significant. Then a picture with no values in the
+upper half of the range is refused, because its brightness is unknown.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from model.formats.errors import UnsupportedPicture
 
 FULL_SCALE = 0xFFFF
-#: Of 11,779 real pictures of cells four are darker than half of full scale, and none has 99 % of its samples below a
-#: quarter; the second rule is not misled by hot pixels and by a scale bar drawn into the picture.
+#: Of 11,779 real pictures of cells, 4 have no sample above half of full scale, and none has 99 % of its samples below a
+#: quarter. The second rule is robust against hot pixels and scale bars.
 MIN_BRIGHTEST, MIN_BRIGHT_PERCENTILE, BRIGHT_SHARE = 1 / 2, 1 / 4, 0.99
-#: ImageJ's automatic contrast saturates 0.35 % of the samples; a range that cuts off more is another picture's.
+#: ImageJ's automatic contrast saturates 0.35 % of the samples. A range that clips more is of another picture.
 MAX_CLIPPED_SHARE = 0.01
 _CHUNK_SAMPLES = 1 << 20
 
 
 class Scale(NamedTuple):
-    """The sample values that are shown as black and as white, and the share that may lie outside them."""
+    """The sample values shown as black and white, and the share of samples that may be outside."""
 
     high: int
     low: int = 0
@@ -32,18 +32,18 @@ class Scale(NamedTuple):
 
 
 def depth(bits: int) -> Scale:
-    """The scale of samples with so many significant bits."""
+    """The scale of samples with this many significant bits."""
     return Scale((1 << bits) - 1)
 
 
 def to_8_bit(
     samples: NDArray[np.uint16], colours: int, declared: Sequence[Scale] = (), full_scale: int = FULL_SCALE
 ) -> NDArray[np.uint8]:
-    """Scale samples (H, W, C), of which the first `colours` are colour and the rest alpha.
+    """Convert samples (H, W, C) to 8 bits; the first `colours` of C are colour, the rest alpha.
 
     Args:
-        declared: what the file says of its samples; the first scale that they fit is used
-        full_scale: the largest sample that the file can store
+        declared: scales that the file declares; the first one that fits is used.
+        full_scale: the largest sample value that the file can store.
 
     Raises:
         UnsupportedPicture: no scale fits, or the bytes of each sample are swapped.
@@ -81,7 +81,7 @@ def _levels(scale: Scale) -> NDArray[np.uint8]:
 def _histogram(samples: NDArray[np.uint16]) -> NDArray[np.int64]:
     flat = samples.reshape(-1)
     counts = np.zeros(FULL_SCALE + 1, np.int64)
-    for start in range(0, flat.size, _CHUNK_SAMPLES):  # bincount makes eight bytes of each sample
+    for start in range(0, flat.size, _CHUNK_SAMPLES):  # bincount needs eight bytes for each sample
         counts += np.bincount(flat[start : start + _CHUNK_SAMPLES], minlength=counts.size)
     return counts
 
@@ -92,10 +92,10 @@ def _fits(counts: NDArray[np.int64], scale: Scale) -> bool:
 
 
 def _swapped(counts: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """The histogram with the two bytes of each sample exchanged, if that is what they must have been; else None.
+    """The histogram with the bytes of each sample swapped, if they must be in the wrong order; else None.
 
-    The lower byte of a picture takes all values, or follows from the upper one (8 bits widened to 16). One that stays
-    small and is free of the other is the upper byte of a 12-bit or 14-bit picture.
+    The lower byte of a picture takes all values, or follows from the upper one (8 bits widened to 16). A lower byte
+    that stays small and is independent of the other is the upper byte of a 12-bit or 14-bit picture.
     """
     high_low = counts.reshape(256, 256)
     widened = bool(((high_low > 0).sum(axis=1) <= 1).all())
@@ -111,5 +111,5 @@ def _check_brightness(counts: NDArray[np.int64], full_scale: int) -> None:
         return
     raise UnsupportedPicture(
         f"samples far below full scale: the maximum is {brightest} of {full_scale}, 99 % are at most {most}, and the "
-        "file does not say how many bits are significant; save it with 8 bits a sample or scaled to the full range"
+        "number of significant bits is not declared; save it with 8 bits a sample or scaled to the full range"
     )

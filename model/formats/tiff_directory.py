@@ -1,20 +1,21 @@
-"""TIFF directories: the tags of each picture in a file (TIFF 6.0; BigTIFF), and a file with one of them alone.
+"""TIFF directories: the tags of each picture in a file (TIFF 6.0, BigTIFF), and writing a file with one directory.
 
-Both byte orders of both are read. Every size is bounded by the length of the file. A tag whose values lie outside the
-file is an error when it is asked for: metadata that nobody needs may be cut off, pixels may not.
+Both byte orders are supported. All sizes are limited by the length of the file. A tag with values outside the file is
+an error only when it is read, so unused metadata may be cut off.
 """
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 from model.formats.errors import UndecodablePicture, UnsupportedPicture
 
-#: A pyramid of 2^16 px has fewer levels; the limit ends a walk over a forged chain of directories.
+#: A pyramid of 2^16 px has fewer levels. The limit protects against a forged chain of directories.
 MAX_DIRECTORIES = 17
-#: Programs write up to a hundred.
+#: Programs write up to 100 tags.
 MAX_TAGS = 1024
-#: The smallest tiles, 16 x 16, of 16 million pixels in 5 planes are fewer.
+#: More than the tiles of 16 million pixels in 5 planes with the smallest size, 16 x 16.
 MAX_VALUES = 400_000
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -22,9 +23,50 @@ _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _SHORT, _LONG = 3, 4
 
 
+class Tag(IntEnum):
+    """TIFF tags by their names in TIFF 6.0 and its extensions."""
+
+    NEW_SUBFILE_TYPE = 254
+    SUBFILE_TYPE = 255
+    IMAGE_WIDTH = 256
+    IMAGE_LENGTH = 257
+    BITS_PER_SAMPLE = 258
+    COMPRESSION = 259
+    PHOTOMETRIC = 262
+    FILL_ORDER = 266
+    IMAGE_DESCRIPTION = 270
+    STRIP_OFFSETS = 273
+    ORIENTATION = 274
+    SAMPLES_PER_PIXEL = 277
+    ROWS_PER_STRIP = 278
+    STRIP_BYTE_COUNTS = 279
+    MIN_SAMPLE_VALUE = 280
+    MAX_SAMPLE_VALUE = 281
+    PLANAR_CONFIGURATION = 284
+    PREDICTOR = 317
+    COLOR_MAP = 320
+    TILE_WIDTH = 322
+    TILE_LENGTH = 323
+    TILE_OFFSETS = 324
+    TILE_BYTE_COUNTS = 325
+    SUB_IFDS = 330
+    EXTRA_SAMPLES = 338
+    SAMPLE_FORMAT = 339
+    JPEG_TABLES = 347
+    XMP = 700
+    IMAGE_DEPTH = 32997
+    METAMORPH_UIC2 = 33629
+    EXIF_IFD = 34665
+    ICC_PROFILE = 34675
+    GPS_IFD = 34853
+    INTEROPERABILITY_IFD = 40965
+    MICRO_MANAGER = 51123
+    NDPI = 65420
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tag: the kind of its values, how many there are, and where in the file they begin."""
+    """One tag: the type and number of its values, and their offset in the file."""
 
     kind: int
     count: int
@@ -45,43 +87,43 @@ class Directory:
         """The bytes of a tag's values; empty if it is absent.
 
         Raises:
-            UndecodablePicture: they lie outside the file.
+            UndecodablePicture: they are outside the file.
         """
         entry = self.entries.get(tag)
         if entry is None:
             return b""
         if entry.at + entry.size > len(self.data):
-            raise UndecodablePicture("the TIFF data is broken or cut off: a tag lies outside the file")
+            raise UndecodablePicture("the TIFF data is damaged or cut off: a tag is outside the file")
         return self.data[entry.at : entry.at + entry.size]
 
     def numbers(self, tag: int) -> tuple[int, ...]:
-        """A tag's whole numbers; empty if it is absent or holds none.
+        """A tag's integers; empty if it is absent or of another type.
 
         Raises:
-            UndecodablePicture: more of them than a picture can need.
+            UndecodablePicture: more values than a picture can need.
         """
         entry = self.entries.get(tag)
         if entry is None or entry.kind not in _WHOLE_NUMBERS:
             return ()
         if entry.count > MAX_VALUES:
-            raise UndecodablePicture(f"a TIFF tag of {entry.count} values; at most {MAX_VALUES} are read")
+            raise UndecodablePicture(f"a TIFF tag of {entry.count} values; at most {MAX_VALUES} are allowed")
         return struct.unpack(f"{self.order}{entry.count}{_WHOLE_NUMBERS[entry.kind]}", self.raw(tag))
 
     def number(self, tag: int, default: int) -> int:
-        """The first of a tag's whole numbers."""
+        """A tag's first integer."""
         return next(iter(self.numbers(tag)), default)
 
     def text(self, tag: int) -> str:
-        """A tag's text, up to 1 MB of it."""
+        """A tag's text, at most 1 MB."""
         return self.raw(tag)[: 1 << 20].rstrip(b"\0").decode("utf-8", "replace")
 
 
 def directories(data: bytes) -> list[Directory]:
-    """The chain of directories, in the order of the file.
+    """The chain of directories, in file order.
 
     Raises:
         UndecodablePicture: a directory is cut off or outside the file.
-        UnsupportedPicture: there are too many.
+        UnsupportedPicture: too many directories.
     """
     order = "<" if data[:2] == b"II" else ">"
     big = struct.unpack_from(order + "H", data, 2)[0] == 43
@@ -89,16 +131,16 @@ def directories(data: bytes) -> list[Directory]:
     found: dict[int, Directory] = {}
     while at and at not in found:
         if len(found) == MAX_DIRECTORIES:
-            raise UnsupportedPicture("a TIFF of several pages; send each page as a picture of its own")
+            raise UnsupportedPicture("a TIFF of several pages; send each page as a separate picture")
         found[at] = _directory(data, order, big, at)
         at = found[at].following
     if not found:
-        raise UndecodablePicture("the TIFF data is broken: it has no directory")
+        raise UndecodablePicture("the TIFF data is damaged: it has no directory")
     return list(found.values())
 
 
 def directory_at(main: Directory, at: int) -> Directory:
-    """A directory that a tag of another points to."""
+    """The directory at an offset that a tag gives."""
     big = struct.unpack_from(main.order + "H", main.data, 2)[0] == 43
     return _directory(main.data, main.order, big, at)
 
@@ -107,14 +149,14 @@ def _number(data: bytes, order: str, form: str, at: int) -> int:
     try:
         return int(struct.unpack_from(order + form, data, at)[0])
     except (struct.error, OverflowError) as error:
-        raise UndecodablePicture("the TIFF data is broken or cut off: a directory lies outside the file") from error
+        raise UndecodablePicture("the TIFF data is damaged or cut off: a directory is outside the file") from error
 
 
 def _directory(data: bytes, order: str, big: bool, at: int) -> Directory:
     count = _number(data, order, "Q" if big else "H", at)
     first, step = (at + 8, 20) if big else (at + 2, 12)
     if count > MAX_TAGS:
-        raise UndecodablePicture(f"a TIFF directory of {count} tags; at most {MAX_TAGS} are read")
+        raise UndecodablePicture(f"a TIFF directory of {count} tags; at most {MAX_TAGS} are allowed")
     following = _number(data, order, "Q" if big else "I", first + step * count)
     entries = dict(_entries(data, order, big, range(first, first + step * count, step)))
     return Directory(data, order, entries, following)
@@ -132,13 +174,13 @@ def _entries(data: bytes, order: str, big: bool, places: Iterable[int]) -> Itera
 
 
 def classic(main: Directory, tags: Iterable[int], changes: Mapping[int, tuple[int, ...]]) -> bytes:
-    """A classic TIFF of one directory: these tags as they are, and those whose numbers are changed.
+    """A classic TIFF with one directory of these tags, some with new values.
 
-    The pixels stay where they are; the new directory stands behind the old file.
+    The pixels stay at their offsets; the new directory is appended to the old file.
     """
     data, order = main.data, main.order
     written = dict(changes)
-    stored: dict[int, tuple[int, int, bytes]] = {}  # a value of more than 4 bytes is the place where it stands
+    stored: dict[int, tuple[int, int, bytes]] = {}  # values of more than 4 bytes are stored by their offset
     for tag in set(tags) & main.entries.keys() - written.keys():
         entry = main.entries[tag]
         if entry.kind in _WHOLE_NUMBERS and _SIZES[entry.kind] == 8:  # BigTIFF's own

@@ -5,46 +5,45 @@ import re
 from collections.abc import Iterator
 
 from model.formats.sample_depth import MAX_CLIPPED_SHARE, Scale, depth
-from model.formats.tiff_directory import Directory
+from model.formats.tiff_directory import Directory, Tag
 
-_DESCRIPTION = 270
 _OME = re.compile(r"<(?:\w+:)?OME\b")
 
 
 def description(main: Directory) -> str:
-    """The whole text, whoever wrote it."""
-    return main.text(_DESCRIPTION)
+    """The text of ImageDescription."""
+    return main.text(Tag.IMAGE_DESCRIPTION)
 
 
 def ome_xml(main: Directory) -> str:
-    """The text if it is OME-XML, else nothing."""
+    """The text if it is OME-XML, else empty."""
     text = description(main)
     return text if _OME.search(text[:4096]) else ""
 
 
 def imagej_lines(main: Directory) -> str:
-    """The text if ImageJ wrote it, else nothing."""
+    """The text if ImageJ wrote it, else empty."""
     text = description(main)
     return text if text.startswith("ImageJ=") else ""
 
 
-_MIN_SAMPLE, _MAX_SAMPLE, _MICRO_MANAGER = 280, 281, 51123
 _SIGNIFICANT_BITS = re.compile(r"""\bSignificantBits\s*=\s*["'](\d{1,2})["']""")
 _BIT_DEPTH = re.compile(r'"BitDepth"\s*:\s*"?(\d{1,2})\b')
 _IMAGEJ_LIMIT = re.compile(r"^(min|max)=(\S{1,40})[ \r]*$", re.MULTILINE)
 
 
 def declared_scales(main: Directory) -> Iterator[Scale]:
-    """OME-XML's SignificantBits, Micro-Manager's BitDepth, MinSampleValue and MaxSampleValue, ImageJ's display range.
+    """Declared brightness ranges of samples, in order of preference.
 
-    MaxSampleValue is often the brightest sample in place of the largest possible one, so it stands for its whole bits.
+    OME-XML's SignificantBits, Micro-Manager's BitDepth, MinSampleValue and MaxSampleValue, ImageJ's display range.
+    MaxSampleValue is often the brightest sample instead of the largest possible one, so it is rounded up to full bits.
     """
     for bits in _SIGNIFICANT_BITS.findall(ome_xml(main)):
         yield depth(int(bits))
-    for bits in _BIT_DEPTH.findall(main.text(_MICRO_MANAGER)):
+    for bits in _BIT_DEPTH.findall(main.text(Tag.MICRO_MANAGER)):
         yield depth(int(bits))
-    if brightest := max(main.numbers(_MAX_SAMPLE), default=0):
-        low = min(main.numbers(_MIN_SAMPLE), default=0)
+    if brightest := max(main.numbers(Tag.MAX_SAMPLE_VALUE), default=0):
+        low = min(main.numbers(Tag.MIN_SAMPLE_VALUE), default=0)
         yield Scale(depth(brightest.bit_length()).high, low)
     yield from _display_range(imagej_lines(main))
 

@@ -1,7 +1,7 @@
-"""Which picture of a TIFF file is the one that a person sees: the first, and it must be the only one.
+"""Check that a TIFF holds one picture, in its first directory.
 
-Smaller copies of it (the levels of a pyramid) are not further pictures. Refused: pages, a preview that stands before
-the picture, and stacks whose planes share one directory.
+Smaller copies of it, as the levels of a pyramid, are allowed. Refused: several pages, a preview before the picture, and
+stacks with all planes in one directory.
 """
 
 import re
@@ -10,15 +10,9 @@ from contextlib import suppress
 from math import prod
 
 from model.formats.errors import UndecodablePicture, UnsupportedPicture
-from model.formats.tiff_directory import MAX_DIRECTORIES, Directory, directory_at
+from model.formats.tiff_directory import MAX_DIRECTORIES, Directory, Tag, directory_at
 from model.formats.tiff_metadata import description, imagej_lines, ome_xml
 
-_SUBFILE_TYPE, _OLD_SUBFILE_TYPE = 254, 255
-_WIDTH, _LENGTH, _BITS, _COMPRESSION, _SAMPLES = 256, 257, 258, 259, 277
-_STRIPS, _TILES = 273, 324
-_STRIP_SIZES, _TILE_SIZES = 279, 325
-_SUB_DIRECTORIES, _EXIF, _GPS, _INTEROPERABILITY = 330, 34665, 34853, 40965
-_IMAGE_DEPTH, _METAMORPH_PLANES, _NDPI = 32997, 33629, 65420
 _REDUCED, _MASK = 1, 4
 _RAW = 1
 _IMAGEJ_PLANES = re.compile(r"^(images|channels|slices|frames)=(\d{1,9})\s*$", re.MULTILINE)
@@ -29,59 +23,56 @@ _OME_SIZE = re.compile(r"""\b(SizeZ|SizeC|SizeT)\s*=\s*["'](\d{1,9})["']""")
 
 
 def check_one_picture(chain: Sequence[Directory]) -> None:
-    """Refuse a file of which the first directory is not the picture, or not all of it.
+    """Check that the first directory is the only picture.
 
     Raises:
         UnsupportedPicture: several pages, a preview first, or a stack.
     """
     main, *further = chain
-    kind = main.number(_SUBFILE_TYPE, 0)
-    children = [directory_at(main, at) for at in main.numbers(_SUB_DIRECTORIES)[:MAX_DIRECTORIES]]
-    if kind & (_REDUCED | _MASK) or main.number(_OLD_SUBFILE_TYPE, 1) == 2:
+    kind = main.number(Tag.NEW_SUBFILE_TYPE, 0)
+    children = [directory_at(main, at) for at in main.numbers(Tag.SUB_IFDS)[:MAX_DIRECTORIES]]
+    if kind & (_REDUCED | _MASK) or main.number(Tag.SUBFILE_TYPE, 1) == 2:
         raise UnsupportedPicture(_PREVIEW)
     if any(_pixels(child) > _pixels(main) for child in (*further, *children)):
         raise UnsupportedPicture(_PREVIEW)
     if not all(map(_is_reduced, (*further, *children))):
         if _is_whole_slide(main):
-            raise UnsupportedPicture("a scan of a whole slide; cut out one cell and send it as a picture")
-        raise UnsupportedPicture("a TIFF of several pages; send each page as a picture of its own")
+            raise UnsupportedPicture("a whole-slide scan; crop one cell and send it as a picture")
+        raise UnsupportedPicture("a TIFF of several pages; send each page as a separate picture")
     _check_stack(main)
-    if main.number(_COMPRESSION, _RAW) == _RAW:
+    if main.number(Tag.COMPRESSION, _RAW) == _RAW:
         _check_hidden_planes(chain, children)
 
 
-_PREVIEW = (
-    "a TIFF whose first picture is a preview (as in camera raw files), not the picture itself; develop it and send a "
-    "TIFF of one picture"
-)
+_PREVIEW = "a TIFF that starts with a preview, as camera raw files do; develop it and send a TIFF of one picture"
 
 
 def _pixels(directory: Directory) -> int:
-    return directory.number(_WIDTH, 0) * directory.number(_LENGTH, 0)
+    return directory.number(Tag.IMAGE_WIDTH, 0) * directory.number(Tag.IMAGE_LENGTH, 0)
 
 
 def _is_reduced(directory: Directory) -> bool:
-    return bool(directory.number(_SUBFILE_TYPE, 0) & _REDUCED) or directory.number(_OLD_SUBFILE_TYPE, 1) == 2
+    return bool(directory.number(Tag.NEW_SUBFILE_TYPE, 0) & _REDUCED) or directory.number(Tag.SUBFILE_TYPE, 1) == 2
 
 
 def _is_whole_slide(main: Directory) -> bool:
-    return _NDPI in main.entries or description(main).startswith("Aperio")
+    return Tag.NDPI in main.entries or description(main).startswith("Aperio")
 
 
 def _check_stack(main: Directory) -> None:
-    planes = max(_described_planes(main), main.number(_IMAGE_DEPTH, 1), _metamorph_planes(main))
+    planes = max(_described_planes(main), main.number(Tag.IMAGE_DEPTH, 1), _metamorph_planes(main))
     if planes > 1:
-        raise UnsupportedPicture(f"a TIFF stack of {planes} planes; send each plane as a picture of its own")
+        raise UnsupportedPicture(f"a TIFF stack of {planes} planes; send each plane as a separate picture")
 
 
 def _metamorph_planes(main: Directory) -> int:
-    entry = main.entries.get(_METAMORPH_PLANES)
+    entry = main.entries.get(Tag.METAMORPH_UIC2)
     return entry.count if entry else 1
 
 
 def _described_planes(main: Directory) -> int:
-    """The planes that ImageJ, OME-XML or tifffile declares; the samples of one pixel are one plane."""
-    samples = max(1, main.number(_SAMPLES, 1))
+    """Number of planes that ImageJ, OME-XML or tifffile declares; the samples of a pixel are one plane."""
+    samples = max(1, main.number(Tag.SAMPLES_PER_PIXEL, 1))
     if lines := imagej_lines(main):
         counts = {name: int(count) for name, count in _IMAGEJ_PLANES.findall(lines)}
         planes = counts.pop("images", 0) or prod(counts.values())
@@ -93,7 +84,7 @@ def _described_planes(main: Directory) -> int:
 
 
 def _tifffile_planes(shape: list[int], axes: str) -> int:
-    """By the names of axes: a stack of three or four planes is stored as the samples of one RGB picture."""
+    """By the axes' names: tifffile stores a stack of three or four planes as the samples of one RGB picture."""
     named = zip(axes, shape, strict=False)
     return prod(size for axis, size in named if axis not in _AXES_OF_A_PLANE)
 
@@ -104,11 +95,11 @@ def _ome_planes(pixels: str, samples: int) -> int:
 
 
 def _check_hidden_planes(chain: Sequence[Directory], children: Sequence[Directory]) -> None:
-    """Refuse a raw file that holds another plane behind the pixels of its first directory; zeros at the end do not."""
+    """Refuse an uncompressed file with another plane after the first directory's pixels; zero padding is allowed."""
     main = chain[0]
     plane = _bytes_of_plane(main)
-    offsets = main.numbers(_STRIPS) or main.numbers(_TILES)
-    sizes = main.numbers(_STRIP_SIZES) or main.numbers(_TILE_SIZES) or (plane,)
+    offsets = main.numbers(Tag.STRIP_OFFSETS) or main.numbers(Tag.TILE_OFFSETS)
+    sizes = main.numbers(Tag.STRIP_BYTE_COUNTS) or main.numbers(Tag.TILE_BYTE_COUNTS) or (plane,)
     end = max(
         (offset + min(size or plane, plane) for offset, size in zip(offsets, sizes, strict=False)),
         default=len(main.data),
@@ -120,26 +111,28 @@ def _check_hidden_planes(chain: Sequence[Directory], children: Sequence[Director
     named = sum(_bytes_of_pixels(directory) for directory in (*chain[1:], *children))
     named += sum(_bytes_of_tags(directory) for directory in (*chain, *children, *_metadata(main)))
     if behind - named >= plane:
-        raise UnsupportedPicture("a TIFF with more planes than its directory names; send each as a picture of its own")
+        raise UnsupportedPicture(
+            "a TIFF with more planes than its directory lists; send each plane as a separate picture"
+        )
 
 
 def _metadata(main: Directory) -> Iterator[Directory]:
-    for tag in (_EXIF, _GPS, _INTEROPERABILITY):
+    for tag in (Tag.EXIF_IFD, Tag.GPS_IFD, Tag.INTEROPERABILITY_IFD):
         for at in main.numbers(tag)[:1]:
-            with suppress(UndecodablePicture):  # metadata that cannot be read says nothing of the pixels
+            with suppress(UndecodablePicture):  # unreadable metadata does not matter for the pixels
                 yield directory_at(main, at)
 
 
 def _bytes_of_plane(directory: Directory) -> int:
-    """The bytes of the uncompressed pixels that a directory names."""
-    if directory.numbers(_TILE_SIZES):
-        return sum(directory.numbers(_TILE_SIZES))
-    bits = directory.number(_BITS, 1) * directory.number(_SAMPLES, 1)
-    return (directory.number(_WIDTH, 0) * bits + 7) // 8 * directory.number(_LENGTH, 0)
+    """The size in bytes of the uncompressed pixels of a directory."""
+    if directory.numbers(Tag.TILE_BYTE_COUNTS):
+        return sum(directory.numbers(Tag.TILE_BYTE_COUNTS))
+    bits = directory.number(Tag.BITS_PER_SAMPLE, 1) * directory.number(Tag.SAMPLES_PER_PIXEL, 1)
+    return (directory.number(Tag.IMAGE_WIDTH, 0) * bits + 7) // 8 * directory.number(Tag.IMAGE_LENGTH, 0)
 
 
 def _bytes_of_pixels(directory: Directory) -> int:
-    return sum(directory.numbers(_STRIP_SIZES)) + sum(directory.numbers(_TILE_SIZES))
+    return sum(directory.numbers(Tag.STRIP_BYTE_COUNTS)) + sum(directory.numbers(Tag.TILE_BYTE_COUNTS))
 
 
 def _bytes_of_tags(directory: Directory) -> int:

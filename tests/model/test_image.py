@@ -42,9 +42,9 @@ PAGED = {"save_all": True, "append_images": PAGES[1:]}
 REFUSED = {
     "nothing": (b"", UndecodablePicture, "empty"),
     "text": (b"%PDF-1.7 not a picture", UnsupportedPicture, "JPEG, PNG, BMP, TIFF or WEBP"),
-    "gif": (encoded(plain("P", 1), "GIF"), UnsupportedPicture, "not a picture type"),
-    "jpeg 2000": (encoded(plain("RGB", COLOUR), "JPEG2000"), UnsupportedPicture, "not a picture type"),
-    "only the magic": (b"\x89PNG\r\n\x1a\n", UndecodablePicture, "PNG data is broken"),
+    "gif": (encoded(plain("P", 1), "GIF"), UnsupportedPicture, "is not a supported picture type"),
+    "jpeg 2000": (encoded(plain("RGB", COLOUR), "JPEG2000"), UnsupportedPicture, "is not a supported picture type"),
+    "only the magic": (b"\x89PNG\r\n\x1a\n", UndecodablePicture, "PNG data is damaged"),
     "png animation": (encoded(PAGES[0], "PNG", **PAGED), UnsupportedPicture, "animation"),
     "webp animation": (encoded(PAGES[0], "WEBP", **PAGED), UnsupportedPicture, "animation"),
     "tiff pages": (encoded(PAGES[0], "TIFF", **PAGED), UnsupportedPicture, "pages"),

@@ -65,7 +65,7 @@ def test_joined_by_tar_is_one_archive_and_joined_by_cat_is_refused(tmp_path: Pat
     first, second = tarred(THREE[:1]), tarred(THREE[1:])
     names, reason = read_until_damaged(first + second)
     assert names == ["a/1.jpg"]
-    assert reason.startswith(f"more data at byte {len(first)}, behind the end marker") and "--concatenate" in reason
+    assert reason.startswith(f"more data at byte {len(first)}, after the end marker") and "--concatenate" in reason
     if shutil.which("tar"):
         (tmp_path / "a.tar").write_bytes(first)
         (tmp_path / "b.tar").write_bytes(second)
@@ -137,22 +137,22 @@ def test_zeroed_blocks_are_no_end(blocks: int) -> None:
     first = found(bytes(whole))[3].offset - 512
     whole[first : first + blocks * 512] = bytes(blocks * 512)
     names, reason = read_until_damaged(bytes(whole))
-    assert names == ["0.jpg", "1.jpg", "2.jpg"] and "behind the end marker" in reason
+    assert names == ["0.jpg", "1.jpg", "2.jpg"] and "after the end marker" in reason
 
 
 @pytest.mark.parametrize(
     ("archive", "reason"),
     [
-        (b"", "no end marker"),
-        (b"abc", "no end marker"),
-        (bytes(511), "no end marker"),
+        (b"", "the end marker is missing"),
+        (b"abc", "the end marker is missing"),
+        (bytes(511), "the end marker is missing"),
         (b"\x1f\x8b" + bytes(2000), r"compressed \(gzip\)"),
         (b"BZh9" + bytes(2000), r"compressed \(bzip2\)"),
         (b"\x28\xb5\x2f\xfd" + bytes(2000), r"compressed \(zstd\)"),
-        (b"PK\x03\x04" + bytes(2000), "a ZIP archive and no tar"),
+        (b"PK\x03\x04" + bytes(2000), "a ZIP archive, not a tar"),
         (b"no header".ljust(2000), "it has no tar header"),
-        (tarred(THREE) + b"x", "behind the end marker"),
-        (tarred(THREE) + bytes(5_000_000) + b"x", "behind the end marker"),
+        (tarred(THREE) + b"x", "after the end marker"),
+        (tarred(THREE) + bytes(5_000_000) + b"x", "after the end marker"),
         (header("a.jpg", size=100), "cut off within 'a.jpg': 0 of its 100 bytes"),
         (header("a.jpg", size=8**11 - 1) + END, "cut off within 'a.jpg'"),
         (header("a.jpg", size=-1) + END, "the size -1"),
@@ -166,18 +166,18 @@ def test_zeroed_blocks_are_no_end(blocks: int) -> None:
         (pax(b"9 path=a\n") * 2 + member("a.jpg", b"a") + END, "two extended headers of type x"),
         (member("L", b"long.jpg\0", b"L") * 2 + member("a.jpg") + END, "two extended headers of type L"),
         (member("K", b"target\0", b"K") * 2 + header("a.jpg", b"2") + END, "two extended headers of type K"),
-        (pax(b"9 path=a\n") + END, "behind an extended header"),
-        (pax(b"9 path=a\n"), "no end marker"),
-        (pax(b"99 path=a\n") + member("a.jpg") + END, "extended header that is damaged"),
-        (pax(b"8 path=a\n") + member("a.jpg") + END, "extended header that is damaged"),
-        (pax(b"0 path=a\n") + member("a.jpg") + END, "extended header that is damaged"),
-        (pax(b"path=a\n") + member("a.jpg") + END, "extended header that is damaged"),
+        (pax(b"9 path=a\n") + END, "after an extended header"),
+        (pax(b"9 path=a\n"), "the end marker is missing"),
+        (pax(b"99 path=a\n") + member("a.jpg") + END, "damaged extended header"),
+        (pax(b"8 path=a\n") + member("a.jpg") + END, "damaged extended header"),
+        (pax(b"0 path=a\n") + member("a.jpg") + END, "damaged extended header"),
+        (pax(b"path=a\n") + member("a.jpg") + END, "damaged extended header"),
         (member("x", bytes(MAX_EXTENDED_BYTES + 1), b"x") + END, "extended header of 65537 bytes"),
         (pax(*[b"6 a=b\n"] * (MAX_RECORDS + 1)) + member("a.jpg") + END, "more than 256 records"),
         (header("x", b"x", 8**11 - 1) + END, "extended header of 8589934591 bytes"),
-        (header("x", b"L", MAX_EXTENDED_BYTES), "while it is read"),
+        (header("x", b"L", MAX_EXTENDED_BYTES), "while it was read"),
         (header("x", b"S", magic=b"ustar  \0")[:482] + b"\1" + bytes(29) + END, "no tar header"),
-        (sparse_by_gnu(3)[:1024], "no end marker"),
+        (sparse_by_gnu(3)[:1024], "the end marker is missing"),
     ],
 )
 def test_what_is_refused_says_why(archive: bytes, reason: str) -> None:

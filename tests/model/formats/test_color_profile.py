@@ -169,7 +169,7 @@ UNUSABLE = {
     "named colours": (changed(DISPLAY_P3, 12, b"nmcl"), "no profile of a camera"),
     "lab": (changed(DISPLAY_P3, 16, b"Lab "), "no profile of a camera"),
     "inks": (INKS, "for CMYK in a picture of RGB"),
-    "grey": (LINEAR_GREY, "for grey in a picture of RGB"),
+    "grey": (LINEAR_GREY, "for grey in a RGB picture"),
     "programs": (profile_of(b"RGB ", b"mntr", {b"D2B0": b"mpet" + bytes(12)}), "multi-process"),
     "too large": (bytes(MAX_PROFILE_BYTES + 1), "at most"),
 }
@@ -185,7 +185,7 @@ def test_a_profile_that_cannot_be_applied_refuses_the_picture(form: str, name: s
 
 
 def test_a_profile_for_rgb_is_none_for_inks() -> None:
-    with pytest.raises(UnsupportedPicture, match="for RGB in a picture of CMYK"):
+    with pytest.raises(UnsupportedPicture, match="for RGB in a CMYK picture"):
         decode(tagged(Image.new("CMYK", (SIDE, SIDE)), "JPEG", SRGB), SIDE)
 
 

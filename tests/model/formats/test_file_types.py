@@ -47,8 +47,8 @@ CHANGED = {
     "JPEG as UTF-8": (JPEG.decode("latin-1").encode(), "encoded as UTF-8"),
     "PNG from UTF-8": (PICTURE.decode("utf-8", "replace").encode(), "decoded as UTF-8"),
     "JPEG from UTF-8": (JPEG.decode("utf-8", "replace").encode(), "decoded as UTF-8"),
-    "an empty line before": (b"\r\n" + JPEG, "2 bytes stand before the JPEG"),
-    "a byte order mark before": (b"\xef\xbb\xbf" + PICTURE, "3 bytes stand before the PNG"),
+    "an empty line before": (b"\r\n" + JPEG, "2 bytes before the JPEG"),
+    "a byte order mark before": (b"\xef\xbb\xbf" + PICTURE, "3 bytes before the PNG"),
 }
 
 
@@ -60,7 +60,7 @@ def test_a_picture_that_was_taken_for_text_says_so(name: str) -> None:
 
 
 def test_words_that_begin_like_a_bmp_are_text() -> None:
-    with pytest.raises(UnsupportedPicture, match=r"^text, not a picture type"):
+    with pytest.raises(UnsupportedPicture, match=r"^text is not a supported picture type"):
         decode(b"BMI 22.5, blast count 3 %\n" * 30, 32)
 
 

@@ -52,5 +52,5 @@ def test_a_png_with_other_line_ends_is_named() -> None:
 
 @pytest.mark.parametrize("before", [b"\n", b"\r\n\r\n", b"\xef\xbb\xbf"])
 def test_bytes_before_the_picture_are_named(before: bytes) -> None:
-    with pytest.raises(PictureError, match="bytes stand before the JPEG"):
+    with pytest.raises(PictureError, match="bytes before the JPEG"):
         decode(before + WHOLE["plain"], SIDE)

@@ -106,5 +106,5 @@ def test_streams_that_lie_upon_each_other_are_refused() -> None:
     strips = tiff([stream] * 16, 8, 3, 2, rows=1, compression=7)
     assert decode(strips, 16).shape == (16, 16, 3)
     one = struct.pack("<16H", *range(1024, 1024 + 16 * len(stream), len(stream)))
-    with pytest.raises(UndecodablePicture, match="upon each other|belong|damaged"):
+    with pytest.raises(UndecodablePicture, match="overlap|instead of|damaged"):
         decode(strips.replace(one, struct.pack("<16H", *[1024] * 16))[: 1024 + 2 * len(stream)], 16)

@@ -43,7 +43,7 @@ def test_a_used_alpha_channel_in_a_bmp_counts() -> None:
 
 @pytest.mark.parametrize("name", NOTHING_TO_SEE)
 def test_a_picture_that_is_transparent_everywhere_is_refused(name: str) -> None:
-    with pytest.raises(UnsupportedPicture, match="transparent everywhere; save it without its alpha channel"):
+    with pytest.raises(UnsupportedPicture, match="completely transparent picture; save it without its alpha channel"):
         decode(NOTHING_TO_SEE[name], SIDE)
 
 

@@ -79,7 +79,7 @@ def from_s3_to_s3(peer: Peer, artefact: Path, tmp_path: Path, draw: Draw) -> Non
     arguments = [*inputs, "--out", f"s3://{BUCKET}/out", "--part-size", "7", "--artefact", str(artefact)]
     status, text = run(peer, *arguments)
     assert status == 1, text
-    assert "31 pictures, 31 of them scored now" in text and "bad.png: text, not a picture type" in text
+    assert "31 pictures, 31 of them scored now" in text and "bad.png: text is not a supported picture type" in text
     for entry in store.list_objects_v2(Bucket=BUCKET, Prefix="out/")["Contents"]:
         path = tmp_path / "copy" / Path(entry["Key"]).name
         path.parent.mkdir(exist_ok=True)

@@ -69,7 +69,7 @@ def test_shards_give_classes_patients_and_bytes_wherever_a_picture_lies(tmp_path
         ({"1.jpg": b"1", "1.json": b"{"}, "w", "1.json: cannot be read"),
         ({"1.jpg": b"1", "1.json": b"[]"}, "w", "1.json: expected a JSON object"),
         ({"1.jpg": b"1", "1.cls": b"BLA", "1.seg.png": b"2"}, "w", "1.jpg and 1.seg.png share a key"),
-        ({"BLA/1.jpg": b"1"}, "w:gz", "not an intact, uncompressed tar: it is compressed .gzip.; unpack it"),
+        ({"BLA/1.jpg": b"1"}, "w:gz", "not an intact, uncompressed tar: it is compressed with gzip; decompress it"),
     ],
 )
 def test_a_shard_that_cannot_be_learned_from_names_the_member(

@@ -209,7 +209,7 @@ def test_what_is_stored_reads_back_to_seven_digits() -> None:
 
 
 def test_what_is_no_number_is_never_stored() -> None:
-    with pytest.raises(ValueError, match="evidence of a probe picture are not numbers"):
+    with pytest.raises(ValueError, match="evidence of a probe image is not finite"):
         recorded(np.zeros((2, 64, 64, 3), np.uint8), answers(evidence=np.full((2, 5, 4, 4), np.inf, np.float32)))
 
 
@@ -226,7 +226,7 @@ def _no_numbers(artefact: Path) -> None:
     ("spoil", "reason"),
     [
         (_no_graph, "onnxruntime cannot run the graph"),
-        (_no_numbers, "logits of a probe picture are not numbers"),
+        (_no_numbers, "logits of a probe image is not finite"),
     ],
 )
 def test_answers_that_nobody_could_vouch_for_are_not_stored(
