@@ -77,7 +77,7 @@ def transform_to_srgb(profile: bytes | None, mode: str) -> Transform | None:
         )
     own, transform = _cached(profile)
     if own != mode and (own, mode) != ("RGB", "L"):
-        raise UnsupportedPicture(f"a colour profile for {_NAMES[own]} in a {_NAMES[mode]} picture; {_ADVICE}")
+        raise UnsupportedPicture(f"a colour profile for {_NAMES[own]} in a picture of {_NAMES[mode]}; {_ADVICE}")
     return transform
 
 

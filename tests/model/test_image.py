@@ -53,7 +53,7 @@ REFUSED = {
     "tiff 32-bit": (tiff([GREY_16 * 2], 32, 1, 1), UnsupportedPicture, "32-bit"),
     "tiff float colours": (tiff([RGB_16 * 2], 32, 3, 2, sample_format=3), UnsupportedPicture, "floating-point"),
     "tiff cielab": (encoded(plain("LAB", COLOUR), "TIFF"), UnsupportedPicture, "LAB"),
-    "png transparent": (encoded(plain("RGBA", (*COLOUR, 0)), "PNG"), UnsupportedPicture, "transparent everywhere"),
+    "png transparent": (encoded(plain("RGBA", (*COLOUR, 0)), "PNG"), UnsupportedPicture, "completely transparent"),
     "tiff half its strips": (tiff([b"\xc8" * 128], 8, 1, 1, rows=8), UndecodablePicture, "do not cover"),
     "bmp run lengths": (
         b"BM" + struct.pack("<IHHI", 62, 0, 0, 62) + struct.pack("<IiiHHIIiiII", 40, 16, 16, 1, 8, 1, 0, 0, 0, 2, 0)

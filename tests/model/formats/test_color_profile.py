@@ -164,12 +164,12 @@ UNUSABLE = {
     "no tags": (changed(DISPLAY_P3, 128, bytes(4)), "cannot be read"),
     "endless tags": (changed(DISPLAY_P3, 128, b"\xff" * 4), "damaged"),
     "no curve": (DISPLAY_P3.replace(b"rTRC", b"xTRC"), "cannot be read"),
-    "device link": (changed(DISPLAY_P3, 12, b"link"), "no profile of a camera"),
-    "abstract": (changed(DISPLAY_P3, 12, b"abst"), "no profile of a camera"),
-    "named colours": (changed(DISPLAY_P3, 12, b"nmcl"), "no profile of a camera"),
-    "lab": (changed(DISPLAY_P3, 16, b"Lab "), "no profile of a camera"),
+    "device link": (changed(DISPLAY_P3, 12, b"link"), "not of a camera"),
+    "abstract": (changed(DISPLAY_P3, 12, b"abst"), "not of a camera"),
+    "named colours": (changed(DISPLAY_P3, 12, b"nmcl"), "not of a camera"),
+    "lab": (changed(DISPLAY_P3, 16, b"Lab "), "not of a camera"),
     "inks": (INKS, "for CMYK in a picture of RGB"),
-    "grey": (LINEAR_GREY, "for grey in a RGB picture"),
+    "grey": (LINEAR_GREY, "for grey in a picture of RGB"),
     "programs": (profile_of(b"RGB ", b"mntr", {b"D2B0": b"mpet" + bytes(12)}), "multi-process"),
     "too large": (bytes(MAX_PROFILE_BYTES + 1), "at most"),
 }
@@ -185,7 +185,7 @@ def test_a_profile_that_cannot_be_applied_refuses_the_picture(form: str, name: s
 
 
 def test_a_profile_for_rgb_is_none_for_inks() -> None:
-    with pytest.raises(UnsupportedPicture, match="for RGB in a CMYK picture"):
+    with pytest.raises(UnsupportedPicture, match="for RGB in a picture of CMYK"):
         decode(tagged(Image.new("CMYK", (SIDE, SIDE)), "JPEG", SRGB), SIDE)
 
 
@@ -219,8 +219,8 @@ def test_a_png_says_its_colours_in_numbers(chunks: list[tuple[bytes, bytes]], pr
 @pytest.mark.parametrize(
     ("chunk", "reason"),
     [
-        ((b"cICP", bytes((9, 16, 0, 1))), "high dynamic range"),
-        ((b"cICP", bytes((9, 18, 0, 1))), "high dynamic range"),
+        ((b"cICP", bytes((9, 16, 0, 1))), "video or HDR colour space"),
+        ((b"cICP", bytes((9, 18, 0, 1))), "video or HDR colour space"),
         ((b"cICP", bytes((1, 13, 0, 0))), "cICP"),
         ((b"cICP", b"\1"), "damaged"),
         ((b"iCCP", b"p3\0\0" + zlib.compress(DISPLAY_P3)[:-20]), "damaged"),

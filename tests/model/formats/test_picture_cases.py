@@ -18,7 +18,7 @@ RIGHT = {
 }  # fmt: skip
 #: File → what its refusal says.
 REFUSED = {
-    "rgb16_holds12.tif": "maximum is 3936 of 65535", "alpha0.png": "transparent everywhere",
+    "rgb16_holds12.tif": "maximum is 3936 of 65535", "alpha0.png": "completely transparent",
     "ij_truncated.tif": "stack of 3 planes", "dng_like_wrongthumb.tif": "preview", "jpeg12.jpg": "12-bit JPEG",
     "float32.tif": "floating-point", "svs_j2k.tif": "JPEG 2000",
 }  # fmt: skip

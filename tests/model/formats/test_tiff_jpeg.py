@@ -86,7 +86,7 @@ def test_damage_gives_pixels_or_a_picture_error(name: str, where: float, bits: i
 def test_a_stream_of_another_size_is_refused() -> None:
     for side in (8, 24):
         other = SMALL.resize((side, side))
-        with pytest.raises(UndecodablePicture, match=f"{side} x {side} pixels, where 16 x 16 belong"):
+        with pytest.raises(UndecodablePicture, match=f"{side} x {side} pixels instead of 16 x 16"):
             decode(tile(encoded(other, "JPEG", keep_rgb=True)), 16)
 
 

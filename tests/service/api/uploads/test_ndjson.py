@@ -75,7 +75,9 @@ def test_a_bad_line_is_a_problem_in_its_place(http: TestClient, draw: Draw) -> N
     ]  # fmt: skip
     assert [item.get("problem", {}).get("status") for item in items] == [None, 422, 422, 422, 415, 413, 413, None]
     details = [item["problem"]["detail"] for item in items if "problem" in item]
-    for detail, word in zip(details, ["base64", "JSON", "image: Field required", "not a picture"], strict=False):
+    for detail, word in zip(
+        details, ["base64", "JSON", "image: Field required", "not a supported picture"], strict=False
+    ):
         assert word in detail
     assert (summary["pictures"], summary["problems"]) == (8, 6)
     assert items[0]["result"] == items[-1]["result"]
