@@ -1,4 +1,4 @@
-"""A laboratory as tests meet it: a manifest of the 21 classes, cells without pictures, and a desk over a database."""
+"""A laboratory for tests: a manifest of the 21 classes, cells without pictures, and use cases over a database."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ CODES = tuple(cell_class.code for cell_class in CLASSES)
 
 
 def plainly(report: Report, _: object, control_id: str) -> str:
-    """A message that can be read without any protocol."""
+    """A message in plain text."""
     return f"{control_id} {report.number} {report.status} {report.version}"
 
 
@@ -32,14 +32,14 @@ def manifest(artefact: Path) -> Manifest:
     return read_manifest(artefact.with_suffix(".json"))
 
 
-def by(name: str) -> Actor:
-    """Somebody whom a front end names."""
+def user(name: str) -> Actor:
+    """An actor that a front end names."""
     return Actor(name, Identity(kind="named", key="front", key_id="0" * 8))
 
 
 @contextmanager
-def desk(url: str, *, channels: Sequence[Channel] = (PLAIN,), **rules: object) -> Iterator[UseCases]:
-    """A desk over a migrated database."""
+def use_cases(url: str, *, channels: Sequence[Channel] = (PLAIN,), **rules: object) -> Iterator[UseCases]:
+    """Use cases over a migrated database."""
     database = Database(url)
     try:
         database.migrate()
@@ -48,18 +48,20 @@ def desk(url: str, *, channels: Sequence[Channel] = (PLAIN,), **rules: object) -
         database.close()
 
 
-def sent(code: str, *, name: str | None = None, key: str | None = None, probability: float = 0.95) -> ClassifiedCell:
-    """One cell that the model is sure of; another name is another picture."""
+def classified(
+    code: str, *, name: str | None = None, key: str | None = None, probability: float = 0.95
+) -> ClassifiedCell:
+    """A classified cell; another name is another picture."""
     digest = sha256((name or f"{code} {random.random()}").encode()).hexdigest()
     return ClassifiedCell(digest, key, ((code, probability), ("NIF" if code != "NIF" else "ART", 1 - probability)))
 
 
-def wish(number: str = "BM-1", **more: object) -> OpenSpecimen:
-    """A specimen to be opened."""
+def open_request(number: str = "BM-1", **more: object) -> OpenSpecimen:
+    """A request to open a specimen."""
     fields = {"number": number, "patient": Patient(identifier=f"P-{number}", family="Muster")} | more
     return OpenSpecimen(**fields)  # type: ignore[arg-type]
 
 
-def signing(revision: int, **more: object) -> SignSpecimen:
-    """A signature to a revision."""
+def sign_request(revision: int, **more: object) -> SignSpecimen:
+    """A request to sign a revision."""
     return SignSpecimen(revision=revision, **more)  # type: ignore[arg-type]

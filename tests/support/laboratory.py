@@ -41,7 +41,7 @@ def report(
     read: int = 0,
     **fields: Any,
 ) -> Report:
-    """A report with everything in it; `fields` replace some, unchecked: a wire must bear what a form would refuse."""
+    """A complete report; `fields` replace some without validation."""
     rules = CountingRules(myeloid=("granulocytic",))
     unsupported = [each.code for each in classes if each.code == "ABE"]
     signed = {} if status is ReportStatus.PRELIMINARY else {"signed_by": "Dr. A. Beispiel"}
@@ -81,7 +81,7 @@ OBR = "OBR|1|P-77|F-12|BMDIFF^Marrow differential^99LAB"
 
 
 def answer(message: str | bytes) -> str:
-    """What a message is answered with, as the listener would, by a laboratory that takes all it can read."""
+    """The listener's answer to a message, from a laboratory that accepts every valid order."""
     raw = message.encode() if isinstance(message, str) else message
     header = Header()
     try:

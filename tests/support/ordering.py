@@ -21,7 +21,7 @@ ENHANCED = order(PID, SPM, ORC, OBR, f15="AL", f16="AL")
 
 
 class Desk:
-    """A laboratory that writes down what it takes; it knows no specimen yet, so it can cancel none."""
+    """A laboratory that records its orders; without specimens, it can cancel none."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[MessageIdentity, Sequence[IncomingOrder]]] = []
@@ -43,7 +43,7 @@ class Desk:
 
 
 class _Lines(logging.Handler):
-    """Every line that anything logs, with its trace."""
+    """All log lines, with tracebacks."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -55,7 +55,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing of the patient may be left in any log, ours or a library's."""
+    """No log may hold patient data."""
     root, lines = logging.getLogger(), _Lines()
     level = root.level
     root.addHandler(lines)
@@ -98,7 +98,7 @@ def said(frame: bytes, name: str = "MSA") -> list[str]:
 
 
 async def still_takes(listener: OrderListener) -> bool:
-    """Whether a sender who does all right is answered."""
+    """Whether a correct sender is answered."""
     async with line_to(listener) as line:
         await line.say(GOOD)
         return said(await line.frame())[0] == "AA"

@@ -1,4 +1,4 @@
-"""A wire as the tests of MLLP hold it, and what is sent and answered by it."""
+"""An MLLP transport for tests, with messages and acknowledgements."""
 
 from contextlib import asynccontextmanager
 from typing import Any

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from issuer import AUDIENCE, Issuer, issuer
 from joserfc.jwk import RSAKey
 from keys import bearer, entry, keys_file
-from lab import by, desk, wish
+from lab import open_request, use_cases, user
 from serving import client, refused
 from sqlalchemy import select
 from starlette.testclient import TestClient
@@ -229,7 +229,7 @@ def test_the_command_makes_no_such_key(tmp_path: Path) -> None:
 
 def test_orders_stand_under_what_was_verified_and_what_the_message_claims_stands_beside_it(database_url: str) -> None:
     order = IncomingOrder(OrderAction.NEW, "BM-1", Patient(identifier="1"), Order())
-    with desk(database_url) as front:
+    with use_cases(database_url) as front:
         for sender in ("S" * 5000, "LIS\u200b|LAB", "LIS\u202e|LAB"):
             with pytest.raises(OrderRefused, match="the sender"):
                 front.take_orders(MessageIdentity(Peer("192.0.2.10"), sender, "1", "0" * 64), [order])
@@ -242,8 +242,8 @@ def test_orders_stand_under_what_was_verified_and_what_the_message_claims_stands
 
 
 def test_rows_of_earlier_versions_still_verify_and_can_be_read(database_url: str) -> None:
-    with desk(database_url) as front:
-        specimen = front.open(wish(), by("m.muster")).id
+    with use_cases(database_url) as front:
+        specimen = front.open(open_request(), user("m.muster")).id
         with front.database.writing() as session:  # as 0.1.0 wrote it
             head = session.scalars(select(AuditHeadRow)).one()
             row = AuditRow(number=2, at="2026-05-04T08:30:00+00:00", actor="m.muster", action="change")

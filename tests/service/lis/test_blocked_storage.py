@@ -1,4 +1,4 @@
-"""A database or a disk that does not answer: the rest goes on, and a stop takes no longer than it may."""
+"""A database or disk that does not respond: other requests continue, and shutdown stays within its time limit."""
 
 import os
 import select
@@ -27,7 +27,7 @@ BY = {"X-Acting-User": "tester"}
 
 
 class FrozenProxy:
-    """In front of a server: passes everything on until it is frozen; then it takes connections and says nothing."""
+    """A proxy that forwards until it is frozen; then it accepts connections and stays silent."""
 
     def __init__(self, port: int) -> None:
         self._to, self._frozen, self._ended = port, threading.Event(), threading.Event()
@@ -67,7 +67,7 @@ class FrozenProxy:
 
 @contextmanager
 def locked_sqlite(tmp_path: Path, _: pytest.FixtureRequest) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A file that another process writes to, and does not come to an end."""
+    """A database file that another process keeps locked."""
     path = tmp_path / "lab.db"
     holding = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
@@ -78,7 +78,7 @@ def locked_sqlite(tmp_path: Path, _: pytest.FixtureRequest) -> Iterator[tuple[st
 
 @contextmanager
 def silent_postgresql(_: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A server that answers no more, and whose connections stay open."""
+    """A server that no longer answers, with open connections."""
     server: Postgres = request.getfixturevalue("postgres_server")
     url, proxy = server.new_database(), FrozenProxy(server.port)
     try:

@@ -1,4 +1,4 @@
-"""Days and times as they come in, by REST and by HL7: the same day is kept, or it is refused; never a 500."""
+"""Dates and times from REST and HL7: stored as the same day, or refused; never a 500."""
 
 import json
 from datetime import UTC, date, datetime, timedelta, timezone

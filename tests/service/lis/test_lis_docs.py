@@ -1,4 +1,4 @@
-"""docs/lis.md, pasted: from nothing to a first result in the receiver that the page starts."""
+"""docs/lis.md: the commands of the page lead to a first result."""
 
 import re
 import subprocess

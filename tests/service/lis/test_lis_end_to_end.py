@@ -1,4 +1,4 @@
-"""A whole day in real processes: an order by python-hl7, a specimen over HTTP, a result at simple-hl7 from npm."""
+"""The laboratory end to end with real processes: order (python-hl7), specimen (HTTP), result (simple-hl7 from npm)."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ def order_port(settings: dict[str, str]) -> int:
 
 
 def clean(service: Served) -> bool:
-    """Whether nothing of the patient was said."""
+    """Whether a text holds no patient data."""
     return not any(word in line for line in service.lines for word in SECRETS)
 
 

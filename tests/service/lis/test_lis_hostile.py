@@ -1,4 +1,4 @@
-"""What a sender of orders may do wrong, on purpose or not: it is answered or cut off, and everybody else is heard."""
+"""Invalid and hostile order senders: each is answered or disconnected, and other senders are served."""
 
 import tracemalloc
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""`marrowlens lis migrate`, as a job and as what a replica waits with: by real processes on real databases."""
+"""`marrowlens lis migrate` as a job and as a replica's wait, with real processes and databases."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Names that people and machines have: whatever they are, they stand as they are, or are refused in a sentence."""
+"""Names of persons and machines: stored unchanged, or refused with a reason."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pictures that a laboratory keeps for a number of days, while other processes sweep the same folder."""
+"""The picture store: retention, and several processes that delete in one folder."""
 
 import os
 import threading

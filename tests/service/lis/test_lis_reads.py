@@ -1,4 +1,4 @@
-"""Who looked at patients' data, where a laboratory wants to know; and a digest of each value that a change replaced."""
+"""Audit rows for reads of patients' data, and digests of replaced values."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Draw
-from lab import by, desk, wish
+from lab import open_request, use_cases, user
 from serving import client, refused
 from sqlalchemy import select, text
 
@@ -115,11 +115,11 @@ def test_without_the_setting_a_look_leaves_no_row_and_needs_no_name(artefact: Pa
 
 
 def test_a_change_leaves_a_digest_of_what_it_replaced_and_verifies(database_url: str) -> None:
-    with desk(database_url) as front:
-        opened = front.open(wish(patient=Patient(**PATIENT)), by("m.muster"))
+    with use_cases(database_url) as front:
+        opened = front.open(open_request(patient=Patient(**PATIENT)), user("m.muster"))
         new = ChangeSpecimen(revision=1, patient=Patient(identifier="2"), order=Order(), megakaryocytes=3)
-        front.change(opened.id, new, by("m.muster"))
-        front.change(opened.id, ChangeSpecimen(revision=2, patient=Patient(identifier="2")), by("m.muster"))
+        front.change(opened.id, new, user("m.muster"))
+        front.change(opened.id, ChangeSpecimen(revision=2, patient=Patient(identifier="2")), user("m.muster"))
         first, second = (details for _, _, details in rows(database_url, "change"))
         # Of three fields two had another value before.
         assert (set(first["before"]), first["fields"]) == (
@@ -144,10 +144,10 @@ def test_equal_values_have_two_digests_and_two_databases_two_keys(tmp_path: Path
     digests, keys = set[str](), set[str]()
     for name in ("one", "two"):
         url = f"sqlite:///{tmp_path / name}.db"
-        with desk(url) as front:
+        with use_cases(url) as front:
             for number in ("BM-1", "BM-2"):
-                opened = front.open(wish(number, patient=Patient(identifier="1")), by("m.muster"))
-                front.change(opened.id, ChangeSpecimen(revision=1, patient=Patient(identifier="2")), by("m.muster"))
+                opened = front.open(open_request(number, patient=Patient(identifier="1")), user("m.muster"))
+                front.change(opened.id, ChangeSpecimen(revision=1, patient=Patient(identifier="2")), user("m.muster"))
             with front.database.reading() as session:
                 keys.update(session.scalars(select(AuditKeyRow.key)))
         digests.update(details["before"]["patient"] for _, _, details in rows(url, "change"))
@@ -156,9 +156,9 @@ def test_equal_values_have_two_digests_and_two_databases_two_keys(tmp_path: Path
 
 def test_a_value_is_compared_with_what_a_row_replaced(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'lab.db'}"
-    with desk(url) as front:
-        opened = front.open(wish(patient=Patient(**PATIENT)), by("m.muster"))
-        front.change(opened.id, ChangeSpecimen(revision=1, patient=Patient(identifier="2")), by("m.muster"))
+    with use_cases(url) as front:
+        opened = front.open(open_request(patient=Patient(**PATIENT)), user("m.muster"))
+        front.change(opened.id, ChangeSpecimen(revision=1, patient=Patient(identifier="2")), user("m.muster"))
     for typed, row, code, said in (
         (json.dumps(dict(reversed(PATIENT.items()))), "2", 0, "row 2 replaced this value of patient"),
         (json.dumps(PATIENT | {"given": "Erica"}), "2", 1, "row 2 replaced another value"),
@@ -191,13 +191,13 @@ def test_a_message_that_a_command_shows_is_a_look(artefact: Path, tmp_path: Path
 
 
 def test_a_database_of_the_first_version_gets_its_key_and_its_rows_still_verify(database_url: str) -> None:
-    with desk(database_url) as front:
-        opened = front.open(wish(), by("m.muster"))
+    with use_cases(database_url) as front:
+        opened = front.open(open_request(), user("m.muster"))
         with front.database.writing() as session:  # as it was before
             session.execute(text("DROP TABLE audit_key"))
             session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
         assert not front.database.is_current()
         front.database.migrate()
-        front.change(opened.id, ChangeSpecimen(revision=1, patient=Patient(identifier="2")), by("m.muster"))
+        front.change(opened.id, ChangeSpecimen(revision=1, patient=Patient(identifier="2")), user("m.muster"))
         with front.database.reading() as session:
             assert audit.verify(session)[1] == []

@@ -1,4 +1,4 @@
-"""A laboratory that several use at once: two services, many who sign, and a database that goes and comes back."""
+"""Two services and several signers on one laboratory, with a database that fails and returns."""
 
 import asyncio
 import json

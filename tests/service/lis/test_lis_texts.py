@@ -1,4 +1,4 @@
-"""Any text of Unicode in every field of a report: no wire gets a field, a segment or a control character more by it."""
+"""Any Unicode text in any field of a report: no message gets an extra field, segment or control character."""
 
 import json
 import sys

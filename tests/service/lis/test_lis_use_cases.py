@@ -1,4 +1,4 @@
-"""From an opened specimen to a signed report, as transactions on both databases."""
+"""The use cases, from an opened specimen to a signed report, on both databases."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from lab import by, desk, manifest, sent, signing, wish
+from lab import classified, manifest, open_request, sign_request, use_cases, user
 from sqlalchemy import text
 
 from service.errors import (
@@ -28,7 +28,7 @@ from service.lis.use_cases import UseCases
 
 @pytest.fixture
 def front(database_url: str) -> Iterator[UseCases]:
-    with desk(database_url) as opened:
+    with use_cases(database_url) as opened:
         yield opened
 
 
@@ -37,24 +37,28 @@ def reading(cell: Cell, code: str, why: str | None = None) -> CellReading:
 
 
 def one_opened(front: UseCases, artefact: Path, *codes: str, **more: object) -> tuple[str, list[Cell], int]:
-    """A specimen with cells, and the revision at which it stands."""
-    opened = front.open(wish(**more), by("m.muster"))
-    revision, added, stand, _ = front.add(opened.id, [sent(code) for code in codes], manifest(artefact), by("scanner"))
+    """A specimen with cells, and its revision."""
+    opened = front.open(open_request(**more), user("m.muster"))
+    revision, added, stand, _ = front.add(
+        opened.id, [classified(code) for code in codes], manifest(artefact), user("scanner")
+    )
     assert added == len(codes)
     return opened.id, [cell for cell in stand if isinstance(cell, Cell)], revision
 
 
 def test_a_specimen_goes_from_open_to_signed_to_corrected(front: UseCases, artefact: Path) -> None:
     specimen, cells, revision = one_opened(front, artefact, *["PMO"] * 30, *["EBO"] * 10)
-    early = front.preliminary(specimen, ReportSpecimen(revision=revision), by("m.muster"))
+    early = front.preliminary(specimen, ReportSpecimen(revision=revision), user("m.muster"))
     assert (early.status, early.version, early.signed_by) == (ReportStatus.PRELIMINARY, 1, None)
-    signed = front.sign(specimen, signing(revision + 1, comment="no dysplasia"), by("dr.beispiel"))
+    signed = front.sign(specimen, sign_request(revision + 1, comment="no dysplasia"), user("dr.beispiel"))
     assert (signed.status, signed.version, signed.signed_by) == (ReportStatus.FINAL, 2, "dr.beispiel")
     assert signed.differential.me_ratio.value == 3.0
     assert front.get(specimen).state == State.SIGNED
-    amended = front.amend(specimen, WithReason(revision=revision + 2, reason="one cell was a blast"), by("dr.beispiel"))
-    front.read(specimen, ReadCells(readings=[reading(cells[0], "BLA", "open chromatin")]), by("dr.beispiel"))
-    corrected = front.sign(specimen, signing(amended.revision + 1), by("dr.beispiel"))
+    amended = front.amend(
+        specimen, WithReason(revision=revision + 2, reason="one cell was a blast"), user("dr.beispiel")
+    )
+    front.read(specimen, ReadCells(readings=[reading(cells[0], "BLA", "open chromatin")]), user("dr.beispiel"))
+    corrected = front.sign(specimen, sign_request(amended.revision + 1), user("dr.beispiel"))
     assert (corrected.status, corrected.version) == (ReportStatus.CORRECTED, 3)
     assert corrected.correction == "one cell was a blast"
     shares = {share.code: share.count for share in corrected.differential.classes}
@@ -68,38 +72,38 @@ def test_a_specimen_goes_from_open_to_signed_to_corrected(front: UseCases, artef
 
 def test_what_a_signed_specimen_refuses(front: UseCases, artefact: Path) -> None:
     specimen, cells, revision = one_opened(front, artefact, "PMO", "EBO")
-    front.sign(specimen, signing(revision), by("dr.beispiel"))
+    front.sign(specimen, sign_request(revision), user("dr.beispiel"))
     with pytest.raises(WrongState, match="signed"):
-        front.add(specimen, [sent("LYT")], manifest(artefact), by("scanner"))
+        front.add(specimen, [classified("LYT")], manifest(artefact), user("scanner"))
     with pytest.raises(WrongState):
-        front.read(specimen, ReadCells(readings=[reading(cells[0], "PMO")]), by("m.muster"))
+        front.read(specimen, ReadCells(readings=[reading(cells[0], "PMO")]), user("m.muster"))
     with pytest.raises(WrongState):
-        front.sign(specimen, signing(revision + 1), by("dr.beispiel"))
+        front.sign(specimen, sign_request(revision + 1), user("dr.beispiel"))
     with pytest.raises(WrongState):
-        front.cancel(specimen, WithReason(revision=revision + 1, reason="mixed up"), by("m.muster"))
+        front.cancel(specimen, WithReason(revision=revision + 1, reason="mixed up"), user("m.muster"))
     with pytest.raises(WrongState):
-        front.preliminary(specimen, ReportSpecimen(revision=revision + 1), by("m.muster"))
+        front.preliminary(specimen, ReportSpecimen(revision=revision + 1), user("m.muster"))
     with pytest.raises(WrongState):
-        front.change(specimen, ChangeSpecimen(revision=revision + 1, target_cells=200), by("m.muster"))
+        front.change(specimen, ChangeSpecimen(revision=revision + 1, target_cells=200), user("m.muster"))
     assert front.get(specimen).cells == 2
 
 
 def test_cells_that_wait_hold_a_signature_back_unless_the_signer_knows(front: UseCases, artefact: Path) -> None:
-    opened = front.open(wish(), by("m.muster"))
-    unsure = [sent("PMO", probability=0.6), sent("EBO")]
-    revision, _, stand, differential = front.add(opened.id, unsure, manifest(artefact), by("scanner"))
+    opened = front.open(open_request(), user("m.muster"))
+    unsure = [classified("PMO", probability=0.6), classified("EBO")]
+    revision, _, stand, differential = front.add(opened.id, unsure, manifest(artefact), user("scanner"))
     assert differential.waiting_review == 1
     assert front.cells(opened.id, None, "waiting", 0, 10).cells == [stand[0]]
     with pytest.raises(NotReviewed, match="1 cells wait"):
-        front.sign(opened.id, signing(revision), by("dr.beispiel"))
-    report = front.sign(opened.id, signing(revision, accept_unread=True), by("dr.beispiel"))
+        front.sign(opened.id, sign_request(revision), user("dr.beispiel"))
+    report = front.sign(opened.id, sign_request(revision, accept_unread=True), user("dr.beispiel"))
     assert (report.differential.waiting_review, report.differential.read_by_person) == (1, 0)
 
 
 def test_the_database_and_the_rules_agree_on_what_waits(front: UseCases, artefact: Path) -> None:
-    opened = front.open(wish(), by("m.muster"))
-    unsure = [sent(code, probability=p) for code in ("ABE", "PMO", "EBO") for p in (0.1, 0.79, 0.8, 0.81, 1.0)]
-    _, _, stand, found = front.add(opened.id, unsure, manifest(artefact), by("scanner"))
+    opened = front.open(open_request(), user("m.muster"))
+    unsure = [classified(code, probability=p) for code in ("ABE", "PMO", "EBO") for p in (0.1, 0.79, 0.8, 0.81, 1.0)]
+    _, _, stand, found = front.add(opened.id, unsure, manifest(artefact), user("scanner"))
     cells = [each for each in stand if isinstance(each, Cell)]
     waiting = front.cells(opened.id, None, "waiting", 0, 100).cells
     assert waiting == [each for each in cells if each.waits]
@@ -109,22 +113,25 @@ def test_the_database_and_the_rules_agree_on_what_waits(front: UseCases, artefac
 def test_without_a_counted_cell_there_is_nothing_to_sign(front: UseCases, artefact: Path) -> None:
     specimen, _, revision = one_opened(front, artefact, "ART", "NIF")
     with pytest.raises(NotReviewed, match="no cell is counted"):
-        front.sign(specimen, signing(revision, accept_unread=True), by("dr.beispiel"))
+        front.sign(specimen, sign_request(revision, accept_unread=True), user("dr.beispiel"))
 
 
 def test_a_confirmed_cell_waits_no_more_and_a_change_needs_a_reason(front: UseCases, artefact: Path) -> None:
-    opened = front.open(wish(), by("m.muster"))
+    opened = front.open(open_request(), user("m.muster"))
     _, _, [cell, _], _ = front.add(
-        opened.id, [sent("PMO", probability=0.5), sent("EBO")], manifest(artefact), by("scanner")
+        opened.id,
+        [classified("PMO", probability=0.5), classified("EBO")],
+        manifest(artefact),
+        user("scanner"),
     )
     assert isinstance(cell, Cell)
     with pytest.raises(InvalidReading, match="needs a reason"):
-        front.read(opened.id, ReadCells(readings=[reading(cell, "MYB")]), by("m.muster"))
+        front.read(opened.id, ReadCells(readings=[reading(cell, "MYB")]), user("m.muster"))
     with pytest.raises(InvalidReading, match="unknown class"):
-        front.read(opened.id, ReadCells(readings=[reading(cell, "XYZ", "a guess")]), by("m.muster"))
-    [read] = front.read(opened.id, ReadCells(readings=[reading(cell, "PMO")]), by("m.muster")).cells
+        front.read(opened.id, ReadCells(readings=[reading(cell, "XYZ", "a guess")]), user("m.muster"))
+    [read] = front.read(opened.id, ReadCells(readings=[reading(cell, "PMO")]), user("m.muster")).cells
     assert (read.version, read.read_by, read.waits) == (2, "m.muster", False)
-    [read] = front.read(opened.id, ReadCells(readings=[reading(read, "MYB", "smaller")]), by("o.other")).cells
+    [read] = front.read(opened.id, ReadCells(readings=[reading(read, "MYB", "smaller")]), user("o.other")).cells
     past = front.cell(opened.id, 1).readings
     assert [(each.by, each.from_code, each.to_code, each.why) for each in past] == [
         ("m.muster", "PMO", "PMO", None),
@@ -137,25 +144,33 @@ def test_readings_of_one_request_are_all_written_or_none(front: UseCases, artefa
     specimen, [first, second], _ = one_opened(front, artefact, "PMO", "EBO")
     stale = CellReading(place=second.place, version=7, code="EBO")
     with pytest.raises(StaleRevision):
-        front.read(specimen, ReadCells(readings=[reading(first, "PMO"), stale]), by("m.muster"))
+        front.read(specimen, ReadCells(readings=[reading(first, "PMO"), stale]), user("m.muster"))
     with pytest.raises(UnknownSpecimen):
-        front.read(specimen, ReadCells(readings=[CellReading(place=99, version=1, code="EBO")]), by("m.muster"))
+        front.read(specimen, ReadCells(readings=[CellReading(place=99, version=1, code="EBO")]), user("m.muster"))
     with pytest.raises(InvalidReading, match="twice"):
-        front.read(specimen, ReadCells(readings=[reading(first, "PMO"), reading(first, "PMO")]), by("m.muster"))
+        front.read(specimen, ReadCells(readings=[reading(first, "PMO"), reading(first, "PMO")]), user("m.muster"))
     assert front.cell(specimen, 1).version == 1
     assert front.differential(specimen).read_by_person == 0
 
 
 def test_a_picture_is_one_cell_however_often_it_is_sent(front: UseCases, artefact: Path) -> None:
-    opened = front.open(wish(), by("m.muster"))
+    opened = front.open(open_request(), user("m.muster"))
     model = manifest(artefact)
-    first = [sent("PMO", name="a", key="a.png"), sent("EBO", name="b", key="b.png"), sent("PMO", name="a", key="a.png")]
-    revision, added, stand, _ = front.add(opened.id, first, model, by("scanner"))
+    first = [
+        classified("PMO", name="a", key="a.png"),
+        classified("EBO", name="b", key="b.png"),
+        classified("PMO", name="a", key="a.png"),
+    ]
+    revision, added, stand, _ = front.add(opened.id, first, model, user("scanner"))
     assert (added, [each.place for each in stand if isinstance(each, Cell)]) == (2, [1, 2, 1])
-    again, added, _, _ = front.add(opened.id, first, model, by("scanner"))
+    again, added, _, _ = front.add(opened.id, first, model, user("scanner"))
     assert (again, added) == (revision, 0)
-    confused = [sent("PMO", name="a", key="c.png"), sent("PMO", name="c", key="b.png"), sent("LYT", name="d")]
-    _, added, stand, differential = front.add(opened.id, confused, model, by("scanner"))
+    confused = [
+        classified("PMO", name="a", key="c.png"),
+        classified("PMO", name="c", key="b.png"),
+        classified("LYT", name="d"),
+    ]
+    _, added, stand, differential = front.add(opened.id, confused, model, user("scanner"))
     assert [type(each) for each in stand] == [CellTaken, CellTaken, Cell]
     assert (added, differential.cells) == (1, 3)
 
@@ -165,29 +180,29 @@ def test_a_class_nobody_was_taught_is_measured_once_a_person_has_read_every_cell
 ) -> None:
     model = manifest(artefact)
     assert "ABE" in model.unsupported
-    opened = front.open(wish(), by("m.muster"))
-    _, _, stand, before = front.add(opened.id, [sent("ABE"), sent("EOS")], model, by("scanner"))
+    opened = front.open(open_request(), user("m.muster"))
+    _, _, stand, before = front.add(opened.id, [classified("ABE"), classified("EOS")], model, user("scanner"))
     cells = [each for each in stand if isinstance(each, Cell)]
     assert (cells[0].waits, cells[1].waits) == (True, False)
     assert "ABE" in before.unsupported
     assert next(share for share in before.classes if share.code == "ABE").low is None
-    front.read(opened.id, ReadCells(readings=[reading(each, each.code) for each in cells]), by("m.muster"))
+    front.read(opened.id, ReadCells(readings=[reading(each, each.code) for each in cells]), user("m.muster"))
     after = front.differential(opened.id)
     assert after.unsupported == []
     assert next(share for share in after.classes if share.code == "ABE").low is not None
 
 
 def test_one_specimen_has_a_number(front: UseCases) -> None:
-    front.open(wish("BM-1"), by("m.muster"))
+    front.open(open_request("BM-1"), user("m.muster"))
     with pytest.raises(NumberTaken):
-        front.open(wish("BM-1"), by("m.muster"))
+        front.open(open_request("BM-1"), user("m.muster"))
     with pytest.raises(UnknownSpecimen):
         front.get("0" * 32)
 
 
 def test_listing_goes_page_by_page_newest_first(front: UseCases) -> None:
-    ids = [front.open(wish(f"BM-{n}"), by("m.muster")).id for n in range(7)]
-    front.cancel(ids[3], WithReason(revision=1, reason="clotted"), by("m.muster"))
+    ids = [front.open(open_request(f"BM-{n}"), user("m.muster")).id for n in range(7)]
+    front.cancel(ids[3], WithReason(revision=1, reason="clotted"), user("m.muster"))
     seen, before = [], None
     while True:
         page = front.list(State.OPEN, None, before, 2)
@@ -204,19 +219,19 @@ def test_cells_of_another_list_of_classes_do_not_mix(front: UseCases, artefact: 
     renamed = (first.classes[0].model_copy(update={"name": "Something else"}), *first.classes[1:])
     other = first.model_copy(update={"sha256": "0" * 64, "classes": renamed})
     with pytest.raises(Conflict, match="another class list"):
-        front.add(specimen, [sent("EBO")], other, by("scanner"))
+        front.add(specimen, [classified("EBO")], other, user("scanner"))
 
 
 def test_a_second_model_of_the_same_classes_is_named_beside_the_first(front: UseCases, artefact: Path) -> None:
     specimen, _, revision = one_opened(front, artefact, "PMO")
     other = manifest(artefact).model_copy(update={"sha256": "0" * 64, "version": "9.9.9"})
-    front.add(specimen, [sent("EBO")], other, by("scanner"))
-    report = front.sign(specimen, signing(revision + 1), by("dr.beispiel"))
+    front.add(specimen, [classified("EBO")], other, user("scanner"))
+    report = front.sign(specimen, sign_request(revision + 1), user("dr.beispiel"))
     assert [model.version for model in report.models] == ["9.9.9", manifest(artefact).version]
 
 
 def together(*actions: Callable[[], object]) -> list[object]:
-    """What each of several actions came to that began at one moment."""
+    """The outcomes of several actions started together."""
     start = Barrier(len(actions))
 
     def attempt(action: Callable[[], object]) -> object:
@@ -239,7 +254,7 @@ def test_of_two_who_reclassify_one_cell_at_once_one_wins(front: UseCases, artefa
     specimen, [cell], _ = one_opened(front, artefact, "PMO")
 
     def to(code: str) -> Callable[[], object]:
-        return lambda: front.read(specimen, ReadCells(readings=[reading(cell, code, f"round {round}")]), by(code))
+        return lambda: front.read(specimen, ReadCells(readings=[reading(cell, code, f"round {round}")]), user(code))
 
     assert conflicts(together(to("MYB"), to("BLA"))) == 1
     after = front.cell(specimen, 1)
@@ -248,7 +263,7 @@ def test_of_two_who_reclassify_one_cell_at_once_one_wins(front: UseCases, artefa
 
 def test_of_four_who_sign_at_once_one_wins(front: UseCases, artefact: Path) -> None:
     specimen, _, revision = one_opened(front, artefact, "PMO", "EBO")
-    outcomes = together(*[lambda: front.sign(specimen, signing(revision), by("dr.beispiel"))] * 4)
+    outcomes = together(*[lambda: front.sign(specimen, sign_request(revision), user("dr.beispiel"))] * 4)
     assert conflicts(outcomes) == 3
     assert len(front.get(specimen).versions) == 1
 
@@ -261,9 +276,9 @@ def test_a_report_is_never_mixed_with_cells_that_come_while_it_is_signed(
     model = manifest(artefact)
 
     def add() -> tuple[int, int]:
-        return front.add(specimen, [sent("EBO"), sent("EBO")], model, by("scanner"))[:2]
+        return front.add(specimen, [classified("EBO"), classified("EBO")], model, user("scanner"))[:2]
 
-    outcomes = together(lambda: front.sign(specimen, signing(revision), by("dr.beispiel")), add)
+    outcomes = together(lambda: front.sign(specimen, sign_request(revision), user("dr.beispiel")), add)
     assert conflicts(outcomes) == 1
     stands = front.get(specimen)
     if stands.state == State.SIGNED:
@@ -274,13 +289,13 @@ def test_a_report_is_never_mixed_with_cells_that_come_while_it_is_signed(
 
 
 def test_many_add_at_once_and_every_cell_has_its_place(front: UseCases, artefact: Path) -> None:
-    opened = front.open(wish(), by("m.muster"))
+    opened = front.open(open_request(), user("m.muster"))
     model = manifest(artefact)
-    mine = [[sent("PMO", name=f"{who} {n}") for n in range(5)] for who in range(6)]
-    shared = sent("EBO", name="shared")
+    mine = [[classified("PMO", name=f"{who} {n}") for n in range(5)] for who in range(6)]
+    shared = classified("EBO", name="shared")
 
     def add(cells: list[ClassifiedCell]) -> Callable[[], object]:
-        return lambda: front.add(opened.id, [*cells, shared], model, by("scanner"))
+        return lambda: front.add(opened.id, [*cells, shared], model, user("scanner"))
 
     assert conflicts(together(*[add(cells) for cells in mine])) == 0
     places = [cell.place for cell in front.cells(opened.id, None, None, 0, 100).cells]

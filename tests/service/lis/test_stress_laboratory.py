@@ -1,4 +1,4 @@
-"""The laboratory's long checks of `make stress`, each in short, and what they make of one that loses things."""
+"""Short versions of the laboratory checks of `make stress`, and their findings about a lossy laboratory."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The laboratory over HTTP: from an opened specimen to a signed report, and what is refused on the way."""
+"""The laboratory's routes: from an opened specimen to a signed report, and the errors on the way."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""How a specimen's cells are counted: denominator, lineages, M:E ratio, what waits, and what is sent of it."""
+"""The specimen differential: denominator, lineages, M:E ratio, review list, and the results in a message."""
 
 import pytest
 from hypothesis import given

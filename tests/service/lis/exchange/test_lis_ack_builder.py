@@ -1,4 +1,4 @@
-"""Which acknowledgements a sender gets, and what stands in them."""
+"""Acknowledgements sent for incoming messages, and their content."""
 
 from typing import Any
 

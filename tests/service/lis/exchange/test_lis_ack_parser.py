@@ -1,4 +1,4 @@
-"""What a receiver answers about a report: a yes, a no with its reasons, or nothing that can be relied on."""
+"""Acknowledgements received for reports: accepted, rejected with reasons, or not usable."""
 
 import pytest
 from hypothesis import given

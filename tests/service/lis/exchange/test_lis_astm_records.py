@@ -1,4 +1,4 @@
-"""A report as records and frames of ASTM: fields where a receiver looks for them, and nothing that breaks a frame."""
+"""A report as ASTM records and frames: field positions, and texts that cannot break a frame."""
 
 from datetime import UTC, timedelta, timezone
 from itertools import pairwise

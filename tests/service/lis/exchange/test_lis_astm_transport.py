@@ -1,4 +1,4 @@
-"""Sessions of ASTM with a receiver that nobody here wrote, and with receivers that refuse, interrupt or say nothing."""
+"""ASTM sessions with an independent receiver, and with receivers that refuse, interrupt or do not answer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -52,13 +52,13 @@ async def test_a_receiver_nobody_here_wrote_has_what_the_report_says(receiver: A
 
 @asynccontextmanager
 async def receiving(serve: Serve, timeout_s: float = 5) -> AsyncIterator[AstmTransport]:
-    """A wire to a receiver on loopback, which waits as little as it can; left once the receiver has ended."""
+    """A transport to a receiver on loopback, with short waits; exits after the receiver."""
     async with loopback(serve) as (host, port):
         yield AstmTransport(host, port, timeout_s, busy_wait_s=0, contention_wait_s=0)
 
 
 class Replies:
-    """A receiver that answers by a list, and writes down what it was sent. At the end of the list it acknowledges."""
+    """A receiver with a list of answers, which records what it gets; afterwards it acknowledges."""
 
     def __init__(self, *replies: bytes) -> None:
         self.seen: list[bytes] = []

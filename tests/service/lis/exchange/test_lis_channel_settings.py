@@ -1,4 +1,4 @@
-"""Reports over MLLP: to receivers that nobody here wrote."""
+"""The MLLP transport with independent receivers, for every acknowledgement mode, charset and TLS setting."""
 
 import asyncio
 import ssl
@@ -19,7 +19,7 @@ NODE_RECEIVERS = ["simple-hl7-receiver.js", "node-hl7-receiver.js"]
 
 
 def messages(receiver: Receiver) -> list[str]:
-    """What a receiver has got, each once.
+    """The messages of a receiver, each once.
 
     node-hl7-server 2.5.0 never forgets what came before by the same connection: it takes and answers it again with each
     message. Those answers are late ones.

@@ -1,4 +1,4 @@
-"""Which codes go out with which report, on every wire that the settings name."""
+"""Codes per report and receiver."""
 
 import pytest
 from laboratory import report

@@ -1,4 +1,4 @@
-"""The table of codes: what it claims and when, what is wrong with a laboratory's own, and how it is shown."""
+"""The code table: claims, errors in a laboratory's own table, and its listing."""
 
 import csv
 import io

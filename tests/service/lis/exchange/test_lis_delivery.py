@@ -1,4 +1,4 @@
-"""Delivery goes on whatever a wire does: refuses, hangs, breaks; and whatever the database does meanwhile."""
+"""Delivery continues when a transport refuses, hangs or breaks, and when the database fails."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from lab import PLAIN, by, desk, manifest, sent, signing, wish
+from lab import PLAIN, classified, manifest, open_request, sign_request, use_cases, user
 from sqlalchemy.orm import Session
 
 from service.lis.exchange.delivery import DeliveryWorker
@@ -24,12 +24,12 @@ Answer = Callable[[str], Awaitable[str]]
 
 @pytest.fixture
 def front(database_url: str) -> Iterator[UseCases]:
-    with desk(database_url) as opened:
+    with use_cases(database_url) as opened:
         yield opened
 
 
 class Scripted:
-    """A wire that answers as it is told, in turn; then it takes everything."""
+    """A transport with scripted answers; afterwards it accepts everything."""
 
     def __init__(self, *script: Answer) -> None:
         self._script = list(script)
@@ -70,9 +70,9 @@ async def never(_: str) -> str:
 
 
 def signed(front: UseCases, artefact: Path, number: str) -> str:
-    opened = front.open(wish(number), by("m.muster"))
-    revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), by("scanner"))
-    front.sign(opened.id, signing(revision), by("dr.beispiel"))
+    opened = front.open(open_request(number), user("m.muster"))
+    revision, *_ = front.add(opened.id, [classified("PMO")], manifest(artefact), user("scanner"))
+    front.sign(opened.id, sign_request(revision), user("dr.beispiel"))
     return opened.id
 
 
@@ -183,7 +183,7 @@ async def test_a_worker_that_is_cut_off_leaves_its_message_to_the_next(front: Us
 
 
 class Gated(Database):
-    """A database whose writers wait at its door while it is shut."""
+    """A database whose writers block while it is closed."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)

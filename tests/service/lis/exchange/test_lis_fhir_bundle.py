@@ -1,4 +1,4 @@
-"""A report as a FHIR R4 Bundle: what it carries, what identifies it, and what two validators think of it."""
+"""A report as a FHIR R4 Bundle: content, identifiers, and the verdict of two validators."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ def by_code(found: Any) -> dict[str, Any]:
 
 
 def check(found: Any, folder: Path) -> str:
-    """What pyfhircheck, a program nobody here wrote, says of a Bundle."""
+    """The result of pyfhircheck, an independent validator."""
     path = folder / "bundle.json"
     path.write_text(json.dumps(found))
     command = [str(Path(sys.executable).with_name("pyfhircheck")), "bundle", "--max-issues", "1000", str(path)]

@@ -1,4 +1,4 @@
-"""docs/fhir-bundle.md shows what the code makes and explains each field. What to paste is in the message."""
+"""docs/fhir-bundle.md matches the code. The failure message has the text to paste."""
 
 import json
 import re
@@ -16,7 +16,7 @@ WIDTH = 116
 
 
 def shortened() -> Any:
-    """The Bundle of a report of two classes, one of which the model does not know."""
+    """The Bundle of a report of two classes, one of them unsupported."""
     whole = differential({"LYT": 62, "EBO": 98, "NGS": 340}, read=480)
     classes = [share for share in whole.classes if share.code in ("HAC", "LYT")]
     of = report(ReportStatus.CORRECTED, version=3, differential=whole.model_copy(update={"classes": classes}))
@@ -27,7 +27,7 @@ def shortened() -> Any:
 
 
 def written(found: Any, indent: int = 0) -> str:
-    """JSON with what fits in a line on one."""
+    """JSON with short values on one line."""
     line = json.dumps(found, ensure_ascii=False)
     if len(line) + indent <= WIDTH or not isinstance(found, dict | list):
         return line

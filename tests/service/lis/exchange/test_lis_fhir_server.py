@@ -1,4 +1,4 @@
-"""Reports delivered to sekmet, a FHIR R4 server that nobody here wrote, and asked for there."""
+"""Reports delivered to sekmet, an independent FHIR R4 server, and read back."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What answers of a FHIR server mean: taken, refused, or nothing said of the report. And what a log never holds."""
+"""Answers of a FHIR server: accepted, rejected, or inconclusive. And what must not be logged."""
 
 import asyncio
 import json

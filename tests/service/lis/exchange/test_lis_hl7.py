@@ -1,4 +1,4 @@
-"""Reports as HL7 v2.5.1: judged by hl7apy, read back by python-hl7, and whole whatever text stands in them."""
+"""Reports as HL7 v2.5.1: validated by hl7apy, read back by python-hl7, intact with any text."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Text, times and character sets of HL7 v2: what is written is read back, by us and by python-hl7."""
+"""HL7 v2 texts, times and character sets: written and read back, by this service and by python-hl7."""
 
 import unicodedata
 from datetime import UTC, date, datetime, timedelta, timezone

@@ -1,4 +1,4 @@
-"""Reports over MLLP: to a receiver that does everything a receiver may do, and may do wrong."""
+"""The MLLP transport: a receiver with every allowed behaviour, and with errors."""
 
 import asyncio
 from contextlib import suppress

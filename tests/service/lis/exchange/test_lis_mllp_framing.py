@@ -1,4 +1,4 @@
-"""MLLP frames out of any pieces in which bytes may come, and none out of what is no frame."""
+"""MLLP frames from any chunks of bytes, and none from invalid bytes."""
 
 import asyncio
 from collections.abc import Sequence

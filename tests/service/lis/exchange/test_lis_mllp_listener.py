@@ -1,4 +1,4 @@
-"""Orders over MLLP: python-hl7's client and raw bytes against the listener, as a laboratory's system does it."""
+"""Orders over MLLP: python-hl7's client and raw bytes against the listener."""
 
 import asyncio
 import ssl

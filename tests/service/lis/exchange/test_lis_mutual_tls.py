@@ -1,4 +1,4 @@
-"""Orders by mutual TLS to a whole service, on an address that other machines reach."""
+"""Orders with mutual TLS to a whole service, on an address that other machines reach."""
 
 import asyncio
 import ssl

@@ -1,11 +1,11 @@
-"""Orders become specimens, whatever is there already and however often they come."""
+"""Orders become specimens, for any existing specimen and any repetition."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from lab import by, desk, manifest, sent, signing
+from lab import classified, manifest, sign_request, use_cases, user
 
 from service.lis.domain.report import Order, Patient
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused, Peer
@@ -18,7 +18,7 @@ BERTA = Patient(identifier="P-2", authority="HOSPITAL")
 
 @pytest.fixture
 def front(database_url: str) -> Iterator[UseCases]:
-    with desk(database_url) as opened:
+    with use_cases(database_url) as opened:
         yield opened
 
 
@@ -46,8 +46,8 @@ def look(front: UseCases, number: str = "BM-1") -> Specimen:
 
 def signed(front: UseCases, artefact: Path) -> None:
     specimen = look(front)
-    revision, *_ = front.add(specimen.id, [sent("PMO")], manifest(artefact), by("scanner"))
-    front.sign(specimen.id, signing(revision), by("dr.beispiel"))
+    revision, *_ = front.add(specimen.id, [classified("PMO")], manifest(artefact), user("scanner"))
+    front.sign(specimen.id, sign_request(revision), user("dr.beispiel"))
 
 
 def test_a_new_order_opens_a_specimen(front: UseCases) -> None:

@@ -1,4 +1,4 @@
-"""Orders as laboratories' systems send them: what is read, what is refused, where, and how both are answered."""
+"""Orders of laboratory systems: fields that are read, errors with their position, and both answers."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 

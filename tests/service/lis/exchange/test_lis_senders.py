@@ -1,4 +1,4 @@
-"""Who may connect to the listener for orders, how many connections each sender may hold, and for how long."""
+"""The order listener: who may connect, connections per sender, and idle time."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ async def ended(line: Line) -> bool:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Let the listener go on until something is so."""
+    """Run the loop until a condition holds."""
     for _ in range(100_000):
         if true():
             return
@@ -50,7 +50,7 @@ async def until(true: Callable[[], bool]) -> None:
 async def lines_to(
     listener: OrderListener, count: int, host: str = "127.0.0.1", **tls: Any
 ) -> AsyncIterator[list[Line]]:
-    """So many connections from one address, one after another."""
+    """Connections from one address, one after another."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(line_to(listener, local_addr=(host, 0), **tls)) for _ in range(count)]
 

@@ -1,4 +1,4 @@
-"""Receivers that drip, flood or never end: each delivery ends in bounded time and memory, and what they say is kept."""
+"""Slow, flooding and endless receivers: each delivery has bounded time and memory."""
 
 import asyncio
 import gzip
@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from lab import PLAIN, by, desk, manifest, sent, wish
+from lab import PLAIN, classified, manifest, open_request, use_cases, user
 from loopback import loopback
 from receivers import Line, scripted
 from test_lis_fhir_transport import MESSAGE
@@ -193,10 +193,10 @@ async def test_an_astm_receiver_that_floods_or_is_silent_is_given_up() -> None:
 
 
 def test_a_reply_with_a_nul_is_written_down_and_a_long_one_in_part(database_url: str, artefact: Path) -> None:
-    with desk(database_url, channels=(PLAIN,)) as front:
-        opened = front.open(wish(), by("m.muster"))
-        revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), by("scanner"))
-        front.preliminary(opened.id, ReportSpecimen(revision=revision), by("m.muster"))
+    with use_cases(database_url, channels=(PLAIN,)) as front:
+        opened = front.open(open_request(), user("m.muster"))
+        revision, *_ = front.add(opened.id, [classified("PMO")], manifest(artefact), user("scanner"))
+        front.preliminary(opened.id, ReportSpecimen(revision=revision), user("m.muster"))
         with front.database.writing() as session:
             claimed = outbox.claim(session, PLAIN.name, "worker", timedelta(seconds=60))
             assert claimed is not None

@@ -1,4 +1,4 @@
-"""The audit trail shows rows that were edited, removed, added or put elsewhere, and reports that were edited."""
+"""The audit trail reveals rows and reports that were edited, removed, added or moved."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lab import by, desk, manifest, sent, signing, wish
+from lab import classified, manifest, open_request, sign_request, use_cases, user
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
@@ -21,15 +21,15 @@ from service.lis.use_cases import UseCases
 
 @pytest.fixture
 def front(database_url: str, artefact: Path) -> Iterator[UseCases]:
-    """A desk at which one specimen was signed and another one cancelled: six rows."""
-    with desk(database_url) as opened:
-        first = opened.open(wish("BM-1"), by("m.muster")).id
-        opened.add(first, [sent("PMO"), sent("EBO")], manifest(artefact), by("scanner"))
+    """Use cases with one signed and one cancelled specimen: six audit rows."""
+    with use_cases(database_url) as opened:
+        first = opened.open(open_request("BM-1"), user("m.muster")).id
+        opened.add(first, [classified("PMO"), classified("EBO")], manifest(artefact), user("scanner"))
         change = CellReading(place=1, version=1, code="MYB", why="smaller")
-        revision = opened.read(first, ReadCells(readings=[change]), by("m.muster")).revision
-        opened.sign(first, signing(revision), by("dr.beispiel"))
-        second = opened.open(wish("BM-2"), by("m.muster")).id
-        opened.cancel(second, WithReason(revision=1, reason="clotted"), by("m.muster"))
+        revision = opened.read(first, ReadCells(readings=[change]), user("m.muster")).revision
+        opened.sign(first, sign_request(revision), user("dr.beispiel"))
+        second = opened.open(open_request("BM-2"), user("m.muster")).id
+        opened.cancel(second, WithReason(revision=1, reason="clotted"), user("m.muster"))
         yield opened
 
 
@@ -138,12 +138,12 @@ def test_without_its_end_nothing_is_done_that_could_not_be_recorded(front: UseCa
     with front.database.writing() as session:
         session.execute(text("DELETE FROM audit_head"))
     with pytest.raises(audit.AuditTrailBroken, match="audit verify"):
-        front.open(wish("BM-3"), by("m.muster"))
+        front.open(open_request("BM-3"), user("m.muster"))
     assert front.list(None, "BM-3", None, 1).specimens == []
 
 
 def rewritten(session: Session) -> None:
-    """A whole new chain over edited rows, as only one who knows how and may write everything can make it."""
+    """A new chain over edited rows, as a database administrator could write it."""
     rows = session.scalars(select(AuditRow).order_by(AuditRow.number)).all()
     rows[0].actor = "nobody"
     before = audit.BEGINNING
@@ -175,5 +175,5 @@ def test_a_trail_cut_short_is_found_by_an_end_that_was_kept_elsewhere(front: Use
 def test_whatever_is_recorded_is_read_back_as_it_was(front: UseCases, actor: str, detail: str, number: int) -> None:
     actor, detail = (each.encode("utf-8", "replace").decode().replace("\0", "") for each in (actor, detail))
     with front.database.writing() as session:
-        audit.record(session, by(actor), "open", None, detail=detail, number=number)
+        audit.record(session, user(actor), "open", None, detail=detail, number=number)
     assert faults(front) == []

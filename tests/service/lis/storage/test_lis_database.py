@@ -1,4 +1,4 @@
-"""The tables on both kinds of database, how they come to be, and what is said when they cannot be had."""
+"""The tables on both databases: creation, migration, and errors without access."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rights of what a laboratory writes: its database and its pictures are for their owner alone, whatever the umask."""
+"""File permissions of database and pictures: for the owner only, with any umask."""
 
 import os
 import sqlite3
@@ -11,7 +11,7 @@ from stat import S_IMODE
 
 import pytest
 from databases import free_port
-from lab import by, desk, wish
+from lab import open_request, use_cases, user
 from serving import client
 from sqlalchemy import text
 
@@ -42,8 +42,8 @@ def mode(path: Path) -> int:
 @pytest.mark.parametrize("bits", UMASKS)
 def test_a_database_and_all_its_files_are_for_their_owner_alone(bits: int, tmp_path: Path) -> None:
     path = tmp_path / "lab.db"
-    with umask(bits), desk(f"sqlite:///{path}") as front:
-        front.open(wish(), by("m.muster"))
+    with umask(bits), use_cases(f"sqlite:///{path}") as front:
+        front.open(open_request(), user("m.muster"))
         with front.database.reading() as session:
             assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
             files = {each.name: mode(each) for each in tmp_path.iterdir()}

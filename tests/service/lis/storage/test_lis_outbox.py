@@ -1,4 +1,4 @@
-"""Messages leave once their report is written, one at a time, in order, at least once, and none is forgotten."""
+"""The outbox: messages leave after their report is written, in order, at least once."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from lab import by, desk, manifest, plainly, sent, signing, wish
+from lab import classified, manifest, open_request, plainly, sign_request, use_cases, user
 from sqlalchemy import select, update
 
 from service.lis.domain.signing import Channel
@@ -24,14 +24,14 @@ CHANNELS = (Channel("one", plainly, timedelta(hours=1)), Channel("two", plainly,
 
 @pytest.fixture
 def front(database_url: str) -> Iterator[UseCases]:
-    with desk(database_url, channels=CHANNELS) as opened:
+    with use_cases(database_url, channels=CHANNELS) as opened:
         yield opened
 
 
 def signed(front: UseCases, artefact: Path, number: str) -> str:
-    opened = front.open(wish(number), by("m.muster"))
-    revision, *_ = front.add(opened.id, [sent("PMO"), sent("EBO")], manifest(artefact), by("scanner"))
-    front.sign(opened.id, signing(revision), by("dr.beispiel"))
+    opened = front.open(open_request(number), user("m.muster"))
+    revision, *_ = front.add(opened.id, [classified("PMO"), classified("EBO")], manifest(artefact), user("scanner"))
+    front.sign(opened.id, sign_request(revision), user("dr.beispiel"))
     return opened.id
 
 
@@ -73,11 +73,11 @@ def test_a_message_that_cannot_be_written_leaves_no_report(database_url: str, ar
     def broken(*_: object) -> str:
         raise ValueError("no such character")
 
-    with desk(database_url, channels=(CHANNELS[0], Channel("broken", broken, LEASE))) as front:
-        opened = front.open(wish(), by("m.muster"))
-        revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), by("scanner"))
+    with use_cases(database_url, channels=(CHANNELS[0], Channel("broken", broken, LEASE))) as front:
+        opened = front.open(open_request(), user("m.muster"))
+        revision, *_ = front.add(opened.id, [classified("PMO")], manifest(artefact), user("scanner"))
         with pytest.raises(ValueError, match="no such character"):
-            front.sign(opened.id, signing(revision), by("dr.beispiel"))
+            front.sign(opened.id, sign_request(revision), user("dr.beispiel"))
         assert rows(front) == []
         assert front.get(opened.id).state == "open"
         with front.database.reading() as session:
@@ -98,12 +98,12 @@ def test_a_claimed_message_is_nobody_elses_until_its_lease_ends(front: UseCases,
 
 
 def test_messages_of_one_specimen_leave_in_order(front: UseCases, artefact: Path) -> None:
-    opened = front.open(wish("BM-1"), by("m.muster"))
-    revision, *_ = front.add(opened.id, [sent("PMO")], manifest(artefact), by("scanner"))
-    front.preliminary(opened.id, ReportSpecimen(revision=revision), by("m.muster"))
-    front.sign(opened.id, signing(revision + 1), by("dr.beispiel"))
-    front.amend(opened.id, WithReason(revision=revision + 2, reason="a second look"), by("dr.beispiel"))
-    front.sign(opened.id, signing(revision + 3), by("dr.beispiel"))
+    opened = front.open(open_request("BM-1"), user("m.muster"))
+    revision, *_ = front.add(opened.id, [classified("PMO")], manifest(artefact), user("scanner"))
+    front.preliminary(opened.id, ReportSpecimen(revision=revision), user("m.muster"))
+    front.sign(opened.id, sign_request(revision + 1), user("dr.beispiel"))
+    front.amend(opened.id, WithReason(revision=revision + 2, reason="a second look"), user("dr.beispiel"))
+    front.sign(opened.id, sign_request(revision + 3), user("dr.beispiel"))
     other = signed(front, artefact, "BM-2")
     first = claim(front)
     assert first is not None and first.message.endswith("BM-1 preliminary 1")
@@ -173,18 +173,18 @@ def test_a_dead_letter_is_sent_again_as_it_was_or_dropped(front: UseCases, artef
     with front.database.writing() as session:
         row = outbox.lock_message(session, message.control_id)
         assert row is not None
-        outbox.requeue(session, row, by("operator"), timedelta(hours=1))
+        outbox.requeue(session, row, user("operator"), timedelta(hours=1))
     again = claim(front)
     assert again is not None and (again.control_id, again.message) == (message.control_id, message.message)
     with pytest.raises(outbox.DeliveryInProgress), front.database.writing() as session:
         row = outbox.lock_message(session, message.control_id)
         assert row is not None
-        outbox.drop(session, row, by("operator"), "nobody knows yet whether it has arrived")
+        outbox.drop(session, row, user("operator"), "nobody knows yet whether it has arrived")
     unanswered(front, again)
     with front.database.writing() as session:
         row = outbox.lock_message(session, message.control_id)
         assert row is not None
-        outbox.drop(session, row, by("operator"), "the receiver is gone for good")
+        outbox.drop(session, row, user("operator"), "the receiver is gone for good")
     due_now(front)
     assert claim(front) is None
 
@@ -225,16 +225,16 @@ def test_a_dead_letter_is_not_sent_after_a_later_report_of_its_specimen(front: U
     with front.database.writing() as session:
         outbox.mark_rejected(session, dead.row, "AE", "")
     revision = front.get(specimen).revision
-    front.amend(specimen, WithReason(revision=revision, reason="a second look"), by("dr.beispiel"))
-    front.sign(specimen, signing(revision + 1), by("dr.beispiel"))
+    front.amend(specimen, WithReason(revision=revision, reason="a second look"), user("dr.beispiel"))
+    front.sign(specimen, sign_request(revision + 1), user("dr.beispiel"))
     later = claim(front)  # under way is enough: who knows whether it has arrived
     with pytest.raises(outbox.LaterReportSent), front.database.writing() as session:
         row = outbox.lock_message(session, dead.control_id)
         assert row is not None
-        outbox.requeue(session, row, by("operator"), timedelta(hours=1))
+        outbox.requeue(session, row, user("operator"), timedelta(hours=1))
     delivered(front, later)
     with pytest.raises(outbox.LaterReportSent), front.database.writing() as session:
         row = outbox.lock_message(session, dead.control_id)
         assert row is not None
-        outbox.requeue(session, row, by("operator"), timedelta(hours=1))
+        outbox.requeue(session, row, user("operator"), timedelta(hours=1))
     assert claim(front) is None

@@ -1,4 +1,4 @@
-"""The way to PostgreSQL: by TLS to another machine unless somebody says otherwise, and never back to plain text."""
+"""TLS to PostgreSQL: required to other machines by default, without fallback to plain text."""
 
 import socket
 import ssl
