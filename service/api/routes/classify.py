@@ -6,6 +6,7 @@ from typing import Annotated
 from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
@@ -26,12 +27,13 @@ _MAX_CACHED_QUERY_BYTES = 200
 class ClassifyRoute(APIRoute):
     """A route that calls its function without FastAPI's dependency injection (about 0.1 ms a request).
 
-    It does so for requests with a valid query and no timeout header, while the route has only the dependencies in
-    `_OWN_DEPENDENCIES`. All other requests go through FastAPI, so a dependency that is added to the route, its router
+    It does so for requests with a valid query and no timeout header, while the route has only the dependencies and
+    parameters named here. All other requests go through FastAPI, so a dependency that is added to the route, its router
     or the app is never skipped.
     """
 
-    _OWN_DEPENDENCIES = (app_state, request_id)
+    _DEPENDENCIES = [app_state, request_id]
+    _PARAMETERS = ["options", "timeout_ms"]
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request whose path has matched."""
@@ -40,7 +42,7 @@ class ClassifyRoute(APIRoute):
             await super().handle(scope, receive, send)
             return
         request = Request(scope, receive, send)
-        response = await classify(request, options, await app_state(request), await request_id(request))
+        response: Response = await self.endpoint(request, options, await app_state(request), await request_id(request))
         await response(scope, receive, send)
 
     def _options(self, scope: Scope) -> ResponseOptions | None:
@@ -55,13 +57,17 @@ class ClassifyRoute(APIRoute):
         return _parse_query(scope["query_string"])
 
     def _is_self_contained(self, app: FastAPI) -> bool:
-        """Whether the route of this app has only its own dependencies, and none is overridden."""
+        """Whether the route of this app has only the known dependencies and parameters, and none is overridden."""
         known = self._self_contained.get(app)
         if known is None:
-            [context] = (each for each in iter_route_contexts(app.routes) if each.original_route is self)
-            found = tuple(each.call for each in context.dependant.dependencies)
-            known = self._self_contained[app] = found == self._OWN_DEPENDENCIES
+            contexts = (each for each in iter_route_contexts(app.routes) if each.original_route is self)
+            known = self._self_contained[app] = all(self._is_known(each.dependant) for each in contexts)
         return known and not app.dependency_overrides
+
+    def _is_known(self, found: Dependant) -> bool:
+        groups = (found.path_params, found.query_params, found.header_params, found.cookie_params, found.body_params)
+        parameters = [each.name for group in groups for each in group]
+        return [each.call for each in found.dependencies] == self._DEPENDENCIES and parameters == self._PARAMETERS
 
     @cached_property
     def _self_contained(self) -> WeakKeyDictionary[FastAPI, bool]:

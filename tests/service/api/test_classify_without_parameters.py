@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.routing import APIRoute
 from serving import client
 from starlette.testclient import TestClient
@@ -112,13 +112,33 @@ def _overridden(app: FastAPI) -> None:
     app.dependency_overrides[app_state] = _forbid
 
 
-@pytest.mark.parametrize("add", [_on_the_app, _overridden])
+def _as_a_parameter(app: FastAPI) -> None:
+    """A route of the same class whose function has one more header."""
+    router = APIRouter(route_class=classify.ClassifyRoute)
+
+    @router.post("/classify")
+    async def strict(
+        request: Request,
+        options: Annotated[classify.ResponseOptions, Query()],
+        state: classify.AppStateDep,
+        request_id: classify.RequestId,
+        timeout_ms: classify.RequestTimeoutMs = None,
+        added: Annotated[str, Header()] = "absent",
+    ) -> None:
+        assert (request.method, options.top_k, request_id) and state.ready() and timeout_ms in (None, 60000)
+        raise Forbidden(f"by the {added} dependency")
+
+    app.router.routes.clear()
+    app.include_router(router)
+
+
+@pytest.mark.parametrize("add", [_on_the_app, _overridden, _as_a_parameter])
 def test_an_added_dependency_is_never_skipped(artefact: Path, draw: Draw, add: Callable[[FastAPI], None]) -> None:
     app = create_app(Settings(artefact=artefact), open_session(artefact))
     add(app)
     with TestClient(app, base_url="http://localhost") as http:
         for path, headers in ALL_WAYS:
-            refused = http.post(path, content=draw(1), headers=PNG | headers)
+            refused = http.post(path, content=draw(1), headers=PNG | {"added": "added"} | headers)
             assert (refused.status_code, refused.json()["detail"]) == (403, "by the added dependency")
 
 

@@ -178,7 +178,10 @@ def test_no_request_breaks_the_service_or_its_document(
     statuses = set()
 
     @hypothesis_settings(
-        max_examples=examples(100), derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=100 if path == "/classify" else examples(100),  # a quarter rarely holds a valid request to it
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(schema[path][method].as_strategy(generation_mode=mode), st.data())
     def answers_as_documented(case: schemathesis.Case, data: st.DataObject) -> None:
