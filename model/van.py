@@ -1,6 +1,6 @@
 """The network: a Visual Attention Network with multi-scale large kernel attention and cross-scale fusion.
 
-Knows tensors, (N, C, H, W) unless said otherwise. Knows no class names, no pictures, no training, no ONNX.
+Tensors are (N, C, H, W) unless stated otherwise.
 
 VAN, LKA, ConvFFN: Guo et al., Visual Attention Network, arXiv 2202.09741.
 MLKA: Wang et al., Multi-scale Attention Network for Single Image Super-Resolution, arXiv 2209.14145.
