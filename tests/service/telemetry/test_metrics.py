@@ -179,7 +179,7 @@ def test_every_value_that_is_counted_is_declared() -> None:
     assert values("marrowlens_refusals_total", "reason") == {kind.name for _, kind in PROBLEM_TYPES}
     assert values("marrowlens_pictures_total", "outcome") == {name for _, name in _OUTCOMES} | {"answered", "failed"}
     assert values("marrowlens_batches_total", "reason") == set(get_args(FlushReason))
-    assert values("marrowlens_lis_specimens_total", "action") == set(re.findall(r'here\.do\(\s*"(\w+)"', routes))
+    assert values("marrowlens_lis_specimens_total", "action") == set(re.findall(r'lab\.execute\(\s*"(\w+)"', routes))
     for name in ("delivery_attempts_total", "outbox_messages", "outbox_oldest_age_seconds", "dead_letters"):
         assert values(f"marrowlens_lis_{name}", "channel") == set(re.findall(r'_receiver\(lis, "(\w+)"', receivers))
 
