@@ -109,9 +109,6 @@ class Probes(_Strict):
     """
 
     images_sha256: Sha256 = Field(description="of the P images, uint8 (P, S, S, 3)")
-    meaning_sha256: Sha256 | None = Field(
-        None, description="of classes, preprocessing and attention scales, where the graph does not carry them itself"
-    )
     logits: tuple[tuple[FiniteFloat, ...], ...] = Field(min_length=1, max_length=16, description="(P, C)")
     attention: tuple[FiniteFloat, ...] = Field(description="(P,): sum of an image's values times fixed weights")
     evidence: tuple[FiniteFloat, ...] = Field(description="(P,): the same")
@@ -223,13 +220,11 @@ class ArtefactError(Exception):
 
 def manifest_text(manifest: Manifest) -> str:
     """The JSON text of the manifest file. Absent `probes` and `drift_sha256`, and `precision` in fp32, are left out."""
-    left_out: dict[str, bool | set[str]] = {"precision": True} if manifest.precision == "fp32" else {}
+    left_out = {"precision"} if manifest.precision == "fp32" else set()
     if manifest.drift_sha256 is None:
-        left_out["drift_sha256"] = True
+        left_out.add("drift_sha256")
     if manifest.probes is None:
-        left_out["probes"] = True
-    elif manifest.probes.meaning_sha256 is None:
-        left_out["probes"] = {"meaning_sha256"}
+        left_out.add("probes")
     return manifest.model_dump_json(indent=1, exclude=left_out) + "\n"
 
 

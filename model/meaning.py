@@ -4,7 +4,6 @@ The export writes it into the graph, and the service compares the manifest with 
 not show which class is which.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Final
@@ -43,21 +42,14 @@ def as_metadata(meaning: Meaning) -> dict[str, str]:
     }
 
 
-def from_metadata(metadata: Mapping[str, str]) -> Meaning | None:
-    """The meaning according to the graph's metadata; None without such metadata.
+def from_metadata(metadata: Mapping[str, str]) -> Meaning:
+    """The meaning according to the graph's metadata.
 
     Raises:
         ValueError: a part is missing, unknown or invalid.
     """
     found = {key.removeprefix(PREFIX): text for key, text in metadata.items() if key.startswith(PREFIX)}
-    if not found:
-        return None
     return Meaning.model_validate({name: json.loads(text) for name, text in found.items()})
-
-
-def digest(meaning: Meaning) -> str:
-    """sha256 of `as_metadata`, for graphs without metadata."""
-    return hashlib.sha256(json.dumps(as_metadata(meaning), sort_keys=True).encode()).hexdigest()
 
 
 def difference(graph: Meaning, manifest: Meaning) -> str | None:

@@ -1,7 +1,6 @@
 """The two files of an artefact, ONNX graph and manifest, and the checks that the graph matches the manifest."""
 
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +10,11 @@ from numpy.typing import NDArray
 
 import model.contract
 from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, manifest_of
-from model.meaning import difference, digest, from_metadata, meaning_of
+from model.meaning import difference, from_metadata, meaning_of
 from model.regular_file import LARGE_BYTES, SMALL_BYTES, read_regular_file
 from service.runtime.onnx_file import NotOnnx, check_self_contained
 from service.runtime.providers import FP32_TOLERANCE
 from service.runtime.signatures import NO_VERIFICATION, Verifier
-
-_log = logging.getLogger(__name__)
 
 WEIGHTS = Path(model.contract.__file__).parent / "weights"
 
@@ -124,24 +121,16 @@ def _compatible(found: Sequence[int | str | None], expected: tuple[str | int, ..
 def check_meaning(path: Path, manifest: Manifest, metadata: Mapping[str, str]) -> None:
     """Check classes and their order, preprocessing and attention scales in the graph's metadata against the manifest.
 
-    A graph without metadata is checked by the digest stored in the manifest. Without that, the log warns.
-
     Raises:
-        ArtefactError: the manifest differs, or the metadata cannot be read.
+        ArtefactError: the manifest differs, or the metadata is missing or cannot be read.
     """
     try:
         in_graph = from_metadata(metadata)
     except ValueError as error:
-        reason = "has metadata of classes, preprocessing or attention scales that cannot be read; export it again"
+        reason = "has no readable metadata of classes, preprocessing and attention scales; export the model again"
         raise ArtefactError(path, reason) from error
-    in_manifest, stored = meaning_of(manifest), manifest.probes and manifest.probes.meaning_sha256
-    if in_graph is not None and (differs := difference(in_graph, in_manifest)):
+    if differs := difference(in_graph, meaning_of(manifest)):
         raise ArtefactError(path, f"does not match its manifest: {differs}")
-    if stored and stored != digest(in_manifest):
-        reason = "does not match its manifest: classes, preprocessing or attention scales were changed after the export"
-        raise ArtefactError(path, reason)
-    if in_graph is None and not stored:
-        _log.warning("%s: class names are not checked against the graph; export the model again", manifest.name)
 
 
 def check_computed(

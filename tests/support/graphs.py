@@ -35,21 +35,15 @@ def write_artefact(
     name: str = "micro",
     version: str = "0.0.1",
     seed: int = 0,
-    says_its_meaning: bool = True,
 ) -> Path:
-    """Write `<name>.onnx` and `<name>.json` into a folder and return the path of the first.
-
-    Args:
-        says_its_meaning: as exports write it into the graph; False is a graph from before they did.
-    """
+    """Write `<name>.onnx` and `<name>.json` into a folder and return the path of the first."""
     random = np.random.default_rng(seed)
     bias = random.normal(0, 0.1, len(classes)).astype(np.float32)
     path = folder / f"{name}.onnx"
     path.write_bytes(_graph(random, bias, input_size).SerializeToString())
     manifest = _manifest(path, classes, bias, input_size, name, version)
-    if says_its_meaning:
-        graph, manifest = with_metadata(path.read_bytes(), manifest)
-        path.write_bytes(graph)
+    graph, manifest = with_metadata(path.read_bytes(), manifest)
+    path.write_bytes(graph)
     path.with_suffix(".json").write_text(manifest.model_dump_json(indent=2))
     return path
 

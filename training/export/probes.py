@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 
 from model.contract import INPUT, OUTPUTS, Manifest
-from model.meaning import as_metadata, difference, digest, from_metadata, meaning_of
+from model.meaning import as_metadata, difference, from_metadata, meaning_of
 from model.probes import STORED, probe_images, recorded
 
 
@@ -25,10 +25,9 @@ def with_metadata(graph: bytes, manifest: Manifest) -> tuple[bytes, Manifest]:
 def with_probes(graph: bytes, manifest: Manifest) -> Manifest:
     """The manifest with the graph's outputs for the probe pictures, computed on the CPU.
 
-    For a graph without metadata, also the digest of classes, preprocessing and attention scales.
-
     Raises:
-        ValueError: onnxruntime cannot run the graph, an output is not finite, or the metadata contradict the manifest.
+        ValueError: onnxruntime cannot run the graph, an output is not finite, or the metadata is
+            missing or contradicts the manifest.
     """
     images = probe_images(manifest, STORED)
     try:
@@ -38,9 +37,7 @@ def with_probes(graph: bytes, manifest: Manifest) -> Manifest:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"onnxruntime cannot run the graph: {reason}") from error
     probes = recorded(images, dict(zip(OUTPUTS, outputs, strict=True)))
-    metadata, expected = from_metadata(session.get_modelmeta().custom_metadata_map), meaning_of(manifest)
-    if metadata is None:
-        probes = probes.model_copy(update={"meaning_sha256": digest(expected)})
-    elif other := difference(metadata, expected):
+    metadata = from_metadata(session.get_modelmeta().custom_metadata_map)
+    if other := difference(metadata, meaning_of(manifest)):
         raise ValueError(other)
     return Manifest.model_validate(manifest.model_dump() | {"probes": probes})
