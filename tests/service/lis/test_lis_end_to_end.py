@@ -140,7 +140,7 @@ def until_metric(http: httpx.Client, line: str) -> str:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"lis_database": "mysql://host/lab"}, "MARROWLENS_LIS_DATABASE: mysql is not a database that is used here"),
+        ({"lis_database": "mysql://host/lab"}, "MARROWLENS_LIS_DATABASE: unsupported database mysql"),
         ({"lis_database": "postgresql+psycopg://x:word@127.0.0.1:9/x"}, "MARROWLENS_LIS_DATABASE: the database does"),
         ({"lis_me_myeloid": "granulocytic,BLASTS"}, "MARROWLENS_LIS_ME_MYELOID, MARROWLENS_LIS_ME_ERYTHROID: BLASTS"),
         ({"lis_codes": "/nowhere.csv"}, "MARROWLENS_LIS_CODES: /nowhere.csv"),

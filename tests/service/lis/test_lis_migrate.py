@@ -96,7 +96,7 @@ def test_waiting_ends(tmp_path: Path) -> None:
     gone = f"postgresql+psycopg://lab:secret-word@127.0.0.1:{free_port()}/lab"
     refused = migrate(gone, "--wait-s", "1.5")
     assert refused.returncode == 2
-    assert "does not answer" in refused.stderr and "secret" not in refused.stderr
+    assert "does not respond" in refused.stderr and "secret" not in refused.stderr
     assert migrate(sqlite(tmp_path), "--check", "--wait-s", "1.5").returncode == 1
 
 

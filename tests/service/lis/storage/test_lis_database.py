@@ -72,14 +72,14 @@ def test_a_connection_in_use_when_the_database_is_closed_ends_with_its_transacti
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("nonsense", "not the URL"),
+        ("nonsense", "invalid database URL"),
         ("postgresql+psycopg://user:pass@word:s3cr3t@host/name", "%40 for @"),
-        ("postgresql+psycopg://user:s3cr3t@host:s3cr3t/name", "not the URL"),
-        ("mysql://host/name", "mysql is not a database"),
-        ("sqlite://", "needs a file"),
-        ("sqlite:///:memory:", "needs a file"),
-        ("sqlite:////nowhere/at/all/lab.db", "no folder /nowhere/at/all"),
-        ("postgresql+nodriver://host/name", "needs its driver"),
+        ("postgresql+psycopg://user:s3cr3t@host:s3cr3t/name", "invalid database URL"),
+        ("mysql://host/name", "unsupported database mysql"),
+        ("sqlite://", "name a file"),
+        ("sqlite:///:memory:", "name a file"),
+        ("sqlite:////nowhere/at/all/lab.db", "folder /nowhere/at/all does not exist"),
+        ("postgresql+nodriver://host/name", "driver is not installed"),
     ],
 )
 def test_a_database_that_cannot_be_is_refused_in_a_sentence(url: str, said: str) -> None:
