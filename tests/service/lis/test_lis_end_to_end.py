@@ -95,7 +95,7 @@ def test_a_refused_report_is_a_dead_letter_that_the_commands_show_and_send_again
     assert f"MSA|AE|{message['control_id']}" in one.stdout and "Muster" not in one.stdout
     assert "Muster" in command(settings, "lis", "show", "--message", message["control_id"]).stdout
     with node_receiver("simple-hl7-receiver.js", tmp_path, "AA") as receiver:
-        assert command(settings, "lis", "retry", "--all").stdout == "1 to be sent again\n"
+        assert command(settings, "lis", "retry", "--all").stdout == "1 queued again\n"
         again = command(settings, "lis", "retry", message["control_id"])
         assert (again.returncode, "is waiting" in again.stderr) == (2, True)
         settings["lis_hl7_to"] = f"127.0.0.1:{receiver.port}"
@@ -241,7 +241,7 @@ def test_all_dead_letters_are_sent_again_but_those_that_would_take_a_later_repor
     first, second = (version["messages"][0]["control_id"] for version in found["versions"])
     with node_receiver("simple-hl7-receiver.js", tmp_path, "AA") as receiver:
         settings["lis_hl7_to"] = f"127.0.0.1:{receiver.port}"
-        assert command(settings, "lis", "retry", second).stdout == "1 to be sent again\n"
+        assert command(settings, "lis", "retry", second).stdout == "1 queued again\n"
         with served(artefact, **settings) as service:
             service.wait_listening()
             with httpx.Client(base_url=service.url, timeout=30) as http:
