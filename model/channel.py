@@ -1,4 +1,4 @@
-"""Six kinds of channel attention by name: weights for the channels of a map (N, C, H, W), from the whole map.
+"""Six kinds of channel attention by name. Each weights the channels of a map (N, C, H, W) by the whole map.
 
 SE, ECA, CBAM and GC are timm's (Apache-2.0). FcaNet and EPSA are not in timm; they follow the papers' equations. See
 docs/experiments.md.
@@ -15,7 +15,7 @@ from timm.layers.global_context import GlobalContext
 from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
-#: Least width of a bottleneck, which is 1/16 of the width otherwise: 3 channels of 48 would be too few.
+#: Smallest width of a bottleneck. Otherwise it has 1/16 of the channels, but 3 of 48 would be too few.
 MIN_BOTTLENECK = 8
 
 
@@ -26,14 +26,15 @@ def _bottleneck(dim: int) -> int:
 class FrequencyAttention(nn.Module):
     """FcaNet's multi-spectral channel attention (arXiv 2012.11879, eq. 6 to 10).
 
-    As SE, but a 16th of the channels each is summed up by another component of the two-dimensional discrete cosine
-    transform; the mean, which is all that SE looks at, is the component (0, 0). The paper fixes a grid of 7 x 7, to
-    which a map of another size is pooled. Here the cosines are drawn at the map's own size, so that nothing is pooled
-    and every grid is exact; frequencies that a smaller map cannot show become the highest that it can. Components are
-    means, not sums, so that the weights mean the same at every input size.
+    Like squeeze-and-excitation (SE), but channels are split into 16 groups, and each group is summarised by its own
+    component of the two-dimensional discrete cosine transform. SE uses only the component (0, 0), the mean.
+
+    The paper pools every map to a grid of 7 x 7. Here the cosines have the size of the map, so nothing is pooled.
+    Frequencies that are too high for a map are replaced by its highest. Components are means, not sums, so that
+    weights are valid for every input size.
     """
 
-    #: The 16 components that did best alone on ImageNet (section 4.2, "two-step selection"): cycles down and across.
+    #: The 16 best single components on ImageNet (section 4.2, "two-step selection"): vertical, horizontal frequency.
     FREQUENCIES = (
         (0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0),
         (5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3), (3, 5), (2, 2),
@@ -56,7 +57,7 @@ class FrequencyAttention(nn.Module):
 
     @staticmethod
     def _cosines(cycles: list[int], side: int, like: Tensor) -> Tensor:
-        """One cosine a frequency at `side` places (16, side), each of mean square 1."""
+        """One cosine per frequency at `side` positions, (16, side), each with a mean square of 1."""
         shown = torch.tensor([min(cycle, side - 1) for cycle in cycles], device=like.device, dtype=like.dtype)
         places = torch.arange(side, device=like.device, dtype=like.dtype) + 0.5
         cosines = torch.cos(math.pi / side * shown[:, None] * places)
@@ -64,11 +65,11 @@ class FrequencyAttention(nn.Module):
 
 
 class PyramidSqueezeAttention(nn.Module):
-    """PSA, the heart of an EPSA block (arXiv 2105.14447, eq. 1 to 8).
+    """PSA, the core of an EPSA block (arXiv 2105.14447, eq. 1 to 8).
 
-    Four convolutions of growing reach, a quarter of the channels each; one SE weight shared by all four; a softmax
-    over the four decides, channel by channel, which reach is listened to. The convolutions have 1, 4, 8 and 16 groups;
-    where such a number does not divide a quarter of the width, its largest divisor that does.
+    Four convolutions with kernels of 3, 5, 7 and 9 compute a quarter of the channels each. One SE module, shared by all
+    four, gives the channel weights; a softmax over the four kernels normalises them. The convolutions have 1, 4, 8 and
+    16 groups, or the largest divisor of that number that divides a quarter of the width.
     """
 
     KERNELS_AND_GROUPS = ((3, 1), (5, 4), (7, 8), (9, 16))
@@ -101,13 +102,13 @@ def _cbam(dim: int) -> nn.Module:
 
 
 def _gc(dim: int) -> nn.Module:
-    """In the form of its paper, which adds the context and begins as the identity; timm's own default scales by it."""
+    """GlobalContext as in its paper: adds the context and starts as the identity. timm's default multiplies by it."""
     module = GlobalContext(dim, fuse_add=True, fuse_scale=False, rd_channels=_bottleneck(dim))
     nn.init.zeros_(module.mlp_add.fc2.get_parameter("bias"))  # as timm does with its weight
     return module
 
 
-#: Name → what makes one for a width. SE arXiv 1709.01507, ECA 1910.03151, CBAM 1807.06521, GC 1904.11492.
+#: Name → constructor for a width. SE arXiv 1709.01507, ECA 1910.03151, CBAM 1807.06521, GC 1904.11492.
 CHANNEL_ATTENTIONS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
     {
         "se": _se,

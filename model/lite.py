@@ -1,11 +1,11 @@
 """VAN-MLKA on a trunk pretrained on ImageNet: EfficientNet-Lite with MLKA blocks and cross-scale attention.
 
 A few thousand cells are too few to train the first layers, and no classification weights of MLKA are published. So the
-trunk is EfficientNet-Lite, whose weights can be installed (Tan and Le, arXiv 1905.11946, without squeeze-excite and
-swish). VAN blocks with multi-scale large kernel attention are added where the map is 1/16 of the picture, and cross
-attention among all scales.
+trunk is EfficientNet-Lite with its ImageNet weights (Tan and Le, arXiv 1905.11946; without squeeze-excite and swish).
+VAN blocks with multi-scale large kernel attention are added at 1/16 of the picture's resolution. Cross attention
+combines all scales.
 
-The trunks are timm's (Apache-2.0, pytorch-image-models), which the installed weights fit.
+The trunks are timm's (pytorch-image-models, Apache-2.0). The installable ImageNet weights have its tensor names.
 """
 
 from collections.abc import Mapping
@@ -34,26 +34,27 @@ LITE_VARIANTS: Mapping[str, str] = MappingProxyType(
 #: MLKA stage: width, a multiple of 48 (see model/van.py), number of blocks, and ratio of their ConvFFN.
 MLKA_DIM, MLKA_DEPTH, MLKA_RATIO = 144, 2, 2
 FUSION_DIM = 96
-#: The groups of a trunk's blocks that end at 1/4, 1/8, 1/16 and 1/32 of the picture.
+#: Number of block groups of a trunk up to its maps of 1/4, 1/8, 1/16 and 1/32 of the picture.
 ENDS = (2, 3, 5, 7)
 #: Stride of the map in the MLKA stage, in pixels of the picture.
 STRIDE = 16
 
 
 class LiteMLKA(nn.Module):
-    """EfficientNet-Lite with an MLKA stage in its middle and multi-scale cross attention beside its last map.
+    """EfficientNet-Lite with an MLKA stage at 1/16 of the picture, and multi-scale cross attention.
 
-    The stage is added to the trunk by a convolution that is initialised to zero, so a new network starts with the
-    features of the pretrained trunk.
+    The head reads the last map of the trunk and the map of the cross attention. The output of the MLKA stage is added
+    to the trunk's map by a convolution that is initialised to zero. So a new network starts with the features of the
+    pretrained trunk.
 
     Args:
         variant: a name of LITE_VARIANTS.
-        num_classes: width of the head.
+        num_classes: number of classes.
         drop_path: rate at the last block of the trunk and of the stage.
     """
 
     attention_scales = ALL_SCALES
-    trunk: Any  # a timm model; its attributes are not typed
+    trunk: Any  # a timm model; its attributes have no types
 
     def __init__(self, variant: str, num_classes: int, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class LiteMLKA(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def clear_beyond(self, size: int) -> None:
-        """Zero the taps of LKA that meet only padding on pictures of size x size; see VAN.clear_beyond."""
+        """Set the taps of LKA to zero that reach only padding on pictures of size x size; see VAN.clear_beyond."""
         for module in self.mlka.modules():
             if isinstance(module, LKA):
                 module.clear_beyond(size // STRIDE)

@@ -4,7 +4,7 @@ Tensors are (N, C, H, W) unless stated otherwise.
 
 VAN, LKA, ConvFFN: Guo et al., Visual Attention Network, arXiv 2202.09741.
 MLKA: Wang et al., Multi-scale Attention Network for Single Image Super-Resolution, arXiv 2209.14145.
-MCNN stem, multi-scale cross attention: named by the paper this project starts from, which gives no numbers; ours.
+MCNN stem, multi-scale cross attention: named without numbers in the paper this project starts from; the design is ours.
 """
 
 import difflib
@@ -24,13 +24,13 @@ from model.contract import SIZE_MULTIPLE
 KERNELS = {"3-5-1": (3, 5, 2), "5-7-1": (5, 7, 3), "7-9-1": (7, 9, 4)}
 ALL_SCALES = tuple(KERNELS)
 Scales = tuple[str, ...]
-#: Pixels of the picture to a cell of each stage's map.
+#: Stride of each stage's map, in pixels of the picture.
 STRIDES = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A network as numbers; each tuple has one entry a stage."""
+    """Hyper-parameters of a network; each tuple has one entry per stage."""
 
     embed_dims: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
@@ -41,13 +41,13 @@ class Variant:
 
 
 _LKA = (("5-7-1",),) * 4
-# The last grid is 1/32 of the picture: three to eight cells a side, which even the smallest kernel spans.
+# The last map has 1/32 of the picture's resolution, 3 to 8 positions a side: the smallest kernel spans it.
 _MLKA = (ALL_SCALES, ALL_SCALES, ALL_SCALES, ("3-5-1",))
 _VAN_RATIOS = (8, 8, 4, 4)
 
 # van_*: the published widths and depths (arXiv 2202.09741, section 3.2).
-# The rest: every width a multiple of 48, so that each third of an MLKA is a multiple of the 16 channels that
-# onnxruntime's blocked depthwise kernels need; other thirds fall to a much slower path.
+# Other variants: every width is a multiple of 48, so each of MLKA's three scales has a multiple of 16 channels.
+# onnxruntime's fast depthwise kernels work in blocks of 16; other numbers of channels run on a much slower path.
 VARIANTS: dict[str, Variant] = {
     "micro": Variant((48, 48, 48, 48), (1, 1, 1, 1), (1, 1, 1, 1), _MLKA, "mcnn", 48),
     "tiny": Variant((48, 96, 144, 192), (1, 1, 4, 2), (4, 4, 4, 4), _MLKA, "mcnn", 144),
@@ -63,10 +63,10 @@ VARIANTS: dict[str, Variant] = {
 
 
 def variant_named(name: str) -> Variant:
-    """The numbers of a variant.
+    """The hyper-parameters of a variant.
 
     Raises:
-        ValueError: no such variant; names the nearest.
+        ValueError: no such variant; the message suggests similar names.
     """
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4) or list(VARIANTS)
@@ -77,7 +77,7 @@ def variant_named(name: str) -> Variant:
 class LKA(nn.Module):
     """Large kernel attention: depthwise, dilated depthwise, pointwise convolution (arXiv 2202.09741, section 3.1).
 
-    Returns the gate alone, unbounded and signed, of the shape of its input; the caller multiplies.
+    Returns the gate: signed, unbounded, in the shape of the input. The caller multiplies it with the features.
     """
 
     def __init__(self, dim: int, scale: str) -> None:
@@ -93,7 +93,7 @@ class LKA(nn.Module):
 
     @torch.no_grad()
     def clear_beyond(self, side: int) -> None:
-        """Zero the taps that a map of side x side never uses."""
+        """Set the kernel taps to zero that reach only padding on a map of side x side."""
         weight, taps = self.conv_spatial.weight, _taps_used(self.conv_spatial, side)
         kept = torch.zeros_like(weight)
         kept[:, :, taps, taps] = weight[:, :, taps, taps]
@@ -101,16 +101,16 @@ class LKA(nn.Module):
 
 
 def _taps_used(conv: nn.Conv2d, side: int) -> slice:
-    """The taps along one axis that meet anything but padding somewhere on a map of this side."""
+    """The kernel taps along one axis that reach a map of this side; the other taps reach only padding."""
     middle = conv.kernel_size[0] // 2
     reach = min(middle, (side - 1) // conv.dilation[0])
     return slice(middle - reach, middle + reach + 1)
 
 
 def _without_padding_taps(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(x) without the outer taps, which on a small map meet padding at every position and only cost time.
+    """conv(x), computed without the kernel taps that reach only padding: the same result, faster on small maps.
 
-    They are then never trained either; see VAN.clear_beyond.
+    These taps get no gradient; see VAN.clear_beyond.
     """
     rows, columns = (_taps_used(conv, side) for side in x.shape[-2:])
     weight, dilation = conv.weight[:, :, rows, columns], conv.dilation[0]
@@ -119,9 +119,10 @@ def _without_padding_taps(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class MLKA(nn.Module):
-    """Multi-scale LKA: an equal share of channels a scale, each LKA times its depthwise gate (arXiv 2209.14145, eq. 5).
+    """Multi-scale LKA: each scale is an LKA times a depthwise gate (arXiv 2209.14145, eq. 5).
 
-    Returns the gate, of the shape of its input, its channels grouped by scale in the order given.
+    Each scale processes an equal share of the channels. Returns the gate in the shape of the input; its channels are
+    grouped by scale, in the order of `scales`.
     """
 
     def __init__(self, dim: int, scales: Scales) -> None:
@@ -141,7 +142,7 @@ class MLKA(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """1×1 → GELU → spatial gate → 1×1 and an inner residual (arXiv 2202.09741, section 3.2). Returns (output, gate)."""
+    """1×1 → GELU → spatial gate → 1×1, plus the input (arXiv 2202.09741, section 3.2); returns (output, gate)."""
 
     def __init__(self, dim: int, scales: Scales) -> None:
         super().__init__()
@@ -169,7 +170,7 @@ class ConvFFN(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Leaves the residual branch out for a random part of the pictures of a batch (arXiv 1603.09382)."""
+    """Stochastic depth: drops the residual branch for random pictures of a batch (arXiv 1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -184,9 +185,9 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A VAN block: attention, then ConvFFN, each BatchNorm first and layer-scaled. Returns (output, gate).
+    """A VAN block: attention, then ConvFFN, each with BatchNorm before and layer scale after. Returns (output, gate).
 
-    Channel attention, where there is one, weights what the ConvFFN adds: where SENet has it, before the sum.
+    Channel attention is optional. It weights the output of the ConvFFN before the residual sum, as in SENet.
     """
 
     def __init__(self, dim: int, mlp_ratio: int, scales: Scales, drop_path: float) -> None:
@@ -216,7 +217,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class OverlapPatchEmbed(nn.Module):
-    """One strided convolution whose kernel is wider than its stride, then BatchNorm."""
+    """A strided convolution, then BatchNorm. Patches overlap if the kernel is larger than the stride."""
 
     def __init__(self, in_dim: int, dim: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -228,7 +229,7 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class MCNNStem(nn.Module):
-    """Multi-scale CNN stem: parallel 3×3, 5×5 and 7×7 convolutions, concatenated and fused; stride 4 in all."""
+    """Multi-scale CNN stem: parallel 3×3, 5×5 and 7×7 convolutions, concatenated and fused; total stride 4."""
 
     KERNELS = (3, 5, 7)
 
@@ -266,11 +267,12 @@ class Stage(nn.Module):
 class CrossScaleAttention(nn.Module):
     """Multi-scale cross attention: queries from the third stage, keys and values from the other stages.
 
-    The maps of the first and second stage are pooled to the grid of the third (1/16 of the picture); the fourth keeps
-    its own. The result is added to the third map and the upsampled fourth.
+    The maps of the first and second stage are average-pooled to the grid of the third (1/16 of the picture). The fourth
+    map keeps its grid. The result is added to the third map and the upsampled fourth.
 
-    Tokens are in columns, as convolutions leave them, and pooling is a depthwise convolution: onnxruntime then neither
-    splits nor transposes a map, and stays in its blocked layout for widths that are no multiple of 16 (docs/graph.md).
+    For speed in onnxruntime, tokens are on the last axis, as convolutions output them, and pooling is a depthwise
+    convolution. So no map is split or transposed, and the blocked layout is kept, even for widths that are not
+    multiples of 16 (docs/graph.md).
     """
 
     HEAD_DIM = 48
@@ -310,13 +312,13 @@ class CrossScaleAttention(nn.Module):
 
 
 def mean_pool(x: Tensor, side: int) -> Tensor:
-    """Mean over side x side places: (N, C, H, W) -> (N, C, H / side, W / side)."""
+    """Average pooling over side x side positions: (N, C, H, W) -> (N, C, H / side, W / side)."""
     weight = x.new_full((x.shape[1], 1, side, side), side**-2)
     return F.conv2d(x, weight, stride=side, groups=x.shape[1])
 
 
 class VANOutput(NamedTuple):
-    """What the network says of a batch; the names are the contract's."""
+    """Outputs of the network for a batch; names as in model/contract.py."""
 
     logits: Tensor  # (N, classes)
     attention: Tensor  # (N, scales, h, w), each map scaled to 0..1
@@ -325,15 +327,16 @@ class VANOutput(NamedTuple):
 
 
 def answer(head: nn.Linear, features: Sequence[Tensor], weighted: Tensor) -> VANOutput:
-    """What a linear head says of the means of maps, where it says so, and what was weighted.
+    """The outputs of a linear head over global average pooling.
 
-    A convolution of the head's weights gives each place's share: the mean of these is what the head says of the mean.
-    Of several maps the shares are added on the largest grid; a share repeated over a cell's parts has the same mean.
+    The evidence is the contribution of each position to the logits: a 1×1 convolution with the head's weights. Its
+    mean over the positions plus the bias is the logit. The evidence of smaller maps is upsampled to the largest grid
+    by repetition, which keeps its mean, and added.
 
     Args:
-        features: maps (N, D_i, H_i, W_i), largest grid first; the sides of each divide those of the first; the D_i
-            add up to the head's width.
-        weighted: (N, K, h, w), none below 0.
+        features: maps (N, D_i, H_i, W_i), largest grid first. The sides of the first map are multiples of those of
+            the others; the D_i add up to the input width of the head.
+        weighted: attention before scaling, (N, K, h, w), non-negative.
     """
     embedding = torch.cat([map.mean(dim=(2, 3)) for map in features], dim=1)
     weights = head.weight[:, :, None, None].split([map.shape[1] for map in features], dim=1)
@@ -345,15 +348,15 @@ def answer(head: nn.Linear, features: Sequence[Tensor], weighted: Tensor) -> VAN
 
 
 def by_scale(gate: Tensor, scales: int) -> Tensor:
-    """The strength of a gate by kernel scale, without signs: (N, C, h, w) -> (N, scales, h, w)."""
+    """Mean absolute value of a gate for each kernel scale: (N, C, h, w) -> (N, scales, h, w)."""
     return gate.abs().unflatten(1, (scales, -1)).mean(dim=2)
 
 
 def check_sides(x: Tensor) -> None:
-    """Return when every stage halves the picture evenly.
+    """Check that both sides of the pictures are multiples of 32, the stride of the last stage.
 
     Raises:
-        ValueError: a side is no multiple of 32.
+        ValueError: one is not.
     """
     if x.shape[-1] % SIZE_MULTIPLE or x.shape[-2] % SIZE_MULTIPLE:
         raise ValueError(f"a picture of {tuple(x.shape[-2:])} pixels; both sides must be multiples of {SIZE_MULTIPLE}")
@@ -363,13 +366,14 @@ class VAN(nn.Module):
     """Visual Attention Network, with MLKA and cross-scale fusion where the variant says so.
 
     Args:
-        variant: a name of VARIANTS, or numbers of your own.
-        num_classes: width of the head.
+        variant: a name of VARIANTS, or a `Variant`.
+        num_classes: number of classes.
         drop_path: rate at the last block; grows linearly from 0 at the first.
-        channel_attention: makes a channel attention for a width, (N, C, H, W) -> the same; one in every block.
+        channel_attention: constructor of a channel attention for a width; it keeps the shape (N, C, H, W). Each block
+            gets one.
 
     Raises:
-        ValueError: an unknown variant, or a width that its scales, stem or heads cannot share evenly.
+        ValueError: an unknown variant, or a width that is not divisible among its scales, stem branches or heads.
     """
 
     def __init__(
@@ -393,16 +397,16 @@ class VAN(nn.Module):
         self.attention_stage = max(i for i, scales in enumerate(v.scales) if len(scales) == most)
         self.attention_scales = v.scales[self.attention_stage]
         self.apply(_init_weights)
-        if channel_attention:  # last: it keeps the initial weights that its own paper gives it
+        if channel_attention:  # after _init_weights: it keeps the initialisation of its paper
             for stage, dim in zip(stages, v.embed_dims, strict=True):
                 for block in stage.blocks:
                     block.channel_attention = channel_attention(dim)
 
     def clear_beyond(self, size: int) -> None:
-        """Zero the taps of LKA that meet only padding on pictures of size x size.
+        """Set the kernel taps of LKA to zero that reach only padding on pictures of size x size.
 
-        At that size they change nothing and are not trained. Left at random they would add noise where the network is
-        moved to a larger picture; at zero, what was learned says the same there, and they learn from then on.
+        At that size these taps have no effect and get no gradient. If the network is then used on larger pictures,
+        random taps would add noise. Taps of zero keep the learned function, and can be trained there.
         """
         for stage, stride in zip(self.stages, STRIDES, strict=True):
             for module in stage.modules():
@@ -410,7 +414,7 @@ class VAN(nn.Module):
                     module.clear_beyond(size // stride)
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S), normalised → (the map that the head reads, the gate that `attention` is drawn from)."""
+        """(N, 3, S, S), normalised → (the map that the head reads, the gate that gives `attention`)."""
         maps, gates = [], []
         for stage in self.stages:
             x, gate = stage(x)
@@ -425,19 +429,19 @@ class VAN(nn.Module):
         return answer(self.head, [features], by_scale(gate, len(self.attention_scales)))
 
 
-#: Share of its height below which the relief of a map is not stretched to 0..1: it would show rounding, enlarged.
+#: A map is stretched to 0..1 only if its range is at least this share of its maximum: less may be rounding errors.
 FLAT = 1e-2
 
 
 def scaled(maps: Tensor) -> Tensor:
-    """Each map of (N, K, h, w), none below 0, to 0..1; a flat one stays flat and near 0."""
+    """Scale each map of (N, K, h, w), non-negative, to 0..1; a flat map stays flat and near 0."""
     low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
-    # Not + 1e-12: an optimiser of graphs takes that for + 0 and leaves 0 / 0.
+    # Not `+ 1e-12`: a graph optimiser removes it as an addition of 0, and 0 / 0 would remain.
     return (maps - low) / torch.maximum(high - low, FLAT * high).clamp_min(1e-12)
 
 
 def _drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
-    """Rates by stage and block, growing linearly over all blocks from 0 to the last's."""
+    """Rates by stage and block, increasing linearly over all blocks from 0 to `last`."""
     rates = iter(last * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
     return [list(itertools.islice(rates, depth)) for depth in depths]
 

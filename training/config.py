@@ -302,7 +302,7 @@ class FitConfig(ConfigTable):
             )
         if self.sizes and watched:
             raise ValueError(
-                "sizes change the calibration loss: not with schedule 'plateau', early stopping or keep = 'best'"
+                "sizes change the calibration loss; do not combine them with 'plateau', early stopping or keep = 'best'"
             )
         if self.sizes and [first for first, _ in self.sizes] != sorted({0, *(first for first, _ in self.sizes)}):
             raise ValueError("sizes must start at epoch 0, with ascending epochs")

@@ -152,7 +152,7 @@ class DriftReference(_Strict):
             ValueError: it was made with another model.
         """
         if self.model_sha256 != manifest.sha256:
-            raise ValueError(f"is of another model, sha256 {self.model_sha256}")
+            raise ValueError(f"belongs to another model, sha256 {self.model_sha256}")
         if len(self.centre) != manifest.outputs["embedding"][1] or tuple(self.class_pictures) != manifest.codes:
             raise ValueError("does not have the embedding size and classes of the model")
 

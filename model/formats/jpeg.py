@@ -274,7 +274,7 @@ def decode(data: bytes, layout: Layout) -> NDArray[np.uint8]:
 def _refusal(warning: str, frame: Frame) -> PictureError:
     if "subsampling" in warning:
         factors = ", ".join(f"{component.across}x{component.down}" for component in frame.components)
-        return UnsupportedPicture(f"a JPEG of unusual chroma subsampling ({factors}); save it as 4:4:4 or 4:2:0")
+        return UnsupportedPicture(f"a JPEG of unsupported chroma subsampling ({factors}); save it as 4:4:4 or 4:2:0")
     if "remature end" in warning:
         return UndecodablePicture(_CUT_OFF.format("its scans end before the picture does"))
     return UndecodablePicture(_DAMAGED.format(warning.removeprefix("Corrupt JPEG data: ").strip()))

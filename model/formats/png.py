@@ -170,6 +170,6 @@ def _unpacked(data: bytes, raw_mode: str) -> NDArray[np.uint8]:
 
 
 def _significant_bits(data: bytes, found: list[Chunk], colours: int) -> list[Scale]:
-    """The depth by sBIT, for samples in the lower bits. Samples that fill 16 bits, as PNG demands, exceed it."""
+    """The depth in sBIT, if samples use the lower bits only; in valid PNG files they are scaled to the full 16 bits."""
     held = [set(body(data, chunk)[:colours]) for chunk in found if chunk.name == b"sBIT"]
     return [depth(bits.pop()) for bits in held if len(bits) == 1]  # scaling by different depths would change the hue

@@ -67,13 +67,15 @@ def _check_layout(main: Directory, bits: int, mode: str | None, count: int) -> N
         raise UnsupportedPicture(f"a TIFF of {bits}-bit samples; save it with unsigned samples of 8 or 16 bits")
     colours = len(mode or "")
     if mode is None or not colours <= count <= _MAX_SAMPLES or main.number(Tag.FILL_ORDER, 1) != 1:
-        raise UnsupportedPicture(f"a TIFF of an unusual layout of {bits}-bit samples; save it as 8-bit RGB or grey")
+        raise UnsupportedPicture(f"a TIFF of {bits}-bit samples in an unsupported layout; save it as 8-bit RGB or grey")
     if mode == "CMYK" and {_PREMULTIPLIED, _ALPHA} & set(main.numbers(Tag.EXTRA_SAMPLES)):
         raise UnsupportedPicture("a TIFF of CMYK with an alpha channel; save it as RGB")
     predictor = main.number(Tag.PREDICTOR, 1)
     packed_otherwise = bits == 12 and (Tag.TILE_WIDTH in main.entries or predictor != 1)
     if main.number(Tag.COMPRESSION, 1) not in _COMPRESSIONS or predictor not in (1, _DIFFERENCES) or packed_otherwise:
-        raise UnsupportedPicture(f"a TIFF of {bits}-bit samples in an unusual compression; save it with LZW or deflate")
+        raise UnsupportedPicture(
+            f"a TIFF of {bits}-bit samples in an unsupported compression; save it with LZW or deflate"
+        )
 
 
 def _alpha(main: Directory, count: int, colours: int) -> tuple[list[int], bool]:
@@ -141,7 +143,7 @@ def loaded(main: Directory, tags: Iterable[int], changes: Mapping[int, tuple[int
         picture = TiffImageFile(BytesIO(classic(main, tags, changes)))
     except SyntaxError as error:
         if str(error) == "unknown pixel mode":
-            raise UnsupportedPicture("a TIFF of an unusual pixel layout; save it as 8-bit RGB or grey") from error
+            raise UnsupportedPicture("a TIFF of an unsupported pixel layout; save it as 8-bit RGB or grey") from error
         raise
     _check_cover(picture)
     picture.load()

@@ -46,7 +46,7 @@ _IPV6_PREFIX = 64
 
 
 def memory_owner(request: Request) -> str:
-    """Whose share of the upload memory a request uses: its account's, else its IPv4 address's or IPv6 network's."""
+    """The owner of the upload memory that a request uses: its account, else its IPv4 address or IPv6 network."""
     caller = request.scope.get("state", {}).get("caller")
     if caller is not None:
         return f"account {caller.identity.account}"

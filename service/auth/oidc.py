@@ -180,7 +180,7 @@ class IssuerKeys:
         )
 
     def _refresh(self) -> asyncio.Task[None] | None:
-        """The request in flight, or a new one; None while the interval has not passed."""
+        """The request for keys that is in progress, or a new one; None if the last one was too recent."""
         if self._refreshing is None and self._clock() - self._requested_s >= self._interval_s():
             self._requested_s = self._clock()
             self._refreshing = asyncio.create_task(self._fetch())

@@ -79,7 +79,7 @@ def _without_engines(settings: Settings, reference: OnnxSession, provider: Provi
 
 
 def verdict(settings: Settings, trials: list[ProviderTrial]) -> tuple[bool, str]:
-    """Whether the configured provider works, and a sentence that says so."""
+    """Whether the configured provider works, and a sentence for the operator."""
     by_provider = {trial.provider: trial for trial in trials}
     configured = settings.provider
     if configured == "auto":

@@ -35,7 +35,7 @@ class TaskObserver(Protocol):
     """Receiver of task states, such as metrics."""
 
     def running(self, task: str, running: bool) -> None:
-        """A task runs, or has failed and waits for its restart."""
+        """A task was started (True), or has failed and waits for its restart (False)."""
 
     def failed(self, task: str) -> None:
         """A task ended with an exception."""

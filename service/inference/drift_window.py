@@ -21,7 +21,7 @@ GROUP_SIZE = 16
 
 
 class DriftWindow:
-    """The last 9/10 to 10/10 of `pictures`, once that many have been added. Thread-safe."""
+    """A sliding window over the last pictures: 90 to 100 % of `pictures`, since it moves on in tenths. Thread-safe."""
 
     def __init__(self, reference: DriftReference, pictures: int) -> None:
         self._meter = DriftMeter(reference)

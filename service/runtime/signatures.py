@@ -111,7 +111,7 @@ def check_signature(key: "EllipticCurvePublicKey", data: bytes, signature: bytes
     """Verify a base64-encoded ECDSA signature over the sha256 of `data`.
 
     Raises:
-        ValueError: the signature is not base64, was made with another key, or is of other content.
+        ValueError: the signature is not base64, or does not match the key and the content.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
@@ -122,7 +122,7 @@ def check_signature(key: "EllipticCurvePublicKey", data: bytes, signature: bytes
     except binascii.Error as error:
         raise ValueError("it is not base64") from error
     except InvalidSignature as error:
-        raise ValueError("it was made with another key or of other content") from error
+        raise ValueError("it does not match the public key and the file") from error
 
 
 def read_key(path: Path) -> "EllipticCurvePublicKey":

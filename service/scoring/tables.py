@@ -86,7 +86,7 @@ class Columns:
             raise TableError(table, "its columns are not those of this model; choose another --out")
         if row["model_sha256"] != self.model_sha256:
             found = f"model {str(row['model_sha256'])[:12]}…, this is model {self.model_sha256[:12]}…"
-            raise TableError(table, f"made by {found}; choose another --out")
+            raise TableError(table, f"was written with {found}; choose another --out")
         return ScoredPicture(row["path"], np.array([row[f"p_{code}"] for code in self.codes], np.float32))
 
 

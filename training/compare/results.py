@@ -137,7 +137,7 @@ def _versions(fits: Sequence[FitRecord]) -> dict[str, str]:
 
 
 def pictures_per_epoch(config: Config, images: Mapping[str, int]) -> int:
-    """Training pictures seen in an epoch: whole batches of the number of draws that the source weights give.
+    """Training pictures in an epoch: the draws that the source weights give, rounded down to whole batches.
 
     Args:
         images: source → pictures in its training block.
@@ -185,7 +185,7 @@ def _read_predictions(runs: Sequence[PlannedRun], sources: set[str]) -> _TissueP
         unordered = scores.keys()
         order = sorted(range(len(scores)), key=unordered.__getitem__)
         if keys not in (None, [unordered[at] for at in order]):
-            raise RunError(run.folder, f"was tested on other pictures than {runs[0].folder}")
+            raise RunError(run.folder, f"was tested on other pictures than {runs[0].folder}; evaluate both again")
         keys, labels = [unordered[at] for at in order], scores.labels[order]
         predictions.append(scores.predicted[order])
     if not keys:

@@ -61,8 +61,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(Checkpoint):
     """Saves after every epoch and every few steps, keeps the best epoch on request, and stops on a signal.
 
-    In place of Lightning's ModelCheckpoint: resumed from a checkpoint of the last step of an epoch, that one skips the
-    epoch's validation, and it loses the best epoch when the run folder is moved.
+    It replaces Lightning's ModelCheckpoint. Resumed after the last step of an epoch, ModelCheckpoint skips the epoch's
+    validation. It also loses the best epoch when the run folder is moved.
     The first SIGINT or SIGTERM ends the step and saves; the second one takes effect at once.
 
     Args:

@@ -35,7 +35,7 @@ def _optimiser(parameters: list[nn.Parameter], config: FitConfig) -> Optimizer:
 
 
 def learning_rate(epoch: float, config: FitConfig) -> float:
-    """Share of `lr` at a (fractional) epoch: linear warm-up, then cosine cycles (SGDR, arXiv 1608.03983, eq. 5)."""
+    """Factor of `lr` at a (fractional) epoch: linear warm-up, then cosine cycles (SGDR, arXiv 1608.03983, eq. 5)."""
     if epoch < config.warmup_epochs:
         return (epoch + 1e-3) / config.warmup_epochs
     start, length, peak = config.warmup_epochs, max(config.epochs - config.warmup_epochs, 1e-9), 1.0

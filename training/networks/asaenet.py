@@ -1,10 +1,12 @@
-"""ASAE-Net: parameter-free attention that hides the most attended part in training and enhances it always.
+"""ASAE-Net: attention without parameters. It enhances the most attended part, and sometimes hides it in training.
 
-Wang et al. 2020, ACCV, doi 10.1007/978-3-030-69541-5_39; reimplemented from the description. Described there:
-attention-based suppression and enhancement for bone-marrow cells, without parameters beyond the backbone. Ours: the
-attention is the mean over the channels, the most attended part is hidden in half of the training pictures (as in the
-attention-based dropout layer, arXiv 1908.10028, section 3), and both are applied behind the last two stages of a
-ResNet-18.
+Wang et al. 2020, ACCV, doi 10.1007/978-3-030-69541-5_39; reimplemented from the description: attention-based
+suppression and enhancement for bone-marrow cells, without parameters beyond the backbone. Details chosen here:
+
+- The attention is the mean over the channels.
+- The most attended part is hidden in half of the training pictures, as in the attention-based dropout layer
+  (arXiv 1908.10028, section 3).
+- Both are applied after the last two stages of a ResNet-18.
 """
 
 from typing import Any
@@ -35,7 +37,7 @@ class SuppressAndEnhance(nn.Module):
 
 
 class ASAENet(PooledClassifier):
-    """ResNet-18 with suppression and enhancement behind its last two stages; `attention` is from the third stage."""
+    """ResNet-18 with suppression and enhancement after its last two stages; `attention` is from the third stage."""
 
     attention_scales = ("attention of stage 3",)
 

@@ -60,7 +60,7 @@ class TransferTimer:
         self._left_s = self.timeouts.max_pause_s
 
     def restart(self) -> None:
-        """Start again, for the next line of a stream."""
+        """Restart the timeouts for the next line of a stream."""
         self._left_s, self._waited_s = self.timeouts.max_pause_s, 0.0
 
     async def receive(self, request: Request) -> Message:

@@ -95,8 +95,8 @@ def _check_size(found: dict[str, Any]) -> None:
 def decode_base64(text: str) -> bytes:
     """The bytes of a base64 text (RFC 4648, section 4).
 
-    Accepts line breaks with blanks around them (MIME), a `data:` prefix, and the URL-safe alphabet (section 5), padded
-    or not. Rejects a blank within a line: it may have replaced a plus sign.
+    Accepts line breaks with spaces around them (MIME), a `data:` prefix, and the URL-safe alphabet (section 5), padded
+    or not. Rejects a space within a line: it may have replaced a plus sign.
 
     Raises:
         MalformedBody: not base64; the message says why.
@@ -119,7 +119,7 @@ def _without_line_breaks(encoded: bytes) -> bytes:
     lines = [line.strip(_BLANKS) for line in encoded.splitlines()] if b"\n" in encoded or b"\r" in encoded else None
     whole = b"".join(lines) if lines is not None else encoded.strip(_BLANKS)
     if b" " in whole or b"\t" in whole:
-        raise MalformedBody("not base64: a blank within a line; was a + replaced by a blank?")
+        raise MalformedBody("not base64: a space within a line; perhaps a + was decoded as a space")
     return whole
 
 

@@ -1,8 +1,8 @@
 """Reads a ZIP in memory and accounts for every byte of it. Section numbers are those of PKWARE's APPNOTE 6.3.10.
 
-`zipfile` is not strict enough: it uses the last end record, skips bytes outside the entries (a second archive, unlisted
-entries), and creates an object for every entry before they can be counted. A second parser after it could disagree
-about a hostile archive. Deflate is zlib's.
+`zipfile` is not strict enough. It uses the last end record and skips bytes outside the entries (a second archive,
+unlisted entries). It also creates an object for every entry before they can be counted. Checks by a second parser
+could read a hostile archive differently, so this one replaces `zipfile`. Deflate is zlib's.
 """
 
 import struct

@@ -210,7 +210,7 @@ def _member(owner: Json, name: str, kind: type, owner_name: str, default: Any = 
     """A member of the given type. null counts as absent, and a bool is not an int."""
     found = owner.get(name)
     if found is None and default is _REQUIRED:
-        raise MalformedBody(f"{owner_name} lacks {name}")
+        raise MalformedBody(f"{owner_name} has no {name}; add it")
     if found is None:
         return default
     if type(found) is not kind:
@@ -274,7 +274,7 @@ def _flat(data: list[Any], shape: Shape) -> list[Any]:
         if not data or type(data[0]) is not list:
             break
         if set(map(type, data)) != {list}:
-            raise InvalidTensor("the data mixes rows with elements")
+            raise InvalidTensor("the data mixes rows with single elements; send it flat, or in rows throughout")
         if sum(map(len, data)) > most:
             raise _wrong_count(sum(map(len, data)), shape)
         data = list(chain.from_iterable(data))

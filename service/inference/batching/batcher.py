@@ -44,8 +44,8 @@ class Throughput:
     def add_batch(self, count: int, *, queued_at: float, ended: float) -> None:
         """Add a batch of `count` items, the first queued at `queued_at`.
 
-        The time counts from the end of the previous batch or from `queued_at`, so that preparation, hand-over to the
-        runner and waiting for a core are included, as they are for the caller.
+        The time counts from the end of the previous batch or from `queued_at`, whichever is later. So it includes
+        preparation, hand-over to the runner, and waiting for a core.
         """
         item_s = (ended - max(self._ended, queued_at)) / count
         weight = THROUGHPUT_WEIGHT

@@ -44,7 +44,7 @@ def prepare_error(error: BaseException) -> Exception:
 
 
 def run_error(cause: BaseException) -> RunFailed:
-    """A new exception for one caller of a call that raised `cause`: a shared one would collect all tracebacks."""
+    """A new exception for one caller in a batch that raised `cause`; a shared one would collect all tracebacks."""
     if isinstance(cause, WrongOutputCount):
         return WrongOutputCount(cause.expected, cause.got)
     failed = RunFailed("the call for this item's batch failed")

@@ -105,7 +105,7 @@ def read(session: Session, specimen: SpecimenRow, readings: Sequence[CellReading
     cells = {cell.place: cell for cell in session.scalars(wanted)}
     codes = {cell_class.code for cell_class in models_and_classes(session, specimen)[1]}
     if len({reading.place for reading in readings}) < len(readings):
-        raise InvalidReading("one cell twice in a request; send one reading per cell")
+        raise InvalidReading("the request reads a cell twice; send one reading per cell")
     for reading in readings:
         _check(reading, cells.get(reading.place), codes)
     now = datetime.now(UTC)

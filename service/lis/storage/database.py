@@ -113,7 +113,9 @@ class Database:
         except DBAPIError as error:
             raise _unreachable(error) from error
         except CommandError as error:
-            raise DatabaseConfigError(f"the tables are of another version of marrowlens: {error}") from error
+            raise DatabaseConfigError(
+                f"the tables are of a later version of marrowlens: {error}; update the service"
+            ) from error
 
     def is_current(self) -> bool:
         """Whether the tables are of this version of the service. Changes nothing.
@@ -129,7 +131,9 @@ class Database:
         except DBAPIError as error:
             raise _unreachable(error) from error
         if unknown := found - {script.revision for script in scripts.walk_revisions()}:
-            raise DatabaseConfigError(f"the tables are of another version of marrowlens: {', '.join(sorted(unknown))}")
+            raise DatabaseConfigError(
+                f"the tables are of a later version of marrowlens: {', '.join(sorted(unknown))}; update"
+            )
         return found == set(scripts.get_heads())
 
     def close(self) -> None:

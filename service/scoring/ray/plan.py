@@ -88,7 +88,7 @@ def load_or_create_plan(request: ScoreRequest, out: OutputFolder, manifest: Mani
         return _resume(existing, requested, request.part_size, out)
     out.create()
     if names := [name for name in out.names() if name != ENTRIES]:
-        raise StoreError(out.address, f"has no plan but other files ({names[0]}); choose another --out")
+        raise StoreError(out.address, f"contains other files ({names[0]}); choose another --out")
     plan = _create(requested | {"part_size": request.part_size or PART_SIZE}, out)
     out.write(PLAN, plan.model_dump_json(indent=2).encode())
     return plan

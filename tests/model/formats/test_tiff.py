@@ -173,7 +173,7 @@ REFUSED = {
     },
     "a DNG": ({50706: (1, 4, 0, 0)}, "camera raw"),
     "black and white levels": ({50717: 4095}, "camera raw"),
-    "an unknown photometric": ({262: 99}, "unusual pixel layout"),
+    "an unknown photometric": ({262: 99}, "unsupported pixel layout"),
 }  # fmt: skip
 
 
@@ -181,7 +181,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_read_is_named(name: str, deep: bool) -> None:
     tags, sentence = REFUSED[name]
-    with pytest.raises(UnsupportedPicture, match=sentence if "unusual" not in sentence else "unusual"):
+    with pytest.raises(UnsupportedPicture, match=sentence if "unsupported" not in sentence else "unsupported"):
         shown(page(DEEP if deep else CELL, tags=tags))
 
 

@@ -199,7 +199,7 @@ async def test_an_answer_does_not_wait_for_more_bytes_than_the_first_line_has() 
     ("sent", "sentence"),
     [
         (b'{"image": "MQ"}', "not base64: its length is not a multiple of four"),
-        (b'{"image": "M Q=="}', "a blank within a line"),
+        (b'{"image": "M Q=="}', "a space within a line"),
         (b'{"image": "MQ==", "image": "Mg=="}', "a member name twice"),
         (b'{"image": "MQ==", "na": 1, "nb": 1}', "na: Extra inputs are not permitted; nb: Extra"),
         (b'{"image": ["MQ=="]}', "image: Input should be a valid string"),

@@ -66,7 +66,7 @@ def test_more_rows_than_are_held_at_once(form: str, tmp_path: Path) -> None:
 def test_another_model_or_other_columns_are_an_error(form: str, tmp_path: Path) -> None:
     table = tmp_path / f"table.{form}"
     write_table(table, COLUMNS, one_row())
-    with pytest.raises(TableError, match="made by model aaaaaaaaaaaa…, this is model bbbbbbbbbbbb…"):
+    with pytest.raises(TableError, match="was written with model aaaaaaaaaaaa…, this is model bbbbbbbbbbbb…"):
         list(read_table(table, Columns(COLUMNS.codes, "b" * 64)))
     with pytest.raises(TableError, match="its columns are not"):
         list(read_table(table, Columns(("NGS", "NGB", "b-2"), "a" * 64)))

@@ -1,7 +1,7 @@
 """A figure of a report: colours, styles and fonts, and writing it as PNG and SVG with the same bytes on every run.
 
 matplotlib draws, without pyplot: no global state and no display. The colours are those of Okabe and Ito, readable for
-colour-blind people; markers, lines or text repeat whatever a colour says.
+colour-blind people; markers, lines or text repeat what each colour shows.
 """
 
 import io

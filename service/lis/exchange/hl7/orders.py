@@ -99,12 +99,12 @@ def _by_specimen(segments: Sequence[Segment]) -> Iterator[_Request]:
             yield waiting
         if each.name == "SPM":
             if specimen and not waiting:
-                raise OrderRefused("100", "a specimen without an order", specimen.location())
+                raise OrderRefused("100", "a specimen (SPM) without an order (ORC)", specimen.location())
             specimen, waiting = each, None
         else:
             waiting = _Request(each, spm=specimen)
     if specimen and not waiting:
-        raise OrderRefused("100", "a specimen without an order", specimen.location())
+        raise OrderRefused("100", "a specimen (SPM) without an order (ORC)", specimen.location())
     if waiting:
         yield waiting
 
@@ -120,7 +120,7 @@ def _by_order(segments: Sequence[Segment]) -> Iterator[_Request]:
                 yield waiting
             waiting = _Request(each)
         elif waiting is None:
-            raise OrderRefused("100", "a specimen before its order", each.location())
+            raise OrderRefused("100", "a specimen (SPM) before its order (ORC)", each.location())
         else:
             if waiting.spm:
                 yield waiting
@@ -167,7 +167,7 @@ def _number(request: _Request) -> str:
         _line(spm, 2, 1), _line(spm, 2, 2), _line(obr, 3), _line(orc, 3), _line(obr, 2), _line(orc, 2)
     )  # fmt: skip
     if number is None:
-        raise OrderRefused("101", "neither the specimen nor the order has a number", (spm or obr or orc).location(2))
+        raise OrderRefused("101", "no specimen number; send SPM-2, or an order number", (spm or obr or orc).location(2))
     return number
 
 

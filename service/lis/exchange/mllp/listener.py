@@ -79,7 +79,7 @@ def holder_of(address: str) -> str:
 
 
 class ConnectionLog:
-    """Counts and logs the connections of one listener; each kind of end at most once a minute."""
+    """Counts the connections of one listener, and logs how they end: at most one line a minute for each kind of end."""
 
     def __init__(self, metrics: ConnectionMetrics) -> None:
         self._metrics = metrics
@@ -209,7 +209,7 @@ class OrderListener:
             RuntimeError: not started.
         """
         if not self._sockets:
-            raise RuntimeError("nothing listens")
+            raise RuntimeError("the listener is not bound; call bind first")
         host, port = self._sockets[0].getsockname()[:2]
         return host, port
 

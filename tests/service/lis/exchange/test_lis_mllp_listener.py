@@ -182,7 +182,7 @@ def _context(ca: Path, shown: Any) -> ssl.SSLContext:
 def test_a_listener_without_an_address_is_not_made() -> None:
     with pytest.raises(ValueError, match="MARROWLENS_LIS_HL7_LISTEN"):
         OrderListener(LisSettings(), Desk().take, ConnectionMetrics(MetricRegistry()))
-    with pytest.raises(RuntimeError, match="nothing listens"):
+    with pytest.raises(RuntimeError, match="the listener is not bound"):
         _ = OrderListener(
             LisSettings(hl7_listen="127.0.0.1:0"), Desk().take, ConnectionMetrics(MetricRegistry())
         ).address

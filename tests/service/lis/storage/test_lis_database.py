@@ -40,7 +40,7 @@ def test_a_database_of_a_later_version_is_refused(database_url: str) -> None:
     database = opened(database_url)
     with database.writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(DatabaseConfigError, match="another version"):
+    with pytest.raises(DatabaseConfigError, match="later version"):
         database.migrate()
     database.close()
 
