@@ -77,6 +77,12 @@ class RunCheckpoint(Checkpoint):
         self.lowest = float("inf")
         self.signum: int | None = None
 
+    @property
+    @override
+    def state_key(self) -> str:
+        """Name of this state in checkpoint files."""
+        return "Checkpoints"
+
     @override
     def state_dict(self) -> dict[str, Any]:
         return {"lowest": self.lowest}
@@ -131,6 +137,12 @@ class ResumableEarlyStopping(EarlyStopping):
     def __init__(self, patience: int) -> None:
         super().__init__(MONITORED, patience=patience, check_finite=False)
 
+    @property
+    @override
+    def state_key(self) -> str:
+        """Name of this state in checkpoint files."""
+        return super().state_key.replace(type(self).__qualname__, "Stopping")
+
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.should_stop = self.wait_count >= self.patience
@@ -144,6 +156,12 @@ class ModelEMA(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    @property
+    @override
+    def state_key(self) -> str:
+        """Name of this state in checkpoint files."""
+        return "Averaging"
 
     @override
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

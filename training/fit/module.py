@@ -56,12 +56,9 @@ class EpochMeans(nn.Module):
         self.accuracy.reset()
         return means
 
-    def _sums(self) -> list[Tensor]:
-        return [sums for metric in (self.loss, self.accuracy) for sums in (metric.mean_value, metric.weight)]
-
     def checkpoint(self) -> Tensor:
-        """(ranks, 4) sums for a checkpoint; one row per rank, so that a resumed run adds up to the same bits."""
-        return all_gather(torch.stack(self._sums()))
+        """(ranks, 3) sums of losses, hits and pictures; one row per rank, so a resumed run adds up to the same bits."""
+        return all_gather(torch.stack((self.loss.mean_value, self.accuracy.mean_value, self.loss.weight)))
 
     def load(self, checkpoint: Tensor, parallel: DataParallel) -> None:
         """Restore the sums; after a change of the number of ranks, rank 0 takes all of them."""
@@ -69,8 +66,9 @@ class EpochMeans(nn.Module):
             own = checkpoint[parallel.rank]
         else:
             own = checkpoint.sum(dim=0) * (parallel.rank == 0)
-        for sums, value in zip(self._sums(), own, strict=True):
-            sums.copy_(value)
+        for metric, total in ((self.loss, own[0]), (self.accuracy, own[1])):
+            metric.mean_value.copy_(total)
+            metric.weight.copy_(own[2])
 
 
 class TrainingModule(L.LightningModule):
@@ -155,11 +153,11 @@ class TrainingModule(L.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["train_means"] = self.train_means.checkpoint()
+        checkpoint["learned"] = self.train_means.checkpoint()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.train_means.load(checkpoint["train_means"], self.parallel)
+        self.train_means.load(checkpoint["learned"], self.parallel)
 
     @override
     def on_validation_end(self) -> None:

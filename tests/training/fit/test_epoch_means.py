@@ -46,13 +46,23 @@ def test_an_interruption_changes_no_bit(before: Batches, after: Batches) -> None
 
 @given(st.integers(1, 4), st.integers(1, 4))
 def test_another_number_of_processes_takes_all_over_and_nothing_twice(saved: int, now: int) -> None:
-    checkpoint = torch.arange(float(4 * saved)).reshape(saved, 4)
+    checkpoint = torch.arange(float(3 * saved)).reshape(saved, 3)
     loaded = [EpochMeans() for _ in range(now)]
     for rank, means in enumerate(loaded):
         means.load(checkpoint, DataParallel(rank, now))
     rows = torch.cat([means.checkpoint() for means in loaded])
     assert torch.equal(rows.sum(dim=0), checkpoint.sum(dim=0))
     assert saved != now or torch.equal(rows, checkpoint)
+
+
+def test_a_checkpoint_holds_the_sums_of_losses_hits_and_pictures() -> None:
+    means = EpochMeans()
+    _update(means, [(0.5, 1, 2), (2.0, 3, 4)])
+    assert means.checkpoint().tolist() == [[9.0, 4.0, 6.0]]
+    resumed = EpochMeans()
+    resumed.load(torch.tensor([[9.0, 4.0, 6.0]]), DataParallel())
+    _update(resumed, [(1.0, 0, 6)])
+    assert [float(mean) for mean in resumed.compute()] == pytest.approx([15 / 12, 4 / 12])
 
 
 def test_a_loss_that_is_no_number_stays_visible() -> None:

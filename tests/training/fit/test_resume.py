@@ -141,6 +141,10 @@ def test_plateau_early_stop_and_best_epoch_are_as_if_nothing_had_happened(desk: 
     assert rates[0] == 0.02 and rates[-1] < 0.02  # reduced at the plateau
     state = torch.load(desk.checkpoint("watched").with_name("best.ckpt"), weights_only=True)
     assert state["epoch"] == best
+    # Names in the file: a checkpoint whose names are unknown would be resumed without its state.
+    stopping = "Stopping{'monitor': 'calibration_loss', 'mode': 'min'}"
+    assert {"Averaging", "Checkpoints", stopping} <= state["callbacks"].keys()
+    assert state["learned"].shape == (1, 3)
 
     folder, moved = desk.folder / "runs" / "resumed", desk.folder / "runs" / "moved"
     for epoch in (
