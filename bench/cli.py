@@ -75,7 +75,7 @@ def bench(
     ] = False,
 ) -> None:
     """Compare marrowlens with other servers. A stopped run resumes with the same command."""
-    with _told_plainly():
+    with _plain_errors():
         names = tuple(piece.name for piece in pieces.chosen(_words(only)))
         chosen_engines = () if engines == "none" else tuple(e.name for e in runtimes.chosen(list(_words(engines))))
         plan.check_names(_words(workloads), _words(models))
@@ -124,7 +124,7 @@ def _show(table: tables.Table) -> None:
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
+def _plain_errors() -> Iterator[None]:
     """Print errors that a user can correct as one line; exit code 2."""
     try:
         yield

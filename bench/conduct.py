@@ -118,9 +118,9 @@ class Bench:
             asked = (engine.module, self.pythons[engine.name], self.jobs[NETWORK], self._task())
             said = await asyncio.to_thread(run_engine, *asked)
             for line in said.splitlines():
-                told = json.loads(line)
-                kind = OnePicture if "one_picture_ms" in told else EngineTiming
-                self.ledger.add(kind(round=round, **told))
+                fields = json.loads(line)
+                kind = OnePicture if "one_picture_ms" in fields else EngineTiming
+                self.ledger.add(kind(round=round, **fields))
         self.progress.done()
 
     def _task(self) -> dict[str, Any]:

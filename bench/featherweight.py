@@ -115,7 +115,7 @@ def _manifest(like: Manifest, path: Path, bias: NDArray[np.float32]) -> Manifest
         "split_sha256": hashlib.sha256(b"").hexdigest(),
         "metrics": [],
         "intended_use": "measuring servers",
-        "limits": ["Knows nothing about cells."],
+        "limits": ["Has never seen a cell."],
         "licence": "Apache-2.0",
         "attribution": [],
     }

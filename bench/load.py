@@ -52,12 +52,12 @@ async def closed_loop(
 ) -> Observed:
     """Run clients that send the next request after the previous answer.
 
-    Measured is what was sent within the window; the load stays on until all of that is answered, so that the last
+    Requests sent within the window are measured. The load continues until all of them are answered, so that the last
     requests meet the same load as the first.
 
     Args:
-        warm_s: not measured, before the window of `seconds`.
-        patience_s: after the window for what is still open.
+        warm_s: time before the window of `seconds`; not measured.
+        patience_s: time after the window to wait for open requests.
     """
     begin = time.perf_counter() + warm_s
     seen = Observed(begin, begin + seconds)
@@ -110,10 +110,10 @@ async def open_loop(
     """Send requests at their scheduled times, independent of answers.
 
     Args:
-        due_s: when each is due, in seconds from the start, ascending.
-        connections: most that are open at a time; what finds none waits here, and its latency grows.
-        window_s: start and end of what is measured, in seconds from the start.
-        patience_s: after the last is due, for what is still open.
+        due_s: scheduled time of each request, in seconds from the start, ascending.
+        connections: maximum of open connections. Other requests wait here, and the wait counts as latency.
+        window_s: start and end of the measurement, in seconds from the start.
+        patience_s: time after the last scheduled request to wait for open ones.
     """
     start = time.perf_counter() + 0.05
     seen = Observed(start + window_s[0], start + window_s[1])

@@ -70,10 +70,10 @@ async def measure(subject: Subject, workload: Workload, plan: Plan, round: int, 
     """Run one workload on a server and return its measurement.
 
     Args:
-        capacity_per_s: requests a second that it answers to 32 clients; an open loop is a share of it.
+        capacity_per_s: requests a second answered to 32 clients; the rate of an open loop is a share of it.
 
     Raises:
-        NoCapacity: an open loop was asked for and there is none.
+        NoCapacity: an open loop needs the capacity, and it is unknown.
     """
     if workload.kind == "open" and capacity_per_s <= 0:
         raise NoCapacity(subject.piece.name)
@@ -208,8 +208,8 @@ def _refusals(seen: Observed, counted: Sequence[Exchange], goodput: float) -> Re
 
 def _seconds(exchange: Exchange) -> int | None:
     """Seconds of Retry-After (RFC 9110, 10.2.3), if it is a positive whole number."""
-    told = exchange.reply.retry_after if exchange.reply is not None else None
-    return int(told) if told is not None and told.isdecimal() and int(told) > 0 else None
+    value = exchange.reply.retry_after if exchange.reply is not None else None
+    return int(value) if value is not None and value.isdecimal() and int(value) > 0 else None
 
 
 def accepted_at(exchanges: Sequence[Exchange], moments: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -153,7 +153,7 @@ def _retry_after(ledger: Ledger, model: str, title: str) -> Verdict:
     if not refusals:
         return Verdict(goal, "-", None)
     all_429 = all(cell.statuses.get("429", 0) == cell.refusals.count for cell in cells if cell.refusals)
-    told = all(found.with_retry_after == found.count for found in refusals)
+    all_with_header = all(found.with_retry_after == found.count for found in refusals)
     said = spread([found.retry_after_s for found in refusals if found.retry_after_s is not None])
     drain = spread([found.drain_s for found in refusals if found.drain_s is not None])
     if said is None or drain is None:
@@ -161,4 +161,4 @@ def _retry_after(ledger: Ledger, model: str, title: str) -> Verdict:
     wanted = max(1.0, drain.median)  # the header knows no less than a second
     true = wanted / TRUE_WITHIN <= said.median <= wanted * TRUE_WITHIN
     measured = f"said {said.median:.0f} s, the accepted took {drain.median:.1f} s to drain"
-    return Verdict(goal, measured if all_429 else measured + "; not all were 429", all_429 and told and true)
+    return Verdict(goal, measured if all_429 else measured + "; not all were 429", all_429 and all_with_header and true)

@@ -47,7 +47,7 @@ def form(path: str, field: str, pictures: Sequence[bytes]) -> bytes:
 def infer(path: str, tensor: str, outputs: Sequence[str], pictures: Sequence[bytes]) -> bytes:
     """A POST of JPEGs as one BYTES tensor (N, 1): Open Inference Protocol v2 with Triton's binary extension."""
     data = b"".join(struct.pack("<I", len(picture)) + picture for picture in pictures)
-    told = json.dumps(
+    header = json.dumps(
         {
             "inputs": [
                 {
@@ -60,8 +60,8 @@ def infer(path: str, tensor: str, outputs: Sequence[str], pictures: Sequence[byt
             "outputs": [{"name": name} for name in outputs],
         }
     ).encode()
-    length = b"Inference-Header-Content-Length: %d" % len(told)
-    return post(path, told + data, b"Content-Type: application/octet-stream", length)
+    length = b"Inference-Header-Content-Length: %d" % len(header)
+    return post(path, header + data, b"Content-Type: application/octet-stream", length)
 
 
 def post(path: str, body: bytes, *headers: bytes) -> bytes:

@@ -87,7 +87,7 @@ class Said:
                 break
         else:
             raise RuntimeError(f"{self.name} did not start: {''.join(heard[-5:])}")
-        # Read on, or the pipe fills and it stands still.
+        # Keep reading, or the pipe fills and blocks the process.
         self._reader = threading.Thread(target=self._process.stdout.read, daemon=True)
         self._reader.start()
 

@@ -74,7 +74,7 @@ class Bar:
 def stress(
     checks: Annotated[list[Check] | None, typer.Argument(help="Which; all where none is named.")] = None,
     model: Annotated[Model, typer.Option(help="What answers.")] = Model.BUNDLED,
-    sigterms: Annotated[int, typer.Option(min=1, help="How often it is told to stop.")] = 20,
+    sigterms: Annotated[int, typer.Option(min=1, help="Number of SIGTERMs.")] = 20,
     restarts: Annotated[int, typer.Option(min=1, help="How often it is killed.")] = 10,
     cases: Annotated[int, typer.Option(min=1, help="Hostile cases.")] = 10_000,
     reports: Annotated[int, typer.Option(min=1, help="Specimens that the laboratory signs.")] = 2_000,

@@ -37,7 +37,7 @@ class Engine:
         """Run podman and return its output.
 
         Raises:
-            RuntimeError: it failed, with the end of what it said.
+            RuntimeError: it failed; holds the end of its output.
         """
         ended = self.tried(*words, offline=offline)
         if ended.returncode:

@@ -123,7 +123,7 @@ class _Check:
 
     async def _delivered(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            # Only another process knows it.
+            # Polls, because another process delivers.
             while sum(row["waiting"] for row in self._command("lis", "status", "--json")):  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
 
@@ -145,14 +145,14 @@ class _Check:
             for number in range(1, self.reports + 1):
                 page = await client.get(f"{desk.url}/specimens?number=BM-{number:05}")
                 [summary] = page.json()["specimens"]
-                stands = await desk.look(client, summary["id"])
-                for each in stands["versions"]:
-                    answer = await client.get(f"{desk.url}/specimens/{stands['id']}/reports/{each['version']}")
+                current = await desk.look(client, summary["id"])
+                for each in current["versions"]:
+                    answer = await client.get(f"{desk.url}/specimens/{current['id']}/reports/{each['version']}")
                     classes = answer.json()["differential"]["classes"]
                     [message] = each["messages"]
                     shares = {share["code"]: share.get("percent") for share in classes}
                     found[message["control_id"]] = Signed(
-                        stands["number"], each["version"], each["status"], message["control_id"], shares
+                        current["number"], each["version"], each["status"], message["control_id"], shares
                     )
         return found
 

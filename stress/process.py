@@ -50,7 +50,7 @@ class Process:
         """Return when it accepts connections.
 
         Raises:
-            RuntimeError: it ended before, or said nothing for two minutes.
+            RuntimeError: it ended before, or printed nothing for two minutes.
         """
         if not self._listening.wait(START_S) or not self.port:
             raise RuntimeError("the service did not start: " + " / ".join(self.lines[-5:]))

@@ -33,8 +33,10 @@ def messages(file: Path) -> dict[str, list[str]]:
 
 
 def _raw(line: str) -> str:
-    """The message in a line; empty where a killed receiver left half of one, which it had not answered yet, and where
-    the line tells of a sender that was killed."""
+    """The message in a line; empty for a line that a killed receiver left incomplete, or that reports a killed sender.
+
+    An incomplete message was not acknowledged yet.
+    """
     try:
         return str(json.loads(line).get("raw", ""))
     except ValueError:

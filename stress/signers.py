@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 
 PICTURES = 30
-#: One in so many is amended and signed again.
+#: Every tenth specimen is amended and signed again.
 AMENDED = 10
 PATIENCE_S = 300.0
-_WHO = {"X-Acting-User": "dr.beispiel"}
+_ACTOR = {"X-Acting-User": "dr.beispiel"}
 #: Not counted, whatever their number.
 _EXCLUDED = {"ART", "KSC", "NIF", "OTH"}
 
@@ -22,7 +22,7 @@ _EXCLUDED = {"ART", "KSC", "NIF", "OTH"}
 class Desk:
     """Clients that open, fill and sign specimens over HTTP and retry while the service is down.
 
-    They wait for the one who kills, so that he kills while they work and not when all is done.
+    They wait for the killing task to allow the next specimens, so that kills happen while they work.
     """
 
     url: str
@@ -63,28 +63,28 @@ class Desk:
         return (await self._insist(client, "GET", f"/specimens/{specimen}")).json()
 
     async def _opened(self, client: httpx.AsyncClient, number: int) -> str:
-        wish = {"number": f"BM-{number:05}", "patient": {"identifier": f"P-{number:05}", "family": "Muster^|\\Ä"}}
-        opened = await self._insist(client, "POST", "/specimens", json=wish)
+        body = {"number": f"BM-{number:05}", "patient": {"identifier": f"P-{number:05}", "family": "Muster^|\\Ä"}}
+        opened = await self._insist(client, "POST", "/specimens", json=body)
         if opened.status_code == 201:
             return str(opened.json()["id"])
-        found = await self._insist(client, "GET", f"/specimens?number={wish['number']}")
+        found = await self._insist(client, "GET", f"/specimens?number={body['number']}")
         return str(found.json()["specimens"][0]["id"])
 
     async def _sign(self, client: httpx.AsyncClient, specimen: str, version: int) -> None:
-        while (stands := await self.look(client, specimen))["reports"] < version:
-            wish = {"revision": stands["revision"], "accept_unread": True}
-            await self._insist(client, "POST", f"/specimens/{specimen}/sign", json=wish)
+        while (current := await self.look(client, specimen))["reports"] < version:
+            body = {"revision": current["revision"], "accept_unread": True}
+            await self._insist(client, "POST", f"/specimens/{specimen}/sign", json=body)
 
     async def _amend(self, client: httpx.AsyncClient, specimen: str) -> None:
-        while (stands := await self.look(client, specimen))["state"] == "signed":
-            wish = {"revision": stands["revision"], "reason": "a second look"}
-            await self._insist(client, "POST", f"/specimens/{specimen}/amend", json=wish)
+        while (current := await self.look(client, specimen))["state"] == "signed":
+            body = {"revision": current["revision"], "reason": "a second look"}
+            await self._insist(client, "POST", f"/specimens/{specimen}/amend", json=body)
 
     async def _insist(self, client: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response:
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 try:
-                    answer = await client.request(method, f"{self.url}{path}", headers=_WHO, **more)
+                    answer = await client.request(method, f"{self.url}{path}", headers=_ACTOR, **more)
                     if answer.status_code < 500 and answer.status_code != 429:
                         return answer
                     self.retries[f"status {answer.status_code}"] += 1

@@ -198,7 +198,7 @@ async def _sent(connection: Connection, request: bytes, seen: Round, name: str) 
     try:
         await connection.send(request)
     except ConnectionError:
-        pass  # whether it was read nevertheless the access log knows
+        pass  # the access log shows whether it was read nevertheless
     try:
         reply = await connection.answer()
     except Cut as cut:

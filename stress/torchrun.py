@@ -37,8 +37,8 @@ class Agent:
         found: dict[int, int] = {}
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            told = [variable[5:] for variable in variables if variable.startswith(b"RANK=")]
-            found |= {int(rank): int(child) for rank in told}
+            ranks = [variable[5:] for variable in variables if variable.startswith(b"RANK=")]
+            found |= {int(rank): int(child) for rank in ranks}
         return found
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
@@ -74,6 +74,6 @@ def machines(
     finally:
         for agent in agents:
             if agent.popen.poll() is None:
-                agent.popen.send_signal(signal.SIGTERM)  # which it passes on to its processes
+                agent.popen.send_signal(signal.SIGTERM)  # it passes the signal on to its processes
         for agent in agents:
             agent.popen.wait()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: labmcp-astm-lis, told by a line to say what it has: messages with their results, and what its link layer counted.
+#: Runs labmcp-astm-lis. For each input line it prints its messages with their results, and its link-layer counters.
 PEER = """
 import dataclasses, json, sys
 from labmcp_astm_lis.driver import ASTMReceiver, ListenTransport, ResultStore
@@ -18,14 +18,14 @@ receiver = ASTMReceiver(
 print(receiver.link.port, flush=True)
 for _ in sys.stdin:
     messages, _ = store.messages()
-    told = {"messages": [dataclasses.asdict(each) for each in messages]}
-    print(json.dumps(told | {"link": dataclasses.asdict(receiver.protocol.stats)}), flush=True)
+    state = {"messages": [dataclasses.asdict(each) for each in messages]}
+    print(json.dumps(state | {"link": dataclasses.asdict(receiver.protocol.stats)}), flush=True)
 receiver.close()
 """
 
 
 class AstmReceiver:
-    """An ASTM receiver in a process of its own."""
+    """An ASTM receiver in its own process."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process

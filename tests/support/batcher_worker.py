@@ -45,7 +45,7 @@ class Worker:
 
 
 class Log:
-    """An observer that keeps what it is told."""
+    """An observer that records all batches."""
 
     def __init__(self) -> None:
         self.batches: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -66,19 +66,19 @@ class Clock:
 
 
 class Places(list[int]):
-    """A block that says which items were written into it."""
+    """A block that calls `written` for each item written into it."""
 
-    def __init__(self, count: int, told: Callable[[int], None]) -> None:
+    def __init__(self, count: int, written: Callable[[int], None]) -> None:
         super().__init__([-1] * count)
-        self._told = told
+        self._written = written
 
     def __setitem__(self, index: Any, item: Any) -> None:
         super().__setitem__(index, item)
-        self._told(item)
+        self._written(item)
 
 
 class Watched(Batcher[int, int, int]):
-    """A batcher of numbers that are prepared already, and when each of them has its place in a batch."""
+    """A batcher of numbers without preparation; tests can wait until an item is in a batch."""
 
     def __init__(self, run: Outcome, *, max_batch_size: int = 4, max_queue_size: int = 8, **options: Any) -> None:
         super().__init__(
@@ -98,14 +98,14 @@ class Watched(Batcher[int, int, int]):
         self._test_loop.call_soon_threadsafe(self._one_more.set)
 
     async def places(self, items: Iterable[int]) -> None:
-        """Until each of them has its place."""
+        """Wait until all items are in a batch."""
         while not self._having_places.issuperset(items):
             await asyncio.wait_for(self._one_more.wait(), 60)
             self._one_more.clear()
 
 
 async def idle() -> None:
-    """Let everything on the event loop happen that can happen without the threads."""
+    """Run everything on the event loop that does not wait for threads."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -115,7 +115,7 @@ def asked(batcher: Batcher[int, int, int], *items: int, deadline: float | None =
 
 
 async def submitted(batcher: Watched, *items: int, deadline: float | None = None) -> list[asyncio.Task[int]]:
-    """Callers whose items have their places in a batch."""
+    """Tasks that submit items, once all items are in a batch."""
     callers = asked(batcher, *items, deadline=deadline)
     await batcher.places(items)
     return callers
@@ -128,7 +128,7 @@ async def started(run: Outcome, **options: Any) -> Watched:
 
 
 async def occupied(worker: Worker, **options: Any) -> tuple[Watched, asyncio.Task[int]]:
-    """A batcher whose runner is busy with item 0, so that what is submitted now forms batches."""
+    """A batcher with a runner that is busy with item 0, so later items form batches."""
     batcher = await started(worker, **options)
     (first,) = await submitted(batcher, 0)
     assert await worker.batch() == [0]

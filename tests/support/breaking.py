@@ -1,6 +1,6 @@
-"""Artefacts whose model breaks on a white picture and on no other: it hangs, throws or asks for 256 TiB.
+"""Artefacts with a model that fails on white pictures only: it hangs, throws or allocates 256 TiB.
 
-They pass every check at start, whose pictures are grey and noise, as a model would whose device breaks later.
+They pass every check at start, because its pictures are grey and noise. So they act like a device that fails later.
 """
 
 from pathlib import Path

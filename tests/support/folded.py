@@ -41,11 +41,11 @@ class Folded:
         self.made("pool", *self.runs, "--out", self.pooled)
 
     def made(self, *arguments: str | Path) -> str:
-        """What a command says that does what it is told."""
+        """The output of a command that succeeds."""
         return self._said(0, *arguments)
 
     def refusal(self, *arguments: str | Path) -> str:
-        """What a command says that refuses, in one line."""
+        """The one-line error of a command that fails with exit code 2."""
         said = self._said(2, *arguments)
         assert "Traceback" not in said
         return said

@@ -1,7 +1,7 @@
-"""A tiny artefact that keeps the whole contract: a real ONNX graph, its weights drawn from a seed, and its manifest.
+"""A tiny artefact that fulfils the contract: an ONNX graph with random weights of a fixed seed, and its manifest.
 
-Knows onnx and the contract. Knows no torch, so that the service is tested without a trained model and its answers
-still depend on the picture: uint8 → scale, normalise → mean over patches → 1×1 convolution → tanh → head.
+It is built with onnx, without torch, so the service is tested without a trained model. Its answers depend on the
+picture: uint8 → scale, normalise → mean over patches → 1×1 convolution → tanh → head.
 """
 
 import hashlib
@@ -174,7 +174,7 @@ def _manifest(
             "split_sha256": hashlib.sha256(b"").hexdigest(),
             "metrics": [],
             "intended_use": "tests of the service",
-            "limits": ["Knows nothing about cells."],
+            "limits": ["Has never seen a cell."],
             "licence": "Apache-2.0",
             "attribution": [],
         }

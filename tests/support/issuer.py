@@ -45,7 +45,7 @@ class Issuer:
         algorithm: str | None = None,
         signed_by: str = "",
     ) -> str:
-        """A token with these claims over the usual ones."""
+        """A token with the usual claims, replaced by these."""
         body = self._claims(claims, lives_s)
         signing = self._stranger if signed_by else self.keys[key]
         header = {"alg": algorithm or ("ES256" if key == "elliptic" else "RS256"), "kid": signing.kid}
@@ -54,7 +54,7 @@ class Issuer:
         return jwt.encode(header, body, signing, algorithms=["RS256", "ES256"])
 
     def confused(self, claims: Mapping[str, Any]) -> str:
-        """A token signed by HMAC, with the public key for a secret: everybody has it."""
+        """A token signed by HMAC with the public key as its secret (algorithm confusion)."""
         public = self.keys["plain"]
         assert isinstance(public, RSAKey)
         header = {"alg": "HS256", "kid": public.kid}
@@ -63,7 +63,7 @@ class Issuer:
         return f"{signed}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
 
     def answer(self, path: str) -> dict[str, Any] | None:
-        """What it says of itself and of its keys."""
+        """The discovery document, or the key set."""
         if path == _DISCOVERY:
             return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
         if path == "/keys":

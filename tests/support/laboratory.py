@@ -24,7 +24,7 @@ SENT = datetime(2026, 5, 4, 9, 15, 3, tzinfo=UTC)
 PATIENT = Patient(
     identifier="100234", authority="HOSPITAL", family="Muster", given="Erika", birth_date=date(1964, 8, 12), sex="F"
 )
-#: Nothing of these may ever stand in a log.
+#: Patient data that must never appear in a log.
 SECRETS = ("100234", "Muster", "Erika", "19640812", "1964-08-12")
 
 

@@ -1,4 +1,4 @@
-"""A server of a test's own on loopback, byte for byte: whatever a peer must be made to do that no real one does."""
+"""A server on loopback that tests control byte for byte, for behaviour that no real peer has."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +9,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def loopback(serve: Serve) -> AsyncIterator[tuple[str, int]]:
-    """Where it listens; left only once every connection is served to its end."""
+    """Host and port of a started server. Leaving the block waits for the end of every connection."""
     under_way: list[asyncio.Task[None]] = []
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,7 +1,7 @@
-"""Pictures of every kind that is read, and of many that are not, with what a person sees in them.
+"""Pictures of every supported kind, and of many unsupported ones, with their expected colours.
 
-Known colours, written by Pillow where it can write the kind and by hand, from the formats' specifications, where it
-cannot. Knows nothing of the decoder that the tests hold against them.
+Pillow writes the kinds that it supports; the others are written by hand from the formats' specifications. The decoder
+under test is not used.
 """
 
 import struct

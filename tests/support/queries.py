@@ -24,7 +24,7 @@ _COMPARISONS = {">", "<", ">=", "<=", "==", "!="}
 
 @dataclass(frozen=True)
 class Query:
-    """One query, and where it stands."""
+    """One query, and the name of its rule, panel or example."""
 
     of: str
     expr: str
@@ -45,35 +45,35 @@ def alerts() -> dict[str, dict[str, Any]]:
 
 
 def recorded() -> dict[str, str]:
-    """The recorded series' names, and what each is."""
+    """Recorded series: name → expression."""
     return {rule["record"]: rule["expr"] for rule in rules("recording.yaml")}
 
 
 def panels() -> list[dict[str, Any]]:
-    """The dashboard's panels that ask something."""
+    """The dashboard's panels that have queries."""
     return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
 def dashboard_queries() -> list[Query]:
-    """What every panel asks, as Grafana would send it."""
+    """The queries of all panels, as Grafana would send them."""
     return [Query(f"{panel['title']} {target['refId']}", _sent(target["expr"])) for panel, target in _targets()]
 
 
 def variable_queries() -> list[tuple[str, str]]:
-    """What the dashboard's variables ask: a selector, and the label whose values it wants."""
+    """The queries of the dashboard's variables: selector and label."""
     asked = [each["query"]["query"] for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
     found = [re.fullmatch(r"label_values\((.*), (\w+)\)", each) for each in asked]
     return [(_sent(each[1]), each[2]) for each in found if each]
 
 
 def guide_queries() -> list[Query]:
-    """What docs/observability.md says one may ask by hand."""
+    """The example queries in docs/observability.md."""
     blocks = re.findall(r"```promql\n(.*?)```", GUIDE, re.DOTALL)
     return [Query(f"by hand {at}", line) for at, line in enumerate("".join(blocks).splitlines())]
 
 
 def rule_queries() -> list[Query]:
-    """What every rule asks."""
+    """The queries of all rules."""
     return [
         *(Query(name, expr) for name, expr in recorded().items()),
         *(Query(name, rule["expr"]) for name, rule in alerts().items()),
@@ -81,7 +81,7 @@ def rule_queries() -> list[Query]:
 
 
 def without_limits(expr: str) -> str:
-    """The query without its comparisons to numbers: what an alert looks at, whether it fires or not."""
+    """The query without its comparisons to numbers: it has a result even if the alert does not fire."""
 
     def lifted(found: Any) -> Any:
         if isinstance(found, promql.BinaryExpr) and isinstance(found.rhs, promql.NumberLiteral):
@@ -92,7 +92,7 @@ def without_limits(expr: str) -> str:
 
 
 def alternatives(expr: str) -> list[str]:
-    """The sides of an `or`, each of which must look at something; the query itself where there is none."""
+    """The sides of an `or`, or the query itself without one."""
     found = promql.parse(expr)
     while isinstance(found, promql.ParenExpr):
         found = found.expr

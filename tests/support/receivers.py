@@ -105,7 +105,7 @@ def hl7apy_receiver() -> Iterator[tuple[int, list[str]]]:
 
 
 class Line:
-    """One connection as it is seen from the other side, byte for byte."""
+    """The receiver's end of one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -115,7 +115,7 @@ class Line:
         return (await self.reader.readuntil(END)).removeprefix(VT).removesuffix(END)
 
     async def say(self, *messages: str | bytes) -> None:
-        """Frames with these messages, in one piece."""
+        """Send these messages, framed, in one write."""
         sent = (each.encode() if isinstance(each, str) else each for each in messages)
         self.writer.write(b"".join(VT + each + END for each in sent))
         await self.writer.drain()
@@ -123,7 +123,7 @@ class Line:
 
 @asynccontextmanager
 async def scripted(*script: Callable[[Line], Awaitable[None]]) -> AsyncIterator[int]:
-    """A receiver whose n-th connection goes as the n-th function says, and is closed then; yields its port."""
+    """A receiver that serves its n-th connection by the n-th function and then closes it; yields its port."""
     left = list(script)
     ended: list[asyncio.Future[None]] = []
 
@@ -152,7 +152,7 @@ async def scripted(*script: Callable[[Line], Awaitable[None]]) -> AsyncIterator[
 
 @dataclass
 class Certificates:
-    """An authority, and what it vouches for: a server on 127.0.0.1 and a client."""
+    """A certificate authority, and the certificates of a server on 127.0.0.1 and of a client."""
 
     ca: Path
     server: Path

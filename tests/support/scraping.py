@@ -1,6 +1,6 @@
-"""A real Prometheus beside the tests: scrapes what it is told to, keeps the repository's rules, and is asked over HTTP.
+"""A Prometheus server for tests: scrapes a service, evaluates the repository's rules, and is queried over HTTP.
 
-It scrapes a target of the test's own too: whoever waits for a series waits for its next scrape, and does not sleep.
+It also scrapes a target of the test, so a test can wait for the next scrape instead of sleeping.
 """
 
 import math
@@ -21,7 +21,7 @@ from databases import free_port
 PROMETHEUS = shutil.which("prometheus")
 JOB = "marrowlens"
 _EVERY = "500ms"
-#: Metrics of another program, which bear names that every program has.
+#: Metrics of another program, with names that every program exports.
 OTHER = """# TYPE process_start_time_seconds gauge
 process_start_time_seconds 1
 # TYPE process_open_fds gauge
@@ -37,7 +37,7 @@ Sample = dict[str, Any]
 
 
 class Pace:
-    """Another program's `/metrics`, which says when it was scraped."""
+    """The `/metrics` of another program; it signals each scrape."""
 
     def __init__(self) -> None:
         self._scraped = threading.Event()
@@ -63,7 +63,7 @@ class Pace:
         return f"127.0.0.1:{self._server.server_port}"
 
     def wait(self) -> None:
-        """Until the next scrape."""
+        """Wait for the next scrape."""
         self._scraped.clear()
         assert self._scraped.wait(60), "Prometheus has not scraped for a minute"
 
@@ -74,7 +74,7 @@ class Pace:
 
 
 class Prometheus:
-    """One that runs. Its API is asked; nothing of it is read from its files."""
+    """A running Prometheus, queried through its HTTP API."""
 
     def __init__(self, url: str, pace: Pace) -> None:
         self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=60)
@@ -82,13 +82,15 @@ class Prometheus:
         self.began_s = time.time()
 
     def ask(self, query: str) -> list[Sample]:
-        """What a query answers now, as samples with numbers: NaN is none."""
+        """The current result of a query: its samples without NaN."""
         found = self._answer("query", query=query)["result"]
         return [sample for sample in found if not math.isnan(float(sample["value"][1]))]
 
     def draw(self, query: str) -> list[Sample]:
-        """What a panel would draw of a query from the start on; lines without a number are none. A rate takes two
-        scrapes of a series: where there is nothing yet, some scrapes are waited for."""
+        """The lines that a panel would draw for a query since the start, without those that are all NaN.
+
+        A rate needs two scrapes of a series, so an empty result is queried again after the next scrape.
+        """
         for _ in range(40):
             if lines := self._drawn(query):
                 return lines
@@ -101,12 +103,12 @@ class Prometheus:
         return [line for line in found if any(not math.isnan(float(value)) for _, value in line["values"])]
 
     def values(self, selector: str, label: str) -> list[str]:
-        """The values of a label, as a variable of a dashboard asks for them."""
+        """The values of a label, as queried by a dashboard variable."""
         found: list[str] = self._answer(f"label/{label}/values", **{"match[]": selector})
         return found
 
     def until(self, query: str, holds: Callable[[list[Sample]], Any] = bool) -> list[Sample]:
-        """What a query answers once it holds, which it must within 240 scrapes."""
+        """The result of a query once `holds` is true for it; fails after 240 scrapes."""
         for _ in range(240):
             if holds(found := self.ask(query)):
                 return found
@@ -115,7 +117,7 @@ class Prometheus:
         raise AssertionError(f"after 240 scrapes {query} answers {found}; {targets}")
 
     def rules(self) -> list[dict[str, Any]]:
-        """Every rule as it stands: `health` and `lastError` say whether it could be evaluated."""
+        """The state of every rule: `health` and `lastError` show whether it could be evaluated."""
         return [rule for group in self._answer("rules")["groups"] for rule in group["rules"]]
 
     def close(self) -> None:
@@ -129,7 +131,7 @@ class Prometheus:
 
 @contextmanager
 def scraping(folder: Path, target: str, key: str, *rule_files: Path) -> Iterator[Prometheus]:
-    """A Prometheus over one service at `host:port`, which it shows a key; gone at the end."""
+    """A Prometheus that scrapes the service at `host:port` with an API key; stopped at the end."""
     assert PROMETHEUS is not None
     pace, port = Pace(), free_port()
     jobs: list[dict[str, Any]] = [

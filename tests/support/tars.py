@@ -43,7 +43,7 @@ def pax(*records: bytes, kind: bytes = b"x") -> bytes:
 
 
 def sparse_by_gnu(holes: int) -> bytes:
-    """An old GNU sparse member of nothing but holes, whose map goes on in blocks behind its header."""
+    """A member in the old GNU sparse format, all holes; its map continues in blocks after the header."""
     first = sealed(header("sparse.png", b"S", magic=b"ustar  \0"), {482: b"\1", 483: b"00000100000\0"})
     piece = b"00000000000\0" + b"00000000000\0"
     more = [(piece * 21).ljust(504, b"\0") + (b"\1" if at + 1 < holes else b"\0") + bytes(7) for at in range(holes)]

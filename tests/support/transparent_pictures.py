@@ -1,4 +1,4 @@
-"""Pictures in which there is nothing to see."""
+"""Completely transparent pictures."""
 
 import struct
 

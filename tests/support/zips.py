@@ -74,7 +74,7 @@ def zip64_end(count: int, size: int, at: int, record_at: int) -> bytes:
 def archive(
     *entries: Packed, before: bytes = b"", between: bytes = b"", comment: bytes = b"", wide: bool = False
 ) -> bytes:
-    """A whole ZIP. `before` stands before the first entry, `between` before the directory."""
+    """A complete ZIP, with `before` before the first entry and `between` before the directory."""
     body, directory = before, b""
     for entry in entries:
         directory += entry.entry(len(body))

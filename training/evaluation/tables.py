@@ -10,7 +10,7 @@ Lookup = Callable[..., Metric | None]  # name, code → the metric
 
 _LIMIT = f"{RISK_LIMIT * 100:.0f}_risk"
 
-#: Metric names (… stands for any prefix or suffix) → definition, as in a model card.
+#: Metric names (… is any prefix or suffix) → definition, as in a model card.
 LEGEND: tuple[tuple[tuple[str, ...], str], ...] = (
     (("accuracy",), "share of pictures predicted as their own class; interval: Wilson"),
     (
