@@ -253,7 +253,7 @@ def manifest_of(path: Path, content: bytes) -> Manifest:
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first fault of a document: its key, if it is of one, and what is wrong with it."""
+    """The first validation error of a document: key (if it has one) and message."""
     fault = error.errors()[0]
     key, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message

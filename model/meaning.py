@@ -27,7 +27,7 @@ class Meaning(BaseModel):
 
 
 def meaning_of(manifest: Manifest) -> Meaning:
-    """The meaning according to the manifest."""
+    """Class order, preprocessing and attention scales from the manifest."""
     return Meaning(
         classes=manifest.classes, preprocessing=manifest.preprocessing, attention_scales=manifest.attention_scales
     )
@@ -43,7 +43,7 @@ def as_metadata(meaning: Meaning) -> dict[str, str]:
 
 
 def from_metadata(metadata: Mapping[str, str]) -> Meaning:
-    """The meaning according to the graph's metadata.
+    """Class order, preprocessing and attention scales from the graph's metadata.
 
     Raises:
         ValueError: a part is missing, unknown or invalid.

@@ -103,6 +103,7 @@ def similar_names(names: Sequence[str]) -> str | None:
 
 
 def _fault(error: object) -> str:
+    """A validation error of the keys file as text: the entry, the field, and the reason."""
     path, kind, message = error["loc"], error["type"], error["msg"]  # type: ignore[index]
     at = f"key {path[1] + 1}" if len(path) > 1 else "the file"
     if kind == "extra_forbidden":

@@ -54,7 +54,7 @@ def reference(
     console = error_console()
     settings = load_settings(artefact=artefact, drift_window=0)
     session = open_model(settings)
-    paths = _find(folder, console)
+    paths = _pictures_of(folder, console)
     groups, description = _groups(folder, paths)
     gathered = ReferenceSamples()
 
@@ -91,7 +91,7 @@ def measure(
     session = open_model(settings)
     if session.drift_reference is None:
         stop("the model has no drift reference; make one with `marrowlens drift reference` and pass it with --against")
-    reading = _classify(session, InferenceOptions.from_settings(settings), _find(folder, console), console)
+    reading = _classify(session, InferenceOptions.from_settings(settings), _pictures_of(folder, console), console)
     if reading is None or not reading.distances:
         stop(f"{folder}: too few readable pictures; at least {MIN_PICTURES} are needed")
     table = new_table("kind", "distance", "threshold", "above")
@@ -103,7 +103,8 @@ def measure(
     raise typer.Exit(DRIFTED if reading.drifted() else 0)
 
 
-def _find(folder: Path, console: Console) -> list[Path]:
+def _pictures_of(folder: Path, console: Console) -> list[Path]:
+    """The picture files of a folder; prints unreadable folders and the number of skipped files."""
     skipped = Skipped()
     unreadable: list[OSError] = []
     found = sorted(path for _, path in find_pictures(folder, unreadable.append, skipped))

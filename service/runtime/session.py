@@ -55,7 +55,7 @@ class Outputs(NamedTuple):
 
 
 class Session(Protocol):
-    """A model as the classifier uses it."""
+    """The interface of an opened model."""
 
     @property
     def manifest(self) -> Manifest: ...

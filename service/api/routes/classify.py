@@ -46,7 +46,7 @@ class ClassifyRoute(APIRoute):
         await response(scope, receive, send)
 
     def _options(self, scope: Scope) -> ResponseOptions | None:
-        """The options of a request that FastAPI is not needed for; None if it is."""
+        """The options of a request without FastAPI's validation, for speed; None if FastAPI must handle it."""
         if (
             scope["method"] != "POST"
             or len(scope["query_string"]) > _MAX_CACHED_QUERY_BYTES

@@ -48,8 +48,8 @@ _ARCHIVES: dict[str, Callable[[BytesIO, ArchiveLimits], Iterator[Upload]]] = {
 class TransferTimer:
     """Enforces the timeouts and the minimum rate of one transfer. Only time spent waiting for the client counts.
 
-    A fast start earns at most one pause. Otherwise a client could send most of a body at once, then a byte now and
-    then, and hold memory for hours.
+    After a fast start, a transfer may pause for at most `max_pause_s`. Otherwise a client could send most of a body at
+    once, then single bytes, and hold memory for hours.
     """
 
     timeouts: TransferTimeouts

@@ -137,6 +137,7 @@ def _decode(encoded: bytes) -> bytes:
 
 
 def _base64_error(encoded: bytes) -> str:
+    """Why a text is not base64, as a clause."""
     if _PERCENT.search(encoded):
         return "it is percent-encoded (%2B, %2F, %3D), as in a URL; decode that first"
     if wrong := _NOT_BASE64.search(encoded):

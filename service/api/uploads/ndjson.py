@@ -91,7 +91,7 @@ class NdjsonPictures:
                     yield self._counted(await self._when_it_fits(upload))
 
     async def _lines(self) -> AsyncGenerator[bytes | LineError, None]:
-        """Lines without their ends. A line that cannot be kept is its error; its remaining bytes are skipped."""
+        """Lines without line breaks. For a line that cannot be kept, its error; the rest of that line is skipped."""
         error: LineError | None = None
         async with aclosing(self._text()) as pieces:
             async for piece in pieces:

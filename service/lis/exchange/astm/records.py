@@ -155,15 +155,15 @@ class _Writer:
             1: "O",
             2: "1",
             3: escaped(report.number),
-            5: self._asked(),
+            5: self._ordered_test(),
             8: self._moment(report.collected_at),
             16: escaped(self.form.specimen_type),
             23: self._moment(report.created_at),
             26: _STATUS[report.status],
         }
 
-    def _asked(self) -> str:
-        """The ordered code, or the panel's."""
+    def _ordered_test(self) -> str:
+        """O-5, the test: the code in the order, or else the code of the panel."""
         order = self.report.order
         if order.service_code is None:
             return self._test(PANEL, "Bone marrow differential")
