@@ -91,7 +91,7 @@ def describe_splits(config: Config, chosen: str) -> dict[str, str]:
     for source in config.data.sources:
         split = f"{source.name} ({source.tissue}), {chosen}"
         if source.crop < 1:  # the service never crops, so the metrics state it
-            split += f", decode_crop to the central {source.crop:.0%} of each side"
+            split += f", cropped to the central {source.crop:.0%} of each side"
         splits[source.name] = split
     return splits
 

@@ -264,8 +264,10 @@ def with_tls(url: URL, sslmode: str | None = None, authority: Path | None = None
 def tls_error(message: str) -> str | None:
     """The error message for a connection that failed because of TLS; None for other reasons."""
     if "server does not support SSL" in message:
-        return "the server does not support TLS; enable it, or accept plain text with "
-        "MARROWLENS_LIS_DATABASE_SSLMODE=disable"
+        return (
+            "the server does not support TLS; enable it, or accept plain text with "
+            "MARROWLENS_LIS_DATABASE_SSLMODE=disable"
+        )
     wrong_name, no_file = "server certificate for" in message, "root certificate file" in message
     if wrong_name or no_file or ("SSL error:" in message and "unexpected eof" not in message):
         return "the server's certificate cannot be verified; set MARROWLENS_LIS_DATABASE_CA to its authority"

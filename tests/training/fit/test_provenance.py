@@ -85,7 +85,7 @@ def test_a_card_tells_no_path_of_the_machine_and_no_teacher_that_there_was_not(t
     assert str(transfer.folder) not in card
     assert "Requires the initial weights first.onnx.\n" in card
     assert "marrowlens-train fit second.toml --init first.onnx --data DATA" in card
-    assert "The time to train what is required is not included" in card and "teacher" not in card
+    assert "This excludes the training of the required weights." in card and "teacher" not in card
 
 
 def test_the_card_of_another_model_is_not_overwritten(transfer: Transfer) -> None:
