@@ -163,8 +163,8 @@ def test_a_value_is_compared_with_what_a_row_replaced(tmp_path: Path) -> None:
         (json.dumps(dict(reversed(PATIENT.items()))), "2", 0, "row 2 replaced this value of patient"),
         (json.dumps(PATIENT | {"given": "Erica"}), "2", 1, "row 2 replaced another value"),
         ("{", "2", 2, "not valid JSON"),
-        ("{}", "1", 2, "row 1 holds no digest"),
-        ("{}", "99", 2, "row 99 holds no digest"),
+        ("{}", "1", 2, "row 1 has no digest"),
+        ("{}", "99", 2, "row 99 has no digest"),
     ):
         done = command(url, "audit", "compare", row, typed=typed)
         assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done
