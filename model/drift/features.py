@@ -7,7 +7,7 @@ from model.drift.reference import COLOURS, SHARPNESSES
 
 #: Sampled rows and columns for colour, and sampled rows for sharpness, so that a picture takes a few microseconds.
 COLOUR_GRID, SHARPNESS_ROWS = 32, 8
-#: Added before the logarithm, which for a picture of one colour would be of 0.
+#: Added before the logarithm: the differences in a picture of one colour are 0.
 FLAT = 1e-3
 _TINY = 1e-6
 

@@ -27,7 +27,7 @@ LogFormat = Literal["text", "json"]
 
 PREFIX = "MARROWLENS_"
 MIB = 1024 * 1024
-#: Pictures. The drift window moves on by a tenth; of a shorter one that would be too few.
+#: Minimum drift window in pictures. It moves on by a tenth, and a tenth of a shorter one would be too few.
 MIN_DRIFT_WINDOW = 200
 
 _HEADER = re.compile(r"[!#$&'*+.^_`|~0-9A-Za-z-]+[ \t]*=[ \t]*[^\",;\\]*")

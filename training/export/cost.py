@@ -34,7 +34,7 @@ from training.fit.module import OVERSIZE, TrainingModule, progressive_size
 from training.networks.build import build
 
 #: Operations of a training step per forward pass: the backward pass computes the gradients of inputs and of weights.
-#: Not counted by torch, whose counter takes the gradient of a depthwise convolution for a dense one.
+#: torch's counter is not used: it counts the gradient of a depthwise convolution as that of a dense one.
 PASSES = 3
 #: Bytes per parameter: float32 weights, gradient, the two moments of Adam, and the moving average.
 BYTES_A_PARAMETER = 4 * 5

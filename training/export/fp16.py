@@ -53,7 +53,7 @@ def fp16_graph(model: ModelProto, size: int) -> bytes:
 def to_fp16(model: ModelProto) -> ModelProto:
     """A copy of the graph in fp16."""
     source = _with_unique_names(model)
-    del source.graph.value_info[:]  # the converter would take weights listed here for fp16, even those it keeps
+    del source.graph.value_info[:]  # the converter would treat weights listed here as fp16, even those kept in fp32
     converted = convert_float_to_float16(
         source,
         keep_io_types=True,
