@@ -23,10 +23,8 @@ STALE = 1
 #: Columns of a table that is not printed to a terminal, so that no value is cut off.
 FILE_COLUMNS = 200
 
-#: Readable or not: opening the file reports it.
-Artefact = Annotated[
-    Path | None, typer.Option(help="The .onnx file; its manifest is the .json beside it.", readable=False)
-]
+ARTEFACT_HELP = "The .onnx file; its manifest is the .json beside it."
+Artefact = Annotated[Path | None, typer.Option(help=ARTEFACT_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 OnError = Callable[[str], NoReturn]
 Check = Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 if the file is stale.")]

@@ -16,7 +16,7 @@ from model.contract import RESEARCH_USE, Manifest
 from service.api import openapi as openapi_document
 from service.app import create_app
 from service.auth.api_keys import KeysFileError, read_keys
-from service.cli.output import Artefact, Check, load_settings, open_model, stop_logged, write_or_check
+from service.cli.output import ARTEFACT_HELP, Check, load_settings, open_model, stop_logged, write_or_check
 from service.concurrency.thread_pools import POOLS
 from service.config.lis import LaboratoryConfigError
 from service.config.settings import Settings, SettingsError
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free port.")] = None,
-    artefact: Artefact = None,
+    # An unreadable file is reported in the log, as every other error of the start.
+    artefact: Annotated[Path | None, typer.Option(help=ARTEFACT_HELP, readable=False)] = None,
     access_log: Annotated[bool, typer.Option(help="Log route, status and duration of every request.")] = False,
 ) -> None:
     """Serve the model over HTTP. All other settings come from the environment (MARROWLENS_*).

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,17 @@ def test_a_file_that_may_not_be_read(suffix: str, tmp_path: Path, monkeypatch: p
     if os.access(unreadable, os.R_OK):  # a root that may read everything: the service runs without that right
         monkeypatch.setattr("serving.COMMAND", _without_that_right(tmp_path))
     ended_with(artefact, unreadable, "cannot be read (Permission denied)")
+
+
+@pytest.mark.parametrize("name", ["doctor", "warm"])
+def test_a_file_that_may_not_be_read_is_a_usage_error_of_the_other_commands(name: str, tmp_path: Path) -> None:
+    from serving import COMMAND
+
+    artefact = write_artefact(tmp_path)
+    artefact.chmod(0)
+    command = _without_that_right(tmp_path) if os.access(artefact, os.R_OK) else COMMAND
+    result = subprocess.run([command, name, "--artefact", artefact], capture_output=True, text=True)
+    assert result.returncode == 2 and "is not readable" in result.stderr
 
 
 def _without_that_right(folder: Path) -> Path:
