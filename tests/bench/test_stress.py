@@ -18,6 +18,7 @@ from stress.soak import Asked, Counts, Size, _disagreeing, _grown, _wrong, soak
 from stress.wire import Reply
 
 
+@pytest.mark.slow
 async def test_nothing_accepted_is_lost_at_a_sigterm(artefact: Path) -> None:
     steps = Steps()
     found = await sigterm.sigterm(2, artefact, steps)
@@ -35,6 +36,7 @@ async def test_ready_and_idle_it_is_small() -> None:
     assert (await idle(bundled_artefact(), Steps())).faults == []
 
 
+@pytest.mark.slow
 async def test_hostile_input_harms_nobody(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One client's time and memory's last tenth are the long run's: here there are too few of either.
     for name, value in {
@@ -60,6 +62,7 @@ async def test_hostile_input_harms_nobody(artefact: Path, monkeypatch: pytest.Mo
     assert all(int(row[1]) for row in found.tables[0].rows)  # of every family at least one
 
 
+@pytest.mark.slow
 async def test_the_counts_add_up_and_nothing_grows(artefact: Path) -> None:
     found = await soak(1500, artefact, Steps())
     assert found.faults == []

@@ -279,6 +279,7 @@ def test_a_window_forgets_by_tenths_and_what_is_no_number_never_enters(
     assert all(np.isfinite(distance) for distance in reading.distances.values())
 
 
+@pytest.mark.slow
 def test_thresholds_hold_for_new_windows(artefact: Path, own: Path) -> None:
     """Of 40 windows of 200 undrifted cells that the reference has not seen, none is above."""
     session = load_session(Settings(artefact=artefact, drift_reference=own))

@@ -109,6 +109,7 @@ def test_where_no_cluster_is_it_says_so(artefact: Path, tmp_path: Path, draw: Dr
     assert status == 2 and f"no Ray cluster listens at 127.0.0.1:{port}" in text
 
 
+@pytest.mark.slow
 def test_a_cluster_of_its_own(artefact: Path, tmp_path: Path, draw: Draw) -> None:
     """Without an address and RAY_ADDRESS: a cluster for this run, stopped at its end."""
     shard = as_tar(tmp_path / "a.tar", {f"{number}.png": draw(number) for number in range(20)})

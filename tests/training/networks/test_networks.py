@@ -140,6 +140,7 @@ def _every_channel_attention() -> VAN:
     return VAN(numbers, CLASSES, channel_attention=lambda dim: next(makers)(dim))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
