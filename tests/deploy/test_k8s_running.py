@@ -110,6 +110,7 @@ def test_without_the_secret_nothing_is_open(artefact: Path, tmp_path: Path) -> N
     assert "keys.toml" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_laboratory_starts_after_its_job(postgres_server: Postgres, artefact: Path, mounted: Mounted) -> None:
     database = postgres_server.new_database()
     found = {name: container for name, _, container in containers("postgres")}

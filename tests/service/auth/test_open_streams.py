@@ -86,6 +86,7 @@ async def test_lines_both_ways_end_with_an_item_that_says_why(service: Served, r
     other_writer.close()
 
 
+@pytest.mark.slow
 async def test_a_token_that_expires_ends_its_stream(service: Served, issuing: Issuer, draw: Draw) -> None:
     token = issuing.token({"scope": "classify"}, lives_s=8)
     reader, writer = await begun(service, token, "application/x-ndjson")

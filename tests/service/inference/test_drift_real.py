@@ -21,7 +21,10 @@ from service.runtime.artifact import bundled_artefact
 from service.runtime.session import open_session
 
 CELLS = SHARED / "cells"
-pytestmark = pytest.mark.skipif(not CELLS.is_dir(), reason="no real cells: the folder ../shared/cells is not there")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CELLS.is_dir(), reason="no real cells: the folder ../shared/cells is not there"),
+]
 SESSION = cache(lambda: open_session(bundled_artefact(), provider="cpu"))
 
 

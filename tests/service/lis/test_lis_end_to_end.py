@@ -72,6 +72,7 @@ def test_from_an_order_to_a_result_in_the_receiver(
     assert (verified.returncode, verified.stdout.split(":")[0]) == (0, "3")
 
 
+@pytest.mark.slow
 def test_a_refused_report_is_a_dead_letter_that_the_commands_show_and_send_again(
     artefact: Path, tmp_path: Path, draw: Draw, settings: dict[str, str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_refused_report_is_a_dead_letter_that_the_commands_show_and_send_again
     assert f"|{message['control_id']}|" in received["raw"]
 
 
+@pytest.mark.slow
 def test_a_message_is_dropped_with_a_reason_that_stays(artefact: Path, draw: Draw, settings: dict[str, str]) -> None:
     settings["lis_hl7_to"] = f"127.0.0.1:{free_port()}"  # nobody is there
     with served(artefact, **settings) as service:
@@ -223,6 +225,7 @@ def test_one_signature_reaches_receivers_of_every_kind(
     assert len(media) == 2 * len(codes)
 
 
+@pytest.mark.slow
 def test_all_dead_letters_are_sent_again_but_those_that_would_take_a_later_report_back(
     artefact: Path, tmp_path: Path, draw: Draw, settings: dict[str, str]
 ) -> None:

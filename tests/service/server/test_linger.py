@@ -145,6 +145,7 @@ def test_over_tls_too(artefact: Path, tmp_path: Path) -> None:
         assert httpx.get(f"{secured.url}/health/live", verify=context).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_closed_connection_whose_answer_nobody_reads_ends(artefact: Path) -> None:
     with served(artefact, request_timeout_s="0.5") as patient:
         patient.wait_listening()

@@ -32,6 +32,7 @@ def connected(service: Served) -> socket.socket:
     return socket.create_connection((url.host, url.port or 80), timeout=60)
 
 
+@pytest.mark.slow
 def test_an_answer_that_nobody_reads_is_given_up(service: Served) -> None:
     with connected(service) as connection:
         connection.sendall(LARGE * MANY)
@@ -48,6 +49,7 @@ def test_whoever_reads_gets_all_of_it(service: Served) -> None:
     assert answers == MANY and not any(GIVEN_UP in line for line in service.lines)
 
 
+@pytest.mark.slow
 async def test_a_stream_whose_answers_nobody_reads_gives_its_memory_back(service: Served, draw: Draw) -> None:
     url = httpx.URL(service.url)
     _, writer = await asyncio.open_connection(url.host, url.port)
