@@ -8,7 +8,7 @@ from bench.pieces import OURS, PIECES
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One runtime. `shares` is the piece whose environment it uses; `borrows` an environment of the checkout."""
+    """One runtime. It uses the environment of the piece `shares`, or the checkout's environment `borrows`."""
 
     name: str
     title: str

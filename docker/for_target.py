@@ -13,7 +13,7 @@ from pip._vendor.packaging.requirements import Requirement
 
 
 def matching_requirements(text: str, python: str, machine: str) -> list[str]:
-    """The requirements whose markers match, with hashes and without markers.
+    """The requirements that apply to the target, with their hashes and without their environment markers.
 
     Args:
         text: output of `uv pip compile --universal --generate-hashes`.

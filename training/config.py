@@ -136,7 +136,7 @@ SplitConfig = Annotated[BlockSplit | RandomSplit | GroupedSplit | KFoldSplit | L
 
 
 class NearDuplicatesConfig(ConfigTable):
-    """Near duplicates (twins): pictures whose perceptual hashes of 255 bits differ in few bits."""
+    """Near duplicates (twins): pictures with perceptual hashes (255 bits) that differ in few bits."""
 
     action: Literal["move", "list", "off"] = Field(
         "move", description="move: keep near duplicates in one block; list: only list them; off: do not search"
