@@ -4,7 +4,6 @@ import io
 import os
 import subprocess
 import sys
-import tarfile
 import threading
 import zipfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -21,6 +20,7 @@ from service.api.schemas import Problem
 from service.app import create_app
 from service.config.settings import Settings
 from service.runtime.session import Outputs, Session, open_session
+from stress.pictures import tarred as tarred  # for tests, beside `zipped`
 
 #: Where pip puts the command of the environment that runs the tests.
 COMMAND = Path(sys.executable).with_name("marrowlens")
@@ -149,15 +149,4 @@ def zipped(members: Named, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, data in members:
             archive.writestr(name, data)
-    return file.getvalue()
-
-
-def tarred(members: Named) -> bytes:
-    """A tar of named members, in order."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
     return file.getvalue()
