@@ -17,7 +17,11 @@ RESEARCH_USE: Final = (
     "Research use only. Not a medical device: the model suggests, a qualified person reads the cell and signs."
 )
 INPUT = "image"
+#: Every output, in the order of the graph. Only "attention" is optional: see `Manifest.output_names`.
 OUTPUTS = ("probabilities", "logits", "attention", "evidence", "embedding")
+ATTENTION = "attention"
+#: The rank of each output.
+_RANKS = dict(zip(OUTPUTS, (2, 2, 4, 4, 2), strict=True))
 
 #: Input sizes are multiples of this: the stem divides by 4, and three stages halve the grid.
 SIZE_MULTIPLE = 32
@@ -28,6 +32,12 @@ Lineage = Literal["granulocytic", "monocytic", "erythroid", "lymphoid", "plasma"
 Countable = Literal["always", "never", "by_setting"]
 Precision = Literal["fp32", "fp16"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+#: A part of the network: "MLKA", "MLKA 3-5-1", "cross-scale attention", … Without commas, because they separate parts.
+PartName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
+
+
+def _is_absent(value: object) -> bool:
+    return value is None or value == ()
 
 
 class _Strict(BaseModel):
@@ -110,13 +120,19 @@ class Probes(_Strict):
 
     images_sha256: Sha256 = Field(description="of the P images, uint8 (P, S, S, 3)")
     logits: tuple[tuple[FiniteFloat, ...], ...] = Field(min_length=1, max_length=16, description="(P, C)")
-    attention: tuple[FiniteFloat, ...] = Field(description="(P,): sum of an image's values times fixed weights")
-    evidence: tuple[FiniteFloat, ...] = Field(description="(P,): the same")
+    attention: tuple[FiniteFloat, ...] | None = Field(
+        None,
+        exclude_if=_is_absent,
+        description="(P,): sum of an image's values times fixed weights; absent for a graph without attention",
+    )
+    evidence: tuple[FiniteFloat, ...] = Field(description="(P,): sum of an image's values times fixed weights")
     embedding: tuple[FiniteFloat, ...] = Field(description="(P,): the same")
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        counts = {len(self.logits), len(self.attention), len(self.evidence), len(self.embedding)}
+        stored = {"logits": self.logits, "attention": self.attention, "evidence": self.evidence}
+        stored |= {"embedding": self.embedding}
+        counts = {len(values) for values in stored.values() if values is not None}
         if len(counts) != 1:
             raise ValueError(
                 f"logits, attention, evidence and embedding are of {sorted(counts)} images; the numbers must be equal"
@@ -124,10 +140,20 @@ class Probes(_Strict):
         return self
 
 
+class Lesion(_Strict):
+    """How much one part of the network matters: its output replaced by its mean over the calibration pictures."""
+
+    part: PartName
+    n: int = Field(gt=0, description="calibration pictures")
+    changed: float = Field(ge=0, le=1, description="share of the n answers with another top class")
+    accuracy_change: float = Field(ge=-1, le=1, description="accuracy without the part minus accuracy with it")
+
+
 class Manifest(_Strict):
     """The JSON file beside the ONNX file: everything about the model that the graph does not contain.
 
-    Unknown keys are refused. Without `probes` or `drift_sha256`, the checks that need them are skipped.
+    Unknown keys are refused. Without `probes` or `drift_sha256`, the checks that need them are skipped. A network
+    without attention that affects its answers has neither the output `attention` nor `attention_scales`.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -140,8 +166,12 @@ class Manifest(_Strict):
     preprocessing: Preprocessing
     temperature: float = Field(gt=0, description="probabilities = softmax(logits / temperature)")
     bias: tuple[float, ...] = Field(description="by class: logit = mean over positions of evidence + bias")
-    attention_scales: tuple[str, ...] = Field(description="kernels of the attention maps, in order: 3-5-1, …")
-    outputs: dict[str, tuple[str | int, ...]] = Field(description="name → shape; 'N' is the batch")
+    attention_scales: tuple[str, ...] = Field(
+        description="kernels of the attention maps, in order: 3-5-1, …; empty without the output `attention`"
+    )
+    outputs: dict[str, tuple[str | int, ...]] = Field(
+        description="name → shape; 'N' is the batch. `attention` is optional"
+    )
     opset: int
     precision: Precision = Field(
         "fp32", description="inside the network; preprocessing, softmax, maps and outputs are fp32 in any case"
@@ -153,6 +183,14 @@ class Manifest(_Strict):
     split: str = Field(description="how training, calibration and test pictures were kept apart")
     split_sha256: Sha256 = Field(description="of the written split list")
     metrics: tuple[Metric, ...]
+    lesions: tuple[Lesion, ...] = Field(
+        (), exclude_if=_is_absent, description="how much each part of the network matters; absent: not measured"
+    )
+    inert: tuple[PartName, ...] = Field(
+        (),
+        exclude_if=_is_absent,
+        description="parts of the network that were exported although answers do not depend on them",
+    )
     intended_use: str
     limits: tuple[str, ...]
     licence: str
@@ -162,6 +200,16 @@ class Manifest(_Strict):
     def codes(self) -> tuple[str, ...]:
         """Class codes in logit order."""
         return tuple(cell_class.code for cell_class in self.classes)
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in the order of `OUTPUTS`."""
+        return tuple(name for name in OUTPUTS if name in self.outputs)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the graph computes attention maps."""
+        return ATTENTION in self.outputs
 
     @cached_property
     def digest(self) -> str:
@@ -187,26 +235,48 @@ class Manifest(_Strict):
             raise ValueError(f"probes.logits must have {len(self.classes)} values for each image, one for each class")
         if self.outputs != output_shapes(self):
             raise ValueError(f"outputs must be {output_shapes(self)}, found {self.outputs}")
+        self._check_attention()
+        self._check_parts()
         return self
+
+    def _check_attention(self) -> None:
+        scales = list(self.attention_scales)
+        if self.has_attention != bool(scales):
+            found = "contains" if self.has_attention else "lacks"
+            raise ValueError(
+                f"outputs {found} attention, but attention_scales is {scales}; a model has both or neither"
+            )
+        if self.probes and self.has_attention != (self.probes.attention is not None):
+            found = "is absent" if self.has_attention else "is present"
+            raise ValueError(f"probes.attention {found}, but outputs are {self.output_names}; export the model again")
+
+    def _check_parts(self) -> None:
+        measured = [lesion.part for lesion in self.lesions]
+        if len(set(measured)) != len(measured) or len(set(self.inert)) != len(self.inert):
+            raise ValueError("lesions or inert names a part twice; parts must be unique")
+        if unmeasured := sorted(set(self.inert) - set(measured)):
+            raise ValueError(f"inert contains parts without an entry in lesions: {unmeasured}")
 
 
 def output_shapes(manifest: Manifest) -> dict[str, tuple[str | int, ...]]:
-    """The shapes of the five outputs, with the grid and embedding sizes of the manifest.
+    """The shapes of the manifest's outputs, with its grid and embedding sizes.
 
     Raises:
-        ValueError: an output is missing or has the wrong rank.
+        ValueError: an output other than `attention` is missing, unknown, or of the wrong rank.
     """
     found: Mapping[str, tuple[str | int, ...]] = manifest.outputs
-    if set(found) != set(OUTPUTS) or [len(found[name]) for name in OUTPUTS] != [2, 2, 4, 4, 2]:
-        raise ValueError(f"outputs must be {OUTPUTS} of ranks 2, 2, 4, 4, 2")
+    missing = set(OUTPUTS) - set(found) - {ATTENTION}
+    if missing or any(_RANKS.get(name) != len(shape) for name, shape in found.items()):
+        raise ValueError(f"outputs must be {OUTPUTS} of ranks 2, 2, 4, 4, 2; only {ATTENTION} may be absent")
     classes, scales = len(manifest.classes), len(manifest.attention_scales)
-    return {
+    shapes: dict[str, tuple[str | int, ...]] = {
         "probabilities": ("N", classes),
         "logits": ("N", classes),
-        "attention": ("N", scales, *found["attention"][2:]),
+        "attention": ("N", scales, *found.get("attention", ())[2:]),
         "evidence": ("N", classes, *found["evidence"][2:]),
         "embedding": ("N", found["embedding"][1]),
     }
+    return {name: shapes[name] for name in manifest.output_names}
 
 
 class ArtefactError(Exception):

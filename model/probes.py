@@ -41,13 +41,13 @@ def images_sha256(images: NDArray[np.uint8]) -> str:
 
 
 def summary(outputs: Arrays) -> dict[str, NDArray[np.float32]]:
-    """Logits (P, C) unchanged; attention, evidence and embedding as one number for each image, (P,).
+    """Logits (P, C) unchanged; attention (if there is one), evidence and embedding as one number for each image, (P,).
 
     The number is Σ cos(i) · value[i] · √(2/n) over the image's n values in memory order. It has the size of their root
     mean square, and changes if a value changes or two are swapped, unlike a mean or norm. Probabilities follow from
     logits and temperature.
     """
-    projected = {name: _projected(outputs[name]) for name in PROJECTED}
+    projected = {name: _projected(outputs[name]) for name in PROJECTED if name in outputs}
     return {"logits": np.asarray(outputs["logits"]), **projected}
 
 
@@ -81,5 +81,5 @@ def _short(values: NDArray[np.float32]) -> object:
 
 def stored_summary(probes: Probes) -> dict[str, NDArray[np.float32]]:
     """The stored values, in the form of `summary`."""
-    stored = probes.model_dump(include={"logits", *PROJECTED})
+    stored = probes.model_dump(include={"logits", *PROJECTED}, exclude_none=True)
     return {name: np.array(values, np.float32) for name, values in stored.items()}

@@ -7,6 +7,7 @@ ServiceError
 ├── TooManyPictures       more pictures in one request than allowed
 ├── UnsupportedBody       a Content-Type or Content-Encoding that the route does not support
 ├── MalformedBody         a supported type, but not parseable
+├── NoAttentionMaps       attention maps of a model that has none
 ├── InvalidTensor         a tensor that does not fit the model, or contradicts itself
 ├── UnknownModel          a model name or version other than the served one
 ├── UploadTooSlow         the client sent too little for too long
@@ -82,6 +83,13 @@ class UnsupportedBody(ServiceError):
 
 class MalformedBody(ServiceError):
     """A body of a supported type that cannot be parsed, or that lacks a required part."""
+
+
+class NoAttentionMaps(ServiceError):
+    """The request asks for attention maps, and the model has none."""
+
+    def __init__(self) -> None:
+        super().__init__("query parameter maps: this model has no attention maps; send maps=evidence or maps=none")
 
 
 class InvalidTensor(ServiceError):

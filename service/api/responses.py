@@ -20,6 +20,7 @@ from service.api.schemas import (
     TopClass,
 )
 from service.concurrency.thread_pools import BODIES
+from service.errors import NoAttentionMaps
 from service.inference.heatmaps import (
     ATTENTION_SCALE,
     Grid,
@@ -41,7 +42,8 @@ class ResponseOptions(BaseModel):
 
     maps: Annotated[list[MapKind], FailFast()] = Field(
         [MapKind.ATTENTION],
-        description="Maps to include, repeated or separated by commas. `none`: no map.",
+        description="Maps to include, repeated or separated by commas. `none`: no map. A model without attention maps "
+        "returns none by default, and 422 for `attention`.",
         examples=[["attention", "evidence"]],
     )
     map_format: MapFormat = Field(
@@ -63,6 +65,18 @@ class ResponseOptions(BaseModel):
     def _split_at_commas(cls, values: list[str]) -> list[str]:
         return [part for value in values for part in str(value).split(",")]
 
+    def for_model(self, manifest: Manifest) -> "ResponseOptions":
+        """These options; for a model without attention maps, the default of `maps` is `none`.
+
+        Raises:
+            NoAttentionMaps: the request names attention, and the model has no attention maps.
+        """
+        if manifest.has_attention or MapKind.ATTENTION not in self.maps:
+            return self
+        if "maps" in self.model_fields_set:
+            raise NoAttentionMaps()
+        return self.model_copy(update={"maps": [MapKind.NONE]})
+
     @property
     def has_png(self) -> bool:
         """Whether PNG files are drawn, which takes milliseconds."""
@@ -75,13 +89,14 @@ class _Map(NamedTuple):
 
 
 def model_identity(manifest: Manifest) -> ModelIdentity:
-    """The model's name, version, hashes and unsupported classes."""
+    """The model's name, version, hashes, unsupported classes and inert parts."""
     return ModelIdentity(
         name=manifest.name,
         version=manifest.version,
         sha256=manifest.sha256,
         manifest_sha256=manifest.digest,
         unsupported=list(manifest.unsupported),
+        inert=list(manifest.inert) or None,
     )
 
 
@@ -117,7 +132,7 @@ def reading(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Rea
         ),
         top=[TopClass(code=manifest.codes[at], probability=probabilities[manifest.codes[at]]) for at in order],
         probabilities=probabilities,
-        attention=_attention(answer, manifest, options) if MapKind.ATTENTION in options.maps else None,
+        attention=_attention(answer, manifest, options),
         evidence=_evidence(answer, manifest, options, order) if MapKind.EVIDENCE in options.maps else None,
     )
 
@@ -129,7 +144,9 @@ async def reading_in_thread(answer: Answer, manifest: Manifest, options: Respons
     return reading(answer, manifest, options)
 
 
-def _attention(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Attention:
+def _attention(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Attention | None:
+    if answer.attention is None or MapKind.ATTENTION not in options.maps:
+        return None
     _, height, width = answer.attention.shape
     scales = []
     for kernel, grid in zip(manifest.attention_scales, answer.attention, strict=True):

@@ -7,7 +7,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from model.contract import RESEARCH_USE, CellClass, Code, Manifest
+from model.contract import RESEARCH_USE, CellClass, Code, Manifest, PartName
 
 
 def _numbers(values: Any) -> NDArray[np.float32]:
@@ -70,6 +70,12 @@ class ModelIdentity(Document):
     manifest_sha256: str = Field(description="of the manifest: classes, limits, metrics")
     unsupported: list[Code] = Field(
         description="classes with no or too few training images. Predictions of them are not valid results"
+    )
+    inert: list[PartName] | None = Field(
+        None,
+        exclude_if=lambda parts: parts is None,
+        description="parts of the network that answers do not depend on; absent: none, or not measured",
+        examples=[["MLKA"]],
     )
 
 
@@ -140,7 +146,9 @@ class Reading(Document):
     prediction: Prediction
     top: list[TopClass] = Field(description="the top_k most probable classes, most probable first")
     probabilities: dict[Code, Probability] = Field(description="of every class, in logit order; they sum to 1")
-    attention: Attention | None = Field(None, description="if maps contains attention")
+    attention: Attention | None = Field(
+        None, description="if maps contains attention, and the model has attention maps"
+    )
     evidence: list[Evidence] | None = Field(None, description="if maps contains evidence: one map a class in top")
 
 

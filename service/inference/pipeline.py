@@ -3,6 +3,7 @@
 import time
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class Answer:
 
     probabilities: NDArray[np.float32]  # (C,)
     logits: NDArray[np.float32]  # (C,)
-    attention: NDArray[np.float32]  # (K, h, w)
+    attention: NDArray[np.float32] | None  # (K, h, w); None if the model has no attention maps
     evidence: NDArray[np.float32]  # (C, h, w)
     embedding: NDArray[np.float32]  # (D,)
     picture: Pixels
@@ -73,7 +74,8 @@ class PicturePipeline:
         outputs = self._session.run(pictures[:size])
         if self._drift is not None:
             self._drift.add(outputs.embedding[:count], outputs.probabilities[:count], pictures[:count])
-        return [Answer(*rows) for rows in zip(*outputs, pictures[:size], strict=True)][:count]
+        columns = (column if column is not None else repeat(None, size) for column in outputs)
+        return [Answer(*rows) for rows in zip(*columns, pictures[:size], strict=True)][:count]
 
     def warm_up(self) -> None:
         """Run every batch size that is compiled; without padding, the smallest and the largest."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import model.contract
-from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest, manifest_of
+from model.contract import INPUT, ArtefactError, Manifest, manifest_of
 from model.meaning import difference, from_metadata, meaning_of
 from model.regular_file import LARGE_BYTES, SMALL_BYTES, read_regular_file
 from service.runtime.onnx_file import NotOnnx, check_self_contained
@@ -144,8 +144,8 @@ def check_computed(
     Raises:
         ArtefactError: the first check that fails.
     """
-    for name in OUTPUTS:
-        shape = (2, *manifest.outputs[name][1:])
+    for name, (_, *row) in manifest.outputs.items():
+        shape = (2, *row)
         if computed[name].shape != shape:
             raise ArtefactError(path, f"computes {name} of shape {computed[name].shape}; the manifest says {shape}")
         if not np.isfinite(computed[name]).all():

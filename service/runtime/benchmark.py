@@ -75,7 +75,7 @@ def try_provider(
 
 def _try_batch(session: Session, reference: Session, images: NDArray[np.uint8], repeats: int) -> BatchTrial:
     first_s, outputs = timed(lambda: session.run(images))
-    found = compare(outputs._asdict(), reference.run(images)._asdict())
+    found = compare(outputs.by_name(), reference.run(images).by_name())
     median_s = statistics.median(timed(lambda: session.run(images))[0] for _ in range(repeats))
     count = len(images)
     times = 1000 * first_s, 1000 * median_s, count / median_s

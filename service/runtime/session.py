@@ -10,12 +10,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.contract import INPUT, OUTPUTS, ArtefactError, Manifest
+from model.contract import ATTENTION, INPUT, ArtefactError, Manifest
 from model.drift.reference import DriftReference
 from model.probes import probe_images
 from service.config.settings import ProviderChoice
@@ -49,9 +49,13 @@ class Outputs(NamedTuple):
 
     probabilities: NDArray[np.float32]  # (N, C)
     logits: NDArray[np.float32]  # (N, C)
-    attention: NDArray[np.float32]  # (N, K, h, w)
+    attention: NDArray[np.float32] | None  # (N, K, h, w); None if the model has no attention maps
     evidence: NDArray[np.float32]  # (N, C, h, w)
     embedding: NDArray[np.float32]  # (N, D)
+
+    def by_name(self) -> dict[str, NDArray[np.float32]]:
+        """The outputs that the model has, by name."""
+        return {name: array for name, array in self._asdict().items() if array is not None}
 
 
 class Session(Protocol):
@@ -91,9 +95,10 @@ class OnnxSession:
 
         The arrays belong to the caller. On a GPU calls run one at a time, and N is padded to the next batch size.
         """
-        if self._calls is not None:
-            return Outputs(*self._calls.run(images))
-        return Outputs(*self._session.run(OUTPUTS, {INPUT: images}))
+        names = self.manifest.output_names
+        arrays = self._session.run(names, {INPUT: images}) if self._calls is None else self._calls.run(images)
+        by_name: dict[str, Any] = {ATTENTION: None, **dict(zip(names, arrays, strict=True))}
+        return Outputs(**by_name)
 
     def declared(self) -> tuple[list[Tensor], list[Tensor]]:
         """The inputs and the outputs that the graph declares."""
@@ -188,7 +193,7 @@ def _open_on_cpu(path: Path, graph: bytes, manifest: Manifest, parameters: Sessi
 
     def run(images: NDArray[np.uint8]) -> Arrays:
         try:
-            return session.run(images)._asdict()
+            return session.run(images).by_name()
         except Exception as error:
             raise ArtefactError(path, f"cannot be run by onnxruntime: {_first_line(error)}") from error
 
@@ -214,13 +219,13 @@ def _open_on_provider(
 
     def run(images: NDArray[np.uint8]) -> Arrays:
         try:
-            return session.run(images)._asdict()
+            return session.run(images).by_name()
         except Exception as error:
             failed = f"{provider} starts but fails on a batch of {len(images)}"
             raise ProviderUnavailable(f"{failed}: {_first_line(error)}") from error
 
     for count in sorted({2, *parameters.batch_sizes}):
-        found = compare(run(images[:count]), reference.run(images[:count])._asdict())
+        found = compare(run(images[:count]), reference.run(images[:count]).by_name())
         if differs := mismatch(found, tolerance):
             raise ProviderUnavailable(f"{provider} does not match the CPU for a batch of {count}: {differs}")
     if differs := probe_mismatch(reference.manifest, run, tolerance):
@@ -277,7 +282,7 @@ def _fixed_batch_calls(
     if not config.fixed_buffers:
         return None
     size = manifest.preprocessing.input_size
-    shapes = {name: tuple(int(side) for side in manifest.outputs[name][1:]) for name in OUTPUTS}
+    shapes = {name: tuple(int(side) for side in manifest.outputs[name][1:]) for name in manifest.output_names}
     return FixedBatchCalls(
         started,
         input=(INPUT, (size, size, 3)),

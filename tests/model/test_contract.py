@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from graphs import edit_manifest, write_artefact
+from graphs import edit_manifest, store_probes, write_artefact
 from pydantic import ValidationError
 
-from model.contract import CLASSES, ArtefactError, CellClass, Manifest, read_manifest
+from model.contract import CLASSES, ArtefactError, CellClass, Manifest, manifest_text, read_manifest
 from service.runtime.artifact import bundled_artefact
 
 PAPER_ORDER = "ABE ART BAS BLA EBO EOS FGC HAC KSC LYI LYT MMZ MON MYB NGB NGS NIF OTH PEB PLM PMO".split()
@@ -27,6 +27,30 @@ def test_a_manifest_reads_back_as_it_was_written(artefact: Path) -> None:
     manifest = read_manifest(artefact.with_suffix(".json"))
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
     assert manifest.codes == tuple(PAPER_ORDER)
+
+
+def test_a_manifest_without_attention_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    artefact = write_artefact(tmp_path, attention=False)
+    manifest = store_probes(artefact)
+    assert read_manifest(artefact.with_suffix(".json")) == manifest
+    assert manifest.output_names == ("probabilities", "logits", "evidence", "embedding")
+    assert not manifest.has_attention
+    assert '"attention"' not in artefact.with_suffix(".json").read_text()
+
+
+def test_lesions_and_inert_parts_read_back_as_they_were_written(tmp_path: Path) -> None:
+    artefact = write_artefact(tmp_path)
+    edit_manifest(artefact, lesions=[_lesion(), _lesion("stem 3x3", changed=0.5)], inert=["MLKA"])
+    manifest = read_manifest(artefact.with_suffix(".json"))
+    assert manifest.inert == ("MLKA",)
+    assert manifest.lesions[1].changed == 0.5
+    written = json.loads(manifest_text(manifest))
+    assert [entry["part"] for entry in written["lesions"]] == ["MLKA", "stem 3x3"]
+    assert written["inert"] == ["MLKA"]
+
+
+def test_the_bundled_manifest_has_the_bytes_of_its_text(bundled: Manifest) -> None:
+    assert bundled_artefact().with_suffix(".json").read_text() == manifest_text(bundled)
 
 
 def test_another_laboratorys_classes_are_welcome(tmp_path: Path) -> None:
@@ -57,6 +81,50 @@ def _narrow_the_logits(manifest: dict) -> None:
 
 def _lose_an_output(manifest: dict) -> None:
     del manifest["outputs"]["evidence"]
+
+
+def _lose_attention_but_not_its_scales(manifest: dict) -> None:
+    del manifest["outputs"]["attention"]
+
+
+def _lose_the_scales(manifest: dict) -> None:
+    manifest["attention_scales"] = []
+    manifest["outputs"]["attention"][1] = 0
+
+
+def _add_an_output(manifest: dict) -> None:
+    manifest["outputs"]["heat"] = ["N", 21]
+
+
+def _store_no_attention(manifest: dict) -> None:
+    manifest["probes"] = _stored_answers()
+    del manifest["probes"]["attention"]
+
+
+def _store_attention_of_a_graph_without_it(manifest: dict) -> None:
+    _lose_attention_but_not_its_scales(manifest)
+    manifest["attention_scales"] = []
+    manifest["probes"] = _stored_answers()
+
+
+def _lesion(part: str = "MLKA", **changes: object) -> dict:
+    return {"part": part, "n": 100, "changed": 0.01, "accuracy_change": 0.0, **changes}
+
+
+def _call_inert_what_was_not_measured(manifest: dict) -> None:
+    manifest["lesions"], manifest["inert"] = [_lesion("MLKA")], ["MLKA", "cross-scale attention"]
+
+
+def _measure_a_part_twice(manifest: dict) -> None:
+    manifest["lesions"] = [_lesion(), _lesion()]
+
+
+def _join_two_parts(manifest: dict) -> None:
+    manifest["lesions"] = [_lesion("MLKA,stem")]
+
+
+def _change_more_answers_than_there_are(manifest: dict) -> None:
+    manifest["lesions"] = [_lesion(changed=1.5)]
 
 
 def _name_a_stranger(manifest: dict) -> None:
@@ -97,6 +165,15 @@ def _store_a_stranger(manifest: dict) -> None:
         (_forget_a_count, "exactly the classes"),
         (_narrow_the_logits, "outputs must be"),
         (_lose_an_output, "ranks"),
+        (_lose_attention_but_not_its_scales, r"outputs lacks attention, but attention_scales is \['3-5-1', "),
+        (_lose_the_scales, r"outputs contains attention, but attention_scales is \[\]; a model has both or neither"),
+        (_add_an_output, "only attention may be absent"),
+        (_store_no_attention, "probes.attention is absent, but"),
+        (_store_attention_of_a_graph_without_it, "probes.attention is present, but"),
+        (_call_inert_what_was_not_measured, r"without an entry in lesions: \['cross-scale attention'\]"),
+        (_measure_a_part_twice, "parts must be unique"),
+        (_join_two_parts, "lesions.0.part"),
+        (_change_more_answers_than_there_are, "lesions.0.changed"),
         (_name_a_stranger, "XYZ"),
         (_store_too_few_logits, "probes.logits must have 21 values for each image"),
         (_forget_a_picture, r"probes: .*are of \[0, 1\] images"),

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from model.contract import CLASSES, INPUT, OUTPUTS, CellClass, Manifest, manifest_text, read_manifest
+from model.contract import ATTENTION, CLASSES, INPUT, CellClass, Manifest, manifest_text, read_manifest
 from training.export.probes import with_metadata, with_probes
 
 OPSET = 20
@@ -26,6 +26,8 @@ MEAN = (0.56, 0.45, 0.69)
 STD = (0.24, 0.27, 0.17)
 TEMPERATURE = 1.5
 
+Shapes = dict[str, tuple[str | int, ...]]
+
 
 def write_artefact(
     folder: Path,
@@ -35,13 +37,18 @@ def write_artefact(
     name: str = "micro",
     version: str = "0.0.1",
     seed: int = 0,
+    attention: bool = True,
 ) -> Path:
-    """Write `<name>.onnx` and `<name>.json` into a folder and return the path of the first."""
+    """Write `<name>.onnx` and `<name>.json` into a folder and return the path of the first.
+
+    Without `attention` neither graph nor manifest has this output; the other outputs are the same.
+    """
     random = np.random.default_rng(seed)
     bias = random.normal(0, 0.1, len(classes)).astype(np.float32)
     path = folder / f"{name}.onnx"
-    path.write_bytes(_graph(random, bias, input_size).SerializeToString())
-    manifest = _manifest(path, classes, bias, input_size, name, version)
+    shapes = _shapes(len(classes), input_size, attention=attention)
+    path.write_bytes(_graph(random, bias, input_size, shapes).SerializeToString())
+    manifest = _manifest(path, classes, bias, input_size, shapes, name, version)
     graph, manifest = with_metadata(path.read_bytes(), manifest)
     path.write_bytes(graph)
     path.with_suffix(".json").write_text(manifest.model_dump_json(indent=2))
@@ -114,6 +121,12 @@ def _nodes() -> list[NodeProto]:
         node("Add", ["mean_evidence", "bias"], ["logits"]),
         node("Div", ["logits", "temperature"], ["calibrated"]),
         node("Softmax", ["calibrated"], ["probabilities"], axis=1),
+    ]
+
+
+def _attention_nodes() -> list[NodeProto]:
+    node = helper.make_node
+    return [
         node("Conv", ["features", "gate"], ["gates"]),
         node("Abs", ["gates"], ["gate_sizes"]),
         node("ReduceMin", ["gate_sizes", "positions"], ["lowest"], keepdims=1),
@@ -125,25 +138,28 @@ def _nodes() -> list[NodeProto]:
     ]
 
 
-def _shapes(classes: int, input_size: int) -> dict[str, tuple[str | int, ...]]:
+def _shapes(classes: int, input_size: int, *, attention: bool) -> Shapes:
     grid = input_size // PATCH
-    return {
+    shapes: Shapes = {
         "probabilities": ("N", classes),
         "logits": ("N", classes),
         "attention": ("N", len(SCALES), grid, grid),
         "evidence": ("N", classes, grid, grid),
         "embedding": ("N", EMBEDDING),
     }
+    return {name: shape for name, shape in shapes.items() if attention or name != ATTENTION}
 
 
-def _graph(random: np.random.Generator, bias: NDArray[np.float32], input_size: int) -> ModelProto:
-    shapes = _shapes(len(bias), input_size)
+def _graph(random: np.random.Generator, bias: NDArray[np.float32], input_size: int, shapes: Shapes) -> ModelProto:
+    weights = _weights(random, bias)
+    if ATTENTION not in shapes:
+        del weights["gate"], weights["tiny"]
     graph = helper.make_graph(
-        _nodes(),
+        _nodes() + (_attention_nodes() if ATTENTION in shapes else []),
         "micro",
         [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", input_size, input_size, 3])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shapes[name])) for name in OUTPUTS],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in _weights(random, bias).items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in shapes.items()],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model, full_check=True)
@@ -151,7 +167,13 @@ def _graph(random: np.random.Generator, bias: NDArray[np.float32], input_size: i
 
 
 def _manifest(
-    path: Path, classes: Sequence[CellClass], bias: NDArray[np.float32], input_size: int, name: str, version: str
+    path: Path,
+    classes: Sequence[CellClass],
+    bias: NDArray[np.float32],
+    input_size: int,
+    shapes: Shapes,
+    name: str,
+    version: str,
 ) -> Manifest:
     codes = [cell_class.code for cell_class in classes]
     return Manifest.model_validate(
@@ -165,8 +187,8 @@ def _manifest(
             "preprocessing": {"input_size": input_size, "mean": MEAN, "std": STD},
             "temperature": TEMPERATURE,
             "bias": bias.tolist(),
-            "attention_scales": SCALES,
-            "outputs": _shapes(len(classes), input_size),
+            "attention_scales": SCALES if ATTENTION in shapes else (),
+            "outputs": shapes,
             "opset": OPSET,
             "sha256": _sha256(path),
             "sources": [],

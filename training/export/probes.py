@@ -5,7 +5,7 @@ import hashlib
 import onnx
 import onnxruntime
 
-from model.contract import INPUT, OUTPUTS, Manifest
+from model.contract import INPUT, Manifest
 from model.meaning import as_metadata, difference, from_metadata, meaning_of
 from model.probes import STORED, probe_images, recorded
 
@@ -32,11 +32,11 @@ def with_probes(graph: bytes, manifest: Manifest) -> Manifest:
     images = probe_images(manifest, STORED)
     try:
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        outputs = session.run(list(OUTPUTS), {INPUT: images})
+        outputs = session.run(list(manifest.output_names), {INPUT: images})
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"onnxruntime cannot run the graph: {reason}") from error
-    probes = recorded(images, dict(zip(OUTPUTS, outputs, strict=True)))
+    probes = recorded(images, dict(zip(manifest.output_names, outputs, strict=True)))
     metadata = from_metadata(session.get_modelmeta().custom_metadata_map)
     if other := difference(metadata, meaning_of(manifest)):
         raise ValueError(other)

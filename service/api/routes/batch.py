@@ -55,6 +55,7 @@ async def classify_batch(
     settings, accept = state.settings, ", ".join(request.headers.getlist("accept"))
     with ExitStack() as stack:
         classifier = stack.enter_context(state.current_classifier().in_use())
+        options = options.for_model(classifier.manifest)
         batch = BatchResponse(classifier, options, request_id, settings.count_other, state.timeout_s(timeout_ms))
         memory = stack.enter_context(state.reserve_memory(request))
         if content_type(request) == NDJSON:

@@ -111,6 +111,7 @@ async def classify(
         curl -H 'Content-Type: image/jpeg' --data-binary @cell.jpg http://localhost:8000/classify
     """
     with state.current_classifier().in_use() as classifier, state.reserve_memory(request) as memory:
+        options = options.for_model(classifier.manifest)
         classifier.check_capacity(time.monotonic() + state.timeout_s(timeout_ms))
         picture = await one_picture(request, memory, state.limits)
         deadline = time.monotonic() + state.timeout_s(timeout_ms)

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from model.contract import INPUT, OUTPUTS, Manifest
+from model.contract import ATTENTION, INPUT, Manifest
 from service.api.uploads.json_text import decode_base64, read_json
 from service.errors import BodyTooLarge, InvalidTensor, MalformedBody, TooManyPictures
 
@@ -62,6 +62,11 @@ def row_shape(manifest: Manifest, output: str) -> Shape:
     return tuple(int(size) for size in manifest.outputs[output][1:])
 
 
+def inert_parameter(manifest: Manifest) -> dict[str, str]:
+    """The protocol's parameter `inert`: the inert parts, separated by commas. Empty if there are none."""
+    return {"inert": ",".join(manifest.inert)} if manifest.inert else {}
+
+
 def parse_request(body: memoryview, json_bytes: int | None, manifest: Manifest, max_pictures: int) -> InferenceRequest:
     """Parse a request body: `json_bytes` of JSON, then binary data; without `json_bytes` all of it is JSON.
 
@@ -80,7 +85,7 @@ def parse_request(body: memoryview, json_bytes: int | None, manifest: Manifest, 
         raise InvalidTensor(f"the request has {len(inputs)} inputs; the model takes one, {INPUT}")
     return InferenceRequest(
         pictures=_pictures(_object(inputs[0], "an input"), rest, manifest, max_pictures),
-        binary=_outputs(document, parameters),
+        binary=_outputs(document, parameters, manifest.output_names),
         id=_member(document, "id", str, "the request", None),
         timeout_s=_timeout_s(parameters),
     )
@@ -108,6 +113,7 @@ def encode_answer(
             "sha256": manifest.sha256,
             "manifest_sha256": manifest.digest,
             "unsupported": ",".join(manifest.unsupported),
+            **inert_parameter(manifest),
         },
         "outputs": entries,
     }
@@ -169,18 +175,20 @@ def _data(tensor: Json, rest: memoryview, datatype: str) -> list[Any] | memoryvi
     return data
 
 
-def _outputs(document: Json, parameters: Json) -> dict[str, bool]:
+def _outputs(document: Json, parameters: Json, names: Sequence[str]) -> dict[str, bool]:
     """The requested outputs in order, and if each is binary data. Without a request: all outputs."""
     binary_by_default = _member(parameters, "binary_data_output", bool, "the request's parameters", False)
     requested: dict[str, bool] = {}
     for entry in _member(document, "outputs", list, "the request", []):
         output = _object(entry, "an output")
         name = _member(output, "name", str, "an output")
-        if name not in OUTPUTS or name in requested:
-            raise InvalidTensor(f"an output is unknown or requested twice; the outputs are {', '.join(OUTPUTS)}")
+        if name == ATTENTION and name not in names:
+            raise InvalidTensor("this model has no attention maps; request evidence")
+        if name not in names or name in requested:
+            raise InvalidTensor(f"an output is unknown or requested twice; the outputs are {', '.join(names)}")
         own = _parameters(output, "an output", _OUTPUT_PARAMETERS)
         requested[name] = _member(own, "binary_data", bool, "an output's parameters", binary_by_default)
-    return requested or dict.fromkeys(OUTPUTS, binary_by_default)
+    return requested or dict.fromkeys(names, binary_by_default)
 
 
 def _timeout_s(parameters: Json) -> float | None:

@@ -11,6 +11,7 @@ from pydantic import Field
 from model.contract import INPUT, OUTPUTS, RESEARCH_USE, Manifest
 from service.api.examples import MODEL
 from service.api.schemas import Document
+from service.api.v2.codec import inert_parameter
 
 PLATFORM = "onnxruntime_onnx"
 Responses = dict[int | str, dict[str, Any]]
@@ -61,8 +62,8 @@ class ModelMetadata(Document):
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     parameters: dict[str, Parameter] = Field(
-        description="sha256 of the ONNX file and of its manifest; all classes in logit order, and the unsupported "
-        "classes, separated by commas; the research-use notice"
+        description="sha256 of the ONNX file and of its manifest; all classes in logit order, the unsupported classes "
+        "and the inert parts of the network (if any), separated by commas; the research-use notice"
     )
 
 
@@ -83,7 +84,8 @@ class InferenceResponse(Document):
     model_version: str
     id: str | None = Field(None, description="as in the request")
     parameters: dict[str, Parameter] = Field(
-        description="sha256 of the ONNX file and of its manifest, and the unsupported classes, separated by commas"
+        description="sha256 of the ONNX file and of its manifest; the unsupported classes and the inert parts of the "
+        "network (if any), separated by commas"
     )
     outputs: list[ResponseTensor]
 
@@ -98,13 +100,14 @@ def model_metadata(manifest: Manifest) -> ModelMetadata:
         inputs=[TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, size, size, 3])],
         outputs=[
             TensorMetadata(name=name, datatype="FP32", shape=[-1, *map(int, manifest.outputs[name][1:])])
-            for name in OUTPUTS
+            for name in manifest.output_names
         ],
         parameters={
             "sha256": manifest.sha256,
             "manifest_sha256": manifest.digest,
             "classes": ",".join(manifest.codes),
             "unsupported": ",".join(manifest.unsupported),
+            **inert_parameter(manifest),
             "notice": RESEARCH_USE,
         },
     )
