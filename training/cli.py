@@ -28,7 +28,7 @@ from training.data.index import counts_table, index_data, summary_lines
 from training.data.near_duplicates import write_near_duplicates
 from training.data.samples import split_csv
 from training.fit.distributed import barrier, on_rank_zero, process_group, this_process
-from training.run import RunFolder
+from training.run import MeasuredBlock, RunFolder
 from training.terminal import console, print_line, print_metrics, report_errors, report_interruption, warn
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
@@ -132,15 +132,30 @@ def configuration(
 
 
 @app.command()
-def evaluate(run_folder: RunArgument, data: DataRoot = Path("."), cache: CacheFolder = None) -> None:
-    """Fit the temperature on the calibration block and measure the test block."""
+def evaluate(
+    run_folder: RunArgument,
+    data: DataRoot = Path("."),
+    cache: CacheFolder = None,
+    block: Annotated[
+        MeasuredBlock,
+        typer.Option(help="Block to measure; calibration: development figures, without reading a test picture."),
+    ] = "test",
+) -> None:
+    """Fit the temperature on the calibration block and measure the test block.
+
+    Make every choice with `--block calibration`, and measure the test block once for each released model. Every
+    measurement of the test block is recorded in evaluations.csv of the run, and the model card states their number.
+    """
     with report_errors():
         run = RunFolder(run_folder)
-        evaluation = pipeline.evaluate(run, data, cache or run.cache)
+        evaluation = pipeline.evaluate(run, data, cache or run.cache, block)
     print_line(f"temperature {evaluation.temperature:.3f}")
     print_metrics(evaluation.metrics)
     if not evaluation.temperature_fitted:
         warn("the calibration block does not determine a temperature; 1 is used, and the model card states it")
+    if block == "calibration":
+        print_line(f"no test picture was read; next: marrowlens-train evaluate {run_folder} --data {data}")
+        return
     print_line(f"next: marrowlens-train figures {run_folder} --data {data}")
     print_line(f"      marrowlens-train export {run_folder} --out FOLDER --data {data}")
 
@@ -165,7 +180,7 @@ def export(
         check_folder(out, config.name)
         with console.status("exporting and checking the graph"):
             path, manifest = pipeline.export(run, out, precision)
-        card = model_card(manifest, reproduction(fit, config, out, precision), evaluation)
+        card = model_card(manifest, reproduction(fit, config, out, precision), evaluation, run.evaluation_count())
         atomic_file.write_text(out / CARD, card)
         atomic_file.write_text(path.with_suffix(".split.csv"), run.split())
         review.export_drift_reference(path, config, data, cache or run.cache)

@@ -17,8 +17,8 @@ from training.data.index import index_data, load_split, near_duplicates_line
 from training.data.near_duplicates import write_near_duplicates
 from training.data.samples import Block, DataError, Split, sha256_of, split_csv
 from training.data.splits import describe_split
-from training.evaluation.scores import write_evaluation
-from training.run import Evaluation, Provenance, RunFolder
+from training.evaluation.scores import write_development, write_evaluation
+from training.run import Evaluation, MeasuredBlock, Provenance, RunFolder
 from training.terminal import RANK, print_line, warn
 
 if TYPE_CHECKING:
@@ -126,8 +126,11 @@ def train(
     fit(config, train, calibration, run, named, print_line, execution or Execution(), timer)
 
 
-def evaluate(run: RunFolder, data: Path, cache: Path) -> Evaluation:
-    """Fit the temperature on the calibration block, measure the test block and write both to the run folder.
+def evaluate(run: RunFolder, data: Path, cache: Path, block: MeasuredBlock = "test") -> Evaluation:
+    """Fit the temperature on the calibration block, measure a block and write the result to the run folder.
+
+    Args:
+        block: "test", or "calibration" for development figures; test pictures are then not read.
 
     Raises:
         RunError: the run has not been trained.
@@ -137,28 +140,47 @@ def evaluate(run: RunFolder, data: Path, cache: Path) -> Evaluation:
 
     config = run.config()
     net = load_network(config, run.weights_file())
-    return evaluate_logits(lambda images: score(net, config, images), run, data, cache)
+    return evaluate_logits(lambda images: score(net, config, images), run, data, cache, run.weights, block)
 
 
 def evaluate_logits(
-    logits_of: Callable[[NDArray[np.uint8]], NDArray[np.float32]], run: RunFolder, data: Path, cache: Path
+    logits_of: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    run: RunFolder,
+    data: Path,
+    cache: Path,
+    weights: Path,
+    block: MeasuredBlock = "test",
 ) -> Evaluation:
-    """As `evaluate`, for any function from pictures (N, S, S, 3) to logits (N, C)."""
+    """As `evaluate`, for any function from pictures (N, S, S, 3) to logits (N, C).
+
+    Args:
+        weights: file of the weights, whose digest is recorded when the test block is measured.
+    """
     from training.evaluation.evaluate import evaluate as evaluate_blocks
+    from training.evaluation.evaluate import evaluate_development
 
     config = run.config()
-    split = load_split(config.data, data, config.codes, run.split())
-    calibration, test = (
-        decode_block(config, split, block, config.model.input_size, cache) for block in ("calibration", "test")
-    )
+    split, size = load_split(config.data, data, config.codes, run.split()), config.model.input_size
+    calibration = decode_block(config, split, "calibration", size, cache)
+    if block == "calibration":
+        evaluation, developed = evaluate_development(config, calibration, logits_of(calibration.images))
+        write_development(run, evaluation, developed)
+        return evaluation
+    test = decode_block(config, split, "test", size, cache)
     logits = logits_of(calibration.images), logits_of(test.images)
+    run.record_evaluation(weights, len(test.samples))
     evaluation, scores = evaluate_blocks(config, calibration, test, logits)
     write_evaluation(run, evaluation, scores)
     return evaluation
 
 
-def export(run: RunFolder, out: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
+def export(
+    run: RunFolder, out: Path, precision: Precision = "fp32", block: MeasuredBlock = "test"
+) -> tuple[Path, Manifest]:
     """Write the ONNX graph and the manifest of an evaluated run; returns the graph's path and the manifest.
+
+    Args:
+        block: the block whose evaluation gives temperature and metrics.
 
     Raises:
         RunError: the run has not been evaluated.
@@ -169,7 +191,7 @@ def export(run: RunFolder, out: Path, precision: Precision = "fp32") -> tuple[Pa
     from training.export.export import export as export_network
     from training.export.fp16 import Fp16Error
 
-    config, evaluation, provenance = run.config(), run.evaluation(), run.provenance()
+    config, evaluation, provenance = run.config(), run.evaluation(block), run.provenance()
     net = load_network(config, run.weights_file())
     description = describe_split(config.data)
     print_provenance(provenance, config)

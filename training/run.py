@@ -10,16 +10,22 @@ checkpoints/        Lightning checkpoints; an interrupted `fit` resumes from her
 curves/             loss and accuracy by epoch, one version_N/metrics.csv per attempt
 weights.safetensors the weights (their moving average where fit.ema_decay is set)
 fit.json            configuration, library versions, training time and device
-evaluation.json     temperature, figures and confusion matrices
+evaluation.json     temperature, figures and confusion matrices of the test block
+evaluations.csv     date, digest of the weights and number of pictures of every evaluation on the test block
 predictions.csv     one row per test picture
 logits.npz          logits of the calibration and the test pictures, for `figures`, `pool` and `audit`
+development.json    the same as evaluation.json for the calibration block, without reading a test picture
+development.npz     logits of the calibration pictures, for `compare`
 folds.csv           in a folder that `pool` wrote: figures of each fold
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -58,6 +64,11 @@ class Provenance(BaseModel):
     seen: int = 0  # test pictures (by file name) among their training pictures
 
 
+#: Blocks that an evaluation may measure, and the file of its result.
+MeasuredBlock = Literal["test", "calibration"]
+_EVALUATIONS: dict[MeasuredBlock, str] = {"test": "evaluation.json", "calibration": "development.json"}
+_DEVELOP = "evaluate --block calibration"
+
 _PROVENANCE = TypeAdapter(tuple[Provenance, ...])
 
 
@@ -71,6 +82,13 @@ class Evaluation(BaseModel):
     metrics: tuple[Metric, ...]
     confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted, in class order
     splits: dict[str, str] = {}  # source → the split that its figures carry
+
+
+class EvaluationCount(NamedTuple):
+    """How often `evaluate` has measured the test block; both are 0 if the runs were not recorded."""
+
+    same_weights: int  # with the present weights
+    in_folder: int  # with any weights of this run folder
 
 
 class FitRecord(BaseModel):
@@ -91,6 +109,8 @@ class RunFolder:
         self.folder = folder
         self.weights = folder / "weights.safetensors"
         self.logits = folder / "logits.npz"
+        self.development_logits = folder / "development.npz"
+        self.evaluations = folder / "evaluations.csv"
         self.folds = folder / "folds.csv"
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         self.best_checkpoint = folder / "checkpoints" / "best.ckpt"
@@ -193,7 +213,8 @@ class RunFolder:
 
     def write_fit(self, fit: FitRecord) -> None:
         """Write fit.json, and delete the evaluation of earlier weights."""
-        for name in ("evaluation.json", "predictions.csv", self.logits.name):
+        logits = (self.logits.name, self.development_logits.name)
+        for name in ("evaluation.json", "development.json", "predictions.csv", *logits):
             (self.folder / name).unlink(missing_ok=True)
         atomic_file.write_text(self.folder / "fit.json", fit.model_dump_json(indent=1) + "\n")
 
@@ -205,18 +226,47 @@ class RunFolder:
         """
         return FitRecord.model_validate_json(self._existing("fit.json", "fit").read_bytes())
 
-    def write_evaluation(self, evaluation: Evaluation) -> None:
-        """Write evaluation.json."""
+    def write_evaluation(self, evaluation: Evaluation, block: MeasuredBlock = "test") -> None:
+        """Write evaluation.json, or development.json for the calibration block."""
         text = json.dumps(evaluation.model_dump(mode="json"), indent=1) + "\n"
-        atomic_file.write_text(self.folder / "evaluation.json", text)
+        atomic_file.write_text(self.folder / _EVALUATIONS[block], text)
 
-    def evaluation(self) -> Evaluation:
-        """The result in evaluation.json.
+    def evaluation(self, block: MeasuredBlock = "test") -> Evaluation:
+        """The result in evaluation.json, or in development.json for the calibration block.
 
         Raises:
-            RunError: the run has not been evaluated.
+            RunError: the run has not been evaluated on this block.
         """
-        return Evaluation.model_validate_json(self._existing("evaluation.json", "evaluate").read_bytes())
+        path = self._existing(_EVALUATIONS[block], "evaluate" if block == "test" else _DEVELOP)
+        return Evaluation.model_validate_json(path.read_bytes())
+
+    def is_evaluated(self, block: MeasuredBlock) -> bool:
+        """Whether there is a result of this block."""
+        return (self.folder / _EVALUATIONS[block]).exists()
+
+    def record_evaluation(self, weights: Path, pictures: int) -> None:
+        """Append an evaluation on the test block to evaluations.csv.
+
+        Args:
+            weights: the file whose sha256 is recorded.
+            pictures: number of test pictures.
+        """
+        rows = self._recorded()
+        rows.append((datetime.now(UTC).isoformat(timespec="seconds"), _digest(weights), str(pictures)))
+        with csv_file.replacing(self.evaluations) as file:
+            file.writerow(("date", "weights_sha256", "pictures"))
+            file.writerows(rows)
+
+    def evaluation_count(self) -> EvaluationCount:
+        """How often the test block was measured, by evaluations.csv."""
+        rows, own = self._recorded(), _digest(self.weights_file())
+        return EvaluationCount(sum(weights == own for _, weights, _ in rows), len(rows))
+
+    def _recorded(self) -> list[tuple[str, str, str]]:
+        if not self.evaluations.exists():
+            return []
+        with self.evaluations.open(newline="", encoding="utf-8") as file:
+            return [(row["date"], row["weights_sha256"], row["pictures"]) for row in csv_file.reader(file)]
 
     def logits_file(self) -> Path:
         """logits.npz.
@@ -226,11 +276,23 @@ class RunFolder:
         """
         return self._existing(self.logits.name, "evaluate")
 
+    def development_file(self) -> Path:
+        """development.npz.
+
+        Raises:
+            RunError: the run has not been evaluated on the calibration block.
+        """
+        return self._existing(self.development_logits.name, _DEVELOP)
+
     def _existing(self, name: str, command: str) -> Path:
         path = self.folder / name
         if not path.exists():
             raise RunError(path, f"no such file; `marrowlens-train {command}` writes it")
         return path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def display_names(runs: Sequence[RunFolder]) -> list[str]:

@@ -1,11 +1,14 @@
 """The commands fit, evaluate and export on drawn cells, and their error messages."""
 
 import csv
+import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import commands
@@ -196,6 +199,47 @@ def test_an_interrupted_run_is_picked_up(desk: Path, tmp_path: Path) -> None:
     second = [row["epoch"] for row in _rows(run / "curves" / "version_1" / "metrics.csv") if row["train_loss"]]
     assert 0 < int(second[0]) and second[-1] == "4"
     assert (run / "weights.safetensors").exists()
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_development_figures_come_without_a_test_picture(desk: Path, tmp_path: Path) -> None:
+    """The test pictures are damaged, so reading one would be reported."""
+    shutil.copytree(desk / "drawn", tmp_path / "drawn")
+    shutil.copytree(desk / "run", tmp_path / "run", ignore=shutil.ignore_patterns("cache"))
+    blocks = {block: [] for block in ("train", "calibration", "test")}
+    for row in _rows(tmp_path / "run" / "split.csv"):
+        blocks[row["block"]].append(row)
+    for row in blocks["test"]:
+        (tmp_path / "drawn" / row["code"] / row["file"]).write_bytes(b"not a picture")
+    before = _files(tmp_path / "run")
+    said = _made("evaluate", tmp_path / "run", "--data", tmp_path, "--block", "calibration")
+    assert "unreadable" not in said and "no test picture was read" in said
+    after = _files(tmp_path / "run")
+    new = {name for name in after if not name.startswith("cache")} - set(before)
+    assert new == {"development.json", "development.npz"}
+    assert {name: after[name] for name in before} == before
+    found = json.loads(after["development.json"])["metrics"]
+    assert {metric["split"] for metric in found} == {"drawn (bone marrow), calibration block, development figures"}
+    assert {metric["n"] for metric in found if metric["name"] in ("accuracy", "ece")} == {len(blocks["calibration"])}
+
+
+def test_every_evaluation_on_the_test_block_is_recorded_and_in_the_card(desk: Path, tmp_path: Path) -> None:
+    shutil.copytree(desk / "run", tmp_path / "run")
+    (row,) = _rows(tmp_path / "run" / "evaluations.csv")
+    weights = hashlib.sha256((desk / "run" / "weights.safetensors").read_bytes()).hexdigest()
+    assert (row["weights_sha256"], row["pictures"]) == (weights, "9")
+    assert datetime.fromisoformat(row["date"]).tzinfo == UTC
+    assert "| test block | measured once with these weights |" in (desk / "weights" / "MODEL_CARD.md").read_text()
+    _made("evaluate", tmp_path / "run", "--data", desk)
+    rows = (tmp_path / "run" / "evaluations.csv").read_text()
+    (tmp_path / "run" / "evaluations.csv").write_text(rows + f"{row['date']},{'0' * 64},9\n")
+    _made("export", tmp_path / "run", "--out", tmp_path / "weights")
+    card = (tmp_path / "weights" / "MODEL_CARD.md").read_text()
+    stated = "measured 2 times with these weights, once with other weights of this configuration"
+    assert f"| test block | {stated} |" in card
 
 
 def test_a_finished_run_is_not_trained_twice(desk: Path) -> None:

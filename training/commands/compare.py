@@ -46,7 +46,12 @@ def compare(
             plans = plan_trainings(chosen, comparison.budget, learners, out)
             print_table(_plan_table(plans))
             if not plan:
-                train_all(plans, learners, lambda: write_results(comparison, runs, learners, out, timed=False))
+                train_all(
+                    plans,
+                    comparison.block,
+                    learners,
+                    lambda: write_results(comparison, runs, learners, out, timed=False),
+                )
                 write_results(comparison, runs, learners, out, timed=True)
     if any(run.failure.exists() for run in chosen):
         raise typer.Exit(1)

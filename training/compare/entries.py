@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from model.contract import Code
 from training.config import Config, ConfigError, ConfigTable, Seed, SourceConfig, read_toml, validate_table
+from training.run import MeasuredBlock
 
 #: In `set`, "run:NAME" is the run folder of an earlier entry: a teacher, or initial weights.
 RUN_PREFIX = "run:"
@@ -95,6 +96,10 @@ class Comparison(ConfigTable):
     base: Path = Field(description="a training configuration, relative to this file")
     set: dict[str, Any] = Field({}, description="keys of the training configuration, changed for every entry")
     budget: Budget = Field(Budget(), description="training budget")
+    block: MeasuredBlock = Field(
+        "calibration",
+        description="block that the entries are measured on; test: only to report a choice made without it",
+    )
     seeds: tuple[Seed, ...] = Field(
         (), description="seeds, one run of every entry each; empty: the seed of the configuration"
     )

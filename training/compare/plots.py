@@ -59,7 +59,7 @@ def speed_figure(results: Results, name: str) -> ReportFigure:
     return ReportFigure(
         name,
         figure,
-        f"{results.title}: accuracy with its 95 % interval against speed, {_where(rows)}. Bubble area: parameters. "
+        f"{results.title}: accuracy with its 95 % interval against speed, {_where(results)}. Bubble area: parameters. "
         "Dashed: Pareto front (no other entry is better in both).",
         f"Scatter plot of {len(rows)} entries. Most accurate: {best.title}, {best.on[0].accuracy.value:.3f}; fastest: "
         f"{fastest.title}, {_x(fastest):.0f} pictures/s.",
@@ -101,7 +101,7 @@ def training_pictures_figure(results: Results, name: str) -> ReportFigure:
     return ReportFigure(
         name,
         figure,
-        f"{results.title}: accuracy with its 95 % interval by training pictures, {_where(rows)}.",
+        f"{results.title}: accuracy with its 95 % interval by training pictures, {_where(results)}.",
         f"Line chart of {len(rows)} entries. {texts}.",
     )
 
@@ -142,7 +142,7 @@ def difference_figure(results: Results, name: str) -> ReportFigure:
         name,
         figure,
         f"{results.title}: accuracy minus that of {first.title} on the same pictures, with the paired 95 % interval, "
-        f"{_where(results.rows)}.",
+        f"{_where(results)}.",
         f"Dot plot of {len(rows)} differences in points. {texts}.",
     )
 
@@ -201,8 +201,9 @@ def _accuracy_axis(rows: Sequence[Row]) -> str:
     return f"accuracy, % ({rows[0].on[0].tissue}, n = {rows[0].on[0].n})"
 
 
-def _where(rows: Sequence[Row]) -> str:
-    return f"{rows[0].on[0].tissue}, n = {rows[0].on[0].n} test pictures"
+def _where(results: Results) -> str:
+    first = results.rows[0].on[0]
+    return f"{first.tissue}, n = {first.n} {results.block} pictures"
 
 
 def _legend(axes: Axes, styles: dict[str, MarkerStyle], rows: Sequence[Row]) -> None:

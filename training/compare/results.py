@@ -14,10 +14,10 @@ from training.data.sampler import samples_per_epoch
 from training.data.splits import describe_split
 from training.evaluation.metrics import wilson
 from training.evaluation.paired import Labels, Predictions, ScoreDraws, bootstrap, holm, mean_scores, middle_95, p_value
-from training.evaluation.scores import scores_of_run
+from training.evaluation.scores import measured_scores
 from training.export.cost import NetworkCost
 from training.report.figures.curves import read_curves
-from training.run import FitRecord, RunError, RunFolder
+from training.run import FitRecord, MeasuredBlock, RunError, RunFolder
 
 
 class Estimate(ConfigTable):
@@ -36,7 +36,7 @@ class Difference(Estimate):
 
 
 class TissueResult(ConfigTable):
-    """Scores of an entry on the test pictures of one tissue, averaged over seeds."""
+    """Scores of an entry on the measured pictures of one tissue, averaged over seeds."""
 
     tissue: str
     n: int
@@ -73,6 +73,7 @@ class Results(ConfigTable):
     question: str
     budget: str
     split: str
+    block: MeasuredBlock
     device: str  # of training
     processor: str = ""  # of the timings
     threads: int = 0
@@ -83,7 +84,7 @@ class Results(ConfigTable):
 
 @dataclass(frozen=True, slots=True)
 class _TissuePredictions:
-    """Predictions of each seed's run on the test pictures of one tissue, in the same order for all entries."""
+    """Predictions of each seed's run on the measured pictures of one tissue, in the same order for all entries."""
 
     keys: list[tuple[str, str, str]]
     labels: Labels
@@ -101,7 +102,7 @@ def collect_results(
         costs: name of an entry → its cost.
 
     Raises:
-        RunError: no run is done, or two were tested on different pictures.
+        RunError: no run is done, or two were measured on different pictures.
     """
     done = [run for run in runs if run.done and not run.failure.exists()]
     if not done:
@@ -109,7 +110,7 @@ def collect_results(
     entries = {run.entry.name: run.entry for run in done}
     by_entry = {name: [run for run in done if run.entry.name == name] for name in entries}
     tissues = _tissues(done[0].config)
-    on = {tissue: _tissue_results(tissue, sources, by_entry) for tissue, sources in tissues.items()}
+    on = {tissue: _tissue_results(tissue, sources, by_entry, comparison.block) for tissue, sources in tissues.items()}
     first = RunFolder(done[0].folder)
     fits = [RunFolder(run.folder).fit() for run in done]
     return Results(
@@ -117,6 +118,7 @@ def collect_results(
         question=comparison.question,
         budget=_budget(comparison),
         split=describe_split(first.config().data),
+        block=comparison.block,
         device="; ".join(dict.fromkeys(fit.device for fit in fits)),
         versions=_versions(fits) | {"onnxruntime": version("onnxruntime")},
         rows=tuple(
@@ -153,10 +155,10 @@ def _tissues(config: Config) -> dict[str, set[str]]:
 
 
 def _tissue_results(
-    tissue: str, sources: set[str], by_entry: Mapping[str, list[PlannedRun]]
+    tissue: str, sources: set[str], by_entry: Mapping[str, list[PlannedRun]], block: MeasuredBlock
 ) -> dict[str, TissueResult]:
     """Name of an entry → its scores on a tissue; entries without a source of this tissue are left out."""
-    everywhere = {name: _read_predictions(runs, sources) for name, runs in by_entry.items()}
+    everywhere = {name: _read_predictions(runs, sources, block) for name, runs in by_entry.items()}
     tested = {name: predictions for name, predictions in everywhere.items() if predictions is not None}
     if not tested:
         return {}
@@ -164,7 +166,7 @@ def _tissue_results(
     for name, predictions in tested.items():
         if predictions.keys != tested[reference].keys:
             raise RunError(
-                by_entry[name][0].folder, f"was tested on other pictures than {reference}; evaluate both again"
+                by_entry[name][0].folder, f"was measured on other pictures than {reference}; evaluate both again"
             )
     rows = {name: _scores(tissue, predictions) for name, predictions in tested.items()}
     others = [name for name in rows if name != reference]
@@ -177,15 +179,15 @@ def _tissue_results(
     return rows
 
 
-def _read_predictions(runs: Sequence[PlannedRun], sources: set[str]) -> _TissuePredictions | None:
+def _read_predictions(runs: Sequence[PlannedRun], sources: set[str], block: MeasuredBlock) -> _TissuePredictions | None:
     predictions, keys, labels = [], None, np.empty(0, np.int64)
     for run in runs:
-        scores = scores_of_run(RunFolder(run.folder), "test")
+        scores = measured_scores(RunFolder(run.folder), block)
         scores = scores.rows(np.isin(scores.sources, sorted(sources)))
         unordered = scores.keys()
         order = sorted(range(len(scores)), key=unordered.__getitem__)
         if keys not in (None, [unordered[at] for at in order]):
-            raise RunError(run.folder, f"was tested on other pictures than {runs[0].folder}; evaluate both again")
+            raise RunError(run.folder, f"was measured on other pictures than {runs[0].folder}; evaluate both again")
         keys, labels = [unordered[at] for at in order], scores.labels[order]
         predictions.append(scores.predicted[order])
     if not keys:

@@ -40,7 +40,7 @@ from training.export.cost import NetworkCost, network_cost, training_speed
 from training.fit.pretrained import IMAGENET, weights_info
 from training.networks.build import check_model
 from training.report.figures.figure import ReportFigure, save
-from training.run import FitRecord, RunError, RunFolder, TrainingStopped
+from training.run import FitRecord, MeasuredBlock, RunError, RunFolder, TrainingStopped
 from training.terminal import print_line
 
 NAME = "comparison"
@@ -84,13 +84,13 @@ class NetworkLearner:
         if not run.weights.exists():
             pipeline.train(config, parts, run, self.cache, str(config_path))
 
-    def evaluate(self, folder: Path) -> None:
-        """Write evaluation.json, predictions.csv and logits.npz."""
-        pipeline.evaluate(RunFolder(folder), self.data, self.cache)
+    def evaluate(self, folder: Path, block: MeasuredBlock) -> None:
+        """Write the evaluation on a block, and its logits."""
+        pipeline.evaluate(RunFolder(folder), self.data, self.cache, block)
 
-    def export(self, folder: Path, out: Path) -> None:
-        """Write the artefact."""
-        pipeline.export(RunFolder(folder), out)
+    def export(self, folder: Path, out: Path, block: MeasuredBlock) -> None:
+        """Write the artefact, with the metrics of a block."""
+        pipeline.export(RunFolder(folder), out, block=block)
 
     def subject(self, out: Path, threads: int) -> Subject:
         """The exported model, ready to be timed."""
@@ -138,16 +138,16 @@ class ClassicalLearner:
         with atomic_file.replacing(folder / FEATURES) as file:  # last: marks the training as complete
             np.savez(file, features=features, labels=pictures.labels)
 
-    def evaluate(self, folder: Path) -> None:
-        """Write evaluation.json, predictions.csv and logits.npz."""
+    def evaluate(self, folder: Path, block: MeasuredBlock) -> None:
+        """Write the evaluation on a block, and its logits."""
         model = self._fitted(folder, processes=cores())
 
         def logits(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             return np.log(np.maximum(model.predict_proba(images), MIN_PROBABILITY))
 
-        pipeline.evaluate_logits(logits, RunFolder(folder), self.data, self.cache)
+        pipeline.evaluate_logits(logits, RunFolder(folder), self.data, self.cache, folder / FEATURES, block)
 
-    def export(self, folder: Path, out: Path) -> None:
+    def export(self, folder: Path, out: Path, _: MeasuredBlock) -> None:
         """Copy the training features and the configuration."""
         out.mkdir(exist_ok=True)
         for name in (FEATURES, "config.toml"):
@@ -282,25 +282,31 @@ def _check_unchanged(run: PlannedRun) -> None:
         raise RunError(path, f"belongs to another comparison; choose another --out, or delete {path.parent}")
 
 
-def train_all(plans: Sequence[PlannedTraining], learners: Learners, after_each: Callable[[], None]) -> None:
+def train_all(
+    plans: Sequence[PlannedTraining], block: MeasuredBlock, learners: Learners, after_each: Callable[[], None]
+) -> None:
     """Train, evaluate and export every run that is not done; a failed run is recorded and the next one starts.
 
+    A run that is done, but not measured on this block, is only measured.
+
     Args:
+        block: the block that is measured.
         after_each: called when a run has ended, successfully or not.
 
     Raises:
         TrainingStopped, KeyboardInterrupt: the training was interrupted.
     """
-    pending = [plan for plan in plans if not plan.run.done]
+    pending = [plan for plan in plans if not (plan.run.done and RunFolder(plan.run.folder).is_evaluated(block))]
     taken_s = expected_s = 0.0
     for number, plan in enumerate(pending, start=1):
-        left_s = sum(later.expected_s or 0.0 for later in pending[number - 1 :])
+        left_s = sum(later.expected_s or 0.0 for later in pending[number - 1 :] if not later.run.done)
         correction = taken_s / expected_s if expected_s else 1.0
         print_line(f"[{number} of {len(pending)}] {plan.run.name}; about {left_s * correction / 60:.0f} min left")
         start = time.monotonic()
+        measured_only = plan.run.done
         with _record_failure(plan.run):
-            _train(plan.run, learners[plan.run.entry.kind])
-        if plan.expected_s:
+            _train(plan.run, block, learners[plan.run.entry.kind])
+        if plan.expected_s and not measured_only:
             taken_s, expected_s = taken_s + time.monotonic() - start, expected_s + plan.expected_s
         try:
             after_each()
@@ -308,14 +314,16 @@ def train_all(plans: Sequence[PlannedTraining], learners: Learners, after_each: 
             print_line(f"table not written: {error}")
 
 
-def _train(run: PlannedRun, learner: Learner) -> None:
+def _train(run: PlannedRun, block: MeasuredBlock, learner: Learner) -> None:
     run.config_path.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.write_text(run.config_path, run.as_toml())
     learner.fit(run.config_path, run.folder)
-    if not (run.folder / "evaluation.json").exists():
-        learner.evaluate(run.folder)
+    if not RunFolder(run.folder).is_evaluated(block):
+        learner.evaluate(run.folder, block)
+    if run.done:
+        return
     unfinished = run.artefact.with_suffix(".unfinished")
-    learner.export(run.folder, unfinished)
+    learner.export(run.folder, unfinished, block)
     unfinished.rename(run.artefact)
 
 

@@ -131,18 +131,19 @@ def _notes(results: Results) -> list[str]:
     seeds = sorted({seed for row in results.rows for seed in row.seeds})
     first = results.rows[0]
     notes = [
-        f"Split: {results.split}.",
+        f"Split: {results.split}. Measured on the {results.block} block"
+        f"{', not the test block' if results.block == 'calibration' else ''}.",
         f"Budget: {results.budget}. Input {_range([row.input_size for row in results.rows])} px; training pictures "
         f"{_range([row.training_pictures for row in results.rows])}, seen in training "
         f"{_range([row.pictures_seen for row in results.rows])}; seeds {', '.join(map(str, seeds))}"
         f"{'' if several else ', one run each: results vary with the seed'}.",
-        "In brackets: 95 % intervals over the test pictures (accuracy of one run: Wilson; otherwise 2000 bootstrap "
+        "In brackets: 95 % intervals over these pictures (accuracy of one run: Wilson; otherwise 2000 bootstrap "
         "samples).",
     ]
     if len(results.rows) > 1:
         permuted = " (several seeds: a permutation test picture by picture)" if several else ""
         notes.append(
-            f"Minus first: difference to {first.title} on the same test pictures; p: McNemar's exact test{permuted}, "
+            f"Minus first: difference to {first.title} on the same pictures; p: McNemar's exact test{permuted}, "
             f"two-sided, corrected for the {len(results.rows) - 1} comparisons of the table (Holm)."
         )
     if first.timings:

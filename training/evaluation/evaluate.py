@@ -18,9 +18,12 @@ from training.data.splits import describe_test_set
 from training.evaluation.calibration import Logits, calibration_metrics, fit_temperature
 from training.evaluation.metrics import classification_metrics, confusion_matrix, lineages, tolerant
 from training.evaluation.scores import Scores, scores_of
-from training.evaluation.selective import selective_metrics
+from training.evaluation.selective import first_half, selective_metrics
 from training.networks.build import Network, build
 from training.run import Evaluation
+
+#: Source of the figures of `evaluate --block calibration`, as they carry it.
+DEVELOPMENT = "calibration block, development figures"
 
 
 def load_network(config: Config, weights: Path) -> Network:
@@ -68,8 +71,7 @@ def evaluate(
     Raises:
         ValueError: no calibration picture shows the intended tissue.
     """
-    intended = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
-    of_tissue = np.array([sample.source in intended for sample in calibration.samples], dtype=bool)
+    of_tissue = _of_tissue(config, calibration)
     fitted = fit_temperature(logits[0][of_tissue], calibration.labels[of_tissue])
     temperature = 1.0 if fitted is None else fitted
     scores: dict[Block, Scores] = {
@@ -79,6 +81,41 @@ def evaluate(
     splits = describe_splits(config, describe_test_set(config.data.split))
     evaluation = measure(config, scores["test"], temperature, splits)
     return evaluation.model_copy(update={"temperature_fitted": fitted is not None}), scores
+
+
+def evaluate_development(config: Config, calibration: LabelledImages, logits: Logits) -> tuple[Evaluation, Scores]:
+    """Metrics of each source's calibration block, for choices that must not read the test block.
+
+    The probabilities of each half of the block use the temperature that the other half determines, so that the
+    calibration error is not measured on the pictures that it was minimised on. The evaluation's own temperature is
+    fitted on the whole block, as in `evaluate`.
+
+    Args:
+        logits: of the calibration pictures, (N, C).
+
+    Returns:
+        The evaluation, and the scores with the temperature of each picture.
+
+    Raises:
+        ValueError: no calibration picture shows the intended tissue.
+    """
+    of_tissue = _of_tissue(config, calibration)
+    fitted = fit_temperature(logits[of_tissue], calibration.labels[of_tissue])
+    temperature = 1.0 if fitted is None else fitted
+    scores = scores_of(calibration.samples, logits, temperature, config.codes)
+    first = first_half(calibration.labels)
+    for half in (first, ~first):
+        others = of_tissue & ~half
+        of_others = fit_temperature(logits[others], calibration.labels[others]) if others.any() else None
+        scores.temperature[half] = 1.0 if of_others is None else of_others
+    evaluation = measure(config, scores, temperature, describe_splits(config, DEVELOPMENT))
+    return evaluation.model_copy(update={"temperature_fitted": fitted is not None}), scores
+
+
+def _of_tissue(config: Config, pictures: LabelledImages) -> NDArray[np.bool_]:
+    """A mask (N,) of the pictures that show the intended tissue."""
+    intended = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
+    return np.array([sample.source in intended for sample in pictures.samples], dtype=np.bool_)
 
 
 def describe_splits(config: Config, chosen: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from model import atomic_file, csv_file
 from training.data.samples import Block, Sample
 from training.evaluation.calibration import Logits, log_probabilities
 from training.evaluation.metrics import Floats, Labels
-from training.run import Evaluation, RunFolder
+from training.run import Evaluation, MeasuredBlock, RunFolder
 
 _ARRAYS = ("sources", "files", "labels", "logits", "temperature")
 
@@ -112,7 +112,7 @@ def write_predictions(path: Path, scores: Scores) -> None:
 
 
 def write_evaluation(run: RunFolder, evaluation: Evaluation, scores: Mapping[Block, Scores]) -> None:
-    """Write evaluation.json, predictions.csv and logits.npz to a run's folder.
+    """Write evaluation.json, predictions.csv and logits.npz, the results on the test block, to a run's folder.
 
     Args:
         scores: of the test block at least.
@@ -120,6 +120,23 @@ def write_evaluation(run: RunFolder, evaluation: Evaluation, scores: Mapping[Blo
     write_scores(run.logits, scores)
     write_predictions(run.folder / "predictions.csv", scores["test"])
     run.write_evaluation(evaluation)
+
+
+def write_development(run: RunFolder, evaluation: Evaluation, scores: Scores) -> None:
+    """Write development.json and development.npz, the results on the calibration block, to a run's folder."""
+    write_scores(run.development_logits, {"calibration": scores})
+    run.write_evaluation(evaluation, "calibration")
+
+
+def measured_scores(run: RunFolder, block: MeasuredBlock) -> Scores:
+    """The scores that the figures of a block come from.
+
+    On the calibration block, each picture has the temperature that the other half of the block determined.
+
+    Raises:
+        RunError: the run has not been evaluated on this block.
+    """
+    return scores_of_run(run, "test") if block == "test" else read_scores(run.development_file(), "calibration")
 
 
 def scores_of_run(run: RunFolder, block: Block) -> Scores:

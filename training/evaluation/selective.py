@@ -107,9 +107,9 @@ def _cross_validated(
     labels: Labels, confidence: Floats, correct: NDArray[np.bool_], limit: str, split: str
 ) -> list[Metric]:
     """Coverage and accuracy if each half of the pictures uses the 5 % risk threshold of the other half."""
-    first_half = _first_half(labels)
+    first = first_half(labels)
     answered, right = 0, 0
-    for chosen_on in (first_half, ~first_half):
+    for chosen_on in (first, ~first):
         if not chosen_on.any() or chosen_on.all():
             continue
         curve = risk_coverage(confidence[chosen_on], correct[chosen_on])
@@ -123,8 +123,12 @@ def _cross_validated(
     ]
 
 
-def _first_half(labels: Labels) -> NDArray[np.bool_]:
-    """A mask (N,) of the first half of each class: neighbouring files, often of one patient, stay together."""
+def first_half(labels: Labels) -> NDArray[np.bool_]:
+    """A mask (N,) of the first half of each class in the given order.
+
+    If pictures are in file order and file names follow patients, most patients are in one half. In Matek 2021 they do
+    not (`marrowlens-train file-order`): there the halves are random in effect, and a patient may be in both.
+    """
     first = np.zeros(len(labels), dtype=np.bool_)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

@@ -7,7 +7,7 @@ from pathlib import Path
 from model.contract import Manifest, Precision
 from training.config import Config
 from training.evaluation.tables import LEGEND, with_interval
-from training.run import Evaluation, FitRecord, RunError
+from training.run import Evaluation, EvaluationCount, FitRecord, RunError
 
 CARD = "MODEL_CARD.md"
 
@@ -23,14 +23,15 @@ def check_folder(folder: Path, name: str) -> None:
         raise RunError(path, f"is the card of {head.removeprefix('# ')}; choose another folder for {name} with --out")
 
 
-def model_card(manifest: Manifest, reproduction: str, evaluation: Evaluation) -> str:
+def model_card(manifest: Manifest, reproduction: str, evaluation: Evaluation, count: EvaluationCount) -> str:
     """MODEL_CARD.md of an artefact.
 
     Args:
         reproduction: text of `reproduction`.
+        count: how often the test block was measured.
     """
     splits = list(dict.fromkeys(metric.split for metric in manifest.metrics))
-    parts = [_head(manifest, evaluation.temperature_fitted), _classes(manifest)]
+    parts = [_head(manifest, evaluation.temperature_fitted, count), _classes(manifest)]
     parts += [_split(manifest, split, evaluation.confusion.get(split, [])) for split in splits]
     parts += [_legend(), _limits(manifest), _data(manifest), f"## Reproduce\n\n{reproduction}"]
     return "\n\n".join(parts) + "\n"
@@ -62,7 +63,7 @@ def _portable(path: str) -> str:
     return Path(path).name if Path(path).is_absolute() else path
 
 
-def _head(m: Manifest, fitted: bool) -> str:
+def _head(m: Manifest, fitted: bool, count: EvaluationCount) -> str:
     size = m.preprocessing.input_size
     calibration = (
         "fitted on the calibration block" if fitted else "not fitted: the calibration block does not determine it"
@@ -80,9 +81,23 @@ def _head(m: Manifest, fitted: bool) -> str:
 | outputs | {", ".join(f"`{name}` {list(shape)}" for name, shape in m.outputs.items())} |
 | calibration | temperature {m.temperature:.3f}, {calibration}, in the graph |
 | split | {m.split} |
+| test block | {_evaluations(count)} |
 | sha256 of the split list | `{m.split_sha256}`, `{m.name}.split.csv` beside this card |
 | sha256 of the ONNX | `{m.sha256}` |
 | licence of the weights | {m.licence} |"""
+
+
+def _evaluations(count: EvaluationCount) -> str:
+    if not count.same_weights:
+        return "number of evaluations not recorded"
+    text = f"measured {_times(count.same_weights)} with these weights"
+    if earlier := count.in_folder - count.same_weights:
+        text += f", {_times(earlier)} with other weights of this configuration"
+    return text
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _classes(m: Manifest) -> str:

@@ -14,12 +14,15 @@ import commands
 import numpy as np
 import pytest
 from desk import CONFIG
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from training.compare.results import Results
 from training.drawn.painter import write_folder
+from training.evaluation.scores import measured_scores
+from training.run import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +78,7 @@ class Bench:
 
     def written(self) -> dict[str, int]:
         """Files that a training, a measurement or an export writes, with their modification times."""
-        kept = ("weights.safetensors", "features.npz", "evaluation.json", "artefact/*", "fit.json")
+        kept = ("weights.safetensors", "features.npz", "development.json", "artefact/*", "fit.json")
         return {str(path): path.stat().st_mtime_ns for name in kept for path in self.out.glob(f"*/seed-*/{name}")}
 
 
@@ -171,24 +174,24 @@ def test_all_that_is_there_stands_in_the_table(done: Bench) -> None:
     assert len(set(heads)) == 1 and len(heads) == 2 + len(ENTRIES)
 
 
-def _predicted(path: Path) -> tuple[list[str], list[str]]:
-    with (path / "predictions.csv").open(newline="") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row["file"])
-    return [row["true"] for row in rows], [row["predicted"] for row in rows]
+def _predicted(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    scores = measured_scores(RunFolder(folder), "calibration")
+    order = sorted(range(len(scores)), key=scores.keys().__getitem__)
+    return scores.labels[order], scores.predicted[order]
 
 
 def test_figures_are_those_of_the_predictions_and_of_several_seeds_their_mean(done: Bench) -> None:
     rows, hits = done.rows(), {}
     for entry in ENTRIES:
-        runs = [_predicted(path.parent) for path in sorted(done.out.glob(f"{entry}/*/predictions.csv"))]
-        hits[entry] = np.mean([np.equal(*map(np.array, run)).mean() for run in runs])
+        runs = [_predicted(path.parent) for path in sorted(done.out.glob(f"{entry}/*/development.npz"))]
+        hits[entry] = np.mean([np.equal(*run).mean() for run in runs])
         f1 = np.mean([f1_score(true, named, labels=sorted(set(true)), average="macro") for true, named in runs])
         assert rows[entry]["seeds"] == ("3 4" if entry == "micro" else "3")
-        assert int(rows[entry]["n"]) == len(runs[0][0]) == 9
+        assert int(rows[entry]["n"]) == len(runs[0][0]) == 6
         assert float(rows[entry]["accuracy"]) == pytest.approx(hits[entry])
         assert float(rows[entry]["macro_f1"]) == pytest.approx(f1, abs=1e-6)
     for entry in ENTRIES[1:]:
-        low, high = binomtest(round(9 * hits[entry]), 9).proportion_ci(method="wilson")
+        low, high = binomtest(round(6 * hits[entry]), 6).proportion_ci(method="wilson")
         assert (float(rows[entry]["accuracy_low"]), float(rows[entry]["accuracy_high"])) == pytest.approx((low, high))
         assert float(rows[entry]["accuracy_difference"]) == pytest.approx(hits[entry] - hits["micro"])
         assert float(rows[entry]["p"]) <= float(rows[entry]["p_holm"]) <= 1
@@ -271,6 +274,19 @@ def test_a_run_of_another_comparison_is_left_as_it_is(put_back: Bench) -> None:
     assert put_back.written() == before
     assert list(put_back.rows()) == ENTRIES[:-1]
     assert "Failed: `pupil/seed-3`: " in put_back.table()
+
+
+def test_the_test_block_is_read_only_where_a_comparison_asks_for_it(put_back: Bench) -> None:
+    micro = put_back.out / "micro" / "seed-3"
+    weights = (micro / "weights.safetensors").read_bytes()
+    assert "Measured on the calibration block, not the test block" in put_back.table()
+    assert not list(put_back.out.glob("*/*/evaluation*"))
+    code, said = put_back.compare("reported", ALL.replace("budget", 'block = "test"\nbudget'))
+    assert code == 0, said
+    assert "Measured on the test block" in put_back.table()
+    assert {row["n"] for row in put_back.rows().values()} == {"9"}
+    assert (micro / "weights.safetensors").read_bytes() == weights  # measured again, not trained again
+    assert RunFolder(micro).evaluation_count() == (1, 1)
 
 
 def test_one_entry_alone(bench: Bench, tmp_path: Path) -> None:

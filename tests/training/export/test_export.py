@@ -16,7 +16,7 @@ from service.runtime.session import open_session
 from training.config import Config
 from training.export.card import model_card
 from training.export.export import ExportError, Servable, Trained, check_graph, check_mlka_widths, export, to_onnx
-from training.run import Evaluation
+from training.run import Evaluation, EvaluationCount
 
 CONFIG = Config.model_validate(
     {
@@ -132,7 +132,7 @@ def test_what_is_exported_opens_and_has_no_half_numbers(exported: tuple[Path, Ma
 def test_a_temperature_that_nothing_determines_is_no_calibration(exported: tuple[Path, Manifest]) -> None:
     _, manifest = exported
     assert manifest.temperature == 1
-    card = model_card(manifest, "", UNFITTED)
+    card = model_card(manifest, "", UNFITTED, EvaluationCount(2, 3))
     assert "Probabilities are not calibrated" in manifest.limits[-1] and manifest.limits[-1] in card
     assert "temperature 1.000, not fitted: the calibration block does not determine it" in card
 
