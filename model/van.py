@@ -162,7 +162,7 @@ class ConvFFN(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(dim, hidden, 1)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.dwconv: nn.Module = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.fc2 = nn.Conv2d(hidden, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """A VAN block: attention, then ConvFFN, each with BatchNorm before and layer scale after. Returns (output, gate).
 
-    Channel attention is optional. It weights the output of the ConvFFN before the residual sum, as in SENet.
+    Channel attention is optional; see `model.channel.add_channel_attention` for its place.
     """
 
     def __init__(self, dim: int, mlp_ratio: int, scales: Scales, drop_path: float) -> None:
@@ -369,8 +369,7 @@ class VAN(nn.Module):
         variant: a name of VARIANTS, or a `Variant`.
         num_classes: number of classes.
         drop_path: rate at the last block; grows linearly from 0 at the first.
-        channel_attention: constructor of a channel attention for a width; it keeps the shape (N, C, H, W). Each block
-            gets one.
+        add_channel_attention: adds a channel attention to a block; called for each block.
 
     Raises:
         ValueError: an unknown variant, or a width that is not divisible among its scales, stem branches or heads.
@@ -381,7 +380,7 @@ class VAN(nn.Module):
         variant: str | Variant,
         num_classes: int,
         drop_path: float = 0.0,
-        channel_attention: Callable[[int], nn.Module] | None = None,
+        add_channel_attention: Callable[[Block], None] | None = None,
     ) -> None:
         super().__init__()
         v = variant_named(variant) if isinstance(variant, str) else variant
@@ -396,11 +395,11 @@ class VAN(nn.Module):
         most = max(len(scales) for scales in v.scales)
         self.attention_stage = max(i for i, scales in enumerate(v.scales) if len(scales) == most)
         self.attention_scales = v.scales[self.attention_stage]
-        self.apply(_init_weights)
-        if channel_attention:  # after _init_weights: it keeps the initialisation of its paper
-            for stage, dim in zip(stages, v.embed_dims, strict=True):
-                for block in stage.blocks:
-                    block.channel_attention = channel_attention(dim)
+        self.apply(init_weights)
+        if add_channel_attention:  # after init_weights: it keeps the initialisation of its paper
+            for module in self.modules():
+                if isinstance(module, Block):
+                    add_channel_attention(module)
 
     def clear_beyond(self, size: int) -> None:
         """Set the kernel taps of LKA to zero that reach only padding on pictures of size x size.
@@ -446,7 +445,8 @@ def _drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
     return [list(itertools.islice(rates, depth)) for depth in depths]
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
+    """Initialise a linear layer or a convolution as the VAN paper's code does; leave other modules alone."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

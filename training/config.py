@@ -182,7 +182,9 @@ class ModelConfig(ConfigTable):
     scales: tuple[tuple[Scale, ...], ...] = Field(
         (), description="kernels of the gate by stage: several (MLKA, equal shares of the channels) or one (LKA)"
     )
-    channel_attention: ChannelAttention = Field("none", description="applied to the ConvFFN's output in every block")
+    channel_attention: ChannelAttention = Field(
+        "none", description="in the ConvFFN of every block: epsa replaces its 3x3 convolution, others weight its output"
+    )
     depths: Stages = Field((), description="blocks per stage")
     mlp_ratios: Stages = Field((), description="width of the ConvFFN per stage, as a multiple of the stage's width")
     embed_dims: Stages = Field((), description="width per stage; MLKA is fast at multiples of 48")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from model.channel import CHANNEL_ATTENTIONS
+from model.channel import add_channel_attention
 from model.lite import LITE_VARIANTS, LiteMLKA
 from model.van import VAN, VARIANTS, CrossScaleAttention, Variant
 from training.config import ModelConfig, suggest
@@ -67,7 +67,10 @@ def build(config: ModelConfig, num_classes: int) -> Network:
     if config.variant in LITE_VARIANTS:
         _refuse_changes(config)
         return LiteMLKA(config.variant, num_classes, config.drop_path)
-    return VAN(van_variant(config), num_classes, config.drop_path, CHANNEL_ATTENTIONS.get(config.channel_attention))
+    added = None
+    if config.channel_attention != "none":
+        added = partial(add_channel_attention, name=config.channel_attention)
+    return VAN(van_variant(config), num_classes, config.drop_path, added)
 
 
 def van_variant(config: ModelConfig) -> Variant:

@@ -12,7 +12,7 @@ from minimal_config import MINIMAL
 from pydantic import ValidationError
 
 from examples import examples
-from model.channel import CHANNEL_ATTENTIONS
+from model.channel import CHANNEL_ATTENTIONS, add_channel_attention
 from model.van import KERNELS, VAN, VARIANTS, Variant
 from training.config import ChannelAttention, Config, ConfigError, ModelConfig, Scale, Stem, read_config
 from training.export.export import Servable, check_graph, to_onnx
@@ -135,9 +135,9 @@ class _Serving(Servable):
 
 def _every_channel_attention() -> VAN:
     """MLKA, MCNN stem and fusion, with another channel attention in each of six blocks."""
-    makers = cycle(CHANNEL_ATTENTIONS.values())
+    kinds = cycle(CHANNEL_ATTENTIONS)
     numbers = Variant(**(vars(VARIANTS["micro"]) | {"depths": (2, 2, 1, 1)}))
-    return VAN(numbers, CLASSES, channel_attention=lambda dim: next(makers)(dim))
+    return VAN(numbers, CLASSES, add_channel_attention=lambda block: add_channel_attention(block, next(kinds)))
 
 
 @pytest.mark.slow
