@@ -1,6 +1,6 @@
-"""ASAE-Net: attention without parameters. It enhances the most attended part, and sometimes hides it in training.
+"""ASAE-Net-like: attention without parameters. It enhances the most attended part, and sometimes hides it in training.
 
-Wang et al. 2020, ACCV, doi 10.1007/978-3-030-69541-5_39; reimplemented from the description: attention-based
+After Wang et al. 2020, ACCV, doi 10.1007/978-3-030-69541-5_39, from its description alone: attention-based
 suppression and enhancement for bone-marrow cells, without parameters beyond the backbone. Details chosen here:
 
 - The attention is the mean over the channels.
@@ -36,8 +36,11 @@ class SuppressAndEnhance(nn.Module):
         return enhanced, attention
 
 
-class ASAENet(PooledClassifier):
-    """ResNet-18 with suppression and enhancement after its last two stages; `attention` is from the third stage."""
+class ASAENetLike(PooledClassifier):
+    """ASAE-Net-like: ResNet-18 with suppression and enhancement after its last two stages.
+
+    `attention` is from the third stage.
+    """
 
     attention_scales = ("attention of stage 3",)
 

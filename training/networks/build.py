@@ -12,15 +12,15 @@ from model.channel import add_channel_attention
 from model.lite import LITE_VARIANTS, LiteMLKA
 from model.van import VAN, VARIANTS, CrossScaleAttention, Variant
 from training.config import ModelConfig, suggest
-from training.networks.asaenet import ASAENet
+from training.networks.asaenet import ASAENetLike
 from training.networks.dagdnet import dagdnet, dagdnet121
-from training.networks.samfn import SAMFN
+from training.networks.samfn import SAMFNLike
 from training.networks.trunks import TRUNKS, PooledClassifier, timm_classifier
 
 #: Name → constructor, called with the number of classes and the stochastic depth rate.
 COMPARISON_NETWORKS: Mapping[str, Callable[[int, float], PooledClassifier]] = MappingProxyType(
     {name: partial(timm_classifier, name) for name in TRUNKS}
-    | {"dagdnet": dagdnet, "dagdnet121": dagdnet121, "asaenet": ASAENet, "samfn": SAMFN}
+    | {"dagdnet": dagdnet, "dagdnet121": dagdnet121, "asaenet": ASAENetLike, "samfn": SAMFNLike}
 )
 #: Every valid `model.variant`.
 NETWORKS = (*VARIANTS, *LITE_VARIANTS, *COMPARISON_NETWORKS)

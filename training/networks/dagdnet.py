@@ -1,6 +1,6 @@
-"""DAGDNet: a DenseNet with attention gates on two of its dense blocks.
+"""DAGDNet-like: a DenseNet with attention gates on two of its dense blocks.
 
-Peng et al. 2023, doi 10.1007/s00432-023-05384-9; reimplemented from the description. Described there: dual attention
+After Peng et al. 2023, doi 10.1007/s00432-023-05384-9, from its description alone. Described there: dual attention
 gates in a DenseNet filter and highlight position-related features. Ours: the additive gate of Attention U-Net (arXiv
 1804.03999, eq. 1 and 2) behind the second and third dense block, with the fourth block's map as gating signal.
 """
@@ -41,8 +41,8 @@ class AttentionGate(nn.Module):
         return x * gate, gate
 
 
-class DAGDNet(PooledClassifier):
-    """DenseNet with dual attention gates; `attention` holds the two gates on the finer grid.
+class DAGDNetLike(PooledClassifier):
+    """DAGDNet-like: DenseNet with dual attention gates; `attention` holds the two gates on the finer grid.
 
     Args:
         blocks: dense layers of each block.
@@ -71,13 +71,13 @@ class DAGDNet(PooledClassifier):
         return torch.cat([x, *on_last_grid], dim=1), torch.cat(shown, dim=1)
 
 
-def dagdnet(num_classes: int, drop_path: float = 0.0) -> DAGDNet:
-    """DAGDNet on DenseNet-121 with half its growth rate, for training on two CPU cores."""
+def dagdnet(num_classes: int, drop_path: float = 0.0) -> DAGDNetLike:
+    """DAGDNet-like, on DenseNet-121 with half its growth rate, for training on two CPU cores."""
     del drop_path  # DenseNet has no residual branches to drop
-    return DAGDNet((6, 12, 24, 16), 16, num_classes)
+    return DAGDNetLike((6, 12, 24, 16), 16, num_classes)
 
 
-def dagdnet121(num_classes: int, drop_path: float = 0.0) -> DAGDNet:
-    """DAGDNet on DenseNet-121."""
+def dagdnet121(num_classes: int, drop_path: float = 0.0) -> DAGDNetLike:
+    """DAGDNet-like, on DenseNet-121."""
     del drop_path
-    return DAGDNet((6, 12, 24, 16), 32, num_classes)
+    return DAGDNetLike((6, 12, 24, 16), 32, num_classes)

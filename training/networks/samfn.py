@@ -1,9 +1,10 @@
-"""SA-MFN: self-supervised filtering of attention maps, multi-scale attention and a second prediction.
+"""SA-MFN-like: self-supervised filtering of attention maps, multi-scale attention and a second prediction.
 
-Chen et al. 2022, doi 10.1007/s10489-022-03232-w; reimplemented from the description. Described there: a self-supervised
-attention map filter keeps the most distinguishable and representative maps; a multi-scale attention map generator
-combines them into a global map; a reiterative prediction refines the first one. Ours: the scores of the filter (below),
-the choice of scales, a second prediction weighted by the evidence of the first, and a ResNet-18 as backbone.
+After Chen et al. 2022, doi 10.1007/s10489-022-03232-w, from its description alone. Described there: a
+self-supervised attention map filter keeps the most distinguishable and representative maps; a multi-scale attention map
+generator combines them into a global map; a reiterative prediction refines the first one. Ours: the scores of the
+filter (below), the choice of scales, a second prediction weighted by the evidence of the first, and a ResNet-18 as
+backbone.
 """
 
 from typing import Any
@@ -64,8 +65,8 @@ class MultiScaleAttention(nn.Module):
         return self.fuse(torch.cat([F.avg_pool2d(fine, 2), coarse * attention, filtered], dim=1)), attention
 
 
-class SAMFN(PooledClassifier):
-    """SA-MFN on ResNet-18; `attention` holds the global map and the map of the second prediction.
+class SAMFNLike(PooledClassifier):
+    """SA-MFN-like, on ResNet-18; `attention` holds the global map and the map of the second prediction.
 
     Reiterative prediction: the class evidence, weighted by the first probabilities, is a map of where the first answer
     came from. The features are weighted by it, and the head reads the mean of both feature maps, so that its logits are

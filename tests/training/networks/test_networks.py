@@ -18,7 +18,7 @@ from training.config import ChannelAttention, Config, ConfigError, ModelConfig, 
 from training.export.export import Servable, check_graph, to_onnx
 from training.networks.build import COMPARISON_NETWORKS, NETWORKS, build, van_variant, variant_title
 from training.networks.build import check_model as check_network
-from training.networks.dagdnet import DAGDNet
+from training.networks.dagdnet import DAGDNetLike
 from training.networks.trunks import PooledClassifier
 
 CLASSES = 5
@@ -85,7 +85,7 @@ def test_comparison_networks_hold_the_contract(name: str) -> None:
 
 def test_dagdnet_holds_the_contract() -> None:
     torch.manual_seed(0)
-    _holds_the_contract(DAGDNet((1, 2, 1, 2), 8, CLASSES), size=64)
+    _holds_the_contract(DAGDNetLike((1, 2, 1, 2), 8, CLASSES), size=64)
 
 
 @pytest.mark.parametrize("name", sorted(HEAVY))
@@ -146,7 +146,7 @@ def _every_channel_attention() -> VAN:
     [
         _every_channel_attention,
         lambda: build(_changed(fusion=False, stem="overlap", scales=(LKA,) * 4), CLASSES),
-        lambda: DAGDNet((1, 2, 1, 2), 8, CLASSES),
+        lambda: DAGDNetLike((1, 2, 1, 2), 8, CLASSES),
         lambda: build(ModelConfig(variant="asaenet"), CLASSES),
         lambda: build(ModelConfig(variant="samfn"), CLASSES),
     ],
