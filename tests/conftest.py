@@ -4,16 +4,19 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from databases import Postgres, postgres
-from folded import Folded
 from graphs import write_artefact
 from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
 from examples import examples
+
+if TYPE_CHECKING:
+    from folded import Folded
 
 # Networks of tests are so small that a second thread of torch only waits for the first: on a core that others use too,
 # a step of microseconds took a second. Read when torch is imported, which nothing above does.
@@ -42,8 +45,10 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def folded(tmp_path_factory: pytest.TempPathFactory) -> Folded:
+def folded(tmp_path_factory: pytest.TempPathFactory) -> "Folded":
     """Two folds of drawn cells, evaluated and pooled. Do not write to them."""
+    from folded import Folded  # imports torch
+
     return Folded(tmp_path_factory.mktemp("folded"))
 
 
