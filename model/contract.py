@@ -1,7 +1,7 @@
 """The contract of a model, shared by training and serving: classes, tensors, preprocessing and manifest."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -327,3 +327,8 @@ def first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     key, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
+
+
+def inert_note(parts: Sequence[str]) -> str:
+    """A sentence that names the inert parts of a network, for commands and reports."""
+    return f"Parts of the network without effect on its answers: {', '.join(parts)}"

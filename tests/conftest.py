@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from databases import Postgres, postgres
-from graphs import write_artefact
+from graphs import mark_inert, store_probes, write_artefact
 from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
@@ -42,6 +42,15 @@ def _no_settings_from_this_desk(monkeypatch: pytest.MonkeyPatch) -> None:
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `.onnx` of a tiny artefact with 21 classes at 64 pixels; its manifest lies beside it. Do not write to it."""
     return write_artefact(tmp_path_factory.mktemp("artefact"))
+
+
+@pytest.fixture(scope="session")
+def inert_artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network without attention maps, whose manifest names two inert parts. Do not write to it."""
+    path = write_artefact(tmp_path_factory.mktemp("inert"), attention=False)
+    store_probes(path)
+    mark_inert(path, "MLKA", "cross-scale attention")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from model.contract import ArtefactError
+from model.contract import ArtefactError, inert_note
 from service.cli.output import Artefact, AsJson, load_settings, new_table, open_model, print_tables, stop
 from service.config.settings import Settings
 from service.runtime.benchmark import ProviderTrial, timed, try_provider
@@ -35,27 +35,30 @@ def doctor(
     """
     settings = load_settings(artefact=artefact)
     try:
-        trials = try_providers(settings, repeats)
+        reference = load_session(settings, "cpu")
+        trials = try_providers(settings, reference, repeats)
     except ArtefactError as error:
         stop(str(error), DOES_NOT_WORK)
     works, sentence = verdict(settings, trials)
     machine, found = inspect_machine(), versions()
     if as_json:
         document = {"works": works, "verdict": sentence, "versions": found, "machine": asdict(machine)}
-        typer.echo(json.dumps(document | {"providers": [asdict(trial) for trial in trials]}, indent=1))
+        inert = {"inert": reference.manifest.inert} if reference.manifest.inert else {}
+        typer.echo(json.dumps(document | inert | {"providers": [asdict(trial) for trial in trials]}, indent=1))
     else:
         print_tables(_machine_table(machine, found), _provider_table(trials), _batch_table(trials, repeats))
         typer.echo(sentence)
+        if reference.manifest.inert:
+            typer.echo(inert_note(reference.manifest.inert))
     raise typer.Exit(0 if works else DOES_NOT_WORK)
 
 
-def try_providers(settings: Settings, repeats: int) -> list[ProviderTrial]:
-    """The trial of every provider, in the order of `NAMES`.
+def try_providers(settings: Settings, reference: OnnxSession, repeats: int) -> list[ProviderTrial]:
+    """The trial of every provider against the reference, a session on the CPU, in the order of `NAMES`.
 
     Raises:
-        ArtefactError: the model does not work on the CPU either.
+        ArtefactError: the model can no longer be read.
     """
-    reference = load_session(settings, "cpu")
     sizes = InferenceOptions.from_settings(settings).batch_sizes
     trial = partial(
         try_provider,
@@ -153,6 +156,8 @@ def warm(artefact: Artefact = None) -> None:
     options = InferenceOptions.from_settings(settings)
     threads = options.intra_op_threads
     typer.echo(f"opened {session.manifest.name} on {session.provider}, {threads} thread(s), in {opened_s:.2f} s")
+    if session.manifest.inert:
+        typer.echo(inert_note(session.manifest.inert))
     for size in options.batch_sizes:
         first_ms, second_ms = _time_twice(session, size)
         typer.echo(f"batch of {size}: {first_ms:.1f} ms, second run {second_ms:.1f} ms")

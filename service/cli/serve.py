@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from fastapi import FastAPI
 
-from model.contract import RESEARCH_USE, Manifest
+from model.contract import RESEARCH_USE, Manifest, inert_note
 from service.api import openapi as openapi_document
 from service.app import create_app
 from service.auth.api_keys import KeysFileError, read_keys
@@ -137,6 +137,8 @@ def _start_lines(
     url = f"{scheme}://{address.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}:{port}"
     yield f"marrowlens listens on {scheme}://{address}:{port}  (API documentation: {url}/docs)"
     yield f"Model: {manifest.name} {manifest.version}, sha256 {manifest.sha256}, manifest {manifest.digest}"
+    if manifest.inert:
+        yield inert_note(manifest.inert)
     yield f"Execution provider: {provider}, {threads} thread(s), batch sizes {sizes}"
     if laboratory is not None:
         yield f"Laboratory: {laboratory.description()}"

@@ -62,6 +62,15 @@ def store_probes(artefact: Path) -> Manifest:
     return manifest
 
 
+def mark_inert(artefact: Path, *parts: str) -> Manifest:
+    """Write parts of the network that do not matter into the manifest, as an export of such a network does."""
+    manifest = read_manifest(artefact.with_suffix(".json"))
+    lesions = [{"part": part, "n": 100, "changed": 0.0, "accuracy_change": 0.0} for part in parts]
+    manifest = Manifest.model_validate(manifest.model_dump() | {"lesions": lesions, "inert": parts})
+    artefact.with_suffix(".json").write_text(manifest_text(manifest))
+    return manifest
+
+
 def edit_manifest(artefact: Path, **changes: object) -> None:
     """Change top-level keys of the manifest beside an artefact, without asking whether they still make sense."""
     path = artefact.with_suffix(".json")

@@ -200,24 +200,21 @@ def models_and_classes(
 
 def register_model(session: Session, manifest: Manifest) -> None:
     """Store a model before its first cells, or update what its manifest says about it."""
+    # A later manifest of the same graph may support fewer classes: that holds for existing cells too.
+    latest = {
+        "name": manifest.name,
+        "version": manifest.version,
+        "unsupported": list(manifest.unsupported),
+        "inert": list(manifest.inert),
+    }
     known = session.get(ModelRow, manifest.sha256)
-    if known is not None and known.unsupported == list(manifest.unsupported) and known.version == manifest.version:
+    if known is not None and all(getattr(known, column) == value for column, value in latest.items()):
         return  # no write: other specimens do not wait for this transaction
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(
         dialect.insert(ModelRow)
-        .values(
-            sha256=manifest.sha256,
-            name=manifest.name,
-            version=manifest.version,
-            classes=[cell_class.model_dump() for cell_class in manifest.classes],
-            unsupported=list(manifest.unsupported),
-        )
-        # A later manifest of the same graph may support fewer classes: that holds for existing cells too.
-        .on_conflict_do_update(
-            index_elements=[ModelRow.sha256],
-            set_={"name": manifest.name, "version": manifest.version, "unsupported": list(manifest.unsupported)},
-        )
+        .values(sha256=manifest.sha256, classes=[cell_class.model_dump() for cell_class in manifest.classes], **latest)
+        .on_conflict_do_update(index_elements=[ModelRow.sha256], set_=latest)
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from model.contract import Code, Sha256
+from model.contract import Code, PartName, Sha256
 from service.api.schemas import ClassCount, ClassShare, Document
 
 #: The largest value of an integer column.
@@ -174,6 +174,9 @@ class ReportModel(Document):
     name: str
     version: str
     sha256: Sha256
+    inert: list[PartName] | None = Field(
+        None, description="parts of the network that answers do not depend on; absent: none, or not measured"
+    )
 
 
 class Report(Document):

@@ -113,7 +113,10 @@ def _written(
         collected_at=specimen.collected_at,
         differential=differential,
         megakaryocytes=specimen.megakaryocytes,
-        models=[ReportModel(name=each.name, version=each.version, sha256=each.sha256) for each in found.models],
+        models=[
+            ReportModel(name=each.name, version=each.version, sha256=each.sha256, inert=each.inert or None)
+            for each in found.models
+        ],
         created_at=now,
         signed_by=signature.signer.name if signed else None,
         comment=signature.comment,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from model.contract import RESEARCH_USE
+from model.contract import RESEARCH_USE, inert_note
 from service.api.schemas import ClassShare
 from service.lis.domain.report import Report
 
@@ -105,5 +105,7 @@ def _counts(report: Report) -> Iterator[Observation]:
 
 def _provenance(report: Report) -> Iterator[Observation]:
     for model in report.models:
-        yield Observation(MODEL, "Model that suggested classes", f"{model.name} {model.version} sha256 {model.sha256}")
+        named = f"{model.name} {model.version} sha256 {model.sha256}"
+        notes = (inert_note(model.inert),) if model.inert else ()
+        yield Observation(MODEL, "Model that suggested classes", named, notes=notes)
     yield Observation(METHOD, "Method", RESEARCH_USE)

@@ -46,6 +46,7 @@ class ModelRow(Table):
     version: Mapped[str] = mapped_column(String(32))
     classes: Mapped[list[Any]]
     unsupported: Mapped[list[Any]]
+    inert: Mapped[list[Any]] = mapped_column(server_default="[]")
 
 
 class SpecimenRow(Table):

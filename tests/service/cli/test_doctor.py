@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from model.contract import inert_note
 from service.cli.doctor import verdict
 from service.cli.main import app
 from service.config.settings import Settings
@@ -36,6 +37,7 @@ def test_everything_is_told_as_json(artefact: Path) -> None:
     assert list(by_provider) == list(NAMES)
     assert [size["pictures"] for size in by_provider["cpu"]["sizes"]] == [1, 2, 3]
     assert not by_provider[ABSENT]["works"]
+    assert "inert" not in document
 
 
 def test_a_person_is_told_in_tables(artefact: Path) -> None:
@@ -44,6 +46,16 @@ def test_a_person_is_told_in_tables(artefact: Path) -> None:
     for word in ("processor", "CPUs for this process", "onnxruntime", "pictures/s", "median of 1 calls", *NAMES):
         assert word in result.stdout
     assert result.stdout.splitlines()[-1] == "MARROWLENS_PROVIDER=cpu works"
+
+
+def test_inert_parts_of_the_model_are_named(inert_artefact: Path) -> None:
+    note = inert_note(["MLKA", "cross-scale attention"])
+    assert doctor(inert_artefact, MARROWLENS_PROVIDER="cpu").stdout.splitlines()[-1] == note
+    document = json.loads(doctor(inert_artefact, "--json", MARROWLENS_PROVIDER="cpu").stdout)
+    assert document["inert"] == ["MLKA", "cross-scale attention"]
+    outputs = [set(size["differences"]) for trial in document["providers"] for size in trial["sizes"]]
+    assert outputs and all(names == {"probabilities", "logits", "evidence", "embedding"} for names in outputs)
+    assert note in command("warm", inert_artefact).stdout.splitlines()
 
 
 def test_a_configured_provider_that_is_absent_is_exit_code_1(artefact: Path) -> None:

@@ -88,6 +88,17 @@ def test_every_picture_gets_the_models_own_answer(form: str, folder: Path, tmp_p
     assert leftovers(tmp_path) == [out.name], "nothing but the table is left"
 
 
+def test_a_model_without_attention_scores_like_the_same_with_it(
+    folder: Path, tmp_path: Path, artefact: Path, inert_artefact: Path
+) -> None:
+    for each, out in ((artefact, tmp_path / "with.csv"), (inert_artefact, tmp_path / "without.csv")):
+        assert run(folder, out, each).exit_code == 0
+    found, expected = rows(tmp_path / "without.csv", inert_artefact), rows(tmp_path / "with.csv", artefact)
+    assert list(found) == list(expected) == names(folder)
+    for name, probabilities in found.items():
+        np.testing.assert_allclose(probabilities, expected[name], atol=1e-6)
+
+
 def plain_rows(out: Path) -> list[dict[str, Any]]:
     """The table, read by another library."""
     if out.suffix == ".csv":

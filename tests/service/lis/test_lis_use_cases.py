@@ -228,6 +228,16 @@ def test_a_second_model_of_the_same_classes_is_named_beside_the_first(front: Use
     front.add(specimen, [classified("EBO")], other, user("scanner"))
     report = front.sign(specimen, sign_request(revision + 1), user("dr.beispiel"))
     assert [model.version for model in report.models] == ["9.9.9", manifest(artefact).version]
+    assert [model.inert for model in report.models] == [None, None]
+    assert b"inert" not in report.json_bytes()
+
+
+def test_a_report_names_the_inert_parts_of_its_model(front: UseCases, artefact: Path) -> None:
+    specimen, _, revision = one_opened(front, artefact, "PMO")
+    inert = manifest(artefact).model_copy(update={"inert": ("MLKA",)})  # a later manifest of the same graph
+    front.add(specimen, [classified("EBO")], inert, user("scanner"))
+    report = front.sign(specimen, sign_request(revision + 1), user("dr.beispiel"))
+    assert [model.inert for model in report.models] == [["MLKA"]]
 
 
 def together(*actions: Callable[[], object]) -> list[object]:

@@ -67,6 +67,23 @@ def test_threads_take_turns(calls: FixedBatchCalls, session: onnxruntime.Inferen
         np.testing.assert_allclose(found[1], unbound(session, batch)[1], atol=1e-6)
 
 
+def test_a_graph_without_attention_has_four_outputs(
+    inert_artefact: Path, session: onnxruntime.InferenceSession
+) -> None:
+    manifest = read_manifest(inert_artefact.with_suffix(".json"))
+    shapes = {name: manifest.outputs[name][1:] for name in manifest.output_names}
+    calls = FixedBatchCalls(
+        onnxruntime.InferenceSession(inert_artefact, providers=["CPUExecutionProvider"]),
+        input=(INPUT, (64, 64, 3)),
+        outputs=shapes,
+        batch_sizes=(1, 2),
+        device="cpu",
+    )
+    probabilities, logits, _, *others = unbound(session, noise(3))
+    for found, expected in zip(calls.run(noise(3)), (probabilities, logits, *others), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_graph_id_is_no_matter_to_the_cpu(artefact: Path, session: onnxruntime.InferenceSession) -> None:
     shapes = {name: read_manifest(artefact.with_suffix(".json")).outputs[name][1:] for name in OUTPUTS}
     calls = FixedBatchCalls(

@@ -95,6 +95,16 @@ def test_every_kind_of_input_gives_the_rows_of_a_plain_run(
     check(out, plain, BAD)
 
 
+def test_a_model_without_attention_scores_like_the_same_with_it(
+    tmp_path: Path, pictures: Pictures, plain: dict[str, dict[str, Any]], inert_artefact: Path
+) -> None:
+    address = as_folder(tmp_path / "in", pictures)
+    out = tmp_path / "out"
+    scored(ScoreRequest((address,), str(out), 10), inert_artefact)
+    other = {"model_sha256": open_session(inert_artefact).manifest.sha256}
+    check(out, {key: row | other for key, row in plain.items()}, BAD)
+
+
 def in_memory(pictures: Pictures, tmp_path: Path) -> tuple[str, str]:
     store = fsspec.filesystem("memory")
     for key, content in pictures.items():

@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import orjson
 
-from model.contract import RESEARCH_USE
+from model.contract import RESEARCH_USE, inert_note
 from service.lis.domain.report import Order, Patient, Report, ReportModel
 from service.lis.exchange.observations import PANEL, Coded, CodeOf, Observation, observations
 
@@ -327,7 +327,7 @@ def _device(model: ReportModel) -> Json:
             {"type": {"text": "version"}, "value": model.version},
             {"type": {"text": "sha256 of the ONNX graph"}, "value": model.sha256},
         ],
-        "note": [{"text": RESEARCH_USE}],
+        "note": [{"text": RESEARCH_USE}, *([{"text": inert_note(model.inert)}] if model.inert else [])],
     }
 
 

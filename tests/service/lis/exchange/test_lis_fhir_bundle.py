@@ -216,6 +216,15 @@ def test_the_model_is_a_device_and_its_sha256_a_version() -> None:
     assert names.count("Model that suggested classes") == 2
 
 
+def test_notes_of_device_and_result_name_the_inert_parts() -> None:
+    note = {"text": "Parts of the network without effect on its answers: MLKA"}
+    found = bundle(report(models=[MODEL.model_copy(update={"inert": ["MLKA"]})]))
+    assert only(found, "Device")["note"][1:] == [note]
+    [named] = [each for each in resources(found, "Observation") if each["code"]["text"].startswith("Model that")]
+    assert named["note"] == [note]
+    assert len(only(bundle(report()), "Device")["note"]) == 1
+
+
 def test_pictures_are_media_of_the_report() -> None:
     found = bundle(report(), PICTURES)
     media = only(found, "Media")

@@ -148,6 +148,18 @@ def test_every_model_is_named_as_a_device_and_as_a_result() -> None:
     assert [str(row[4]) for row in rows if str(row[3]).startswith("MODEL^")] == ["1", "2"]
 
 
+def test_a_note_names_the_inert_parts_of_a_model() -> None:
+    model = ReportModel(name="m", version="1", sha256="ab" * 32, inert=["MLKA", "cross-scale attention"])
+    message = encoded(report(models=[model]))
+    note = "NTE|1|L|Parts of the network without effect on its answers: MLKA, cross-scale attention"
+    lines = message.split("\r")
+    at = lines.index(note)
+    assert "|MODEL^" in lines[at - 1]
+    assert validated(message)
+    plain = encoded(report(models=[model.model_copy(update={"inert": None})]))
+    assert [each for each in lines if each != note] == plain.split("\r")
+
+
 @pytest.mark.parametrize(
     ("acks", "conditions"),
     [("original", ("", "")), ("accept", ("AL", "NE")), ("application", ("NE", "AL")), ("both", ("AL", "AL"))],

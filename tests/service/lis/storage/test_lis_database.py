@@ -6,11 +6,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from databases import Postgres, free_port
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from service.errors import StorageUnavailable
 from service.lis.storage.database import Database, DatabaseConfigError, DatabaseError
-from service.lis.storage.tables import SpecimenRow, Table
+from service.lis.storage.tables import ModelRow, SpecimenRow, Table
 
 
 def opened(url: str) -> Database:
@@ -114,6 +114,21 @@ def test_an_error_of_the_database_says_nothing_of_what_is_in_it(database_url: st
     assert "IntegrityError" in str(failed.value) or "NotNullViolation" in str(failed.value)
     assert not any(word in str(failed.value) for word in ("SECRET", "Muster"))
     assert failed.value.__suppress_context__, "a traceback in the log would show the driver's own words"
+    database.close()
+
+
+def test_models_of_an_earlier_version_have_no_inert_parts(database_url: str) -> None:
+    database = opened(database_url)
+    with database.writing() as session:
+        session.execute(text("ALTER TABLE models DROP COLUMN inert"))
+        session.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+        values = {"sha256": "ab" * 32, "name": "m", "version": "1.0.0", "classes": "[]", "unsupported": '["ABE"]'}
+        names = ", ".join(values)
+        session.execute(text(f"INSERT INTO models ({names}) VALUES (:{', :'.join(values)})"), values)
+    database.migrate()
+    with database.reading() as session:
+        [row] = session.scalars(select(ModelRow)).all()
+        assert (row.unsupported, row.inert) == (["ABE"], [])
     database.close()
 
 
