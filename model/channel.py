@@ -18,7 +18,7 @@ from timm.layers.global_context import GlobalContext
 from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
-from model.van import Block, init_weights
+from model.blocks import Block, init_weights
 
 #: Smallest width of a bottleneck. Otherwise it has 1/16 of the channels, but 3 of 48 would be too few.
 MIN_BOTTLENECK = 8

@@ -162,6 +162,7 @@ class DataConfig(ConfigTable):
 
 Scale = Literal["3-5-1", "5-7-1", "7-9-1"]
 Stem = Literal["mcnn", "overlap"]
+Gating = Literal["van", "man"]
 ChannelAttention = Literal["none", "se", "eca", "epsa", "cbam", "gc", "fca"]
 #: One number per stage; empty: the variant's own.
 Stages = tuple[Annotated[int, Field(ge=1)], ...]
@@ -181,6 +182,9 @@ class ModelConfig(ConfigTable):
     fusion: bool | None = Field(None, description="multi-scale cross attention; false: last stage only")
     scales: tuple[tuple[Scale, ...], ...] = Field(
         (), description="kernels of the gate by stage: several (MLKA, equal shares of the channels) or one (LKA)"
+    )
+    gating: Gating | None = Field(
+        None, description="van: one tensor is gated value and input of the gate; man: two, and pooling by attention"
     )
     channel_attention: ChannelAttention = Field(
         "none", description="in the ConvFFN of every block: epsa replaces its 3x3 convolution, others weight its output"

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 
 from bench.engines.timing import Images, Task, task, time_batches
-from model.lite import LiteMLKA
+from model.lite import LiteVAN
 
-VARIANT = "lite0_mlka"
+VARIANT = "van_mlka_lite0"
 CLASSES = 21
 
 
@@ -20,7 +20,7 @@ def network(asked: Task) -> Callable[[Images], object]:
     """The whole ONNX graph in PyTorch, from uint8 (N, S, S, 3) to the outputs."""
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
-    net = LiteMLKA(VARIANT, CLASSES).eval().to(memory_format=torch.channels_last)
+    net = LiteVAN(VARIANT, CLASSES).eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def run(images: Images) -> object:

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.van import VAN, VARIANTS, CrossScaleAttention, Variant, mean_pool
+from model.heads import CrossScaleAttention, mean_pool
+from model.van import VAN, VARIANTS, Variant
 
 CLASSES = 21
 REQUIRED = {"tiny", "van_b0", "van_b1", "van_b2", "van_b3", "mlka_s", "mlka_m", "mlka_l"}
@@ -31,7 +32,7 @@ def test_output_shapes(network: VAN, size: int) -> None:
     out = network(_pictures(2, size))
     scales = len(network.attention_scales)
     assert out.logits.shape == (2, CLASSES)
-    gated, read = size // (16 if scales > 1 else 32), size // (16 if network.fusion else 32)
+    gated, read = size // (8 if scales > 1 else 32), size // (16 if network.fusion else 32)
     assert out.attention.shape == (2, scales, gated, gated)
     assert out.evidence.shape == (2, CLASSES, read, read)
     assert out.embedding.shape == (2, network.head.in_features)

@@ -52,8 +52,8 @@ def mlka(x: Map, state: State, dilations: tuple[int, ...]) -> Map:
     """Groups of channels, each LKA_i(x_i) times G_i(x_i), concatenated."""
     groups = np.split(x, len(dilations))
     gated = [
-        lka(group, state, f"attend.{i}.", dilation)
-        * depthwise(group, state[f"gate.{i}.weight"], state[f"gate.{i}.bias"])
+        lka(group, state, f"scales.{i}.attend.", dilation)
+        * depthwise(group, state[f"scales.{i}.gate.weight"], state[f"scales.{i}.gate.bias"])
         for i, (group, dilation) in enumerate(zip(groups, dilations, strict=True))
     ]
     return np.concatenate(gated)

@@ -21,8 +21,8 @@ from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
 from torch import Tensor, nn
 
 from model import atomic_file
+from model.attention import MLKA
 from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing, manifest_text
-from model.van import MLKA
 from training.config import Config
 from training.export.fp16 import fp16_graph
 from training.export.probes import with_metadata, with_probes
@@ -151,7 +151,7 @@ def check_mlka_widths(net: nn.Module) -> None:
     """
     for name, module in net.named_modules():
         if isinstance(module, MLKA) and module.share % CHANNEL_BLOCK:
-            step = CHANNEL_BLOCK * len(module.attend)
+            step = CHANNEL_BLOCK * len(module.scales)
             raise ValueError(
                 f"{name} gives each scale {module.share} channels; onnxruntime computes depthwise convolutions fast "
                 f"only in blocks of {CHANNEL_BLOCK}: choose a width that is a multiple of {step}"

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.van import VANOutput
+from model.heads import VANOutput
 from training.config import Config
 from training.evaluation.evaluate import load_network
 from training.run import RunFolder

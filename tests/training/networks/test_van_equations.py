@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.van import KERNELS, LKA, MLKA, VAN, VARIANTS
+from model.attention import KERNELS, LKA, MLKA
+from model.van import VAN, VARIANTS
 from training.config import ModelConfig
 from training.fit.pretrained import transfer_weights
 

@@ -1,0 +1,46 @@
+"""The named parts of a network whose effect on the answers is measured by replacing their outputs.
+
+A part is a list of modules. `training.evaluation.lesion` replaces the output of all of them by its mean.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from model.attention import KERNELS, LKAttention, ScaleGate
+from model.blocks import MCNNStem
+from model.heads import CrossScaleAttention
+
+#: All gates of large kernel attention in the network.
+MLKA_PART = "MLKA"
+CROSS_SCALE_PART = "cross-scale attention"
+
+
+def named_parts(net: nn.Module, stages: Mapping[str, nn.Module]) -> dict[str, Sequence[nn.Module]]:
+    """The parts that a network has.
+
+    Args:
+        stages: name → stage; its gates become a part of that name. Gates outside all stages (of a pooling) are a part
+            named `pooling`.
+
+    Returns:
+        `MLKA` (every gate), `MLKA 3-5-1` … (the gates of a scale, where there are several), the stages, `pooling`,
+        `cross-scale attention` (what it adds), `stem 3x3` … (the branches of the MCNN stem).
+    """
+    gates = _gates(net)
+    parts: dict[str, Sequence[nn.Module]] = {MLKA_PART: gates}
+    by_scale = {scale: [g for g in gates if isinstance(g, ScaleGate) and g.scale == scale] for scale in KERNELS}
+    if sum(map(bool, by_scale.values())) > 1:
+        parts |= {f"{MLKA_PART} {scale}": found for scale, found in by_scale.items()}
+    parts |= {name: _gates(stage) for name, stage in stages.items()}
+    staged = {id(gate) for name in stages for gate in parts[name]}
+    parts["pooling"] = [gate for gate in gates if id(gate) not in staged]
+    parts[CROSS_SCALE_PART] = [m.answer for m in net.modules() if isinstance(m, CrossScaleAttention)]
+    for stem in (m for m in net.modules() if isinstance(m, MCNNStem)):
+        parts |= {f"stem {k}x{k}": [branch] for k, branch in zip(stem.KERNELS, stem.branches, strict=True)}
+    return {name: modules for name, modules in parts.items() if modules}
+
+
+def _gates(net: nn.Module) -> list[nn.Module]:
+    van = [m.spatial_gating_unit for m in net.modules() if isinstance(m, LKAttention)]
+    return [m for m in net.modules() if isinstance(m, ScaleGate)] + van
