@@ -11,8 +11,9 @@ from scipy.special import expit, softmax
 from torch.nn.functional import adaptive_avg_pool2d, gelu
 
 from examples import examples
+from model.attention import ALL_SCALES
+from model.blocks import Block
 from model.channel import CHANNEL_ATTENTIONS, FrequencyAttention, PyramidSqueezeAttention, add_channel_attention
-from model.van import ALL_SCALES, Block
 
 KINDS = sorted(CHANNEL_ATTENTIONS)
 
