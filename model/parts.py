@@ -42,5 +42,5 @@ def named_parts(net: nn.Module, stages: Mapping[str, nn.Module]) -> dict[str, Se
 
 
 def _gates(net: nn.Module) -> list[nn.Module]:
-    van = [m.spatial_gating_unit for m in net.modules() if isinstance(m, LKAttention)]
-    return [m for m in net.modules() if isinstance(m, ScaleGate)] + van
+    gates: list[nn.Module] = [m for m in net.modules() if isinstance(m, ScaleGate)]
+    return gates + [m.spatial_gating_unit for m in net.modules() if isinstance(m, LKAttention)]
