@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from model.contract import INPUT, OUTPUTS, Manifest, read_manifest
+from model.contract import INPUT, Manifest, read_manifest
 from model.meaning import as_metadata, meaning_of
 
 NAME = "one-operator"
@@ -40,10 +40,10 @@ def write_artefact(folder: Path, like: Path) -> Path:
 def _graph(manifest: Manifest, random: np.random.Generator, bias: NDArray[np.float32]) -> ModelProto:
     shapes, size = _shapes(manifest), manifest.preprocessing.input_size
     graph = helper.make_graph(
-        _nodes(),
+        [*_nodes(), *(_attention_nodes() if manifest.has_attention else [])],
         NAME.replace("-", "_"),
         [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", size, size, 3])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shapes[name])) for name in OUTPUTS],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shapes[name])) for name in manifest.output_names],
         [numpy_helper.from_array(array, name) for name, array in _weights(manifest, random, bias).items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -57,9 +57,9 @@ def _weights(
 ) -> dict[str, NDArray[np.generic]]:
     shapes, middle = _shapes(manifest), manifest.preprocessing.input_size // 2
     height, width = (int(side) for side in shapes["evidence"][2:])
-    scales = len(manifest.attention_scales)
-    ramp = np.linspace(0, 1, scales * height * width, dtype=np.float32).reshape(1, scales, height, width)
+    weights = _attention_weights(len(manifest.attention_scales), height, width) if manifest.has_attention else {}
     return {
+        **weights,
         "first": np.array([middle, middle], np.int64),
         "beyond": np.array([middle + 1, middle + 1], np.int64),
         "sides": np.array([1, 2], np.int64),
@@ -68,6 +68,12 @@ def _weights(
         "weight": random.normal(0, 0.03, (CHANNELS, len(bias))).astype(np.float32),
         "bias": bias,
         "grid": np.ones((1, 1, height, width), np.float32),
+    }
+
+
+def _attention_weights(scales: int, height: int, width: int) -> dict[str, NDArray[np.generic]]:
+    ramp = np.linspace(0, 1, scales * height * width, dtype=np.float32).reshape(1, scales, height, width)
+    return {
         "light": np.array([[[[1 / (3 * 255)]]]], np.float32),
         "ramp": ramp,
         "channels": np.array([1], np.int64),
@@ -85,6 +91,12 @@ def _nodes() -> list[NodeProto]:
         node("Softmax", ["logits"], ["probabilities"], axis=1),
         node("Unsqueeze", ["mean_evidence", "positions"], ["spots"]),
         node("Mul", ["spots", "grid"], ["evidence"]),  # (N, C, h, w), the same everywhere
+    ]
+
+
+def _attention_nodes() -> list[NodeProto]:
+    node = helper.make_node
+    return [
         node("ReduceSum", ["embedding", "channels"], ["sum"], keepdims=1),
         node("Unsqueeze", ["sum", "positions"], ["sums"]),  # (N, 1, 1, 1)
         node("Mul", ["sums", "light"], ["brightness"]),  # 0..1
@@ -114,6 +126,8 @@ def _manifest(like: Manifest, path: Path, bias: NDArray[np.float32]) -> Manifest
         "split": "nothing was learned",
         "split_sha256": hashlib.sha256(b"").hexdigest(),
         "metrics": [],
+        "lesions": (),
+        "inert": (),
         "intended_use": "measuring servers",
         "limits": ["Has never seen a cell."],
         "licence": "Apache-2.0",

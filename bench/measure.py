@@ -27,7 +27,7 @@ class Pictures:
 
     jpegs: Sequence[bytes]
     probabilities: NDArray[np.float64]  # (N, C)
-    attention: NDArray[np.float64]  # (N, K, h, w)
+    attention: NDArray[np.float64]  # (N, K, h, w); (N, 0) without attention maps
 
     def wrong(self, first: int, answer: Answer) -> int:
         """Number of wrong or missing pictures in an answer; `first` is the index of its first picture."""
@@ -36,7 +36,8 @@ class Pictures:
         if probabilities.shape[1:] != self.probabilities.shape[1:] or attention.shape[1:] != self.attention.shape[1:]:
             return len(at)
         same = np.isclose(probabilities, self.probabilities[at], atol=ATOL, rtol=0).all(axis=1)
-        same &= np.isclose(attention, self.attention[at], atol=10 * ATOL, rtol=0).all(axis=(1, 2, 3))
+        near = np.isclose(attention, self.attention[at], atol=10 * ATOL, rtol=0)
+        same &= near.all(axis=tuple(range(1, near.ndim)))
         top, wanted = probabilities.argmax(axis=1), self.probabilities[at].argmax(axis=1)
         return int((~(same & (top == wanted))).sum())
 

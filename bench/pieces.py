@@ -21,7 +21,7 @@ BARE = (ONNXRUNTIME, "orjson==3.13.0", "pillow==13.0.0")
 FASTAPI = ("fastapi==0.165.0", "uvicorn[standard]==0.54.0", "python-multipart", *BARE)
 
 Request = Callable[[Sequence[bytes]], bytes]
-#: (N, C) probabilities and (N, K, h, w) attention of an answer.
+#: (N, C) probabilities and (N, K, h, w) attention of an answer; (N, 0) if the model has no attention maps.
 Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -53,22 +53,24 @@ def _marrowlens_batch(body: bytes) -> Answer:
 
 
 def _reading(said: dict[str, Any]) -> tuple[Any, Any]:
-    return list(said["probabilities"].values()), [scale["values"] for scale in said["attention"]["scales"]]
+    scales = said["attention"]["scales"] if "attention" in said else []
+    return list(said["probabilities"].values()), [scale["values"] for scale in scales]
 
 
 def _plain(body: bytes) -> Answer:
     said = orjson.loads(body)
-    return _stacked([tuple(said[name] for name in ASKED)])
+    return _stacked([tuple(said.get(name, []) for name in ASKED)])
 
 
 def _list(body: bytes) -> Answer:
-    return _stacked([tuple(said[name] for name in ASKED) for said in orjson.loads(body)])
+    return _stacked([tuple(said.get(name, []) for name in ASKED) for said in orjson.loads(body)])
 
 
 def _triton(body: bytes) -> Answer:
-    outputs = {output["name"]: output for output in orjson.loads(body)["outputs"]}
-    probabilities, attention = (np.array(outputs[name]["data"]).reshape(outputs[name]["shape"]) for name in ASKED)
-    return probabilities, attention
+    outputs = orjson.loads(body)["outputs"]
+    arrays = {output["name"]: np.array(output["data"]).reshape(output["shape"]) for output in outputs}
+    probabilities = arrays["probabilities"]
+    return probabilities, arrays.get("attention", np.empty((len(probabilities), 0)))
 
 
 def _stacked(answers: Sequence[tuple[Any, ...]]) -> Answer:
@@ -148,9 +150,9 @@ PIECES: dict[str, Piece] = {
             "pytriton (Triton's batcher)",
             ("nvidia-pytriton==0.7.0", "numpy<2", *BARE),
             _module("pytriton_server"),
-            lambda pictures: infer("/v2/models/cells/infer", "image", ASKED, pictures),
+            lambda pictures: infer("/v2/models/cells/infer", "image", pictures),
             _triton,
-            many=lambda pictures: infer("/v2/models/cells/infer", "image", ASKED, pictures),
+            many=lambda pictures: infer("/v2/models/cells/infer", "image", pictures),
             read_many=_triton,
             python="/usr/bin/python3",
             versions=("nvidia-pytriton", "onnxruntime", "numpy"),

@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model.contract import INPUT, OUTPUTS
+from model.contract import INPUT
 from model.probes import probe_images
 from service.runtime.artifact import bundled_artefact, read_artefact
 from service.runtime.hardware import resident_memory
@@ -146,7 +146,7 @@ def _open(graph: bytes | str, variant: dict[str, Any]) -> Run:
         options.add_session_config_entry(name, value)
     options.graph_optimization_level = getattr(Level, variant.get("level", "ORT_ENABLE_ALL"))
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(OUTPUTS, {INPUT: images})
+    return lambda images: session.run(None, {INPUT: images})
 
 
 def _openvino(graph: bytes | str, threads: int) -> Run:

@@ -44,8 +44,9 @@ def form(path: str, field: str, pictures: Sequence[bytes]) -> bytes:
     return post(path, body, b"Content-Type: multipart/form-data; boundary=%s" % BOUNDARY)
 
 
-def infer(path: str, tensor: str, outputs: Sequence[str], pictures: Sequence[bytes]) -> bytes:
-    """A POST of JPEGs as one BYTES tensor (N, 1): Open Inference Protocol v2 with Triton's binary extension."""
+def infer(path: str, tensor: str, pictures: Sequence[bytes]) -> bytes:
+    """A POST of JPEGs as one BYTES tensor (N, 1), for all outputs as JSON: Open Inference Protocol v2 with Triton's
+    binary extension."""
     data = b"".join(struct.pack("<I", len(picture)) + picture for picture in pictures)
     header = json.dumps(
         {
@@ -57,7 +58,6 @@ def infer(path: str, tensor: str, outputs: Sequence[str], pictures: Sequence[byt
                     "parameters": {"binary_data_size": len(data)},
                 }
             ],
-            "outputs": [{"name": name} for name in outputs],
         }
     ).encode()
     length = b"Inference-Header-Content-Length: %d" % len(header)

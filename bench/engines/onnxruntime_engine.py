@@ -17,13 +17,11 @@ from bench.engines.timing import Images, Task, task, tell, time_batches
 from bench.peers.decoders import by_pillow
 from model.image import decode
 
-OUTPUTS = ["probabilities", "logits", "attention", "evidence", "embedding"]
-
 
 def session(
     asked: Task, *, spinning: bool = False, patterns: bool = False, batch: int | None = None
 ) -> Callable[[Images], object]:
-    """A function that computes all five outputs of a batch."""
+    """A function that computes all outputs of a batch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = asked.threads
     options.inter_op_num_threads = 1
@@ -33,7 +31,7 @@ def session(
     if batch is not None:
         options.add_free_dimension_override_by_name("N", batch)
     opened = onnxruntime.InferenceSession(asked.artefact, options, providers=["CPUExecutionProvider"])
-    return lambda images: opened.run(OUTPUTS, {"image": images})
+    return lambda images: opened.run(None, {"image": images})
 
 
 def _same(run: Callable[[Images], object], _: int) -> Callable[[Images], object]:

@@ -15,7 +15,7 @@ from bench.engines.timing import Images, Task, task, time_batches
 
 
 def compiled(asked: Task, precision: str, batch: int) -> Callable[[Images], object]:
-    """A function that computes all five outputs of a batch."""
+    """A function that computes all outputs of a batch."""
     core = openvino.Core()
     read = core.read_model(asked.artefact)
     read.reshape([batch, asked.size, asked.size, 3])

@@ -1,4 +1,4 @@
-"""Work that every peer does for a picture: decode it, run the session, return 21 probabilities and the attention grid.
+"""Work that every peer does for a picture: decode it, run the session, return the probabilities and the attention grid.
 
 Session options are those of service/runtime/session.py, so that only the servers differ. Peers read from the
 environment:
@@ -40,18 +40,19 @@ class Bare:
         self._decode = decoder(os.environ["BENCH_DECODER"])
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.size: int = self._session.get_inputs()[0].shape[1]
+        outputs = {output.name for output in self._session.get_outputs()}
+        self._asked = [name for name in ASKED if name in outputs]
         self.run(np.zeros((1, self.size, self.size, 3), np.uint8))
 
     def read(self, picture: bytes) -> NDArray[np.uint8]:
         """Decode a JPEG to (S, S, 3)."""
         return self._decode(picture, self.size)
 
-    def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(N, S, S, 3) to probabilities (N, C) and attention (N, K, h, w)."""
-        probabilities, attention = self._session.run(ASKED, {"image": pictures})
-        return probabilities, attention
+    def run(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """(N, S, S, 3) to probabilities (N, C) and, if the model has it, attention (N, K, h, w)."""
+        return dict(zip(self._asked, self._session.run(self._asked, {"image": pictures}), strict=True))
 
     def answers(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
         """One answer for each picture; values are arrays."""
-        probabilities, attention = self.run(np.stack(pictures))
-        return [dict(zip(ASKED, rows, strict=True)) for rows in zip(probabilities, attention, strict=True)]
+        outputs = self.run(np.stack(pictures))
+        return [dict(zip(outputs, rows, strict=True)) for rows in zip(*outputs.values(), strict=True)]

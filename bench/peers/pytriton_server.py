@@ -18,7 +18,7 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, QueuePolicy, Tens
 from pytriton.triton import Triton, TritonConfig
 
 from bench.peers.bare import DEADLINE_S, Bare
-from bench.peers.names import ASKED, HOST, MAX_QUEUE_SIZE, PORT
+from bench.peers.names import HOST, MAX_QUEUE_SIZE, PORT
 
 MAX_REQUEST_PICTURES = 64
 
@@ -29,12 +29,13 @@ bare = Bare()
 def classify(image: NDArray[np.object_]) -> dict[str, NDArray[np.float32]]:
     """(N, 1) JPEGs to probabilities and attention."""
     pictures = np.stack([bare.read(picture) for picture in image[:, 0]])
-    return dict(zip(ASKED, bare.run(pictures), strict=True))
+    return bare.run(pictures)
 
 
-def shapes() -> list[tuple[int, ...]]:
-    """Of one picture's outputs."""
-    return [output.shape[1:] for output in bare.run(np.zeros((1, bare.size, bare.size, 3), np.uint8))]
+def outputs() -> list[Tensor]:
+    """Of one picture."""
+    found = bare.run(np.zeros((1, bare.size, bare.size, 3), np.uint8))
+    return [Tensor(name=name, dtype=np.float32, shape=array.shape[1:]) for name, array in found.items()]
 
 
 if __name__ == "__main__":
@@ -55,9 +56,7 @@ if __name__ == "__main__":
             model_name="cells",
             infer_func=classify,
             inputs=[Tensor(name="image", dtype=bytes, shape=(1,))],
-            outputs=[
-                Tensor(name=name, dtype=np.float32, shape=shape) for name, shape in zip(ASKED, shapes(), strict=True)
-            ],
+            outputs=outputs(),
             config=ModelConfig(max_batch_size=MAX_REQUEST_PICTURES, batcher=DynamicBatcher(default_queue_policy=queue)),
         )
         triton.serve()

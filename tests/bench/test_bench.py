@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from checkout import ROOT
+from conftest import Draw
+from serving import client
 
 from bench import featherweight, machine, pictures
 from bench.cells import Cell, EngineTiming, Ledger, OnePicture, Refusals
@@ -21,6 +23,7 @@ from bench.plan import FEATHERWEIGHT, NETWORK, SATURATED, WORKLOADS, Plan
 from bench.starting import descendants
 from bench.summary import best_peer, by_round, ratio
 from bench.verdict import verdicts
+from model.image import decode
 from service.runtime.session import open_session
 
 #: A JPEG's worth of bytes that no multipart boundary is in.
@@ -40,6 +43,12 @@ def test_the_model_that_costs_nothing_is_an_artefact_that_the_service_takes(tmp_
         == open_session(artefact).run(np.zeros((1, size, size, 3), np.uint8)).attention.shape[1:]
     )
     assert len(set(found.probabilities.argmax(axis=1).tolist())) > 3  # a mixed-up picture would be seen
+
+
+def test_the_model_that_costs_nothing_has_attention_like_its_example(tmp_path: Path, inert_artefact: Path) -> None:
+    session = open_session(featherweight.write_artefact(tmp_path, inert_artefact))
+    assert session.manifest.output_names == ("probabilities", "logits", "evidence", "embedding")
+    assert (session.manifest.inert, session.manifest.lesions) == ((), ())
 
 
 def test_drawn_pictures_are_the_same_each_time_and_of_a_cameras_size(tmp_path: Path) -> None:
@@ -68,6 +77,21 @@ def test_an_answer_of_another_picture_is_wrong() -> None:
     assert expected.wrong(1, right) == 2
     assert expected.wrong(2, (expected.probabilities[[2, 2]], expected.attention[2:4])) == 1
     assert expected.wrong(2, (right[0][:, :20], right[1])) == 2
+    assert expected.wrong(2, (right[0], np.empty((2, 0)))) == 2
+
+
+def test_answers_without_attention_are_compared_by_their_probabilities(inert_artefact: Path, draw: Draw) -> None:
+    picture = draw(1)
+    with client(inert_artefact) as http:
+        one = http.post("/classify", files={"image": picture}).content
+        many = http.post("/classify/batch", files=[("images", picture)] * 2).content
+    rows = open_session(inert_artefact).run(decode(picture, 64)[np.newaxis]).probabilities.astype(np.float64)
+    expected = Pictures([picture], rows, np.empty((1, 0)))
+    ours = PIECES[OURS]
+    assert ours.read_many is not None
+    for probabilities, attention in (ours.read(one), ours.read_many(many)):
+        assert expected.wrong(0, (probabilities, attention)) == 0
+        assert expected.wrong(0, (1 - probabilities, attention)) == len(probabilities)
 
 
 def test_what_was_accepted_and_unanswered_at_a_moment() -> None:
@@ -197,10 +221,10 @@ def test_an_unknown_name_is_told_with_those_there_are() -> None:
     assert [piece.name for piece in chosen([])] == list(PIECES)
 
 
-def measured_quickly(folder: Path, artefact: Path) -> Path:
+def measured_quickly(folder: Path, artefact: Path, workloads: str = "one thirty-two batch overload") -> Path:
     """Two servers, in this environment; the deadline is far off, for a machine that is busy with other tests."""
     command = [sys.executable, "-m", "bench.cli", "--quick", "--here", "--pieces", "marrowlens fastapi"]
-    command += ["--engines", "onnxruntime", "--workloads", "one thirty-two batch overload", "--deadline-s", "120"]
+    command += ["--engines", "onnxruntime", "--workloads", workloads, "--deadline-s", "120"]
     command += ["--artefact", str(artefact), "--out", str(folder / "out"), "--work", str(folder / "work")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -247,3 +271,11 @@ def test_what_is_measured_is_not_measured_again(quick: Path, artefact: Path) -> 
     before = json.loads((quick / "bench.json").read_text())
     measured_quickly(quick.parent, artefact)
     assert json.loads((quick / "bench.json").read_text())["cells"] == before["cells"]
+
+
+@pytest.mark.slow
+def test_answers_of_a_model_without_attention_are_the_bare_sessions(tmp_path: Path, inert_artefact: Path) -> None:
+    said = json.loads((measured_quickly(tmp_path, inert_artefact, "one batch") / "bench.json").read_text())
+    checked = [found for found in said["cells"] if found["piece"] != "ceiling"]
+    assert said["failures"] == {} and {found["piece"] for found in checked} == {OURS, "fastapi"}
+    assert all(found["checked"] and not found["wrong"] for found in checked)

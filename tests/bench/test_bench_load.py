@@ -130,7 +130,7 @@ def test_a_form_holds_every_picture() -> None:
 
 
 def test_tritons_request_says_where_its_json_ends() -> None:
-    head, _, body = infer("/v2/models/cells/infer", "image", ["probabilities"], [b"abc", b"de"]).partition(b"\r\n\r\n")
+    head, _, body = infer("/v2/models/cells/infer", "image", [b"abc", b"de"]).partition(b"\r\n\r\n")
     length = int(head.split(b"Inference-Header-Content-Length: ")[1].split(b"\r\n")[0])
     told = json.loads(body[:length])
     assert told["inputs"][0]["shape"] == [2, 1]
