@@ -1,7 +1,7 @@
 """VAN once more, from its equations alone: float64, numpy and scipy, no torch, one picture, published tensor names.
 
-What model/van.py is held against. arXiv 2202.09741: LKA eq. 2 and 3, block figure 3(d), CFF and stages section 3.2;
-MLKA arXiv 2209.14145, eq. 5. Written to be read beside the papers, not to be fast.
+Published VAN is compared with it. arXiv 2202.09741: LKA eq. 2 and 3, block figure 3(d), CFF and stages section 3.2.
+Written to be read beside the paper, not to be fast. mlka_equations.py has VAN-MLKA.
 """
 
 from collections.abc import Mapping
@@ -46,17 +46,6 @@ def lka(x: Map, state: State, name: str, dilation: int = 3) -> Map:
     local = depthwise(x, state[f"{name}conv0.weight"], state[f"{name}conv0.bias"])
     far = depthwise(local, state[f"{name}conv_spatial.weight"], state[f"{name}conv_spatial.bias"], dilation)
     return pointwise(far, state[f"{name}conv1.weight"], state[f"{name}conv1.bias"])
-
-
-def mlka(x: Map, state: State, dilations: tuple[int, ...]) -> Map:
-    """Groups of channels, each LKA_i(x_i) times G_i(x_i), concatenated."""
-    groups = np.split(x, len(dilations))
-    gated = [
-        lka(group, state, f"scales.{i}.attend.", dilation)
-        * depthwise(group, state[f"scales.{i}.gate.weight"], state[f"scales.{i}.gate.bias"])
-        for i, (group, dilation) in enumerate(zip(groups, dilations, strict=True))
-    ]
-    return np.concatenate(gated)
 
 
 def batch_norm(x: Map, state: State, name: str) -> Map:

@@ -1,4 +1,4 @@
-"""LKA, MLKA and VAN-B0 against their equations, implemented in float64 without torch."""
+"""LKA and VAN-B0 against their equations, implemented in float64 without torch."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.attention import KERNELS, LKA, MLKA
+from model.attention import KERNELS, LKA
 from model.van import VAN, VARIANTS
 from training.config import ModelConfig
 from training.fit.pretrained import transfer_weights
@@ -28,15 +28,6 @@ def test_lka_is_its_equation(scale: str, shape: tuple[int, int]) -> None:
     module, maps = LKA(8, scale).double(), torch.randn(2, 8, *shape, dtype=torch.float64)
     expected = [equations.lka(one.numpy(), _numpy(module), "", KERNELS[scale][2]) for one in maps]
     np.testing.assert_allclose(module(maps).numpy(), np.stack(expected), atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(24, 20), (4, 4)])
-@torch.inference_mode()
-def test_mlka_is_its_equation(shape: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    module, maps = MLKA(12, tuple(KERNELS)).double(), torch.randn(1, 12, *shape, dtype=torch.float64)
-    expected = equations.mlka(maps[0].numpy(), _numpy(module), tuple(dilation for _, _, dilation in KERNELS.values()))
-    np.testing.assert_allclose(module(maps)[0].numpy(), expected, atol=1e-12)
 
 
 @torch.inference_mode()
