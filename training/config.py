@@ -255,6 +255,11 @@ class AugmentConfig(ConfigTable):
     zoom: float = Field(0.15, ge=0, lt=1, description="the scale is between 1 - zoom and 1 + zoom")
     flip: bool = Field(True, description="mirror half of the pictures")
     stain: float = Field(0.15, ge=0, lt=1, description="largest relative change of the optical density per channel")
+    background: float = Field(0.0, ge=0, le=1, description="share of the cells put on another picture's background")
+    blur: float = Field(0.0, ge=0, le=1, description="share of the pictures out of focus")
+    blur_sigma: float = Field(1.3, gt=0, le=8, description="largest standard deviation of that blur, in pixels")
+    jpeg: float = Field(0.0, ge=0, le=1, description="share of the pictures encoded as JPEG once more")
+    jpeg_quality: int = Field(30, ge=1, le=95, description="lowest quality of that JPEG; the highest is 95")
     mixup_alpha: float = Field(0.0, ge=0, description="alpha of mixup (arXiv 1710.09412); 0: off")
     cutmix_alpha: float = Field(0.0, ge=0, description="alpha of CutMix (arXiv 1905.04899); 0: off")
     mixed_share: float = Field(0.5, ge=0, le=1, description="share of the batches with mixup or CutMix")
@@ -283,6 +288,10 @@ class FitConfig(ConfigTable):
     weight_decay: float = Field(0.05, ge=0, description="applied to matrices and kernels, not biases and norms")
     warmup_epochs: float = Field(2.0, ge=0, description="epochs of linear warm-up")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
+    localisation: float = Field(
+        0.0, ge=0, description="weight of the loss on attention and evidence outside a rough mask of the cell; 0: off"
+    )
+    trunk_lr: float = Field(1.0, gt=0, description="factor on lr for the trunk, which has pretrained weights")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights; 0: off")
     clip_norm: float = Field(5.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     precision: Literal["32-true", "bf16-mixed"] = Field(
@@ -404,6 +413,11 @@ class Config(ConfigTable):
         for code in codes:
             if code not in self.codes:
                 raise ValueError(f"{key}: unknown class {code!r}; {suggest(code, self.codes)}")
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the training needs rough masks of the cells."""
+        return self.augment.background > 0 or self.fit.localisation > 0
 
     @property
     def codes(self) -> tuple[str, ...]:

@@ -112,7 +112,8 @@ def train(
     from training.fit.train import Execution, fit
 
     size = config.model.input_size
-    train = local_rank_zero_first(lambda: decode_block(config, split, "train", round(size * OVERSIZE), cache))
+    masks = config.needs_masks
+    train = local_rank_zero_first(lambda: decode_block(config, split, "train", round(size * OVERSIZE), cache, masks))
     calibration = local_rank_zero_first(lambda: decode_block(config, split, "calibration", size, cache))
     for block in (train, calibration):  # every rank indexes the same list of pictures
         check_identical(sha256_of(repr([sample.key for sample in block.samples])), "the readable pictures")
@@ -202,10 +203,12 @@ def export(
         raise ValueError(f"not exported: {error}") from error
 
 
-def decode_block(config: Config, split: Split, block: Block, size: int, cache: Path | None) -> LabelledImages:
-    """Decode the pictures of a block at `size` pixels; lists unreadable ones on standard error."""
+def decode_block(
+    config: Config, split: Split, block: Block, size: int, cache: Path | None, masks: bool = False
+) -> LabelledImages:
+    """Decode the pictures of a block, see `decode_samples`; lists unreadable ones on standard error."""
     crops = {source.name: source.crop for source in config.data.sources}
-    pictures = decode_samples(split[block], config.codes, size, crops, f"reading {block}", cache)
+    pictures = decode_samples(split[block], config.codes, size, crops, f"reading {block}", cache, masks)
     warn_unreadable(pictures.unreadable)
     return pictures
 

@@ -1,10 +1,12 @@
-"""Augmentation of batches: rotation, shift, zoom, flip and stain jitter.
+"""Augmentation of batches: rotation, shift, zoom, flip, stain, background, focus and JPEG compression.
 
 Each picture draws its own numbers from torch's global random state, so a seed reproduces a run.
 """
 
 import math
 
+import numpy as np
+import simplejpeg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,6 +41,57 @@ def jitter_stain(images: Tensor, strength: float) -> Tensor:
     lamp = _uniform((count, 3, 1, 1), strength / 3).to(images)
     density = -images.clamp_min(1 / 255).log()
     return (-(density * channels * overall + lamp)).exp().clamp(0, 1)
+
+
+def exchange_backgrounds(images: Tensor, masks: Tensor, share: float) -> Tensor:
+    """Put the cells of a share of the pictures on another picture of the batch, shifted by half of its side.
+
+    Against learning the background, which tells laboratories and slides apart (arXiv 2006.09994).
+
+    Args:
+        images: (N, 3, H, W) in 0..1.
+        masks: (N, 1, H, W) in 0..1, soft at the edge.
+    """
+    chosen = _chosen(len(images), share)
+    height, width = images.shape[2:]
+    others = images.flip(0).roll((height // 2, width // 2), dims=(2, 3))[chosen]
+    exchanged = images.clone()
+    exchanged[chosen] = torch.lerp(others, images[chosen], masks[chosen])
+    return exchanged
+
+
+def defocus(images: Tensor, share: float, most_sigma: float) -> Tensor:
+    """Blur a share of the pictures (N, 3, H, W) with a Gaussian of up to `most_sigma` pixels."""
+    chosen = _chosen(len(images), share)
+    if not len(chosen):
+        return images
+    reach = math.ceil(3 * most_sigma)
+    sigma = (torch.rand(len(chosen), 1) * most_sigma).clamp_min(0.1)
+    kernels = torch.softmax(-0.5 * (torch.arange(-reach, reach + 1) / sigma).square(), dim=1).to(images)
+    kernels = kernels.repeat_interleave(3, dim=0)[:, None]  # (3 N, 1, taps)
+    planes = F.pad(images[chosen], (reach,) * 4, mode="reflect").flatten(0, 1)[None]
+    planes = F.conv2d(planes, kernels[:, :, :, None], groups=len(kernels))
+    planes = F.conv2d(planes, kernels[:, :, None], groups=len(kernels))
+    blurred = images.clone()
+    blurred[chosen] = planes.unflatten(1, (len(chosen), 3))[0]
+    return blurred
+
+
+def compress(images: Tensor, share: float, worst_quality: int) -> Tensor:
+    """Encode a share of the pictures (N, 3, H, W) in 0..1 as JPEG of a quality between `worst_quality` and 95."""
+    chosen = _chosen(len(images), share)
+    compressed = images.clone()
+    qualities = torch.randint(worst_quality, 96, (len(chosen),)).tolist()
+    for at, quality in zip(chosen.tolist(), qualities, strict=True):
+        pixels = (images[at] * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        decoded = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(pixels, quality, colorsubsampling="420"))
+        compressed[at] = torch.from_numpy(decoded.astype(np.float32) / 255).permute(2, 0, 1).to(images)
+    return compressed
+
+
+def _chosen(count: int, share: float) -> Tensor:
+    """Random indices of a share of the pictures."""
+    return torch.nonzero(torch.rand(count) < share)[:, 0]
 
 
 def _uniform(shape: int | tuple[int, ...], limit: float) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from model.image import decode
 from training.data.cache import Recipe, cached_rows
+from training.data.masks import with_mask
 from training.data.samples import Sample
 
 #: Packages that decode pictures; their wheels bundle libjpeg-turbo, libtiff and littleCMS.
@@ -31,7 +32,7 @@ class LabelledImages:
     """Decoded pictures and labels; row i belongs to samples[i]."""
 
     samples: list[Sample]
-    images: NDArray[np.uint8]  # (N, size, size, 3) RGB
+    images: NDArray[np.uint8]  # (N, size, size, 3) RGB; (N, size, size, 4) with a rough mask of the cell
     labels: NDArray[np.int64]  # (N,) index into the class list
     unreadable: list[UnreadableImage]
 
@@ -43,6 +44,7 @@ def decode_samples(
     crops: dict[str, float],
     title: str,
     cache: Path | None = None,
+    masks: bool = False,
 ) -> LabelledImages:
     """Decode samples to `size` x `size` pixels; unreadable pictures are listed in the result.
 
@@ -50,12 +52,20 @@ def decode_samples(
         crops: source name → share of the side kept around the centre.
         title: title of the progress bar.
         cache: folder for the decoded pictures, which are memory-mapped from there; None: keep them in memory.
+        masks: add a rough mask of the cell as a fourth channel.
 
     Raises:
         DataError: the disk is too full, or files changed while they were read.
     """
     text = f"pictures {decoder_version(Path(__file__))} {sorted(crops.items())}"
-    recipe = Recipe(lambda sample, data: decode_crop(data, size, crops[sample.source]), (size, size, 3), np.uint8, text)
+    if masks:
+        text += f" masks {decoder_version(Path(inspect.getfile(with_mask)))}"
+
+    def compute(sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        picture = decode_crop(data, size, crops[sample.source])
+        return with_mask(picture) if masks else picture
+
+    recipe = Recipe(compute, (size, size, 4 if masks else 3), np.uint8, text)
     rows = cached_rows(samples, recipe, cache, title)
     kept = [samples[at] for at in rows.indices]
     labels = np.array([codes.index(sample.code) for sample in kept], dtype=np.int64)

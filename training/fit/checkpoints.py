@@ -7,6 +7,7 @@ ends with the same bits as one that was not.
 
 import io
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, WeightAveraging
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
@@ -25,14 +27,12 @@ from training.run import TrainingStopped
 
 
 def seed_step(seed: int, epoch: int, step: int, stream: int) -> None:
-    """Seed torch and numpy (timm's Mixup draws from numpy's global generator) for one part of an optimiser step.
+    """Seed torch for one part of an optimiser step.
 
     Args:
         stream: `DataParallel.stream`; two ranks draw the same numbers as one rank with two accumulation steps.
     """
-    torch_seed, numpy_seed = np.random.SeedSequence((seed, epoch, step, stream)).generate_state(2)
-    torch.manual_seed(int(torch_seed))
-    np.random.seed(numpy_seed)
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, step, stream)).generate_state(1)[0]))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -151,11 +151,12 @@ class ResumableEarlyStopping(EarlyStopping):
 class ModelEMA(WeightAveraging):
     """Exponential moving average of weights and BatchNorm statistics, used in validation and at the end.
 
-    Lightning's EMAWeightAveraging updates tensor by tensor; this one all tensors at once.
+    Lightning's EMAWeightAveraging updates tensor by tensor; this one all tensors at once. The decay grows with the
+    steps up to `decay`, so that the average forgets the initial weights within a short training too.
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(use_buffers=True, multi_avg_fn=partial(_average, decay))
 
     @property
     @override
@@ -167,3 +168,9 @@ class ModelEMA(WeightAveraging):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Use the average also when a run is resumed after its last epoch, where on_train_end is not called."""
         self.on_train_end(trainer, pl_module)
+
+
+def _average(decay: float, averages: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+    """One step of the moving average, after `updates` earlier ones."""
+    now = min(decay, (1 + int(updates)) / (10 + int(updates)))
+    get_ema_multi_avg_fn(now)(averages, current, updates)

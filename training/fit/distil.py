@@ -1,6 +1,11 @@
-"""Knowledge distillation: trained networks as teachers, on the same augmented pictures that the student sees."""
+"""Knowledge distillation: trained networks as teachers, on the view of each picture that the student sees.
+
+Teachers see a picture rotated, zoomed and stained as the student's, but before its background, focus and compression
+are changed and before it is mixed with another: what is hard to see is learned from a clear view.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,6 +14,7 @@ from torch import Tensor, nn
 
 from model.heads import VANOutput
 from training.config import Config
+from training.data.mixing import Mixing
 from training.evaluation.evaluate import load_network
 from training.run import RunFolder
 
@@ -68,21 +74,35 @@ class Teachers:
         teachers = self.teachers if self.features else []
         return nn.ModuleList(nn.Linear(dim, teacher.net.head.in_features, bias=False) for teacher in teachers)
 
-    def loss(self, student: VANOutput, images: Tensor, projectors: nn.ModuleList) -> Tensor:
+    def lesson(self, images: Tensor) -> "Lesson":
+        """What the teachers answer to pictures (N, 3, S, S) in 0..1."""
+        outputs = [teacher(images) for teacher in self.teachers]
+        softened = [torch.softmax(output.logits.float() / self.temperature, dim=1) for output in outputs]
+        embeddings = [output.embedding for output in outputs] if self.features else []
+        return Lesson(torch.stack(softened).mean(dim=0), embeddings)
+
+    def loss(self, student: VANOutput, lesson: "Lesson", projectors: nn.ModuleList) -> Tensor:
         """T² · KL(teachers ‖ student) at temperature T (arXiv 1503.02531, section 2) plus the embedding loss.
 
         The embedding loss is 1 - cos between the projected embedding and the teacher's, after FitNets (arXiv
         1412.6550).
-
-        Args:
-            student: the student's output.
-            images: its input before normalisation, (N, 3, S, S) in 0..1.
         """
         t = self.temperature
-        outputs = [teacher(images) for teacher in self.teachers]
-        target = torch.stack([torch.softmax(output.logits / t, dim=1) for output in outputs]).mean(dim=0)
-        loss = t * t * F.kl_div(F.log_softmax(student.logits / t, dim=1), target, reduction="batchmean")
-        for project, output in zip(projectors, outputs, strict=False):
-            similarity = F.cosine_similarity(project(student.embedding), output.embedding, dim=1)
+        answers = F.log_softmax(student.logits.float() / t, dim=1)
+        loss = t * t * F.kl_div(answers, lesson.probabilities, reduction="batchmean")
+        for project, embedding in zip(projectors, lesson.embeddings, strict=False):
+            similarity = F.cosine_similarity(project(student.embedding), embedding, dim=1)
             loss = loss + self.features * (1 - similarity).mean()
         return loss
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """The teachers' answers to a batch."""
+
+    probabilities: Tensor  # (N, C), the mean of their softened probabilities
+    embeddings: list[Tensor]  # (N, D) of each teacher; empty where `distil.features` is 0
+
+    def mixed(self, mixing: Mixing) -> "Lesson":
+        """The answers to the mixed pictures: mixed as labels are, since teachers see the pictures unmixed."""
+        return Lesson(mixing.labels(self.probabilities), [mixing.labels(embedding) for embedding in self.embeddings])

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.heads import VANOutput
 from training.config import FitConfig
 
 
@@ -73,6 +74,11 @@ class LabelLoss(nn.Module):
         self.register_buffer("adjustment", torch.from_numpy(adjustment).float(), persistent=False)
         self.register_buffer("weight", torch.from_numpy(weight).float(), persistent=False)
 
+    def smoothed(self, labels: Tensor) -> Tensor:
+        """Class indices (N,) → smoothed shares of each class (N, C)."""
+        shares = F.one_hot(labels, len(self.weight)).to(self.weight)
+        return shares * (1 - self.smoothing) + self.smoothing / len(self.weight)
+
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of a batch.
 
@@ -80,7 +86,22 @@ class LabelLoss(nn.Module):
             logits: (N, C).
             labels: class indices (N,), smoothed here; or shares of each class (N, C), used as they are.
         """
-        if labels.ndim == 1:
-            labels = F.one_hot(labels, logits.shape[1]).to(logits)
-            labels = labels * (1 - self.smoothing) + self.smoothing / logits.shape[1]
+        labels = self.smoothed(labels) if labels.ndim == 1 else labels
         return F.cross_entropy(logits.float() + self.adjustment, labels.float(), weight=self.weight)
+
+
+def localisation_loss(out: VANOutput, labels: Tensor, masks: Tensor) -> Tensor:
+    """Share of the attention, and of the positive evidence for the labelled class, outside the masks; mean of both.
+
+    Args:
+        labels: shares of each class (N, C); the class with the largest share counts.
+        masks: of the cells, (N, 1, S, S) in 0..1.
+    """
+    of_class = out.evidence[torch.arange(len(labels)), labels.argmax(dim=1)][:, None]
+    maps = (out.attention.float(), of_class.float().relu())
+    return torch.stack([_share_outside(map, masks) for map in maps]).mean()
+
+
+def _share_outside(map: Tensor, masks: Tensor) -> Tensor:
+    inside = F.adaptive_avg_pool2d(masks, map.shape[2:])
+    return ((map * (1 - inside)).sum(dim=(2, 3)) / (map.sum(dim=(2, 3)) + 1e-3)).mean()

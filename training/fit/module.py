@@ -1,13 +1,12 @@
 """The LightningModule: training and validation steps from uint8 pictures and labels to losses and metrics."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
 from numpy.typing import NDArray
-from timm.data import Mixup
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
@@ -15,12 +14,13 @@ from torchmetrics.classification import MulticlassF1Score
 from typing_extensions import override
 
 from training.config import Config, FitConfig
-from training.data.augment import jitter_stain, warp
+from training.data.augment import compress, defocus, exchange_backgrounds, jitter_stain, warp
+from training.data.mixing import draw_mixing
 from training.data.sampler import DataParallel
 from training.fit.checkpoints import seed_step
 from training.fit.distil import Teachers
 from training.fit.distributed import all_gather
-from training.fit.losses import LabelLoss
+from training.fit.losses import LabelLoss, localisation_loss
 from training.fit.optimiser import MONITORED, optimiser_and_schedule
 from training.networks.build import build
 
@@ -71,8 +71,17 @@ class EpochMeans(nn.Module):
             metric.weight.copy_(own[2])
 
 
+class View(NamedTuple):
+    """A batch of augmented pictures (N, 3, S, S) in 0..1; S: largest input size of network and teachers."""
+
+    clear: Tensor  # what the teachers see
+    changed: Tensor  # with other backgrounds, out of focus, compressed
+    masks: Tensor | None  # (N, 1, S, S) in 0..1, rough masks of the cells
+
+
 class TrainingModule(L.LightningModule):
-    """A network with its losses. Batches are uint8 pictures (N, H, W, 3) and labels (N,).
+    """A network with its losses. Batches are uint8 pictures (N, H, W, 3) and labels (N,); in training, a fourth channel
+    may be a rough mask of the cell.
 
     Args:
         steps_per_epoch: optimiser steps.
@@ -96,7 +105,6 @@ class TrainingModule(L.LightningModule):
         self.projectors = self.teachers[0].projectors(self.net.head.in_features)
         self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.model.std).view(3, 1, 1), persistent=False)
-        self.mixup = _mixup(config)
         self.label_loss = LabelLoss(counts, config.fit)
         self.train_means, self.calibration_means = EpochMeans(), EpochMeans()
         self.macro_f1 = MulticlassF1Score(classes, average="macro")
@@ -109,13 +117,17 @@ class TrainingModule(L.LightningModule):
     def _normalise(self, images: Tensor) -> Tensor:
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    def augmented(self, pictures: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) → (N, 3, S, S) in 0..1; S: largest input size of network and teachers."""
-        size = max(self.input_size, self.teachers[0].input_size)
+    def view(self, pictures: Tensor) -> View:
+        """Augment uint8 pictures (N, H, W, 3), or (N, H, W, 4) with masks."""
+        size, augment = max(self.input_size, self.teachers[0].input_size), self.config.augment
         images = _shrunk(_planes(pictures), round(size * OVERSIZE))
         # bf16 has 8 bits of precision, too few for the coordinates of the sampling grid.
         with torch.autocast(self.device.type, enabled=False):
-            return jitter_stain(warp(images, size, self.config.augment), self.config.augment.stain)
+            warped = warp(images, size, augment)
+            clear, masks = jitter_stain(warped[:, :3], augment.stain), warped[:, 3:] if warped.shape[1] > 3 else None
+            changed = clear if masks is None else exchange_backgrounds(clear, masks, augment.background)
+            changed = compress(defocus(changed, augment.blur, augment.blur_sigma), augment.jpeg, augment.jpeg_quality)
+        return View(clear, changed, masks)
 
     @override
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -124,16 +136,18 @@ class TrainingModule(L.LightningModule):
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        teachers = self.teachers[0]
-        images, labels = self.augmented(batch[0]), batch[1]
-        if self.mixup:
-            images, labels = self.mixup(images, labels)
-        out = self.net(self._normalise(_shrunk(images, self.input_size)))
+        view = self.view(batch[0])
+        mixing = draw_mixing(self.config.augment, view.changed.shape[-1])
+        labels = mixing.labels(self.label_loss.smoothed(batch[1]))
+        out = self.net(self._normalise(_shrunk(mixing.pictures(view.changed), self.input_size)))
         loss = self.label_loss(out.logits, labels)
-        if teachers:
-            loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, images, self.projectors)
-        hard_labels = labels if labels.ndim == 1 else labels.argmax(dim=1)  # mixup, cutmix: the larger part
-        self.train_means.update(loss, out.logits, hard_labels)
+        if teachers := self.teachers[0]:
+            lesson = teachers.lesson(view.clear).mixed(mixing)
+            loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, lesson, self.projectors)
+        if self.config.fit.localisation and view.masks is not None:
+            loss = loss + self.config.fit.localisation * localisation_loss(out, labels, mixing.masks(view.masks))
+        # With mixup and CutMix, a picture counts for the class with the larger share.
+        self.train_means.update(loss, out.logits, labels.argmax(dim=1))
         return loss
 
     @override
@@ -177,7 +191,7 @@ class TrainingModule(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        trained = [*self.net.parameters(), *self.projectors.parameters()]
+        trained = [*self.net.named_parameters(), *self.projectors.named_parameters()]
         return optimiser_and_schedule(trained, self.config.fit, self.steps_per_epoch)
 
 
@@ -193,17 +207,3 @@ def _planes(pictures: Tensor) -> Tensor:
 def _shrunk(images: Tensor, size: int) -> Tensor:
     """Downsample (N, 3, H, H) to (N, 3, size, size) with antialiasing; smaller pictures stay as they are."""
     return images if images.shape[-1] <= size else F.interpolate(images, size, mode="bilinear", antialias=True)
-
-
-def _mixup(config: Config) -> Mixup | None:
-    augment = config.augment
-    if not (augment.mixup_alpha or augment.cutmix_alpha):
-        return None
-    return Mixup(
-        augment.mixup_alpha,
-        augment.cutmix_alpha,
-        prob=augment.mixed_share,
-        mode="batch",
-        label_smoothing=config.fit.label_smoothing,
-        num_classes=len(config.classes),
-    )

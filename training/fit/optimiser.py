@@ -15,9 +15,13 @@ MONITORED = "calibration_loss"
 
 
 def optimiser_and_schedule(
-    parameters: Iterable[nn.Parameter], config: FitConfig, steps_per_epoch: int
+    parameters: Iterable[tuple[str, nn.Parameter]], config: FitConfig, steps_per_epoch: int
 ) -> OptimizerLRScheduler:
-    """The return value of Lightning's configure_optimizers."""
+    """The return value of Lightning's configure_optimizers.
+
+    Args:
+        parameters: with their names in the network; `fit.trunk_lr` applies to those that begin with `trunk.`.
+    """
     optimiser = _optimiser(list(parameters), config)
     if config.schedule == "plateau":
         plateau = ReduceLROnPlateau(optimiser, factor=config.plateau_factor, patience=config.plateau_patience)
@@ -26,12 +30,23 @@ def optimiser_and_schedule(
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _optimiser(parameters: list[nn.Parameter], config: FitConfig) -> Optimizer:
+def _optimiser(parameters: list[tuple[str, nn.Parameter]], config: FitConfig) -> Optimizer:
     """Weight decay applies to matrices and kernels only, not to biases, norms and layer scales."""
-    decayed = [p for p in parameters if p.ndim >= 2 and p.shape[1:] != (1, 1)]
-    plain = [p for p in parameters if not (p.ndim >= 2 and p.shape[1:] != (1, 1))]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return (AdamW if config.optimiser == "adamw" else Adam)(groups, lr=config.lr)
+    groups = []
+    for decays in (True, False):
+        for factor in dict.fromkeys((1.0, config.trunk_lr)):
+            chosen = [p for name, p in parameters if (_decays(p), _factor(name, config)) == (decays, factor)]
+            decay = config.weight_decay if decays else 0.0
+            groups.append({"params": chosen, "weight_decay": decay, "lr": config.lr * factor})
+    return (AdamW if config.optimiser == "adamw" else Adam)([g for g in groups if g["params"]], lr=config.lr)
+
+
+def _decays(parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and parameter.shape[1:] != (1, 1)
+
+
+def _factor(name: str, config: FitConfig) -> float:
+    return config.trunk_lr if name.startswith("trunk.") else 1.0
 
 
 def learning_rate(epoch: float, config: FitConfig) -> float:
