@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.config import AugmentConfig
-from training.data.augment import jitter_stain, warp
+from training.data.augment import compress, defocus, exchange_backgrounds, jitter_stain, warp
 from training.drawn.painter import paint
 
 STILL = AugmentConfig(rotation_degrees=0, shift=0, zoom=0, flip=False, stain=0)
@@ -56,3 +56,52 @@ def test_stain_jitter_keeps_white_glass_nearly_white(strength: float) -> None:
     assert white.min() > 1 - strength / 2
     dark = jitter_stain(torch.full((64, 3, 4, 4), 0.3), strength)
     assert dark.std(dim=0).max() > 0.01
+
+
+def test_an_exchanged_background_keeps_the_cell_and_shows_the_other_picture_around_it() -> None:
+    images = torch.stack([torch.full((3, 8, 8), value) for value in (0.2, 0.4, 0.6, 0.8)])
+    masks = torch.zeros(4, 1, 8, 8)
+    masks[:, :, 2:6, 2:6] = 1
+    exchanged = exchange_backgrounds(images, masks, share=1)
+    assert torch.equal(exchanged[:, :, 3, 3], images[:, :, 3, 3])
+    torch.testing.assert_close(exchanged[:, :, 0, 0], images.flip(0)[:, :, 0, 0])
+    assert torch.equal(exchange_backgrounds(images, masks, share=0), images)
+
+
+def test_a_cell_behind_an_exchanged_background_is_not_in_the_middle() -> None:
+    """The other picture is shifted by half of its side, so that one cell stays in the middle."""
+    images = torch.zeros(2, 3, 8, 8)
+    images[1, :, 4, 4] = 1
+    exchanged = exchange_backgrounds(images, torch.zeros(2, 1, 8, 8), share=1)
+    assert exchanged[0, 0].nonzero().tolist() == [[0, 0]]
+
+
+def test_defocus_is_a_gaussian_blur_of_each_picture_that_keeps_its_mean() -> None:
+    torch.manual_seed(0)
+    points = torch.zeros(40, 3, 33, 33)
+    points[:, :, 16, 16] = 1
+    blurred = defocus(points, share=1, most_sigma=2)
+    torch.testing.assert_close(blurred.sum(dim=(2, 3)), torch.ones(40, 3))
+    places = torch.arange(33) - 16.0
+    spread = (blurred[:, 0].sum(dim=1) * places.square()).sum(dim=1).sqrt()  # standard deviation across
+    assert spread.max() < 2.05 and spread.min() < 0.5 and spread.std() > 0.3
+    torch.testing.assert_close(blurred[:, 0], blurred[:, 0].transpose(1, 2))
+
+
+def test_only_a_share_of_the_pictures_is_blurred_or_compressed() -> None:
+    torch.manual_seed(0)
+    cells = _cells(1).expand(60, -1, -1, -1)
+    for changed in (defocus(cells, 0.5, 2.0), compress(cells, 0.5, 30)):
+        count = sum(not torch.equal(picture, cells[0]) for picture in changed)
+        assert 15 < count < 45
+    assert defocus(cells, 0, 2.0) is cells
+
+
+def test_a_lower_quality_changes_a_picture_more() -> None:
+    cells, errors = _cells(2, 128), []
+    for quality in (20, 95):
+        torch.manual_seed(0)
+        compressed = compress(cells, 1, quality)
+        assert 0 <= compressed.min() and compressed.max() <= 1
+        errors.append((compressed - cells).abs().mean().item())
+    assert 0 < errors[1] < 0.02 and errors[0] > errors[1]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from model.heads import VANOutput
 from training.config import Config, read_config
-from training.fit.distil import TeacherError, Teachers
+from training.data.mixing import Mixing
+from training.fit.distil import Lesson, TeacherError, Teachers
 from training.networks.build import build
 
 CONFIG = """
@@ -56,35 +56,35 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Taught:
     teachers: Teachers
-    images: Tensor
+    lesson: Lesson
     answer: VANOutput
 
 
 @pytest.fixture
-def lesson(run: Path, tmp_path: Path) -> Lesson:
+def taught(run: Path, tmp_path: Path) -> Taught:
     teachers = Teachers(_config(tmp_path / "student", teachers=f'"{run}"', features=1.0))
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    return Lesson(teachers, images, teachers.teachers[0](images))
+    return Taught(teachers, teachers.lesson(images), teachers.teachers[0](images))
 
 
-def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn(lesson: Lesson) -> None:
-    projectors = lesson.teachers.projectors(lesson.answer.embedding.shape[1])
+def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn(taught: Taught) -> None:
+    projectors = taught.teachers.projectors(taught.answer.embedding.shape[1])
     torch.nn.init.eye_(projectors[0].weight)
-    assert lesson.teachers.loss(lesson.answer, lesson.images, projectors).item() == pytest.approx(0, abs=1e-5)
+    assert taught.teachers.loss(taught.answer, taught.lesson, projectors).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_learning_draws_answers_and_embedding_towards_the_teacher(lesson: Lesson) -> None:
+def test_learning_draws_answers_and_embedding_towards_the_teacher(taught: Taught) -> None:
     torch.manual_seed(2)
     logits = torch.randn(4, 2, requires_grad=True)
     embedding = torch.randn(4, 7, requires_grad=True)
-    projectors = lesson.teachers.projectors(7)
+    projectors = taught.teachers.projectors(7)
     optimiser = torch.optim.Adam([logits, embedding, *projectors.parameters()], lr=0.05)
     losses = []
     for _ in range(60):
-        loss = lesson.teachers.loss(
-            lesson.answer._replace(logits=logits, embedding=embedding), lesson.images, projectors
+        loss = taught.teachers.loss(
+            taught.answer._replace(logits=logits, embedding=embedding), taught.lesson, projectors
         )
         optimiser.zero_grad()
         loss.backward()
@@ -92,9 +92,17 @@ def test_learning_draws_answers_and_embedding_towards_the_teacher(lesson: Lesson
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
     found, wanted = (
-        torch.softmax(each / lesson.teachers.temperature, dim=1) for each in (logits, lesson.answer.logits)
+        torch.softmax(each / taught.teachers.temperature, dim=1) for each in (logits, taught.answer.logits)
     )
     assert torch.allclose(found, wanted, atol=0.05)
+
+
+def test_a_mixed_batch_is_taught_the_mixture_of_the_answers(taught: Taught) -> None:
+    mixed = taught.lesson.mixed(Mixing(0.75))
+    expected = 0.75 * taught.lesson.probabilities[0] + 0.25 * taught.lesson.probabilities[3]
+    torch.testing.assert_close(mixed.probabilities[0], expected)
+    torch.testing.assert_close(mixed.probabilities.sum(dim=1), torch.ones(4))
+    assert mixed.embeddings[0].shape == taught.lesson.embeddings[0].shape
 
 
 def test_without_a_weight_for_embeddings_nothing_is_projected(run: Path, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.heads import VANOutput
 from training.config import FitConfig
-from training.fit.losses import LabelLoss, class_counts, effective_number, sampling_weights
+from training.fit.losses import LabelLoss, class_counts, effective_number, localisation_loss, sampling_weights
 
 LABELS = np.array([0] * 80 + [1] * 16 + [3] * 4)  # class 2 of 4 has no picture
 ONES = np.ones(len(LABELS))
@@ -109,3 +110,18 @@ def test_a_class_without_pictures_is_pushed_down_as_far_as_the_largest() -> None
         loss = LabelLoss(COUNTS, _config(imbalance=imbalance))
         assert loss.adjustment[2] == loss.adjustment[0] == loss.adjustment.max()
         assert loss.weight[2] == loss.weight[0] == loss.weight.min()
+
+
+def test_localisation_is_the_share_of_both_maps_outside_the_mask() -> None:
+    masks = torch.zeros(2, 1, 8, 8)
+    masks[:, :, :, :4] = 1  # the left half
+    attention, evidence = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2)
+    attention[:, :, 0, 0], attention[:, :, 0, 3] = 3.0, 1.0  # a quarter is outside
+    evidence[:, 2, 0, 0], evidence[:, 2, 1, 1], evidence[:, 2, 0, 1] = 1.0, 1.0, -5.0  # half of the positive part
+    evidence[:, 1, 0, 1] = 9.0  # of another class
+    out = VANOutput(torch.zeros(2, 5), attention, evidence, torch.zeros(2, 7))
+    labels = F.one_hot(torch.tensor([2, 2]), 5).float()
+    assert localisation_loss(out, labels, masks).item() == pytest.approx((0.25 + 0.5) / 2, abs=1e-3)
+    out.evidence.requires_grad_()
+    localisation_loss(out, labels, masks).backward()
+    assert out.evidence.grad is not None and not out.evidence.grad[:, 1].any()

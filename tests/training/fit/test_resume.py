@@ -10,9 +10,12 @@ import torch
 from desk import Desk
 
 TEACHER = "[fit]\nepochs = 1\nbatch_size = 16\nwarmup_epochs = 0\nema_decay = 0\nprecision = 'bf16-mixed'"
-#: Everything that is random or remembers: mixing, drop path, sampling, averaging, a teacher, growing pictures.
+#: Everything that is random or remembers: mixing, masks, drop path, sampling, averaging, a teacher, growing pictures.
 STUDENT = """
 [augment]
+background = 0.5
+blur = 0.5
+jpeg = 0.5
 mixup_alpha = 0.3
 cutmix_alpha = 0.7
 [fit]
@@ -20,6 +23,7 @@ epochs = 5
 sizes = [[0, 32], [4, 64]]
 batch_size = 8
 warmup_epochs = 1
+localisation = 0.2
 ema_decay = 0.9
 imbalance = "sampling"
 [distil]
