@@ -103,5 +103,5 @@ def localisation_loss(out: VANOutput, labels: Tensor, masks: Tensor) -> Tensor:
 
 
 def _share_outside(map: Tensor, masks: Tensor) -> Tensor:
-    inside = F.adaptive_avg_pool2d(masks, map.shape[2:])
+    inside = F.adaptive_avg_pool2d(masks, (map.shape[2], map.shape[3]))
     return ((map * (1 - inside)).sum(dim=(2, 3)) / (map.sum(dim=(2, 3)) + 1e-3)).mean()
