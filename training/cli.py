@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:  # the script is installed with the service
 from model import atomic_file
 from model.contract import Precision
 from training import pipeline
-from training.commands import compare, measure, review
+from training.commands import compare, file_order, measure, review
 from training.commands.configuration import classes_toml, command_arguments, read_classes, read_with_overrides
 from training.commands.review import DataRoot
 from training.config import read_config
@@ -199,6 +199,7 @@ for command in (
 ):
     app.command()(command)
 app.command(name="drift-reference")(review.drift_reference)
+app.command(name="file-order")(file_order.file_order)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Code, Countable, Lineage
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class ConfigTable(BaseModel):
-    """A table of the configuration; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Columns(ConfigTable):
-    """Column names of a list, or keys of the JSON files in a shard; empty: common names are recognised."""
-
-    file: str = Field("", description="column of the file name")
-    code: str = Field("", description="column of the class")
-    patient: str = Field("", description="column of the patient")
+from training.split_config import BlockSplit, Columns, ConfigTable, Fraction, Seed, SplitConfig
 
 
 class SourceConfig(ConfigTable):
@@ -67,72 +51,6 @@ class SourceConfig(ConfigTable):
         if self.patient_pattern and groups != 1:
             raise ValueError(f"patient_pattern has {groups} groups; expected one group (...) that matches the patient")
         return self
-
-
-class BlockShares(ConfigTable):
-    """Shares of the pictures in each block."""
-
-    train: float = Field(0.8, gt=0, description="share to train on")
-    calibration: float = Field(0.075, gt=0, description="share for temperature, plateau schedule and early stopping")
-    test: float = Field(0.125, gt=0, description="share to measure on")
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if abs(self.train + self.calibration + self.test - 1.0) > 1e-9:
-            raise ValueError("train + calibration + test must add up to 1")
-        return self
-
-
-class BlockSplit(BlockShares):
-    """Contiguous blocks of each class in file-name order, because neighbouring files may be of one patient."""
-
-    kind: Literal["blocks"] = Field("blocks", description="kind of split")
-
-
-class RandomSplit(BlockShares):
-    """Random split of each class of each source."""
-
-    kind: Literal["random"] = Field(description="kind of split")
-    seed: Seed = Field(0, description="seed of the random split")
-
-
-class GroupedSplit(BlockShares):
-    """Random split by patient: no patient is in two blocks."""
-
-    kind: Literal["grouped"] = Field(description="kind of split")
-    seed: Seed = Field(0, description="seed of the random split")
-
-
-class KFoldSplit(ConfigTable):
-    """K-fold cross-validation, stratified by class and source: one fold is tested, over k runs every picture once."""
-
-    kind: Literal["kfold"] = Field(description="kind of split")
-    k: int = Field(5, ge=2, description="number of folds")
-    fold: int = Field(0, ge=0, description="fold to test, 0 to k - 1")
-    calibration: Fraction = Field(0.1, description="calibration share of the rest")
-    by_patient: bool = Field(False, description="keep the pictures of a patient in one fold and one block")
-    seed: Seed = Field(0, description="seed of the random split")
-
-    @model_validator(mode="after")
-    def _one_of_k(self) -> Self:
-        if self.fold >= self.k:
-            raise ValueError(f"fold must be at most k - 1 = {self.k - 1}; folds are numbered from 0")
-        return self
-
-
-class ListedSplit(ConfigTable):
-    """Predefined split: a list names the test pictures by file name; calibration is drawn at random from the rest."""
-
-    kind: Literal["list"] = Field(description="kind of split")
-    path: Path = Field(description="CSV or Parquet file, relative to --data")
-    columns: Columns = Field(Columns(), description="column names of the list")
-    sources: tuple[str, ...] = Field((), description="sources that the list covers; empty: all")
-    calibration: Fraction = Field(0.1, description="calibration share of the rest")
-    min_matched: float = Field(0.99, gt=0, le=1, description="share of the list's rows that must match a picture")
-    seed: Seed = Field(0, description="seed of the random split")
-
-
-SplitConfig = Annotated[BlockSplit | RandomSplit | GroupedSplit | KFoldSplit | ListedSplit, Field(discriminator="kind")]
 
 
 class NearDuplicatesConfig(ConfigTable):

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from minimal_config import MINIMAL
 
-from training.config import BlockSplit, ConfigError, read_config
+from training.config import ConfigError, read_config
+from training.split_config import BlockSplit, KFoldSplit
 
 
 def _written(folder: Path, text: str) -> Path:
@@ -20,6 +21,12 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     assert len(config.codes) == 21
     assert config.model.variant == "tiny"
     assert config.data.split == BlockSplit()
+
+
+@pytest.mark.parametrize(("value", "by"), [("true", "patient"), ("false", "picture")])
+def test_runs_of_earlier_versions_have_by_patient(tmp_path: Path, value: str, by: str) -> None:
+    config = read_config(_written(tmp_path, MINIMAL + f"[data.split]\nkind = 'kfold'\nfold = 2\nby_patient = {value}"))
+    assert config.data.split == KFoldSplit.model_validate({"kind": "kfold", "fold": 2, "by": by})
 
 
 def test_every_configuration_in_the_repository_reads() -> None:

@@ -13,7 +13,8 @@ import tomlkit
 
 from model.contract import CLASSES, CellClass, read_manifest
 from training.compare.entries import Comparison
-from training.config import Config, ConfigTable, read_config, validate_table
+from training.config import Config, read_config, validate_table
+from training.split_config import ConfigTable
 
 Schema = dict[str, Any]
 Known = dict[str, Schema]  # schema by name, the target of a $ref

@@ -18,8 +18,9 @@ import tomlkit  # the standard library cannot write TOML
 from pydantic import Field, model_validator
 
 from model.contract import Code
-from training.config import Config, ConfigError, ConfigTable, Seed, SourceConfig, read_toml, validate_table
+from training.config import Config, ConfigError, SourceConfig, read_toml, validate_table
 from training.run import MeasuredBlock
+from training.split_config import ConfigTable, Seed
 
 #: In `set`, "run:NAME" is the run folder of an earlier entry: a teacher, or initial weights.
 RUN_PREFIX = "run:"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from training.compare.entries import Comparison, Entry, PlannedRun
 from training.compare.speed import Timing
-from training.config import Config, ConfigTable
+from training.config import Config
 from training.data.sampler import samples_per_epoch
 from training.data.splits import describe_split
 from training.evaluation.metrics import wilson
@@ -18,6 +18,7 @@ from training.evaluation.scores import measured_scores
 from training.export.cost import NetworkCost
 from training.report.figures.curves import read_curves
 from training.run import FitRecord, MeasuredBlock, RunError, RunFolder
+from training.split_config import ConfigTable
 
 
 class Estimate(ConfigTable):

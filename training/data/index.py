@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
-from training.config import BlockSplit, DataConfig, GroupedSplit, KFoldSplit, ListedSplit
+from training.config import DataConfig
+from training.data.appearance import appearance_pairs, measure_appearance
 from training.data.images import UnreadableImage
 from training.data.layouts import index_source
 from training.data.near_duplicates import DuplicatePair, find_near_duplicates, hash_samples
@@ -25,6 +27,7 @@ from training.data.splits import (
     subsample_classes,
 )
 from training.data.tables import PredefinedSplit, match_predefined_split
+from training.split_config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def index_data(data: DataConfig, root: Path, codes: Sequence[str], cache: Path |
     Args:
         root: the --data folder.
         codes: class codes in logit order.
-        cache: folder for fingerprints; None: compute them anew.
+        cache: folder for fingerprints and appearance; None: compute them anew.
 
     Raises:
         DataError: a source contradicts the configuration, a split by patient lacks patients, or a block is empty.
@@ -67,12 +70,12 @@ def index_data(data: DataConfig, root: Path, codes: Sequence[str], cache: Path |
     predefined = match_predefined_split(root, data.split, found) if isinstance(data.split, ListedSplit) else None
     samples = subsample(found, data.sample, data.sample_seed) if data.sample_of == "all" else found
     duplicates, unreadable = _near_duplicates(data, samples, cache)
-    patients = _patient_pairs(data, root, samples)
+    moved = [(pair.first, pair.second) for pair in duplicates] if data.twins.action == "move" else []
+    together = _pairs(data, root, samples, group_ids(len(samples), moved), cache)
     named = predefined.blocks if predefined else None
-    planned = blocks = assign_blocks(samples, data.split, group_ids(len(samples), patients), named)
-    if duplicates and data.twins.action == "move":
-        groups = group_ids(len(samples), patients, [(pair.first, pair.second) for pair in duplicates])
-        blocks = assign_blocks(samples, data.split, groups, named)
+    planned = blocks = assign_blocks(samples, data.split, group_ids(len(samples), together), named)
+    if moved:
+        blocks = assign_blocks(samples, data.split, group_ids(len(samples), together, moved), named)
         if not isinstance(data.split, BlockSplit | ListedSplit):  # random splits deal out whole groups: none is moved
             planned = blocks
     split = _split(data, root, samples, blocks)
@@ -114,17 +117,23 @@ def _near_duplicates(
     return pairs, [UnreadableImage(samples[at], reason) for at, reason in rows.errors.items()]
 
 
-def _patient_pairs(data: DataConfig, root: Path, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+def _pairs(
+    data: DataConfig, root: Path, samples: Sequence[Sample], duplicates: NDArray[np.int64], cache: Path | None
+) -> list[tuple[int, int]]:
+    """Pairs that the split keeps together, besides near duplicates."""
     split = data.split
-    if not (isinstance(split, GroupedSplit) or (isinstance(split, KFoldSplit) and split.by_patient)):
+    if not isinstance(split, GroupedSplit | KFoldSplit) or split.by == "picture":
         return []
+    if split.by == "appearance":
+        rows = measure_appearance(samples, cache)
+        return appearance_pairs(samples, rows, duplicates, split.clusters, split.seed)
     unknown = Counter(sample.source for sample in samples if not sample.patient)
     for source, count in unknown.items():
         raise DataError(
             root,
             f"a split by patient needs the patient of every picture; {count} pictures of source {source!r} have none. "
             "Name a column of its list, or set patient_pattern: '^([^/]+)/' for one folder per patient, '(.*)' for one "
-            "picture per patient",
+            "picture per patient; or split by appearance",
         )
     return patient_pairs(samples)
 

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from model.tar_reader import WITHOUT_BYTES, DamagedTar, Kind, Member, members
-from training.config import Columns
 from training.data.samples import IMAGE_SUFFIXES, DataError, Span
 from training.data.tables import CLASS_COLUMNS, PATIENT_COLUMNS
+from training.split_config import Columns
 
 LABELS = frozenset({".cls", ".json"})
 MAX_LABEL_BYTES = 1 << 20

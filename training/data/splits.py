@@ -1,8 +1,8 @@
 """Assignment of samples to training, calibration and test, and the description of a split.
 
-Samples of one group (near duplicates, pictures of a patient) stay together. The result depends on names and seeds, not
-on the order of the samples. scikit-learn makes folds and splits by patient; its stratified splitters reject classes
-with a single picture, so shares of classes are cut here.
+Samples of one group (near duplicates, pictures of a patient or of like appearance) stay together. The result depends on
+names and seeds, not on the order of the samples. scikit-learn makes folds and splits by group; its stratified splitters
+reject classes with a single picture, so shares of classes are cut here.
 """
 
 import warnings
@@ -16,23 +16,28 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 
-from training.config import (
+from training.config import DataConfig
+from training.data.samples import BLOCKS, Block, Key, Sample
+from training.split_config import (
     BlockShares,
     BlockSplit,
-    DataConfig,
     GroupedSplit,
     KFoldSplit,
     ListedSplit,
     RandomSplit,
     SplitConfig,
 )
-from training.data.samples import BLOCKS, Block, Key, Sample
 
 Indices = NDArray[np.int64]
 Assigned = NDArray[np.int8]  # (N,) index into BLOCKS
 TRAIN, CALIBRATION, TEST = range(len(BLOCKS))
 #: Random splits by patient that are compared; the one with the most even classes is used.
 CANDIDATE_SPLITS = 200
+#: `by` of a split → its groups; {} is the number of clusters.
+_GROUPS = {
+    "patient": "patients",
+    "appearance": "clusters of like background and stain, {} per source (a proxy for slides, not slides)",
+}
 
 
 def assign_blocks(
@@ -55,7 +60,7 @@ def assign_blocks(
         case RandomSplit():
             found = _random(ordered, np.arange(len(order)), (split.train, split.calibration), split.seed)
         case GroupedSplit():
-            found = _by_patient(ordered, split)
+            found = _by_group(ordered, split)
         case KFoldSplit():
             found = _fold(ordered, split)
         case ListedSplit():
@@ -122,7 +127,7 @@ def _permuted(numbers: Indices, name: str, seed: int) -> Indices:
     return np.random.default_rng([seed, *name.encode()]).permutation(numbers)
 
 
-def _by_patient(ordered: _Ordered, split: GroupedSplit) -> Assigned:
+def _by_group(ordered: _Ordered, split: GroupedSplit) -> Assigned:
     found = np.zeros(len(ordered.samples), np.int8)
     everyone = np.arange(len(ordered.samples))
     tested = _balanced_groups(ordered, everyone, split.test, split.seed)
@@ -140,7 +145,7 @@ def _balanced_groups(ordered: _Ordered, among: Indices, share: float, seed: int)
     """
     groups, strata = ordered.groups[among], ordered.strata[among]
     if len(np.unique(groups)) < 2:
-        raise ValueError("all pictures belong to one patient (or are near duplicates of its pictures); cannot split")
+        raise ValueError("all pictures are in one group (patient, cluster or near duplicates); cannot split")
     wanted = share * np.bincount(strata, minlength=len(ordered.names))
     shuffle = GroupShuffleSplit(n_splits=CANDIDATE_SPLITS, test_size=share, random_state=seed)
     draws = [draw for _, draw in shuffle.split(among, strata, groups)]
@@ -154,7 +159,7 @@ def _fold(ordered: _Ordered, split: KFoldSplit) -> Assigned:
     everyone = np.arange(len(ordered.samples))
     with warnings.catch_warnings():  # classes with fewer pictures than folds are visible in the table of counts
         warnings.filterwarnings("ignore", message="The least populated class")
-        if split.by_patient:
+        if split.by != "picture":
             folds = StratifiedGroupKFold(split.k, shuffle=True, random_state=split.seed)
             tested = list(folds.split(everyone, ordered.strata, ordered.groups))[split.fold][1]
         else:
@@ -162,7 +167,7 @@ def _fold(ordered: _Ordered, split: KFoldSplit) -> Assigned:
             heads = list(folds.split(ordered.heads, ordered.strata[ordered.heads]))[split.fold][1]
             tested = np.flatnonzero(np.isin(ordered.groups, ordered.groups[ordered.heads[heads]]))
     rest = np.setdiff1d(everyone, tested)
-    if split.by_patient:
+    if split.by != "picture":
         found = np.zeros(len(ordered.samples), np.int8)
         found[_balanced_groups(ordered, rest, split.calibration, split.seed)] = CALIBRATION
     else:
@@ -245,9 +250,11 @@ def describe_test_set(split: SplitConfig) -> str:
         case RandomSplit():
             return f"random {split.test:.1%} of each class (seed {split.seed})"
         case GroupedSplit():
-            return f"patients with about {split.test:.1%} of the pictures (seed {split.seed}), not used in training"
+            whole = _GROUPS[split.by].format(split.clusters)
+            return f"{whole} with about {split.test:.1%} of the pictures (seed {split.seed}), not used in training"
         case KFoldSplit():
-            members = "whole patients" if split.by_patient else "pictures at random"
+            members = "pictures at random" if split.by == "picture" else f"whole {_GROUPS[split.by]}"
+            members = members.format(split.clusters)
             return f"fold {split.fold + 1} of {split.k}, {members}, stratified by class (seed {split.seed})"
         case ListedSplit():
             return f"test pictures listed in {split.path.name}"
@@ -256,11 +263,13 @@ def describe_test_set(split: SplitConfig) -> str:
 def _kind_of_split(split: SplitConfig) -> str:
     match split:
         case BlockSplit():
-            return f"contiguous blocks of each class in file-name order: {_percentages(split)}"
+            order = "random in effect unless file names follow patients"
+            return f"contiguous blocks of each class in file-name order ({order}): {_percentages(split)}"
         case RandomSplit():
             return f"at random in each class of each source (seed {split.seed}): {_percentages(split)}"
         case GroupedSplit():
-            return f"by patient (seed {split.seed}), no patient in two blocks: about {_percentages(split)}"
+            whole = _GROUPS[split.by].format(split.clusters)
+            return f"whole {whole} (seed {split.seed}): about {_percentages(split)}"
         case KFoldSplit() | ListedSplit():
             rest = f"of the others {split.calibration:.1%} calibration (seed {split.seed}), the rest training"
             return f"tested: {describe_test_set(split)}; {rest}"

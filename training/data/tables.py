@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
-from training.config import ListedSplit
 from training.data.samples import Block, DataError, Key, Sample
+from training.split_config import ListedSplit
 
 #: Column names that are recognised where the configuration names none; compared in lower case.
 FILE_COLUMNS = ("file", "path", "image path", "image_path", "image", "filename", "file_name", "filepath")

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.config import BlockSplit, Columns, ListedSplit
 from training.data.samples import BLOCKS, DataError, Sample, group_by_block, split_csv
 from training.data.splits import assign_blocks
 from training.data.tables import PredefinedSplit, match_predefined_split
+from training.split_config import BlockSplit, Columns, ListedSplit
 
 PUBLISHED = "/lustre/groups/shared/histology_data/BM_cytomorphology_data/test"
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples import examples
-from training.config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit, RandomSplit, SplitConfig
 from training.data.samples import BLOCKS, Block, Sample, group_by_block
 from training.data.splits import assign_blocks, group_ids, patient_pairs, subsample
+from training.split_config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit, RandomSplit, SplitConfig
 
 CODES = ("BLA", "EOS", "PMO")
 SOURCES = ("marrow", "blood")
@@ -125,13 +126,15 @@ def test_a_seed_draws_anew_and_a_further_class_moves_no_picture() -> None:
     assert assign_blocks(few, split.model_copy(update={"seed": 2}), _alone(few)) != blocks
 
 
-@pytest.mark.parametrize("by_patient", [False, True])
-def test_over_all_folds_each_picture_is_tested_once_and_calibration_is_cut_from_the_rest(by_patient: bool) -> None:
+@pytest.mark.parametrize("by", ["picture", "patient"])
+def test_over_all_folds_each_picture_is_tested_once_and_calibration_is_cut_from_the_rest(
+    by: Literal["picture", "patient"],
+) -> None:
     samples = _cells({("marrow", "BLA"): 60, ("marrow", "EOS"): 40, ("blood", "EOS"): 3}, patients=12)
-    units = group_ids(len(samples), patient_pairs(samples) if by_patient else [(0, 30), (30, 59)])
+    units = group_ids(len(samples), patient_pairs(samples) if by == "patient" else [(0, 30), (30, 59)])
     tested: Counter[int] = Counter()
     for fold in range(5):
-        split = KFoldSplit(kind="kfold", k=5, fold=fold, calibration=0.2, by_patient=by_patient, seed=3)
+        split = KFoldSplit(kind="kfold", k=5, fold=fold, calibration=0.2, by=by, seed=3)
         blocks = assign_blocks(samples, split, units)
         tested.update(at for at, block in enumerate(blocks) if block == "test")
         sides = {unit: {block for at, block in enumerate(blocks) if units[at] == unit} for unit in set(units)}
@@ -168,7 +171,7 @@ def test_no_patient_stands_on_two_sides_and_every_class_on_each(seed: int) -> No
 
 def test_one_patient_cannot_be_split() -> None:
     samples = _cells({("marrow", "BLA"): 10}, patients=1)
-    with pytest.raises(ValueError, match="belong to one patient"):
+    with pytest.raises(ValueError, match="in one group"):
         assign_blocks(samples, GroupedSplit(kind="grouped"), group_ids(10, patient_pairs(samples)))
 
 
