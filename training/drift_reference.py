@@ -13,7 +13,7 @@ from rich.progress import track
 
 from model import atomic_file
 from model.contract import INPUT, Manifest, manifest_text, read_manifest
-from model.drift.fitting import DRAWS, RUN_LENGTH, ReferenceSamples, fit_reference
+from model.drift.fitting import DRAWS, ReferenceSamples, fit_reference
 from model.drift.reference import SUFFIX, reference_text, text_sha256
 from training.config import Config
 from training.data.images import LabelledImages
@@ -54,20 +54,22 @@ def store_drift_reference(
     blocks = load_split(config.data, data, config.codes, split)
     blocks["calibration"] = [sample for sample in blocks["calibration"] if sample.source in sources]
     pictures = decode_block(config, blocks, "calibration", manifest.preprocessing.input_size, cache)
+    groups = patient_groups(pictures.samples)
+    drawn = "patient" if groups else "groups of like colour, because patients are unknown"
     source = (
         f"calibration block of {', '.join(sorted(sources))} ({config.card.tissue}), {len(pictures.samples)} pictures, "
-        "not used for training or testing"
+        f"not used for training or testing, drawn by {drawn}"
     )
-    text = reference_text(fit_reference(_gathered(graph, pictures), manifest, source, draws=draws))
+    text = reference_text(fit_reference(_gathered(graph, pictures, groups), manifest, source, draws=draws))
     atomic_file.write_text(artefact.with_suffix(SUFFIX), text)
     manifest = manifest.model_copy(update={"drift_sha256": text_sha256(text)})
     atomic_file.write_text(artefact.with_suffix(".json"), manifest_text(manifest))
     return manifest, source
 
 
-def _gathered(graph: bytes, pictures: LabelledImages) -> ReferenceSamples:
+def _gathered(graph: bytes, pictures: LabelledImages, groups: Sequence[int]) -> ReferenceSamples:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    gathered, groups = ReferenceSamples(), groups_of(pictures.samples)
+    gathered = ReferenceSamples()
     for start in track(range(0, len(pictures.samples), _BATCH), description="drift reference", transient=True):
         images = pictures.images[start : start + _BATCH]
         embeddings, probabilities = session.run(["embedding", "probabilities"], {INPUT: images})
@@ -75,17 +77,10 @@ def _gathered(graph: bytes, pictures: LabelledImages) -> ReferenceSamples:
     return gathered
 
 
-def groups_of(samples: Sequence[Sample]) -> list[int]:
-    """Group number of each sample: its patient; where unknown, neighbours of one class in file order.
-
-    Neighbouring files may be of one patient.
-    """
-    order = sorted(range(len(samples)), key=lambda at: samples[at].sort_key)
-    names: dict[int, tuple[str, str, int]] = {}
-    run, before = 0, ("", "")
-    for at in order:
-        sample = samples[at]
-        run, before = (run + 1 if before == (sample.source, sample.code) else 0), (sample.source, sample.code)
-        names[at] = (sample.source, sample.patient, -1) if sample.patient else (*before, run // RUN_LENGTH)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names.values()))}
-    return [numbers[names[at]] for at in range(len(samples))]
+def patient_groups(samples: Sequence[Sample]) -> list[int]:
+    """Group number of each sample by its patient; empty if a patient is unknown."""
+    patients = [(sample.source, sample.patient) for sample in samples]
+    if not all(patient for _, patient in patients):
+        return []
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients))}
+    return [numbers[patient] for patient in patients]

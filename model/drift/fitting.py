@@ -1,7 +1,7 @@
 """Fitting a drift reference to pictures: directions, class means, covariance, and thresholds by bootstrap.
 
-A group is a set of pictures that belong together, such as a specimen, given as a number. The reference stores how many
-groups there were.
+A group is a set of pictures that belong together, such as a specimen, given as a number. Without known groups, pictures
+of like colour are a group (`colour_groups`). The reference stores how many groups there were.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from model.drift.distance import (
     shares,
 )
 from model.drift.features import Embeddings, Pictures, embedding_features, picture_features
-from model.drift.reference import KINDS, Array, DriftReference, Scale, Thresholds
+from model.drift.reference import COLOURS, KINDS, Array, DriftReference, Scale, Thresholds
 
 #: Directions of the embedding. Those of the bundled model's reference explain 90 % of its variance.
 DIRECTIONS = 16
@@ -28,8 +28,8 @@ DIRECTIONS = 16
 MIN_REFERENCE, MIN_GROUPS = 200, 10
 #: A class with fewer pictures has no mean, so its appearance is not compared.
 MIN_CLASS_PICTURES = 20
-#: Neighbours in file order that form a group if no groups are known.
-RUN_LENGTH = 5
+#: Groups of like colour if no groups are known: 2 ** COLOUR_SPLITS.
+COLOUR_SPLITS = 5
 WINDOWS = (MIN_COMPARED, 50, MIN_PICTURES, 200, 500, 1000, 2000, 5000)
 QUANTILE, DRAWS = 0.999, 4000
 _RIDGE, _FLOOR = 1e-6, 1e-8
@@ -38,7 +38,10 @@ _DIGITS = 7
 
 @dataclass(slots=True, eq=False)
 class ReferenceSamples:
-    """Embedding, features, predicted class and group of each picture, until the reference is fitted."""
+    """Embedding, features, predicted class and group of each picture, until the reference is fitted.
+
+    Either every picture has a group, or none has.
+    """
 
     embeddings: list[Embeddings] = field(default_factory=list)
     picture_features: list[NDArray[np.float32]] = field(default_factory=list)
@@ -46,13 +49,18 @@ class ReferenceSamples:
     groups: list[int] = field(default_factory=list)
 
     def add(
-        self, embeddings: Embeddings, probabilities: NDArray[np.float32], pictures: Pictures, groups: Sequence[int]
+        self, embeddings: Embeddings, probabilities: NDArray[np.float32], pictures: Pictures, groups: Sequence[int] = ()
     ) -> None:
-        """Add pictures, the model's outputs for them, and the group number of each."""
+        """Add pictures, the model's outputs for them, and the group number of each; no groups: unknown."""
         self.embeddings.append(embeddings.copy())
         self.picture_features.append(picture_features(pictures))
         self.predicted.append(probabilities.argmax(axis=1))
         self.groups.extend(groups)
+
+    @property
+    def pictures(self) -> int:
+        """Number of pictures."""
+        return sum(map(len, self.predicted))
 
 
 def fit_reference(
@@ -68,7 +76,7 @@ def fit_reference(
         ValueError: too few pictures, too few groups, or no class with enough pictures.
     """
     embeddings = np.concatenate(samples.embeddings or [np.empty((0, 1), np.float32)])
-    groups = _numbered(samples.groups)
+    groups = _groups(samples)
     centre, basis = _directions(embeddings)
     rows = (embedding_features(embeddings, centre, basis), np.concatenate(samples.picture_features))
     predicted = np.concatenate(samples.predicted)
@@ -112,17 +120,47 @@ class _Pictures:
         return found
 
 
-def _numbered(groups: Sequence[int]) -> NDArray[np.intp]:
-    """Group numbers, renumbered from 0.
+def _groups(samples: ReferenceSamples) -> NDArray[np.intp]:
+    """Group number of each picture, from 0.
 
     Raises:
         ValueError: too few groups or pictures.
     """
-    found, numbered = np.unique(np.array(groups, dtype=np.int64), return_inverse=True)
-    if len(numbered) < MIN_REFERENCE or len(found) < MIN_GROUPS:
-        has = f"{len(numbered)} pictures in {len(found)} groups"
+    count, known = samples.pictures, len(samples.groups) > 0
+    found, numbered = np.unique(np.array(samples.groups, dtype=np.int64), return_inverse=True)
+    if count < MIN_REFERENCE or (known and len(found) < MIN_GROUPS):
+        has = f"{count} pictures" + (f" in {len(found)} groups" if known else "")
         raise ValueError(f"{has}; a drift reference needs at least {MIN_REFERENCE} pictures in {MIN_GROUPS} groups")
-    return numbered
+    if known:
+        return numbered
+    return colour_groups(np.concatenate(samples.picture_features), np.concatenate(samples.predicted))
+
+
+def colour_groups(picture_features: NDArray[np.float32], predicted: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Group number of each picture (N,): groups of like colour of about equal size, a proxy for slides.
+
+    A slide has one stain and one light, so its pictures are more alike in colour than any pictures. The colour of a
+    picture is compared with the mean of its predicted class. All groups are halved COLOUR_SPLITS times at the median
+    of the feature that varies most within each (a k-d tree, Bentley 1975).
+
+    Args:
+        picture_features: (N, 8), from `picture_features`.
+        predicted: (N,), predicted class.
+    """
+    colours = picture_features[:, :COLOURS].astype(np.float64)
+    for named in np.unique(predicted):
+        colours[predicted == named] -= colours[predicted == named].mean(axis=0)
+    spread = colours.std(axis=0)
+    colours /= np.where(spread > 0, spread, 1)
+    groups = np.zeros(len(colours), np.intp)
+    for _ in range(COLOUR_SPLITS):
+        upper = np.zeros(len(colours), np.intp)
+        for group in np.unique(groups):
+            members = np.flatnonzero(groups == group)
+            feature = colours[members].var(axis=0).argmax()
+            upper[members[np.argsort(colours[members, feature], kind="stable")[len(members) // 2 :]]] = 1
+        groups = 2 * groups + upper
+    return groups
 
 
 def _directions(embeddings: Embeddings) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -158,7 +196,7 @@ def _thresholds(pictures: _Pictures, scale: Scale, draws: int, seed: int) -> tup
     """Thresholds by bootstrap: each draw splits the groups; one half is the reference, windows come from the other.
 
     So a threshold includes the sampling error of the window and of the reference. Whole groups are drawn, with
-    replacement, because pictures of one specimen are similar.
+    replacement, because pictures of one specimen are alike. Windows of single pictures would be too close to the mean.
     """
     random = np.random.default_rng(seed)
     members = np.split(np.argsort(pictures.groups, kind="stable"), np.cumsum(np.bincount(pictures.groups))[:-1])

@@ -103,7 +103,7 @@ class DriftReference(_Strict):
     model_sha256: Sha256 = Field(description="of the ONNX file that the pictures were shown to")
     source: str = Field(max_length=1000, description="which pictures, in a sentence")
     pictures: int = Field(gt=0)
-    groups: int = Field(gt=1, description="that were drawn whole: specimens, or neighbours in file order")
+    groups: int = Field(gt=1, description="that were drawn whole: specimens, or pictures of like colour")
     quantile: FiniteFloat = Field(gt=0.5, lt=1, description="of the distances of undrifted windows: the thresholds")
     class_pictures: dict[Code, int] = Field(description="pictures by the class that the model named, in logit order")
     class_means: dict[Code, Row] = Field(min_length=1, description="features, (F,), of each class with enough pictures")

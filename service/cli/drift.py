@@ -15,7 +15,7 @@ from rich.console import Console
 
 from model import atomic_file
 from model.drift.distance import MIN_PICTURES, DriftMeasurement
-from model.drift.fitting import DRAWS, MIN_GROUPS, RUN_LENGTH, ReferenceSamples, fit_reference
+from model.drift.fitting import DRAWS, MIN_GROUPS, ReferenceSamples, fit_reference
 from model.drift.reference import reference_text
 from model.image import PictureError
 from service.cli.output import Artefact, error_console, load_settings, new_table, open_model, print_tables, say, stop
@@ -59,10 +59,11 @@ def reference(
     gathered = ReferenceSamples()
 
     def add(number: int, answer: Answer) -> None:
-        gathered.add(answer.embedding[None], answer.probabilities[None], answer.picture[None], [groups[number]])
+        group = groups[number : number + 1]
+        gathered.add(answer.embedding[None], answer.probabilities[None], answer.picture[None], group)
 
     _classify(session, InferenceOptions.from_settings(settings), paths, console, add)
-    source = f"{len(gathered.groups)} pictures of a laboratory, drawn by {description}"
+    source = f"{gathered.pictures} pictures of a laboratory, drawn by {description}"
     try:
         with console.status("drawing windows"):
             found = fit_reference(gathered, session.manifest, source, draws=draws)
@@ -116,12 +117,12 @@ def _pictures_of(folder: Path, console: Console) -> list[Path]:
 
 
 def _groups(folder: Path, paths: Sequence[Path]) -> tuple[list[int], str]:
-    """The group number of each picture, and a description: folders, or runs of files if there are too few folders."""
+    """The group number of each picture by folder, and a description; no groups if there are too few folders."""
     folders = [path.relative_to(folder).parts[:-1] for path in paths]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(folders))}
     if len(numbers) >= MIN_GROUPS:
         return [numbers[name] for name in folders], f"{len(numbers)} folders"
-    return [at // RUN_LENGTH for at in range(len(paths))], f"runs of {RUN_LENGTH} in the order of their names"
+    return [], f"groups of like colour, because there are fewer than {MIN_GROUPS} folders"
 
 
 def _missing_thresholds(error: ValidationError) -> str:

@@ -124,7 +124,7 @@ def test_a_picture_of_one_colour_has_finite_values(value: int) -> None:
 def test_the_file_order_follows_slides_only_where_it_does(slides: Path, tmp_path: Path) -> None:
     path, log = tmp_path / "order.toml", tmp_path / "log"
     shuffled = ', {name = "shuffled", folder = "shuffled", licence = "CC0", attribution = "drawn"}]'
-    path.write_text(CONFIG.replace("painter.py\"}]", "painter.py\"}" + shuffled))
+    path.write_text(CONFIG.replace('painter.py"}]', 'painter.py"}' + shuffled))
     assert commands.run("file-order", path, "--data", slides, log=log) == 0, log.read_text()
     assert re.search(r"drawn: [1-9]\d* of 12 differ from 0 .*: the file order shows structure", log.read_text())
     assert re.search(r"shuffled: 0 of 12 differ from 0 .*: the file order shows no slide structure", log.read_text())
