@@ -91,6 +91,8 @@ def test_the_manifest_counts_what_was_learned_from(desk: Path) -> None:
     manifest = read_manifest(desk / "weights" / "drawn.json")
     assert {c: n for c, n in manifest.training_images.items() if n} == {"EOS": 18, "LYT": 19, "NGS": 19}
     assert set(manifest.unsupported) == set(manifest.codes) - set(CODES)
+    card = (desk / "weights" / "MODEL_CARD.md").read_text()
+    assert "To support more classes" in card and Path("docs/own-classes.md").exists()
 
 
 def test_figures_stand_alike_in_evaluation_manifest_and_card(desk: Path) -> None:

@@ -113,7 +113,14 @@ def _classes(m: Manifest) -> str:
     ]
     return (
         "## Classes\n\nTraining pictures by source. Unsupported: too few training pictures of the intended tissue; "
-        "no performance is claimed.\n\n" + _table(header, rows)
+        "no performance is claimed." + (_more_classes() if m.unsupported else "") + "\n\n" + _table(header, rows)
+    )
+
+
+def _more_classes() -> str:
+    return (
+        " To support more classes, train on pictures of them: docs/own-classes.md for your own folders, "
+        "docs/training-at-scale.md for all 21 classes of Matek et al. 2021."
     )
 
 
