@@ -33,7 +33,7 @@ Countable = Literal["always", "never", "by_setting"]
 Precision = Literal["fp32", "fp16"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 #: A part of the network: "MLKA", "MLKA 3-5-1", "cross-scale attention", … Without commas, because they separate parts.
-PartName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
+PartName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/-]{0,63}$")]
 
 
 def _is_absent(value: object) -> bool:

@@ -9,10 +9,12 @@ from torch import nn
 
 from model.attention import KERNELS, LKAttention, ScaleGate
 from model.blocks import MCNNStem
-from model.heads import CrossScaleAttention
+from model.heads import AttentionPooling, CrossScaleAttention
 
 #: All gates of large kernel attention in the network.
 MLKA_PART = "MLKA"
+#: The weighting of the positions by which the last map is pooled. Its mean is close to average pooling.
+POOLING_PART = "pooling"
 CROSS_SCALE_PART = "cross-scale attention"
 
 
@@ -20,12 +22,11 @@ def named_parts(net: nn.Module, stages: Mapping[str, nn.Module]) -> dict[str, Se
     """The parts that a network has.
 
     Args:
-        stages: name → stage; its gates become a part of that name. Gates outside all stages (of a pooling) are a part
-            named `pooling`.
+        stages: name → stage; its gates become a part of that name.
 
     Returns:
-        `MLKA` (every gate), `MLKA 3-5-1` … (the gates of a scale, where there are several), the stages, `pooling`,
-        `cross-scale attention` (what it adds), `stem 3x3` … (the branches of the MCNN stem).
+        `MLKA` (every gate), `MLKA 3-5-1` … (the gates of a scale, where there are several), the stages, `pooling` (the
+        weighting), `cross-scale attention` (what it adds), `stem 3x3` … (the branches of the MCNN stem).
     """
     gates = _gates(net)
     parts: dict[str, Sequence[nn.Module]] = {MLKA_PART: gates}
@@ -33,8 +34,7 @@ def named_parts(net: nn.Module, stages: Mapping[str, nn.Module]) -> dict[str, Se
     if sum(map(bool, by_scale.values())) > 1:
         parts |= {f"{MLKA_PART} {scale}": found for scale, found in by_scale.items()}
     parts |= {name: _gates(stage) for name, stage in stages.items()}
-    staged = {id(gate) for name in stages for gate in parts[name]}
-    parts["pooling"] = [gate for gate in gates if id(gate) not in staged]
+    parts[POOLING_PART] = [m for m in net.modules() if isinstance(m, AttentionPooling)]
     parts[CROSS_SCALE_PART] = [m.answer for m in net.modules() if isinstance(m, CrossScaleAttention)]
     for stem in (m for m in net.modules() if isinstance(m, MCNNStem)):
         parts |= {f"stem {k}x{k}": [branch] for k, branch in zip(stem.KERNELS, stem.branches, strict=True)}

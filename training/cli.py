@@ -27,9 +27,10 @@ from training.config import read_config
 from training.data.index import counts_table, index_data, summary_lines
 from training.data.near_duplicates import write_near_duplicates
 from training.data.samples import split_csv
+from training.evaluation.tables import lesion_table
 from training.fit.distributed import barrier, on_rank_zero, process_group, this_process
 from training.run import MeasuredBlock, RunFolder
-from training.terminal import console, print_line, print_metrics, report_errors, report_interruption, warn
+from training.terminal import console, print_line, print_metrics, print_table, report_errors, report_interruption, warn
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
 
@@ -143,6 +144,8 @@ def evaluate(
 ) -> None:
     """Fit the temperature on the calibration block and measure the test block.
 
+    Lesions are measured on the calibration block: each part of the network is replaced by its mean output.
+
     Make every choice with `--block calibration`, and measure the test block once for each released model. Every
     measurement of the test block is recorded in evaluations.csv of the run, and the model card states their number.
     """
@@ -151,6 +154,8 @@ def evaluate(
         evaluation = pipeline.evaluate(run, data, cache or run.cache, block)
     print_line(f"temperature {evaluation.temperature:.3f}")
     print_metrics(evaluation.metrics)
+    if evaluation.lesions:
+        print_table(lesion_table(evaluation.lesions))
     if not evaluation.temperature_fitted:
         warn("the calibration block does not determine a temperature; 1 is used, and the model card states it")
     if block == "calibration":
@@ -165,12 +170,16 @@ def export(
     run_folder: RunArgument,
     out: Annotated[Path, typer.Option(help="Folder for the ONNX, its manifest, model card and split list.")],
     precision: Annotated[Precision, typer.Option(help="Precision of the weights; fp16 is for GPUs.")] = "fp32",
+    allow_inert: Annotated[
+        bool, typer.Option("--allow-inert", help="Export a network even if its answers do not depend on its attention.")
+    ] = False,
     data: DataRoot = Path("."),
     cache: CacheFolder = None,
 ) -> None:
     """Write the ONNX artefact, manifest and model card, after checking the graph against PyTorch.
 
-    Also writes the drift reference, if the pictures of the calibration block are available and enough.
+    Also writes the drift reference, if the pictures of the calibration block are available and enough. A network with
+    MLKA or cross-scale attention that does not affect its answers is refused, unless --allow-inert is given.
     """
     with report_errors():
         from training.export.card import CARD, check_folder, model_card, reproduction
@@ -179,8 +188,8 @@ def export(
         config, fit, evaluation = run.config(), run.fit(), run.evaluation()
         check_folder(out, config.name)
         with console.status("exporting and checking the graph"):
-            path, manifest = pipeline.export(run, out, precision)
-        card = model_card(manifest, reproduction(fit, config, out, precision), evaluation, run.evaluation_count())
+            path, manifest = pipeline.export(run, out, precision, allow_inert=allow_inert)
+        card = model_card(manifest, reproduction(fit, config, out, manifest), evaluation, run.evaluation_count())
         atomic_file.write_text(out / CARD, card)
         atomic_file.write_text(path.with_suffix(".split.csv"), run.split())
         review.export_drift_reference(path, config, data, cache or run.cache)

@@ -18,7 +18,7 @@ from training.data.near_duplicates import write_near_duplicates
 from training.data.samples import Block, DataError, Split, sha256_of, split_csv
 from training.data.splits import describe_split
 from training.evaluation.scores import write_development, write_evaluation
-from training.run import Evaluation, MeasuredBlock, Provenance, RunFolder
+from training.run import Evaluation, MeasuredBlock, MeasuredLesion, Provenance, RunFolder
 from training.terminal import RANK, print_line, warn
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def train(
 
 
 def evaluate(run: RunFolder, data: Path, cache: Path, block: MeasuredBlock = "test") -> Evaluation:
-    """Fit the temperature on the calibration block, measure a block and write the result to the run folder.
+    """Fit the temperature and measure lesions on the calibration block, measure a block and write the result.
 
     Args:
         block: "test", or "calibration" for development figures; test pictures are then not read.
@@ -138,10 +138,19 @@ def evaluate(run: RunFolder, data: Path, cache: Path, block: MeasuredBlock = "te
         DataError: the pictures are not those of the run's split.
     """
     from training.evaluation.evaluate import load_network, score
+    from training.evaluation.lesion import measure_lesions
 
     config = run.config()
     net = load_network(config, run.weights_file())
-    return evaluate_logits(lambda images: score(net, config, images), run, data, cache, run.weights, block)
+    return evaluate_logits(
+        lambda images: score(net, config, images),
+        run,
+        data,
+        cache,
+        run.weights,
+        block,
+        lesions_of=lambda calibration: measure_lesions(net, config, calibration),
+    )
 
 
 def evaluate_logits(
@@ -151,11 +160,14 @@ def evaluate_logits(
     cache: Path,
     weights: Path,
     block: MeasuredBlock = "test",
+    *,
+    lesions_of: Callable[[LabelledImages], tuple[MeasuredLesion, ...]] = lambda _: (),
 ) -> Evaluation:
     """As `evaluate`, for any function from pictures (N, S, S, 3) to logits (N, C).
 
     Args:
         weights: file of the weights, whose digest is recorded when the test block is measured.
+        lesions_of: measures the lesions on the calibration pictures; default: the model has no named parts.
     """
     from training.evaluation.evaluate import evaluate as evaluate_blocks
     from training.evaluation.evaluate import evaluate_development
@@ -163,29 +175,38 @@ def evaluate_logits(
     config = run.config()
     split, size = load_split(config.data, data, config.codes, run.split()), config.model.input_size
     calibration = decode_block(config, split, "calibration", size, cache)
+    lesions = {"lesions": lesions_of(calibration)}
     if block == "calibration":
         evaluation, developed = evaluate_development(config, calibration, logits_of(calibration.images))
+        evaluation = evaluation.model_copy(update=lesions)
         write_development(run, evaluation, developed)
         return evaluation
     test = decode_block(config, split, "test", size, cache)
     logits = logits_of(calibration.images), logits_of(test.images)
     run.record_evaluation(weights, len(test.samples))
     evaluation, scores = evaluate_blocks(config, calibration, test, logits)
+    evaluation = evaluation.model_copy(update=lesions)
     write_evaluation(run, evaluation, scores)
     return evaluation
 
 
 def export(
-    run: RunFolder, out: Path, precision: Precision = "fp32", block: MeasuredBlock = "test"
+    run: RunFolder,
+    out: Path,
+    precision: Precision = "fp32",
+    block: MeasuredBlock = "test",
+    *,
+    allow_inert: bool = False,
 ) -> tuple[Path, Manifest]:
     """Write the ONNX graph and the manifest of an evaluated run; returns the graph's path and the manifest.
 
     Args:
         block: the block whose evaluation gives temperature and metrics.
+        allow_inert: export a network with parts that the answers do not depend on.
 
     Raises:
         RunError: the run has not been evaluated.
-        ValueError: the graph and the network disagree.
+        ValueError: a part is inert or was not measured, or the graph and the network disagree.
     """
     from training.evaluation.evaluate import load_network
     from training.export.export import ExportError, Trained
@@ -198,7 +219,7 @@ def export(
     print_provenance(provenance, config)
     trained = Trained(config, net, evaluation, run.training_images(), description, run.split_sha256(), provenance)
     try:
-        return export_network(trained, out, precision)
+        return export_network(trained, out, precision, allow_inert=allow_inert)
     except (ExportError, Fp16Error) as error:
         raise ValueError(f"not exported: {error}") from error
 

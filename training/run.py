@@ -30,7 +30,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from model import atomic_file, csv_file
-from model.contract import Metric
+from model.contract import Lesion, Metric
 from training.config import Config, ConfigError, read_config
 from training.data.images import UnreadableImage
 from training.data.samples import sha256_of
@@ -72,6 +72,16 @@ _DEVELOP = "evaluate --block calibration"
 _PROVENANCE = TypeAdapter(tuple[Provenance, ...])
 
 
+class MeasuredLesion(Lesion):
+    """A lesion with 95 % intervals: Wilson for the share of changed answers, paired bootstrap for the accuracy."""
+
+    changed_low: float
+    changed_high: float
+    accuracy: float  # without the part
+    accuracy_change_low: float
+    accuracy_change_high: float
+
+
 class Evaluation(BaseModel):
     """Result of `marrowlens-train evaluate`."""
 
@@ -82,6 +92,7 @@ class Evaluation(BaseModel):
     metrics: tuple[Metric, ...]
     confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted, in class order
     splits: dict[str, str] = {}  # source → the split that its figures carry
+    lesions: tuple[MeasuredLesion, ...] | None = None  # none: not measured; empty: the network has no named parts
 
 
 class EvaluationCount(NamedTuple):

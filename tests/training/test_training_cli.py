@@ -75,7 +75,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run.toml").write_text(CONFIG)
     (folder / "fit.log").write_text(_made("fit", folder / "run.toml", "--data", folder, "--out", folder / "run"))
     (folder / "evaluate.log").write_text(_made("evaluate", folder / "run", "--data", folder))
-    (folder / "export.log").write_text(_made("export", folder / "run", "--out", folder / "weights"))
+    (folder / "export.log").write_text(_made("export", folder / "run", "--out", folder / "weights", "--allow-inert"))
     return folder
 
 
@@ -320,7 +320,7 @@ def test_another_list_of_classes_trains_and_exports(tmp_path: Path) -> None:
     (tmp_path / "two.toml").write_text(CONFIG.replace("epochs = 2", "epochs = 1") + classes)
     _made("fit", tmp_path / "two.toml", "--data", tmp_path, "--out", tmp_path / "run")
     _made("evaluate", tmp_path / "run", "--data", tmp_path)
-    _made("export", tmp_path / "run", "--out", tmp_path / "weights")
+    _made("export", tmp_path / "run", "--out", tmp_path / "weights", "--allow-inert")
     manifest = read_manifest(tmp_path / "weights" / "drawn.json")
     assert manifest.codes == ("plasma", "red-line")
     session = onnxruntime.InferenceSession(tmp_path / "weights" / "drawn.onnx", providers=["CPUExecutionProvider"])

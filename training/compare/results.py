@@ -64,6 +64,9 @@ class Row(ConfigTable):
     pictures_seen: int
     train_minutes: float  # mean over the seeds
     on: tuple[TissueResult, ...]
+    changed_without: dict[
+        str, float
+    ] = {}  # part of the network → share of answers changed by its lesion, mean of seeds
     timings: tuple[Timing, ...] = ()
 
 
@@ -123,7 +126,13 @@ def collect_results(
         device="; ".join(dict.fromkeys(fit.device for fit in fits)),
         versions=_versions(fits) | {"onnxruntime": version("onnxruntime")},
         rows=tuple(
-            _row(entry, by_entry[name], costs.get(name), tuple(of[name] for of in on.values() if name in of))
+            _row(
+                entry,
+                by_entry[name],
+                costs.get(name),
+                tuple(of[name] for of in on.values() if name in of),
+                comparison.block,
+            )
             for name, entry in entries.items()
         ),
         failures={run.name: _reason(run) for run in runs if run.failure.exists()},
@@ -227,7 +236,13 @@ def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
     return Estimate(value=value, low=low, high=high)
 
 
-def _row(entry: Entry, runs: Sequence[PlannedRun], cost: NetworkCost | None, on: tuple[TissueResult, ...]) -> Row:
+def _row(
+    entry: Entry,
+    runs: Sequence[PlannedRun],
+    cost: NetworkCost | None,
+    on: tuple[TissueResult, ...],
+    block: MeasuredBlock,
+) -> Row:
     folder = RunFolder(runs[0].folder)
     config, images = folder.config(), {name: counts.total() for name, counts in folder.training_images().items()}
     epochs = len(read_curves(folder.folder / "curves").values.get("train_loss", {}))
@@ -244,7 +259,17 @@ def _row(entry: Entry, runs: Sequence[PlannedRun], cost: NetworkCost | None, on:
         pictures_seen=epochs * pictures_per_epoch(config, images) if epochs else sum(images.values()),
         train_minutes=float(np.mean([RunFolder(run.folder).fit().train_s for run in runs])) / 60,
         on=on,
+        changed_without=_changed_without(runs, block),
     )
+
+
+def _changed_without(runs: Sequence[PlannedRun], block: MeasuredBlock) -> dict[str, float]:
+    """Part → share of calibration pictures that get another class without it, averaged over the runs."""
+    changed: dict[str, list[float]] = {}
+    for run in runs:
+        for lesion in RunFolder(run.folder).evaluation(block).lesions or ():
+            changed.setdefault(lesion.part, []).append(lesion.changed)
+    return {part: float(np.mean(shares)) for part, shares in changed.items()}
 
 
 def _budget(comparison: Comparison) -> str:

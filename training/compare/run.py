@@ -89,8 +89,8 @@ class NetworkLearner:
         pipeline.evaluate(RunFolder(folder), self.data, self.cache, block)
 
     def export(self, folder: Path, out: Path, block: MeasuredBlock) -> None:
-        """Write the artefact, with the metrics of a block."""
-        pipeline.export(RunFolder(folder), out, block=block)
+        """Write the artefact, with the metrics of a block. Inert parts are allowed: it is timed, not served."""
+        pipeline.export(RunFolder(folder), out, block=block, allow_inert=True)
 
     def subject(self, out: Path, threads: int) -> Subject:
         """The exported model, ready to be timed."""

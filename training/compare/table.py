@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from model import atomic_file, csv_file
+from model.parts import CROSS_SCALE_PART, MLKA_PART
 from training.compare.results import Difference, Estimate, Results, Row, TissueResult
 from training.report.figures.figure import ReportFigure
 
 Column = tuple[str, Callable[[Row], str]]  # header, and the cell of a row
 NONE = "–"
+#: Parts of a network with a column of their own.
+LESIONS = (MLKA_PART, CROSS_SCALE_PART)
 
 
 def write(results: Results, out: Path, plot: ReportFigure | None) -> None:
@@ -52,6 +55,11 @@ def _columns(results: Results) -> list[Column]:
     for at, on in enumerate(first.on):
         columns += _tissue_columns(on.tissue, on.n, intended=at == 0, compared=len(rows) > 1)
     columns += [
+        (f"changed without {part}, %", _changed_without(part))
+        for part in LESIONS
+        if any(part in row.changed_without for row in rows)
+    ]
+    columns += [
         ("parameters, M", lambda row: _scaled(row.parameters, 1e6, 2)),
         ("multiply-adds, G", lambda row: _scaled(row.multiply_adds, 1e9, 3)),
     ]
@@ -67,6 +75,13 @@ def _columns(results: Results) -> list[Column]:
     ]
     columns += [column for column in varying if len({column[1](row) for row in rows}) > 1]
     return [*columns, ("training, min", lambda row: f"{row.train_minutes:.1f}")]
+
+
+def _changed_without(part: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        return f"{100 * row.changed_without[part]:.1f}" if part in row.changed_without else NONE
+
+    return cell
 
 
 def _tissue_columns(tissue: str, n: int, intended: bool, compared: bool) -> list[Column]:
@@ -146,6 +161,11 @@ def _notes(results: Results) -> list[str]:
             f"Minus first: difference to {first.title} on the same pictures; p: McNemar's exact test{permuted}, "
             f"two-sided, corrected for the {len(results.rows) - 1} comparisons of the table (Holm)."
         )
+    if any(row.changed_without for row in results.rows):
+        notes.append(
+            "Changed without a part: share of the calibration pictures that get another class when the part is replaced "
+            "by its mean output; mean over seeds."
+        )
     if first.timings:
         notes.append(
             "Pictures/s: onnxruntime on the CPU (classical: scikit-learn), all entries timed side by side, medians, "
@@ -172,7 +192,8 @@ def as_csv(results: Results) -> str:
 
 
 def _plain_cells(row: Row) -> dict[str, object]:
-    return row.model_dump(exclude={"on", "timings"}) | {"seeds": " ".join(map(str, row.seeds))}
+    cells = row.model_dump(exclude={"on", "timings", "changed_without"}) | {"seeds": " ".join(map(str, row.seeds))}
+    return cells | {f"changed_without_{part.replace(' ', '_')}": share for part, share in row.changed_without.items()}
 
 
 def _tissue_cells(on: TissueResult) -> dict[str, object]:

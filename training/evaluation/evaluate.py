@@ -24,6 +24,8 @@ from training.run import Evaluation
 
 #: Source of the figures of `evaluate --block calibration`, as they carry it.
 DEVELOPMENT = "calibration block, development figures"
+#: Pictures of one forward pass.
+BATCH_SIZE = 64
 
 
 def load_network(config: Config, weights: Path) -> Network:
@@ -34,10 +36,14 @@ def load_network(config: Config, weights: Path) -> Network:
 
 
 @torch.inference_mode()
-def score(net: Network, config: Config, images: NDArray[np.uint8], batch_size: int = 64) -> Logits:
-    """Logits (N, C) of uint8 pictures (N, S, S, 3), in batches."""
-    starts = track(range(0, len(images), batch_size), description="scoring", transient=True)
-    rows = [net(_normalised(config, images[start : start + batch_size])).logits.numpy() for start in starts]
+def score(net: Network, config: Config, images: NDArray[np.uint8], *, description: str = "scoring") -> Logits:
+    """Logits (N, C) of uint8 pictures (N, S, S, 3), in batches.
+
+    Args:
+        description: title of the progress bar.
+    """
+    starts = track(range(0, len(images), BATCH_SIZE), description=description, transient=True)
+    rows = [net(_normalised(config, images[start : start + BATCH_SIZE])).logits.numpy() for start in starts]
     return np.concatenate(rows) if rows else np.empty((0, len(config.classes)), np.float32)
 
 
@@ -71,7 +77,7 @@ def evaluate(
     Raises:
         ValueError: no calibration picture shows the intended tissue.
     """
-    of_tissue = _of_tissue(config, calibration)
+    of_tissue = of_intended_tissue(config, calibration)
     fitted = fit_temperature(logits[0][of_tissue], calibration.labels[of_tissue])
     temperature = 1.0 if fitted is None else fitted
     scores: dict[Block, Scores] = {
@@ -99,7 +105,7 @@ def evaluate_development(config: Config, calibration: LabelledImages, logits: Lo
     Raises:
         ValueError: no calibration picture shows the intended tissue.
     """
-    of_tissue = _of_tissue(config, calibration)
+    of_tissue = of_intended_tissue(config, calibration)
     fitted = fit_temperature(logits[of_tissue], calibration.labels[of_tissue])
     temperature = 1.0 if fitted is None else fitted
     scores = scores_of(calibration.samples, logits, temperature, config.codes)
@@ -112,8 +118,8 @@ def evaluate_development(config: Config, calibration: LabelledImages, logits: Lo
     return evaluation.model_copy(update={"temperature_fitted": fitted is not None}), scores
 
 
-def _of_tissue(config: Config, pictures: LabelledImages) -> NDArray[np.bool_]:
-    """A mask (N,) of the pictures that show the intended tissue."""
+def of_intended_tissue(config: Config, pictures: LabelledImages) -> NDArray[np.bool_]:
+    """A mask (N,) of the pictures that show the intended tissue (`card.tissue`)."""
     intended = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
     return np.array([sample.source in intended for sample in pictures.samples], dtype=np.bool_)
 

@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from model.contract import Manifest, Precision
+from model.contract import Manifest
 from training.config import Config
-from training.evaluation.tables import LEGEND, with_interval
-from training.run import Evaluation, EvaluationCount, FitRecord, RunError
+from training.evaluation.tables import LEGEND, lesion_table, with_interval
+from training.run import Evaluation, EvaluationCount, FitRecord, MeasuredLesion, RunError
 
 CARD = "MODEL_CARD.md"
 
@@ -33,11 +33,13 @@ def model_card(manifest: Manifest, reproduction: str, evaluation: Evaluation, co
     splits = list(dict.fromkeys(metric.split for metric in manifest.metrics))
     parts = [_head(manifest, evaluation.temperature_fitted, count), _classes(manifest)]
     parts += [_split(manifest, split, evaluation.confusion.get(split, [])) for split in splits]
+    if evaluation.lesions:
+        parts.append(_lesions(evaluation.lesions))
     parts += [_legend(), _limits(manifest), _data(manifest), f"## Reproduce\n\n{reproduction}"]
     return "\n\n".join(parts) + "\n"
 
 
-def reproduction(fit: FitRecord, config: Config, out: Path, precision: Precision) -> str:
+def reproduction(fit: FitRecord, config: Config, out: Path, manifest: Manifest) -> str:
     """How to reproduce an artefact: prerequisites, commands, training time.
 
     Absolute paths are reduced to file names, since they describe a machine.
@@ -49,10 +51,11 @@ def reproduction(fit: FitRecord, config: Config, out: Path, precision: Precision
     minutes = max(round(fit.train_s / 60), 1)
     alone = " This excludes the training of the required weights." if needed else ""
     libraries = ", ".join(f"{name} {version}" for name, version in fit.versions.items())
+    options = " --precision fp16" * (manifest.precision == "fp16") + " --allow-inert" * bool(manifest.inert)
     return f"""{before}```sh
 marrowlens-train fit {shlex.join(map(_portable, shlex.split(fit.config)))} --data DATA --out RUN
 marrowlens-train evaluate RUN --data DATA
-marrowlens-train export RUN --data DATA --out {_portable(str(out))}{" --precision fp16" if precision == "fp16" else ""}
+marrowlens-train export RUN --data DATA --out {_portable(str(out))}{options}
 ```
 
 Training took {minutes} min on {fit.device}, with {libraries}.{alone} On one CPU the result is bit-identical, \
@@ -68,15 +71,16 @@ def _head(m: Manifest, fitted: bool, count: EvaluationCount) -> str:
     calibration = (
         "fitted on the calibration block" if fitted else "not fitted: the calibration block does not determine it"
     )
+    attention = f"attention scales {', '.join(m.attention_scales)}" if m.has_attention else "no attention maps"
     return f"""# {m.name} {m.version}
 
 **Research use only. Not a medical device: a person reviews and signs, never the model.**
 
 {m.intended_use}
-
+{_inert(m)}
 | | |
 |---|---|
-| network | `{m.variant}` (`model/`), attention scales {", ".join(m.attention_scales)} |
+| network | `{m.variant}` (`model/`), {attention} |
 | input | RGB uint8, {size} × {size} px, resized by `model/image.py` |
 | outputs | {", ".join(f"`{name}` {list(shape)}" for name, shape in m.outputs.items())} |
 | calibration | temperature {m.temperature:.3f}, {calibration}, in the graph |
@@ -98,6 +102,16 @@ def _evaluations(count: EvaluationCount) -> str:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
+
+
+def _inert(m: Manifest) -> str:
+    """A paragraph on inert parts; an empty text if there are none."""
+    return f"\n**Answers do not depend on {', '.join(m.inert)}** (see Lesions).\n" if m.inert else ""
+
+
+def _lesions(lesions: tuple[MeasuredLesion, ...]) -> str:
+    table = lesion_table(lesions)
+    return f"## {table.title}\n\n{table.note}\n\n{_table(table.header, table.rows)}"
 
 
 def _classes(m: Manifest) -> str:

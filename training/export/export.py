@@ -22,9 +22,20 @@ from torch import Tensor, nn
 
 from model import atomic_file
 from model.attention import MLKA
-from model.contract import INPUT, OUTPUTS, DataSource, Manifest, Precision, Preprocessing, manifest_text
+from model.contract import (
+    ATTENTION,
+    INPUT,
+    OUTPUTS,
+    DataSource,
+    Lesion,
+    Manifest,
+    Precision,
+    Preprocessing,
+    manifest_text,
+)
 from training.config import Config
 from training.export.fp16 import fp16_graph
+from training.export.inert import check_not_inert, effect, inert_parts, serves_attention
 from training.export.probes import with_metadata, with_probes
 from training.networks.build import Network, variant_title
 from training.run import Evaluation, Provenance
@@ -43,15 +54,19 @@ class ExportError(Exception):
 class Servable(nn.Module):
     """The network with preprocessing and temperature scaling, as it is served.
 
-    uint8 pictures (N, S, S, 3) → the contract's five outputs, in its order.
+    uint8 pictures (N, S, S, 3) → the contract's outputs, in its order.
+
+    Args:
+        attention: whether `attention` is one of the outputs.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, net: Network, config: Config, temperature: float) -> None:
+    def __init__(self, net: Network, config: Config, temperature: float, *, attention: bool = True) -> None:
         super().__init__()
         self.net = net
+        self.outputs = tuple(name for name in OUTPUTS if attention or name != ATTENTION)
         self.temperature = temperature
         mean, std = torch.tensor(config.model.mean), torch.tensor(config.model.std)
         self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1))
@@ -60,8 +75,8 @@ class Servable(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         planes = image.permute(0, 3, 1, 2).float()  # (N, S, S, 3) -> (N, 3, S, S)
         out = self.net(planes * self.scale + self.shift)
-        probabilities = torch.softmax(out.logits / self.temperature, dim=1)
-        return probabilities, out.logits, out.attention, out.evidence, out.embedding
+        computed = out._asdict() | {"probabilities": torch.softmax(out.logits / self.temperature, dim=1)}
+        return tuple(computed[name] for name in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -77,23 +92,36 @@ class Trained:
     provenance: tuple[Provenance, ...] = ()
 
 
-def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:
+def export(
+    trained: Trained, folder: Path, precision: Precision = "fp32", *, allow_inert: bool = False
+) -> tuple[Path, Manifest]:
     """Write `<name>.onnx` and `<name>.json` to a folder, after all checks have passed.
 
+    The graph has the output `attention` only if the answers depend on the gates that it shows.
+
+    Args:
+        allow_inert: export a network with parts that the answers do not depend on; the manifest names them.
+
     Raises:
+        InertError: a part is inert and that is not allowed, or the evaluation does not contain the parts' lesions.
         ExportError: onnxruntime and PyTorch differ by more than 1e-4 at batch size 1, 2 or 7, or evidence does not sum
             to the logits.
         Fp16Error: the fp16 graph differs too much from the fp32 graph.
         ValueError: see `to_onnx`.
     """
-    config = trained.config
-    servable = Servable(trained.net, config, trained.evaluation.temperature).eval()
+    config, inert = trained.config, inert_parts(trained.net, trained.evaluation)
+    if not allow_inert:
+        check_not_inert(inert)
+    attention = serves_attention(trained.net, inert)
+    servable = Servable(trained.net, config, trained.evaluation.temperature, attention=attention).eval()
     model = to_onnx(servable, config.model.input_size)
     graph = model.SerializeToString()
     shapes = check_graph(graph, servable, config.model.input_size)
     if precision == "fp16":
         graph = fp16_graph(model, config.model.input_size)
-    graph, manifest = with_metadata(graph, _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, precision))
+    graph, manifest = with_metadata(
+        graph, _manifest(trained, hashlib.sha256(graph).hexdigest(), shapes, inert, precision)
+    )
     manifest = with_probes(graph, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{config.name}.onnx"
@@ -102,7 +130,7 @@ def export(trained: Trained, folder: Path, precision: Precision = "fp32") -> tup
     return path, manifest
 
 
-def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
+def to_onnx(servable: Servable, size: int) -> onnx.ModelProto:
     """The ONNX graph, with a dynamic batch size and without exporter metadata.
 
     The graph contains every tensor of the network whole and under its own name, so that a training can be initialised
@@ -123,7 +151,7 @@ def to_onnx(servable: nn.Module, size: int) -> onnx.ModelProto:
         servable,
         (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
         input_names=[INPUT],
-        output_names=list(OUTPUTS),
+        output_names=list(servable.outputs),
         dynamic_shapes={"image": {0: torch.export.Dim("N")}},
         opset_version=OPSET,
         dynamo=True,
@@ -190,10 +218,10 @@ def check_graph(graph: bytes, servable: Servable, size: int) -> dict[str, tuple[
     for batch in PARITY_BATCHES:
         images = generator.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
         images[0] = 0  # its maps may be constant: a division by zero in their scaling
-        arrays = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {INPUT: images}), strict=True))
+        arrays = dict(zip(servable.outputs, session.run(list(servable.outputs), {INPUT: images}), strict=True))
         with torch.inference_mode():
             expected = servable(torch.from_numpy(images))
-        for name, tensor in zip(OUTPUTS, expected, strict=True):
+        for name, tensor in zip(servable.outputs, expected, strict=True):
             _check_close(name, batch, arrays[name], tensor.numpy())
         sums = arrays["evidence"].mean(axis=(2, 3)) + servable.net.head.bias.detach().numpy()
         _check_close("mean of evidence plus bias", batch, sums, arrays["logits"])
@@ -209,7 +237,11 @@ def _check_close(name: str, batch: int, actual: NDArray[np.float32], expected: N
 
 
 def _manifest(
-    trained: Trained, sha256: str, shapes: dict[str, tuple[int, ...]], precision: Precision = "fp32"
+    trained: Trained,
+    sha256: str,
+    shapes: dict[str, tuple[int, ...]],
+    inert: tuple[Lesion, ...],
+    precision: Precision,
 ) -> Manifest:
     config, card = trained.config, trained.config.card
     images = {source.name: trained.training_images.get(source.name, Counter[str]()) for source in config.data.sources}
@@ -237,7 +269,7 @@ def _manifest(
         preprocessing=Preprocessing(input_size=config.model.input_size, mean=config.model.mean, std=config.model.std),
         temperature=trained.evaluation.temperature,
         bias=tuple(trained.net.head.bias.tolist()),
-        attention_scales=trained.net.attention_scales,
+        attention_scales=trained.net.attention_scales if ATTENTION in shapes else (),
         outputs={name: ("N", *shape) for name, shape in shapes.items()},
         opset=OPSET,
         precision=precision,
@@ -246,16 +278,22 @@ def _manifest(
         split=trained.split,
         split_sha256=trained.split_sha256,
         metrics=trained.evaluation.metrics,
+        lesions=tuple(
+            Lesion.model_validate(lesion.model_dump(include=set(Lesion.model_fields)))
+            for lesion in trained.evaluation.lesions or ()
+        ),
+        inert=tuple(lesion.part for lesion in inert),
         intended_use=card.intended_use,
-        limits=(*card.limits, *_derived_limits(trained)),
+        limits=(*card.limits, *_derived_limits(trained, inert)),
         licence=card.licence,
         attribution=_attribution(trained),
     )
 
 
-def _derived_limits(trained: Trained) -> list[str]:
-    """Limits found during training: no fitted temperature, or initial weights that had seen test pictures."""
-    limits = [weights.limit for weights in trained.provenance if weights.limit]
+def _derived_limits(trained: Trained, inert: tuple[Lesion, ...]) -> list[str]:
+    """Limits found after the configuration: inert parts, no fitted temperature, weights that saw test pictures."""
+    limits = [f"Answers do not depend on {lesion.part}: {effect(lesion)}." for lesion in inert]
+    limits += [weights.limit for weights in trained.provenance if weights.limit]
     if not trained.evaluation.temperature_fitted:
         limits.insert(0, "Probabilities are not calibrated: the calibration block does not determine a temperature.")
     return limits

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from model.contract import CLASSES, INPUT, OUTPUTS
+from model.contract import CLASSES, INPUT
 from training.drawn.painter import paint
 
 #: Largest difference to the fp32 graph, relative to the largest value of the output or to 1. fp16 has 11 significant
@@ -74,7 +74,7 @@ def check_parity(fp16: bytes, fp32: bytes, size: int) -> None:
     """
     images = drawn_cells(size)
     actual, expected = _run(fp16, images), _run(fp32, images)
-    for name in OUTPUTS:
+    for name in expected:
         tolerance = ATTENTION_TOLERANCE if name == "attention" else RELATIVE_TOLERANCE
         allowed = tolerance * max(1.0, float(np.abs(expected[name]).max()))
         difference = float(np.abs(actual[name] - expected[name]).max())
@@ -123,7 +123,8 @@ def _has_margin(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def _run(graph: bytes, images: NDArray[np.uint8]) -> Outputs:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    return dict(zip(OUTPUTS, session.run(list(OUTPUTS), {INPUT: images}), strict=True))
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
 
 
 Producers = dict[str, NodeProto]  # value → the node that computes it
@@ -133,8 +134,9 @@ def _fp32_nodes(model: ModelProto) -> set[str]:
     """Names of the nodes that stay in fp32: before the first weights, and between the last weights and an output."""
     producers = {name: node for node in model.graph.node for name in node.output}
     names = {node.name for node in model.graph.node if not _after_weights(node, producers)}
-    for name in OUTPUTS:
-        names |= {node.name for node in _tail(name, producers, through_head=name in ("logits", "evidence"))}
+    for output in model.graph.output:
+        tail = _tail(output.name, producers, through_head=output.name in ("logits", "evidence"))
+        names |= {node.name for node in tail}
     return names
 
 

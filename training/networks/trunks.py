@@ -3,7 +3,7 @@
 timm (pytorch-image-models, Apache-2.0) is the field's reference implementation of these trunks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -48,6 +48,10 @@ class PooledClassifier(nn.Module):
         self.head = nn.Linear(features, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    def parts(self) -> Mapping[str, Sequence[nn.Module]]:
+        """Empty: no part of a comparison network is measured, and none is exported as attention."""
+        return {}
 
     def forward_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, D, h, w) and attention maps (N, K, h', w') of normalised pictures (N, 3, S, S).

@@ -17,7 +17,7 @@ from training.data.splits import describe_split
 from training.evaluation.evaluate import load_network, maps
 from training.evaluation.metrics import tolerant
 from training.evaluation.scores import Scores, scores_of_run
-from training.evaluation.tables import tables
+from training.evaluation.tables import lesion_table, tables
 from training.report.figures.cells import (
     MAP_CELLS,
     Cell,
@@ -90,6 +90,8 @@ def write_report(run: RunFolder, data: Path, out: Path) -> Path:
     for source, split in track(list(evaluation.splits.items()), description="drawing", transient=True):
         figures = _source_figures(run, config, evaluation, scores.of_source(source), cells, source)
         sections.append(Section(split, (), tables(evaluation.metrics, split), _embedded(figures, out)))
+    if evaluation.lesions:
+        sections.append(Section("Parts of the network", tables=[lesion_table(evaluation.lesions)]))
     sections.append(Section("Training", _training(run), (), _embedded(_curves(run), out)))
     facts = _facts(run, config, evaluation)
     page = Page(f"{config.name} {config.version}: evaluation", NOTICE, facts, sections, FOOTER)

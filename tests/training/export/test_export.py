@@ -8,15 +8,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from lesions import lesions
 from torch import nn
 
 from model.attention import MLKA
-from model.contract import Manifest
+from model.contract import Manifest, Precision
 from model.van import VAN, VARIANTS
 from service.runtime.session import open_session
-from training.config import Config
+from training.config import Config, ModelConfig
 from training.export.card import model_card
 from training.export.export import ExportError, Servable, Trained, check_graph, check_mlka_widths, export, to_onnx
+from training.export.inert import InertError
+from training.networks.build import build
 from training.run import Evaluation, EvaluationCount
 
 CONFIG = Config.model_validate(
@@ -105,7 +108,7 @@ def test_a_network_of_nans_is_never_written(network: VAN, tmp_path: Path) -> Non
     trained = Trained(
         CONFIG,
         sick,
-        Evaluation(temperature=1.0, metrics=(), confusion={}),
+        Evaluation(temperature=1.0, metrics=(), confusion={}, lesions=lesions(sick)),
         {"drawn": Counter(PMO=90)},
         "none",
         "0" * 64,
@@ -117,7 +120,8 @@ def test_a_network_of_nans_is_never_written(network: VAN, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def exported(network: VAN, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    trained = Trained(CONFIG, network, UNFITTED, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
+    evaluation = UNFITTED.model_copy(update={"lesions": lesions(network)})
+    trained = Trained(CONFIG, network, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
     return export(trained, tmp_path_factory.mktemp("exported"))
 
 
@@ -157,3 +161,34 @@ def test_groups_that_onnxruntime_is_slow_at_are_named_with_a_width_that_is_not()
             check_mlka_widths(VAN(VARIANTS[name], len(CONFIG.codes)))
     with pytest.raises(ValueError, match="1 gives each scale 10 channels; .* a width that is a multiple of 48"):
         check_mlka_widths(nn.Sequential(nn.Identity(), MLKA(30, ("3-5-1", "5-7-1", "7-9-1"))))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_magnitude_of_features_is_not_served_as_attention(tmp_path: Path, precision: Precision) -> None:
+    """A comparison network has no attention that a lesion could test."""
+    torch.manual_seed(0)
+    config = CONFIG.model_copy(update={"model": ModelConfig(variant="convnext_atto", input_size=64)})
+    net = build(config.model, len(CONFIG.codes)).eval()
+    evaluation = UNFITTED.model_copy(update={"lesions": ()})
+    trained = Trained(config, net, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
+    path, manifest = export(trained, tmp_path, precision)
+    assert list(manifest.outputs) == ["probabilities", "logits", "evidence", "embedding"]
+    assert (manifest.attention_scales, manifest.inert, manifest.lesions) == ((), (), ())
+    assert open_session(path, provider="cpu").manifest == manifest
+
+
+@pytest.mark.parametrize(
+    ("changed", "inert"), [(0.05, ()), (0.049, ("MLKA",)), (0.009, ("MLKA", "cross-scale attention"))]
+)
+def test_the_thresholds_of_mlka_and_cross_scale_attention(
+    network: VAN, tmp_path: Path, changed: float, inert: tuple[str, ...]
+) -> None:
+    evaluation = UNFITTED.model_copy(update={"lesions": lesions(network, changed)})
+    trained = Trained(CONFIG, network, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
+    if inert:
+        with pytest.raises(InertError) as refused:
+            export(trained, tmp_path)
+        assert tuple(lesion.part for lesion in refused.value.lesions) == inert
+    _, manifest = export(trained, tmp_path, allow_inert=True)
+    assert manifest.inert == inert
+    assert manifest.has_attention == ("MLKA" not in inert)

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from graphs import edit_manifest, write_artefact
+from lesions import lesions
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from model.contract import INPUT, OUTPUTS, read_manifest
@@ -142,10 +143,11 @@ CONFIG = Config.model_validate(
 
 def test_an_export_in_fp16_says_so(tmp_path: Path) -> None:
     torch.manual_seed(0)
+    net = VAN("micro", len(CONFIG.codes)).eval()
     trained = Trained(
         CONFIG,
-        VAN("micro", len(CONFIG.codes)).eval(),
-        Evaluation(temperature=1.3, metrics=(), confusion={}),
+        net,
+        Evaluation(temperature=1.3, metrics=(), confusion={}, lesions=lesions(net)),
         {"drawn": Counter(PMO=90)},
         "none",
         "0" * 64,

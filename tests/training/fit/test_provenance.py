@@ -34,7 +34,10 @@ class Transfer:
         hidden.rename(self.artefact)
 
     def exported(self, name: str) -> None:
-        for command in (("evaluate", "--data", self.folder), ("export", "--out", self.folder / "weights" / name)):
+        for command in (
+            ("evaluate", "--data", self.folder),
+            ("export", "--allow-inert", "--out", self.folder / "weights" / name),
+        ):
             log = self.folder / f"{name}.log"
             assert commands.run(command[0], self.folder / "runs" / name, *command[1:], log=log) == 0, log.read_text()
 

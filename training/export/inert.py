@@ -1,0 +1,71 @@
+"""Inert parts: attention that a network is named for, but that its answers do not depend on."""
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from model.contract import Lesion
+from model.parts import CROSS_SCALE_PART, MLKA_PART, POOLING_PART
+from training.networks.build import Network
+from training.run import Evaluation
+
+#: Part → smallest share of answers that must change when the part is replaced by its mean.
+#:
+#: Gates are in every block, so most of a network depends on them: 30 % of the answers change where no path bypasses
+#: attention, none in marrowlens-lite 0.2.0, which has it in a side branch. 5 % is far above what a change of close
+#: calls explains. Cross-scale attention and the weighting of the pooling act in one place: 2 to 4 % change; below 1 %
+#: they are side branches too.
+LEAST_CHANGED = MappingProxyType({MLKA_PART: 0.05, POOLING_PART: 0.01, CROSS_SCALE_PART: 0.01})
+
+
+class InertError(ValueError):
+    """An export was refused, because parts are inert or were not measured.
+
+    Attributes:
+        lesions: of the inert parts; empty if parts were not measured.
+    """
+
+    def __init__(self, reason: str, lesions: Sequence[Lesion] = ()) -> None:
+        super().__init__(reason)
+        self.lesions = tuple(lesions)
+
+
+def inert_parts(net: Network, evaluation: Evaluation) -> tuple[Lesion, ...]:
+    """Lesions of the parts that change fewer answers than LEAST_CHANGED.
+
+    Raises:
+        InertError: the evaluation does not contain the lesions of this network's parts.
+    """
+    lesions = evaluation.lesions or ()
+    measured = {lesion.part for lesion in lesions}
+    if missing := [part for part in net.parts() if part not in measured]:
+        raise InertError(
+            f"the evaluation contains no lesion of {', '.join(missing)}; run `marrowlens-train evaluate` again"
+        )
+    return tuple(lesion for lesion in lesions if lesion.changed < LEAST_CHANGED.get(lesion.part, 0.0))
+
+
+def check_not_inert(inert: Sequence[Lesion]) -> None:
+    """Check that no part is inert.
+
+    Raises:
+        InertError: one is; names the part, what it changes, the threshold, and what to do.
+    """
+    if inert:
+        found = "; ".join(
+            f"{effect(lesion)}, at least {LEAST_CHANGED[lesion.part]:.0%} is required" for lesion in inert
+        )
+        raise InertError(
+            f"{found}. Train a network with attention that its answers depend on, or export with --allow-inert: "
+            "manifest and model card then name the inert parts",
+            inert,
+        )
+
+
+def effect(lesion: Lesion) -> str:
+    """What a lesion changed, as a clause."""
+    return f"replacing {lesion.part} by its mean output changes {lesion.changed:.1%} of {lesion.n} answers"
+
+
+def serves_attention(net: Network, inert: Sequence[Lesion]) -> bool:
+    """Whether the graph has the output `attention`: gates, and a weighting if there is one, that change answers."""
+    return MLKA_PART in net.parts() and not {MLKA_PART, POOLING_PART} & {lesion.part for lesion in inert}
