@@ -163,7 +163,7 @@ def _notes(results: Results) -> list[str]:
         )
     if any(row.changed_without for row in results.rows):
         notes.append(
-            "Changed without a part: share of the calibration pictures that get another class when the part is replaced "
+            "Changed without a part: share of the calibration pictures that get another class if the part is replaced "
             "by its mean output; mean over seeds."
         )
     if first.timings:
