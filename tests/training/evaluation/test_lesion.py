@@ -156,7 +156,6 @@ def test_gates_before_a_projection_of_zero_change_no_answer() -> None:
     lesions = {lesion.part: lesion for lesion in measure_lesions(net, CONFIG, _pictures(4))}
     without_effect = {part for part, lesion in lesions.items() if lesion.changed == 0}
     assert {"MLKA", "stage 1", "stage 2", "stage 3", "stage 4", "pooling"} <= without_effect
-    assert lesions["stem 5x5"].changed > 0
 
 
 def test_networks_name_their_parts() -> None:

@@ -178,11 +178,9 @@ def test_the_magnitude_of_features_is_not_served_as_attention(tmp_path: Path, pr
 
 
 @pytest.mark.parametrize(
-    ("changed", "inert"), [(0.05, ()), (0.049, ("MLKA",)), (0.009, ("MLKA", "cross-scale attention"))]
+    ("changed", "inert"), [(0.05, ()), (0.049, ("MLKA",)), (0.009, ("MLKA", "pooling", "cross-scale attention"))]
 )
-def test_the_thresholds_of_mlka_and_cross_scale_attention(
-    network: VAN, tmp_path: Path, changed: float, inert: tuple[str, ...]
-) -> None:
+def test_the_thresholds_of_inert_parts(network: VAN, tmp_path: Path, changed: float, inert: tuple[str, ...]) -> None:
     evaluation = UNFITTED.model_copy(update={"lesions": lesions(network, changed)})
     trained = Trained(CONFIG, network, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
     if inert:

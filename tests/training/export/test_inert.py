@@ -1,6 +1,7 @@
 """The lesion gate through the command line: attention that no answer depends on is not exported unnoticed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -116,7 +117,7 @@ class Bench:
                         parameter *= factor
             embedding = net((planes - mean) / std).embedding
             with_one = torch.cat([embedding, torch.ones(len(labels), 1)], dim=1)
-            target = torch.eye(len(CODES))[labels]
+            target = 0.3 * torch.eye(len(CODES))[labels]  # small: an export allows an absolute error
             solved = torch.linalg.lstsq(with_one, target, rcond=1e-2, driver="gelsd").solution
             net.head.weight.copy_(solved[:-1].T)
             net.head.bias.copy_(solved[-1])
@@ -158,7 +159,7 @@ def test_evaluate_prints_and_writes_the_lesions_of_the_calibration_block(bench: 
     mlka = lesions["MLKA"]
     assert mlka["changed"] >= 0.3
     assert mlka["changed_low"] < mlka["changed"] < mlka["changed_high"]
-    (row,) = (line for line in said.splitlines() if line.startswith(" MLKA "))
+    (row,) = (line for line in said.splitlines() if re.match(" MLKA +6 ", line))
     assert f"{100 * mlka['changed']:.1f} (" in row and f"{mlka['accuracy']:.3f}" in row
     stages = [said.index(f"\n {part} ") for part in lesions if part.startswith("stage")]
     assert len(stages) == 4 and stages == sorted(stages)
@@ -203,7 +204,7 @@ def test_maps_of_attention_without_effect_are_not_served(allowed: Exported, benc
     with client(allowed.folder / "drawn.onnx") as service:
         answer = service.post("/classify", params={"maps": "evidence"}, files={"image": picture}).json()
     assert answer["model"]["inert"] == list(allowed.manifest.inert)
-    assert answer["evidence"] and not answer["attention"]
+    assert answer["evidence"] and "attention" not in answer
 
 
 @pytest.mark.parametrize("kept", [None, ["MLKA"]])
