@@ -74,6 +74,9 @@ class DataConfig(ConfigTable):
     training_shares: dict[str, Fraction] = Field(
         {}, description="class → share of its training pictures to use, to create an imbalanced training block"
     )
+    held_out: Path | None = Field(
+        None, description="split list (.csv of a run or an artefact); its test pictures are left out, for development"
+    )
     twins: NearDuplicatesConfig = Field(NearDuplicatesConfig(), description="handling of near duplicates")
     split: SplitConfig = Field(BlockSplit(), description="division into training, calibration and test")
 

@@ -17,7 +17,16 @@ from training.data.appearance import appearance_pairs, measure_appearance
 from training.data.images import UnreadableImage
 from training.data.layouts import index_source
 from training.data.near_duplicates import DuplicatePair, find_near_duplicates, hash_samples
-from training.data.samples import BLOCKS, Block, DataError, Sample, Split, group_by_block, split_from_csv
+from training.data.samples import (
+    BLOCKS,
+    Block,
+    DataError,
+    Sample,
+    Split,
+    group_by_block,
+    listed_test_keys,
+    split_from_csv,
+)
 from training.data.splits import (
     assign_blocks,
     describe_split,
@@ -83,10 +92,10 @@ def index_data(data: DataConfig, root: Path, codes: Sequence[str], cache: Path |
 
 
 def find_samples(data: DataConfig, root: Path, codes: Sequence[str]) -> tuple[list[Sample], Counter[tuple[str, str]]]:
-    """Every picture of every source, and the number left out by source and class of the data.
+    """Every picture of every source but those held out, and the number left out by source and class of the data.
 
     Raises:
-        DataError: a source contradicts the configuration.
+        DataError: a source contradicts the configuration, or the list of held-out pictures names none of them.
     """
     samples: list[Sample] = []
     left_out: Counter[tuple[str, str]] = Counter()
@@ -94,7 +103,15 @@ def find_samples(data: DataConfig, root: Path, codes: Sequence[str]) -> tuple[li
         found = index_source(root, source, codes)
         samples += found.samples
         left_out.update({(source.name, name): count for name, count in found.left_out.items()})
-    return samples, left_out
+    if data.held_out is None:
+        return samples, left_out
+    tested = listed_test_keys(data.held_out)
+    kept = [sample for sample in samples if sample.key not in tested]
+    if len(kept) == len(samples):
+        raise DataError(data.held_out, "none of its test pictures is in the data; source, class and file must agree")
+    held_out = Counter(sample.source for sample in samples if sample.key in tested)
+    left_out.update({(source, f"test pictures of {data.held_out.name}"): count for source, count in held_out.items()})
+    return kept, left_out
 
 
 def load_split(data: DataConfig, root: Path, codes: Sequence[str], text: str) -> Split:

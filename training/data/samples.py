@@ -1,5 +1,6 @@
 """A picture of a data set, its bytes, and the split list (split.csv)."""
 
+import csv
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -115,6 +116,21 @@ def split_from_csv(samples: Iterable[Sample], text: str, root: Path, complete: b
         if names:
             raise DataError(root, f"differs from the data of this run: {len(names)} {what}, for example {names[0]}")
     return split
+
+
+def listed_test_keys(path: Path) -> set[Key]:
+    """Source, class and file of the test pictures in a split list.
+
+    Raises:
+        DataError: the file cannot be read or is not a split list.
+    """
+    try:
+        rows = list(csv_file.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+        return {(row["source"], row["code"], row["file"]) for row in rows if row["block"] == "test"}
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise DataError(path, "not a split list; name that of a run (split.csv) or an artefact") from error
 
 
 def sha256_of(text: str) -> str:

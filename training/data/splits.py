@@ -232,6 +232,8 @@ def describe_split(data: DataConfig) -> str:
         sentence = f"of {drawn}: {sentence}"
     elif data.sample < 1:
         sentence += f"; trained on {drawn} from the training block"
+    if data.held_out:
+        sentence = f"without the test pictures of {data.held_out.name}: {sentence}"
     if data.training_shares:
         shares = ", ".join(f"{code} {share:.1%}" for code, share in data.training_shares.items())
         sentence += f"; trained on a share of some classes (seed {data.sample_seed}): {shares}"

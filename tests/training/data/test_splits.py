@@ -1,5 +1,6 @@
 """All kinds of split: every picture in one block, no group in two, shares as configured, independent of file order."""
 
+import tomllib
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minimal_config import MINIMAL
 
 from examples import examples
-from training.data.samples import BLOCKS, Block, Sample, group_by_block
-from training.data.splits import assign_blocks, group_ids, patient_pairs, subsample
+from training.config import Config, validate_table
+from training.data.index import index_data, load_split
+from training.data.samples import BLOCKS, Block, DataError, Sample, group_by_block, split_csv
+from training.data.splits import assign_blocks, describe_split, group_ids, patient_pairs, subsample
 from training.split_config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit, RandomSplit, SplitConfig
 
 CODES = ("BLA", "EOS", "PMO")
@@ -200,3 +204,44 @@ def test_a_larger_sample_holds_the_smaller_and_no_class_is_lost(
     found = Counter((s.source, s.code) for s in small)
     assert found == {stratum: max(round(count * share), 1) for stratum, count in counts.items()}
     assert set(subsample(samples[::-1], share, seed)) == set(small)
+
+
+def _held_out(folder: Path, text: str) -> Config:
+    (folder / "held.csv").write_text(text)
+    return validate_table(Config, tomllib.loads(MINIMAL) | {"data": _data(folder)}, folder)
+
+
+def _data(folder: Path) -> dict[str, object]:
+    source = {"name": "drawn", "folder": "drawn", "licence": "CC0", "attribution": "drawn"}
+    split = {"kind": "kfold", "k": 3}
+    return {"sources": [source], "held_out": folder / "held.csv", "twins": {"action": "off"}, "split": split}
+
+
+def test_folds_leave_out_what_another_run_tests(tmp_path: Path) -> None:
+    for code in CODES:
+        (tmp_path / "drawn" / code).mkdir(parents=True)
+        for number in range(12):
+            (tmp_path / "drawn" / code / f"{number:02d}.png").touch()
+    rows = [f"{'test' if at < 3 else 'train'},drawn,{code},{at:02d}.png" for code in CODES for at in range(12)]
+    config = _held_out(tmp_path, "block,source,code,file\n" + "\n".join(rows) + "\n")
+    index = index_data(config.data, tmp_path, config.codes, None)
+    used = [sample for members in index.split.values() for sample in members]
+    assert len(used) == 3 * 9 and not {sample.name for sample in used} & {"00.png", "01.png", "02.png"}
+    assert index.left_out == {("drawn", "test pictures of held.csv"): 9}
+    assert load_split(config.data, tmp_path, config.codes, split_csv(index.split)) == index.split
+    assert describe_split(config.data).startswith("without the test pictures of held.csv: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("block,source,code,file\ntest,other,EOS,00.png\n", "none of its test pictures is in the data"),
+        ("file,class\n00.png,EOS\n", "not a split list"),
+    ],
+)
+def test_a_list_that_holds_nothing_out_is_an_error(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "drawn" / "EOS").mkdir(parents=True)
+    (tmp_path / "drawn" / "EOS" / "00.png").touch()
+    config = _held_out(tmp_path, text)
+    with pytest.raises(DataError, match=says):
+        index_data(config.data, tmp_path, config.codes, None)
