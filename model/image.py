@@ -76,38 +76,43 @@ def decode(
         PictureTooLarge: more than max_pixels.
         UndecodablePicture: empty, cut off, damaged, or of an extreme shape.
     """
-    square = to_square(_upright_rgb(bytes(data), max_pixels), size)
-    return square if square.flags.writeable else square.copy()
-
-
-def _upright_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    data = bytes(data)
     found = format_of(data[:512])
     try:
-        if found == "JPEG":
-            return _jpeg_as_seen(data, max_pixels)
-        if found != "PNG":  # PNG has a signature and checksums that show it
-            check_line_ends(found, data)
-        picture, orientation = _READERS[found](data, max_pixels)
-        picture = in_srgb(picture, embedded_profile(found, data) or picture.info.get("icc_profile"))
-        return np.asarray(upright(opaque(picture), orientation))
+        square = _jpeg(data, size, max_pixels) if found == "JPEG" else _other(found, data, size, max_pixels)
     except PictureError:
         raise
     except Exception as error:  # Pillow's parsers raise many kinds, from struct.error to MemoryError
         raise UndecodablePicture(f"the {found} data is damaged, cut off or of an unsupported layout") from error
+    return square if square.flags.writeable else square.copy()
 
 
-def _jpeg_as_seen(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    frame = jpeg.read_frame(data)
-    check_size(frame.width, frame.height, max_pixels)
-    layout = jpeg.read_layout(data, frame)
+def _other(found: str, data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
+    if found != "PNG":  # PNG has a signature and checksums that show it
+        check_line_ends(found, data)
+    picture, orientation = _READERS[found](data, max_pixels)
+    picture = in_srgb(picture, embedded_profile(found, data) or picture.info.get("icc_profile"))
+    return to_square(np.asarray(upright(opaque(picture), orientation)), size)
+
+
+def _jpeg(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
+    """A JPEG is decoded at the smallest scale that is not below the square, and turned upright last, where it is small.
+
+    A smaller scale takes less time and memory. The filter's width is that of the square's pixels at every scale, so it
+    gives almost the same pixels (docs/decisions/0008).
+    """
+    layout = jpeg.read_layout(data, lambda frame: check_size(frame.width, frame.height, max_pixels))
+    frame = layout.frame
     profile = jpeg.profile(data, layout)  # before decoding: libjpeg's message about a damaged one is less clear
-    pixels = jpeg.decode(data, layout)
+    scale = jpeg.scale_for(frame, size)
+    pixels = jpeg.decode(data, layout, scale)
     mode = _JPEG_MODES[len(frame.components)]
     transform = transform_to_srgb(profile, mode)
     if transform or mode == "CMYK":
         pixels = _converted(pixels, mode, transform)
+    square = to_square(pixels, size, (frame.height * scale / 8, frame.width * scale / 8))
     orientation = orientation_of_jpeg(data) if jpeg.has_metadata(layout) else UPRIGHT
-    return pixels if orientation == UPRIGHT else np.asarray(upright(Image.fromarray(pixels), orientation))
+    return square if orientation == UPRIGHT else np.asarray(upright(Image.fromarray(square), orientation))
 
 
 def _converted(pixels: NDArray[np.uint8], mode: str, transform: Transform | None) -> NDArray[np.uint8]:

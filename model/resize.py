@@ -9,48 +9,58 @@ from numpy.typing import NDArray
 from PIL import Image
 
 try:
-    from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+    from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 except ImportError:  # no wheel for this platform
     SIMD = False
 else:
     SIMD = True
-    _BILINEAR = ResizeOptions(resize_alg=ResizeAlg.convolution(FilterType.bilinear), use_alpha=False)
+    _BILINEAR = ResizeAlg.convolution(FilterType.bilinear)
 
 Pixels = NDArray[np.uint8]
+#: Height and width of a picture in pixels, not always whole ones.
+Extent = tuple[float, float]
 #: Larger pictures are resized by Pillow, which needs no copy; copying holds the GIL.
 MAX_COPIED_PIXELS = 1_000_000
 
 
-def to_square(pixels: Pixels, size: int) -> Pixels:
+def to_square(pixels: Pixels, size: int, extent: Extent | None = None) -> Pixels:
     """Stretch the whole picture to a square. Thread-safe.
 
     Args:
         pixels: (H, W, 3) RGB.
         size: S, the side of the square in pixels.
+        extent: height and width of the picture, if the last row and column of `pixels` are partly outside it.
 
     Returns:
         (S, S, 3), C-contiguous. `pixels` itself if it has that size.
     """
     height, width, _ = pixels.shape
-    if (height, width) == (size, size):
+    extent = extent or (height, width)
+    if (height, width) == (size, size) == extent:
         return pixels
     # Pillow may resize a tall picture vertically first, which rounds differently.
     if SIMD and height <= width and height * width <= MAX_COPIED_PIXELS:
-        return _by_simd(pixels, size)
-    return by_pillow(pixels, size)
+        return _by_simd(pixels, size, extent)
+    return by_pillow(pixels, size, extent)
 
 
-def by_pillow(pixels: Pixels, size: int) -> Pixels:
+def by_pillow(pixels: Pixels, size: int, extent: Extent | None = None) -> Pixels:
     """`to_square` without SIMD, and the reference for it."""
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    box = (0, 0, extent[1], extent[0]) if extent else None
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box))
 
 
-def _by_simd(pixels: Pixels, size: int) -> Pixels:
+def _by_simd(pixels: Pixels, size: int, extent: Extent) -> Pixels:
     height, width, _ = pixels.shape
     picture = ImageData(width, height, PixelType.U8x3, pixels.tobytes())
     narrowed, square = ImageData(size, height, PixelType.U8x3), ImageData(size, size, PixelType.U8x3)
     resizer = Resizer()  # one per call: it has buffers that threads must not share
     # Horizontally first, as Pillow does; cykooz.resizer's default is the opposite.
-    resizer.resize(picture, narrowed, _BILINEAR)
-    resizer.resize(narrowed, square, _BILINEAR)
+    resizer.resize(picture, narrowed, _options(extent[1], height))
+    resizer.resize(narrowed, square, _options(size, extent[0]))
     return np.frombuffer(square.get_buffer(), np.uint8).reshape(size, size, 3)
+
+
+def _options(width: float, height: float) -> "ResizeOptions":
+    """The filter on the part of this size at the upper left."""
+    return ResizeOptions(_BILINEAR, use_alpha=False, crop_box=CropBox(0, 0, width, height))

@@ -6,7 +6,7 @@ transfer in text mode.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,10 @@ MAX_SCANS = 100
 MAX_SEGMENTS = 4096
 #: Scans of this many bytes contain each of the 256 values: all of 11,758 real cells, and 1 - 3e-5 of random bytes.
 MIN_BYTES_FOR_LINE_ENDS = 4096
+
+#: Scales of decoding, in eighths of the side. libjpeg-turbo has SIMD code for these. Of the others, 5/8 to 7/8 take
+#: longer than the whole picture, and 3/8 longer than 4/8 (docs/decisions/0008).
+_SCALES = (1, 2, 4, 8)
 
 _HOLE = bytes(32)  # real cells have at most 5 zeros in a row
 _DHT, _SOI, _EOI, _SOS, _DNL, _APP0, _APP1, _APP2 = 0xC4, 0xD8, 0xD9, 0xDA, 0xDC, 0xE0, 0xE1, 0xE2
@@ -109,21 +113,6 @@ def _scan_end(data: bytes, start: int) -> int:
     return found.start()
 
 
-def read_frame(data: bytes) -> Frame:
-    """Read the frame header.
-
-    Raises:
-        UnsupportedPicture: an unsupported JPEG process.
-        UndecodablePicture: cut off or damaged before the frame header ends.
-    """
-    for segment in segments(data):
-        if segment.marker in _FRAMES:
-            return _frame(segment.marker, data[segment.start : segment.end])
-        if segment.marker == _SOS:
-            break
-    raise UndecodablePicture(_DAMAGED.format("it has no frame header"))
-
-
 def _frame(marker: int, header: bytes) -> Frame:
     if name := _FRAMES[marker]:
         raise UnsupportedPicture(f"{name}; send a Huffman-coded JPEG of 8 bits (baseline or progressive)")
@@ -141,6 +130,12 @@ def _frame(marker: int, header: bytes) -> Frame:
     return Frame(marker == _PROGRESSIVE, width, height, components)
 
 
+def scale_for(frame: Frame, side: int) -> int:
+    """The smallest scale, in eighths, at which neither side is shorter than `side` pixels; 8: decode in full."""
+    shorter = min(frame.width, frame.height)
+    return next((scale for scale in _SCALES if shorter * scale >= 8 * side), 8)
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The frame of a complete JPEG, and all its segments."""
@@ -149,40 +144,60 @@ class Layout:
     segments: tuple[Segment, ...]
 
 
-def read_layout(data: bytes, frame: Frame) -> Layout:
-    """Read the segments of a file with this frame header, and check that it is complete.
+def read_layout(data: bytes, accept: Callable[[Frame], object]) -> Layout:
+    """Read the segments of a file in one pass, and check that it is complete.
+
+    Args:
+        data: the file.
+        accept: called with the frame header, before what follows it is read; raises if the picture is not wanted.
 
     Raises:
+        UnsupportedPicture: an unsupported JPEG process.
         UndecodablePicture: cut off, damaged, or too many scans.
     """
-    found = tuple(segments(data))
-    scans = [segment for segment in found if segment.marker == _SOS]
+    frame: Frame | None = None
+    found: list[Segment] = []
+    scans: list[Segment] = []
+    heights: list[bytes] = []
+    for segment in segments(data):
+        found.append(segment)
+        if segment.marker == _SOS:
+            if frame is None:
+                break
+            scans.append(segment)
+        elif segment.marker in _FRAMES:
+            if frame:
+                raise UndecodablePicture(_DAMAGED.format("it has two frame headers"))
+            frame = _frame(segment.marker, data[segment.start : segment.end])
+            accept(frame)
+        elif segment.marker == _DNL:
+            heights.append(data[segment.start : segment.end])
+    if frame is None:
+        raise UndecodablePicture(_DAMAGED.format("it has no frame header"))
+    if any(height != frame.height.to_bytes(2, "big") for height in heights):
+        raise UndecodablePicture(_DAMAGED.format("its two heights differ"))
     if len(scans) > MAX_SCANS:
         raise UndecodablePicture(f"a JPEG of more than {MAX_SCANS} scans")
-    if sum(segment.marker in _FRAMES for segment in found) > 1:
-        raise UndecodablePicture(_DAMAGED.format("it has two frame headers"))
     _check_coverage(frame, [data[scan.start : scan.end] for scan in scans])
-    for segment in found:
-        if segment.marker == _DNL and data[segment.start : segment.end] != frame.height.to_bytes(2, "big"):
-            raise UndecodablePicture(_DAMAGED.format("its two heights differ"))
     _check_line_ends(data, scans)
     if not frame.progressive:  # there zeros can be empty blocks, and libjpeg notices most holes
-        _check_holes(data, found)
-    return Layout(frame, found)
+        _check_holes(data, found, scans)
+    return Layout(frame, tuple(found))
 
 
 def _check_coverage(frame: Frame, headers: list[bytes]) -> None:
     """Check that the scans contain every bit of every coefficient of every component."""
-    missing_bits = {component.identifier: bytearray(b"\xff" * 64) for component in frame.components}
+    whole = bytes(64) if frame.progressive else b"\0"  # a sequential scan contains all coefficients of its components
+    missing_bits = {component.identifier: bytearray(b"\xff" * len(whole)) for component in frame.components}
     for header in headers:
         if len(header) < 4 or len(header) != 4 + 2 * header[0]:
             raise UndecodablePicture(_DAMAGED.format("a scan header has the wrong length"))
-        first, last, low = (header[-3], header[-2], header[-1] & 15) if frame.progressive else (0, 63, 0)
+        first, last, low = (header[-3], header[-2], header[-1] & 15) if frame.progressive else (0, 0, 0)
         for identifier in header[1:-3:2]:
             if identifier not in missing_bits or not first <= last <= 63:
                 raise UndecodablePicture(_DAMAGED.format("a scan header does not fit the frame"))
             missing_bits[identifier][first : last + 1] = bytes((low,)) * (last + 1 - first)
-    if any(map(any, missing_bits.values())):
+    if any(bits != whole for bits in missing_bits.values()):
         raise UndecodablePicture(_CUT_OFF.format("scans are missing"))
 
 
@@ -201,17 +216,20 @@ def _check_line_ends(data: bytes, scans: list[Segment]) -> None:
         raise UndecodablePicture(_DAMAGED.format("its line ends were changed by a transfer in text mode"))
 
 
-def _check_holes(data: bytes, found: tuple[Segment, ...]) -> None:
+def _check_holes(data: bytes, found: list[Segment], scans: list[Segment]) -> None:
     """Check that a baseline picture has no run of zero bytes, as an incompletely written file has.
 
     If the code of zeros ends a block, an area of one colour is such a run, and is allowed. Otherwise a run would mean
     the same coefficient 63 times in every block.
     """
+    holed = [scan for scan in scans if data.find(_HOLE, scan.end, scan.scan_end) >= 0]
+    if not holed:
+        return
     ends_block = {0: False, 1: True}  # the tables of a file that contains none (T.81 annex K.3)
     for segment in found:
         if segment.marker == _DHT:
             ends_block.update(_ends_of_block(data[segment.start : segment.end]))
-        elif segment.marker == _SOS and data.find(_HOLE, segment.end, segment.scan_end) >= 0:
+        elif segment in holed:
             tables = data[segment.start + 2 : segment.end - 3 : 2]
             if not all(ends_block.get(table & 15) for table in tables):
                 raise UndecodablePicture(_DAMAGED.format("a part of it is all zeros"))
@@ -253,21 +271,32 @@ def has_metadata(layout: Layout) -> bool:
     return any(segment.marker == _APP1 for segment in layout.segments)
 
 
-def decode(data: bytes, layout: Layout) -> NDArray[np.uint8]:
-    """Decode a JPEG. A warning of libjpeg is an error.
+def decode(data: bytes, layout: Layout, scale: int = 8) -> NDArray[np.uint8]:
+    """Decode a JPEG. A warning of libjpeg is an error; the scale changes no warning.
+
+    Args:
+        data: the file.
+        layout: of this file.
+        scale: 1, 2, 4 or 8 eighths of the sides.
 
     Returns:
-        RGB (H, W, 3), or the inks of a CMYK picture (H, W, 4), 255 for full ink.
+        RGB (H, W, 3), or the inks of a CMYK picture (H, W, 4), 255 for full ink. Scaled sides are rounded up: the last
+        row and column can be partly outside the picture.
 
     Raises:
         UnsupportedPicture: chroma subsampling that libjpeg-turbo does not support.
         UndecodablePicture: cut off or damaged.
     """
-    four = len(layout.frame.components) == 4
+    frame = layout.frame
+    four = len(frame.components) == 4
+    # simplejpeg uses the smallest scale of at least these sides. 0: in full
+    height, width = (-(-side * scale // 8) if scale < 8 else 0 for side in (frame.height, frame.width))
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(_normalized(data, layout), "CMYK" if four else "RGB")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            _normalized(data, layout), "CMYK" if four else "RGB", min_height=height, min_width=width
+        )
     except ValueError as error:
-        raise _refusal(str(error), layout.frame) from error
+        raise _refusal(str(error), frame) from error
     return ~pixels if four else pixels  # every known writer of CMYK stores inverted values, as Adobe does
 
 

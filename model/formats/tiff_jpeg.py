@@ -47,13 +47,14 @@ def check_streams(main: Directory) -> None:
 
 
 def _check_stream(data: bytes, stream: Stream) -> None:
-    frame = jpeg.read_frame(data)
-    if frame.width != stream.width or not stream.rows <= frame.height <= stream.most_rows:
-        raise UndecodablePicture(
-            f"the TIFF data is damaged: a JPEG stream of {frame.width} x {frame.height} pixels instead of"
-            f" {stream.width} x {stream.rows}"
-        )
-    jpeg.decode(data, jpeg.read_layout(data, frame))
+    def check_size(frame: jpeg.Frame) -> None:
+        if frame.width != stream.width or not stream.rows <= frame.height <= stream.most_rows:
+            raise UndecodablePicture(
+                f"the TIFF data is damaged: a JPEG stream of {frame.width} x {frame.height} pixels instead of"
+                f" {stream.width} x {stream.rows}"
+            )
+
+    jpeg.decode(data, jpeg.read_layout(data, check_size), scale=1)  # for its warnings, not for its pixels
 
 
 def _streams(main: Directory) -> Iterator[Stream]:
