@@ -96,10 +96,10 @@ def _other(found: str, data: bytes, size: int, max_pixels: int) -> NDArray[np.ui
 
 
 def _jpeg(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
-    """A JPEG is decoded at the smallest scale that is not below the square, and turned upright last, where it is small.
+    """A large JPEG is decoded at a smaller scale, in less time and memory (docs/decisions/0008).
 
-    A smaller scale takes less time and memory. The filter's width is that of the square's pixels at every scale, so it
-    gives almost the same pixels (docs/decisions/0008).
+    The filter is as wide as two pixels of the square at every scale, so the pixels are almost the same. The orientation
+    comes last, when the picture is small.
     """
     layout = jpeg.read_layout(data, lambda frame: check_size(frame.width, frame.height, max_pixels))
     frame = layout.frame

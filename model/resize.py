@@ -14,7 +14,7 @@ except ImportError:  # no wheel for this platform
     SIMD = False
 else:
     SIMD = True
-    _BILINEAR = ResizeAlg.convolution(FilterType.bilinear)
+    _BILINEAR = ResizeOptions(resize_alg=ResizeAlg.convolution(FilterType.bilinear), use_alpha=False)
 
 Pixels = NDArray[np.uint8]
 #: Height and width of a picture in pixels, not always whole ones.
@@ -56,11 +56,13 @@ def _by_simd(pixels: Pixels, size: int, extent: Extent) -> Pixels:
     narrowed, square = ImageData(size, height, PixelType.U8x3), ImageData(size, size, PixelType.U8x3)
     resizer = Resizer()  # one per call: it has buffers that threads must not share
     # Horizontally first, as Pillow does; cykooz.resizer's default is the opposite.
-    resizer.resize(picture, narrowed, _options(extent[1], height))
-    resizer.resize(narrowed, square, _options(size, extent[0]))
+    resizer.resize(picture, narrowed, _filter(extent[1], height) if extent[1] < width else _BILINEAR)
+    resizer.resize(narrowed, square, _filter(size, extent[0]) if extent[0] < height else _BILINEAR)
     return np.frombuffer(square.get_buffer(), np.uint8).reshape(size, size, 3)
 
 
-def _options(width: float, height: float) -> "ResizeOptions":
-    """The filter on the part of this size at the upper left."""
-    return ResizeOptions(_BILINEAR, use_alpha=False, crop_box=CropBox(0, 0, width, height))
+def _filter(width: float, height: float) -> "ResizeOptions":
+    """The filter, applied to the upper left part of this size."""
+    options = _BILINEAR.copy()
+    options.crop_box = CropBox(0, 0, width, height)
+    return options

@@ -107,7 +107,7 @@ def test_the_plain_case_is_what_pillow_makes_of_it() -> None:
         unresized = np.asarray(picture.convert("RGB"))
     for same in (data, bytearray(data), memoryview(data)):
         assert (decode(same, 250) == unresized).all()
-        assert_same_but_for_rounding(decode(same, 96), by_pillow(unresized, 96))
+        assert_same_but_for_rounding(decode(same, 128), by_pillow(unresized, 128))
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,12 @@ def test_large_pictures_and_machines_without_simd_are_pillows(monkeypatch: pytes
     assert (to_square(small, 64) != by_pillow(small, 64)).any() == resize.SIMD
     monkeypatch.setattr(resize, "SIMD", False)
     assert (to_square(small, 64) == by_pillow(small, 64)).all()
+
+
+@given(height=SIDES, width=SIDES, less=st.tuples(st.floats(0, 0.9), st.floats(0, 0.9)))
+@settings(max_examples=examples(40), deadline=None)
+def test_a_part_of_the_last_row_and_column(height: int, width: int, less: tuple[float, float]) -> None:
+    picture = pixels(height, width)
+    extent = (height - less[0], width - less[1])
+    off = to_square(picture, 96, extent).astype(int) - by_pillow(picture, 96, extent)
+    assert np.abs(off).max() <= 1
