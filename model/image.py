@@ -96,7 +96,7 @@ def _other(found: str, data: bytes, size: int, max_pixels: int) -> NDArray[np.ui
 
 
 def _jpeg(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
-    """A large JPEG is decoded at a smaller scale, in less time and memory (docs/decisions/0008).
+    """A large JPEG is decoded at a smaller scale, in less time and memory (docs/decisions/0019).
 
     The filter is as wide as two pixels of the square at every scale, so the pixels are almost the same. The orientation
     comes last, when the picture is small.

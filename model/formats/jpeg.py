@@ -24,9 +24,9 @@ MAX_SEGMENTS = 4096
 MIN_BYTES_FOR_LINE_ENDS = 4096
 
 # Least side of the picture in sides of the wanted square, and the scale in eighths. Real cells then differ by at most
-# 0.8 levels in the mean from those decoded in full (docs/decisions/0008). Only these scales have SIMD code in
+# 0.8 levels in the mean from those decoded in full (docs/decisions/0019). Only these scales have SIMD code in
 # libjpeg-turbo: 5/8 to 7/8 take longer than 8/8, and 3/8 longer than 4/8.
-_SCALES = ((16, 1), (5, 2), (2.5, 4))
+_SCALES = ((16, 1), (6, 2), (2.5, 4))
 
 _HOLE = bytes(32)  # real cells have at most 5 zeros in a row
 _DHT, _SOI, _EOI, _SOS, _DNL, _APP0, _APP1, _APP2 = 0xC4, 0xD8, 0xD9, 0xDA, 0xDC, 0xE0, 0xE1, 0xE2
