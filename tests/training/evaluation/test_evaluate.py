@@ -9,7 +9,8 @@ from scipy.special import softmax
 from training.config import Config
 from training.data.images import LabelledImages
 from training.data.samples import Sample
-from training.evaluation.evaluate import evaluate, fit_temperature
+from training.evaluation.evaluate import evaluate, evaluate_development, fit_temperature
+from training.evaluation.selective import first_half
 
 CODES = ("A", "B", "C")
 CONFIG = Config.model_validate(
@@ -90,3 +91,26 @@ def test_the_temperature_is_the_intended_tissues_and_each_source_is_measured_by_
     eces = {(m.name, m.split): m.value for m in evaluation.metrics if m.name.startswith("ece")}
     (of_marrow, _) = n
     assert eces["ece", of_marrow] < eces["ece_before_temperature", of_marrow] / 2
+
+
+def test_development_figures_use_the_temperature_of_the_other_half() -> None:
+    logits, labels = _overconfident(2000, 2.0)
+    calibration = _pictures("marrow", labels)
+    evaluation, scores = evaluate_development(CONFIG, calibration, logits)
+    first = first_half(labels)
+    for half in (first, ~first):
+        assert set(scores.temperature[half]) == {fit_temperature(logits[~half], labels[~half])}
+    assert len(set(scores.temperature)) == 2
+    assert evaluation.temperature == fit_temperature(logits, labels)
+    assert {metric.split for metric in evaluation.metrics} == {
+        "marrow (bone marrow), calibration block, development figures"
+    }
+    accuracy = next(metric for metric in evaluation.metrics if metric.name == "accuracy")
+    assert (accuracy.value, accuracy.n) == (pytest.approx((logits.argmax(axis=1) == labels).mean()), 2000)
+
+
+def test_a_half_without_the_intended_tissue_has_no_temperature_of_its_own() -> None:
+    (marrow, marrow_labels), (blood, blood_labels) = _overconfident(1, 1.0), _overconfident(300, 0.5, seed=1)
+    both = _together(_pictures("marrow", marrow_labels), _pictures("blood", blood_labels))
+    _, scores = evaluate_development(CONFIG, both, np.concatenate([marrow, blood]))
+    assert set(scores.temperature) == {1.0}
