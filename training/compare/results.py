@@ -17,7 +17,7 @@ from training.evaluation.paired import Labels, Predictions, ScoreDraws, bootstra
 from training.evaluation.scores import measured_scores
 from training.export.cost import NetworkCost
 from training.report.figures.curves import read_curves
-from training.run import FitRecord, MeasuredBlock, RunError, RunFolder
+from training.run import FitRecord, MeasuredBlock, MeasuredLesion, RunError, RunFolder
 from training.split_config import ConfigTable
 
 
@@ -49,8 +49,18 @@ class TissueResult(ConfigTable):
     macro_f1_difference: Estimate | None = None
 
 
+class PartEffect(ConfigTable):
+    """Effect of replacing a part of a network by its mean output (training/evaluation/lesion.py), over the seeds."""
+
+    part: str
+    changed: float  # share of answers, mean over the seeds
+    accuracy_change: float  # mean over the seeds
+    changed_by_seed: tuple[float, ...]
+    accuracy_change_by_seed: tuple[float, ...]
+
+
 class Row(ConfigTable):
-    """One entry: cost, scores on each tissue (the intended one first) and inference speed."""
+    """One entry: cost, scores on each tissue (the intended one first), effects of its parts and inference speed."""
 
     name: str
     title: str
@@ -64,9 +74,7 @@ class Row(ConfigTable):
     pictures_seen: int
     train_minutes: float  # mean over the seeds
     on: tuple[TissueResult, ...]
-    changed_without: dict[
-        str, float
-    ] = {}  # part of the network → share of answers changed by its lesion, mean of seeds
+    parts: tuple[PartEffect, ...] = ()  # empty: no named parts
     timings: tuple[Timing, ...] = ()
 
 
@@ -131,7 +139,7 @@ def collect_results(
                 by_entry[name],
                 costs.get(name),
                 tuple(of[name] for of in on.values() if name in of),
-                comparison.block,
+                _part_effects(by_entry[name], comparison.block),
             )
             for name, entry in entries.items()
         ),
@@ -236,12 +244,29 @@ def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
     return Estimate(value=value, low=low, high=high)
 
 
+def _part_effects(runs: Sequence[PlannedRun], block: MeasuredBlock) -> tuple[PartEffect, ...]:
+    measured = [RunFolder(run.folder).evaluation(block).lesions or () for run in runs]
+    return tuple(_part_effect(of_seeds) for of_seeds in zip(*measured, strict=True))
+
+
+def _part_effect(of_seeds: Sequence[MeasuredLesion]) -> PartEffect:
+    changed = tuple(lesion.changed for lesion in of_seeds)
+    accuracy_change = tuple(lesion.accuracy_change for lesion in of_seeds)
+    return PartEffect(
+        part=of_seeds[0].part,
+        changed=float(np.mean(changed)),
+        accuracy_change=float(np.mean(accuracy_change)),
+        changed_by_seed=changed,
+        accuracy_change_by_seed=accuracy_change,
+    )
+
+
 def _row(
     entry: Entry,
     runs: Sequence[PlannedRun],
     cost: NetworkCost | None,
     on: tuple[TissueResult, ...],
-    block: MeasuredBlock,
+    parts: tuple[PartEffect, ...],
 ) -> Row:
     folder = RunFolder(runs[0].folder)
     config, images = folder.config(), {name: counts.total() for name, counts in folder.training_images().items()}
@@ -259,17 +284,8 @@ def _row(
         pictures_seen=epochs * pictures_per_epoch(config, images) if epochs else sum(images.values()),
         train_minutes=float(np.mean([RunFolder(run.folder).fit().train_s for run in runs])) / 60,
         on=on,
-        changed_without=_changed_without(runs, block),
+        parts=parts,
     )
-
-
-def _changed_without(runs: Sequence[PlannedRun], block: MeasuredBlock) -> dict[str, float]:
-    """Part → share of calibration pictures that get another class without it, averaged over the runs."""
-    changed: dict[str, list[float]] = {}
-    for run in runs:
-        for lesion in RunFolder(run.folder).evaluation(block).lesions or ():
-            changed.setdefault(lesion.part, []).append(lesion.changed)
-    return {part: float(np.mean(shares)) for part, shares in changed.items()}
 
 
 def _budget(comparison: Comparison) -> str:

@@ -3,16 +3,17 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from model import atomic_file, csv_file
 from model.parts import CROSS_SCALE_PART, MLKA_PART
-from training.compare.results import Difference, Estimate, Results, Row, TissueResult
+from training.compare.results import Difference, Estimate, PartEffect, Results, Row, TissueResult
 from training.report.figures.figure import ReportFigure
 
 Column = tuple[str, Callable[[Row], str]]  # header, and the cell of a row
 NONE = "–"
-#: Parts of a network with a column of their own.
-LESIONS = (MLKA_PART, CROSS_SCALE_PART)
+#: Parts with columns in the Markdown table; CSV and JSON have all parts.
+LESION_PARTS = (MLKA_PART, CROSS_SCALE_PART)
 
 
 def write(results: Results, out: Path, plot: ReportFigure | None) -> None:
@@ -54,11 +55,8 @@ def _columns(results: Results) -> list[Column]:
     columns: list[Column] = [("entry", lambda row: row.title)]
     for at, on in enumerate(first.on):
         columns += _tissue_columns(on.tissue, on.n, intended=at == 0, compared=len(rows) > 1)
-    columns += [
-        (f"changed without {part}, %", _changed_without(part))
-        for part in LESIONS
-        if any(part in row.changed_without for row in rows)
-    ]
+    for part in LESION_PARTS:
+        columns += _part_columns(rows, part)
     columns += [
         ("parameters, M", lambda row: _scaled(row.parameters, 1e6, 2)),
         ("multiply-adds, G", lambda row: _scaled(row.multiply_adds, 1e9, 3)),
@@ -75,13 +73,6 @@ def _columns(results: Results) -> list[Column]:
     ]
     columns += [column for column in varying if len({column[1](row) for row in rows}) > 1]
     return [*columns, ("training, min", lambda row: f"{row.train_minutes:.1f}")]
-
-
-def _changed_without(part: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        return f"{100 * row.changed_without[part]:.1f}" if part in row.changed_without else NONE
-
-    return cell
 
 
 def _tissue_columns(tissue: str, n: int, intended: bool, compared: bool) -> list[Column]:
@@ -110,11 +101,39 @@ def _tissue_columns(tissue: str, n: int, intended: bool, compared: bool) -> list
     return columns
 
 
+def _part_columns(rows: Sequence[Row], part: str) -> list[Column]:
+    """Answers changed and change of accuracy without a part; none if no entry has it."""
+
+    def of(row: Row) -> PartEffect | None:
+        return next((effect for effect in row.parts if effect.part == part), None)
+
+    def changed(row: Row) -> str:
+        effect = of(row)
+        return f"{100 * effect.changed:.1f}{_seed_range(effect.changed_by_seed)}" if effect else NONE
+
+    def accuracy_change(row: Row) -> str:
+        effect = of(row)
+        if not effect:
+            return NONE
+        return f"{100 * effect.accuracy_change:+.1f}{_seed_range(effect.accuracy_change_by_seed, '+')}"
+
+    if not any(of(row) for row in rows):
+        return []
+    return [
+        (f"answers changed without {part}, %", changed),
+        (f"accuracy change without {part}, points", accuracy_change),
+    ]
+
+
 def _with_spread(found: Estimate, by_seed: Sequence[float]) -> str:
-    text = f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
-    if len(by_seed) > 1:
-        text += f"; seeds {100 * min(by_seed):.1f} to {100 * max(by_seed):.1f}"
-    return text
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f}){_seed_range(by_seed)}"
+
+
+def _seed_range(by_seed: Sequence[float], sign: Literal["-", "+"] = "-") -> str:
+    """Smallest and largest of several shares in percent; empty for one seed."""
+    if len(by_seed) < 2:
+        return ""
+    return f"; seeds {100 * min(by_seed):{sign}.1f} to {100 * max(by_seed):{sign}.1f}"
 
 
 def _points(found: Estimate | None) -> str:
@@ -161,10 +180,10 @@ def _notes(results: Results) -> list[str]:
             f"Minus first: difference to {first.title} on the same pictures; p: McNemar's exact test{permuted}, "
             f"two-sided, corrected for the {len(results.rows) - 1} comparisons of the table (Holm)."
         )
-    if any(row.changed_without for row in results.rows):
+    if any(row.parts for row in results.rows):
         notes.append(
-            "Changed without a part: share of the calibration pictures that get another class if the part is replaced "
-            "by its mean output; mean over seeds."
+            "Without a part: its outputs are replaced by their mean over the calibration pictures, which are then "
+            "classified again; share of answers that change, and change of accuracy."
         )
     if first.timings:
         notes.append(
@@ -182,7 +201,11 @@ def _range(numbers: Sequence[int]) -> str:
 
 def as_csv(results: Results) -> str:
     """A row for each entry and tissue; shares instead of percent; undefined values are empty."""
-    cells = [_plain_cells(row) | _tissue_cells(on) | _speed_cells(row) for row in results.rows for on in row.on]
+    cells = [
+        _plain_cells(row) | _tissue_cells(on) | _part_cells(row) | _speed_cells(row)
+        for row in results.rows
+        for on in row.on
+    ]
     names = dict.fromkeys(name for row in cells for name in row)
     text = io.StringIO()
     rows = csv_file.Writer(text)
@@ -192,8 +215,7 @@ def as_csv(results: Results) -> str:
 
 
 def _plain_cells(row: Row) -> dict[str, object]:
-    cells = row.model_dump(exclude={"on", "timings", "changed_without"}) | {"seeds": " ".join(map(str, row.seeds))}
-    return cells | {f"changed_without_{part.replace(' ', '_')}": share for part, share in row.changed_without.items()}
+    return row.model_dump(exclude={"on", "parts", "timings"}) | {"seeds": " ".join(map(str, row.seeds))}
 
 
 def _tissue_cells(on: TissueResult) -> dict[str, object]:
@@ -204,6 +226,15 @@ def _tissue_cells(on: TissueResult) -> dict[str, object]:
             found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     if on.accuracy_difference:
         found |= {"p": on.accuracy_difference.p, "p_holm": on.accuracy_difference.p_holm}
+    return found
+
+
+def _part_cells(row: Row) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for effect in row.parts:
+        part = effect.part.replace(" ", "_")
+        found[f"changed_without_{part}"] = effect.changed
+        found[f"accuracy_change_without_{part}"] = effect.accuracy_change
     return found
 
 

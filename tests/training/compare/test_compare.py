@@ -216,6 +216,28 @@ def test_budget_cost_and_speed_stand_beside_them(done: Bench) -> None:
     assert re.search(r"^Training: .*scikit-learn 1\..*torch 2\.", done.table(), re.MULTILINE)  # of all runs
 
 
+def test_effects_of_the_parts_stand_beside_accuracy(done: Bench) -> None:
+    """Means over the seeds; empty for an entry without named parts."""
+    rows = done.rows()
+    for part, column in (("MLKA", "MLKA"), ("cross-scale attention", "cross-scale_attention"), ("stage 2", "stage_2")):
+        runs = [RunFolder(done.out / "micro" / f"seed-{seed}").evaluation("calibration") for seed in (3, 4)]
+        lesions = [next(lesion for lesion in run.lesions or () if lesion.part == part) for run in runs]
+        for cell, values in {
+            f"changed_without_{column}": [lesion.changed for lesion in lesions],
+            f"accuracy_change_without_{column}": [lesion.accuracy_change for lesion in lesions],
+        }.items():
+            assert float(rows["micro"][cell]) == pytest.approx(np.mean(values))
+            assert rows["measured"][cell] == ""
+    head, _, *table = [line for line in done.table().splitlines() if line.startswith("|")]
+    names = [name.strip() for name in head.split("|")]
+    for name in ("answers changed without MLKA, %", "accuracy change without cross-scale attention, points"):
+        cells = {
+            entry: row.split(" | ")[names.index(name) - 1] for entry, row in zip(ENTRIES[1:], table[1:], strict=True)
+        }
+        assert cells["measured"] == "–" and re.fullmatch(r"[+-]?\d+\.\d", cells["pupil"])
+    assert "classified again" in done.table()
+
+
 def test_what_an_entry_takes_from_another_reaches_its_training(done: Bench, gone_on: str) -> None:
     config = (done.out / "pupil" / "seed-3" / "config.toml").read_text()
     assert config.count(str(done.out / "micro" / "seed-3")) == 2  # the first seed: as initial weights, and as teacher
