@@ -147,8 +147,8 @@ class LKAttention(nn.Module):
 class MLKAttention(nn.Module):
     """MAN's attention: 1×1 to twice the width → GELU → value times MLKA of the other half → 1×1; (output, gate).
 
-    arXiv 2209.14145, section 3.2 (MAB). Nothing is added to the product: what the block adds to its input has passed
-    the gate.
+    arXiv 2209.14145, section 3.2 (MAB); the GELU is VAN's, MAN has none there. Nothing is added to the product: what
+    the block adds to its input has passed the gate.
     """
 
     def __init__(self, dim: int, scales: Scales) -> None:
