@@ -33,6 +33,7 @@ from training.fit.dataloader_timing import DataLoaderTimer, LogWaitingShare
 from training.fit.distributed import barrier, on_all_ranks, on_rank_zero, this_process
 from training.fit.losses import class_counts, sampling_weights
 from training.fit.module import TrainingModule
+from training.fit.precision import strided_depthwise_in_float32
 from training.fit.pretrained import initialise
 from training.run import FitRecord, RunFolder
 
@@ -91,6 +92,8 @@ def fit(
     resumed = on_rank_zero(run.checkpoint.exists)
     if not resumed and (result := on_all_ranks(lambda: initialise(module.net, config))):
         log(f"loaded {result} from {config.model.init}")
+    if config.fit.precision == "bf16-mixed" and isinstance(trainer.accelerator, CPUAccelerator):
+        strided_depthwise_in_float32(module)
     calibration_batches = validation_batches(len(calibration.samples), parallel)
     with warnings.catch_warnings():
         _filter_warnings()
