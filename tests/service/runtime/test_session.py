@@ -171,7 +171,7 @@ def not_a_number(graph: ModelProto) -> None:
         (missing_output, "has the outputs ['probabilities', 'logits', 'attention', 'evidence']"),
         (float_input, "has image of type tensor(float); required: tensor(uint8)"),
         (double_output, "has attention of type tensor(double); required: tensor(float)"),
-        (fewer_scales, "has attention of shape ('N', 2, 8, 8); the manifest says ('N', 3, 8, 8)"),
+        (fewer_scales, "has attention of shape ('N', 2, 4, 4); the manifest says ('N', 3, 4, 4)"),
         (not_a_number, "with NaN or infinite values"),
     ],
 )
