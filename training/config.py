@@ -248,7 +248,9 @@ class FitConfig(ConfigTable):
 class DistilConfig(ConfigTable):
     """Knowledge distillation from trained networks (arXiv 1503.02531; 2106.05237)."""
 
-    teachers: tuple[Path, ...] = Field((), description="run folders; their softened probabilities are averaged")
+    teachers: tuple[Path, ...] = Field(
+        (), description="run folders or artefacts (.onnx); their softened probabilities are averaged"
+    )
     weight: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; the label loss has the rest")
     temperature: float = Field(2.0, gt=0, description="softmax temperature of teachers and student")
     features: float = Field(0.0, ge=0, description="weight of the embedding loss; 0: off")

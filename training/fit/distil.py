@@ -4,14 +4,18 @@ Teachers see a picture rotated, zoomed and stained as the student's, but before 
 are changed and before it is mixed with another: what is hard to see is learned from a clear view.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
+import onnxruntime
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.contract import INPUT, read_manifest
 from model.heads import VANOutput
 from training.config import Config
 from training.data.mixing import Mixing
@@ -20,43 +24,107 @@ from training.run import RunFolder
 
 
 class TeacherError(ValueError):
-    """A run that cannot be a teacher: the folder and the reason."""
+    """A run or an artefact that cannot be a teacher: its path and the reason."""
 
 
-class Teacher:
-    """One trained, frozen network."""
+class Answer(NamedTuple):
+    """What a teacher answers to a batch."""
+
+    logits: Tensor  # (N, C)
+    embedding: Tensor  # (N, D)
+
+
+class Teacher(Protocol):
+    """A trained classifier that answers without gradients."""
+
+    input_size: int
+    embedding_dim: int
+    taught: tuple[str, ...]  # codes of the classes that it has seen training pictures of
+
+    def __call__(self, images: Tensor) -> Answer:
+        """Its answer to pictures (N, 3, S, S) in 0..1; resizes and normalises them as it was trained."""
+        ...
+
+
+class RunTeacher:
+    """The network of a run folder, in PyTorch."""
 
     def __init__(self, folder: Path, codes: Sequence[str]) -> None:
         run = RunFolder(folder)
         config = run.config()
-        if config.codes != tuple(codes):
-            raise TeacherError(f"{folder}: a teacher must have the same classes in the same order as this run")
+        _check_classes(folder, config.codes, codes)
         self.input_size = config.model.input_size
         self.mean, self.std = (torch.tensor(v).view(3, 1, 1) for v in (config.model.mean, config.model.std))
         self.net = load_network(config, run.weights_file()).to(memory_format=torch.channels_last)
+        self.embedding_dim = self.net.head.in_features
+        self.taught = tuple(sum(run.training_images().values(), Counter[str]()))
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> VANOutput:
-        """The teacher's output for pictures (N, 3, S, S) in 0..1; resizes and normalises them as it was trained."""
-        if images.shape[-1] != self.input_size:
-            images = F.interpolate(images, self.input_size, mode="bilinear", antialias=True)
+    def __call__(self, images: Tensor) -> Answer:
         self.net.to(images.device)
-        planes = (images - self.mean.to(images)) / self.std.to(images)
-        return self.net(planes.contiguous(memory_format=torch.channels_last))
+        planes = (_resized(images, self.input_size) - self.mean.to(images)) / self.std.to(images)
+        out = self.net(planes.contiguous(memory_format=torch.channels_last))
+        return Answer(out.logits, out.embedding)
+
+
+class ArtefactTeacher:
+    """An exported model (.onnx with its manifest beside it), in onnxruntime on the CPU.
+
+    Also of a network that this version cannot build any more.
+    """
+
+    def __init__(self, path: Path, codes: Sequence[str]) -> None:
+        manifest = read_manifest(path.with_suffix(".json"))
+        _check_classes(path, manifest.codes, codes)
+        self.input_size = manifest.preprocessing.input_size
+        self.embedding_dim = int(manifest.outputs["embedding"][-1])
+        self.taught = tuple({code for source in manifest.sources for code in source.training_images})
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images: Tensor) -> Answer:
+        pixels = (_resized(images, self.input_size) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        arrays = self.session.run(Answer._fields, {INPUT: pixels.cpu().numpy()})
+        return Answer(*(torch.from_numpy(array).to(images.device) for array in arrays))
+
+
+def load_teacher(path: Path, codes: Sequence[str]) -> Teacher:
+    """The teacher in a run folder or an artefact (.onnx).
+
+    Raises:
+        TeacherError: it has other classes.
+        RunError, ArtefactError: the run's training has not ended; the artefact has no valid manifest.
+    """
+    return ArtefactTeacher(path, codes) if path.suffix == ".onnx" else RunTeacher(path, codes)
+
+
+def _check_classes(path: Path, theirs: Sequence[str], codes: Sequence[str]) -> None:
+    if tuple(theirs) != tuple(codes):
+        raise TeacherError(f"{path}: a teacher must have the same classes in the same order as this run")
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 class Teachers:
     """An ensemble of teachers: the mean of their softened probabilities.
 
+    A teacher says nothing about a picture of a class that it has not seen in training: it would give it another
+    name. The label takes its place.
+
     Raises:
-        TeacherError: a teacher has other classes.
-        RunError: a teacher's training has not ended.
+        TeacherError, RunError, ArtefactError: see `load_teacher`.
     """
 
     def __init__(self, config: Config) -> None:
         self.temperature, self.weight = config.distil.temperature, config.distil.weight
         self.features = config.distil.features
-        self.teachers = [Teacher(folder, config.codes) for folder in config.distil.teachers]
+        self.teachers = [load_teacher(path, config.codes) for path in config.distil.teachers]
+        self.taught = [torch.tensor([code in t.taught for code in config.codes]) for t in self.teachers]
 
     def __len__(self) -> int:
         return len(self.teachers)
@@ -72,14 +140,25 @@ class Teachers:
         Empty where `distil.features` is 0.
         """
         teachers = self.teachers if self.features else []
-        return nn.ModuleList(nn.Linear(dim, teacher.net.head.in_features, bias=False) for teacher in teachers)
+        return nn.ModuleList(nn.Linear(dim, teacher.embedding_dim, bias=False) for teacher in teachers)
 
-    def lesson(self, images: Tensor) -> "Lesson":
-        """What the teachers answer to pictures (N, 3, S, S) in 0..1."""
-        outputs = [teacher(images) for teacher in self.teachers]
-        softened = [torch.softmax(output.logits.float() / self.temperature, dim=1) for output in outputs]
-        embeddings = [output.embedding for output in outputs] if self.features else []
-        return Lesson(torch.stack(softened).mean(dim=0), embeddings)
+    def lesson(self, images: Tensor, labels: Tensor) -> "Lesson":
+        """What the teachers answer.
+
+        Args:
+            images: (N, 3, S, S) in 0..1.
+            labels: class indices (N,).
+        """
+        answers = [teacher(images) for teacher in self.teachers]
+        named = F.one_hot(labels, len(self.taught[0])).to(images)
+        softened = [
+            torch.where(taught.to(labels.device)[labels, None], self._softened(answer), named)
+            for taught, answer in zip(self.taught, answers, strict=True)
+        ]
+        return Lesson(torch.stack(softened).mean(dim=0), [a.embedding for a in answers] if self.features else [])
+
+    def _softened(self, answer: Answer) -> Tensor:
+        return torch.softmax(answer.logits.float() / self.temperature, dim=1)
 
     def loss(self, student: VANOutput, lesson: "Lesson", projectors: nn.ModuleList) -> Tensor:
         """T² · KL(teachers ‖ student) at temperature T (arXiv 1503.02531, section 2) plus the embedding loss.

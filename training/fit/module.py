@@ -142,7 +142,7 @@ class TrainingModule(L.LightningModule):
         out = self.net(self._normalise(_shrunk(mixing.pictures(view.changed), self.input_size)))
         loss = self.label_loss(out.logits, labels)
         if teachers := self.teachers[0]:
-            lesson = teachers.lesson(view.clear).mixed(mixing)
+            lesson = teachers.lesson(view.clear, batch[1]).mixed(mixing)
             loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, lesson, self.projectors)
         if self.config.fit.localisation and view.masks is not None:
             loss = loss + self.config.fit.localisation * localisation_loss(out, labels, mixing.masks(view.masks))
