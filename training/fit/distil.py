@@ -78,7 +78,7 @@ class ArtefactTeacher:
         _check_classes(path, manifest.codes, codes)
         self.input_size = manifest.preprocessing.input_size
         self.embedding_dim = int(manifest.outputs["embedding"][-1])
-        self.taught = tuple({code for source in manifest.sources for code in source.training_images})
+        self.taught = tuple({c for source in manifest.sources for c, count in source.training_images.items() if count})
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
+from graphs import write_artefact
 from safetensors.torch import save_file
 
+from model.contract import DataSource, read_manifest
 from model.heads import VANOutput
 from training.config import Config, read_config
 from training.data.mixing import Mixing
@@ -23,6 +26,8 @@ classes = [
 [model]
 variant = "micro"
 input_size = 32
+mean = [0.5, 0.5, 0.5]
+std = [0.5, 0.5, 0.5]
 [distil]
 teachers = [{teachers}]
 features = {features}
@@ -45,13 +50,15 @@ def _config(folder: Path, teachers: str = "", features: float = 0.0, second: str
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run folder of a finished training."""
+    """Run folder of a finished training, which saw pictures of class A in training and of B in the test block only."""
     folder = tmp_path_factory.mktemp("teacher")
     config = _config(folder)
     torch.manual_seed(0)
     save_file(
         {k: v.contiguous() for k, v in build(config.model, 2).state_dict().items()}, folder / "weights.safetensors"
     )
+    (folder / "split.csv").write_text("block,source,code,file\ntrain,drawn,A,1.png\ntest,drawn,B,1.png\n")
+    (folder / "unreadable.csv").write_text("source,code,file,reason\n")
     return folder
 
 
@@ -66,7 +73,8 @@ class Taught:
 def taught(run: Path, tmp_path: Path) -> Taught:
     teachers = Teachers(_config(tmp_path / "student", teachers=f'"{run}"', features=1.0))
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    return Taught(teachers, teachers.lesson(images), teachers.teachers[0](images))
+    out = teachers.teachers[0].net(2 * images - 1)
+    return Taught(teachers, teachers.lesson(images, torch.zeros(4, dtype=torch.int64)), out)
 
 
 def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn(taught: Taught) -> None:
@@ -103,6 +111,36 @@ def test_a_mixed_batch_is_taught_the_mixture_of_the_answers(taught: Taught) -> N
     torch.testing.assert_close(mixed.probabilities[0], expected)
     torch.testing.assert_close(mixed.probabilities.sum(dim=1), torch.ones(4))
     assert mixed.embeddings[0].shape == taught.lesson.embeddings[0].shape
+
+
+def test_a_teacher_says_nothing_about_a_class_that_it_has_not_seen(run: Path, tmp_path: Path) -> None:
+    teachers = Teachers(_config(tmp_path / "student", teachers=f'"{run}"'))
+    images = torch.rand(2, 3, 32, 32)
+    lesson = teachers.lesson(images, torch.tensor([0, 1]))
+    assert lesson.probabilities[1].tolist() == [0, 1]  # the label
+    expected = torch.softmax(teachers.teachers[0](images).logits[0] / teachers.temperature, dim=0)
+    torch.testing.assert_close(lesson.probabilities[0], expected)
+
+
+def test_an_artefact_teaches_what_it_answers(tmp_path: Path) -> None:
+    path = write_artefact(tmp_path, input_size=32)
+    manifest = read_manifest(path.with_suffix(".json"))
+    seen = DataSource(
+        name="drawn", tissue="bone marrow", licence="CC0", attribution="none", training_images={"BLA": 5, "EOS": 0}
+    )
+    path.with_suffix(".json").write_text(manifest.model_copy(update={"sources": (seen,)}).model_dump_json())
+    config = read_config(Path("training/configs/best.toml"))
+    distil = config.distil.model_copy(update={"teachers": (path,), "features": 1.0})
+    teachers = Teachers(config.model_copy(update={"distil": distil}))
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    session = onnxruntime.InferenceSession(path)
+    logits, embedding = session.run(["logits", "embedding"], {"image": pixels.numpy()})
+    assert teachers.teachers[0].taught == ("BLA",)
+    labels = torch.full((3,), config.codes.index("BLA"))
+    lesson = teachers.lesson(pixels.permute(0, 3, 1, 2).float() / 255, labels)
+    torch.testing.assert_close(lesson.probabilities, torch.softmax(torch.from_numpy(logits), dim=1))
+    torch.testing.assert_close(lesson.embeddings[0], torch.from_numpy(embedding))
+    assert teachers.projectors(7)[0].out_features == embedding.shape[1]
 
 
 def test_without_a_weight_for_embeddings_nothing_is_projected(run: Path, tmp_path: Path) -> None:
