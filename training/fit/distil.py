@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import onnxruntime
 import torch
@@ -128,6 +128,10 @@ class Teachers:
 
     def __len__(self) -> int:
         return len(self.teachers)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Itself: teachers are frozen, and an onnxruntime session cannot be copied."""
+        return self
 
     @property
     def input_size(self) -> int:
