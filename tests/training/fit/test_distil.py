@@ -1,5 +1,6 @@
 """Distillation: the loss is 0 for a student equal to its teachers, and moves others towards them."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,6 +142,7 @@ def test_an_artefact_teaches_what_it_answers(tmp_path: Path) -> None:
     torch.testing.assert_close(lesson.probabilities, torch.softmax(torch.from_numpy(logits), dim=1))
     torch.testing.assert_close(lesson.embeddings[0], torch.from_numpy(embedding))
     assert teachers.projectors(7)[0].out_features == embedding.shape[1]
+    assert copy.deepcopy(teachers) is teachers  # of the module, for its moving average
 
 
 def test_without_a_weight_for_embeddings_nothing_is_projected(run: Path, tmp_path: Path) -> None:
