@@ -238,7 +238,7 @@ def test_every_evaluation_on_the_test_block_is_recorded_and_in_the_card(desk: Pa
     _made("evaluate", tmp_path / "run", "--data", desk)
     rows = (tmp_path / "run" / "evaluations.csv").read_text()
     (tmp_path / "run" / "evaluations.csv").write_text(rows + f"{row['date']},{'0' * 64},9\n")
-    _made("export", tmp_path / "run", "--out", tmp_path / "weights")
+    _made("export", tmp_path / "run", "--out", tmp_path / "weights", "--allow-inert")
     card = (tmp_path / "weights" / "MODEL_CARD.md").read_text()
     stated = "measured 2 times with these weights, once with other weights of this configuration"
     assert f"| test block | {stated} |" in card
