@@ -3,8 +3,8 @@
 A few thousand cells are too few to train the first layers, and no classification weights of MLKA are published. So the
 stem and the first three block groups of EfficientNet-Lite (Tan and Le, arXiv 1905.11946; without squeeze-excite and
 swish) take the place of the paper's MCNN: convolutions of several kernel sizes, up to 1/8 of the picture's resolution.
-From there on, every path to the answer passes MLKA: all of them the pooling by attention, and all but that of the map at
-1/4 (keys and values of the cross-scale attention) the VAN stages too.
+From there on, every path to the answer passes MLKA: all of them the pooling by attention, and all but that of the map
+at 1/4 (keys and values of the cross-scale attention) the VAN stages too.
 
 The layers are timm's (pytorch-image-models, Apache-2.0). The installable ImageNet weights have its tensor names.
 """
