@@ -133,12 +133,22 @@ def _frame(marker: int, header: bytes) -> Frame:
 
 def scale_for(frame: Frame, side: int) -> int:
     """The scale at which a picture for a square of `side` pixels is decoded: 1, 2, 4 or 8 eighths."""
-    shorter = min(frame.width, frame.height)
-    across, down = (max(factors) for factors in list(zip(*frame.components, strict=True))[1:])
-    # Of chroma with half the width and half the height (4:2:0) libjpeg decodes twice as many eighths as of luma.
-    if any(part.across * down != part.down * across for part in frame.components):  # 4:2:2, 4:4:0, 4:1:1
-        shorter = min(min(frame.width * p.across // across, frame.height * p.down // down) for p in frame.components)
+    shorter: float = min(frame.width, frame.height)
+    if len(frame.components) > 1 and shorter >= _SCALES[-1][0] * side:
+        shorter *= _chroma_share(frame.components)
     return next((scale for least, scale in _SCALES if shorter >= least * side), 8)
+
+
+def _chroma_share(components: tuple[Component, ...]) -> float:
+    """Least share of the picture's samples along a side, if libjpeg does not decode chroma at a larger scale.
+
+    It decodes twice as many eighths of chroma of half the width and half the height (4:2:0), but not of chroma
+    subsampled in one direction only (4:2:2, 4:4:0, 4:1:1).
+    """
+    across, down = max(part.across for part in components), max(part.down for part in components)
+    if all(part.across * down == part.down * across for part in components):
+        return 1
+    return min(min(part.across / across, part.down / down) for part in components)
 
 
 @dataclass(frozen=True, slots=True)
