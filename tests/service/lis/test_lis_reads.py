@@ -194,6 +194,7 @@ def test_a_database_of_the_first_version_gets_its_key_and_its_rows_still_verify(
     with use_cases(database_url) as front:
         opened = front.open(open_request(), user("m.muster"))
         with front.database.writing() as session:  # as it was before
+            session.execute(text("ALTER TABLE models DROP COLUMN inert"))
             session.execute(text("DROP TABLE audit_key"))
             session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
         assert not front.database.is_current()
