@@ -1,11 +1,15 @@
 """The bundled model keeps what its manifest and card say of it; with the real cells, its figures too."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from checkout import SHARED
+from onnx import numpy_helper
 
 from model.contract import CLASSES
 from model.image import decode
@@ -88,3 +92,31 @@ def test_the_served_path_reaches_the_accuracy_that_is_claimed(
     assert claimed.n == len(cells)
     assert right / len(cells) == pytest.approx(claimed.value, abs=2 / len(cells))
     assert claimed.value >= 0.88
+
+
+def test_its_answers_depend_on_its_attention(session: OnnxSession) -> None:
+    """What the manifest says of each part, as export demands it."""
+    lesions = {lesion.part: lesion for lesion in session.manifest.lesions}
+    assert session.manifest.inert == () and session.manifest.has_attention
+    assert lesions["MLKA"].changed >= 0.05 and lesions["MLKA"].accuracy_change <= -0.02
+    assert lesions["cross-scale attention"].changed >= 0.01
+    assert all(lesions[f"MLKA {scale}"].changed > 0 for scale in session.manifest.attention_scales)
+
+
+@pytest.mark.parametrize(("part", "least"), [("attend|gate", 0.05), ("fusion.answer", 0.01)])
+def test_a_graph_without_its_attention_gives_other_answers(
+    session: OnnxSession, split: Split, part: str, least: float
+) -> None:
+    """The gates, or what cross-scale attention adds, made constant in the ONNX file itself."""
+    cells = [sample for sample in split["calibration"] if sample.source == "matek2021"][::2]
+    size = session.manifest.preprocessing.input_size
+    pixels = np.stack([decode(cell.path.read_bytes(), size) for cell in cells])
+    model = onnx.load(bundled_artefact())
+    kernels = [i for i in model.graph.initializer if re.search(rf"({part})\b.*\.weight$", i.name)]
+    assert kernels
+    for kernel in kernels:
+        kernel.CopyFrom(numpy_helper.from_array(np.zeros(kernel.dims, np.float32), kernel.name))
+    lesioned = onnxruntime.InferenceSession(model.SerializeToString())
+    (found,) = lesioned.run(["probabilities"], {"image": pixels})
+    expected = np.concatenate([session.run(pixels[at : at + 16]).probabilities for at in range(0, len(pixels), 16)])
+    assert (found.argmax(axis=1) != expected.argmax(axis=1)).mean() >= least
