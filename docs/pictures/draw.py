@@ -20,7 +20,7 @@ TILE, GAP, CAPTION = 220, 10, 26  # pixels
 
 def panels() -> list[tuple[str, Image.Image]]:
     """The cell, the overlay of each attention scale, and of the evidence for the first class, each with a caption."""
-    with TestClient(create_app(Settings(), open_session())) as client:
+    with TestClient(create_app(Settings(), open_session()), base_url="http://localhost") as client:
         query = {"maps": "attention,evidence", "map_format": "overlay", "top_k": 1}
         answer = client.post("/classify", params=query, files={"image": CELL.read_bytes()}).json()
     first = answer["evidence"][0]
