@@ -107,7 +107,7 @@ def _advice() -> str:
     """What is said of the bundled model's weights where a network of another variant is to begin with them."""
     variant, tensors = read_manifest(BUNDLED.with_suffix(".json")).variant, onnx.load(BUNDLED).graph.initializer
     count = sum(tensor.name.startswith("net.") for tensor in tensors)
-    wrong = f"none of its {count} tensors matches 'micro', and it was trained with another mean and std"
+    wrong = f"none of its {count} tensors matches 'resnet18', and it was trained with another mean and std"
     return f"""{wrong}; set under [model]:
     variant = "{variant}"
     mean = [0.5, 0.5, 0.5]
@@ -119,7 +119,8 @@ def _advice() -> str:
 def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_the_folder_free(
     transfer: Transfer,
 ) -> None:
-    transfer.desk.write("misfit", FIT, ('folder = "drawn"', 'folder = "not there"'))
+    other = (('folder = "drawn"', 'folder = "not there"'), ('variant = "micro"', 'variant = "resnet18"'))
+    transfer.desk.write("misfit", FIT, *other)
     arguments = transfer.desk.arguments("misfit", "misfit")
     assert commands.run(*arguments, "--init", str(BUNDLED), log=transfer.folder / "misfit.log") == 2
     assert _advice() in transfer.desk.said("misfit") and "not there" not in transfer.desk.said("misfit")
