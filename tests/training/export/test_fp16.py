@@ -55,7 +55,7 @@ def test_softmax_the_maps_and_the_scaling_of_pixels_are_in_fp32(converted: Model
     kind = types(converted)
     made_by = {name: node for node in converted.graph.node for name in node.output}
     softmaxes = [node for node in converted.graph.node if node.op_type == "Softmax"]
-    assert len(softmaxes) == 2  # of the cross attention, and of the probabilities
+    assert len(softmaxes) == 3  # of the cross attention, of the pooling, and of the probabilities
     for node in (*softmaxes, *(made_by[name] for name in OUTPUTS)):
         floats = [name for name in (*node.input, *node.output) if kind.get(name) != TensorProto.INT64]
         assert {kind[name] for name in floats} == {TensorProto.FLOAT}, node.name
@@ -63,11 +63,13 @@ def test_softmax_the_maps_and_the_scaling_of_pixels_are_in_fp32(converted: Model
     assert kind[first.input[0]] == kind["scale"] == kind[first.output[0]] == TensorProto.FLOAT
 
 
-def test_the_trunk_is_in_fp16(converted: ModelProto) -> None:
+def test_the_trunk_is_in_fp16_and_the_pooling_in_fp32(converted: ModelProto) -> None:
     kind = types(converted)
     convolutions = [node for node in converted.graph.node if node.op_type == "Conv"]
     in_fp16 = [node for node in convolutions if kind[node.input[1]] == TensorProto.FLOAT16]
-    assert len(in_fp16) >= len(convolutions) - 2  # the evidence maps are the head's own convolutions
+    pooling = [node for node in convolutions if node.input[1].startswith("net.pooling.")]
+    assert len(pooling) > 10 and not any(node in in_fp16 for node in pooling)
+    assert len(in_fp16) >= len(convolutions) - len(pooling) - 4  # the evidence maps, and a kernel that is cropped
 
 
 def test_no_value_goes_through_fp16_on_its_way_between_two_in_fp32(converted: ModelProto) -> None:
