@@ -21,10 +21,9 @@ from model.contract import CLASSES, INPUT
 from training.drawn.painter import paint
 
 #: Largest difference to the fp32 graph, relative to the largest value of the output or to 1. fp16 has 11 significant
-#: bits: 5e-4 at each step. Scaling attention maps to 0..1 also scales their rounding errors, and where two positions
-#: have nearly the same score, the softmax of the pooling moves weight between them.
+#: bits: 5e-4 at each step. Scaling attention maps to 0..1 also scales their rounding errors.
 RELATIVE_TOLERANCE = 2e-2
-ATTENTION_TOLERANCE = 2e-1
+ATTENTION_TOLERANCE = 5e-2
 MAX_ACTIVATION = float(np.finfo(np.float16).max) / 4
 CELLS_PER_CLASS = 3
 #: Operators with weights. Nodes between the first and the last of them are converted.
@@ -74,8 +73,8 @@ def check_parity(fp16: bytes, fp32: bytes, size: int) -> None:
     """Compare the fp16 graph with the fp32 graph on drawn cells, three of each class of Matek et al.
 
     Raises:
-        Fp16Error: an output differs by more than 2 % of its largest value, attention by more than 20 %; or the predicted
-            class of a cell changes although its two highest logits differ by more than 2 % of the largest in fp32.
+        Fp16Error: an output differs by more than 2 % of its largest value, attention by more than 5 %; or a cell gets
+            another class although its two highest logits differ by more than 2 % of the largest in fp32.
     """
     images = drawn_cells(size)
     actual, expected = _run(fp16, images), _run(fp32, images)

