@@ -133,7 +133,7 @@ def _fill(file: Path, specimens: int, shown: Shown) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA synchronous=OFF")
         classes = json.dumps([cell_class.model_dump() for cell_class in CLASSES])
-        connection.execute("INSERT INTO models VALUES (?, 'filled', '1.0.0', ?, '[]')", (_MODEL, classes))
+        connection.execute("INSERT INTO models VALUES (?, 'filled', '1.0.0', ?, '[]', '[]')", (_MODEL, classes))
         for number in range(1, specimens + 1):
             connection.execute(
                 'INSERT INTO specimens (id, number, state, revision, patient, "order", target_cells, cells, reports,'
