@@ -1,7 +1,7 @@
 """Strided depthwise convolutions in 32 bits where the rest of a training on a CPU runs in bf16.
 
-oneDNN (torch 2.15, AVX512-BF16) computes their gradients in bf16 four to ten times slower than in 32 bits. With two of
-them in the first layers of EfficientNet-Lite, they took a third of a training step.
+oneDNN (torch 2.15, AVX512-BF16) computes their gradients much more slowly in bf16 than in 32 bits. The first layers of
+EfficientNet-Lite have two of them, on large maps.
 """
 
 import torch
