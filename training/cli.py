@@ -27,7 +27,7 @@ from training.config import read_config
 from training.data.index import counts_table, index_data, summary_lines
 from training.data.near_duplicates import write_near_duplicates
 from training.data.samples import split_csv
-from training.evaluation.tables import lesion_table
+from training.evaluation.tables import diagnosis_tables
 from training.fit.distributed import barrier, on_rank_zero, process_group, this_process
 from training.run import MeasuredBlock, RunFolder
 from training.terminal import console, print_line, print_metrics, print_table, report_errors, report_interruption, warn
@@ -144,18 +144,19 @@ def evaluate(
 ) -> None:
     """Fit the temperature on the calibration block and measure the test block.
 
-    Lesions are measured on the calibration block: each part of the network is replaced by its mean output.
+    Also on the calibration block: lesions (each part of the network is replaced by its mean output), tests of the
+    attention and evidence maps, and accuracy on pictures that are out of focus, rescaled, stained or compressed.
 
     Make every choice with `--block calibration`, and measure the test block once for each released model. Every
     measurement of the test block is recorded in evaluations.csv of the run, and the model card states their number.
     """
     with report_errors():
         run = RunFolder(run_folder)
-        evaluation = pipeline.evaluate(run, data, cache or run.cache, block)
+        evaluation = pipeline.evaluate(run, data, cache or run.cache, block, thorough=True)
     print_line(f"temperature {evaluation.temperature:.3f}")
     print_metrics(evaluation.metrics)
-    if evaluation.lesions:
-        print_table(lesion_table(evaluation.lesions))
+    for table in diagnosis_tables(evaluation):
+        print_table(table)
     if not evaluation.temperature_fitted:
         warn("the calibration block does not determine a temperature; 1 is used, and the model card states it")
     if block == "calibration":
@@ -203,6 +204,7 @@ for command in (
     measure.size,
     compare.compare,
     compare.speed,
+    compare.accuracy,
     measure.profile,
     measure.feed,
 ):

@@ -3,7 +3,8 @@
 Modules that import torch are imported inside the functions, so that other commands start quickly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from training.data.near_duplicates import write_near_duplicates
 from training.data.samples import Block, DataError, Split, sha256_of, split_csv
 from training.data.splits import describe_split
 from training.evaluation.scores import write_development, write_evaluation
-from training.run import Evaluation, MeasuredBlock, MeasuredLesion, Provenance, RunFolder
+from training.run import Evaluation, MeasuredBlock, Provenance, RunFolder
 from training.terminal import RANK, print_line, warn
 
 if TYPE_CHECKING:
@@ -127,30 +128,37 @@ def train(
     fit(config, train, calibration, run, named, print_line, execution or Execution(), timer)
 
 
-def evaluate(run: RunFolder, data: Path, cache: Path, block: MeasuredBlock = "test") -> Evaluation:
+def evaluate(
+    run: RunFolder, data: Path, cache: Path, block: MeasuredBlock = "test", *, thorough: bool = False
+) -> Evaluation:
     """Fit the temperature and measure lesions on the calibration block, measure a block and write the result.
 
     Args:
         block: "test", or "calibration" for development figures; test pictures are then not read.
+        thorough: test the maps and measure the response to disturbances too, on the calibration block.
 
     Raises:
         RunError: the run has not been trained.
         DataError: the pictures are not those of the run's split.
     """
-    from training.evaluation.evaluate import load_network, score
+    from training.evaluation.evaluate import fitted_temperature, load_network, score
     from training.evaluation.lesion import measure_lesions
+    from training.evaluation.robustness import measure_responses
+    from training.evaluation.saliency import measure_maps
 
     config = run.config()
     net = load_network(config, run.weights_file())
-    return evaluate_logits(
-        lambda images: score(net, config, images),
-        run,
-        data,
-        cache,
-        run.weights,
-        block,
-        lesions_of=lambda calibration: measure_lesions(net, config, calibration),
-    )
+
+    def diagnoses(calibration: LabelledImages, logits: NDArray[np.float32]) -> Mapping[str, object]:
+        lesions = {"lesions": measure_lesions(net, config, calibration)}
+        if not thorough:
+            return lesions
+        temperature = fitted_temperature(config, calibration, logits) or 1.0
+        responses = measure_responses(net, config, calibration, temperature)
+        return lesions | {"maps": measure_maps(net, config, calibration), "responses": responses}
+
+    logits_of = partial(score, net, config)
+    return evaluate_logits(logits_of, run, data, cache, run.weights, block, diagnoses_of=diagnoses)
 
 
 def evaluate_logits(
@@ -161,13 +169,14 @@ def evaluate_logits(
     weights: Path,
     block: MeasuredBlock = "test",
     *,
-    lesions_of: Callable[[LabelledImages], tuple[MeasuredLesion, ...]] = lambda _: (),
+    diagnoses_of: Callable[[LabelledImages, NDArray[np.float32]], Mapping[str, object]] = lambda *_: {"lesions": ()},
 ) -> Evaluation:
     """As `evaluate`, for any function from pictures (N, S, S, 3) to logits (N, C).
 
     Args:
         weights: file of the weights, whose digest is recorded when the test block is measured.
-        lesions_of: measures the lesions on the calibration pictures; default: the model has no named parts.
+        diagnoses_of: called with the calibration pictures and their logits; returns further fields of the evaluation.
+            Default: the model has no named parts.
     """
     from training.evaluation.evaluate import evaluate as evaluate_blocks
     from training.evaluation.evaluate import evaluate_development
@@ -175,17 +184,18 @@ def evaluate_logits(
     config = run.config()
     split, size = load_split(config.data, data, config.codes, run.split()), config.model.input_size
     calibration = decode_block(config, split, "calibration", size, cache)
-    lesions = {"lesions": lesions_of(calibration)}
+    logits = logits_of(calibration.images)
+    diagnoses = diagnoses_of(calibration, logits)
     if block == "calibration":
-        evaluation, developed = evaluate_development(config, calibration, logits_of(calibration.images))
-        evaluation = evaluation.model_copy(update=lesions)
+        evaluation, developed = evaluate_development(config, calibration, logits)
+        evaluation = evaluation.model_copy(update=diagnoses)
         write_development(run, evaluation, developed)
         return evaluation
     test = decode_block(config, split, "test", size, cache)
-    logits = logits_of(calibration.images), logits_of(test.images)
+    test_logits = logits_of(test.images)
     run.record_evaluation(weights, len(test.samples))
-    evaluation, scores = evaluate_blocks(config, calibration, test, logits)
-    evaluation = evaluation.model_copy(update=lesions)
+    evaluation, scores = evaluate_blocks(config, calibration, test, (logits, test_logits))
+    evaluation = evaluation.model_copy(update=diagnoses)
     write_evaluation(run, evaluation, scores)
     return evaluation
 

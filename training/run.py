@@ -82,6 +82,55 @@ class MeasuredLesion(Lesion):
     accuracy_change_high: float
 
 
+class MeasuredCurve(BaseModel):
+    """Mean probability of the predicted class while pixels are deleted or inserted, in three orders."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    map: float  # highest values of the map first
+    disc: float  # nearest to the middle of the picture first
+    random: float
+    better: float  # than the disc; with the 95 % bootstrap interval
+    better_low: float
+    better_high: float
+
+
+class MeasuredMap(BaseModel):
+    """Whether a map lies on the cell, and whether the answer depends on what it marks (evaluation/saliency.py)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    map: str
+    n: int
+    inside: float  # share of the map inside the rough mask of the cell
+    inside_gaussian: float  # the same of a centred Gaussian of the same spread
+    inside_more: float  # mean difference, with the 95 % bootstrap interval
+    inside_more_low: float
+    inside_more_high: float
+    cell_area: float  # the mask's share of the picture
+    deletion: MeasuredCurve
+    insertion: MeasuredCurve
+    shuffled_correlation: float  # rank correlation with the map of the same network with shuffled weights
+
+
+class MeasuredResponse(BaseModel):
+    """Accuracy on pictures that are disturbed (evaluation/robustness.py)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    disturbance: str
+    unit: str
+    strength: float
+    n: int
+    accuracy: float
+    low: float  # 95 % Wilson interval
+    high: float
+    change: float  # relative to the same pictures undisturbed, with the 95 % paired bootstrap interval
+    change_low: float
+    change_high: float
+    confident_errors: float  # share of all pictures with a wrong class of a probability above 0.9
+
+
 class Evaluation(BaseModel):
     """Result of `marrowlens-train evaluate`."""
 
@@ -93,6 +142,8 @@ class Evaluation(BaseModel):
     confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted, in class order
     splits: dict[str, str] = {}  # source → the split that its figures carry
     lesions: tuple[MeasuredLesion, ...] | None = None  # none: not measured; empty: the network has no named parts
+    maps: tuple[MeasuredMap, ...] = ()
+    responses: tuple[MeasuredResponse, ...] = ()  # the pictures as they are first
 
 
 class EvaluationCount(NamedTuple):

@@ -1,4 +1,4 @@
-"""Commands that compare models: compare and speed."""
+"""Commands that compare models: compare, speed and accuracy."""
 
 import time
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from training.compare.entries import CACHE, PlannedRun, plan_runs, read_comparis
 from training.compare.speed import Timing, cores, cpu_seconds, load_artefact, processor, time_side_by_side
 from training.config import suggest
 from training.evaluation.tables import Table
+from training.run import RunFolder
 from training.terminal import console, print_table, report_errors, report_interruption
 
 if TYPE_CHECKING:
@@ -86,6 +87,25 @@ def speed(
     second = "CPU s" if cpu_time else "s"
     title = f"{threads} threads of {processor()}, {rounds} rounds"
     print_table(Table(title, ("model", "input, px", "batch", f"pictures/{second}", "× first (quartiles)"), rows, ""))
+
+
+def accuracy(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="MODEL.onnx...", help="Artefacts; differences are to the first.")
+    ],
+    run_folder: Annotated[Path, typer.Option("--run", help="Run folder with the split and the sources of the data.")],
+    data: DataRoot = Path("."),
+    cache: Annotated[Path | None, typer.Option(help="Folder of decoded pictures; default: none.")] = None,
+) -> None:
+    """Measure exported models on the same pictures, side by side: a run's calibration block.
+
+    Pictures that a model learned from are left out, by the split lists beside the artefacts.
+    """
+    with report_errors():
+        from training.compare.accuracy import accuracy_table
+
+        table = accuracy_table({str(path): path for path in paths}, RunFolder(run_folder), data, cache)
+    print_table(table)
 
 
 def _check(run: PlannedRun, learner: "Learner") -> None:

@@ -65,6 +65,17 @@ def load_artefact(path: Path, threads: int) -> Subject:
     Raises:
         ValueError: onnxruntime cannot run it.
     """
+    session = open_session(path, threads)
+    size = session.get_inputs()[0].shape[1]
+    return Subject(size, lambda images: session.run(None, {INPUT: images}))
+
+
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A session on the CPU with the options of the service.
+
+    Raises:
+        ValueError: onnxruntime cannot run it.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -73,11 +84,9 @@ def load_artefact(path: Path, threads: int) -> Subject:
     # As in the service. Spinning threads of one model would slow down the next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class
         raise ValueError(f"{path}: onnxruntime cannot load it: {error}") from error
-    size = session.get_inputs()[0].shape[1]
-    return Subject(size, lambda images: session.run(None, {INPUT: images}))
 
 
 def time_side_by_side(

@@ -24,7 +24,7 @@ from training.data.samples import (
     Sample,
     Split,
     group_by_block,
-    listed_test_keys,
+    listed_keys,
     split_from_csv,
 )
 from training.data.splits import (
@@ -105,7 +105,7 @@ def find_samples(data: DataConfig, root: Path, codes: Sequence[str]) -> tuple[li
         left_out.update({(source.name, name): count for name, count in found.left_out.items()})
     if data.held_out is None:
         return samples, left_out
-    tested = listed_test_keys(data.held_out)
+    tested = listed_keys(data.held_out, "test")
     kept = [sample for sample in samples if sample.key not in tested]
     if len(kept) == len(samples):
         raise DataError(data.held_out, "none of its test pictures is in the data; source, class and file must agree")

@@ -22,11 +22,14 @@ GROWTH = 4
 SMALLEST_SHARE = 0.04
 
 
-def rough_mask(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def rough_mask(picture: NDArray[np.uint8], growth: int = GROWTH) -> NDArray[np.uint8]:
     """The cell in the middle of a picture (H, H, 3) as 255, everything else 0; (H, H).
 
     Otsu's threshold of saturation and green density, closed and filled; the component in the middle, dilated. A disc
     where there is none, or where it is too small.
+
+    Args:
+        growth: radius of the dilation, in pixels of the small picture; 0: none.
     """
     small = np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
     darkness = gaussian(0.6 * (small.max(axis=2) - small.min(axis=2)) + 0.4 * (1 - small[..., 1]), 1)
@@ -35,7 +38,7 @@ def rough_mask(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     cell = _middle_component(inside) & (radius < LARGEST_RADIUS * SIDE)
     if cell.mean() < SMALLEST_SHARE:
         cell = radius < USUAL_RADIUS * SIDE
-    grown = dilation(cell, disk(GROWTH)).astype(np.uint8) * 255
+    grown = dilation(cell, disk(growth)).astype(np.uint8) * 255
     return np.asarray(Image.fromarray(grown).resize(picture.shape[1::-1], Image.Resampling.BILINEAR))
 
 

@@ -118,15 +118,15 @@ def split_from_csv(samples: Iterable[Sample], text: str, root: Path, complete: b
     return split
 
 
-def listed_test_keys(path: Path) -> set[Key]:
-    """Source, class and file of the test pictures in a split list.
+def listed_keys(path: Path, block: Block) -> set[Key]:
+    """Source, class and file of the pictures of a block in a split list.
 
     Raises:
         DataError: the file cannot be read or is not a split list.
     """
     try:
         rows = list(csv_file.reader(io.StringIO(path.read_text(encoding="utf-8"))))
-        return {(row["source"], row["code"], row["file"]) for row in rows if row["block"] == "test"}
+        return {(row["source"], row["code"], row["file"]) for row in rows if row["block"] == block}
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error, KeyError) as error:

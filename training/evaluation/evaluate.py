@@ -77,8 +77,7 @@ def evaluate(
     Raises:
         ValueError: no calibration picture shows the intended tissue.
     """
-    of_tissue = of_intended_tissue(config, calibration)
-    fitted = fit_temperature(logits[0][of_tissue], calibration.labels[of_tissue])
+    fitted = fitted_temperature(config, calibration, logits[0])
     temperature = 1.0 if fitted is None else fitted
     scores: dict[Block, Scores] = {
         "calibration": scores_of(calibration.samples, logits[0], temperature, config.codes),
@@ -106,7 +105,7 @@ def evaluate_development(config: Config, calibration: LabelledImages, logits: Lo
         ValueError: no calibration picture shows the intended tissue.
     """
     of_tissue = of_intended_tissue(config, calibration)
-    fitted = fit_temperature(logits[of_tissue], calibration.labels[of_tissue])
+    fitted = fitted_temperature(config, calibration, logits)
     temperature = 1.0 if fitted is None else fitted
     scores = scores_of(calibration.samples, logits, temperature, config.codes)
     first = first_half(calibration.labels)
@@ -118,10 +117,27 @@ def evaluate_development(config: Config, calibration: LabelledImages, logits: Lo
     return evaluation.model_copy(update={"temperature_fitted": fitted is not None}), scores
 
 
+def fitted_temperature(config: Config, calibration: LabelledImages, logits: Logits) -> float | None:
+    """The temperature by the calibration pictures of the intended tissue; None if they do not determine one.
+
+    Raises:
+        ValueError: no calibration picture shows the intended tissue.
+    """
+    of_tissue = of_intended_tissue(config, calibration)
+    return fit_temperature(logits[of_tissue], calibration.labels[of_tissue])
+
+
 def of_intended_tissue(config: Config, pictures: LabelledImages) -> NDArray[np.bool_]:
     """A mask (N,) of the pictures that show the intended tissue (`card.tissue`)."""
     intended = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
     return np.array([sample.source in intended for sample in pictures.samples], dtype=np.bool_)
+
+
+def evenly_spaced(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most `most` of the rows, evenly spaced: in class order, about the same share of every class."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
 
 
 def describe_splits(config: Config, chosen: str) -> dict[str, str]:

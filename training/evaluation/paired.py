@@ -70,6 +70,13 @@ def middle_95(draws: Draws) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def mean_with_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The mean of one value a picture, and its 95 % bootstrap interval over the pictures."""
+    n = len(values)
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), BOOTSTRAP_DRAWS)
+    return float(values.mean()), *middle_95(counts @ values / n)
+
+
 def p_value(labels: Labels, first: Predictions, second: Predictions) -> float:
     """Two-sided p value of the hypothesis that both models are equally often correct.
 

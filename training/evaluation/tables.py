@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from model.contract import Metric
 from training.evaluation.selective import COVERAGES, RISK_LIMIT
-from training.run import MeasuredLesion
+from training.run import Evaluation, MeasuredCurve, MeasuredLesion, MeasuredMap, MeasuredResponse
 
 Lookup = Callable[..., Metric | None]  # name, code → the metric
 
@@ -78,6 +78,13 @@ def tables(metrics: Iterable[Metric], split: str) -> list[Table]:
     return [table for table in made if table.rows]
 
 
+def diagnosis_tables(evaluation: Evaluation) -> list[Table]:
+    """Lesions, tests of the maps and responses to disturbances, as far as they were measured."""
+    made = [lesion_table(evaluation.lesions)] if evaluation.lesions else []
+    made += maps_tables(evaluation.maps)
+    return [*made, responses_table(evaluation.responses)] if evaluation.responses else made
+
+
 def lesion_table(lesions: Sequence[MeasuredLesion]) -> Table:
     """What each part of the network contributes, measured on the calibration block."""
     rows = tuple(
@@ -98,6 +105,74 @@ def lesion_table(lesions: Sequence[MeasuredLesion]) -> Table:
         "The output of the part is replaced by its mean over the calibration pictures of the intended tissue, and "
         "these pictures are classified again. Accuracy: without the part; change: relative to the intact network. In "
         "brackets: 95 % interval (answers changed: Wilson; change: paired bootstrap).",
+    )
+
+
+def maps_tables(maps: Sequence[MeasuredMap]) -> list[Table]:
+    """Whether the maps lie on the cell, and whether the answers depend on what they mark; empty without maps."""
+    if not maps:
+        return []
+    located = tuple(
+        (
+            one.map,
+            f"{one.inside:.2f}",
+            f"{one.inside_gaussian:.2f}",
+            f"{_points(one.inside_more)} ({_points(one.inside_more_low)} to {_points(one.inside_more_high)})",
+            f"{one.shuffled_correlation:.2f}",
+        )
+        for one in maps
+    )
+    explained = tuple(
+        (one.map, kind, *_curve(getattr(one, kind))) for one in maps for kind in ("deletion", "insertion")
+    )
+    n = maps[0].n
+    return [
+        Table(
+            f"Maps on the cell, n = {n}",
+            ("map", "inside the cell", "of a Gaussian", "more, points", "shuffled weights"),
+            located,
+            "Inside the cell: share of the map within a rough mask, by thresholds, of the cell, which covers "
+            f"{_percent(maps[0].cell_area)} % of the picture. Of a Gaussian: the same for a Gaussian in the middle of "
+            "the picture, as wide as the map. Shuffled weights: rank correlation with the map of the network with "
+            "shuffled weights; near 0 if the map depends on what was learned. In brackets: 95 % bootstrap interval.",
+        ),
+        Table(
+            f"Maps and answers, n = {n}",
+            ("map", "pixels", "probability", "disc", "random", "better than the disc"),
+            explained,
+            "Mean probability of the predicted class while 5 to 50 % of the pixels are deleted (lower is better) or "
+            "inserted (higher is better), highest values of the map first; in the order of a disc, nearest to the "
+            "middle first; and in random order. A map that is no better than the disc does not explain the answers. In "
+            "brackets: 95 % bootstrap interval.",
+        ),
+    ]
+
+
+def _curve(curve: MeasuredCurve) -> tuple[str, ...]:
+    better = f"{curve.better:+.3f} ({curve.better_low:+.3f} to {curve.better_high:+.3f})"
+    return f"{curve.map:.3f}", f"{curve.disc:.3f}", f"{curve.random:.3f}", better
+
+
+def responses_table(responses: Sequence[MeasuredResponse]) -> Table:
+    """Accuracy on disturbed pictures."""
+    rows = tuple(
+        (
+            f"{one.disturbance} {one.strength:g} {one.unit}" if one.unit else one.disturbance,
+            str(one.n),
+            f"{one.accuracy:.3f} ({one.low:.3f}–{one.high:.3f})",
+            f"{_points(one.change)} ({_points(one.change_low)} to {_points(one.change_high)})" if one.unit else "",
+            _percent(one.confident_errors),
+        )
+        for one in responses
+    )
+    return Table(
+        "Response to disturbances",
+        ("pictures", "n", "accuracy", "change, points", "wrong above 0.9, %"),
+        rows,
+        "Calibration pictures of the intended tissue, disturbed before they are reduced to the input size. Blur: "
+        "standard deviation of a Gaussian. Cell size, light and density: factors. Wrong above 0.9: share of all "
+        "pictures with a wrong class of a probability above 0.9. In brackets: 95 % interval (accuracy: Wilson; change: "
+        "paired bootstrap).",
     )
 
 

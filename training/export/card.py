@@ -6,8 +6,8 @@ from pathlib import Path
 
 from model.contract import Manifest
 from training.config import Config
-from training.evaluation.tables import LEGEND, lesion_table, with_interval
-from training.run import Evaluation, EvaluationCount, FitRecord, MeasuredLesion, RunError
+from training.evaluation.tables import LEGEND, Table, diagnosis_tables, with_interval
+from training.run import Evaluation, EvaluationCount, FitRecord, RunError
 
 CARD = "MODEL_CARD.md"
 
@@ -33,8 +33,7 @@ def model_card(manifest: Manifest, reproduction: str, evaluation: Evaluation, co
     splits = list(dict.fromkeys(metric.split for metric in manifest.metrics))
     parts = [_head(manifest, evaluation.temperature_fitted, count), _classes(manifest)]
     parts += [_split(manifest, split, evaluation.confusion.get(split, [])) for split in splits]
-    if evaluation.lesions:
-        parts.append(_lesions(evaluation.lesions))
+    parts += [_diagnosis(table) for table in diagnosis_tables(evaluation)]
     parts += [_legend(), _limits(manifest), _data(manifest), f"## Reproduce\n\n{reproduction}"]
     return "\n\n".join(parts) + "\n"
 
@@ -109,8 +108,7 @@ def _inert(m: Manifest) -> str:
     return f"\n**Answers do not depend on {', '.join(m.inert)}** (see Lesions).\n" if m.inert else ""
 
 
-def _lesions(lesions: tuple[MeasuredLesion, ...]) -> str:
-    table = lesion_table(lesions)
+def _diagnosis(table: Table) -> str:
     return f"## {table.title}\n\n{table.note}\n\n{_table(table.header, table.rows)}"
 
 

@@ -17,7 +17,7 @@ from training.data.splits import describe_split
 from training.evaluation.evaluate import load_network, maps
 from training.evaluation.metrics import tolerant
 from training.evaluation.scores import Scores, scores_of_run
-from training.evaluation.tables import lesion_table, tables
+from training.evaluation.tables import diagnosis_tables, tables
 from training.report.figures.cells import (
     MAP_CELLS,
     Cell,
@@ -31,6 +31,7 @@ from training.report.figures.classes import classes_figure, confusion_figure
 from training.report.figures.confidence import coverage_figure, reliability_figure
 from training.report.figures.curves import curve_figures, read_curves
 from training.report.figures.figure import ReportFigure, save
+from training.report.figures.responses import responses_figure
 from training.report.html import EmbeddedImage, Page, Section, render
 from training.run import Evaluation, RunFolder
 
@@ -90,8 +91,11 @@ def write_report(run: RunFolder, data: Path, out: Path) -> Path:
     for source, split in track(list(evaluation.splits.items()), description="drawing", transient=True):
         figures = _source_figures(run, config, evaluation, scores.of_source(source), cells, source)
         sections.append(Section(split, (), tables(evaluation.metrics, split), _embedded(figures, out)))
-    if evaluation.lesions:
-        sections.append(Section("Parts of the network", tables=[lesion_table(evaluation.lesions)]))
+    if diagnosed := diagnosis_tables(evaluation):
+        responses = [responses_figure(evaluation.responses)] if evaluation.responses else []
+        sections.append(
+            Section("Calibration block: what the answers depend on", (), diagnosed, _embedded(responses, out))
+        )
     sections.append(Section("Training", _training(run), (), _embedded(_curves(run), out)))
     facts = _facts(run, config, evaluation)
     page = Page(f"{config.name} {config.version}: evaluation", NOTICE, facts, sections, FOOTER)

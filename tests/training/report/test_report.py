@@ -78,7 +78,11 @@ def _names(folder: Path, suffix: str) -> set[str]:
 
 
 def test_each_figure_lies_there_as_png_and_svg(drawn: Path) -> None:
-    expected = {f"{name}-drawn" for name in (*OF_A_SOURCE, "overlays")} | {"curves-loss", "curves-accuracy"}
+    expected = {f"{name}-drawn" for name in (*OF_A_SOURCE, "overlays")} | {
+        "curves-loss",
+        "curves-accuracy",
+        "responses",
+    }
     assert _names(drawn, ".png") == _names(drawn, ".svg") == expected
     for path in drawn.glob("*.png"):
         with Image.open(path) as image:
@@ -101,7 +105,7 @@ def test_the_report_asks_for_nothing_outside_of_itself(drawn: Path) -> None:
     page = _Read(html)
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
     addresses = [value or "" for _, found in page.tags for name, value in found.items() if name in ("src", "href")]
-    assert len(page.of("img")) == 8
+    assert len(page.of("img")) == 9
     assert all(address.startswith(("data:image/", "#")) for address in addresses)
     styles = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
     assert styles and not any(word in style for style in styles for word in ("url(", "@import", "http"))

@@ -1,0 +1,163 @@
+"""Response curves: accuracy on pictures that are out of focus, of another scale, stain or brightness, or compressed.
+
+Each picture is decoded at twice the input size, changed there, and reduced to the input size as the service does. So
+every strength is stated for the whole picture, whatever its resolution: in percent of its side, or as a factor.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from model.resize import to_square
+from training.config import Config
+from training.data.images import LabelledImages, decode_crop
+from training.data.samples import Sample, read_image_bytes
+from training.evaluation.calibration import log_probabilities
+from training.evaluation.evaluate import evenly_spaced, of_intended_tissue, score
+from training.evaluation.metrics import Floats, Labels, wilson
+from training.evaluation.paired import Draws, bootstrap, middle_95
+from training.networks.build import Network
+from training.run import MeasuredResponse
+
+Picture = NDArray[np.uint8]  # (H, H, 3)
+
+#: Pictures that are measured, at most.
+MOST_PICTURES = 500
+#: A wrong answer with a probability above this is confidently wrong.
+CONFIDENT = 0.9
+AS_IS = "as is"
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """A kind of change, the unit of its strength, the strengths to measure, and how a picture is changed."""
+
+    name: str
+    unit: str
+    strengths: tuple[float, ...]
+    change: Callable[..., Picture]  # (picture, strength)
+
+
+def blurred(picture: Picture, strength: float) -> Picture:
+    """Out of focus: a Gaussian with a standard deviation of `strength` percent of the side."""
+    sigma = strength / 100 * len(picture)
+    return gaussian_filter(picture, (sigma, sigma, 0))
+
+
+def rescaled(picture: Picture, strength: float) -> Picture:
+    """The cell at `strength` times its size; what lies outside the picture is its reflection.
+
+    Below 0.7 most cells would appear in the reflection again.
+    """
+    side = len(picture)
+    if strength < 1:
+        margin = round(side * (1 / strength - 1) / 2)
+        return to_square(np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), side)
+    cut = round(side * (1 - 1 / strength) / 2)
+    return to_square(np.ascontiguousarray(picture[cut : side - cut, cut : side - cut]), side)
+
+
+def stained(picture: Picture, strength: float) -> Picture:
+    """The optical density of every pixel times `strength`: more or less dye (Beer-Lambert)."""
+    return (255 * (np.maximum(picture, 1) / 255.0) ** strength).round().astype(np.uint8)
+
+
+def lit(picture: Picture, strength: float) -> Picture:
+    """The light of every pixel times `strength`; what is brighter than white is cut off."""
+    return (picture * float(strength)).round().clip(0, 255).astype(np.uint8)
+
+
+def compressed(picture: Picture, strength: float) -> Picture:
+    """Encoded as JPEG of this quality and decoded."""
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), round(strength), colorsubsampling="420")
+    return simplejpeg.decode_jpeg(data)
+
+
+DISTURBANCES = (
+    Disturbance("blur", "% of the side", (0.4, 0.8, 1.2, 1.6, 2.4), blurred),
+    Disturbance("cell size", "×", (0.7, 0.8, 0.9, 1.2, 1.5), rescaled),
+    Disturbance("stain", "× density", (0.5, 0.7, 0.85, 1.15, 1.3, 1.6), stained),
+    Disturbance("light", "×", (0.6, 0.8, 1.1, 1.2, 1.4), lit),
+    Disturbance("JPEG", "quality", (90, 70, 50, 30, 15), compressed),
+)
+
+
+def measure_responses(
+    net: Network, config: Config, pictures: LabelledImages, temperature: float
+) -> tuple[MeasuredResponse, ...]:
+    """Accuracy, and share of confidently wrong answers, at every strength of every disturbance.
+
+    Args:
+        net: in eval mode.
+        pictures: the calibration block; up to 500 pictures of the intended tissue (`card.tissue`) are used.
+        temperature: of the probabilities.
+
+    Returns:
+        The pictures as they are first, then every disturbance; empty if no picture is of the tissue.
+    """
+    rows = evenly_spaced(np.flatnonzero(of_intended_tissue(config, pictures)), MOST_PICTURES)
+    if not len(rows):
+        return ()
+    size, labels = config.model.input_size, pictures.labels[rows]
+    originals = [_original(config, pictures.samples[row], 2 * size) for row in rows]
+
+    def probabilities(change: Callable[[Picture], Picture], title: str) -> Floats:
+        images = np.stack([to_square(change(picture), size) for picture in originals])
+        return np.exp(log_probabilities(score(net, config, images, description=title), temperature))
+
+    as_is = probabilities(lambda picture: picture, AS_IS)
+    before = _accuracy(labels, as_is)
+    measured = [_response((AS_IS, "", 1), labels, as_is, before)]
+    for kind in DISTURBANCES:
+        for strength in kind.strengths:
+            changed = probabilities(partial(kind.change, strength=strength), f"{kind.name} {strength:g}")
+            measured.append(_response((kind.name, kind.unit, strength), labels, changed, before))
+    return tuple(measured)
+
+
+def _original(config: Config, sample: Sample, size: int) -> Picture:
+    crops = {source.name: source.crop for source in config.data.sources}
+    return decode_crop(read_image_bytes(sample), size, crops[sample.source])
+
+
+class _Accuracy(NamedTuple):
+    hits: int
+    draws: Draws  # bootstrap
+
+
+def _accuracy(labels: Labels, probabilities: Floats) -> _Accuracy:
+    predicted = probabilities.argmax(axis=1)
+    return _Accuracy(int((predicted == labels).sum()), bootstrap(labels, predicted[None]).accuracy)
+
+
+def _response(what: tuple[str, str, float], labels: Labels, changed: Floats, before: _Accuracy) -> MeasuredResponse:
+    """Figures of one strength.
+
+    Args:
+        what: disturbance, unit and strength.
+        changed: probabilities of the disturbed pictures, (N, C).
+        before: of the same pictures undisturbed.
+    """
+    found, n = _accuracy(labels, changed), len(labels)
+    low, high = wilson(found.hits, n)
+    change_low, change_high = middle_95(found.draws - before.draws)
+    wrong = changed.argmax(axis=1) != labels
+    return MeasuredResponse(
+        disturbance=what[0],
+        unit=what[1],
+        strength=what[2],
+        n=n,
+        accuracy=found.hits / n,
+        low=low,
+        high=high,
+        change=(found.hits - before.hits) / n,
+        change_low=change_low,
+        change_high=change_high,
+        confident_errors=float((wrong & (changed.max(axis=1) > CONFIDENT)).mean()),
+    )

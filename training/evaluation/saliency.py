@@ -1,0 +1,217 @@
+"""Tests of the attention and evidence maps: do they lie on the cell, and does the answer depend on what they mark?
+
+Localisation: the share of a map inside a rough mask of the cell, against a centred Gaussian of the same spread. Cells
+lie in the middle of their pictures, so a map that knew nothing but this would do as well as the Gaussian.
+
+Faithfulness: pixels are deleted or inserted in the order of the map (arXiv 1806.07421, section 4.1), against a centred
+disc and a random order. A map that orders no better than the disc does not explain the answer.
+
+Randomisation: the rank correlation with the map of the same network with shuffled weights (arXiv 1810.03292, section
+3.1). A map that stays alike does not depend on what was learned.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from training.config import Config
+from training.data.images import LabelledImages
+from training.data.masks import rough_mask
+from training.evaluation.evaluate import BATCH_SIZE, evenly_spaced, maps, of_intended_tissue, score
+from training.evaluation.metrics import Floats, Labels
+from training.evaluation.paired import mean_with_interval
+from training.networks.build import Network
+from training.run import MeasuredCurve, MeasuredMap
+
+Maps = NDArray[np.float32]  # (N, S, S), non-negative
+Images = NDArray[np.uint8]  # (N, S, S, 3)
+
+#: Shares of the pixels that are deleted or inserted; the mean probability over them measures a curve.
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
+#: Pictures that are measured, at most.
+MOST_PICTURES = 200
+#: Blocks a side of the random order: as coarse as the maps are.
+RANDOM_BLOCKS = 8
+EVIDENCE = "evidence"
+
+
+def measure_maps(net: Network, config: Config, pictures: LabelledImages) -> tuple[MeasuredMap, ...]:
+    """Test every map of a network: attention as served, and the positive evidence for the predicted class.
+
+    Args:
+        net: in eval mode.
+        pictures: the calibration block; up to 200 pictures of the intended tissue (`card.tissue`) are used, and none of
+            a class that is never counted (an artefact is no cell to lie on).
+
+    Returns:
+        One entry for each attention scale, then one for the evidence; empty if no picture shows a cell.
+    """
+    images = pictures.images[_chosen(config, pictures)]
+    if not len(images):
+        return ()
+    predicted = score(net, config, images, description="scoring for maps").argmax(axis=1)
+    masks = np.stack([rough_mask(image, growth=0) for image in images]).astype(np.float32) / np.float32(255)
+    shuffled = maps_of(shuffled_weights(net), config, images, predicted)
+    curves = _Curves(net, config, images, predicted)
+    return tuple(
+        _measure(name, found, shuffled[name], masks, curves)
+        for name, found in maps_of(net, config, images, predicted).items()
+    )
+
+
+def _chosen(config: Config, pictures: LabelledImages) -> NDArray[np.int64]:
+    """Rows of pictures of cells of the intended tissue."""
+    cells = np.array([one.countable != "never" for one in config.classes])
+    rows = np.flatnonzero(of_intended_tissue(config, pictures) & cells[pictures.labels])
+    return evenly_spaced(rows, MOST_PICTURES)
+
+
+def _measure(name: str, found: Maps, shuffled: Maps, masks: Maps, curves: "_Curves") -> MeasuredMap:
+    inside, of_gaussian = share_inside(found, masks), share_inside(gaussians_like(found), masks)
+    more, low, high = mean_with_interval(inside - of_gaussian)
+    return MeasuredMap(
+        map=name,
+        n=len(found),
+        inside=float(inside.mean()),
+        inside_gaussian=float(of_gaussian.mean()),
+        inside_more=more,
+        inside_more_low=low,
+        inside_more_high=high,
+        cell_area=float(masks.mean()),
+        deletion=curves.compared(found, "deletion"),
+        insertion=curves.compared(found, "insertion"),
+        shuffled_correlation=rank_correlation(found, shuffled),
+    )
+
+
+def maps_of(net: Network, config: Config, images: Images, classes: Labels) -> Mapping[str, Maps]:
+    """Every map of a network, upsampled to the pictures' size.
+
+    Args:
+        classes: (N,), whose positive evidence is wanted.
+    """
+    batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE)]
+    parts = []
+    for batch in batches:
+        attention, evidence = maps(net, config, images[batch])
+        of_class = evidence[np.arange(len(evidence)), classes[batch]].clip(0)[:, None]
+        parts.append([_upsampled(attention, images.shape[1]), _upsampled(of_class, images.shape[1])])
+    attention, evidence = (np.concatenate(column) for column in zip(*parts, strict=True))
+    named = {f"attention {scale}": attention[:, at] for at, scale in enumerate(net.attention_scales)}
+    return named | {EVIDENCE: evidence[:, 0]}
+
+
+def _upsampled(found: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    return F.interpolate(torch.from_numpy(found), side, mode="bilinear").numpy()
+
+
+def share_inside(found: Maps, masks: Maps) -> Floats:
+    """Share of each map inside the mask, (N,); of an empty map the mask's share of the picture."""
+    total = found.sum(axis=(1, 2), dtype=np.float64)
+    inside = (found * masks).sum(axis=(1, 2), dtype=np.float64)
+    return np.where(total > 0, inside / np.maximum(total, np.finfo(np.float64).tiny), masks.mean(axis=(1, 2)))
+
+
+def gaussians_like(found: Maps) -> Maps:
+    """For each map the Gaussian in the middle of the picture with the variance of that map around its own centre."""
+    side = found.shape[1]
+    weight = found / np.maximum(found.sum(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+    row, column = np.mgrid[:side, :side] - (side - 1) / 2
+    centres = [(weight * axis).sum(axis=(1, 2))[:, None, None] for axis in (row, column)]
+    variance = (weight * ((row - centres[0]) ** 2 + (column - centres[1]) ** 2)).sum(axis=(1, 2)) / 2
+    squares = (row**2 + column**2)[None]
+    return np.exp(-squares / (2 * np.maximum(variance, 0.25)[:, None, None])).astype(np.float32)
+
+
+def shuffled_weights(net: Network) -> Network:
+    """A copy of a network with the values of every parameter in another order, the same on every call."""
+    copy, random = deepcopy(net), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            order = torch.randperm(parameter.numel(), generator=random)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return copy
+
+
+def rank_correlation(found: Maps, other: Maps) -> float:
+    """Mean over the pictures of Spearman's correlation; constant maps have none and count as 0."""
+    moving = (np.ptp(found, axis=(1, 2)) > 0) & (np.ptp(other, axis=(1, 2)) > 0)
+    pairs = zip(found[moving], other[moving], strict=True)
+    return float(sum(spearmanr(a.ravel(), b.ravel()).statistic for a, b in pairs)) / len(found)
+
+
+class _Curves:
+    """Deletion and insertion curves of one set of pictures. What is deleted has the median colour of the border.
+
+    Args:
+        predicted: (N,), the classes whose probability is followed.
+    """
+
+    def __init__(self, net: Network, config: Config, images: Images, predicted: Labels) -> None:
+        self.net, self.config, self.images, self.predicted = net, config, images, predicted
+        side = images.shape[1]
+        self.empty = border_colours(images)
+        orders = {"disc": np.broadcast_to(_disc(side), images.shape[:3]), "random": _random(len(images), side)}
+        self.references = {
+            (kind, name): self.curve(order, kind)
+            for kind in ("deletion", "insertion")
+            for name, order in orders.items()
+        }
+
+    def compared(self, order: Maps, kind: str) -> MeasuredCurve:
+        """The mean of the curve in the order of a map, beside those of the disc and of the random order."""
+        own, disc = self.curve(order, kind), self.references[kind, "disc"]
+        better, low, high = mean_with_interval(disc - own if kind == "deletion" else own - disc)
+        return MeasuredCurve(
+            map=float(own.mean()),
+            disc=float(disc.mean()),
+            random=float(self.references[kind, "random"].mean()),
+            better=better,
+            better_low=low,
+            better_high=high,
+        )
+
+    def curve(self, order: Maps, kind: str) -> Floats:
+        """Mean probability of the predicted class over the shares, (N,), with the highest values of `order` first."""
+        ranks = ranks_of(order)
+        return np.mean([self._probability(ranks < share, kind) for share in SHARES], axis=0)
+
+    def _probability(self, first: NDArray[np.bool_], kind: str) -> Floats:
+        kept = (~first if kind == "deletion" else first)[..., None]
+        pictures = np.where(kept, self.images, self.empty)
+        logits = score(self.net, self.config, pictures, description=kind)
+        rows = np.arange(len(logits))
+        return torch.softmax(torch.from_numpy(logits), dim=1).numpy().astype(np.float64)[rows, self.predicted]
+
+
+def ranks_of(order: Maps) -> Maps:
+    """The rank of every pixel in its picture from 0 (highest value) to below 1; ties in the order of rows."""
+    flat = order.reshape(len(order), -1)
+    ranks = np.empty(flat.shape, np.float32)
+    np.put_along_axis(ranks, np.argsort(-flat, axis=1, kind="stable"), np.arange(flat.shape[1]) / flat.shape[1], axis=1)
+    return ranks.reshape(order.shape)
+
+
+def border_colours(images: Images) -> Images:
+    """The median colour of each picture's border, an eighth of the side wide: (N, 1, 1, 3)."""
+    side = images.shape[1]
+    border = np.ones((side, side), dtype=np.bool_)
+    border[side // 8 : -(side // 8), side // 8 : -(side // 8)] = False
+    return np.median(images[:, border], axis=1).round().astype(np.uint8)[:, None, None]
+
+
+def _disc(side: int) -> Maps:
+    """Higher towards the middle, (S, S)."""
+    row, column = np.mgrid[:side, :side] - (side - 1) / 2
+    return -(row**2 + column**2).astype(np.float32)
+
+
+def _random(count: int, side: int) -> Maps:
+    blocks = np.random.default_rng(0).random((count, RANDOM_BLOCKS, RANDOM_BLOCKS), dtype=np.float32)
+    nearest = np.arange(side) * RANDOM_BLOCKS // side
+    return blocks[:, nearest][:, :, nearest]
