@@ -120,7 +120,7 @@ bundled: $(DEV)/.installed ## Train the bundled model and its teacher into model
 		git show $(FIRST_TEACHER):model/weights/marrowlens-lite.$$part > runs/marrowlens-lite-0.2.0.$$part || exit 1; \
 	done
 	export MALLOC_MMAP_MAX_=0 MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=2147483647; \
-	for run in teacher first_stage best; do \
+	for run in teacher best; do \
 		$(DEV)/bin/marrowlens-train fit training/configs/$$run.toml --data $(DATA) --out runs/$$run --cache runs/cache \
 			--checkpoint-every 50 || exit 1; \
 	done

@@ -47,10 +47,10 @@ class _Strict(BaseModel):
 class CellClass(_Strict):
     """One cell class: code in the data set, name, lineage, and whether it is counted."""
 
-    code: Code
-    name: str
-    lineage: Lineage = "other"
-    countable: Countable = "always"
+    code: Code = Field(description="name of the class's folder in the data")
+    name: str = Field(description="display name")
+    lineage: Lineage = Field("other", description="group of lineage figures and of the myeloid to erythroid ratio")
+    countable: Countable = Field("always", description="whether it is in the denominator of a differential")
 
 
 #: The 21 classes of Matek et al. 2021 (doi 10.1182/blood.2020010568) in the paper's order; index = logit index.

@@ -63,10 +63,11 @@ class CrossScaleAttention(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Where the network looks: one weighting of the positions for each scale of MLKA, from a fine and a coarse map.
+    """Attention pooling: one weighting of the positions for each scale of MLKA, from a fine and a coarse map.
 
-    MLKA of both maps gives one score for each scale and position; a softmax over the positions makes it a weighting.
-    The scores begin near zero, so that the pooling begins as an average.
+    MLKA of both maps gives one score for each scale and position. Its sigmoid, divided by the sum over the positions,
+    is the weighting. A softmax would collapse to one position within a training: its largest weight grows with the
+    difference of scores without bound. Scores begin near zero, so that the pooling begins as an average.
 
     Args:
         fine: channels of the map of twice the resolution, which gives the weighting its grid.
@@ -91,7 +92,8 @@ class AttentionPooling(nn.Module):
         both = self.fine(fine) + F.interpolate(self.coarse(coarse), scale_factor=2.0, mode="nearest")
         value, source = F.gelu(both).chunk(2, dim=1)
         scores = self.score(value * self.mlka(source))
-        return torch.softmax(scores.flatten(2), dim=2).unflatten(2, scores.shape[2:])
+        gates = torch.sigmoid(scores)
+        return gates / gates.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
 
 
 def pooled(map: Tensor, weighting: Tensor) -> Tensor:

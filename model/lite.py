@@ -3,8 +3,8 @@
 A few thousand cells are too few to train the first layers, and no classification weights of MLKA are published. So the
 stem and the first three block groups of EfficientNet-Lite (Tan and Le, arXiv 1905.11946; without squeeze-excite and
 swish) take the place of the paper's MCNN: convolutions of several kernel sizes, up to 1/8 of the picture's resolution.
-From there on, every path to the answer passes MLKA: all of them the pooling by attention, and all but that of the map
-at 1/4 (keys and values of the cross-scale attention) the VAN stages too.
+From there on, every path to the logits passes the attention pooling, which contains MLKA. The map at 1/4 passes no VAN
+stage: it enters as keys and values of the cross-scale attention. Blocks have residual connections past their gates.
 
 The layers are timm's (pytorch-image-models, Apache-2.0). The installable ImageNet weights have its tensor names.
 """
@@ -27,7 +27,8 @@ LITE_VARIANTS: Mapping[str, str] = MappingProxyType(
 )
 #: Stages at 1/8, 1/16 and 1/32 of the picture: widths (multiples of 48, see model/van.py), blocks, ratios of ConvFFN.
 DIMS, DEPTHS, RATIOS = (48, 144, 192), (2, 3, 1), (4, 3, 3)
-#: All kernels at 1/8, a grid of 12 at 96 px and of 16 at 128 px. On the smaller grids 3-5-1 reaches every position.
+#: All kernels at 1/8, a grid of 12 at 96 px and of 16 at 128 px. On the smaller grids only 3-5-1, which reaches 5
+#: positions in each direction: most taps of the larger kernels would reach only padding.
 SCALES: tuple[Scales, Scales, Scales] = (ALL_SCALES, ("3-5-1",), ("3-5-1",))
 STRIDES = (8, 16, 32)
 FUSION_DIM = 192
@@ -66,7 +67,7 @@ class EarlyLayers(nn.Module):
 
 
 class LiteVAN(nn.Module):
-    """EfficientNet-Lite's first layers, three VAN stages with MLKA, cross-scale attention, and pooling by attention.
+    """EfficientNet-Lite's first layers, three VAN stages with MLKA, cross-scale attention, and attention pooling.
 
     `attention` is the weighting of the pooling, one map for each scale of MLKA. `evidence` contains it: each position's
     contribution to a logit is its features times its weight.

@@ -37,7 +37,8 @@ class Variant:
 _LKA = (("5-7-1",),) * 4
 _SMALLEST = ("3-5-1",)
 # All kernels where the grid has at least 12 positions a side at 96 px, and in the third stage from 192 px on (6 at 96
-# px). On smaller grids most taps of the larger kernels reach only padding: 7-9-1 keeps 9 of 81 on a grid of 8.
+# px). On smaller grids most taps of the larger kernels reach only padding: of its 81 taps, 7-9-1 keeps 81 on a grid of
+# 24, 49 on 16, 25 on 12 and 9 on 8.
 _MLKA_SMALL = (ALL_SCALES, ALL_SCALES, _SMALLEST, _SMALLEST)
 _MLKA = (ALL_SCALES, ALL_SCALES, ALL_SCALES, _SMALLEST)
 _VAN_RATIOS = (8, 8, 4, 4)

@@ -141,6 +141,7 @@ def evaluate(
         MeasuredBlock,
         typer.Option(help="Block to measure; calibration: development figures, without reading a test picture."),
     ] = "test",
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the tests of maps and of poor pictures.")] = False,
 ) -> None:
     """Fit the temperature on the calibration block and measure the test block.
 
@@ -152,7 +153,7 @@ def evaluate(
     """
     with report_errors():
         run = RunFolder(run_folder)
-        evaluation = pipeline.evaluate(run, data, cache or run.cache, block, thorough=True)
+        evaluation = pipeline.evaluate(run, data, cache or run.cache, block, thorough=not quick)
     print_line(f"temperature {evaluation.temperature:.3f}")
     print_metrics(evaluation.metrics)
     for table in diagnosis_tables(evaluation):
@@ -180,7 +181,7 @@ def export(
     """Write the ONNX artefact, manifest and model card, after checking the graph against PyTorch.
 
     Also writes the drift reference, if the pictures of the calibration block are available and enough. A network with
-    MLKA or cross-scale attention that does not affect its answers is refused, unless --allow-inert is given.
+    MLKA, pooling or cross-scale attention that does not affect its answers is refused, unless --allow-inert is given.
     """
     with report_errors():
         from training.export.card import CARD, check_folder, model_card, reproduction

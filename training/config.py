@@ -96,7 +96,13 @@ class ModelConfig(ConfigTable):
     `stem` to `embed_dims` each change one property of the variant, for ablations; unset: the variant's own.
     """
 
-    variant: str = Field("tiny", description="name of the network")
+    variant: str = Field(
+        "tiny",
+        description="name of the network: VAN-MLKA micro, tiny, tiny_deep, mlka_s, mlka_m, mlka_l; van_mlka_lite0 to "
+        "van_mlka_lite2 behind first layers with ImageNet weights; VAN van_b0 to van_b3; for comparison "
+        "efficientnet_lite0 to efficientnet_lite2, resnet18, resnext50, densenet121, convnext_atto, dagdnet, "
+        "dagdnet121, samfn, asaenet",
+    )
     stem: Stem | None = Field(
         None, description="mcnn: parallel 3x3, 5x5 and 7x7 convolutions; overlap: VAN's 7x7 convolution of stride 4"
     )
@@ -105,7 +111,7 @@ class ModelConfig(ConfigTable):
         (), description="kernels of the gate by stage: several (MLKA, equal shares of the channels) or one (LKA)"
     )
     gating: Gating | None = Field(
-        None, description="van: one tensor is gated value and input of the gate; man: two, and pooling by attention"
+        None, description="van: one tensor is gated value and input of the gate; man: two, and attention pooling"
     )
     channel_attention: ChannelAttention = Field(
         "none", description="in the ConvFFN of every block: epsa replaces its 3x3 convolution, others weight its output"
@@ -272,7 +278,9 @@ class CardConfig(ConfigTable):
         50, ge=1, description="fewest training pictures of that tissue; a class with fewer is unsupported"
     )
     intended_use: str = Field(description="intended use and what is excluded")
-    limits: tuple[str, ...] = Field((), description="limitations, one sentence each")
+    limits: tuple[str, ...] = Field(
+        (), description="limitations known before training, one sentence each; no measured figure: export adds those"
+    )
     licence: str = Field(description="licence of the weights; as restrictive as those of data and pretrained weights")
 
 

@@ -150,10 +150,10 @@ def evaluate(
     net = load_network(config, run.weights_file())
 
     def diagnoses(calibration: LabelledImages, logits: NDArray[np.float32]) -> Mapping[str, object]:
+        temperature = fitted_temperature(config, calibration, logits) or 1.0
         lesions = {"lesions": measure_lesions(net, config, calibration)}
         if not thorough:
             return lesions
-        temperature = fitted_temperature(config, calibration, logits) or 1.0
         responses = measure_responses(net, config, calibration, temperature)
         return lesions | {"maps": measure_maps(net, config, calibration), "responses": responses}
 
@@ -247,6 +247,6 @@ def decode_block(
 def warn_unreadable(unreadable: list[UnreadableImage]) -> None:
     """List unreadable pictures on standard error."""
     for entry in unreadable:
-        warn(f"unreadable: {entry.sample.path}: {entry.reason}")
+        warn(f"unreadable: {entry.sample}: {entry.reason}")
     if unreadable:
         warn(f"{len(unreadable)} unreadable pictures are skipped")

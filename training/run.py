@@ -110,7 +110,7 @@ class MeasuredMap(BaseModel):
     cell_area: float  # the mask's share of the picture
     deletion: MeasuredCurve
     insertion: MeasuredCurve
-    shuffled_correlation: float  # rank correlation with the map of the same network with shuffled weights
+    shuffled_correlation: float | None  # mean rank correlation with the map of the same network with shuffled weights
 
 
 class MeasuredResponse(BaseModel):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from equations import Map, State, batch_norm, depthwise, gelu, layer_norm, lka, pointwise, strided
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 #: Dilation of the second depthwise convolution of each scale.
 DILATIONS = {"3-5-1": 2, "5-7-1": 3, "7-9-1": 4}
@@ -118,7 +118,8 @@ def cross_scale_attention(maps: Sequence[Map], state: State, name: str) -> Map:
 def attention_pooling(fine: Map, coarse: Map, state: State, name: str, scales: Sequence[str]) -> Map:
     """Weights of the positions of the fine grid, (scales, 2h, 2w), each map with sum 1.
 
-    softmax over the positions of S_i(v_i · MLKA(s)_i), with (v, s) the halves of GELU(F(fine) + up(C(coarse))).
+    σ(S_i(v_i · MLKA(s)_i)) divided by its sum over the positions; (v, s) are the halves of
+    GELU(F(fine) + up(C(coarse))).
     """
     value, source = np.split(
         gelu(conv1x1(fine, state, f"{name}.fine") + repeated(conv1x1(coarse, state, f"{name}.coarse"), 2)), 2
@@ -126,7 +127,8 @@ def attention_pooling(fine: Map, coarse: Map, state: State, name: str, scales: S
     gated = np.split(value * mlka(source, state, f"{name}.mlka", scales), len(scales))
     weight, bias = state[f"{name}.score.weight"][:, :, 0, 0], state[f"{name}.score.bias"]
     scores = [np.tensordot(w, group, 1) + b for w, group, b in zip(weight, gated, bias, strict=True)]
-    return np.stack([softmax(score) for score in scores])
+    gates = expit(np.stack(scores))
+    return gates / gates.sum(axis=(1, 2), keepdims=True)
 
 
 def between_0_and_1(maps: Map) -> Map:

@@ -104,6 +104,8 @@ def accuracy(
     with report_errors():
         from training.compare.accuracy import accuracy_table
 
+        if len(set(paths)) < len(paths):
+            raise ValueError("an artefact is given twice")
         table = accuracy_table({str(path): path for path in paths}, RunFolder(run_folder), data, cache)
     print_table(table)
 

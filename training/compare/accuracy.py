@@ -1,19 +1,21 @@
 """Accuracy of exported models on the same pictures, side by side.
 
 Only the calibration block of a run is read, so that models can be chosen without a test picture. Pictures that a model
-learned from are left out for all of them, by the split lists beside the artefacts. Of the classes, those count that all
-models support; every model still chooses among all its outputs.
+learned from or was tested on are left out for all of them, by the split lists beside the artefacts; what its teachers
+and initial weights learned from is not checked. Of the classes, those count that all models support; every model still
+chooses among all its outputs.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from model.contract import INPUT, Manifest, read_manifest
+from model.contract import INPUT, ArtefactError, Manifest, read_manifest
 from training.compare.speed import cores, open_session
 from training.config import Config
 from training.data.images import decode_samples
@@ -33,7 +35,8 @@ class Pictures(NamedTuple):
 
     samples: list[Sample]
     codes: tuple[str, ...]  # of the classes that count
-    learned: int  # pictures left out because a model learned from them
+    learned: int  # pictures left out because a model learned from them or was tested on them
+    unreadable: int
     without_list: tuple[str, ...]  # models without a split list: what they learned from is unknown
 
 
@@ -50,13 +53,23 @@ def accuracy_table(artefacts: Mapping[str, Path], run: RunFolder, data: Path, ca
         DataError: no picture is left.
     """
     config = run.config()
-    manifests = {name: read_manifest(path.with_suffix(".json")) for name, path in artefacts.items()}
-    pictures = _pictures(config, run, data, artefacts, manifests.values())
+    manifests = {name: _manifest(path) for name, path in artefacts.items()}
+    chosen = _pictures(config, run, data, artefacts, manifests.values())
+    sizes = {manifest.preprocessing.input_size for manifest in manifests.values()}
+    pictures, images = _decoded(chosen, config, sizes, cache)
     labels = np.array([config.codes.index(sample.code) for sample in pictures.samples], dtype=np.int64)
     predicted = {
-        name: _predictions(path, manifests[name], config, pictures.samples, cache) for name, path in artefacts.items()
+        name: _predictions(path, manifests[name], config, images[manifests[name].preprocessing.input_size])
+        for name, path in artefacts.items()
     }
     return _table(labels, predicted, pictures)
+
+
+def _manifest(path: Path) -> Manifest:
+    manifest = read_manifest(path.with_suffix(".json"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest.sha256:
+        raise ArtefactError(path, "is not the graph that its manifest describes: the sha256 differs")
+    return manifest
 
 
 def _pictures(
@@ -67,35 +80,63 @@ def _pictures(
     intended = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
     chosen = [sample for sample in block if sample.source in intended and sample.code in supported]
     lists = {name: path.with_suffix(".split.csv") for name, path in artefacts.items()}
-    learned = {key for path in lists.values() if path.exists() for key in listed_keys(path, "train")}
-    kept = [sample for sample in chosen if sample.key not in learned]
+    unreadable = run.unreadable_keys()
+    readable = [sample for sample in chosen if sample.key not in unreadable]
+    kept = readable
+    for path in lists.values():
+        kept = _unused(kept, path) if path.exists() else kept
     if not kept:
-        raise DataError(
-            data, "no calibration picture is left that no model learned from, of a class that all models support"
-        )
+        raise DataError(data, "no calibration picture is left that no model learned from, of a class that all support")
     codes = tuple(code for code in config.codes if code in {sample.code for sample in kept})
     without_list = tuple(name for name, path in lists.items() if not path.exists())
-    return Pictures(kept, codes, len(chosen) - len(kept), without_list)
+    return Pictures(kept, codes, len(readable) - len(kept), len(chosen) - len(readable), without_list)
 
 
-def _predictions(
-    path: Path, manifest: Manifest, config: Config, samples: Sequence[Sample], cache: Path | None
-) -> Labels:
-    """Predicted classes (n,) as indices of the run's classes; -1 for a class that the run does not have."""
+def _unused(samples: Sequence[Sample], split_list: Path) -> list[Sample]:
+    """The samples that are neither training nor test pictures of a split list.
+
+    Pictures of a source that the list names are compared by source, class and file, others by file name: the same data
+    may have another name there.
+    """
+    used = listed_keys(split_list, "train") | listed_keys(split_list, "test")
+    sources = {source for source, _, _ in used}
+    names = {_file_name(file) for _, _, file in used}
+    return [
+        sample
+        for sample in samples
+        if sample.key not in used and (sample.source in sources or _file_name(sample.name) not in names)
+    ]
+
+
+def _file_name(path: str) -> str:
+    return PurePosixPath(path).name
+
+
+def _decoded(
+    pictures: Pictures, config: Config, sizes: Iterable[int], cache: Path | None
+) -> tuple[Pictures, dict[int, NDArray[np.uint8]]]:
+    """Size → pictures (n, size, size, 3), without those that cannot be decoded."""
     crops = {source.name: source.crop for source in config.data.sources}
-    size, title = manifest.preprocessing.input_size, f"reading for {path.name}"
-    pictures = decode_samples(samples, config.codes, size, crops, title, cache)
-    if pictures.unreadable:
-        raise DataError(pictures.unreadable[0].sample.path, pictures.unreadable[0].reason)
+    decoded = {
+        size: decode_samples(pictures.samples, config.codes, size, crops, f"reading at {size} px", cache)
+        for size in sorted(sizes)
+    }
+    failed = {entry.sample.key for found in decoded.values() for entry in found.unreadable}
+    kept = [sample for sample in pictures.samples if sample.key not in failed]
+    images = {
+        size: found.images[[at for at, sample in enumerate(found.samples) if sample.key not in failed]]
+        for size, found in decoded.items()
+    }
+    return pictures._replace(samples=kept, unreadable=pictures.unreadable + len(failed)), images
+
+
+def _predictions(path: Path, manifest: Manifest, config: Config, images: NDArray[np.uint8]) -> Labels:
+    """Predicted classes (n,) as indices of the run's classes; -1 for a class that the run does not have."""
     session = open_session(path, cores())
-    starts = track(range(0, len(samples), BATCH_SIZE), description=f"scoring with {path.name}", transient=True)
-    rows = [session.run(["logits"], {INPUT: _batch(pictures.images, start)})[0].argmax(axis=1) for start in starts]
+    starts = track(range(0, len(images), BATCH_SIZE), description=f"scoring with {path.name}", transient=True)
+    rows = [session.run(["logits"], {INPUT: images[at : at + BATCH_SIZE]})[0].argmax(axis=1) for at in starts]
     index = {code: at for at, code in enumerate(config.codes)}
     return np.array([index.get(code, -1) for code in manifest.codes], dtype=np.int64)[np.concatenate(rows)]
-
-
-def _batch(images: NDArray[np.uint8], start: int) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(images[start : start + BATCH_SIZE])
 
 
 def _table(labels: Labels, predicted: Mapping[str, Labels], pictures: Pictures) -> Table:
@@ -136,7 +177,9 @@ def _note(pictures: Pictures) -> str:
         "(accuracy: Wilson; difference: paired bootstrap). p: McNemar's exact test, after Holm."
     )
     if pictures.learned:
-        text += f" Left out: {pictures.learned} pictures that a model learned from."
+        text += f" Left out: {pictures.learned} that a model learned from or was tested on."
+    if pictures.unreadable:
+        text += f" Unreadable: {pictures.unreadable}."
     if pictures.without_list:
         text += (
             f" Without a split list, so it may have learned from these pictures: {', '.join(pictures.without_list)}."

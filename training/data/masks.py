@@ -1,6 +1,6 @@
 """Rough masks of the cell in a picture, by thresholds; no network and no labels are involved.
 
-They are right on most marrow pictures and often the nucleus alone on blood. Good enough to exchange backgrounds and to
+Their accuracy is not measured; on blood they are often the nucleus alone. Good enough to exchange backgrounds and to
 tell the cell's surroundings from the cell; not a segmentation.
 """
 

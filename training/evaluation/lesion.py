@@ -9,18 +9,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from training.config import Config
 from training.data.images import LabelledImages
-from training.evaluation.evaluate import of_intended_tissue, score
+from training.evaluation.evaluate import evenly_spaced, of_intended_tissue, score
 from training.evaluation.metrics import Labels, wilson
 from training.evaluation.paired import Draws, bootstrap, middle_95
 from training.networks.build import Network
 from training.run import MeasuredLesion
 
+#: Pictures that are measured, at most.
+MOST_PICTURES = 2000
 #: Name of a part → the modules whose outputs are replaced together.
 Parts = Mapping[str, Sequence[nn.Module]]
 Means = dict[nn.Module, Tensor]  # module → mean of its output by channel, float64 (C,)
@@ -33,7 +36,7 @@ def measure_lesions(net: Network, config: Config, pictures: LabelledImages) -> t
 
     Args:
         net: in eval mode.
-        pictures: the calibration block; pictures of the intended tissue (`card.tissue`) are used.
+        pictures: the calibration block; up to 2000 pictures of the intended tissue (`card.tissue`) are used.
 
     Returns:
         One entry for each part, in the order of `net.parts()`; empty for a network without named parts.
@@ -44,9 +47,8 @@ def measure_lesions(net: Network, config: Config, pictures: LabelledImages) -> t
     parts = net.parts()
     if not parts:
         return ()
-    rows = of_intended_tissue(config, pictures)
-    labels = pictures.labels[rows]
-    images = pictures.images if rows.all() else pictures.images[rows]
+    rows = evenly_spaced(np.flatnonzero(of_intended_tissue(config, pictures)), MOST_PICTURES)
+    labels, images = pictures.labels[rows], pictures.images[rows]
 
     def predictions(what: str) -> Labels:
         return score(net, config, images, description=what).argmax(axis=1)

@@ -1,7 +1,8 @@
 """Response curves: accuracy on pictures that are out of focus, of another scale, stain or brightness, or compressed.
 
 Each picture is decoded at twice the input size, changed there, and reduced to the input size as the service does. So
-every strength is stated for the whole picture, whatever its resolution: in percent of its side, or as a factor.
+every strength is stated for the whole picture, whatever its resolution: in percent of its side, or as a factor. Only
+JPEG quality acts on pixels, those of twice the input size.
 """
 
 from collections.abc import Callable
@@ -44,13 +45,13 @@ class Disturbance:
     change: Callable[..., Picture]  # (picture, strength)
 
 
-def blurred(picture: Picture, strength: float) -> Picture:
+def blur(picture: Picture, strength: float) -> Picture:
     """Out of focus: a Gaussian with a standard deviation of `strength` percent of the side."""
     sigma = strength / 100 * len(picture)
-    return gaussian_filter(picture, (sigma, sigma, 0))
+    return gaussian_filter(picture.astype(np.float32), (sigma, sigma, 0)).round().astype(np.uint8)
 
 
-def rescaled(picture: Picture, strength: float) -> Picture:
+def rescale(picture: Picture, strength: float) -> Picture:
     """The cell at `strength` times its size; what lies outside the picture is its reflection.
 
     Below 0.7 most cells would appear in the reflection again.
@@ -63,28 +64,28 @@ def rescaled(picture: Picture, strength: float) -> Picture:
     return to_square(np.ascontiguousarray(picture[cut : side - cut, cut : side - cut]), side)
 
 
-def stained(picture: Picture, strength: float) -> Picture:
+def scale_stain(picture: Picture, strength: float) -> Picture:
     """The optical density of every pixel times `strength`: more or less dye (Beer-Lambert)."""
     return (255 * (np.maximum(picture, 1) / 255.0) ** strength).round().astype(np.uint8)
 
 
-def lit(picture: Picture, strength: float) -> Picture:
-    """The light of every pixel times `strength`; what is brighter than white is cut off."""
+def scale_light(picture: Picture, strength: float) -> Picture:
+    """Every pixel value times `strength`; what is brighter than white is cut off."""
     return (picture * float(strength)).round().clip(0, 255).astype(np.uint8)
 
 
-def compressed(picture: Picture, strength: float) -> Picture:
+def compress_jpeg(picture: Picture, strength: float) -> Picture:
     """Encoded as JPEG of this quality and decoded."""
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), round(strength), colorsubsampling="420")
     return simplejpeg.decode_jpeg(data)
 
 
 DISTURBANCES = (
-    Disturbance("blur", "% of the side", (0.4, 0.8, 1.2, 1.6, 2.4), blurred),
-    Disturbance("cell size", "×", (0.7, 0.8, 0.9, 1.2, 1.5), rescaled),
-    Disturbance("stain", "× density", (0.5, 0.7, 0.85, 1.15, 1.3, 1.6), stained),
-    Disturbance("light", "×", (0.6, 0.8, 1.1, 1.2, 1.4), lit),
-    Disturbance("JPEG", "quality", (90, 70, 50, 30, 15), compressed),
+    Disturbance("blur", "% of the side", (0.4, 0.8, 1.2, 1.6, 2.4), blur),
+    Disturbance("cell size", "×", (0.7, 0.8, 0.9, 1.2, 1.5), rescale),
+    Disturbance("stain", "× density", (0.5, 0.7, 0.85, 1.15, 1.3, 1.6), scale_stain),
+    Disturbance("light", "×", (0.6, 0.8, 1.1, 1.2, 1.4), scale_light),
+    Disturbance("JPEG", "quality", (90, 70, 50, 30, 15), compress_jpeg),
 )
 
 
@@ -111,7 +112,7 @@ def measure_responses(
         images = np.stack([to_square(change(picture), size) for picture in originals])
         return np.exp(log_probabilities(score(net, config, images, description=title), temperature))
 
-    as_is = probabilities(lambda picture: picture, AS_IS)
+    as_is = np.exp(log_probabilities(score(net, config, pictures.images[rows], description=AS_IS), temperature))
     before = _accuracy(labels, as_is)
     measured = [_response((AS_IS, "", 1), labels, as_is, before)]
     for kind in DISTURBANCES:

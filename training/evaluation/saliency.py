@@ -1,4 +1,4 @@
-"""Tests of the attention and evidence maps: do they lie on the cell, and does the answer depend on what they mark?
+"""Localisation, faithfulness and randomisation tests of the attention and evidence maps.
 
 Localisation: the share of a map inside a rough mask of the cell, against a centred Gaussian of the same spread. Cells
 lie in the middle of their pictures, so a map that knew nothing but this would do as well as the Gaussian.
@@ -10,7 +10,7 @@ Randomisation: the rank correlation with the map of the same network with shuffl
 3.1). A map that stays alike does not depend on what was learned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from model.parts import MLKA_PART
 from training.config import Config
 from training.data.images import LabelledImages
 from training.data.masks import rough_mask
@@ -28,7 +29,7 @@ from training.evaluation.paired import mean_with_interval
 from training.networks.build import Network
 from training.run import MeasuredCurve, MeasuredMap
 
-Maps = NDArray[np.float32]  # (N, S, S), non-negative
+Maps = NDArray[np.float32]  # (N, S, S)
 Images = NDArray[np.uint8]  # (N, S, S, 3)
 
 #: Shares of the pixels that are deleted or inserted; the mean probability over them measures a curve.
@@ -37,11 +38,15 @@ SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
 MOST_PICTURES = 200
 #: Blocks a side of the random order: as coarse as the maps are.
 RANDOM_BLOCKS = 8
+#: Networks with shuffled weights, over which the rank correlation is averaged.
+SHUFFLES = 3
 EVIDENCE = "evidence"
 
 
 def measure_maps(net: Network, config: Config, pictures: LabelledImages) -> tuple[MeasuredMap, ...]:
-    """Test every map of a network: attention as served, and the positive evidence for the predicted class.
+    """Test every map of a network: attention as served, and the evidence for the predicted class.
+
+    Networks without MLKA are measured by their evidence alone: their `attention` weights nothing and is not exported.
 
     Args:
         net: in eval mode.
@@ -49,17 +54,18 @@ def measure_maps(net: Network, config: Config, pictures: LabelledImages) -> tupl
             a class that is never counted (an artefact is no cell to lie on).
 
     Returns:
-        One entry for each attention scale, then one for the evidence; empty if no picture shows a cell.
+        One entry for each attention scale, then one for the evidence; empty if no picture shows a cell. Only positive
+        evidence counts as inside or outside; the order of deletion is that of the signed values.
     """
     images = pictures.images[_chosen(config, pictures)]
     if not len(images):
         return ()
     predicted = score(net, config, images, description="scoring for maps").argmax(axis=1)
     masks = np.stack([rough_mask(image, growth=0) for image in images]).astype(np.float32) / np.float32(255)
-    shuffled = maps_of(shuffled_weights(net), config, images, predicted)
+    shuffled = [maps_of(shuffled_weights(net, seed), config, images, predicted) for seed in range(SHUFFLES)]
     curves = _Curves(net, config, images, predicted)
     return tuple(
-        _measure(name, found, shuffled[name], masks, curves)
+        _measure(name, found, [maps[name] for maps in shuffled], masks, curves)
         for name, found in maps_of(net, config, images, predicted).items()
     )
 
@@ -71,8 +77,9 @@ def _chosen(config: Config, pictures: LabelledImages) -> NDArray[np.int64]:
     return evenly_spaced(rows, MOST_PICTURES)
 
 
-def _measure(name: str, found: Maps, shuffled: Maps, masks: Maps, curves: "_Curves") -> MeasuredMap:
-    inside, of_gaussian = share_inside(found, masks), share_inside(gaussians_like(found), masks)
+def _measure(name: str, found: Maps, shuffled: Sequence[Maps], masks: Maps, curves: "_Curves") -> MeasuredMap:
+    positive = found.clip(0)
+    inside, of_gaussian = share_inside(positive, masks), share_inside(gaussians_like(positive), masks)
     more, low, high = mean_with_interval(inside - of_gaussian)
     return MeasuredMap(
         map=name,
@@ -93,16 +100,17 @@ def maps_of(net: Network, config: Config, images: Images, classes: Labels) -> Ma
     """Every map of a network, upsampled to the pictures' size.
 
     Args:
-        classes: (N,), whose positive evidence is wanted.
+        classes: (N,), whose evidence is wanted.
     """
     batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE)]
     parts = []
     for batch in batches:
         attention, evidence = maps(net, config, images[batch])
-        of_class = evidence[np.arange(len(evidence)), classes[batch]].clip(0)[:, None]
+        of_class = evidence[np.arange(len(evidence)), classes[batch]][:, None]
         parts.append([_upsampled(attention, images.shape[1]), _upsampled(of_class, images.shape[1])])
     attention, evidence = (np.concatenate(column) for column in zip(*parts, strict=True))
-    named = {f"attention {scale}": attention[:, at] for at, scale in enumerate(net.attention_scales)}
+    scales = net.attention_scales if MLKA_PART in net.parts() else ()
+    named = {f"attention {scale}": attention[:, at] for at, scale in enumerate(scales)}
     return named | {EVIDENCE: evidence[:, 0]}
 
 
@@ -118,19 +126,36 @@ def share_inside(found: Maps, masks: Maps) -> Floats:
 
 
 def gaussians_like(found: Maps) -> Maps:
-    """For each map the Gaussian in the middle of the picture with the variance of that map around its own centre."""
+    """For each map the Gaussian in the middle of the picture, cut off at its border, with the map's variance.
+
+    The variance of a map is around its own centre, the mean of both directions. A map as wide as an even one, or wider,
+    and an empty map get an even one.
+    """
     side = found.shape[1]
-    weight = found / np.maximum(found.sum(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
-    row, column = np.mgrid[:side, :side] - (side - 1) / 2
-    centres = [(weight * axis).sum(axis=(1, 2))[:, None, None] for axis in (row, column)]
-    variance = (weight * ((row - centres[0]) ** 2 + (column - centres[1]) ** 2)).sum(axis=(1, 2)) / 2
-    squares = (row**2 + column**2)[None]
-    return np.exp(-squares / (2 * np.maximum(variance, 0.25)[:, None, None])).astype(np.float32)
+    axis = np.arange(side) - (side - 1) / 2
+    sigmas = np.geomspace(0.3, 10 * side, 400)
+    profiles = np.exp(-(axis**2) / (2 * sigmas[:, None] ** 2))
+    profiles /= profiles.sum(axis=1, keepdims=True)
+    chosen = np.interp(_variance(found), profiles @ axis**2, sigmas)
+    of_maps = np.exp(-(axis**2) / (2 * chosen[:, None] ** 2))
+    return (of_maps[:, :, None] * of_maps[:, None]).astype(np.float32)
 
 
-def shuffled_weights(net: Network) -> Network:
-    """A copy of a network with the values of every parameter in another order, the same on every call."""
-    copy, random = deepcopy(net), torch.Generator().manual_seed(0)
+def _variance(found: Maps) -> Floats:
+    """Variance of the position under each map, in pixels², (N,); infinite for an empty map."""
+    total = found.sum(axis=(1, 2), dtype=np.float64)
+    weight = found / np.maximum(total, np.finfo(np.float64).tiny)[:, None, None]
+    axis = np.arange(found.shape[1])
+    variance = np.zeros(len(found))
+    for direction in (1, 2):
+        marginal = weight.sum(axis=3 - direction)
+        variance += (marginal @ axis**2 - (marginal @ axis) ** 2) / 2
+    return np.where(total > 0, variance, np.inf)
+
+
+def shuffled_weights(net: Network, seed: int = 0) -> Network:
+    """A copy of a network with the values of every parameter in another order."""
+    copy, random = deepcopy(net), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in copy.parameters():
             order = torch.randperm(parameter.numel(), generator=random)
@@ -138,11 +163,15 @@ def shuffled_weights(net: Network) -> Network:
     return copy
 
 
-def rank_correlation(found: Maps, other: Maps) -> float:
-    """Mean over the pictures of Spearman's correlation; constant maps have none and count as 0."""
-    moving = (np.ptp(found, axis=(1, 2)) > 0) & (np.ptp(other, axis=(1, 2)) > 0)
-    pairs = zip(found[moving], other[moving], strict=True)
-    return float(sum(spearmanr(a.ravel(), b.ravel()).statistic for a, b in pairs)) / len(found)
+def rank_correlation(found: Maps, others: Sequence[Maps]) -> float | None:
+    """Mean over pictures and other maps of Spearman's correlation; None if all maps of a side are constant."""
+    values = [
+        spearmanr(a.ravel(), b.ravel()).statistic
+        for other in others
+        for a, b in zip(found, other, strict=True)
+        if np.ptp(a) > 0 and np.ptp(b) > 0
+    ]
+    return float(np.mean(values)) if values else None
 
 
 class _Curves:
@@ -190,10 +219,11 @@ class _Curves:
 
 
 def ranks_of(order: Maps) -> Maps:
-    """The rank of every pixel in its picture from 0 (highest value) to below 1; ties in the order of rows."""
-    flat = order.reshape(len(order), -1)
-    ranks = np.empty(flat.shape, np.float32)
-    np.put_along_axis(ranks, np.argsort(-flat, axis=1, kind="stable"), np.arange(flat.shape[1]) / flat.shape[1], axis=1)
+    """The rank of every pixel in its picture from 0 (highest value) to below 1; ties in random order."""
+    count, side, _ = order.shape
+    keys = np.stack([_random(count, side), -order]).reshape(2, count, -1)
+    ranks = np.empty((count, side * side), np.float32)
+    np.put_along_axis(ranks, np.lexsort(keys, axis=-1), np.arange(side * side)[None] / (side * side), axis=1)
     return ranks.reshape(order.shape)
 
 

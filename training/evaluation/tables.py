@@ -99,7 +99,7 @@ def lesion_table(lesions: Sequence[MeasuredLesion]) -> Table:
         for lesion in lesions
     )
     return Table(
-        "Lesions",
+        "Effect of the network's parts",
         ("part", "n", "answers changed, %", "accuracy", "change, points"),
         rows,
         "The output of the part is replaced by its mean over the calibration pictures of the intended tissue, and "
@@ -118,7 +118,7 @@ def maps_tables(maps: Sequence[MeasuredMap]) -> list[Table]:
             f"{one.inside:.2f}",
             f"{one.inside_gaussian:.2f}",
             f"{_points(one.inside_more)} ({_points(one.inside_more_low)} to {_points(one.inside_more_high)})",
-            f"{one.shuffled_correlation:.2f}",
+            "" if one.shuffled_correlation is None else f"{one.shuffled_correlation:.2f}",
         )
         for one in maps
     )
@@ -134,7 +134,8 @@ def maps_tables(maps: Sequence[MeasuredMap]) -> list[Table]:
             "Inside the cell: share of the map within a rough mask, by thresholds, of the cell, which covers "
             f"{_percent(maps[0].cell_area)} % of the picture. Of a Gaussian: the same for a Gaussian in the middle of "
             "the picture, as wide as the map. Shuffled weights: rank correlation with the map of the network with "
-            "shuffled weights; near 0 if the map depends on what was learned. In brackets: 95 % bootstrap interval.",
+            "shuffled weights; near 0 if the map depends on what was learned. In brackets: 95 % bootstrap interval. "
+            "Training with `fit.localisation` uses masks of this kind: the share inside is then its aim, not evidence.",
         ),
         Table(
             f"Maps and answers, n = {n}",
@@ -169,7 +170,7 @@ def responses_table(responses: Sequence[MeasuredResponse]) -> Table:
         "Response to disturbances",
         ("pictures", "n", "accuracy", "change, points", "wrong above 0.9, %"),
         rows,
-        "Calibration pictures of the intended tissue, disturbed before they are reduced to the input size. Blur: "
+        "Calibration pictures of the intended tissue, disturbed at twice the input size, then reduced to it. Blur: "
         "standard deviation of a Gaussian. Cell size, light and density: factors. Wrong above 0.9: share of all "
         "pictures with a wrong class of a probability above 0.9. In brackets: 95 % interval (accuracy: Wilson; change: "
         "paired bootstrap).",

@@ -105,7 +105,9 @@ def _times(count: int) -> str:
 
 def _inert(m: Manifest) -> str:
     """A paragraph on inert parts; an empty text if there are none."""
-    return f"\n**Answers do not depend on {', '.join(m.inert)}** (see Lesions).\n" if m.inert else ""
+    return (
+        f"\n**Answers do not depend on {', '.join(m.inert)}** (see Effect of the network's parts).\n" if m.inert else ""
+    )
 
 
 def _diagnosis(table: Table) -> str:

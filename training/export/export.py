@@ -41,7 +41,7 @@ from training.networks.build import Network, variant_title
 from training.run import Evaluation, Provenance
 
 OPSET = 20
-#: For evidence relative to its largest value: with pooling by attention, a position may hold the whole sum.
+#: For evidence relative to its largest value: with attention pooling, a position may hold the whole sum.
 TOLERANCE = 1e-4
 PARITY_BATCHES = (1, 2, 7)
 #: Channel block of onnxruntime's NCHWc layout; depthwise convolutions of other widths are several times slower.

@@ -1,6 +1,6 @@
 """Conversion of an exported graph to fp16, and its checks.
 
-These stay in fp32: the preprocessing, every softmax, the scores of the pooling by attention, and everything between the
+These stay in fp32: the preprocessing, every softmax, the scores of the attention pooling, and everything between the
 last convolution of the trunk and an output, so that evidence still sums to the logits. Input and outputs keep their
 types.
 """
@@ -145,7 +145,7 @@ def _fp32_nodes(model: ModelProto) -> set[str]:
 
 
 def _pooling_scores(model: ModelProto, producers: Producers) -> Iterator[NodeProto]:
-    """Nodes from the pooling's first weights to its scores: a softmax turns a difference of 0.1 into one of 10 %."""
+    """Nodes from the pooling's first weights to its scores: a gate turns a difference of 0.1 into one of 10 %."""
     own = {node.name for node in model.graph.node if any(name.startswith(_POOLING) for name in node.input)}
     for score in (node for node in model.graph.node if f"{_POOLING}score.weight" in node.input):
         for node in (score, *_ancestors(score, producers)):

@@ -1,7 +1,7 @@
 """Knowledge distillation: trained networks as teachers, on the view of each picture that the student sees.
 
 Teachers see a picture rotated, zoomed and stained as the student's, but before its background, focus and compression
-are changed and before it is mixed with another: what is hard to see is learned from a clear view.
+are changed and before it is mixed with another: the target comes from the undisturbed picture.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ class Teacher(Protocol):
 
     input_size: int
     embedding_dim: int
-    taught: tuple[str, ...]  # codes of the classes that it has seen training pictures of
+    trained_classes: tuple[str, ...]  # codes of the classes that it has seen training pictures of
 
     def __call__(self, images: Tensor) -> Answer:
         """Its answer to pictures (N, 3, S, S) in 0..1; resizes and normalises them as it was trained."""
@@ -57,7 +57,7 @@ class RunTeacher:
         self.mean, self.std = (torch.tensor(v).view(3, 1, 1) for v in (config.model.mean, config.model.std))
         self.net = load_network(config, run.weights_file()).to(memory_format=torch.channels_last)
         self.embedding_dim = self.net.head.in_features
-        self.taught = tuple(sum(run.training_images().values(), Counter[str]()))
+        self.trained_classes = tuple(sum(run.training_images().values(), Counter[str]()))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Answer:
@@ -78,7 +78,9 @@ class ArtefactTeacher:
         _check_classes(path, manifest.codes, codes)
         self.input_size = manifest.preprocessing.input_size
         self.embedding_dim = int(manifest.outputs["embedding"][-1])
-        self.taught = tuple({c for source in manifest.sources for c, count in source.training_images.items() if count})
+        self.trained_classes = tuple(
+            {c for source in manifest.sources for c, count in source.training_images.items() if count}
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -124,7 +126,9 @@ class Teachers:
         self.temperature, self.weight = config.distil.temperature, config.distil.weight
         self.features = config.distil.features
         self.teachers = [load_teacher(path, config.codes) for path in config.distil.teachers]
-        self.taught = [torch.tensor([code in t.taught for code in config.codes]) for t in self.teachers]
+        self.trained_classes = [
+            torch.tensor([code in t.trained_classes for code in config.codes]) for t in self.teachers
+        ]
 
     def __len__(self) -> int:
         return len(self.teachers)
@@ -146,7 +150,7 @@ class Teachers:
         teachers = self.teachers if self.features else []
         return nn.ModuleList(nn.Linear(dim, teacher.embedding_dim, bias=False) for teacher in teachers)
 
-    def lesson(self, images: Tensor, labels: Tensor) -> "Lesson":
+    def targets(self, images: Tensor, labels: Tensor) -> "Targets":
         """What the teachers answer.
 
         Args:
@@ -154,17 +158,17 @@ class Teachers:
             labels: class indices (N,).
         """
         answers = [teacher(images) for teacher in self.teachers]
-        named = F.one_hot(labels, len(self.taught[0])).to(images)
+        named = F.one_hot(labels, len(self.trained_classes[0])).to(images)
         softened = [
-            torch.where(taught.to(labels.device)[labels, None], self._softened(answer), named)
-            for taught, answer in zip(self.taught, answers, strict=True)
+            torch.where(trained.to(labels.device)[labels, None], self._softened(answer), named)
+            for trained, answer in zip(self.trained_classes, answers, strict=True)
         ]
-        return Lesson(torch.stack(softened).mean(dim=0), [a.embedding for a in answers] if self.features else [])
+        return Targets(torch.stack(softened).mean(dim=0), [a.embedding for a in answers] if self.features else [])
 
     def _softened(self, answer: Answer) -> Tensor:
         return torch.softmax(answer.logits.float() / self.temperature, dim=1)
 
-    def loss(self, student: VANOutput, lesson: "Lesson", projectors: nn.ModuleList) -> Tensor:
+    def loss(self, student: VANOutput, targets: "Targets", projectors: nn.ModuleList) -> Tensor:
         """T² · KL(teachers ‖ student) at temperature T (arXiv 1503.02531, section 2) plus the embedding loss.
 
         The embedding loss is 1 - cos between the projected embedding and the teacher's, after FitNets (arXiv
@@ -172,20 +176,20 @@ class Teachers:
         """
         t = self.temperature
         answers = F.log_softmax(student.logits.float() / t, dim=1)
-        loss = t * t * F.kl_div(answers, lesson.probabilities, reduction="batchmean")
-        for project, embedding in zip(projectors, lesson.embeddings, strict=False):
+        loss = t * t * F.kl_div(answers, targets.probabilities, reduction="batchmean")
+        for project, embedding in zip(projectors, targets.embeddings, strict=False):
             similarity = F.cosine_similarity(project(student.embedding), embedding, dim=1)
             loss = loss + self.features * (1 - similarity).mean()
         return loss
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class Targets:
     """The teachers' answers to a batch."""
 
     probabilities: Tensor  # (N, C), the mean of their softened probabilities
     embeddings: list[Tensor]  # (N, D) of each teacher; empty where `distil.features` is 0
 
-    def mixed(self, mixing: Mixing) -> "Lesson":
+    def mixed(self, mixing: Mixing) -> "Targets":
         """The answers to the mixed pictures: mixed as labels are, since teachers see the pictures unmixed."""
-        return Lesson(mixing.labels(self.probabilities), [mixing.labels(embedding) for embedding in self.embeddings])
+        return Targets(mixing.labels(self.probabilities), [mixing.labels(embedding) for embedding in self.embeddings])

@@ -1,7 +1,7 @@
 """Class imbalance: oversampling of rare classes, and a cross entropy with logit adjustment or class weights.
 
-A class without training pictures (14 of the 21 in the bundled data) is treated like the largest class: all numbers
-stay finite, and its logit is pushed down as far as any.
+A class without training pictures (8 of the 21 in the data of the bundled model) is treated like the largest class: all
+numbers stay finite, and its logit is pushed down as far as any.
 """
 
 import numpy as np

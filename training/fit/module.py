@@ -74,8 +74,8 @@ class EpochMeans(nn.Module):
 class View(NamedTuple):
     """A batch of augmented pictures (N, 3, S, S) in 0..1; S: largest input size of network and teachers."""
 
-    clear: Tensor  # what the teachers see
-    changed: Tensor  # with other backgrounds, out of focus, compressed
+    teacher_images: Tensor  # what the teachers see
+    student_images: Tensor  # with other backgrounds, out of focus, compressed
     masks: Tensor | None  # (N, 1, S, S) in 0..1, rough masks of the cells
 
 
@@ -137,13 +137,13 @@ class TrainingModule(L.LightningModule):
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         view = self.view(batch[0])
-        mixing = draw_mixing(self.config.augment, view.changed.shape[-1])
+        mixing = draw_mixing(self.config.augment, view.student_images.shape[-1])
         labels = mixing.labels(self.label_loss.smoothed(batch[1]))
-        out = self.net(self._normalise(_shrunk(mixing.pictures(view.changed), self.input_size)))
+        out = self.net(self._normalise(_shrunk(mixing.pictures(view.student_images), self.input_size)))
         loss = self.label_loss(out.logits, labels)
         if teachers := self.teachers[0]:
-            lesson = teachers.lesson(view.clear, batch[1]).mixed(mixing)
-            loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, lesson, self.projectors)
+            targets = teachers.targets(view.teacher_images, batch[1]).mixed(mixing)
+            loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, targets, self.projectors)
         if self.config.fit.localisation and view.masks is not None:
             loss = loss + self.config.fit.localisation * localisation_loss(out, labels, mixing.masks(view.masks))
         # With mixup and CutMix, a picture counts for the class with the larger share.

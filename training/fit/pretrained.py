@@ -347,14 +347,18 @@ LICENCE_TERMS = (
 )
 
 
+_HOW = ("Initialised from", "Distilled from")
+
+
 def provenance_of(config: Config, split: str) -> tuple[Provenance, ...]:
     """The weights of `model.init` and of the teachers, with their overlap with the test block.
 
     Args:
         split: text of the run's split.csv.
     """
-    named = [(config.model.init, "Initialised from")] if config.model.init else []
-    named += [(str(teacher), "Distilled from") for teacher in config.distil.teachers]
+    initialised, distilled = _HOW
+    named = [(config.model.init, initialised)] if config.model.init else []
+    named += [(str(teacher), distilled) for teacher in config.distil.teachers]
     return tuple(_provenance(source, config.model.variant, how, split) for source, how in named)
 
 
@@ -381,7 +385,13 @@ def _provenance(source: str, variant: str, how: str, split: str) -> Provenance:
     tested = _file_names(split, {"test"})
     seen = None if trained_on is None else sum(name in trained_on for name in tested)
     limit = "" if source == IMAGENET else _overlap_limit(how, info.title, seen, len(tested))
-    return Provenance(attribution=(named, *info.attribution), licence=info.licence, limit=limit, seen=seen or 0)
+    attribution = (named, *(_of_ancestor(info.title, text) for text in info.attribution))
+    return Provenance(attribution=attribution, licence=info.licence, limit=limit, seen=seen or 0)
+
+
+def _of_ancestor(title: str, attribution: str) -> str:
+    """What an ancestor's own metadata says of its weights, under its name; attributions of data stay as they are."""
+    return f"{title}: {attribution}" if attribution.startswith(_HOW) else attribution
 
 
 def _overlap_limit(how: str, title: str, seen: int | None, tested: int) -> str:

@@ -9,6 +9,7 @@ import commands
 import pytest
 from folded import Folded
 
+from model.contract import ArtefactError
 from training.compare.accuracy import accuracy_table
 from training.evaluation.tables import Table
 from training.run import RunFolder
@@ -80,7 +81,9 @@ def test_pictures_that_one_model_learned_from_are_left_out_for_all(
     listed = other.with_suffix(".split.csv")
     listed.write_text(listed.read_text().replace("calibration,", "train,", 1))
     table = _table(run, folded.data, artefact, other)
-    assert f"n = {count - 1}," in table.title and "Left out: 1 pictures that a model learned from." in table.note
+    assert (
+        f"n = {count - 1}," in table.title and "Left out: 1 that a model learned from or was tested on." in table.note
+    )
     listed.write_text(listed.read_text().replace("calibration,", "train,"))
     log = tmp_path / "log"
     code = commands.run("accuracy", other, "--run", run, "--data", folded.data, log=log)
@@ -106,6 +109,48 @@ def test_a_class_counts_if_all_models_support_it(folded: Folded, run: Path, arte
 
 def test_the_command_prints_every_model(folded: Folded, run: Path, artefact: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    code = commands.run("accuracy", artefact, artefact, "--run", run, "--data", folded.data, log=log)
+    other = _copied(artefact, tmp_path / "other")
+    code = commands.run("accuracy", artefact, other, "--run", run, "--data", folded.data, log=log)
     assert code == 0, log.read_text()
-    assert "McNemar" in log.read_text() and "macro F1" in log.read_text()
+    assert "+0.0 (+0.0 to" in log.read_text() and "macro F1" in log.read_text()
+
+
+def test_the_same_model_twice_is_a_mistake(folded: Folded, run: Path, artefact: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert commands.run("accuracy", artefact, artefact, "--run", run, "--data", folded.data, log=log) == 2
+    assert "given twice" in log.read_text()
+
+
+def test_a_graph_with_the_manifest_of_another_is_refused(
+    folded: Folded, run: Path, artefact: Path, tmp_path: Path
+) -> None:
+    other = _copied(artefact, tmp_path / "other")
+    manifest = json.loads(artefact.with_suffix(".json").read_text())
+    other.with_suffix(".json").write_text(json.dumps(manifest | {"sha256": "0" * 64}))
+    with pytest.raises(ArtefactError, match="the sha256 differs"):
+        _table(run, folded.data, artefact, other)
+
+
+def test_the_same_data_under_another_name_is_recognised_by_file_names(
+    folded: Folded, run: Path, artefact: Path, tmp_path: Path
+) -> None:
+    other = _copied(artefact, tmp_path / "other")
+    names = [row["file"] for row in _calibration(run)]
+    listed = ["block,source,code,file", f"train,elsewhere,EOS,copies/{names[0]}", f"test,elsewhere,EOS,{names[-1]}"]
+    other.with_suffix(".split.csv").write_text("\n".join(listed) + "\n")
+    same = sum(Path(name).name in (Path(names[0]).name, Path(names[-1]).name) for name in names)
+    assert f"n = {len(names) - same}," in _table(run, folded.data, artefact, other).title
+
+
+def test_the_difference_has_the_sign_of_the_second_model(
+    folded: Folded, run: Path, artefact: Path, tmp_path: Path
+) -> None:
+    """The copy's manifest names the classes in another order: it is wrong wherever the first is right."""
+    other = _copied(artefact, tmp_path / "other")
+    manifest = json.loads(other.with_suffix(".json").read_text())
+    manifest["classes"] = manifest["classes"][1:] + manifest["classes"][:1]
+    other.with_suffix(".json").write_text(json.dumps(manifest))
+    first, second = _table(run, folded.data, artefact, other).rows
+    right = [float(row[1].split()[0]) for row in (first, second)]
+    assert right[0] > right[1]
+    assert second[3].startswith(f"{100 * (right[1] - right[0]):+.0f}"[:3])

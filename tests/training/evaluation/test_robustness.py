@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from model.heads import VANOutput
@@ -16,12 +15,12 @@ from training.data.samples import Sample
 from training.evaluation.robustness import (
     DISTURBANCES,
     Disturbance,
-    blurred,
-    compressed,
-    lit,
+    blur,
+    compress_jpeg,
     measure_responses,
-    rescaled,
-    stained,
+    rescale,
+    scale_light,
+    scale_stain,
 )
 
 SIDE = 128
@@ -61,7 +60,7 @@ def test_every_disturbance_keeps_the_shape_and_the_original(kind: Disturbance) -
         np.testing.assert_array_equal(picture, before)
 
 
-@pytest.mark.parametrize("change", [rescaled, stained, lit])
+@pytest.mark.parametrize("change", [rescale, scale_stain, scale_light])
 def test_a_factor_of_one_changes_nothing(change: object) -> None:
     picture = _disc(30)
     np.testing.assert_allclose(change(picture, 1.0), picture, atol=1)  # type: ignore[operator]
@@ -70,25 +69,34 @@ def test_a_factor_of_one_changes_nothing(change: object) -> None:
 @pytest.mark.parametrize("strength", [0.7, 0.9, 1.2, 1.5])
 def test_a_rescaled_cell_has_the_stated_diameter(strength: float) -> None:
     radius = 24
-    dark = rescaled(_disc(radius), strength)[..., 1] < 140
+    dark = rescale(_disc(radius), strength)[..., 1] < 140
     assert np.sqrt(dark.sum() / np.pi) == pytest.approx(radius * strength, rel=0.06)
 
 
-def test_a_blur_is_a_share_of_the_side() -> None:
-    picture = _disc(30)
-    np.testing.assert_array_equal(blurred(picture, 2.5), gaussian_filter(picture, (3.2, 3.2, 0)))
+@pytest.mark.parametrize("strength", [0.8, 2.5])
+def test_a_blur_is_a_share_of_the_side_and_keeps_the_brightness(strength: float) -> None:
+    """A point becomes a Gaussian with the stated standard deviation; an even picture stays as it is."""
+    point = np.zeros((SIDE, SIDE, 3), np.uint8)
+    point[62:66, 62:66] = 255
+    spread = blur(point, strength)[..., 0].astype(float)
+    axis = np.arange(SIDE) - (SIDE - 1) / 2
+    variance = (spread.sum(axis=0) @ axis**2) / spread.sum() - 15 / 12  # that of four pixels
+    assert np.sqrt(variance) == pytest.approx(strength / 100 * SIDE, rel=0.1)
+    even = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    np.testing.assert_array_equal(blur(even, strength), even)
+    assert blur(_disc(30), strength).mean() == pytest.approx(_disc(30).mean(), abs=0.1)
 
 
 def test_stain_multiplies_the_optical_density() -> None:
     picture = np.full((4, 4, 3), 128, np.uint8)
-    assert stained(picture, 2.0)[0, 0, 0] == pytest.approx(255 * (128 / 255) ** 2, abs=0.5)
-    assert stained(np.zeros((4, 4, 3), np.uint8), 0.5).max() < 17  # black stays dark, and is no division by 0
-    assert lit(picture, 1.5)[0, 0, 0] == 192 and lit(picture, 3)[0, 0, 0] == 255
+    assert scale_stain(picture, 2.0)[0, 0, 0] == pytest.approx(255 * (128 / 255) ** 2, abs=0.5)
+    assert scale_stain(np.zeros((4, 4, 3), np.uint8), 0.5).max() < 17  # black stays dark, and is no division by 0
+    assert scale_light(picture, 1.5)[0, 0, 0] == 192 and scale_light(picture, 3)[0, 0, 0] == 255
 
 
 def test_a_lower_quality_is_farther_from_the_picture() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
-    errors = [np.abs(compressed(picture, quality).astype(int) - picture).mean() for quality in (95, 50, 10)]
+    errors = [np.abs(compress_jpeg(picture, quality).astype(int) - picture).mean() for quality in (95, 50, 10)]
     assert errors == sorted(errors) and errors[0] < errors[2]
 
 

@@ -23,10 +23,12 @@ from training.evaluation.saliency import (
     gaussians_like,
     maps_of,
     measure_maps,
+    rank_correlation,
     ranks_of,
     share_inside,
     shuffled_weights,
 )
+from training.networks.trunks import PooledClassifier
 
 SIDE = 64
 CONFIG = Config.model_validate(
@@ -61,6 +63,9 @@ class _BlobReader(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.tensor([8.0]))
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        return {"MLKA": [self]}
+
     def forward(self, x: Tensor) -> VANOutput:
         dark = 1 - x.mean(dim=1)
         region = torch.zeros(SIDE, SIDE)
@@ -89,6 +94,11 @@ def test_the_map_that_marks_what_the_answer_depends_on_beats_the_disc_and_the_ot
         for curve in (one.deletion, one.insertion):
             assert 0.2 < curve.better_low <= curve.better <= curve.better_high
     assert wrong.deletion.better < 0 and wrong.insertion.better < 0
+    assert right.inside == pytest.approx(evidence.inside, abs=0.02)
+    assert right.inside + wrong.inside == pytest.approx(2 * right.cell_area, abs=0.5)  # complementary maps
+    for one in (right, wrong, evidence):
+        assert one.inside_more == pytest.approx(one.inside - one.inside_gaussian)
+        assert one.inside_more_low <= one.inside_more <= one.inside_more_high
     assert wrong.deletion.disc == right.deletion.disc and wrong.insertion.random == right.insertion.random
 
 
@@ -103,7 +113,8 @@ def test_a_curve_is_the_mean_probability_over_the_shares() -> None:
     for image in pictures.images:
         for share in SHARES:
             pixels = image.reshape(-1, 3).copy()
-            pixels[order[: int(np.ceil(share * len(pixels)))]] = 230
+            first = order[: int(np.ceil(share * len(pixels)))]
+            pixels[first] = 230  # the colour of the border; beyond the blob, every pixel has it already
             planes = torch.from_numpy(pixels.reshape(SIDE, SIDE, 3)).permute(2, 0, 1)[None].float() / 255
             means.append(torch.softmax(net(planes).logits, dim=1)[0, 0].item())
     assert right.deletion.map == pytest.approx(np.mean(means), abs=1e-6)
@@ -139,13 +150,27 @@ def test_shares_inside_lie_in_0_to_1_and_ignore_the_scale_of_a_map(found: np.nda
     np.testing.assert_allclose(inside + share_inside(found, 1 - masks), 1, atol=1e-4)
 
 
-@pytest.mark.parametrize("spread", [2.0, 4.0, 6.0])
-def test_the_gaussian_of_a_gaussian_is_itself_wherever_it_lies(spread: float) -> None:
+@pytest.mark.parametrize("spread", [2.0, 4.0, 6.0, 13.0, 20.0, 40.0])
+def test_the_gaussian_of_a_gaussian_is_itself_however_wide(spread: float) -> None:
+    """Also if the picture cuts it off."""
+    (like,) = gaussians_like(_gaussian(spread)[None])
+    np.testing.assert_allclose(like, _gaussian(spread), atol=0.01)
+
+
+def test_the_gaussian_lies_in_the_middle_wherever_the_map_is() -> None:
+    (like,) = gaussians_like(_gaussian(4.0, (24, 38))[None])
+    np.testing.assert_allclose(like, _gaussian(4.0), atol=0.01)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_an_even_or_empty_map_is_compared_with_an_even_one(value: float) -> None:
+    found, masks = np.full((1, SIDE, SIDE), value, np.float32), (_gaussian(10.0) > 0.5)[None].astype(np.float32)
+    np.testing.assert_allclose(share_inside(gaussians_like(found), masks), share_inside(found, masks), atol=2e-3)
+
+
+def _gaussian(spread: float, centre: tuple[float, float] = (31.5, 31.5)) -> np.ndarray:
     row, column = np.mgrid[:SIDE, :SIDE]
-    at = [np.exp(-((row - y) ** 2 + (column - x) ** 2) / (2 * spread**2)) for y, x in ((31.5, 31.5), (24, 38))]
-    like = gaussians_like(np.stack(at).astype(np.float32))
-    np.testing.assert_allclose(like[0], at[0], atol=0.01)
-    np.testing.assert_allclose(like[1], at[0], atol=0.01)  # in the middle, where the map is not
+    return np.exp(-((row - centre[0]) ** 2 + (column - centre[1]) ** 2) / (2 * spread**2)).astype(np.float32)
 
 
 @settings(max_examples=examples(50))
@@ -155,6 +180,26 @@ def test_ranks_order_every_pixel_once_from_the_highest(order: np.ndarray) -> Non
         places = np.round(ranks.ravel() * 256).astype(int)
         assert sorted(places) == list(range(256))
         assert (np.diff(found.ravel()[np.argsort(places)]) <= 0).all()
+
+
+def test_equal_values_are_ranked_in_random_order_not_from_the_top() -> None:
+    (ranks,) = ranks_of(np.zeros((1, SIDE, SIDE), np.float32))
+    first = np.argwhere(ranks < 0.3)
+    assert abs(first.mean(axis=0) - (SIDE - 1) / 2).max() < SIDE / 8
+
+
+def test_the_correlation_is_over_pictures_that_have_one() -> None:
+    constant, rising = np.zeros((1, 4, 4), np.float32), np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    both = np.concatenate([constant, rising])
+    assert rank_correlation(both, [both]) == pytest.approx(1)
+    assert rank_correlation(both, [both, np.concatenate([rising, -rising])]) == pytest.approx(0)
+    assert rank_correlation(constant, [rising]) is None
+
+
+def test_a_network_without_attention_is_measured_by_its_evidence() -> None:
+    net = PooledClassifier(nn.Identity(), 3, 3)
+    net.trunk.forward_features = lambda x: x
+    assert [one.map for one in measure_maps(net.eval(), CONFIG, _pictures(3))] == ["evidence"]
 
 
 def test_the_border_gives_the_colour_of_what_is_deleted() -> None:
@@ -182,7 +227,7 @@ def test_maps_that_ignore_the_weights_are_found_out() -> None:
     torch.manual_seed(0)
     net, images = VAN("micro", 3).eval(), np.random.default_rng(0).integers(0, 255, (6, SIDE, SIDE, 3), np.uint8)
     classes = np.zeros(6, dtype=np.int64)
-    own, other = maps_of(net, CONFIG, images, classes), maps_of(shuffled_weights(net), CONFIG, images, classes)
+    own, other = maps_of(net, CONFIG, images, classes), maps_of(shuffled_weights(net, 1), CONFIG, images, classes)
     assert list(own) == [*(f"attention {scale}" for scale in net.attention_scales), "evidence"]
     assert all(own[name].shape == other[name].shape == (6, SIDE, SIDE) for name in own)
     assert not np.allclose(own["evidence"], other["evidence"])

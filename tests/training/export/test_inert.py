@@ -173,7 +173,7 @@ def test_a_network_whose_attention_matters_is_exported_with_its_maps(bench: Benc
     assert not manifest.inert
     measured = {part: (lesion["n"], lesion["changed"]) for part, lesion in _lesions(working).items()}
     assert {lesion.part: (lesion.n, lesion.changed) for lesion in manifest.lesions} == measured
-    assert "## Lesions" in exported.card and "do not depend on" not in exported.card
+    assert "## Effect of the network's parts" in exported.card and "do not depend on" not in exported.card
 
 
 def test_a_network_with_idle_attention_is_refused(bench: Bench, idle: Path) -> None:

@@ -14,7 +14,7 @@ from model.contract import DataSource, read_manifest
 from model.heads import VANOutput
 from training.config import Config, read_config
 from training.data.mixing import Mixing
-from training.fit.distil import Lesson, TeacherError, Teachers
+from training.fit.distil import Targets, TeacherError, Teachers
 from training.networks.build import build
 
 CONFIG = """
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @dataclass(frozen=True)
 class Taught:
     teachers: Teachers
-    lesson: Lesson
+    targets: Targets
     answer: VANOutput
 
 
@@ -75,13 +75,13 @@ def taught(run: Path, tmp_path: Path) -> Taught:
     teachers = Teachers(_config(tmp_path / "student", teachers=f'"{run}"', features=1.0))
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     out = teachers.teachers[0].net(2 * images - 1)
-    return Taught(teachers, teachers.lesson(images, torch.zeros(4, dtype=torch.int64)), out)
+    return Taught(teachers, teachers.targets(images, torch.zeros(4, dtype=torch.int64)), out)
 
 
 def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn(taught: Taught) -> None:
     projectors = taught.teachers.projectors(taught.answer.embedding.shape[1])
     torch.nn.init.eye_(projectors[0].weight)
-    assert taught.teachers.loss(taught.answer, taught.lesson, projectors).item() == pytest.approx(0, abs=1e-5)
+    assert taught.teachers.loss(taught.answer, taught.targets, projectors).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_learning_draws_answers_and_embedding_towards_the_teacher(taught: Taught) -> None:
@@ -93,7 +93,7 @@ def test_learning_draws_answers_and_embedding_towards_the_teacher(taught: Taught
     losses = []
     for _ in range(60):
         loss = taught.teachers.loss(
-            taught.answer._replace(logits=logits, embedding=embedding), taught.lesson, projectors
+            taught.answer._replace(logits=logits, embedding=embedding), taught.targets, projectors
         )
         optimiser.zero_grad()
         loss.backward()
@@ -107,20 +107,20 @@ def test_learning_draws_answers_and_embedding_towards_the_teacher(taught: Taught
 
 
 def test_a_mixed_batch_is_taught_the_mixture_of_the_answers(taught: Taught) -> None:
-    mixed = taught.lesson.mixed(Mixing(0.75))
-    expected = 0.75 * taught.lesson.probabilities[0] + 0.25 * taught.lesson.probabilities[3]
+    mixed = taught.targets.mixed(Mixing(0.75))
+    expected = 0.75 * taught.targets.probabilities[0] + 0.25 * taught.targets.probabilities[3]
     torch.testing.assert_close(mixed.probabilities[0], expected)
     torch.testing.assert_close(mixed.probabilities.sum(dim=1), torch.ones(4))
-    assert mixed.embeddings[0].shape == taught.lesson.embeddings[0].shape
+    assert mixed.embeddings[0].shape == taught.targets.embeddings[0].shape
 
 
 def test_a_teacher_says_nothing_about_a_class_that_it_has_not_seen(run: Path, tmp_path: Path) -> None:
     teachers = Teachers(_config(tmp_path / "student", teachers=f'"{run}"'))
     images = torch.rand(2, 3, 32, 32)
-    lesson = teachers.lesson(images, torch.tensor([0, 1]))
-    assert lesson.probabilities[1].tolist() == [0, 1]  # the label
+    targets = teachers.targets(images, torch.tensor([0, 1]))
+    assert targets.probabilities[1].tolist() == [0, 1]  # the label
     expected = torch.softmax(teachers.teachers[0](images).logits[0] / teachers.temperature, dim=0)
-    torch.testing.assert_close(lesson.probabilities[0], expected)
+    torch.testing.assert_close(targets.probabilities[0], expected)
 
 
 def test_an_artefact_teaches_what_it_answers(tmp_path: Path) -> None:
@@ -136,11 +136,11 @@ def test_an_artefact_teaches_what_it_answers(tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     session = onnxruntime.InferenceSession(path)
     logits, embedding = session.run(["logits", "embedding"], {"image": pixels.numpy()})
-    assert teachers.teachers[0].taught == ("BLA",)
+    assert teachers.teachers[0].trained_classes == ("BLA",)
     labels = torch.full((3,), config.codes.index("BLA"))
-    lesson = teachers.lesson(pixels.permute(0, 3, 1, 2).float() / 255, labels)
-    torch.testing.assert_close(lesson.probabilities, torch.softmax(torch.from_numpy(logits), dim=1))
-    torch.testing.assert_close(lesson.embeddings[0], torch.from_numpy(embedding))
+    targets = teachers.targets(pixels.permute(0, 3, 1, 2).float() / 255, labels)
+    torch.testing.assert_close(targets.probabilities, torch.softmax(torch.from_numpy(logits), dim=1))
+    torch.testing.assert_close(targets.embeddings[0], torch.from_numpy(embedding))
     assert teachers.projectors(7)[0].out_features == embedding.shape[1]
     assert copy.deepcopy(teachers) is teachers  # of the module, for its moving average
 

@@ -28,14 +28,15 @@ def responses_figure(responses: Sequence[MeasuredResponse]) -> ReportFigure:
 
 
 def _panel(axes: Axes, as_is: MeasuredResponse, responses: Sequence[MeasuredResponse]) -> None:
-    ordered = sorted(responses, key=lambda one: one.strength)
+    as_is_at = [as_is.model_copy(update={"strength": 1})] if responses[0].unit.startswith("×") else []
+    ordered = sorted([*responses, *as_is_at], key=lambda one: one.strength)
     strengths = [one.strength for one in ordered]
     axes.axhline(as_is.accuracy, color=GREY, linewidth=1, linestyle="--", label="accuracy, as is")
     axes.fill_between(strengths, [one.low for one in ordered], [one.high for one in ordered], color=BLUE, alpha=0.15)
     axes.plot(strengths, [one.accuracy for one in ordered], "o-", color=BLUE, markersize=3, label="accuracy")
     wrong = [one.confident_errors for one in ordered]
     axes.plot(strengths, wrong, "s:", color=VERMILLION, markersize=3, label="wrong with a probability above 0.9")
-    axes.set(title=ordered[0].disturbance, xlabel=ordered[0].unit, ylim=(-0.02, 1.02))
+    axes.set(title=responses[0].disturbance, xlabel=responses[0].unit, ylim=(-0.02, 1.02))
     axes.grid(axis="y")
 
 

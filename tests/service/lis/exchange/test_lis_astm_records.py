@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reported import PATIENT, report, reports
 
-from service.lis.domain.report import Order, Report, ReportStatus
+from service.lis.domain.report import Order, Report, ReportModel, ReportStatus
 from service.lis.exchange.astm.records import AstmForm, encode_report, escaped, frames, latin, plain
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.observations import observations
@@ -57,6 +57,16 @@ def test_every_result_is_a_record_and_its_notes_follow_it() -> None:
         assert record[9] == ("X" if result.value is None else "F")
         assert [plain(comment[4]) for comment in found[at + 1 : at + 1 + len(result.notes)]] == list(result.notes)
         at += 1 + len(result.notes)
+
+
+def test_a_comment_names_the_inert_parts_of_a_model() -> None:
+    model = ReportModel(name="m", version="1", sha256="ab" * 32, inert=["MLKA", "cross-scale attention"])
+    found = records(report(models=[model]))
+    note = "Parts of the network without effect on its answers: MLKA, cross-scale attention"
+    (at,) = (row for row, record in enumerate(found) if record[1] == "C" and plain(record[4]) == note)
+    assert found[at - 1][1] == "R" and found[at - 1][3].split("^")[-1] == "MODEL"
+    without = encoded(report(models=[model.model_copy(update={"inert": None})]))
+    assert len(without.split("\r")) == len(found) and note not in without
 
 
 def test_loinc_stands_first_and_the_laboratorys_own_code_always_behind() -> None:
