@@ -106,6 +106,28 @@ def test_figures_stand_alike_in_evaluation_manifest_and_card(desk: Path) -> None
     assert "Research use only" in card
 
 
+def test_maps_and_responses_are_measured_on_the_calibration_block_and_in_the_card(desk: Path) -> None:
+    found, said = json.loads((desk / "run" / "evaluation.json").read_text()), (desk / "evaluate.log").read_text()
+    card = (desk / "weights" / "MODEL_CARD.md").read_text()
+    calibration = sum(row["block"] == "calibration" for row in _rows(desk / "run" / "split.csv"))
+    scales = [f"attention {scale}" for scale in ("3-5-1", "5-7-1", "7-9-1")]
+    assert [one["map"] for one in found["maps"]] == [*scales, "evidence"]
+    as_is, *disturbed = found["responses"]
+    assert {one["disturbance"] for one in disturbed} == {"blur", "cell size", "stain", "light", "JPEG"}
+    assert {one["n"] for one in (*found["maps"], *found["responses"])} == {calibration}
+    for title in ("Maps on the cell", "Maps and answers", "Response to disturbances"):
+        assert title in said and f"## {title}" in card
+    assert f"| as is | {calibration} | {as_is['accuracy']:.3f} (" in card
+
+
+def test_what_a_quick_evaluation_leaves_out_is_not_in_it(desk: Path, tmp_path: Path) -> None:
+    shutil.copytree(desk / "run", tmp_path / "run")
+    said = _made("evaluate", tmp_path / "run", "--data", desk, "--quick")
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert (found["maps"], found["responses"]) == ([], []) and found["lesions"]
+    assert "Maps" not in said and "disturbances" not in said
+
+
 def test_every_figure_of_the_card_is_explained_in_it(desk: Path) -> None:
     card = (desk / "weights" / "MODEL_CARD.md").read_text()
     explained = card.split("## Metrics")[1].split("##")[0]
@@ -217,7 +239,7 @@ def test_development_figures_come_without_a_test_picture(desk: Path, tmp_path: P
     for row in blocks["test"]:
         (tmp_path / "drawn" / row["code"] / row["file"]).write_bytes(b"not a picture")
     before = _files(tmp_path / "run")
-    said = _made("evaluate", tmp_path / "run", "--data", tmp_path, "--block", "calibration")
+    said = _made("evaluate", tmp_path / "run", "--data", tmp_path, "--block", "calibration", "--quick")
     assert "unreadable" not in said and "no test picture was read" in said
     after = _files(tmp_path / "run")
     new = {name for name in after if not name.startswith("cache")} - set(before)
@@ -235,7 +257,7 @@ def test_every_evaluation_on_the_test_block_is_recorded_and_in_the_card(desk: Pa
     assert (row["weights_sha256"], row["pictures"]) == (weights, "9")
     assert datetime.fromisoformat(row["date"]).tzinfo == UTC
     assert "| test block | measured once with these weights |" in (desk / "weights" / "MODEL_CARD.md").read_text()
-    _made("evaluate", tmp_path / "run", "--data", desk)
+    _made("evaluate", tmp_path / "run", "--data", desk, "--quick")
     rows = (tmp_path / "run" / "evaluations.csv").read_text()
     (tmp_path / "run" / "evaluations.csv").write_text(rows + f"{row['date']},{'0' * 64},9\n")
     _made("export", tmp_path / "run", "--out", tmp_path / "weights", "--allow-inert")
@@ -319,7 +341,7 @@ def test_another_list_of_classes_trains_and_exports(tmp_path: Path) -> None:
     classes = '[[classes]]\ncode = "plasma"\nname = "Plasma"\n[[classes]]\ncode = "red-line"\nname = "Red line"\n'
     (tmp_path / "two.toml").write_text(CONFIG.replace("epochs = 2", "epochs = 1") + classes)
     _made("fit", tmp_path / "two.toml", "--data", tmp_path, "--out", tmp_path / "run")
-    _made("evaluate", tmp_path / "run", "--data", tmp_path)
+    _made("evaluate", tmp_path / "run", "--data", tmp_path, "--quick")
     _made("export", tmp_path / "run", "--out", tmp_path / "weights", "--allow-inert")
     manifest = read_manifest(tmp_path / "weights" / "drawn.json")
     assert manifest.codes == ("plasma", "red-line")

@@ -20,7 +20,7 @@ def run(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the first fold, evaluated on its calibration block."""
     run = tmp_path_factory.mktemp("accuracy") / "run"
     shutil.copytree(folded.runs[0], run)
-    folded.made("evaluate", run, "--data", folded.data, "--block", "calibration")
+    folded.made("evaluate", run, "--data", folded.data, "--block", "calibration", "--quick")
     return run
 
 

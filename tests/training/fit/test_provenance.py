@@ -36,7 +36,7 @@ class Transfer:
 
     def exported(self, name: str) -> None:
         for command in (
-            ("evaluate", "--data", self.folder),
+            ("evaluate", "--data", self.folder, "--quick"),
             ("export", "--allow-inert", "--out", self.folder / "weights" / name),
         ):
             log = self.folder / f"{name}.log"
