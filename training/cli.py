@@ -146,7 +146,8 @@ def evaluate(
     """Fit the temperature on the calibration block and measure the test block.
 
     Also on the calibration block: lesions (each part of the network is replaced by its mean output), tests of the
-    attention and evidence maps, and accuracy on pictures that are out of focus, rescaled, stained or compressed.
+    attention and evidence maps, and accuracy on pictures that are out of focus, of another scale, stain or brightness,
+    or compressed.
 
     Make every choice with `--block calibration`, and measure the test block once for each released model. Every
     measurement of the test block is recorded in evaluations.csv of the run, and the model card states their number.

@@ -10,7 +10,8 @@ checkpoints/        Lightning checkpoints; an interrupted `fit` resumes from her
 curves/             loss and accuracy by epoch, one version_N/metrics.csv per attempt
 weights.safetensors the weights (their moving average where fit.ema_decay is set)
 fit.json            configuration, library versions, training time and device
-evaluation.json     temperature, figures and confusion matrices of the test block
+evaluation.json     temperature, figures and confusion matrices of the test block; of the calibration block the effect of
+                    the parts, the tests of the maps and the responses to disturbances
 evaluations.csv     date, digest of the weights and number of pictures of every evaluation on the test block
 predictions.csv     one row per test picture
 logits.npz          logits of the calibration and the test pictures, for `figures`, `pool` and `audit`
@@ -104,6 +105,7 @@ class MeasuredMap(BaseModel):
     n: int
     inside: float  # share of the map inside the rough mask of the cell
     inside_gaussian: float  # the same of a centred Gaussian of the same spread
+    inside_cell_sized: float  # the same of a centred Gaussian as wide as an average cell
     inside_more: float  # mean difference, with the 95 % bootstrap interval
     inside_more_low: float
     inside_more_high: float

@@ -98,6 +98,7 @@ def test_its_answers_depend_on_its_attention(session: OnnxSession) -> None:
     """What the manifest says of each part, as export demands it."""
     lesions = {lesion.part: lesion for lesion in session.manifest.lesions}
     assert session.manifest.inert == () and session.manifest.has_attention
+    assert lesions["MLKA in the blocks"].changed >= 0.05 and lesions["MLKA in the pooling"].changed >= 0.01
     assert lesions["MLKA"].changed >= 0.05 and lesions["MLKA"].accuracy_change <= -0.02
     assert lesions["cross-scale attention"].changed >= 0.01
     assert all(lesions[f"MLKA {scale}"].changed > 0 for scale in session.manifest.attention_scales)

@@ -1,7 +1,8 @@
 """Localisation, faithfulness and randomisation tests of the attention and evidence maps.
 
-Localisation: the share of a map inside a rough mask of the cell, against a centred Gaussian of the same spread. Cells
-lie in the middle of their pictures, so a map that knew nothing but this would do as well as the Gaussian.
+Localisation: the share of a map inside a rough mask of the cell, against centred Gaussians: one of the same spread, and
+one of the spread of an average cell. Cells lie in the middle of their pictures, so a map that knew nothing but this
+would do as well as the Gaussians.
 
 Faithfulness: pixels are deleted or inserted in the order of the map (arXiv 1806.07421, section 4.1), against a centred
 disc and a random order. A map that orders no better than the disc does not explain the answer.
@@ -86,6 +87,7 @@ def _measure(name: str, found: Maps, shuffled: Sequence[Maps], masks: Maps, curv
         n=len(found),
         inside=float(inside.mean()),
         inside_gaussian=float(of_gaussian.mean()),
+        inside_cell_sized=float(share_inside(_cell_sized(masks), masks).mean()),
         inside_more=more,
         inside_more_low=low,
         inside_more_high=high,
@@ -139,6 +141,14 @@ def gaussians_like(found: Maps) -> Maps:
     chosen = np.interp(_variance(found), profiles @ axis**2, sigmas)
     of_maps = np.exp(-(axis**2) / (2 * chosen[:, None] ** 2))
     return (of_maps[:, :, None] * of_maps[:, None]).astype(np.float32)
+
+
+def _cell_sized(masks: Maps) -> Maps:
+    """The Gaussian as wide as a centred disc of the mean area of the cells; the same for all pictures."""
+    side = masks.shape[1]
+    radius = np.hypot(*(np.mgrid[:side, :side] - (side - 1) / 2)) / side
+    disc = (radius < np.sqrt(masks.mean() / np.pi)).astype(np.float32)
+    return np.broadcast_to(gaussians_like(disc[None]), masks.shape)
 
 
 def _variance(found: Maps) -> Floats:

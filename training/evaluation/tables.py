@@ -117,6 +117,7 @@ def maps_tables(maps: Sequence[MeasuredMap]) -> list[Table]:
             one.map,
             f"{one.inside:.2f}",
             f"{one.inside_gaussian:.2f}",
+            f"{one.inside_cell_sized:.2f}",
             f"{_points(one.inside_more)} ({_points(one.inside_more_low)} to {_points(one.inside_more_high)})",
             "" if one.shuffled_correlation is None else f"{one.shuffled_correlation:.2f}",
         )
@@ -129,11 +130,11 @@ def maps_tables(maps: Sequence[MeasuredMap]) -> list[Table]:
     return [
         Table(
             f"Maps on the cell, n = {n}",
-            ("map", "inside the cell", "of a Gaussian", "more, points", "shuffled weights"),
+            ("map", "inside the cell", "of a Gaussian", "cell-sized", "more, points", "shuffled weights"),
             located,
             "Inside the cell: share of the map within a rough mask, by thresholds, of the cell, which covers "
             f"{_percent(maps[0].cell_area)} % of the picture. Of a Gaussian: the same for a Gaussian in the middle of "
-            "the picture, as wide as the map. Shuffled weights: rank correlation with the map of the network with "
+            "the picture, as wide as the map; cell-sized: as wide as an average cell. Shuffled weights: rank correlation with the map of the network with "
             "shuffled weights; near 0 if the map depends on what was learned. In brackets: 95 % bootstrap interval. "
             "Training with `fit.localisation` uses masks of this kind: the share inside is then its aim, not evidence.",
         ),

@@ -134,7 +134,7 @@ def _classes(m: Manifest) -> str:
 def _more_classes() -> str:
     return (
         " To support more classes, train on pictures of them: docs/own-classes.md for your own folders, "
-        "docs/training-at-scale.md for all 21 classes of Matek et al. 2021."
+        "docs/training-at-scale.md for all 21 classes of Matek et al. 2021 (doi 10.7937/TCIA.AXH3-T579)."
     )
 
 

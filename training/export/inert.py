@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from model.contract import Lesion
-from model.parts import BLOCKS_PART, CROSS_SCALE_PART, MLKA_PART, POOLING_PART
+from model.parts import BLOCKS_PART, CROSS_SCALE_PART, MLKA_PART, POOLING_GATES_PART, POOLING_PART
 from training.networks.build import Network
 from training.run import Evaluation
 
@@ -12,7 +12,11 @@ from training.run import Evaluation
 #:
 #: Gates are in every block, so most of a network depends on them; cross-scale attention and the weighting of the
 #: pooling act in one place. 5 % and 1 % are conventions: clearly more than close calls explain.
-LEAST_CHANGED = MappingProxyType({MLKA_PART: 0.05, BLOCKS_PART: 0.05, POOLING_PART: 0.01, CROSS_SCALE_PART: 0.01})
+LEAST_CHANGED = MappingProxyType(
+    {MLKA_PART: 0.05, BLOCKS_PART: 0.05, POOLING_GATES_PART: 0.01, POOLING_PART: 0.01, CROSS_SCALE_PART: 0.01}
+)
+#: Parts without which the maps are not attention that the answers depend on.
+_MAPS = frozenset({MLKA_PART, POOLING_GATES_PART, POOLING_PART})
 
 
 #: With fewer calibration pictures, a part that changes 3 % of the answers may change none of these.
@@ -72,4 +76,4 @@ def effect(lesion: Lesion) -> str:
 
 def serves_attention(net: Network, inert: Sequence[Lesion]) -> bool:
     """Whether the graph has the output `attention`: gates, and a weighting if there is one, that change answers."""
-    return MLKA_PART in net.parts() and not {MLKA_PART, POOLING_PART} & {lesion.part for lesion in inert}
+    return MLKA_PART in net.parts() and not _MAPS & {lesion.part for lesion in inert}

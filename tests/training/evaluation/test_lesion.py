@@ -155,7 +155,8 @@ def test_gates_before_a_projection_of_zero_change_no_answer() -> None:
             nn.init.zeros_(parameter)
     lesions = {lesion.part: lesion for lesion in measure_lesions(net, CONFIG, _pictures(4))}
     without_effect = {part for part, lesion in lesions.items() if lesion.changed == 0}
-    assert {"MLKA", "stage 1", "stage 2", "stage 3", "stage 4", "pooling"} <= without_effect
+    of_gates = {"MLKA", "MLKA in the blocks", "MLKA in the pooling", "pooling"}
+    assert {*of_gates, "stage 1", "stage 2", "stage 3", "stage 4"} <= without_effect
 
 
 def test_networks_name_their_parts() -> None:
@@ -167,10 +168,11 @@ def test_networks_name_their_parts() -> None:
     stages = [f"stage {number}" for number in (1, 2, 3, 4)]
     stem = ["stem 3x3", "stem 5x5", "stem 7x7"]
     scales = ["MLKA 3-5-1", "MLKA 5-7-1", "MLKA 7-9-1"]
-    assert list(micro.parts()) == ["MLKA", *scales, *stages, "pooling", "cross-scale attention", *stem]
+    mlka = ["MLKA", "MLKA in the blocks", "MLKA in the pooling", *scales]
+    assert list(micro.parts()) == [*mlka, *stages, "pooling", "cross-scale attention", *stem]
     assert list(plain.parts()) == ["MLKA", *stages]
     by_stride = ["stage 1/8", "stage 1/16", "stage 1/32"]
-    assert list(lite.parts()) == ["MLKA", *scales, *by_stride, "pooling", "cross-scale attention"]
+    assert list(lite.parts()) == [*mlka, *by_stride, "pooling", "cross-scale attention"]
     assert not trunk.parts()
     assert measure_lesions(trunk, CONFIG, _pictures(1)) == ()
 

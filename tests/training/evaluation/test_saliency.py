@@ -98,6 +98,7 @@ def test_the_map_that_marks_what_the_answer_depends_on_beats_the_disc_and_the_ot
     assert right.inside + wrong.inside == pytest.approx(2 * right.cell_area, abs=0.5)  # complementary maps
     for one in (right, wrong, evidence):
         assert one.inside_more == pytest.approx(one.inside - one.inside_gaussian)
+        assert one.inside_cell_sized == right.inside_cell_sized  # of the cells alone
         assert one.inside_more_low <= one.inside_more <= one.inside_more_high
     assert wrong.deletion.disc == right.deletion.disc and wrong.insertion.random == right.insertion.random
 

@@ -187,9 +187,12 @@ def test_a_network_with_idle_attention_is_refused(bench: Bench, idle: Path) -> N
 
 def test_an_inert_part_that_is_allowed_is_stated(allowed: Exported) -> None:
     assert allowed.code == 0, allowed.said
-    assert allowed.manifest.inert == ("MLKA", "pooling")
+    assert allowed.manifest.inert == ("MLKA", "MLKA in the blocks", "MLKA in the pooling", "pooling")
     head, limits = allowed.card.split("## Classes")[0], allowed.card.split("## Limits")[1].split("\n## ")[0]
-    assert "**Answers do not depend on MLKA, pooling**" in head and "no attention maps" in head
+    assert (
+        "**Answers do not depend on MLKA, MLKA in the blocks, MLKA in the pooling, pooling**" in head
+        and "no attention maps" in head
+    )
     assert "Answers do not depend on MLKA: replacing MLKA by its mean output changes 0.0% of 6 answers." in limits
     assert "| MLKA | 6 | 0.0 (" in allowed.card
     assert "export RUN --data DATA --out idle-weights --allow-inert" in allowed.card

@@ -74,10 +74,13 @@ def test_a_new_pooling_is_nearly_an_average() -> None:
 def test_its_parts_are_gates_scales_stages_pooling_and_fusion(net: LiteVAN) -> None:
     parts = net.parts()
     scales = {f"MLKA {scale}" for scale in net.attention_scales}
-    assert set(parts) == {"MLKA", *scales, "stage 1/8", "stage 1/16", "stage 1/32", "pooling", "cross-scale attention"}
+    others = {"MLKA", "MLKA in the blocks", "MLKA in the pooling", "pooling", "cross-scale attention"}
+    assert set(parts) == {*others, *scales, "stage 1/8", "stage 1/16", "stage 1/32"}
     (pooling,) = parts["pooling"]
     staged = sum(len(parts[name]) for name in parts if name.startswith("stage"))
     assert len(parts["MLKA"]) == staged + len(pooling.mlka.scales)  # type: ignore[arg-type, union-attr]
+    assert len(parts["MLKA in the blocks"]) == staged
+    assert {*parts["MLKA in the pooling"]} == {*parts["MLKA"]} - {*parts["MLKA in the blocks"]}
     assert len(parts["MLKA"]) == sum(len(parts[name]) for name in scales)
 
 
