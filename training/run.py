@@ -10,8 +10,8 @@ checkpoints/        Lightning checkpoints; an interrupted `fit` resumes from her
 curves/             loss and accuracy by epoch, one version_N/metrics.csv per attempt
 weights.safetensors the weights (their moving average where fit.ema_decay is set)
 fit.json            configuration, library versions, training time and device
-evaluation.json     temperature, figures and confusion matrices of the test block; of the calibration block the effect of
-                    the parts, the tests of the maps and the responses to disturbances
+evaluation.json     temperature, figures and confusion matrices of the test block; of the calibration block the effect
+                    of the parts, the tests of the maps and the responses to disturbances
 evaluations.csv     date, digest of the weights and number of pictures of every evaluation on the test block
 predictions.csv     one row per test picture
 logits.npz          logits of the calibration and the test pictures, for `figures`, `pool` and `audit`
