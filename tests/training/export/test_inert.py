@@ -32,6 +32,11 @@ input_size = 64
 epochs = 1
 batch_size = 16
 warmup_epochs = 0
+[data.split]
+kind = "blocks"
+train = 0.5
+calibration = 0.375
+test = 0.125
 [[classes]]
 code = "EOS"
 name = "Eosinophil"
@@ -155,11 +160,11 @@ def _lesions(run: Path) -> dict[str, dict[str, float]]:
 
 def test_evaluate_prints_and_writes_the_lesions_of_the_calibration_block(bench: Bench, working: Path) -> None:
     lesions, said = _lesions(working), (bench.folder / "working.log").read_text()
-    assert {lesion["n"] for lesion in lesions.values()} == {6}  # 2 of 24 pictures of each class
+    assert {lesion["n"] for lesion in lesions.values()} == {27}  # 9 of 24 pictures of each class
     mlka = lesions["MLKA"]
     assert mlka["changed"] >= 0.3
     assert mlka["changed_low"] < mlka["changed"] < mlka["changed_high"]
-    (row,) = (line for line in said.splitlines() if re.match(" MLKA +6 ", line))
+    (row,) = (line for line in said.splitlines() if re.match(" MLKA +27 ", line))
     assert f"{100 * mlka['changed']:.1f} (" in row and f"{mlka['accuracy']:.3f}" in row
     stages = [said.index(f"\n {part} ") for part in lesions if part.startswith("stage")]
     assert len(stages) == 4 and stages == sorted(stages)
@@ -180,7 +185,7 @@ def test_a_network_with_idle_attention_is_refused(bench: Bench, idle: Path) -> N
     assert _lesions(idle)["MLKA"]["changed"] == 0
     exported = bench.export(idle)
     assert exported.code == 2
-    assert "replacing MLKA by its mean output changes 0.0% of 6 answers, at least 5% is required" in exported.said
+    assert "replacing MLKA by its mean output changes 0.0% of 27 answers, at least 5% is required" in exported.said
     assert "--allow-inert" in exported.said and "Traceback" not in exported.said
     assert not exported.folder.exists()
 
@@ -193,8 +198,8 @@ def test_an_inert_part_that_is_allowed_is_stated(allowed: Exported) -> None:
         "**Answers do not depend on MLKA, MLKA in the blocks, MLKA in the pooling, pooling**" in head
         and "no attention maps" in head
     )
-    assert "Answers do not depend on MLKA: replacing MLKA by its mean output changes 0.0% of 6 answers." in limits
-    assert "| MLKA | 6 | 0.0 (" in allowed.card
+    assert "Answers do not depend on MLKA: replacing MLKA by its mean output changes 0.0% of 27 answers." in limits
+    assert "| MLKA | 27 | 0.0 (" in allowed.card
     assert "export RUN --data DATA --out idle-weights --allow-inert" in allowed.card
 
 
