@@ -348,6 +348,7 @@ LICENCE_TERMS = (
 
 
 _HOW = ("Initialised from", "Distilled from")
+_FORMERLY = ("Begun with the weights of", "Taught by")  # as version 0.1.0 wrote it
 
 
 def provenance_of(config: Config, split: str) -> tuple[Provenance, ...]:
@@ -391,7 +392,7 @@ def _provenance(source: str, variant: str, how: str, split: str) -> Provenance:
 
 def _of_ancestor(title: str, attribution: str) -> str:
     """What an ancestor's own metadata says of its weights, under its name; attributions of data stay as they are."""
-    return f"{title}: {attribution}" if attribution.startswith(_HOW) else attribution
+    return f"{title}: {attribution}" if attribution.startswith((*_HOW, *_FORMERLY)) else attribution
 
 
 def _overlap_limit(how: str, title: str, seen: int | None, tested: int) -> str:
