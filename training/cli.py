@@ -27,7 +27,7 @@ from training.config import read_config
 from training.data.index import counts_table, index_data, summary_lines
 from training.data.near_duplicates import write_near_duplicates
 from training.data.samples import split_csv
-from training.evaluation.tables import diagnosis_tables
+from training.evaluation.tables import diagnosis_tables, lesion_table
 from training.fit.distributed import barrier, on_rank_zero, process_group, this_process
 from training.run import MeasuredBlock, RunFolder
 from training.terminal import console, print_line, print_metrics, print_table, report_errors, report_interruption, warn
@@ -196,6 +196,10 @@ def export(
         atomic_file.write_text(out / CARD, card)
         atomic_file.write_text(path.with_suffix(".split.csv"), run.split())
         review.export_drift_reference(path, config, data, cache or run.cache)
+    if evaluation.lesions:
+        print_table(lesion_table(evaluation.lesions))
+    for part in manifest.inert:
+        warn(f"answers do not depend on {part}")
     print_line(f"{path} ({path.stat().st_size / 1e6:.1f} MB) written with manifest, model card and split list")
 
 

@@ -91,7 +91,7 @@ def test_the_served_path_reaches_the_accuracy_that_is_claimed(
     )
     assert claimed.n == len(cells)
     assert right / len(cells) == pytest.approx(claimed.value, abs=2 / len(cells))
-    assert claimed.value >= 0.80  # far below it, the wrong file was bundled
+    assert claimed.value >= 0.86  # far below it, the wrong file was bundled
 
 
 def test_its_answers_depend_on_its_attention(session: OnnxSession) -> None:

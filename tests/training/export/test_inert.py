@@ -178,6 +178,7 @@ def test_a_network_whose_attention_matters_is_exported_with_its_maps(bench: Benc
     assert not manifest.inert
     measured = {part: (lesion["n"], lesion["changed"]) for part, lesion in _lesions(working).items()}
     assert {lesion.part: (lesion.n, lesion.changed) for lesion in manifest.lesions} == measured
+    assert re.search(r" MLKA +27 ", exported.said) and "do not depend on" not in exported.said
     assert "## Effect of the network's parts" in exported.card and "do not depend on" not in exported.card
 
 
@@ -192,6 +193,7 @@ def test_a_network_with_idle_attention_is_refused(bench: Bench, idle: Path) -> N
 
 def test_an_inert_part_that_is_allowed_is_stated(allowed: Exported) -> None:
     assert allowed.code == 0, allowed.said
+    assert "answers do not depend on MLKA\n" in allowed.said
     assert allowed.manifest.inert == ("MLKA", "MLKA in the blocks", "MLKA in the pooling", "pooling")
     head, limits = allowed.card.split("## Classes")[0], allowed.card.split("## Limits")[1].split("\n## ")[0]
     assert (
