@@ -102,7 +102,7 @@ def maps_of(net: Network, config: Config, images: Images, classes: Labels) -> Ma
     """Every map of a network, upsampled to the pictures' size.
 
     Args:
-        classes: (N,), whose evidence is wanted.
+        classes: (N,), the class of each picture whose evidence is returned.
     """
     batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE)]
     parts = []
@@ -188,7 +188,7 @@ class _Curves:
     """Deletion and insertion curves of one set of pictures. What is deleted has the median colour of the border.
 
     Args:
-        predicted: (N,), the classes whose probability is followed.
+        predicted: (N,), the class of each picture whose probability is measured.
     """
 
     def __init__(self, net: Network, config: Config, images: Images, predicted: Labels) -> None:

@@ -135,9 +135,9 @@ def maps_tables(maps: Sequence[MeasuredMap]) -> list[Table]:
             "Inside the cell: share of the map within a rough mask, by thresholds, of the cell, which covers "
             f"{_percent(maps[0].cell_area)} % of the picture. Of a Gaussian: the same for a Gaussian in the middle of "
             "the picture, as wide as the map; cell-sized: as wide as an average cell. Shuffled weights: rank "
-            "correlation with the map of the network with "
-            "shuffled weights; near 0 if the map depends on what was learned. In brackets: 95 % bootstrap interval. "
-            "Training with `fit.localisation` uses masks of this kind: the share inside is then its aim, not evidence.",
+            "correlation with the map of the network with shuffled weights; near 0 if the map depends on what was "
+            "learned. In brackets: 95 % bootstrap interval. Training with `fit.localisation` uses masks of this kind: "
+            "the share inside is then its aim, not evidence.",
         ),
         Table(
             f"Maps and answers, n = {n}",
