@@ -6,9 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 
+from model.fields import Code, Sha256, Strict
 from model.regular_file import read_regular_file
+from model.trust.reference import TrustReference
 
 SCHEMA_VERSION: Final = 1
 
@@ -26,12 +28,10 @@ _RANKS = dict(zip(OUTPUTS, (2, 2, 4, 4, 2), strict=True))
 #: Input sizes are multiples of this: the stem divides by 4, and three stages halve the grid.
 SIZE_MULTIPLE = 32
 
-Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
 Lineage = Literal["granulocytic", "monocytic", "erythroid", "lymphoid", "plasma", "megakaryocytic", "other"]
 #: Whether a cell is in the denominator of a differential count; "by_setting" leaves it to the laboratory.
 Countable = Literal["always", "never", "by_setting"]
 Precision = Literal["fp32", "fp16"]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 #: A part of the network: "MLKA", "MLKA 3-5-1", "cross-scale attention", … Without commas, because they separate parts.
 PartName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/-]{0,63}$")]
 
@@ -40,11 +40,7 @@ def _is_absent(value: object) -> bool:
     return value is None or value == ()
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CellClass(_Strict):
+class CellClass(Strict):
     """One cell class: code in the data set, name, lineage, and whether it is counted."""
 
     code: Code = Field(description="name of the class's folder in the data")
@@ -80,7 +76,7 @@ CLASSES: tuple[CellClass, ...] = (
 )
 
 
-class Preprocessing(_Strict):
+class Preprocessing(Strict):
     """How a picture becomes the input tensor. Resizing is outside the graph, scaling and normalisation inside."""
 
     input_size: int = Field(ge=SIZE_MULTIPLE, le=1024, multiple_of=SIZE_MULTIPLE, description="S, in pixels")
@@ -89,7 +85,7 @@ class Preprocessing(_Strict):
     std: tuple[float, float, float] = Field(description="per RGB channel, of pixels scaled to 0..1")
 
 
-class DataSource(_Strict):
+class DataSource(Strict):
     """One data set of training pictures, with the attribution that its licence requires."""
 
     name: str
@@ -99,7 +95,7 @@ class DataSource(_Strict):
     training_images: dict[Code, int] = Field(description="training pictures by class")
 
 
-class Metric(_Strict):
+class Metric(Strict):
     """A measured figure with n and split; a proportion also has its 95 % Wilson interval."""
 
     name: str = Field(description="accuracy, macro_f1, recall, precision, ece, …")
@@ -111,7 +107,7 @@ class Metric(_Strict):
     split: str
 
 
-class Probes(_Strict):
+class Probes(Strict):
     """Outputs of the graph for P probe images (model/probes.py) at its export, by onnxruntime on a CPU.
 
     They are recomputed when the graph is opened. So other weights, another order of maps, and a machine that computes
@@ -140,7 +136,7 @@ class Probes(_Strict):
         return self
 
 
-class Lesion(_Strict):
+class Lesion(Strict):
     """How much one part of the network matters: its output replaced by its mean over the calibration pictures."""
 
     part: PartName
@@ -149,10 +145,11 @@ class Lesion(_Strict):
     accuracy_change: float = Field(ge=-1, le=1, description="accuracy without the part minus accuracy with it")
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """The JSON file beside the ONNX file: everything about the model that the graph does not contain.
 
-    Unknown keys are refused. Without `probes` or `drift_sha256`, the checks that need them are skipped. A network
+    Unknown keys are refused. Without `probes` or `drift_sha256`, the checks that need them are skipped; without
+    `trust`, answers have no decision. A network
     without attention that affects its answers has neither the output `attention` nor `attention_scales`.
     """
 
@@ -190,6 +187,9 @@ class Manifest(_Strict):
         (),
         exclude_if=_is_absent,
         description="parts of the network that were exported although answers do not depend on them",
+    )
+    trust: TrustReference | None = Field(
+        None, exclude_if=_is_absent, description="known cells, for novelty, prediction sets and decisions; absent: none"
     )
     intended_use: str
     limits: tuple[str, ...]
@@ -235,6 +235,8 @@ class Manifest(_Strict):
             raise ValueError(f"probes.logits must have {len(self.classes)} values for each image, one for each class")
         if self.outputs != output_shapes(self):
             raise ValueError(f"outputs must be {output_shapes(self)}, found {self.outputs}")
+        if self.trust:
+            self.trust.check_model(self.codes, int(self.outputs["embedding"][1]))
         self._check_attention()
         self._check_parts()
         return self

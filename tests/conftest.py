@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from databases import Postgres, postgres
-from graphs import mark_inert, store_probes, write_artefact
+from graphs import add_trust, mark_inert, store_probes, write_artefact
 from hypothesis import settings as hypothesis_settings
+from known import known_cells
 from PIL import Image
 
 from examples import examples
+from model.image import decode
 
 if TYPE_CHECKING:
     from folded import Folded
@@ -50,6 +52,14 @@ def inert_artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_artefact(tmp_path_factory.mktemp("inert"), attention=False)
     store_probes(path)
     mark_inert(path, "MLKA", "cross-scale attention")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trusted_artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network with a trust reference of 120 drawn cells (`known_cells`). Do not write to it."""
+    path = write_artefact(tmp_path_factory.mktemp("trusted"))
+    add_trust(path, np.stack([decode(data, 64) for data in known_cells(120)]))
     return path
 
 

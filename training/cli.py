@@ -141,13 +141,13 @@ def evaluate(
         MeasuredBlock,
         typer.Option(help="Block to measure; calibration: development figures, without reading a test picture."),
     ] = "test",
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out the tests of maps and of poor pictures.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out maps, poor pictures and decisions.")] = False,
 ) -> None:
     """Fit the temperature on the calibration block and measure the test block.
 
     Also on the calibration block: lesions (each part of the network is replaced by its mean output), tests of the
     attention and evidence maps, and accuracy on pictures that are out of focus, of another scale, stain or brightness,
-    or compressed.
+    or compressed. It also fits the thresholds of decisions and prediction sets, which `export` puts into the manifest.
 
     Make every choice with `--block calibration`, and measure the test block once for each released model. Every
     measurement of the test block is recorded in evaluations.csv of the run, and the model card states their number.

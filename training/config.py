@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Code, Countable, Lineage
+from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Countable, Lineage
+from model.fields import Code
 from training.split_config import BlockSplit, Columns, ConfigTable, Fraction, Seed, SplitConfig
 
 
@@ -270,6 +271,27 @@ class EvaluationConfig(ConfigTable):
     )
 
 
+class TrustConfig(ConfigTable):
+    """Decisions, prediction sets and novelty; fitted by `evaluate` to the calibration block."""
+
+    coverage: float = Field(
+        0.9, gt=0.5, lt=1, description="share of the cells of each class whose prediction set contains their class"
+    )
+    review_p: float = Field(0.1, gt=0, lt=1, description="share of known cells that novelty sends to review")
+    reject_p: float = Field(
+        0.03, gt=0, lt=1, description="share of known cells that novelty rejects; a part of review_p"
+    )
+    outliers: tuple[Path, ...] = Field(
+        (), description="folders of pictures of other classes, relative to --data, that rejection is measured on"
+    )
+
+    @model_validator(mode="after")
+    def _rejected_are_reviewed(self) -> Self:
+        if self.reject_p > self.review_p:
+            raise ValueError("reject_p is larger than review_p; rejected cells are a part of the reviewed ones")
+        return self
+
+
 class CardConfig(ConfigTable):
     """Statements for the manifest and the model card."""
 
@@ -299,6 +321,7 @@ class Config(ConfigTable):
     fit: FitConfig = Field(FitConfig(), description="optimisation")
     distil: DistilConfig = Field(DistilConfig(), description="knowledge distillation")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="evaluation")
+    trust: TrustConfig = Field(TrustConfig(), description="decisions and prediction sets")
     card: CardConfig = Field(description="statements for the model card")
 
     @field_validator("classes", mode="before")

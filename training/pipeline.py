@@ -23,6 +23,8 @@ from training.run import Evaluation, MeasuredBlock, Provenance, RunFolder
 from training.terminal import RANK, print_line, warn
 
 if TYPE_CHECKING:
+    from training.evaluation.answers import Answering
+    from training.evaluation.trust import RunTrust
     from training.fit.dataloader_timing import DataLoaderTimer
     from training.fit.train import Execution
 
@@ -135,12 +137,13 @@ def evaluate(
 
     Args:
         block: "test", or "calibration" for development figures; test pictures are then not read.
-        thorough: test the maps and measure the response to disturbances too, on the calibration block.
+        thorough: also test the maps, fit the trust reference, and measure decisions and the response to disturbances.
 
     Raises:
         RunError: the run has not been trained.
         DataError: the pictures are not those of the run's split.
     """
+    from training.evaluation.answers import Answering
     from training.evaluation.evaluate import fitted_temperature, load_network, score
     from training.evaluation.lesion import measure_lesions
     from training.evaluation.robustness import measure_responses
@@ -149,16 +152,41 @@ def evaluate(
     config = run.config()
     net = load_network(config, run.weights_file())
 
-    def diagnoses(calibration: LabelledImages, logits: NDArray[np.float32]) -> Mapping[str, object]:
-        temperature = fitted_temperature(config, calibration, logits) or 1.0
+    def diagnoses(
+        calibration: LabelledImages, logits: NDArray[np.float32], test: LabelledImages | None
+    ) -> Mapping[str, object]:
         lesions = {"lesions": measure_lesions(net, config, calibration)}
         if not thorough:
             return lesions
-        responses = measure_responses(net, config, calibration, temperature)
-        return lesions | {"maps": measure_maps(net, config, calibration), "responses": responses}
+        answering = Answering(net, config, fitted_temperature(config, calibration, logits) or 1.0)
+        trust = _fit_trust(run, data, cache, answering, calibration)
+        return lesions | {
+            "maps": measure_maps(net, config, calibration),
+            "responses": measure_responses(answering, calibration, trust.decide_crossed if trust else None),
+            "trust": trust.measured(data, test) if trust else None,
+        }
 
     logits_of = partial(score, net, config)
     return evaluate_logits(logits_of, run, data, cache, run.weights, block, diagnoses_of=diagnoses)
+
+
+def _fit_trust(
+    run: RunFolder, data: Path, cache: Path, answering: "Answering", calibration: LabelledImages
+) -> "RunTrust | None":
+    """Fit the trust reference and write it to the run; None, with a warning, if there are too few cells."""
+    from training.evaluation.trust import RunTrust
+
+    config = answering.config
+    split = load_split(config.data, data, config.codes, run.split())
+    train = decode_block(config, split, "train", config.model.input_size, cache)
+    try:
+        trust = RunTrust(answering, train, calibration)
+    except ValueError as error:
+        warn(f"answers will have no decision: {error}")
+        run.write_trust(None)
+        return None
+    run.write_trust(trust.reference)
+    return trust
 
 
 def evaluate_logits(
@@ -169,14 +197,16 @@ def evaluate_logits(
     weights: Path,
     block: MeasuredBlock = "test",
     *,
-    diagnoses_of: Callable[[LabelledImages, NDArray[np.float32]], Mapping[str, object]] = lambda *_: {"lesions": ()},
+    diagnoses_of: Callable[
+        [LabelledImages, NDArray[np.float32], LabelledImages | None], Mapping[str, object]
+    ] = lambda *_: {"lesions": ()},
 ) -> Evaluation:
     """As `evaluate`, for any function from pictures (N, S, S, 3) to logits (N, C).
 
     Args:
         weights: file of the weights, whose digest is recorded when the test block is measured.
-        diagnoses_of: called with the calibration pictures and their logits; returns further fields of the evaluation.
-            Default: the model has no named parts.
+        diagnoses_of: called with the calibration pictures, their logits and the test pictures (None unless the test
+            block is measured); returns further fields of the evaluation. Default: the model has no named parts.
     """
     from training.evaluation.evaluate import evaluate as evaluate_blocks
     from training.evaluation.evaluate import evaluate_development
@@ -185,14 +215,14 @@ def evaluate_logits(
     split, size = load_split(config.data, data, config.codes, run.split()), config.model.input_size
     calibration = decode_block(config, split, "calibration", size, cache)
     logits = logits_of(calibration.images)
-    diagnoses = diagnoses_of(calibration, logits)
     if block == "calibration":
         evaluation, developed = evaluate_development(config, calibration, logits)
-        evaluation = evaluation.model_copy(update=diagnoses)
+        evaluation = evaluation.model_copy(update=diagnoses_of(calibration, logits, None))
         write_development(run, evaluation, developed)
         return evaluation
     test = decode_block(config, split, "test", size, cache)
     test_logits = logits_of(test.images)
+    diagnoses = diagnoses_of(calibration, logits, test)
     run.record_evaluation(weights, len(test.samples))
     evaluation, scores = evaluate_blocks(config, calibration, test, (logits, test_logits))
     evaluation = evaluation.model_copy(update=diagnoses)
@@ -227,7 +257,16 @@ def export(
     net = load_network(config, run.weights_file())
     description = describe_split(config.data)
     print_provenance(provenance, config)
-    trained = Trained(config, net, evaluation, run.training_images(), description, run.split_sha256(), provenance)
+    trained = Trained(
+        config,
+        net,
+        evaluation,
+        run.training_images(),
+        description,
+        run.split_sha256(),
+        provenance,
+        run.trust(),
+    )
     try:
         return export_network(trained, out, precision, allow_inert=allow_inert)
     except (ExportError, Fp16Error) as error:

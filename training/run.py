@@ -12,6 +12,7 @@ weights.safetensors the weights (their moving average where fit.ema_decay is set
 fit.json            configuration, library versions, training time and device
 evaluation.json     temperature, figures and confusion matrices of the test block; of the calibration block the effect
                     of the parts, the tests of the maps and the responses to disturbances
+trust.json          trust reference: class means, thresholds of decisions and prediction sets; for the manifest
 evaluations.csv     date, digest of the weights and number of pictures of every evaluation on the test block
 predictions.csv     one row per test picture
 logits.npz          logits of the calibration and the test pictures, for `figures`, `pool` and `audit`
@@ -32,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from model import atomic_file, csv_file
 from model.contract import Lesion, Metric
+from model.trust.reference import TrustReference
 from training.config import Config, ConfigError, read_config
 from training.data.images import UnreadableImage
 from training.data.samples import sha256_of
@@ -131,6 +133,48 @@ class MeasuredResponse(BaseModel):
     change_low: float
     change_high: float
     confident_errors: float  # share of all pictures with a wrong class of a probability above 0.9
+    accepted: float | None = None  # share of all pictures; none: without a trust reference
+    accepted_accuracy: float | None = None  # of the accepted pictures; none: there are none
+    accepted_confident_errors: float | None = None  # the part of `confident_errors` that is accepted
+
+
+class MeasuredSets(BaseModel):
+    """Prediction sets of the known cells of one class, or of all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    code: str | None  # none: all classes
+    n: int
+    covered: float  # share whose set contains the class, with the 95 % Wilson interval
+    low: float
+    high: float
+    size: float  # mean number of classes in a set
+
+
+class MeasuredDecisions(BaseModel):
+    """Decisions on one kind of pictures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pictures: str
+    n: int
+    accepted: float
+    rejected: float  # the rest is reviewed
+    accuracy: float | None = None  # of the accepted, with the 95 % Wilson interval; none: the class is not the model's
+    low: float | None = None
+    high: float | None = None
+    auroc: float | None = None  # of the novelty against known cells; none: these are known cells
+
+
+class MeasuredTrust(BaseModel):
+    """Decisions, prediction sets and novelty, with the trust reference of the run (evaluation/trust.py)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    known: str  # the known cells that were measured
+    coverage: float  # that the sets aim at
+    sets: tuple[MeasuredSets, ...]  # of all classes together first
+    decisions: tuple[MeasuredDecisions, ...]  # on known cells first
 
 
 class Evaluation(BaseModel):
@@ -146,6 +190,7 @@ class Evaluation(BaseModel):
     lesions: tuple[MeasuredLesion, ...] | None = None  # none: not measured; empty: the network has no named parts
     maps: tuple[MeasuredMap, ...] = ()
     responses: tuple[MeasuredResponse, ...] = ()  # the pictures as they are first
+    trust: MeasuredTrust | None = None  # none: not measured
 
 
 class EvaluationCount(NamedTuple):
@@ -179,6 +224,7 @@ class RunFolder:
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         self.best_checkpoint = folder / "checkpoints" / "best.ckpt"
         self.twins = folder / "twins.csv"
+        self.trust_reference = folder / "trust.json"
         self.cache = folder / "cache"
 
     def prepare(self) -> None:
@@ -278,7 +324,7 @@ class RunFolder:
     def write_fit(self, fit: FitRecord) -> None:
         """Write fit.json, and delete the evaluation of earlier weights."""
         logits = (self.logits.name, self.development_logits.name)
-        for name in ("evaluation.json", "development.json", "predictions.csv", *logits):
+        for name in ("evaluation.json", "development.json", "predictions.csv", "trust.json", *logits):
             (self.folder / name).unlink(missing_ok=True)
         atomic_file.write_text(self.folder / "fit.json", fit.model_dump_json(indent=1) + "\n")
 
@@ -307,6 +353,19 @@ class RunFolder:
     def is_evaluated(self, block: MeasuredBlock) -> bool:
         """Whether there is a result of this block."""
         return (self.folder / _EVALUATIONS[block]).exists()
+
+    def write_trust(self, reference: TrustReference | None) -> None:
+        """Write trust.json; None deletes it."""
+        if reference is None:
+            self.trust_reference.unlink(missing_ok=True)
+        else:
+            atomic_file.write_text(self.trust_reference, reference.model_dump_json(indent=1) + "\n")
+
+    def trust(self) -> TrustReference | None:
+        """The trust reference of the present weights; None if it has not been fitted."""
+        if not self.trust_reference.exists():
+            return None
+        return TrustReference.model_validate_json(self.trust_reference.read_bytes())
 
     def record_evaluation(self, weights: Path, pictures: int) -> None:
         """Append an evaluation on the test block to evaluations.csv.

@@ -3,19 +3,17 @@
 It holds statistics over many pictures, and no single picture.
 """
 
-import base64
-import binascii
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, get_args
+from typing import Final, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PlainSerializer, PlainValidator, model_validator
-from pydantic_core import PydanticCustomError, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from model.contract import ArtefactError, Code, Manifest, Sha256, first_fault
+from model.contract import ArtefactError, Manifest, first_fault
+from model.fields import Code, Floats, Row, Sha256, Strict
 from model.regular_file import read_regular_file
 
 SCHEMA_VERSION: Final = 1
@@ -32,29 +30,7 @@ MAX_FILE_BYTES = 8_000_000
 Array = NDArray[np.float64]
 
 
-def _unpacked(given: object) -> NDArray[np.float32]:
-    if isinstance(given, np.ndarray):
-        return given
-    try:
-        return np.frombuffer(base64.b64decode(str(given), validate=True), "<f4").astype(np.float32)
-    except (binascii.Error, ValueError) as error:
-        raise PydanticCustomError("floats", "must be float32, little-endian, in base64") from error
-
-
-def _packed(values: NDArray[np.float32]) -> str:
-    return base64.b64encode(values.astype("<f4").tobytes()).decode()
-
-
-#: A flat array, in JSON as base64 of float32: a third of the size of decimal numbers.
-Floats = Annotated[NDArray[np.float32], PlainValidator(_unpacked), PlainSerializer(_packed, return_type=str)]
-Row = tuple[FiniteFloat, ...]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class Thresholds(_Strict):
+class Thresholds(Strict):
     """Upper bounds of the distances of a window of this many pictures without drift, at the reference's `quantile`."""
 
     pictures: int = Field(gt=0)
@@ -92,7 +68,7 @@ class Scale:
         return {kind: float(np.linalg.norm(self._whitenings[kind] @ shift[span])) for kind, span in self._spans.items()}
 
 
-class DriftReference(_Strict):
+class DriftReference(Strict):
     """Mean by class and covariance within classes of F = K + 1 + 6 + 2 features (model/drift/features.py).
 
     The features are K directions in which the embedding varies most, the residual, six of colour and two of sharpness.

@@ -15,8 +15,10 @@ from service.api.schemas import (
     Evidence,
     ModelDescription,
     ModelIdentity,
+    Novelty,
     Prediction,
     Reading,
+    Reason,
     TopClass,
 )
 from service.concurrency.thread_pools import BODIES
@@ -122,14 +124,18 @@ def reading(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Rea
     """The model's answer for one picture. An unsupported class can win; then `prediction.supported` is false."""
     order = np.argsort(-answer.probabilities, kind="stable")[: options.top_k].tolist()
     probabilities = dict(zip(manifest.codes, answer.probabilities.tolist(), strict=True))
-    first = manifest.classes[order[0]]
+    first, assessment = manifest.classes[order[0]], answer.assessment
     return Reading(
         prediction=Prediction(
             code=first.code,
             name=first.name,
             probability=probabilities[first.code],
             supported=first.code not in manifest.unsupported,
+            set=None if assessment is None else list(assessment.prediction_set),
         ),
+        decision=None if assessment is None else assessment.decision,
+        reasons=None if assessment is None else [Reason.model_validate(each) for each in assessment.reasons],
+        novelty=None if assessment is None else Novelty(score=assessment.novelty, p_value=assessment.p_value),
         top=[TopClass(code=manifest.codes[at], probability=probabilities[manifest.codes[at]]) for at in order],
         probabilities=probabilities,
         attention=_attention(answer, manifest, options),

@@ -7,7 +7,9 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from model.contract import RESEARCH_USE, CellClass, Code, Manifest, PartName
+from model.contract import RESEARCH_USE, CellClass, Manifest, PartName
+from model.fields import Code
+from model.trust.decision import Decision, ReasonCode
 
 
 def _numbers(values: Any) -> NDArray[np.float32]:
@@ -94,6 +96,26 @@ class Prediction(Document):
         description="about the class, not about this cell. true: the class has enough training images. false: it has "
         "too few, and the result is not valid. A cell of a class unknown to the model also gets one of its classes"
     )
+    set: list[Code] | None = Field(
+        None,
+        description="the prediction set: classes that cannot be excluded at the coverage of the model's trust "
+        "reference, the predicted class first. Absent if the model has no trust reference",
+        examples=[["PMO", "BLA"]],
+    )
+
+
+class Novelty(Document):
+    """How unlike the known cells the picture is."""
+
+    score: float = Field(ge=0, description="distance from the nearest class of known cells, in standard deviations")
+    p_value: Probability = Field(description="share of known cells that are at least as unusual; small: novel")
+
+
+class Reason(Document):
+    """Why an answer is not accepted."""
+
+    code: ReasonCode = Field(description="for programs")
+    detail: str = Field(description="for people: what was found, and what to do")
 
 
 class TopClass(Document):
@@ -144,6 +166,14 @@ class Reading(Document):
     """The model's answer for one picture."""
 
     prediction: Prediction
+    decision: Decision | None = Field(
+        None,
+        description="accept: no doubt was found. review: a person reads the cell before it counts. reject: the picture "
+        "shows no cell, or is unlike all known cells. A person signs in any case. Absent if the model has no trust "
+        "reference",
+    )
+    reasons: list[Reason] | None = Field(None, description="of review or reject; empty for accept")
+    novelty: Novelty | None = None
     top: list[TopClass] = Field(description="the top_k most probable classes, most probable first")
     probabilities: dict[Code, Probability] = Field(description="of every class, in logit order; they sum to 1")
     attention: Attention | None = Field(

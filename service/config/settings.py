@@ -31,6 +31,7 @@ MIB = 1024 * 1024
 MIN_DRIFT_WINDOW = 200
 
 _HEADER = re.compile(r"[!#$&'*+.^_`|~0-9A-Za-z-]+[ \t]*=[ \t]*[^\",;\\]*")
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 #: OpenTelemetry's own variables for headers; its exporter reads them when `otlp_headers` is unset.
 OTEL_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 
@@ -42,6 +43,18 @@ class SettingsError(ValueError):
 def _networks(text: str) -> str:
     parse_networks(text)
     return text
+
+
+def _class_codes(text: str) -> str:
+    for code in parse_classes(text):
+        if not _CODE.fullmatch(code):
+            raise ValueError(f"{code!r} is not a class code; separate codes by commas, such as BLA,PMO")
+    return text
+
+
+def parse_classes(text: str) -> tuple[str, ...]:
+    """The class codes in a comma-separated list."""
+    return tuple(code.strip() for code in text.split(",") if code.strip())
 
 
 def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -211,6 +224,9 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
     )
     trace_service_name: str = Field(
         "marrowlens", min_length=1, max_length=255, description="service.name of the traces"
+    )
+    review_classes: Annotated[str, AfterValidator(_class_codes)] = Field(
+        "", description="codes of classes that are always reviewed, separated by commas, such as BLA. Default: none"
     )
     count_other: bool = Field(False, description="include class OTH in the denominator of a differential")
     lis: LisSettings = Field(default_factory=LisSettings, description="settings of the laboratory, `MARROWLENS_LIS_*`")

@@ -2,17 +2,21 @@
 
 import time
 from bisect import bisect_left
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.contract import Manifest
 from model.image import decode
+from model.trust.decision import Assessment, Assessor
+from service.config.settings import parse_classes
 from service.inference.batching.batch_queue import Block
 from service.inference.drift_window import DriftWindow
 from service.runtime.loader import InferenceOptions
-from service.runtime.session import Session
+from service.runtime.session import Outputs, Session
 from service.telemetry.metrics import Metrics
 
 Pixels = NDArray[np.uint8]  # (S, S, 3) RGB
@@ -34,6 +38,7 @@ class Answer:
     evidence: NDArray[np.float32]  # (C, h, w)
     embedding: NDArray[np.float32]  # (D,)
     picture: Pixels
+    assessment: Assessment | None = None  # None if the manifest has no `trust`
 
 
 class PicturePipeline:
@@ -47,6 +52,7 @@ class PicturePipeline:
         self._max_pixels = options.max_pixels
         self._metrics = metrics
         self._drift = drift
+        self._assessor = _assessor(session.manifest, parse_classes(options.review_classes))
         self._padded = options.pad_batches if options.pad_batches is not None else session.provider in GPUS
         # A CPU computes padding as slowly as pictures, so batches are not padded there.
         self._sizes = options.batch_sizes if self._padded else tuple(range(1, options.max_batch_size + 1))
@@ -74,11 +80,26 @@ class PicturePipeline:
         outputs = self._session.run(pictures[:size])
         if self._drift is not None:
             self._drift.add(outputs.embedding[:count], outputs.probabilities[:count], pictures[:count])
-        columns = (column if column is not None else repeat(None, size) for column in outputs)
-        return [Answer(*rows) for rows in zip(*columns, pictures[:size], strict=True)][:count]
+        assessments = self._assess(outputs, pictures, count)
+        columns = (column[:count] if column is not None else repeat(None, count) for column in outputs)
+        return [Answer(*rows) for rows in zip(*columns, pictures[:count], assessments, strict=True)]
+
+    def _assess(self, outputs: Outputs, pictures: Pixels, count: int) -> Iterable[Assessment | None]:
+        if self._assessor is None:
+            return repeat(None, count)
+        found = self._assessor.assess(outputs.probabilities[:count], outputs.embedding[:count], pictures[:count])
+        for assessment in found:
+            self._metrics.decided(assessment.decision)
+        return found
 
     def warm_up(self) -> None:
         """Run every batch size that is compiled; without padding, the smallest and the largest."""
         block = self.new_block()
         for size in self._sizes if self._padded else {1, self._sizes[-1]}:
             self._session.run(block[:size])
+
+
+def _assessor(manifest: Manifest, review_classes: Collection[str]) -> Assessor | None:
+    if manifest.trust is None:
+        return None
+    return Assessor(manifest.trust, manifest.codes, manifest.unsupported, review_classes)

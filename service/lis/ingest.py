@@ -107,7 +107,14 @@ class Ingest:
                     await PICTURES.run(self._store, self.picture_store, digest, data, outcome)
             except OSError as error:
                 return error
-        return ClassifiedCell(digest, self._key(index), tuple((each.code, each.probability) for each in found.top))
+        return ClassifiedCell(
+            digest,
+            self._key(index),
+            tuple((each.code, each.probability) for each in found.top),
+            found.decision,
+            tuple(found.reasons or ()),
+            tuple(found.prediction.set or ()),
+        )
 
     def _store(self, picture_store: PictureStore, digest: str, data: bytes, answer: Answer) -> None:
         picture_store.put(digest, data, PICTURE)

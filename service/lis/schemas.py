@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from model.contract import Code, Sha256
-from service.api.schemas import Document, Probability, Problem, TopClass
+from model.fields import Code, Sha256
+from model.trust.decision import Decision
+from service.api.schemas import Document, Probability, Problem, Reason, TopClass
 from service.auth.identity import Identity
 from service.lis.domain.report import (
     MAX_INTEGER,
@@ -151,6 +152,13 @@ class Cell(RowDocument):
     suggested: Code = Field(description="class that the model suggested")
     probability: Probability = Field(description="of the suggested class")
     top: list[TopClass] = Field(description="the model's most probable classes")
+    decision: Decision | None = Field(
+        None, description="the model's: review and reject wait for a person; absent without a trust reference"
+    )
+    reasons: list[Reason] | None = Field(None, description="of review or reject; empty for accept")
+    prediction_set: list[Code] | None = Field(
+        None, description="classes that cannot be excluded, the suggested class first"
+    )
     model: Sha256 = Field(description="SHA-256 of the model that suggested the class")
     version: int = Field(description="increases with every reading")
     waits: bool = Field(description="the cell waits for review by a person")

@@ -222,8 +222,11 @@ class UseCases:
 
     def _cell(self, row: CellRow, unsupported: Sequence[str]) -> Cell:
         top = [TopClass(code=code, probability=probability) for code, probability in row.top]
-        waits = self.rules.needs_review(row.code, row.probability, unsupported, is_read=row.read_by is not None)
-        return _document(Cell, row, top=top, waits=waits)
+        is_read = row.read_by is not None
+        waits = self.rules.needs_review(row.code, row.probability, row.decision, unsupported, is_read=is_read)
+        decided = {"reasons": row.reasons, "prediction_set": row.prediction_set} if row.decision else {}
+        computed = {"reasons": None, "prediction_set": None} | decided
+        return _document(Cell, row, top=top, waits=waits, **computed)
 
 
 def _document(document: type[D], row: Table, **computed: object) -> D:

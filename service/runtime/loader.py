@@ -7,7 +7,7 @@ from typing import Self
 
 from model.contract import ArtefactError, Manifest
 from model.drift.reference import SUFFIX, DriftReference, read_reference
-from service.config.settings import ProviderChoice, Settings
+from service.config.settings import ProviderChoice, Settings, parse_classes
 from service.runtime.artifact import bundled_artefact
 from service.runtime.hardware import cpu_budget
 from service.runtime.providers import batch_sizes
@@ -35,6 +35,7 @@ class InferenceOptions:
     max_failed_runs: int
     shutdown_timeout_s: float
     drift_window: int
+    review_classes: str
 
     @classmethod
     def from_settings(cls, settings: Settings, *, cpus: int | None = None) -> Self:
@@ -69,12 +70,15 @@ def load_session(
     """Load the configured model, or another artefact, on the configured provider or another one.
 
     Raises:
-        ArtefactError: the model cannot be used; or the drift reference is damaged, or configured and missing.
+        ArtefactError: the model cannot be used, or lacks a class of `review_classes`; or the drift reference is
+            damaged, or configured and missing.
         ProviderUnavailable: the requested provider does not work here.
     """
     path = artefact or settings.artefact or bundled_artefact()
     options = InferenceOptions.from_settings(settings)
     session = options.open_session(path, provider=provider, verifier=artefact_verifier(settings))
+    if unknown := sorted(set(parse_classes(settings.review_classes)) - set(session.manifest.codes)):
+        raise ArtefactError(path, f"has no class {', '.join(unknown)}, which MARROWLENS_REVIEW_CLASSES names")
     if settings.drift_window:
         session.drift_reference = _drift_reference(settings, path, session.manifest)
     return session

@@ -12,16 +12,19 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import orjson
 
 from model.atomic_file import is_link
-from service.scoring.tables import Columns, ScoredPicture, TableError
+from service.scoring.tables import DECIDED, Columns, Decided, ScoredPicture, TableError
 
 COMMIT_EVERY_S = 1.0
 #: Suffixes of the database and of the files that SQLite opens beside it.
 _FILES = ("", "-journal", "-wal", "-shm")
+#: Increased with every change of the schema.
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE run (model_sha256 TEXT NOT NULL, codes TEXT NOT NULL);
-CREATE TABLE scored (path TEXT PRIMARY KEY, probabilities BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE scored (path TEXT PRIMARY KEY, probabilities BLOB NOT NULL, decided TEXT) WITHOUT ROWID;
 CREATE TABLE problem (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -70,8 +73,10 @@ class Checkpoint:
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._database.execute("BEGIN EXCLUSIVE")
         known = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        run = (columns.model_sha256, " ".join(columns.codes))
+        run = (columns.model, " ".join(columns.codes))
         if known:
+            if self._database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                raise TableError(self.path, "is of another version of marrowlens; move it away")
             (found,) = self._database.execute("SELECT model_sha256, codes FROM run")
             if found != run:
                 raise TableError(
@@ -81,6 +86,7 @@ class Checkpoint:
         else:  # in one transaction with the rows of the table
             for statement in _SCHEMA.split(";"):
                 self._database.execute(statement)
+            self._database.execute(f"PRAGMA user_version = {_VERSION}")
             self._database.execute("INSERT INTO run VALUES (?, ?)", run)
             for scored in before():
                 self._insert(scored)
@@ -122,8 +128,10 @@ class Checkpoint:
 
     def rows(self) -> Iterator[ScoredPicture]:
         """All rows, sorted by path: the table does not depend on interruptions."""
-        for path, blob in self._database.execute("SELECT path, probabilities FROM scored ORDER BY path"):
-            yield ScoredPicture(path, np.frombuffer(blob, "<f4"))
+        rows = self._database.execute("SELECT path, probabilities, decided FROM scored ORDER BY path")
+        for path, blob, decided in rows:
+            found = None if decided is None else Decided.read(orjson.loads(decided))
+            yield ScoredPicture(path, np.frombuffer(blob, "<f4"), found)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Path and reason of each picture that this run could not score, sorted by path."""
@@ -131,7 +139,9 @@ class Checkpoint:
 
     def _insert(self, scored: ScoredPicture) -> None:
         blob = scored.probabilities.astype("<f4").tobytes()
-        self._database.execute("INSERT OR REPLACE INTO scored VALUES (?, ?)", (scored.path, blob))
+        row = None if scored.decided is None else dict(zip(DECIDED, scored.decided.columns(), strict=True))
+        decided = None if row is None else orjson.dumps(row).decode()
+        self._database.execute("INSERT OR REPLACE INTO scored VALUES (?, ?, ?)", (scored.path, blob, decided))
 
     def _commit_periodically(self) -> None:
         if self._clock() - self._committed >= COMMIT_EVERY_S:

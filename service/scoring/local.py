@@ -25,7 +25,15 @@ from service.runtime.session import Session
 from service.scoring.checkpoint import Checkpoint
 from service.scoring.image_files import SUFFIXES, Skipped, error_reason, escaped_name, find_pictures, read_picture
 from service.scoring.progress import PROBLEMS_SHOWN, print_problems, print_summary, progress_bar
-from service.scoring.tables import Columns, ScoredPicture, ScoringError, check_table_path, read_table, write_table
+from service.scoring.tables import (
+    Columns,
+    Decided,
+    ScoredPicture,
+    ScoringError,
+    check_table_path,
+    read_table,
+    write_table,
+)
 from service.telemetry.metrics import Metrics
 
 
@@ -42,7 +50,7 @@ def score_folder(folder: Path, out: Path, session: Session, options: InferenceOp
         if not needed.is_dir():
             raise ScoringError(f"{needed}: not a folder")
     manifest = session.manifest
-    columns = Columns(manifest.codes, manifest.sha256, manifest.unsupported)
+    columns = Columns.of(manifest)
 
     def previous_rows() -> Iterator[ScoredPicture]:
         return read_table(out, columns) if out.exists() else iter(())
@@ -118,7 +126,7 @@ async def _score_missing(
                 elif isinstance(outcome, Exception):
                     raise ScoringError(f"the model failed at {name}: {outcome.__cause__ or outcome}") from outcome
                 else:
-                    checkpoint.add(ScoredPicture(name, outcome.probabilities))
+                    checkpoint.add(ScoredPicture(name, outcome.probabilities, Decided.of(outcome.assessment)))
                 progress.advance(progress.task_ids[0])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import orjson
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from model import csv_file
 from model.atomic_file import replacing
+from model.contract import Manifest
+from model.trust.decision import Assessment
 
 ROWS_AT_ONCE = 4096  # in memory, and in a row group of Parquet
 
@@ -30,12 +32,45 @@ class TableError(ScoringError):
         self.reason = reason
 
 
+#: Names of the columns of a decision.
+DECIDED = ["decision", "reasons", "prediction_set", "novelty_p"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The decision on a picture: decision, codes of its reasons, prediction set, p-value of the novelty."""
+
+    decision: str
+    reasons: tuple[str, ...]
+    prediction_set: tuple[str, ...]
+    p_value: float
+
+    @classmethod
+    def of(cls, assessment: Assessment | None) -> Self | None:
+        """The columns of an assessment; None without one."""
+        if assessment is None:
+            return None
+        codes = tuple(reason.code for reason in assessment.reasons)
+        return cls(assessment.decision, codes, assessment.prediction_set, assessment.p_value)
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Self:
+        """Parse the columns of a row."""
+        decision, reasons, prediction_set, p_value = (row[name] for name in DECIDED)
+        return cls(decision, tuple(reasons.split()), tuple(prediction_set.split()), float(p_value))
+
+    def columns(self) -> list[Any]:
+        """The values of the columns `DECIDED`."""
+        return [self.decision, " ".join(self.reasons), " ".join(self.prediction_set), self.p_value]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPicture:
     """The row of a picture: its path in the folder, with / between the parts, and probabilities, (C,) float32."""
 
     path: str
     probabilities: NDArray[np.float32]
+    decided: "Decided | None" = None  # None without a trust reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +85,55 @@ class FailedPicture:
 class Columns:
     """The columns of one model's table: path, code, probability, supported, one p_CODE per class, model_sha256.
 
-    `supported` is false if the predicted class had too little training data. With `problems` there is a last column
-    `problem`; where it has a value, the columns of the prediction are empty.
+    `supported` is false if the predicted class had too little training data. With `manifest_sha256`, there are columns
+    of the decision, whose thresholds are in the manifest; texts in `reasons` and `prediction_set` are separated by
+    spaces. With `problems` there is a last column `problem`; where it has a value, the columns of the prediction are
+    empty.
     """
 
     codes: tuple[str, ...]
     model_sha256: str
     unsupported: tuple[str, ...] = ()
     problems: bool = False
+    manifest_sha256: str | None = None  # None: without decisions
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, problems: bool = False) -> Self:
+        """The columns of a model."""
+        digest = None if manifest.trust is None else manifest.digest
+        return cls(manifest.codes, manifest.sha256, manifest.unsupported, problems, digest)
 
     @property
     def names(self) -> list[str]:
-        scored = ["path", "code", "probability", "supported", *(f"p_{code}" for code in self.codes), "model_sha256"]
-        return [*scored, "problem"] if self.problems else scored
+        decided = [] if self.manifest_sha256 is None else DECIDED
+        scored = ["path", "code", "probability", "supported", *decided, *(f"p_{code}" for code in self.codes)]
+        return [*scored, *self._identity, *(["problem"] if self.problems else [])]
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        """Name and value of the columns that name the model."""
+        found = {"model_sha256": self.model_sha256}
+        return found if self.manifest_sha256 is None else found | {"manifest_sha256": self.manifest_sha256}
+
+    @property
+    def model(self) -> str:
+        """What two tables of the same model and the same thresholds have in common."""
+        return " ".join(self._identity.values())
 
     def row(self, scored: ScoredPicture | FailedPicture) -> list[Any]:
+        identity = list(self._identity.values())
         if isinstance(scored, FailedPicture):
-            return [scored.path, *[None] * (3 + len(self.codes)), self.model_sha256, scored.reason]
-        return [*self._scored_row(scored), None] if self.problems else self._scored_row(scored)
+            empty = len(self.names) - len(identity) - 2
+            return [scored.path, *[None] * empty, *identity, scored.reason]
+        return [*self._scored_row(scored), *identity, *([None] if self.problems else [])]
 
     def _scored_row(self, scored: ScoredPicture) -> list[Any]:
         probabilities = scored.probabilities
         best = int(probabilities.argmax())
         code = self.codes[best]
         supported = code not in self.unsupported
-        return [scored.path, code, probabilities[best], supported, *probabilities, self.model_sha256]
+        decided = [] if self.manifest_sha256 is None or scored.decided is None else scored.decided.columns()
+        return [scored.path, code, probabilities[best], supported, *decided, *probabilities]
 
     def scored(self, table: Path, row: dict[str, Any]) -> ScoredPicture:
         """Parse a row that `row` made.
@@ -84,10 +143,14 @@ class Columns:
         """
         if list(row) != self.names:
             raise TableError(table, "its columns are not those of this model; choose another --out")
-        if row["model_sha256"] != self.model_sha256:
-            found = f"model {str(row['model_sha256'])[:12]}…, this is model {self.model_sha256[:12]}…"
-            raise TableError(table, f"was written with {found}; choose another --out")
-        return ScoredPicture(row["path"], np.array([row[f"p_{code}"] for code in self.codes], np.float32))
+        for name, own in self._identity.items():
+            if row[name] != own:
+                what = name.removesuffix("_sha256")
+                found = f"{what} {str(row[name])[:12]}…, this is {what} {own[:12]}…"
+                raise TableError(table, f"was written with {found}; choose another --out")
+        probabilities = np.array([row[f"p_{code}"] for code in self.codes], np.float32)
+        decided = None if self.manifest_sha256 is None else Decided.read(row)
+        return ScoredPicture(row["path"], probabilities, decided)
 
 
 def check_table_path(table: Path) -> None:
@@ -162,13 +225,17 @@ def write_parquet(
     _write_parquet(file, columns.names, map(columns.row, rows), notes)
 
 
+#: Columns of text in Parquet; `supported` is true or false, and all others are numbers.
+_TEXTS = ("path", "code", *DECIDED[:3], "model_sha256", "manifest_sha256", "problem")
+
+
 def _write_parquet(
     file: BinaryIO, names: Sequence[str], rows: Iterable[list[Any]], notes: Mapping[str, str] | None = None
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = dict.fromkeys(("path", "code", "model_sha256", "problem"), pa.string()) | {"supported": pa.bool_()}
+    types = dict.fromkeys(_TEXTS, pa.string()) | {"supported": pa.bool_()}
     schema = pa.schema([(name, types.get(name, pa.float32())) for name in names], metadata=notes)
     rows = iter(rows)
     with pq.ParquetWriter(file, schema) as writer:

@@ -12,6 +12,7 @@ from prometheus_client.exposition import generate_latest
 
 from model.drift.distance import DriftMeasurement
 from model.drift.reference import KINDS
+from model.trust.decision import Decision
 from service.concurrency.supervisor import TaskName
 from service.concurrency.thread_pools import POOLS
 from service.telemetry.metric_registry import MetricRegistry, MetricSpec
@@ -100,6 +101,13 @@ class Metrics:
             "unsupported classes.",
             {"outcome": get_args(PictureOutcome)},
         )
+        self._decisions = registry.counter(
+            "marrowlens_decisions_total",
+            "Answers by decision: accepted, to be reviewed by a person, or rejected as no known cell. No series if the "
+            "model has no trust reference.",
+            {"decision": get_args(Decision)},
+            unit="pictures",
+        )
         self._decode_s = registry.histogram(
             "marrowlens_decode_duration_seconds", "Time to decode and resize one picture, failures included.", SECONDS
         )
@@ -175,6 +183,10 @@ class Metrics:
     def picture(self, outcome: PictureOutcome) -> None:
         """Count a picture by its final outcome."""
         self._pictures.labels(outcome).inc()
+
+    def decided(self, decision: Decision) -> None:
+        """Count an answer by its decision."""
+        self._decisions.labels(decision).inc()
 
     def decoded(self, seconds: float) -> None:
         """Observe the decoding time of one picture, failures included."""

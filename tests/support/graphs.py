@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model.contract import ATTENTION, CLASSES, INPUT, CellClass, Manifest, manifest_text, read_manifest
+from model.trust.fitting import AnsweredCells, fit_trust
+from model.trust.quality import measure
 from training.export.probes import with_metadata, with_probes
 
 OPSET = 20
@@ -67,6 +70,20 @@ def mark_inert(artefact: Path, *parts: str) -> Manifest:
     manifest = read_manifest(artefact.with_suffix(".json"))
     lesions = [{"part": part, "n": 100, "changed": 0.0, "accuracy_change": 0.0} for part in parts]
     manifest = Manifest.model_validate(manifest.model_dump() | {"lesions": lesions, "inert": parts})
+    artefact.with_suffix(".json").write_text(manifest_text(manifest))
+    return manifest
+
+
+def add_trust(artefact: Path, pictures: NDArray[np.uint8]) -> Manifest:
+    """Fit a trust reference to pictures (N, S, S, 3), with the graph's own answers as labels, into the manifest."""
+    session = onnxruntime.InferenceSession(artefact.read_bytes())
+    names = ["probabilities", "embedding"]
+    probabilities, embeddings = (np.asarray(each) for each in session.run(names, {INPUT: pictures}))
+    labels = probabilities.argmax(axis=1)
+    manifest = read_manifest(artefact.with_suffix(".json"))
+    known = AnsweredCells(probabilities, embeddings, measure(pictures), labels)
+    trust = fit_trust(embeddings, labels, known, manifest.codes, "drawn cells")
+    manifest = Manifest.model_validate(manifest.model_dump() | {"trust": trust.model_dump()})
     artefact.with_suffix(".json").write_text(manifest_text(manifest))
     return manifest
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 import tomlkit  # the standard library cannot write TOML
 from pydantic import Field, model_validator
 
-from model.contract import Code
+from model.fields import Code
 from training.config import Config, ConfigError, SourceConfig, read_toml, validate_table
 from training.run import MeasuredBlock
 from training.split_config import ConfigTable, Seed

@@ -55,6 +55,13 @@ def paint(code: str, seed: int, size: int = 250) -> DrawnCell:
     return DrawnCell(canvas.render(blur_um), cell > 0, nucleus > 0)
 
 
+def paint_red_cells(seed: int, size: int = 250) -> NDArray[np.uint8]:
+    """Draw a field of red cells without a nucleated cell in its middle, RGB uint8 (S, S, 3)."""
+    canvas = Canvas(np.random.default_rng(seed), size)
+    _draw_background(canvas)
+    return canvas.render(canvas.uniform(0.03, 0.16))
+
+
 def write_folder(
     folder: Path,
     codes: Iterable[str],

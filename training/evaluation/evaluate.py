@@ -4,6 +4,7 @@ Each picture is scored once, without test-time augmentation, as the service does
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,16 +36,35 @@ def load_network(config: Config, weights: Path) -> Network:
     return net.eval()
 
 
+class Outputs(NamedTuple):
+    """Outputs of a network for N pictures."""
+
+    logits: Logits  # (N, C)
+    embeddings: NDArray[np.float32]  # (N, D)
+
+
 @torch.inference_mode()
+def outputs(net: Network, config: Config, images: NDArray[np.uint8], *, description: str = "scoring") -> Outputs:
+    """Logits and embeddings of uint8 pictures (N, S, S, 3), in batches.
+
+    Args:
+        description: title of the progress bar.
+    """
+    starts = track(range(0, len(images), BATCH_SIZE), description=description, transient=True)
+    batches = [net(_normalised(config, images[start : start + BATCH_SIZE])) for start in starts]
+    if not batches:
+        return Outputs(np.empty((0, len(config.classes)), np.float32), np.empty((0, 0), np.float32))
+    columns = zip(*((out.logits.numpy(), out.embedding.numpy()) for out in batches), strict=True)
+    return Outputs(*(np.concatenate(rows) for rows in columns))
+
+
 def score(net: Network, config: Config, images: NDArray[np.uint8], *, description: str = "scoring") -> Logits:
     """Logits (N, C) of uint8 pictures (N, S, S, 3), in batches.
 
     Args:
         description: title of the progress bar.
     """
-    starts = track(range(0, len(images), BATCH_SIZE), description=description, transient=True)
-    rows = [net(_normalised(config, images[start : start + BATCH_SIZE])).logits.numpy() for start in starts]
-    return np.concatenate(rows) if rows else np.empty((0, len(config.classes)), np.float32)
+    return outputs(net, config, images, description=description).logits
 
 
 @torch.inference_mode()

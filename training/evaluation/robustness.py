@@ -5,9 +5,8 @@ every strength is stated for the whole picture, whatever its resolution: in perc
 JPEG quality acts on pixels, those of twice the input size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +15,19 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from model.resize import to_square
+from model.trust.decision import Assessment
+from model.trust.fitting import AnsweredCells
 from training.config import Config
 from training.data.images import LabelledImages, decode_crop
 from training.data.samples import Sample, read_image_bytes
-from training.evaluation.calibration import log_probabilities
-from training.evaluation.evaluate import evenly_spaced, of_intended_tissue, score
-from training.evaluation.metrics import Floats, Labels, wilson
+from training.evaluation.answers import Answering
+from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
+from training.evaluation.metrics import wilson
 from training.evaluation.paired import Draws, bootstrap, middle_95
-from training.networks.build import Network
 from training.run import MeasuredResponse
 
 Picture = NDArray[np.uint8]  # (H, H, 3)
+Decide = Callable[[AnsweredCells, NDArray[np.int64]], Sequence[Assessment]]  # (answers, rows of the block)
 
 #: Pictures that are measured, at most.
 MOST_PICTURES = 500
@@ -90,35 +91,37 @@ DISTURBANCES = (
 
 
 def measure_responses(
-    net: Network, config: Config, pictures: LabelledImages, temperature: float
+    answering: Answering, pictures: LabelledImages, decide: Decide | None = None
 ) -> tuple[MeasuredResponse, ...]:
     """Accuracy, and share of confidently wrong answers, at every strength of every disturbance.
 
     Args:
-        net: in eval mode.
         pictures: the calibration block; up to 500 pictures of the intended tissue (`card.tissue`) are used.
-        temperature: of the probabilities.
+        decide: assesses the answers for pictures of these rows of the block.
 
     Returns:
         The pictures as they are first, then every disturbance; empty if no picture is of the tissue.
     """
+    config = answering.config
     rows = evenly_spaced(np.flatnonzero(of_intended_tissue(config, pictures)), MOST_PICTURES)
     if not len(rows):
         return ()
     size, labels = config.model.input_size, pictures.labels[rows]
+
+    def answers(images: NDArray[np.uint8], title: str) -> _Answers:
+        cells = answering.cells(images, labels, title)
+        return _Answers(cells, decide(cells, rows) if decide else None)
+
     originals = [_original(config, pictures.samples[row], 2 * size) for row in rows]
 
-    def probabilities(change: Callable[[Picture], Picture], title: str) -> Floats:
-        images = np.stack([to_square(change(picture), size) for picture in originals])
-        return np.exp(log_probabilities(score(net, config, images, description=title), temperature))
-
-    as_is = np.exp(log_probabilities(score(net, config, pictures.images[rows], description=AS_IS), temperature))
-    before = _accuracy(labels, as_is)
-    measured = [_response((AS_IS, "", 1), labels, as_is, before)]
+    as_is = answers(pictures.images[rows], AS_IS)
+    before = _accuracy(as_is.cells)
+    measured = [_response((AS_IS, "", 1), as_is, before)]
     for kind in DISTURBANCES:
         for strength in kind.strengths:
-            changed = probabilities(partial(kind.change, strength=strength), f"{kind.name} {strength:g}")
-            measured.append(_response((kind.name, kind.unit, strength), labels, changed, before))
+            images = np.stack([to_square(kind.change(picture, strength=strength), size) for picture in originals])
+            changed = answers(images, f"{kind.name} {strength:g}")
+            measured.append(_response((kind.name, kind.unit, strength), changed, before))
     return tuple(measured)
 
 
@@ -127,28 +130,35 @@ def _original(config: Config, sample: Sample, size: int) -> Picture:
     return decode_crop(read_image_bytes(sample), size, crops[sample.source])
 
 
+class _Answers(NamedTuple):
+    cells: AnsweredCells
+    assessed: Sequence[Assessment] | None  # None without a trust reference
+
+
 class _Accuracy(NamedTuple):
     hits: int
     draws: Draws  # bootstrap
 
 
-def _accuracy(labels: Labels, probabilities: Floats) -> _Accuracy:
-    predicted = probabilities.argmax(axis=1)
-    return _Accuracy(int((predicted == labels).sum()), bootstrap(labels, predicted[None]).accuracy)
+def _accuracy(cells: AnsweredCells) -> _Accuracy:
+    predicted = cells.probabilities.argmax(axis=1)
+    return _Accuracy(int((predicted == cells.labels).sum()), bootstrap(cells.labels, predicted[None]).accuracy)
 
 
-def _response(what: tuple[str, str, float], labels: Labels, changed: Floats, before: _Accuracy) -> MeasuredResponse:
+def _response(what: tuple[str, str, float], changed: _Answers, before: _Accuracy) -> MeasuredResponse:
     """Figures of one strength.
 
     Args:
         what: disturbance, unit and strength.
-        changed: probabilities of the disturbed pictures, (N, C).
+        changed: answers for the disturbed pictures.
         before: of the same pictures undisturbed.
     """
-    found, n = _accuracy(labels, changed), len(labels)
+    cells, n = changed.cells, len(changed.cells)
+    found = _accuracy(cells)
     low, high = wilson(found.hits, n)
     change_low, change_high = middle_95(found.draws - before.draws)
-    wrong = changed.argmax(axis=1) != labels
+    right = cells.probabilities.argmax(axis=1) == cells.labels
+    confident_errors = ~right & (cells.probabilities.max(axis=1) > CONFIDENT)
     return MeasuredResponse(
         disturbance=what[0],
         unit=what[1],
@@ -160,5 +170,18 @@ def _response(what: tuple[str, str, float], labels: Labels, changed: Floats, bef
         change=(found.hits - before.hits) / n,
         change_low=change_low,
         change_high=change_high,
-        confident_errors=float((wrong & (changed.max(axis=1) > CONFIDENT)).mean()),
+        confident_errors=float(confident_errors.mean()),
+        **_accepted(changed.assessed, right, confident_errors),
     )
+
+
+def _accepted(
+    assessed: Sequence[Assessment] | None, right: NDArray[np.bool_], confident_errors: NDArray[np.bool_]
+) -> dict[str, float]:
+    if assessed is None:
+        return {}
+    accepted = np.array([each.decision == "accept" for each in assessed])
+    shares = {"accepted": accepted.mean(), "accepted_confident_errors": (accepted & confident_errors).mean()}
+    if accepted.any():
+        shares["accepted_accuracy"] = right[accepted].mean()
+    return {name: float(share) for name, share in shares.items()}

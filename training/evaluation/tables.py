@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from model.contract import Metric
 from training.evaluation.selective import COVERAGES, RISK_LIMIT
-from training.run import Evaluation, MeasuredCurve, MeasuredLesion, MeasuredMap, MeasuredResponse
+from training.run import Evaluation, MeasuredCurve, MeasuredLesion, MeasuredMap, MeasuredResponse, MeasuredTrust
 
 Lookup = Callable[..., Metric | None]  # name, code → the metric
 
@@ -79,10 +79,11 @@ def tables(metrics: Iterable[Metric], split: str) -> list[Table]:
 
 
 def diagnosis_tables(evaluation: Evaluation) -> list[Table]:
-    """Lesions, tests of the maps and responses to disturbances, as far as they were measured."""
+    """Lesions, tests of the maps, responses to disturbances, decisions and prediction sets, as far as measured."""
     made = [lesion_table(evaluation.lesions)] if evaluation.lesions else []
     made += maps_tables(evaluation.maps)
-    return [*made, responses_table(evaluation.responses)] if evaluation.responses else made
+    made += [responses_table(evaluation.responses)] if evaluation.responses else []
+    return [*made, *trust_tables(evaluation.trust)] if evaluation.trust else made
 
 
 def lesion_table(lesions: Sequence[MeasuredLesion]) -> Table:
@@ -165,18 +166,72 @@ def responses_table(responses: Sequence[MeasuredResponse]) -> Table:
             f"{one.accuracy:.3f} ({one.low:.3f}–{one.high:.3f})",
             f"{_points(one.change)} ({_points(one.change_low)} to {_points(one.change_high)})" if one.unit else "",
             _percent(one.confident_errors),
+            *_accepted(one),
         )
         for one in responses
     )
     return Table(
         "Response to disturbances",
-        ("pictures", "n", "accuracy", "change, points", "wrong above 0.9, %"),
+        (
+            "pictures",
+            "n",
+            "accuracy",
+            "change, points",
+            "wrong above 0.9, %",
+            "accepted, %",
+            "their accuracy",
+            "accepted and wrong above 0.9, %",
+        ),
         rows,
         "Calibration pictures of the intended tissue, disturbed at twice the input size, then reduced to it. Blur: "
         "standard deviation of a Gaussian. Cell size, light and density: factors. Wrong above 0.9: share of all "
-        "pictures with a wrong class of a probability above 0.9. In brackets: 95 % interval (accuracy: Wilson; change: "
-        "paired bootstrap).",
+        "pictures with a wrong class of a probability above 0.9. Accepted: by the decision, with thresholds of the "
+        "other nine tenths of the block. In brackets: 95 % interval (accuracy: Wilson; change: paired bootstrap).",
     )
+
+
+def _accepted(one: MeasuredResponse) -> tuple[str, ...]:
+    if one.accepted is None or one.accepted_confident_errors is None:
+        return "", "", ""
+    accuracy = "" if one.accepted_accuracy is None else f"{one.accepted_accuracy:.3f}"
+    return _percent(one.accepted), accuracy, _percent(one.accepted_confident_errors)
+
+
+def trust_tables(trust: MeasuredTrust) -> list[Table]:
+    """Decisions on known cells and on other pictures; coverage and size of the prediction sets."""
+    decisions = tuple(
+        (
+            one.pictures,
+            str(one.n),
+            _percent(one.accepted),
+            _percent(1 - one.accepted - one.rejected),
+            _percent(one.rejected),
+            "" if one.accuracy is None else f"{one.accuracy:.3f} ({one.low:.3f}–{one.high:.3f})",
+            "" if one.auroc is None else f"{one.auroc:.2f}",
+        )
+        for one in trust.decisions
+    )
+    sets = tuple(
+        (one.code or "all", str(one.n), f"{one.covered:.3f} ({one.low:.3f}–{one.high:.3f})", f"{one.size:.2f}")
+        for one in trust.sets
+    )
+    measured = "the other nine tenths of the block" if trust.known == "calibration block" else "the calibration block"
+    return [
+        Table(
+            f"Decisions, {trust.known}",
+            ("pictures", "n", "accepted, %", "reviewed, %", "rejected, %", "accuracy of accepted", "AUROC"),
+            decisions,
+            f"Thresholds: of {measured}. AUROC: chance that a picture is more novel than a known cell. In brackets: "
+            "95 % Wilson interval.",
+        ),
+        Table(
+            f"Prediction sets, {trust.known}",
+            ("class", "n", "covered", "mean size"),
+            sets,
+            f"Covered: share of the known cells whose set contains their class; the sets aim at {trust.coverage:g} of "
+            f"each class. Thresholds: of {measured}. In brackets: 95 % Wilson interval.",
+        ),
+    ]
 
 
 def _percent(share: float) -> str:

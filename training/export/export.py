@@ -33,6 +33,7 @@ from model.contract import (
     Preprocessing,
     manifest_text,
 )
+from model.trust.reference import TrustReference
 from training.config import Config
 from training.export.fp16 import fp16_graph
 from training.export.inert import check_not_inert, effect, inert_parts, serves_attention
@@ -93,6 +94,7 @@ class Trained:
     split: str  # description of the split
     split_sha256: str
     provenance: tuple[Provenance, ...] = ()
+    trust: TrustReference | None = None  # None: answers have no decision
 
 
 def export(
@@ -289,6 +291,7 @@ def _manifest(
             for lesion in trained.evaluation.lesions or ()
         ),
         inert=tuple(lesion.part for lesion in inert),
+        trust=trained.trust,
         intended_use=card.intended_use,
         limits=(*card.limits, *_derived_limits(trained, inert)),
         licence=card.licence,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from model.contract import ATTENTION, INPUT, Manifest
 from service.api.uploads.json_text import decode_base64, read_json
+from service.api.v2.outputs import Shape, output_names, row_shape
 from service.errors import BodyTooLarge, InvalidTensor, MalformedBody, TooManyPictures
 
 #: JSON takes up to twenty times its size in memory when it is parsed. Larger tensors are sent as binary data.
@@ -33,7 +34,6 @@ _NUMBER_BYTES, _JSON_NUMBER_BYTES = 4, 16
 _LENGTH = struct.Struct("<I")
 
 Json = dict[str, Any]
-Shape = tuple[int, ...]
 #: The bytes of a picture file, or pixels: uint8, (S, S, 3) RGB. A view keeps the whole body in memory.
 TensorPicture = bytes | memoryview | NDArray[np.uint8]
 
@@ -55,11 +55,6 @@ class InferenceRequest:
             * (_NUMBER_BYTES + (0 if binary else _JSON_NUMBER_BYTES))
             for name, binary in self.binary.items()
         )
-
-
-def row_shape(manifest: Manifest, output: str) -> Shape:
-    """The shape of one picture's part of an output."""
-    return tuple(int(size) for size in manifest.outputs[output][1:])
 
 
 def inert_parameter(manifest: Manifest) -> dict[str, str]:
@@ -85,7 +80,7 @@ def parse_request(body: memoryview, json_bytes: int | None, manifest: Manifest, 
         raise InvalidTensor(f"the request has {len(inputs)} inputs; the model takes one, {INPUT}")
     return InferenceRequest(
         pictures=_pictures(_object(inputs[0], "an input"), rest, manifest, max_pictures),
-        binary=_outputs(document, parameters, manifest.output_names),
+        binary=_outputs(document, parameters, output_names(manifest)),
         id=_member(document, "id", str, "the request", None),
         timeout_s=_timeout_s(parameters),
     )

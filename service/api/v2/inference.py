@@ -6,15 +6,18 @@ same batches are not affected.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.contract import Manifest
 from model.image import PictureError
-from service.api.v2.codec import InferenceRequest, TensorPicture, row_shape
+from model.trust.decision import Assessment
+from service.api.v2.codec import InferenceRequest, TensorPicture
+from service.api.v2.outputs import DECISION_OUTPUTS, DECISIONS, row_shape
 from service.inference.batching.errors import DeadlineExpired
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer, Pixels
@@ -44,7 +47,8 @@ async def infer(
                 if isinstance(answer, Exception):
                     _fail(index, answer)
                 for name, rows in outputs.items():
-                    rows[index] = getattr(answer, name)  # copied: a view would keep its whole batch in memory
+                    # Copied: a view would keep its whole batch in memory.
+                    rows[index] = _row(answer, classifier.manifest, name)
                 index += 1
     except TimeoutError:
         raise DeadlineExpired("the request's timeout passed") from None
@@ -76,3 +80,19 @@ def _fail(index: int, error: Exception) -> NoReturn:
     if isinstance(error, PictureError):
         raise type(error)(f"picture {index} (counted from 0): {error.reason}") from error
     raise error
+
+
+def _row(answer: Answer, manifest: Manifest, output: str) -> NDArray[np.float32]:
+    """One picture's part of an output."""
+    if output not in DECISION_OUTPUTS:
+        values: NDArray[np.float32] = getattr(answer, output)
+        return values
+    assert answer.assessment is not None, "`output_names` lists the decision only for a model with a trust reference"
+    return np.array(_ROWS[output](answer.assessment, manifest), np.float32)
+
+
+_ROWS: dict[str, Callable[[Assessment, Manifest], list[float]]] = {
+    "decision": lambda assessment, _: [DECISIONS[assessment.decision]],
+    "prediction_set": lambda assessment, manifest: [code in assessment.prediction_set for code in manifest.codes],
+    "novelty": lambda assessment, _: [assessment.novelty, assessment.p_value],
+}

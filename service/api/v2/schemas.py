@@ -12,6 +12,7 @@ from model.contract import INPUT, OUTPUTS, RESEARCH_USE, Manifest
 from service.api.examples import MODEL
 from service.api.schemas import Document
 from service.api.v2.codec import inert_parameter
+from service.api.v2.outputs import DECISION_OUTPUTS, output_names, row_shape
 
 PLATFORM = "onnxruntime_onnx"
 Responses = dict[int | str, dict[str, Any]]
@@ -99,8 +100,8 @@ def model_metadata(manifest: Manifest) -> ModelMetadata:
         platform=PLATFORM,
         inputs=[TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, size, size, 3])],
         outputs=[
-            TensorMetadata(name=name, datatype="FP32", shape=[-1, *map(int, manifest.outputs[name][1:])])
-            for name in manifest.output_names
+            TensorMetadata(name=name, datatype="FP32", shape=[-1, *row_shape(manifest, name)])
+            for name in output_names(manifest)
         ],
         parameters={
             "sha256": manifest.sha256,
@@ -150,7 +151,9 @@ _REQUEST_TENSOR = _object(
     data={"type": "array", "description": "base64 strings, or integers of 0..255, flat or in rows", "items": {}},
 )
 _REQUEST_OUTPUT = _object(
-    ["name"], name={"enum": list(OUTPUTS)}, parameters=_object([], binary_data=_FLAG) | {"additionalProperties": False}
+    ["name"],
+    name={"enum": [*OUTPUTS, *DECISION_OUTPUTS]},
+    parameters=_object([], binary_data=_FLAG) | {"additionalProperties": False},
 )
 _REQUEST = _object(
     ["inputs"],

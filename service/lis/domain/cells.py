@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from model.contract import CellClass, Manifest
 from service.auth.identity import Actor
 from service.errors import CellTaken, Conflict, InvalidReading, StaleRevision, UnknownSpecimen
-from service.lis.domain.differential import ClassifiedCell, CountingRules, Tally
+from service.lis.domain.differential import NOT_ACCEPTED, ClassifiedCell, CountingRules, Tally
 from service.lis.domain.report import CellReading
 from service.lis.storage import audit
 from service.lis.storage.tables import CellRow, ModelRow, ReadingRow, SpecimenRow
@@ -138,7 +138,11 @@ def count(session: Session, specimen: SpecimenRow, rules: CountingRules) -> Cell
 
 def needs_review(rules: CountingRules, unsupported: Sequence[str]) -> ColumnElement[bool]:
     """`CountingRules.needs_review` as an SQL condition."""
-    doubtful = or_(CellRow.probability < rules.review_below, CellRow.code.in_(list(unsupported)))
+    doubtful = or_(
+        CellRow.probability < rules.review_below,
+        CellRow.code.in_(list(unsupported)),
+        CellRow.decision.in_(NOT_ACCEPTED),
+    )
     return CellRow.read_by.is_(None) & doubtful
 
 
@@ -238,6 +242,9 @@ def _row(specimen: SpecimenRow, cell: ClassifiedCell, manifest: Manifest) -> Cel
         suggested=code,
         probability=probability,
         top=[list(pair) for pair in cell.top],
+        decision=cell.decision,
+        reasons=[reason.model_dump() for reason in cell.reasons],
+        prediction_set=list(cell.prediction_set),
         code=code,
         version=1,
         added_at=datetime.now(UTC),

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from model.contract import CellClass, Lineage
-from service.api.schemas import ClassCount, ClassShare
+from model.trust.decision import Decision
+from service.api.schemas import ClassCount, ClassShare, Reason
 from service.inference.differential import Differential, differential, wilson_interval
 from service.lis.domain.report import LineageShare, MyeloidErythroidRatio, SpecimenDifferential
+
+#: Decisions that a person has to review.
+NOT_ACCEPTED = ("review", "reject")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +22,15 @@ class ClassifiedCell:
     """One picture sent to a specimen.
 
     `top` holds the most probable classes with their probabilities, best first; None for a picture that the specimen
-    already has. `key` is the client's own name for it.
+    already has. `key` is the client's own name for it. `decision` is None without a trust reference.
     """
 
     sha256: str
     key: str | None
     top: tuple[tuple[str, float], ...] | None
+    decision: Decision | None = None
+    reasons: tuple[Reason, ...] = ()
+    prediction_set: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +46,15 @@ class CountingRules:
     myeloid: tuple[str, ...] = ("granulocytic", "monocytic")
     erythroid: tuple[str, ...] = ("erythroid",)
 
-    def needs_review(self, code: str, probability: float, unsupported: Collection[str], *, is_read: bool) -> bool:
-        """Whether a cell is on the review list: not read by a person, and improbable or of an unsupported class."""
-        return not is_read and (probability < self.review_below or code in unsupported)
+    def needs_review(
+        self, code: str, probability: float, decision: str | None, unsupported: Collection[str], *, is_read: bool
+    ) -> bool:
+        """Whether a cell is on the review list.
+
+        It is not read by a person, and improbable, of an unsupported class, or the decision is not to accept it.
+        """
+        doubtful = probability < self.review_below or code in unsupported or decision in NOT_ACCEPTED
+        return doubtful and not is_read
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from model.contract import Code, PartName, Sha256
+from model.contract import PartName
+from model.fields import Code, Sha256
 from service.api.schemas import ClassCount, ClassShare, Document
 
 #: The largest value of an integer column.

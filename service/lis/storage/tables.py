@@ -73,7 +73,10 @@ class SpecimenRow(Table):
 
 
 class CellRow(Table):
-    """One cell: the model's suggestion and the current class. `place` is 1, 2, … in its specimen."""
+    """One cell: the model's suggestion and decision, and the current class. `place` is 1, 2, … in its specimen.
+
+    Without a trust reference `decision` is null, and `reasons` and `prediction_set` are empty.
+    """
 
     __tablename__ = "cells"
 
@@ -86,6 +89,9 @@ class CellRow(Table):
     suggested: Mapped[str] = mapped_column(String(32))
     probability: Mapped[float]
     top: Mapped[list[Any]]
+    decision: Mapped[str | None] = mapped_column(String(8))
+    reasons: Mapped[list[Any]] = mapped_column(server_default="[]")
+    prediction_set: Mapped[list[Any]] = mapped_column(server_default="[]")
     code: Mapped[str] = mapped_column(String(32))
     version: Mapped[int]
     read_by: Mapped[str | None] = mapped_column(String(200))

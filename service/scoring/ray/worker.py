@@ -19,7 +19,7 @@ from service.scoring.ray import output
 from service.scoring.ray.plan import Plan, PlanEntries
 from service.scoring.ray.reader import Content, UnreadablePicture, read_blocks
 from service.scoring.ray.store import OutputFolder, open_store
-from service.scoring.tables import Columns, FailedPicture, ScoredPicture, ScoringError
+from service.scoring.tables import Columns, Decided, FailedPicture, ScoredPicture, ScoringError
 from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class PartScorer:
         self._plan, self._options = plan, options
         self._out = OutputFolder(out)
         self._entries = PlanEntries(self._out)
-        self._columns = Columns(manifest.codes, manifest.sha256, manifest.unsupported, problems=True)
+        self._columns = Columns.of(manifest, problems=True)
         self._classifier = Classifier(session, options, Metrics())
         self._store_of = lru_cache(maxsize=None)(lambda source: open_store(plan.inputs[source])[0])
 
@@ -108,7 +108,8 @@ def _row(key: str, outcome: Answer | Exception) -> ScoredPicture | FailedPicture
         return FailedPicture(key, outcome.reason)
     if isinstance(outcome, Exception):
         return FailedPicture(key, str(outcome))
-    return ScoredPicture(key, outcome.probabilities.copy())  # a view would keep the whole batch in memory
+    # A copy: a view would keep the whole batch in memory.
+    return ScoredPicture(key, outcome.probabilities.copy(), Decided.of(outcome.assessment))
 
 
 async def _prefetch(blocks: Iterator[list[Content]]) -> AsyncIterator[Content]:

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import write_artefact
+from graphs import add_trust, write_artefact
+from known import known_cells, red_cells
 from numpy.typing import NDArray
 from rich.console import Console
+from serving import client
 from typer.testing import CliRunner, Result
 
 from model.image import decode
@@ -72,6 +74,41 @@ def names(folder: Path) -> list[str]:
 
 def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_table_has_the_decisions(form: str, tmp_path: Path, trusted_artefact: Path) -> None:
+    """Decision, reasons, prediction set and p-value are those that the service answers; interrupted or not."""
+    cells, out = tmp_path / "cells", tmp_path / f"results.{form}"
+    cells.mkdir()
+    pictures = {f"{at:02d}.png": data for at, data in enumerate([*known_cells(8, first_seed=1000), red_cells(1)])}
+    for name, data in list(pictures.items())[:5]:
+        (cells / name).write_bytes(data)
+    assert run(cells, out, trusted_artefact).exit_code == 0
+    for name, data in pictures.items():
+        (cells / name).write_bytes(data)
+    assert run(cells, out, trusted_artefact).exit_code == 0  # the five rows are read back from the table
+    columns = Columns.of(open_session(trusted_artefact).manifest)
+    found = {scored.path: scored.decided for scored in read_table(out, columns)}
+    with client(trusted_artefact) as http:
+        for name, data in pictures.items():
+            answer, row = http.post("/classify?maps=none", files={"image": data}).json(), found[name]
+            assert row is not None and row.decision == answer["decision"]
+            assert row.reasons == tuple(reason["code"] for reason in answer["reasons"])
+            assert row.prediction_set == tuple(answer["prediction"]["set"])
+            assert row.p_value == pytest.approx(answer["novelty"]["p_value"])
+    assert found["08.png"] is not None and found["08.png"].decision == "reject"
+
+
+def test_rows_of_other_thresholds_are_not_mixed(tmp_path: Path, trusted_artefact: Path) -> None:
+    cells, out = tmp_path / "cells", tmp_path / "results.csv"
+    cells.mkdir()
+    (cells / "one.png").write_bytes(red_cells(1))
+    other = write_artefact(tmp_path)
+    add_trust(other, np.stack([decode(data, 64) for data in known_cells(90, first_seed=5)]))
+    assert run(cells, out, trusted_artefact).exit_code == 0
+    refused = run(cells, out, other)
+    assert refused.exit_code and "was written with manifest" in said(refused)
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -5,13 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from model.heads import VANOutput
+from model.trust.decision import Assessment
+from model.trust.fitting import AnsweredCells
 from training.config import Config
 from training.data.images import LabelledImages, decode_samples
 from training.data.samples import Sample
+from training.evaluation.answers import Answering
 from training.evaluation.robustness import (
     DISTURBANCES,
     Disturbance,
@@ -109,6 +113,10 @@ class _Brightness(nn.Module):
         return VANOutput(logits, logits, logits, logits)
 
 
+def _answering(temperature: float = 1.0) -> Answering:
+    return Answering(_Brightness(), CONFIG, temperature)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> LabelledImages:
     """Six pictures of even grey: three dark, three pale; then a pale one of blood, labelled DARK."""
@@ -122,7 +130,7 @@ def pictures(tmp_path: Path) -> LabelledImages:
 
 
 def test_responses_are_the_answers_to_disturbed_pictures_of_the_tissue(pictures: LabelledImages) -> None:
-    responses = measure_responses(_Brightness(), CONFIG, pictures, 1.0)  # type: ignore[arg-type]
+    responses = measure_responses(_answering(), pictures)
     assert len(responses) == 1 + sum(len(kind.strengths) for kind in DISTURBANCES)
     as_is, *disturbed = responses
     assert (as_is.disturbance, as_is.n, as_is.accuracy, as_is.change) == ("as is", 6, 1, 0)
@@ -139,7 +147,7 @@ def test_responses_are_the_answers_to_disturbed_pictures_of_the_tissue(pictures:
 
 def test_only_wrong_answers_above_nine_tenths_count_as_confident(pictures: LabelledImages) -> None:
     sure, unsure = (
-        {(one.disturbance, one.strength): one for one in measure_responses(_Brightness(), CONFIG, pictures, t)}  # type: ignore[arg-type]
+        {(one.disturbance, one.strength): one for one in measure_responses(_answering(t), pictures)}
         for t in (0.1, 100.0)
     )
     key = ("light", 0.6)
@@ -148,6 +156,24 @@ def test_only_wrong_answers_above_nine_tenths_count_as_confident(pictures: Label
     assert unsure[key].confident_errors == 0
 
 
+def test_accepted_answers_are_those_that_the_decision_accepts(pictures: LabelledImages) -> None:
+    """The decision gets the answers and the rows of the block, and accepts here all but the first two pictures."""
+    rows_seen = []
+
+    def decide(cells: AnsweredCells, rows: NDArray[np.int64]) -> list[Assessment]:
+        assert len(cells) == len(rows)
+        rows_seen.append(rows.tolist())
+        return [Assessment("accept" if row > 1 else "reject", (), ("PALE",), 1.0, 0.5) for row in rows]
+
+    responses = measure_responses(_answering(0.1), pictures, decide)
+    assert rows_seen == [list(range(6))] * len(responses)
+    assert all(one.accepted == pytest.approx(4 / 6) for one in responses)
+    darker = next(one for one in responses if (one.disturbance, one.strength) == ("light", 0.6))
+    assert darker.accepted_accuracy == pytest.approx(2 / 4)  # 145 and 180 are now called DARK
+    assert darker.accepted_confident_errors == darker.confident_errors == pytest.approx(2 / 6)
+    assert all(one.accepted is None for one in measure_responses(_answering(), pictures))
+
+
 def test_without_a_picture_of_the_tissue_there_is_nothing_to_measure(pictures: LabelledImages) -> None:
     blood = LabelledImages(pictures.samples[6:], pictures.images[6:], pictures.labels[6:], [])
-    assert measure_responses(_Brightness(), CONFIG, blood, 1.0) == ()  # type: ignore[arg-type]
+    assert measure_responses(_answering(), blood) == ()

@@ -1,0 +1,188 @@
+"""Trust: fits the trust reference of a run, and measures decisions, prediction sets and novelty with it.
+
+Thresholds are fitted to the calibration block. Figures are measured on the test block; or, for development, on each
+tenth of the calibration block with the thresholds of the other nine.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from model.image import PictureError, decode
+from model.trust.decision import Assessment, Assessor
+from model.trust.fitting import MIN_PICTURES, AnsweredCells, Levels, fit_trust
+from model.trust.reference import TrustReference
+from training.config import Config
+from training.data.images import LabelledImages
+from training.evaluation.answers import NO_CLASS, Answering
+from training.evaluation.evaluate import of_intended_tissue
+from training.evaluation.metrics import wilson
+from training.evaluation.not_cells import pictures_without_cells
+from training.run import MeasuredDecisions, MeasuredSets, MeasuredTrust
+
+#: Parts of the calibration block: with thresholds of one half, few cells of a class would make sets too large.
+TENTHS = 10
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+class RunTrust:
+    """The trust reference of one run.
+
+    Args:
+        train: the training block, decoded at the input size.
+        calibration: the calibration block.
+
+    Raises:
+        ValueError: too few cells of supported classes.
+    """
+
+    def __init__(self, answering: Answering, train: LabelledImages, calibration: LabelledImages) -> None:
+        self._answering, self._config = answering, answering.config
+        self._supported = supported(self._config, train)
+        learned, known = self._of_supported(train), self._of_supported(calibration)
+        if min(len(learned), len(known)) < MIN_PICTURES:
+            raise ValueError(
+                f"{len(known)} calibration and {len(learned)} training cells of supported classes; a trust reference "
+                f"needs {MIN_PICTURES} of each"
+            )
+        self._embeddings = answering.cells(train.images[learned], title="scoring train").embeddings
+        self._labels = train.labels[learned]
+        self._known_rows, self._tenths = known, _tenths(calibration.labels)
+        self.known = answering.cells(calibration.images[known], calibration.labels[known])
+        self.reference = self._fit(self.known, f"calibration block, {self._config.card.tissue}")
+
+    def decide(self, cells: AnsweredCells) -> list[Assessment]:
+        """Assess the answers for pictures outside the calibration block."""
+        return _assess(self._assessor(self.reference), cells)
+
+    def decide_crossed(self, cells: AnsweredCells, rows: NDArray[np.int64]) -> list[Assessment]:
+        """Assess answers for calibration pictures, each tenth of them with the thresholds of the other nine.
+
+        Args:
+            rows: (N,), row of each picture in the calibration block.
+        """
+        assessed: dict[int, Assessment] = {}
+        for tenth in range(TENTHS):
+            others = self.known.rows(self._tenths[self._known_rows] != tenth)
+            places = np.flatnonzero(self._tenths[rows] == tenth)
+            assessor = self._assessor(self._fit(others, "nine tenths of the calibration block"))
+            assessed |= zip(places.tolist(), _assess(assessor, cells.rows(places)), strict=True)
+        return [assessed[at] for at in range(len(cells))]
+
+    def measured(self, data: Path, test: LabelledImages | None) -> MeasuredTrust:
+        """Figures on known cells, on the outliers of the configuration, and on pictures without a cell.
+
+        Args:
+            data: the --data folder.
+            test: the test block; None: the known cells are those of the calibration block, crossed.
+        """
+        if test is None:
+            known, assessed = self.known, self.decide_crossed(self.known, self._known_rows)
+        else:
+            rows = self._of_supported(test)
+            known = self._answering.cells(test.images[rows], test.labels[rows])
+            assessed = self.decide(known)
+        decisions = [_decisions("known cells", known, assessed)]
+        for name, cells in self._others(data):
+            found = self.decide(cells)
+            decisions.append(_decisions(name, cells, found).model_copy(update={"auroc": _auroc(assessed, found)}))
+        return MeasuredTrust(
+            known=f"{'calibration' if test is None else 'test'} block",
+            coverage=self.reference.sets.coverage,
+            sets=tuple(_sets(self._config.codes, known, assessed)),
+            decisions=tuple(decisions),
+        )
+
+    def _fit(self, known: AnsweredCells, source: str) -> TrustReference:
+        trust = self._config.trust
+        levels = Levels(trust.coverage, trust.review_p, trust.reject_p)
+        return fit_trust(self._embeddings, self._labels, known, self._config.codes, source, levels)
+
+    def _others(self, data: Path) -> Iterable[tuple[str, AnsweredCells]]:
+        size = self._config.model.input_size
+        for folder in self._config.trust.outliers:
+            yield folder.name, self._answering.cells(_decoded(data / folder, size))
+        for kind, pictures in pictures_without_cells(size).items():
+            yield kind, self._answering.cells(pictures)
+
+    def _of_supported(self, pictures: LabelledImages) -> NDArray[np.int64]:
+        """Rows of the pictures of the intended tissue and of supported classes."""
+        return np.flatnonzero(of_intended_tissue(self._config, pictures) & np.isin(pictures.labels, self._supported))
+
+    def _assessor(self, reference: TrustReference) -> Assessor:
+        codes = self._config.codes
+        return Assessor(reference, codes, [code for at, code in enumerate(codes) if at not in self._supported])
+
+
+def supported(config: Config, train: LabelledImages) -> NDArray[np.int64]:
+    """Indices of the classes with enough training pictures of the intended tissue, as the manifest has them."""
+    labels = train.labels[of_intended_tissue(config, train)]
+    return np.flatnonzero(np.bincount(labels, minlength=len(config.classes)) >= config.card.min_training_images)
+
+
+def _tenths(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The tenth of each picture, (N,): the pictures of a class in turns."""
+    tenths = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        tenths[rows] = np.arange(len(rows)) % TENTHS
+    return tenths
+
+
+def _assess(assessor: Assessor, cells: AnsweredCells) -> list[Assessment]:
+    return assessor.assess_measured(cells.probabilities, cells.embeddings, cells.measures)
+
+
+def _decoded(folder: Path, size: int) -> NDArray[np.uint8]:
+    """The readable pictures below a folder, (N, S, S, 3).
+
+    Raises:
+        ValueError: there are none.
+    """
+    pictures = []
+    for path in sorted(each for each in folder.rglob("*") if each.suffix.lower() in _SUFFIXES):
+        try:
+            pictures.append(decode(path.read_bytes(), size))
+        except PictureError:
+            continue
+    if not pictures:
+        raise ValueError(f"{folder} contains no readable pictures; trust.outliers names it")
+    return np.stack(pictures)
+
+
+def _decisions(name: str, cells: AnsweredCells, assessed: Sequence[Assessment]) -> MeasuredDecisions:
+    accepted = np.array([each.decision == "accept" for each in assessed])
+    rejected = np.array([each.decision == "reject" for each in assessed])
+    found = MeasuredDecisions(
+        pictures=name, n=len(cells), accepted=float(accepted.mean()), rejected=float(rejected.mean())
+    )
+    if not accepted.any() or (cells.labels == NO_CLASS).any():
+        return found
+    right = (cells.probabilities.argmax(axis=1) == cells.labels)[accepted]
+    low, high = wilson(int(right.sum()), len(right))
+    return found.model_copy(update={"accuracy": float(right.mean()), "low": low, "high": high})
+
+
+def _sets(codes: Sequence[str], cells: AnsweredCells, assessed: Sequence[Assessment]) -> Iterable[MeasuredSets]:
+    inside = np.array([codes[at] in each.prediction_set for at, each in zip(cells.labels, assessed, strict=True)])
+    sizes = np.array([len(each.prediction_set) for each in assessed])
+    yield _set_figures(None, inside, sizes)
+    for at in np.unique(cells.labels):
+        rows = cells.labels == at
+        yield _set_figures(codes[at], inside[rows], sizes[rows])
+
+
+def _set_figures(code: str | None, inside: NDArray[np.bool_], sizes: NDArray[np.int64]) -> MeasuredSets:
+    low, high = wilson(int(inside.sum()), len(inside))
+    return MeasuredSets(
+        code=code, n=len(inside), covered=float(inside.mean()), low=low, high=high, size=float(sizes.mean())
+    )
+
+
+def _auroc(known: Sequence[Assessment], others: Sequence[Assessment]) -> float:
+    """Chance that a picture is more novel than a known cell."""
+    is_other = np.repeat([False, True], [len(known), len(others)])
+    return float(roc_auc_score(is_other, [each.novelty for each in (*known, *others)]))
