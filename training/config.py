@@ -183,6 +183,9 @@ class AugmentConfig(ConfigTable):
     zoom: float = Field(0.15, ge=0, lt=1, description="the scale is between 1 - zoom and 1 + zoom")
     flip: bool = Field(True, description="mirror half of the pictures")
     stain: float = Field(0.15, ge=0, lt=1, description="largest relative change of the optical density per channel")
+    stain_transfer: float = Field(
+        0.0, ge=0, le=1, description="share of the pictures that take colours of another picture of the batch"
+    )
     background: float = Field(0.0, ge=0, le=1, description="share of the cells put on another picture's background")
     blur: float = Field(0.0, ge=0, le=1, description="share of the pictures out of focus")
     blur_sigma: float = Field(1.3, gt=0, le=8, description="largest standard deviation of that blur, in pixels")

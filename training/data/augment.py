@@ -43,6 +43,25 @@ def jitter_stain(images: Tensor, strength: float) -> Tensor:
     return (-(density * channels * overall + lamp)).exp().clamp(0, 1)
 
 
+def transfer_stain(images: Tensor, share: float) -> Tensor:
+    """Give a share of the pictures colours between their own and those of another picture of the batch.
+
+    Mean and standard deviation of each channel's optical density are matched (Reinhard et al. 2001, doi
+    10.1109/38.946629, in densities instead of Lab). Against learning a class by the colours of its laboratory.
+    Shape (N, 3, H, W) in 0..1, unchanged.
+    """
+    chosen = _chosen(len(images), share)
+    density = -images.clamp_min(1 / 255).log()
+    spread, mean = torch.std_mean(density, dim=(2, 3), keepdim=True, correction=0)
+    others = torch.randperm(len(images))[chosen]
+    amount = torch.rand(len(chosen), 1, 1, 1).to(images)
+    ratio = (spread[others] / spread[chosen].clamp_min(1e-3)).clamp(0.5, 2) ** amount
+    moved = (density[chosen] - mean[chosen]) * ratio + torch.lerp(mean[chosen], mean[others], amount)
+    transferred = images.clone()
+    transferred[chosen] = (-moved).exp().clamp(0, 1)
+    return transferred
+
+
 def exchange_backgrounds(images: Tensor, masks: Tensor, share: float) -> Tensor:
     """Put the cells of a share of the pictures on another picture of the batch, shifted by half of its side.
 

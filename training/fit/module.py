@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassF1Score
 from typing_extensions import override
 
 from training.config import Config, FitConfig
-from training.data.augment import compress, defocus, exchange_backgrounds, jitter_stain, warp
+from training.data.augment import compress, defocus, exchange_backgrounds, jitter_stain, transfer_stain, warp
 from training.data.mixing import draw_mixing
 from training.data.sampler import DataParallel
 from training.fit.checkpoints import seed_step
@@ -75,7 +75,7 @@ class View(NamedTuple):
     """A batch of augmented pictures (N, 3, S, S) in 0..1; S: largest input size of network and teachers."""
 
     teacher_images: Tensor  # what the teachers see
-    student_images: Tensor  # with other backgrounds, out of focus, compressed
+    student_images: Tensor  # with colours and backgrounds of other pictures, out of focus, compressed
     masks: Tensor | None  # (N, 1, S, S) in 0..1, rough masks of the cells
 
 
@@ -125,7 +125,8 @@ class TrainingModule(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             warped = warp(images, size, augment)
             clear, masks = jitter_stain(warped[:, :3], augment.stain), warped[:, 3:] if warped.shape[1] > 3 else None
-            changed = clear if masks is None else exchange_backgrounds(clear, masks, augment.background)
+            changed = transfer_stain(clear, augment.stain_transfer) if augment.stain_transfer else clear
+            changed = changed if masks is None else exchange_backgrounds(changed, masks, augment.background)
             changed = compress(defocus(changed, augment.blur, augment.blur_sigma), augment.jpeg, augment.jpeg_quality)
         return View(clear, changed, masks)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.config import AugmentConfig
-from training.data.augment import compress, defocus, exchange_backgrounds, jitter_stain, warp
+from training.data.augment import compress, defocus, exchange_backgrounds, jitter_stain, transfer_stain, warp
 from training.drawn.painter import paint
 
 STILL = AugmentConfig(rotation_degrees=0, shift=0, zoom=0, flip=False, stain=0)
@@ -56,6 +56,29 @@ def test_stain_jitter_keeps_white_glass_nearly_white(strength: float) -> None:
     assert white.min() > 1 - strength / 2
     dark = jitter_stain(torch.full((64, 3, 4, 4), 0.3), strength)
     assert dark.std(dim=0).max() > 0.01
+
+
+def test_a_transferred_stain_is_between_the_picture_and_another_and_keeps_its_structure() -> None:
+    violet, brown = (np.array(each, np.float32) for each in ((120, 60, 160), (150, 110, 60)))
+    dark = torch.tensor(np.stack([violet, brown]) / 255).view(2, 3, 1, 1)
+    ramp = torch.linspace(0, 1, 32).view(1, 1, 1, 32).expand(2, 3, 32, 32)
+    pictures = torch.lerp(dark.expand(2, 3, 32, 32), torch.full((2, 3, 32, 32), 0.95), ramp)
+
+    def colour(images: torch.Tensor) -> torch.Tensor:
+        return -images.log().mean(dim=(2, 3))
+
+    moved = 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        changed = transfer_stain(pictures, 1.0)
+        low, high = colour(pictures).min(dim=0).values - 0.01, colour(pictures).max(dim=0).values + 0.01
+        assert ((colour(changed) > low) & (colour(changed) < high)).all()
+        assert (changed[..., 1:] >= changed[..., :-1] - 1e-6).all()  # what was brighter stays brighter
+        moved += not torch.allclose(changed, pictures, atol=1e-3)
+    assert 5 < moved <= 20  # two pictures swap in half of the permutations
+    assert torch.equal(transfer_stain(pictures, 0.0), pictures)
+    blank = torch.ones(4, 3, 8, 8)
+    assert torch.isfinite(transfer_stain(blank, 1.0)).all()
 
 
 def test_an_exchanged_background_keeps_the_cell_and_shows_the_other_picture_around_it() -> None:

@@ -91,7 +91,7 @@ def test_pictures_without_cells_are_rejected_and_known_cells_are_not(trust: RunT
     assert known.rejected < 0.15 and known.accuracy == 1  # the labels are the answers
     assert [each.pictures for each in rest][:2] == ["others", "noise"] and rest[0].n == 3
     for kind in rest:
-        assert kind.accepted == 0 and kind.rejected == 1 and kind.accuracy is None, kind
+        assert kind.accepted == 0 and kind.rejected > 0.9 and kind.accuracy is None, kind
         assert kind.auroc is not None and kind.auroc > 0.8
     everything, *classes = measured.sets
     assert everything.n == sum(each.n for each in classes) == 110
