@@ -7,11 +7,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from service.api.problems import INTERNAL_ERROR, problem, problem_type_of
-from service.api.responses import ResponseOptions, model_identity, reading_in_thread
-from service.api.schemas import BatchItem, BatchSummary, DifferentialCount
+from service.api.responses import BatchOptions, model_identity, reading_in_thread
+from service.api.schemas import BatchItem, BatchSummary, CorrectedShare, DifferentialCount
 from service.api.uploads.archives import Upload
+from service.concurrency.thread_pools import BODIES
 from service.errors import ServiceError
 from service.inference.classifier import Classifier
+from service.inference.corrected_count import corrected_count
 from service.inference.differential import differential
 from service.inference.pipeline import Answer
 
@@ -23,7 +25,7 @@ class BatchResponse:
     """Builds the response to one batch request. Read `items` to the end before you call `summary`."""
 
     classifier: Classifier
-    options: ResponseOptions
+    options: BatchOptions
     request_id: str
     count_other: bool
     timeout_s: float
@@ -43,8 +45,13 @@ class BatchResponse:
             async for outcome in outcomes:
                 yield await self._item(outcome)
 
-    def summary(self) -> BatchSummary:
+    async def summary(self) -> BatchSummary:
         """The summary of all answered pictures, with their differential count."""
+        if self.options.corrected:
+            return await BODIES.run(self._summary)
+        return self._summary()
+
+    def _summary(self) -> BatchSummary:
         manifest = self.classifier.manifest
         count = differential(
             self.codes,
@@ -53,12 +60,17 @@ class BatchResponse:
             problems=self.problems,
             count_other=self.count_other,
         )
+        shares = corrected_count(self.codes, manifest, count_other=self.count_other) if self.options.corrected else None
+        found = DifferentialCount.model_validate(count)
+        if shares is not None:
+            corrected = [CorrectedShare.model_validate(share) for share in shares]
+            found = found.model_copy(update={"corrected": corrected})
         return BatchSummary(
             request_id=self.request_id,
             model=model_identity(manifest),
             pictures=self.answered,
             problems=self.problems,
-            differential=DifferentialCount.model_validate(count),
+            differential=found,
         )
 
     def last_item(self, error: ServiceError) -> bytes:
@@ -66,9 +78,9 @@ class BatchResponse:
         self.problems += 1
         return self._problem(self.answered - 1, None, error).json_bytes()
 
-    def document(self, items: Sequence[bytes]) -> list[bytes]:
+    async def document(self, items: Sequence[bytes]) -> list[bytes]:
         """The whole batch as one JSON document (`BatchAnswer`), in chunks."""
-        chunks = [self.summary().json_bytes().removesuffix(b"}"), b',"results":[']
+        chunks = [(await self.summary()).json_bytes().removesuffix(b"}"), b',"results":[']
         for index, item in enumerate(items):
             chunks += [b",", item] if index else [item]
         return [*chunks, b"]}"]

@@ -1,7 +1,7 @@
 """Response documents from what the model computed. Pure functions: no I/O, no HTTP, no clock."""
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
@@ -67,7 +67,7 @@ class ResponseOptions(BaseModel):
     def _split_at_commas(cls, values: list[str]) -> list[str]:
         return [part for value in values for part in str(value).split(",")]
 
-    def for_model(self, manifest: Manifest) -> "ResponseOptions":
+    def for_model(self, manifest: Manifest) -> Self:
         """These options; for a model without attention maps, the default of `maps` is `none`.
 
         Raises:
@@ -83,6 +83,16 @@ class ResponseOptions(BaseModel):
     def has_png(self) -> bool:
         """Whether PNG files are drawn, which takes milliseconds."""
         return self.map_format is not MapFormat.GRID and any(kind is not MapKind.NONE for kind in self.maps)
+
+
+class BatchOptions(ResponseOptions):
+    """The query parameters of the batch route."""
+
+    corrected: bool = Field(
+        False,
+        description="Add shares corrected by the confusion matrix to the differential. Needs a model with a trust "
+        "reference.",
+    )
 
 
 class _Map(NamedTuple):

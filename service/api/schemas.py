@@ -235,6 +235,16 @@ class ClassCount(Document):
     supported: bool = Field(description="like in classes")
 
 
+class CorrectedShare(Document):
+    """The share of one class, corrected for cells that get the name of another class."""
+
+    code: Code
+    name: str
+    percent: float = Field(description="of the counted cells: posterior mean; all corrected shares add up to 100")
+    low: float = Field(description="lower bound of the 95 % credible interval, in per cent")
+    high: float = Field(description="upper bound, like low")
+
+
 class DifferentialCount(Document):
     """The differential count of a batch. Its intervals cover sampling error, not the model's own errors."""
 
@@ -250,6 +260,12 @@ class DifferentialCount(Document):
     count_other: bool = Field(description="whether classes left to the laboratory are in the denominator")
     unsupported: list[Code] = Field(
         description="classes without enough training images; their counts are not measurements"
+    )
+    corrected: list[CorrectedShare] | None = Field(
+        None,
+        description="with corrected=true: shares corrected by the confusion matrix of known cells, beside the counts. "
+        "The intervals contain the sampling error and the uncertainty of the matrix. Assumes that every cell is of a "
+        "supported class; not a measurement of a specimen with other cells",
     )
 
 

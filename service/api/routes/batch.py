@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service.api.batch_response import BatchResponse
 from service.api.disconnect import NO_STORE, BufferedResponse, DuplexNdjsonResponse, NdjsonResponse, while_connected
 from service.api.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
-from service.api.responses import ResponseOptions
+from service.api.responses import BatchOptions
 from service.api.schemas import BatchAnswer
 from service.api.state import AppStateDep, RequestId, RequestTimeoutMs
 from service.api.uploads.archives import Upload
@@ -35,7 +35,7 @@ _EXACT = 2
 )
 async def classify_batch(
     request: Request,
-    options: Annotated[ResponseOptions, Query()],
+    options: Annotated[BatchOptions, Query()],
     state: AppStateDep,
     request_id: RequestId,
     timeout_ms: RequestTimeoutMs = None,
@@ -56,7 +56,8 @@ async def classify_batch(
     with ExitStack() as stack:
         classifier = stack.enter_context(state.current_classifier().in_use())
         options = options.for_model(classifier.manifest)
-        batch = BatchResponse(classifier, options, request_id, settings.count_other, state.timeout_s(timeout_ms))
+        timeout_s = state.timeout_s(timeout_ms)
+        batch = BatchResponse(classifier, options, request_id, settings.count_other, timeout_s)
         memory = stack.enter_context(state.reserve_memory(request))
         if content_type(request) == NDJSON:
             negotiate(accept, [NDJSON])
@@ -76,7 +77,7 @@ async def _lines(batch: BatchResponse, uploads: AsyncIterator[Upload]) -> AsyncG
     async with aclosing(batch.items(uploads)) as items:
         async for item in items:
             yield item + b"\n"
-    yield batch.summary().json_bytes() + b"\n"
+    yield (await batch.summary()).json_bytes() + b"\n"
 
 
 async def _duplex_lines(batch: BatchResponse, pictures: NdjsonPictures) -> AsyncGenerator[bytes, None]:
@@ -87,7 +88,7 @@ async def _duplex_lines(batch: BatchResponse, pictures: NdjsonPictures) -> Async
                 yield item + b"\n"
     except (MalformedRequest, UploadTooSlow) as error:
         yield batch.last_item(error) + b"\n"
-    yield batch.summary().json_bytes() + b"\n"
+    yield (await batch.summary()).json_bytes() + b"\n"
 
 
 async def _document(
@@ -101,7 +102,7 @@ async def _document(
                 raise AnswerTooLarge(limit_bytes, f"request fewer maps, or a stream of lines (Accept: {NDJSON})")
             memory.add(len(item))
             items.append(item)
-    return batch.document(items)
+    return await batch.document(items)
 
 
 def negotiate(accept: str | None, offered: Sequence[str]) -> str:

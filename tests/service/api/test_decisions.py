@@ -139,6 +139,33 @@ def test_an_unknown_class_to_review_is_refused_at_the_start(trusted_artefact: Pa
         read_settings(review_classes="BLA;PMO")
 
 
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_a_batch_can_have_corrected_shares(http: TestClient, trusted_artefact: Path, accept: str) -> None:
+    files = [("images", (f"{at}.png", picture)) for at, picture in enumerate(known_cells(30, first_seed=200))]
+
+    def differential(query: str) -> dict[str, Any]:
+        answer = http.post(f"/classify/batch?maps=none{query}", files=files, headers={"Accept": accept})
+        found: dict[str, Any] = orjson.loads(answer.text.splitlines()[-1])["differential"]
+        return found
+
+    plain, corrected = differential(""), differential("&corrected=true")
+    shares = corrected.pop("corrected")
+    assert corrected == plain and "corrected" not in plain  # the counts stay as they are
+    manifest = read_manifest(trusted_artefact.with_suffix(".json"))
+    assert manifest.trust is not None
+    countable = [each.code for each in manifest.classes if each.countable == "always"]
+    assert [share["code"] for share in shares] == [code for code in countable if code in manifest.trust.confusion]
+    assert sum(share["percent"] for share in shares) == pytest.approx(100)
+    assert all(0 <= share["low"] <= share["percent"] <= share["high"] <= 100 for share in shares)
+
+
+def test_without_a_trust_reference_nothing_is_corrected(artefact: Path) -> None:
+    files = [("images", ("1.png", NOT_CELLS["blank"]))]
+    with client(artefact) as http:
+        answer = http.post("/classify/batch?maps=none&corrected=true", files=files).json()
+    assert "corrected" not in answer["differential"]
+
+
 def test_the_openapi_example_of_an_answer_has_a_decision(http: TestClient) -> None:
     schema = http.get("/openapi.json").json()["components"]["schemas"]
     assert {"decision", "reasons", "novelty"} <= schema["ClassifyAnswer"]["properties"].keys()
