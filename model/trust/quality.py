@@ -3,6 +3,7 @@
 The measures are simple and their thresholds come from real cells. None of them uses the network.
 """
 
+from functools import lru_cache
 from typing import get_args
 
 import numpy as np
@@ -37,23 +38,21 @@ def measure(pictures: Pictures) -> Measures:
     offset: distance of the nucleus's centre from the middle, as share of the side.
     """
     nucleus, density, background = _nucleus(pictures)
-    rows, columns = _grid(density.shape[1])
-    area = nucleus.sum(axis=1)
+    rows, columns, middle = _grid(density.shape[1])
+    area = np.add.reduce(nucleus, axis=1, dtype=np.float32)
     counted = np.maximum(area, 1)
-    centre = np.stack([nucleus @ rows, nucleus @ columns]) / counted
-    middle = np.hypot(rows, columns) < MIDDLE_RADIUS
     found = np.empty((len(pictures), len(MEASURES)), np.float32)
-    found[:, 0] = nucleus[:, middle].mean(axis=1)
+    found[:, 0] = nucleus @ middle
     found[:, 1] = _focus(pictures)
     found[:, 2] = background / 255
-    found[:, 3] = (density * nucleus).sum(axis=1) / counted
+    found[:, 3] = np.einsum("np,np->n", density, nucleus) / counted
     found[:, 4] = area / density.shape[1]
-    found[:, 5] = np.hypot(*centre)
+    found[:, 5] = np.hypot(nucleus @ rows / counted, nucleus @ columns / counted)
     return found
 
 
-def _nucleus(pictures: Pictures) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
-    """Which sampled pixels have the colour of a nucleus (N, P), their density (N, P), and green of the background."""
+def _nucleus(pictures: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """1 where a sampled pixel has the colour of a nucleus (N, P), density (N, P), and green of the background (N,)."""
     step = max(1, pictures.shape[1] // COLOUR_GRID)
     red, green, blue = (
         pictures[:, step // 2 :: step, step // 2 :: step, channel].reshape(len(pictures), -1).astype(np.float32)
@@ -63,20 +62,24 @@ def _nucleus(pictures: Pictures) -> tuple[NDArray[np.bool_], NDArray[np.float32]
     background = np.partition(green, place, axis=1)[:, place]
     density = np.log((background[:, None] + 1) / (green + 1))
     blueness = (blue - green) / (red + green + blue + 1)
-    return (density > NUCLEUS_DENSITY) & (blueness > NUCLEUS_BLUENESS), density, background
+    is_nucleus = (density > NUCLEUS_DENSITY) & (blueness > NUCLEUS_BLUENESS)
+    return is_nucleus.astype(np.float32), density, background
 
 
-def _grid(pixels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Row and column of each sampled pixel from the middle, as shares of the side; (P,)."""
+@lru_cache(maxsize=8)
+def _grid(pixels: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Row and column of each sampled pixel from the middle, as shares of the side, and weights of the middle; (P,)."""
     side = round(pixels**0.5)
     place = (np.arange(side, dtype=np.float32) - (side - 1) / 2) / side
-    return np.repeat(place, side), np.tile(place, side)
+    rows, columns = np.repeat(place, side), np.tile(place, side)
+    middle = np.hypot(rows, columns) < MIDDLE_RADIUS
+    return rows, columns, (middle / middle.sum()).astype(np.float32)
 
 
 def _focus(pictures: Pictures) -> NDArray[np.float32]:
     rows = pictures[:, :: max(1, pictures.shape[1] // FOCUS_ROWS), :, 1].astype(np.float32)
     first = rows[:, :, 1:] - rows[:, :, :-1]
     second = first[:, :, 1:] - first[:, :, :-1]
-    sizes = [np.absolute(each).mean(axis=(1, 2)) + FLAT for each in (first, second)]
-    found: NDArray[np.float32] = np.log(sizes[1] / sizes[0])
+    sizes = [np.add.reduce(np.absolute(each).reshape(len(rows), -1), axis=1) / each[0].size for each in (first, second)]
+    found: NDArray[np.float32] = np.log((sizes[1] + FLAT) / (sizes[0] + FLAT))
     return found
