@@ -1,5 +1,6 @@
 """README and docs agree with the code: figures, rooms, routes, commands. A failure shows the text to paste."""
 
+import json
 import re
 import subprocess
 from base64 import b64decode
@@ -46,8 +47,12 @@ def test_the_example_answer_is_the_bundled_models() -> None:
     prediction, attention = answer["prediction"], answer["attention"]
     said = (
         f'"prediction": {{"code": "{prediction["code"]}", "name": "{prediction["name"]}", '
-        f'"probability": {prediction["probability"]:.2f}, "supported": {str(prediction["supported"]).lower()}}}'
+        f'"probability": {prediction["probability"]:.2f}, "supported": {str(prediction["supported"]).lower()}, '
+        f'"set": {json.dumps(prediction["set"])}}},\n "decision": "{answer["decision"]}",'
     )
+    assert said in README, f"put this into the example: {said}"
+    novelty = answer["novelty"]
+    said = f'"novelty": {{"score": {novelty["score"]:.1f}, "p_value": {novelty["p_value"]:.3f}}}'
     assert said in README, f"put this into the example: {said}"
     assert f'"attention": {{"height": {attention["height"]}, "width": {attention["width"]}, ' in README
 

@@ -34,6 +34,7 @@ def metrics() -> Metrics:
     metrics.picture("answered")
     metrics.picture("undecodable")
     metrics.decoded(0.0015)
+    metrics.decided("review")
     metrics.batch_done(queue_wait_s=[0.001, 0.004, 0.3], run_s=0.04, reason="idle", failed=False)
     metrics.batch_done(queue_wait_s=[0.1], run_s=0.02, reason="full", failed=True)
     metrics.padded(2)

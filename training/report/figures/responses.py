@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from training.report.figures.figure import BLUE, GREY, VERMILLION, ReportFigure, add_heading, new_figure, style
+from training.report.figures.figure import BLUE, GREEN, GREY, VERMILLION, ReportFigure, add_heading, new_figure, style
 from training.run import MeasuredResponse
 
 
 def responses_figure(responses: Sequence[MeasuredResponse]) -> ReportFigure:
-    """One panel a disturbance: accuracy with its interval, and the share of confidently wrong answers.
+    """One panel a disturbance: accuracy with its interval, the share accepted, and that of confidently wrong answers.
 
     Args:
         responses: the pictures as they are first.
@@ -23,7 +23,7 @@ def responses_figure(responses: Sequence[MeasuredResponse]) -> ReportFigure:
             _panel(axes, as_is, [one for one in disturbed if one.disturbance == kind])
         figure.axes[0].set_ylabel("share of all pictures")
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return ReportFigure("responses", figure, _caption(as_is), _described(as_is, disturbed, kinds))
 
 
@@ -34,6 +34,9 @@ def _panel(axes: Axes, as_is: MeasuredResponse, responses: Sequence[MeasuredResp
     axes.axhline(as_is.accuracy, color=GREY, linewidth=1, linestyle="--", label="accuracy, as is")
     axes.fill_between(strengths, [one.low for one in ordered], [one.high for one in ordered], color=BLUE, alpha=0.15)
     axes.plot(strengths, [one.accuracy for one in ordered], "o-", color=BLUE, markersize=3, label="accuracy")
+    if as_is.accepted is not None:
+        accepted = [one.accepted or 0 for one in ordered]
+        axes.plot(strengths, accepted, "^-.", color=GREEN, markersize=3, label="accepted")
     wrong = [one.confident_errors for one in ordered]
     axes.plot(strengths, wrong, "s:", color=VERMILLION, markersize=3, label="wrong with a probability above 0.9")
     axes.set(title=responses[0].disturbance, xlabel=responses[0].unit, ylim=(-0.02, 1.02))
