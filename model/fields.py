@@ -28,8 +28,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
-def unpacked(text: str) -> NDArray[np.float32]:
-    """The numbers of a text that `packed` made, as a flat array.
+def unpack_floats(text: str) -> NDArray[np.float32]:
+    """The numbers of a text that `pack_floats` made, as a flat array.
 
     Raises:
         PydanticCustomError: it is not such a text.
@@ -40,22 +40,22 @@ def unpacked(text: str) -> NDArray[np.float32]:
         raise PydanticCustomError("floats", "must be float32, little-endian, in base64") from error
 
 
-def packed(values: NDArray[np.float32]) -> str:
+def pack_floats(values: NDArray[np.float32]) -> str:
     """Base64 of little-endian float32: a third of the size of decimal numbers."""
     return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
 
 def _array(given: object) -> NDArray[np.float32]:
-    return given if isinstance(given, np.ndarray) else unpacked(str(given))
+    return given if isinstance(given, np.ndarray) else unpack_floats(str(given))
 
 
 def _check_packed(text: str) -> str:
-    if not np.isfinite(unpacked(text)).all():
+    if not np.isfinite(unpack_floats(text)).all():
         raise PydanticCustomError("floats", "must be finite")
     return text
 
 
-#: A flat array, in JSON packed.
-Floats = Annotated[NDArray[np.float32], PlainValidator(_array), PlainSerializer(packed, return_type=str)]
-#: A packed array of finite numbers that stays text, so that documents can be compared.
+#: A flat array, in JSON pack_floats.
+Floats = Annotated[NDArray[np.float32], PlainValidator(_array), PlainSerializer(pack_floats, return_type=str)]
+#: A pack_floats array of finite numbers that stays text, so that documents can be compared.
 PackedFloats = Annotated[str, AfterValidator(_check_packed)]

@@ -8,6 +8,7 @@ ServiceError
 ├── UnsupportedBody       a Content-Type or Content-Encoding that the route does not support
 ├── MalformedBody         a supported type, but not parseable
 ├── NoAttentionMaps       attention maps of a model that has none
+├── NoTrustReference      corrected shares of a model without a trust reference
 ├── InvalidTensor         a tensor that does not fit the model, or contradicts itself
 ├── UnknownModel          a model name or version other than the served one
 ├── UploadTooSlow         the client sent too little for too long
@@ -90,6 +91,13 @@ class NoAttentionMaps(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("query parameter maps: this model has no attention maps; send maps=evidence or maps=none")
+
+
+class NoTrustReference(ServiceError):
+    """The request asks for corrected shares, and the model has no trust reference."""
+
+    def __init__(self) -> None:
+        super().__init__("query parameter corrected: this model has no trust reference; send corrected=false")
 
 
 class InvalidTensor(ServiceError):

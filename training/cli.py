@@ -141,7 +141,9 @@ def evaluate(
         MeasuredBlock,
         typer.Option(help="Block to measure; calibration: development figures, without reading a test picture."),
     ] = "test",
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out maps, poor pictures and decisions.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Skip tests of maps and poor pictures, and decisions.")
+    ] = False,
 ) -> None:
     """Fit the temperature on the calibration block and measure the test block.
 
@@ -198,6 +200,8 @@ def export(
         review.export_drift_reference(path, config, data, cache or run.cache)
     if evaluation.lesions:
         print_table(lesion_table(evaluation.lesions))
+    if manifest.trust is None:
+        warn("answers will have no decision: run `evaluate` without --quick before `export`")
     for part in manifest.inert:
         warn(f"answers do not depend on {part}")
     print_line(f"{path} ({path.stat().st_size / 1e6:.1f} MB) written with manifest, model card and split list")

@@ -285,7 +285,8 @@ class TrustConfig(ConfigTable):
         0.03, gt=0, lt=1, description="share of known cells that novelty rejects; a part of review_p"
     )
     outliers: tuple[Path, ...] = Field(
-        (), description="folders of pictures of other classes, relative to --data, that rejection is measured on"
+        (),
+        description="folders of pictures of other classes, relative to --data; rejection is measured on them",
     )
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from training.run import Evaluation, MeasuredBlock, Provenance, RunFolder
 from training.terminal import RANK, print_line, warn
 
 if TYPE_CHECKING:
-    from training.evaluation.answers import Answering
+    from training.evaluation.predictor import Predictor
     from training.evaluation.trust import RunTrust
     from training.fit.dataloader_timing import DataLoaderTimer
     from training.fit.train import Execution
@@ -143,9 +143,9 @@ def evaluate(
         RunError: the run has not been trained.
         DataError: the pictures are not those of the run's split.
     """
-    from training.evaluation.answers import Answering
     from training.evaluation.evaluate import fitted_temperature, load_network, score
     from training.evaluation.lesion import measure_lesions
+    from training.evaluation.predictor import Predictor
     from training.evaluation.robustness import measure_responses
     from training.evaluation.saliency import measure_maps
 
@@ -158,12 +158,12 @@ def evaluate(
         lesions = {"lesions": measure_lesions(net, config, calibration)}
         if not thorough:
             return lesions
-        answering = Answering(net, config, fitted_temperature(config, calibration, logits) or 1.0)
-        trust = _fit_trust(run, data, cache, answering, calibration)
+        predictor = Predictor(net, config, fitted_temperature(config, calibration, logits) or 1.0)
+        trust = _fit_trust(run, data, cache, predictor, calibration)
         return lesions | {
             "maps": measure_maps(net, config, calibration),
-            "responses": measure_responses(answering, calibration, trust.decide_crossed if trust else None),
-            "trust": trust.measured(data, test) if trust else None,
+            "responses": measure_responses(predictor, calibration, trust.decide_cross_validated if trust else None),
+            "trust": trust.measured(test, _outliers(config, data)) if trust else None,
         }
 
     logits_of = partial(score, net, config)
@@ -171,22 +171,39 @@ def evaluate(
 
 
 def _fit_trust(
-    run: RunFolder, data: Path, cache: Path, answering: "Answering", calibration: LabelledImages
+    run: RunFolder, data: Path, cache: Path, predictor: "Predictor", calibration: LabelledImages
 ) -> "RunTrust | None":
     """Fit the trust reference and write it to the run; None, with a warning, if there are too few cells."""
     from training.evaluation.trust import RunTrust
 
-    config = answering.config
+    config = predictor.config
     split = load_split(config.data, data, config.codes, run.split())
     train = decode_block(config, split, "train", config.model.input_size, cache)
     try:
-        trust = RunTrust(answering, train, calibration)
+        trust = RunTrust(predictor, train, calibration)
     except ValueError as error:
         warn(f"answers will have no decision: {error}")
         run.write_trust(None)
         return None
+    for code in trust.reference.sets.never_excluded():
+        count = trust.reference.sets.pictures[code]
+        warn(f"{code} is in every prediction set: {count} calibration cells are too few to exclude it")
     run.write_trust(trust.reference)
     return trust
+
+
+def _outliers(config: Config, data: Path) -> dict[str, NDArray[np.uint8]]:
+    """Folder name → pictures of the configured outliers; a folder without pictures is left out, with a warning."""
+    from training.evaluation.trust import decode_folder
+
+    found = {}
+    for folder in config.trust.outliers:
+        pictures = decode_folder(data / folder, config.model.input_size)
+        if len(pictures):
+            found[folder.as_posix()] = pictures
+        else:
+            warn(f"{data / folder} contains no readable pictures: rejection is not measured on it (trust.outliers)")
+    return found
 
 
 def evaluate_logits(

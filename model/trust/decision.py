@@ -1,7 +1,8 @@
 """The decision on an answer: accept, review or reject, with the reasons and the prediction set.
 
-A picture is rejected if it shows no cell, or is unlike all known cells. It is reviewed if it is unlike most known
-cells, is of poor quality, or is of an uncertain class. A person decides about both, and signs accepted answers too.
+A picture is rejected if it has no nucleus in the middle, or is more unusual than nearly all known cells. It is reviewed
+if it is unusual, is of poor quality, or is of an uncertain class. A person decides about both, and signs accepted
+answers too.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.fields import Code
-from model.trust.novelty import ClassDistance, p_values
+from model.trust.novelty import MahalanobisDistance, p_values
 from model.trust.quality import MEASURES, Measures, Pictures, measure
 from model.trust.reference import Measure, Range, TrustReference
 
@@ -24,11 +25,11 @@ ReasonCode = Literal[
 
 #: The reason of a measure outside its range, and what a person can do.
 QUALITY_REASONS: dict[Measure, tuple[ReasonCode, str]] = {
-    "nucleus": ("not_a_cell", "no nucleus in the middle of the picture: send one cell in a picture, centred"),
+    "nucleus_in_middle": ("not_a_cell", "no nucleus in the middle of the picture: send one cell in a picture, centred"),
     "focus": ("out_of_focus", "out of focus: refocus and take the picture again"),
     "brightness": ("exposure", "the background is darker or brighter than in known cells: check lamp and exposure"),
     "stain": ("stain", "the nucleus is paler or darker than in known cells: check the stain"),
-    "size": ("cell_size", "the nucleus is smaller or larger than in known cells: check magnification and crop"),
+    "nucleus_area": ("cell_size", "the nucleus is smaller or larger than in known cells: check magnification and crop"),
     "offset": ("off_centre", "the nucleus is not in the middle: crop the picture around the cell"),
 }
 
@@ -75,8 +76,10 @@ class Assessor:
             raise ValueError(f"unknown classes {', '.join(unknown)}; the model has {', '.join(codes)}")
         self.reference = reference
         self._codes = tuple(codes)
-        self._unsupported, self._review = frozenset(unsupported), frozenset(review)
-        self._distance = ClassDistance(reference.novelty.gaussians)
+        # A class without known cells has no threshold: nothing is guaranteed for it, as for an unsupported class.
+        self._unsupported = frozenset(unsupported) | (set(codes) - set(reference.sets.thresholds))
+        self._review = frozenset(review)
+        self._distance = MahalanobisDistance(reference.novelty.gaussians)
         self._known = np.array(reference.novelty.distances, np.float32)
         # A class without a threshold is never added to a set.
         self._thresholds = np.array([reference.sets.thresholds.get(code, np.inf) for code in codes])
@@ -109,11 +112,11 @@ class Assessor:
             probabilities,
             distances.tolist(),
             p_values(self._known, distances).tolist(),
-            self.outside(measures),
+            self.out_of_range(measures),
         )
         return [self._assessment(*row) for row in zip(*columns, strict=True)]
 
-    def outside(self, measures: Measures) -> NDArray[np.bool_]:
+    def out_of_range(self, measures: Measures) -> NDArray[np.bool_]:
         """Which measures are outside their range, (N, 6). NaN is outside."""
         inside: NDArray[np.bool_] = (measures >= self._lows) & (measures <= self._highs)
         return ~inside
@@ -125,14 +128,14 @@ class Assessor:
         reasons = [
             *self._quality_reasons(outside),
             *self._novelty_reasons(p_value),
-            *self._class_reasons(found),
+            *self._class_reasons(found, float(probabilities.max())),
         ]
         rejected = p_value < self.reference.reject_p or any(reason.code == "not_a_cell" for reason in reasons)
         decision: Decision = "reject" if rejected else "review" if reasons else "accept"
         return Assessment(decision, tuple(reasons), found, distance, p_value)
 
     def prediction_set(self, probabilities: NDArray[np.float32]) -> tuple[Code, ...]:
-        """The predicted class, then the others that reach their threshold, most probable first."""
+        """The predicted class, even below its threshold; then the others that reach theirs, most probable first."""
         inside = probabilities >= self._thresholds
         inside[probabilities.argmax()] = True
         members = np.flatnonzero(inside)
@@ -147,16 +150,20 @@ class Assessor:
     def _novelty_reasons(self, p_value: float) -> list[Reason]:
         if p_value >= self.reference.review_p:
             return []
-        known = f"{100 * p_value:.1f} % of known cells are this unusual"
-        return [Reason("novel", f"{known}: it may be a cell of another kind, of another laboratory, or no cell")]
+        usual = f"more unusual than {100 * (1 - p_value):.0f} % of known cells"
+        return [Reason("novel", f"{usual}: it may be of another class, another laboratory, or no cell; look at it")]
 
-    def _class_reasons(self, prediction_set: tuple[Code, ...]) -> list[Reason]:
+    def _class_reasons(self, prediction_set: tuple[Code, ...], probability: float) -> list[Reason]:
         predicted, *others = prediction_set
+        threshold = self._thresholds[self._codes.index(predicted)]
         reasons = []
         if others:
-            reasons.append(Reason("uncertain", f"it may also be {' or '.join(others)}"))
+            reasons.append(Reason("uncertain", f"{' and '.join(others)} cannot be excluded: read the cell"))
+        elif probability < threshold < np.inf:
+            share = f"{self.reference.sets.coverage:.0%} of known {predicted} reach {threshold:.2f}"
+            reasons.append(Reason("uncertain", f"its probability is low ({share}): read the cell"))
         if predicted in self._unsupported:
-            reasons.append(Reason("unsupported", f"the model has too few training pictures of {predicted}"))
+            reasons.append(Reason("unsupported", f"{predicted} is an unsupported class: read the cell"))
         if predicted in self._review:
-            reasons.append(Reason("review_class", f"{predicted} is always reviewed here"))
+            reasons.append(Reason("review_class", f"every {predicted} is reviewed (MARROWLENS_REVIEW_CLASSES)"))
         return reasons

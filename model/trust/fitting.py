@@ -1,7 +1,7 @@
 """Fitting a trust reference to known cells: cells of a trusted label that the model did not learn from.
 
 The class means and the covariance come from training cells; every threshold comes from the known cells, which the
-model has not seen. A laboratory can fit the thresholds again to its own cells (`recalibrated`).
+model has not seen. A laboratory can fit the thresholds again to its own cells (`recalibrate`).
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from model.fields import Code, packed
-from model.trust.novelty import ClassDistance
+from model.fields import Code, pack_floats
+from model.trust.novelty import MahalanobisDistance
 from model.trust.quality import MEASURES, Measures
 from model.trust.reference import ClassGaussians, Measure, NoveltyReference, Range, SetReference, TrustReference
 
@@ -20,11 +20,11 @@ DIRECTIONS = 16
 #: Share of known cells outside each end of a measure's range.
 QUALITY_TAIL = 0.005
 #: A measure that is checked at one end only. Small nuclei are of focus, and of classes that are not novel.
-ONE_SIDED: dict[Measure, str] = {"nucleus": "low", "focus": "low", "offset": "high"}
-#: Least known cells, and least of a class for a threshold of its own.
-MIN_PICTURES, MIN_CLASS_PICTURES = 50, 9
+ONE_SIDED: dict[Measure, str] = {"nucleus_in_middle": "low", "focus": "low", "offset": "high"}
+#: Least known cells.
+MIN_PICTURES = 50
 #: Distances stored, at most; more are thinned evenly.
-MOST_DISTANCES = 1024
+MAX_DISTANCES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Levels:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AnsweredCells:
+class LabelledPredictions:
     """The model's answers for cells, and their labels."""
 
     probabilities: NDArray[np.float32]  # (N, C)
@@ -58,7 +58,7 @@ class AnsweredCells:
 def fit_trust(
     embeddings: NDArray[np.float32],
     labels: NDArray[np.int64],
-    known: AnsweredCells,
+    known: LabelledPredictions,
     codes: tuple[Code, ...],
     source: str,
     levels: Levels = Levels(),
@@ -75,11 +75,11 @@ def fit_trust(
     Raises:
         ValueError: too few cells.
     """
-    return _calibrated(_gaussians(embeddings, labels, codes), known, codes, source, levels)
+    return _calibrate(_gaussians(embeddings, labels, codes), known, codes, source, levels)
 
 
-def recalibrated(
-    reference: TrustReference, known: AnsweredCells, codes: tuple[Code, ...], source: str
+def recalibrate(
+    reference: TrustReference, known: LabelledPredictions, codes: tuple[Code, ...], source: str
 ) -> TrustReference:
     """A reference with the same class means, covariance and levels, and all thresholds fitted to other known cells.
 
@@ -87,16 +87,16 @@ def recalibrated(
         ValueError: too few cells.
     """
     levels = Levels(reference.sets.coverage, reference.review_p, reference.reject_p)
-    return _calibrated(reference.novelty.gaussians, known, codes, source, levels)
+    return _calibrate(reference.novelty.gaussians, known, codes, source, levels)
 
 
-def _calibrated(
-    gaussians: ClassGaussians, known: AnsweredCells, codes: tuple[Code, ...], source: str, levels: Levels
+def _calibrate(
+    gaussians: ClassGaussians, known: LabelledPredictions, codes: tuple[Code, ...], source: str, levels: Levels
 ) -> TrustReference:
     if len(known) < MIN_PICTURES:
         raise ValueError(f"{len(known)} known cells; at least {MIN_PICTURES} are needed")
-    distances = np.sort(ClassDistance(gaussians).measure(known.embeddings))
-    kept = np.unique(np.linspace(0, len(distances) - 1, min(len(distances), MOST_DISTANCES)).round().astype(int))
+    distances = np.sort(MahalanobisDistance(gaussians).measure(known.embeddings))
+    kept = np.unique(np.linspace(0, len(distances) - 1, min(len(distances), MAX_DISTANCES)).round().astype(int))
     return TrustReference(
         source=source,
         pictures=len(known),
@@ -118,8 +118,8 @@ def _gaussians(embeddings: NDArray[np.float32], labels: NDArray[np.int64], codes
     kept = min(DIRECTIONS, len(values) - 1)
     return ClassGaussians(
         classes=tuple(codes[at] for at in classes),
-        means=packed(means.astype(np.float32).ravel()),
-        directions=packed(vectors[:, ::-1][:, :kept].T.astype(np.float32).ravel()),
+        means=pack_floats(means.astype(np.float32).ravel()),
+        directions=pack_floats(vectors[:, ::-1][:, :kept].T.astype(np.float32).ravel()),
         variances=_row(np.maximum(values[::-1][:kept], _tiny(values))),
         residual_variance=float(max(values[::-1][kept:].mean(), _tiny(values))),
     )
@@ -130,7 +130,7 @@ def _tiny(values: NDArray[np.float64]) -> float:
     return float(max(values.max() * 1e-6, 1e-12))
 
 
-def fit_sets(known: AnsweredCells, codes: tuple[Code, ...], coverage: float) -> SetReference:
+def fit_sets(known: LabelledPredictions, codes: tuple[Code, ...], coverage: float) -> SetReference:
     """Thresholds of class-conditional conformal prediction (Vovk et al. 2005; score 1 - p: Sadinle et al. 2019).
 
     With n cells of a class, the threshold is the k-th smallest probability of their class, k = floor((n + 1)(1 -
@@ -145,7 +145,7 @@ def fit_sets(known: AnsweredCells, codes: tuple[Code, ...], coverage: float) -> 
     return SetReference(coverage=coverage, thresholds=thresholds, pictures=pictures)
 
 
-def confusion(known: AnsweredCells, codes: tuple[Code, ...]) -> dict[Code, dict[Code, int]]:
+def confusion(known: LabelledPredictions, codes: tuple[Code, ...]) -> dict[Code, dict[Code, int]]:
     """True class → predicted class → number of known cells; without zeros."""
     predicted = known.probabilities.argmax(axis=1)
     found: dict[Code, dict[Code, int]] = {}

@@ -13,7 +13,7 @@ Distances = NDArray[np.float32]  # (N,)
 CHUNK = 256
 
 
-class ClassDistance:
+class MahalanobisDistance:
     """Mahalanobis distance from the nearest class mean."""
 
     def __init__(self, gaussians: ClassGaussians) -> None:

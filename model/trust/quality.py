@@ -30,11 +30,11 @@ FLAT = 0.1
 def measure(pictures: Pictures) -> Measures:
     """(N, 6), in the order of `MEASURES`.
 
-    nucleus: share of the middle with the colour of a nucleus.
+    nucleus_in_middle: share of the middle with the colour of a nucleus.
     focus: logarithm of the mean absolute second difference of neighbours in a row, divided by the first.
     brightness: green of the background, 0..1.
     stain: mean optical density of the nucleus in green.
-    size: share of the picture with the colour of a nucleus.
+    nucleus_area: share of the picture with the colour of a nucleus.
     offset: distance of the nucleus's centre from the middle, as share of the side.
     """
     nucleus, density, background = _nucleus(pictures)
@@ -42,7 +42,7 @@ def measure(pictures: Pictures) -> Measures:
     area = np.add.reduce(nucleus, axis=1, dtype=np.float32)
     counted = np.maximum(area, 1)
     found = np.empty((len(pictures), len(MEASURES)), np.float32)
-    found[:, 0] = nucleus @ middle
+    found[:, 0] = (nucleus @ middle) / np.add.reduce(middle)  # whole numbers: the same in every order of summation
     found[:, 1] = _focus(pictures)
     found[:, 2] = background / 255
     found[:, 3] = np.einsum("np,np->n", density, nucleus) / counted
@@ -68,12 +68,12 @@ def _nucleus(pictures: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float3
 
 @lru_cache(maxsize=8)
 def _grid(pixels: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Row and column of each sampled pixel from the middle, as shares of the side, and weights of the middle; (P,)."""
+    """Row and column of each sampled pixel from the middle, as shares of the side, and 1 in the middle; (P,) each."""
     side = round(pixels**0.5)
     place = (np.arange(side, dtype=np.float32) - (side - 1) / 2) / side
     rows, columns = np.repeat(place, side), np.tile(place, side)
     middle = np.hypot(rows, columns) < MIDDLE_RADIUS
-    return rows, columns, (middle / middle.sum()).astype(np.float32)
+    return rows, columns, middle.astype(np.float32)
 
 
 def _focus(pictures: Pictures) -> NDArray[np.float32]:

@@ -3,18 +3,22 @@
 It holds statistics over many pictures, and no single picture.
 """
 
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, model_validator
 
-from model.fields import Code, PackedFloats, Row, Strict, unpacked
+from model.fields import Code, PackedFloats, Row, Strict, unpack_floats
 
 SCHEMA_VERSION: Final = 1
 
 #: Properties of the pixels that are checked (model/trust/quality.py).
-Measure = Literal["nucleus", "focus", "brightness", "stain", "size", "offset"]
+Measure = Literal["nucleus_in_middle", "focus", "brightness", "stain", "nucleus_area", "offset"]
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class ClassGaussians(Strict):
@@ -32,7 +36,7 @@ class ClassGaussians(Strict):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        means, directions = unpacked(self.means).size, unpacked(self.directions).size
+        means, directions = unpack_floats(self.means).size, unpack_floats(self.directions).size
         if not directions or means * len(self.variances) != directions * len(self.classes):
             raise ValueError("sizes of means, directions, classes and variances do not match")
         if min(self.variances) <= 0:
@@ -41,11 +45,11 @@ class ClassGaussians(Strict):
 
     def mean_rows(self) -> NDArray[np.float32]:
         """(len(classes), D)."""
-        return unpacked(self.means).reshape(len(self.classes), -1)
+        return unpack_floats(self.means).reshape(len(self.classes), -1)
 
     def direction_rows(self) -> NDArray[np.float32]:
         """(K, D)."""
-        return unpacked(self.directions).reshape(len(self.variances), -1)
+        return unpack_floats(self.directions).reshape(len(self.variances), -1)
 
 
 class NoveltyReference(Strict):
@@ -64,19 +68,29 @@ class NoveltyReference(Strict):
 class SetReference(Strict):
     """Thresholds of the prediction sets, one a class (Mondrian conformal prediction, Vovk et al. 2005, section 4.5).
 
-    A class is in the set of a picture if its probability is at least its threshold.
+    A class is in the set of a picture if its probability is at least its threshold. The predicted class always is.
     """
 
     coverage: float = Field(gt=0.5, lt=1, description="share of the cells of each class whose set contains the class")
-    thresholds: dict[Code, float] = Field(min_length=1, description="by class, 0..1")
-    pictures: dict[Code, int] = Field(description="calibration pictures of each class")
+    thresholds: dict[Code, Share] = Field(min_length=1, description="by class, 0..1")
+    pictures: dict[Code, Count] = Field(description="calibration pictures of each class")
+
+    def never_excluded(self) -> list[Code]:
+        """Classes with a threshold of 0, because they have too few calibration pictures."""
+        return [code for code, threshold in self.thresholds.items() if threshold == 0]
 
 
 class Range(Strict):
-    """The range of a measure in which `coverage` of known cells lie; a missing end is not checked."""
+    """Range of a measure: 99 % of known cells, 99.5 % if one end is missing, which is then not checked."""
 
     low: FiniteFloat | None = None
     high: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        return self
 
 
 class TrustReference(Strict):
@@ -89,7 +103,7 @@ class TrustReference(Strict):
     reject_p: float = Field(gt=0, lt=1, description="novelty: a picture with a smaller p-value is rejected")
     novelty: NoveltyReference
     sets: SetReference
-    confusion: dict[Code, dict[Code, int]] = Field(
+    confusion: dict[Code, dict[Code, Count]] = Field(
         description="true class → predicted class → known cells, for the corrected differential count"
     )
     quality: dict[Measure, Range]
@@ -98,6 +112,9 @@ class TrustReference(Strict):
     def _agrees_with_itself(self) -> Self:
         if self.reject_p > self.review_p:
             raise ValueError("reject_p is larger than review_p; rejected pictures must be a part of the reviewed")
+        if self.reject_p * (len(self.novelty.distances) + 1) <= 1:
+            count = len(self.novelty.distances)
+            raise ValueError(f"reject_p {self.reject_p:g} is never reached with {count} known cells; use more cells")
         if set(self.sets.thresholds) != set(self.sets.pictures) or set(self.confusion) != set(self.sets.thresholds):
             raise ValueError("sets.thresholds, sets.pictures and confusion must name the same classes")
         return self

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from model.trust.decision import Decision
 from service.api.problems import INTERNAL_ERROR, problem, problem_type_of
 from service.api.responses import BatchOptions, model_identity, reading_in_thread
-from service.api.schemas import BatchItem, BatchSummary, CorrectedShare, DifferentialCount
+from service.api.schemas import BatchItem, BatchSummary, CorrectedShare, DecisionCounts, DifferentialCount
 from service.api.uploads.archives import Upload
 from service.concurrency.thread_pools import BODIES
 from service.errors import ServiceError
@@ -30,6 +31,7 @@ class BatchResponse:
     count_other: bool
     timeout_s: float
     codes: Counter[str] = field(default_factory=Counter)
+    decisions: Counter[Decision] = field(default_factory=Counter)
     problems: int = 0
     _in_progress: deque[tuple[str | None, Callable[[], None]]] = field(default_factory=deque)
 
@@ -71,6 +73,7 @@ class BatchResponse:
             pictures=self.answered,
             problems=self.problems,
             differential=found,
+            decisions=None if manifest.trust is None else DecisionCounts.model_validate(self.decisions),
         )
 
     def last_item(self, error: ServiceError) -> bytes:
@@ -98,6 +101,8 @@ class BatchResponse:
             return self._problem(index, name, outcome).json_bytes()
         found = await reading_in_thread(outcome, self.classifier.manifest, self.options)
         self.codes[found.prediction.code] += 1
+        if found.decision is not None:
+            self.decisions[found.decision] += 1
         return BatchItem(index=index, name=name, result=found).json_bytes()
 
     def _problem(self, index: int, name: str | None, error: Exception) -> BatchItem:

@@ -25,7 +25,7 @@ READING: Json = {
     "prediction": {"code": "PMO", "name": "Promyelocyte", "probability": 0.93, "supported": True, "set": ["PMO"]},
     "decision": "review",
     "reasons": [{"code": "out_of_focus", "detail": "out of focus: refocus and take the picture again"}],
-    "novelty": {"score": 12.5, "p_value": 0.34},
+    "novelty": {"score": 12.5, "p_value": 0.51},
     "top": [{"code": code, "probability": probability} for code, probability in _LIKELY.items()],
     "probabilities": {cell_class.code: _LIKELY.get(cell_class.code, 0.0) for cell_class in CLASSES},
     "attention": {
@@ -100,6 +100,7 @@ BATCH_SUMMARY: Json = {
         "count_other": False,
         "unsupported": _UNSUPPORTED,
     },
+    "decisions": {"accept": 0, "review": 1, "reject": 0},
 }
 
 BATCH_ANSWER: Json = {**BATCH_SUMMARY, "results": BATCH_ITEMS}

@@ -22,7 +22,7 @@ from service.api.schemas import (
     TopClass,
 )
 from service.concurrency.thread_pools import BODIES
-from service.errors import NoAttentionMaps
+from service.errors import NoAttentionMaps, NoTrustReference
 from service.inference.heatmaps import (
     ATTENTION_SCALE,
     Grid,
@@ -90,9 +90,20 @@ class BatchOptions(ResponseOptions):
 
     corrected: bool = Field(
         False,
-        description="Add shares corrected by the confusion matrix to the differential. Needs a model with a trust "
+        description="Add shares corrected by the confusion matrix to the differential. 422 for a model without a trust "
         "reference.",
     )
+
+    def for_model(self, manifest: Manifest) -> Self:
+        """As for one picture.
+
+        Raises:
+            NoAttentionMaps: as for one picture.
+            NoTrustReference: the request asks for corrected shares, and the model has no trust reference.
+        """
+        if self.corrected and manifest.trust is None:
+            raise NoTrustReference()
+        return super().for_model(manifest)
 
 
 class _Map(NamedTuple):

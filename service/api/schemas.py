@@ -107,8 +107,10 @@ class Prediction(Document):
 class Novelty(Document):
     """How unlike the known cells the picture is."""
 
-    score: float = Field(ge=0, description="distance from the nearest class of known cells, in standard deviations")
-    p_value: Probability = Field(description="share of known cells that are at least as unusual; small: novel")
+    score: float = Field(
+        ge=0, description="Mahalanobis distance of the embedding from the nearest class; depends on the model"
+    )
+    p_value: Probability = Field(description="share of known cells that are at least as unusual; small: unusual")
 
 
 class Reason(Document):
@@ -168,12 +170,12 @@ class Reading(Document):
     prediction: Prediction
     decision: Decision | None = Field(
         None,
-        description="accept: no doubt was found. review: a person reads the cell before it counts. reject: the picture "
-        "shows no cell, or is unlike all known cells. A person signs in any case. Absent if the model has no trust "
-        "reference",
+        description="accept: no check failed. review: a person should read the cell. reject: no nucleus in the middle, "
+        "or more unusual than nearly all known cells; do not use the predicted class. It does not change a count, and "
+        "a person signs in any case. Absent if the model has no trust reference",
     )
     reasons: list[Reason] | None = Field(None, description="of review or reject; empty for accept")
-    novelty: Novelty | None = None
+    novelty: Novelty | None = Field(None, description="how unusual the picture is")
     top: list[TopClass] = Field(description="the top_k most probable classes, most probable first")
     probabilities: dict[Code, Probability] = Field(description="of every class, in logit order; they sum to 1")
     attention: Attention | None = Field(
@@ -269,12 +271,21 @@ class DifferentialCount(Document):
     )
 
 
+class DecisionCounts(Document):
+    """Answers of a batch by decision. The differential counts all of them under their predicted class."""
+
+    accept: int = Field(0, ge=0)
+    review: int = Field(0, ge=0)
+    reject: int = Field(0, ge=0)
+
+
 class BatchSummary(_Answer):
     """The summary of a batch; the last line of a stream. A stream without it is incomplete."""
 
     pictures: int = Field(ge=0)
     problems: int = Field(ge=0)
     differential: DifferentialCount
+    decisions: DecisionCounts | None = Field(None, description="absent if the model has no trust reference")
 
 
 class BatchAnswer(BatchSummary):

@@ -60,6 +60,9 @@ def score(
 ) -> None:
     """Score a folder of pictures into a table: path, code, probability, supported, p_CODE for each class, model_sha256.
 
+    A model with a trust reference adds decision, reasons, prediction_set, novelty_p, and what these depend on:
+    manifest_sha256 and review_classes (MARROWLENS_REVIEW_CLASSES).
+
     `supported` is a property of the predicted class, not of the cell. False: the class had too little training data.
     True: it had enough; but a cell of a class that the model does not know is also assigned one of its classes.
 

@@ -226,7 +226,9 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
         "marrowlens", min_length=1, max_length=255, description="service.name of the traces"
     )
     review_classes: Annotated[str, AfterValidator(_class_codes)] = Field(
-        "", description="codes of classes that are always reviewed, separated by commas, such as BLA. Default: none"
+        "",
+        description="classes that are always sent to review, as codes separated by commas, such as BLA,NIF; needs a "
+        "model with a trust reference. Default: none",
     )
     count_other: bool = Field(False, description="include class OTH in the denominator of a differential")
     lis: LisSettings = Field(default_factory=LisSettings, description="settings of the laboratory, `MARROWLENS_LIS_*`")

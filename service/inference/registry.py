@@ -148,6 +148,8 @@ class ModelRegistry:
         manifest = session.manifest
         hashes = manifest.sha256, manifest.digest
         log.info("Now serving %s %s, sha256 %s, manifest sha256 %s", manifest.name, manifest.version, *hashes)
+        if manifest.trust is None:
+            log.warning("The model has no trust reference: answers have no decision")
         return manifest
 
     async def measure_drift(self) -> None:

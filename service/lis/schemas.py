@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from model.fields import Code, Sha256
 from model.trust.decision import Decision
-from service.api.schemas import Document, Probability, Problem, Reason, TopClass
+from service.api.schemas import Document, Probability, Problem, TopClass
 from service.auth.identity import Identity
 from service.lis.domain.report import (
     MAX_INTEGER,
@@ -142,6 +142,13 @@ class Specimen(SpecimenSummary):
     versions: list[ReportSummary]
 
 
+class CellReason(RowDocument):
+    """Why the model's answer was not accepted, as stored with the cell."""
+
+    code: Code = Field(description="as in the answer of `/classify`; an earlier version may have had other codes")
+    detail: str
+
+
 class Cell(RowDocument):
     """One cell of a specimen."""
 
@@ -155,11 +162,14 @@ class Cell(RowDocument):
     decision: Decision | None = Field(
         None, description="the model's: review and reject wait for a person; absent without a trust reference"
     )
-    reasons: list[Reason] | None = Field(None, description="of review or reject; empty for accept")
+    reasons: list[CellReason] | None = Field(None, description="of review or reject; empty for accept")
     prediction_set: list[Code] | None = Field(
         None, description="classes that cannot be excluded, the suggested class first"
     )
     model: Sha256 = Field(description="SHA-256 of the model that suggested the class")
+    manifest: Sha256 | None = Field(
+        None, description="SHA-256 of its manifest, which has the thresholds of the decision"
+    )
     version: int = Field(description="increases with every reading")
     waits: bool = Field(description="the cell waits for review by a person")
     read_by: str | None = None

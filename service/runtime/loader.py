@@ -70,18 +70,30 @@ def load_session(
     """Load the configured model, or another artefact, on the configured provider or another one.
 
     Raises:
-        ArtefactError: the model cannot be used, or lacks a class of `review_classes`; or the drift reference is
+        ArtefactError: the model cannot be used, or does not fit `review_classes`; or the drift reference is
             damaged, or configured and missing.
         ProviderUnavailable: the requested provider does not work here.
     """
     path = artefact or settings.artefact or bundled_artefact()
     options = InferenceOptions.from_settings(settings)
     session = options.open_session(path, provider=provider, verifier=artefact_verifier(settings))
-    if unknown := sorted(set(parse_classes(settings.review_classes)) - set(session.manifest.codes)):
-        raise ArtefactError(path, f"has no class {', '.join(unknown)}, which MARROWLENS_REVIEW_CLASSES names")
+    check_review_classes(path, session.manifest, settings)
     if settings.drift_window:
         session.drift_reference = _drift_reference(settings, path, session.manifest)
     return session
+
+
+def check_review_classes(artefact: Path, manifest: Manifest, settings: Settings) -> None:
+    """Check that a model can review the classes of `review_classes`.
+
+    Raises:
+        ArtefactError: it lacks one of them, or has no decisions.
+    """
+    review = parse_classes(settings.review_classes)
+    if unknown := sorted(set(review) - set(manifest.codes)):
+        raise ArtefactError(artefact, f"has no class {', '.join(unknown)}, which MARROWLENS_REVIEW_CLASSES names")
+    if review and manifest.trust is None:
+        raise ArtefactError(artefact, "has no trust reference, which MARROWLENS_REVIEW_CLASSES needs")
 
 
 def artefact_verifier(settings: Settings) -> Verifier:

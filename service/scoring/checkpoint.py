@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from model.atomic_file import is_link
-from service.scoring.tables import DECIDED, Columns, Decided, ScoredPicture, TableError
+from service.scoring.tables import DECISION_COLUMNS, Columns, DecisionColumns, ScoredPicture, TableError
 
 COMMIT_EVERY_S = 1.0
 #: Suffixes of the database and of the files that SQLite opens beside it.
@@ -80,7 +80,8 @@ class Checkpoint:
             (found,) = self._database.execute("SELECT model_sha256, codes FROM run")
             if found != run:
                 raise TableError(
-                    self.path, f"belongs to model {found[0][:12]}…, this is model {run[0][:12]}…; choose another --out"
+                    self.path,
+                    "belongs to another model, or to other thresholds or reviewed classes; choose another --out",
                 )
             self._database.execute("DELETE FROM problem")
         else:  # in one transaction with the rows of the table
@@ -130,7 +131,7 @@ class Checkpoint:
         """All rows, sorted by path: the table does not depend on interruptions."""
         rows = self._database.execute("SELECT path, probabilities, decided FROM scored ORDER BY path")
         for path, blob, decided in rows:
-            found = None if decided is None else Decided.read(orjson.loads(decided))
+            found = None if decided is None else DecisionColumns.read(orjson.loads(decided))
             yield ScoredPicture(path, np.frombuffer(blob, "<f4"), found)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -139,7 +140,7 @@ class Checkpoint:
 
     def _insert(self, scored: ScoredPicture) -> None:
         blob = scored.probabilities.astype("<f4").tobytes()
-        row = None if scored.decided is None else dict(zip(DECIDED, scored.decided.columns(), strict=True))
+        row = None if scored.decided is None else dict(zip(DECISION_COLUMNS, scored.decided.columns(), strict=True))
         decided = None if row is None else orjson.dumps(row).decode()
         self._database.execute("INSERT OR REPLACE INTO scored VALUES (?, ?, ?)", (scored.path, blob, decided))
 

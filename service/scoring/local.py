@@ -27,7 +27,7 @@ from service.scoring.image_files import SUFFIXES, Skipped, error_reason, escaped
 from service.scoring.progress import PROBLEMS_SHOWN, print_problems, print_summary, progress_bar
 from service.scoring.tables import (
     Columns,
-    Decided,
+    DecisionColumns,
     ScoredPicture,
     ScoringError,
     check_table_path,
@@ -50,7 +50,7 @@ def score_folder(folder: Path, out: Path, session: Session, options: InferenceOp
         if not needed.is_dir():
             raise ScoringError(f"{needed}: not a folder")
     manifest = session.manifest
-    columns = Columns.of(manifest)
+    columns = Columns.of(manifest, options.review_classes)
 
     def previous_rows() -> Iterator[ScoredPicture]:
         return read_table(out, columns) if out.exists() else iter(())
@@ -126,7 +126,7 @@ async def _score_missing(
                 elif isinstance(outcome, Exception):
                     raise ScoringError(f"the model failed at {name}: {outcome.__cause__ or outcome}") from outcome
                 else:
-                    checkpoint.add(ScoredPicture(name, outcome.probabilities, Decided.of(outcome.assessment)))
+                    checkpoint.add(ScoredPicture(name, outcome.probabilities, DecisionColumns.of(outcome.assessment)))
                 progress.advance(progress.task_ids[0])
 
 

@@ -15,6 +15,7 @@ from model import csv_file
 from model.atomic_file import replacing
 from model.contract import Manifest
 from model.trust.decision import Assessment
+from service.config.settings import parse_classes
 
 ROWS_AT_ONCE = 4096  # in memory, and in a row group of Parquet
 
@@ -33,11 +34,11 @@ class TableError(ScoringError):
 
 
 #: Names of the columns of a decision.
-DECIDED = ["decision", "reasons", "prediction_set", "novelty_p"]
+DECISION_COLUMNS = ["decision", "reasons", "prediction_set", "novelty_p"]
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class DecisionColumns:
     """The decision on a picture: decision, codes of its reasons, prediction set, p-value of the novelty."""
 
     decision: str
@@ -56,11 +57,11 @@ class Decided:
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> Self:
         """Parse the columns of a row."""
-        decision, reasons, prediction_set, p_value = (row[name] for name in DECIDED)
+        decision, reasons, prediction_set, p_value = (row[name] for name in DECISION_COLUMNS)
         return cls(decision, tuple(reasons.split()), tuple(prediction_set.split()), float(p_value))
 
     def columns(self) -> list[Any]:
-        """The values of the columns `DECIDED`."""
+        """The values of the columns `DECISION_COLUMNS`."""
         return [self.decision, " ".join(self.reasons), " ".join(self.prediction_set), self.p_value]
 
 
@@ -70,7 +71,7 @@ class ScoredPicture:
 
     path: str
     probabilities: NDArray[np.float32]
-    decided: "Decided | None" = None  # None without a trust reference
+    decided: "DecisionColumns | None" = None  # None without a trust reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,9 @@ class Columns:
     """The columns of one model's table: path, code, probability, supported, one p_CODE per class, model_sha256.
 
     `supported` is false if the predicted class had too little training data. With `manifest_sha256`, there are columns
-    of the decision, whose thresholds are in the manifest; texts in `reasons` and `prediction_set` are separated by
-    spaces. With `problems` there is a last column `problem`; where it has a value, the columns of the prediction are
-    empty.
+    of the decision, whose thresholds are in the manifest, and `review_classes`. Texts in `reasons` and `prediction_set`
+    are separated by spaces. With `problems` there is a last column `problem`; where it has a value, the columns of the
+    prediction are empty.
     """
 
     codes: tuple[str, ...]
@@ -96,28 +97,32 @@ class Columns:
     unsupported: tuple[str, ...] = ()
     problems: bool = False
     manifest_sha256: str | None = None  # None: without decisions
+    review_classes: str = ""  # of the setting; only with decisions
 
     @classmethod
-    def of(cls, manifest: Manifest, *, problems: bool = False) -> Self:
-        """The columns of a model."""
+    def of(cls, manifest: Manifest, review_classes: str, *, problems: bool = False) -> Self:
+        """The columns of a model, with the classes that are always reviewed."""
         digest = None if manifest.trust is None else manifest.digest
-        return cls(manifest.codes, manifest.sha256, manifest.unsupported, problems, digest)
+        review = " ".join(sorted(set(parse_classes(review_classes))))
+        return cls(manifest.codes, manifest.sha256, manifest.unsupported, problems, digest, review)
 
     @property
     def names(self) -> list[str]:
-        decided = [] if self.manifest_sha256 is None else DECIDED
+        decided = [] if self.manifest_sha256 is None else DECISION_COLUMNS
         scored = ["path", "code", "probability", "supported", *decided, *(f"p_{code}" for code in self.codes)]
         return [*scored, *self._identity, *(["problem"] if self.problems else [])]
 
     @property
     def _identity(self) -> dict[str, str]:
-        """Name and value of the columns that name the model."""
+        """Name and value of the columns that are the same in every row: model, thresholds, reviewed classes."""
         found = {"model_sha256": self.model_sha256}
-        return found if self.manifest_sha256 is None else found | {"manifest_sha256": self.manifest_sha256}
+        if self.manifest_sha256 is None:
+            return found
+        return found | {"manifest_sha256": self.manifest_sha256, "review_classes": self.review_classes}
 
     @property
     def model(self) -> str:
-        """What two tables of the same model and the same thresholds have in common."""
+        """What two tables of the same model, thresholds and reviewed classes have in common."""
         return " ".join(self._identity.values())
 
     def row(self, scored: ScoredPicture | FailedPicture) -> list[Any]:
@@ -145,12 +150,17 @@ class Columns:
             raise TableError(table, "its columns are not those of this model; choose another --out")
         for name, own in self._identity.items():
             if row[name] != own:
-                what = name.removesuffix("_sha256")
-                found = f"{what} {str(row[name])[:12]}…, this is {what} {own[:12]}…"
+                what = name.removesuffix("_sha256").replace("_", " ")
+                found = f"{what} {_short(row[name])}, this is {what} {_short(own)}"
                 raise TableError(table, f"was written with {found}; choose another --out")
         probabilities = np.array([row[f"p_{code}"] for code in self.codes], np.float32)
-        decided = None if self.manifest_sha256 is None else Decided.read(row)
+        decided = None if self.manifest_sha256 is None else DecisionColumns.read(row)
         return ScoredPicture(row["path"], probabilities, decided)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text or "none"
 
 
 def check_table_path(table: Path) -> None:
@@ -226,7 +236,7 @@ def write_parquet(
 
 
 #: Columns of text in Parquet; `supported` is true or false, and all others are numbers.
-_TEXTS = ("path", "code", *DECIDED[:3], "model_sha256", "manifest_sha256", "problem")
+_TEXTS = ("path", "code", *DECISION_COLUMNS[:3], "model_sha256", "manifest_sha256", "review_classes", "problem")
 
 
 def _write_parquet(

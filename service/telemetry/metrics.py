@@ -63,6 +63,8 @@ class Metrics:
         # Series with alerts start at 0: `increase()` does not see the first event of a new series.
         for series, value in ((self._changes, "refused"), (self._pictures, "failed"), (self._refusals, "unauthorised")):
             series.labels(value)
+        for decision in get_args(Decision):
+            self._decisions.labels(decision)
         self.drift = DriftMetrics(self.registry)
         self.background = BackgroundMetrics(self.registry)
 
@@ -103,8 +105,7 @@ class Metrics:
         )
         self._decisions = registry.counter(
             "marrowlens_decisions_total",
-            "Answers by decision: accepted, to be reviewed by a person, or rejected as no known cell. No series if the "
-            "model has no trust reference.",
+            "Answers by decision: accepted, for review by a person, or rejected. 0 without a trust reference.",
             {"decision": get_args(Decision)},
             unit="pictures",
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model.contract import ATTENTION, CLASSES, INPUT, CellClass, Manifest, manifest_text, read_manifest
-from model.trust.fitting import AnsweredCells, fit_trust
+from model.trust.fitting import LabelledPredictions, fit_trust
 from model.trust.quality import measure
 from training.export.probes import with_metadata, with_probes
 
@@ -81,7 +81,7 @@ def add_trust(artefact: Path, pictures: NDArray[np.uint8]) -> Manifest:
     probabilities, embeddings = (np.asarray(each) for each in session.run(names, {INPUT: pictures}))
     labels = probabilities.argmax(axis=1)
     manifest = read_manifest(artefact.with_suffix(".json"))
-    known = AnsweredCells(probabilities, embeddings, measure(pictures), labels)
+    known = LabelledPredictions(probabilities, embeddings, measure(pictures), labels)
     trust = fit_trust(embeddings, labels, known, manifest.codes, "drawn cells")
     manifest = Manifest.model_validate(manifest.model_dump() | {"trust": trust.model_dump()})
     artefact.with_suffix(".json").write_text(manifest_text(manifest))

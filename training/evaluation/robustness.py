@@ -16,18 +16,18 @@ from scipy.ndimage import gaussian_filter
 
 from model.resize import to_square
 from model.trust.decision import Assessment
-from model.trust.fitting import AnsweredCells
+from model.trust.fitting import LabelledPredictions
 from training.config import Config
 from training.data.images import LabelledImages, decode_crop
 from training.data.samples import Sample, read_image_bytes
-from training.evaluation.answers import Answering
 from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
 from training.evaluation.metrics import wilson
 from training.evaluation.paired import Draws, bootstrap, middle_95
+from training.evaluation.predictor import Predictor
 from training.run import MeasuredResponse
 
 Picture = NDArray[np.uint8]  # (H, H, 3)
-Decide = Callable[[AnsweredCells, NDArray[np.int64]], Sequence[Assessment]]  # (answers, rows of the block)
+Decide = Callable[[LabelledPredictions, NDArray[np.int64]], Sequence[Assessment]]  # (answers, rows of the block)
 
 #: Pictures that are measured, at most.
 MOST_PICTURES = 500
@@ -91,7 +91,7 @@ DISTURBANCES = (
 
 
 def measure_responses(
-    answering: Answering, pictures: LabelledImages, decide: Decide | None = None
+    predictor: Predictor, pictures: LabelledImages, decide: Decide | None = None
 ) -> tuple[MeasuredResponse, ...]:
     """Accuracy, and share of confidently wrong answers, at every strength of every disturbance.
 
@@ -102,14 +102,14 @@ def measure_responses(
     Returns:
         The pictures as they are first, then every disturbance; empty if no picture is of the tissue.
     """
-    config = answering.config
+    config = predictor.config
     rows = evenly_spaced(np.flatnonzero(of_intended_tissue(config, pictures)), MOST_PICTURES)
     if not len(rows):
         return ()
     size, labels = config.model.input_size, pictures.labels[rows]
 
     def answers(images: NDArray[np.uint8], title: str) -> _Answers:
-        cells = answering.cells(images, labels, title)
+        cells = predictor.cells(images, labels, title)
         return _Answers(cells, decide(cells, rows) if decide else None)
 
     originals = [_original(config, pictures.samples[row], 2 * size) for row in rows]
@@ -131,7 +131,7 @@ def _original(config: Config, sample: Sample, size: int) -> Picture:
 
 
 class _Answers(NamedTuple):
-    cells: AnsweredCells
+    cells: LabelledPredictions
     assessed: Sequence[Assessment] | None  # None without a trust reference
 
 
@@ -140,7 +140,7 @@ class _Accuracy(NamedTuple):
     draws: Draws  # bootstrap
 
 
-def _accuracy(cells: AnsweredCells) -> _Accuracy:
+def _accuracy(cells: LabelledPredictions) -> _Accuracy:
     predicted = cells.probabilities.argmax(axis=1)
     return _Accuracy(int((predicted == cells.labels).sum()), bootstrap(cells.labels, predicted[None]).accuracy)
 

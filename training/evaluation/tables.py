@@ -186,7 +186,7 @@ def responses_table(responses: Sequence[MeasuredResponse]) -> Table:
         "Calibration pictures of the intended tissue, disturbed at twice the input size, then reduced to it. Blur: "
         "standard deviation of a Gaussian. Cell size, light and density: factors. Wrong above 0.9: share of all "
         "pictures with a wrong class of a probability above 0.9. Accepted: by the decision, with thresholds of the "
-        "other nine tenths of the block. In brackets: 95 % interval (accuracy: Wilson; change: paired bootstrap).",
+        "other nine folds of the block. In brackets: 95 % interval (accuracy: Wilson; change: paired bootstrap).",
     )
 
 
@@ -215,7 +215,7 @@ def trust_tables(trust: MeasuredTrust) -> list[Table]:
         (one.code or "all", str(one.n), f"{one.covered:.3f} ({one.low:.3f}–{one.high:.3f})", f"{one.size:.2f}")
         for one in trust.sets
     )
-    measured = "the other nine tenths of the block" if trust.known == "calibration block" else "the calibration block"
+    measured = "the other nine folds of the block" if trust.known == "calibration block" else "the calibration block"
     return [
         Table(
             f"Decisions, {trust.known}",

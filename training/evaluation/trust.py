@@ -1,10 +1,12 @@
 """Trust: fits the trust reference of a run, and measures decisions, prediction sets and novelty with it.
 
 Thresholds are fitted to the calibration block. Figures are measured on the test block; or, for development, on each
-tenth of the calibration block with the thresholds of the other nine.
+fold of the calibration block with the thresholds of the other nine.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +15,20 @@ from sklearn.metrics import roc_auc_score
 
 from model.image import PictureError, decode
 from model.trust.decision import Assessment, Assessor
-from model.trust.fitting import MIN_PICTURES, AnsweredCells, Levels, fit_trust
+from model.trust.fitting import MIN_PICTURES, LabelledPredictions, Levels, fit_trust
 from model.trust.reference import TrustReference
 from training.config import Config
 from training.data.images import LabelledImages
-from training.evaluation.answers import NO_CLASS, Answering
 from training.evaluation.evaluate import of_intended_tissue
 from training.evaluation.metrics import wilson
-from training.evaluation.not_cells import pictures_without_cells
+from training.evaluation.non_cell_pictures import non_cell_pictures
+from training.evaluation.predictor import NO_CLASS, Predictor
 from training.run import MeasuredDecisions, MeasuredSets, MeasuredTrust
 
 #: Parts of the calibration block: with thresholds of one half, few cells of a class would make sets too large.
-TENTHS = 10
+FOLDS = 10
+#: Least known and training cells: all but one fold must be enough for a fit.
+NEEDED = math.ceil(MIN_PICTURES * FOLDS / (FOLDS - 1))
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -39,54 +43,54 @@ class RunTrust:
         ValueError: too few cells of supported classes.
     """
 
-    def __init__(self, answering: Answering, train: LabelledImages, calibration: LabelledImages) -> None:
-        self._answering, self._config = answering, answering.config
+    def __init__(self, predictor: Predictor, train: LabelledImages, calibration: LabelledImages) -> None:
+        self._predictor, self._config = predictor, predictor.config
         self._supported = supported(self._config, train)
         learned, known = self._of_supported(train), self._of_supported(calibration)
-        if min(len(learned), len(known)) < MIN_PICTURES:
+        if min(len(learned), len(known)) < NEEDED:
             raise ValueError(
                 f"{len(known)} calibration and {len(learned)} training cells of supported classes; a trust reference "
-                f"needs {MIN_PICTURES} of each"
+                f"needs {NEEDED} of each"
             )
-        self._embeddings = answering.cells(train.images[learned], title="scoring train").embeddings
+        self._embeddings = predictor.embeddings(train.images, learned, "scoring train")
         self._labels = train.labels[learned]
-        self._known_rows, self._tenths = known, _tenths(calibration.labels)
-        self.known = answering.cells(calibration.images[known], calibration.labels[known])
+        self._known_rows, self._folds = known, _folds(calibration.labels)
+        self.known = predictor.cells(calibration.images[known], calibration.labels[known])
         self.reference = self._fit(self.known, f"calibration block, {self._config.card.tissue}")
 
-    def decide(self, cells: AnsweredCells) -> list[Assessment]:
+    def decide(self, cells: LabelledPredictions) -> list[Assessment]:
         """Assess the answers for pictures outside the calibration block."""
         return _assess(self._assessor(self.reference), cells)
 
-    def decide_crossed(self, cells: AnsweredCells, rows: NDArray[np.int64]) -> list[Assessment]:
-        """Assess answers for calibration pictures, each tenth of them with the thresholds of the other nine.
+    def decide_cross_validated(self, cells: LabelledPredictions, rows: NDArray[np.int64]) -> list[Assessment]:
+        """Assess answers for calibration pictures, each fold of them with the thresholds of the other nine.
 
         Args:
             rows: (N,), row of each picture in the calibration block.
         """
         assessed: dict[int, Assessment] = {}
-        for tenth in range(TENTHS):
-            others = self.known.rows(self._tenths[self._known_rows] != tenth)
-            places = np.flatnonzero(self._tenths[rows] == tenth)
-            assessor = self._assessor(self._fit(others, "nine tenths of the calibration block"))
+        for fold in np.unique(self._folds[rows]).tolist():
+            others = self.known.rows(self._folds[self._known_rows] != fold)
+            places = np.flatnonzero(self._folds[rows] == fold)
+            assessor = self._assessor(self._fit(others, "nine folds of the calibration block"))
             assessed |= zip(places.tolist(), _assess(assessor, cells.rows(places)), strict=True)
         return [assessed[at] for at in range(len(cells))]
 
-    def measured(self, data: Path, test: LabelledImages | None) -> MeasuredTrust:
-        """Figures on known cells, on the outliers of the configuration, and on pictures without a cell.
+    def measured(self, test: LabelledImages | None, outliers: Mapping[str, NDArray[np.uint8]]) -> MeasuredTrust:
+        """Figures on known cells, on outliers, and on pictures without a cell.
 
         Args:
-            data: the --data folder.
-            test: the test block; None: the known cells are those of the calibration block, crossed.
+            test: the test block; None: the known cells are those of the calibration block, by cross-validation.
+            outliers: name → pictures of other classes, (N, S, S, 3).
         """
         if test is None:
-            known, assessed = self.known, self.decide_crossed(self.known, self._known_rows)
+            known, assessed = self.known, self.decide_cross_validated(self.known, self._known_rows)
         else:
             rows = self._of_supported(test)
-            known = self._answering.cells(test.images[rows], test.labels[rows])
+            known = self._predictor.cells(test.images[rows], test.labels[rows])
             assessed = self.decide(known)
         decisions = [_decisions("known cells", known, assessed)]
-        for name, cells in self._others(data):
+        for name, cells in self._others(outliers):
             found = self.decide(cells)
             decisions.append(_decisions(name, cells, found).model_copy(update={"auroc": _auroc(assessed, found)}))
         return MeasuredTrust(
@@ -96,17 +100,14 @@ class RunTrust:
             decisions=tuple(decisions),
         )
 
-    def _fit(self, known: AnsweredCells, source: str) -> TrustReference:
+    def _fit(self, known: LabelledPredictions, source: str) -> TrustReference:
         trust = self._config.trust
         levels = Levels(trust.coverage, trust.review_p, trust.reject_p)
         return fit_trust(self._embeddings, self._labels, known, self._config.codes, source, levels)
 
-    def _others(self, data: Path) -> Iterable[tuple[str, AnsweredCells]]:
-        size = self._config.model.input_size
-        for folder in self._config.trust.outliers:
-            yield folder.name, self._answering.cells(_decoded(data / folder, size))
-        for kind, pictures in pictures_without_cells(size).items():
-            yield kind, self._answering.cells(pictures)
+    def _others(self, outliers: Mapping[str, NDArray[np.uint8]]) -> Iterable[tuple[str, LabelledPredictions]]:
+        for name, pictures in ({**outliers} | non_cell_pictures(self._config.model.input_size)).items():
+            yield name, self._predictor.cells(pictures)
 
     def _of_supported(self, pictures: LabelledImages) -> NDArray[np.int64]:
         """Rows of the pictures of the intended tissue and of supported classes."""
@@ -123,37 +124,29 @@ def supported(config: Config, train: LabelledImages) -> NDArray[np.int64]:
     return np.flatnonzero(np.bincount(labels, minlength=len(config.classes)) >= config.card.min_training_images)
 
 
-def _tenths(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The tenth of each picture, (N,): the pictures of a class in turns."""
-    tenths = np.empty(len(labels), np.int64)
+def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The fold of each picture, (N,): the pictures of a class in turns."""
+    folds = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        tenths[rows] = np.arange(len(rows)) % TENTHS
-    return tenths
+        folds[rows] = np.arange(len(rows)) % FOLDS
+    return folds
 
 
-def _assess(assessor: Assessor, cells: AnsweredCells) -> list[Assessment]:
+def _assess(assessor: Assessor, cells: LabelledPredictions) -> list[Assessment]:
     return assessor.assess_measured(cells.probabilities, cells.embeddings, cells.measures)
 
 
-def _decoded(folder: Path, size: int) -> NDArray[np.uint8]:
-    """The readable pictures below a folder, (N, S, S, 3).
-
-    Raises:
-        ValueError: there are none.
-    """
-    pictures = []
+def decode_folder(folder: Path, size: int) -> NDArray[np.uint8]:
+    """The readable pictures below a folder, (N, S, S, 3)."""
+    pictures = [np.empty((0, size, size, 3), np.uint8)]
     for path in sorted(each for each in folder.rglob("*") if each.suffix.lower() in _SUFFIXES):
-        try:
-            pictures.append(decode(path.read_bytes(), size))
-        except PictureError:
-            continue
-    if not pictures:
-        raise ValueError(f"{folder} contains no readable pictures; trust.outliers names it")
-    return np.stack(pictures)
+        with suppress(PictureError):
+            pictures.append(decode(path.read_bytes(), size)[None])
+    return np.concatenate(pictures)
 
 
-def _decisions(name: str, cells: AnsweredCells, assessed: Sequence[Assessment]) -> MeasuredDecisions:
+def _decisions(name: str, cells: LabelledPredictions, assessed: Sequence[Assessment]) -> MeasuredDecisions:
     accepted = np.array([each.decision == "accept" for each in assessed])
     rejected = np.array([each.decision == "reject" for each in assessed])
     found = MeasuredDecisions(
@@ -166,7 +159,7 @@ def _decisions(name: str, cells: AnsweredCells, assessed: Sequence[Assessment]) 
     return found.model_copy(update={"accuracy": float(right.mean()), "low": low, "high": high})
 
 
-def _sets(codes: Sequence[str], cells: AnsweredCells, assessed: Sequence[Assessment]) -> Iterable[MeasuredSets]:
+def _sets(codes: Sequence[str], cells: LabelledPredictions, assessed: Sequence[Assessment]) -> Iterable[MeasuredSets]:
     inside = np.array([codes[at] in each.prediction_set for at, each in zip(cells.labels, assessed, strict=True)])
     sizes = np.array([len(each.prediction_set) for each in assessed])
     yield _set_figures(None, inside, sizes)

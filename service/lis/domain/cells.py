@@ -86,7 +86,8 @@ def add(
         specimen.revision += 1
         session.flush()
         places = [added[0].place, added[-1].place]
-        details = {"places": places, "model": manifest.sha256, "revision": specimen.revision}
+        model = {"model": manifest.sha256, "manifest": manifest.digest}
+        details = {"places": places, **model, "revision": specimen.revision}
         audit.record(session, actor, "add", specimen.id, **details)
     return outcome
 
@@ -242,6 +243,7 @@ def _row(specimen: SpecimenRow, cell: ClassifiedCell, manifest: Manifest) -> Cel
         suggested=code,
         probability=probability,
         top=[list(pair) for pair in cell.top],
+        manifest=manifest.digest,
         decision=cell.decision,
         reasons=[reason.model_dump() for reason in cell.reasons],
         prediction_set=list(cell.prediction_set),

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
@@ -172,11 +172,17 @@ def _check(differential: SpecimenDifferential, *, signed: bool, accept_unread: b
 
 
 def _examples(session: Session, specimen: SpecimenRow) -> Examples:
-    """One example cell per class: read by a person if there is one, with the highest probability."""
+    """One example cell per class: read by a person if there is one, else accepted; with the highest probability."""
     ranked = (
         select(CellRow.code, CellRow.place, CellRow.sha256)
         .where(CellRow.specimen == specimen.row)
-        .order_by(CellRow.code, CellRow.read_by.is_(None), CellRow.probability.desc(), CellRow.place)
+        .order_by(
+            CellRow.code,
+            CellRow.read_by.is_(None),
+            func.coalesce(CellRow.decision, "accept") != "accept",
+            CellRow.probability.desc(),
+            CellRow.place,
+        )
     )
     best: dict[str, ExampleCell] = {}
     for row in session.execute(ranked):

@@ -75,7 +75,8 @@ class SpecimenRow(Table):
 class CellRow(Table):
     """One cell: the model's suggestion and decision, and the current class. `place` is 1, 2, … in its specimen.
 
-    Without a trust reference `decision` is null, and `reasons` and `prediction_set` are empty.
+    `manifest` is the sha256 of the manifest, which has the thresholds. Without a trust reference `decision` is null,
+    and `reasons` and `prediction_set` are empty.
     """
 
     __tablename__ = "cells"
@@ -89,6 +90,7 @@ class CellRow(Table):
     suggested: Mapped[str] = mapped_column(String(32))
     probability: Mapped[float]
     top: Mapped[list[Any]]
+    manifest: Mapped[str | None] = mapped_column(String(64))
     decision: Mapped[str | None] = mapped_column(String(8))
     reasons: Mapped[list[Any]] = mapped_column(server_default="[]")
     prediction_set: Mapped[list[Any]] = mapped_column(server_default="[]")

@@ -59,6 +59,7 @@ class Plan(BaseModel):
     manifest_sha256: str
     max_image_bytes: int
     max_pixels: int
+    review_classes: str = ""
     pictures: int
     repeated: int
     parts: int
@@ -106,6 +107,7 @@ def _plan_fields(request: ScoreRequest, manifest: Manifest, settings: Settings) 
         "manifest_sha256": manifest.digest,
         "max_image_bytes": settings.max_image_bytes,
         "max_pixels": settings.max_pixels,
+        "review_classes": settings.review_classes,
     }
 
 

@@ -19,7 +19,7 @@ from service.scoring.ray import output
 from service.scoring.ray.plan import Plan, PlanEntries
 from service.scoring.ray.reader import Content, UnreadablePicture, read_blocks
 from service.scoring.ray.store import OutputFolder, open_store
-from service.scoring.tables import Columns, Decided, FailedPicture, ScoredPicture, ScoringError
+from service.scoring.tables import Columns, DecisionColumns, FailedPicture, ScoredPicture, ScoringError
 from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class PartScorer:
         self._plan, self._options = plan, options
         self._out = OutputFolder(out)
         self._entries = PlanEntries(self._out)
-        self._columns = Columns.of(manifest, problems=True)
+        self._columns = Columns.of(manifest, options.review_classes, problems=True)
         self._classifier = Classifier(session, options, Metrics())
         self._store_of = lru_cache(maxsize=None)(lambda source: open_store(plan.inputs[source])[0])
 
@@ -109,7 +109,7 @@ def _row(key: str, outcome: Answer | Exception) -> ScoredPicture | FailedPicture
     if isinstance(outcome, Exception):
         return FailedPicture(key, str(outcome))
     # A copy: a view would keep the whole batch in memory.
-    return ScoredPicture(key, outcome.probabilities.copy(), Decided.of(outcome.assessment))
+    return ScoredPicture(key, outcome.probabilities.copy(), DecisionColumns.of(outcome.assessment))
 
 
 async def _prefetch(blocks: Iterator[list[Content]]) -> AsyncIterator[Content]:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.trust.decision import Assessment, Assessor
-from model.trust.fitting import AnsweredCells, fit_trust, recalibrated
+from model.trust.fitting import LabelledPredictions, fit_trust, recalibrate
 from model.trust.quality import MEASURES, measure
 from model.trust.reference import Measure, TrustReference
 
@@ -18,7 +18,7 @@ USUAL = np.array([0.6, -0.2, 0.8, 1.5, 0.3, 0.1], np.float32)
 
 @pytest.fixture(scope="module")
 def reference() -> TrustReference:
-    """Known cells of A, B and C; embeddings around a corner of their own; D has no training pictures."""
+    """Known cells of A, B and C, each class around a corner of the embeddings; D has no training pictures."""
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 100)
 
@@ -26,9 +26,11 @@ def reference() -> TrustReference:
         return (8 * np.eye(3, 20)[labels] + generator.normal(size=(300, 20))).astype(np.float32)
 
     probabilities = np.full((300, 4), 0.02, np.float32)
-    probabilities[np.arange(300), labels] = generator.uniform(0.4, 0.94, 300)
+    probabilities[np.arange(300), labels] = generator.uniform(0.6, 0.94, 300)
     measures = (USUAL * generator.uniform(0.8, 1.2, (300, 6))).astype(np.float32)
-    return fit_trust(embeddings(), labels, AnsweredCells(probabilities, embeddings(), measures, labels), CODES, "drawn")
+    return fit_trust(
+        embeddings(), labels, LabelledPredictions(probabilities, embeddings(), measures, labels), CODES, "drawn"
+    )
 
 
 def _assess(
@@ -64,8 +66,8 @@ def test_a_usual_cell_is_accepted_without_a_reason(reference: TrustReference) ->
         ("brightness", 1.0, "exposure"),
         ("stain", 0.3, "stain"),
         ("stain", 3.0, "stain"),
-        ("size", 0.05, "cell_size"),
-        ("size", 0.9, "cell_size"),
+        ("nucleus_area", 0.05, "cell_size"),
+        ("nucleus_area", 0.9, "cell_size"),
         ("offset", 0.5, "off_centre"),
         ("focus", float("nan"), "out_of_focus"),
     ],
@@ -79,7 +81,7 @@ def test_poor_quality_is_reviewed_with_its_reason(
 
 
 def test_a_picture_without_a_nucleus_is_rejected(reference: TrustReference) -> None:
-    found = _assess(reference, measured=("nucleus", 0.0))
+    found = _assess(reference, measured=("nucleus_in_middle", 0.0))
     assert (found.decision, [reason.code for reason in found.reasons]) == ("reject", ["not_a_cell"])
 
 
@@ -93,10 +95,19 @@ def test_novelty_is_reviewed_and_greater_novelty_rejected(reference: TrustRefere
 
 
 def test_a_set_of_several_classes_is_reviewed_most_probable_first(reference: TrustReference) -> None:
-    found = _assess(reference, (0.45, 0.48, 0.05, 0.02))
+    found = _assess(reference, (0.65, 0.66, 0.05, 0.02))
     assert found.decision == "review" and found.prediction_set == ("B", "A")
     [reason] = found.reasons
-    assert (reason.code, reason.detail) == ("uncertain", "it may also be A")
+    assert (reason.code, reason.detail) == ("uncertain", "A cannot be excluded: read the cell")
+
+
+def test_a_predicted_class_below_its_own_threshold_is_reviewed(reference: TrustReference) -> None:
+    """No class reaches its threshold, so the conformal set is empty: that is doubt too."""
+    threshold = reference.sets.thresholds["A"]
+    found = _assess(reference, (threshold - 0.01, 0.02, 0.02, 0.96 - threshold - 0.01))
+    assert found.prediction_set == ("A",) and found.decision == "review"
+    assert [reason.code for reason in found.reasons] == ["uncertain"]
+    assert _assess(reference, (threshold + 0.01, 0.02, 0.02, 0.02)).decision == "accept"
 
 
 def test_an_unsupported_class_is_reviewed_and_never_added_to_a_set(reference: TrustReference) -> None:
@@ -128,6 +139,9 @@ def test_a_batch_is_assessed_as_its_pictures_alone(reference: TrustReference) ->
         [alone] = assessor.assess(probabilities[row], embeddings[row], pictures[row])
         assert replace(alone, novelty=0) == replace(found, novelty=0)
         assert alone.novelty == pytest.approx(found.novelty, rel=1e-4)
+    measures = measure(pictures)
+    for at in range(len(pictures)):  # bit for bit: a threshold may be a value of a known cell
+        np.testing.assert_array_equal(measure(pictures[at : at + 1])[0], measures[at])
     assert together == assessor.assess_measured(probabilities, embeddings, measure(pictures))
 
 
@@ -138,7 +152,7 @@ def test_recalibration_moves_the_thresholds_and_keeps_the_gaussians(reference: T
     probabilities[np.arange(120), labels] = 0.9
     embeddings = (8 * np.eye(3, 20)[labels] + 2 * generator.normal(size=(120, 20))).astype(np.float32)
     dim = np.tile(USUAL * np.array([1, 1, 0.5, 1, 1, 1], np.float32), (120, 1))
-    site = recalibrated(reference, AnsweredCells(probabilities, embeddings, dim, labels), CODES, "this laboratory")
+    site = recalibrate(reference, LabelledPredictions(probabilities, embeddings, dim, labels), CODES, "this laboratory")
     assert site.novelty.gaussians == reference.novelty.gaussians and site.source == "this laboratory"
     assert (site.review_p, site.reject_p) == (reference.review_p, reference.reject_p)
     assert min(site.novelty.distances) > min(reference.novelty.distances)
@@ -149,9 +163,9 @@ def test_recalibration_moves_the_thresholds_and_keeps_the_gaussians(reference: T
 
 def test_too_few_known_cells_are_refused(reference: TrustReference) -> None:
     probabilities, embeddings, measures = (np.zeros((10, size), np.float32) for size in (4, 20, 6))
-    few = AnsweredCells(probabilities, embeddings, measures, np.zeros(10, np.int64))
+    few = LabelledPredictions(probabilities, embeddings, measures, np.zeros(10, np.int64))
     with pytest.raises(ValueError, match="10 known cells; at least 50 are needed"):
-        recalibrated(reference, few, CODES, "too few")
+        recalibrate(reference, few, CODES, "too few")
 
 
 @pytest.mark.parametrize(
@@ -159,6 +173,10 @@ def test_too_few_known_cells_are_refused(reference: TrustReference) -> None:
     [
         ({"reject_p": 0.5}, "reject_p is larger"),
         ({"confusion": {}}, "must name the same classes"),
+        ({"confusion": {"A": {"A": -5}}}, "greater than or equal to 0"),
+        ({"reject_p": 0.003, "review_p": 0.1}, "reject_p 0.003 is never reached with 300 known cells"),
+        ({"quality": {"focus": {"low": 1, "high": 0}}}, "low 1 is above high 0"),
+        ({"sets": {"coverage": 0.9, "thresholds": {"A": float("nan")}, "pictures": {"A": 9}}}, "thresholds.A"),
         ({"extra": 1}, "Extra inputs"),
     ],
 )

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from pytorch_ood.detector import Mahalanobis
 from sklearn.decomposition import PCA
 
-from model.trust.fitting import DIRECTIONS, AnsweredCells, fit_trust
-from model.trust.novelty import ClassDistance, p_values
+from model.trust.fitting import DIRECTIONS, LabelledPredictions, fit_trust
+from model.trust.novelty import MahalanobisDistance, p_values
 from model.trust.reference import ClassGaussians, TrustReference
 
 CODES = ("A", "B", "C")
@@ -27,7 +27,7 @@ def _reference(size: int, count: int = 200) -> TrustReference:
     embeddings, labels = _cells(count, size, 0)
     held_out, held_labels = _cells(count, size, 1)
     probabilities = np.eye(3, dtype=np.float32)[held_labels]
-    known = AnsweredCells(probabilities, held_out, np.ones((len(held_out), 6), np.float32), held_labels)
+    known = LabelledPredictions(probabilities, held_out, np.ones((len(held_out), 6), np.float32), held_labels)
     return fit_trust(embeddings, labels, known, CODES, "drawn from Gaussians")
 
 
@@ -37,7 +37,7 @@ def test_with_all_directions_the_distance_is_that_of_pytorch_ood() -> None:
     theirs = Mahalanobis(None).fit_features(torch.from_numpy(embeddings), torch.from_numpy(labels))
     asked, _ = _cells(50, size, 2)
     expected = np.sqrt(2 * len(embeddings) * theirs.predict_features(torch.from_numpy(asked)).numpy())
-    found = ClassDistance(_reference(size).novelty.gaussians).measure(asked)
+    found = MahalanobisDistance(_reference(size).novelty.gaussians).measure(asked)
     np.testing.assert_allclose(found, expected, rtol=2e-3)
 
 
@@ -51,14 +51,17 @@ def test_with_fewer_directions_the_distance_is_that_of_probabilistic_pca() -> No
     asked, asked_labels = _cells(20, size, 3)
     nearest = asked - gaussians.mean_rows()[asked_labels]  # the classes are far apart
     squared = -2 * pca.score_samples(nearest)
-    constant = squared[0] - ClassDistance(gaussians).measure(asked)[0] ** 2
+    constant = squared[0] - MahalanobisDistance(gaussians).measure(asked)[0] ** 2
     # scikit-learn divides by N - 1 instead of N.
-    np.testing.assert_allclose(ClassDistance(gaussians).measure(asked) ** 2, squared - constant, rtol=0.01)
+    np.testing.assert_allclose(MahalanobisDistance(gaussians).measure(asked) ** 2, squared - constant, rtol=0.01)
 
 
 def test_p_values_of_known_cells_are_uniform_and_of_others_small() -> None:
     reference = _reference(24)
-    distance, known = ClassDistance(reference.novelty.gaussians), np.array(reference.novelty.distances, np.float32)
+    distance, known = (
+        MahalanobisDistance(reference.novelty.gaussians),
+        np.array(reference.novelty.distances, np.float32),
+    )
     of_known = p_values(known, distance.measure(_cells(2000, 24, 5)[0]))
     for level in (0.03, 0.1, 0.5):
         assert np.mean(of_known <= level) == pytest.approx(level, abs=0.03)
@@ -75,11 +78,11 @@ def test_p_values_count_the_picture_itself_and_nan_is_farthest() -> None:
 def test_embeddings_of_one_value_have_a_finite_distance() -> None:
     """A constant direction has no variance; the distance stays finite, and other embeddings are far."""
     embeddings = np.ones((60, 20), np.float32)
-    known = AnsweredCells(
+    known = LabelledPredictions(
         np.ones((60, 1), np.float32), embeddings, np.ones((60, 6), np.float32), np.zeros(60, np.int64)
     )
     reference = fit_trust(embeddings, np.zeros(60, np.int64), known, ("A",), "equal cells")
-    found = ClassDistance(reference.novelty.gaussians).measure(np.stack([embeddings[0], embeddings[0] + 1]))
+    found = MahalanobisDistance(reference.novelty.gaussians).measure(np.stack([embeddings[0], embeddings[0] + 1]))
     assert found[0] < 1 and np.isfinite(found[1]) and found[1] > 1000
 
 

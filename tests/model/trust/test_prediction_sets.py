@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.trust.fitting import AnsweredCells, confusion, fit_sets
+from model.trust.fitting import LabelledPredictions, confusion, fit_sets
 
 CODES = ("A", "B", "C")
 
 
-def _cells(counts: tuple[int, ...], seed: int) -> AnsweredCells:
+def _cells(counts: tuple[int, ...], seed: int) -> LabelledPredictions:
     """Cells of classes that are confused more the later they stand in the list."""
     generator = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -20,10 +20,10 @@ def _cells(counts: tuple[int, ...], seed: int) -> AnsweredCells:
     logits[np.arange(len(labels)), labels] += np.array([4, 2, 1])[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     empty = np.zeros((len(labels), 6), np.float32)
-    return AnsweredCells(probabilities.astype(np.float32), empty, empty, labels)
+    return LabelledPredictions(probabilities.astype(np.float32), empty, empty, labels)
 
 
-def _inside(cells: AnsweredCells, thresholds: dict[str, float]) -> NDArray[np.bool_]:
+def _inside(cells: LabelledPredictions, thresholds: dict[str, float]) -> NDArray[np.bool_]:
     return cells.probabilities >= np.array([thresholds[code] for code in CODES], np.float32)
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, betabinom
 
 from examples import examples
-from model.trust.prevalence import MIX_PRIOR, ROW_PRIOR_CELLS, corrected_shares
+from model.trust.prevalence import ROW_PRIOR_CELLS, corrected_shares
 
 #: Known cells of five classes (rows) and their names; the last column: names of no class.
 CONFUSION = np.array(
@@ -20,33 +20,34 @@ CONFUSION = np.array(
 )
 
 
-def _exact(confusion: NDArray[np.int64], named: NDArray[np.int64], points: int = 400) -> NDArray[np.float64]:
+def _exact(confusion: NDArray[np.int64], predicted: NDArray[np.int64], points: int = 400) -> NDArray[np.float64]:
     """Posterior of the share of the first of two classes on a grid, with the two rates integrated on grids too."""
     share = (np.arange(points) + 0.5) / points
     rate = (np.arange(points) + 0.5) / points
     rows = confusion + ROW_PRIOR_CELLS / 2
     first, second = (beta.pdf(rate, row[0], row[1]) for row in rows)
-    named_first = share[:, None, None] * rate[None, :, None] + (1 - share[:, None, None]) * rate[None, None, :]
-    likelihood = np.exp(named[0] * np.log(named_first) + named[1] * np.log1p(-named_first))
-    weights = np.einsum("src,r,c->s", likelihood, first, second) * beta.pdf(share, MIX_PRIOR, MIX_PRIOR)
+    as_first = share[:, None, None] * rate[None, :, None] + (1 - share[:, None, None]) * rate[None, None, :]
+    likelihood = np.exp(predicted[0] * np.log(as_first) + predicted[1] * np.log1p(-as_first))
+    weights = np.einsum("src,r,c->s", likelihood, first, second) * beta.pdf(share, 0.5, 0.5)
     density: NDArray[np.float64] = weights / weights.sum()
     return density
 
 
-@pytest.mark.parametrize(("confusion", "named"), [([[18, 2], [3, 17]], [30, 70]), ([[40, 10], [5, 45]], [4, 16])])
-def test_two_classes_have_their_exact_posterior(confusion: list[list[int]], named: list[int]) -> None:
-    matrix, counts = np.array(confusion), np.array(named)
+@pytest.mark.parametrize(("confusion", "predicted"), [([[18, 2], [3, 17]], [30, 70]), ([[40, 10], [5, 45]], [4, 16])])
+def test_two_classes_are_near_their_exact_bayesian_posterior(confusion: list[list[int]], predicted: list[int]) -> None:
+    matrix, counts = np.array(confusion), np.array(predicted)
     density = _exact(matrix, counts)
     share = (np.arange(len(density)) + 0.5) / len(density)
     cumulated = np.cumsum(density)
     found = corrected_shares(matrix, counts)
-    assert found.mean[0] == pytest.approx((density * share).sum(), abs=0.015)
+    assert found.mean[0] == pytest.approx((density * share).sum(), abs=0.02)
     for bound, level in ((found.low[0], 0.025), (found.high[0], 0.975)):
-        assert bound == pytest.approx(share[np.searchsorted(cumulated, level)], abs=0.03)
+        assert bound == pytest.approx(share[np.searchsorted(cumulated, level)], abs=0.05)
 
 
-def test_intervals_cover_the_true_shares() -> None:
-    """Of simulated specimens of 500 cells with a random mix, each time with a new sample of known cells."""
+@pytest.mark.parametrize("size", [500, 10_000])
+def test_intervals_cover_the_true_shares(size: int) -> None:
+    """Of simulated specimens with a random mix, each time with a new sample of known cells."""
     generator = np.random.default_rng(0)
     rows = (CONFUSION + 0.2) / (CONFUSION + 0.2).sum(axis=1, keepdims=True)
     specimens = examples(60)
@@ -54,31 +55,42 @@ def test_intervals_cover_the_true_shares() -> None:
     for seed in range(specimens):
         mix = generator.dirichlet(np.ones(5))
         known = np.stack([generator.multinomial(60, row) for row in rows])
-        named = sum(
-            generator.multinomial(count, row) for count, row in zip(generator.multinomial(500, mix), rows, strict=True)
+        predicted = sum(
+            generator.multinomial(count, row) for count, row in zip(generator.multinomial(size, mix), rows, strict=True)
         )
-        found = corrected_shares(known, np.asarray(named), seed=seed)
+        found = corrected_shares(known, np.asarray(predicted), seed=seed)
         covered.append((found.low <= mix) & (mix <= found.high))
     low, high = betabinom.ppf([0.0005, 0.9995], 5 * specimens, 95, 5) / (5 * specimens)  # 95 % give or take 2 points
     assert low <= np.mean(covered) <= min(high, 0.985)
 
 
+def test_more_cells_never_widen_the_interval_and_absent_classes_can_be_zero() -> None:
+    """10,000 cells, the largest batch, as a sampler that has not converged would show."""
+    rows = CONFUSION / CONFUSION.sum(axis=1, keepdims=True)
+    mix = np.array([0.05, 0.7, 0.05, 0.2, 0.0])
+    found = [corrected_shares(CONFUSION, np.round(size * mix @ rows).astype(np.int64)) for size in (300, 1000, 10_000)]
+    widths = [float((one.high - one.low).mean()) for one in found]
+    assert widths[0] > widths[1] > widths[2]
+    np.testing.assert_allclose(found[-1].mean, mix, atol=0.02)
+    assert found[-1].low[4] == pytest.approx(0, abs=1e-4)
+
+
 def test_a_perfect_matrix_leaves_the_shares_and_a_larger_one_narrows_the_interval() -> None:
-    named = np.array([100, 300, 100, 0, 0, 0])
+    predicted = np.array([100, 300, 100, 0, 0, 0])
     known = np.hstack([np.eye(5, dtype=np.int64) * 10_000, np.zeros((5, 1), np.int64)])
-    found = corrected_shares(known, named)
+    found = corrected_shares(known, predicted)
     np.testing.assert_allclose(found.mean, [0.2, 0.6, 0.2, 0, 0], atol=0.01)
     few, many = (corrected_shares(CONFUSION * factor, np.array([100, 300, 50, 20, 20, 10])) for factor in (1, 50))
     assert ((few.high - few.low) > (many.high - many.low)).all()
 
 
 def test_shares_of_the_counted_classes_add_up_to_one_and_a_seed_repeats_them() -> None:
-    named = np.array([100, 300, 50, 20, 20, 10])
+    predicted = np.array([100, 300, 50, 20, 20, 10])
     counted = np.array([True, True, False, True, False])
-    found = corrected_shares(CONFUSION, named, counted, seed=3)
+    found = corrected_shares(CONFUSION, predicted, counted, seed=3)
     assert len(found.mean) == 3 and found.mean.sum() == pytest.approx(1)
     assert ((0 <= found.low) & (found.low <= found.mean) & (found.mean <= found.high) & (found.high <= 1)).all()
-    np.testing.assert_array_equal(found.mean, corrected_shares(CONFUSION, named, counted, seed=3).mean)
+    np.testing.assert_array_equal(found.mean, corrected_shares(CONFUSION, predicted, counted, seed=3).mean)
 
 
 def test_names_that_no_known_cell_has_are_no_error() -> None:

@@ -31,9 +31,9 @@ def _changed(pictures: Pictures, change: Callable[[Pictures], Pictures]) -> dict
 
 
 def test_a_drawn_cell_has_a_nucleus_in_the_middle_and_a_field_of_red_cells_has_none(drawn: Pictures) -> None:
-    assert _measured(drawn)["nucleus"].min() > 0.1
+    assert _measured(drawn)["nucleus_in_middle"].min() > 0.1
     fields = np.stack([paint_red_cells(seed) for seed in range(24)])
-    assert _measured(fields)["nucleus"].max() < 0.02
+    assert _measured(fields)["nucleus_in_middle"].max() < 0.02
 
 
 def test_blur_lowers_focus_and_light_and_jpeg_do_not(drawn: Pictures) -> None:
@@ -60,13 +60,13 @@ def test_light_changes_brightness_and_stain_changes_density(drawn: Pictures) -> 
 def test_size_and_offset_are_shares_of_the_side(drawn: Pictures) -> None:
     before = _measured(drawn)
     smaller = _changed(drawn, lambda one: rescale(one, 0.7))
-    assert np.median(smaller["size"] / before["size"]) == pytest.approx(0.49, abs=0.1)
+    assert np.median(smaller["nucleus_area"] / before["nucleus_area"]) == pytest.approx(0.49, abs=0.1)
     disc = np.full((SIZE, SIZE, 3), 240, np.uint8)
     rows, columns = np.mgrid[:SIZE, :SIZE]
     disc[np.hypot(rows - 24, columns - 64) < 16] = (90, 40, 140)
     found = _measured(disc[None])
     assert found["offset"][0] == pytest.approx(40 / SIZE, abs=0.01)
-    assert found["size"][0] == pytest.approx(np.pi * 16**2 / SIZE**2, rel=0.1)
+    assert found["nucleus_area"][0] == pytest.approx(np.pi * 16**2 / SIZE**2, rel=0.1)
 
 
 @pytest.mark.parametrize("size", [64, 96, 224])

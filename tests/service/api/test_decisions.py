@@ -71,6 +71,9 @@ def test_every_route_gives_the_same_decision(http: TestClient) -> None:
     single = [decided(classified(http, picture)) for picture in pictures]
     files = [("images", (f"{at}.png", picture)) for at, picture in enumerate(pictures)]
     batch = http.post("/classify/batch?maps=none", files=files).json()
+    decisions = [one["decision"] for one in single]
+    counts = {each: decisions.count(each) for each in ("accept", "review", "reject")}
+    assert batch["decisions"] == counts
     lines = http.post("/classify/batch?maps=none", files=files, headers={"Accept": "application/x-ndjson"}).text
     streamed = [orjson.loads(line)["result"] for line in lines.splitlines()[:-1]]
     for found in (*(item["result"] for item in batch["results"]), *streamed):
@@ -110,7 +113,8 @@ def test_a_model_without_a_trust_reference_answers_as_before(artefact: Path) -> 
 def test_decisions_are_counted(trusted_artefact: Path) -> None:
     with client(trusted_artefact) as http:
         expected = [classified(http, picture)["decision"] for picture in [*known_cells(8), *NOT_CELLS.values()]]
-        assert counted(http.get("/metrics")) == {each: expected.count(each) for each in set(expected)}
+        counts = {each: expected.count(each) for each in ("accept", "review", "reject")}
+        assert counted(http.get("/metrics")) == counts
 
 
 def counted(page: httpx.Response) -> dict[str, float]:
@@ -131,10 +135,12 @@ def test_a_laboratory_can_have_a_class_always_reviewed(http: TestClient, trusted
     assert [reason["code"] for reason in answer["reasons"]] == ["review_class"]
 
 
-def test_an_unknown_class_to_review_is_refused_at_the_start(trusted_artefact: Path) -> None:
+def test_an_unknown_class_to_review_is_refused_at_the_start(trusted_artefact: Path, artefact: Path) -> None:
     settings = Settings(artefact=trusted_artefact, review_classes="BLA,BLAST")
     with pytest.raises(ArtefactError, match="has no class BLAST, which MARROWLENS_REVIEW_CLASSES names"):
         load_session(settings)
+    with pytest.raises(ArtefactError, match="has no trust reference, which MARROWLENS_REVIEW_CLASSES needs"):
+        load_session(Settings(artefact=artefact, review_classes="BLA"))
     with pytest.raises(SettingsError, match="'BLA;PMO' is not a class code; separate codes by commas"):
         read_settings(review_classes="BLA;PMO")
 
@@ -162,8 +168,8 @@ def test_a_batch_can_have_corrected_shares(http: TestClient, trusted_artefact: P
 def test_without_a_trust_reference_nothing_is_corrected(artefact: Path) -> None:
     files = [("images", ("1.png", NOT_CELLS["blank"]))]
     with client(artefact) as http:
-        answer = http.post("/classify/batch?maps=none&corrected=true", files=files).json()
-    assert "corrected" not in answer["differential"]
+        answer = http.post("/classify/batch?maps=none&corrected=true", files=files)
+    assert answer.status_code == 422 and "this model has no trust reference" in answer.json()["detail"]
 
 
 def test_the_openapi_example_of_an_answer_has_a_decision(http: TestClient) -> None:

@@ -27,7 +27,7 @@ from service.runtime.loader import InferenceOptions
 from service.runtime.session import OnnxSession, Outputs, open_session
 from service.scoring.checkpoint import Checkpoint
 from service.scoring.local import score_folder
-from service.scoring.tables import Columns, ScoringError, read_table
+from service.scoring.tables import Columns, ScoredPicture, ScoringError, TableError, read_table
 
 FORMATS = ["csv", "jsonl", "parquet"]
 Draw = Callable[..., bytes]
@@ -88,7 +88,7 @@ def test_the_table_has_the_decisions(form: str, tmp_path: Path, trusted_artefact
     for name, data in pictures.items():
         (cells / name).write_bytes(data)
     assert run(cells, out, trusted_artefact).exit_code == 0  # the five rows are read back from the table
-    columns = Columns.of(open_session(trusted_artefact).manifest)
+    columns = Columns.of(open_session(trusted_artefact).manifest, "")
     found = {scored.path: scored.decided for scored in read_table(out, columns)}
     with client(trusted_artefact) as http:
         for name, data in pictures.items():
@@ -100,7 +100,10 @@ def test_the_table_has_the_decisions(form: str, tmp_path: Path, trusted_artefact
     assert found["08.png"] is not None and found["08.png"].decision == "reject"
 
 
-def test_rows_of_other_thresholds_are_not_mixed(tmp_path: Path, trusted_artefact: Path) -> None:
+def test_rows_of_other_thresholds_are_not_mixed(
+    tmp_path: Path, trusted_artefact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = open_session(trusted_artefact).manifest
     cells, out = tmp_path / "cells", tmp_path / "results.csv"
     cells.mkdir()
     (cells / "one.png").write_bytes(red_cells(1))
@@ -109,6 +112,14 @@ def test_rows_of_other_thresholds_are_not_mixed(tmp_path: Path, trusted_artefact
     assert run(cells, out, trusted_artefact).exit_code == 0
     refused = run(cells, out, other)
     assert refused.exit_code and "was written with manifest" in said(refused)
+    monkeypatch.setenv("MARROWLENS_REVIEW_CLASSES", "BLA,PMO")
+    refused = run(cells, out, trusted_artefact)
+    assert refused.exit_code and "was written with review classes none, this is review classes BLA PMO" in said(refused)
+    with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path / "one.partial", Columns.of(manifest, "")) as begun:
+        begun.add(ScoredPicture("one.png", np.zeros(21, np.float32)))
+        raise KeyboardInterrupt
+    with pytest.raises(TableError, match="other thresholds or reviewed classes"):
+        Checkpoint(tmp_path / "one.partial", Columns.of(manifest, "BLA"))
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from model.heads import VANOutput
 from model.trust.decision import Assessment
-from model.trust.fitting import AnsweredCells
+from model.trust.fitting import LabelledPredictions
 from training.config import Config
 from training.data.images import LabelledImages, decode_samples
 from training.data.samples import Sample
-from training.evaluation.answers import Answering
+from training.evaluation.predictor import Predictor
 from training.evaluation.robustness import (
     DISTURBANCES,
     Disturbance,
@@ -113,8 +113,8 @@ class _Brightness(nn.Module):
         return VANOutput(logits, logits, logits, logits)
 
 
-def _answering(temperature: float = 1.0) -> Answering:
-    return Answering(_Brightness(), CONFIG, temperature)  # type: ignore[arg-type]
+def _predictor(temperature: float = 1.0) -> Predictor:
+    return Predictor(_Brightness(), CONFIG, temperature)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def pictures(tmp_path: Path) -> LabelledImages:
 
 
 def test_responses_are_the_answers_to_disturbed_pictures_of_the_tissue(pictures: LabelledImages) -> None:
-    responses = measure_responses(_answering(), pictures)
+    responses = measure_responses(_predictor(), pictures)
     assert len(responses) == 1 + sum(len(kind.strengths) for kind in DISTURBANCES)
     as_is, *disturbed = responses
     assert (as_is.disturbance, as_is.n, as_is.accuracy, as_is.change) == ("as is", 6, 1, 0)
@@ -147,7 +147,7 @@ def test_responses_are_the_answers_to_disturbed_pictures_of_the_tissue(pictures:
 
 def test_only_wrong_answers_above_nine_tenths_count_as_confident(pictures: LabelledImages) -> None:
     sure, unsure = (
-        {(one.disturbance, one.strength): one for one in measure_responses(_answering(t), pictures)}
+        {(one.disturbance, one.strength): one for one in measure_responses(_predictor(t), pictures)}
         for t in (0.1, 100.0)
     )
     key = ("light", 0.6)
@@ -160,20 +160,20 @@ def test_accepted_answers_are_those_that_the_decision_accepts(pictures: Labelled
     """The decision gets the answers and the rows of the block, and accepts here all but the first two pictures."""
     rows_seen = []
 
-    def decide(cells: AnsweredCells, rows: NDArray[np.int64]) -> list[Assessment]:
+    def decide(cells: LabelledPredictions, rows: NDArray[np.int64]) -> list[Assessment]:
         assert len(cells) == len(rows)
         rows_seen.append(rows.tolist())
         return [Assessment("accept" if row > 1 else "reject", (), ("PALE",), 1.0, 0.5) for row in rows]
 
-    responses = measure_responses(_answering(0.1), pictures, decide)
+    responses = measure_responses(_predictor(0.1), pictures, decide)
     assert rows_seen == [list(range(6))] * len(responses)
     assert all(one.accepted == pytest.approx(4 / 6) for one in responses)
     darker = next(one for one in responses if (one.disturbance, one.strength) == ("light", 0.6))
     assert darker.accepted_accuracy == pytest.approx(2 / 4)  # 145 and 180 are now called DARK
     assert darker.accepted_confident_errors == darker.confident_errors == pytest.approx(2 / 6)
-    assert all(one.accepted is None for one in measure_responses(_answering(), pictures))
+    assert all(one.accepted is None for one in measure_responses(_predictor(), pictures))
 
 
 def test_without_a_picture_of_the_tissue_there_is_nothing_to_measure(pictures: LabelledImages) -> None:
     blood = LabelledImages(pictures.samples[6:], pictures.images[6:], pictures.labels[6:], [])
-    assert measure_responses(_answering(), blood) == ()
+    assert measure_responses(_predictor(), blood) == ()

@@ -14,9 +14,9 @@ from model.image import decode
 from training.config import Config
 from training.data.images import LabelledImages
 from training.data.samples import Sample
-from training.evaluation.answers import Answering
+from training.evaluation.predictor import Predictor
 from training.evaluation.tables import trust_tables
-from training.evaluation.trust import RunTrust, supported
+from training.evaluation.trust import RunTrust, decode_folder, supported
 
 SIZE = 64
 CONFIG = Config.model_validate(
@@ -52,13 +52,13 @@ class _Features(nn.Module):
         return VANOutput(logits, logits, logits, embedding)
 
 
-ANSWERING = Answering(_Features().eval(), CONFIG, 1.0)  # type: ignore[arg-type]
+PREDICTOR = Predictor(_Features().eval(), CONFIG, 1.0)  # type: ignore[arg-type]
 
 
 def _block(count: int, first_seed: int, *, blood: int = 0, unsupported: int = 0) -> LabelledImages:
     """Drawn cells, labelled as the network answers; the first ones of blood, the next ones of class PLM."""
     images = np.stack([decode(data, SIZE) for data in known_cells(count, first_seed)])
-    labels: NDArray[np.int64] = ANSWERING.cells(images).probabilities[:, : len(CODES)].argmax(axis=1)
+    labels: NDArray[np.int64] = PREDICTOR.cells(images).probabilities[:, : len(CODES)].argmax(axis=1)
     labels[blood : blood + unsupported] = len(CODES)
     sources = ["blood"] * blood + ["marrow"] * (count - blood)
     named = enumerate(zip(sources, labels, strict=True))
@@ -68,7 +68,7 @@ def _block(count: int, first_seed: int, *, blood: int = 0, unsupported: int = 0)
 
 @pytest.fixture(scope="module")
 def trust() -> RunTrust:
-    return RunTrust(ANSWERING, _block(200, 0, blood=10, unsupported=5), _block(120, 1000, blood=6, unsupported=4))
+    return RunTrust(PREDICTOR, _block(200, 0, blood=10, unsupported=5), _block(120, 1000, blood=6, unsupported=4))
 
 
 def test_only_supported_cells_of_the_tissue_are_known(trust: RunTrust) -> None:
@@ -81,11 +81,13 @@ def test_only_supported_cells_of_the_tissue_are_known(trust: RunTrust) -> None:
 def test_pictures_without_cells_are_rejected_and_known_cells_are_not(trust: RunTrust, tmp_path: Path) -> None:
     others = tmp_path / "others" / "deep"
     others.mkdir(parents=True)
+    assert decode_folder(tmp_path / "others", SIZE).shape == (0, SIZE, SIZE, 3)
     for seed in range(3):
         (others / f"{seed}.png").write_bytes(red_cells(seed))
     (others / "broken.png").write_bytes(b"no picture")
     (others / "notes.txt").write_text("no picture by name")
-    measured = trust.measured(tmp_path, None)
+    pictures = decode_folder(tmp_path / "others", SIZE)
+    measured = trust.measured(None, {"others": pictures})
     known, *rest = measured.decisions
     assert (known.pictures, known.n, known.auroc) == ("known cells", 110, None)
     assert known.rejected < 0.15 and known.accuracy == 1  # the labels are the answers
@@ -100,29 +102,22 @@ def test_pictures_without_cells_are_rejected_and_known_cells_are_not(trust: RunT
     assert titles == ["Decisions, calibration block", "Prediction sets, calibration block"]
 
 
-def test_the_test_block_is_measured_with_thresholds_of_the_calibration_block(trust: RunTrust, tmp_path: Path) -> None:
-    (tmp_path / "others").mkdir()
-    (tmp_path / "others" / "one.png").write_bytes(red_cells(0))
+def test_the_test_block_is_measured_with_thresholds_of_the_calibration_block(trust: RunTrust) -> None:
     test = _block(60, 2000, blood=5)
-    measured = trust.measured(tmp_path, test)
+    measured = trust.measured(test, {})
     assert (measured.known, measured.decisions[0].n) == ("test block", 55)
-    cells = ANSWERING.cells(test.images[5:], test.labels[5:])
+    cells = PREDICTOR.cells(test.images[5:], test.labels[5:])
     accepted = np.mean([each.decision == "accept" for each in trust.decide(cells)])
     assert measured.decisions[0].accepted == pytest.approx(accepted)
 
 
 def test_a_calibration_cell_is_not_assessed_with_thresholds_of_its_own(trust: RunTrust) -> None:
-    """The farthest cell of all is beyond every cell of the other nine tenths: about 99 of the 110."""
-    crossed = [each.p_value for each in trust.decide_crossed(trust.known, trust._known_rows)]
+    """The farthest cell of all is beyond every cell of the other nine folds: about 99 of the 110."""
+    crossed = [each.p_value for each in trust.decide_cross_validated(trust.known, trust._known_rows)]
     assert min(crossed) == pytest.approx(1 / 100, abs=0.002)
     assert len(crossed) == 110 and np.mean(crossed) == pytest.approx(0.5, abs=0.05)
 
 
 def test_too_few_cells_are_refused() -> None:
     with pytest.raises(ValueError, match="30 calibration and 190 training cells of supported classes"):
-        RunTrust(ANSWERING, _block(190, 0), _block(30, 1000))
-
-
-def test_a_folder_of_outliers_without_pictures_is_refused(trust: RunTrust, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="others contains no readable pictures; trust.outliers names it"):
-        trust.measured(tmp_path, None)
+        RunTrust(PREDICTOR, _block(190, 0), _block(30, 1000))

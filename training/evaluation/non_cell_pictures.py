@@ -19,7 +19,7 @@ PHOTOGRAPHS = ("astronaut", "camera", "cat", "coffee", "coins", "moon", "page", 
 CROPS = 5
 
 
-def pictures_without_cells(size: int) -> dict[str, Pictures]:
+def non_cell_pictures(size: int) -> dict[str, Pictures]:
     """Kind → pictures (N, S, S, 3): noise, one colour, gradients, drawn red cells and photographs."""
     generator = np.random.default_rng(0)
     colours = generator.integers(0, 256, (COUNT, 1, 1, 3), np.uint8)
