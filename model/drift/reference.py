@@ -6,14 +6,15 @@ It holds statistics over many pictures, and no single picture.
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from model.contract import ArtefactError, Manifest, first_fault
-from model.fields import Code, Floats, Row, Sha256, Strict
+from model.fields import Code, Row, Sha256, Strict
+from model.packing import pack_floats, unpack_floats
 from model.regular_file import read_regular_file
 
 SCHEMA_VERSION: Final = 1
@@ -28,6 +29,14 @@ COLOURS, SHARPNESSES = 6, 2
 MAX_FILE_BYTES = 8_000_000
 
 Array = NDArray[np.float64]
+
+
+def _array(given: object) -> NDArray[np.float32]:
+    return given if isinstance(given, np.ndarray) else unpack_floats(str(given))
+
+
+#: A flat array, in JSON packed.
+Floats = Annotated[NDArray[np.float32], PlainValidator(_array), PlainSerializer(pack_floats, return_type=str)]
 
 
 class Thresholds(Strict):

@@ -10,7 +10,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from model.fields import Code, pack_floats
+from model.fields import Code
+from model.packing import pack_floats
 from model.trust.novelty import MahalanobisDistance
 from model.trust.quality import MEASURES, Measures
 from model.trust.reference import ClassGaussians, Measure, NoveltyReference, Range, SetReference, TrustReference

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from model.packing import unpack_floats
 from model.trust.reference import ClassGaussians
 
 Embeddings = NDArray[np.float32]  # (N, D)
@@ -17,7 +18,8 @@ class MahalanobisDistance:
     """Mahalanobis distance from the nearest class mean."""
 
     def __init__(self, gaussians: ClassGaussians) -> None:
-        self._means, self._directions = gaussians.mean_rows(), gaussians.direction_rows().T.copy()
+        self._means = unpack_floats(gaussians.means).reshape(len(gaussians.classes), -1)
+        self._directions = unpack_floats(gaussians.directions).reshape(len(gaussians.variances), -1).T.copy()
         self._residual = np.float32(gaussians.residual_variance)
         # Along a direction, the difference is divided by its own variance instead of the residual one.
         self._gains = 1 / np.array(gaussians.variances, np.float32) - 1 / self._residual  # (K,)

@@ -5,11 +5,9 @@ It holds statistics over many pictures, and no single picture.
 
 from typing import Annotated, Final, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, model_validator
 
-from model.fields import Code, PackedFloats, Row, Strict, unpack_floats
+from model.fields import Code, PackedFloats, Row, Strict, packed_count
 
 SCHEMA_VERSION: Final = 1
 
@@ -36,20 +34,17 @@ class ClassGaussians(Strict):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        means, directions = unpack_floats(self.means).size, unpack_floats(self.directions).size
+        means, directions = packed_count(self.means), packed_count(self.directions)
         if not directions or means * len(self.variances) != directions * len(self.classes):
             raise ValueError("sizes of means, directions, classes and variances do not match")
         if min(self.variances) <= 0:
             raise ValueError("variances must be positive")
         return self
 
-    def mean_rows(self) -> NDArray[np.float32]:
-        """(len(classes), D)."""
-        return unpack_floats(self.means).reshape(len(self.classes), -1)
-
-    def direction_rows(self) -> NDArray[np.float32]:
-        """(K, D)."""
-        return unpack_floats(self.directions).reshape(len(self.variances), -1)
+    @property
+    def embedding_size(self) -> int:
+        """D."""
+        return packed_count(self.means) // len(self.classes)
 
 
 class NoveltyReference(Strict):
@@ -129,5 +124,5 @@ class TrustReference(Strict):
         named = {*gaussians.classes, *self.confusion, *(code for row in self.confusion.values() for code in row)}
         if unknown := sorted(named - set(codes)):
             raise ValueError(f"trust names classes that the model does not have: {', '.join(unknown)}")
-        if (size := gaussians.mean_rows().shape[1]) != embedding_size:
+        if (size := gaussians.embedding_size) != embedding_size:
             raise ValueError(f"trust is of embeddings of {size} numbers; the model's have {embedding_size}")

@@ -7,6 +7,9 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
 from model.contract import CLASSES, Manifest, read_manifest
 from service.auth.identity import Actor, Identity
 from service.lis.domain.differential import ClassifiedCell, CountingRules
@@ -65,3 +68,20 @@ def open_request(number: str = "BM-1", **more: object) -> OpenSpecimen:
 def sign_request(revision: int, **more: object) -> SignSpecimen:
     """A request to sign a revision."""
     return SignSpecimen(revision=revision, **more)  # type: ignore[arg-type]
+
+
+#: Columns that migrations added, by migration.
+_ADDED = {
+    "0003": ["models.inert"],
+    "0004": ["cells.manifest", "cells.decision", "cells.reasons", "cells.prediction_set"],
+}
+
+
+def return_to(session: Session, version: str) -> None:
+    """Undo the migrations after a version, as an older database has it; the audit key of 0002 included."""
+    for column in (column for migration, added in _ADDED.items() if migration > version for column in added):
+        table, name = column.split(".")
+        session.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
+    if version < "0002":
+        session.execute(text("DROP TABLE audit_key"))
+    session.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})

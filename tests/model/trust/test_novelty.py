@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from pytorch_ood.detector import Mahalanobis
 from sklearn.decomposition import PCA
 
+from model.packing import unpack_floats
 from model.trust.fitting import DIRECTIONS, LabelledPredictions, fit_trust
 from model.trust.novelty import MahalanobisDistance, p_values
 from model.trust.reference import ClassGaussians, TrustReference
@@ -49,7 +50,7 @@ def test_with_fewer_directions_the_distance_is_that_of_probabilistic_pca() -> No
     centred = embeddings - np.stack([embeddings[labels == at].mean(axis=0) for at in range(3)])[labels]
     pca = PCA(DIRECTIONS).fit(centred)
     asked, asked_labels = _cells(20, size, 3)
-    nearest = asked - gaussians.mean_rows()[asked_labels]  # the classes are far apart
+    nearest = asked - unpack_floats(gaussians.means).reshape(3, size)[asked_labels]  # the classes are far apart
     squared = -2 * pca.score_samples(nearest)
     constant = squared[0] - MahalanobisDistance(gaussians).measure(asked)[0] ** 2
     # scikit-learn divides by N - 1 instead of N.

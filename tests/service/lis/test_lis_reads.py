@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Draw
-from lab import open_request, use_cases, user
+from lab import open_request, return_to, use_cases, user
 from serving import client, refused
 from sqlalchemy import select, text
 
@@ -194,9 +194,7 @@ def test_a_database_of_the_first_version_gets_its_key_and_its_rows_still_verify(
     with use_cases(database_url) as front:
         opened = front.open(open_request(), user("m.muster"))
         with front.database.writing() as session:  # as it was before
-            session.execute(text("ALTER TABLE models DROP COLUMN inert"))
-            session.execute(text("DROP TABLE audit_key"))
-            session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+            return_to(session, "0001")
         assert not front.database.is_current()
         front.database.migrate()
         front.change(opened.id, ChangeSpecimen(revision=1, patient=Patient(identifier="2")), user("m.muster"))

@@ -6,6 +6,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from databases import Postgres, free_port
+from lab import classified, manifest, open_request, return_to, use_cases, user
 from sqlalchemy import select, text
 
 from service.errors import StorageUnavailable
@@ -120,8 +121,7 @@ def test_an_error_of_the_database_says_nothing_of_what_is_in_it(database_url: st
 def test_models_of_an_earlier_version_have_no_inert_parts(database_url: str) -> None:
     database = opened(database_url)
     with database.writing() as session:
-        session.execute(text("ALTER TABLE models DROP COLUMN inert"))
-        session.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+        return_to(session, "0002")
         values = {"sha256": "ab" * 32, "name": "m", "version": "1.0.0", "classes": "[]", "unsupported": '["ABE"]'}
         names = ", ".join(values)
         session.execute(text(f"INSERT INTO models ({names}) VALUES (:{', :'.join(values)})"), values)
@@ -130,6 +130,21 @@ def test_models_of_an_earlier_version_have_no_inert_parts(database_url: str) -> 
         [row] = session.scalars(select(ModelRow)).all()
         assert (row.unsupported, row.inert) == (["ABE"], [])
     database.close()
+
+
+def test_cells_of_an_earlier_version_have_no_decision_and_wait_as_before(database_url: str, artefact: Path) -> None:
+    with use_cases(database_url, review_below=0.8) as laboratory:
+        opened_id = laboratory.open(open_request(), user("m.muster")).id
+        cells = [classified("NGS", probability=0.95), classified("BLA", probability=0.6)]
+        laboratory.add(opened_id, cells, manifest(artefact), user("m.muster"))
+        with laboratory.database.writing() as session:
+            return_to(session, "0003")
+        laboratory.database.migrate()
+        found = laboratory.cells(opened_id, None, None, 0, 10).cells
+        assert [(cell.decision, cell.reasons, cell.manifest, cell.waits) for cell in found] == [
+            (None, None, None, False),
+            (None, None, None, True),
+        ]
 
 
 def test_a_connection_that_died_is_replaced(postgres_server: Postgres) -> None:
