@@ -46,7 +46,7 @@ def corrected_count(
     if not counted.any():
         return None
     found = corrected_shares(np.array(matrix), np.array(_columns(counts, names)), counted)
-    shares = (100 * np.stack(found, axis=1)).tolist()
+    shares = (100 * np.stack(found, axis=1)).round(6).tolist()  # the smallest draws have exponents like e-64
     classes = [each for each, is_in in zip(true, counted, strict=True) if is_in]
     return tuple(CorrectedShare(each.code, each.name, *row) for each, row in zip(classes, shares, strict=True))
 
