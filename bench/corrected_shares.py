@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.agreement.proportion import wilson
 from model.contract import read_manifest
 from model.trust.prevalence import corrected_shares
-from service.inference.differential import wilson_interval
 from service.runtime.artifact import bundled_artefact
 
 CELLS = 500
@@ -50,9 +50,9 @@ def simulate(matrix: NDArray[np.int64], seed: int) -> Covered:
     cells = generator.multinomial(CELLS, mix)
     named = np.sum([generator.multinomial(*each) for each in zip(cells, truth, strict=True)], axis=0)
     found = corrected_shares(known, named, seed=seed)
-    wilson = np.array([wilson_interval(int(count), CELLS) for count in named[: len(mix)]])
+    wilsons = np.array([wilson(int(count), CELLS) for count in named[: len(mix)]])
     inside = (found.low <= mix) & (mix <= found.high)
-    return Covered(inside, (wilson[:, 0] <= mix) & (mix <= wilson[:, 1]), float((found.high - found.low).mean()))
+    return Covered(inside, (wilsons[:, 0] <= mix) & (mix <= wilsons[:, 1]), float((found.high - found.low).mean()))
 
 
 def main() -> None:

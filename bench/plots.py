@@ -11,7 +11,7 @@ from bench.pieces import OURS, PIECES
 from bench.plan import SATURATED, WORKLOADS
 from bench.runtimes import ENGINES
 from bench.summary import by_round, models, peers, spread
-from training.report.figures.figure import (
+from model.report.figure import (
     BLUE,
     GREEN,
     GREY,

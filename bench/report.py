@@ -13,7 +13,7 @@ from bench.plots import figures
 from bench.tables import Rows, Table, tables
 from bench.verdict import verdicts
 from model import csv_file
-from training.report.figures.figure import ReportFigure, save
+from model.report.figure import ReportFigure, save
 
 NAME = "bench"
 #: Load average of a machine that does nothing else; making the environments leaves its trace in it.

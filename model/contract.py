@@ -191,6 +191,12 @@ class Manifest(Strict):
     trust: TrustReference | None = Field(
         None, exclude_if=_is_absent, description="known cells, for novelty, prediction sets and decisions; absent: none"
     )
+    site_trust_sha256: Sha256 | None = Field(
+        None,
+        exclude_if=_is_absent,
+        description="of the laboratory's file that `trust` is from (MARROWLENS_TRUST_REFERENCE); absent: it is the "
+        "model's own, and always in a manifest file",
+    )
     intended_use: str
     limits: tuple[str, ...]
     licence: str

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from model.contract import ArtefactError, Metric
+from model.report.page import Table
 from training.config import ConfigError
 from training.data.samples import DataError
-from training.evaluation.tables import Table, tables
+from training.evaluation.tables import tables
 from training.fit.distributed import this_process
 from training.run import RunError, TrainingStopped
 

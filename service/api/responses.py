@@ -118,6 +118,7 @@ def model_identity(manifest: Manifest) -> ModelIdentity:
         version=manifest.version,
         sha256=manifest.sha256,
         manifest_sha256=manifest.digest,
+        site_trust_sha256=manifest.site_trust_sha256,
         unsupported=list(manifest.unsupported),
         inert=list(manifest.inert) or None,
     )

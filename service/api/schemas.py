@@ -69,7 +69,12 @@ class ModelIdentity(Document):
     name: str
     version: str = Field(description="the model's version, not the service's")
     sha256: str = Field(description="of the ONNX file")
-    manifest_sha256: str = Field(description="of the manifest: classes, limits, metrics")
+    manifest_sha256: str = Field(description="of the manifest: classes, limits, metrics, and the thresholds in force")
+    site_trust_sha256: str | None = Field(
+        None,
+        exclude_if=lambda digest: digest is None,
+        description="of the laboratory's own thresholds (MARROWLENS_TRUST_REFERENCE); absent: the model's",
+    )
     unsupported: list[Code] = Field(
         description="classes with no or too few training images. Predictions of them are not valid results"
     )
@@ -299,7 +304,10 @@ class ModelDescription(Manifest):
 
     notice: str = RESEARCH_USE
     provider: str = Field(description="the onnxruntime execution provider")
-    manifest_sha256: str = Field(description="of the manifest file, which lacks notice, provider and this field")
+    manifest_sha256: str = Field(
+        description="of the manifest without notice, provider and this field: that of its file, unless thresholds of "
+        "the laboratory are in force (site_trust_sha256)"
+    )
 
 
 class ClassEntry(CellClass):

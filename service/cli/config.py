@@ -29,7 +29,7 @@ from service.config.secret_files import SUFFIX, is_secret
 from service.config.settings import PREFIX, Settings, SettingsError
 from service.config.urls import redact_url
 from service.runtime.artifact import bundled_artefact, read_artefact
-from service.runtime.loader import artefact_verifier
+from service.runtime.loader import artefact_verifier, check_review_classes, in_force
 from service.runtime.signatures import TrustFileError, read_key, read_list
 from service.server.tls import Tls, TlsConfigError
 
@@ -99,6 +99,7 @@ def _errors(settings: Settings) -> Iterator[str]:
         yield from _error_of(lambda: issuer_ssl_context(settings.oidc_ca), SettingsError)
     for name, path in (
         (f"{PREFIX}DRIFT_REFERENCE", settings.drift_reference),
+        (f"{PREFIX}TRUST_REFERENCE", settings.trust_reference),
         (f"{LIS_PREFIX}DATABASE_CA", settings.lis.database_ca),
     ):
         if path is not None and not path.is_file():
@@ -126,10 +127,17 @@ def _model_errors(settings: Settings) -> Iterator[str]:
         yield from (f"verification of the model: {error}" for error in errors)
     else:
         artefact = settings.artefact or bundled_artefact()
-        yield from (
-            f"model: {error}"
-            for error in _error_of(lambda: read_artefact(artefact, artefact_verifier(settings)), ArtefactError)
-        )
+        yield from (f"model: {error}" for error in _error_of(lambda: _read_model(artefact, settings), ArtefactError))
+
+
+def _read_model(artefact: Path, settings: Settings) -> None:
+    """Read what a start reads of the model, without opening it.
+
+    Raises:
+        ArtefactError: it cannot be used with these settings.
+    """
+    manifest = in_force(read_artefact(artefact, artefact_verifier(settings))[1], settings)
+    check_review_classes(artefact, manifest, settings)
 
 
 def _error_of(action: Callable[[], object], kind: type[Exception]) -> Iterator[str]:

@@ -14,6 +14,7 @@ try:
     from service.cli.metrics import metrics
     from service.cli.score import score
     from service.cli.serve import openapi, serve
+    from service.cli.verify import verify
 except ImportError as error:  # the command is also installed where only the training packages are
     missing = f"{(error.name or '').partition('.')[0]} is not installed: pip install -e '.[service,cpu]'"
     sys.stderr.write(f"marrowlens: {missing if isinstance(error, ModuleNotFoundError) else error}\n")
@@ -43,7 +44,7 @@ def _no_callback() -> None:
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=f"Classifies bone-marrow cells. {RESEARCH_USE}")
-for command in (serve, openapi, score, warm, doctor, metrics):
+for command in (serve, openapi, score, verify, warm, doctor, metrics):
     app.command()(command)
 for group, module, name, summary in (
     ("keys", "service.cli.keys", "keys", "Create, list and revoke API keys."),

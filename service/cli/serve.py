@@ -139,6 +139,8 @@ def _start_lines(
     yield f"Model: {manifest.name} {manifest.version}, sha256 {manifest.sha256}, manifest {manifest.digest}"
     if manifest.inert:
         yield inert_note(manifest.inert)
+    if manifest.trust is not None and manifest.site_trust_sha256 is not None:
+        yield f"Thresholds: {manifest.trust.source}, {settings.trust_reference}, sha256 {manifest.site_trust_sha256}"
     yield f"Execution provider: {provider}, {threads} thread(s), batch sizes {sizes}"
     if laboratory is not None:
         yield f"Laboratory: {laboratory.description()}"

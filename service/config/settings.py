@@ -225,6 +225,11 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
     trace_service_name: str = Field(
         "marrowlens", min_length=1, max_length=255, description="service.name of the traces"
     )
+    trust_reference: Path | None = Field(
+        None,
+        description="thresholds of this laboratory: file written by `marrowlens verify --write-trust`; every answer "
+        "names it. Default: the trust reference inside the model's manifest",
+    )
     review_classes: Annotated[str, AfterValidator(_class_codes)] = Field(
         "",
         description="classes that are always sent to review, as codes separated by commas, such as BLA,NIF; needs a "

@@ -7,12 +7,9 @@ signs the result.
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import sqrt
 
+from model.agreement.proportion import wilson
 from model.contract import CellClass
-
-#: Two-sided 95 % quantile of the normal distribution.
-Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +45,6 @@ class Differential:
     problems: int
     count_other: bool
     unsupported: tuple[str, ...]
-
-
-def wilson_interval(count: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """The Wilson score interval of a proportion, 0..1 (Wilson 1927, J Am Stat Assoc 22:209).
-
-    Raises:
-        ValueError: `total` is 0, or `count` is not between 0 and `total`.
-    """
-    if not 0 <= count <= total or total == 0:
-        raise ValueError(f"{count} of {total} is not a proportion")
-    share, spread = count / total, z * z / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * sqrt(share * (1 - share) / total + spread / (4 * total))
-    # Exactly 0 and 1 at the ends, which the formula misses by a rounding error.
-    low = 0.0 if count == 0 else centre - half
-    high = 1.0 if count == total else centre + half
-    return low, high
 
 
 def is_counted(cell_class: CellClass, *, count_other: bool) -> bool:
@@ -119,5 +99,5 @@ def _with_percent(share: Share, total: int) -> Share:
     percent = 100 * share.count / total
     if not share.supported:
         return replace(share, percent=percent)
-    low, high = wilson_interval(share.count, total)
+    low, high = wilson(share.count, total)
     return replace(share, percent=percent, low=100 * low, high=100 * high)

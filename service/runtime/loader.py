@@ -7,6 +7,7 @@ from typing import Self
 
 from model.contract import ArtefactError, Manifest
 from model.drift.reference import SUFFIX, DriftReference, read_reference
+from model.trust.site import with_site_trust
 from service.config.settings import ProviderChoice, Settings, parse_classes
 from service.runtime.artifact import bundled_artefact
 from service.runtime.hardware import cpu_budget
@@ -70,17 +71,27 @@ def load_session(
     """Load the configured model, or another artefact, on the configured provider or another one.
 
     Raises:
-        ArtefactError: the model cannot be used, or does not fit `review_classes`; or the drift reference is
-            damaged, or configured and missing.
+        ArtefactError: the model cannot be used, or does not fit `review_classes` or `trust_reference`; or the drift
+            reference is damaged, or configured and missing.
         ProviderUnavailable: the requested provider does not work here.
     """
     path = artefact or settings.artefact or bundled_artefact()
     options = InferenceOptions.from_settings(settings)
     session = options.open_session(path, provider=provider, verifier=artefact_verifier(settings))
+    session.manifest = in_force(session.manifest, settings)
     check_review_classes(path, session.manifest, settings)
     if settings.drift_window:
         session.drift_reference = _drift_reference(settings, path, session.manifest)
     return session
+
+
+def in_force(manifest: Manifest, settings: Settings) -> Manifest:
+    """The manifest with the laboratory's trust reference, if one is configured.
+
+    Raises:
+        ArtefactError: that file is missing, damaged, or of another model.
+    """
+    return manifest if settings.trust_reference is None else with_site_trust(manifest, settings.trust_reference)
 
 
 def check_review_classes(artefact: Path, manifest: Manifest, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from model.report.page import Table
 from training.commands.review import DataRoot
 from training.config import read_config
 from training.data.appearance import measure_appearance
@@ -13,7 +14,6 @@ from training.data.file_order import PERMUTATIONS, TRAITS, FileOrder, measure_fi
 from training.data.images import UnreadableImage
 from training.data.index import find_samples
 from training.evaluation.paired import holm
-from training.evaluation.tables import Table
 from training.pipeline import warn_unreadable
 from training.terminal import print_line, print_table, report_errors
 

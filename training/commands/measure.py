@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from model.report.page import Table
 from training import pipeline
 from training.compare.speed import processor
 from training.config import Config, DistilConfig, read_config
-from training.evaluation.tables import Table
 from training.run import RunFolder, TrainingStopped
 from training.terminal import console, print_table, report_errors
 

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from model.agreement.proportion import wilson
 from model.contract import INPUT, ArtefactError, Manifest, read_manifest
+from model.report.page import Table
 from training.compare.speed import cores, open_session
 from training.config import Config
 from training.data.images import decode_samples
 from training.data.index import load_split
 from training.data.samples import DataError, Sample, listed_keys
-from training.evaluation.metrics import wilson
 from training.evaluation.paired import Labels, bootstrap, holm, mean_scores, middle_95, p_value
-from training.evaluation.tables import Table
 from training.run import RunFolder
 
 #: Pictures of one run of a graph.

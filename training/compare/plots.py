@@ -10,8 +10,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from training.compare.results import Estimate, Results, Row
-from training.report.figures.figure import (
+from model.report.figure import (
     BLACK,
     BLUE,
     GREEN,
@@ -23,6 +22,7 @@ from training.report.figures.figure import (
     new_figure,
     style,
 )
+from training.compare.results import Estimate, Results, Row
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, BLACK)
 MARKERS = ("o", "s", "D", "^", "v", "P")

@@ -7,12 +7,12 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
+from model.agreement.proportion import wilson
 from training.compare.entries import Comparison, Entry, PlannedRun
 from training.compare.speed import Timing
 from training.config import Config
 from training.data.sampler import samples_per_epoch
 from training.data.splits import describe_split
-from training.evaluation.metrics import wilson
 from training.evaluation.paired import Labels, Predictions, ScoreDraws, bootstrap, holm, mean_scores, middle_95, p_value
 from training.evaluation.scores import measured_scores
 from training.export.cost import NetworkCost

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from threadpoolctl import threadpool_limits  # a dependency of scikit-learn
 
 from model import atomic_file
+from model.report.figure import ReportFigure, save
 from training import pipeline
 from training.compare import plots, table
 from training.compare.baselines import ClassicalKind, ClassicalModel
@@ -39,7 +40,6 @@ from training.data.samples import sha256_of
 from training.export.cost import NetworkCost, network_cost, training_speed
 from training.fit.pretrained import IMAGENET, weights_info
 from training.networks.build import check_model
-from training.report.figures.figure import ReportFigure, save
 from training.run import FitRecord, MeasuredBlock, RunError, RunFolder, TrainingStopped
 from training.terminal import print_line
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from model import atomic_file, csv_file
 from model.parts import CROSS_SCALE_PART, MLKA_PART
+from model.report.figure import ReportFigure
 from training.compare.results import Difference, Estimate, PartEffect, Results, Row, TissueResult
-from training.report.figures.figure import ReportFigure
 
 Column = tuple[str, Callable[[Row], str]]  # header, and the cell of a row
 NONE = "–"

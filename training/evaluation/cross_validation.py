@@ -12,10 +12,10 @@ import numpy as np
 
 from model import atomic_file, csv_file
 from model.contract import Metric
+from model.report.page import Table
 from training.config import Config
 from training.evaluation.evaluate import describe_splits, measure
 from training.evaluation.scores import Scores, concatenate, scores_of_run, write_evaluation
-from training.evaluation.tables import Table
 from training.run import Evaluation, RunError, RunFolder, display_names
 
 Key = tuple[str, str, str]  # source, class, file

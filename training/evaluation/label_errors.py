@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import csv_file
-from training.evaluation.metrics import Agreement, Floats, Labels, wilson
+from model.agreement.proportion import wilson
+from model.report.page import Table
+from training.evaluation.metrics import Agreement, Floats, Labels
 from training.evaluation.paired import bootstrap, mcnemar, middle_95
 from training.evaluation.scores import Scores
-from training.evaluation.tables import Table
 
 
 @dataclass(frozen=True)

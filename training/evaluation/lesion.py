@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from model.agreement.proportion import wilson
 from training.config import Config
 from training.data.images import LabelledImages
 from training.evaluation.evaluate import evenly_spaced, of_intended_tissue, score
-from training.evaluation.metrics import Labels, wilson
+from training.evaluation.metrics import Labels
 from training.evaluation.paired import Draws, bootstrap, middle_95
 from training.networks.build import Network
 from training.run import MeasuredLesion

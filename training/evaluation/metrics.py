@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
+from model.agreement.proportion import wilson
 from model.contract import CellClass, Metric
 
 Labels = NDArray[np.int64]
 Counts = NDArray[np.int64]  # (…, C, C), confusion matrix; rows true, columns predicted
 Agreement = NDArray[np.bool_]  # (C, C), symmetric: whether predicting j for i counts as correct; True on the diagonal
 Floats = NDArray[np.float64]
-Interval = tuple[float, float]  # low, high
 
 BOOTSTRAP_DRAWS = 1000
 
@@ -57,14 +56,6 @@ def proportion(name: str, hits: int, n: int, split: str, code: str | None = None
     """A proportion with its 95 % Wilson score interval (Wilson 1927); n = 0 gives 0 with the interval 0 to 1."""
     low, high = wilson(hits, n)
     return Metric(name=name, code=code, value=hits / n if n else 0.0, low=low, high=high, n=n, split=split)
-
-
-def wilson(hits: int, n: int, confidence: float = 0.95) -> Interval:
-    """The Wilson score interval of `hits` in `n`; 0 to 1 if n is 0."""
-    if n == 0:
-        return 0.0, 1.0
-    interval = binomtest(hits, n).proportion_ci(confidence_level=confidence, method="wilson")
-    return min(float(interval.low), hits / n), max(float(interval.high), hits / n)  # rounding errors at 0 and 1
 
 
 def confusion_matrix(labels: Labels, predicted: Labels, classes: int) -> Counts:

@@ -14,6 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from model.agreement.proportion import wilson
 from model.resize import to_square
 from model.trust.decision import Assessment
 from model.trust.fitting import LabelledPredictions
@@ -21,7 +22,6 @@ from training.config import Config
 from training.data.images import LabelledImages, decode_crop
 from training.data.samples import Sample, read_image_bytes
 from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
-from training.evaluation.metrics import wilson
 from training.evaluation.paired import Draws, bootstrap, middle_95
 from training.evaluation.predictor import Predictor
 from training.run import MeasuredResponse

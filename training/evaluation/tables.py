@@ -1,9 +1,9 @@
 """Tables of metrics as text, shared by the terminal, the model card and the HTML report."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from model.contract import Metric
+from model.report.page import Table
 from training.evaluation.selective import COVERAGES, RISK_LIMIT
 from training.run import Evaluation, MeasuredCurve, MeasuredLesion, MeasuredMap, MeasuredResponse, MeasuredTrust
 
@@ -46,16 +46,6 @@ LEGEND: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (("aurc",), "area under the risk-coverage curve; 0 is best"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A title, a header, rows of text, and a note on how to read them."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str
 
 
 def tables(metrics: Iterable[Metric], split: str) -> list[Table]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from model.agreement.proportion import wilson
 from model.image import PictureError, decode
 from model.trust.decision import Assessment, Assessor
 from model.trust.fitting import MIN_PICTURES, LabelledPredictions, Levels, fit_trust
@@ -20,7 +21,6 @@ from model.trust.reference import TrustReference
 from training.config import Config
 from training.data.images import LabelledImages
 from training.evaluation.evaluate import of_intended_tissue
-from training.evaluation.metrics import wilson
 from training.evaluation.non_cell_pictures import non_cell_pictures
 from training.evaluation.predictor import NO_CLASS, Predictor
 from training.run import MeasuredDecisions, MeasuredSets, MeasuredTrust

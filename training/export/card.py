@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from model.contract import Manifest
+from model.report.page import Table
 from training.config import Config
-from training.evaluation.tables import LEGEND, Table, diagnosis_tables, with_interval
+from training.evaluation.tables import LEGEND, diagnosis_tables, with_interval
 from training.run import Evaluation, EvaluationCount, FitRecord, RunError
 
 CARD = "MODEL_CARD.md"

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from model import atomic_file
+from model.report.page import EmbeddedImage, Page, Section, Table, render
 from training.evaluation.label_errors import (
     LabelAudit,
     audit_labels,
@@ -17,8 +18,6 @@ from training.evaluation.label_errors import (
 )
 from training.evaluation.metrics import tolerant
 from training.evaluation.scores import scores_of_run
-from training.evaluation.tables import Table
-from training.report.html import EmbeddedImage, Page, Section, render
 from training.report.report import FOOTER, NOTICE, CellReader, source_facts
 from training.run import RunFolder, display_names
 

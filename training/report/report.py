@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from model import atomic_file
+from model.report.figure import ReportFigure, save
+from model.report.page import EmbeddedImage, Page, Section, render
 from training.config import Config
 from training.data.images import decode_crop
 from training.data.layouts import index_source
@@ -30,9 +32,7 @@ from training.report.figures.cells import (
 from training.report.figures.classes import classes_figure, confusion_figure
 from training.report.figures.confidence import coverage_figure, reliability_figure
 from training.report.figures.curves import curve_figures, read_curves
-from training.report.figures.figure import ReportFigure, save
 from training.report.figures.responses import responses_figure
-from training.report.html import EmbeddedImage, Page, Section, render
 from training.run import Evaluation, RunFolder
 
 NOTICE = "Research use only. Not a medical device: a person reviews and signs, never the model."

@@ -57,9 +57,10 @@ class InferenceRequest:
         )
 
 
-def inert_parameter(manifest: Manifest) -> dict[str, str]:
-    """The protocol's parameter `inert`: the inert parts, separated by commas. Empty if there are none."""
-    return {"inert": ",".join(manifest.inert)} if manifest.inert else {}
+def optional_parameters(manifest: Manifest) -> dict[str, str]:
+    """Parameters that only some models have: the inert parts, separated by commas, and the laboratory's thresholds."""
+    found = {"inert": ",".join(manifest.inert), "site_trust_sha256": manifest.site_trust_sha256 or ""}
+    return {name: text for name, text in found.items() if text}
 
 
 def parse_request(body: memoryview, json_bytes: int | None, manifest: Manifest, max_pictures: int) -> InferenceRequest:
@@ -108,7 +109,7 @@ def encode_answer(
             "sha256": manifest.sha256,
             "manifest_sha256": manifest.digest,
             "unsupported": ",".join(manifest.unsupported),
-            **inert_parameter(manifest),
+            **optional_parameters(manifest),
         },
         "outputs": entries,
     }

@@ -11,7 +11,7 @@ from pydantic import Field
 from model.contract import INPUT, OUTPUTS, RESEARCH_USE, Manifest
 from service.api.examples import MODEL
 from service.api.schemas import Document
-from service.api.v2.codec import inert_parameter
+from service.api.v2.codec import optional_parameters
 from service.api.v2.outputs import DECISION_OUTPUTS, output_names, row_shape
 
 PLATFORM = "onnxruntime_onnx"
@@ -64,7 +64,8 @@ class ModelMetadata(Document):
     outputs: list[TensorMetadata]
     parameters: dict[str, Parameter] = Field(
         description="sha256 of the ONNX file and of its manifest; all classes in logit order, the unsupported classes "
-        "and the inert parts of the network (if any), separated by commas; the research-use notice"
+        "and the inert parts of the network (if any), separated by commas; sha256 of the laboratory's own thresholds "
+        "(if any); the research-use notice"
     )
 
 
@@ -86,7 +87,7 @@ class InferenceResponse(Document):
     id: str | None = Field(None, description="as in the request")
     parameters: dict[str, Parameter] = Field(
         description="sha256 of the ONNX file and of its manifest; the unsupported classes and the inert parts of the "
-        "network (if any), separated by commas"
+        "network (if any), separated by commas; sha256 of the laboratory's own thresholds (if any)"
     )
     outputs: list[ResponseTensor]
 
@@ -108,7 +109,7 @@ def model_metadata(manifest: Manifest) -> ModelMetadata:
             "manifest_sha256": manifest.digest,
             "classes": ",".join(manifest.codes),
             "unsupported": ",".join(manifest.unsupported),
-            **inert_parameter(manifest),
+            **optional_parameters(manifest),
             "notice": RESEARCH_USE,
         },
     )

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+from model.agreement.proportion import wilson
 from model.contract import CellClass, Lineage
 from model.trust.decision import Decision
 from service.api.schemas import ClassCount, ClassShare, Reason
-from service.inference.differential import Differential, differential, wilson_interval
+from service.inference.differential import Differential, differential
 from service.lis.domain.report import LineageShare, MyeloidErythroidRatio, SpecimenDifferential
 
 #: Decisions that a person has to review.
@@ -112,7 +113,7 @@ def me_ratio(
     formula = f"({' + '.join(rules.myeloid)}) / ({' + '.join(rules.erythroid)})"
     if not erythroid:
         return MyeloidErythroidRatio(supported=supported, myeloid=myeloid, erythroid=0, formula=formula)
-    low, high = wilson_interval(myeloid, myeloid + erythroid)
+    low, high = wilson(myeloid, myeloid + erythroid)
     return MyeloidErythroidRatio(
         supported=supported,
         myeloid=myeloid,
@@ -156,5 +157,5 @@ def _lineage_share(lineage: str, count: int, total: int, *, supported: bool) -> 
     percent = 100 * count / total
     if not supported:
         return LineageShare(lineage=lineage, supported=False, count=count, percent=percent)
-    low, high = wilson_interval(count, total)
+    low, high = wilson(count, total)
     return LineageShare(lineage=lineage, supported=True, count=count, percent=percent, low=100 * low, high=100 * high)

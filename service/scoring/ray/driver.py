@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from service.config.settings import Settings
 from service.runtime.artifact import bundled_artefact, read_artefact
-from service.runtime.loader import artefact_verifier, check_review_classes
+from service.runtime.loader import artefact_verifier, check_review_classes, in_force
 from service.scoring.image_files import Skipped
 from service.scoring.progress import PROBLEMS_SHOWN, print_problems, print_summary, progress_bar
 from service.scoring.ray import output
@@ -46,6 +46,7 @@ def score_on_ray(request: ScoreRequest, cluster: ClusterOptions, settings: Setti
     """
     artefact = settings.artefact or bundled_artefact()
     graph, manifest = read_artefact(artefact, artefact_verifier(settings))
+    manifest = in_force(manifest, settings)
     check_review_classes(artefact, manifest, settings)
     out = OutputFolder(request.out)
     with console.status("listing the pictures"):

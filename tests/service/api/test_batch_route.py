@@ -12,9 +12,9 @@ from graphs import edit_manifest, write_artefact
 from serving import Named, client, refused, tarred, zipped
 from starlette.testclient import TestClient
 
+from model.agreement.proportion import wilson
 from model.contract import CLASSES
 from service.api.schemas import BatchAnswer, BatchItem, BatchSummary
-from service.inference.differential import wilson_interval
 
 Draw = Callable[..., bytes]
 NDJSON = {"accept": "application/x-ndjson"}
@@ -112,7 +112,7 @@ def test_the_differential_counts_the_answers(http: TestClient, mixed: Named) -> 
     assert {entry["code"] for entry in count["classes"]} == COUNTED
     assert count["counted"] == sum(predicted[code] for code in COUNTED)
     for entry in count["classes"]:
-        low, high = wilson_interval(predicted[entry["code"]], count["counted"])
+        low, high = wilson(predicted[entry["code"]], count["counted"])
         assert entry["count"] == predicted[entry["code"]]
         assert entry["percent"] == pytest.approx(100 * entry["count"] / count["counted"])
         assert entry["supported"] == (entry["code"] not in count["unsupported"])

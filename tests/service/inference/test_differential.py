@@ -1,46 +1,15 @@
-"""Counts, denominators and Wilson intervals, against published values and as invariants."""
+"""Counts and denominators, as invariants."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.agreement.proportion import wilson
 from model.contract import CLASSES
-from service.inference.differential import differential, is_counted, wilson_interval
+from service.inference.differential import differential, is_counted
 
 CODES = [cell_class.code for cell_class in CLASSES]
 BY_CODE = {cell_class.code: cell_class for cell_class in CLASSES}
-
-
-@pytest.mark.parametrize(
-    ("count", "total", "low", "high"),
-    [  # in per cent, as haematologists quote them for differentials of 500 and 200 cells
-        (5, 500, 0.4, 2.3),
-        (25, 500, 3.4, 7.3),
-        (100, 500, 16.7, 23.7),
-        (10, 200, 2.7, 9.0),
-        (8, 8, 67.6, 100.0),
-    ],
-)
-def test_intervals_are_the_published_ones(count: int, total: int, low: float, high: float) -> None:
-    found = wilson_interval(count, total)
-    assert [round(100 * bound, 1) for bound in found] == [low, high]
-
-
-@given(st.integers(1, 100_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
-def test_an_interval_holds_its_proportion_and_mirrors(counts: tuple[int, int]) -> None:
-    count, total = counts
-    low, high = wilson_interval(count, total)
-    assert 0 <= low <= count / total <= high <= 1
-    assert (low == 0) == (count == 0)
-    assert (high == 1) == (count == total)
-    mirrored_low, mirrored_high = wilson_interval(total - count, total)
-    assert (1 - mirrored_high, 1 - mirrored_low) == pytest.approx((low, high), abs=1e-12)
-
-
-@pytest.mark.parametrize(("count", "total"), [(0, 0), (-1, 5), (6, 5)])
-def test_what_is_no_proportion_is_refused(count: int, total: int) -> None:
-    with pytest.raises(ValueError, match=f"{count} of {total}"):
-        wilson_interval(count, total)
 
 
 @given(st.lists(st.sampled_from(CODES)), st.sets(st.sampled_from(CODES)), st.integers(0, 50), st.booleans())
@@ -66,7 +35,7 @@ def test_a_class_for_which_nothing_is_claimed_is_counted_but_not_measured() -> N
     assert (shares["BAS"].supported, shares["BAS"].count, shares["BAS"].percent) == (False, 2, 40)
     assert (shares["EBO"].supported, shares["EBO"].count, shares["EBO"].percent) == (False, 0, 0)
     assert {(share.low, share.high) for share in (shares["BAS"], shares["EBO"])} == {(None, None)}
-    low, high = wilson_interval(3, 5)
+    low, high = wilson(3, 5)
     assert (shares["LYT"].supported, shares["LYT"].low, shares["LYT"].high) == (True, 100 * low, 100 * high)
 
 

@@ -10,8 +10,8 @@ import pytest
 from folded import Folded
 
 from model.contract import ArtefactError
+from model.report.page import Table
 from training.compare.accuracy import accuracy_table
-from training.evaluation.tables import Table
 from training.run import RunFolder
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from training.evaluation.calibration import expected_calibration_error
+from model.agreement.calibration import expected_calibration_error
 from training.evaluation.metrics import (
     Counts,
     Metric,

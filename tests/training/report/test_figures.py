@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from model.contract import CLASSES
+from model.report.figure import ReportFigure, render_figure
 from training.config import MATURATION
 from training.data.samples import Sample
 from training.evaluation.metrics import classification_metrics, confusion_matrix, lineages, tolerant
@@ -28,7 +29,6 @@ from training.report.figures.cells import (
 from training.report.figures.classes import classes_figure, confusion_figure
 from training.report.figures.confidence import coverage_figure, reliability_figure
 from training.report.figures.curves import curve_figures, read_curves
-from training.report.figures.figure import ReportFigure, render_figure
 
 ALL = tuple(cell_class.code for cell_class in CLASSES)
 THREE = ("BLA", "PMO", "MYB")

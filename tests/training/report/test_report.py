@@ -15,9 +15,8 @@ import pytest
 from folded import Folded
 from PIL import Image
 
+from model.report.page import EmbeddedImage, Page, Section, Table, render
 from training.evaluation.scores import scores_of_run, write_evaluation
-from training.evaluation.tables import Table
-from training.report.html import EmbeddedImage, Page, Section, render
 from training.run import RunFolder
 
 OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery"}

@@ -13,9 +13,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from training.evaluation.metrics import Floats
-from training.evaluation.scores import Scores
-from training.report.figures.figure import (
+from model.report.figure import (
     BLUE,
     DIVERGING,
     SEQUENTIAL,
@@ -26,6 +24,8 @@ from training.report.figures.figure import (
     style,
     text_width,
 )
+from training.evaluation.metrics import Floats
+from training.evaluation.scores import Scores
 
 Map = NDArray[np.float32]  # (h, w)
 RGB = NDArray[np.uint8]  # (S, S, 3)

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from model.contract import Metric
-from training.evaluation.metrics import Agreement, Counts, Floats
-from training.report.figures.figure import (
+from model.report.figure import (
     BLUE,
     GREY,
     ORANGE,
@@ -19,6 +18,7 @@ from training.report.figures.figure import (
     style,
     text_width,
 )
+from training.evaluation.metrics import Agreement, Counts, Floats
 
 COLOURS = "Blues"
 #: Classes up to which the two matrices are drawn side by side: more would be too small on a page.

@@ -3,11 +3,12 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from training.evaluation.calibration import ECE_BINS, Reliability, log_probabilities, reliability
-from training.evaluation.metrics import wilson
+from model.agreement.calibration import ECE_BINS, Reliability, reliability
+from model.agreement.proportion import wilson
+from model.report.figure import BLUE, GREY, VERMILLION, ReportFigure, add_heading, new_figure, style
+from training.evaluation.calibration import log_probabilities
 from training.evaluation.scores import Scores
 from training.evaluation.selective import COVERAGES, RISK_LIMIT, RiskCoverage, risk_coverage
-from training.report.figures.figure import BLUE, GREY, VERMILLION, ReportFigure, add_heading, new_figure, style
 
 #: Points that a curve is drawn through, at most.
 CURVE_POINTS = 400

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from training.report.figures.figure import BLUE, GREEN, GREY, ORANGE, ReportFigure, add_heading, new_figure, style
+from model.report.figure import BLUE, GREEN, GREY, ORANGE, ReportFigure, add_heading, new_figure, style
 
 LineStyle = tuple[str, str, str]  # label, colour, dashes
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from training.report.figures.figure import BLUE, GREEN, GREY, VERMILLION, ReportFigure, add_heading, new_figure, style
+from model.report.figure import BLUE, GREEN, GREY, VERMILLION, ReportFigure, add_heading, new_figure, style
 from training.run import MeasuredResponse
 
 

@@ -7,7 +7,15 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from training.evaluation.tables import Table
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A title, a header, rows of text, and a note on how to read them."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,5 +58,5 @@ class Page:
 def render(page: Page) -> str:
     """The page as HTML."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    template = files("training.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    template = files("model.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(page=page)

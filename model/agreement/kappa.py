@@ -1,0 +1,55 @@
+"""Cohen's kappa: agreement of two readings beyond what their class frequencies give by chance (Cohen 1960)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.agreement.proportion import Interval
+
+Counts = NDArray[np.int64]  # (…, C, C), one reading in rows, the other in columns
+Floats = NDArray[np.float64]
+
+DRAWS = 2000
+
+
+def cohen_kappa(counts: Counts) -> Floats:
+    """Kappa, (…); NaN where it is not defined: no cell, or both readings name one and the same class throughout.
+
+    Cohen 1960, doi 10.1177/001316446002000104, eq. 1.
+    """
+    total = counts.sum(axis=(-2, -1))
+    observed = np.trace(counts, axis1=-2, axis2=-1)
+    by_chance = (counts.sum(axis=-1) * counts.sum(axis=-2)).sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = (total * observed - by_chance) / (total * total - by_chance)
+    return found
+
+
+def kappa_interval(counts: Counts) -> Interval | None:
+    """95 % percentile bootstrap interval of the kappa of all clusters together; None where kappa is not defined.
+
+    Clusters are drawn with replacement; if there is only one, its cells are.
+
+    Args:
+        counts: (G, C, C), of each cluster (patient).
+    """
+    random = np.random.default_rng(0)
+    clusters, classes = len(counts), counts.shape[-1]
+    if clusters > 1:
+        drawn = random.multinomial(clusters, np.full(clusters, 1 / clusters), DRAWS) @ counts.reshape(clusters, -1)
+    else:
+        cells = counts.reshape(-1)
+        drawn = random.multinomial(cells.sum(), cells / max(cells.sum(), 1), DRAWS)
+    kappas = cohen_kappa(drawn.reshape(DRAWS, classes, classes))
+    defined = kappas[~np.isnan(kappas)]
+    if not len(defined):
+        return None
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def one_class(counts: Counts, at: int) -> Counts:
+    """The two-by-two table (…, 2, 2) of one class against all others."""
+    both = counts[..., at, at]
+    row, column = counts[..., at, :].sum(axis=-1), counts[..., :, at].sum(axis=-1)
+    neither = counts.sum(axis=(-2, -1)) - row - column + both
+    return np.stack([np.stack([both, row - both], axis=-1), np.stack([column - both, neither], axis=-1)], axis=-2)

@@ -1,0 +1,139 @@
+"""A report as a PDF, with the content of the HTML report.
+
+reportlab (BSD) sets the pages: pure Python, where programs that print HTML need system libraries or a browser. The
+font is matplotlib's DejaVu Sans, embedded, so that every language's letters are there.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import matplotlib
+from PIL import Image as Picture
+from reportlab.lib import colors
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.styles import ParagraphStyle
+from reportlab.lib.units import inch, mm
+from reportlab.pdfbase.pdfmetrics import registerFont, registerFontFamily
+from reportlab.pdfbase.ttfonts import TTFont
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import Flowable, Image, KeepTogether, Paragraph, SimpleDocTemplate, Spacer
+from reportlab.platypus import Table as Grid
+
+from model.report.figure import DPI
+from model.report.page import EmbeddedImage, Page, Section, Table
+
+MARGIN = 16 * mm
+WIDTH = A4[0] - 2 * MARGIN
+#: Small images in a row.
+SMALL_COLUMNS = 6
+#: Letters of a text that is not broken if there is room, and points of a letter.
+SHORT_TEXT, LETTER = 20, 4.1
+
+_FONT, _BOLD = "DejaVuSans", "DejaVuSans-Bold"
+_TEXT = ParagraphStyle("text", fontName=_FONT, fontSize=9, leading=12.5, spaceAfter=4)
+_CELL = ParagraphStyle("cell", parent=_TEXT, fontSize=6.5, leading=8.5, spaceAfter=0)
+_HEAD = ParagraphStyle("head", parent=_CELL, fontName=_BOLD)
+_NOTE = ParagraphStyle("note", parent=_TEXT, fontSize=7.5, leading=10, textColor=colors.HexColor("#555555"))
+_TITLE = ParagraphStyle("title", parent=_TEXT, fontName=_BOLD, fontSize=17, leading=21, spaceAfter=8)
+_SECTION = ParagraphStyle(
+    "section", parent=_TEXT, fontName=_BOLD, fontSize=13, leading=17, spaceBefore=14, spaceAfter=5, keepWithNext=1
+)
+_CAPTION = ParagraphStyle("caption", parent=_TEXT, fontName=_BOLD, spaceBefore=6, spaceAfter=2, keepWithNext=1)
+_NOTICE = ParagraphStyle(
+    "notice", parent=_TEXT, fontName=_BOLD, backColor=colors.HexColor("#fff3d6"), borderPadding=5, spaceAfter=10
+)
+_LINES = [
+    ("LINEBELOW", (0, 0), (-1, -1), 0.4, colors.HexColor("#cccccc")),
+    ("VALIGN", (0, 0), (-1, -1), "TOP"),
+    ("LEFTPADDING", (0, 0), (-1, -1), 0),
+    ("RIGHTPADDING", (0, 0), (-1, -1), 5),
+    ("TOPPADDING", (0, 0), (-1, -1), 2),
+    ("BOTTOMPADDING", (0, 0), (-1, -1), 2),
+]
+
+
+def render_pdf(page: Page) -> bytes:
+    """The page as a PDF, A4."""
+    _register_fonts()
+    out = io.BytesIO()
+    template = SimpleDocTemplate(
+        out, pagesize=A4, leftMargin=MARGIN, rightMargin=MARGIN, topMargin=MARGIN, bottomMargin=MARGIN, title=page.title
+    )
+
+    def footer(canvas: Canvas, _: SimpleDocTemplate) -> None:
+        canvas.setFont(_FONT, 7)
+        canvas.drawString(MARGIN, 9 * mm, page.title)
+        canvas.drawRightString(A4[0] - MARGIN, 9 * mm, f"page {canvas.getPageNumber()}")
+
+    template.build(list(_flowables(page)), onFirstPage=footer, onLaterPages=footer)
+    return out.getvalue()
+
+
+def _register_fonts() -> None:
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    for name in (_FONT, _BOLD):
+        registerFont(TTFont(name, str(folder / f"{name}.ttf")))
+    registerFontFamily(_FONT, normal=_FONT, bold=_BOLD, italic=_FONT, boldItalic=_BOLD)
+
+
+def _paragraph(text: str, look: ParagraphStyle = _TEXT) -> Paragraph:
+    return Paragraph(escape(text), look)
+
+
+def _flowables(page: Page) -> Iterator[Flowable]:
+    yield _paragraph(page.title, _TITLE)
+    yield _paragraph(page.notice, _NOTICE)
+    facts = [[_paragraph(name, _HEAD), _paragraph(text, _CELL)] for name, text in page.facts]
+    yield Grid(facts, colWidths=[WIDTH * 0.25, WIDTH * 0.75], style=_LINES, hAlign="LEFT")
+    for section in page.sections:
+        yield from _section(section)
+    yield Spacer(1, 8)
+    yield _paragraph(page.footer, _NOTE)
+
+
+def _section(section: Section) -> Iterator[Flowable]:
+    yield _paragraph(section.title, _SECTION)
+    for text in section.paragraphs:
+        yield _paragraph(text)
+    for table in section.tables:
+        yield _paragraph(table.title, _CAPTION)
+        yield _grid(table)
+        if table.note:
+            yield _paragraph(table.note, _NOTE)
+    for image in section.images:
+        if not image.small:
+            yield KeepTogether([Spacer(1, 4), _image(image), _paragraph(image.caption, _NOTE)])
+    yield from _small([image for image in section.images if image.small])
+
+
+def _grid(table: Table) -> Grid:
+    """A table whose columns share the width by their longest words and texts."""
+    rows = [table.header, *table.rows]
+    weights = [max(4, *(_letters(row[at]) for row in rows)) + 1.5 for at in range(len(table.header))]
+    widths = [WIDTH * weight / sum(weights) for weight in weights]
+    # Narrow tables keep their size instead of filling the width.
+    widths = [min(width, LETTER * weight + 5) for width, weight in zip(widths, weights, strict=True)]
+    texts = [[_paragraph(cell, _CELL if number else _HEAD) for cell in row] for number, row in enumerate(rows)]
+    return Grid(texts, colWidths=widths, style=_LINES, repeatRows=1, hAlign="LEFT")
+
+
+def _letters(text: str) -> int:
+    """How many letters a cell asks for: its longest word, and all of a short text."""
+    return max(min(len(text), SHORT_TEXT), *map(len, text.split()), 0)
+
+
+def _image(image: EmbeddedImage, width: float = WIDTH) -> Image:
+    """The image at its natural size, and never wider than this."""
+    columns, rows = Picture.open(io.BytesIO(image.data)).size
+    drawn = min(width, columns / DPI * inch)
+    return Image(io.BytesIO(image.data), drawn, drawn * rows / columns)
+
+
+def _small(images: list[EmbeddedImage]) -> Iterator[Flowable]:
+    width = WIDTH / SMALL_COLUMNS
+    for start in range(0, len(images), SMALL_COLUMNS):
+        row = images[start : start + SMALL_COLUMNS]
+        cells = [[_image(image, width - 6), _paragraph(image.caption, _CELL)] for image in row]
+        yield Grid([cells], colWidths=[width] * len(row), style=_LINES[1:], hAlign="LEFT")

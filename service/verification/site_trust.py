@@ -1,0 +1,71 @@
+"""Thresholds of the laboratory: what a trust reference fitted to these cells does, and the file with it."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from model.trust.decision import Assessor
+from model.trust.fitting import MIN_PICTURES, recalibrate
+from model.trust.reference import TrustReference
+from model.trust.site import SiteTrustFile, write_site_trust
+from service.verification.document import SiteTrust
+from service.verification.errors import VerificationError
+from service.verification.observations import Mask, Observations
+from service.verification.rates import decision_rates, set_rates
+
+FOLDS = 5
+#: Fewest cells with a promise: all but one fold must be enough for a fit.
+NEEDED = -(-MIN_PICTURES * FOLDS // (FOLDS - 1))
+
+
+def site_figures(found: Observations) -> SiteTrust | None:
+    """Figures with the laboratory's thresholds, each fold by the cells of the others; None for too few cells."""
+    if found.claimed.sum() < NEEDED or (found.patients is not None and len(np.unique(found.patients)) < FOLDS):
+        return None
+    assessments = list(found.assessments)
+    for members, reference in _folds(found):
+        assessor = Assessor(reference, found.manifest.codes, found.manifest.unsupported)
+        for at, each in zip(np.flatnonzero(members).tolist(), found.assessed_with(assessor, members), strict=True):
+            assessments[at] = each
+    return SiteTrust(
+        decisions=decision_rates(found, "known cells", found.claimed, assessments),
+        sets=set_rates(found, assessments),
+    )
+
+
+def _folds(found: Observations) -> Iterator[tuple[Mask, TrustReference]]:
+    """The cells of each fold, and a reference fitted to the claimed cells of the others. Folds share no patient."""
+    folds = _by_class(found) if found.patients is None else found.patients % FOLDS
+    for fold in range(FOLDS):
+        members = folds == fold
+        known = found.predictions(found.claimed & ~members)
+        if members.any() and len(known) >= MIN_PICTURES:
+            yield members, recalibrate(found.trust, known, found.manifest.codes, "four fifths of the cells")
+
+
+def _by_class(found: Observations) -> np.ndarray:
+    """The fold of each cell, (N,): the cells of a class in turns."""
+    folds = np.empty(len(found), np.int64)
+    for label in np.unique(found.labels):
+        rows = np.flatnonzero(found.labels == label)
+        folds[rows] = np.arange(len(rows)) % FOLDS
+    return folds
+
+
+def write_thresholds(found: Observations, path: Path, created: datetime) -> str:
+    """Fit the thresholds to all claimed cells, write them as a file for MARROWLENS_TRUST_REFERENCE, return its SHA-256.
+
+    Raises:
+        VerificationError: too few cells.
+    """
+    known = found.predictions(found.claimed)
+    source = f"{len(known)} cells of the laboratory, {created:%Y-%m-%d}"
+    try:
+        reference = recalibrate(found.trust, known, found.manifest.codes, source)
+    except ValueError as error:
+        raise VerificationError(f"{path} cannot be written: {error}") from error
+    manifest = found.manifest
+    file = SiteTrustFile(model=manifest.name, version=manifest.version, model_sha256=manifest.sha256, trust=reference)
+    return write_site_trust(path, file)
