@@ -128,6 +128,9 @@ class LisSettings(BaseSettings):
         "P", description="processing ID (MSH-11): production, training or debugging"
     )
     hl7_specimen_type: Name = Field("BMA", description="specimen type code of a marrow aspirate (SPM-4.1)")
+    hl7_withdrawn: Literal["D", "W"] = Field(
+        "D", description="OBX-11 of a result that was sent before and has no value any more: deleted, or wrong"
+    )
     hl7_tls_ca: Path | None = Field(
         None, description="PEM file of the CA that signed the receiver's certificate; reports are sent by TLS"
     )

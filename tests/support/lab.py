@@ -22,7 +22,7 @@ from service.lis.use_cases import UseCases
 CODES = tuple(cell_class.code for cell_class in CLASSES)
 
 
-def plainly(report: Report, _: object, control_id: str) -> str:
+def plainly(report: Report, _earlier: object, _examples: object, control_id: str) -> str:
     """A message in plain text."""
     return f"{control_id} {report.number} {report.status} {report.version}"
 

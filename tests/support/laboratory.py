@@ -1,5 +1,6 @@
 """A laboratory as the tests of HL7 meet it: reports, orders, codes, and the messages of docs/hl7-messages.md."""
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -96,15 +97,18 @@ def answer(message: str | bytes) -> str:
 def golden() -> dict[str, str]:
     """The messages of docs/hl7-messages.md, by the names that its blocks have."""
 
-    def sent(status: ReportStatus, control_id: str, **settings: Any) -> str:
-        of = report(status, read=120, version=2 if status is ReportStatus.CORRECTED else 1)
-        return encode_report(of, code_of, LisSettings(**settings), control_id=control_id, sent_at=SENT)
+    def sent(status: ReportStatus, control_id: str, earlier: Sequence[Report] = (), **settings: Any) -> str:
+        of = report(status, read=120, version=1 + len(earlier), megakaryocytes=None if earlier else 14)
+        lis = LisSettings(**settings)
+        return encode_report(of, code_of, lis, control_id=control_id, sent_at=SENT, earlier=earlier)
+
+    signed = report(read=120, counts=COUNTS | {"BLA": 4, "NGS": 336})
 
     taken, refused = order(PID, SPM, ORC, OBR), order(PID.replace("100234", ""), SPM, ORC, OBR)
     return {
         "oru-final": sent(ReportStatus.FINAL, "1"),
         "oru-preliminary": sent(ReportStatus.PRELIMINARY, "2"),
-        "oru-corrected": sent(ReportStatus.CORRECTED, "3"),
+        "oru-corrected": sent(ReportStatus.CORRECTED, "3", [signed]),
         "oul-final": sent(ReportStatus.FINAL, "4", hl7_message="OUL_R22", hl7_acks="application"),
         "oml": taken,
         "orl": answer(taken),

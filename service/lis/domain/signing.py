@@ -20,8 +20,8 @@ from service.lis.domain.cells import CellCounts
 from service.lis.domain.differential import CountingRules, specimen_differential
 from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus, SpecimenDifferential
 from service.lis.storage import audit, outbox
-from service.lis.storage.states import State
-from service.lis.storage.tables import CellRow, ReportRow, SpecimenRow
+from service.lis.storage.states import MessageState, State
+from service.lis.storage.tables import CellRow, MessageRow, ReportRow, SpecimenRow
 
 
 class ExampleCell(NamedTuple):
@@ -37,10 +37,14 @@ Examples = Sequence[ExampleCell]
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One receiver of reports. `encode` takes the report, example cells and the control id, and returns the message."""
+    """One receiver of reports.
+
+    `encode` takes the report, the earlier ones that this receiver was sent, example cells and the control id, and
+    returns the message.
+    """
 
     name: str
-    encode: Callable[[Report, Examples, str], str]
+    encode: Callable[[Report, Sequence[Report], Examples, str], str]
     retry_for: timedelta
     sends_pictures: bool = False
 
@@ -142,7 +146,7 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor
     messages: dict[str, str] = {}
     for channel in channels:
         control_id = secrets.token_hex(10)  # MSH-10 has at most 20 characters
-        message = channel.encode(report, examples, control_id)
+        message = channel.encode(report, _sent(session, specimen, channel.name), examples, control_id)
         outbox.enqueue(session, row, channel.name, control_id, message, channel.retry_for)
         messages[control_id] = audit.digest(message)
     audit.record(
@@ -158,6 +162,21 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor
         messages=messages,
         revision=specimen.revision,
     )
+
+
+def _sent(session: Session, specimen: SpecimenRow, channel: str) -> list[Report]:
+    """The earlier reports that a receiver was sent, oldest first; without those that were given up."""
+    wanted = (
+        select(ReportRow.document)
+        .join(MessageRow, MessageRow.report == ReportRow.row)
+        .where(
+            MessageRow.specimen == specimen.row,
+            MessageRow.channel == channel,
+            MessageRow.state != MessageState.DROPPED,
+        )
+        .order_by(ReportRow.version)
+    )
+    return [Report.model_validate_json(document) for document in session.scalars(wanted)]
 
 
 def _check(differential: SpecimenDifferential, *, signed: bool, accept_unread: bool) -> None:

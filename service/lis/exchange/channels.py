@@ -1,6 +1,6 @@
 """The configured receivers: message encoding and transport of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -57,7 +57,7 @@ def receivers(lis: LisSettings, codes: CodeMap, picture_store: PictureStore | No
     return found
 
 
-Encode = Callable[[Report, Examples, str], str]
+Encode = Callable[[Report, Sequence[Report], Examples, str], str]
 
 
 def _receiver(
@@ -80,9 +80,15 @@ def _verified(report: Report) -> bool:
 
 
 def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
-    def encode(report: Report, _: Examples, control_id: str) -> str:
-        codes = code_of[_verified(report)]
-        return results.encode_report(report, codes, lis, control_id=control_id, sent_at=report.created_at)
+    def encode(report: Report, earlier: Sequence[Report], _: Examples, control_id: str) -> str:
+        return results.encode_report(
+            report,
+            code_of[_verified(report)],
+            lis,
+            control_id=control_id,
+            sent_at=report.created_at,
+            earlier=earlier,
+        )
 
     return encode
 
@@ -90,9 +96,9 @@ def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
 def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], picture_store: PictureStore | None) -> Encode:
     form = bundle.FhirForm(lis.local_system_uri, lis.fhir_patient_systems)
 
-    def encode(report: Report, examples: Examples, _: str) -> str:
+    def encode(report: Report, earlier: Sequence[Report], examples: Examples, _: str) -> str:
         pictures = _pictures(examples, picture_store) if picture_store else []
-        return bundle.encode_report(report, code_of[_verified(report)], form, pictures)
+        return bundle.encode_report(report, code_of[_verified(report)], form, pictures, earlier)
 
     return encode
 
@@ -100,8 +106,8 @@ def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], picture_store: PictureS
 def _astm(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
     form = records.AstmForm(lis.hl7_application, lis.hl7_to_application, lis.hl7_processing_id, lis.hl7_specimen_type)
 
-    def encode(report: Report, _: Examples, control_id: str) -> str:
-        return records.encode_report(report, code_of[_verified(report)], form, control_id)
+    def encode(report: Report, earlier: Sequence[Report], _: Examples, control_id: str) -> str:
+        return records.encode_report(report, code_of[_verified(report)], form, control_id, earlier)
 
     return encode
 

@@ -1,12 +1,14 @@
 """The results of a report, for every message format: an ordered list of observations. Pure, no I/O."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Literal
 
 from model.contract import RESEARCH_USE, inert_note
 from service.api.schemas import ClassShare
-from service.lis.domain.report import Report
+from service.lis.domain.report import Report, ReportStatus
 
 PANEL, ME_RATIO = "PANEL", "ME_RATIO"
 COUNTED, WAITING, MEGAKARYOCYTES, MODEL, METHOD = "COUNTED", "WAITING", "MEGAKARYOCYTES", "MODEL", "METHOD"
@@ -23,6 +25,7 @@ class Coded:
     display: str
 
 
+NO_CELL = "Not measured: no cell is counted"
 #: From an observation's key and name to its code; see `CodeMap.code_of`.
 CodeOf = Callable[[str, str], Coded]
 
@@ -44,9 +47,83 @@ class Observation:
     notes: tuple[str, ...] = field(default=())
 
 
+class ResultStatus(StrEnum):
+    """Status of one result. Withdrawn: sent with a value before, and without one now."""
+
+    PRELIMINARY = "preliminary"
+    FINAL = "final"
+    CORRECTED = "corrected"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A result in the life of its specimen. A receiver files it by `key` and `number`, which never change.
+
+    `number` is 1, 2, … among the results of the same key: a report may name several models.
+    """
+
+    observation: Observation
+    number: int
+    status: ResultStatus
+
+    @property
+    def key(self) -> str:
+        return self.observation.key
+
+
 def observations(report: Report) -> list[Observation]:
     """All results of a report: classes in logit order, lineages, M:E ratio, counts, models, method."""
     return [*_classes(report), *_lineages(report), _ratio(report), *_counts(report), *_provenance(report)]
+
+
+def results(report: Report, earlier: Sequence[Report] = ()) -> list[Result]:
+    """The results with a value in the order of `observations`, then those that are withdrawn.
+
+    In a corrected report a result is corrected if it differs from the last one that was sent, otherwise final. A result
+    that was once sent is in every later report.
+
+    Args:
+        earlier: reports of the specimen that were sent to the same receiver, oldest first.
+    """
+    sent: dict[tuple[str, int], Observation] = {}
+    last: dict[tuple[str, int], Observation] = {}
+    for one in earlier:
+        sent |= _with_values(one)
+        if one.status is not ReportStatus.PRELIMINARY:
+            last = _with_values(one)
+    now = _with_values(report)
+    found = [Result(each, place[1], _status(report, each, last.get(place))) for place, each in now.items()]
+    gone = {place: replace(each, value=None, notes=()) for place, each in sent.items() if place not in now}
+    return found + [Result(each, place[1], ResultStatus.WITHDRAWN) for place, each in gone.items()]
+
+
+def _status(report: Report, result: Observation, last: Observation | None) -> ResultStatus:
+    """The status of a result with a value; `last` is that of the last signed report, if it had one."""
+    if report.status is ReportStatus.PRELIMINARY:
+        return ResultStatus.PRELIMINARY
+    return ResultStatus.FINAL if last is None or last == result else ResultStatus.CORRECTED
+
+
+def _with_values(report: Report) -> dict[tuple[str, int], Observation]:
+    """The results with a value, by key and number."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for each in observations(report):
+        seen[each.key] += 1
+        if each.value is not None:
+            found[each.key, seen[each.key]] = each
+    return found
+
+
+def not_measured(report: Report) -> list[str]:
+    """Why results have no value: a sentence for each reason, with the results."""
+    by_reason: dict[str, list[str]] = {}
+    for each in observations(report):
+        if each.value is None:
+            reason, *more = each.notes
+            by_reason.setdefault(reason, []).append(f"{each.name} ({'; '.join(more)})" if more else each.name)
+    return [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
 
 
 def _classes(report: Report) -> Iterator[Observation]:
@@ -59,11 +136,12 @@ def _class(share: ClassShare, counted: int) -> Observation:
         note = "Not measured: the model does not support this class, and a person has not read every cell"
         named = f"{share.count} of {counted} cells were classified as this class"
         return Observation(share.code, share.name, None, "%", notes=(note, named) if share.count else (note,))
+    if share.percent is None:
+        return Observation(share.code, share.name, None, "%", notes=(NO_CELL,))
     notes = [f"{share.count} of {counted} cells"]
     if share.low is not None and share.high is not None:
         notes.append(f"95 % interval {share.low:.1f} to {share.high:.1f} %")
-    value = None if share.percent is None else round(share.percent, 1)
-    return Observation(share.code, share.name, value, "%", share.low, share.high, tuple(notes))
+    return Observation(share.code, share.name, round(share.percent, 1), "%", share.low, share.high, tuple(notes))
 
 
 def _lineages(report: Report) -> Iterator[Observation]:
@@ -78,19 +156,22 @@ def _lineages(report: Report) -> Iterator[Observation]:
                 notes=("Not measured: the lineage includes a class that the model does not support",),
             )
             continue
-        value = None if share.percent is None else round(share.percent, 1)
+        if share.percent is None:
+            yield Observation(key, name, None, "%", notes=(NO_CELL,))
+            continue
         notes = (f"{share.count} of {report.differential.counted} cells",)
-        yield Observation(key, name, value, "%", share.low, share.high, notes)
+        yield Observation(key, name, round(share.percent, 1), "%", share.low, share.high, notes)
 
 
 def _ratio(report: Report) -> Observation:
     ratio, name = report.differential.me_ratio, "Myeloid to erythroid ratio"
     if not ratio.supported:
-        notes = (f"Not calculated: the ratio includes a class this model does not support; {ratio.formula}",)
-        return Observation(ME_RATIO, name, None, "{ratio}", notes=notes)
-    notes = (f"{ratio.myeloid} to {ratio.erythroid} cells; {ratio.formula}",)
-    value = None if ratio.value is None else round(ratio.value, 2)
-    return Observation(ME_RATIO, name, value, "{ratio}", ratio.low, ratio.high, notes)
+        reason = "Not calculated: the ratio includes a class that the model does not support"
+        return Observation(ME_RATIO, name, None, "{ratio}", notes=(reason, ratio.formula))
+    counted = f"{ratio.myeloid} to {ratio.erythroid} cells; {ratio.formula}"
+    if ratio.value is None:
+        return Observation(ME_RATIO, name, None, "{ratio}", notes=("Not calculated: no erythroid cell", counted))
+    return Observation(ME_RATIO, name, round(ratio.value, 2), "{ratio}", ratio.low, ratio.high, (counted,))
 
 
 def _counts(report: Report) -> Iterator[Observation]:

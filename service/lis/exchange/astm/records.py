@@ -4,14 +4,14 @@ Results only. docs/astm.md shows a session."""
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from itertools import count
 from typing import Final
 
 from service.lis.domain.report import Patient, Report, ReportStatus
-from service.lis.exchange.observations import PANEL, CodeOf, Observation, observations
+from service.lis.exchange.observations import PANEL, CodeOf, Result, ResultStatus, not_measured, results
 
 STX, ETX, EOT, ENQ, ACK, NAK, ETB = b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x15", b"\x17"
 CR, CRLF = b"\r", b"\r\n"
@@ -76,8 +76,13 @@ _ESCAPES: Final = {"|": "&F&", "^": "&S&", "\\": "&R&", "&": "&E&"}
 _ESCAPED: Final = str.maketrans(_ESCAPES)
 _PLAIN: Final = {escape: char for char, escape in _ESCAPES.items()}
 _STATUS: Final = {ReportStatus.PRELIMINARY: "P", ReportStatus.FINAL: "F", ReportStatus.CORRECTED: "C"}
-#: The result cannot be obtained (R-9).
-_NOT_DONE: Final = "X"
+#: R-9. ASTM has no code for a deleted result; X: it cannot be obtained.
+_RESULT_STATUS: Final = {
+    ResultStatus.PRELIMINARY: "P",
+    ResultStatus.FINAL: "F",
+    ResultStatus.CORRECTED: "C",
+    ResultStatus.WITHDRAWN: "X",
+}
 _SEXES: Final = frozenset({"F", "M"})
 
 
@@ -95,9 +100,15 @@ class AstmForm:
     zone: tzinfo | None = None
 
 
-def encode_report(report: Report, code_of: CodeOf, form: AstmForm, control_id: str) -> str:
-    """The records of one report, each ended by a carriage return; deterministic."""
-    return "".join(f"{_record(fields)}\r" for fields in _Writer(report, code_of, form).records(control_id))
+def encode_report(
+    report: Report, code_of: CodeOf, form: AstmForm, control_id: str, earlier: Sequence[Report] = ()
+) -> str:
+    """The records of one report, each ended by a carriage return; deterministic.
+
+    Args:
+        earlier: reports of the specimen that were sent to this receiver, oldest first.
+    """
+    return "".join(f"{_record(fields)}\r" for fields in _Writer(report, code_of, form, earlier).records(control_id))
 
 
 def escaped(text: str) -> str:
@@ -126,16 +137,18 @@ class _Writer:
     report: Report
     code_of: CodeOf
     form: AstmForm
+    earlier: Sequence[Report]
 
     def records(self, control_id: str) -> Iterator[dict[int, str]]:
         yield self._header(control_id)
         yield self._patient(self.report.patient)
         yield self._order()
         correction = f"Corrected: {self.report.correction}" if self.report.correction else ""
-        yield from _comments(*correction.splitlines(), *(self.report.comment or "").splitlines())
-        for sequence, result in enumerate(observations(self.report), 1):
+        comment = (self.report.comment or "").splitlines()
+        yield from _comments(*correction.splitlines(), *comment, *not_measured(self.report))
+        for sequence, result in enumerate(results(self.report, self.earlier), 1):
             yield self._result(sequence, result)
-            yield from _comments(*result.notes)
+            yield from _comments(*_notes(result))
         yield {1: "L", 2: "1", 3: "N"}
 
     def _header(self, control_id: str) -> dict[int, str]:
@@ -177,15 +190,15 @@ class _Writer:
         loinc = (coded.code, coded.display, "LN") if coded.system == "loinc" else (None, name, None)
         return _components(*loinc, key)
 
-    def _result(self, sequence: int, result: Observation) -> dict[int, str]:
-        report = self.report
+    def _result(self, sequence: int, result: Result) -> dict[int, str]:
+        report, observation = self.report, result.observation
         return {
             1: "R",
             2: str(sequence),
-            3: self._test(result.key, result.name),
-            4: "" if result.value is None else escaped(str(result.value)),
-            5: escaped(result.unit or ""),
-            9: _NOT_DONE if result.value is None else _STATUS[report.status],
+            3: self._test(result.key, observation.name),
+            4: "" if observation.value is None else escaped(str(observation.value)),
+            5: escaped(observation.unit or ""),
+            9: _RESULT_STATUS[result.status],
             11: _components(None, report.signed_by),
             13: self._moment(report.created_at),
             14: escaped(self.form.sender),
@@ -195,6 +208,10 @@ class _Writer:
         if moment is None:
             return ""
         return _digits(moment.astimezone(self.form.zone).replace(tzinfo=None).isoformat(timespec="seconds"))
+
+
+def _notes(result: Result) -> tuple[str, ...]:
+    return ("Withdrawn",) if result.status is ResultStatus.WITHDRAWN else result.observation.notes
 
 
 def _digits(iso: str) -> str:

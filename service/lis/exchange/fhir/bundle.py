@@ -15,8 +15,16 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import orjson
 
 from model.contract import RESEARCH_USE, inert_note
-from service.lis.domain.report import Order, Patient, Report, ReportModel
-from service.lis.exchange.observations import PANEL, Coded, CodeOf, Observation, observations
+from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
+from service.lis.exchange.observations import (
+    PANEL,
+    Coded,
+    CodeOf,
+    Observation,
+    ResultStatus,
+    observations,
+    results,
+)
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -126,6 +134,14 @@ def _interval(result: Observation) -> Json:
     return {"extension": [{"url": CONFIDENCE_INTERVAL, "extension": parts}]}
 
 
+#: A result that was sent before and has no value any more.
+WITHDRAWN: Final = "entered-in-error"
+_STATUS: Final = {
+    ResultStatus.PRELIMINARY: "preliminary",
+    ResultStatus.FINAL: "final",
+    ResultStatus.CORRECTED: "corrected",
+    ResultStatus.WITHDRAWN: WITHDRAWN,
+}
 PANEL_NAME: Final = "Bone marrow differential"
 #: UUID namespace of the models as devices.
 _MODELS: Final = uuid5(NAMESPACE_URL, "urn:marrowlens:model")
@@ -153,18 +169,33 @@ class MediaPicture:
     title: str
 
 
-def encode_report(report: Report, code_of: CodeOf, form: FhirForm, pictures: Sequence[MediaPicture] = ()) -> str:
-    """The Bundle of one report as JSON; deterministic."""
-    return orjson.dumps(report_bundle(report, code_of, form, pictures)).decode()
+def encode_report(
+    report: Report,
+    code_of: CodeOf,
+    form: FhirForm,
+    pictures: Sequence[MediaPicture] = (),
+    earlier: Sequence[Report] = (),
+) -> str:
+    """The Bundle of one report as JSON; deterministic. Arguments as of `report_bundle`."""
+    return orjson.dumps(report_bundle(report, code_of, form, pictures, earlier)).decode()
 
 
-def report_bundle(report: Report, code_of: CodeOf, form: FhirForm, pictures: Sequence[MediaPicture] = ()) -> Json:
+def report_bundle(
+    report: Report,
+    code_of: CodeOf,
+    form: FhirForm,
+    pictures: Sequence[MediaPicture] = (),
+    earlier: Sequence[Report] = (),
+) -> Json:
     """The Bundle of one report: patient, models, specimen, pictures, results, their panel, and the report.
 
     Every entry has an identifier, so that a repeated Bundle adds nothing. Patient and models are created if unknown
     and never changed; the other resources belong to the specimen and are replaced.
+
+    Args:
+        earlier: reports of the specimen that were sent to this receiver, oldest first.
     """
-    entries = _Writer(report, code_of, form).entries(pictures)
+    entries = _Writer(report, code_of, form, earlier).entries(pictures)
     return {"resourceType": "Bundle", "type": "transaction", "entry": list(entries)}
 
 
@@ -185,6 +216,7 @@ class _Writer:
     report: Report
     code_of: CodeOf
     form: FhirForm
+    earlier: Sequence[Report]
 
     def entries(self, pictures: Sequence[MediaPicture]) -> Iterator[Json]:
         yield _created(_patient(self.report.patient, self.form), self._urn("patient"))
@@ -193,9 +225,9 @@ class _Writer:
         yield _updated(self._specimen())
         media = [self._media(picture) for picture in pictures]
         yield from map(_updated, media)
-        results = list(self._observations())
-        yield from map(_updated, results)
-        yield _updated(self._panel(results))
+        observed = list(self._observations())
+        yield from map(_updated, observed)
+        yield _updated(self._panel([each for each in observed if each["status"] != WITHDRAWN]))
         yield _updated(self._diagnostic_report(media))
 
     def _urn(self, name: str) -> str:
@@ -234,14 +266,24 @@ class _Writer:
         }
 
     def _observations(self) -> Iterator[Json]:
+        """Every result, with its value or why it has none; then those that are withdrawn."""
+        sent = {(each.key, each.number): each.status for each in results(self.report, self.earlier)}
         seen: Counter[str] = Counter()
         for result in observations(self.report):
             seen[result.key] += 1
-            name = result.key if seen[result.key] == 1 else f"{result.key}/{seen[result.key]}"
-            yield self._observation(result, name)
+            status = sent.pop((result.key, seen[result.key]), None)
+            yield self._observation(result, seen[result.key], status)
+        names = {each.key: each.name for report in self.earlier for each in observations(report)}
+        for (key, number), status in sent.items():
+            yield self._observation(Observation(key, names[key], None), number, status)
 
-    def _observation(self, result: Observation, name: str) -> Json:
+    def _observation(self, result: Observation, number: int, status: ResultStatus | None) -> Json:
+        """One result. Without a status it has no value and never had one."""
+        name = result.key if number == 1 else f"{result.key}/{number}"
         document = self._any_observation(self.code_of(result.key, result.name), result.name, name)
+        is_preliminary = self.report.status is ReportStatus.PRELIMINARY
+        unmeasured = ResultStatus.PRELIMINARY if is_preliminary else ResultStatus.FINAL
+        document["status"] = _STATUS[status or unmeasured]
         document |= value(result, unsupported=result.key in self.report.differential.unsupported)
         models = self._models()
         if len(models) == 1:  # with several, the model of a result is unknown

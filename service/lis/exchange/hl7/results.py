@@ -3,8 +3,7 @@
 Field by field in docs/hl7-messages.md.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from service.config.lis import LisSettings
@@ -20,7 +19,17 @@ from service.lis.exchange.hl7.encoding import (
     segment,
     text,
 )
-from service.lis.exchange.observations import MEGAKARYOCYTES, MODEL, PANEL, Coded, CodeOf, Observation, observations
+from service.lis.exchange.observations import (
+    MEGAKARYOCYTES,
+    MODEL,
+    PANEL,
+    CodeOf,
+    Observation,
+    Result,
+    ResultStatus,
+    not_measured,
+    results,
+)
 
 VERSION = "2.5.1"
 #: hl7_acks to MSH-15 and MSH-16. IHE LAW requires `application`.
@@ -53,16 +62,27 @@ def header(settings: LisSettings, kind: tuple[str, str, str], control_id: str, s
     return segment("MSH", fields)
 
 
-#: OBR-25 (table 0123) and OBX-11 (table 0085). X: the result cannot be obtained.
+#: OBR-25 (table 0123) and OBX-11 (table 0085); a withdrawn result has `hl7_withdrawn`.
 STATUS = {ReportStatus.PRELIMINARY: "P", ReportStatus.FINAL: "F", ReportStatus.CORRECTED: "C"}
-NOT_OBTAINABLE = "X"
+RESULT_STATUS = {ResultStatus.PRELIMINARY: "P", ResultStatus.FINAL: "F", ResultStatus.CORRECTED: "C"}
 #: OBX-17, the method. The number of cells read by a person is a result of its own.
 SUGGESTED = ("SUGGESTED", "Suggested by the model, not signed")
 SIGNED = ("SIGNED", "Suggested by the model, signed by a person")
 
 
-def encode_report(report: Report, code_of: CodeOf, settings: LisSettings, *, control_id: str, sent_at: datetime) -> str:
+def encode_report(
+    report: Report,
+    code_of: CodeOf,
+    settings: LisSettings,
+    *,
+    control_id: str,
+    sent_at: datetime,
+    earlier: Sequence[Report] = (),
+) -> str:
     """The report as the message named by `settings.hl7_message`; segments end with a carriage return.
+
+    Args:
+        earlier: reports of the specimen that were sent to this receiver, oldest first.
 
     Raises:
         ValueError: the control id is not 1 to 20 characters.
@@ -70,10 +90,10 @@ def encode_report(report: Report, code_of: CodeOf, settings: LisSettings, *, con
     kind = ("OUL", "R22", "OUL_R22") if settings.hl7_message == "OUL_R22" else ("ORU", "R01", "ORU_R01")
     msh, pid, spm = header(settings, kind, control_id, sent_at), patient(report.patient), _specimen(report, settings)
     orc, obr = _control(report), _request(report, code_of, settings)
-    results = [*_remarks(report), *_results(report, code_of, settings)]
+    body = [*_remarks(report), *_results(report, earlier, code_of, settings)]
     if settings.hl7_message == "OUL_R22":
-        return message([msh, pid, spm, obr, orc, *results])
-    return message([msh, pid, orc, obr, *results, spm])
+        return message([msh, pid, spm, obr, orc, *body])
+    return message([msh, pid, orc, obr, *body, spm])
 
 
 def patient(person: Patient) -> str:
@@ -102,7 +122,7 @@ def _control(report: Report) -> str:
 
 def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
     order = report.order
-    panel = _coded(code_of(PANEL, "Differential panel - Bone marrow"), settings)
+    panel = _coded(PANEL, "Differential panel - Bone marrow", code_of, settings)
     asked = components(order.service_code, order.service_name, order.service_system)
     fields = {
         1: text(1),
@@ -135,7 +155,8 @@ def _specimen(report: Report, settings: LisSettings) -> str:
 
 
 def _remarks(report: Report) -> Iterator[str]:
-    comments = [(report.correction, ("GR", "General Reason")), (report.comment, ("RE", "Remark"))]
+    unmeasured = [(words, ("RE", "Remark")) for words in not_measured(report)]
+    comments = [(report.correction, ("GR", "General Reason")), (report.comment, ("RE", "Remark")), *unmeasured]
     present = [(words, kind) for words, kind in comments if words]
     for number, (words, kind) in enumerate(present, 1):
         yield _note(number, words, components(*kind, "HL70364"))
@@ -145,13 +166,13 @@ def _note(number: int, words: str, kind: Encoded = EMPTY) -> str:
     return segment("NTE", {1: text(number), 2: text("L"), 3: text(words), 4: kind})
 
 
-def _results(report: Report, code_of: CodeOf, settings: LisSettings) -> Iterator[str]:
+def _results(report: Report, earlier: Sequence[Report], code_of: CodeOf, settings: LisSettings) -> Iterator[str]:
     shared = _shared(report, settings)
-    seen: Counter[str] = Counter()
-    for number, result in enumerate(observations(report), 1):
-        seen[result.key] += 1
-        yield _result(number, result, seen[result.key], _coded(code_of(result.key, result.name), settings), shared)
-        for line, words in enumerate(_notes(result), 1):
+    for number, result in enumerate(results(report, earlier), 1):
+        code = _coded(result.key, result.observation.name, code_of, settings)
+        status = RESULT_STATUS.get(result.status, settings.hl7_withdrawn)
+        yield _result(number, result, {**shared, 3: code, 11: text(status)})
+        for line, words in enumerate(_notes(result.observation), 1):
             yield _note(line, words)
 
 
@@ -160,7 +181,6 @@ def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
     method = SUGGESTED if report.status is ReportStatus.PRELIMINARY else SIGNED
     devices = [components(f"{model.name} {model.version}", None, model.sha256, "L") for model in report.models]
     return {
-        11: text(STATUS[report.status]),
         14: _collected(report),
         16: components(None, report.signed_by),
         17: components(*method, settings.local_system),
@@ -169,29 +189,27 @@ def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
     }
 
 
-def _result(number: int, result: Observation, nth: int, code: Encoded, shared: dict[int, Encoded]) -> str:
+def _result(number: int, result: Result, shared: dict[int, Encoded]) -> str:
+    observation = result.observation
     fields = {
         **shared,
         1: text(number),
-        2: text(_type(result.value)),
-        3: code,
+        2: text(_type(observation)),
         # Distinguishes results of the same code: a report may name several models.
-        4: text(nth) if result.key == MODEL else EMPTY,
-        5: text(result.value),
-        6: components(result.unit, None, "UCUM") if result.unit else EMPTY,
+        4: text(result.number) if result.key == MODEL else EMPTY,
+        5: text(observation.value),
+        6: components(observation.unit, None, "UCUM") if observation.unit else EMPTY,
     }
-    if result.value is None:
-        fields[11] = text(NOT_OBTAINABLE)
     if result.key == MEGAKARYOCYTES:  # counted by a person, not by a model
         fields[17] = fields[18] = EMPTY
     return segment("OBX", fields)
 
 
-def _type(value: float | int | str | None) -> str:
-    """OBX-2. ST holds at most 199 characters."""
-    if isinstance(value, str):
-        return "ST" if len(value) < 200 else "TX"
-    return "NM"
+def _type(result: Observation) -> str:
+    """OBX-2: a result with a unit is a number. ST holds at most 199 characters."""
+    if result.unit is not None:
+        return "NM"
+    return "ST" if len(str(result.value or "")) < 200 else "TX"
 
 
 def _notes(result: Observation) -> Iterator[str]:
@@ -203,5 +221,8 @@ def _notes(result: Observation) -> Iterator[str]:
         yield f"95 % interval {result.low:.{places}f} to {result.high:.{places}f}{unit}"
 
 
-def _coded(code: Coded, settings: LisSettings) -> Encoded:
-    return components(code.code, code.display, "LN" if code.system == "loinc" else settings.local_system)
+def _coded(key: str, name: str, code_of: CodeOf, settings: LisSettings) -> Encoded:
+    """The local code, by which receivers file a result for good, and the LOINC code that is claimed at the moment."""
+    code = code_of(key, name)
+    loinc = (code.code, code.display, "LN") if code.system == "loinc" else ()
+    return components(key, name, settings.local_system, *loinc)

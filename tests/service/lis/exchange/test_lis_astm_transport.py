@@ -45,7 +45,7 @@ async def test_a_receiver_nobody_here_wrote_has_what_the_report_says(receiver: A
     message, again = told["messages"]
     assert message["complete"]
     assert again["results"][3]["value"] == message["results"][3]["value"]
-    sent = ["" if result.value is None else str(result.value) for result in observations(of)]
+    sent = [str(result.value) for result in observations(of) if result.value is not None]
     assert [each["value"] for each in message["results"]] == sent
     assert {each["sample_id"] for each in message["results"]} == {of.number}
 

@@ -43,7 +43,7 @@ async def test_simple_hl7_reads_the_values_that_were_sent(tmp_path: Path) -> Non
             await wire.deliver(oru("r-1"), "r-1")
         (received,) = receiver.received()
     assert (received["type"], received["event"]) == ("ORU", "R01")
-    assert ["11150-0^Blast^LN", "1.2"] in received["results"]
+    assert ["BLA^Blast^99MARROWLENS^11150-0^Blast^LN", "1.2"] in received["results"]
 
 
 @pytest.mark.parametrize("script", NODE_RECEIVERS)

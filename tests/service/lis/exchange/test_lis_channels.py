@@ -14,7 +14,7 @@ COUNTS = {"LYT": 30, "BLA": 10, "EBO": 60}
 
 
 def sent(of: Report) -> dict[str, str]:
-    return {each.channel.name: each.channel.encode(of, (), "c-1") for each in receivers(LIS, CodeMap.load(), None)}
+    return {each.channel.name: each.channel.encode(of, (), (), "c-1") for each in receivers(LIS, CodeMap.load(), None)}
 
 
 def counted(status: ReportStatus, *, unread: int) -> Report:

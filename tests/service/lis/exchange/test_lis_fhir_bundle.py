@@ -145,8 +145,10 @@ def test_what_has_no_value_says_why() -> None:
 @pytest.mark.parametrize("status", ReportStatus)
 def test_the_status_stands_on_the_report_and_on_every_result(status: ReportStatus) -> None:
     found = bundle(report(status))
-    of = [only(found, "DiagnosticReport"), *resources(found, "Observation")]
-    assert {each["status"] for each in of} == {status.value}
+    *members, panel = resources(found, "Observation")
+    assert {each["status"] for each in (panel, only(found, "DiagnosticReport"))} == {status.value}
+    # Without an earlier report there is nothing to correct.
+    assert {each["status"] for each in members} == {"final" if status is CORRECTED else status.value}
 
 
 def test_who_signed_what_was_said_and_why_it_was_corrected() -> None:

@@ -19,7 +19,7 @@ from service.lis.domain.report import Order, ReportModel, ReportStatus
 from service.lis.exchange.hl7.encoding import encode, normalize_line_breaks, unescape
 from service.lis.exchange.hl7.reader import read_header, read_segments
 from service.lis.exchange.hl7.results import encode_report
-from service.lis.exchange.observations import observations
+from service.lis.exchange.observations import observations, results
 
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 PAGE = ROOT / "docs" / "hl7-messages.md"
@@ -81,30 +81,29 @@ def test_all_classes_with_and_without_what_may_be_absent_are_valid(kind: str, st
 
 def test_every_result_is_sent_in_order_with_its_code_value_and_unit() -> None:
     rows = segments(encoded(), "OBX")
-    expected = observations(report())
+    expected = [each for each in observations(report()) if each.value is not None]
     assert [str(row[3]).split("^") for row in rows] == [
-        [code_of(each.key, each.name).code, each.name, "LN" if each.key in LOINC else "99MARROWLENS"]
+        [each.key, each.name, "99MARROWLENS", *([LOINC[each.key], each.name, "LN"] if each.key in LOINC else [])]
         for each in expected
     ]
-    assert [hl7.parse(encoded()).unescape(str(row[5])) for row in rows] == [
-        "" if each.value is None else str(each.value) for each in expected
-    ]
+    assert [hl7.parse(encoded()).unescape(str(row[5])) for row in rows] == [str(each.value) for each in expected]
     assert [str(row[6]).partition("^")[0] for row in rows] == [each.unit or "" for each in expected]
     assert [str(row[1]) for row in rows] == [str(n) for n in range(1, len(rows) + 1)]
 
 
-def test_what_cannot_be_had_is_said_so_and_why() -> None:
-    lines = encoded().split("\r")
-    row = next(n for n, line in enumerate(lines) if "|ABE^" in line)
-    fields = lines[row].split("|")
-    assert (fields[5], fields[11]) == ("", "X")
-    assert "Not measured" in lines[row + 1]
+def test_what_has_no_value_is_a_remark_with_its_reason_and_no_result() -> None:
+    message = encoded()
+    assert "|ABE^" not in message
+    notes = [str(note[3]) for note in segments(message, "NTE") if len(note) > 4]
+    reason = "Not measured: the model does not support this class, and a person has not read every cell"
+    assert f"{reason}: Abnormal eosinophil" in notes
+    assert any(note.startswith("Not measured: the lineage includes") for note in notes)
 
 
 def test_intervals_stand_below_every_value_that_has_one() -> None:
     of = report(read=sum(COUNTS.values()))  # so that every class is measured, and the ratio with them
     blocks = re.split(r"\r(?=OBX)", encoded(of))[1:]
-    bounded = [each.low is not None for each in observations(of)]
+    bounded = [each.low is not None for each in observations(of) if each.value is not None]
     assert ["95 % interval" in block for block in blocks] == bounded
     ratio = next(block for block in blocks if "11138-5" in block)
     assert re.search(r"95 % interval 1\.7\d to 2\.5\d$", ratio)
@@ -123,7 +122,7 @@ def test_the_status_stands_in_every_place(status: ReportStatus, letter: str, con
     (obr,), (orc,) = segments(message, "OBR"), segments(message, "ORC")
     assert (str(obr[25]), str(orc[5])) == (letter, control)
     rows = segments(message, "OBX")
-    assert {str(row[11]) for row in rows} == {letter, "X"}
+    assert {str(row[11]) for row in rows} == ({"F"} if status is ReportStatus.CORRECTED else {letter})
     assert {str(row[17]).partition("^")[0] for row in rows if "MEGAKARYOCYTES" not in str(row[3])} == {method}
     signed = "" if status is ReportStatus.PRELIMINARY else "Dr. A. Beispiel"
     assert {str(row[16]) for row in rows} == {f"^{signed}" if signed else ""}
@@ -138,7 +137,11 @@ def test_the_order_comes_back_as_it_was_asked() -> None:
     (obr,) = segments(encoded(report(order=asked)), "OBR")
     assert [str(obr[n]) for n in (2, 3, 4)] == ["P\\F\\1", "F\\S\\1", "BM^Mark^99X"]
     (obr,) = segments(encoded(report(order=Order())), "OBR")
-    assert [str(obr[n]) for n in (2, 3, 4)] == ["", "M26-0042", "47286-0^Differential panel - Bone marrow^LN"]
+    assert [str(obr[n]) for n in (2, 3, 4)] == [
+        "",
+        "M26-0042",
+        "PANEL^Differential panel - Bone marrow^99MARROWLENS^47286-0^Differential panel - Bone marrow^LN",
+    ]
 
 
 def test_every_model_is_named_as_a_device_and_as_a_result() -> None:
@@ -240,7 +243,7 @@ def test_any_text_in_every_field_is_read_back_and_breaks_nothing(drawn: tuple[di
 def test_hl7apy_sees_the_same_segments_and_fields_whatever_they_say(drawn: tuple[dict[str, str], Any]) -> None:
     words, of = drawn
     parsed = parse_message(encoded(of))
-    assert len(parsed.ORU_R01_PATIENT_RESULT.ORU_R01_ORDER_OBSERVATION.ORU_R01_OBSERVATION) == len(observations(of))
+    assert len(parsed.ORU_R01_PATIENT_RESULT.ORU_R01_ORDER_OBSERVATION.ORU_R01_OBSERVATION) == len(results(of))
     # As it parsed it; written out again by hl7apy, \X1F\ and \.br\ are escaped a second time.
     family = parsed.ORU_R01_PATIENT_RESULT.ORU_R01_PATIENT.PID.PID_5.PID_5_1.FN_1.value.value
     assert unescape(family).strip() == normalize_line_breaks(words["family"]).strip()
