@@ -12,7 +12,7 @@ Labels = NDArray[np.int64]
 
 
 class Proportion(NamedTuple):
-    """A share of n cells with its 95 % interval; the share is None if n is 0."""
+    """A share of n cells with its interval, 95 % by default; the share is None if n is 0."""
 
     hits: int
     n: int
@@ -22,7 +22,7 @@ class Proportion(NamedTuple):
     clusters: int | None  # patients that the interval allows for; None: cells taken as independent
 
 
-def proportion(hits: NDArray[np.bool_], clusters: Labels | None = None) -> Proportion:
+def proportion(hits: NDArray[np.bool_], clusters: Labels | None = None, confidence: float = 0.95) -> Proportion:
     """The share of hits with its Wilson interval.
 
     With clusters, the interval is that of an effective number of cells: n divided by the design effect (Rao and Scott
@@ -40,7 +40,7 @@ def proportion(hits: NDArray[np.bool_], clusters: Labels | None = None) -> Propo
         return Proportion(0, 0, None, 0.0, 1.0, None)
     share = count / n
     effective, found = (n, None) if clusters is None else _effective_cells(hits, clusters)
-    low, high = wilson(share * effective, effective)
+    low, high = wilson(share * effective, effective, confidence)
     return Proportion(count, n, share, min(low, share), max(high, share), found)
 
 

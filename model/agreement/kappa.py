@@ -27,19 +27,24 @@ def cohen_kappa(counts: Counts) -> Floats:
 def kappa_interval(counts: Counts) -> Interval | None:
     """95 % percentile bootstrap interval of the kappa of all clusters together; None where kappa is not defined.
 
-    Clusters are drawn with replacement; if there is only one, its cells are.
+    Of cells drawn with replacement, or, if that is wider, of clusters: few clusters vary less than they would in
+    another sample.
 
     Args:
         counts: (G, C, C), of each cluster (patient).
     """
     random = np.random.default_rng(0)
-    clusters, classes = len(counts), counts.shape[-1]
+    clusters, cells = len(counts), counts.sum(axis=0).reshape(-1)
+    drawn = [random.multinomial(cells.sum(), cells / max(cells.sum(), 1), DRAWS)]
     if clusters > 1:
-        drawn = random.multinomial(clusters, np.full(clusters, 1 / clusters), DRAWS) @ counts.reshape(clusters, -1)
-    else:
-        cells = counts.reshape(-1)
-        drawn = random.multinomial(cells.sum(), cells / max(cells.sum(), 1), DRAWS)
-    kappas = cohen_kappa(drawn.reshape(DRAWS, classes, classes))
+        weights = random.multinomial(clusters, np.full(clusters, 1 / clusters), DRAWS)
+        drawn.append(weights @ counts.reshape(clusters, -1))
+    found = [ends for each in drawn if (ends := _middle(each.reshape(DRAWS, *counts.shape[1:]))) is not None]
+    return (min(low for low, _ in found), max(high for _, high in found)) if found else None
+
+
+def _middle(counts: Counts) -> Interval | None:
+    kappas = cohen_kappa(counts)
     defined = kappas[~np.isnan(kappas)]
     if not len(defined):
         return None

@@ -28,14 +28,17 @@ MARGIN = 16 * mm
 WIDTH = A4[0] - 2 * MARGIN
 #: Small images in a row.
 SMALL_COLUMNS = 6
-#: Letters of a text that is not broken if there is room, and points of a letter.
-SHORT_TEXT, LETTER = 20, 4.1
+#: Letters of a text that is not broken if there is room, points of a letter and of a bold one, and beside them.
+SHORT_TEXT, LETTER, BOLD_LETTER, PADDING = 34, 4.25, 5.0, 6.0
 
 _FONT, _BOLD = "DejaVuSans", "DejaVuSans-Bold"
 _TEXT = ParagraphStyle("text", fontName=_FONT, fontSize=9, leading=12.5, spaceAfter=4)
-_CELL = ParagraphStyle("cell", parent=_TEXT, fontSize=6.5, leading=8.5, spaceAfter=0)
+_CELL = ParagraphStyle("cell", parent=_TEXT, fontSize=6.8, leading=8.8, spaceAfter=0)
+_SMALL = ParagraphStyle("small", parent=_CELL, rightIndent=6)
 _HEAD = ParagraphStyle("head", parent=_CELL, fontName=_BOLD)
-_NOTE = ParagraphStyle("note", parent=_TEXT, fontSize=7.5, leading=10, textColor=colors.HexColor("#555555"))
+_NOTE = ParagraphStyle(
+    "note", parent=_TEXT, fontSize=7.5, leading=10, spaceBefore=3, textColor=colors.HexColor("#555555")
+)
 _TITLE = ParagraphStyle("title", parent=_TEXT, fontName=_BOLD, fontSize=17, leading=21, spaceAfter=8)
 _SECTION = ParagraphStyle(
     "section", parent=_TEXT, fontName=_BOLD, fontSize=13, leading=17, spaceBefore=14, spaceAfter=5, keepWithNext=1
@@ -109,19 +112,26 @@ def _section(section: Section) -> Iterator[Flowable]:
 
 
 def _grid(table: Table) -> Grid:
-    """A table whose columns share the width by their longest words and texts."""
+    """A table: no word is broken if there is room, and the rest of the width goes to long texts."""
     rows = [table.header, *table.rows]
-    weights = [max(4, *(_letters(row[at]) for row in rows)) + 1.5 for at in range(len(table.header))]
-    widths = [WIDTH * weight / sum(weights) for weight in weights]
-    # Narrow tables keep their size instead of filling the width.
-    widths = [min(width, LETTER * weight + 5) for width, weight in zip(widths, weights, strict=True)]
+    columns = range(len(table.header))
+    least = [
+        max(BOLD_LETTER * _longest_word(table.header[at]), *(LETTER * _longest_word(row[at]) for row in rows)) + PADDING
+        for at in columns
+    ]
+    wanted = [max(LETTER * min(len(row[at]), SHORT_TEXT) for row in rows) + PADDING for at in columns]
+    more = [max(0.0, wide - narrow) for wide, narrow in zip(wanted, least, strict=True)]
+    room = max(0.0, WIDTH - sum(least))
+    factor = min(1.0, room / sum(more)) if sum(more) else 0.0
+    widths = [narrow + factor * each for narrow, each in zip(least, more, strict=True)]
+    if (total := sum(widths)) > WIDTH:
+        widths = [width * WIDTH / total for width in widths]
     texts = [[_paragraph(cell, _CELL if number else _HEAD) for cell in row] for number, row in enumerate(rows)]
     return Grid(texts, colWidths=widths, style=_LINES, repeatRows=1, hAlign="LEFT")
 
 
-def _letters(text: str) -> int:
-    """How many letters a cell asks for: its longest word, and all of a short text."""
-    return max(min(len(text), SHORT_TEXT), *map(len, text.split()), 0)
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=1)
 
 
 def _image(image: EmbeddedImage, width: float = WIDTH) -> Image:
@@ -135,5 +145,5 @@ def _small(images: list[EmbeddedImage]) -> Iterator[Flowable]:
     width = WIDTH / SMALL_COLUMNS
     for start in range(0, len(images), SMALL_COLUMNS):
         row = images[start : start + SMALL_COLUMNS]
-        cells = [[_image(image, width - 6), _paragraph(image.caption, _CELL)] for image in row]
+        cells = [[_image(image, width - 8), _paragraph(image.caption, _SMALL)] for image in row]
         yield Grid([cells], colWidths=[width] * len(row), style=_LINES[1:], hAlign="LEFT")

@@ -6,9 +6,9 @@ names it.
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from model import atomic_file
 from model.contract import ArtefactError, Manifest, first_fault
@@ -24,6 +24,9 @@ class SiteTrustFile(Strict):
     model: str = Field(description="name of the model that the thresholds are of")
     version: str
     model_sha256: Sha256 = Field(description="of its ONNX file")
+    pictures: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")], ...] = Field(
+        description="first 16 digits of the SHA-256 of the pictures that the thresholds were fitted to"
+    )
     trust: TrustReference
 
 
@@ -34,28 +37,37 @@ def write_site_trust(path: Path, file: SiteTrustFile) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def read_site_trust(path: Path) -> tuple[SiteTrustFile, str]:
+    """The content of the file, and its SHA-256.
+
+    Raises:
+        ArtefactError: the file is missing or damaged.
+    """
+    try:
+        content = read_regular_file(path)
+        return SiteTrustFile.model_validate_json(content), hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise ArtefactError(path, f"is not a laboratory's trust reference: {first_fault(error)}") from error
+
+
 def with_site_trust(manifest: Manifest, path: Path) -> Manifest:
     """The manifest with the laboratory's trust reference, and the SHA-256 of its file.
 
     Raises:
         ArtefactError: the file is missing, damaged, or of another model.
     """
-    try:
-        content = read_regular_file(path)
-        found = SiteTrustFile.model_validate_json(content)
-    except OSError as error:
-        raise ArtefactError(path, f"cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        raise ArtefactError(path, f"is not a laboratory's trust reference: {first_fault(error)}") from error
+    found, digest = read_site_trust(path)
     if found.model_sha256 != manifest.sha256:
         raise ArtefactError(
             path,
-            f"is of {found.model} {found.version}, and the model is {manifest.name} {manifest.version}: make one for "
-            "it with `marrowlens verify --write-trust`",
+            f"is of {found.model} {found.version}, sha256 {found.model_sha256[:12]}…, and the model is {manifest.name} "
+            f"{manifest.version}, {manifest.sha256[:12]}…: make one for it with `marrowlens verify --write-trust`",
         )
     replaced = manifest.model_dump() | {
         "trust": found.trust.model_dump(),
-        "site_trust_sha256": hashlib.sha256(content).hexdigest(),
+        "site_trust_sha256": digest,
     }
     try:
         return Manifest.model_validate(replaced)

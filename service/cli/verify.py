@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from service.verification.document import Verification
 
 NOT_VERIFIED = 1
+DEFAULT_GOAL = 0.8
 #: A drift window that holds every picture of a folder.
 UNLIMITED_WINDOW = 1_000_000
 
@@ -43,6 +44,10 @@ def verify(
         Path | None,
         typer.Option(help="Write thresholds fitted to these cells, for MARROWLENS_TRUST_REFERENCE."),
     ] = None,
+    details: Annotated[
+        list[str] | None,
+        typer.Option("--detail", metavar="NAME=TEXT", help="A line of the report, such as 'stain=Pappenheim'."),
+    ] = None,
     artefact: Artefact = None,
 ) -> None:
     """Verify the model on your own labelled cells (docs/verify.md).
@@ -62,10 +67,20 @@ def verify(
     settings = load_settings(artefact=artefact, drift_window=UNLIMITED_WINDOW)
     session = open_model(settings)
     try:
+        own, default = _goals(goals or [], session.manifest.codes)
         request = Request(
-            folder, out, labels, _pairs(mapping or [], "--map"), _goals(goals or [], session.manifest.codes), precision,
-            write_trust, settings.count_other,
-        )  # fmt: skip
+            folder,
+            out,
+            labels,
+            _pairs(mapping or [], "--map", "NAME=CODE"),
+            own,
+            precision,
+            write_trust,
+            settings.count_other,
+            default,
+            _pairs(details or [], "--detail", "NAME=TEXT"),
+            settings.trust_reference,
+        )
         document = run(request, session, InferenceOptions.from_settings(settings), console)
     except VerificationError as error:
         stop(str(error))
@@ -80,20 +95,20 @@ def verify(
     raise typer.Exit(0 if is_verified else NOT_VERIFIED)
 
 
-def _pairs(options: list[str], name: str) -> dict[str, str]:
+def _pairs(options: list[str], name: str, form: str) -> dict[str, str]:
     """NAME=VALUE options; the last = divides."""
     pairs = {}
     for option in options:
         key, equals, value = option.rpartition("=")
         if not equals or not key or not value:
-            stop(f"{name} {option}: write NAME=CODE")
+            stop(f"{name} {option}: write {form}")
         pairs[key] = value
     return pairs
 
 
-def _goals(options: list[str], codes: tuple[str, ...]) -> dict[str, float]:
-    """The goal of each class of the model."""
-    goals = dict.fromkeys(codes, 0.8)
+def _goals(options: list[str], codes: tuple[str, ...]) -> tuple[dict[str, float], float | None]:
+    """The goal of each class of the model, and the default if some classes have it."""
+    own: dict[str, float] = {}
     for option in sorted(options, key=lambda option: "=" in option):  # that for all classes first
         code, _, text = option.rpartition("=")
         try:
@@ -101,20 +116,21 @@ def _goals(options: list[str], codes: tuple[str, ...]) -> dict[str, float]:
         except ValueError:
             share = -1
         if not 0 < share < 1:
-            stop(f"--goal {option}: {text} is not a share between 0 and 1")
+            stop(f"--goal {option}: {text} is not a share between 0 and 1, such as 0.85")
         if code and code not in codes:
             stop(f"--goal {option}: the model has no class {code}; it has {', '.join(codes)}")
-        goals |= {code: share} if code else dict.fromkeys(codes, share)
-    return goals
+        own |= {code: share} if code else dict.fromkeys(codes, share)
+    goals = {code: own.get(code, DEFAULT_GOAL) for code in codes}
+    return goals, DEFAULT_GOAL if len(own) < len(codes) else None
 
 
 def _print(document: "Verification") -> None:
-    from service.verification.pages import rate_text
+    from service.verification.tables import outlook, rate_text
 
-    table = new_table("class", "verdict", "cells", "sensitivity", "predictive value", "missing")
+    table = new_table("class", "verdict", "cells", "sensitivity", "predictive value", "outlook")
     for each in document.classes:
         if not each.supported:
             continue
         rates = (rate_text(rate) for rate in (each.sensitivity, each.predictive_value))
-        table.add_row(each.code, each.verdict, str(each.sensitivity.n), *rates, str(each.missing_cells or ""))
+        table.add_row(each.code, each.verdict, str(each.sensitivity.n), *rates, outlook(each))
     print_tables(table)

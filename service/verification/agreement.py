@@ -1,5 +1,6 @@
 """Agreement of the model with the labels: by class, over all cells, in subgroups, and beside that of the readers."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 
@@ -24,12 +25,10 @@ MIN_SUBGROUP = 10
 MODEL = "model"
 
 
-def confusion_by_patient(found: Observations, among: Mask | None = None) -> NDArray[np.int64]:
-    """Counts of the cells, or of some of them, by patient: (G, C + 1, C + 1), labels in rows; one patient if they are
-    unknown."""
-    chosen = slice(None) if among is None else among
-    patients = None if found.patients is None else found.patients[chosen]
-    return _counts(found.labels[chosen], found.predicted[chosen], patients, found.other + 1)
+def confusion_by_patient(found: Observations, among: Mask) -> NDArray[np.int64]:
+    """Counts of some labelled cells by patient, (G, C + 1, C + 1), labels in rows; one patient if they are unknown."""
+    patients = None if found.patients is None else found.patients[among]
+    return _counts(found.labels[among], found.predicted[among], patients, found.other + 1)
 
 
 def _counts(
@@ -52,15 +51,16 @@ def kappa(counts: NDArray[np.int64]) -> Estimate | None:
 
 def class_results(found: Observations, criteria: Criteria) -> tuple[ClassResult, ...]:
     """One result for each class with a labelled or a predicted cell: supported classes first, in logit order."""
-    counts = confusion_by_patient(found)
-    named = np.union1d(found.labels[found.known], found.predicted)
+    counts = confusion_by_patient(found, found.labelled)
+    named = np.union1d(found.labels[found.known], found.predicted[found.labelled])
     results = [_class_result(found, criteria, counts, int(at)) for at in named]
     return tuple(sorted(results, key=lambda each: not each.supported))
 
 
 def _class_result(found: Observations, criteria: Criteria, counts: NDArray[np.int64], at: int) -> ClassResult:
     each = found.manifest.classes[at]
-    labelled, predicted, accepted = found.labels == at, found.predicted == at, found.decided("accept")
+    labelled, accepted = found.labels == at, found.decided("accept")
+    predicted = (found.predicted == at) & found.labelled
     sensitivity, predictive_value = rate(found, found.right, labelled), rate(found, found.right, predicted)
     supported = each.code not in found.manifest.unsupported
     goal = criteria.goals[each.code]
@@ -72,19 +72,27 @@ def _class_result(found: Observations, criteria: Criteria, counts: NDArray[np.in
         sensitivity=sensitivity,
         predictive_value=predictive_value,
         kappa=kappa(one_class(counts, at)),
+        mostly_taken_for=_wrong_predictions(found, labelled),
         accepted=rate(found, accepted, labelled),
         sensitivity_of_accepted=rate(found, found.right, labelled & accepted),
+        predictive_value_of_accepted=rate(found, found.right, predicted & accepted),
         goal=goal,
         verdict=decided.verdict,
         why=decided.why,
+        expected=decided.expected,
         missing_cells=decided.missing_cells,
     )
+
+
+def _wrong_predictions(found: Observations, among: Mask) -> dict[str, int]:
+    wrong = Counter(found.predicted[among & ~found.right].tolist())
+    return {found.manifest.codes[at]: count for at, count in wrong.most_common()}
 
 
 def confusion(found: Observations) -> dict[str, dict[str, int]]:
     """Label → predicted class → cells, without zeros; "none" for labels of other classes."""
     codes = (*found.manifest.codes, NO_CLASS)
-    counts = confusion_by_patient(found).sum(axis=0)
+    counts = confusion_by_patient(found, found.labelled).sum(axis=0)
     return {
         codes[true]: {codes[named]: int(counts[true, named]) for named in np.flatnonzero(counts[true]).tolist()}
         for true in np.flatnonzero(counts.sum(axis=1)).tolist()

@@ -31,8 +31,9 @@ def patient_shares(found: Observations, *, count_other: bool) -> PatientShares |
     if found.patients is None:
         return None
     counted = np.array([*(is_counted(each, count_other=count_other) for each in found.manifest.classes), False])
-    rows = np.unique(found.patients, return_inverse=True)[1]
-    counts = [_counts(rows, labels, counted) for labels in (found.labels, found.predicted)]
+    labelled = found.labelled
+    rows = np.unique(found.patients[labelled], return_inverse=True)[1]
+    counts = [_counts(rows, labels[labelled], counted) for labels in (found.labels, found.predicted)]
     enough = np.min([each.sum(axis=1) for each in counts], axis=0) >= MIN_CELLS
     if enough.sum() < MIN_PATIENTS:
         return None
@@ -41,7 +42,7 @@ def patient_shares(found: Observations, *, count_other: bool) -> PatientShares |
 
 def _counts(rows: NDArray[np.int64], labels: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Counted cells by patient and class, (P, C)."""
-    counts = np.zeros((rows.max() + 1, len(counted)))
+    counts = np.zeros((rows.max(initial=-1) + 1, len(counted)))
     np.add.at(counts, (rows, labels), 1)
     return (counts * counted)[:, :-1]
 
@@ -53,7 +54,7 @@ def comparisons(found: Observations, shares: PatientShares) -> tuple[Comparison,
 
 
 def _comparison(code: str, laboratory: NDArray[np.float64], model: NDArray[np.float64]) -> Comparison:
-    bias, line = bland_altman(laboratory, model), passing_bablok(laboratory, model)
+    bias, line = bland_altman(laboratory, model), _line(laboratory, model)
     low, high = bias.bias_interval
     return Comparison(
         code=code,
@@ -62,7 +63,22 @@ def _comparison(code: str, laboratory: NDArray[np.float64], model: NDArray[np.fl
         limits=bias.limits,
         slope=line and _estimate(line, "slope"),
         intercept=line and _estimate(line, "intercept"),
+        differs=_differs(line),
     )
+
+
+def _line(laboratory: NDArray[np.float64], model: NDArray[np.float64]) -> Line | None:
+    """The Passing-Bablok line; None if either method finds no such cell in half of the patients."""
+    rare = min(np.median(laboratory), np.median(model)) == 0
+    return None if rare else passing_bablok(laboratory, model)
+
+
+def _differs(line: Line | None) -> bool | None:
+    """Whether slope or intercept differ from those of equal methods; None if that cannot be said."""
+    if line is None or line.slope_interval is None or line.intercept_interval is None:
+        return None
+    (low, high), (left, right) = line.slope_interval, line.intercept_interval
+    return not (low <= 1 <= high and left <= 0 <= right)
 
 
 def _estimate(line: Line, name: str) -> Estimate:

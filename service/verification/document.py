@@ -34,6 +34,7 @@ class Estimate(Strict):
 class Criteria(Strict):
     """What a class must reach to be verified."""
 
+    default_goal: float | None = Field(description="the goal of classes that the laboratory set none for")
     goals: dict[Code, Share] = Field(description="least sensitivity and predictive value, by class")
     precision: float = Field(gt=0, lt=0.5, description="half width of an interval that is taken as precise")
 
@@ -47,12 +48,15 @@ class ClassResult(Strict):
     sensitivity: Rate = Field(description="share of the cells of this label that were predicted as it")
     predictive_value: Rate = Field(description="share of the cells predicted as this class that have its label")
     kappa: Estimate | None = Field(description="Cohen's, of this class against all others")
+    mostly_taken_for: dict[Code, Count] = Field(description="wrong predictions of cells of this label, most first")
     accepted: Rate = Field(description="share of the cells of this label that were accepted")
     sensitivity_of_accepted: Rate
+    predictive_value_of_accepted: Rate = Field(description="of the accepted cells predicted as this class")
     goal: Share
     verdict: Verdict
     why: str
-    missing_cells: Count = Field(description="cells of this label that are missing for a verdict, at the rates found")
+    expected: Verdict | None = Field(description="too few: the verdict that the rates found lead to")
+    missing_cells: Count = Field(description="too few: cells of this class that are missing for it")
 
 
 class DecisionRates(Strict):
@@ -62,7 +66,7 @@ class DecisionRates(Strict):
     accepted: Rate
     reviewed: Rate
     rejected: Rate
-    accuracy_of_accepted: Rate | None = Field(description="null for cells of other classes")
+    accuracy_of_accepted: Rate | None = Field(description="null if no prediction of them can be right")
 
 
 class SetRates(Strict):
@@ -114,8 +118,9 @@ class Comparison(Strict):
     patients: Count
     bias: Estimate = Field(description="Bland-Altman, model minus laboratory")
     limits: tuple[float, float] = Field(description="95 % limits of agreement")
-    slope: Estimate | None = Field(description="Passing-Bablok; null: too few patients, or too little variation")
+    slope: Estimate | None = Field(description="Passing-Bablok; null: too few patients, or too few with such cells")
     intercept: Estimate | None
+    differs: bool | None = Field(description="whether the intervals exclude slope 1 or intercept 0; null: unknown")
 
 
 class Shift(Strict):
@@ -143,6 +148,23 @@ class SiteTrust(Strict):
     sha256: Sha256 | None = Field(None, description="of the file that was written")
 
 
+class Thresholds(Strict):
+    """The thresholds in force."""
+
+    source: str
+    cells: Count
+    site_trust_sha256: Sha256 | None = Field(description="of the laboratory's file; null: the model's own")
+    fitted_to: Count = Field(description="pictures of this verification that the laboratory's file was fitted to")
+
+
+class OwnName(Strict):
+    """A laboratory's name of a class."""
+
+    name: str
+    code: str = Field(description="class code, or none")
+    labels: Count
+
+
 class VerifiedModel(Strict):
     """The model that was verified."""
 
@@ -163,7 +185,7 @@ class Pictures(Strict):
     of_other_classes: Count = Field(description="classes that the model does not have")
     copies: Count = Field(description="left out: the same picture as another one")
     unreadable: Count
-    ties: Count = Field(description="left out: readers named different classes equally often")
+    undecided: Count = Field(description="without a label: readers named different classes equally often")
 
 
 class Verification(Strict):
@@ -171,10 +193,13 @@ class Verification(Strict):
 
     schema_version: Literal[1] = 1
     notice: str
+    details: dict[str, str] = Field(description="what the laboratory says: stain, scanner, period, …")
     created: datetime
     service_version: str
     model: VerifiedModel
+    thresholds: Thresholds
     pictures: Pictures
+    names: tuple[OwnName, ...]
     criteria: Criteria
     accuracy: Rate = Field(description="of the cells of supported classes, as are kappa, calibration and subgroups")
     kappa: Estimate | None

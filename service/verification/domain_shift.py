@@ -10,11 +10,15 @@ from service.verification.document import Shift
 from service.verification.observations import Mask, Observations
 from service.verification.rates import rate
 
+#: Signs that are looked at: two of novelty, and the measures.
+SIGNS = 2 + len(MEASURES)
+
 
 def shifts(found: Observations) -> tuple[Shift, ...]:
     """How many known cells are novel, or outside the range of a measure, beside the share that is expected.
 
-    A share is shifted if its interval begins above the expected share.
+    A share is shifted if its interval begins above the expected share; at a confidence that allows for the number of
+    signs (Bonferroni).
     """
     p_values = np.array([each.p_value for each in found.assessments])
     outside = Assessor(found.trust, found.manifest.codes, found.manifest.unsupported).out_of_range(found.measures)
@@ -35,4 +39,5 @@ def _expected(measure: Measure) -> float:
 
 def _shift(found: Observations, what: str, hits: Mask, expected: float) -> Shift:
     share = rate(found, hits, found.claimed)
-    return Shift(what=what, found=share, expected=expected, shifted=bool(share.n) and share.low > expected)
+    low = rate(found, hits, found.claimed, 1 - 0.05 / SIGNS).low
+    return Shift(what=what, found=share, expected=expected, shifted=bool(share.n) and low > expected)

@@ -28,7 +28,7 @@ def _classes(document: Verification) -> ReportFigure:
     results = [each for each in document.classes if each.supported]
     places = np.arange(len(results))[::-1]
     with style():
-        figure = new_figure(7.2, 0.9 + 0.42 * len(results))
+        figure = new_figure(7.2, 0.8 + 0.3 * len(results))
         axes = figure.add_subplot()
         _points(axes, places + 0.15, [each.sensitivity for each in results], BLUE, "o", "sensitivity")
         _points(axes, places - 0.15, [each.predictive_value for each in results], ORANGE, "s", "predictive value")
@@ -76,13 +76,15 @@ def _points(axes: Axes, places: np.ndarray, rates: Sequence[Rate], color: str, m
 
 def _decisions(document: Verification) -> ReportFigure:
     """Shares accepted, reviewed and rejected of each group of cells."""
-    groups = document.decisions
+    groups = list(document.decisions)
+    if document.site_trust is not None:
+        groups.append(document.site_trust.decisions.model_copy(update={"cells": "supported, refitted"}))
     places = np.arange(len(groups))[::-1]
     with style():
         figure = new_figure(7.2, 1.0 + 0.4 * len(groups))
         axes = figure.add_subplot()
         left = np.zeros(len(groups))
-        for name, color in (("accepted", GREEN), ("reviewed", SKY), ("rejected", GREY)):
+        for name, color in (("accepted", GREEN), ("reviewed", SKY), ("rejected", "#c9c9c9")):
             shares = np.array([100 * (getattr(each, name).share or 0) for each in groups])
             axes.barh(places, shares, left=left, height=0.6, color=color, label=name)
             for place, start, share in zip(places, left, shares, strict=True):
@@ -107,32 +109,36 @@ def _reliability(document: Verification) -> ReportFigure:
     accuracies = np.array([each.accuracy.share for each in calibration.bins], np.float64)
     ends = np.array([(each.accuracy.low, each.accuracy.high) for each in calibration.bins])
     with style():
-        figure = new_figure(4.6, 4.2)
+        figure = new_figure(4.6, 3.8)
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
         errors = np.abs(ends - accuracies[:, None]).T
         axes.errorbar(probabilities, accuracies, yerr=errors, fmt="o", color=BLUE, markersize=4, linewidth=1, capsize=2)
+        for each, high in zip(calibration.bins, ends[:, 1], strict=True):
+            axes.text(
+                each.mean_probability, min(high + 0.02, 1.0), str(each.cells), ha="center", fontsize=6, color=GREY
+            )
         axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), xlabel="probability of the predicted class", ylabel="share right")
         axes.grid()
     return ReportFigure(
         "reliability",
         figure,
-        f"Reliability. On the diagonal, probability equals the share that is right. Expected calibration error "
-        f"{calibration.error:.3f}.",
+        "Reliability. On the diagonal, probability equals the share that is right. Small numbers: cells of a bin. "
+        f"Expected calibration error {calibration.error:.3f}.",
         f"Reliability diagram; expected calibration error {calibration.error:.3f}.",
     )
 
 
 def _differential(document: Verification, shares: PatientShares) -> ReportFigure:
     """Bland-Altman plots of the classes with the largest shares."""
-    largest = np.argsort(-shares.laboratory.mean(axis=0), kind="stable")
+    largest = np.sort(np.argsort(-shares.laboratory.mean(axis=0), kind="stable")[:MOST_PANELS])
     index = {each.code: at for at, each in enumerate(document.differential)}
     codes = list(_compared(document, largest))[:MOST_PANELS]
     columns = min(3, len(codes))
     rows = -(-len(codes) // columns)
     with style():
-        figure = new_figure(7.2, 0.6 + 2.1 * rows)
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        figure = new_figure(7.2, 0.6 + 1.9 * rows)
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axes, (code, at) in zip(panels, codes, strict=False):
             _bland_altman(
                 axes, shares.laboratory[:, at], shares.model[:, at], document.differential[index[code]].limits

@@ -12,6 +12,8 @@ from service.verification.errors import VerificationError
 
 #: In a mapping: a class that the model does not have.
 NO_CLASS = "none"
+#: The label of a cell whose readers named different classes equally often.
+UNDECIDED = "undecided"
 #: Columns of a list.
 FILE, LABEL, PATIENT, READER = "file", "label", "patient", "reader"
 _SHOWN = 8
@@ -24,6 +26,8 @@ class LabelledCell:
     name: str  # relative to the folder, as tables show it
     path: Path
     label: str | None
+    undecided: bool = False  # readers named different classes equally often: it has no label
+    own_label: str = ""  # the laboratory's name
     patient: str | None = None
     readings: Mapping[str, str | None] = field(default_factory=dict)  # reader → label; empty if readers are unknown
 
@@ -33,7 +37,7 @@ class LabelledCells:
     """The labelled cells of a folder, and what was left out."""
 
     cells: tuple[LabelledCell, ...]
-    ties: int = 0  # pictures left out because as many readers named one class as another
+    names: Mapping[str, int]  # the laboratory's name of a class → labels
     skipped: Skipped = field(default_factory=Skipped)
 
 
@@ -49,6 +53,7 @@ class ClassNames:
     """
 
     def __init__(self, classes: Sequence[CellClass], mapping: Mapping[str, str]) -> None:
+        self._classes = tuple(classes)
         self._codes = [each.code for each in classes]
         own = {each.name.casefold(): each.code for each in classes} | {code.casefold(): code for code in self._codes}
         self._found: dict[str, str | None] = {**own}
@@ -66,8 +71,10 @@ class ClassNames:
         unknown = sorted({name for name in names if name.casefold() not in self._found})
         if unknown:
             options = " ".join(f"--map '{escaped_name(name)}=CODE'" for name in unknown)
+            names = ", ".join(f"{each.code} {each.name}" for each in self._classes)
             raise VerificationError(
-                f"unknown labels: {', '.join(map(escaped_name, unknown))}. Add {options}; CODE is {self._choices()}"
+                f"unknown labels: {', '.join(map(escaped_name, unknown))}. Add {options}; CODE is {NO_CLASS} for a "
+                f"class that the model does not have, or one of {names}"
             )
 
     def code(self, name: str) -> str | None:
@@ -99,10 +106,17 @@ def read_folders(folder: Path, names: ClassNames) -> LabelledCells:
         raise VerificationError(f"{folder}: some pictures are in a patient's folder and some are not; use one way")
     return LabelledCells(
         tuple(
-            LabelledCell(name, path, names.code(parts[0]), parts[1] if len(parts) > 2 else None)
+            LabelledCell(
+                name,
+                path,
+                names.code(parts[0]),
+                own_label=parts[0],
+                patient=parts[1] if len(parts) > 2 else None,
+            )
             for parts, name, path in found
         ),
-        skipped=skipped,
+        Counter(parts[0] for parts, _, _ in found),
+        skipped,
     )
 
 
@@ -121,14 +135,13 @@ def read_list(table: Path, folder: Path, names: ClassNames) -> LabelledCells:
         by_file[row[FILE]].append(row)
     if missing := [file for file in by_file if not (folder / file).is_file()]:
         shown = ", ".join(map(escaped_name, missing[:_SHOWN])) + (", …" if len(missing) > _SHOWN else "")
-        raise VerificationError(f"{table}: {len(missing)} files are not in {folder}: {shown}")
-    cells = [_cell(file, found, folder, names, table) for file, found in by_file.items()]
-    kept = tuple(cell for cell in cells if cell is not None)
-    if not kept:
+        raise VerificationError(f"{table}: not found in {folder}: {shown} ({len(missing)} in all)")
+    cells = tuple(_cell(file, found, folder, names, table) for file, found in by_file.items())
+    if not cells:
         raise VerificationError(f"{table}: no labelled pictures")
-    if len({cell.patient is None for cell in kept}) == 2:
+    if len({cell.patient is None for cell in cells}) == 2:
         raise VerificationError(f"{table}: some rows have no {PATIENT}; fill it in everywhere or nowhere")
-    return LabelledCells(kept, len(cells) - len(kept))
+    return LabelledCells(cells, Counter(row[LABEL] for row in rows))
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
@@ -137,7 +150,8 @@ def _rows(table: Path) -> Iterator[dict[str, str]]:
         dialect = csv.Sniffer().sniff(text.partition("\n")[0], ",;\t")
         found = csv.DictReader(text.splitlines(), dialect=dialect)
         if not {FILE, LABEL} <= set(found.fieldnames or ()):
-            raise VerificationError(f"{table}: needs the columns {FILE} and {LABEL}; found {found.fieldnames}")
+            columns = ", ".join(found.fieldnames or ())
+            raise VerificationError(f"{table}: needs the columns {FILE} and {LABEL}; it has {columns or 'none'}")
         for number, row in enumerate(found, 2):
             if not row[FILE] or not row[LABEL] or None in row:
                 raise VerificationError(
@@ -152,10 +166,8 @@ def _rows(table: Path) -> Iterator[dict[str, str]]:
         raise VerificationError(f"{table}: not a CSV with a header ({error})") from error
 
 
-def _cell(
-    file: str, rows: Sequence[dict[str, str]], folder: Path, names: ClassNames, table: Path
-) -> LabelledCell | None:
-    """The cell of a file's rows; None if the readers tie."""
+def _cell(file: str, rows: Sequence[dict[str, str]], folder: Path, names: ClassNames, table: Path) -> LabelledCell:
+    """The cell of a file's rows."""
     by_reader = {row.get(READER, ""): names.code(row[LABEL]) for row in rows}
     if len(by_reader) < len(rows):
         raise VerificationError(f"{table}: {escaped_name(file)} occurs twice for the same reader")
@@ -163,7 +175,13 @@ def _cell(
     if len(patients) > 1:
         raise VerificationError(f"{table}: {escaped_name(file)} has several patients")
     (label, votes), *others = Counter(by_reader.values()).most_common()
-    if others and others[0][1] == votes:
-        return None
-    readings = by_reader if READER in rows[0] else {}
-    return LabelledCell(escaped_name(file), folder / file, label, patients.pop(), readings)
+    undecided = bool(others) and others[0][1] == votes
+    return LabelledCell(
+        escaped_name(file),
+        folder / file,
+        None if undecided else label,
+        undecided=undecided,
+        own_label=" / ".join(dict.fromkeys(row[LABEL] for row in rows)),
+        patient=patients.pop(),
+        readings=by_reader if READER in rows[0] else {},
+    )

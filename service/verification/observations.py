@@ -27,7 +27,7 @@ from service.scoring.local import classify_files
 from service.scoring.progress import progress_bar
 from service.telemetry.metrics import Metrics
 from service.verification.errors import VerificationError
-from service.verification.labelled_cells import NO_CLASS, LabelledCell
+from service.verification.labelled_cells import NO_CLASS, UNDECIDED, LabelledCell
 
 Mask = NDArray[np.bool_]  # (N,)
 _Floats = NDArray[np.float32]
@@ -38,7 +38,8 @@ _Row = tuple[LabelledCell, _Floats, _Floats, _Floats, Assessment]  # probabiliti
 class Observations:
     """N labelled cells and the model's answers, in the order of the cells.
 
-    Labels are indices of the model's classes; one more, the number of classes, stands for every other class.
+    Labels are indices of the model's classes; the number of classes stands for every other class, -1 for a cell whose
+    readers named different classes equally often.
     """
 
     manifest: Manifest
@@ -61,6 +62,12 @@ class Observations:
         return len(self.manifest.codes)
 
     @property
+    def labelled(self) -> Mask:
+        """Cells with a label."""
+        labelled: Mask = self.labels >= 0
+        return labelled
+
+    @property
     def predicted(self) -> NDArray[np.int64]:
         """Index of the predicted class, (N,)."""
         found: NDArray[np.int64] = self.probabilities.argmax(axis=1)
@@ -69,7 +76,7 @@ class Observations:
     @property
     def known(self) -> Mask:
         """Cells of the model's classes."""
-        known: Mask = self.labels != self.other
+        known: Mask = self.labelled & (self.labels != self.other)
         return known
 
     @property
@@ -86,12 +93,14 @@ class Observations:
     def claimed(self) -> Mask:
         """Cells of classes that the trust reference has a threshold for: of these it promises something."""
         thresholds = self.trust.sets.thresholds
-        return np.array([label != self.other and self.manifest.codes[label] in thresholds for label in self.labels])
+        promised = np.array([code in thresholds for code in self.manifest.codes] + [False, False])
+        claimed: Mask = promised[self.labels]
+        return claimed
 
     @property
     def pictures_sha256(self) -> str:
         """SHA-256 of the sorted digests of all pictures, each with its label."""
-        codes = (*self.manifest.codes, NO_CLASS)
+        codes = (*self.manifest.codes, NO_CLASS, UNDECIDED)
         lines = sorted(f"{digest} {codes[label]}\n" for digest, label in zip(self.digests, self.labels, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -177,7 +186,7 @@ class _Gathered:
         digest = hashlib.sha256(cell.path.read_bytes()).hexdigest()
         first = self._first.setdefault(digest, cell)
         if first is not cell:
-            if first.label != cell.label:
+            if (first.label, first.undecided) != (cell.label, cell.undecided):
                 raise VerificationError(
                     f"{first.name} and {cell.name} are the same picture with the labels {first.label or 'none'} and "
                     f"{cell.label or 'none'}; correct one"
@@ -198,7 +207,7 @@ class _Gathered:
             raise VerificationError(f"none of the {len(self.unreadable)} pictures can be read")
         cells, probabilities, embeddings, measures, assessments = zip(*self._rows, strict=True)
         codes = self._manifest.codes
-        labels = [len(codes) if cell.label is None else codes.index(cell.label) for cell in cells]
+        labels = [_label(cell, codes) for cell in cells]
         found = Observations(
             self._manifest,
             self._trust,
@@ -212,6 +221,12 @@ class _Gathered:
             _patients(cells),
         )
         return Observed(found, self.unreadable, self._copies)
+
+
+def _label(cell: LabelledCell, codes: Sequence[str]) -> int:
+    if cell.undecided:
+        return -1
+    return len(codes) if cell.label is None else codes.index(cell.label)
 
 
 def _patients(cells: Sequence[LabelledCell]) -> NDArray[np.int64] | None:

@@ -10,10 +10,10 @@ from service.verification.document import DecisionRates, Rate, SetRates
 from service.verification.observations import Mask, Observations
 
 
-def rate(found: Observations, hits: Mask, among: Mask) -> Rate:
+def rate(found: Observations, hits: Mask, among: Mask, confidence: float = 0.95) -> Rate:
     """The share of hits among some cells."""
     clusters = None if found.patients is None else found.patients[among]
-    one = proportion(hits[among], clusters)
+    one = proportion(hits[among], clusters, confidence)
     return Rate(hits=one.hits, n=one.n, share=one.share, low=one.low, high=one.high, patients=one.clusters)
 
 
@@ -27,13 +27,12 @@ def decision_rates(
     """
     decisions = np.array([each.decision for each in assessments or found.assessments])
     accepted, reviewed, rejected = (decisions == each for each in ("accept", "review", "reject"))
-    labelled = bool((found.known & among).any())
     return DecisionRates(
         cells=name,
         accepted=rate(found, accepted, among),
         reviewed=rate(found, reviewed, among),
         rejected=rate(found, rejected, among),
-        accuracy_of_accepted=rate(found, found.right, among & accepted) if labelled else None,
+        accuracy_of_accepted=rate(found, found.right, among & accepted) if (among & found.claimed).any() else None,
     )
 
 
@@ -41,9 +40,8 @@ def set_rates(found: Observations, assessments: Sequence[Assessment] | None = No
     """Prediction sets of all cells with a promise, then by class."""
     sets = [each.prediction_set for each in assessments or found.assessments]
     codes = found.manifest.codes
-    covered = np.array(
-        [label != found.other and codes[label] in each for label, each in zip(found.labels, sets, strict=True)]
-    )
+    names = (*codes, None, None)  # of other classes and of undecided cells: in no set
+    covered = np.array([names[label] in each for label, each in zip(found.labels, sets, strict=True)])
     sizes = np.array([len(each) for each in sets])
     groups = {None: found.claimed} | {codes[at]: found.labels == at for at in np.unique(found.labels[found.claimed])}
     return tuple(

@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -16,20 +16,24 @@ from model import atomic_file, csv_file
 from model.image import decode
 from model.report.page import EmbeddedImage, render
 from model.report.pdf import render_pdf
+from model.trust.site import read_site_trust
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
+from service.scoring.image_files import escaped_name
 from service.scoring.progress import PROBLEMS_SHOWN, print_problems
 from service.verification.differential_bias import patient_shares
-from service.verification.document import Criteria, Verification
+from service.verification.document import Criteria, OwnName, Verification
+from service.verification.errors import VerificationError
 from service.verification.figures import figures
-from service.verification.labelled_cells import NO_CLASS, ClassNames, LabelledCells, read_folders, read_list
+from service.verification.labelled_cells import NO_CLASS, UNDECIDED, ClassNames, LabelledCells, read_folders, read_list
 from service.verification.observations import Observations, Observed, observe
 from service.verification.pages import page
-from service.verification.site_trust import site_figures, write_thresholds
-from service.verification.verify import verification
+from service.verification.site_trust import check_cells, site_figures, write_thresholds
+from service.verification.verify import Study, verification
 
-#: Pictures to look at again, and their side in the report.
-MOST_CELLS, CELL_PIXELS = 30, 128
+#: Pictures to look at again of supported and of other classes, and their side in the report.
+MOST_WRONG, MOST_OTHERS, CELL_PIXELS = 20, 10, 128
+REPORT = "verification.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +48,25 @@ class Request:
     precision: float
     write_trust: Path | None
     count_other: bool
+    default_goal: float | None = None  # None: the laboratory set all goals
+    details: Mapping[str, str] = field(default_factory=dict)
+    trust_reference: Path | None = None  # the laboratory's thresholds in force
 
 
 def run(request: Request, session: Session, options: InferenceOptions, console: Console) -> Verification:
     """Verify the model, write the report, and return its document.
 
     Raises:
-        VerificationError: the labels cannot be used, or there are too few cells for `write_trust`.
+        VerificationError: the labels cannot be used, there are too few cells for `write_trust`, or `out` has a report.
         OSError: a file cannot be written.
     """
     created = datetime.now().astimezone()
-    labelled = _labelled(request, session)
+    if (request.out / REPORT).exists():
+        raise VerificationError(f"{request.out} has a report; choose another --out, or move it away")
+    names = ClassNames(session.manifest.classes, request.mapping)
+    labelled = _labelled(request, names)
+    if request.write_trust is not None:
+        check_cells(labelled.cells, session.manifest, request.write_trust)
     request.out.mkdir(parents=True, exist_ok=True)
     observed = observe(labelled.cells, session, options, console)
     _tell(labelled, observed, console)
@@ -64,22 +76,32 @@ def run(request: Request, session: Session, options: InferenceOptions, console: 
         if request.write_trust is not None:
             digest = write_thresholds(found, request.write_trust, created)
             site_trust = site_trust and site_trust.model_copy(update={"sha256": digest})
-        document = verification(
-            observed,
-            Criteria(goals=request.goals, precision=request.precision),
+        study = Study(
+            Criteria(default_goal=request.default_goal, goals=request.goals, precision=request.precision),
+            request.details,
+            tuple(_own_names(labelled, names)),
             site_trust,
-            provider=session.provider,
-            ties=labelled.ties,
-            count_other=request.count_other,
-            created=created,
+            _fitted_to(request.trust_reference),
+            session.provider,
+            request.count_other,
+            created,
         )
+        document = verification(observed, study)
     with console.status("writing the report"):
         _write(request, document, found)
     return document
 
 
-def _labelled(request: Request, session: Session) -> LabelledCells:
-    names = ClassNames(session.manifest.classes, request.mapping)
+def _own_names(labelled: LabelledCells, names: ClassNames) -> Iterator[OwnName]:
+    for name, count in sorted(labelled.names.items()):
+        yield OwnName(name=escaped_name(name), code=names.code(name) or NO_CLASS, labels=count)
+
+
+def _fitted_to(reference: Path | None) -> frozenset[str]:
+    return frozenset() if reference is None else frozenset(read_site_trust(reference)[0].pictures)
+
+
+def _labelled(request: Request, names: ClassNames) -> LabelledCells:
     if request.labels is None:
         return read_folders(request.folder, names)
     return read_list(request.labels, request.folder, names)
@@ -88,7 +110,8 @@ def _labelled(request: Request, session: Session) -> LabelledCells:
 def _tell(labelled: LabelledCells, observed: Observed, console: Console) -> None:
     """Print what was left out."""
     notes = [str(labelled.skipped)] if labelled.skipped else []
-    notes += [f"{labelled.ties} pictures left out: readers named different classes equally often"] * bool(labelled.ties)
+    undecided = sum(cell.undecided for cell in labelled.cells)
+    notes += [f"{undecided} cells have no label: readers named different classes equally often"] * bool(undecided)
     notes += [f"{len(observed.copies)} copies of other pictures left out"] * bool(observed.copies)
     for note in notes:
         console.print(escape(note), soft_wrap=True)
@@ -104,19 +127,25 @@ def _write(request: Request, document: Verification, found: Observations) -> Non
     _write_cells(request.out / "cells.csv", found)
     atomic_file.write_bytes(request.out / "verification.pdf", render_pdf(report))
     atomic_file.write_text(request.out / "verification.html", render(report))
-    atomic_file.write_bytes(request.out / "verification.json", content)
+    atomic_file.write_bytes(request.out / REPORT, content)
+
+
+_COLUMNS = ("row", "file", "patient", "own_label", "label", "predicted", "probability", "decision", "reasons")
 
 
 def _write_cells(path: Path, found: Observations) -> None:
-    """One row a cell: label, prediction and decision."""
+    """One row a cell: label, prediction, decision, and the readings of each reader."""
+    readers = sorted({reader for cell in found.cells for reader in cell.readings})
     with csv_file.replacing(path) as rows:
-        rows.writerow(("row", "file", "label", "predicted", "probability", "decision", "reasons", "prediction_set"))
+        rows.writerow((*_COLUMNS, "prediction_set", *readers))
         for at, (cell, assessment) in enumerate(zip(found.cells, found.assessments, strict=True)):
-            reasons = " ".join(reason.code for reason in assessment.reasons)
-            members = " ".join(assessment.prediction_set)
             predicted, probability = _prediction(found, at)
-            row = at + 1, cell.name, cell.label or NO_CLASS, predicted, f"{probability:.4f}", assessment.decision
-            rows.writerow((*row, reasons, members))
+            read = [cell.readings.get(reader, "") or NO_CLASS if reader in cell.readings else "" for reader in readers]
+            label = UNDECIDED if cell.undecided else cell.label or NO_CLASS
+            reasons = " ".join(reason.code for reason in assessment.reasons)
+            row = at + 1, cell.name, cell.patient or "", escaped_name(cell.own_label), label, predicted
+            decided = assessment.decision, reasons, " ".join(assessment.prediction_set)
+            rows.writerow((*row, f"{probability:.4f}", *decided, *read))
 
 
 def _prediction(found: Observations, at: int) -> tuple[str, float]:
@@ -124,17 +153,18 @@ def _prediction(found: Observations, at: int) -> tuple[str, float]:
 
 
 def _cells_to_look_at(found: Observations) -> Iterator[EmbeddedImage]:
-    """The most confident wrong answers, and accepted cells of other classes."""
+    """The most confident wrong answers for supported classes, then accepted cells of other classes."""
     top = found.probabilities.max(axis=1)
-    doubtful = (found.known & ~found.right) | (~found.known & found.decided("accept"))
-    for at in np.flatnonzero(doubtful)[np.argsort(-top[doubtful], kind="stable")][:MOST_CELLS].tolist():
-        cell = found.cells[at]
-        predicted, probability = _prediction(found, at)
-        caption = (
-            f"{at + 1}: {cell.label or 'other class'}, predicted {predicted} {probability:.2f}, "
-            f"{found.assessments[at].decision}"
-        )
-        yield EmbeddedImage(_picture(cell.path), "image/jpeg", caption, caption, small=True)
+    others = found.labelled & ~found.claimed & found.decided("accept")
+    for doubtful, most in ((found.claimed & ~found.right, MOST_WRONG), (others, MOST_OTHERS)):
+        for at in np.flatnonzero(doubtful)[np.argsort(-top[doubtful], kind="stable")][:most].tolist():
+            cell = found.cells[at]
+            predicted, probability = _prediction(found, at)
+            caption = (
+                f"{at + 1}: {cell.label or 'other class'}, predicted {predicted} {probability:.2f}, "
+                f"{found.assessments[at].decision}"
+            )
+            yield EmbeddedImage(_picture(cell.path), "image/jpeg", caption, caption, small=True)
 
 
 def _picture(path: Path) -> bytes:

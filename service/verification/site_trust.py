@@ -1,17 +1,19 @@
 """Thresholds of the laboratory: what a trust reference fitted to these cells does, and the file with it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
+from model.contract import Manifest
 from model.trust.decision import Assessor
 from model.trust.fitting import MIN_PICTURES, recalibrate
 from model.trust.reference import TrustReference
 from model.trust.site import SiteTrustFile, write_site_trust
 from service.verification.document import SiteTrust
 from service.verification.errors import VerificationError
+from service.verification.labelled_cells import LabelledCell
 from service.verification.observations import Mask, Observations
 from service.verification.rates import decision_rates, set_rates
 
@@ -54,6 +56,19 @@ def _by_class(found: Observations) -> np.ndarray:
     return folds
 
 
+def check_cells(cells: Sequence[LabelledCell], manifest: Manifest, path: Path) -> None:
+    """Check before the cells are classified that they are enough for thresholds.
+
+    Raises:
+        VerificationError: there are too few.
+    """
+    promised = () if manifest.trust is None else manifest.trust.sets.thresholds
+    if (count := sum(cell.label in promised for cell in cells)) < MIN_PICTURES:
+        raise VerificationError(
+            f"{path} cannot be written: {count} cells of supported classes; at least {MIN_PICTURES} are needed"
+        )
+
+
 def write_thresholds(found: Observations, path: Path, created: datetime) -> str:
     """Fit the thresholds to all claimed cells, write them as a file for MARROWLENS_TRUST_REFERENCE, return its SHA-256.
 
@@ -67,5 +82,14 @@ def write_thresholds(found: Observations, path: Path, created: datetime) -> str:
     except ValueError as error:
         raise VerificationError(f"{path} cannot be written: {error}") from error
     manifest = found.manifest
-    file = SiteTrustFile(model=manifest.name, version=manifest.version, model_sha256=manifest.sha256, trust=reference)
-    return write_site_trust(path, file)
+    pictures = sorted(digest[:16] for digest, is_used in zip(found.digests, found.claimed, strict=True) if is_used)
+    return write_site_trust(
+        path,
+        SiteTrustFile(
+            model=manifest.name,
+            version=manifest.version,
+            model_sha256=manifest.sha256,
+            pictures=tuple(pictures),
+            trust=reference,
+        ),
+    )

@@ -7,10 +7,14 @@ from service.verification.document import Rate, Verdict
 
 
 class ClassVerdict(NamedTuple):
-    """A verdict, its reason, and how many more labelled cells it takes at the rates found."""
+    """A verdict and its reason.
+
+    If there are too few cells: the verdict that the rates found lead to, and how many more cells of the class it takes.
+    """
 
     verdict: Verdict
     why: str
+    expected: Verdict | None = None
     missing_cells: int = 0
 
 
@@ -28,30 +32,35 @@ def verdict(
     """
     if not supported:
         return ClassVerdict("not verified", "unsupported: the model has too few training cells of this class")
-    for name, found in (("sensitivity", sensitivity), ("predictive value", predictive_value)):
-        if found.share is not None and _fails(found, goal, precision):
-            return ClassVerdict("not verified", f"{name} {found.share:.3f} is not above {goal:g}")
-    if min(sensitivity.low, predictive_value.low) >= goal:
-        return ClassVerdict("verified", f"both intervals begin at {goal:g} or above")
-    missing = max(_missing(sensitivity, goal, precision), _missing(predictive_value, goal, precision))
-    wide = "sensitivity" if sensitivity.low < goal else "predictive value"
-    return ClassVerdict("too few", f"the interval of the {wide} begins below {goal:g}", missing)
+    rates = {"sensitivity": sensitivity, "predictive value": predictive_value}
+    if failing := [name for name, found in rates.items() if _fails(found, goal, precision)]:
+        shares = " and ".join(f"{name} {rates[name].share:.3f}" for name in failing)
+        return ClassVerdict("not verified", f"{shares}: not above {goal:g}")
+    if unclear := {name: found for name, found in rates.items() if found.low < goal}:
+        why = f"around {goal:g}: interval of {' and of '.join(unclear)}"
+        return ClassVerdict("too few", why, *_outlook([*unclear.values()], goal, precision))
+    return ClassVerdict("verified", f"both intervals begin at {goal:g} or above")
 
 
 def _fails(found: Rate, goal: float, precision: float) -> bool:
-    share = found.share or 0.0
-    return found.high < goal or (share <= goal and found.high - found.low <= 2 * precision)
+    if found.share is None:
+        return False
+    return found.high < goal or (found.share <= goal and found.high - found.low <= 2 * precision)
 
 
-def _missing(found: Rate, goal: float, precision: float) -> int:
-    """How many more cells this rate needs: to begin above the goal, or if it is not above it, to be precise.
+def _outlook(unclear: list[Rate], goal: float, precision: float) -> tuple[Verdict | None, int]:
+    """The verdict that the rates lead to, and the cells that are missing for it; None if a rate has no cell yet."""
+    if any(found.share is None for found in unclear):
+        return None, max(_missing(found, cells_for_half_width(goal, precision)) for found in unclear)
+    low = [found for found in unclear if (found.share or 0) <= goal]
+    if low:  # the first rate that becomes precise decides
+        return "not verified", min(_missing(found, cells_for_half_width(found.share or 0, precision)) for found in low)
+    needed = [(found, cells_for_lower_limit(found.share or 0, goal)) for found in unclear]
+    return "verified", max(_missing(found, cells or 0) for found, cells in needed)
 
-    Clustered cells count as fewer: the number grows by n over the effective number of cells.
-    """
-    if found.low >= goal:
-        return 0
-    share = goal if found.share is None else found.share
-    needed = cells_for_lower_limit(share, goal) or cells_for_half_width(share, precision)
+
+def _missing(found: Rate, needed: int) -> int:
+    """How many more cells, at least 1. Clustered cells count as fewer: the number grows by n over the effective one."""
     if found.n:
         needed = round(needed * max(1.0, found.n / _effective(found)))
     return max(1, needed - found.n)
@@ -59,5 +68,5 @@ def _missing(found: Rate, goal: float, precision: float) -> int:
 
 def _effective(found: Rate) -> float:
     """The number of independent cells whose interval is as wide."""
-    share = found.share or 0.0
-    return float(min(found.n, cells_for_half_width(share, max((found.high - found.low) / 2, 1e-6))))
+    half_width = max((found.high - found.low) / 2, 1e-6)
+    return float(min(found.n, cells_for_half_width(found.share or 0.0, half_width)))

@@ -1,5 +1,7 @@
 """A verification from its observations: every figure of the document."""
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 
@@ -22,8 +24,10 @@ from service.verification.document import (
     Criteria,
     DecisionRates,
     DriftDistance,
+    OwnName,
     Pictures,
     SiteTrust,
+    Thresholds,
     Verification,
     VerifiedModel,
 )
@@ -32,41 +36,48 @@ from service.verification.observations import Observations, Observed
 from service.verification.rates import decision_rates, rate, set_rates
 
 
-def verification(
-    observed: Observed,
-    criteria: Criteria,
-    site_trust: SiteTrust | None,
-    *,
-    provider: str,
-    ties: int,
-    count_other: bool,
-    created: datetime,
-) -> Verification:
-    """The document.
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What a verification needs besides the observations."""
 
-    Args:
-        site_trust: figures with the laboratory's thresholds; None: too few cells for them.
-        ties: pictures left out because readers named different classes equally often.
-        count_other: whether classes countable "by_setting" are in the denominator of a differential.
-    """
+    criteria: Criteria
+    details: Mapping[str, str]  # what the laboratory says: stain, scanner, …
+    names: tuple[OwnName, ...]
+    site_trust: SiteTrust | None  # figures with own thresholds; None: too few cells for them
+    fitted_to: Collection[str]  # digests of the pictures that the thresholds in force were fitted to, 16 digits each
+    provider: str
+    count_other: bool  # whether classes countable "by_setting" are in the denominator of a differential
+    created: datetime
+
+
+def verification(observed: Observed, study: Study) -> Verification:
+    """The document."""
     found, manifest = observed.observations, observed.observations.manifest
-    shares = patient_shares(found, count_other=count_other)
+    shares = patient_shares(found, count_other=study.count_other)
     return Verification(
         notice=RESEARCH_USE,
-        created=created,
+        details=dict(study.details),
+        created=study.created,
         service_version=version("marrowlens"),
         model=VerifiedModel(
             name=manifest.name,
             version=manifest.version,
             sha256=manifest.sha256,
             manifest_sha256=manifest.digest,
-            provider=provider,
+            provider=study.provider,
         ),
-        pictures=_pictures(observed, ties),
-        criteria=criteria,
+        thresholds=Thresholds(
+            source=found.trust.source,
+            cells=found.trust.pictures,
+            site_trust_sha256=manifest.site_trust_sha256,
+            fitted_to=sum(digest[:16] in study.fitted_to for digest in found.digests),
+        ),
+        pictures=_pictures(observed),
+        names=study.names,
+        criteria=study.criteria,
         accuracy=rate(found, found.right, found.claimed),
         kappa=kappa(confusion_by_patient(found, found.claimed)),
-        classes=class_results(found, criteria),
+        classes=class_results(found, study.criteria),
         confusion=confusion(found),
         decisions=_decisions(found),
         sets=set_rates(found),
@@ -77,21 +88,21 @@ def verification(
         subgroups=subgroups(found),
         readers=reader_pairs(found),
         differential=() if shares is None else comparisons(found, shares),
-        site_trust=site_trust,
+        site_trust=study.site_trust,
     )
 
 
-def _pictures(observed: Observed, ties: int) -> Pictures:
+def _pictures(observed: Observed) -> Pictures:
     found = observed.observations
     return Pictures(
         used=len(found),
         patients=None if found.patients is None else len(np.unique(found.patients)),
         sha256=found.pictures_sha256,
         of_unsupported_classes=int((found.known & ~found.claimed).sum()),
-        of_other_classes=int((~found.known).sum()),
+        of_other_classes=int((found.labels == found.other).sum()),
         copies=len(observed.copies),
         unreadable=len(observed.unreadable),
-        ties=ties,
+        undecided=int((~found.labelled).sum()),
     )
 
 
@@ -99,7 +110,8 @@ def _decisions(found: Observations) -> tuple[DecisionRates, ...]:
     groups = {
         "supported classes": found.claimed,
         "unsupported classes": found.known & ~found.claimed,
-        "other classes": ~found.known,
+        "other classes": found.labels == found.other,
+        "all labelled cells": found.labelled,
     }
     return tuple(decision_rates(found, name, among) for name, among in groups.items() if among.any())
 

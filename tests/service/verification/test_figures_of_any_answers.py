@@ -17,13 +17,13 @@ from model.report.pdf import render_pdf
 from model.trust.decision import Assessor
 from model.trust.quality import MEASURES
 from service.verification.differential_bias import patient_shares
-from service.verification.document import Criteria, Verification
+from service.verification.document import Criteria, OwnName, Verification
 from service.verification.figures import figures
 from service.verification.labelled_cells import LabelledCell
 from service.verification.observations import Observations, Observed
 from service.verification.pages import page
 from service.verification.site_trust import site_figures
-from service.verification.verify import verification
+from service.verification.verify import Study, verification
 
 READERS = ("<b>Ada</b> & Co", "Grace")
 
@@ -33,17 +33,22 @@ def observations(manifest: Manifest, cells: int, patients: int | None, seed: int
     random = np.random.default_rng(seed)
     codes, trust = manifest.codes, manifest.trust
     assert trust is not None
-    few = random.choice(len(codes) + 1, random.integers(1, 6))  # the last is no class of the model
+    few = (
+        random.choice(len(codes) + 2, random.integers(1, 6)) - 1
+    )  # the first is undecided, the last no class of theirs
     labels = random.choice(few, cells)
     probabilities = random.dirichlet(np.full(len(codes), 0.1), cells).astype(np.float32)
     embeddings = random.normal(0, 3, (cells, trust.novelty.gaussians.embedding_size)).astype(np.float32)
     measures = random.uniform(0, 1, (cells, len(MEASURES))).astype(np.float32)
     readings = [{reader: codes[int(random.integers(len(codes)))] for reader in READERS} for _ in range(cells)]
-    named = [None if label == len(codes) else codes[label] for label in labels]
+    named = [None if label in (-1, len(codes)) else codes[label] for label in labels]
     return Observations(
         manifest,
         trust,
-        tuple(LabelledCell(f"{at}.png", Path(), named[at], None, readings[at]) for at in range(cells)),
+        tuple(
+            LabelledCell(f"{at}.png", Path(), named[at], undecided=labels[at] < 0, readings=readings[at])
+            for at in range(cells)
+        ),
         labels,
         probabilities,
         embeddings,
@@ -55,14 +60,19 @@ def observations(manifest: Manifest, cells: int, patients: int | None, seed: int
 
 
 def document(found: Observations) -> Verification:
+    goals = dict.fromkeys(found.manifest.codes, 0.8)
     return verification(
         Observed(found),
-        Criteria(goals=dict.fromkeys(found.manifest.codes, 0.8), precision=0.1),
-        site_figures(found),
-        provider="cpu",
-        ties=0,
-        count_other=False,
-        created=datetime(2026, 5, 4, tzinfo=UTC),
+        Study(
+            Criteria(default_goal=0.8, goals=goals, precision=0.1),
+            {"stain": "<Pappenheim>"},
+            (OwnName(name="<mast>", code="none", labels=1),),
+            site_figures(found),
+            fitted_to=(),
+            provider="cpu",
+            count_other=False,
+            created=datetime(2026, 5, 4, tzinfo=UTC),
+        ),
     )
 
 
@@ -94,9 +104,10 @@ def test_figures_are_finite_and_in_their_intervals(
         assert (each.verdict == "too few") == (each.missing_cells > 0)
         if each.verdict == "verified":
             assert min(each.sensitivity.low, each.predictive_value.low) >= each.goal
-    assert sum(group.accepted.n for group in made.decisions) == cells
+    labelled = int(found.labelled.sum())
+    assert sum(group.accepted.n for group in made.decisions) == 2 * labelled  # all of them, and by group
     assert all(math.isfinite(compared.bias.value) for compared in made.differential)
-    assert sum(count for row in made.confusion.values() for count in row.values()) == cells
+    assert sum(count for row in made.confusion.values() for count in row.values()) == labelled
 
 
 @pytest.mark.parametrize(("cells", "patients"), [(1, None), (90, None), (400, 8)])
@@ -106,5 +117,5 @@ def test_the_report_is_written_and_names_are_text(trusted_artefact: Path, cells:
     report = page(made, figures(made, patient_shares(found, count_other=False)), [], "0" * 64)
     html = render(report)
     assert "&lt;b&gt;Ada&lt;/b&gt; &amp; Co" in html
-    assert "<b>Ada" not in html
+    assert not [text for text in ("<b>Ada", "<mast>", "<Pappenheim>") if text in html]
     assert render_pdf(report).startswith(b"%PDF-")

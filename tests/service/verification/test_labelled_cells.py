@@ -45,7 +45,10 @@ def test_the_second_folder_is_the_patient(tmp_path: Path) -> None:
         ([], "no pictures"),
         (["1.png"], "1.png is in no class folder: sort the pictures into FOLDER/CLASS/"),
         (["BLA/1.png", "BLA/p/2.png"], "some pictures are in a patient's folder and some are not"),
-        (["x/1.png", "y y/2.png"], "unknown labels: x, y y. Add --map 'x=CODE' --map 'y y=CODE'; CODE is one of ABE"),
+        (
+            ["x/1.png", "y y/2.png"],
+            "unknown labels: x, y y. Add --map 'x=CODE' --map 'y y=CODE'; CODE is none for a class",
+        ),
     ],
 )
 def test_folders_that_cannot_be_read_say_why(names: list[str], problem: str, tmp_path: Path) -> None:
@@ -65,23 +68,24 @@ def test_a_list_may_come_from_any_spreadsheet(mark: str, encoding: str, tmp_path
     ]
 
 
-def test_most_readers_decide_and_ties_are_left_out(tmp_path: Path) -> None:
+def test_most_readers_decide_and_a_tie_has_no_label(tmp_path: Path) -> None:
     rows = ["a.png,BLA,r1", "a.png,BLA,r2", "a.png,MON,r3", "b.png,BLA,r1", "b.png,mast cell,r2", "c.png,EOS,r1"]
     found = listed(tmp_path, "\n".join(["file,label,reader", *rows]))
-    assert [(cell.name, cell.label) for cell in found.cells] == [("a.png", "BLA"), ("c.png", "EOS")]
+    labels = [(cell.name, cell.label, cell.undecided) for cell in found.cells]
+    assert labels == [("a.png", "BLA", False), ("b.png", None, True), ("c.png", "EOS", False)]
     assert found.cells[0].readings == {"r1": "BLA", "r2": "BLA", "r3": "MON"}
-    assert found.ties == 1
+    assert found.cells[1].readings == {"r1": "BLA", "r2": None}
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "needs the columns file and label|not a CSV"),
-        ("path,label\na.png,BLA\n", "needs the columns file and label; found"),
+        ("", "needs the columns file and label; it has none|not a CSV"),
+        ("path,label\na.png,BLA\n", "needs the columns file and label; it has path, label"),
         ("file,label\na.png,\n", "line 2: file or label is missing"),
         ("file,label\na.png,BLA,more\n", "line 2: file or label is missing, or the row has too many cells"),
         ("file,label\n", "no labelled pictures"),
-        ("file,label\nd.png,BLA\ne.png,BLA\n", "2 files are not in .*: d.png, e.png"),
+        ("file,label\nd.png,BLA\ne.png,BLA\n", "not found in .*: d.png, e.png .2 in all."),
         ("file,label\na.png,BLA\na.png,BLA\n", "a.png occurs twice for the same reader"),
         ("file,label,reader\na.png,BLA,r1\na.png,MON,r1\n", "a.png occurs twice for the same reader"),
         ("file,label,reader,patient\na.png,BLA,r1,1\na.png,BLA,r2,2\n", "a.png has several patients"),

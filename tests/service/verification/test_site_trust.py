@@ -106,6 +106,7 @@ def test_a_table_does_not_mix_thresholds(
     [
         (lambda file: file | {"model_sha256": "0" * 64}, "make one for it with `marrowlens verify --write-trust`"),
         (lambda file: file | {"extra": 1}, "is not a laboratory's trust reference: extra"),
+        (lambda file: file | {"pictures": ["patient"]}, "is not a laboratory's trust reference: pictures"),
         (lambda file: {"schema_version": 1}, "is not a laboratory's trust reference: model"),  # noqa: ARG005
         (
             lambda file: file | {"trust": file["trust"] | {"confusion": {}}},
@@ -135,3 +136,23 @@ def test_thresholds_of_another_models_classes_are_refused(trusted_artefact: Path
     (tmp_path / "other.json").write_text(json.dumps(file | {"trust": json.loads(text)}))
     with pytest.raises(ArtefactError, match="does not fit .*trust names classes that the model does not have: XYZ"):
         with_site_trust(read_manifest(trusted_artefact.with_suffix(".json")), tmp_path / "other.json")
+
+
+def test_a_verification_with_the_cells_that_the_thresholds_were_fitted_to_says_so(
+    trusted_artefact: Path, site: Path, cells: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cells/BLA").mkdir(parents=True)
+    for number, data in enumerate([*cells[:7], *known_cells(3, first_seed=77_000)]):
+        (tmp_path / f"cells/BLA/{number}.png").write_bytes(data)
+    monkeypatch.setenv("MARROWLENS_TRUST_REFERENCE", str(site))
+    out = tmp_path / "out"
+    arguments = ["verify", str(tmp_path / "cells"), "--out", str(out), "--artefact", str(trusted_artefact)]
+    assert CliRunner().invoke(app, arguments).exit_code == 1
+    found = json.loads((out / "verification.json").read_text())["thresholds"]
+    written = set(json.loads(site.read_text())["pictures"])
+    used = sum(hashlib.sha256(data).hexdigest()[:16] in written for data in cells[:7])
+    assert found["fitted_to"] == used > 0
+    assert found["site_trust_sha256"] == hashlib.sha256(site.read_bytes()).hexdigest()
+    html = (out / "verification.html").read_text()
+    assert f"Warning: the thresholds in force were fitted to {used} of these pictures" in html
+    assert found["site_trust_sha256"] in html

@@ -132,11 +132,14 @@ def test_figures_are_those_of_other_programs(document: dict[str, Any], cells: li
 def test_decisions_and_sets_are_those_of_the_cells(document: dict[str, Any], cells: list[dict[str, str]]) -> None:
     known, other = ([row for row in cells if (row["label"] == NONE) == is_other] for is_other in (False, True))
     by_name = {each["cells"]: each for each in document["decisions"]}
-    counted = sum(each["accepted"]["n"] for each in by_name.values())
-    assert counted == len(cells)
+    parts = [each for name, each in by_name.items() if name != "all labelled cells"]
+    assert sum(each["accepted"]["n"] for each in parts) == by_name["all labelled cells"]["accepted"]["n"] == len(cells)
     assert by_name["other classes"]["accuracy_of_accepted"] is None
+    everything = by_name["all labelled cells"]["accuracy_of_accepted"]
+    right = [row["label"] == row["predicted"] for row in cells if row["decision"] == "accept"]
+    assert (everything["hits"], everything["n"]) == (sum(right), len(right))
     assert by_name["other classes"]["rejected"]["hits"] == sum(row["decision"] == "reject" for row in other)
-    accepted = sum(by_name[name]["accepted"]["hits"] for name in by_name if name != "other classes")
+    accepted = sum(each["accepted"]["hits"] for each in parts if each["cells"] != "other classes")
     assert accepted == sum(row["decision"] == "accept" for row in known)
     for each in document["sets"][1:]:
         rows = [row for row in cells if row["label"] == each["code"]]
@@ -246,7 +249,7 @@ def test_goals_decide_the_verdict_and_the_exit_code(lab: Lab, tmp_path: Path) ->
     changed = {each["code"]: each for each in _judged(tmp_path / "hard")}
     assert result.exit_code == 1
     assert changed[largest]["verdict"] == "not verified"
-    assert "is not above 0.999" in changed[largest]["why"]
+    assert "not above 0.999" in changed[largest]["why"]
     assert all(changed[each["code"]]["verdict"] == each["verdict"] for each in judged if each["code"] != largest)
 
 
@@ -258,11 +261,12 @@ def _judged(out: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--goal", "1.5"], "--goal 1.5: 1.5 is not a share between 0 and 1"),
+        (["--goal", "1.5"], "--goal 1.5: 1.5 is not a share between 0 and 1, such as 0.85"),
+        (["--goal", "0,8"], "--goal 0,8: 0,8 is not a share between 0 and 1, such as 0.85"),
         (["--goal", "XXX=0.9"], "--goal XXX=0.9: the model has no class XXX; it has"),
         (["--map", "mast cells"], "--map mast cells: write NAME=CODE"),
         (["--map", "mast cells=MAST"], "--map mast cells=MAST: the model has no class MAST; one of"),
-        ([], "unknown labels: mast cells. Add --map 'mast cells=CODE'; CODE is one of"),
+        ([], "unknown labels: mast cells. Add --map 'mast cells=CODE'; CODE is none for a class"),
     ],
 )
 def test_what_cannot_run_says_what_to_do(options: Sequence[str], problem: str, lab: Lab, tmp_path: Path) -> None:
@@ -291,6 +295,9 @@ def test_a_broken_picture_and_a_copy_are_left_out_and_said(lab: Lab, tmp_path: P
     assert (pictures["used"], pictures["copies"], pictures["unreadable"]) == (4, 1, 1)
     assert "broken.png" in said(result)
     assert "1 copies of other pictures left out" in said(result)
+    again = verify(folder, tmp_path / "out", lab.artefact)
+    assert again.exit_code == 2
+    assert "has a report; choose another --out" in said(again)
     assert "skipped 1: 1 .txt" in said(result)
 
 
@@ -316,3 +323,25 @@ def test_a_few_cells_are_too_few(count: int, lab: Lab, tmp_path: Path) -> None:
         == 2
     )
     assert not (tmp_path / "site.json").exists()
+
+
+def test_readers_are_compared_on_the_cells_on_which_they_disagree_too(lab: Lab, tmp_path: Path) -> None:
+    names = sorted(lab.labels)[:60]
+    rows = ["file,label,reader", *(f"{name},{lab.labels[name]},Ada" for name in names)]
+    other = {True: "BLA", False: "LYT"}
+    second = [other[lab.labels[name] != "BLA"] if at % 4 == 0 else lab.labels[name] for at, name in enumerate(names)]
+    rows += [f"{name},{label},Grace" for name, label in zip(names, second, strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    result = verify(lab.folder, tmp_path / "out", lab.artefact, "--labels", tmp_path / "labels.csv")
+    assert result.exit_code in (0, 1), result.output
+    found = json.loads((tmp_path / "out/verification.json").read_text())
+    (pair,) = (each for each in found["readers"] if {each["first"], each["second"]} == {"Ada", "Grace"})
+    first = [lab.labels[name] for name in names]
+    assert pair["agreement"]["share"] == pytest.approx(45 / 60)
+    assert pair["kappa"]["value"] == pytest.approx(cohen_kappa_score(first, second))
+    assert found["pictures"]["undecided"] == 15
+    assert sum(each["accepted"]["n"] for each in found["decisions"] if each["cells"] == "all labelled cells") == 45
+    cells = _table(tmp_path / "out/cells.csv")
+    assert sum(row["label"] == "undecided" for row in cells) == 15
+    assert [(row["Ada"], row["Grace"]) for row in cells[:2]] == [(first[0], second[0]), (first[1], second[1])]
+    assert "Warning: 15 cells (25%)" in (tmp_path / "out/verification.html").read_text()
