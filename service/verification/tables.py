@@ -46,15 +46,25 @@ def intervals_note(document: Verification) -> str:
 
 def verdicts(document: Verification) -> Table:
     """Verdict, sensitivity and predictive value of each supported class."""
+    by_patient = document.pictures.patients is not None
     return Table(
         "Supported classes",
-        ("class", "verdict", "cells", "patients", "sensitivity", "named", "predictive value", "goal", "why", "outlook"),
+        (
+            "class",
+            "verdict",
+            "cells (patients)" if by_patient else "cells",
+            "sensitivity",
+            "named",
+            "predictive value",
+            "goal",
+            "why",
+            "outlook",
+        ),
         tuple(
             (
                 f"{each.code} {each.name}",
                 each.verdict,
-                str(each.sensitivity.n),
-                str(each.sensitivity.patients or ""),
+                f"{each.sensitivity.n} ({each.sensitivity.patients or 1})" if by_patient else str(each.sensitivity.n),
                 rate_text(each.sensitivity),
                 str(each.predictive_value.n),
                 rate_text(each.predictive_value),

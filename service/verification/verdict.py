@@ -37,7 +37,7 @@ def verdict(
         shares = " and ".join(f"{name} {rates[name].share:.3f}" for name in failing)
         return ClassVerdict("not verified", f"{shares}: not above {goal:g}")
     if unclear := {name: found for name, found in rates.items() if found.low < goal}:
-        why = f"around {goal:g}: interval of {' and of '.join(unclear)}"
+        why = f"around {goal:g}: {', '.join(unclear)}"
         return ClassVerdict("too few", why, *_outlook([*unclear.values()], goal, precision))
     return ClassVerdict("verified", f"both intervals begin at {goal:g} or above")
 
