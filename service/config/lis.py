@@ -146,6 +146,20 @@ class LisSettings(BaseSettings):
         False, description="accept orders without client certificates on an address that other machines can reach"
     )
     hl7_max_bytes: int = Field(1024 * 1024, gt=0, description="maximum size of a received message in bytes")
+    hl7_services: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)] = Field(
+        (),
+        description="services that are orders for this laboratory (OBR-4), as CODE or CODE^SYSTEM, separated by "
+        "commas; others are acknowledged and set aside. Default: all",
+    )
+    hl7_specimen_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)] = Field(
+        (),
+        description="specimen types (SPM-4) of this laboratory, separated by commas; orders for others are "
+        "acknowledged and set aside. Default: all",
+    )
+    hl7_patient_number: Name = Field(
+        "MR",
+        description="type (PID-3.5) or authority (PID-3.4) of the number that is the patient's; without it, the first",
+    )
     hl7_idle_s: float = Field(
         600, gt=0, le=7 * 86400, description="seconds after which a silent connection for orders is closed"
     )

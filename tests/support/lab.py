@@ -74,6 +74,7 @@ def sign_request(revision: int, **more: object) -> SignSpecimen:
 _ADDED = {
     "0003": ["models.inert"],
     "0004": ["cells.manifest", "cells.decision", "cells.reasons", "cells.prediction_set"],
+    "0005": ("specimens.placer_number", "specimens.filler_number"),
 }
 
 
@@ -81,6 +82,7 @@ def return_to(session: Session, version: str) -> None:
     """Undo the migrations after a version, as an older database has it; the audit key of 0002 included."""
     for column in (column for migration, added in _ADDED.items() if migration > version for column in added):
         table, name = column.split(".")
+        session.execute(text(f"DROP INDEX IF EXISTS ix_{table}_{name}"))
         session.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
     if version < "0002":
         session.execute(text("DROP TABLE audit_key"))

@@ -9,7 +9,7 @@ from service.config.lis import LisSettings
 from service.lis.domain.differential import CountingRules, Tally, specimen_differential
 from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
 from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, acknowledgements
-from service.lis.exchange.hl7.orders import check_header, read_orders
+from service.lis.exchange.hl7.orders import OrderReader, check_header
 from service.lis.exchange.hl7.reader import Header, read_header
 from service.lis.exchange.hl7.results import encode_report
 from service.lis.exchange.observations import PANEL, Coded
@@ -88,7 +88,8 @@ def answer(message: str | bytes) -> str:
     try:
         header = read_header(raw)
         check_header(header, "P")
-        outcome = Outcome(read_orders(raw, header, "UNICODE UTF-8", UTC))
+        found = OrderReader(zone=UTC).read(raw, header)
+        outcome = Outcome(found.orders, found.warnings)
     except OrderRefused as refused:
         outcome = Outcome(refused=refused)
     return "".join(acknowledgements(header, outcome, [ReplyMetadata(f"ACK-{n}", SENT, "MAR") for n in (1, 2)]))

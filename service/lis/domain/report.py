@@ -3,9 +3,9 @@
 import re
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from model.contract import PartName
 from model.fields import Code, Sha256
@@ -82,6 +82,36 @@ class ReportStatus(StrEnum):
     CORRECTED = "corrected"
 
 
+#: A field of an HL7 message, and its text with the standard delimiters: one field, so that no text can add another.
+FieldName = Annotated[str, StringConstraints(pattern=r"^(ORC|OBR|PID|SPM)-[0-9]{1,2}$")]
+FieldText = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^|\x00-\x1f\x7f]+$")]
+
+
+class PatientNumber(Document):
+    """One number of a patient (a repetition of PID-3), with the authority that assigned it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    number: Line = Field(description="PID-3.1")
+    namespace: Line | None = Field(None, description="PID-3.4.1")
+    universal_id: Line | None = Field(None, description="PID-3.4.2, such as an OID")
+    universal_id_type: Line | None = Field(None, description="PID-3.4.3", examples=["ISO"])
+    type: Line | None = Field(None, description="PID-3.5, HL7 table 0203", examples=["MR"])
+
+    def is_same(self, other: "PatientNumber") -> bool:
+        """Whether both are the same number of the same authority: they share the namespace or the universal id.
+
+        Numbers without any authority are the same. An authority that is named in different ways is another one.
+        """
+        if self.number != other.number:
+            return False
+        if self.universal_id and other.universal_id:
+            return self.universal_id == other.universal_id
+        return self.namespace == other.namespace and bool(
+            self.namespace or not (self.universal_id or other.universal_id)
+        )
+
+
 class Patient(Document):
     """The patient, as the laboratory's system sends it. Never in a log, a metric or a trace."""
 
@@ -95,6 +125,23 @@ class Patient(Document):
     given: Line | None = Field(None, description="PID-5.2", examples=["Erika"])
     birth_date: Day | None = Field(None, description="PID-7", examples=["1964-08-12"])
     sex: Literal["F", "M", "O", "U", "A", "N"] | None = Field(None, description="PID-8, HL7 table 0001")
+    numbers: tuple[PatientNumber, ...] | None = Field(
+        None, description="all numbers in the order, as sent; absent: only `identifier`"
+    )
+
+    @model_validator(mode="after")
+    def _has_its_number(self) -> Self:
+        if self.numbers and self.identifier not in (each.number for each in self.numbers):
+            raise ValueError("identifier must be one of numbers; change both, or leave out numbers")
+        return self
+
+    def all_numbers(self) -> tuple[PatientNumber, ...]:
+        """Every number by which the patient is known."""
+        return self.numbers or (PatientNumber.model_construct(number=self.identifier, namespace=self.authority),)
+
+    def is_same(self, other: "Patient") -> bool:
+        """Whether both share a number of the same authority."""
+        return any(own.is_same(each) for own in self.all_numbers() for each in other.all_numbers())
 
 
 class Order(Document):
@@ -107,6 +154,11 @@ class Order(Document):
     service_code: Line | None = Field(None, description="OBR-4.1 of the order; default: the panel of the code table")
     service_name: Line | None = Field(None, description="OBR-4.2")
     service_system: Line | None = Field(None, description="OBR-4.3")
+    as_ordered: dict[FieldName, FieldText] | None = Field(
+        None,
+        description="fields of the HL7 order that are returned verbatim, such as ORC-2, with the standard delimiters",
+        examples=[{"ORC-2": "P-77^HIS"}],
+    )
 
 
 class LineageShare(Document):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -51,6 +51,8 @@ def open_specimen(session: Session, new: NewSpecimen, actor: Actor) -> SpecimenR
         revision=1,
         patient=new.patient.model_dump(mode="json", exclude_none=True),
         order=new.order.model_dump(mode="json", exclude_none=True),
+        placer_number=new.order.placer_number,
+        filler_number=new.order.filler_number,
         collected_at=new.collected_at,
         target_cells=new.target_cells,
         cells=0,
@@ -69,6 +71,18 @@ def open_specimen(session: Session, new: NewSpecimen, actor: Actor) -> SpecimenR
 def find_by_number(session: Session, number: str) -> SpecimenRow | None:
     """The specimen with this number, or None."""
     return session.scalars(select(SpecimenRow).where(SpecimenRow.number == number)).one_or_none()
+
+
+def find_by_order(session: Session, placer: str | None, filler: str | None) -> Sequence[SpecimenRow]:
+    """The specimens whose order has one of these numbers, newest first."""
+    wanted = [
+        column == number
+        for column, number in ((SpecimenRow.placer_number, placer), (SpecimenRow.filler_number, filler))
+        if number
+    ]
+    if not wanted:
+        return ()
+    return session.scalars(select(SpecimenRow).where(or_(*wanted)).order_by(SpecimenRow.row.desc())).all()
 
 
 def get(session: Session, specimen_id: str) -> SpecimenRow:
@@ -105,9 +119,9 @@ def lock(
     return row
 
 
-def lock_by_numbers(session: Session, numbers: Sequence[str]) -> None:
-    """Lock the specimens with these numbers, in row order so that two transactions cannot deadlock."""
-    wanted = select(SpecimenRow.row).where(SpecimenRow.number.in_(numbers)).order_by(SpecimenRow.row)
+def lock_rows(session: Session, rows: Sequence[int]) -> None:
+    """Lock these specimens, in row order so that two transactions cannot deadlock."""
+    wanted = select(SpecimenRow.row).where(SpecimenRow.row.in_(rows)).order_by(SpecimenRow.row)
     session.execute(wanted.with_for_update()).all()
 
 
@@ -148,9 +162,8 @@ class SpecimenChange:
 
 
 def same_patient(row: SpecimenRow, patient: Patient) -> bool:
-    """Whether the specimen's patient has this identifier and assigning authority."""
-    known = Patient.model_validate(row.patient)
-    return (known.identifier, known.authority) == (patient.identifier, patient.authority)
+    """Whether the specimen's patient shares a number of the same authority with this one."""
+    return Patient.model_validate(row.patient).is_same(patient)
 
 
 def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor) -> None:
@@ -168,6 +181,7 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
     old = {name: getattr(row, name) for name in values}
     for name, value in values.items():
         setattr(row, name, value)
+    row.placer_number, row.filler_number = row.order.get("placer_number"), row.order.get("filler_number")
     row.revision += 1
     # Names of the fields, and digests of the old values: more people read the audit trail than the report.
     before = {

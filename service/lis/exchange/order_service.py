@@ -1,7 +1,8 @@
 """Orders from the laboratory's system: open, change, reopen or cancel specimens."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session
 from service.auth.identity import Actor, Identity, InvalidName, checked_name
 from service.errors import ServiceError
 from service.lis.domain import specimens
+from service.lis.domain.report import Order, Patient
 from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
 from service.lis.storage.states import State
@@ -40,7 +42,7 @@ def accept_orders(
         session.rollback()
         return False
     # Lock specimens before the audit trail, which stays locked from the first order to the commit.
-    specimens.lock_by_numbers(session, [order.number for order in orders])
+    specimens.lock_rows(session, [row.row for order in orders if (row := _find(session, order)) is not None])
     for order in orders:
         _take(session, order, actor, target_cells)
     return True
@@ -61,47 +63,132 @@ def _sender(message: MessageIdentity) -> Actor:
     return Actor(f"order from {peer.certificate or peer.address}", known)
 
 
+def _find(session: Session, order: IncomingOrder) -> SpecimenRow | None:
+    """The specimen of an order: by its own number, or by the order's numbers. The caller compares the rest.
+
+    Of several with the same order number, that of the same patient.
+    """
+    if order.number is not None:
+        return specimens.find_by_number(session, order.number)
+    found = specimens.find_by_order(session, order.order.placer_number, order.order.filler_number)
+    alike = [row for row in found if specimens.same_patient(row, order.patient) and _is_same_order(row, order)]
+    return next(iter(alike or found), None)
+
+
 def _take(session: Session, order: IncomingOrder, actor: Actor, target_cells: int) -> None:
-    row = specimens.find_by_number(session, order.number)
+    row = _find(session, order)
     if row is not None:
         row = specimens.lock(session, row.id, *State)
     try:
         if order.action is OrderAction.NEW:
             _open(session, row, order, actor, target_cells)
         elif row is None:
-            raise OrderRefused(UNKNOWN_KEY, "unknown specimen number", "SPM^1^2")
-        elif order.action is OrderAction.CHANGE:
+            raise OrderRefused(UNKNOWN_KEY, "unknown specimen or order number", _place(order))
+        elif order.action in (OrderAction.CHANGE, OrderAction.REPLACE):
             _change(session, row, order, actor)
         else:
-            _cancel(session, row, actor)
+            _cancel(session, row, order, actor)
     except ServiceError as error:  # another process was first: the sender retries
-        raise OrderRefused(LOCKED, str(error), "SPM^1^2") from error
+        raise OrderRefused(LOCKED, str(error), _place(order)) from error
+
+
+def _place(order: IncomingOrder) -> str:
+    return "ORC^1^2" if order.number is None else "SPM^1^2"
 
 
 def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, actor: Actor, target_cells: int) -> None:
     if row is None:
+        if order.number is None:
+            raise OrderRefused(UNKNOWN_KEY, "no specimen number", "SPM^1^2")
         new = NewSpecimen(order.number, order.patient, order.order, target_cells, order.collected_at)
         specimens.open_specimen(session, new, actor)
         return
-    before = row.order.get("placer_number")
-    if not specimens.same_patient(row, order.patient) or (before and before != order.order.placer_number):
-        raise OrderRefused(DUPLICATE_KEY, "another order has a specimen with this number", "SPM^1^2")
+    if not specimens.same_patient(row, order.patient) or not _is_same_order(row, order):
+        raise OrderRefused(DUPLICATE_KEY, "another order has a specimen with this number", _place(order))
     if row.state == State.CANCELLED:
         specimens.reopen(session, row, actor)
     _change(session, row, order, actor)
 
 
 def _change(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Actor) -> None:
+    _check_agrees(row, order)
     if row.state not in CHANGEABLE:
-        raise OrderRefused(LOCKED, f"the specimen is {row.state}", "SPM^1^2")
-    if not specimens.same_patient(row, order.patient):
-        raise OrderRefused(DUPLICATE_KEY, "the specimen belongs to another patient", "PID^1^3")
-    specimens.change(session, row, SpecimenChange(order.patient, order.order, order.collected_at), actor)
+        raise OrderRefused(LOCKED, f"the specimen is {row.state}", _place(order))
+    new = SpecimenChange(
+        _merged_patient(Patient.model_validate(row.patient), order.patient, order.deleted),
+        _merged_order(Order.model_validate(row.order), order.order, order.deleted),
+        order.collected_at,
+        cleared=frozenset({"collected_at"} if "collected_at" in order.deleted else ()),
+    )
+    specimens.change(session, row, new, actor)
 
 
-def _cancel(session: Session, row: SpecimenRow, actor: Actor) -> None:
+def _cancel(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Actor) -> None:
+    _check_agrees(row, order)
     if row.state == State.CANCELLED:
         return
     if row.state != State.OPEN:
-        raise OrderRefused(LOCKED, f"the specimen is {row.state}; only an open specimen can be cancelled", "SPM^1^2")
+        raise OrderRefused(
+            LOCKED, f"the specimen is {row.state}; only an open specimen can be cancelled", _place(order)
+        )
     specimens.cancel(session, row, actor, "cancelled by the system that ordered it")
+
+
+def _check_agrees(row: SpecimenRow, order: IncomingOrder) -> None:
+    """Check that patient and order are those of the specimen: a number on a tube alone proves nothing.
+
+    Raises:
+        OrderRefused: they are not.
+    """
+    if not specimens.same_patient(row, order.patient):
+        raise OrderRefused(DUPLICATE_KEY, "the specimen belongs to another patient", "PID^1^3")
+    if not _is_same_order(row, order):
+        raise OrderRefused(UNKNOWN_KEY, "the specimen belongs to another order", "ORC^1^2")
+
+
+def _is_same_order(row: SpecimenRow, order: IncomingOrder) -> bool:
+    """Whether placer and filler number are those of the specimen, with namespaces. A missing one is no conflict."""
+    known = Order.model_validate(row.order)
+    pairs = (
+        (known.placer_number, order.order.placer_number, ("ORC-2", "OBR-2")),
+        (known.filler_number, order.order.filler_number, ("ORC-3", "OBR-3")),
+    )
+    return all(
+        not own or not theirs or (own == theirs and _same_authority(known, order.order, fields))
+        for own, theirs, fields in pairs
+    )
+
+
+def _same_authority(known: Order, order: Order, fields: tuple[str, str]) -> bool:
+    """Whether namespace and universal id of an entity identifier (EI.2, EI.3) agree where both orders have them."""
+    one, other = (_authority(each, fields) for each in (known, order))
+    return all(not own or not theirs or own == theirs for own, theirs in zip(one, other, strict=True))
+
+
+def _authority(order: Order, fields: tuple[str, str]) -> tuple[str, str]:
+    sent = order.as_ordered or {}
+    written = next((sent[name] for name in fields if name in sent), "")
+    parts = [*written.split("^"), "", "", ""]
+    return parts[1], parts[2]
+
+
+def _merged_patient(known: Patient, new: Patient, deleted: Collection[str]) -> Patient:
+    """The known patient with new data and new numbers. His own number stays: the message shares one with him."""
+    others = tuple(each for each in known.all_numbers() if not any(each.is_same(other) for other in new.all_numbers()))
+    is_known = known.numbers or new.numbers
+    numbers = [each.model_dump() for each in (*new.all_numbers(), *others)] if is_known else None
+    values = _merged(known, new, deleted, "patient")
+    return Patient.model_validate(
+        values | {"identifier": known.identifier, "authority": known.authority, "numbers": numbers}
+    )
+
+
+def _merged_order(known: Order, new: Order, deleted: Collection[str]) -> Order:
+    values = _merged(known, new, deleted, "order")
+    return Order.model_validate(values | {"as_ordered": (known.as_ordered or {}) | (new.as_ordered or {}) or None})
+
+
+def _merged(known: Patient | Order, new: Patient | Order, deleted: Collection[str], name: str) -> dict[str, Any]:
+    """The known values with the new ones. None is unchanged; deleted fields are removed."""
+    values = known.model_dump() | {field: value for field, value in new.model_dump().items() if value is not None}
+    return {field: value for field, value in values.items() if f"{name}.{field}" not in deleted}

@@ -1,7 +1,7 @@
 """Orders of the laboratory's system, independent of the message format."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -13,18 +13,46 @@ class OrderAction(StrEnum):
 
     NEW = "NW"
     CHANGE = "XO"
+    REPLACE = "RP"
     CANCEL = "CA"
+    DISCONTINUE = "DC"
+
+
+#: Codes that say something about an order and ask for nothing: acknowledged and ignored.
+IGNORED = frozenset({"SC", "SN", "NA", "CN", "OK", "SR", "SS", "UA", "CR", "XR", "DR", "RE", "ZZ"})
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingOrder:
-    """An order for one specimen: new, changed or cancelled. `number` is on its label."""
+    """An order for one specimen.
+
+    `number` is on its label; None if the message names only the order. Empty fields are None and leave a stored value
+    as it is; `deleted` names those that are to be deleted (HL7's null), as in `patient.family` or `order.service_name`.
+    """
 
     action: OrderAction
-    number: str
+    number: str | None
     patient: Patient
     order: Order
     collected_at: datetime | None = None
+    deleted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class OrderWarning:
+    """Something about a message that was taken: reported with severity W. It never quotes the message."""
+
+    code: str  # HL7 table 0357
+    reason: str
+    location: str
+
+
+@dataclass(slots=True)
+class ReceivedOrders:
+    """The orders of one message, those that are set aside, and warnings."""
+
+    orders: list[IncomingOrder] = field(default_factory=list)
+    warnings: list[OrderWarning] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,10 @@ class ModelRow(Table):
 
 
 class SpecimenRow(Table):
-    """One specimen. `revision` increases with every change; clients send the one they have seen."""
+    """One specimen. `revision` increases with every change; clients send the one they have seen.
+
+    `placer_number` and `filler_number` are those of `order`, to find it by.
+    """
 
     __tablename__ = "specimens"
 
@@ -61,6 +64,8 @@ class SpecimenRow(Table):
     revision: Mapped[int]
     patient: Mapped[dict[str, Any]]
     order: Mapped[dict[str, Any]]
+    placer_number: Mapped[str | None] = mapped_column(String(200), index=True)
+    filler_number: Mapped[str | None] = mapped_column(String(200), index=True)
     collected_at: Mapped[datetime | None]
     target_cells: Mapped[int]
     megakaryocytes: Mapped[int | None]

@@ -15,7 +15,7 @@ from serving import client, refused
 from service.lis.domain.report import CollectedAt, Moment
 from service.lis.exchange.astm import records
 from service.lis.exchange.hl7.encoding import parse_date, parse_zone
-from service.lis.exchange.hl7.orders import read_orders
+from service.lis.exchange.hl7.orders import OrderReader
 from service.lis.exchange.hl7.reader import read_header
 from service.lis.exchange.orders import OrderRefused
 
@@ -127,7 +127,7 @@ def test_a_birth_day_with_an_impossible_time_is_none(value: str) -> None:
 def test_any_digits_are_the_day_that_they_say_or_refused(value: str) -> None:
     raw = order(PID, SPM.rpartition("|")[0] + f"|{value}", ORC, OBR).encode()
     try:
-        (taken,) = read_orders(raw, read_header(raw), "ASCII", UTC)
+        (taken,) = OrderReader("ASCII", zone=UTC).read(raw, read_header(raw)).orders
     except OrderRefused as tls_error:
         assert (tls_error.code, tls_error.location) == ("102", "SPM^1^17")
         return

@@ -11,7 +11,7 @@ from service.lis.exchange.mllp.framing import MAX_NOISE_BYTES
 
 
 @pytest.mark.parametrize(
-    "rubbish", [b"", b"hello", b"\x00" * 50, b"GET / HTTP/1.1\r\n\r\n", b"MSH|^~\\&", b"PID|1||100234\r"]
+    "rubbish", [b"hello", b"\x00" * 50, b"GET / HTTP/1.1\r\n\r\n", b"MSH|^~\\&", b"PID|1||100234\r"]
 )
 async def test_what_is_no_message_is_rejected_and_the_next_is_taken(rubbish: bytes) -> None:
     async with listening(Desk()) as listener, line_to(listener) as line:
@@ -19,6 +19,14 @@ async def test_what_is_no_message_is_rejected_and_the_next_is_taken(rubbish: byt
         answer = await line.frame()
         assert said(answer)[0] == "AR"
         assert said(answer, "ERR")[2].startswith("100^")
+        await line.say(GOOD)
+        assert said(await line.frame()) == ["AA", "ORD-1"]
+
+
+async def test_an_empty_frame_keeps_the_connection_alive_and_has_no_answer() -> None:
+    async with listening(Desk()) as listener, line_to(listener) as line:
+        await line.say(b"")
+        await line.say(b"\r\n")
         await line.say(GOOD)
         assert said(await line.frame()) == ["AA", "ORD-1"]
 

@@ -11,8 +11,8 @@ from itertools import groupby
 from service.lis.exchange.hl7.encoding import EMPTY, Encoded, components, format_timestamp, message, segment, text
 from service.lis.exchange.hl7.orders import VERSIONS
 from service.lis.exchange.hl7.reader import Header, MessageRejected
-from service.lis.exchange.hl7.results import VERSION, patient
-from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused
+from service.lis.exchange.hl7.results import VERSION, ordered, patient
+from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused, OrderWarning
 
 #: HL7 table 0357.
 ERROR_CODES = {
@@ -34,14 +34,21 @@ ERROR_CODES = {
 ACK_CONDITIONS = {"AL", "NE", "ER", "SU"}
 #: Answer message by order event, and order control code of an accepted order (HL7 table 0119).
 ANSWERS = {"O33": ("ORL", "O34", "ORL_O34"), "O21": ("ORL", "O22", "ORL_O22"), "O01": ("ORR", "O02", "ORR_O02")}
-ACCEPTED = {OrderAction.NEW: "OK", OrderAction.CHANGE: "XR", OrderAction.CANCEL: "CR"}
+ACCEPTED = {
+    OrderAction.NEW: "OK",
+    OrderAction.CHANGE: "XR",
+    OrderAction.REPLACE: "RQ",
+    OrderAction.CANCEL: "CR",
+    OrderAction.DISCONTINUE: "DR",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a message: all its orders accepted, or the error."""
+    """The outcome of a message: all its orders accepted, with warnings, or the error."""
 
     orders: Sequence[IncomingOrder] = ()
+    warnings: Sequence[OrderWarning] = ()
     refused: OrderRefused | None = None
 
     def code(self, mode: str) -> str:
@@ -104,7 +111,8 @@ def _answer_header(header: Header, kind: tuple[str, str | None, str], stamp: Rep
         5: components(*header.application),
         6: components(*header.facility),
         7: text(format_timestamp(stamp.sent_at)),
-        9: components(*kind),
+        # The structure (MSH-9.3) came with 2.3.1.
+        9: components(*kind[: 2 if _is_before(header, 2, 3, 1) else 3]),
         10: text(stamp.control_id),
         11: text(header.processing_id),
         12: text(_version(header)),
@@ -114,24 +122,31 @@ def _answer_header(header: Header, kind: tuple[str, str | None, str], stamp: Rep
 
 
 def _version(header: Header) -> str:
-    return header.version if header.version in VERSIONS else VERSION
+    return header.version if VERSIONS.fullmatch(header.version) else VERSION
+
+
+def _is_before(header: Header, *version: int) -> bool:
+    """Whether the answer is of an earlier version, such as 2, 3, 1."""
+    return tuple(map(int, _version(header).split("."))) < version
 
 
 def _msa_and_err(header: Header, outcome: Outcome, mode: str) -> Iterator[str]:
     refused = outcome.refused
-    early = _version(header) < "2.5"  # ERR has one field, and MSA-3 the reason
+    early = _is_before(header, 2, 5)  # ERR has one field, and MSA-3 the reason
     reason = text(refused.reason) if refused and early else EMPTY
     yield segment("MSA", {1: text(outcome.code(mode)), 2: text(header.control_id), 3: reason})
     if refused:
-        yield _early_error(refused) if early else _error(refused)
+        yield _early_error(refused) if early else _error(refused, "E")
+    elif not early and mode == "A":
+        yield from (_error(warning, "W") for warning in outcome.warnings)
 
 
-def _error(refused: OrderRefused) -> str:
+def _error(found: OrderRefused | OrderWarning, severity: str) -> str:
     fields = {
-        2: components(*refused.location.split("^")),
-        3: components(refused.code, ERROR_CODES.get(refused.code), "HL70357"),
-        4: text("E"),
-        8: text(refused.reason),
+        2: components(*found.location.split("^")),
+        3: components(found.code, ERROR_CODES.get(found.code), "HL70357"),
+        4: text(severity),
+        8: text(found.reason),
     }
     return segment("ERR", fields)
 
@@ -146,8 +161,11 @@ def _accepted_orders(orders: Sequence[IncomingOrder], stamp: ReplyMetadata, *, b
     """The accepted orders, grouped by specimen in ORL^O34."""
     yield patient(orders[0].patient)
     for number, (specimen, group) in enumerate(groupby(orders, key=lambda order: order.number), 1):
+        several = list(group)
         if by_specimen:
-            yield segment("SPM", {1: text(number), 2: text(specimen), 4: text(stamp.specimen_type)})
-        for each in group:
-            numbers = {2: text(each.order.placer_number), 3: text(each.order.filler_number)}
+            kind = ordered(several[0].order, None, "SPM-4") or text(stamp.specimen_type)
+            yield segment("SPM", {1: text(number), 2: text(specimen), 4: kind})
+        for each in several:
+            numbers = {2: ordered(each.order, each.order.placer_number, "ORC-2", "OBR-2")}
+            numbers[3] = ordered(each.order, each.order.filler_number, "ORC-3", "OBR-3")
             yield segment("ORC", {1: text(ACCEPTED[each.action]), **numbers})

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from service.lis.exchange.hl7.ack_builder import ERROR_CODES
-from service.lis.exchange.hl7.encoding import CODECS
+from service.lis.exchange.hl7.encoding import codec_of
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_header, read_segments
 from service.lis.exchange.transport import NoAnswer, Rejected
 
@@ -56,8 +56,8 @@ def parse_acknowledgement(raw: bytes, charset: str) -> Acknowledgement:
     """
     try:
         header = read_header(raw)
-        named = header.charset if header.charset in CODECS else ""
-        reply = raw.decode(CODECS[named or charset], "replace").replace("\ufffd", "?")
+        codec = codec_of(header.charset or charset) or codec_of(charset) or "utf-8"
+        reply = raw.decode(codec, "replace").replace("\ufffd", "?")
         segments = read_segments(reply.encode(), "UNICODE UTF-8", ("MSA", "ERR"))
     except MessageRejected as rejected:
         raise NoAnswer(f"the answer is not HL7: {rejected.reason}") from None

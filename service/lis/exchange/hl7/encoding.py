@@ -25,13 +25,31 @@ CODECS = {
 }
 
 
+#: Names that systems use for these sets, without punctuation, in capitals.
+_ALIASES = {
+    **{f"{prefix}8859{part}": f"8859/{part}" for prefix in ("", "ISO", "ISOIR") for part in (*range(1, 10), 15)},
+    **dict.fromkeys(("UTF8", "UNICODE", "UNICODEUTF8", "ISOIR192"), "UNICODE UTF-8"),
+    **dict.fromkeys(("ASCII", "USASCII", "ANSI"), "ASCII"),
+    "LATIN1": "8859/1",
+}
+_WINDOWS = dict.fromkeys(("WINDOWS1252", "CP1252", "1252"), "cp1252")
+
+
+def codec_of(charset: str) -> str | None:
+    """The Python codec of MSH-18, also under its usual other names; None for an unsupported set."""
+    if charset in CODECS:
+        return CODECS[charset]
+    name = re.sub("[^A-Z0-9]", "", charset.upper())
+    return _WINDOWS.get(name) or (CODECS[_ALIASES[name]] if name in _ALIASES else None)
+
+
 def encode(message: str, charset: str) -> bytes:
-    """A message as bytes in one of `CODECS`. Characters that the set lacks become "?".
+    """A message as bytes in one of `CODECS`, or of their aliases. Characters that the set lacks become "?".
 
     Hexadecimal escapes hold only bytes of the same set; escapes that switch the set (\\C..\\, \\M..\\) are understood
     by hardly any receiver; a similar letter would be another name.
     """
-    codec = CODECS[charset]
+    codec = codec_of(charset) or "utf-8"
     # The small sets have accented letters only in their composed form.
     text = message if codec == "utf-8" else unicodedata.normalize("NFC", message)
     return text.encode(codec, errors="replace")
@@ -204,7 +222,7 @@ def _offset(text: str) -> timezone:
 
 
 def parse_date(value: str) -> date | None:
-    """A date; None if only the year or month is given.
+    """A date; None if day or month are missing or zero, which many systems write for unknown.
 
     Raises:
         ValueError: an invalid date. The text never quotes the value.
@@ -212,6 +230,8 @@ def parse_date(value: str) -> date | None:
     found = _PARTS.fullmatch(value)
     if not found:
         raise ValueError("not an HL7 date")
+    if "00" in (found[2], found[3]):
+        return None
     try:
         parts = zip(found.groups()[:6], _LEAST, strict=True)
         year, month, day, hour, minute, second = (int(part or least) for part, least in parts)

@@ -3,21 +3,42 @@
 Errors name a position in the message, never a value.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, tzinfo
 from typing import Literal, TypeVar, cast
 
-from service.lis.domain.report import Order, Patient, collected
+from service.lis.domain.report import Order, Patient, PatientNumber, collected
 from service.lis.exchange.hl7.encoding import parse_date, parse_timestamp, parse_zone
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_segments
-from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused
+from service.lis.exchange.orders import (
+    IGNORED,
+    IncomingOrder,
+    OrderAction,
+    OrderRefused,
+    OrderWarning,
+    ReceivedOrders,
+)
 
-#: The fields that are read have the same meaning in all of these. 2.6 and later are untested.
-VERSIONS = ("2.3", "2.3.1", "2.4", "2.5", "2.5.1")
+#: Versions of HL7 v2. The fields that are read have the same meaning in all of them.
+VERSIONS = re.compile(r"2\.[1-8](\.[0-9])?", re.ASCII)
 #: Message codes and events of orders. In O33 orders follow their specimen; otherwise specimens follow their order.
 EVENTS = {"OML": ("O33", "O21"), "ORM": ("O01",)}
 SEXES = ("F", "M", "O", "U", "A", "N")
+#: Fields that go back with the result as they were ordered.
+VERBATIM = (
+    ("ORC", 2),
+    ("ORC", 3),
+    ("ORC", 4),
+    ("OBR", 2),
+    ("OBR", 3),
+    ("OBR", 4),
+    ("OBR", 16),
+    ("PID", 18),
+    ("SPM", 4),
+)
+MAX_FIELD = 1000  # characters of a field that is returned
 MAX_LINE = 200  # characters of service.lis.domain.report.Line
 T = TypeVar("T")
 
@@ -43,38 +64,73 @@ def check_header(header: Header, processing_id: str) -> None:
         raise MessageRejected("201", "not an order; send OML^O33, OML^O21 or ORM^O01", "MSH^1^9^1^2")
     if header.processing_id != processing_id:
         raise MessageRejected("202", f"wrong processing id; send {processing_id}", "MSH^1^11")
-    if header.version not in VERSIONS:
-        raise MessageRejected("203", f"unsupported version; send {', '.join(VERSIONS)}", "MSH^1^12")
+    if header.version and not VERSIONS.fullmatch(header.version):
+        raise MessageRejected("203", "unsupported version; send 2.1 to 2.8", "MSH^1^12")
     if not _is_line(header.control_id):
         raise MessageRejected("101", f"control id missing or invalid; send 1 to {MAX_LINE} characters", "MSH^1^10")
     if not _is_line("".join([*header.application, *header.facility])):
         raise MessageRejected("101", f"sender missing or invalid; send 1 to {MAX_LINE} characters", "MSH^1^3")
 
 
-def read_orders(raw: bytes, header: Header, charset: str, zone: tzinfo | None = None) -> list[IncomingOrder]:
-    """The orders of a message with a valid header, in message order.
+@dataclass(frozen=True, slots=True)
+class OrderReader:
+    """Reads orders for one laboratory.
 
     Args:
         charset: for a message without MSH-18.
+        services: codes of OBR-4 that are orders for this laboratory, as CODE or CODE^SYSTEM; empty: all.
+        specimen_types: codes of SPM-4 that are specimens for it; empty: all.
+        patient_number: type (PID-3.5) or authority (PID-3.4) of the number that is the patient's.
         zone: for times without a time zone, if MSH-7 has none either; None is this machine's.
-
-    Raises:
-        OrderRefused: 100, 101, 102 or 103 of table 0357, with the position.
-        MessageRejected: the message cannot be read.
     """
-    msh, *segments = read_segments(raw, header.charset or charset, ("PID", "SPM", "ORC", "OBR"))
-    if msh.get(14):
-        raise MessageRejected("100", "continued messages (MSH-14) are not supported", msh.location(14))
-    try:
-        zone = parse_zone(msh.get(7)) or zone
-    except ValueError as error:
-        raise OrderRefused("102", str(error), msh.location(7)) from None
-    patient = _patient(_only_patient(segments))
-    rest = [each for each in segments if each.name != "PID"]
-    requests = list(_by_specimen(rest) if header.event == "O33" else _by_order(rest))
-    if not requests:
-        raise OrderRefused("100", "no order in the message", "ORC^1")
-    return [_order(request, patient, zone) for request in requests]
+
+    charset: str = "UNICODE UTF-8"
+    services: frozenset[str] = frozenset()
+    specimen_types: frozenset[str] = frozenset()
+    patient_number: str = "MR"
+    zone: tzinfo | None = None
+
+    def read(self, raw: bytes, header: Header) -> ReceivedOrders:
+        """The orders of a message with a valid header, in message order.
+
+        Orders for other services or specimens, and codes that ask for nothing, are left out.
+
+        Raises:
+            OrderRefused: 100, 101, 102 or 103 of table 0357, with the position.
+            MessageRejected: the message cannot be read.
+        """
+        msh, *segments = read_segments(raw, header.charset or self.charset, ("PID", "SPM", "ORC", "OBR"))
+        if msh.get(14):
+            raise MessageRejected("100", "continued messages (MSH-14) are not supported", msh.location(14))
+        try:
+            zone = parse_zone(msh.get(7)) or self.zone
+        except ValueError as error:
+            raise OrderRefused("102", str(error), msh.location(7)) from None
+        found = ReceivedOrders()
+        pid = _only_patient(segments)
+        patient = _patient(pid, self.patient_number, found.warnings)
+        rest = [each for each in segments if each.name != "PID"]
+        requests = list(_by_specimen(rest) if header.event == "O33" else _by_order(rest))
+        if not requests:
+            raise OrderRefused("100", "no order in the message", "ORC^1")
+        for request in requests:
+            if _control(request.orc) in IGNORED:
+                continue
+            if aside := self._set_aside(request):
+                found.warnings.append(aside)
+                continue
+            found.orders.append(_order(request, pid, patient, zone))
+        return found
+
+    def _set_aside(self, request: _Request) -> OrderWarning | None:
+        """Why an order is not for this laboratory; None if it is. An order without a service or type is."""
+        obr, spm = request.obr, request.spm
+        if self.services and obr and (code := obr.get(4)):
+            if not {code, f"{code}^{obr.get(4, 3)}"} & self.services:
+                return OrderWarning("103", "set aside: not a service of this laboratory", obr.location(4))
+        if self.specimen_types and spm and (kind := spm.get(4)) and kind not in self.specimen_types:
+            return OrderWarning("103", "set aside: not a specimen of this laboratory", spm.location(4))
+        return None
 
 
 def _only_patient(segments: Sequence[Segment]) -> Segment:
@@ -135,56 +191,117 @@ def _with_request(order: _Request | None, obr: Segment) -> _Request:
     return replace(order, obr=obr)
 
 
-def _order(request: _Request, patient: Patient, zone: tzinfo | None) -> IncomingOrder:
+def _order(request: _Request, pid: Segment, patient: Patient, zone: tzinfo | None) -> IncomingOrder:
+    orc, obr, spm = request.orc, request.obr, request.spm
     return IncomingOrder(
-        action=_action(request.orc),
+        action=_action(orc),
         number=_number(request),
         patient=patient,
         order=Order(
-            placer_number=_first(_line(request.orc, 2), _line(request.obr, 2)),
-            filler_number=_first(_line(request.orc, 3), _line(request.obr, 3)),
-            service_code=_line(request.obr, 4),
-            service_name=_line(request.obr, 4, 2),
-            service_system=_line(request.obr, 4, 3),
+            placer_number=_first(_line(orc, 2), _line(obr, 2)),
+            filler_number=_first(_line(orc, 3), _line(obr, 3)),
+            service_code=_line(obr, 4),
+            service_name=_line(obr, 4, 2),
+            service_system=_line(obr, 4, 3),
+            as_ordered=dict(_verbatim(pid, orc, obr, spm)) or None,
         ),
-        collected_at=_first(_moment(request.spm, 17, zone), _moment(request.obr, 7, zone)),
+        collected_at=_first(_moment(spm, 17, zone), _moment(obr, 7, zone)),
+        deleted=frozenset(_deleted(pid, obr, spm)),
     )
 
 
-def _action(orc: Segment) -> OrderAction:
+def _verbatim(*segments: Segment | None) -> Iterator[tuple[str, str]]:
+    """The fields that are returned, by name, if they have a value."""
+    by_name = {each.name: each for each in segments if each is not None}
+    for name, field in VERBATIM:
+        value = by_name[name].verbatim(field) if name in by_name else ""
+        if value and value != '""':
+            if len(value) > MAX_FIELD or not _is_line(value[:MAX_LINE]):
+                reason = f"invalid text; send one line of at most {MAX_FIELD} characters"
+                raise OrderRefused("102", reason, by_name[name].location(field))
+            yield f"{name}-{field}", value
+
+
+#: Segment, field, component and name of what HL7's null deletes.
+_DELETABLE = (
+    ("PID", 5, 1, "patient.family"),
+    ("PID", 5, 2, "patient.given"),
+    ("PID", 7, 1, "patient.birth_date"),
+    ("PID", 8, 1, "patient.sex"),
+    ("OBR", 4, 2, "order.service_name"),
+    ("OBR", 4, 3, "order.service_system"),
+    ("SPM", 17, 1, "collected_at"),
+    ("OBR", 7, 1, "collected_at"),
+)
+
+
+def _deleted(*segments: Segment | None) -> Iterator[str]:
+    by_name = {each.name: each for each in segments if each is not None}
+    for name, field, component, deleted in _DELETABLE:
+        if name in by_name and by_name[name].is_deleted(field, component):
+            yield deleted
+
+
+def _control(orc: Segment) -> str:
     code = orc.get(1)
     if not code:
         raise OrderRefused("101", "order control (ORC-1) missing; send NW, XO or CA", orc.location(1))
+    return code
+
+
+def _action(orc: Segment) -> OrderAction:
+    code = "NW" if _control(orc) == "RO" else _control(orc)  # the order that replaces another one
     if code not in list(OrderAction):
-        raise OrderRefused("103", "unsupported order control; send NW, XO or CA", orc.location(1))
+        raise OrderRefused("103", f"unsupported order control; send {', '.join(OrderAction)}", orc.location(1))
     return OrderAction(code)
 
 
-def _number(request: _Request) -> str:
-    """The specimen number: SPM-2 (placer, filler), or else the order's filler or placer number."""
+def _number(request: _Request) -> str | None:
+    """The specimen number: SPM-2 (placer, filler). Without one, a new order's filler or placer number; a message about
+    a known order finds its specimen by these numbers."""
     spm, orc, obr = request.spm, request.orc, request.obr
-    number = _first(
-        _line(spm, 2, 1), _line(spm, 2, 2), _line(obr, 3), _line(orc, 3), _line(obr, 2), _line(orc, 2)
-    )  # fmt: skip
-    if number is None:
+    own = _first(_line(spm, 2, 1), _line(spm, 2, 2))
+    of_order = _first(_line(obr, 3), _line(orc, 3), _line(obr, 2), _line(orc, 2))
+    if own is None and of_order is None:
         raise OrderRefused("101", "no specimen number; send SPM-2, or an order number", (spm or obr or orc).location(2))
-    return number
+    return own or (of_order if _action(orc) is OrderAction.NEW else None)
 
 
-def _patient(pid: Segment) -> Patient:
-    numbered = next((each for each in pid.repetitions(3) if pid.get(3, repetition=each)), None)
-    if numbered is None:
+def _patient(pid: Segment, preferred: str, warnings: list[OrderWarning]) -> Patient:
+    """The patient; his number is that of the preferred type or authority, else the first."""
+    numbers = [_patient_number(pid, each) for each in pid.repetitions(3) if pid.get(3, repetition=each)]
+    if not numbers:
         raise OrderRefused("101", "the patient has no number", pid.location(3))
-    sex = pid.get(8)
+    chosen = next((each for each in numbers if preferred in (each.type, each.namespace, each.universal_id)), numbers[0])
+    sex = pid.get(8).upper()
     if sex and sex not in SEXES:
-        raise OrderRefused("103", f"unknown sex; send one of {', '.join(SEXES)}", pid.location(8))
+        warnings.append(OrderWarning("103", "unknown sex, stored as U", pid.location(8)))
+        sex = "U"
     return Patient(
-        identifier=cast(str, _line(pid, 3, repetition=numbered)),
-        authority=_line(pid, 3, 4, repetition=numbered),
+        identifier=chosen.number,
+        authority=chosen.namespace or chosen.universal_id,
         family=_line(pid, 5),
         given=_line(pid, 5, 2),
         birth_date=_day(pid, 7),
         sex=cast(Literal["F", "M", "O", "U", "A", "N"], sex) if sex else None,
+        numbers=tuple(numbers),
+    )
+
+
+def _patient_number(pid: Segment, repetition: int) -> PatientNumber:
+    def part(component: int, subcomponent: int = 1) -> str | None:
+        value = pid.get(3, component, subcomponent, repetition)
+        if value and not _is_line(value):
+            reason = f"invalid text; send one line of at most {MAX_LINE} characters"
+            raise OrderRefused("102", reason, pid.location(3, repetition, component))
+        return value or None
+
+    return PatientNumber(
+        number=cast(str, part(1)),
+        namespace=part(4),
+        universal_id=part(4, 2),
+        universal_id_type=part(4, 3),
+        type=part(5),
     )
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from service.lis.exchange.hl7.encoding import CODECS, Delimiters, unescape
+from service.lis.exchange.hl7.encoding import STANDARD, Delimiters, codec_of, escape, unescape
 from service.lis.exchange.orders import OrderRefused
 
 #: Delimiters in the segments that are read. An order has hundreds.
@@ -41,6 +41,28 @@ class Segment:
             value = _nth(value.split(delimiter), number)
         value = unescape(value, self.delimiters, self.codec).strip()
         return "" if value == '""' else value
+
+    def is_deleted(self, field: int, component: int = 1, *, repetition: int = 1) -> bool:
+        """Whether a field, or this component of it, is HL7's null: the value is to be deleted. Empty is unchanged."""
+        value = _nth(_nth(self.fields, field + 1).split(self.delimiters.repetition), repetition)
+        return '""' in (value, _nth(value.split(self.delimiters.component), component))
+
+    def verbatim(self, field: int) -> str:
+        """A whole field with the standard delimiters, without empty parts at the end."""
+
+        def written(value: str, delimiters: tuple[tuple[str, str], ...]) -> str:
+            if not delimiters:
+                return escape(unescape(value, self.delimiters, self.codec))
+            (own, standard), *inner = delimiters
+            return standard.join(written(part, tuple(inner)) for part in value.split(own)).rstrip(standard)
+
+        own, standard = self.delimiters, STANDARD
+        levels = (
+            (own.repetition, standard.repetition),
+            (own.component, standard.component),
+            (own.subcomponent, standard.subcomponent),
+        )
+        return written(_nth(self.fields, field + 1), levels)
 
     def repetitions(self, field: int) -> range:
         """The numbers of a field's repetitions: 1, 2, …"""
@@ -82,10 +104,10 @@ def read_header(raw: bytes) -> Header:
     Raises:
         MessageRejected: the message does not begin with a valid MSH.
     """
-    line = re.split(rb"[\r\n]", raw, maxsplit=1)[0]
+    line = re.split(rb"[\r\n]", without_preamble(raw), maxsplit=1)[0]
     latin = line.decode("latin-1")
     charset = _segments(latin, {"MSH"}, "latin-1")[0].get(18)
-    codec = CODECS.get(charset, "latin-1")
+    codec = codec_of(charset) or "latin-1"
     msh = _segments(line.decode(codec, "replace").replace("\ufffd", "?"), {"MSH"}, codec)[0]
     return Header(
         application=msh.components(3),
@@ -113,13 +135,33 @@ def read_segments(raw: bytes, charset: str, wanted: Collection[str]) -> list[Seg
     Raises:
         MessageRejected: an unknown character set, bytes not of that set, no MSH or several, or too many delimiters.
     """
-    if charset not in CODECS:
+    codec = codec_of(charset)
+    if codec is None:
         raise MessageRejected("103", "unsupported character set", "MSH^1^18")
     try:
-        message = raw.decode(CODECS[charset])
+        message = without_preamble(raw).decode(codec)
     except UnicodeDecodeError:
         raise MessageRejected("102", "bytes that are not of the message's character set", "MSH^1^18") from None
-    return _segments(message, {"MSH", *wanted}, CODECS[charset])
+    return _segments(message, {"MSH", *wanted}, codec)
+
+
+def without_preamble(raw: bytes) -> bytes:
+    """The message without a byte order mark and line ends before its first segment."""
+    return raw.lstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+
+
+def messages_of(raw: bytes) -> list[bytes]:
+    """The messages of a batch or file (FHS, BHS, BTS, FTS); of anything else, itself."""
+    content = without_preamble(raw)
+    if not content.startswith((b"FHS", b"BHS")):
+        return [raw]
+    found: list[list[bytes]] = []
+    for line in re.split(rb"[\r\n]+", content):
+        if line.startswith(b"MSH"):
+            found.append([])
+        if found and line and line[:3] not in (b"FHS", b"BHS", b"BTS", b"FTS"):
+            found[-1].append(line)
+    return [b"\r".join([*lines, b""]) for lines in found] or [raw]
 
 
 def _segments(message: str, wanted: Collection[str], codec: str) -> list[Segment]:
@@ -127,8 +169,10 @@ def _segments(message: str, wanted: Collection[str], codec: str) -> list[Segment
     if not found or len(set(found[1] + found[2])) < 5:
         raise MessageRejected("100", "the message does not begin with MSH and its delimiters", "MSH^1")
     delimiters = Delimiters(found[1], *found[2])
-    # Many systems end segments with a line feed, unlike the standard.
-    lines = [line for line in re.split("[\r\n]+", message) if line.partition(found[1])[0] in wanted]
+    # Many systems end segments with a line feed, unlike the standard. Where they end with a carriage return, a line
+    # feed belongs to a field, and is refused there: cutting the field off would change its meaning.
+    ends = "(?:\r\n?)+" if "\r" in message else "\n+"
+    lines = [line for line in re.split(ends, message) if line.partition(found[1])[0] in wanted]
     if sum(line.startswith("MSH") for line in lines) > 1:
         raise MessageRejected("100", "more than one MSH in a message", "MSH^2")
     if sum(line.count(each) for line in lines for each in found[1] + found[2]) > MAX_DELIMITERS:

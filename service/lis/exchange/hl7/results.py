@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from service.config.lis import LisSettings
-from service.lis.domain.report import Patient, Report, ReportStatus
+from service.lis.domain.report import Order, Patient, PatientNumber, Report, ReportStatus
 from service.lis.exchange.hl7.encoding import (
     EMPTY,
     Encoded,
@@ -18,6 +18,7 @@ from service.lis.exchange.hl7.encoding import (
     repetitions,
     segment,
     text,
+    unescape,
 )
 from service.lis.exchange.observations import (
     MEGAKARYOCYTES,
@@ -88,7 +89,8 @@ def encode_report(
         ValueError: the control id is not 1 to 20 characters.
     """
     kind = ("OUL", "R22", "OUL_R22") if settings.hl7_message == "OUL_R22" else ("ORU", "R01", "ORU_R01")
-    msh, pid, spm = header(settings, kind, control_id, sent_at), patient(report.patient), _specimen(report, settings)
+    msh, spm = header(settings, kind, control_id, sent_at), _specimen(report, settings)
+    pid = patient(report.patient, ordered(report.order, None, "PID-18"))
     orc, obr = _control(report), _request(report, code_of, settings)
     body = [*_remarks(report), *_results(report, earlier, code_of, settings)]
     if settings.hl7_message == "OUL_R22":
@@ -96,27 +98,52 @@ def encode_report(
     return message([msh, pid, orc, obr, *body, spm])
 
 
-def patient(person: Patient) -> str:
-    """PID. An unknown name has the type U, because PID-5 is required."""
+def patient(person: Patient, account: Encoded = EMPTY) -> str:
+    """PID. An unknown name has the type U, because PID-5 is required.
+
+    Args:
+        account: PID-18, the patient's account number.
+    """
     named = person.family or person.given
     fields = {
         1: text(1),
-        3: components(person.identifier, None, None, person.authority),
+        3: repetitions(_patient_number(each) for each in person.all_numbers()),
         5: components(person.family, person.given, None, None, None, None, "L" if named else "U"),
         7: EMPTY if person.birth_date is None else text(format_date(person.birth_date)),
         8: text(person.sex),
+        18: account,
     }
     return segment("PID", fields)
 
 
+def _patient_number(number: PatientNumber) -> Encoded:
+    """A CX: number, assigning authority (HD), type."""
+    parts = (number.namespace, number.universal_id, number.universal_id_type)
+    authority = Encoded("&".join(text(part) for part in parts).rstrip("&"))
+    fields = (text(number.number), EMPTY, EMPTY, authority, text(number.type))
+    return Encoded("^".join(fields).rstrip("^"))
+
+
+def ordered(order: Order, value: str | None, *fields: str) -> Encoded:
+    """The first of these fields that the order had, as it was sent; the value if a person has changed it since."""
+    for field in fields:
+        sent = (order.as_ordered or {}).get(field, "")
+        if sent and (value is None or unescape(sent.split("~")[0].split("^")[0]) == value):
+            return Encoded(sent)
+    return text(value)
+
+
 def _filler_number(report: Report) -> Encoded:
     """The filler order number, or the specimen's number without one."""
-    return text(report.order.filler_number or report.number)
+    number = report.order.filler_number
+    return text(report.number) if number is None else ordered(report.order, number, "ORC-3", "OBR-3")
 
 
 def _control(report: Report) -> str:
     status = "IP" if report.status is ReportStatus.PRELIMINARY else "CM"
-    fields = {1: text("RE"), 2: text(report.order.placer_number), 3: _filler_number(report), 5: text(status)}
+    order = report.order
+    fields = {1: text("RE"), 2: ordered(order, order.placer_number, "ORC-2", "OBR-2"), 3: _filler_number(report)}
+    fields |= {4: ordered(order, None, "ORC-4"), 5: text(status)}
     return segment("ORC", fields)
 
 
@@ -124,12 +151,14 @@ def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
     order = report.order
     panel = _coded(PANEL, "Differential panel - Bone marrow", code_of, settings)
     asked = components(order.service_code, order.service_name, order.service_system)
+    service = ordered(order, order.service_code, "OBR-4") if "OBR-4" in (order.as_ordered or {}) else asked
     fields = {
         1: text(1),
-        2: text(order.placer_number),
+        2: ordered(order, order.placer_number, "OBR-2", "ORC-2"),
         3: _filler_number(report),
-        4: asked if order.service_code or order.service_name else panel,
+        4: service if order.service_code or order.service_name else panel,
         7: _collected(report),
+        16: ordered(order, None, "OBR-16"),
         22: text(format_timestamp(report.created_at)),
         24: text("HM"),
         25: text(STATUS[report.status]),
@@ -148,7 +177,8 @@ def _specimen(report: Report, settings: LisSettings) -> str:
     fields = {
         1: text(1),
         2: text(report.number),
-        4: components(settings.hl7_specimen_type, "Bone marrow aspirate", system),
+        4: ordered(report.order, None, "SPM-4")
+        or components(settings.hl7_specimen_type, "Bone marrow aspirate", system),
         17: _collected(report),
     }
     return segment("SPM", fields)

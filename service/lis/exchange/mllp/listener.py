@@ -17,9 +17,9 @@ from typing import Final
 from service.concurrency.supervisor import error_location
 from service.config.lis import LisSettings
 from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, acknowledgements
-from service.lis.exchange.hl7.encoding import CODECS, encode
-from service.lis.exchange.hl7.orders import check_header, read_orders
-from service.lis.exchange.hl7.reader import Header, MessageRejected, read_header
+from service.lis.exchange.hl7.encoding import codec_of, encode
+from service.lis.exchange.hl7.orders import OrderReader, check_header
+from service.lis.exchange.hl7.reader import Header, MessageRejected, messages_of, read_header
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
 from service.lis.exchange.mllp.sockets import (
     ListenerTls,
@@ -29,10 +29,10 @@ from service.lis.exchange.mllp.sockets import (
     listening_sockets,
 )
 from service.lis.exchange.orders import (
-    IncomingOrder,
     MessageIdentity,
     OrderRefused,
     Peer,
+    ReceivedOrders,
     TakeOrders,
 )
 from service.lis.metrics import ConnectionEnd, ConnectionMetrics
@@ -118,13 +118,28 @@ class OrderMessages:
     def __init__(self, settings: LisSettings, take_orders: TakeOrders) -> None:
         self._settings = settings
         self._take_orders = take_orders
+        self._reader = OrderReader(
+            settings.hl7_charset,
+            frozenset(settings.hl7_services),
+            frozenset(settings.hl7_specimen_types),
+            settings.hl7_patient_number,
+        )
 
     async def answers(self, raw: bytes, peer: Peer) -> list[bytes]:
-        """Accept the orders of one message; returns its acknowledgements, also on every error."""
+        """Accept the orders of one message, or of each of a batch; returns the acknowledgements, also on every error.
+
+        An empty frame keeps a connection alive and has no answer.
+        """
+        if not raw.strip():
+            return []
+        return [answer for message in messages_of(raw) for answer in await self._answers(message, peer)]
+
+    async def _answers(self, raw: bytes, peer: Peer) -> list[bytes]:
         header, outcome = Header(), Outcome()
         try:
             header = read_header(raw)
-            outcome = Outcome(await self._accept_orders(raw, header, peer))
+            found = await self._accept_orders(raw, header, peer)
+            outcome = Outcome(found.orders, found.warnings)
         except OrderRefused as refused:
             log.warning("orders: %s refused: %s %s", _named(header), refused.code, refused.location)
             outcome = Outcome(refused=refused)
@@ -144,20 +159,21 @@ class OrderMessages:
         log.warning("orders: %s refused: %s", _named(header), large)
         return self._written(header, Outcome(refused=refused))
 
-    async def _accept_orders(self, raw: bytes, header: Header, peer: Peer) -> list[IncomingOrder]:
+    async def _accept_orders(self, raw: bytes, header: Header, peer: Peer) -> ReceivedOrders:
         check_header(header, self._settings.hl7_processing_id)
-        orders = read_orders(raw, header, self._settings.hl7_charset)
+        found = self._reader.read(raw, header)
         sender = "|".join(["^".join(header.application).rstrip("^"), "^".join(header.facility).rstrip("^")])
         identity = MessageIdentity(peer, sender, header.control_id, hashlib.sha256(raw).hexdigest())
-        await self._take_orders(identity, orders)
-        log.info("orders: %s accepted: %d orders", _named(header), len(orders))
-        return orders
+        if found.orders:
+            await self._take_orders(identity, found.orders)
+        log.info("orders: %s accepted: %d orders, %d warnings", _named(header), len(found.orders), len(found.warnings))
+        return found
 
     def _written(self, header: Header, outcome: Outcome) -> list[bytes]:
         now, charset = datetime.now(UTC), header.charset or self._settings.hl7_charset
         stamps = [ReplyMetadata(uuid.uuid4().hex[:20], now, self._settings.hl7_specimen_type) for _ in range(2)]
         answers = acknowledgements(header, outcome, stamps)
-        return [encode(answer, charset if charset in CODECS else "UNICODE UTF-8") for answer in answers]
+        return [encode(answer, charset if codec_of(charset) else "UNICODE UTF-8") for answer in answers]
 
 
 def _named(header: Header) -> str:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from service.config.lis import LisSettings
 from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, accept_ack
 from service.lis.exchange.hl7.ack_parser import Acknowledgement, parse_acknowledgement
-from service.lis.exchange.hl7.encoding import CODECS, encode
+from service.lis.exchange.hl7.encoding import codec_of, encode
 from service.lis.exchange.hl7.reader import read_header
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
 from service.lis.exchange.mllp.sockets import client_tls, enable_keepalive, host_and_port
@@ -150,7 +150,7 @@ class MllpTransport:
 
 def _accepted(reply: Acknowledgement) -> bytes:
     stamp = ReplyMetadata(uuid.uuid4().hex[:20], datetime.now(UTC))
-    charset = reply.header.charset if reply.header.charset in CODECS else ""
+    charset = reply.header.charset if codec_of(reply.header.charset) else ""
     return framed(encode(accept_ack(reply.header, Outcome(), stamp), charset))
 
 

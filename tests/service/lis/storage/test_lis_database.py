@@ -10,6 +10,8 @@ from lab import classified, manifest, open_request, return_to, use_cases, user
 from sqlalchemy import select, text
 
 from service.errors import StorageUnavailable
+from service.lis.domain.report import Order
+from service.lis.domain.specimens import find_by_order
 from service.lis.storage.database import Database, DatabaseConfigError, DatabaseError
 from service.lis.storage.tables import ModelRow, SpecimenRow, Table
 
@@ -145,6 +147,20 @@ def test_cells_of_an_earlier_version_have_no_decision_and_wait_as_before(databas
             (None, None, None, False),
             (None, None, None, True),
         ]
+
+
+def test_orders_of_an_earlier_version_are_found_by_their_numbers(database_url: str) -> None:
+    with use_cases(database_url) as laboratory:
+        ordered = open_request(order=Order(placer_number="P-77", filler_number="F-12"))
+        opened_id = laboratory.open(ordered, user("m.muster")).id
+        laboratory.open(open_request("BM-2"), user("m.muster"))
+        with laboratory.database.writing() as session:
+            return_to(session, "0004")
+        laboratory.database.migrate()
+        with laboratory.database.reading() as session:
+            for numbers in (("P-77", None), (None, "F-12")):
+                assert [row.id for row in find_by_order(session, *numbers)] == [opened_id]
+            assert find_by_order(session, None, None) == ()
 
 
 def test_a_connection_that_died_is_replaced(postgres_server: Postgres) -> None:

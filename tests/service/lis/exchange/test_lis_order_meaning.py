@@ -1,0 +1,240 @@
+"""Orders as a laboratory's system means them: messages in, acknowledgements and specimens out.
+
+An order is found by patient and order number, never by the tube alone; what a message leaves empty stays; what was
+ordered comes back as it was sent.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hl7
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lab import classified, manifest, sign_request, use_cases, user
+from laboratory import order
+from sqlalchemy import select
+
+from examples import examples
+from service.config.lis import LisSettings
+from service.lis.exchange.channels import receivers
+from service.lis.exchange.code_map import CodeMap
+from service.lis.exchange.mllp.listener import OrderMessages
+from service.lis.exchange.orders import MessageIdentity, Peer
+from service.lis.schemas import Specimen
+from service.lis.storage.tables import MessageRow
+from service.lis.use_cases import UseCases
+
+ERIKA = "PID|1||100234^^^HOSPITAL^MR||Muster^Erika^^^^^L||19640812|F"
+ANTON = "PID|1||999999^^^HOSPITAL^MR||Fremd^Anton||19500101|M"
+SPM = "SPM|1|T-1||MAR^Marrow^HL70487|||||||||||||20260504083000+0200"
+ORC, OBR = "ORC|NW|P-1|F-1", "OBR|1|P-1|F-1|BMDIFF^Marrow differential^99LAB"
+
+
+class Sender:
+    """A laboratory's system: sends messages, each with a control id of its own, and reads the acknowledgement."""
+
+    def __init__(self, front: UseCases, **settings: Any) -> None:
+        self.front = front
+        self._messages = OrderMessages(LisSettings(**settings), self._take)
+        self._sent = 0
+
+    async def _take(self, message: MessageIdentity, orders: Any) -> None:
+        self.front.take_orders(message, orders)
+
+    def send(self, *segments: str, kind: str = "OML^O33^OML_O33") -> str:
+        """MSA-1, and the code of the error if there is one."""
+        self._sent += 1
+        message = order(*segments, kind=kind, f10=f"C-{self._sent}")
+        (answer,) = asyncio.run(self._messages.answers(message.encode(), Peer("192.0.2.1")))
+        parsed = hl7.parse(answer.decode())
+        outcome = str(parsed.segments("MSA")[0][1])
+        return outcome if outcome == "AA" else f"{outcome} {str(parsed.segments('ERR')[0][3]).split('^')[0]}"
+
+    def specimen(self, number: str = "T-1") -> Specimen:
+        (found,) = self.front.list(None, number, None, 2).specimens
+        return self.front.get(found.id)
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[UseCases]:
+    (receiver,) = receivers(LisSettings(hl7_to="127.0.0.1:1"), CodeMap.load(), None)
+    with use_cases(f"sqlite:///{tmp_path}/lab.db", channels=[receiver.channel]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sender(front: UseCases) -> Sender:
+    return Sender(front)
+
+
+def test_a_cancellation_of_another_order_or_patient_changes_nothing(sender: Sender) -> None:
+    assert sender.send(ERIKA, SPM, ORC, OBR) == "AA"
+    other = "OBR|1|P-2|F-2|GLU^Glucose^L"
+    assert sender.send(ANTON, SPM, "ORC|CA|P-1|F-1", OBR) == "AE 205"
+    assert sender.send(ERIKA, SPM, "ORC|CA|P-2|F-2", other) == "AE 204"
+    assert sender.send(ERIKA, SPM, "ORC|CA|P-1|F-2", OBR.replace("F-1", "F-2")) == "AE 204"
+    for action in ("XO", "RP", "DC"):
+        assert sender.send(ANTON, SPM, f"ORC|{action}|P-1|F-1", OBR) == "AE 205"
+        assert sender.send(ERIKA, SPM, f"ORC|{action}|P-2|F-2", other) == "AE 204"
+    assert (sender.specimen().state, sender.specimen().revision) == ("open", 1)
+
+
+@pytest.mark.parametrize("orc", ["ORC|CA|P-1|F-1", "ORC|CA|P-1", "ORC|CA||F-1", "ORC|DC|P-1|F-1"])
+def test_an_order_is_cancelled_by_its_number_without_a_specimen(orc: str, sender: Sender) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    assert sender.send(ERIKA, orc, kind="ORM^O01") == "AA"
+    assert sender.specimen().state == "cancelled"
+    assert sender.send(ERIKA, SPM, ORC, OBR) == "AA"  # and can be ordered again
+    assert sender.specimen().state == "open"
+
+
+def test_an_order_number_that_nobody_knows_is_unknown(sender: Sender) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    assert sender.send(ERIKA, "ORC|CA|P-9|F-9", kind="ORM^O01") == "AE 204"
+    assert sender.send(ANTON, "ORC|CA|P-1|F-1", kind="ORM^O01") == "AE 205"
+
+
+def test_namespaces_of_order_numbers_belong_to_them(sender: Sender) -> None:
+    here, there = "P-1^WARD-A^1.2.3^ISO", "P-1^WARD-B^1.2.4^ISO"
+    sender.send(ERIKA, SPM, f"ORC|NW|{here}|F-1", OBR.replace("P-1", here))
+    assert sender.send(ERIKA, SPM, f"ORC|CA|{there}|F-1", OBR.replace("P-1", there)) == "AE 204"
+    assert sender.send(ERIKA, SPM, f"ORC|CA|{here}|F-1", OBR.replace("P-1", here)) == "AA"
+
+
+def test_empty_fields_of_a_change_leave_what_is_stored(sender: Sender) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    before = sender.specimen()
+    assert sender.send("PID|1||100234^^^HOSPITAL^MR", "SPM|1|T-1", "ORC|XO", "OBR|1") == "AA"
+    after = sender.specimen()
+    assert (after.patient, after.order, after.collected_at) == (before.patient, before.order, before.collected_at)
+    assert sender.send("PID|1||100234^^^HOSPITAL^MR||Beispiel", "SPM|1|T-1", "ORC|XO|P-1", "OBR|1") == "AA"
+    changed = sender.specimen().patient
+    assert (changed.family, changed.given, changed.sex) == ("Beispiel", "Erika", "F")
+
+
+@pytest.mark.parametrize(
+    ("pid", "spm", "obr", "deleted"),
+    [
+        ('PID|1||100234^^^HOSPITAL^MR||""', "", "", "family"),
+        ('PID|1||100234^^^HOSPITAL^MR||Muster^""', "", "", "given"),
+        ('PID|1||100234^^^HOSPITAL^MR||||""', "", "", "birth_date"),
+        ('PID|1||100234^^^HOSPITAL^MR|||||""', "", "", "sex"),
+        ("", "", 'OBR|1|P-1|F-1|BMDIFF^""', "service_name"),
+        ("", "", 'OBR|1|P-1|F-1|BMDIFF^^""', "service_system"),
+        ("", 'SPM|1|T-1|||||||||||||||""', "", "collected_at"),
+    ],
+)
+def test_the_null_of_hl7_deletes_one_field(pid: str, spm: str, obr: str, deleted: str, sender: Sender) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    before = sender.specimen()
+    assert sender.send(pid or ERIKA, spm or "SPM|1|T-1", "ORC|XO|P-1|F-1", obr or OBR) == "AA"
+    after = sender.specimen()
+    fields = {"collected_at", *before.patient.model_dump(), *before.order.model_dump()} - {"as_ordered", "numbers"}
+
+    def values(of: Specimen) -> dict[str, Any]:
+        return of.patient.model_dump() | of.order.model_dump() | {"collected_at": of.collected_at}
+
+    changed = {name for name in fields if values(before)[name] != values(after)[name]}
+    assert changed == {deleted} | ({"given"} if deleted == "family" else set())
+    assert values(after)[deleted] is None
+
+
+@pytest.mark.parametrize("kind", ["&1.2.3&ISO", "WARD&1.2.3&ISO"])
+def test_a_number_of_another_authority_is_another_patient(kind: str, sender: Sender) -> None:
+    first = ERIKA.replace("^HOSPITAL^", f"^{kind}^")
+    assert sender.send(first, SPM, ORC, OBR) == "AA"
+    assert sender.send(first.replace("1.2.3", "1.2.4"), SPM, "ORC|XO|P-1|F-1", OBR) == "AE 205"
+    assert sender.send(ERIKA.replace("^HOSPITAL^", "^OTHER^"), SPM, "ORC|XO|P-1|F-1", OBR) == "AE 205"
+    assert sender.send(first, SPM, "ORC|XO|P-1|F-1", OBR) == "AA"
+
+
+def test_any_shared_number_is_the_same_patient_and_his_number_stays(sender: Sender) -> None:
+    both = ERIKA.replace("100234^^^HOSPITAL^MR", "756.1^^^AHV^SS~100234^^^HOSPITAL^MR")
+    sender.send(both, SPM, ORC, OBR)
+    assert sender.specimen().patient.identifier == "100234"
+    swapped = ERIKA.replace("100234^^^HOSPITAL^MR", "100234^^^HOSPITAL^MR~756.1^^^AHV^SS")
+    assert sender.send(swapped, SPM, "ORC|XO|P-1|F-1", OBR) == "AA"
+    assert sender.send(ERIKA.replace("100234^^^HOSPITAL^MR", "756.1^^^AHV^SS"), SPM, "ORC|XO|P-1", OBR) == "AA"
+    found = sender.specimen().patient
+    assert (found.identifier, {each.number for each in found.numbers or ()}) == ("100234", {"756.1", "100234"})
+
+
+def test_a_second_test_on_the_tube_never_overwrites_the_first(front: UseCases) -> None:
+    iron = "OBR|2|P-1|F-2|IRON^Iron stain^99LAB"
+    everything = Sender(front)
+    assert everything.send(ERIKA, SPM, ORC, OBR, "ORC|NW|P-1|F-2", iron) == "AE 205"
+    ours = Sender(front, hl7_services="BMDIFF")
+    assert ours.send(ERIKA, SPM, ORC, OBR, "ORC|NW|P-1|F-2", iron) == "AA"
+    assert ours.specimen().order.service_code == "BMDIFF"
+    assert ours.specimen().order.filler_number == "F-1"
+    assert ours.send(ERIKA, "SPM|1|BLOOD||BLD", "ORC|NW|P-3|F-3", "OBR|1|P-3|F-3|GLU^Glucose^L") == "AA"
+    assert [each.number for each in front.list(None, None, None, 9).specimens] == ["T-1"]
+
+
+def test_what_was_ordered_comes_back_as_it_was_sent(sender: Sender, front: UseCases, artefact: Path) -> None:
+    pid = "PID|1||100234^^^HOSPITAL&1.2.3&ISO^MR~756.1^^^AHV^SS||Muster^Erika||19640812|F||||||||||ACC-1^^^HOSPITAL"
+    orc = "ORC|NW|P-1^HIS^1.9^ISO|F-1^LAB|GRP-7"
+    obr = f"OBR|1|P-1^HIS^1.9^ISO|F-1^LAB|BM^Mark^99L^A^Alt^L{'|' * 12}4711^Arzt"
+    sender.send(pid, SPM, orc, obr)
+    lines = _report(front, sender, artefact)
+    assert lines["PID"][3] == "100234^^^HOSPITAL&1.2.3&ISO^MR~756.1^^^AHV^SS"
+    assert lines["PID"][18] == "ACC-1^^^HOSPITAL"
+    assert lines["ORC"][2:5] == ["P-1^HIS^1.9^ISO", "F-1^LAB", "GRP-7"]
+    assert lines["OBR"][2:5] == ["P-1^HIS^1.9^ISO", "F-1^LAB", "BM^Mark^99L^A^Alt^L"]
+    assert lines["OBR"][16] == "4711^Arzt"
+    assert lines["SPM"][4] == "MAR^Marrow^HL70487"
+
+
+def _report(front: UseCases, sender: Sender, artefact: Path) -> dict[str, list[str]]:
+    """The fields of the signed report by segment, as it waits in the outbox."""
+    found = sender.specimen()
+    revision, *_ = front.add(found.id, [classified("PMO")], manifest(artefact), user("scanner"))
+    front.sign(found.id, sign_request(revision), user("dr.beispiel"))
+    with front.database.reading() as session:
+        message = session.scalars(select(MessageRow.message)).one()
+    return {line[:3]: line.split("|") + [""] * 30 for line in reversed(message.split("\r"))}
+
+
+people = st.sampled_from(
+    [ERIKA, ANTON, ERIKA.replace("HOSPITAL", "CLINIC"), ERIKA.replace("^HOSPITAL^", "^&1.2.3&ISO^")]
+)
+
+
+@settings(max_examples=examples(25), deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["NW", "XO", "CA", "DC", "RP"]),
+            people,
+            st.integers(1, 3),
+            st.integers(1, 3),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_no_sequence_of_messages_gives_a_tube_to_another_patient_or_order(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int, int, bool]]
+) -> None:
+    """Two hospitals with the same numbers: whatever they send, a specimen stays that of who ordered it first."""
+    with use_cases(f"sqlite:///{tmp_path_factory.mktemp('lab')}/lab.db", channels=[]) as front:
+        sender = Sender(front)
+        first: dict[str, tuple[str, int]] = {}
+        for action, pid, tube, number, names_the_tube in steps:
+            spm = [f"SPM|1|T-{tube}||MAR"] if names_the_tube or action == "NW" else []
+            control = f"ORC|{action}|P-{number}|F-{number}"
+            obr, kind = f"OBR|1|P-{number}|F-{number}|BM", "OML^O33" if spm else "ORM^O01"
+            outcome = sender.send(pid, *spm, control, obr, kind=kind)
+            if outcome == "AA" and action == "NW":
+                assert first.setdefault(f"T-{tube}", (pid, number)) == (pid, number)
+            if outcome == "AA" and spm and action != "NW":
+                assert first[f"T-{tube}"] == (pid, number)
+        for name, (pid, number) in first.items():
+            found = sender.specimen(name)
+            assert found.patient.identifier == pid.split("|")[3].split("^")[0]
+            assert found.patient.family == pid.split("|")[5].split("^")[0]
+            assert found.order.placer_number == f"P-{number}"
