@@ -195,7 +195,7 @@ class Manifest(Strict):
         None,
         exclude_if=_is_absent,
         description="of the laboratory's file that `trust` is from (MARROWLENS_TRUST_REFERENCE); absent: it is the "
-        "model's own, and always in a manifest file",
+        "model's own",
     )
     intended_use: str
     limits: tuple[str, ...]

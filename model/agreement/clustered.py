@@ -19,7 +19,7 @@ class Proportion(NamedTuple):
     share: float | None
     low: float
     high: float
-    clusters: int | None  # patients that the interval allows for; None: cells taken as independent
+    clusters: int | None  # patients of these cells; None: unknown, cells taken as independent
 
 
 def proportion(hits: NDArray[np.bool_], clusters: Labels | None = None, confidence: float = 0.95) -> Proportion:
@@ -27,9 +27,9 @@ def proportion(hits: NDArray[np.bool_], clusters: Labels | None = None, confiden
 
     With clusters, the interval is that of an effective number of cells: n divided by the design effect (Rao and Scott
     1992, doi 10.2307/2532311) and, for few clusters, by the square of t over z (Korn and Graubard 1998, Survey
-    Methodology 24:193). It is never more than n. If all cells are hits or none is, no variation between clusters can be
-    seen, and the effective number falls by t over z only. One cluster says nothing about others: its cells are taken as
-    independent.
+    Methodology 24:193), with the effective number of clusters of unequal sizes (Kish). It is never more than n. If all
+    cells are hits or none is, no variation between clusters can be seen, and the effective number falls by t over z
+    only. One cluster says nothing about others: the interval is 0 to 1.
 
     Args:
         hits: (n,).
@@ -39,21 +39,23 @@ def proportion(hits: NDArray[np.bool_], clusters: Labels | None = None, confiden
     if not n:
         return Proportion(0, 0, None, 0.0, 1.0, None)
     share = count / n
-    effective, found = (n, None) if clusters is None else _effective_cells(hits, clusters)
+    if clusters is None:
+        effective, found = float(n), None
+    else:
+        found = len(np.unique(clusters))
+        effective = _effective_cells(hits, clusters, confidence) if found > 1 else 0.0
     low, high = wilson(share * effective, effective, confidence)
     return Proportion(count, n, share, min(low, share), max(high, share), found)
 
 
-def _effective_cells(hits: NDArray[np.bool_], clusters: Labels) -> tuple[float, int | None]:
-    """The effective number of cells, and the number of clusters if there are at least two."""
+def _effective_cells(hits: NDArray[np.bool_], clusters: Labels, confidence: float) -> float:
+    """The effective number of cells of at least two clusters."""
     _, rows = np.unique(clusters, return_inverse=True)
     sizes = np.bincount(rows)
     count, n, share = len(sizes), len(hits), hits.mean()
-    if count < 2:
-        return n, None
     residuals = np.bincount(rows, weights=hits - share)
     variance = count / (count - 1) * (residuals**2).sum() / n**2  # of a ratio (Cochran 1977, eq. 6.13)
     simple = share * (1 - share) / n
     effect = max(1.0, variance / simple) if simple else 1.0
-    small = float(norm.ppf(0.975) / t.ppf(0.975, count - 1)) ** 2
-    return n / effect * small, count
+    freedom, end = n**2 / (sizes**2).sum() - 1, (1 + confidence) / 2
+    return float(n / effect * (norm.ppf(end) / t.ppf(end, freedom)) ** 2)

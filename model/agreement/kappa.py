@@ -11,8 +11,8 @@ Floats = NDArray[np.float64]
 DRAWS = 2000
 
 
-def cohen_kappa(counts: Counts) -> Floats:
-    """Kappa, (…); NaN where it is not defined: no cell, or both readings name one and the same class throughout.
+def cohen_kappa(counts: Counts | Floats) -> Floats:
+    """Kappa, (…), of counts or shares; NaN where both readings name one and the same class throughout, and for no cell.
 
     Cohen 1960, doi 10.1177/001316446002000104, eq. 1.
     """
@@ -27,23 +27,33 @@ def cohen_kappa(counts: Counts) -> Floats:
 def kappa_interval(counts: Counts) -> Interval | None:
     """95 % percentile bootstrap interval of the kappa of all clusters together; None where kappa is not defined.
 
-    Of cells drawn with replacement, or, if that is wider, of clusters: few clusters vary less than they would in
-    another sample.
+    Of cells, drawn from the Dirichlet posterior of the table, so that full agreement of a few cells has a width; or, if
+    that is wider, of clusters drawn with replacement: few clusters vary less than they would in another sample.
 
     Args:
         counts: (G, C, C), of each cluster (patient).
     """
     random = np.random.default_rng(0)
+    counts = _occurring(counts)
     clusters, cells = len(counts), counts.sum(axis=0).reshape(-1)
-    drawn = [random.multinomial(cells.sum(), cells / max(cells.sum(), 1), DRAWS)]
+    if counts.shape[-1] < 2:
+        return None
+    drawn: list[Floats] = [random.dirichlet(cells + 1 / len(cells), DRAWS)]
     if clusters > 1:
         weights = random.multinomial(clusters, np.full(clusters, 1 / clusters), DRAWS)
-        drawn.append(weights @ counts.reshape(clusters, -1))
+        drawn.append((weights @ counts.reshape(clusters, -1)).astype(np.float64))
     found = [ends for each in drawn if (ends := _middle(each.reshape(DRAWS, *counts.shape[1:]))) is not None]
     return (min(low for low, _ in found), max(high for _, high in found)) if found else None
 
 
-def _middle(counts: Counts) -> Interval | None:
+def _occurring(counts: Counts) -> Counts:
+    """The tables without classes that occur in neither reading."""
+    total = counts.sum(axis=0)
+    occurs = (total.sum(axis=0) + total.sum(axis=1)) > 0
+    return counts[:, occurs][:, :, occurs]
+
+
+def _middle(counts: Floats) -> Interval | None:
     kappas = cohen_kappa(counts)
     defined = kappas[~np.isnan(kappas)]
     if not len(defined):

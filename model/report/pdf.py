@@ -1,7 +1,7 @@
 """A report as a PDF, with the content of the HTML report.
 
 reportlab (BSD) sets the pages: pure Python, where programs that print HTML need system libraries or a browser. The
-font is matplotlib's DejaVu Sans, embedded, so that every language's letters are there.
+font is matplotlib's DejaVu Sans, embedded: it has the letters of Europe and many others, not those of East Asia.
 """
 
 import io
@@ -28,6 +28,8 @@ MARGIN = 16 * mm
 WIDTH = A4[0] - 2 * MARGIN
 #: Small images in a row.
 SMALL_COLUMNS = 6
+#: In a table: a longer word is broken, and a longer text cut off, so that a row fits on a page.
+LONGEST_WORD, LONGEST_CELL = 40, 300
 #: Letters of a text that is not broken if there is room, points of a letter and of a bold one, and beside them.
 SHORT_TEXT, LETTER, BOLD_LETTER, PADDING = 34, 4.25, 5.0, 6.0
 
@@ -85,10 +87,14 @@ def _paragraph(text: str, look: ParagraphStyle = _TEXT) -> Paragraph:
     return Paragraph(escape(text), look)
 
 
+def _cell(text: str, look: ParagraphStyle) -> Paragraph:
+    return _paragraph(text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}…", look)
+
+
 def _flowables(page: Page) -> Iterator[Flowable]:
     yield _paragraph(page.title, _TITLE)
     yield _paragraph(page.notice, _NOTICE)
-    facts = [[_paragraph(name, _HEAD), _paragraph(text, _CELL)] for name, text in page.facts]
+    facts = [[_cell(name, _HEAD), _cell(text, _CELL)] for name, text in page.facts]
     yield Grid(facts, colWidths=[WIDTH * 0.25, WIDTH * 0.75], style=_LINES, hAlign="LEFT")
     for section in page.sections:
         yield from _section(section)
@@ -126,12 +132,12 @@ def _grid(table: Table) -> Grid:
     widths = [narrow + factor * each for narrow, each in zip(least, more, strict=True)]
     if (total := sum(widths)) > WIDTH:
         widths = [width * WIDTH / total for width in widths]
-    texts = [[_paragraph(cell, _CELL if number else _HEAD) for cell in row] for number, row in enumerate(rows)]
+    texts = [[_cell(cell, _CELL if number else _HEAD) for cell in row] for number, row in enumerate(rows)]
     return Grid(texts, colWidths=widths, style=_LINES, repeatRows=1, hAlign="LEFT")
 
 
 def _longest_word(text: str) -> int:
-    return max(map(len, text.split()), default=1)
+    return min(max(map(len, text.split()), default=1), LONGEST_WORD)
 
 
 def _image(image: EmbeddedImage, width: float = WIDTH) -> Image:

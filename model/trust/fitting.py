@@ -4,6 +4,7 @@ The class means and the covariance come from training cells; every threshold com
 model has not seen. A laboratory can fit the thresholds again to its own cells (`recalibrate`).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -82,13 +83,35 @@ def fit_trust(
 def recalibrate(
     reference: TrustReference, known: LabelledPredictions, codes: tuple[Code, ...], source: str
 ) -> TrustReference:
-    """A reference with the same class means, covariance and levels, and all thresholds fitted to other known cells.
+    """A reference with the same class means, covariance and levels, and thresholds fitted to other known cells.
+
+    A class with too few of them for a threshold (`few_cells`) keeps its threshold and its row of the confusion matrix.
 
     Raises:
         ValueError: too few cells.
     """
     levels = Levels(reference.sets.coverage, reference.review_p, reference.reject_p)
-    return _calibrate(reference.novelty.gaussians, known, codes, source, levels)
+    found = _calibrate(reference.novelty.gaussians, known, codes, source, levels)
+    kept = set(few_cells(reference, known, codes))
+    sets, old = found.sets, reference.sets
+    return found.model_copy(
+        update={
+            "sets": sets.model_copy(
+                update={
+                    "thresholds": sets.thresholds | {code: old.thresholds[code] for code in kept},
+                    "pictures": sets.pictures | {code: old.pictures[code] for code in kept},
+                }
+            ),
+            "confusion": found.confusion | {code: reference.confusion[code] for code in kept},
+        }
+    )
+
+
+def few_cells(reference: TrustReference, known: LabelledPredictions, codes: tuple[Code, ...]) -> tuple[Code, ...]:
+    """The classes of a reference with fewer known cells than a threshold needs: 9 for sets of 90 %."""
+    needed = math.ceil(1 / (1 - reference.sets.coverage) - 1e-9) - 1
+    counts = np.bincount(known.labels, minlength=len(codes))
+    return tuple(code for code in reference.sets.thresholds if counts[codes.index(code)] < needed)
 
 
 def _calibrate(

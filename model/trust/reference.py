@@ -92,7 +92,7 @@ class TrustReference(Strict):
     """What is needed to say how far an answer can be trusted; read by `model.trust.decision`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    source: str = Field(max_length=1000, description="the known cells, in a sentence")
+    source: str = Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$", description="the known cells, in a sentence")
     pictures: int = Field(gt=0, description="number of known cells")
     review_p: float = Field(gt=0, lt=1, description="novelty: a cell with a smaller p-value is reviewed")
     reject_p: float = Field(gt=0, lt=1, description="novelty: a picture with a smaller p-value is rejected")

@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from model import atomic_file
 from model.contract import ArtefactError, Manifest, first_fault
 from model.fields import Sha256, Strict
 from model.regular_file import read_regular_file
@@ -29,12 +28,9 @@ class SiteTrustFile(Strict):
     )
     trust: TrustReference
 
-
-def write_site_trust(path: Path, file: SiteTrustFile) -> str:
-    """Write the file; returns its SHA-256."""
-    content = (file.model_dump_json(indent=1) + "\n").encode()
-    atomic_file.write_bytes(path, content)
-    return hashlib.sha256(content).hexdigest()
+    def content(self) -> bytes:
+        """The bytes of the file."""
+        return (self.model_dump_json(indent=1) + "\n").encode()
 
 
 def read_site_trust(path: Path) -> tuple[SiteTrustFile, str]:

@@ -91,7 +91,7 @@ def verify(
     if write_trust is not None:
         say(console, f"thresholds: {write_trust}; serve with MARROWLENS_TRUST_REFERENCE={write_trust}")
     judged = [each for each in document.classes if each.supported and each.sensitivity.n]
-    is_verified = all(each.verdict == "verified" for each in judged)
+    is_verified = bool(judged) and all(each.verdict == "verified" for each in judged)
     raise typer.Exit(0 if is_verified else NOT_VERIFIED)
 
 
@@ -102,6 +102,8 @@ def _pairs(options: list[str], name: str, form: str) -> dict[str, str]:
         key, equals, value = option.rpartition("=")
         if not equals or not key or not value:
             stop(f"{name} {option}: write {form}")
+        if key in pairs:
+            stop(f"{name} {key} is given twice")
         pairs[key] = value
     return pairs
 
@@ -109,6 +111,7 @@ def _pairs(options: list[str], name: str, form: str) -> dict[str, str]:
 def _goals(options: list[str], codes: tuple[str, ...]) -> tuple[dict[str, float], float | None]:
     """The goal of each class of the model, and the default if some classes have it."""
     own: dict[str, float] = {}
+    given: set[str] = set()
     for option in sorted(options, key=lambda option: "=" in option):  # that for all classes first
         code, _, text = option.rpartition("=")
         try:
@@ -119,6 +122,9 @@ def _goals(options: list[str], codes: tuple[str, ...]) -> tuple[dict[str, float]
             stop(f"--goal {option}: {text} is not a share between 0 and 1, such as 0.85")
         if code and code not in codes:
             stop(f"--goal {option}: the model has no class {code}; it has {', '.join(codes)}")
+        if (code or "all classes") in given:
+            stop(f"--goal is given twice for {code or 'all classes'}")
+        given.add(code or "all classes")
         own |= {code: share} if code else dict.fromkeys(codes, share)
     goals = {code: own.get(code, DEFAULT_GOAL) for code in codes}
     return goals, DEFAULT_GOAL if len(own) < len(codes) else None

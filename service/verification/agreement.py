@@ -1,7 +1,7 @@
 """Agreement of the model with the labels: by class, over all cells, in subgroups, and beside that of the readers."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -22,7 +22,7 @@ PROPERTIES = (
 )
 #: Fewest cells of a subgroup.
 MIN_SUBGROUP = 10
-MODEL = "model"
+MODEL = "the model"
 
 
 def confusion_by_patient(found: Observations, among: Mask) -> NDArray[np.int64]:
@@ -113,13 +113,13 @@ def subgroups(found: Observations) -> tuple[Subgroup, ...]:
     )
 
 
-def _thirds(values: NDArray[np.float32], among: Mask) -> Iterable[Mask]:
-    if among.sum() < 3 * MIN_SUBGROUP:
-        return
+def _thirds(values: NDArray[np.float32], among: Mask) -> list[Mask]:
+    """Three masks; none if a third would be too small, as where many cells have the same value."""
+    if not among.any():
+        return []
     low, high = np.quantile(values[among], [1 / 3, 2 / 3])
-    yield among & (values <= low)
-    yield among & (values > low) & (values <= high)
-    yield among & (values > high)
+    thirds = [among & (values <= low), among & (values > low) & (values <= high), among & (values > high)]
+    return thirds if min(third.sum() for third in thirds) >= MIN_SUBGROUP else []
 
 
 def reader_pairs(found: Observations) -> tuple[ReaderPair, ...]:

@@ -20,7 +20,7 @@ class Rate(Strict):
     share: Share | None = Field(description="null if n is 0")
     low: Share
     high: Share
-    patients: Count | None = Field(None, description="patients that the interval allows for; null: not known")
+    patients: Count | None = Field(None, description="patients of these cells; null: not known")
 
 
 class Estimate(Strict):
@@ -143,6 +143,7 @@ class DriftDistance(Strict):
 class SiteTrust(Strict):
     """Figures with thresholds fitted to these cells, each fifth of the cells (or patients) by the other four."""
 
+    kept: tuple[Code, ...] = Field(description="classes with too few cells, which keep the model's thresholds")
     decisions: DecisionRates
     sets: tuple[SetRates, ...]
     sha256: Sha256 | None = Field(None, description="of the file that was written")

@@ -1,24 +1,28 @@
 """Signs of a domain shift: known cells of the laboratory that are unlike the known cells of the model."""
 
 import numpy as np
+from scipy.stats import betabinom
 
 from model.trust.decision import Assessor
 from model.trust.fitting import ONE_SIDED, QUALITY_TAIL
 from model.trust.quality import MEASURES
 from model.trust.reference import Measure
-from service.verification.document import Shift
+from service.verification.document import Rate, Shift
 from service.verification.observations import Mask, Observations
-from service.verification.rates import rate
+from service.verification.rates import independent_cells, rate
 
 #: Signs that are looked at: two of novelty, and the measures.
 SIGNS = 2 + len(MEASURES)
+#: Level of all signs together, and fewest cells.
+LEVEL, LEAST_CELLS = 0.05, 20
 
 
 def shifts(found: Observations) -> tuple[Shift, ...]:
     """How many known cells are novel, or outside the range of a measure, beside the share that is expected.
 
-    A share is shifted if its interval begins above the expected share; at a confidence that allows for the number of
-    signs (Bonferroni).
+    A share is shifted if as many cells would be found in fewer than 5 % of verifications, all signs together
+    (Bonferroni), of cells exchangeable with the model's. The thresholds come from few cells, so the share that they
+    leave outside is itself uncertain: the number is beta-binomial (Vovk 2012, proposition 2a).
     """
     p_values = np.array([each.p_value for each in found.assessments])
     outside = Assessor(found.trust, found.manifest.codes, found.manifest.unsupported).out_of_range(found.measures)
@@ -39,5 +43,16 @@ def _expected(measure: Measure) -> float:
 
 def _shift(found: Observations, what: str, hits: Mask, expected: float) -> Shift:
     share = rate(found, hits, found.claimed)
-    low = rate(found, hits, found.claimed, 1 - 0.05 / SIGNS).low
-    return Shift(what=what, found=share, expected=expected, shifted=bool(share.n) and low > expected)
+    return Shift(what=what, found=share, expected=expected, shifted=_is_shifted(share, expected, found.trust.pictures))
+
+
+def _is_shifted(found: Rate, expected: float, known: int) -> bool:
+    """Whether so many of n cells are outside thresholds that leave out a share of the known cells.
+
+    Cells of the same patients count as the number of independent cells whose interval is as wide.
+    """
+    if found.share is None or found.n < LEAST_CELLS:
+        return False
+    cells = found.n if found.patients is None else min(found.n, round(independent_cells(found)))
+    outside = betabinom(cells, expected * (known + 1), (1 - expected) * (known + 1))
+    return bool(outside.sf(round(found.share * cells) - 1) < LEVEL / SIGNS)

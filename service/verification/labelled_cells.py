@@ -1,10 +1,13 @@
 """Cells that a laboratory has labelled: from folders named by class, or from a list."""
 
 import csv
+import io
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from model.contract import CellClass
 from service.scoring.image_files import Skipped, escaped_name, find_pictures
@@ -12,7 +15,7 @@ from service.verification.errors import VerificationError
 
 #: In a mapping: a class that the model does not have.
 NO_CLASS = "none"
-#: The label of a cell whose readers named different classes equally often.
+#: The label of a cell for which no class has the majority of its readers.
 UNDECIDED = "undecided"
 #: Columns of a list.
 FILE, LABEL, PATIENT, READER = "file", "label", "patient", "reader"
@@ -26,7 +29,7 @@ class LabelledCell:
     name: str  # relative to the folder, as tables show it
     path: Path
     label: str | None
-    undecided: bool = False  # readers named different classes equally often: it has no label
+    undecided: bool = False  # no class has the majority of the readers: it has no label
     own_label: str = ""  # the laboratory's name
     patient: str | None = None
     readings: Mapping[str, str | None] = field(default_factory=dict)  # reader → label; empty if readers are unknown
@@ -89,10 +92,11 @@ def read_folders(folder: Path, names: ClassNames) -> LabelledCells:
     """The cells of FOLDER/CLASS/FILE or FOLDER/CLASS/PATIENT/FILE.
 
     Raises:
-        VerificationError: no pictures, pictures outside a class folder, or unknown class folders.
+        VerificationError: no pictures, pictures outside a class folder, unknown class folders, or a folder that cannot
+            be listed.
     """
     skipped = Skipped()
-    found = [(path.relative_to(folder).parts, name, path) for name, path in find_pictures(folder, None, skipped)]
+    found = [(path.relative_to(folder).parts, name, path) for name, path in find_pictures(folder, _refuse, skipped)]
     if not found:
         raise VerificationError(f"{folder}: no pictures{f'; {skipped}' if skipped else ''}")
     if outside := [name for parts, name, _ in found if len(parts) == 1]:
@@ -120,15 +124,20 @@ def read_folders(folder: Path, names: ClassNames) -> LabelledCells:
     )
 
 
+def _refuse(error: OSError) -> NoReturn:
+    """A folder that cannot be listed would leave out its cells without a word."""
+    raise VerificationError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
 def read_list(table: Path, folder: Path, names: ClassNames) -> LabelledCells:
     """The cells of a CSV with the columns file and label, and optionally patient and reader.
 
-    Files are relative to the folder. A file may have a row for each reader: its label is that of most readers.
+    Files are relative to the folder. A file may have a row for each reader: its label is that of the majority.
 
     Raises:
         VerificationError: not such a list, a file that is missing, or unknown labels.
     """
-    rows = list(_rows(table))
+    rows = [row | {FILE: os.path.normpath(row[FILE])} for row in _rows(table)]
     names.check(row[LABEL] for row in rows)
     by_file: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in rows:
@@ -147,23 +156,37 @@ def read_list(table: Path, folder: Path, names: ClassNames) -> LabelledCells:
 def _rows(table: Path) -> Iterator[dict[str, str]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
-        dialect = csv.Sniffer().sniff(text.partition("\n")[0], ",;\t")
-        found = csv.DictReader(text.splitlines(), dialect=dialect)
-        if not {FILE, LABEL} <= set(found.fieldnames or ()):
-            columns = ", ".join(found.fieldnames or ())
-            raise VerificationError(f"{table}: needs the columns {FILE} and {LABEL}; it has {columns or 'none'}")
-        for number, row in enumerate(found, 2):
-            if not row[FILE] or not row[LABEL] or None in row:
-                raise VerificationError(
-                    f"{table}, line {number}: {FILE} or {LABEL} is missing, or the row has too many cells"
-                )
-            yield {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
     except OSError as error:
         raise VerificationError(f"{table}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise VerificationError(f"{table}: not UTF-8; save it as CSV UTF-8") from error
+    try:
+        yield from _cells(table, csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
     except csv.Error as error:
-        raise VerificationError(f"{table}: not a CSV with a header ({error})") from error
+        raise VerificationError(f"{table}: not a CSV ({error})") from error
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter that divides the first line into the needed columns; a comma if none does."""
+    head = text.partition("\n")[0].strip()
+    return next((mark for mark in ",;\t" if {FILE, LABEL} <= {name.strip('" ') for name in head.split(mark)}), ",")
+
+
+def _cells(table: Path, rows: "csv.DictReader[str]") -> Iterator[dict[str, str]]:
+    columns = list(rows.fieldnames or ())
+    if not {FILE, LABEL} <= set(columns) or len(set(columns)) < len(columns):
+        raise VerificationError(
+            f"{table}: needs the columns {FILE} and {LABEL}, each once; it has {', '.join(columns) or 'none'}"
+        )
+    for row in rows:
+        cells = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+        if not any(cells.values()) and None not in row:
+            continue
+        if not cells[FILE] or not cells[LABEL] or None in row:
+            raise VerificationError(
+                f"{table}, line {rows.line_num}: {FILE} or {LABEL} is missing, or the row has too many cells"
+            )
+        yield cells
 
 
 def _cell(file: str, rows: Sequence[dict[str, str]], folder: Path, names: ClassNames, table: Path) -> LabelledCell:
@@ -174,8 +197,8 @@ def _cell(file: str, rows: Sequence[dict[str, str]], folder: Path, names: ClassN
     patients = {row.get(PATIENT) or None for row in rows}
     if len(patients) > 1:
         raise VerificationError(f"{table}: {escaped_name(file)} has several patients")
-    (label, votes), *others = Counter(by_reader.values()).most_common()
-    undecided = bool(others) and others[0][1] == votes
+    ((label, votes), *_) = Counter(by_reader.values()).most_common()
+    undecided = 2 * votes <= len(by_reader)
     return LabelledCell(
         escaped_name(file),
         folder / file,

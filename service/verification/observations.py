@@ -17,7 +17,8 @@ from model.trust.decision import Assessment, Assessor
 from model.trust.fitting import LabelledPredictions
 from model.trust.quality import measure
 from model.trust.reference import TrustReference
-from service.inference.batching.errors import RunFailed
+from service.config.settings import parse_classes
+from service.inference.batching.errors import BatcherClosed, RunFailed
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer
 from service.runtime.loader import InferenceOptions
@@ -38,8 +39,8 @@ _Row = tuple[LabelledCell, _Floats, _Floats, _Floats, Assessment]  # probabiliti
 class Observations:
     """N labelled cells and the model's answers, in the order of the cells.
 
-    Labels are indices of the model's classes; the number of classes stands for every other class, -1 for a cell whose
-    readers named different classes equally often.
+    Labels are indices of the model's classes; the number of classes stands for every other class, -1 for a cell without
+    a majority of its readers.
     """
 
     manifest: Manifest
@@ -135,10 +136,11 @@ def observe(cells: Sequence[LabelledCell], session: Session, options: InferenceO
     trust = session.manifest.trust
     if trust is None:
         raise VerificationError("the model has no trust reference; export it with [trust] (docs/trust.md)")
-    gathered, classifier = _Gathered(session.manifest, trust), Classifier(session, options, Metrics())
+    review = parse_classes(options.review_classes)
+    gathered, classifier = _Gathered(session.manifest, trust, review), Classifier(session, options, Metrics())
     try:
         asyncio.run(_classify(cells, classifier, options, console, gathered))
-    except RunFailed as error:
+    except (RunFailed, BatcherClosed) as error:
         raise VerificationError(f"the model failed: {error.__cause__ or error}") from error
     found = gathered.observed()
     found.drift = classifier.measure_drift()
@@ -169,12 +171,12 @@ async def _classify(
 class _Gathered:
     """Answers while they come, without their pictures."""
 
-    def __init__(self, manifest: Manifest, trust: TrustReference) -> None:
+    def __init__(self, manifest: Manifest, trust: TrustReference, review: Sequence[str]) -> None:
         self._manifest, self._trust = manifest, trust
         self.unreadable: list[tuple[str, str]] = []
         self._copies: list[tuple[str, str]] = []
         self._first: dict[str, LabelledCell] = {}  # by digest
-        self._assessor = Assessor(trust, manifest.codes, manifest.unsupported)
+        self._assessor = Assessor(trust, manifest.codes, manifest.unsupported, review)
         self._rows: list[_Row] = []
 
     def add(self, cell: LabelledCell, answer: Answer) -> None:
@@ -190,6 +192,10 @@ class _Gathered:
                 raise VerificationError(
                     f"{first.name} and {cell.name} are the same picture with the labels {first.label or 'none'} and "
                     f"{cell.label or 'none'}; correct one"
+                )
+            if first.patient != cell.patient:
+                raise VerificationError(
+                    f"{first.name} and {cell.name} are the same picture of two patients; correct one"
                 )
             self._copies.append((cell.name, first.name))
             return

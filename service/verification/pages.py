@@ -145,8 +145,8 @@ def _warnings(document: Verification) -> list[str]:
     if pictures.undecided:
         share = pictures.undecided / pictures.used
         found.append(
-            f"Warning: {pictures.undecided} cells ({share:.0%}) are in no figure but that of the readers, because as "
-            "many readers named one class as another. These are the difficult ones: without them the figures are too "
+            f"Warning: {pictures.undecided} cells ({share:.0%}) are in no figure but that of the readers, because no "
+            "class has the majority of their readers. These are the difficult ones: without them the figures are too "
             "good. Let another person decide; cells.csv lists them as undecided."
         )
     if thresholds.fitted_to:
@@ -158,6 +158,8 @@ def _warnings(document: Verification) -> list[str]:
 
 
 def _agreement_text(document: Verification) -> list[str]:
+    if not document.accuracy.n:
+        return ["No cell of a supported class."]
     return [
         f"Of {document.accuracy.n} cells of supported classes, {tables.rate_text(document.accuracy)} were predicted as "
         f"their label; Cohen's kappa {tables.estimate_text(document.kappa)}."
@@ -191,6 +193,8 @@ def _calibration_text(document: Verification) -> list[str]:
 def _shift_text(document: Verification) -> list[str]:
     shifted = [_shift(each) for each in document.shifts if each.shifted]
     drifted = [f"drift of {each.kind.replace('_', ' ')}" for each in document.drift if each.distance > each.threshold]
+    if not document.accuracy.n:
+        return ["No cell of a supported class."]
     signs = "; ".join([*shifted, *drifted])
     found = (
         f"Cells unlike the model's known cells: {signs}. Where a share is far above the expected one, figures of the "
@@ -210,6 +214,8 @@ def _own_thresholds(document: Verification) -> list[str]:
     now = next((each for each in document.decisions if each.cells == "supported classes"), None)
     if document.site_trust is None or now is None:
         return []
+    kept = document.site_trust.kept
+    also = f" Kept from the model, for too few cells: {', '.join(kept)}." if kept else ""
     own = document.site_trust.decisions
     fewest = min((each.covered.n for each in document.sets[1:]), default=0)
     few = (
@@ -218,7 +224,7 @@ def _own_thresholds(document: Verification) -> list[str]:
     return [
         f"Thresholds fitted to these cells would accept {own.accepted.share or 0:.0%} instead of "
         f"{now.accepted.share or 0:.0%}, and reject {own.rejected.share or 0:.0%} instead of "
-        f"{now.rejected.share or 0:.0%}.{few if fewest < ENOUGH_FOR_THRESHOLDS else ''}"
+        f"{now.rejected.share or 0:.0%}.{few if fewest < ENOUGH_FOR_THRESHOLDS else ''}{also}"
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.agreement.clustered import proportion
+from model.agreement.proportion import cells_for_half_width
 from model.trust.decision import Assessment
 from service.verification.document import DecisionRates, Rate, SetRates
 from service.verification.observations import Mask, Observations
@@ -15,6 +16,12 @@ def rate(found: Observations, hits: Mask, among: Mask, confidence: float = 0.95)
     clusters = None if found.patients is None else found.patients[among]
     one = proportion(hits[among], clusters, confidence)
     return Rate(hits=one.hits, n=one.n, share=one.share, low=one.low, high=one.high, patients=one.clusters)
+
+
+def independent_cells(found: Rate) -> float:
+    """The number of independent cells whose interval is as wide."""
+    half_width = max((found.high - found.low) / 2, 1e-6)
+    return float(max(1, min(found.n, cells_for_half_width(found.share or 0.0, half_width))))
 
 
 def decision_rates(

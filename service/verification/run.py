@@ -28,12 +28,12 @@ from service.verification.figures import figures
 from service.verification.labelled_cells import NO_CLASS, UNDECIDED, ClassNames, LabelledCells, read_folders, read_list
 from service.verification.observations import Observations, Observed, observe
 from service.verification.pages import page
-from service.verification.site_trust import check_cells, site_figures, write_thresholds
+from service.verification.site_trust import check_cells, site_figures, thresholds_file
 from service.verification.verify import Study, verification
 
 #: Pictures to look at again of supported and of other classes, and their side in the report.
 MOST_WRONG, MOST_OTHERS, CELL_PIXELS = 20, 10, 128
-REPORT = "verification.json"
+REPORT, CELLS = "verification.json", "cells.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ def run(request: Request, session: Session, options: InferenceOptions, console: 
     created = datetime.now().astimezone()
     if (request.out / REPORT).exists():
         raise VerificationError(f"{request.out} has a report; choose another --out, or move it away")
+    if request.labels is not None and request.labels.resolve() == (request.out / CELLS).resolve():
+        raise VerificationError(f"{request.labels} would be replaced; choose another --out")
     names = ClassNames(session.manifest.classes, request.mapping)
     labelled = _labelled(request, names)
     if request.write_trust is not None:
@@ -72,9 +74,10 @@ def run(request: Request, session: Session, options: InferenceOptions, console: 
     _tell(labelled, observed, console)
     found = observed.observations
     with console.status("computing figures"):
-        site_trust = site_figures(found)
+        site_trust, written = site_figures(found), None
         if request.write_trust is not None:
-            digest = write_thresholds(found, request.write_trust, created)
+            written = thresholds_file(found, request.write_trust, created).content()
+            digest = hashlib.sha256(written).hexdigest()
             site_trust = site_trust and site_trust.model_copy(update={"sha256": digest})
         study = Study(
             Criteria(default_goal=request.default_goal, goals=request.goals, precision=request.precision),
@@ -89,6 +92,8 @@ def run(request: Request, session: Session, options: InferenceOptions, console: 
         document = verification(observed, study)
     with console.status("writing the report"):
         _write(request, document, found)
+    if request.write_trust is not None and written is not None:
+        atomic_file.write_bytes(request.write_trust, written)
     return document
 
 
@@ -124,7 +129,7 @@ def _write(request: Request, document: Verification, found: Observations) -> Non
     shares = patient_shares(found, count_other=request.count_other)
     cells = list(_cells_to_look_at(found))
     report = page(document, figures(document, shares), cells, hashlib.sha256(content).hexdigest())
-    _write_cells(request.out / "cells.csv", found)
+    _write_cells(request.out / CELLS, found)
     atomic_file.write_bytes(request.out / "verification.pdf", render_pdf(report))
     atomic_file.write_text(request.out / "verification.html", render(report))
     atomic_file.write_bytes(request.out / REPORT, content)

@@ -8,9 +8,9 @@ import numpy as np
 
 from model.contract import Manifest
 from model.trust.decision import Assessor
-from model.trust.fitting import MIN_PICTURES, recalibrate
+from model.trust.fitting import MIN_PICTURES, few_cells, recalibrate
 from model.trust.reference import TrustReference
-from model.trust.site import SiteTrustFile, write_site_trust
+from model.trust.site import SiteTrustFile
 from service.verification.document import SiteTrust
 from service.verification.errors import VerificationError
 from service.verification.labelled_cells import LabelledCell
@@ -26,12 +26,16 @@ def site_figures(found: Observations) -> SiteTrust | None:
     """Figures with the laboratory's thresholds, each fold by the cells of the others; None for too few cells."""
     if found.claimed.sum() < NEEDED or (found.patients is not None and len(np.unique(found.patients)) < FOLDS):
         return None
-    assessments = list(found.assessments)
+    assessments, refitted = list(found.assessments), np.zeros(len(found), np.bool_)
     for members, reference in _folds(found):
+        refitted |= members
         assessor = Assessor(reference, found.manifest.codes, found.manifest.unsupported)
         for at, each in zip(np.flatnonzero(members).tolist(), found.assessed_with(assessor, members), strict=True):
             assessments[at] = each
+    if not refitted[found.claimed].all():  # a fold has too few other cells
+        return None
     return SiteTrust(
+        kept=few_cells(found.trust, found.predictions(found.claimed), found.manifest.codes),
         decisions=decision_rates(found, "known cells", found.claimed, assessments),
         sets=set_rates(found, assessments),
     )
@@ -62,6 +66,8 @@ def check_cells(cells: Sequence[LabelledCell], manifest: Manifest, path: Path) -
     Raises:
         VerificationError: there are too few.
     """
+    if not path.parent.is_dir():
+        raise VerificationError(f"{path.parent}: not a folder")
     promised = () if manifest.trust is None else manifest.trust.sets.thresholds
     if (count := sum(cell.label in promised for cell in cells)) < MIN_PICTURES:
         raise VerificationError(
@@ -69,8 +75,8 @@ def check_cells(cells: Sequence[LabelledCell], manifest: Manifest, path: Path) -
         )
 
 
-def write_thresholds(found: Observations, path: Path, created: datetime) -> str:
-    """Fit the thresholds to all claimed cells, write them as a file for MARROWLENS_TRUST_REFERENCE, return its SHA-256.
+def thresholds_file(found: Observations, path: Path, created: datetime) -> SiteTrustFile:
+    """The file of thresholds fitted to all claimed cells, for MARROWLENS_TRUST_REFERENCE.
 
     Raises:
         VerificationError: too few cells.
@@ -83,13 +89,10 @@ def write_thresholds(found: Observations, path: Path, created: datetime) -> str:
         raise VerificationError(f"{path} cannot be written: {error}") from error
     manifest = found.manifest
     pictures = sorted(digest[:16] for digest, is_used in zip(found.digests, found.claimed, strict=True) if is_used)
-    return write_site_trust(
-        path,
-        SiteTrustFile(
-            model=manifest.name,
-            version=manifest.version,
-            model_sha256=manifest.sha256,
-            pictures=tuple(pictures),
-            trust=reference,
-        ),
+    return SiteTrustFile(
+        model=manifest.name,
+        version=manifest.version,
+        model_sha256=manifest.sha256,
+        pictures=tuple(pictures),
+        trust=reference,
     )

@@ -28,7 +28,7 @@ def estimate_text(estimate: Estimate | None, form: str = ".3f") -> str:
 
 def outlook(each: ClassResult) -> str:
     """What more cells of a class would lead to, at the rates found; empty with a verdict."""
-    if each.verdict != "too few":
+    if not each.missing_cells:
         return ""
     if each.missing_cells > MANY_CELLS:
         return "too near the goal to tell"
@@ -77,8 +77,9 @@ def verdicts(document: Verification) -> Table:
         ),
         "Sensitivity: share of the cells of this label that were predicted as it. Named: cells predicted as the class. "
         "Predictive value: share of these that have its label; it depends on how many cells of each class are in this "
-        "folder, and is another one in a patient's specimen. Outlook: how many more cells of the class it takes, and "
-        f"the verdict that the rates found lead to. {intervals_note(document)}",
+        "folder, and is another one in a patient's specimen. Outlook: how many more labelled (or predicted) cells of "
+        "the class it takes in the same mix, and the verdict that the rates found lead to. "
+        f"{intervals_note(document)}",
     )
 
 

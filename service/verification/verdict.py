@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from model.agreement.proportion import cells_for_half_width, cells_for_lower_limit
 from service.verification.document import Rate, Verdict
+from service.verification.rates import independent_cells
 
 
 class ClassVerdict(NamedTuple):
@@ -32,6 +33,8 @@ def verdict(
     """
     if not supported:
         return ClassVerdict("not verified", "unsupported: the model has too few training cells of this class")
+    if sensitivity.patients == 1:
+        return ClassVerdict("too few", "all cells of this class are of one patient")
     rates = {"sensitivity": sensitivity, "predictive value": predictive_value}
     if failing := [name for name, found in rates.items() if _fails(found, goal, precision)]:
         shares = " and ".join(f"{name} {rates[name].share:.3f}" for name in failing)
@@ -62,11 +65,5 @@ def _outlook(unclear: list[Rate], goal: float, precision: float) -> tuple[Verdic
 def _missing(found: Rate, needed: int) -> int:
     """How many more cells, at least 1. Clustered cells count as fewer: the number grows by n over the effective one."""
     if found.n:
-        needed = round(needed * max(1.0, found.n / _effective(found)))
+        needed = round(needed * max(1.0, found.n / independent_cells(found)))
     return max(1, needed - found.n)
-
-
-def _effective(found: Rate) -> float:
-    """The number of independent cells whose interval is as wide."""
-    half_width = max((found.high - found.low) / 2, 1e-6)
-    return float(min(found.n, cells_for_half_width(found.share or 0.0, half_width)))

@@ -48,6 +48,13 @@ def test_patients_that_differ_widen_the_interval() -> None:
     assert clustered[0] < together[0] < together[1] < clustered[1]
 
 
+def test_full_agreement_of_a_few_cells_has_a_width() -> None:
+    low, high = kappa_interval(np.array([[[5, 0], [0, 5]]])) or (1, 1)
+    assert low < 0.8
+    assert high > 0.99
+
+
 def test_no_interval_where_kappa_is_not_defined() -> None:
     assert kappa_interval(np.zeros((1, 2, 2), np.int64)) is None
     assert kappa_interval(np.array([[[9, 0], [0, 0]]])) is None
+    assert kappa_interval(np.array([[[9, 1], [0, 0]]])) is not None

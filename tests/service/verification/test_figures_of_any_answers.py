@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.agreement.proportion import wilson
 from model.contract import Manifest, read_manifest
 from model.report.page import render
 from model.report.pdf import render_pdf
 from model.trust.decision import Assessor
 from model.trust.quality import MEASURES
 from service.verification.differential_bias import patient_shares
-from service.verification.document import Criteria, OwnName, Verification
+from service.verification.document import Criteria, OwnName, Rate, Verification
+from service.verification.domain_shift import _is_shifted
 from service.verification.figures import figures
 from service.verification.labelled_cells import LabelledCell
 from service.verification.observations import Observations, Observed
@@ -25,7 +27,7 @@ from service.verification.pages import page
 from service.verification.site_trust import site_figures
 from service.verification.verify import Study, verification
 
-READERS = ("<b>Ada</b> & Co", "Grace")
+READERS = ("<b>Ada</b> & Co", "Grace" * 700)
 
 
 def observations(manifest: Manifest, cells: int, patients: int | None, seed: int) -> Observations:
@@ -101,7 +103,10 @@ def test_figures_are_finite_and_in_their_intervals(
         if rate["share"] is not None:
             assert rate["low"] <= rate["share"] <= rate["high"]
     for each in made.classes:
-        assert (each.verdict == "too few") == (each.missing_cells > 0)
+        one_patient = each.sensitivity.patients == 1
+        assert (each.verdict == "too few" and not one_patient) == (each.missing_cells > 0)
+        if one_patient:
+            assert each.verdict != "verified"
         if each.verdict == "verified":
             assert min(each.sensitivity.low, each.predictive_value.low) >= each.goal
     labelled = int(found.labelled.sum())
@@ -119,3 +124,17 @@ def test_the_report_is_written_and_names_are_text(trusted_artefact: Path, cells:
     assert "&lt;b&gt;Ada&lt;/b&gt; &amp; Co" in html
     assert not [text for text in ("<b>Ada", "<mast>", "<Pappenheim>") if text in html]
     assert render_pdf(report).startswith(b"%PDF-")
+
+
+def test_cells_like_the_models_show_no_shift() -> None:
+    """Of 400 verifications with 200 cells exchangeable with the 120 known ones, hardly one shows a sign."""
+    random, alarms = np.random.default_rng(5), 0
+    for _ in range(400):
+        level = random.beta(0.1 * 121, 0.9 * 121)  # what a threshold of 120 known cells leaves outside
+        hits = int(random.binomial(200, level))
+        low, high = wilson(hits, 200)
+        rate = Rate(hits=hits, n=200, share=hits / 200, low=low, high=high)
+        alarms += _is_shifted(rate, 0.1, 120)
+    assert alarms / 400 <= 0.03
+    assert _is_shifted(Rate(hits=80, n=200, share=0.4, low=0.33, high=0.47), 0.1, 120)
+    assert not _is_shifted(Rate(hits=1, n=1, share=1, low=0.2, high=1), 0.1, 120)

@@ -80,8 +80,10 @@ def test_most_readers_decide_and_a_tie_has_no_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "needs the columns file and label; it has none|not a CSV"),
-        ("path,label\na.png,BLA\n", "needs the columns file and label; it has path, label"),
+        ("", "needs the columns file and label, each once; it has none"),
+        ("path,label\na.png,BLA\n", "needs the columns file and label, each once; it has path, label"),
+        ("file,label,label\na.png,BLA,MON\n", "each once; it has file, label, label"),
+        ("file,label\n\n\na.png,\n", "line 4: file or label is missing"),
         ("file,label\na.png,\n", "line 2: file or label is missing"),
         ("file,label\na.png,BLA,more\n", "line 2: file or label is missing, or the row has too many cells"),
         ("file,label\n", "no labelled pictures"),
@@ -106,6 +108,21 @@ def test_a_list_of_another_encoding_or_none_at_all_says_so(tmp_path: Path) -> No
         listed(tmp_path, "file,label\nü.png,BLA\n", "latin-1")
     with pytest.raises(VerificationError, match="No such file"):
         read_list(tmp_path / "missing.csv", tmp_path, NAMES)
+
+
+def test_empty_rows_quotes_and_other_spellings_of_a_path(tmp_path: Path) -> None:
+    text = 'file,label,reader\na.png,BLA,"one, ""1"""\n,,\n./a.png,BLA,two\nBLA/../b.png,MON,two\n  ,,\n'
+    found = listed(tmp_path, text)
+    assert [(cell.name, cell.readings) for cell in found.cells] == [
+        ("a.png", {'one, "1"': "BLA", "two": "BLA"}),
+        ("b.png", {"two": "MON"}),
+    ]
+
+
+def test_a_plurality_is_no_majority(tmp_path: Path) -> None:
+    rows = [f"a.png,{label},r{at}" for at, label in enumerate(["BLA", "BLA", "MON", "EOS", "LYT"])]
+    (cell,) = listed(tmp_path, "\n".join(["file,label,reader", *rows])).cells
+    assert (cell.label, cell.undecided) == (None, True)
 
 
 def test_a_mapping_to_no_class_of_the_model_is_refused() -> None:

@@ -156,3 +156,28 @@ def test_a_verification_with_the_cells_that_the_thresholds_were_fitted_to_says_s
     html = (out / "verification.html").read_text()
     assert f"Warning: the thresholds in force were fitted to {used} of these pictures" in html
     assert found["site_trust_sha256"] in html
+
+
+def test_classes_without_cells_keep_the_models_thresholds(
+    trusted_artefact: Path, cells: list[bytes], tmp_path: Path
+) -> None:
+    """A laboratory without monocytes must not lose the monocytes."""
+    with client(trusted_artefact) as http:
+        codes = [_post(http, data)["prediction"]["code"] for data in cells]
+    own = read_manifest(trusted_artefact.with_suffix(".json")).trust
+    assert own is not None
+    common = max(set(codes), key=codes.count)
+    for number, (data, code) in enumerate(zip(cells, codes, strict=True)):
+        if code == common:
+            (tmp_path / "cells" / code).mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"cells/{code}/{number}.png").write_bytes(data)
+    arguments = ["verify", str(tmp_path / "cells"), "--out", str(tmp_path / "out"), "--artefact", str(trusted_artefact)]
+    result = CliRunner().invoke(app, [*arguments, "--write-trust", str(tmp_path / "site.json")])
+    assert result.exit_code in (0, 1), result.output
+    written = json.loads((tmp_path / "site.json").read_text())["trust"]
+    assert set(written["sets"]["thresholds"]) == set(own.sets.thresholds)
+    for code in set(own.sets.thresholds) - {common}:
+        assert written["sets"]["thresholds"][code] == own.sets.thresholds[code]
+        assert written["confusion"][code] == own.confusion[code]
+    kept = json.loads((tmp_path / "out/verification.json").read_text())["site_trust"]["kept"]
+    assert set(kept) == set(own.sets.thresholds) - {common}

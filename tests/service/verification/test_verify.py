@@ -262,6 +262,8 @@ def _judged(out: Path) -> list[dict[str, Any]]:
     ("options", "problem"),
     [
         (["--goal", "1.5"], "--goal 1.5: 1.5 is not a share between 0 and 1, such as 0.85"),
+        (["--goal", "0.8", "--goal", "0.9"], "--goal is given twice for all classes"),
+        (["--map", "a=BLA", "--map", "a=MON"], "--map a is given twice"),
         (["--goal", "0,8"], "--goal 0,8: 0,8 is not a share between 0 and 1, such as 0.85"),
         (["--goal", "XXX=0.9"], "--goal XXX=0.9: the model has no class XXX; it has"),
         (["--map", "mast cells"], "--map mast cells: write NAME=CODE"),
