@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.config.secret_files import SecretFiles
@@ -43,6 +44,13 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._:/-]{1,180}$")]
 _TOKEN = re.compile(r"[!-~]+")
 
 
+def _zone_name(name: str | None) -> str | None:
+    try:
+        return name and ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"no time zone {name}; use a name such as Europe/Berlin (package tzdata)") from None
+
+
 def _exposed(url: str | None, token: SecretStr | None) -> str | None:
     """Why credentials would be sent unencrypted to a FHIR server; None if there are none or the transport is safe."""
     if url is None or not (token is not None or "@" in url or "?" in url):
@@ -73,6 +81,11 @@ class LisSettings(BaseSettings):
     )
     database_ca: Path | None = Field(None, description="PEM file of the CA that signed PostgreSQL's certificate")
     target_cells: int = Field(500, gt=0, description="cells to count per specimen; 200 and 300 are also common")
+    time_zone: Annotated[str | None, AfterValidator(_zone_name)] = Field(
+        None,
+        description="IANA name of the zone of times without an offset, in HL7 and ASTM, such as Europe/Berlin. "
+        "Default: this machine's",
+    )
     review_below: float = Field(
         0.8, ge=0, le=1, description="probability below which a person must review a cell's class"
     )
@@ -201,6 +214,11 @@ class LisSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Sources by precedence: arguments, environment, secret files."""
         return init_settings, env_settings, SecretFiles(settings_cls)
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """The zone of `time_zone`; None is this machine's."""
+        return None if self.time_zone is None else ZoneInfo(self.time_zone)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

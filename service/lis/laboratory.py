@@ -5,6 +5,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -185,7 +186,9 @@ class Laboratory:
         if channels and not self._workers:
             reports += " (by another process)"
         at = self.order_address
-        return f"{kind}; {reports}; {f'orders accepted at {at[0]}:{at[1]}' if at else 'no order listener'}"
+        orders = f"orders accepted at {at[0]}:{at[1]}" if at else "no order listener"
+        zone = self._settings.lis.time_zone or f"{datetime.now().astimezone().tzname()}, this machine's"
+        return f"{kind}; {reports}; {orders}; times without an offset: {zone}"
 
     async def _take_orders(self, message: MessageIdentity, orders: Sequence[IncomingOrder]) -> None:
         try:

@@ -16,7 +16,7 @@ from service.auth.identity import Actor
 from service.errors import CellTaken
 from service.lis.domain import cells, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
-from service.lis.domain.report import Report, SpecimenDifferential
+from service.lis.domain.report import Order, Report, SpecimenDifferential, without_collection_time
 from service.lis.domain.signing import Channel, Signature
 from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
@@ -92,9 +92,12 @@ class UseCases:
         """Change a specimen's data. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
         with self.database.writing() as session:
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed="amend it first")
+            order = request.order
+            if "collected_at" in request.model_fields_set:
+                order = without_collection_time(order or Order.model_validate(row.order))
             change = SpecimenChange(
                 patient=request.patient,
-                order=request.order,
+                order=order,
                 collected_at=request.collected_at,
                 target_cells=request.target_cells,
                 megakaryocytes=request.megakaryocytes,

@@ -161,6 +161,16 @@ class Order(Document):
     )
 
 
+#: Fields of an order with the collection time.
+COLLECTION_FIELDS = ("SPM-17", "OBR-7")
+
+
+def without_collection_time(order: Order) -> Order:
+    """The order without the collection time as it was sent, which a new collection time replaces."""
+    kept = {name: text for name, text in (order.as_ordered or {}).items() if name not in COLLECTION_FIELDS}
+    return order.model_copy(update={"as_ordered": kept or None})
+
+
 class LineageShare(Document):
     """One lineage of the differential. Percentages are absent while no cell is counted."""
 
@@ -254,3 +264,9 @@ class Report(Document):
     signed_by: Line | None = Field(None, description="the signer; absent while preliminary")
     comment: Text | None = Field(None, description="the signer's comment")
     correction: Text | None = Field(None, description="reason of the amendment; corrected reports only")
+
+    @property
+    def collected_as(self) -> str | None:
+        """The collection time as the order had it, with its precision and offset (an HL7 timestamp); None without."""
+        sent = self.order.as_ordered or {}
+        return next((sent[name] for name in COLLECTION_FIELDS if name in sent), None) if self.collected_at else None

@@ -94,7 +94,7 @@ def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
 
 
 def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], picture_store: PictureStore | None) -> Encode:
-    form = bundle.FhirForm(lis.local_system_uri, lis.fhir_patient_systems)
+    form = bundle.FhirForm(lis.local_system_uri, lis.fhir_patient_systems, lis.zone)
 
     def encode(report: Report, earlier: Sequence[Report], examples: Examples, _: str) -> str:
         pictures = _pictures(examples, picture_store) if picture_store else []
@@ -104,7 +104,8 @@ def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], picture_store: PictureS
 
 
 def _astm(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
-    form = records.AstmForm(lis.hl7_application, lis.hl7_to_application, lis.hl7_processing_id, lis.hl7_specimen_type)
+    names = lis.hl7_application, lis.hl7_to_application
+    form = records.AstmForm(*names, lis.hl7_processing_id, lis.hl7_specimen_type, lis.zone)
 
     def encode(report: Report, earlier: Sequence[Report], _: Examples, control_id: str) -> str:
         return records.encode_report(report, code_of[_verified(report)], form, control_id, earlier)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from service.auth.identity import Actor, Identity, InvalidName, checked_name
 from service.errors import ServiceError
 from service.lis.domain import specimens
-from service.lis.domain.report import Order, Patient
+from service.lis.domain.report import COLLECTION_FIELDS, Order, Patient, without_collection_time
 from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
 from service.lis.storage.states import State
@@ -184,6 +184,9 @@ def _merged_patient(known: Patient, new: Patient, deleted: Collection[str]) -> P
 
 
 def _merged_order(known: Order, new: Order, deleted: Collection[str]) -> Order:
+    has_time = any(name in (new.as_ordered or {}) for name in COLLECTION_FIELDS)
+    if has_time or "collected_at" in deleted:
+        known = without_collection_time(known)
     values = _merged(known, new, deleted, "order")
     return Order.model_validate(values | {"as_ordered": (known.as_ordered or {}) | (new.as_ordered or {}) or None})
 

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Final
 
 from service.lis.domain.report import Patient, Report, ReportStatus
+from service.lis.exchange.hl7.encoding import is_date
 from service.lis.exchange.observations import PANEL, CodeOf, Result, ResultStatus, not_measured, results
 
 STX, ETX, EOT, ENQ, ACK, NAK, ETB = b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x15", b"\x17"
@@ -169,7 +170,7 @@ class _Writer:
             2: "1",
             3: escaped(report.number),
             5: self._ordered_test(),
-            8: self._moment(report.collected_at),
+            8: self._collected(),
             16: escaped(self.form.specimen_type),
             23: self._moment(report.created_at),
             26: _STATUS[report.status],
@@ -203,6 +204,11 @@ class _Writer:
             13: self._moment(report.created_at),
             14: escaped(self.form.sender),
         }
+
+    def _collected(self) -> str:
+        """The collection time, as a date if the order had one."""
+        sent = self.report.collected_as
+        return sent[:8] if sent is not None and is_date(sent) else self._moment(self.report.collected_at)
 
     def _moment(self, moment: datetime | None) -> str:
         if moment is None:

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -16,6 +16,7 @@ import orjson
 
 from model.contract import RESEARCH_USE, inert_note
 from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
+from service.lis.exchange.hl7.encoding import is_date, parse_timestamp, parse_zone
 from service.lis.exchange.observations import (
     PANEL,
     Coded,
@@ -157,6 +158,7 @@ class FhirForm:
 
     local_system: str
     patient_systems: Mapping[str, str] = field(default_factory=dict)
+    zone: tzinfo | None = None  # of times without an offset; None: this machine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,18 +242,27 @@ class _Writer:
         return {"subject": {"reference": self._urn("patient")}}
 
     def _effective(self) -> Json:
-        collected = self.report.collected_at
-        return {} if collected is None else {"effectiveDateTime": moment(collected)}
+        collected = self._collected()
+        return {} if collected is None else {"effectiveDateTime": collected}
+
+    def _collected(self) -> str | None:
+        """The collection time with the precision and offset of the order; FHIR has no time without an offset."""
+        collected, sent = self.report.collected_at, self.report.collected_as
+        if collected is None or sent is None:
+            return None if collected is None else moment(collected)
+        if is_date(sent):
+            return parse_timestamp(sent, UTC).date().isoformat()
+        return collected.astimezone(parse_zone(sent) or self.form.zone).isoformat()
 
     def _specimen(self) -> Json:
-        collected = self.report.collected_at
+        collected = self._collected()
         return {
             "resourceType": "Specimen",
             "identifier": [uri_identifier(self._urn("specimen"))],
             "accessionIdentifier": {"value": self.report.number},
             "type": {"text": "Bone marrow aspirate"},
             **self._subject(),
-            **({} if collected is None else {"collection": {"collectedDateTime": moment(collected)}}),
+            **({} if collected is None else {"collection": {"collectedDateTime": collected}}),
         }
 
     def _media(self, picture: MediaPicture) -> Json:

@@ -202,6 +202,12 @@ def parse_timestamp(value: str, zone: tzinfo | None) -> datetime:
         raise ValueError("invalid date or time") from None
 
 
+def is_date(value: str) -> bool:
+    """Whether a timestamp has a day and no time."""
+    found = _PARTS.fullmatch(value)
+    return bool(found and found[3] and not found[4])
+
+
 def parse_zone(value: str) -> tzinfo | None:
     """The time zone of a timestamp; None if it has none, or is no timestamp.
 

@@ -203,7 +203,7 @@ def _order(request: _Request, pid: Segment, patient: Patient, zone: tzinfo | Non
             service_code=_line(obr, 4),
             service_name=_line(obr, 4, 2),
             service_system=_line(obr, 4, 3),
-            as_ordered=dict(_verbatim(pid, orc, obr, spm)) or None,
+            as_ordered=dict([*_verbatim(pid, orc, obr, spm), *_collection_time(obr, spm)]) or None,
         ),
         collected_at=_first(_moment(spm, 17, zone), _moment(obr, 7, zone)),
         deleted=frozenset(_deleted(pid, obr, spm)),
@@ -220,6 +220,14 @@ def _verbatim(*segments: Segment | None) -> Iterator[tuple[str, str]]:
                 reason = f"invalid text; send one line of at most {MAX_FIELD} characters"
                 raise OrderRefused("102", reason, by_name[name].location(field))
             yield f"{name}-{field}", value
+
+
+def _collection_time(obr: Segment | None, spm: Segment | None) -> Iterator[tuple[str, str]]:
+    """The collection time as it was sent: a date stays a date."""
+    if spm and (sent := spm.get(17)):
+        yield "SPM-17", sent
+    elif obr and (sent := obr.get(7)):
+        yield "OBR-7", sent
 
 
 #: Segment, field, component and name of what HL7's null deletes.

@@ -169,6 +169,9 @@ def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
 
 
 def _collected(report: Report) -> Encoded:
+    """The collection time with the precision and offset of the order, else in UTC."""
+    if report.collected_as is not None:
+        return text(report.collected_as)
     return EMPTY if report.collected_at is None else text(format_timestamp(report.collected_at))
 
 

@@ -123,6 +123,7 @@ class OrderMessages:
             frozenset(settings.hl7_services),
             frozenset(settings.hl7_specimen_types),
             settings.hl7_patient_number,
+            settings.zone,
         )
 
     async def answers(self, raw: bytes, peer: Peer) -> list[bytes]:

@@ -6,6 +6,7 @@ ordered comes back as it was sent.
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from sqlalchemy import select
 
 from examples import examples
 from service.config.lis import LisSettings
+from service.lis.domain.report import Report
 from service.lis.exchange.channels import receivers
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.mllp.listener import OrderMessages
 from service.lis.exchange.orders import MessageIdentity, Peer
-from service.lis.schemas import Specimen
+from service.lis.schemas import ChangeSpecimen, Specimen
 from service.lis.storage.tables import MessageRow
 from service.lis.use_cases import UseCases
 
@@ -44,10 +46,10 @@ class Sender:
     async def _take(self, message: MessageIdentity, orders: Any) -> None:
         self.front.take_orders(message, orders)
 
-    def send(self, *segments: str, kind: str = "OML^O33^OML_O33") -> str:
-        """MSA-1, and the code of the error if there is one."""
+    def send(self, *segments: str, kind: str = "OML^O33^OML_O33", zone: str = "+0200") -> str:
+        """MSA-1, and the code of the error if there is one. MSH-7 has this zone."""
         self._sent += 1
-        message = order(*segments, kind=kind, f10=f"C-{self._sent}")
+        message = order(*segments, kind=kind, f7=f"20260504083000{zone}", f10=f"C-{self._sent}")
         (answer,) = asyncio.run(self._messages.answers(message.encode(), Peer("192.0.2.1")))
         parsed = hl7.parse(answer.decode())
         outcome = str(parsed.segments("MSA")[0][1])
@@ -196,6 +198,48 @@ def _report(front: UseCases, sender: Sender, artefact: Path) -> dict[str, list[s
     with front.database.reading() as session:
         message = session.scalars(select(MessageRow.message)).one()
     return {line[:3]: line.split("|") + [""] * 30 for line in reversed(message.split("\r"))}
+
+
+@pytest.mark.parametrize(
+    ("sent", "hl7_time", "fhir_time", "astm_time"),
+    [
+        ("20260504", "20260504", "2026-05-04", "20260504"),
+        ("202605040830+0200", "202605040830+0200", "2026-05-04T08:30:00+02:00", "20260504083000"),
+        ("20260504083000-0500", "20260504083000-0500", "2026-05-04T08:30:00-05:00", "20260504153000"),
+        ("20260504083000", "20260504083000", "2026-05-04T08:30:00+02:00", "20260504083000"),
+    ],
+)
+@pytest.mark.parametrize("in_obr", [False, True])
+def test_a_collection_time_keeps_its_precision_and_its_offset(
+    sent: str, hl7_time: str, fhir_time: str, astm_time: str, in_obr: bool, front: UseCases, artefact: Path
+) -> None:
+    to = {"hl7_to": "127.0.0.1:1", "fhir_url": "http://127.0.0.1:1", "astm_to": "127.0.0.1:2"}
+    berlin = LisSettings(time_zone="Europe/Berlin", **to)
+    sender = Sender(front, time_zone="Europe/Berlin")
+    spm = "SPM|1|T-1||MAR" if in_obr else f"SPM|1|T-1||MAR|||||||||||||{sent}"
+    obr = f"{OBR}|||{sent}" if in_obr else OBR
+    sender.send(ERIKA, spm, ORC, obr, zone="")
+    lines = _report(front, sender, artefact)
+    assert lines["SPM"][17] == lines["OBR"][7] == lines["OBX"][14] == hl7_time
+    found = sender.specimen()
+    report = Report.model_validate_json(front.report(found.id, 1))
+    encoded = {
+        each.channel.name: each.channel.encode(report, (), (), "1") for each in receivers(berlin, CodeMap.load(), None)
+    }
+    assert f'"collectedDateTime":"{fhir_time}"' in encoded["fhir"]
+    (ordered,) = (line for line in encoded["astm"].split("\r") if line.startswith("O|"))
+    assert ordered.split("|")[7] == astm_time
+
+
+def test_a_collection_time_that_a_person_changes_replaces_the_one_that_was_sent(
+    sender: Sender, front: UseCases, artefact: Path
+) -> None:
+    sender.send(ERIKA, SPM.replace("20260504083000+0200", "20260504"), ORC, OBR)
+    found = sender.specimen()
+    time = datetime(2026, 5, 4, 7, tzinfo=UTC)
+    front.change(found.id, ChangeSpecimen(revision=found.revision, collected_at=time), user("m.muster"))
+    assert _report(front, sender, artefact)["SPM"][17] == "20260504070000+0000"
+    assert sender.specimen().order.placer_number == "P-1"
 
 
 people = st.sampled_from(
