@@ -21,7 +21,7 @@ from service.lis.exchange.code_map import CodeMap, CodeTableError
 from service.lis.exchange.delivery import DeliveryWorker, age_s
 from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.exchange.mllp.sockets import client_tls, listener_tls
-from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderRefused
+from service.lis.exchange.orders import Incoming, MessageIdentity, OrderRefused
 from service.lis.metrics import Action, LisMetrics
 from service.lis.picture_store import PictureStore
 from service.lis.storage import outbox
@@ -190,7 +190,7 @@ class Laboratory:
         zone = self._settings.lis.time_zone or f"{datetime.now().astimezone().tzname()}, this machine's"
         return f"{kind}; {reports}; {orders}; times without an offset: {zone}"
 
-    async def _take_orders(self, message: MessageIdentity, orders: Sequence[IncomingOrder]) -> None:
+    async def _take_orders(self, message: MessageIdentity, orders: Sequence[Incoming]) -> None:
         try:
             is_new = await self.query(self.use_cases.take_orders, message, orders)
         except OrderRefused:

@@ -20,7 +20,7 @@ from service.lis.domain.report import Order, Report, SpecimenDifferential, witho
 from service.lis.domain.signing import Channel, Signature
 from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
-from service.lis.exchange.orders import IncomingOrder, MessageIdentity
+from service.lis.exchange.orders import Incoming, MessageIdentity
 from service.lis.schemas import (
     AuditEntry,
     AuditTrail,
@@ -65,8 +65,8 @@ class UseCases:
         with self.database.writing() as session:
             return self._specimen(session, specimens.open_specimen(session, new, actor))
 
-    def take_orders(self, message: MessageIdentity, orders: Sequence[IncomingOrder]) -> bool:
-        """Accept all orders of a message, or none. False for a message accepted before. Raises OrderRefused."""
+    def take_orders(self, message: MessageIdentity, orders: Sequence[Incoming]) -> bool:
+        """Accept everything in a message, or nothing. False for a message accepted before. Raises OrderRefused."""
         with self.database.writing() as session:
             return order_service.accept_orders(session, message, orders, self.rules.target_cells)
 

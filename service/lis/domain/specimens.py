@@ -149,6 +149,11 @@ def list_page(
     return session.scalars(select(SpecimenRow).where(*wanted).order_by(SpecimenRow.row.desc()).limit(limit)).all()
 
 
+def list_in_states(session: Session, states: Sequence[State]) -> Sequence[SpecimenRow]:
+    """All specimens in these states, oldest first."""
+    return session.scalars(select(SpecimenRow).where(SpecimenRow.state.in_(states)).order_by(SpecimenRow.row)).all()
+
+
 @dataclass(frozen=True, slots=True)
 class SpecimenChange:
     """New values for a specimen. None keeps the old value, except for the fields in `cleared`."""
@@ -159,6 +164,7 @@ class SpecimenChange:
     target_cells: int | None = None
     megakaryocytes: int | None = None
     cleared: frozenset[Literal["collected_at", "megakaryocytes"]] = frozenset()
+    moves_patient: bool = False  # the laboratory's system has merged two patients
 
 
 def same_patient(row: SpecimenRow, patient: Patient) -> bool:
@@ -172,7 +178,7 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
     Raises:
         ReportedAlready: another patient, although a report was sent for the current one.
     """
-    if new.patient is not None and row.reports and not same_patient(row, new.patient):
+    if new.patient is not None and row.reports and not new.moves_patient and not same_patient(row, new.patient):
         raise ReportedAlready(
             "a report of this specimen was already sent for its patient; amend the specimen, explain the error in the "
             "comment, sign it, and open another specimen for the other patient"

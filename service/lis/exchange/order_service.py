@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -12,7 +11,16 @@ from service.errors import ServiceError
 from service.lis.domain import specimens
 from service.lis.domain.report import COLLECTION_FIELDS, Order, Patient, without_collection_time
 from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
-from service.lis.exchange.orders import IncomingOrder, MessageIdentity, OrderAction, OrderRefused
+from service.lis.exchange import patients
+from service.lis.exchange.orders import (
+    Incoming,
+    IncomingOrder,
+    MessageIdentity,
+    OrderAction,
+    OrderRefused,
+    PatientUpdate,
+)
+from service.lis.exchange.patients import merged_patient, merged_values
 from service.lis.storage.states import State
 from service.lis.storage.tables import SpecimenRow, TakenMessageRow
 
@@ -20,10 +28,8 @@ from service.lis.storage.tables import SpecimenRow, TakenMessageRow
 BAD_VALUE, UNKNOWN_KEY, DUPLICATE_KEY, LOCKED = "102", "204", "205", "206"
 
 
-def accept_orders(
-    session: Session, message: MessageIdentity, orders: Sequence[IncomingOrder], target_cells: int
-) -> bool:
-    """Accept all orders of a message, or none. False for a message that was accepted before.
+def accept_orders(session: Session, message: MessageIdentity, content: Sequence[Incoming], target_cells: int) -> bool:
+    """Accept all orders and patient updates of a message, or none. False for a message that was accepted before.
 
     Raises:
         OrderRefused: an order conflicts with a specimen, or the sender's name is invalid.
@@ -42,10 +48,20 @@ def accept_orders(
         session.rollback()
         return False
     # Lock specimens before the audit trail, which stays locked from the first order to the commit.
-    specimens.lock_rows(session, [row.row for order in orders if (row := _find(session, order)) is not None])
-    for order in orders:
-        _take(session, order, actor, target_cells)
+    specimens.lock_rows(session, [row.row for each in content for row in _concerned(session, each)])
+    for each in content:
+        if isinstance(each, PatientUpdate):
+            patients.update(session, each, actor)
+        else:
+            _take(session, each, actor, target_cells)
     return True
+
+
+def _concerned(session: Session, content: Incoming) -> Sequence[SpecimenRow]:
+    if isinstance(content, PatientUpdate):
+        return patients.specimens_of(session, content)
+    row = _find(session, content)
+    return () if row is None else (row,)
 
 
 def _sender(message: MessageIdentity) -> Actor:
@@ -115,7 +131,7 @@ def _change(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Act
     if row.state not in CHANGEABLE:
         raise OrderRefused(LOCKED, f"the specimen is {row.state}", _place(order))
     new = SpecimenChange(
-        _merged_patient(Patient.model_validate(row.patient), order.patient, order.deleted),
+        merged_patient(Patient.model_validate(row.patient), order.patient, order.deleted),
         _merged_order(Order.model_validate(row.order), order.order, order.deleted),
         order.collected_at,
         cleared=frozenset({"collected_at"} if "collected_at" in order.deleted else ()),
@@ -172,26 +188,9 @@ def _authority(order: Order, fields: tuple[str, str]) -> tuple[str, str]:
     return parts[1], parts[2]
 
 
-def _merged_patient(known: Patient, new: Patient, deleted: Collection[str]) -> Patient:
-    """The known patient with new data and new numbers. His own number stays: the message shares one with him."""
-    others = tuple(each for each in known.all_numbers() if not any(each.is_same(other) for other in new.all_numbers()))
-    is_known = known.numbers or new.numbers
-    numbers = [each.model_dump() for each in (*new.all_numbers(), *others)] if is_known else None
-    values = _merged(known, new, deleted, "patient")
-    return Patient.model_validate(
-        values | {"identifier": known.identifier, "authority": known.authority, "numbers": numbers}
-    )
-
-
 def _merged_order(known: Order, new: Order, deleted: Collection[str]) -> Order:
     has_time = any(name in (new.as_ordered or {}) for name in COLLECTION_FIELDS)
     if has_time or "collected_at" in deleted:
         known = without_collection_time(known)
-    values = _merged(known, new, deleted, "order")
+    values = merged_values(known, new, deleted, "order")
     return Order.model_validate(values | {"as_ordered": (known.as_ordered or {}) | (new.as_ordered or {}) or None})
-
-
-def _merged(known: Patient | Order, new: Patient | Order, deleted: Collection[str], name: str) -> dict[str, Any]:
-    """The known values with the new ones. None is unchanged; deleted fields are removed."""
-    values = known.model_dump() | {field: value for field, value in new.model_dump().items() if value is not None}
-    return {field: value for field, value in values.items() if f"{name}.{field}" not in deleted}

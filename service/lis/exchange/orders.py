@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from service.lis.domain.report import Order, Patient
+from service.lis.domain.report import Order, Patient, PatientNumber
 
 
 class OrderAction(StrEnum):
@@ -39,6 +39,18 @@ class IncomingOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class PatientUpdate:
+    """New data of a patient, or a merge: `merged` are the numbers (MRG-1) that are now those of `patient`."""
+
+    patient: Patient
+    deleted: frozenset[str] = frozenset()
+    merged: tuple[PatientNumber, ...] = ()
+
+
+Incoming = IncomingOrder | PatientUpdate
+
+
+@dataclass(frozen=True, slots=True)
 class OrderWarning:
     """Something about a message that was taken: reported with severity W. It never quotes the message."""
 
@@ -49,9 +61,10 @@ class OrderWarning:
 
 @dataclass(slots=True)
 class ReceivedOrders:
-    """The orders of one message, those that are set aside, and warnings."""
+    """The orders and patient updates of one message, and warnings."""
 
     orders: list[IncomingOrder] = field(default_factory=list)
+    patients: list[PatientUpdate] = field(default_factory=list)
     warnings: list[OrderWarning] = field(default_factory=list)
 
 
@@ -90,5 +103,5 @@ class OrderRefused(Exception):
         self.location = location
 
 
-#: Accepts all orders of one message, or none; raises OrderRefused.
-TakeOrders = Callable[[MessageIdentity, Sequence[IncomingOrder]], Awaitable[None]]
+#: Accepts everything in one message, or nothing; raises OrderRefused.
+TakeOrders = Callable[[MessageIdentity, Sequence[Incoming]], Awaitable[None]]

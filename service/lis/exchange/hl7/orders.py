@@ -18,6 +18,7 @@ from service.lis.exchange.orders import (
     OrderAction,
     OrderRefused,
     OrderWarning,
+    PatientUpdate,
     ReceivedOrders,
 )
 
@@ -25,6 +26,8 @@ from service.lis.exchange.orders import (
 VERSIONS = re.compile(r"2\.[1-8](\.[0-9])?", re.ASCII)
 #: Message codes and events of orders. In O33 orders follow their specimen; otherwise specimens follow their order.
 EVENTS = {"OML": ("O33", "O21"), "ORM": ("O01",)}
+#: Patient administration: events that update a patient, and those that merge two. Others are acknowledged and ignored.
+PATIENTS, UPDATES, MERGES = "ADT", ("A08", "A31"), ("A18", "A40", "A47")
 SEXES = ("F", "M", "O", "U", "A", "N")
 #: Fields that go back with the result as they were ordered.
 VERBATIM = (
@@ -58,9 +61,9 @@ def check_header(header: Header, processing_id: str) -> None:
     Raises:
         MessageRejected: 200, 201, 202 or 203 of table 0357, or 101 without a control id.
     """
-    if header.code not in EVENTS:
-        raise MessageRejected("200", "not an order; send OML^O33, OML^O21 or ORM^O01", "MSH^1^9^1^1")
-    if header.event not in EVENTS[header.code]:
+    if header.code != PATIENTS and header.code not in EVENTS:
+        raise MessageRejected("200", "not an order; send OML^O33, OML^O21, ORM^O01 or ADT", "MSH^1^9^1^1")
+    if header.code != PATIENTS and header.event not in EVENTS[header.code]:
         raise MessageRejected("201", "not an order; send OML^O33, OML^O21 or ORM^O01", "MSH^1^9^1^2")
     if header.processing_id != processing_id:
         raise MessageRejected("202", f"wrong processing id; send {processing_id}", "MSH^1^11")
@@ -99,6 +102,8 @@ class OrderReader:
             OrderRefused: 100, 101, 102 or 103 of table 0357, with the position.
             MessageRejected: the message cannot be read.
         """
+        if header.code == PATIENTS:
+            return self._read_patients(raw, header)
         msh, *segments = read_segments(raw, header.charset or self.charset, ("PID", "SPM", "ORC", "OBR"))
         if msh.get(14):
             raise MessageRejected("100", "continued messages (MSH-14) are not supported", msh.location(14))
@@ -120,6 +125,24 @@ class OrderReader:
                 found.warnings.append(aside)
                 continue
             found.orders.append(_order(request, pid, patient, zone))
+        return found
+
+    def _read_patients(self, raw: bytes, header: Header) -> ReceivedOrders:
+        """PID with its new data, and MRG after it with the numbers that are merged into it."""
+        found = ReceivedOrders()
+        if header.event not in UPDATES + MERGES:
+            return found
+        _, *segments = read_segments(raw, header.charset or self.charset, ("PID", "MRG"))
+        for pid, mrg in zip(segments, [*segments[1:], None], strict=True):
+            if pid.name != "PID":
+                continue
+            merged = _numbers(mrg, 1) if mrg is not None and mrg.name == "MRG" else ()
+            if header.event in MERGES and not merged:
+                raise OrderRefused("101", "a merge without the merged number (MRG-1)", pid.location())
+            patient = _patient(pid, self.patient_number, found.warnings)
+            found.patients.append(PatientUpdate(patient, frozenset(_deleted(pid)), merged))
+        if not found.patients:
+            raise OrderRefused("100", "no patient in the message", "PID^1")
         return found
 
     def _set_aside(self, request: _Request) -> OrderWarning | None:
@@ -277,7 +300,7 @@ def _number(request: _Request) -> str | None:
 
 def _patient(pid: Segment, preferred: str, warnings: list[OrderWarning]) -> Patient:
     """The patient; his number is that of the preferred type or authority, else the first."""
-    numbers = [_patient_number(pid, each) for each in pid.repetitions(3) if pid.get(3, repetition=each)]
+    numbers = _numbers(pid, 3)
     if not numbers:
         raise OrderRefused("101", "the patient has no number", pid.location(3))
     chosen = next((each for each in numbers if preferred in (each.type, each.namespace, each.universal_id)), numbers[0])
@@ -292,16 +315,24 @@ def _patient(pid: Segment, preferred: str, warnings: list[OrderWarning]) -> Pati
         given=_line(pid, 5, 2),
         birth_date=_day(pid, 7),
         sex=cast(Literal["F", "M", "O", "U", "A", "N"], sex) if sex else None,
-        numbers=tuple(numbers),
+        numbers=numbers,
     )
 
 
-def _patient_number(pid: Segment, repetition: int) -> PatientNumber:
+def _numbers(segment: Segment, field: int) -> tuple[PatientNumber, ...]:
+    return tuple(
+        _patient_number(segment, field, each)
+        for each in segment.repetitions(field)
+        if segment.get(field, repetition=each)
+    )
+
+
+def _patient_number(segment: Segment, field: int, repetition: int) -> PatientNumber:
     def part(component: int, subcomponent: int = 1) -> str | None:
-        value = pid.get(3, component, subcomponent, repetition)
+        value = segment.get(field, component, subcomponent, repetition)
         if value and not _is_line(value):
             reason = f"invalid text; send one line of at most {MAX_LINE} characters"
-            raise OrderRefused("102", reason, pid.location(3, repetition, component))
+            raise OrderRefused("102", reason, segment.location(field, repetition, component))
         return value or None
 
     return PatientNumber(

@@ -29,6 +29,7 @@ from service.lis.exchange.mllp.sockets import (
     listening_sockets,
 )
 from service.lis.exchange.orders import (
+    Incoming,
     MessageIdentity,
     OrderRefused,
     Peer,
@@ -165,9 +166,11 @@ class OrderMessages:
         found = self._reader.read(raw, header)
         sender = "|".join(["^".join(header.application).rstrip("^"), "^".join(header.facility).rstrip("^")])
         identity = MessageIdentity(peer, sender, header.control_id, hashlib.sha256(raw).hexdigest())
-        if found.orders:
-            await self._take_orders(identity, found.orders)
-        log.info("orders: %s accepted: %d orders, %d warnings", _named(header), len(found.orders), len(found.warnings))
+        content: list[Incoming] = [*found.orders, *found.patients]
+        if content:
+            await self._take_orders(identity, content)
+        counts = len(found.orders), len(found.patients), len(found.warnings)
+        log.info("orders: %s accepted: %d orders, %d patients, %d warnings", _named(header), *counts)
         return found
 
     def _written(self, header: Header, outcome: Outcome) -> list[bytes]:

@@ -70,7 +70,7 @@ async def test_the_same_message_is_the_same_and_another_is_another() -> None:
         (order(PID, SPM, ORC, OBR, f12="3.0"), "AR", "ORL^O34^ORL_O34", ["MSH^1^12", "203"]),
         (order(PID, SPM, ORC, OBR, f18="UNICODE UTF-16"), "AR", "ORL^O34^ORL_O34", ["MSH^1^18", "103"]),
         (order(PID, SPM, ORC, OBR, f11="T"), "AR", "ORL^O34^ORL_O34", ["MSH^1^11", "202"]),
-        (order(PID, SPM, ORC, OBR, kind="ADT^A01^ADT_A01"), "AR", "ACK^A01^ACK", ["MSH^1^9^1^1", "200"]),
+        (order(PID, SPM, ORC, OBR, kind="SIU^S12^SIU_S12"), "AR", "ACK^S12^ACK", ["MSH^1^9^1^1", "200"]),
         (order(PID, SPM.replace("20260504", "20260599"), ORC, OBR), "AE", "ORL^O34^ORL_O34", ["SPM^1^17", "102"]),
     ],
 )

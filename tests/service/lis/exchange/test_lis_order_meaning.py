@@ -242,6 +242,46 @@ def test_a_collection_time_that_a_person_changes_replaces_the_one_that_was_sent(
     assert sender.specimen().order.placer_number == "P-1"
 
 
+def test_a_patient_update_reaches_his_open_specimens(sender: Sender) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    sender.send(ANTON, SPM.replace("T-1", "T-2"), "ORC|NW|P-2|F-2", OBR.replace("P-1|F-1", "P-2|F-2"))
+    married = ERIKA.replace("Muster^Erika", "Beispiel^").replace("19640812", "")
+    assert sender.send("EVN|A08", married, kind="ADT^A08^ADT_A01") == "AA"
+    found = sender.specimen().patient
+    assert (found.family, found.given, str(found.birth_date)) == ("Beispiel", "Erika", "1964-08-12")
+    assert sender.specimen("T-2").patient.family == "Fremd"
+    for kind in ("ADT^A01^ADT_A01", "ADT^A04", "ADT^A31"):
+        assert sender.send("EVN|A01", ANTON.replace("999999", "777"), kind=kind) == "AA"
+
+
+def test_a_merge_moves_open_specimens_and_notes_the_signed_ones(
+    sender: Sender, front: UseCases, artefact: Path
+) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    sender.send(ERIKA, SPM.replace("T-1", "T-2"), "ORC|NW|P-2|F-2", OBR.replace("P-1|F-1", "P-2|F-2"))
+    signed = sender.specimen("T-2")
+    revision, *_ = front.add(signed.id, [classified("PMO")], manifest(artefact), user("scanner"))
+    front.sign(signed.id, sign_request(revision), user("dr.beispiel"))
+    survivor = "PID|1||555^^^HOSPITAL^MR||Muster^Erika||19640812|F"
+    assert sender.send("EVN|A40", survivor, "MRG|100234^^^HOSPITAL^MR", kind="ADT^A40^ADT_A39") == "AA"
+    found = sender.specimen().patient
+    assert (found.identifier, [each.number for each in found.numbers or ()]) == ("555", ["555"])
+    assert sender.send(survivor, SPM, "ORC|XO|P-1|F-1", OBR) == "AA"
+    assert sender.send(ERIKA, SPM, "ORC|XO|P-1|F-1", OBR) == "AE 205"  # the dead number
+    after = sender.specimen("T-2")
+    assert (after.state, after.patient.identifier) == ("signed", "100234")
+    assert [each.action for each in front.audit_trail(after.id).entries][-1] == "merge"
+    assert [each.action for each in front.audit_trail(sender.specimen().id).entries] == ["open", "change", "change"]
+
+
+def test_a_merge_of_another_authority_moves_nobody(sender: Sender) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    survivor = "PID|1||555^^^CLINIC^MR||Fremd^Anton"
+    assert sender.send("EVN|A40", survivor, "MRG|100234^^^CLINIC^MR", kind="ADT^A40") == "AA"
+    assert sender.specimen().patient.identifier == "100234"
+    assert sender.send("EVN|A40", survivor, kind="ADT^A40") == "AE 101"
+
+
 people = st.sampled_from(
     [ERIKA, ANTON, ERIKA.replace("HOSPITAL", "CLINIC"), ERIKA.replace("^HOSPITAL^", "^&1.2.3&ISO^")]
 )

@@ -155,7 +155,7 @@ def test_a_message_that_does_not_say_is_in_the_characters_of_the_laboratory() ->
 @pytest.mark.parametrize(
     ("message", "code", "location", "rejected"),
     [
-        (order(PID, SPM, ORC, OBR, kind="ADT^A01"), "200", "MSH^1^9^1^1", True),
+        (order(PID, SPM, ORC, OBR, kind="SIU^S12"), "200", "MSH^1^9^1^1", True),
         (order(PID, SPM, ORC, OBR, kind=""), "200", "MSH^1^9^1^1", True),
         (order(PID, SPM, ORC, OBR, kind="OML^O35"), "201", "MSH^1^9^1^2", True),
         (order(PID, SPM, ORC, OBR, f11="T"), "202", "MSH^1^11", True),

@@ -1,0 +1,70 @@
+"""Patients as the laboratory's system knows them: new data for their specimens, and merges of two patients.
+
+A merge moves the specimens that are not signed. Signed reports stay as signed; the audit trail of their specimens says
+that their patient was merged, so that a person can amend them.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.auth.identity import Actor
+from service.lis.domain import specimens
+from service.lis.domain.report import Order, Patient
+from service.lis.domain.specimens import CHANGEABLE, SpecimenChange
+from service.lis.exchange.orders import PatientUpdate
+from service.lis.storage import audit
+from service.lis.storage.states import State
+from service.lis.storage.tables import SpecimenRow
+
+
+def specimens_of(session: Session, update: PatientUpdate) -> Sequence[SpecimenRow]:
+    """The specimens of the patient, or of the one that is merged into him, in every state but cancelled."""
+    states = (*CHANGEABLE, State.SIGNED) if update.merged else CHANGEABLE
+    return [row for row in specimens.list_in_states(session, states) if _is_concerned(row, update)]
+
+
+def _is_concerned(row: SpecimenRow, update: PatientUpdate) -> bool:
+    known = Patient.model_validate(row.patient)
+    if not update.merged:
+        return known.is_same(update.patient)
+    return any(own.is_same(number) for own in known.all_numbers() for number in update.merged)
+
+
+def update(session: Session, new: PatientUpdate, actor: Actor) -> None:
+    """Change the patient of his specimens that are not signed, and note a merge at the signed ones."""
+    for row in specimens_of(session, new):
+        if row.state == State.SIGNED:
+            audit.record(session, actor, "merge", row.id, revision=row.revision)
+            continue
+        known = Patient.model_validate(row.patient)
+        patient = _moved(known, new) if new.merged else merged_patient(known, new.patient, new.deleted)
+        specimens.change(session, row, SpecimenChange(patient, moves_patient=bool(new.merged)), actor)
+
+
+def _moved(known: Patient, merge: PatientUpdate) -> Patient:
+    """The surviving patient: his numbers, and those of the merged one that the merge does not replace."""
+    surviving = merge.patient.all_numbers()
+    kept = [
+        each for each in known.all_numbers() if not any(each.is_same(other) for other in (*merge.merged, *surviving))
+    ]
+    values = merged_values(known, merge.patient, merge.deleted, "patient")
+    return Patient.model_validate(values | {"numbers": [each.model_dump() for each in (*surviving, *kept)]})
+
+
+def merged_patient(known: Patient, new: Patient, deleted: Collection[str]) -> Patient:
+    """The known patient with new data and new numbers. His own number stays: the message shares one with him."""
+    others = tuple(each for each in known.all_numbers() if not any(each.is_same(other) for other in new.all_numbers()))
+    is_known = known.numbers or new.numbers
+    numbers = [each.model_dump() for each in (*new.all_numbers(), *others)] if is_known else None
+    values = merged_values(known, new, deleted, "patient")
+    return Patient.model_validate(
+        values | {"identifier": known.identifier, "authority": known.authority, "numbers": numbers}
+    )
+
+
+def merged_values(known: Patient | Order, new: Patient | Order, deleted: Collection[str], name: str) -> dict[str, Any]:
+    """The known values with the new ones. None is unchanged; deleted fields are removed."""
+    values = known.model_dump() | {field: value for field, value in new.model_dump().items() if value is not None}
+    return {field: value for field, value in values.items() if f"{name}.{field}" not in deleted}
