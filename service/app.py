@@ -25,6 +25,7 @@ from service.api.v2 import routes as v2
 from service.auth.middleware import Authenticator, AuthMiddleware
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
+from service.config.lis import LaboratoryConfigError, unused_connection
 from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import ModelRegistry
 from service.lis.api import cell_routes
@@ -145,6 +146,8 @@ def _recorder(settings: Settings) -> Recorder | None:
 
 
 def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
+    if unused := unused_connection(settings.lis):
+        raise LaboratoryConfigError(unused)
     if settings.lis.database is None:
         return None
     from service.lis.laboratory import Laboratory

@@ -24,7 +24,7 @@ from service.cli.output import (
 )
 from service.cli.serve import AUTHENTICATION_NEEDED, allows_address
 from service.config.auth import AuthSettings
-from service.config.lis import LIS_PREFIX, LisSettings
+from service.config.lis import LIS_PREFIX, LisSettings, unused_connection
 from service.config.secret_files import SUFFIX, is_secret
 from service.config.settings import PREFIX, Settings, SettingsError
 from service.config.urls import redact_url
@@ -109,6 +109,8 @@ def _errors(settings: Settings) -> Iterator[str]:
 
 def _laboratory_errors(settings: Settings) -> Iterator[str]:
     """Errors that a start would end with; warnings are printed."""
+    if unused := unused_connection(settings.lis):
+        yield unused
     if settings.lis.database is None:
         return
     from service.lis.laboratory import exposed_files, setting_faults  # imports SQLAlchemy: 40 MB

@@ -40,6 +40,8 @@ UriByName = Annotated[dict[str, Uri], NoDecode, BeforeValidator(_pairs)]
 Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
 #: A name in an HL7 field (MSH-3 to MSH-6 and others): no HL7 delimiters, no control characters.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._:/-]{1,180}$")]
+#: Text of one line, escaped where it is written.
+OneLine = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,180}$")]
 #: One word in an HTTP header (RFC 9110, 5.5).
 _TOKEN = re.compile(r"[!-~]+")
 
@@ -141,6 +143,12 @@ class LisSettings(BaseSettings):
         "P", description="processing ID (MSH-11): production, training or debugging"
     )
     hl7_specimen_type: Name = Field("BMA", description="specimen type code of a marrow aspirate (SPM-4.1)")
+    hl7_performing_laboratory: OneLine | None = Field(
+        None, description="name of the performing laboratory (OBX-23.1). Default: empty"
+    )
+    hl7_performing_address: OneLine | None = Field(
+        None, description="address of the performing laboratory, in one line (OBX-24.1). Default: empty"
+    )
     hl7_withdrawn: Literal["D", "W"] = Field(
         "D", description="OBX-11 of a result that was sent before and has no value any more: deleted, or wrong"
     )
@@ -256,6 +264,18 @@ class LisSettings(BaseSettings):
                 "MARROWLENS_LIS_FHIR_PICTURES is set, but no pictures are stored: set MARROWLENS_LIS_PICTURES too"
             )
         return self
+
+
+def unused_connection(lis: LisSettings) -> str | None:
+    """Why a configured sender or receiver of messages would never be used; None if that is not so.
+
+    Orders that a laboratory's system sends would be refused at the door, and reports never written.
+    """
+    connections = ("hl7_to", "hl7_listen", "fhir_url", "astm_to")
+    unused = [] if lis.database else [name for name in connections if getattr(lis, name) is not None]
+    if not unused:
+        return None
+    return f"{LIS_PREFIX}{unused[0].upper()} is set, but no laboratory runs without {LIS_PREFIX}DATABASE; set it too"
 
 
 def _is_local(address: str) -> bool:

@@ -225,8 +225,9 @@ def test_credentials_in_urls_are_masked(text: str, shown: str) -> None:
     assert redact_url(text) == shown
 
 
-def test_config_check_shows_no_credentials() -> None:
+def test_config_check_shows_no_credentials(tmp_path: Path) -> None:
     secrets = {
+        "MARROWLENS_LIS_DATABASE": f"sqlite:///{tmp_path}/lab.db",
         "MARROWLENS_LIS_FHIR_URL": "https://lab-user:pass-word@fhir.example/base?key=a-key",
         "MARROWLENS_LIS_LOCAL_SYSTEM_URI": "https://codes.example/?access=a-key",
         "MARROWLENS_OTLP_HEADERS": "authorization=Bearer%20a-token",

@@ -219,6 +219,8 @@ def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
         17: components(*method, settings.local_system),
         18: repetitions(devices),
         19: text(format_timestamp(report.created_at)),
+        23: text(settings.hl7_performing_laboratory),
+        24: text(settings.hl7_performing_address),
     }
 
 

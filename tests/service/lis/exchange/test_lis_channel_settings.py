@@ -9,9 +9,13 @@ from typing import Any
 import hl7.mllp
 import pytest
 from receivers import Receiver, certificates, hl7apy_receiver, node_receiver
+from typer.testing import CliRunner
 from wires import oru, transport_to
 
-from service.config.lis import LisSettings
+from service.app import create_app
+from service.cli.main import app
+from service.config.lis import LaboratoryConfigError, LisSettings
+from service.config.settings import Settings
 from service.lis.exchange.mllp.transport import MllpTransport
 from service.lis.exchange.transport import NoAnswer, Rejected
 
@@ -125,3 +129,15 @@ async def test_the_name_in_the_certificate_is_checked(tmp_path: Path) -> None:
                 await wire.deliver(oru("r-1"), "r-1")
     with pytest.raises(ssl.SSLError):
         MllpTransport(LisSettings(hl7_to="127.0.0.1:1", hl7_tls_ca=elsewhere.server_key))
+
+
+@pytest.mark.parametrize("name", ["hl7_to", "hl7_listen", "astm_to", "fhir_url"])
+def test_a_connection_without_a_laboratory_stops_the_start(name: str, artefact: Path) -> None:
+    address = "http://127.0.0.1:1/fhir" if name == "fhir_url" else "127.0.0.1:2575"
+    settings = Settings(artefact=artefact, lis=LisSettings(**{name: address}))
+    setting = f"MARROWLENS_LIS_{name.upper()}"
+    with pytest.raises(LaboratoryConfigError, match=f"{setting} is set, but no laboratory runs without"):
+        create_app(settings)
+    result = CliRunner().invoke(app, ["config", "check"], env={setting: address})
+    assert result.exit_code != 0
+    assert f"{setting} is set, but no laboratory runs" in " ".join(result.output.split())

@@ -172,6 +172,13 @@ def test_acknowledgements_are_asked_for_as_set(acks: str, conditions: tuple[str,
     assert (header.accept_ack, header.application_ack) == conditions
 
 
+def test_the_performing_laboratory_stands_in_every_result() -> None:
+    name, address = "Universitätslabor", "Hauptstraße 1, Köln"
+    message = encoded(hl7_performing_laboratory=name, hl7_performing_address=address)
+    assert {(str(row[23]), str(row[24])) for row in segments(message, "OBX")} == {(name, address)}
+    assert validated(message)
+
+
 def test_a_specimen_type_of_hl7s_own_table_says_so() -> None:
     (own,), (theirs,) = (segments(encoded(hl7_specimen_type=kind), "SPM") for kind in ("BMA", "MAR"))
     assert [str(spm[4]).split("^")[2] for spm in (own, theirs)] == ["99MARROWLENS", "HL70487"]
