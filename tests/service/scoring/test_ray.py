@@ -35,9 +35,9 @@ async def test_a_node_and_the_run_are_killed_and_every_picture_has_its_row(
         from_s3_to_s3(peer, artefact, tmp_path, draw)
         a_model_that_no_actor_opens(peer, tmp_path)
 
-    found = await bulk(2400, 2, artefact, steps, afterwards=meanwhile)
+    found = await bulk(3600, 2, artefact, steps, afterwards=meanwhile)
     assert found.faults == []
-    assert steps.done == 2400
+    assert steps.done == 3600
     assert [row[0] for row in found.tables[0].rows] == ["node", "run"]
 
 
