@@ -25,10 +25,10 @@ class Proportion(NamedTuple):
 def proportion(hits: NDArray[np.bool_], clusters: Labels | None = None, confidence: float = 0.95) -> Proportion:
     """The share of hits with its Wilson interval.
 
-    With clusters, the interval is that of an effective number of cells: n divided by the design effect (Rao and Scott
+    With clusters, the interval is that of an effective sample size: n divided by the design effect (Rao and Scott
     1992, doi 10.2307/2532311) and, for few clusters, by the square of t over z (Korn and Graubard 1998, Survey
     Methodology 24:193), with the effective number of clusters of unequal sizes (Kish). It is never more than n. If all
-    cells are hits or none is, no variation between clusters can be seen, and the effective number falls by t over z
+    cells are hits or none is, no variation between clusters can be seen, and the effective size falls by t over z
     only. One cluster says nothing about others: the interval is 0 to 1.
 
     Args:
@@ -37,19 +37,19 @@ def proportion(hits: NDArray[np.bool_], clusters: Labels | None = None, confiden
     """
     count, n = int(hits.sum()), len(hits)
     if not n:
-        return Proportion(0, 0, None, 0.0, 1.0, None)
+        return Proportion(0, 0, None, 0.0, 1.0, None if clusters is None else 0)
     share = count / n
     if clusters is None:
         effective, found = float(n), None
     else:
         found = len(np.unique(clusters))
-        effective = _effective_cells(hits, clusters, confidence) if found > 1 else 0.0
+        effective = _effective_size(hits, clusters, confidence) if found > 1 else 0.0
     low, high = wilson(share * effective, effective, confidence)
     return Proportion(count, n, share, min(low, share), max(high, share), found)
 
 
-def _effective_cells(hits: NDArray[np.bool_], clusters: Labels, confidence: float) -> float:
-    """The effective number of cells of at least two clusters."""
+def _effective_size(hits: NDArray[np.bool_], clusters: Labels, confidence: float) -> float:
+    """The effective sample size of at least two clusters."""
     _, rows = np.unique(clusters, return_inverse=True)
     sizes = np.bincount(rows)
     count, n, share = len(sizes), len(hits), hits.mean()

@@ -25,10 +25,10 @@ def cohen_kappa(counts: Counts | Floats) -> Floats:
 
 
 def kappa_interval(counts: Counts) -> Interval | None:
-    """95 % percentile bootstrap interval of the kappa of all clusters together; None where kappa is not defined.
+    """95 % interval of kappa over all clusters; None where kappa is not defined.
 
-    Of cells, drawn from the Dirichlet posterior of the table, so that full agreement of a few cells has a width; or, if
-    that is wider, of clusters drawn with replacement: few clusters vary less than they would in another sample.
+    The wider of the credible interval under a Dirichlet posterior over the table, which has a width at full agreement
+    too, and the percentile interval of a cluster bootstrap.
 
     Args:
         counts: (G, C, C), of each cluster (patient).

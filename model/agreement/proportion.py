@@ -32,7 +32,7 @@ def wilson(hits: float, n: float, confidence: float = 0.95) -> Interval:
 
 
 def cells_for_half_width(share: float, half_width: float) -> int:
-    """The fewest cells whose 95 % Wilson interval around `share` is at most `half_width` to each side."""
+    """The fewest cells whose 95 % Wilson interval around `share` is at most twice `half_width` wide."""
 
     def enough(n: int) -> bool:
         low, high = wilson(share * n, n)
@@ -42,7 +42,10 @@ def cells_for_half_width(share: float, half_width: float) -> int:
 
 
 def cells_for_lower_limit(share: float, limit: float) -> int | None:
-    """The fewest cells whose 95 % Wilson interval around `share` begins at `limit` or above; None if none can."""
+    """The fewest cells whose 95 % Wilson interval around `share` begins at `limit` or above.
+
+    None if `share` is not above it. `MAX_CELLS` may not be enough.
+    """
     if share <= limit:
         return None
     return _fewest(lambda n: wilson(share * n, n)[0] >= limit)

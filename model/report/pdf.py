@@ -30,8 +30,10 @@ WIDTH = A4[0] - 2 * MARGIN
 SMALL_COLUMNS = 6
 #: In a table: a longer word is broken, and a longer text cut off, so that a row fits on a page.
 LONGEST_WORD, LONGEST_CELL = 40, 300
-#: Letters of a text that is not broken if there is room, points of a letter and of a bold one, and beside them.
-SHORT_TEXT, LETTER, BOLD_LETTER, PADDING = 34, 4.25, 5.0, 6.0
+#: Characters of a text that is kept on one line if there is room.
+UNWRAPPED = 34
+#: Width of a character and of a bold one, and padding of a cell, in points.
+LETTER, BOLD_LETTER, PADDING = 4.25, 5.0, 6.0
 
 _FONT, _BOLD = "DejaVuSans", "DejaVuSans-Bold"
 _TEXT = ParagraphStyle("text", fontName=_FONT, fontSize=9, leading=12.5, spaceAfter=4)
@@ -125,7 +127,7 @@ def _grid(table: Table) -> Grid:
         max(BOLD_LETTER * _longest_word(table.header[at]), *(LETTER * _longest_word(row[at]) for row in rows)) + PADDING
         for at in columns
     ]
-    wanted = [max(LETTER * min(len(row[at]), SHORT_TEXT) for row in rows) + PADDING for at in columns]
+    wanted = [max(LETTER * min(len(row[at]), UNWRAPPED) for row in rows) + PADDING for at in columns]
     more = [max(0.0, wide - narrow) for wide, narrow in zip(wanted, least, strict=True)]
     room = max(0.0, WIDTH - sum(least))
     factor = min(1.0, room / sum(more)) if sum(more) else 0.0

@@ -34,11 +34,16 @@ def verify(
     goals: Annotated[
         list[str] | None,
         typer.Option(
-            "--goal", metavar="[CODE=]SHARE", help="Least sensitivity and predictive value. Default: 0.8 for all."
+            "--goal", metavar="[CODE=]SHARE", help="Minimum sensitivity and predictive value. Default: 0.8 for all."
         ),
     ] = None,
     precision: Annotated[
-        float, typer.Option(min=0.01, max=0.3, help="Half width of an interval that is taken as precise.")
+        float,
+        typer.Option(
+            min=0.01,
+            max=0.3,
+            help="Half width up to which an interval is precise; a precise share not above the goal is not verified.",
+        ),
     ] = 0.1,
     write_trust: Annotated[
         Path | None,
@@ -58,7 +63,7 @@ def verify(
     Exit codes: 0 every supported class with a labelled cell is verified, 1 one is not or has too few cells, 2 not run.
     """
     try:
-        from service.verification.run import Request, run  # imports scipy, matplotlib and reportlab
+        from service.verification.run import VerificationRequest, run  # imports scipy, matplotlib and reportlab
     except ModuleNotFoundError as error:
         stop(f"verify needs {error.name}: pip install -e '.[service,cpu,verify]'")
     from service.verification.errors import VerificationError
@@ -67,19 +72,19 @@ def verify(
     settings = load_settings(artefact=artefact, drift_window=UNLIMITED_WINDOW)
     session = open_model(settings)
     try:
-        own, default = _goals(goals or [], session.manifest.codes)
-        request = Request(
-            folder,
-            out,
-            labels,
-            _pairs(mapping or [], "--map", "NAME=CODE"),
-            own,
-            precision,
-            write_trust,
-            settings.count_other,
-            default,
-            _pairs(details or [], "--detail", "NAME=TEXT"),
-            settings.trust_reference,
+        goal_by_class, default = _goals(goals or [], session.manifest.codes)
+        request = VerificationRequest(
+            folder=folder,
+            out=out,
+            labels=labels,
+            mapping=_pairs(mapping or [], "--map", "NAME=CODE"),
+            goals=goal_by_class,
+            precision=precision,
+            write_trust=write_trust,
+            count_other=settings.count_other,
+            default_goal=default,
+            details=_pairs(details or [], "--detail", "NAME=TEXT"),
+            trust_reference=settings.trust_reference,
         )
         document = run(request, session, InferenceOptions.from_settings(settings), console)
     except VerificationError as error:

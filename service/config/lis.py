@@ -150,7 +150,7 @@ class LisSettings(BaseSettings):
         None, description="address of the performing laboratory, in one line (OBX-24.1). Default: empty"
     )
     hl7_withdrawn: Literal["D", "W"] = Field(
-        "D", description="OBX-11 of a result that was sent before and has no value any more: deleted, or wrong"
+        "D", description="OBX-11 of a withdrawn result: D deletes it, W marks the earlier one as wrong"
     )
     hl7_tls_ca: Path | None = Field(
         None, description="PEM file of the CA that signed the receiver's certificate; reports are sent by TLS"
@@ -179,7 +179,8 @@ class LisSettings(BaseSettings):
     )
     hl7_patient_number: Name = Field(
         "MR",
-        description="type (PID-3.5) or authority (PID-3.4) of the number that is the patient's; without it, the first",
+        description="type (PID-3.5) or assigning authority (PID-3.4) of the primary patient number; if absent, the "
+        "first number",
     )
     hl7_idle_s: float = Field(
         600, gt=0, le=7 * 86400, description="seconds after which a silent connection for orders is closed"
@@ -267,15 +268,12 @@ class LisSettings(BaseSettings):
 
 
 def unused_connection(lis: LisSettings) -> str | None:
-    """Why a configured sender or receiver of messages would never be used; None if that is not so.
-
-    Orders that a laboratory's system sends would be refused at the door, and reports never written.
-    """
+    """The error of a message connection without a database; None if there is none."""
     connections = ("hl7_to", "hl7_listen", "fhir_url", "astm_to")
     unused = [] if lis.database else [name for name in connections if getattr(lis, name) is not None]
     if not unused:
         return None
-    return f"{LIS_PREFIX}{unused[0].upper()} is set, but no laboratory runs without {LIS_PREFIX}DATABASE; set it too"
+    return f"{LIS_PREFIX}{unused[0].upper()} needs {LIS_PREFIX}DATABASE; set it, or remove the connection"
 
 
 def _is_local(address: str) -> bool:

@@ -109,7 +109,7 @@ def subgroups(found: Observations) -> tuple[Subgroup, ...]:
             accepted=rate(found, found.decided("accept"), members),
         )
         for name, column, groups in PROPERTIES
-        for group, members in zip(groups, _thirds(found.measures[:, column], found.claimed), strict=False)
+        for group, members in zip(groups, _thirds(found.measures[:, column], found.supported), strict=False)
     )
 
 

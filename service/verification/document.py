@@ -35,7 +35,7 @@ class Criteria(Strict):
     """What a class must reach to be verified."""
 
     default_goal: float | None = Field(description="the goal of classes that the laboratory set none for")
-    goals: dict[Code, Share] = Field(description="least sensitivity and predictive value, by class")
+    goals: dict[Code, Share] = Field(description="minimum sensitivity and predictive value, by class")
     precision: float = Field(gt=0, lt=0.5, description="half width of an interval that is taken as precise")
 
 
@@ -86,7 +86,7 @@ class Bin(Strict):
 
 
 class Calibration(Strict):
-    """Whether probabilities are shares: of the cells with a probability of 0.8, 80 % should be right."""
+    """Calibration of the top probability: of the cells with a probability of 0.8, 80 % should be right."""
 
     error: Share = Field(description="expected calibration error in 15 bins")
     by_chance_high: Share = Field(description="97.5 % of what a perfectly calibrated model has with as many cells")
@@ -141,7 +141,7 @@ class DriftDistance(Strict):
 
 
 class SiteTrust(Strict):
-    """Figures with thresholds fitted to these cells, each fifth of the cells (or patients) by the other four."""
+    """Five-fold cross-validated figures with thresholds fitted to these cells; folds share no patient."""
 
     kept: tuple[Code, ...] = Field(description="classes with too few cells, which keep the model's thresholds")
     decisions: DecisionRates
@@ -186,7 +186,7 @@ class Pictures(Strict):
     of_other_classes: Count = Field(description="classes that the model does not have")
     copies: Count = Field(description="left out: the same picture as another one")
     unreadable: Count
-    undecided: Count = Field(description="without a label: readers named different classes equally often")
+    undecided: Count = Field(description="without a label: no class has the majority of the readers")
 
 
 class Verification(Strict):
@@ -208,7 +208,7 @@ class Verification(Strict):
     confusion: dict[str, dict[str, Count]] = Field(description="label → predicted class → cells; none: other classes")
     decisions: tuple[DecisionRates, ...]
     sets: tuple[SetRates, ...]
-    set_coverage_promised: Share
+    nominal_coverage: Share
     calibration: Calibration
     shifts: tuple[Shift, ...]
     drift: tuple[DriftDistance, ...]

@@ -9,7 +9,7 @@ from model.trust.quality import MEASURES
 from model.trust.reference import Measure
 from service.verification.document import Rate, Shift
 from service.verification.observations import Mask, Observations
-from service.verification.rates import independent_cells, rate
+from service.verification.rates import effective_sample_size, rate
 
 #: Signs that are looked at: two of novelty, and the measures.
 SIGNS = 2 + len(MEASURES)
@@ -42,17 +42,17 @@ def _expected(measure: Measure) -> float:
 
 
 def _shift(found: Observations, what: str, hits: Mask, expected: float) -> Shift:
-    share = rate(found, hits, found.claimed)
-    return Shift(what=what, found=share, expected=expected, shifted=_is_shifted(share, expected, found.trust.pictures))
+    share = rate(found, hits, found.supported)
+    return Shift(what=what, found=share, expected=expected, shifted=is_shifted(share, expected, found.trust.pictures))
 
 
-def _is_shifted(found: Rate, expected: float, known: int) -> bool:
+def is_shifted(found: Rate, expected: float, known: int) -> bool:
     """Whether so many of n cells are outside thresholds that leave out a share of the known cells.
 
     Cells of the same patients count as the number of independent cells whose interval is as wide.
     """
     if found.share is None or found.n < LEAST_CELLS:
         return False
-    cells = found.n if found.patients is None else min(found.n, round(independent_cells(found)))
+    cells = found.n if found.patients is None else min(found.n, round(effective_sample_size(found)))
     outside = betabinom(cells, expected * (known + 1), (1 - expected) * (known + 1))
     return bool(outside.sf(round(found.share * cells) - 1) < LEVEL / SIGNS)

@@ -133,7 +133,7 @@ def _differential(document: Verification, shares: PatientShares) -> ReportFigure
     """Bland-Altman plots of the classes with the largest shares."""
     largest = np.sort(np.argsort(-shares.laboratory.mean(axis=0), kind="stable")[:MOST_PANELS])
     index = {each.code: at for at, each in enumerate(document.differential)}
-    codes = list(_compared(document, largest))[:MOST_PANELS]
+    codes = list(_compared(document, largest))
     columns = min(3, len(codes))
     rows = -(-len(codes) // columns)
     with style():

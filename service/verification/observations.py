@@ -91,12 +91,12 @@ class Observations:
         return np.array([each.decision == decision for each in self.assessments], np.bool_)
 
     @property
-    def claimed(self) -> Mask:
-        """Cells of classes that the trust reference has a threshold for: of these it promises something."""
+    def supported(self) -> Mask:
+        """Cells labelled with a class that has a threshold."""
         thresholds = self.trust.sets.thresholds
-        promised = np.array([code in thresholds for code in self.manifest.codes] + [False, False])
-        claimed: Mask = promised[self.labels]
-        return claimed
+        has_threshold = np.array([code in thresholds for code in self.manifest.codes] + [False, False])
+        supported: Mask = has_threshold[self.labels]
+        return supported
 
     @property
     def pictures_sha256(self) -> str:

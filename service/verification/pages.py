@@ -37,7 +37,7 @@ def page(
         ),
         Section("Probabilities", _calibration_text(document), images=_present(images, "reliability")),
         Section("Domain shift", _shift_text(document), list(tables.shifts(document))),
-        Section("Slides of different colour and focus", [], [tables.subgroups(document)] if document.subgroups else []),
+        Section("Subgroups by colour and focus", [], [tables.subgroups(document)] if document.subgroups else []),
         Section(
             "Differential count over patients",
             _differential_text(document),
@@ -115,7 +115,7 @@ def _kinds(document: Verification) -> str:
     counts = {
         "of unsupported classes": found.of_unsupported_classes,
         "of classes that the model does not have": found.of_other_classes,
-        "without a label, because readers disagree": found.undecided,
+        "without a label (no majority of readers)": found.undecided,
     }
     kinds = [f"{found.used - sum(counts.values())} of supported classes"]
     return ", ".join(kinds + [f"{count} {what}" for what, count in counts.items() if count])
@@ -174,7 +174,7 @@ def _decision_text(document: Verification) -> list[str]:
     wrong = accepted if right is None else right.n - right.hits
     return [
         f"Of {accepted} accepted cells {wrong} were wrong, {others} of them of classes that the model does not support "
-        "or does not have. With another mix of classes it is another share."
+        "or does not have. The share depends on the class mix."
     ]
 
 
@@ -183,7 +183,7 @@ def _calibration_text(document: Verification) -> list[str]:
     if not found.bins:
         return ["No cell of a supported class."]
     is_worse = found.error > found.by_chance_high
-    judged = "more than chance explains: do not read a probability as a share" if is_worse else "no more than by chance"
+    judged = "miscalibrated: do not read a probability as a share" if is_worse else "no miscalibration shown"
     return [
         f"Expected calibration error {found.error:.3f}; a perfectly calibrated model has up to "
         f"{found.by_chance_high:.3f} with as many cells: {judged}."

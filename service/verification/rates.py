@@ -18,7 +18,7 @@ def rate(found: Observations, hits: Mask, among: Mask, confidence: float = 0.95)
     return Rate(hits=one.hits, n=one.n, share=one.share, low=one.low, high=one.high, patients=one.clusters)
 
 
-def independent_cells(found: Rate) -> float:
+def effective_sample_size(found: Rate) -> float:
     """The number of independent cells whose interval is as wide."""
     half_width = max((found.high - found.low) / 2, 1e-6)
     return float(max(1, min(found.n, cells_for_half_width(found.share or 0.0, half_width))))
@@ -30,7 +30,7 @@ def decision_rates(
     """What was decided about some cells.
 
     Args:
-        assessments: of all cells; by default those of the model's own reference.
+        assessments: of all cells; by default those with the thresholds in force.
     """
     decisions = np.array([each.decision for each in assessments or found.assessments])
     accepted, reviewed, rejected = (decisions == each for each in ("accept", "review", "reject"))
@@ -39,7 +39,7 @@ def decision_rates(
         accepted=rate(found, accepted, among),
         reviewed=rate(found, reviewed, among),
         rejected=rate(found, rejected, among),
-        accuracy_of_accepted=rate(found, found.right, among & accepted) if (among & found.claimed).any() else None,
+        accuracy_of_accepted=rate(found, found.right, among & accepted) if (among & found.supported).any() else None,
     )
 
 
@@ -50,7 +50,9 @@ def set_rates(found: Observations, assessments: Sequence[Assessment] | None = No
     names = (*codes, None, None)  # of other classes and of undecided cells: in no set
     covered = np.array([names[label] in each for label, each in zip(found.labels, sets, strict=True)])
     sizes = np.array([len(each) for each in sets])
-    groups = {None: found.claimed} | {codes[at]: found.labels == at for at in np.unique(found.labels[found.claimed])}
+    groups = {None: found.supported} | {
+        codes[at]: found.labels == at for at in np.unique(found.labels[found.supported])
+    }
     return tuple(
         SetRates(
             code=code,

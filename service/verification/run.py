@@ -33,11 +33,11 @@ from service.verification.verify import Study, verification
 
 #: Pictures to look at again of supported and of other classes, and their side in the report.
 MOST_WRONG, MOST_OTHERS, CELL_PIXELS = 20, 10, 128
-REPORT, CELLS = "verification.json", "cells.csv"
+DOCUMENT, CELLS = "verification.json", "cells.csv"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationRequest:
     """What to verify, and where the results go."""
 
     folder: Path
@@ -53,7 +53,7 @@ class Request:
     trust_reference: Path | None = None  # the laboratory's thresholds in force
 
 
-def run(request: Request, session: Session, options: InferenceOptions, console: Console) -> Verification:
+def run(request: VerificationRequest, session: Session, options: InferenceOptions, console: Console) -> Verification:
     """Verify the model, write the report, and return its document.
 
     Raises:
@@ -61,7 +61,7 @@ def run(request: Request, session: Session, options: InferenceOptions, console: 
         OSError: a file cannot be written.
     """
     created = datetime.now().astimezone()
-    if (request.out / REPORT).exists():
+    if (request.out / DOCUMENT).exists():
         raise VerificationError(f"{request.out} has a report; choose another --out, or move it away")
     if request.labels is not None and request.labels.resolve() == (request.out / CELLS).resolve():
         raise VerificationError(f"{request.labels} would be replaced; choose another --out")
@@ -71,7 +71,7 @@ def run(request: Request, session: Session, options: InferenceOptions, console: 
         check_cells(labelled.cells, session.manifest, request.write_trust)
     request.out.mkdir(parents=True, exist_ok=True)
     observed = observe(labelled.cells, session, options, console)
-    _tell(labelled, observed, console)
+    _print_left_out(labelled, observed, console)
     found = observed.observations
     with console.status("computing figures"):
         site_trust, written = site_figures(found), None
@@ -80,14 +80,14 @@ def run(request: Request, session: Session, options: InferenceOptions, console: 
             digest = hashlib.sha256(written).hexdigest()
             site_trust = site_trust and site_trust.model_copy(update={"sha256": digest})
         study = Study(
-            Criteria(default_goal=request.default_goal, goals=request.goals, precision=request.precision),
-            request.details,
-            tuple(_own_names(labelled, names)),
-            site_trust,
-            _fitted_to(request.trust_reference),
-            session.provider,
-            request.count_other,
-            created,
+            criteria=Criteria(default_goal=request.default_goal, goals=request.goals, precision=request.precision),
+            details=request.details,
+            names=tuple(_own_names(labelled, names)),
+            site_trust=site_trust,
+            fitted_to=_fitted_to(request.trust_reference),
+            provider=session.provider,
+            count_other=request.count_other,
+            created=created,
         )
         document = verification(observed, study)
     with console.status("writing the report"):
@@ -106,25 +106,25 @@ def _fitted_to(reference: Path | None) -> frozenset[str]:
     return frozenset() if reference is None else frozenset(read_site_trust(reference)[0].pictures)
 
 
-def _labelled(request: Request, names: ClassNames) -> LabelledCells:
+def _labelled(request: VerificationRequest, names: ClassNames) -> LabelledCells:
     if request.labels is None:
         return read_folders(request.folder, names)
     return read_list(request.labels, request.folder, names)
 
 
-def _tell(labelled: LabelledCells, observed: Observed, console: Console) -> None:
+def _print_left_out(labelled: LabelledCells, observed: Observed, console: Console) -> None:
     """Print what was left out."""
     notes = [str(labelled.skipped)] if labelled.skipped else []
     undecided = sum(cell.undecided for cell in labelled.cells)
-    notes += [f"{undecided} cells have no label: readers named different classes equally often"] * bool(undecided)
-    notes += [f"{len(observed.copies)} copies of other pictures left out"] * bool(observed.copies)
+    notes += [f"{undecided} cells have no label: no class has the majority of their readers"] * bool(undecided)
+    notes += [f"copies of other pictures left out: {len(observed.copies)}"] * bool(observed.copies)
     for note in notes:
         console.print(escape(note), soft_wrap=True)
     unreadable = observed.unreadable
     print_problems(console, len(unreadable), unreadable[:PROBLEMS_SHOWN], "left out")
 
 
-def _write(request: Request, document: Verification, found: Observations) -> None:
+def _write(request: VerificationRequest, document: Verification, found: Observations) -> None:
     content = (document.model_dump_json(indent=1) + "\n").encode()
     shares = patient_shares(found, count_other=request.count_other)
     cells = list(_cells_to_look_at(found))
@@ -132,7 +132,7 @@ def _write(request: Request, document: Verification, found: Observations) -> Non
     _write_cells(request.out / CELLS, found)
     atomic_file.write_bytes(request.out / "verification.pdf", render_pdf(report))
     atomic_file.write_text(request.out / "verification.html", render(report))
-    atomic_file.write_bytes(request.out / REPORT, content)
+    atomic_file.write_bytes(request.out / DOCUMENT, content)
 
 
 _COLUMNS = ("row", "file", "patient", "own_label", "label", "predicted", "probability", "decision", "reasons")
@@ -160,8 +160,8 @@ def _prediction(found: Observations, at: int) -> tuple[str, float]:
 def _cells_to_look_at(found: Observations) -> Iterator[EmbeddedImage]:
     """The most confident wrong answers for supported classes, then accepted cells of other classes."""
     top = found.probabilities.max(axis=1)
-    others = found.labelled & ~found.claimed & found.decided("accept")
-    for doubtful, most in ((found.claimed & ~found.right, MOST_WRONG), (others, MOST_OTHERS)):
+    others = found.labelled & ~found.supported & found.decided("accept")
+    for doubtful, most in ((found.supported & ~found.right, MOST_WRONG), (others, MOST_OTHERS)):
         for at in np.flatnonzero(doubtful)[np.argsort(-top[doubtful], kind="stable")][:most].tolist():
             cell = found.cells[at]
             predicted, probability = _prediction(found, at)

@@ -24,7 +24,7 @@ NEEDED = -(-MIN_PICTURES * FOLDS // (FOLDS - 1))
 
 def site_figures(found: Observations) -> SiteTrust | None:
     """Figures with the laboratory's thresholds, each fold by the cells of the others; None for too few cells."""
-    if found.claimed.sum() < NEEDED or (found.patients is not None and len(np.unique(found.patients)) < FOLDS):
+    if found.supported.sum() < NEEDED or (found.patients is not None and len(np.unique(found.patients)) < FOLDS):
         return None
     assessments, refitted = list(found.assessments), np.zeros(len(found), np.bool_)
     for members, reference in _folds(found):
@@ -32,21 +32,21 @@ def site_figures(found: Observations) -> SiteTrust | None:
         assessor = Assessor(reference, found.manifest.codes, found.manifest.unsupported)
         for at, each in zip(np.flatnonzero(members).tolist(), found.assessed_with(assessor, members), strict=True):
             assessments[at] = each
-    if not refitted[found.claimed].all():  # a fold has too few other cells
+    if not refitted[found.supported].all():  # a fold has too few other cells
         return None
     return SiteTrust(
-        kept=few_cells(found.trust, found.predictions(found.claimed), found.manifest.codes),
-        decisions=decision_rates(found, "known cells", found.claimed, assessments),
+        kept=few_cells(found.trust, found.predictions(found.supported), found.manifest.codes),
+        decisions=decision_rates(found, "known cells", found.supported, assessments),
         sets=set_rates(found, assessments),
     )
 
 
 def _folds(found: Observations) -> Iterator[tuple[Mask, TrustReference]]:
-    """The cells of each fold, and a reference fitted to the claimed cells of the others. Folds share no patient."""
+    """The cells of each fold, and a reference fitted to the supported cells of the others. Folds share no patient."""
     folds = _by_class(found) if found.patients is None else found.patients % FOLDS
     for fold in range(FOLDS):
         members = folds == fold
-        known = found.predictions(found.claimed & ~members)
+        known = found.predictions(found.supported & ~members)
         if members.any() and len(known) >= MIN_PICTURES:
             yield members, recalibrate(found.trust, known, found.manifest.codes, "four fifths of the cells")
 
@@ -76,19 +76,19 @@ def check_cells(cells: Sequence[LabelledCell], manifest: Manifest, path: Path) -
 
 
 def thresholds_file(found: Observations, path: Path, created: datetime) -> SiteTrustFile:
-    """The file of thresholds fitted to all claimed cells, for MARROWLENS_TRUST_REFERENCE.
+    """The file of thresholds fitted to all cells of supported classes, for MARROWLENS_TRUST_REFERENCE.
 
     Raises:
         VerificationError: too few cells.
     """
-    known = found.predictions(found.claimed)
+    known = found.predictions(found.supported)
     source = f"{len(known)} cells of the laboratory, {created:%Y-%m-%d}"
     try:
         reference = recalibrate(found.trust, known, found.manifest.codes, source)
     except ValueError as error:
         raise VerificationError(f"{path} cannot be written: {error}") from error
     manifest = found.manifest
-    pictures = sorted(digest[:16] for digest, is_used in zip(found.digests, found.claimed, strict=True) if is_used)
+    pictures = sorted(digest[:16] for digest, is_used in zip(found.digests, found.supported, strict=True) if is_used)
     return SiteTrustFile(
         model=manifest.name,
         version=manifest.version,

@@ -14,7 +14,7 @@ MANY_CELLS = 100_000
 
 def rate_text(rate: Rate) -> str:
     """A share and its interval."""
-    return "none" if rate.share is None else f"{rate.share:.3f} ({rate.low:.3f}–{rate.high:.3f})"
+    return "–" if rate.share is None else f"{rate.share:.3f} ({rate.low:.3f}–{rate.high:.3f})"
 
 
 def estimate_text(estimate: Estimate | None, form: str = ".3f") -> str:
@@ -32,7 +32,8 @@ def outlook(each: ClassResult) -> str:
         return ""
     if each.missing_cells > MANY_CELLS:
         return "too near the goal to tell"
-    return f"{each.missing_cells} more: {each.expected or 'rates known'}"
+    after = f"then {each.expected}" if each.expected else "for a first estimate"
+    return f"{each.missing_cells} more cells, {after}"
 
 
 def intervals_note(document: Verification) -> str:
@@ -64,7 +65,7 @@ def verdicts(document: Verification) -> Table:
             (
                 f"{each.code} {each.name}",
                 each.verdict,
-                f"{each.sensitivity.n} ({each.sensitivity.patients or 1})" if by_patient else str(each.sensitivity.n),
+                f"{each.sensitivity.n} ({each.sensitivity.patients or 0})" if by_patient else str(each.sensitivity.n),
                 rate_text(each.sensitivity),
                 str(each.predictive_value.n),
                 rate_text(each.predictive_value),
@@ -75,10 +76,10 @@ def verdicts(document: Verification) -> Table:
             for each in document.classes
             if each.supported
         ),
-        "Sensitivity: share of the cells of this label that were predicted as it. Named: cells predicted as the class. "
-        "Predictive value: share of these that have its label; it depends on how many cells of each class are in this "
-        "folder, and is another one in a patient's specimen. Outlook: how many more labelled (or predicted) cells of "
-        "the class it takes in the same mix, and the verdict that the rates found lead to. "
+        "Sensitivity: share of the cells of this label that were predicted as it. Predicted: cells predicted as the "
+        "class. Predictive value: share of these that have its label; it depends on the class mix of this folder, and "
+        "differs in a specimen. Outlook: how many more labelled (or predicted) cells of the class it takes in the same "
+        "mix, and the verdict that the rates found lead to. "
         f"{intervals_note(document)}",
     )
 
@@ -176,31 +177,34 @@ def _confusion(document: Verification) -> Table:
 def decisions(document: Verification) -> Iterable[Table]:
     """Decisions by group of cells, and prediction sets by class; with own thresholds beside."""
     rows = [_decision_row(each) for each in document.decisions]
-    note = f"None can be right: no prediction of these cells is. {intervals_note(document)}"
+    note = (
+        "Not applicable: the model does not claim these classes, so no prediction counts as right. "
+        f"{intervals_note(document)}"
+    )
     if document.site_trust is not None:
         own = document.site_trust.decisions.model_copy(update={"cells": "supported classes, refitted thresholds"})
         rows.append(_decision_row(own))
-        note += " Refitted: each fifth of the cells (or patients) with thresholds fitted to the other four."
+        note += " Refitted: thresholds fitted to these cells, five-fold cross-validation."
     yield Table(
         "Decisions", ("cells", "n", "accepted", "reviewed", "rejected", "accuracy of accepted"), tuple(rows), note
     )
     own_sets = {each.code: each for each in document.site_trust.sets} if document.site_trust else {}
     yield Table(
         "Prediction sets",
-        ("class", "n", "covered", "mean size", "covered, refitted", "mean size, refitted"),
+        ("class", "n", "coverage", "mean size", "coverage, refitted", "mean size, refitted"),
         tuple(
             (each.code or "all", str(each.covered.n), *_set_texts(each), *_set_texts(own_sets.get(each.code)))
             for each in document.sets
         ),
-        f"Covered: share of the cells whose set contains their class; promised: {document.set_coverage_promised:.0%} "
-        "of each class, for cells like those of the thresholds.",
+        "Coverage: share of the cells whose set contains their class; nominal coverage "
+        f"{document.nominal_coverage:.0%} of each class, for cells like those of the thresholds.",
     )
 
 
 def _decision_row(each: DecisionRates) -> tuple[str, ...]:
     decided = (rate_text(rate) for rate in (each.accepted, each.reviewed, each.rejected))
     accuracy = each.accuracy_of_accepted
-    return each.cells, str(each.accepted.n), *decided, "none can be right" if accuracy is None else rate_text(accuracy)
+    return each.cells, str(each.accepted.n), *decided, "not applicable" if accuracy is None else rate_text(accuracy)
 
 
 def _set_texts(each: SetRates | None) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from model.agreement.proportion import cells_for_half_width, cells_for_lower_limit
 from service.verification.document import Rate, Verdict
-from service.verification.rates import independent_cells
+from service.verification.rates import effective_sample_size
 
 
 class ClassVerdict(NamedTuple):
@@ -34,13 +34,13 @@ def verdict(
     if not supported:
         return ClassVerdict("not verified", "unsupported: the model has too few training cells of this class")
     if sensitivity.patients == 1:
-        return ClassVerdict("too few", "all cells of this class are of one patient")
+        return ClassVerdict("too few", "all cells of this class are of one patient; add cells of other patients")
     rates = {"sensitivity": sensitivity, "predictive value": predictive_value}
     if failing := [name for name, found in rates.items() if _fails(found, goal, precision)]:
         shares = " and ".join(f"{name} {rates[name].share:.3f}" for name in failing)
         return ClassVerdict("not verified", f"{shares}: not above {goal:g}")
     if unclear := {name: found for name, found in rates.items() if found.low < goal}:
-        why = f"around {goal:g}: {', '.join(unclear)}"
+        why = f"interval includes {goal:g}: {', '.join(unclear)}"
         return ClassVerdict("too few", why, *_outlook([*unclear.values()], goal, precision))
     return ClassVerdict("verified", f"both intervals begin at {goal:g} or above")
 
@@ -63,7 +63,7 @@ def _outlook(unclear: list[Rate], goal: float, precision: float) -> tuple[Verdic
 
 
 def _missing(found: Rate, needed: int) -> int:
-    """How many more cells, at least 1. Clustered cells count as fewer: the number grows by n over the effective one."""
+    """How many more cells: at least 1, multiplied by the design effect."""
     if found.n:
-        needed = round(needed * max(1.0, found.n / independent_cells(found)))
+        needed = round(needed * max(1.0, found.n / effective_sample_size(found)))
     return max(1, needed - found.n)

@@ -36,7 +36,7 @@ from service.verification.observations import Observations, Observed
 from service.verification.rates import decision_rates, rate, set_rates
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """What a verification needs besides the observations."""
 
@@ -75,13 +75,13 @@ def verification(observed: Observed, study: Study) -> Verification:
         pictures=_pictures(observed),
         names=study.names,
         criteria=study.criteria,
-        accuracy=rate(found, found.right, found.claimed),
-        kappa=kappa(confusion_by_patient(found, found.claimed)),
+        accuracy=rate(found, found.right, found.supported),
+        kappa=kappa(confusion_by_patient(found, found.supported)),
         classes=class_results(found, study.criteria),
         confusion=confusion(found),
         decisions=_decisions(found),
         sets=set_rates(found),
-        set_coverage_promised=found.trust.sets.coverage,
+        nominal_coverage=found.trust.sets.coverage,
         calibration=_calibration(found),
         shifts=shifts(found),
         drift=_drift(observed),
@@ -98,7 +98,7 @@ def _pictures(observed: Observed) -> Pictures:
         used=len(found),
         patients=None if found.patients is None else len(np.unique(found.patients)),
         sha256=found.pictures_sha256,
-        of_unsupported_classes=int((found.known & ~found.claimed).sum()),
+        of_unsupported_classes=int((found.known & ~found.supported).sum()),
         of_other_classes=int((found.labels == found.other).sum()),
         copies=len(observed.copies),
         unreadable=len(observed.unreadable),
@@ -108,8 +108,8 @@ def _pictures(observed: Observed) -> Pictures:
 
 def _decisions(found: Observations) -> tuple[DecisionRates, ...]:
     groups = {
-        "supported classes": found.claimed,
-        "unsupported classes": found.known & ~found.claimed,
+        "supported classes": found.supported,
+        "unsupported classes": found.known & ~found.supported,
         "other classes": found.labels == found.other,
         "all labelled cells": found.labelled,
     }
@@ -117,7 +117,7 @@ def _decisions(found: Observations) -> tuple[DecisionRates, ...]:
 
 
 def _calibration(found: Observations) -> Calibration:
-    known = found.claimed
+    known = found.supported
     top = found.probabilities.max(axis=1).astype(np.float64)
     if not known.any():
         return Calibration(error=0, by_chance_high=1, bins=())

@@ -101,7 +101,7 @@ class PatientNumber(Document):
     def is_same(self, other: "PatientNumber") -> bool:
         """Whether both are the same number of the same authority: they share the namespace or the universal id.
 
-        Numbers without any authority are the same. An authority that is named in different ways is another one.
+        Two numbers without an authority match. A namespace never matches a universal id.
         """
         if self.number != other.number:
             return False
@@ -267,6 +267,6 @@ class Report(Document):
 
     @property
     def collected_as(self) -> str | None:
-        """The collection time as the order had it, with its precision and offset (an HL7 timestamp); None without."""
+        """The collection time with the order's precision and offset, as an HL7 timestamp; None if unknown."""
         sent = self.order.as_ordered or {}
         return next((sent[name] for name in COLLECTION_FIELDS if name in sent), None) if self.collected_at else None

@@ -165,7 +165,10 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor
 
 
 def _sent(session: Session, specimen: SpecimenRow, channel: str) -> list[Report]:
-    """The earlier reports that a receiver was sent, oldest first; without those that were given up."""
+    """Earlier reports queued for a receiver, oldest first, without dropped messages.
+
+    Waiting and dead ones count as sent: a person may still send them again.
+    """
     wanted = (
         select(ReportRow.document)
         .join(MessageRow, MessageRow.report == ReportRow.row)

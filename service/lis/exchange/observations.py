@@ -58,7 +58,7 @@ class ResultStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A result in the life of its specimen. A receiver files it by `key` and `number`, which never change.
+    """An observation with its status. A receiver files it by `key` and `number`, which never change.
 
     `number` is 1, 2, … among the results of the same key: a report may name several models.
     """

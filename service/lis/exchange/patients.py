@@ -20,7 +20,7 @@ from service.lis.storage.tables import SpecimenRow
 
 
 def specimens_of(session: Session, update: PatientUpdate) -> Sequence[SpecimenRow]:
-    """The specimens of the patient, or of the one that is merged into him, in every state but cancelled."""
+    """Specimens that an update concerns: open and amending ones; for a merge also signed ones."""
     states = (*CHANGEABLE, State.SIGNED) if update.merged else CHANGEABLE
     return [row for row in specimens.list_in_states(session, states) if _is_concerned(row, update)]
 
@@ -33,7 +33,7 @@ def _is_concerned(row: SpecimenRow, update: PatientUpdate) -> bool:
 
 
 def update(session: Session, new: PatientUpdate, actor: Actor) -> None:
-    """Change the patient of his specimens that are not signed, and note a merge at the signed ones."""
+    """Change the patient of the specimens that are not signed, and note a merge at the signed ones."""
     for row in specimens_of(session, new):
         if row.state == State.SIGNED:
             audit.record(session, actor, "merge", row.id, revision=row.revision)
@@ -44,7 +44,7 @@ def update(session: Session, new: PatientUpdate, actor: Actor) -> None:
 
 
 def _moved(known: Patient, merge: PatientUpdate) -> Patient:
-    """The surviving patient: his numbers, and those of the merged one that the merge does not replace."""
+    """The surviving patient: own numbers, and those of the merged one that the merge does not replace."""
     surviving = merge.patient.all_numbers()
     kept = [
         each for each in known.all_numbers() if not any(each.is_same(other) for other in (*merge.merged, *surviving))
@@ -54,7 +54,7 @@ def _moved(known: Patient, merge: PatientUpdate) -> Patient:
 
 
 def merged_patient(known: Patient, new: Patient, deleted: Collection[str]) -> Patient:
-    """The known patient with new data and new numbers. His own number stays: the message shares one with him."""
+    """The known patient with new data and new numbers. The primary number stays: the message shares a number."""
     others = tuple(each for each in known.all_numbers() if not any(each.is_same(other) for other in new.all_numbers()))
     is_known = known.numbers or new.numbers
     numbers = [each.model_dump() for each in (*new.all_numbers(), *others)] if is_known else None

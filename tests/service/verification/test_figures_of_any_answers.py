@@ -19,7 +19,7 @@ from model.trust.decision import Assessor
 from model.trust.quality import MEASURES
 from service.verification.differential_bias import patient_shares
 from service.verification.document import Criteria, OwnName, Rate, Verification
-from service.verification.domain_shift import _is_shifted
+from service.verification.domain_shift import is_shifted
 from service.verification.figures import figures
 from service.verification.labelled_cells import LabelledCell
 from service.verification.observations import Observations, Observed
@@ -31,7 +31,7 @@ READERS = ("<b>Ada</b> & Co", "Grace" * 700)
 
 
 def observations(manifest: Manifest, cells: int, patients: int | None, seed: int) -> Observations:
-    """Random answers and labels; a patient of 0 is unknown."""
+    """Random answers and labels. `patients`: their number; None: unknown."""
     random = np.random.default_rng(seed)
     codes, trust = manifest.codes, manifest.trust
     assert trust is not None
@@ -66,10 +66,10 @@ def document(found: Observations) -> Verification:
     return verification(
         Observed(found),
         Study(
-            Criteria(default_goal=0.8, goals=goals, precision=0.1),
-            {"stain": "<Pappenheim>"},
-            (OwnName(name="<mast>", code="none", labels=1),),
-            site_figures(found),
+            criteria=Criteria(default_goal=0.8, goals=goals, precision=0.1),
+            details={"stain": "<Pappenheim>"},
+            names=(OwnName(name="<mast>", code="none", labels=1),),
+            site_trust=site_figures(found),
             fitted_to=(),
             provider="cpu",
             count_other=False,
@@ -134,7 +134,7 @@ def test_cells_like_the_models_show_no_shift() -> None:
         hits = int(random.binomial(200, level))
         low, high = wilson(hits, 200)
         rate = Rate(hits=hits, n=200, share=hits / 200, low=low, high=high)
-        alarms += _is_shifted(rate, 0.1, 120)
+        alarms += is_shifted(rate, 0.1, 120)
     assert alarms / 400 <= 0.03
-    assert _is_shifted(Rate(hits=80, n=200, share=0.4, low=0.33, high=0.47), 0.1, 120)
-    assert not _is_shifted(Rate(hits=1, n=1, share=1, low=0.2, high=1), 0.1, 120)
+    assert is_shifted(Rate(hits=80, n=200, share=0.4, low=0.33, high=0.47), 0.1, 120)
+    assert not is_shifted(Rate(hits=1, n=1, share=1, low=0.2, high=1), 0.1, 120)

@@ -296,7 +296,7 @@ def test_a_broken_picture_and_a_copy_are_left_out_and_said(lab: Lab, tmp_path: P
     pictures = json.loads((tmp_path / "out/verification.json").read_text())["pictures"]
     assert (pictures["used"], pictures["copies"], pictures["unreadable"]) == (4, 1, 1)
     assert "broken.png" in said(result)
-    assert "1 copies of other pictures left out" in said(result)
+    assert "copies of other pictures left out: 1" in said(result)
     again = verify(folder, tmp_path / "out", lab.artefact)
     assert again.exit_code == 2
     assert "has a report; choose another --out" in said(again)
@@ -319,7 +319,9 @@ def test_a_few_cells_are_too_few(count: int, lab: Lab, tmp_path: Path) -> None:
         _write(tmp_path / "cells", f"{lab.labels[name]}/{Path(name).name}", (lab.folder / name).read_bytes())
     result = verify(tmp_path / "cells", tmp_path / "out", lab.artefact)
     assert result.exit_code == 1, result.output
-    assert all(each["verdict"] == "too few" and each["missing_cells"] for each in _judged(tmp_path / "out"))
+    judged = _judged(tmp_path / "out")
+    assert judged
+    assert all(each["verdict"] == "too few" and each["missing_cells"] for each in judged)
     assert (
         verify(tmp_path / "cells", tmp_path / "out", lab.artefact, "--write-trust", tmp_path / "site.json").exit_code
         == 2

@@ -126,7 +126,7 @@ def _version(header: Header) -> str:
 
 
 def _is_before(header: Header, *version: int) -> bool:
-    """Whether the answer is of an earlier version, such as 2, 3, 1."""
+    """Whether the answer's version is before this one; (2, 3, 1) is 2.3.1."""
     return tuple(map(int, _version(header).split("."))) < version
 
 

@@ -32,7 +32,7 @@ _ALIASES = {
     **dict.fromkeys(("ASCII", "USASCII", "ANSI"), "ASCII"),
     "LATIN1": "8859/1",
 }
-_WINDOWS = dict.fromkeys(("WINDOWS1252", "CP1252", "1252"), "cp1252")
+_WINDOWS = dict.fromkeys(("WINDOWS1252", "CP1252", "1252", "ANSI"), "cp1252")
 
 
 def codec_of(charset: str) -> str | None:

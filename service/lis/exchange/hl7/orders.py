@@ -133,9 +133,10 @@ class OrderReader:
         if header.event not in UPDATES + MERGES:
             return found
         _, *segments = read_segments(raw, header.charset or self.charset, ("PID", "MRG"))
-        for pid, mrg in zip(segments, [*segments[1:], None], strict=True):
+        for at, pid in enumerate(segments):
             if pid.name != "PID":
                 continue
+            mrg = segments[at + 1] if at + 1 < len(segments) else None
             merged = _numbers(mrg, 1) if mrg is not None and mrg.name == "MRG" else ()
             if header.event in MERGES and not merged:
                 raise OrderRefused("101", "a merge without the merged number (MRG-1)", pid.location())
@@ -276,12 +277,12 @@ def _deleted(*segments: Segment | None) -> Iterator[str]:
 def _control(orc: Segment) -> str:
     code = orc.get(1)
     if not code:
-        raise OrderRefused("101", "order control (ORC-1) missing; send NW, XO or CA", orc.location(1))
+        raise OrderRefused("101", f"order control (ORC-1) missing; send {', '.join(OrderAction)}", orc.location(1))
     return code
 
 
 def _action(orc: Segment) -> OrderAction:
-    code = "NW" if _control(orc) == "RO" else _control(orc)  # the order that replaces another one
+    code = "NW" if _control(orc) == "RO" else _control(orc)  # RO is the new order of a replacement
     if code not in list(OrderAction):
         raise OrderRefused("103", f"unsupported order control; send {', '.join(OrderAction)}", orc.location(1))
     return OrderAction(code)
@@ -299,7 +300,10 @@ def _number(request: _Request) -> str | None:
 
 
 def _patient(pid: Segment, preferred: str, warnings: list[OrderWarning]) -> Patient:
-    """The patient; his number is that of the preferred type or authority, else the first."""
+    """The patient. Adds a warning for an unknown sex code.
+
+    The number is the first of the preferred type or authority, otherwise the first.
+    """
     numbers = _numbers(pid, 3)
     if not numbers:
         raise OrderRefused("101", "the patient has no number", pid.location(3))

@@ -280,6 +280,8 @@ def test_a_merge_of_another_authority_moves_nobody(sender: Sender) -> None:
     assert sender.send("EVN|A40", survivor, "MRG|100234^^^CLINIC^MR", kind="ADT^A40") == "AA"
     assert sender.specimen().patient.identifier == "100234"
     assert sender.send("EVN|A40", survivor, kind="ADT^A40") == "AE 101"
+    assert sender.send("EVN|A08", kind="ADT^A08") == "AE 100"
+    assert sender.send("EVN|A40", "MRG|100234^^^HOSPITAL^MR", kind="ADT^A40") == "AE 100"
 
 
 people = st.sampled_from(
