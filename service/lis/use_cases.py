@@ -16,7 +16,7 @@ from service.auth.identity import Actor
 from service.errors import CellTaken
 from service.lis.domain import cells, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
-from service.lis.domain.report import Order, Report, SpecimenDifferential, without_collection_time
+from service.lis.domain.report import Order, Report, SpecimenDifferential, edited_order, without_collection_time
 from service.lis.domain.signing import Channel, Signature
 from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
@@ -61,7 +61,8 @@ class UseCases:
     def open(self, request: OpenSpecimen, actor: Actor) -> Specimen:
         """Open a specimen. Raises NumberTaken."""
         target_cells = request.target_cells or self.rules.target_cells
-        new = NewSpecimen(request.number, request.patient, request.order, target_cells, request.collected_at)
+        order = edited_order(Order(), request.order)
+        new = NewSpecimen(request.number, request.patient, order, target_cells, request.collected_at)
         with self.database.writing() as session:
             return self._specimen(session, specimens.open_specimen(session, new, actor))
 
@@ -92,7 +93,7 @@ class UseCases:
         """Change a specimen's data. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
         with self.database.writing() as session:
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed="amend it first")
-            order = request.order
+            order = request.order and edited_order(Order.model_validate(row.order), request.order)
             if "collected_at" in request.model_fields_set:
                 order = without_collection_time(order or Order.model_validate(row.order))
             change = SpecimenChange(

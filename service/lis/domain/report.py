@@ -99,17 +99,25 @@ class PatientNumber(Document):
     type: Line | None = Field(None, description="PID-3.5, HL7 table 0203", examples=["MR"])
 
     def is_same(self, other: "PatientNumber") -> bool:
-        """Whether both are the same number of the same authority: they share the namespace or the universal id.
+        """Whether both are the same number: of the same authority, and not of different types."""
+        is_other_type = self.type and other.type and self.type != other.type
+        return self.number == other.number and not is_other_type and self.shares_authority(other)
+
+    def shares_authority(self, other: "PatientNumber") -> bool:
+        """Whether both have the same authority: the same universal id, or else the same namespace.
 
         Two numbers without an authority match. A namespace never matches a universal id.
         """
-        if self.number != other.number:
-            return False
         if self.universal_id and other.universal_id:
             return self.universal_id == other.universal_id
-        return self.namespace == other.namespace and bool(
-            self.namespace or not (self.universal_id or other.universal_id)
-        )
+        if self.namespace or other.namespace:
+            return self.namespace == other.namespace
+        return not (self.universal_id or other.universal_id)
+
+    def is_exactly(self, other: "PatientNumber") -> bool:
+        """Whether number, namespace and universal id are equal: no match by a part of the authority."""
+        mine, theirs = ((each.number, each.namespace, each.universal_id) for each in (self, other))
+        return mine == theirs
 
 
 class Patient(Document):
@@ -131,8 +139,9 @@ class Patient(Document):
 
     @model_validator(mode="after")
     def _has_its_number(self) -> Self:
-        if self.numbers and self.identifier not in (each.number for each in self.numbers):
-            raise ValueError("identifier must be one of numbers; change both, or leave out numbers")
+        own = [each for each in self.numbers or () if each.number == self.identifier]
+        if self.numbers and self.authority not in [each.namespace or each.universal_id for each in own]:
+            raise ValueError("identifier and authority must be one of numbers; change both, or leave out numbers")
         return self
 
     def all_numbers(self) -> tuple[PatientNumber, ...]:
@@ -140,8 +149,19 @@ class Patient(Document):
         return self.numbers or (PatientNumber.model_construct(number=self.identifier, namespace=self.authority),)
 
     def is_same(self, other: "Patient") -> bool:
-        """Whether both share a number of the same authority."""
-        return any(own.is_same(each) for own in self.all_numbers() for each in other.all_numbers())
+        """Whether both share a number of the same authority, and none of their numbers says the contrary.
+
+        It does where both have numbers of one authority and type, such as medical record numbers, and share none.
+        """
+        pairs = [(own, each) for own in self.all_numbers() for each in other.all_numbers()]
+        return any(own.is_same(each) for own, each in pairs) and not self._differs(pairs)
+
+    def _differs(self, pairs: list[tuple[PatientNumber, PatientNumber]]) -> bool:
+        alike = [(a, b) for a, b in pairs if a.type and a.type == b.type and a.shares_authority(b)]
+        kinds = {(a.type, a.namespace, a.universal_id) for a, _ in alike}
+        return any(
+            not any(a.is_same(b) for a, b in alike if (a.type, a.namespace, a.universal_id) == kind) for kind in kinds
+        )
 
 
 class Order(Document):
@@ -156,9 +176,31 @@ class Order(Document):
     service_system: Line | None = Field(None, description="OBR-4.3")
     as_ordered: dict[FieldName, FieldText] | None = Field(
         None,
-        description="fields of the HL7 order that are returned verbatim, such as ORC-2, with the standard delimiters",
+        description="fields of the HL7 order that are returned verbatim, such as ORC-2, with the standard delimiters; "
+        "ignored in a request",
         examples=[{"ORC-2": "P-77^HIS"}],
     )
+
+
+#: Fields of an order, and what they are returned for.
+_PLAIN_FIELDS = {
+    "ORC-2": ("placer_number",),
+    "OBR-2": ("placer_number",),
+    "ORC-3": ("filler_number",),
+    "OBR-3": ("filler_number",),
+    "OBR-4": ("service_code", "service_name", "service_system"),
+}
+
+
+def edited_order(stored: Order, new: Order) -> Order:
+    """The order as a person has edited it. Fields as they were sent come from the stored order, and only where the
+    person has not changed what they say: `as_ordered` of a request is ignored."""
+    kept = {
+        name: text
+        for name, text in (stored.as_ordered or {}).items()
+        if all(getattr(stored, plain) == getattr(new, plain) for plain in _PLAIN_FIELDS.get(name, ()))
+    }
+    return new.model_copy(update={"as_ordered": kept or None})
 
 
 #: Fields of an order with the collection time.

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
@@ -165,9 +165,9 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor
 
 
 def _sent(session: Session, specimen: SpecimenRow, channel: str) -> list[Report]:
-    """Earlier reports queued for a receiver, oldest first, without dropped messages.
+    """Earlier reports queued for a receiver, oldest first, without those dropped before any attempt.
 
-    Waiting and dead ones count as sent: a person may still send them again.
+    The others may have arrived, or may still be sent by a person.
     """
     wanted = (
         select(ReportRow.document)
@@ -175,7 +175,7 @@ def _sent(session: Session, specimen: SpecimenRow, channel: str) -> list[Report]
         .where(
             MessageRow.specimen == specimen.row,
             MessageRow.channel == channel,
-            MessageRow.state != MessageState.DROPPED,
+            or_(MessageRow.state != MessageState.DROPPED, MessageRow.attempts > 0),
         )
         .order_by(ReportRow.version)
     )

@@ -184,6 +184,10 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
             "comment, sign it, and open another specimen for the other patient"
         )
     values = _new_values(new)
+    if new.patient is not None and not same_patient(row, new.patient):  # the account number is the other patient's
+        order = dict(values.get("order", row.order))
+        fields = {name: text for name, text in (order.pop("as_ordered", None) or {}).items() if name != "PID-18"}
+        values["order"] = order | ({"as_ordered": fields} if fields else {})
     old = {name: getattr(row, name) for name in values}
     for name, value in values.items():
         setattr(row, name, value)

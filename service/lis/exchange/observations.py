@@ -91,7 +91,7 @@ def results(report: Report, earlier: Sequence[Report] = ()) -> list[Result]:
     for one in earlier:
         sent |= _with_values(one)
         if one.status is not ReportStatus.PRELIMINARY:
-            last = _with_values(one)
+            last |= _with_values(one)
     now = _with_values(report)
     found = [Result(each, place[1], _status(report, each, last.get(place))) for place, each in now.items()]
     gone = {place: replace(each, value=None, notes=()) for place, each in sent.items() if place not in now}
@@ -99,7 +99,7 @@ def results(report: Report, earlier: Sequence[Report] = ()) -> list[Result]:
 
 
 def _status(report: Report, result: Observation, last: Observation | None) -> ResultStatus:
-    """The status of a result with a value; `last` is that of the last signed report, if it had one."""
+    """The status of a result with a value; `last` is the last one that was signed."""
     if report.status is ReportStatus.PRELIMINARY:
         return ResultStatus.PRELIMINARY
     return ResultStatus.FINAL if last is None or last == result else ResultStatus.CORRECTED

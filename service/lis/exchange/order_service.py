@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -88,7 +89,10 @@ def _find(session: Session, order: IncomingOrder) -> SpecimenRow | None:
         return specimens.find_by_number(session, order.number)
     found = specimens.find_by_order(session, order.order.placer_number, order.order.filler_number)
     alike = [row for row in found if specimens.same_patient(row, order.patient) and _is_same_order(row, order)]
-    return next(iter(alike or found), None)
+    active = [row for row in alike if row.state != State.CANCELLED]
+    if len(active) > 1:
+        raise OrderRefused(DUPLICATE_KEY, "several specimens have this order; send the specimen number", "ORC^1^2")
+    return next(iter(active or alike or found), None)
 
 
 def _take(session: Session, order: IncomingOrder, actor: Actor, target_cells: int) -> None:
@@ -116,10 +120,13 @@ def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, actor
     if row is None:
         if order.number is None:
             raise OrderRefused(UNKNOWN_KEY, "no specimen number", "SPM^1^2")
+        _check_filler(session, order)
         new = NewSpecimen(order.number, order.patient, order.order, target_cells, order.collected_at)
         specimens.open_specimen(session, new, actor)
         return
-    if not specimens.same_patient(row, order.patient) or not _is_same_order(row, order):
+    service, asked = row.order.get("service_code"), order.order.service_code
+    is_other_service = bool(service and asked and service != asked and not _numbers(order.order))
+    if is_other_service or not specimens.same_patient(row, order.patient) or not _is_same_order(row, order):
         raise OrderRefused(DUPLICATE_KEY, "another order has a specimen with this number", _place(order))
     if row.state == State.CANCELLED:
         specimens.reopen(session, row, actor)
@@ -130,10 +137,14 @@ def _change(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Act
     _check_agrees(row, order)
     if row.state not in CHANGEABLE:
         raise OrderRefused(LOCKED, f"the specimen is {row.state}", _place(order))
+    # OBR-7 is another time than SPM-17, and stands for it only where that was never sent.
+    sent = order.order.as_ordered or {}
+    replaces = "SPM-17" in sent or "SPM-17" not in (Order.model_validate(row.order).as_ordered or {})
+    asked = order.order if replaces else without_collection_time(order.order)
     new = SpecimenChange(
         merged_patient(Patient.model_validate(row.patient), order.patient, order.deleted),
-        _merged_order(Order.model_validate(row.order), order.order, order.deleted),
-        order.collected_at,
+        _merged_order(Order.model_validate(row.order), asked, order.deleted),
+        order.collected_at if replaces else None,
         cleared=frozenset({"collected_at"} if "collected_at" in order.deleted else ()),
     )
     specimens.change(session, row, new, actor)
@@ -141,6 +152,8 @@ def _change(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Act
 
 def _cancel(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Actor) -> None:
     _check_agrees(row, order)
+    if _numbers(Order.model_validate(row.order)) and not _numbers(order.order):
+        raise OrderRefused(UNKNOWN_KEY, "a cancellation needs the order's number", "ORC^1^2")
     if row.state == State.CANCELLED:
         return
     if row.state != State.OPEN:
@@ -169,10 +182,27 @@ def _is_same_order(row: SpecimenRow, order: IncomingOrder) -> bool:
         (known.placer_number, order.order.placer_number, ("ORC-2", "OBR-2")),
         (known.filler_number, order.order.filler_number, ("ORC-3", "OBR-3")),
     )
-    return all(
-        not own or not theirs or (own == theirs and _same_authority(known, order.order, fields))
-        for own, theirs, fields in pairs
-    )
+    compared = [
+        own == theirs and _same_authority(known, order.order, fields) for own, theirs, fields in pairs if own and theirs
+    ]
+    if not compared:  # nothing in common: the same only if one of them has no number at all
+        return not (_numbers(known) and _numbers(order.order))
+    return all(compared)
+
+
+def _numbers(order: Order) -> list[str]:
+    return [number for number in (order.placer_number, order.filler_number) if number]
+
+
+def _check_filler(session: Session, order: IncomingOrder) -> None:
+    """Check that no other patient has this filler number, by which receivers file reports.
+
+    Raises:
+        OrderRefused: another patient has it.
+    """
+    for row in specimens.find_by_order(session, None, order.order.filler_number):
+        if not specimens.same_patient(row, order.patient) and _is_same_order(row, order):
+            raise OrderRefused(DUPLICATE_KEY, "another patient has an order with this filler number", "ORC^1^3")
 
 
 def _same_authority(known: Order, order: Order, fields: tuple[str, str]) -> bool:
@@ -193,4 +223,15 @@ def _merged_order(known: Order, new: Order, deleted: Collection[str]) -> Order:
     if has_time or "collected_at" in deleted:
         known = without_collection_time(known)
     values = merged_values(known, new, deleted, "order")
-    return Order.model_validate(values | {"as_ordered": (known.as_ordered or {}) | (new.as_ordered or {}) or None})
+    old, sent = known.as_ordered or {}, new.as_ordered or {}
+    fields = old | {name: _merged_field(old.get(name, ""), text) for name, text in sent.items()}
+    kept = {name: text for name, text in fields.items() if f"as_ordered.{name}" not in deleted}
+    return Order.model_validate(values | {"as_ordered": kept or None})
+
+
+def _merged_field(known: str, new: str) -> str:
+    """A field with the stored components where the new ones are empty, if both begin with the same."""
+    old, sent = known.split("^"), new.split("^")
+    if "~" in known + new or old[0] != sent[0]:
+        return new
+    return "^".join(one or other for one, other in zip_longest(sent, old, fillvalue="")).rstrip("^")

@@ -19,7 +19,7 @@ class OrderAction(StrEnum):
 
 
 #: Codes that say something about an order and ask for nothing: acknowledged and ignored.
-IGNORED = frozenset({"SC", "SN", "NA", "CN", "OK", "SR", "SS", "UA", "CR", "XR", "DR", "RE", "ZZ"})
+IGNORED = frozenset("SC SN SR SS NA CN OK UA CR XR DR RQ OC OD UC UX UD RE".split())
 
 
 @dataclass(frozen=True, slots=True)

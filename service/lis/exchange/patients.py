@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
 from service.lis.domain import specimens
-from service.lis.domain.report import Order, Patient
+from service.lis.domain.report import Order, Patient, PatientNumber
 from service.lis.domain.specimens import CHANGEABLE, SpecimenChange
 from service.lis.exchange.orders import PatientUpdate
 from service.lis.storage import audit
@@ -26,10 +26,11 @@ def specimens_of(session: Session, update: PatientUpdate) -> Sequence[SpecimenRo
 
 
 def _is_concerned(row: SpecimenRow, update: PatientUpdate) -> bool:
+    """By a whole number: a part of the authority could be that of two patients."""
     known = Patient.model_validate(row.patient)
-    if not update.merged:
-        return known.is_same(update.patient)
-    return any(own.is_same(number) for own in known.all_numbers() for number in update.merged)
+    numbers = update.merged or update.patient.all_numbers()
+    shared = any(own.is_exactly(number) for own in known.all_numbers() for number in numbers)
+    return shared and (bool(update.merged) or known.is_same(update.patient))
 
 
 def update(session: Session, new: PatientUpdate, actor: Actor) -> None:
@@ -50,18 +51,28 @@ def _moved(known: Patient, merge: PatientUpdate) -> Patient:
         each for each in known.all_numbers() if not any(each.is_same(other) for other in (*merge.merged, *surviving))
     ]
     values = merged_values(known, merge.patient, merge.deleted, "patient")
-    return Patient.model_validate(values | {"numbers": [each.model_dump() for each in (*surviving, *kept)]})
+    numbers = [each.model_dump() for each in (*surviving, *kept)]
+    return Patient.model_validate(values | {"authority": merge.patient.authority, "numbers": numbers})
 
 
 def merged_patient(known: Patient, new: Patient, deleted: Collection[str]) -> Patient:
     """The known patient with new data and new numbers. The primary number stays: the message shares a number."""
-    others = tuple(each for each in known.all_numbers() if not any(each.is_same(other) for other in new.all_numbers()))
+    sent = [_fuller(each, known) for each in new.all_numbers()]
+    others = [each for each in known.all_numbers() if not any(each.is_same(other) for other in sent)]
     is_known = known.numbers or new.numbers
-    numbers = [each.model_dump() for each in (*new.all_numbers(), *others)] if is_known else None
+    numbers = [each.model_dump() for each in (*sent, *others)] if is_known else None
     values = merged_values(known, new, deleted, "patient")
     return Patient.model_validate(
         values | {"identifier": known.identifier, "authority": known.authority, "numbers": numbers}
     )
+
+
+def _fuller(number: PatientNumber, known: Patient) -> PatientNumber:
+    """The number with what is known of its authority and type: empty components are unchanged."""
+    own = next((each for each in known.all_numbers() if each.is_same(number)), None)
+    if own is None:
+        return number
+    return number.model_copy(update={name: value for name, value in own.model_dump().items() if value is not None})
 
 
 def merged_values(known: Patient | Order, new: Patient | Order, deleted: Collection[str], name: str) -> dict[str, Any]:

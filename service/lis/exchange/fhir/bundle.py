@@ -92,6 +92,11 @@ def patient_system(patient: Patient, systems: Mapping[str, str], local_system: s
     authority = text(patient.authority or "")
     if found := systems.get(authority):
         return found
+    own = (each for each in patient.numbers or () if each.number == patient.identifier and each.universal_id)
+    universal = next((each.universal_id for each in own if authority in (each.namespace, each.universal_id)), None)
+    authority = text(universal or authority)  # two hospitals may have one namespace
+    if found := systems.get(authority):
+        return found
     if _OID.fullmatch(authority):
         return f"urn:oid:{authority}"
     return authority if _ABSOLUTE.fullmatch(authority) else f"{local_system}#patients-{quote(authority, safe='')}"

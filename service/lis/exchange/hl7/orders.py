@@ -10,7 +10,7 @@ from datetime import date, datetime, tzinfo
 from typing import Literal, TypeVar, cast
 
 from service.lis.domain.report import Order, Patient, PatientNumber, collected
-from service.lis.exchange.hl7.encoding import parse_date, parse_timestamp, parse_zone
+from service.lis.exchange.hl7.encoding import is_date, parse_date, parse_timestamp, parse_zone
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_segments
 from service.lis.exchange.orders import (
     IGNORED,
@@ -42,6 +42,7 @@ VERBATIM = (
     ("SPM", 4),
 )
 MAX_FIELD = 1000  # characters of a field that is returned
+MAX_NUMBERS = 50  # of a patient
 MAX_LINE = 200  # characters of service.lis.domain.report.Line
 T = TypeVar("T")
 
@@ -217,6 +218,9 @@ def _with_request(order: _Request | None, obr: Segment) -> _Request:
 
 def _order(request: _Request, pid: Segment, patient: Patient, zone: tzinfo | None) -> IncomingOrder:
     orc, obr, spm = request.orc, request.obr, request.spm
+    for field in (2, 3):
+        if obr and orc.get(field) and obr.get(field) and orc.get(field) != obr.get(field):
+            raise OrderRefused("102", f"ORC-{field} and OBR-{field} name different orders", obr.location(field))
     return IncomingOrder(
         action=_action(orc),
         number=_number(request),
@@ -227,10 +231,10 @@ def _order(request: _Request, pid: Segment, patient: Patient, zone: tzinfo | Non
             service_code=_line(obr, 4),
             service_name=_line(obr, 4, 2),
             service_system=_line(obr, 4, 3),
-            as_ordered=dict([*_verbatim(pid, orc, obr, spm), *_collection_time(obr, spm)]) or None,
+            as_ordered=dict([*_verbatim(pid, orc, obr, spm), *_collection_time(obr, spm, zone)]) or None,
         ),
         collected_at=_first(_moment(spm, 17, zone), _moment(obr, 7, zone)),
-        deleted=frozenset(_deleted(pid, obr, spm)),
+        deleted=frozenset(_deleted(pid, orc, obr, spm)),
     )
 
 
@@ -246,12 +250,15 @@ def _verbatim(*segments: Segment | None) -> Iterator[tuple[str, str]]:
             yield f"{name}-{field}", value
 
 
-def _collection_time(obr: Segment | None, spm: Segment | None) -> Iterator[tuple[str, str]]:
-    """The collection time as it was sent: a date stays a date."""
-    if spm and (sent := spm.get(17)):
-        yield "SPM-17", sent
-    elif obr and (sent := obr.get(7)):
-        yield "OBR-7", sent
+def _collection_time(obr: Segment | None, spm: Segment | None, zone: tzinfo | None) -> Iterator[tuple[str, str]]:
+    """The collection time as it was sent; a date stays a date, a time without an offset gets that of its zone."""
+    for name, segment, field in (("SPM-17", spm, 17), ("OBR-7", obr, 7)):
+        moment = _moment(segment, field, zone)
+        if segment is not None and moment is not None:
+            sent = segment.get(field)
+            is_complete = is_date(sent) or parse_zone(sent) is not None
+            yield name, sent if is_complete else f"{sent}{parse_timestamp(sent, zone).astimezone(zone):%z}"
+            return
 
 
 #: Segment, field, component and name of what HL7's null deletes.
@@ -260,6 +267,7 @@ _DELETABLE = (
     ("PID", 5, 2, "patient.given"),
     ("PID", 7, 1, "patient.birth_date"),
     ("PID", 8, 1, "patient.sex"),
+    ("OBR", 4, 1, "order.service_code"),
     ("OBR", 4, 2, "order.service_name"),
     ("OBR", 4, 3, "order.service_system"),
     ("SPM", 17, 1, "collected_at"),
@@ -272,6 +280,9 @@ def _deleted(*segments: Segment | None) -> Iterator[str]:
     for name, field, component, deleted in _DELETABLE:
         if name in by_name and by_name[name].is_deleted(field, component):
             yield deleted
+    for name, field in VERBATIM:
+        if name in by_name and by_name[name].is_deleted(field):
+            yield f"as_ordered.{name}-{field}"
 
 
 def _control(orc: Segment) -> str:
@@ -304,6 +315,8 @@ def _patient(pid: Segment, preferred: str, warnings: list[OrderWarning]) -> Pati
 
     The number is the first of the preferred type or authority, otherwise the first.
     """
+    if len(pid.repetitions(3)) > MAX_NUMBERS:
+        raise OrderRefused("102", f"more than {MAX_NUMBERS} patient numbers", pid.location(3))
     numbers = _numbers(pid, 3)
     if not numbers:
         raise OrderRefused("101", "the patient has no number", pid.location(3))

@@ -13,7 +13,8 @@ from service.lis.exchange.orders import OrderRefused
 
 #: Delimiters in the segments that are read. An order has hundreds.
 MAX_DELIMITERS = 10_000
-_MSH = re.compile(r"MSH([^\w\s])([^\w\s]{4})(?=\1)", re.ASCII)
+#: A fifth encoding character, for truncation, came with 2.7.
+_MSH = re.compile(r"MSH([^\w\s])([^\w\s]{4})[^\w\s]?(?=\1)", re.ASCII)
 
 
 class MessageRejected(OrderRefused):
@@ -52,7 +53,7 @@ class Segment:
 
         def written(value: str, delimiters: tuple[tuple[str, str], ...]) -> str:
             if not delimiters:
-                return escape(unescape(value, self.delimiters, self.codec))
+                return "" if value == '""' else escape(unescape(value, self.delimiters, self.codec))
             (own, standard), *inner = delimiters
             return standard.join(written(part, tuple(inner)) for part in value.split(own)).rstrip(standard)
 
@@ -173,6 +174,8 @@ def _segments(message: str, wanted: Collection[str], codec: str) -> list[Segment
     # feed belongs to a field, and is refused there: cutting the field off would change its meaning.
     ends = "(?:\r\n?)+" if "\r" in message else "\n+"
     lines = [line for line in re.split(ends, message) if line.partition(found[1])[0] in wanted]
+    if cut := next((line for line in lines if "\n" in line), None):
+        raise MessageRejected("102", "a line feed within a segment that ends with a carriage return", f"{cut[:3]}^1")
     if sum(line.startswith("MSH") for line in lines) > 1:
         raise MessageRejected("100", "more than one MSH in a message", "MSH^2")
     if sum(line.count(each) for line in lines for each in found[1] + found[2]) > MAX_DELIMITERS:

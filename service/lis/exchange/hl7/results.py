@@ -128,9 +128,15 @@ def ordered(order: Order, value: str | None, *fields: str) -> Encoded:
     """The first of these fields that the order had, as it was sent; the value if a person has changed it since."""
     for field in fields:
         sent = (order.as_ordered or {}).get(field, "")
-        if sent and (value is None or unescape(sent.split("~")[0].split("^")[0]) == value):
+        first = unescape(sent.split("~")[0].split("^")[0].split("&")[0]).strip()
+        if sent and (value is None or first == value):
             return Encoded(sent)
     return text(value)
+
+
+def _placer_number(order: Order) -> Encoded:
+    number = order.placer_number
+    return EMPTY if number is None else ordered(order, number, "ORC-2", "OBR-2")
 
 
 def _filler_number(report: Report) -> Encoded:
@@ -142,7 +148,7 @@ def _filler_number(report: Report) -> Encoded:
 def _control(report: Report) -> str:
     status = "IP" if report.status is ReportStatus.PRELIMINARY else "CM"
     order = report.order
-    fields = {1: text("RE"), 2: ordered(order, order.placer_number, "ORC-2", "OBR-2"), 3: _filler_number(report)}
+    fields = {1: text("RE"), 2: _placer_number(order), 3: _filler_number(report)}
     fields |= {4: ordered(order, None, "ORC-4"), 5: text(status)}
     return segment("ORC", fields)
 
@@ -154,7 +160,7 @@ def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
     service = ordered(order, order.service_code, "OBR-4") if "OBR-4" in (order.as_ordered or {}) else asked
     fields = {
         1: text(1),
-        2: ordered(order, order.placer_number, "OBR-2", "ORC-2"),
+        2: _placer_number(order),
         3: _filler_number(report),
         4: service if order.service_code or order.service_name else panel,
         7: _collected(report),

@@ -20,7 +20,7 @@ from sqlalchemy import select
 
 from examples import examples
 from service.config.lis import LisSettings
-from service.lis.domain.report import Report
+from service.lis.domain.report import Patient, Report
 from service.lis.exchange.channels import receivers
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.mllp.listener import OrderMessages
@@ -82,6 +82,112 @@ def test_a_cancellation_of_another_order_or_patient_changes_nothing(sender: Send
         assert sender.send(ANTON, SPM, f"ORC|{action}|P-1|F-1", OBR) == "AE 205"
         assert sender.send(ERIKA, SPM, f"ORC|{action}|P-2|F-2", other) == "AE 204"
     assert (sender.specimen().state, sender.specimen().revision) == ("open", 1)
+
+
+def test_a_time_without_an_offset_is_that_of_the_message(sender: Sender, front: UseCases, artefact: Path) -> None:
+    spm = SPM.replace("20260504083000+0200", "20260504083000")
+    sender.send(ERIKA, spm, ORC, OBR, zone="-0500")
+    assert _report(front, sender, artefact)["SPM"][17] == "20260504083000-0500"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "merge"),
+    [
+        ("HOSPITAL&1.2.3&ISO", "HOSPITAL&1.2.4&ISO", "100234^^^HOSPITAL"),
+        ("HOSPITAL&1.2.3&ISO", "CLINIC", "100234^^^&1.2.4&ISO"),
+    ],
+)
+def test_a_part_of_an_authority_updates_and_merges_nobody(first: str, second: str, merge: str, sender: Sender) -> None:
+    sender.send(ERIKA.replace("^HOSPITAL^", f"^{first}^"), SPM, ORC, OBR)
+    anton = ANTON.replace("999999^^^HOSPITAL^", f"100234^^^{second}^")
+    sender.send(anton, SPM.replace("T-1", "T-2"), "ORC|NW|P-2|F-2", OBR.replace("P-1|F-1", "P-2|F-2"))
+    assert sender.send(f"PID|1||{merge}||Neu^Name", kind="ADT^A08") == "AA"
+    assert sender.send("PID|1||555^^^HOSPITAL||Neu^Name", f"MRG|{merge}", kind="ADT^A40") == "AA"
+    assert [sender.specimen(tube).patient.family for tube in ("T-1", "T-2")] == ["Muster", "Fremd"]
+
+
+def test_an_authority_that_is_known_is_not_forgotten(sender: Sender) -> None:
+    full = ERIKA.replace("^HOSPITAL^MR", "^HOSPITAL&1.2.3&ISO^MR")
+    sender.send(full, SPM, ORC, OBR)
+    assert sender.send(ERIKA.replace("^MR", ""), SPM, "ORC|XO|P-1|F-1", OBR) == "AA"
+    (number,) = sender.specimen().patient.numbers or ()
+    assert (number.universal_id, number.type) == ("1.2.3", "MR")
+    other = ERIKA.replace("^HOSPITAL^MR", "^HOSPITAL&1.2.4&ISO^MR")
+    assert sender.send(other, SPM, "ORC|XO|P-1|F-1", OBR) == "AE 205"
+
+
+@pytest.mark.parametrize("number", ["999999^^^HOSPITAL^MR~0^^^AHV^SS", "777^^^HOSPITAL^MR~100234^^^HOSPITAL^VN"])
+def test_a_shared_number_does_not_outweigh_another_record_number(number: str, sender: Sender) -> None:
+    erika = ERIKA.replace("100234^^^HOSPITAL^MR", "100234^^^HOSPITAL^MR~0^^^AHV^SS")
+    sender.send(erika, SPM, ORC, OBR)
+    other = ANTON.replace("999999^^^HOSPITAL^MR", number)
+    assert sender.send(other, SPM, "ORC|CA|P-1|F-1", OBR) == "AE 205"
+    assert sender.send(other, kind="ADT^A08") == "AA"
+    assert sender.specimen().patient.family == "Muster"
+
+
+def test_an_order_without_a_number_in_common_is_another_one(sender: Sender) -> None:
+    assert sender.send(ERIKA, SPM, "ORC|NW|P-1", "OBR|1|P-1||BMDIFF") == "AA"
+    assert sender.send(ERIKA, SPM, "ORC|NW||F-2", "OBR|1||F-2|IRON") == "AE 205"
+    assert sender.send(ERIKA, SPM, "ORC|CA||F-99", "OBR|1||F-99") == "AE 204"
+    assert sender.send(ERIKA, SPM, "ORC|CA", "OBR|1") == "AE 204"
+    assert sender.send(ERIKA, SPM, "ORC|NW", "OBR|1|||IRON") == "AE 205"
+    other = SPM.replace("T-1", "T-9")
+    assert sender.send(ERIKA, other, "ORC|NW", "OBR|1|||BMDIFF", "ORC|NW", "OBR|2|||IRON") == "AE 205"
+
+
+def test_an_order_of_several_specimens_is_not_cancelled_by_its_number(sender: Sender) -> None:
+    two = SPM.replace("T-1", "T-2")
+    sender.send(ERIKA, ORC, OBR, SPM, two, kind="OML^O21^OML_O21")
+    assert sender.send(ERIKA, "ORC|CA|P-1|F-1", kind="ORM^O01") == "AE 205"
+    assert sender.send(ERIKA, two, "ORC|CA|P-1|F-1", OBR) == "AA"
+    assert sender.send(ERIKA, "ORC|CA|P-1|F-1", kind="ORM^O01") == "AA"
+    assert sender.specimen("T-1").state == "cancelled"
+
+
+def test_two_patients_never_have_one_filler_number(sender: Sender) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    assert sender.send(ANTON, SPM.replace("T-1", "T-2"), ORC, OBR) == "AE 205"
+
+
+def test_a_namespace_is_not_erased_by_a_change_without_it(sender: Sender) -> None:
+    sender.send(ERIKA, SPM, "ORC|NW|P-1^WARD-A|F-1", OBR.replace("P-1", "P-1^WARD-A"))
+    assert sender.send(ERIKA, SPM, "ORC|XO|P-1|F-1", "OBR|1|P-1|F-1|BMDIFF") == "AA"
+    kept = sender.specimen().order.as_ordered or {}
+    assert (kept["ORC-2"], kept["OBR-4"]) == ("P-1^WARD-A", "BMDIFF^Marrow differential^99LAB")
+    assert sender.send(ERIKA, SPM, "ORC|CA|P-1^WARD-B|F-1", OBR.replace("P-1", "P-1^WARD-B")) == "AE 204"
+
+
+def test_the_account_number_stays_with_its_patient(sender: Sender, front: UseCases, artefact: Path) -> None:
+    sender.send(f"{ERIKA}||||||||||ACC-ERIKA", SPM, ORC, OBR)
+    found = sender.specimen()
+    anton = Patient(identifier="999999", authority="HOSPITAL", family="Fremd")
+    front.change(found.id, ChangeSpecimen(revision=found.revision, patient=anton), user("m.muster"))
+    assert _report(front, sender, artefact)["PID"][18] == ""
+
+
+def test_what_a_person_edits_is_what_goes_out(sender: Sender, front: UseCases, artefact: Path) -> None:
+    sender.send(ERIKA, SPM, "ORC|NW|P-1^HIS|F-1", OBR.replace("P-1", "P-1^HIS"))
+    found = sender.specimen()
+    changes = {"placer_number": None, "service_name": "Marrow", "as_ordered": {"SPM-17": "x"}}
+    edited = found.order.model_copy(update=changes)
+    front.change(found.id, ChangeSpecimen(revision=found.revision, order=edited), user("m.muster"))
+    lines = _report(front, sender, artefact)
+    assert (lines["ORC"][2], lines["OBR"][2], lines["OBR"][4]) == ("", "", "BMDIFF^Marrow^99LAB")
+    assert lines["SPM"][17] == "20260504083000+0200"
+
+
+@pytest.mark.parametrize("field", ["PID-18", "ORC-4", "OBR-16", "SPM-4"])
+def test_the_null_deletes_what_would_be_returned(field: str, sender: Sender) -> None:
+    full = {"PID-18": f"{ERIKA}||||||||||ACC", "ORC-4": f"{ORC}|GRP", "OBR-16": f"{OBR}{'|' * 12}4711", "SPM-4": SPM}
+    sender.send(full["PID-18"], full["SPM-4"], full["ORC-4"], full["OBR-16"])
+    assert field in (sender.specimen().order.as_ordered or {})
+    null = {"PID-18": f'{ERIKA}||||||||||""', "ORC-4": 'ORC|XO|P-1|F-1|""', "OBR-16": f'{OBR}{"|" * 12}""'}
+    null |= {"SPM-4": 'SPM|1|T-1||""'}
+    plain = {"PID-18": ERIKA, "ORC-4": "ORC|XO|P-1|F-1", "OBR-16": OBR, "SPM-4": "SPM|1|T-1"}
+    sent = plain | {field: null[field]}
+    assert sender.send(sent["PID-18"], sent["SPM-4"], sent["ORC-4"], sent["OBR-16"]) == "AA"
+    assert field not in (sender.specimen().order.as_ordered or {})
 
 
 @pytest.mark.parametrize("orc", ["ORC|CA|P-1|F-1", "ORC|CA|P-1", "ORC|CA||F-1", "ORC|DC|P-1|F-1"])
@@ -206,7 +312,8 @@ def _report(front: UseCases, sender: Sender, artefact: Path) -> dict[str, list[s
         ("20260504", "20260504", "2026-05-04", "20260504"),
         ("202605040830+0200", "202605040830+0200", "2026-05-04T08:30:00+02:00", "20260504083000"),
         ("20260504083000-0500", "20260504083000-0500", "2026-05-04T08:30:00-05:00", "20260504153000"),
-        ("20260504083000", "20260504083000", "2026-05-04T08:30:00+02:00", "20260504083000"),
+        ("20260504083000", "20260504083000+0200", "2026-05-04T08:30:00+02:00", "20260504083000"),
+        ("202605040830", "202605040830+0200", "2026-05-04T08:30:00+02:00", "20260504083000"),
     ],
 )
 @pytest.mark.parametrize("in_obr", [False, True])

@@ -81,9 +81,9 @@ def test_orm_of_every_version_is_read(version: str) -> None:
         ("SPM|1|A&LIS^B", ORC, OBR, "A"),
         ("SPM|1|^B&LAB", ORC, OBR, "B"),
         ('SPM|1|""', ORC, OBR, "F-12"),
-        (None, "ORC|NW|P|F", "OBR|1|P|Q", "Q"),
+        (None, "ORC|NW|P|Q", "OBR|1|P|Q", "Q"),
         (None, "ORC|NW|P|F", "OBR|1|P", "F"),
-        (None, "ORC|NW|P", "OBR|1|Q", "Q"),
+        (None, "ORC|NW|Q", "OBR|1|Q", "Q"),
         (None, "ORC|NW|P", "OBR|1", "P"),
         (None, "ORC|CA|P", None, None),  # found by its order's number
     ],
@@ -117,6 +117,7 @@ def test_a_patient_is_read_as_far_as_he_is_known() -> None:
     assert (who.identifier, who.authority, who.family, who.given) == ("77", "HOSPITAL", "M&Müller", None)
     assert [(each.number, each.namespace) for each in who.numbers or ()] == [("77", "HOSPITAL"), ("78", None)]
     assert found.deleted == {"patient.given"}
+    assert read(order(PID, SPM, ORC, OBR).replace("MSH|^~\\&|", "MSH|^~\\&#|"))[0].number == "M26-0042"  # of 2.7
     assert (who.birth_date, who.sex) == (None, None)
     (found,) = read(order(PID.replace("19640812", "19640812120000+0200"), SPM, ORC, OBR))
     assert found.patient.birth_date == date(1964, 8, 12)
@@ -187,7 +188,10 @@ def test_a_message_that_does_not_say_is_in_the_characters_of_the_laboratory() ->
         (order(PID, "ORC|NW", "OBR|1", kind=ORM), "101", "OBR^1^2", False),
         (order(PID, SPM, "ORC||P-77", OBR), "101", "ORC^1^1", False),
         (order(PID, SPM, "ORC|XX|P-77", OBR), "103", "ORC^1^1", False),
-        (order(PID.replace("Muster", "Muster\nEr"), SPM, ORC, OBR), "102", "PID^1^5^1^1", False),
+        (order(PID.replace("Muster", "Muster\nEr"), SPM, ORC, OBR), "102", "PID^1", True),
+        (order(PID.replace("|F", "|F\nSPM|2|T-2").replace("\r", ""), SPM, ORC, OBR), "102", "PID^1", True),
+        (order(PID.replace("100234", "~" * 50 + "100234"), SPM, ORC, OBR), "102", "PID^1^3", False),
+        (order(PID, SPM, ORC, OBR.replace("P-77", "P-78")), "102", "OBR^1^2", False),
         (order(PID, SPM, ORC, f"{OBR}^{'9' * 1001}"), "102", "OBR^1^4", False),
         (order(PID.replace("19640812", "12.08.1964"), SPM, ORC, OBR), "102", "PID^1^7", False),
         (order(PID.replace("19640812", "19640230"), SPM, ORC, OBR), "102", "PID^1^7", False),
