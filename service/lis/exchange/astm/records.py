@@ -11,7 +11,7 @@ from itertools import count
 from typing import Final
 
 from service.lis.domain.report import Patient, Report, ReportStatus
-from service.lis.exchange.hl7.encoding import is_date
+from service.lis.exchange.hl7.timestamps import is_date
 from service.lis.exchange.observations import PANEL, CodeOf, Result, ResultStatus, not_measured, results
 
 STX, ETX, EOT, ENQ, ACK, NAK, ETB = b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x15", b"\x17"

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from service.lis.exchange.hl7.encoding import EMPTY, Encoded, components, format_timestamp, message, segment, text
+from service.lis.exchange.hl7.encoding import EMPTY, Encoded, components, message, segment, text
 from service.lis.exchange.hl7.orders import VERSIONS
 from service.lis.exchange.hl7.reader import Header, MessageRejected
 from service.lis.exchange.hl7.results import VERSION, ordered, patient
+from service.lis.exchange.hl7.timestamps import format_timestamp
 from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused, OrderWarning
 
 #: HL7 table 0357.

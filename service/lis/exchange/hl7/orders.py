@@ -10,8 +10,8 @@ from datetime import date, datetime, tzinfo
 from typing import Literal, TypeVar, cast
 
 from service.lis.domain.report import Order, Patient, PatientNumber, collected
-from service.lis.exchange.hl7.encoding import is_date, parse_date, parse_timestamp, parse_zone
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_segments
+from service.lis.exchange.hl7.timestamps import is_date, parse_date, parse_timestamp, parse_zone
 from service.lis.exchange.orders import (
     IGNORED,
     IncomingOrder,

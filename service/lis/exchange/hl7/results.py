@@ -12,14 +12,13 @@ from service.lis.exchange.hl7.encoding import (
     EMPTY,
     Encoded,
     components,
-    format_date,
-    format_timestamp,
     message,
     repetitions,
     segment,
     text,
     unescape,
 )
+from service.lis.exchange.hl7.timestamps import format_date, format_timestamp
 from service.lis.exchange.observations import (
     MEGAKARYOCYTES,
     MODEL,
