@@ -183,7 +183,7 @@ def _words(coded: Coded) -> str:
 
 
 _ALL = 1_000_000
-_OVERTAKEN = "not sent: the receiver may have a later report of the specimen; drop this message"
+_OVERTAKEN = "not sent: the specimen has a later report; drop this message"
 
 lis = typer.Typer()
 for command in (codes, migrate):
@@ -219,8 +219,10 @@ def show(
 ) -> None:
     """List waiting and dead messages, or show one with the receiver's reply."""
     audits = laboratory_settings().lis.audit_reads
-    with open_session(writing=audits and control_id is not None) as session:
+    with open_session(writing=audits) as session:
         if control_id is None:
+            if audits:  # a reason may quote a patient
+                audit.record(session, operator(), "look", None, what="messages")
             _list(outbox.list_messages(session, (MessageState.DEAD, MessageState.WAITING), limit))
             return
         row = _found(session, control_id)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
@@ -165,9 +165,9 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor
 
 
 def _sent(session: Session, specimen: SpecimenRow, channel: str) -> list[Report]:
-    """Earlier reports queued for a receiver, oldest first, without those dropped before any attempt.
+    """Earlier reports that a receiver may have, oldest first.
 
-    The others may have arrived, or may still be sent by a person.
+    Not those that it has refused (dead, with its reply), nor those that were dropped before any attempt.
     """
     wanted = (
         select(ReportRow.document)
@@ -176,6 +176,7 @@ def _sent(session: Session, specimen: SpecimenRow, channel: str) -> list[Report]
             MessageRow.specimen == specimen.row,
             MessageRow.channel == channel,
             or_(MessageRow.state != MessageState.DROPPED, MessageRow.attempts > 0),
+            ~and_(MessageRow.state.in_((MessageState.DEAD, MessageState.DROPPED)), MessageRow.reply.is_not(None)),
         )
         .order_by(ReportRow.version)
     )
