@@ -71,10 +71,14 @@ class UseCases:
         with self.database.writing() as session:
             return order_service.accept_orders(session, message, orders, self.rules.target_cells)
 
-    def list(self, state: State | None, number: str | None, before: int | None, limit: int) -> SpecimenPage:
-        """A page of specimens, newest first."""
+    def list(
+        self, state: State | None, number: str | None, before: int | None, limit: int, *, merged: bool = False
+    ) -> SpecimenPage:
+        """A page of specimens, newest first; `merged`: only those to amend because their patient was merged."""
         with self.database.reading() as session:
-            rows = specimens.list_page(session, state=state, number=number, before=before, limit=limit + 1)
+            rows = specimens.list_page(
+                session, state=state, number=number, merged=merged, before=before, limit=limit + 1
+            )
         page = rows[:limit]
         following = page[-1].row if len(rows) > limit else None
         return SpecimenPage(specimens=[SpecimenSummary.model_validate(row) for row in page], next=following)

@@ -75,6 +75,7 @@ _ADDED = {
     "0003": ["models.inert"],
     "0004": ["cells.manifest", "cells.decision", "cells.reasons", "cells.prediction_set"],
     "0005": ("specimens.placer_number", "specimens.filler_number"),
+    "0006": ("specimens.label", "specimens.merged_at", "specimens.counted_by"),
 }
 
 

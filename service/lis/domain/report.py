@@ -292,6 +292,12 @@ class Report(Document):
     version: int = Field(ge=1, description="1, 2, … within the specimen")
     status: ReportStatus
     number: Line = Field(description="the specimen's number, as on its label (SPM-2)")
+    filed_under: Line | None = Field(
+        None, description="OBR-3 without a filler number, if another order is on the same tube; absent: `number`"
+    )
+    part: int | None = Field(
+        None, ge=2, description="which specimen of its order (OBX-4): 2, 3, …; absent: the first to be reported"
+    )
     patient: Patient
     order: Order
     collected_at: Moment | None = Field(None, description="collection time (SPM-17)")
@@ -310,5 +316,14 @@ class Report(Document):
     @property
     def collected_as(self) -> str | None:
         """The collection time with the order's precision and offset, as an HL7 timestamp; None if unknown."""
+        return self._collection(0)
+
+    @property
+    def collected_until_as(self) -> str | None:
+        """The end of a collection that took time, as `collected_as`; None if the order has none."""
+        return self._collection(1)
+
+    def _collection(self, end: int) -> str | None:
         sent = self.order.as_ordered or {}
-        return next((sent[name] for name in COLLECTION_FIELDS if name in sent), None) if self.collected_at else None
+        text = next((sent[name] for name in COLLECTION_FIELDS if name in sent), "") if self.collected_at else ""
+        return [*text.split("^"), ""][end] or None

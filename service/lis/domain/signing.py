@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
 from service.errors import NotReviewed, UnknownSpecimen
-from service.lis.domain import cells
+from service.lis.domain import cells, specimens
 from service.lis.domain.cells import CellCounts
 from service.lis.domain.differential import CountingRules, specimen_differential
 from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus, SpecimenDifferential
@@ -102,6 +102,7 @@ def _written(
     found = cells.count(session, specimen, rules)
     differential = differential_of(specimen, found, rules)
     signed = status is not ReportStatus.PRELIMINARY
+    part = _part(session, specimen)
     _check(differential, signed=signed, accept_unread=signature.accept_unread)
     specimen.reports += 1
     specimen.revision += 1
@@ -112,6 +113,8 @@ def _written(
         version=specimen.reports,
         status=status,
         number=specimen.number,
+        filed_under=specimen.key if specimen.key != specimen.number else None,
+        part=part,
         patient=Patient.model_validate(specimen.patient),
         order=Order.model_validate(specimen.order),
         collected_at=specimen.collected_at,
@@ -127,7 +130,21 @@ def _written(
         correction=specimen.correction if status is ReportStatus.CORRECTED else None,
     )
     _store(session, specimen, report, signature.signer, channels)
+    if signed:
+        specimen.merged_at = None
     return report
+
+
+def _part(session: Session, specimen: SpecimenRow) -> int | None:
+    """Which specimen of its order this is, by the first reports: they share OBR-3, and receivers must not mix them."""
+    if specimen.reports:
+        document = get_report(session, specimen, specimen.reports).document
+        return Report.model_validate_json(document).part
+    same_order = specimens.find_by_order(session, None, specimen.filler_number)
+    if len(same_order) > 1:
+        audit.lock(session)  # the first report of another specimen of the order may be under way
+    reported = sum(1 for row in specimens.find_by_order(session, None, specimen.filler_number) if row.reports)
+    return reported + 1 if reported else None
 
 
 def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor, channels: Sequence[Channel]) -> None:

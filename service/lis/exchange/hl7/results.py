@@ -139,9 +139,11 @@ def _placer_number(order: Order) -> Encoded:
 
 
 def _filler_number(report: Report) -> Encoded:
-    """The filler order number, or the specimen's number without one."""
+    """The filler order number, or without one the specimen's number, which another order on its tube does not have."""
     number = report.order.filler_number
-    return text(report.number) if number is None else ordered(report.order, number, "ORC-3", "OBR-3")
+    return (
+        text(report.filed_under or report.number) if number is None else ordered(report.order, number, "ORC-3", "OBR-3")
+    )
 
 
 def _control(report: Report) -> str:
@@ -163,6 +165,7 @@ def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
         3: _filler_number(report),
         4: service if order.service_code or order.service_name else panel,
         7: _collected(report),
+        8: text(report.collected_until_as),
         16: ordered(order, None, "OBR-16"),
         22: text(format_timestamp(report.created_at)),
         24: text("HM"),
@@ -184,10 +187,10 @@ def _specimen(report: Report, settings: LisSettings) -> str:
     system = "HL70487" if settings.hl7_specimen_type == "MAR" else settings.local_system
     fields = {
         1: text(1),
-        2: text(report.number),
+        2: ordered(report.order, None, "SPM-2") or text(report.number),
         4: ordered(report.order, None, "SPM-4")
         or components(settings.hl7_specimen_type, "Bone marrow aspirate", system),
-        17: _collected(report),
+        17: Encoded("^".join(filter(None, (_collected(report), text(report.collected_until_as))))),
     }
     return segment("SPM", fields)
 
@@ -209,7 +212,7 @@ def _results(report: Report, earlier: Sequence[Report], code_of: CodeOf, setting
     for number, result in enumerate(results(report, earlier), 1):
         code = _coded(result.key, result.observation.name, code_of, settings)
         status = RESULT_STATUS.get(result.status, settings.hl7_withdrawn)
-        yield _result(number, result, {**shared, 3: code, 11: text(status)})
+        yield _result(number, result, report.part, {**shared, 3: code, 11: text(status)})
         for line, words in enumerate(_notes(result.observation), 1):
             yield _note(line, words)
 
@@ -229,20 +232,25 @@ def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
     }
 
 
-def _result(number: int, result: Result, shared: dict[int, Encoded]) -> str:
+def _result(number: int, result: Result, part: int | None, shared: dict[int, Encoded]) -> str:
     observation = result.observation
     fields = {
         **shared,
         1: text(number),
         2: text(_type(observation)),
-        # Distinguishes results of the same code: a report may name several models.
-        4: text(result.number) if result.key == MODEL else EMPTY,
+        4: text(_sub_id(result, part)),
         5: text(observation.value),
         6: components(observation.unit, None, "UCUM") if observation.unit else EMPTY,
     }
     if result.key == MEGAKARYOCYTES:  # counted by a person, not by a model
         fields[17] = fields[18] = EMPTY
     return segment("OBX", fields)
+
+
+def _sub_id(result: Result, part: int | None) -> str | None:
+    """OBX-4: distinguishes results of one code and one OBR-3, of an order's specimens and of a report's models."""
+    model = result.number if result.key == MODEL else None
+    return ".".join(str(each) for each in (part, model) if each is not None) or None
 
 
 def _type(result: Observation) -> str:

@@ -91,6 +91,7 @@ def test_a_yes_names_every_specimen_above_its_orders() -> None:
     assert [line[:14] for line in said.split("\r")[3:-1]] == [
         "SPM|1|M26-0042",
         "ORC|OK|P-77|F-",
+        "OBR|1|P-77|F-1",
         "ORC|XR|P-78",
         "SPM|2|M26-0043",
         "ORC|CR|P-79",
