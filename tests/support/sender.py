@@ -1,4 +1,4 @@
-"""A laboratory's system that sends messages to the use cases and reads the acknowledgements; two patients and an order."""
+"""A laboratory's system that sends messages to the use cases and reads the answers; two patients and an order."""
 
 import asyncio
 from typing import Any
@@ -29,12 +29,16 @@ class Sender:
     async def _take(self, message: MessageIdentity, orders: Any) -> None:
         self.front.take_orders(message, orders)
 
-    def send(self, *segments: str, kind: str = "OML^O33^OML_O33", zone: str = "+0200") -> str:
-        """MSA-1, and the code of the error if there is one. MSH-7 has this zone."""
+    def answer(self, *segments: str, kind: str = "OML^O33^OML_O33", zone: str = "+0200") -> str:
+        """The answer to a message. MSH-7 has this zone."""
         self._sent += 1
         message = order(*segments, kind=kind, f7=f"20260504083000{zone}", f10=f"C-{self._sent}")
         (answer,) = asyncio.run(self._messages.answers(message.encode(), Peer("192.0.2.1")))
-        parsed = hl7.parse(answer.decode())
+        return answer.decode()
+
+    def send(self, *segments: str, kind: str = "OML^O33^OML_O33", zone: str = "+0200") -> str:
+        """MSA-1, and the code of the error if there is one."""
+        parsed = hl7.parse(self.answer(*segments, kind=kind, zone=zone))
         outcome = str(parsed.segments("MSA")[0][1])
         return outcome if outcome == "AA" else f"{outcome} {str(parsed.segments('ERR')[0][3]).split('^')[0]}"
 

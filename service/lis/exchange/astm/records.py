@@ -11,7 +11,7 @@ from itertools import count
 from typing import Final
 
 from service.lis.domain.report import Patient, Report, ReportStatus
-from service.lis.exchange.hl7.timestamps import is_date
+from service.lis.exchange.hl7.timestamps import is_date, parse_timestamp
 from service.lis.exchange.observations import PANEL, CodeOf, Result, ResultStatus, not_measured, results
 
 STX, ETX, EOT, ENQ, ACK, NAK, ETB = b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x15", b"\x17"
@@ -171,6 +171,7 @@ class _Writer:
             3: escaped(report.number),
             5: self._ordered_test(),
             8: self._collected(),
+            9: self._collected_until(),
             16: escaped(self.form.specimen_type),
             23: self._moment(report.created_at),
             26: _STATUS[report.status],
@@ -209,6 +210,13 @@ class _Writer:
         """The collection time, as a date if the order had one."""
         sent = self.report.collected_as
         return sent[:8] if sent is not None and is_date(sent) else self._moment(self.report.collected_at)
+
+    def _collected_until(self) -> str:
+        """The end of a collection that took time."""
+        sent = self.report.collected_until_as
+        if sent is None:
+            return ""
+        return sent[:8] if is_date(sent) else self._moment(parse_timestamp(sent, self.form.zone))
 
     def _moment(self, moment: datetime | None) -> str:
         if moment is None:

@@ -146,27 +146,35 @@ class _Writer:
         return {"subject": {"reference": self._urn("patient")}}
 
     def _effective(self) -> Json:
-        collected = self._collected()
-        return {} if collected is None else {"effectiveDateTime": collected}
+        return self._when("effective")
 
-    def _collected(self) -> str | None:
-        """The collection time with the precision and offset of the order; FHIR has no time without an offset."""
-        collected, sent = self.report.collected_at, self.report.collected_as
-        if collected is None or sent is None:
-            return None if collected is None else moment(collected)
+    def _when(self, name: str) -> Json:
+        """The collection time as `<name>DateTime`, or `<name>Period` if it has an end; empty if it is unknown."""
+        begin, end = self._time(self.report.collected_as), self._time(self.report.collected_until_as)
+        if begin is None and self.report.collected_at is not None:
+            begin = moment(self.report.collected_at)
+        if end is not None:
+            return {f"{name}Period": {"start": begin, "end": end}}
+        return {} if begin is None else {f"{name}DateTime": begin}
+
+    def _time(self, sent: str | None) -> str | None:
+        """A time of the order with its precision and offset; FHIR has no time without an offset."""
+        if sent is None:
+            return None
         if is_date(sent):
             return parse_timestamp(sent, UTC).date().isoformat()
-        return collected.astimezone(parse_zone(sent) or self.form.zone).isoformat()
+        offset = parse_zone(sent) or self.form.zone
+        return parse_timestamp(sent, offset).astimezone(offset).isoformat()
 
     def _specimen(self) -> Json:
-        collected = self._collected()
+        collected = self._when("collected")
         return {
             "resourceType": "Specimen",
             "identifier": [uri_identifier(self._urn("specimen"))],
             "accessionIdentifier": {"value": self.report.number},
             "type": {"text": "Bone marrow aspirate"},
             **self._subject(),
-            **({} if collected is None else {"collection": {"collectedDateTime": collected}}),
+            **({"collection": collected} if collected else {}),
         }
 
     def _media(self, picture: MediaPicture) -> Json:

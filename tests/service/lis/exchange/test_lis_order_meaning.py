@@ -302,6 +302,43 @@ def test_a_collection_time_keeps_its_precision_and_its_offset(
     assert ordered.split("|")[7] == astm_time
 
 
+def test_a_collection_that_took_time_keeps_both_ends(sender: Sender, front: UseCases, artefact: Path) -> None:
+    to = {"hl7_to": "127.0.0.1:1", "fhir_url": "http://127.0.0.1:1", "astm_to": "127.0.0.1:2"}
+    assert sender.send(ERIKA, f"{SPM}^20260504084500", ORC, OBR) == "AA"
+    lines = _report(front, sender, artefact)
+    begin, end = "20260504083000+0200", "20260504084500+0200"
+    assert (lines["SPM"][17], lines["OBR"][7:9], lines["OBX"][14]) == (f"{begin}^{end}", [begin, end], begin)
+    report = Report.model_validate_json(front.report(sender.specimen().id, 1))
+    wanted = receivers(LisSettings(time_zone="Europe/Berlin", **to), CodeMap.load(), None)  # type: ignore[arg-type]
+    encoded = {each.channel.name: each.channel.encode(report, (), (), "1") for each in wanted}
+    period = '{"start":"2026-05-04T08:30:00+02:00","end":"2026-05-04T08:45:00+02:00"}'
+    assert f'"collectedPeriod":{period}' in encoded["fhir"]
+    assert f'"effectivePeriod":{period}' in encoded["fhir"]
+    (ordered,) = (line for line in encoded["astm"].split("\r") if line.startswith("O|"))
+    assert ordered.split("|")[7:9] == ["20260504083000", "20260504084500"]
+    other = SPM.replace("T-1", "T-2").replace("20260504083000+0200", "20260504083000^20260504080000")
+    assert sender.send(ERIKA, other, "ORC|NW|P-2|F-2", OBR.replace("P-1|F-1", "P-2|F-2")) == "AE 102"
+    in_obr = f"{OBR.replace('P-1|F-1', 'P-3|F-3')}|||{begin}|{end}"
+    assert sender.send(ERIKA, "SPM|1|T-3||MAR", "ORC|NW|P-3|F-3", in_obr) == "AA"
+    assert (sender.specimen("T-3").order.as_ordered or {})["OBR-7"] == f"{begin}^{end}"
+
+
+def test_a_label_goes_back_with_its_authorities(sender: Sender, front: UseCases, artefact: Path) -> None:
+    label = "T-1&LAB&1.2.3&ISO^X-9&HIS"
+    sender.send(ERIKA, SPM.replace("|T-1|", f"|{label}|"), ORC, OBR)
+    assert sender.send(ERIKA, SPM, "ORC|XO|P-1|F-1", OBR) == "AA"
+    assert _report(front, sender, artefact)["SPM"][2] == label
+
+
+def test_an_error_names_its_own_order(sender: Sender) -> None:
+    sender.send(ANTON, SPM.replace("T-1", "T-2"), "ORC|NW|P-2|F-2", OBR.replace("P-1|F-1", "P-2|F-2"))
+    second = "SPM|2|T-2||MAR", "ORC|NW|P-3|F-3", OBR.replace("P-1|F-1", "P-3|F-3")
+    answered = sender.answer(ERIKA, SPM, ORC, OBR, *second)
+    assert "\rERR||SPM^2^2|205^" in answered
+    unknown = "SPM|2|T-1||MAR", "ORC|CA|P-9|F-9", "OBR|2|P-9|F-9"
+    assert "\rERR||ORC^2^2|204^" in sender.answer(ERIKA, SPM, ORC, OBR, *unknown)
+
+
 def test_a_collection_time_that_a_person_changes_replaces_the_one_that_was_sent(
     sender: Sender, front: UseCases, artefact: Path
 ) -> None:
