@@ -100,6 +100,17 @@ class LisSettings(BaseSettings):
     me_erythroid: Terms = Field(
         ("erythroid",), description="lineages and classes in the denominator of the M:E ratio, separated by commas"
     )
+    class_counts: bool = Field(
+        False, description="send the number of cells of each class too, as a result with a code of its own (LYT_COUNT)"
+    )
+    provenance: Literal["notes", "results"] = Field(
+        "notes", description="send cells that wait for review, models and method as notes, or as results of their own"
+    )
+    reference_ranges: Path | None = Field(
+        None,
+        description="the laboratory's table of reference ranges: results get their range and a flag (N, L, H). "
+        "Default: none",
+    )
     codes: Path | None = Field(None, description="the laboratory's own code table. Default: the bundled one")
     least_code_status: Literal["verified", "two-sources", "single-source"] = Field(
         "single-source", description="minimum verification status of a LOINC code; below it a local code is sent"

@@ -16,7 +16,15 @@ from service.auth.identity import Actor
 from service.errors import CellTaken
 from service.lis.domain import cells, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
-from service.lis.domain.report import Order, Report, SpecimenDifferential, edited_order, without_collection_time
+from service.lis.domain.report import (
+    DEFAULT_CONTENT,
+    Order,
+    Report,
+    ReportContent,
+    SpecimenDifferential,
+    edited_order,
+    without_collection_time,
+)
 from service.lis.domain.signing import Channel, Signature
 from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
@@ -53,10 +61,17 @@ D = TypeVar("D", bound=Document)
 class UseCases:
     """The use cases of one laboratory over its database."""
 
-    def __init__(self, database: Database, rules: CountingRules, channels: Sequence[Channel]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        rules: CountingRules,
+        channels: Sequence[Channel],
+        content: ReportContent = DEFAULT_CONTENT,
+    ) -> None:
         self.database = database
         self.rules = rules
         self.channels = channels
+        self.content = content
 
     def open(self, request: OpenSpecimen, actor: Actor) -> Specimen:
         """Open a specimen. Raises NumberTaken."""
@@ -124,7 +139,7 @@ class UseCases:
         with self.database.writing() as session:
             allowed = "a preliminary report is possible only before the first signature"
             row = specimens.lock(session, specimen_id, State.OPEN, revision=request.revision, allowed=allowed)
-            return signing.preliminary(session, row, actor, self.rules, self.channels)
+            return signing.preliminary(session, row, actor, self.rules, self.channels, self.content)
 
     def sign(self, specimen_id: str, request: SignSpecimen, actor: Actor) -> Report:
         """Sign a specimen. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
@@ -132,7 +147,7 @@ class UseCases:
             allowed = "only an open or amended specimen can be signed"
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
             signature = Signature(actor, request.comment, request.accept_unread)
-            return signing.sign(session, row, signature, self.rules, self.channels)
+            return signing.sign(session, row, signature, self.rules, self.channels, self.content)
 
     def amend(self, specimen_id: str, request: WithReason, actor: Actor) -> Specimen:
         """Reopen a signed specimen. Raises UnknownSpecimen, WrongState, StaleRevision."""

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringC
 from model.contract import PartName
 from model.fields import Code, Sha256
 from service.api.schemas import ClassCount, ClassShare, Document
+from service.lis.domain.person import Person
 
 #: The largest value of an integer column.
 MAX_INTEGER: Final = 2**31 - 1
@@ -284,6 +285,22 @@ class ReportModel(Document):
     )
 
 
+class ReportContent(Document):
+    """Which results a report has besides the differential. Later versions withdraw those that they no longer have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    class_counts: bool = Field(False, description="the number of cells of each class is a result of its own")
+    provenance: Literal["notes", "results"] = Field(
+        "notes", description="cells that wait for review, models and method: notes, or results of their own"
+    )
+
+
+DEFAULT_CONTENT: Final = ReportContent()
+#: Of reports that do not say it.
+EARLIER_CONTENT: Final = ReportContent(provenance="results")
+
+
 class Report(Document):
     """One version of a specimen's report. Never changed."""
 
@@ -305,13 +322,18 @@ class Report(Document):
     megakaryocytes: int | None = Field(
         None, ge=0, description="counted separately by a person, never in the denominator"
     )
+    megakaryocytes_by: Person | None = Field(None, description="who counted them; absent: the signer")
     models: list[ReportModel] = Field(
         description="most recent first; more than one if the model was changed in between"
     )
     created_at: Moment
     signed_by: Line | None = Field(None, description="the signer; absent while preliminary")
+    signer: Person | None = Field(None, description="the signer with the id that the credential proves")
     comment: Text | None = Field(None, description="the signer's comment")
     correction: Text | None = Field(None, description="reason of the amendment; corrected reports only")
+    content: ReportContent | None = Field(
+        None, description="absent in reports of earlier versions: provenance as results, no counts"
+    )
 
     @property
     def collected_as(self) -> str | None:

@@ -18,7 +18,16 @@ from service.errors import NotReviewed, UnknownSpecimen
 from service.lis.domain import cells, specimens
 from service.lis.domain.cells import CellCounts
 from service.lis.domain.differential import CountingRules, specimen_differential
-from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus, SpecimenDifferential
+from service.lis.domain.person import Person, person_of
+from service.lis.domain.report import (
+    Order,
+    Patient,
+    Report,
+    ReportContent,
+    ReportModel,
+    ReportStatus,
+    SpecimenDifferential,
+)
 from service.lis.storage import audit, outbox
 from service.lis.storage.states import MessageState, State
 from service.lis.storage.tables import CellRow, MessageRow, ReportRow, SpecimenRow
@@ -67,18 +76,28 @@ def differential_of(specimen: SpecimenRow, found: CellCounts, rules: CountingRul
 
 
 def preliminary(
-    session: Session, specimen: SpecimenRow, actor: Actor, rules: CountingRules, channels: Sequence[Channel]
+    session: Session,
+    specimen: SpecimenRow,
+    actor: Actor,
+    rules: CountingRules,
+    channels: Sequence[Channel],
+    content: ReportContent,
 ) -> Report:
     """Write an unsigned report of a locked, open specimen.
 
     Raises:
         NotReviewed: no cell is counted.
     """
-    return _written(session, specimen, ReportStatus.PRELIMINARY, Signature(actor), rules, channels)
+    return _written(session, specimen, ReportStatus.PRELIMINARY, Signature(actor), rules, channels, content)
 
 
 def sign(
-    session: Session, specimen: SpecimenRow, signature: Signature, rules: CountingRules, channels: Sequence[Channel]
+    session: Session,
+    specimen: SpecimenRow,
+    signature: Signature,
+    rules: CountingRules,
+    channels: Sequence[Channel],
+    content: ReportContent,
 ) -> Report:
     """Sign a locked specimen that is open or amended.
 
@@ -86,7 +105,7 @@ def sign(
         NotReviewed: no cell is counted, or cells wait for review and `accept_unread` is false.
     """
     status = ReportStatus.CORRECTED if specimen.state == State.AMENDING else ReportStatus.FINAL
-    report = _written(session, specimen, status, signature, rules, channels)
+    report = _written(session, specimen, status, signature, rules, channels, content)
     specimen.state = State.SIGNED
     return report
 
@@ -98,6 +117,7 @@ def _written(
     signature: Signature,
     rules: CountingRules,
     channels: Sequence[Channel],
+    content: ReportContent,
 ) -> Report:
     found = cells.count(session, specimen, rules)
     differential = differential_of(specimen, found, rules)
@@ -120,19 +140,27 @@ def _written(
         collected_at=specimen.collected_at,
         differential=differential,
         megakaryocytes=specimen.megakaryocytes,
+        megakaryocytes_by=_counted_by(specimen),
         models=[
             ReportModel(name=each.name, version=each.version, sha256=each.sha256, inert=each.inert or None)
             for each in found.models
         ],
         created_at=now,
         signed_by=signature.signer.name if signed else None,
+        signer=person_of(signature.signer) if signed else None,
         comment=signature.comment,
         correction=specimen.correction if status is ReportStatus.CORRECTED else None,
+        content=content,
     )
     _store(session, specimen, report, signature.signer, channels)
     if signed:
         specimen.merged_at = None
     return report
+
+
+def _counted_by(specimen: SpecimenRow) -> Person | None:
+    has_author = specimen.megakaryocytes is not None and specimen.counted_by is not None
+    return Person.model_validate(specimen.counted_by) if has_author else None
 
 
 def _part(session: Session, specimen: SpecimenRow) -> int | None:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
 from service.errors import NumberTaken, ReportedAlready, StaleRevision, UnknownSpecimen, WrongState
+from service.lis.domain.person import person_of
 from service.lis.domain.report import Order, Patient
 from service.lis.storage import audit
 from service.lis.storage.states import State
@@ -221,6 +222,8 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
     old = {name: getattr(row, name) for name in values}
     for name, value in values.items():
         setattr(row, name, value)
+    if "megakaryocytes" in values:
+        row.counted_by = person_of(actor).model_dump(exclude_none=True)
     row.placer_number, row.filler_number = row.order.get("placer_number"), row.order.get("filler_number")
     row.revision += 1
     # Names of the fields, and digests of the old values: more people read the audit trail than the report.

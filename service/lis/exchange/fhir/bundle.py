@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import orjson
 
 from model.contract import RESEARCH_USE, inert_note
+from service.lis.domain.person import Person
 from service.lis.domain.report import Patient, Report, ReportModel, ReportStatus
 from service.lis.exchange.fhir.datatypes import (
     GENDERS,
@@ -25,19 +26,24 @@ from service.lis.exchange.fhir.datatypes import (
     moment,
     ordered_coding,
     patient_system,
+    practitioner,
+    reference_range,
     uri_identifier,
     value,
 )
 from service.lis.exchange.hl7.timestamps import is_date, parse_timestamp, parse_zone
 from service.lis.exchange.observations import (
+    MEGAKARYOCYTES,
     PANEL,
     Coded,
     CodeOf,
     Observation,
     ResultStatus,
     observations,
+    provenance_notes,
     results,
 )
+from service.lis.exchange.reference_ranges import NO_RANGES, ReferenceRanges
 
 #: A result that was sent before and has no value any more.
 WITHDRAWN: Final = "entered-in-error"
@@ -63,6 +69,7 @@ class FhirForm:
     local_system: str
     patient_systems: Mapping[str, str] = field(default_factory=dict)
     zone: tzinfo | None = None  # of times without an offset; None: this machine's
+    ranges: ReferenceRanges = NO_RANGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +215,27 @@ class _Writer:
         unmeasured = ResultStatus.PRELIMINARY if is_preliminary else ResultStatus.FINAL
         document["status"] = _STATUS[status or unmeasured]
         document |= value(result, unsupported=result.key in self.report.differential.unsupported)
-        models = self._models()
-        if len(models) == 1:  # with several, the model of a result is unknown
-            document["device"] = {"reference": model_urn(models[0])}
+        document |= self._author(result)
+        if found := self.form.ranges.reference(self.report, result):
+            document |= reference_range(found, result.unit or "1")
         if result.notes:
             document["note"] = [{"text": note} for note in result.notes]
         return document
 
+    def _author(self, result: Observation) -> Json:
+        """The person who counted, or who signed; and the model, if it is known which one suggested the classes."""
+        report, models = self.report, self._models()
+        is_human = result.key == MEGAKARYOCYTES
+        counter = report.megakaryocytes_by if is_human else None
+        person = practitioner(counter, self.form.local_system) if counter else _signer(report, self.form)
+        device = {"device": {"reference": model_urn(models[0])}} if len(models) == 1 and not is_human else {}
+        return device | ({"performer": [person]} if person else {})
+
     def _panel(self, results: Sequence[Json]) -> Json:
         document = self._any_observation(self.code_of(PANEL, PANEL_NAME), PANEL_NAME, PANEL)
-        return document | {"hasMember": [_reference(result) for result in results]}
+        notes = [{"text": note} for note in provenance_notes(self.report)]
+        members = [_reference(result) for result in results]
+        return document | {"hasMember": members, **({"note": notes} if notes else {})}
 
     def _any_observation(self, coded: Coded, display: str, name: str) -> Json:
         return {
@@ -248,7 +266,7 @@ class _Writer:
             **self._subject(),
             **self._effective(),
             "issued": moment(report.created_at),
-            **_interpreter(report),
+            **({"resultsInterpreter": [person]} if (person := _signer(report, self.form)) else {}),
             "specimen": [{"reference": self._urn("specimen")}],
             "result": [{"reference": self._urn(PANEL)}],
             **({"media": [_shown(each) for each in media]} if media else {}),
@@ -309,8 +327,9 @@ def _based_on(report: Report) -> Json:
     return {"basedOn": [{"type": "ServiceRequest", "identifier": identifier}]}
 
 
-def _interpreter(report: Report) -> Json:
-    return {"resultsInterpreter": [{"type": "Practitioner", "display": report.signed_by}]} if report.signed_by else {}
+def _signer(report: Report, form: FhirForm) -> Json | None:
+    person = report.signer or (Person(name=report.signed_by) if report.signed_by else None)
+    return practitioner(person, form.local_system) if person else None
 
 
 def _conclusion(report: Report) -> Json:

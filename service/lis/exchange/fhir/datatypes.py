@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
 
+from service.lis.domain.person import Person
 from service.lis.domain.report import Order, Patient
 from service.lis.exchange.observations import Observation
+from service.lis.exchange.reference_ranges import Reference
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -22,6 +24,7 @@ CONFIDENCE_INTERVAL: Final = "http://hl7.org/fhir/StructureDefinition/quantity-c
 SYSTEMS: Final = {"LN": LOINC, "SCT": "http://snomed.info/sct"}
 #: HL7 table 0001 to FHIR's administrative gender.
 GENDERS: Final = {"F": "female", "M": "male", "O": "other", "A": "other", "N": "other", "U": "unknown"}
+_FLAGS: Final = {"L": "Low", "N": "Normal", "H": "High"}
 #: Characters not allowed in FHIR strings (R4, 2.24.0.1) or XML: controls but tab and line ends, surrogates, U+FFFE,
 #: U+FFFF.
 _UNFIT: Final = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -84,6 +87,16 @@ def patient_system(patient: Patient, systems: Mapping[str, str], local_system: s
     return authority if _ABSOLUTE.fullmatch(authority) else f"{local_system}#patients-{quote(authority, safe='')}"
 
 
+def practitioner(person: Person, local_system: str) -> Json:
+    """A Reference to a person by the id of the credential: the resource's id at the receiver is unknown."""
+    found = {"type": "Practitioner", "display": person.name}
+    if person.identifier is None:
+        return found
+    issuer = text(person.authority or "")
+    system = issuer if _ABSOLUTE.fullmatch(issuer) else f"{local_system}#people-{quote(issuer, safe='')}".rstrip("-")
+    return {**found, "identifier": {"system": system, "value": person.identifier}}
+
+
 def ordered_coding(order: Order) -> Json | None:
     """The Coding of the ordered service; None without a code."""
     if order.service_code is None:
@@ -109,10 +122,17 @@ def quantity(number: float, unit: str) -> Json:
     return {"value": number, "unit": unit.strip("{}"), "system": UCUM, "code": unit}
 
 
+def reference_range(found: Reference, unit: str) -> Json:
+    """The reference range of a result, and whether its value is below, within or above it."""
+    code = coding(f"{HL7}v3-ObservationInterpretation", found.flag, _FLAGS[found.flag])
+    ends = {"low": quantity(found.low, unit), "high": quantity(found.high, unit)}
+    return {"interpretation": [{"coding": [code]}], "referenceRange": [ends]}
+
+
 def _interval(result: Observation) -> Json:
     """The 95 % sampling interval as an HL7 extension.
 
-    A referenceRange would be wrong: receivers flag values outside of it as high or low.
+    It is no referenceRange: receivers flag values outside of that as high or low.
     """
     if result.low is None or result.high is None or result.unit is None:
         return {}

@@ -5,8 +5,10 @@ Field by field in docs/hl7-messages.md.
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from service.config.lis import LisSettings
+from service.lis.domain.person import Person
 from service.lis.domain.report import Order, Patient, PatientNumber, Report, ReportStatus
 from service.lis.exchange.hl7.encoding import (
     EMPTY,
@@ -28,8 +30,10 @@ from service.lis.exchange.observations import (
     Result,
     ResultStatus,
     not_measured,
+    provenance_notes,
     results,
 )
+from service.lis.exchange.reference_ranges import NO_RANGES, ReferenceRanges
 
 VERSION = "2.5.1"
 #: hl7_acks to MSH-15 and MSH-16. IHE LAW requires `application`.
@@ -78,6 +82,7 @@ def encode_report(
     control_id: str,
     sent_at: datetime,
     earlier: Sequence[Report] = (),
+    ranges: ReferenceRanges = NO_RANGES,
 ) -> str:
     """The report as the message named by `settings.hl7_message`; segments end with a carriage return.
 
@@ -91,7 +96,7 @@ def encode_report(
     msh, spm = header(settings, kind, control_id, sent_at), _specimen(report, settings)
     pid = patient(report.patient, ordered(report.order, None, "PID-18"))
     orc, obr = _control(report), _request(report, code_of, settings)
-    body = [*_remarks(report), *_results(report, earlier, code_of, settings)]
+    body = [*_remarks(report), *_results(report, earlier, code_of, settings, ranges)]
     if settings.hl7_message == "OUL_R22":
         return message([msh, pid, spm, obr, orc, *body])
     return message([msh, pid, orc, obr, *body, spm])
@@ -170,10 +175,35 @@ def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
         22: text(format_timestamp(report.created_at)),
         24: text("HM"),
         25: text(STATUS[report.status]),
-        # NDL.1 is a CNN: its parts are subcomponents, and the family name is the second, as in OBX-16.
-        32: Encoded(f"&{text(report.signed_by)}") if report.signed_by else EMPTY,
+        32: _interpreter(signer, settings) if (signer := _signer(report)) else EMPTY,
     }
     return segment("OBR", fields)
+
+
+def _signer(report: Report) -> Person | None:
+    return report.signer or (Person(name=report.signed_by) if report.signed_by else None)
+
+
+def _interpreter(person: Person, settings: LisSettings) -> Encoded:
+    """An NDL of one name, a CNN: id, family name and, as the last parts, the authority of the id."""
+    parts = (text(person.identifier), text(person.name), *[EMPTY] * 6, *_authority(person, settings))
+    return Encoded("&".join(parts).rstrip("&"))
+
+
+def _observer(person: Person, settings: LisSettings) -> Encoded:
+    """An XCN: id, family name and, as its ninth component, the authority of the id."""
+    authority = Encoded("&".join(_authority(person, settings)).rstrip("&"))
+    fields = (text(person.identifier), text(person.name), *[EMPTY] * 6, authority)
+    return Encoded("^".join(fields).rstrip("^"))
+
+
+def _authority(person: Person, settings: LisSettings) -> tuple[Encoded, ...]:
+    """The authority of a person's id as an HD: the issuer's host, another system, or this application."""
+    if person.identifier is None:
+        return ()
+    if host := urlsplit(person.authority or "").hostname:
+        return EMPTY, text(host), text("DNS")
+    return (text(person.authority or settings.hl7_application),)
 
 
 def _collected(report: Report) -> Encoded:
@@ -197,6 +227,7 @@ def _specimen(report: Report, settings: LisSettings) -> str:
 
 def _remarks(report: Report) -> Iterator[str]:
     unmeasured = [(words, ("RE", "Remark")) for words in not_measured(report)]
+    unmeasured += [(words, ("RE", "Remark")) for words in provenance_notes(report)]
     comments = [(report.correction, ("GR", "General Reason")), (report.comment, ("RE", "Remark")), *unmeasured]
     present = [(words, kind) for words, kind in comments if words]
     for number, (words, kind) in enumerate(present, 1):
@@ -207,12 +238,18 @@ def _note(number: int, words: str, kind: Encoded = EMPTY) -> str:
     return segment("NTE", {1: text(number), 2: text("L"), 3: text(words), 4: kind})
 
 
-def _results(report: Report, earlier: Sequence[Report], code_of: CodeOf, settings: LisSettings) -> Iterator[str]:
+def _results(
+    report: Report, earlier: Sequence[Report], code_of: CodeOf, settings: LisSettings, ranges: ReferenceRanges
+) -> Iterator[str]:
     shared = _shared(report, settings)
     for number, result in enumerate(results(report, earlier), 1):
         code = _coded(result.key, result.observation.name, code_of, settings)
         status = RESULT_STATUS.get(result.status, settings.hl7_withdrawn)
-        yield _result(number, result, report.part, {**shared, 3: code, 11: text(status)})
+        fields = {**shared, **_reference(report, result, ranges), 3: code, 11: text(status)}
+        if result.key == MEGAKARYOCYTES:  # counted by a person, not by a model
+            by = {16: _observer(report.megakaryocytes_by, settings)} if report.megakaryocytes_by else {}
+            fields |= {17: EMPTY, 18: EMPTY, **by}
+        yield _result(number, result, report.part, fields)
         for line, words in enumerate(_notes(result.observation), 1):
             yield _note(line, words)
 
@@ -223,7 +260,7 @@ def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
     devices = [components(f"{model.name} {model.version}", None, model.sha256, "L") for model in report.models]
     return {
         14: _collected(report),
-        16: components(None, report.signed_by),
+        16: _observer(signer, settings) if (signer := _signer(report)) else EMPTY,
         17: components(*method, settings.local_system),
         18: repetitions(devices),
         19: text(format_timestamp(report.created_at)),
@@ -242,9 +279,13 @@ def _result(number: int, result: Result, part: int | None, shared: dict[int, Enc
         5: text(observation.value),
         6: components(observation.unit, None, "UCUM") if observation.unit else EMPTY,
     }
-    if result.key == MEGAKARYOCYTES:  # counted by a person, not by a model
-        fields[17] = fields[18] = EMPTY
     return segment("OBX", fields)
+
+
+def _reference(report: Report, result: Result, ranges: ReferenceRanges) -> dict[int, Encoded]:
+    """OBX-7 and OBX-8, if the laboratory has a range for the patient."""
+    found = ranges.reference(report, result.observation)
+    return {7: text(f"{found.low:g}-{found.high:g}"), 8: text(found.flag)} if found else {}
 
 
 def _sub_id(result: Result, part: int | None) -> str | None:
