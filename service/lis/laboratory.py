@@ -20,6 +20,7 @@ from service.lis.domain.report import ReportContent
 from service.lis.exchange.channels import Receiver, receivers
 from service.lis.exchange.code_map import NAMED, CodeMap, CodeTableError
 from service.lis.exchange.delivery import DeliveryWorker, age_s
+from service.lis.exchange.fhir import transport as fhir
 from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.exchange.mllp.sockets import client_tls, listener_tls
 from service.lis.exchange.observations import COUNT
@@ -43,6 +44,10 @@ _WATCH_S, _DELETION_S = 1.0, 3600.0
 PATIENCE_S = 30.0
 #: Time for cancelled tasks to end and for connections to close.
 _CANCEL_S = 0.5
+_TLS_FILES = (
+    *("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"),
+    *("FHIR_TLS_CA", "FHIR_TLS_CERT", "FHIR_TLS_KEY"),
+)
 #: Task names of the delivery workers, by channel.
 TASKS: dict[str, TaskName] = {"hl7": "delivery_hl7", "fhir": "delivery_fhir", "astm": "delivery_astm"}
 
@@ -72,7 +77,7 @@ class Laboratory:
             codes = CodeMap.load(lis.codes, lis.least_code_status)
         with _config_errors("REFERENCE_RANGES"):
             self._ranges = ReferenceRanges.load(lis.reference_ranges)
-        with _config_errors("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"):
+        with _config_errors(*_TLS_FILES):
             self._receivers = receivers(lis, codes, self.picture_store, self._ranges)
             listens = lis.hl7_listen and not only_delivers
             self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
@@ -284,6 +289,7 @@ def setting_faults(lis: LisSettings) -> Iterator[str]:
     for names, load, is_used in (
         ("HL7_TLS_CA, HL7_TLS_CERT, HL7_TLS_KEY", client_tls, lis.hl7_to),
         ("HL7_TLS_CERT, HL7_TLS_KEY, HL7_LISTEN_CA", listener_tls, lis.hl7_listen),
+        ("FHIR_TLS_CA, FHIR_TLS_CERT, FHIR_TLS_KEY", fhir.client_tls, lis.fhir_url),
     ):
         try:
             if is_used:

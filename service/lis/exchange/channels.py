@@ -11,7 +11,8 @@ from service.lis.exchange.astm import records
 from service.lis.exchange.astm.transport import AstmTransport
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.fhir import bundle
-from service.lis.exchange.fhir.transport import FhirTransport
+from service.lis.exchange.fhir.oauth import ClientCredentials
+from service.lis.exchange.fhir.transport import FhirTransport, client_tls
 from service.lis.exchange.hl7 import results
 from service.lis.exchange.mllp.sockets import host_and_port
 from service.lis.exchange.mllp.transport import MllpTransport
@@ -53,14 +54,24 @@ def receivers(
     if lis.hl7_to:
         found.append(_receiver(lis, "hl7", _hl7(lis, code_of, ranges), MllpTransport(lis), lis.hl7_timeout_s))
     if lis.fhir_url:
-        token = lis.fhir_token.get_secret_value() if lis.fhir_token else None
-        transport = FhirTransport(lis.fhir_url, token, lis.fhir_timeout_s)
+        transport = _fhir_transport(lis, lis.fhir_url)
         encode = _fhir(lis, code_of, ranges, picture_store if lis.fhir_pictures else None)
         found.append(_receiver(lis, "fhir", encode, transport, lis.fhir_timeout_s, sends_pictures=lis.fhir_pictures))
     if lis.astm_to:
         astm_transport = AstmTransport(*host_and_port(lis.astm_to), lis.astm_timeout_s)
         found.append(_receiver(lis, "astm", _astm(lis, code_of, ranges), astm_transport, _ASTM_SESSION_S))
     return found
+
+
+def _fhir_transport(lis: LisSettings, url: str) -> FhirTransport:
+    token = lis.fhir_token.get_secret_value() if lis.fhir_token else None
+    credentials = None
+    if lis.fhir_oauth_token_url and lis.fhir_oauth_client_id and lis.fhir_oauth_client_secret:
+        secret = lis.fhir_oauth_client_secret.get_secret_value()
+        credentials = ClientCredentials(
+            lis.fhir_oauth_token_url, lis.fhir_oauth_client_id, secret, lis.fhir_oauth_scope
+        )
+    return FhirTransport(url, token, lis.fhir_timeout_s, credentials=credentials, tls=client_tls(lis))
 
 
 Encode = Callable[[Report, Sequence[Report], Examples, str], str]

@@ -218,7 +218,7 @@ class _Writer:
             6: f"{reference.low:g} to {reference.high:g}" if reference else "",
             7: reference.flag if reference else "",
             9: _RESULT_STATUS[result.status],
-            11: _components(counter and counter.name, report.signed_by),
+            11: _components(counter.name if counter else None, report.signed_by),
             13: self._moment(report.created_at),
             14: "" if is_human else escaped(self.form.sender),
         }
