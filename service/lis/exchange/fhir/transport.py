@@ -67,7 +67,7 @@ class FhirTransport:
         try:
             async with asyncio.timeout(self._timeout_s):
                 status, reply = await self._answer(message.encode(), control_id)
-        except (httpx.HTTPError, OSError) as error:  # of TLS 1.3, httpx passes on ssl.SSLError while it reads
+        except (httpx.HTTPError, OSError) as error:  # httpx wraps no TLS alert that comes while it reads
             raise NoAnswer(f"no answer from the FHIR server: {fault_of(error)}") from error
         if status in (200, 201):
             return _receipt(reply, len(orjson.loads(message)["entry"]))
