@@ -4,6 +4,7 @@ An order is found by patient and order number, never by the tube alone; what a m
 ordered comes back as it was sent.
 """
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from lab import classified, manifest, sign_request, use_cases, user
 from sender import ANTON, ERIKA, OBR, ORC, SPM, Sender
 from sqlalchemy import select
+from typer.testing import CliRunner
 
 from examples import examples
+from service.cli.main import app
 from service.config.lis import LisSettings
 from service.lis.domain.report import Patient, Report
 from service.lis.exchange.channels import receivers
@@ -363,7 +366,7 @@ def test_a_patient_update_reaches_his_open_specimens(sender: Sender) -> None:
 
 
 def test_a_merge_moves_specimens_in_every_state_and_lists_the_signed_ones(
-    sender: Sender, front: UseCases, artefact: Path
+    sender: Sender, front: UseCases, artefact: Path, tmp_path: Path
 ) -> None:
     for at in range(1, 5):
         tube, obr = SPM.replace("T-1", f"T-{at}"), OBR.replace("P-1|F-1", f"P-{at}|F-{at}")
@@ -384,15 +387,26 @@ def test_a_merge_moves_specimens_in_every_state_and_lists_the_signed_ones(
     assert Report.model_validate_json(front.report(after.id, 1)).patient.identifier == "100234"
     assert [each.action for each in front.audit_trail(after.id).entries][-1] == "merge"
     assert listed(front) == ["T-4", "T-2"]
+    assert _command(tmp_path, "status").startswith("2 signed specimens of merged patients wait for an amendment")
     front.amend(after.id, WithReason(revision=after.revision, reason="merged"), user("dr.beispiel"))
     assert listed(front) == ["T-4"]
     front.sign(after.id, sign_request(after.revision + 1), user("dr.beispiel"))
     assert Report.model_validate_json(front.report(after.id, 2)).patient.identifier == "555"
     assert listed(front) == ["T-4"]
+    [waiting] = json.loads(_command(tmp_path, "merged", "--json"))
+    assert (waiting["number"], waiting["filler_number"], waiting["reports"]) == ("T-4", "F-4", 1)
+    assert "T-4" in _command(tmp_path, "merged")
     tube, obr = SPM.replace("T-1", "T-3"), OBR.replace("P-1|F-1", "P-3|F-3")
     assert sender.send(survivor, tube, "ORC|NW|P-3|F-3", obr) == "AA"  # a cancelled order, ordered again
     assert (sender.specimen("T-3").state, sender.specimen("T-3").patient.identifier) == ("open", "555")
     assert [each.action for each in front.audit_trail(sender.specimen().id).entries] == ["open", "change", "change"]
+
+
+def _command(folder: Path, *words: str) -> str:
+    """The output of `marrowlens lis …` on the laboratory's database."""
+    done = CliRunner().invoke(app, ["lis", *words], env={"MARROWLENS_LIS_DATABASE": f"sqlite:///{folder}/lab.db"})
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def listed(front: UseCases) -> list[str]:

@@ -1,7 +1,7 @@
 """What a result says besides its value: authors with ids, reference ranges with flags, counts, and its provenance."""
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 from lab import classified, manifest, open_request, sign_request, use_cases, user
 from reported import PATIENT, report
+from sqlalchemy import select
 
 from model.contract import CLASSES
 from service.auth.identity import Actor, Identity
@@ -21,7 +22,9 @@ from service.lis.exchange.channels import receivers
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.observations import results
 from service.lis.exchange.reference_ranges import NO_RANGES, RangeTableError, ReferenceRanges
-from service.lis.schemas import ChangeSpecimen
+from service.lis.schemas import ChangeSpecimen, WithReason
+from service.lis.storage import outbox
+from service.lis.storage.tables import MessageRow
 from service.lis.use_cases import UseCases
 
 EXAMPLE = Path("service/lis/exchange/adult_marrow_ranges.csv")
@@ -88,6 +91,29 @@ def test_a_report_names_signer_and_counter(front: UseCases, artefact: Path) -> N
     assert (signed.signer, signed.signed_by) == (SIGNER, "Dr. A. Beispiel")
     assert signed.megakaryocytes_by == Person(name="k.key", identifier="0f3a91bc")
     assert "0f3a91bc^k.key^^^^^^^MARROWLENS" in encoded(signed)["hl7"]
+
+
+def test_what_the_receiver_has_refused_is_neither_corrected_nor_withdrawn(front: UseCases, artefact: Path) -> None:
+    specimen = front.open(open_request(), user("scanner"))
+    revision, *_ = front.add(specimen.id, [classified("PMO")], manifest(artefact), user("scanner"))
+    revision = front.change(specimen.id, ChangeSpecimen(revision=revision, megakaryocytes=3), user("scanner")).revision
+    front.sign(specimen.id, sign_request(revision), user("dr"))
+    for channel, is_taken in (("hl7", False), ("astm", True)):
+        with front.database.writing() as session:
+            claimed = outbox.claim(session, channel, "worker", timedelta(minutes=1))
+            assert claimed is not None
+            if is_taken:
+                outbox.mark_delivered(session, claimed.row, "")
+            else:
+                outbox.mark_rejected(session, claimed.row, "AE", "MSA|AE")
+    revision = front.get(specimen.id).revision
+    revision = front.amend(specimen.id, WithReason(revision=revision, reason="miscounted"), user("dr")).revision
+    revision = front.change(specimen.id, ChangeSpecimen(revision=revision, megakaryocytes=None), user("dr")).revision
+    front.sign(specimen.id, sign_request(revision), user("dr"))
+    with front.database.reading() as session:
+        last = {row.channel: row.message for row in session.scalars(select(MessageRow).order_by(MessageRow.row))}
+    assert {fields[11] for fields in rows(last["hl7"], "OBX").values()} == {"F"}
+    assert rows(last["astm"], "R")["MEGAKARYOCYTES"][8] == "X"
 
 
 def test_ranges_and_flags_are_those_of_the_table_the_laboratory_has_confirmed() -> None:
