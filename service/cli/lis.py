@@ -25,6 +25,7 @@ from service.concurrency.thread_pools import event_loop_pool
 from service.config.lis import LaboratoryConfigError
 from service.config.settings import Settings
 from service.errors import StorageUnavailable
+from service.lis.domain import specimens
 from service.lis.exchange.code_map import CodeMap, CodeTableError, ResultCode
 from service.lis.exchange.delivery import age_s
 from service.lis.exchange.observations import Coded
@@ -141,7 +142,7 @@ def codes(
     try:
         table = CodeMap.load(settings.lis.codes, settings.lis.least_code_status)
         manifest = read_manifest_of(settings.artefact or bundled_artefact(), artefact_verifier(settings))
-        sent = table.result_codes(manifest.classes)
+        sent = table.result_codes(manifest.classes, counts=settings.lis.class_counts)
     except (CodeTableError, ArtefactError) as error:
         stop(str(error))
     if as_json:
@@ -183,7 +184,7 @@ def _words(coded: Coded) -> str:
 
 
 _ALL = 1_000_000
-_OVERTAKEN = "not sent: the receiver may have a later report of the specimen; drop this message"
+_OVERTAKEN = "not sent: the specimen has a later report; drop this message"
 
 lis = typer.Typer()
 for command in (codes, migrate):
@@ -196,17 +197,42 @@ def status(as_json: AsJson = False) -> None:
     """Show for each receiver the waiting messages, the age of the oldest, and the dead letters."""
     with open_session() as session:
         depths = outbox.depths(session)
+        to_amend = len(_merged(session))
     if as_json:
         rows = [
             {"channel": d.channel, "waiting": d.waiting, "dead": d.dead, "oldest_s": age_s(d.oldest_at)} for d in depths
         ]
         typer.echo(json.dumps(rows))
         return
+    if to_amend:
+        typer.echo(f"{to_amend} signed specimens of merged patients wait for an amendment: marrowlens lis merged")
     if not depths:
         typer.echo("no waiting messages, no dead letters")
         return
     lines = [(each.channel, str(each.waiting), str(each.dead), _duration(age_s(each.oldest_at))) for each in depths]
     _table(("channel", "waiting", "dead letters", "age of the oldest"), lines)
+
+
+@lis.command()
+def merged(as_json: AsJson = False) -> None:
+    """List signed specimens whose patient was merged with another one: a person amends and signs them again."""
+    with open_session() as session:
+        rows = [
+            (each.id, each.number, each.filler_number, f"{each.merged_at:%F %T}", each.reports)
+            for each in _merged(session)
+        ]
+    names = ("id", "number", "filler_number", "merged_at", "reports")
+    if as_json:
+        typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows]))
+    elif rows:
+        columns = ("id", "number", "filler number", "merged (UTC)", "reports")
+        _table(columns, [tuple("-" if each is None else str(each) for each in row) for row in rows])
+    else:
+        typer.echo("no signed specimen waits for an amendment after a merge")
+
+
+def _merged(session: Session) -> Sequence[SpecimenRow]:
+    return specimens.list_page(session, state=None, number=None, merged=True, before=None, limit=_ALL)
 
 
 @lis.command()
@@ -219,8 +245,10 @@ def show(
 ) -> None:
     """List waiting and dead messages, or show one with the receiver's reply."""
     audits = laboratory_settings().lis.audit_reads
-    with open_session(writing=audits and control_id is not None) as session:
+    with open_session(writing=audits) as session:
         if control_id is None:
+            if audits:  # a reason may quote a patient
+                audit.record(session, operator(), "look", None, what="messages")
             _list(outbox.list_messages(session, (MessageState.DEAD, MessageState.WAITING), limit))
             return
         row = _found(session, control_id)

@@ -53,12 +53,30 @@ def _zone_name(name: str | None) -> str | None:
         raise ValueError(f"no time zone {name}; use a name such as Europe/Berlin (package tzdata)") from None
 
 
-def _exposed(url: str | None, token: SecretStr | None) -> str | None:
-    """Why credentials would be sent unencrypted to a FHIR server; None if there are none or the transport is safe."""
-    if url is None or not (token is not None or "@" in url or "?" in url):
-        return None
-    fault = transport_fault(url)
-    return fault and f"{fault}; the credentials would be sent unencrypted"
+def _fhir_fault(lis: "LisSettings") -> str | None:
+    """What is wrong with the credentials for a FHIR server or their way to it; None if nothing is."""
+    token, token_url, url = lis.fhir_token, lis.fhir_oauth_token_url, lis.fhir_url
+    if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
+        return "MARROWLENS_LIS_FHIR_TOKEN is not one word of visible ASCII characters; set the token alone"
+    parts = (token_url, lis.fhir_oauth_client_id, lis.fhir_oauth_client_secret)
+    if any(parts) and not all(parts):
+        return (
+            "MARROWLENS_LIS_FHIR_OAUTH_TOKEN_URL, MARROWLENS_LIS_FHIR_OAUTH_CLIENT_ID and "
+            "MARROWLENS_LIS_FHIR_OAUTH_CLIENT_SECRET belong together: set all or none"
+        )
+    if token is not None and token_url:
+        return "MARROWLENS_LIS_FHIR_TOKEN and MARROWLENS_LIS_FHIR_OAUTH_TOKEN_URL are both set; set one"
+    if (lis.fhir_tls_cert is None) != (lis.fhir_tls_key is None):
+        return "MARROWLENS_LIS_FHIR_TLS_CERT and MARROWLENS_LIS_FHIR_TLS_KEY belong together: set both or neither"
+    if token_url and (fault := transport_fault(token_url)):
+        return f"MARROWLENS_LIS_FHIR_OAUTH_TOKEN_URL {fault}; the client secret would be sent unencrypted"
+    has_credentials = token is not None or token_url or (url and ("@" in url or "?" in url))
+    if url and has_credentials and (fault := transport_fault(url)):
+        return f"MARROWLENS_LIS_FHIR_URL {fault}; the credentials would be sent unencrypted"
+    has_tls = lis.fhir_tls_ca is not None or lis.fhir_tls_cert is not None
+    if url and has_tls and not url.lower().startswith("https:"):
+        return "MARROWLENS_LIS_FHIR_URL is plain http, which uses no certificate: use https"
+    return None
 
 
 class LisSettings(BaseSettings):
@@ -99,6 +117,17 @@ class LisSettings(BaseSettings):
     )
     me_erythroid: Terms = Field(
         ("erythroid",), description="lineages and classes in the denominator of the M:E ratio, separated by commas"
+    )
+    class_counts: bool = Field(
+        False, description="send the number of cells of each class too, as a result with a code of its own (LYT_COUNT)"
+    )
+    provenance: Literal["notes", "results"] = Field(
+        "notes", description="send cells that wait for review, models and method as notes, or as results of their own"
+    )
+    reference_ranges: Path | None = Field(
+        None,
+        description="the laboratory's table of reference ranges: results get their range and a flag (N, L, H). "
+        "Default: none",
     )
     codes: Path | None = Field(None, description="the laboratory's own code table. Default: the bundled one")
     least_code_status: Literal["verified", "two-sources", "single-source"] = Field(
@@ -204,6 +233,25 @@ class LisSettings(BaseSettings):
         description="base URL of a FHIR R4 server that receives reports as transactions",
     )
     fhir_token: SecretStr | None = Field(None, description="bearer token for the FHIR server")
+    fhir_oauth_token_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="token endpoint: access tokens for the FHIR server are fetched by OAuth 2 client credentials",
+    )
+    fhir_oauth_client_id: OneLine | None = Field(None, description="client id at the token endpoint")
+    fhir_oauth_client_secret: SecretStr | None = Field(None, description="client secret at the token endpoint")
+    fhir_oauth_scope: OneLine | None = Field(
+        None, description="scopes to ask for, separated by spaces, such as system/*.write. Default: the server's"
+    )
+    fhir_tls_ca: Path | None = Field(
+        None,
+        description="PEM file of the CA that signed the certificates of the FHIR server and the token endpoint. "
+        "Default: the public CAs",
+    )
+    fhir_tls_cert: Path | None = Field(
+        None, description="PEM file of the client certificate chain for the FHIR server (mutual TLS)"
+    )
+    fhir_tls_key: Path | None = Field(None, description="PEM file of that certificate's private key")
     fhir_patient_systems: UriByName = Field(
         {}, description="identifier system URIs by assigning authority (PID-3.4.1), such as HOSPITAL=urn:oid:1.2.3"
     )
@@ -254,12 +302,8 @@ class LisSettings(BaseSettings):
                 "and MARROWLENS_LIS_HL7_LISTEN_CA. If the network admits only the laboratory's system, set "
                 "MARROWLENS_LIS_HL7_ALLOW_ANONYMOUS=true instead"
             )
-        if self.fhir_token is not None and not _TOKEN.fullmatch(self.fhir_token.get_secret_value()):
-            raise ValueError(
-                "MARROWLENS_LIS_FHIR_TOKEN is not one word of visible ASCII characters; set the token alone"
-            )
-        if fault := _exposed(self.fhir_url, self.fhir_token):
-            raise ValueError(f"MARROWLENS_LIS_FHIR_URL {fault}")
+        if fault := _fhir_fault(self):
+            raise ValueError(fault)
         if self.fhir_pictures and not self.pictures:
             raise ValueError(
                 "MARROWLENS_LIS_FHIR_PICTURES is set, but no pictures are stored: set MARROWLENS_LIS_PICTURES too"

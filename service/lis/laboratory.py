@@ -16,12 +16,16 @@ from service.config.lis import LIS_PREFIX, LaboratoryConfigError, LisSettings
 from service.config.settings import Settings
 from service.errors import StorageUnavailable
 from service.lis.domain.differential import CountingRules, term_codes
+from service.lis.domain.report import ReportContent
 from service.lis.exchange.channels import Receiver, receivers
-from service.lis.exchange.code_map import CodeMap, CodeTableError
+from service.lis.exchange.code_map import NAMED, CodeMap, CodeTableError
 from service.lis.exchange.delivery import DeliveryWorker, age_s
+from service.lis.exchange.fhir import transport as fhir
 from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.exchange.mllp.sockets import client_tls, listener_tls
+from service.lis.exchange.observations import COUNT
 from service.lis.exchange.orders import Incoming, MessageIdentity, OrderRefused
+from service.lis.exchange.reference_ranges import RangeTableError, ReferenceRanges
 from service.lis.metrics import Action, LisMetrics
 from service.lis.picture_store import PictureStore
 from service.lis.storage import outbox
@@ -40,6 +44,10 @@ _WATCH_S, _DELETION_S = 1.0, 3600.0
 PATIENCE_S = 30.0
 #: Time for cancelled tasks to end and for connections to close.
 _CANCEL_S = 0.5
+_TLS_FILES = (
+    *("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"),
+    *("FHIR_TLS_CA", "FHIR_TLS_CERT", "FHIR_TLS_KEY"),
+)
 #: Task names of the delivery workers, by channel.
 TASKS: dict[str, TaskName] = {"hl7": "delivery_hl7", "fhir": "delivery_fhir", "astm": "delivery_astm"}
 
@@ -67,11 +75,14 @@ class Laboratory:
             self._database = Database.of(lis)
         with _config_errors("CODES"):
             codes = CodeMap.load(lis.codes, lis.least_code_status)
-        with _config_errors("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"):
-            self._receivers = receivers(lis, codes, self.picture_store)
+        with _config_errors("REFERENCE_RANGES"):
+            self._ranges = ReferenceRanges.load(lis.reference_ranges)
+        with _config_errors(*_TLS_FILES):
+            self._receivers = receivers(lis, codes, self.picture_store, self._ranges)
             listens = lis.hl7_listen and not only_delivers
             self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
-        self.use_cases = UseCases(self._database, counting_rules(settings), [each.channel for each in self._receivers])
+        channels, content = [each.channel for each in self._receivers], report_content(lis)
+        self.use_cases = UseCases(self._database, counting_rules(settings), channels, content)
         self._workers = [self._worker(receiver) for receiver in self._receivers] if lis.deliver or only_delivers else []
         self._delivering: list[asyncio.Task[None]] = []
         self._prepared = False
@@ -98,6 +109,10 @@ class Laboratory:
         with _config_errors("ME_MYELOID", "ME_ERYTHROID"):
             for term in (self.use_cases.rules.myeloid, self.use_cases.rules.erythroid) if classes else ():
                 term_codes(term, classes)
+        with _config_errors("REFERENCE_RANGES"):
+            keys = {each.code for each in classes} | {f"{each.code}{COUNT}" for each in classes} | NAMED.keys()
+            if classes and (unknown := self._ranges.unknown_keys(keys)):
+                raise ValueError(f"{unknown[0]} is no result; use a class code or a key of `marrowlens lis codes`")
         self._prepared = True
 
     async def start(self, classes: Sequence[CellClass], background: Supervisor) -> None:
@@ -238,7 +253,7 @@ def _config_errors(*settings: str) -> Iterator[None]:
         raise LaboratoryConfigError(f"{names}: the database does not answer; check its URL and access") from error
     except OSError as error:
         raise LaboratoryConfigError(f"{names}: {error.filename or ''} {error.strerror or error}") from error
-    except (DatabaseConfigError, CodeTableError, ValueError) as error:
+    except (DatabaseConfigError, CodeTableError, RangeTableError, ValueError) as error:
         raise LaboratoryConfigError(f"{names}: {error}") from error
 
 
@@ -246,6 +261,11 @@ def counting_rules(settings: Settings) -> CountingRules:
     """The laboratory's counting rules from its settings."""
     lis = settings.lis
     return CountingRules(lis.target_cells, settings.count_other, lis.review_below, lis.me_myeloid, lis.me_erythroid)
+
+
+def report_content(lis: LisSettings) -> ReportContent:
+    """The results of a report besides the differential, by the settings."""
+    return ReportContent(class_counts=lis.class_counts, provenance=lis.provenance)
 
 
 def setting_faults(lis: LisSettings) -> Iterator[str]:
@@ -260,11 +280,16 @@ def setting_faults(lis: LisSettings) -> Iterator[str]:
         CodeMap.load(lis.codes, lis.least_code_status)
     except CodeTableError as error:
         yield f"{LIS_PREFIX}CODES: {error}"
+    try:
+        ReferenceRanges.load(lis.reference_ranges)
+    except RangeTableError as error:
+        yield f"{LIS_PREFIX}REFERENCE_RANGES: {error}"
     if lis.pictures is not None and lis.pictures.exists() and not lis.pictures.is_dir():
         yield f"{LIS_PREFIX}PICTURES: {lis.pictures} is not a folder"
     for names, load, is_used in (
         ("HL7_TLS_CA, HL7_TLS_CERT, HL7_TLS_KEY", client_tls, lis.hl7_to),
         ("HL7_TLS_CERT, HL7_TLS_KEY, HL7_LISTEN_CA", listener_tls, lis.hl7_listen),
+        ("FHIR_TLS_CA, FHIR_TLS_CERT, FHIR_TLS_KEY", fhir.client_tls, lis.fhir_url),
     ):
         try:
             if is_used:

@@ -94,13 +94,18 @@ class SpecimenSummary(RowDocument):
     """One specimen in a list."""
 
     id: str
-    number: Line
+    number: Line = Field(description="as on the label; a tube with several orders has a specimen for each")
+    placer_number: Line | None = Field(None, description="the order's number where it was placed")
+    filler_number: Line | None = Field(None, description="the order's number in the laboratory")
     state: State
     revision: int = Field(description="increases with every change")
     cells: int = Field(description="all cells, counted or not")
     target_cells: int
     reports: int = Field(description="number of report versions")
     opened_at: Moment
+    merged_at: Moment | None = Field(
+        None, description="when its patient was merged with another one, since the last signed report: amend it"
+    )
 
 
 class SpecimenPage(Document):

@@ -16,7 +16,15 @@ from service.auth.identity import Actor
 from service.errors import CellTaken
 from service.lis.domain import cells, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
-from service.lis.domain.report import Order, Report, SpecimenDifferential, edited_order, without_collection_time
+from service.lis.domain.report import (
+    DEFAULT_CONTENT,
+    Order,
+    Report,
+    ReportContent,
+    SpecimenDifferential,
+    edited_order,
+    without_collection_time,
+)
 from service.lis.domain.signing import Channel, Signature
 from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
@@ -53,10 +61,17 @@ D = TypeVar("D", bound=Document)
 class UseCases:
     """The use cases of one laboratory over its database."""
 
-    def __init__(self, database: Database, rules: CountingRules, channels: Sequence[Channel]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        rules: CountingRules,
+        channels: Sequence[Channel],
+        content: ReportContent = DEFAULT_CONTENT,
+    ) -> None:
         self.database = database
         self.rules = rules
         self.channels = channels
+        self.content = content
 
     def open(self, request: OpenSpecimen, actor: Actor) -> Specimen:
         """Open a specimen. Raises NumberTaken."""
@@ -71,10 +86,14 @@ class UseCases:
         with self.database.writing() as session:
             return order_service.accept_orders(session, message, orders, self.rules.target_cells)
 
-    def list(self, state: State | None, number: str | None, before: int | None, limit: int) -> SpecimenPage:
-        """A page of specimens, newest first."""
+    def list(
+        self, state: State | None, number: str | None, before: int | None, limit: int, *, merged: bool = False
+    ) -> SpecimenPage:
+        """A page of specimens, newest first; `merged`: only those to amend because their patient was merged."""
         with self.database.reading() as session:
-            rows = specimens.list_page(session, state=state, number=number, before=before, limit=limit + 1)
+            rows = specimens.list_page(
+                session, state=state, number=number, merged=merged, before=before, limit=limit + 1
+            )
         page = rows[:limit]
         following = page[-1].row if len(rows) > limit else None
         return SpecimenPage(specimens=[SpecimenSummary.model_validate(row) for row in page], next=following)
@@ -120,7 +139,7 @@ class UseCases:
         with self.database.writing() as session:
             allowed = "a preliminary report is possible only before the first signature"
             row = specimens.lock(session, specimen_id, State.OPEN, revision=request.revision, allowed=allowed)
-            return signing.preliminary(session, row, actor, self.rules, self.channels)
+            return signing.preliminary(session, row, actor, self.rules, self.channels, self.content)
 
     def sign(self, specimen_id: str, request: SignSpecimen, actor: Actor) -> Report:
         """Sign a specimen. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
@@ -128,7 +147,7 @@ class UseCases:
             allowed = "only an open or amended specimen can be signed"
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
             signature = Signature(actor, request.comment, request.accept_unread)
-            return signing.sign(session, row, signature, self.rules, self.channels)
+            return signing.sign(session, row, signature, self.rules, self.channels, self.content)
 
     def amend(self, specimen_id: str, request: WithReason, actor: Actor) -> Specimen:
         """Reopen a signed specimen. Raises UnknownSpecimen, WrongState, StaleRevision."""

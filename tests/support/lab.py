@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from model.contract import CLASSES, Manifest, read_manifest
 from service.auth.identity import Actor, Identity
 from service.lis.domain.differential import ClassifiedCell, CountingRules
-from service.lis.domain.report import Patient, Report
+from service.lis.domain.report import DEFAULT_CONTENT, Patient, Report, ReportContent
 from service.lis.domain.signing import Channel
 from service.lis.schemas import OpenSpecimen, SignSpecimen
 from service.lis.storage.database import Database
@@ -41,12 +41,18 @@ def user(name: str) -> Actor:
 
 
 @contextmanager
-def use_cases(url: str, *, channels: Sequence[Channel] = (PLAIN,), **rules: object) -> Iterator[UseCases]:
+def use_cases(
+    url: str,
+    *,
+    channels: Sequence[Channel] = (PLAIN,),
+    content: ReportContent = DEFAULT_CONTENT,
+    **rules: object,
+) -> Iterator[UseCases]:
     """Use cases over a migrated database."""
     database = Database(url)
     try:
         database.migrate()
-        yield UseCases(database, CountingRules(**rules), channels)  # type: ignore[arg-type]
+        yield UseCases(database, CountingRules(**rules), channels, content)  # type: ignore[arg-type]
     finally:
         database.close()
 
@@ -75,6 +81,7 @@ _ADDED = {
     "0003": ["models.inert"],
     "0004": ["cells.manifest", "cells.decision", "cells.reasons", "cells.prediction_set"],
     "0005": ("specimens.placer_number", "specimens.filler_number"),
+    "0006": ("specimens.label", "specimens.merged_at", "specimens.counted_by"),
 }
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from model.contract import CLASSES, CellClass
 from service.config.lis import LisSettings
 from service.lis.domain.differential import CountingRules, Tally, specimen_differential
-from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
+from service.lis.domain.person import Person
+from service.lis.domain.report import Order, Patient, Report, ReportContent, ReportModel, ReportStatus
 from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, acknowledgements
 from service.lis.exchange.hl7.orders import OrderReader, check_header
 from service.lis.exchange.hl7.reader import Header, read_header
@@ -25,6 +26,9 @@ SENT = datetime(2026, 5, 4, 9, 15, 3, tzinfo=UTC)
 PATIENT = Patient(
     identifier="100234", authority="HOSPITAL", family="Muster", given="Erika", birth_date=date(1964, 8, 12), sex="F"
 )
+SIGNER = Person(name="Dr. A. Beispiel", identifier="a.beispiel", authority="https://login.example.org/realms/lab")
+COUNTER = Person(name="m.muster", identifier="m.muster", authority="portal")
+CONTENT = ReportContent()
 #: Patient data that must never appear in a log.
 SECRETS = ("100234", "Muster", "Erika", "19640812", "1964-08-12")
 
@@ -99,11 +103,14 @@ def golden() -> dict[str, str]:
     """The messages of docs/hl7-messages.md, by the names that its blocks have."""
 
     def sent(status: ReportStatus, control_id: str, earlier: Sequence[Report] = (), **settings: Any) -> str:
-        of = report(status, read=120, version=1 + len(earlier), megakaryocytes=None if earlier else 14)
+        signer = None if status is ReportStatus.PRELIMINARY else SIGNER
+        counted = {} if earlier else {"megakaryocytes_by": COUNTER}
+        of = report(status, read=120, version=1 + len(earlier), megakaryocytes=None if earlier else 14, content=CONTENT)
+        of = of.model_copy(update={"signer": signer, **counted})
         lis = LisSettings(**settings)
         return encode_report(of, code_of, lis, control_id=control_id, sent_at=SENT, earlier=earlier)
 
-    signed = report(read=120, counts=COUNTS | {"BLA": 4, "NGS": 336})
+    signed = report(read=120, counts=COUNTS | {"BLA": 4, "NGS": 336}, content=CONTENT)
 
     taken, refused = order(PID, SPM, ORC, OBR), order(PID.replace("100234", ""), SPM, ORC, OBR)
     return {

@@ -1,6 +1,7 @@
 """`/specimens`: from an opened specimen to a signed report, over HTTP. The use cases do the work."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Path, Query, Response
@@ -81,13 +82,17 @@ async def list_specimens(
     lab: CurrentLaboratory,
     state: Annotated[State | None, Query(description="only specimens in this state")] = None,
     number: Annotated[
-        str | None, Query(max_length=200, pattern=NO_NUL, description="only the specimen with this number")
+        str | None, Query(max_length=200, pattern=NO_NUL, description="only specimens with this number")
     ] = None,
+    merged: Annotated[
+        bool,
+        Query(description="only signed specimens whose patient was merged with another one since the last report"),
+    ] = False,
     before: Annotated[int | None, Query(ge=0, le=2**62, description="`next` of the previous page")] = None,
     limit: Limit = 50,
 ) -> SpecimenPage:
     """Newest first; use `next` for older ones."""
-    return await lab.query(lab.use_cases.list, state, number, before, limit)
+    return await lab.query(partial(lab.use_cases.list, merged=merged), state, number, before, limit)
 
 
 @_read("/{specimen_id}", "Look at a specimen", examples.SPECIMEN)

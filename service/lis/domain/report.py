@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringC
 from model.contract import PartName
 from model.fields import Code, Sha256
 from service.api.schemas import ClassCount, ClassShare, Document
+from service.lis.domain.person import Person
 
 #: The largest value of an integer column.
 MAX_INTEGER: Final = 2**31 - 1
@@ -284,6 +285,22 @@ class ReportModel(Document):
     )
 
 
+class ReportContent(Document):
+    """Which results a report has besides the differential. Later versions withdraw those that they no longer have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    class_counts: bool = Field(False, description="the number of cells of each class is a result of its own")
+    provenance: Literal["notes", "results"] = Field(
+        "notes", description="cells that wait for review, models and method: notes, or results of their own"
+    )
+
+
+DEFAULT_CONTENT: Final = ReportContent()
+#: Of reports that do not say it.
+EARLIER_CONTENT: Final = ReportContent(provenance="results")
+
+
 class Report(Document):
     """One version of a specimen's report. Never changed."""
 
@@ -292,6 +309,12 @@ class Report(Document):
     version: int = Field(ge=1, description="1, 2, … within the specimen")
     status: ReportStatus
     number: Line = Field(description="the specimen's number, as on its label (SPM-2)")
+    filed_under: Line | None = Field(
+        None, description="OBR-3 without a filler number, if another order is on the same tube; absent: `number`"
+    )
+    part: int | None = Field(
+        None, ge=2, description="which specimen of its order (OBX-4): 2, 3, …; absent: the first to be reported"
+    )
     patient: Patient
     order: Order
     collected_at: Moment | None = Field(None, description="collection time (SPM-17)")
@@ -299,16 +322,30 @@ class Report(Document):
     megakaryocytes: int | None = Field(
         None, ge=0, description="counted separately by a person, never in the denominator"
     )
+    megakaryocytes_by: Person | None = Field(None, description="who counted them; absent: the signer")
     models: list[ReportModel] = Field(
         description="most recent first; more than one if the model was changed in between"
     )
     created_at: Moment
     signed_by: Line | None = Field(None, description="the signer; absent while preliminary")
+    signer: Person | None = Field(None, description="the signer with the id that the credential proves")
     comment: Text | None = Field(None, description="the signer's comment")
     correction: Text | None = Field(None, description="reason of the amendment; corrected reports only")
+    content: ReportContent | None = Field(
+        None, description="absent in reports of earlier versions: provenance as results, no counts"
+    )
 
     @property
     def collected_as(self) -> str | None:
         """The collection time with the order's precision and offset, as an HL7 timestamp; None if unknown."""
+        return self._collection(0)
+
+    @property
+    def collected_until_as(self) -> str | None:
+        """The end of a collection that took time, as `collected_as`; None if the order has none."""
+        return self._collection(1)
+
+    def _collection(self, end: int) -> str | None:
         sent = self.order.as_ordered or {}
-        return next((sent[name] for name in COLLECTION_FIELDS if name in sent), None) if self.collected_at else None
+        text = next((sent[name] for name in COLLECTION_FIELDS if name in sent), "") if self.collected_at else ""
+        return [*text.split("^"), ""][end] or None

@@ -10,15 +10,24 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
 from service.errors import NotReviewed, UnknownSpecimen
-from service.lis.domain import cells
+from service.lis.domain import cells, specimens
 from service.lis.domain.cells import CellCounts
 from service.lis.domain.differential import CountingRules, specimen_differential
-from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus, SpecimenDifferential
+from service.lis.domain.person import Person, person_of
+from service.lis.domain.report import (
+    Order,
+    Patient,
+    Report,
+    ReportContent,
+    ReportModel,
+    ReportStatus,
+    SpecimenDifferential,
+)
 from service.lis.storage import audit, outbox
 from service.lis.storage.states import MessageState, State
 from service.lis.storage.tables import CellRow, MessageRow, ReportRow, SpecimenRow
@@ -67,18 +76,28 @@ def differential_of(specimen: SpecimenRow, found: CellCounts, rules: CountingRul
 
 
 def preliminary(
-    session: Session, specimen: SpecimenRow, actor: Actor, rules: CountingRules, channels: Sequence[Channel]
+    session: Session,
+    specimen: SpecimenRow,
+    actor: Actor,
+    rules: CountingRules,
+    channels: Sequence[Channel],
+    content: ReportContent,
 ) -> Report:
     """Write an unsigned report of a locked, open specimen.
 
     Raises:
         NotReviewed: no cell is counted.
     """
-    return _written(session, specimen, ReportStatus.PRELIMINARY, Signature(actor), rules, channels)
+    return _written(session, specimen, ReportStatus.PRELIMINARY, Signature(actor), rules, channels, content)
 
 
 def sign(
-    session: Session, specimen: SpecimenRow, signature: Signature, rules: CountingRules, channels: Sequence[Channel]
+    session: Session,
+    specimen: SpecimenRow,
+    signature: Signature,
+    rules: CountingRules,
+    channels: Sequence[Channel],
+    content: ReportContent,
 ) -> Report:
     """Sign a locked specimen that is open or amended.
 
@@ -86,7 +105,7 @@ def sign(
         NotReviewed: no cell is counted, or cells wait for review and `accept_unread` is false.
     """
     status = ReportStatus.CORRECTED if specimen.state == State.AMENDING else ReportStatus.FINAL
-    report = _written(session, specimen, status, signature, rules, channels)
+    report = _written(session, specimen, status, signature, rules, channels, content)
     specimen.state = State.SIGNED
     return report
 
@@ -98,10 +117,12 @@ def _written(
     signature: Signature,
     rules: CountingRules,
     channels: Sequence[Channel],
+    content: ReportContent,
 ) -> Report:
     found = cells.count(session, specimen, rules)
     differential = differential_of(specimen, found, rules)
     signed = status is not ReportStatus.PRELIMINARY
+    part = _part(session, specimen)
     _check(differential, signed=signed, accept_unread=signature.accept_unread)
     specimen.reports += 1
     specimen.revision += 1
@@ -112,22 +133,46 @@ def _written(
         version=specimen.reports,
         status=status,
         number=specimen.number,
+        filed_under=specimen.key if specimen.key != specimen.number else None,
+        part=part,
         patient=Patient.model_validate(specimen.patient),
         order=Order.model_validate(specimen.order),
         collected_at=specimen.collected_at,
         differential=differential,
         megakaryocytes=specimen.megakaryocytes,
+        megakaryocytes_by=_counted_by(specimen),
         models=[
             ReportModel(name=each.name, version=each.version, sha256=each.sha256, inert=each.inert or None)
             for each in found.models
         ],
         created_at=now,
         signed_by=signature.signer.name if signed else None,
+        signer=person_of(signature.signer) if signed else None,
         comment=signature.comment,
         correction=specimen.correction if status is ReportStatus.CORRECTED else None,
+        content=content,
     )
     _store(session, specimen, report, signature.signer, channels)
+    if signed:
+        specimen.merged_at = None
     return report
+
+
+def _counted_by(specimen: SpecimenRow) -> Person | None:
+    has_author = specimen.megakaryocytes is not None and specimen.counted_by is not None
+    return Person.model_validate(specimen.counted_by) if has_author else None
+
+
+def _part(session: Session, specimen: SpecimenRow) -> int | None:
+    """Which specimen of its order this is, by the first reports: they share OBR-3, and receivers must not mix them."""
+    if specimen.reports:
+        document = get_report(session, specimen, specimen.reports).document
+        return Report.model_validate_json(document).part
+    same_order = specimens.find_by_order(session, None, specimen.filler_number)
+    if len(same_order) > 1:
+        audit.lock(session)  # the first report of another specimen of the order may be under way
+    reported = sum(1 for row in specimens.find_by_order(session, None, specimen.filler_number) if row.reports)
+    return reported + 1 if reported else None
 
 
 def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor, channels: Sequence[Channel]) -> None:
@@ -165,9 +210,9 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor
 
 
 def _sent(session: Session, specimen: SpecimenRow, channel: str) -> list[Report]:
-    """Earlier reports queued for a receiver, oldest first, without those dropped before any attempt.
+    """Earlier reports that a receiver may have, oldest first.
 
-    The others may have arrived, or may still be sent by a person.
+    Not those that it has refused (dead, with its reply), nor those that were dropped before any attempt.
     """
     wanted = (
         select(ReportRow.document)
@@ -176,6 +221,7 @@ def _sent(session: Session, specimen: SpecimenRow, channel: str) -> list[Report]
             MessageRow.specimen == specimen.row,
             MessageRow.channel == channel,
             or_(MessageRow.state != MessageState.DROPPED, MessageRow.attempts > 0),
+            ~and_(MessageRow.state.in_((MessageState.DEAD, MessageState.DROPPED)), MessageRow.reply.is_not(None)),
         )
         .order_by(ReportRow.version)
     )

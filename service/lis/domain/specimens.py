@@ -3,18 +3,21 @@
 All functions run in the caller's transaction. A specimen is locked before it is changed.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, count
 from typing import Any, Literal
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, Text, cast, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
 from service.errors import NumberTaken, ReportedAlready, StaleRevision, UnknownSpecimen, WrongState
+from service.lis.domain.person import person_of
 from service.lis.domain.report import Order, Patient
 from service.lis.storage import audit
 from service.lis.storage.states import State
@@ -27,25 +30,27 @@ _CELLS_WHEN = "cells can be added and read only while it is open or being amende
 
 @dataclass(frozen=True, slots=True)
 class NewSpecimen:
-    """A specimen to open."""
+    """A specimen to open. `shares_tube`: another order has the same number on its tube."""
 
     number: str
     patient: Patient
     order: Order
     target_cells: int
     collected_at: datetime | None = None
+    shares_tube: bool = False
 
 
 def open_specimen(session: Session, new: NewSpecimen, actor: Actor) -> SpecimenRow:
     """Open a specimen.
 
     Raises:
-        NumberTaken: a specimen with this number exists, in any state.
+        NumberTaken: a specimen with this number exists, in any state, and the new one does not share its tube.
     """
-    if find_by_number(session, new.number) is not None:
+    if find_by_number(session, new.number) and not new.shares_tube:
         raise NumberTaken
     row = SpecimenRow(
         id=uuid4().hex,
+        key=_free_key(session, new.number),
         number=new.number,
         state=State.OPEN,
         revision=1,
@@ -68,13 +73,21 @@ def open_specimen(session: Session, new: NewSpecimen, actor: Actor) -> SpecimenR
     return row
 
 
-def find_by_number(session: Session, number: str) -> SpecimenRow | None:
-    """The specimen with this number, or None."""
-    return session.scalars(select(SpecimenRow).where(SpecimenRow.number == number)).one_or_none()
+def _free_key(session: Session, number: str) -> str:
+    """The number itself, or with #2, #3, … for further orders on its tube."""
+    beginning = f"{number[:190]}#"
+    alike = or_(SpecimenRow.key == number, SpecimenRow.key.startswith(beginning, autoescape=True))
+    taken = set(session.scalars(select(SpecimenRow.key).where(alike)))
+    return next(key for key in chain([number], (f"{beginning}{at}" for at in count(2))) if key not in taken)
+
+
+def find_by_number(session: Session, number: str) -> Sequence[SpecimenRow]:
+    """The specimens with this number: one for each order on the tube, oldest first."""
+    return session.scalars(select(SpecimenRow).where(SpecimenRow.number == number).order_by(SpecimenRow.row)).all()
 
 
 def find_by_order(session: Session, placer: str | None, filler: str | None) -> Sequence[SpecimenRow]:
-    """The specimens whose order has one of these numbers, newest first."""
+    """The specimens whose order has one of these numbers, newest first, as they are now."""
     wanted = [
         column == number
         for column, number in ((SpecimenRow.placer_number, placer), (SpecimenRow.filler_number, filler))
@@ -82,7 +95,8 @@ def find_by_order(session: Session, placer: str | None, filler: str | None) -> S
     ]
     if not wanted:
         return ()
-    return session.scalars(select(SpecimenRow).where(or_(*wanted)).order_by(SpecimenRow.row.desc())).all()
+    found = select(SpecimenRow).where(or_(*wanted)).order_by(SpecimenRow.row.desc())
+    return session.scalars(found.execution_options(populate_existing=True)).all()
 
 
 def get(session: Session, specimen_id: str) -> SpecimenRow:
@@ -136,22 +150,35 @@ def check_state(row: SpecimenRow, states: Sequence[State], allowed: str = _CELLS
 
 
 def list_page(
-    session: Session, *, state: State | None, number: str | None, before: int | None, limit: int
+    session: Session, *, state: State | None, number: str | None, merged: bool, before: int | None, limit: int
 ) -> Sequence[SpecimenRow]:
-    """A page of specimens, newest first; `before` is the last `row` of the previous page."""
+    """A page of specimens, newest first; `before` is the last `row` of the previous page.
+
+    Args:
+        merged: only signed specimens that wait for an amendment, because their patient was merged.
+    """
     wanted: list[ColumnElement[bool]] = []
     if state is not None:
         wanted.append(SpecimenRow.state == state)
     if number is not None:
         wanted.append(SpecimenRow.number == number)
+    if merged:
+        wanted += [SpecimenRow.state == State.SIGNED, SpecimenRow.merged_at.is_not(None)]
     if before is not None:
         wanted.append(SpecimenRow.row < before)
     return session.scalars(select(SpecimenRow).where(*wanted).order_by(SpecimenRow.row.desc()).limit(limit)).all()
 
 
-def list_in_states(session: Session, states: Sequence[State]) -> Sequence[SpecimenRow]:
-    """All specimens in these states, oldest first."""
-    return session.scalars(select(SpecimenRow).where(SpecimenRow.state.in_(states)).order_by(SpecimenRow.row)).all()
+def lock_with_patient_numbers(session: Session, numbers: Collection[str]) -> Sequence[SpecimenRow]:
+    """Specimens whose patient may have one of these numbers, locked in row order.
+
+    The database looks for the numbers in the text of the patient, which holds them as JSON: it finds these and few
+    others.
+    """
+    patient = cast(SpecimenRow.patient, Text)
+    has_number = or_(*(patient.contains(json.dumps(number), autoescape=True) for number in numbers))
+    wanted = select(SpecimenRow).where(has_number).order_by(SpecimenRow.row).with_for_update()
+    return session.scalars(wanted.execution_options(populate_existing=True)).all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +203,16 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
     """Change the data of a locked specimen.
 
     Raises:
-        ReportedAlready: another patient, although a report was sent for the current one.
+        ReportedAlready: another patient or filler number, although a report was sent for the current one.
     """
     if new.patient is not None and row.reports and not new.moves_patient and not same_patient(row, new.patient):
         raise ReportedAlready(
             "a report of this specimen was already sent for its patient; amend the specimen, explain the error in the "
             "comment, sign it, and open another specimen for the other patient"
+        )
+    if new.order is not None and row.reports and new.order.filler_number != row.order.get("filler_number"):
+        raise ReportedAlready(
+            "a report was already sent under the current filler number, by which receivers file it; keep that number"
         )
     values = _new_values(new)
     if new.patient is not None and not same_patient(row, new.patient):  # the account number is the other patient's
@@ -191,6 +222,8 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
     old = {name: getattr(row, name) for name in values}
     for name, value in values.items():
         setattr(row, name, value)
+    if "megakaryocytes" in values:
+        row.counted_by = person_of(actor).model_dump(exclude_none=True)
     row.placer_number, row.filler_number = row.order.get("placer_number"), row.order.get("filler_number")
     row.revision += 1
     # Names of the fields, and digests of the old values: more people read the audit trail than the report.

@@ -11,11 +11,13 @@ from service.lis.exchange.astm import records
 from service.lis.exchange.astm.transport import AstmTransport
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.fhir import bundle
-from service.lis.exchange.fhir.transport import FhirTransport
+from service.lis.exchange.fhir.oauth import ClientCredentials
+from service.lis.exchange.fhir.transport import FhirTransport, client_tls
 from service.lis.exchange.hl7 import results
 from service.lis.exchange.mllp.sockets import host_and_port
 from service.lis.exchange.mllp.transport import MllpTransport
 from service.lis.exchange.observations import CodeOf
+from service.lis.exchange.reference_ranges import NO_RANGES, ReferenceRanges
 from service.lis.exchange.transport import Transport
 from service.lis.ingest import OVERLAY, PICTURE
 from service.lis.metrics import ChannelName
@@ -36,7 +38,12 @@ class Receiver:
     time_limit_s: float
 
 
-def receivers(lis: LisSettings, codes: CodeMap, picture_store: PictureStore | None) -> list[Receiver]:
+def receivers(
+    lis: LisSettings,
+    codes: CodeMap,
+    picture_store: PictureStore | None,
+    ranges: ReferenceRanges = NO_RANGES,
+) -> list[Receiver]:
     """All configured receivers.
 
     Raises:
@@ -45,16 +52,26 @@ def receivers(lis: LisSettings, codes: CodeMap, picture_store: PictureStore | No
     code_of = {verified: codes.code_of(verified) for verified in (False, True)}
     found = []
     if lis.hl7_to:
-        found.append(_receiver(lis, "hl7", _hl7(lis, code_of), MllpTransport(lis), lis.hl7_timeout_s))
+        found.append(_receiver(lis, "hl7", _hl7(lis, code_of, ranges), MllpTransport(lis), lis.hl7_timeout_s))
     if lis.fhir_url:
-        token = lis.fhir_token.get_secret_value() if lis.fhir_token else None
-        transport = FhirTransport(lis.fhir_url, token, lis.fhir_timeout_s)
-        encode = _fhir(lis, code_of, picture_store if lis.fhir_pictures else None)
+        transport = _fhir_transport(lis, lis.fhir_url)
+        encode = _fhir(lis, code_of, ranges, picture_store if lis.fhir_pictures else None)
         found.append(_receiver(lis, "fhir", encode, transport, lis.fhir_timeout_s, sends_pictures=lis.fhir_pictures))
     if lis.astm_to:
         astm_transport = AstmTransport(*host_and_port(lis.astm_to), lis.astm_timeout_s)
-        found.append(_receiver(lis, "astm", _astm(lis, code_of), astm_transport, _ASTM_SESSION_S))
+        found.append(_receiver(lis, "astm", _astm(lis, code_of, ranges), astm_transport, _ASTM_SESSION_S))
     return found
+
+
+def _fhir_transport(lis: LisSettings, url: str) -> FhirTransport:
+    token = lis.fhir_token.get_secret_value() if lis.fhir_token else None
+    credentials = None
+    if lis.fhir_oauth_token_url and lis.fhir_oauth_client_id and lis.fhir_oauth_client_secret:
+        secret = lis.fhir_oauth_client_secret.get_secret_value()
+        credentials = ClientCredentials(
+            lis.fhir_oauth_token_url, lis.fhir_oauth_client_id, secret, lis.fhir_oauth_scope
+        )
+    return FhirTransport(url, token, lis.fhir_timeout_s, credentials=credentials, tls=client_tls(lis))
 
 
 Encode = Callable[[Report, Sequence[Report], Examples, str], str]
@@ -79,7 +96,7 @@ def _verified(report: Report) -> bool:
     return report.signed_by is not None and found.read_by_person == found.cells
 
 
-def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
+def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf], ranges: ReferenceRanges) -> Encode:
     def encode(report: Report, earlier: Sequence[Report], _: Examples, control_id: str) -> str:
         return results.encode_report(
             report,
@@ -88,13 +105,16 @@ def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
             control_id=control_id,
             sent_at=report.created_at,
             earlier=earlier,
+            ranges=ranges,
         )
 
     return encode
 
 
-def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], picture_store: PictureStore | None) -> Encode:
-    form = bundle.FhirForm(lis.local_system_uri, lis.fhir_patient_systems, lis.zone)
+def _fhir(
+    lis: LisSettings, code_of: dict[bool, CodeOf], ranges: ReferenceRanges, picture_store: PictureStore | None
+) -> Encode:
+    form = bundle.FhirForm(lis.local_system_uri, lis.fhir_patient_systems, lis.zone, ranges)
 
     def encode(report: Report, earlier: Sequence[Report], examples: Examples, _: str) -> str:
         pictures = _pictures(examples, picture_store) if picture_store else []
@@ -103,9 +123,9 @@ def _fhir(lis: LisSettings, code_of: dict[bool, CodeOf], picture_store: PictureS
     return encode
 
 
-def _astm(lis: LisSettings, code_of: dict[bool, CodeOf]) -> Encode:
+def _astm(lis: LisSettings, code_of: dict[bool, CodeOf], ranges: ReferenceRanges) -> Encode:
     names = lis.hl7_application, lis.hl7_to_application
-    form = records.AstmForm(*names, lis.hl7_processing_id, lis.hl7_specimen_type, lis.zone)
+    form = records.AstmForm(*names, lis.hl7_processing_id, lis.hl7_specimen_type, lis.zone, ranges)
 
     def encode(report: Report, earlier: Sequence[Report], _: Examples, control_id: str) -> str:
         return records.encode_report(report, code_of[_verified(report)], form, control_id, earlier)

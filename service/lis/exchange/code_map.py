@@ -12,6 +12,7 @@ from typing import Final, Self, get_args
 from model.contract import CLASSES, CellClass, Lineage
 from model.regular_file import read_regular_file
 from service.lis.exchange.observations import (
+    COUNT,
     COUNTED,
     LINEAGE,
     ME_RATIO,
@@ -112,10 +113,16 @@ class CodeMap:
 
         return coded
 
-    def result_codes(self, classes: Sequence[CellClass] = CLASSES) -> list[ResultCode]:
-        """The codes of all results for these classes, in the order of a report."""
+    def result_codes(self, classes: Sequence[CellClass] = CLASSES, *, counts: bool = False) -> list[ResultCode]:
+        """The codes of all results for these classes, in the order of a report.
+
+        Args:
+            counts: with the number of cells of each class.
+        """
         before, after = self.code_of(signed=False), self.code_of(signed=True)
-        names = {cell_class.code: cell_class.name for cell_class in classes if cell_class.countable != "never"} | NAMED
+        names = {cell_class.code: cell_class.name for cell_class in classes if cell_class.countable != "never"}
+        numbers = {f"{code}{COUNT}": f"{name}, number of cells" for code, name in names.items()} if counts else {}
+        names |= NAMED | numbers
         return [self._result_code(key, before(key, name), after(key, name)) for key, name in names.items()]
 
     def _result_code(self, key: str, preliminary: Coded, signed: Coded) -> ResultCode:

@@ -153,7 +153,7 @@ class DeliveryWorker:
 
     def _mark_rejected(self, claimed: Claimed, error: Rejected) -> None:
         with self._database.writing() as session:
-            outbox.mark_rejected(session, claimed.row, error.reason, error.reply)
+            outbox.mark_rejected(session, claimed.row, error.stored_reason(), error.reply)
 
     def _mark_unanswered(self, claimed: Claimed, error: NoAnswer) -> None:
         with self._database.writing() as session:

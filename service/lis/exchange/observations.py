@@ -8,12 +8,12 @@ from typing import Literal
 
 from model.contract import RESEARCH_USE, inert_note
 from service.api.schemas import ClassShare
-from service.lis.domain.report import Report, ReportStatus
+from service.lis.domain.report import EARLIER_CONTENT, Report, ReportStatus
 
 PANEL, ME_RATIO = "PANEL", "ME_RATIO"
 COUNTED, WAITING, MEGAKARYOCYTES, MODEL, METHOD = "COUNTED", "WAITING", "MEGAKARYOCYTES", "MODEL", "METHOD"
-#: Keys of the lineages: LINEAGE_GRANULOCYTIC, …
-LINEAGE = "LINEAGE_"
+#: Keys of the lineages, LINEAGE_GRANULOCYTIC, …, and of the numbers of cells, LYT_COUNT, …
+LINEAGE, COUNT = "LINEAGE_", "_COUNT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,19 @@ class Result:
 
 
 def observations(report: Report) -> list[Observation]:
-    """All results of a report: classes in logit order, lineages, M:E ratio, counts, models, method."""
-    return [*_classes(report), *_lineages(report), _ratio(report), *_counts(report), *_provenance(report)]
+    """All results of a report: classes in logit order, lineages, M:E ratio, counts, and by setting its provenance."""
+    content = report.content or EARLIER_CONTENT
+    provenance = _provenance(report) if content.provenance == "results" else ()
+    class_counts = _class_counts(report) if content.class_counts else ()
+    return [*_classes(report), *_lineages(report), _ratio(report), *_counts(report), *class_counts, *provenance]
+
+
+def provenance_notes(report: Report) -> list[str]:
+    """Cells that wait for review, models and method as notes; empty if they are results."""
+    if (report.content or EARLIER_CONTENT).provenance == "results":
+        return []
+    named = [(f"{each.name}: {each.value}", *each.notes) for each in _provenance(report)]
+    return ["; ".join(words) for words in named]
 
 
 def results(report: Report, earlier: Sequence[Report] = ()) -> list[Result]:
@@ -177,14 +188,21 @@ def _ratio(report: Report) -> Observation:
 def _counts(report: Report) -> Iterator[Observation]:
     found = report.differential
     yield Observation(COUNTED, "Cells counted", found.counted, "{cells}", notes=(f"target {found.target_cells}",))
-    note = f"{found.read_by_person} of {found.cells} cells were read by a person"
-    yield Observation(WAITING, "Cells that wait for review", found.waiting_review, "{cells}", notes=(note,))
     if report.megakaryocytes is not None:
         note = "counted separately by a person, not in the differential"
         yield Observation(MEGAKARYOCYTES, "Megakaryocytes", report.megakaryocytes, "{cells}", notes=(note,))
 
 
+def _class_counts(report: Report) -> Iterator[Observation]:
+    for share in report.differential.classes:
+        if share.supported:
+            yield Observation(f"{share.code}{COUNT}", f"{share.name}, number of cells", share.count, "{cells}")
+
+
 def _provenance(report: Report) -> Iterator[Observation]:
+    found = report.differential
+    note = f"{found.read_by_person} of {found.cells} cells were read by a person"
+    yield Observation(WAITING, "Cells that wait for review", found.waiting_review, "{cells}", notes=(note,))
     for model in report.models:
         named = f"{model.name} {model.version} sha256 {model.sha256}"
         notes = (inert_note(model.inert),) if model.inert else ()

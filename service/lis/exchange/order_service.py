@@ -13,7 +13,19 @@ from service.lis.domain import specimens
 from service.lis.domain.report import COLLECTION_FIELDS, Order, Patient, without_collection_time
 from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange import patients
+from service.lis.exchange.order_matching import (
+    candidates,
+    check_agrees,
+    check_filler,
+    is_other_order,
+    match,
+    numbers,
+)
 from service.lis.exchange.orders import (
+    BAD_VALUE,
+    DUPLICATE_KEY,
+    LOCKED,
+    UNKNOWN_KEY,
     Incoming,
     IncomingOrder,
     MessageIdentity,
@@ -24,9 +36,6 @@ from service.lis.exchange.orders import (
 from service.lis.exchange.patients import merged_patient, merged_values
 from service.lis.storage.states import State
 from service.lis.storage.tables import SpecimenRow, TakenMessageRow
-
-#: HL7 table 0357.
-BAD_VALUE, UNKNOWN_KEY, DUPLICATE_KEY, LOCKED = "102", "204", "205", "206"
 
 
 def accept_orders(session: Session, message: MessageIdentity, content: Sequence[Incoming], target_cells: int) -> bool:
@@ -48,21 +57,15 @@ def accept_orders(session: Session, message: MessageIdentity, content: Sequence[
     except IntegrityError:  # another connection accepted the same message first
         session.rollback()
         return False
-    # Lock specimens before the audit trail, which stays locked from the first order to the commit.
-    specimens.lock_rows(session, [row.row for each in content for row in _concerned(session, each)])
-    for each in content:
-        if isinstance(each, PatientUpdate):
-            patients.update(session, each, actor)
-        else:
-            _take(session, each, actor, target_cells)
+    # Lock specimens before the audit trail, which stays locked from the first change to the commit.
+    updates = [each for each in content if isinstance(each, PatientUpdate)]
+    orders = [each for each in content if isinstance(each, IncomingOrder)]
+    patients.update(session, updates, actor)
+    specimens.lock_rows(session, [row.row for order in orders for row in candidates(session, order)])
+    is_replaced = any(order.action is OrderAction.REPLACEMENT for order in orders)
+    for order in orders:
+        _take(session, order, actor, target_cells, is_replaced=is_replaced)
     return True
-
-
-def _concerned(session: Session, content: Incoming) -> Sequence[SpecimenRow]:
-    if isinstance(content, PatientUpdate):
-        return patients.specimens_of(session, content)
-    row = _find(session, content)
-    return () if row is None else (row,)
 
 
 def _sender(message: MessageIdentity) -> Actor:
@@ -80,63 +83,62 @@ def _sender(message: MessageIdentity) -> Actor:
     return Actor(f"order from {peer.certificate or peer.address}", known)
 
 
-def _find(session: Session, order: IncomingOrder) -> SpecimenRow | None:
-    """The specimen of an order: by its own number, or by the order's numbers. The caller compares the rest.
+def _locked(session: Session, order: IncomingOrder) -> list[SpecimenRow]:
+    """The specimens that an order may be about, as they are now."""
+    return [specimens.lock(session, row.id, *State) for row in candidates(session, order)]
 
-    Of several with the same order number, that of the same patient.
+
+def _take(session: Session, order: IncomingOrder, actor: Actor, target_cells: int, *, is_replaced: bool) -> None:
+    """Act on one order.
+
+    Args:
+        is_replaced: the message has the new order (RO) of a replaced one (RP), which is then cancelled.
     """
-    if order.number is not None:
-        return specimens.find_by_number(session, order.number)
-    found = specimens.find_by_order(session, order.order.placer_number, order.order.filler_number)
-    alike = [row for row in found if specimens.same_patient(row, order.patient) and _is_same_order(row, order)]
-    active = [row for row in alike if row.state != State.CANCELLED]
-    if len(active) > 1:
-        raise OrderRefused(DUPLICATE_KEY, "several specimens have this order; send the specimen number", "ORC^1^2")
-    return next(iter(active or alike or found), None)
-
-
-def _take(session: Session, order: IncomingOrder, actor: Actor, target_cells: int) -> None:
-    row = _find(session, order)
-    if row is not None:
-        row = specimens.lock(session, row.id, *State)
+    found = _locked(session, order)
+    row = match(found, order)
     try:
-        if order.action is OrderAction.NEW:
-            _open(session, row, order, actor, target_cells)
+        if order.action in (OrderAction.NEW, OrderAction.REPLACEMENT):
+            _open(session, row, found, order, actor, target_cells)
         elif row is None:
-            raise OrderRefused(UNKNOWN_KEY, "unknown specimen or order number", _place(order))
-        elif order.action in (OrderAction.CHANGE, OrderAction.REPLACE):
+            check_agrees(found, order)
+            raise OrderRefused(DUPLICATE_KEY, "patient and order are those of two specimens", order.place())
+        elif order.action is OrderAction.CHANGE or (order.action is OrderAction.REPLACE and not is_replaced):
             _change(session, row, order, actor)
         else:
             _cancel(session, row, order, actor)
     except ServiceError as error:  # another process was first: the sender retries
-        raise OrderRefused(LOCKED, str(error), _place(order)) from error
+        raise OrderRefused(LOCKED, str(error), order.place()) from error
 
 
-def _place(order: IncomingOrder) -> str:
-    return "ORC^1^2" if order.number is None else "SPM^1^2"
-
-
-def _open(session: Session, row: SpecimenRow | None, order: IncomingOrder, actor: Actor, target_cells: int) -> None:
+def _open(
+    session: Session,
+    row: SpecimenRow | None,
+    on_tube: Sequence[SpecimenRow],
+    order: IncomingOrder,
+    actor: Actor,
+    target_cells: int,
+) -> None:
     if row is None:
         if order.number is None:
-            raise OrderRefused(UNKNOWN_KEY, "no specimen number", "SPM^1^2")
-        _check_filler(session, order)
-        new = NewSpecimen(order.number, order.patient, order.order, target_cells, order.collected_at)
+            raise OrderRefused(UNKNOWN_KEY, "no specimen number", order.location("SPM", 2))
+        if not all(specimens.same_patient(each, order.patient) and is_other_order(each, order) for each in on_tube):
+            raise OrderRefused(DUPLICATE_KEY, "another order has a specimen with this number", order.place())
+        check_filler(session, order)
+        new = NewSpecimen(order.number, order.patient, order.order, target_cells, order.collected_at, bool(on_tube))
         specimens.open_specimen(session, new, actor)
         return
     service, asked = row.order.get("service_code"), order.order.service_code
-    is_other_service = bool(service and asked and service != asked and not _numbers(order.order))
-    if is_other_service or not specimens.same_patient(row, order.patient) or not _is_same_order(row, order):
-        raise OrderRefused(DUPLICATE_KEY, "another order has a specimen with this number", _place(order))
+    if service and asked and service != asked and not numbers(order.order):
+        raise OrderRefused(DUPLICATE_KEY, "another order has a specimen with this number", order.place())
     if row.state == State.CANCELLED:
         specimens.reopen(session, row, actor)
     _change(session, row, order, actor)
 
 
 def _change(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Actor) -> None:
-    _check_agrees(row, order)
     if row.state not in CHANGEABLE:
-        raise OrderRefused(LOCKED, f"the specimen is {row.state}", _place(order))
+        raise OrderRefused(LOCKED, f"the specimen is {row.state}", order.place())
+    check_filler(session, order)
     # OBR-7 is another time than SPM-17, and stands for it only where that was never sent.
     sent = order.order.as_ordered or {}
     replaces = "SPM-17" in sent or "SPM-17" not in (Order.model_validate(row.order).as_ordered or {})
@@ -151,71 +153,15 @@ def _change(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Act
 
 
 def _cancel(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Actor) -> None:
-    _check_agrees(row, order)
-    if _numbers(Order.model_validate(row.order)) and not _numbers(order.order):
-        raise OrderRefused(UNKNOWN_KEY, "a cancellation needs the order's number", "ORC^1^2")
+    if numbers(Order.model_validate(row.order)) and not numbers(order.order):
+        raise OrderRefused(UNKNOWN_KEY, "a cancellation needs the order's number", order.location("ORC", 2))
     if row.state == State.CANCELLED:
         return
     if row.state != State.OPEN:
-        raise OrderRefused(
-            LOCKED, f"the specimen is {row.state}; only an open specimen can be cancelled", _place(order)
-        )
-    specimens.cancel(session, row, actor, "cancelled by the system that ordered it")
-
-
-def _check_agrees(row: SpecimenRow, order: IncomingOrder) -> None:
-    """Check that patient and order are those of the specimen: a number on a tube alone proves nothing.
-
-    Raises:
-        OrderRefused: they are not.
-    """
-    if not specimens.same_patient(row, order.patient):
-        raise OrderRefused(DUPLICATE_KEY, "the specimen belongs to another patient", "PID^1^3")
-    if not _is_same_order(row, order):
-        raise OrderRefused(UNKNOWN_KEY, "the specimen belongs to another order", "ORC^1^2")
-
-
-def _is_same_order(row: SpecimenRow, order: IncomingOrder) -> bool:
-    """Whether placer and filler number are those of the specimen, with namespaces. A missing one is no conflict."""
-    known = Order.model_validate(row.order)
-    pairs = (
-        (known.placer_number, order.order.placer_number, ("ORC-2", "OBR-2")),
-        (known.filler_number, order.order.filler_number, ("ORC-3", "OBR-3")),
-    )
-    compared = [
-        own == theirs and _same_authority(known, order.order, fields) for own, theirs, fields in pairs if own and theirs
-    ]
-    if not compared:  # nothing in common: the same only if one of them has no number at all
-        return not (_numbers(known) and _numbers(order.order))
-    return all(compared)
-
-
-def _numbers(order: Order) -> list[str]:
-    return [number for number in (order.placer_number, order.filler_number) if number]
-
-
-def _check_filler(session: Session, order: IncomingOrder) -> None:
-    """Check that no other patient has this filler number, by which receivers file reports.
-
-    Raises:
-        OrderRefused: another patient has it.
-    """
-    for row in specimens.find_by_order(session, None, order.order.filler_number):
-        if not specimens.same_patient(row, order.patient) and _is_same_order(row, order):
-            raise OrderRefused(DUPLICATE_KEY, "another patient has an order with this filler number", "ORC^1^3")
-
-
-def _same_authority(known: Order, order: Order, fields: tuple[str, str]) -> bool:
-    """Whether namespace and universal id of an entity identifier (EI.2, EI.3) agree where both orders have them."""
-    one, other = (_authority(each, fields) for each in (known, order))
-    return all(not own or not theirs or own == theirs for own, theirs in zip(one, other, strict=True))
-
-
-def _authority(order: Order, fields: tuple[str, str]) -> tuple[str, str]:
-    sent = order.as_ordered or {}
-    written = next((sent[name] for name in fields if name in sent), "")
-    parts = [*written.split("^"), "", "", ""]
-    return parts[1], parts[2]
+        reason = f"the specimen is {row.state}; only an open specimen can be cancelled"
+        raise OrderRefused(LOCKED, reason, order.place())
+    by = "replaced" if order.action is OrderAction.REPLACE else "cancelled"
+    specimens.cancel(session, row, actor, f"{by} by the system that ordered it")
 
 
 def _merged_order(known: Order, new: Order, deleted: Collection[str]) -> Order:
@@ -229,9 +175,14 @@ def _merged_order(known: Order, new: Order, deleted: Collection[str]) -> Order:
     return Order.model_validate(values | {"as_ordered": kept or None})
 
 
-def _merged_field(known: str, new: str) -> str:
-    """A field with the stored components where the new ones are empty, if both begin with the same."""
-    old, sent = known.split("^"), new.split("^")
-    if "~" in known + new or old[0] != sent[0]:
+def _merged_field(known: str, new: str, delimiters: tuple[str, ...] = ("^", "&")) -> str:
+    """A field with the stored parts where the new ones are empty, if both begin with the same."""
+    if not delimiters or "~" in known + new or _beginning(known) != _beginning(new):
         return new
-    return "^".join(one or other for one, other in zip_longest(sent, old, fillvalue="")).rstrip("^")
+    own, *inner = delimiters
+    parts = zip_longest(known.split(own), new.split(own), fillvalue="")
+    return own.join(_merged_field(one, other, tuple(inner)) if other else one for one, other in parts).rstrip(own)
+
+
+def _beginning(field: str) -> str:
+    return field.split("^")[0].split("&")[0]

@@ -1,6 +1,6 @@
 """Orders of the laboratory's system, independent of the message format."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -9,15 +9,18 @@ from service.lis.domain.report import Order, Patient, PatientNumber
 
 
 class OrderAction(StrEnum):
-    """The order control code (ORC-1, HL7 table 0119)."""
+    """The order control code (ORC-1, HL7 table 0119). RP with an RO in its message is cancelled, without it changed."""
 
     NEW = "NW"
     CHANGE = "XO"
     REPLACE = "RP"
+    REPLACEMENT = "RO"
     CANCEL = "CA"
     DISCONTINUE = "DC"
 
 
+#: Errors of orders (HL7 table 0357).
+BAD_VALUE, UNKNOWN_KEY, DUPLICATE_KEY, LOCKED = "102", "204", "205", "206"
 #: Codes that say something about an order and ask for nothing: acknowledged and ignored.
 IGNORED = frozenset("SC SN SR SS NA CN OK UA CR XR DR RQ OC OD UC UX UD RE".split())
 
@@ -28,6 +31,7 @@ class IncomingOrder:
 
     `number` is on its label; None if the message names only the order. Empty fields are None and leave a stored value
     as it is; `deleted` names those that are to be deleted (HL7's null), as in `patient.family` or `order.service_name`.
+    `segments` are the numbers of its segments in the message, such as 2 for the second ORC.
     """
 
     action: OrderAction
@@ -36,6 +40,15 @@ class IncomingOrder:
     order: Order
     collected_at: datetime | None = None
     deleted: frozenset[str] = frozenset()
+    segments: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    def location(self, segment: str, field: int) -> str:
+        """The position of a field in the message, as an ERL (ERR-2)."""
+        return f"{segment}^{self.segments.get(segment, 1)}^{field}"
+
+    def place(self) -> str:
+        """The position of the number that names the order: the specimen's, or the placer's without one."""
+        return self.location("SPM", 2) if "SPM" in self.segments else self.location("ORC", 2)
 
 
 @dataclass(frozen=True, slots=True)

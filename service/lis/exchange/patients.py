@@ -1,10 +1,11 @@
 """Patients as the laboratory's system knows them: new data for their specimens, and merges of two patients.
 
-A merge moves the specimens that are not signed. Signed reports stay as signed; the audit trail of their specimens says
-that their patient was merged, so that a person can amend them.
+A merge moves every specimen, in every state. Signed reports stay as signed: the audit trail of their specimens
+says that their patient was merged, and the specimens are listed until a person has amended them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -15,33 +16,42 @@ from service.lis.domain.report import Order, Patient, PatientNumber
 from service.lis.domain.specimens import CHANGEABLE, SpecimenChange
 from service.lis.exchange.orders import PatientUpdate
 from service.lis.storage import audit
-from service.lis.storage.states import State
 from service.lis.storage.tables import SpecimenRow
 
 
-def specimens_of(session: Session, update: PatientUpdate) -> Sequence[SpecimenRow]:
-    """Specimens that an update concerns: open and amending ones; for a merge also signed ones."""
-    states = (*CHANGEABLE, State.SIGNED) if update.merged else CHANGEABLE
-    return [row for row in specimens.list_in_states(session, states) if _is_concerned(row, update)]
+def update(session: Session, updates: Sequence[PatientUpdate], actor: Actor) -> None:
+    """Apply all updates of a message, in its order, to the specimens that they concern."""
+    numbers = {number.number for each in updates for number in _numbers(each)}
+    rows = specimens.lock_with_patient_numbers(session, numbers) if numbers else ()
+    for each in updates:
+        for row in _concerned(rows, each):
+            _apply(session, row, each, actor)
 
 
-def _is_concerned(row: SpecimenRow, update: PatientUpdate) -> bool:
+def _numbers(update: PatientUpdate) -> Sequence[PatientNumber]:
+    """The numbers by which an update finds its specimens."""
+    return update.merged or update.patient.all_numbers()
+
+
+def _concerned(rows: Iterable[SpecimenRow], update: PatientUpdate) -> Iterable[SpecimenRow]:
     """By a whole number: a part of the authority could be that of two patients."""
-    known = Patient.model_validate(row.patient)
-    numbers = update.merged or update.patient.all_numbers()
-    shared = any(own.is_exactly(number) for own in known.all_numbers() for number in numbers)
-    return shared and (bool(update.merged) or known.is_same(update.patient))
-
-
-def update(session: Session, new: PatientUpdate, actor: Actor) -> None:
-    """Change the patient of the specimens that are not signed, and note a merge at the signed ones."""
-    for row in specimens_of(session, new):
-        if row.state == State.SIGNED:
-            audit.record(session, actor, "merge", row.id, revision=row.revision)
-            continue
+    for row in rows:
         known = Patient.model_validate(row.patient)
-        patient = _moved(known, new) if new.merged else merged_patient(known, new.patient, new.deleted)
-        specimens.change(session, row, SpecimenChange(patient, moves_patient=bool(new.merged)), actor)
+        if not any(own.is_exactly(number) for own in known.all_numbers() for number in _numbers(update)):
+            continue
+        if update.merged or (row.state in CHANGEABLE and known.is_same(update.patient)):
+            yield row
+
+
+def _apply(session: Session, row: SpecimenRow, new: PatientUpdate, actor: Actor) -> None:
+    known = Patient.model_validate(row.patient)
+    if not new.merged:
+        specimens.change(session, row, SpecimenChange(merged_patient(known, new.patient, new.deleted)), actor)
+        return
+    specimens.change(session, row, SpecimenChange(_moved(known, new), moves_patient=True), actor)
+    if row.reports:  # they name the other patient
+        row.merged_at = datetime.now(UTC)
+        audit.record(session, actor, "merge", row.id, revision=row.revision)
 
 
 def _moved(known: Patient, merge: PatientUpdate) -> Patient:

@@ -6,13 +6,19 @@ from typing import Protocol
 class Rejected(Exception):
     """The receiver has refused the message; sending it again would change nothing.
 
-    `reply` is the receiver's answer, stored with the dead letter. `reason` never quotes the message.
+    `reply` is the receiver's answer, stored with the dead letter. `reason` never quotes the message, and is logged;
+    `text` is what the receiver says about it, may quote a patient, and is only stored.
     """
 
-    def __init__(self, reason: str, reply: str = "") -> None:
+    def __init__(self, reason: str, reply: str = "", text: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.reply = reply
+        self.text = text
+
+    def stored_reason(self) -> str:
+        """The reason with the receiver's text, for the database only."""
+        return f"{self.reason}: {self.text}" if self.text else self.reason
 
 
 class NoAnswer(Exception):

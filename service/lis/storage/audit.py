@@ -52,9 +52,7 @@ def record(session: Session, actor: Actor, action: str, specimen_id: str | None 
     Args:
         details: JSON without patients' data. The actor's identity is added.
     """
-    head = session.scalars(select(AuditHeadRow).with_for_update()).one_or_none()
-    if head is None:
-        raise AuditTrailBroken("the row with the end of the audit trail is missing; run `marrowlens audit verify`")
+    head = lock(session)
     row = AuditRow(
         number=head.number + 1,
         at=datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -66,6 +64,18 @@ def record(session: Session, actor: Actor, action: str, specimen_id: str | None 
     row.hash = _hash(row, head.hash)
     session.add(row)
     head.number, head.hash = row.number, row.hash
+
+
+def lock(session: Session) -> AuditHeadRow:
+    """The end of the chain, locked until the commit. Lock specimens before it.
+
+    Raises:
+        AuditTrailBroken: it is missing.
+    """
+    head = session.scalars(select(AuditHeadRow).with_for_update()).one_or_none()
+    if head is None:
+        raise AuditTrailBroken("the row with the end of the audit trail is missing; run `marrowlens audit verify`")
+    return head
 
 
 def verify(session: Session, known: ChainEnd | None = None) -> tuple[ChainEnd, list[Mismatch]]:

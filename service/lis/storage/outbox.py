@@ -179,7 +179,7 @@ def lock_message(session: Session, control_id: str) -> MessageRow | None:
 
 
 class LaterReportSent(Exception):
-    """A later report of the specimen may have arrived; an earlier one would replace it."""
+    """A later report of the specimen was written; an earlier one would replace it."""
 
 
 class DeliveryInProgress(Exception):
@@ -190,7 +190,8 @@ def requeue(session: Session, message: MessageRow, actor: Actor, retry_for: time
     """Queue a dead letter again: the same bytes with the same control id.
 
     Raises:
-        LaterReportSent: a later report of the specimen was sent, and not rejected.
+        LaterReportSent: the specimen has a later report for this receiver, and it was not dropped unsent. That report
+            is complete, and written without an earlier one that was rejected.
     """
     later = select(MessageRow).where(
         MessageRow.specimen == message.specimen,
@@ -198,11 +199,11 @@ def requeue(session: Session, message: MessageRow, actor: Actor, retry_for: time
         MessageRow.row > message.row,
     )
     for other in session.scalars(later.order_by(MessageRow.row).with_for_update()):
-        refused = other.state == MessageState.DEAD and other.reply is not None
-        if other.attempts and not refused:
+        if other.attempts or other.state != MessageState.DROPPED:
             raise LaterReportSent
     now = datetime.now(UTC)
     message.state, message.settled_at, message.attempts = MessageState.WAITING, None, 0
+    message.reply = None
     message.due_at, message.give_up_at, message.leased_until = now, now + retry_for, None
     audit.record(session, actor, "retry", None, message=message.control_id, channel=message.channel)
 

@@ -52,14 +52,17 @@ class ModelRow(Table):
 class SpecimenRow(Table):
     """One specimen. `revision` increases with every change; clients send the one they have seen.
 
-    `placer_number` and `filler_number` are those of `order`, to find it by.
+    `placer_number` and `filler_number` are those of `order`, to find it by. A tube may carry several orders, each a
+    specimen: `number` is on the label, `key` is unique. `merged_at` is the time of a merge of its patient since the
+    last signed report. `counted_by` is the person who counted the megakaryocytes.
     """
 
     __tablename__ = "specimens"
 
     row: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(32), unique=True)
-    number: Mapped[str] = mapped_column(String(200), unique=True)
+    key: Mapped[str] = mapped_column("number", String(200), unique=True)
+    number: Mapped[str] = mapped_column("label", String(200), index=True, server_default="")
     state: Mapped[str] = mapped_column(String(16))
     revision: Mapped[int]
     patient: Mapped[dict[str, Any]]
@@ -72,6 +75,8 @@ class SpecimenRow(Table):
     cells: Mapped[int]
     reports: Mapped[int]
     correction: Mapped[str | None] = mapped_column(Text)
+    merged_at: Mapped[datetime | None]
+    counted_by: Mapped[dict[str, Any] | None]
     opened_at: Mapped[datetime]
 
     __table_args__ = (Index("specimens_by_state", "state", "row"),)

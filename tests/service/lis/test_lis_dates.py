@@ -14,9 +14,9 @@ from serving import client, refused
 
 from service.lis.domain.report import CollectedAt, Moment
 from service.lis.exchange.astm import records
-from service.lis.exchange.hl7.encoding import parse_date, parse_zone
 from service.lis.exchange.hl7.orders import OrderReader
 from service.lis.exchange.hl7.reader import read_header
+from service.lis.exchange.hl7.timestamps import parse_date, parse_zone
 from service.lis.exchange.orders import OrderRefused
 
 OFF = [

@@ -251,6 +251,6 @@ def test_all_dead_letters_are_sent_again_but_those_that_would_take_a_later_repor
                 until(http, f"/specimens/{specimen}", lambda found: state(found) == ["dead", "delivered"])
     everything = command(settings, "lis", "retry", "--all")
     assert (everything.returncode, everything.stdout) == (0, "0 queued again\n")
-    assert f"{first} not sent: the receiver may have a later report" in everything.stderr
+    assert f"{first} not sent: the specimen has a later report" in everything.stderr
     one = command(settings, "lis", "retry", first)
     assert (one.returncode, f"{first} not sent" in one.stderr) == (2, True)

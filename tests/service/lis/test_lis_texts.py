@@ -18,7 +18,7 @@ from service.lis.domain.report import Order, Report, ReportModel, ReportStatus
 from service.lis.exchange.astm import records
 from service.lis.exchange.astm.records import frames, latin
 from service.lis.exchange.fhir import bundle
-from service.lis.exchange.fhir.bundle import text as fhir_text
+from service.lis.exchange.fhir.datatypes import text as fhir_text
 from service.lis.exchange.hl7.encoding import CODECS, components, encode, normalize_line_breaks, segment, text, unescape
 from service.lis.exchange.hl7.results import encode_report
 

@@ -11,8 +11,18 @@ from itertools import count
 from typing import Final
 
 from service.lis.domain.report import Patient, Report, ReportStatus
-from service.lis.exchange.hl7.encoding import is_date
-from service.lis.exchange.observations import PANEL, CodeOf, Result, ResultStatus, not_measured, results
+from service.lis.exchange.hl7.timestamps import is_date, parse_timestamp
+from service.lis.exchange.observations import (
+    MEGAKARYOCYTES,
+    PANEL,
+    CodeOf,
+    Result,
+    ResultStatus,
+    not_measured,
+    provenance_notes,
+    results,
+)
+from service.lis.exchange.reference_ranges import NO_RANGES, ReferenceRanges
 
 STX, ETX, EOT, ENQ, ACK, NAK, ETB = b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x15", b"\x17"
 CR, CRLF = b"\r", b"\r\n"
@@ -99,6 +109,7 @@ class AstmForm:
     processing_id: str = "P"
     specimen_type: str = "BMA"
     zone: tzinfo | None = None
+    ranges: ReferenceRanges = NO_RANGES
 
 
 def encode_report(
@@ -146,7 +157,8 @@ class _Writer:
         yield self._order()
         correction = f"Corrected: {self.report.correction}" if self.report.correction else ""
         comment = (self.report.comment or "").splitlines()
-        yield from _comments(*correction.splitlines(), *comment, *not_measured(self.report))
+        notes = [*not_measured(self.report), *provenance_notes(self.report)]
+        yield from _comments(*correction.splitlines(), *comment, *notes)
         for sequence, result in enumerate(results(self.report, self.earlier), 1):
             yield self._result(sequence, result)
             yield from _comments(*_notes(result))
@@ -171,6 +183,7 @@ class _Writer:
             3: escaped(report.number),
             5: self._ordered_test(),
             8: self._collected(),
+            9: self._collected_until(),
             16: escaped(self.form.specimen_type),
             23: self._moment(report.created_at),
             26: _STATUS[report.status],
@@ -193,22 +206,34 @@ class _Writer:
 
     def _result(self, sequence: int, result: Result) -> dict[int, str]:
         report, observation = self.report, result.observation
+        is_human = result.key == MEGAKARYOCYTES  # counted by a person, not by the instrument
+        counter = report.megakaryocytes_by if is_human else None
+        reference = self.form.ranges.reference(report, observation)
         return {
             1: "R",
             2: str(sequence),
             3: self._test(result.key, observation.name),
             4: "" if observation.value is None else escaped(str(observation.value)),
             5: escaped(observation.unit or ""),
+            6: f"{reference.low:g} to {reference.high:g}" if reference else "",
+            7: reference.flag if reference else "",
             9: _RESULT_STATUS[result.status],
-            11: _components(None, report.signed_by),
+            11: _components(counter.name if counter else None, report.signed_by),
             13: self._moment(report.created_at),
-            14: escaped(self.form.sender),
+            14: "" if is_human else escaped(self.form.sender),
         }
 
     def _collected(self) -> str:
         """The collection time, as a date if the order had one."""
         sent = self.report.collected_as
         return sent[:8] if sent is not None and is_date(sent) else self._moment(self.report.collected_at)
+
+    def _collected_until(self) -> str:
+        """The end of a collection that took time."""
+        sent = self.report.collected_until_as
+        if sent is None:
+            return ""
+        return sent[:8] if is_date(sent) else self._moment(parse_timestamp(sent, self.form.zone))
 
     def _moment(self, moment: datetime | None) -> str:
         if moment is None:

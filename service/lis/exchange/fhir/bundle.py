@@ -2,143 +2,48 @@
 
 docs/fhir-bundle.md shows one; decision 0010 gives the reasons."""
 
-import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, tzinfo
-from typing import Any, Final, TypeVar, cast
-from urllib.parse import quote
+from datetime import UTC, tzinfo
+from typing import Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import orjson
 
 from model.contract import RESEARCH_USE, inert_note
-from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
-from service.lis.exchange.hl7.encoding import is_date, parse_timestamp, parse_zone
+from service.lis.domain.person import Person
+from service.lis.domain.report import Patient, Report, ReportModel, ReportStatus
+from service.lis.exchange.fhir.datatypes import (
+    GENDERS,
+    HL7,
+    LOINC,
+    Json,
+    cleaned,
+    coding,
+    found_by,
+    moment,
+    ordered_coding,
+    patient_system,
+    practitioner,
+    reference_range,
+    uri_identifier,
+    value,
+)
+from service.lis.exchange.hl7.timestamps import is_date, parse_timestamp, parse_zone
 from service.lis.exchange.observations import (
+    MEGAKARYOCYTES,
     PANEL,
     Coded,
     CodeOf,
     Observation,
     ResultStatus,
     observations,
+    provenance_notes,
     results,
 )
-
-Json = dict[str, Any]
-T = TypeVar("T")
-
-LOINC: Final = "http://loinc.org"
-UCUM: Final = "http://unitsofmeasure.org"
-#: System of identifiers that are URIs.
-URI: Final = "urn:ietf:rfc:3986"
-HL7: Final = "http://terminology.hl7.org/CodeSystem/"
-CONFIDENCE_INTERVAL: Final = "http://hl7.org/fhir/StructureDefinition/quantity-confidenceInterval"
-#: Code systems of orders by their name in HL7 v2 (table 0396).
-SYSTEMS: Final = {"LN": LOINC, "SCT": "http://snomed.info/sct"}
-#: HL7 table 0001 to FHIR's administrative gender.
-GENDERS: Final = {"F": "female", "M": "male", "O": "other", "A": "other", "N": "other", "U": "unknown"}
-#: Characters not allowed in FHIR strings (R4, 2.24.0.1) or XML: controls but tab and line ends, surrogates, U+FFFE,
-#: U+FFFF.
-_UNFIT: Final = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
-_OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
-
-
-def coding(system: str | None, code: str, display: str | None = None) -> Json:
-    """A Coding, without absent parts."""
-    found = {"system": system, "code": code, "display": display}
-    return {name: value for name, value in found.items() if value}
-
-
-def text(value: str) -> str:
-    """A valid FHIR string: ASCII controls become spaces, other invalid characters U+FFFD."""
-    return value if value.isprintable() else _UNFIT.sub(lambda found: " " if found[0] < "\x80" else "\ufffd", value)
-
-
-def cleaned(found: T) -> T:
-    """A resource or part of one, with every string made valid."""
-    if isinstance(found, str):
-        return cast(T, text(found))
-    if isinstance(found, dict):
-        return cast(T, {name: cleaned(part) for name, part in found.items()})
-    return cast(T, [cleaned(part) for part in found]) if isinstance(found, list) else found
-
-
-def moment(value: datetime) -> str:
-    """An instant in UTC, to the second or better."""
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
-
-
-def uri_identifier(urn: str) -> Json:
-    """An Identifier that is a URI."""
-    return {"system": URI, "value": urn}
-
-
-def found_by(identifier: Json) -> str:
-    """The search by an Identifier, for `ifNoneExist` and conditional updates."""
-    escaped = (re.sub(r"([\\|,$])", r"\\\1", part) for part in (identifier["system"], identifier["value"]))
-    return "identifier=" + quote("|".join(escaped), safe=":/")
-
-
-def patient_system(patient: Patient, systems: Mapping[str, str], local_system: str) -> str:
-    """The system URI of the patient's number.
-
-    Two assigning authorities never share one, or two patients could be confused: an authority that is neither in
-    `systems` nor a URI or OID gets a name below the laboratory's own URI.
-    """
-    authority = text(patient.authority or "")
-    if found := systems.get(authority):
-        return found
-    own = (each for each in patient.numbers or () if each.number == patient.identifier and each.universal_id)
-    universal = next((each.universal_id for each in own if authority in (each.namespace, each.universal_id)), None)
-    authority = text(universal or authority)  # two hospitals may have one namespace
-    if found := systems.get(authority):
-        return found
-    if _OID.fullmatch(authority):
-        return f"urn:oid:{authority}"
-    return authority if _ABSOLUTE.fullmatch(authority) else f"{local_system}#patients-{quote(authority, safe='')}"
-
-
-def ordered_coding(order: Order) -> Json | None:
-    """The Coding of the ordered service; None without a code."""
-    if order.service_code is None:
-        return None
-    system = order.service_system or ""
-    known = SYSTEMS.get(system) or (system if _ABSOLUTE.fullmatch(system) else None)
-    return coding(known, order.service_code, order.service_name)
-
-
-def value(result: Observation, *, unsupported: bool) -> Json:
-    """The value of a result, or the dataAbsentReason: `unsupported` if the model does not support it."""
-    if result.value is None:
-        # not-applicable: no cell was counted to divide by.
-        reason = "unsupported" if unsupported else "not-applicable"
-        return {"dataAbsentReason": {"coding": [coding(f"{HL7}data-absent-reason", reason)]}}
-    if isinstance(result.value, str):
-        return {"valueString": result.value}
-    return {"valueQuantity": _interval(result) | quantity(result.value, result.unit or "1")}
-
-
-def quantity(number: float, unit: str) -> Json:
-    """A UCUM Quantity; 1 means no unit, the annotation {cells} is displayed as cells."""
-    return {"value": number, "unit": unit.strip("{}"), "system": UCUM, "code": unit}
-
-
-def _interval(result: Observation) -> Json:
-    """The 95 % sampling interval as an HL7 extension.
-
-    A referenceRange would be wrong: receivers flag values outside of it as high or low.
-    """
-    if result.low is None or result.high is None or result.unit is None:
-        return {}
-    digits = 1 if result.unit == "%" else 2
-    low, high = (quantity(round(bound, digits), result.unit) for bound in (result.low, result.high))
-    parts = [{"url": "confidence", "valueDecimal": 95}, {"url": "interval", "valueRange": {"low": low, "high": high}}]
-    return {"extension": [{"url": CONFIDENCE_INTERVAL, "extension": parts}]}
-
+from service.lis.exchange.reference_ranges import NO_RANGES, ReferenceRanges
 
 #: A result that was sent before and has no value any more.
 WITHDRAWN: Final = "entered-in-error"
@@ -164,6 +69,7 @@ class FhirForm:
     local_system: str
     patient_systems: Mapping[str, str] = field(default_factory=dict)
     zone: tzinfo | None = None  # of times without an offset; None: this machine's
+    ranges: ReferenceRanges = NO_RANGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,27 +153,35 @@ class _Writer:
         return {"subject": {"reference": self._urn("patient")}}
 
     def _effective(self) -> Json:
-        collected = self._collected()
-        return {} if collected is None else {"effectiveDateTime": collected}
+        return self._when("effective")
 
-    def _collected(self) -> str | None:
-        """The collection time with the precision and offset of the order; FHIR has no time without an offset."""
-        collected, sent = self.report.collected_at, self.report.collected_as
-        if collected is None or sent is None:
-            return None if collected is None else moment(collected)
+    def _when(self, name: str) -> Json:
+        """The collection time as `<name>DateTime`, or `<name>Period` if it has an end; empty if it is unknown."""
+        begin, end = self._time(self.report.collected_as), self._time(self.report.collected_until_as)
+        if begin is None and self.report.collected_at is not None:
+            begin = moment(self.report.collected_at)
+        if end is not None:
+            return {f"{name}Period": {"start": begin, "end": end}}
+        return {} if begin is None else {f"{name}DateTime": begin}
+
+    def _time(self, sent: str | None) -> str | None:
+        """A time of the order with its precision and offset; FHIR has no time without an offset."""
+        if sent is None:
+            return None
         if is_date(sent):
             return parse_timestamp(sent, UTC).date().isoformat()
-        return collected.astimezone(parse_zone(sent) or self.form.zone).isoformat()
+        offset = parse_zone(sent) or self.form.zone
+        return parse_timestamp(sent, offset).astimezone(offset).isoformat()
 
     def _specimen(self) -> Json:
-        collected = self._collected()
+        collected = self._when("collected")
         return {
             "resourceType": "Specimen",
             "identifier": [uri_identifier(self._urn("specimen"))],
             "accessionIdentifier": {"value": self.report.number},
             "type": {"text": "Bone marrow aspirate"},
             **self._subject(),
-            **({} if collected is None else {"collection": {"collectedDateTime": collected}}),
+            **({"collection": collected} if collected else {}),
         }
 
     def _media(self, picture: MediaPicture) -> Json:
@@ -301,16 +215,27 @@ class _Writer:
         unmeasured = ResultStatus.PRELIMINARY if is_preliminary else ResultStatus.FINAL
         document["status"] = _STATUS[status or unmeasured]
         document |= value(result, unsupported=result.key in self.report.differential.unsupported)
-        models = self._models()
-        if len(models) == 1:  # with several, the model of a result is unknown
-            document["device"] = {"reference": model_urn(models[0])}
+        document |= self._author(result)
+        if found := self.form.ranges.reference(self.report, result):
+            document |= reference_range(found, result.unit or "1")
         if result.notes:
             document["note"] = [{"text": note} for note in result.notes]
         return document
 
+    def _author(self, result: Observation) -> Json:
+        """The person who counted, or who signed; and the model, if it is known which one suggested the classes."""
+        report, models = self.report, self._models()
+        is_human = result.key == MEGAKARYOCYTES
+        counter = report.megakaryocytes_by if is_human else None
+        person = practitioner(counter, self.form.local_system) if counter else _signer(report, self.form)
+        device = {"device": {"reference": model_urn(models[0])}} if len(models) == 1 and not is_human else {}
+        return device | ({"performer": [person]} if person else {})
+
     def _panel(self, results: Sequence[Json]) -> Json:
         document = self._any_observation(self.code_of(PANEL, PANEL_NAME), PANEL_NAME, PANEL)
-        return document | {"hasMember": [_reference(result) for result in results]}
+        notes = [{"text": note} for note in provenance_notes(self.report)]
+        members = [_reference(result) for result in results]
+        return document | {"hasMember": members, **({"note": notes} if notes else {})}
 
     def _any_observation(self, coded: Coded, display: str, name: str) -> Json:
         return {
@@ -341,7 +266,7 @@ class _Writer:
             **self._subject(),
             **self._effective(),
             "issued": moment(report.created_at),
-            **_interpreter(report),
+            **({"resultsInterpreter": [person]} if (person := _signer(report, self.form)) else {}),
             "specimen": [{"reference": self._urn("specimen")}],
             "result": [{"reference": self._urn(PANEL)}],
             **({"media": [_shown(each) for each in media]} if media else {}),
@@ -402,8 +327,9 @@ def _based_on(report: Report) -> Json:
     return {"basedOn": [{"type": "ServiceRequest", "identifier": identifier}]}
 
 
-def _interpreter(report: Report) -> Json:
-    return {"resultsInterpreter": [{"type": "Practitioner", "display": report.signed_by}]} if report.signed_by else {}
+def _signer(report: Report, form: FhirForm) -> Json | None:
+    person = report.signer or (Person(name=report.signed_by) if report.signed_by else None)
+    return practitioner(person, form.local_system) if person else None
 
 
 def _conclusion(report: Report) -> Json:

@@ -3,12 +3,17 @@
 import asyncio
 import logging
 import re
+import ssl
 from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
 import orjson
 
+from model.regular_file import check_regular_file
+from service.config.lis import LisSettings
+from service.lis.exchange.fhir.answers import document, fault_of, read_bounded
+from service.lis.exchange.fhir.oauth import ClientCredentials, TokenSource
 from service.lis.exchange.transport import NoAnswer, Rejected
 
 JSON: Final = "application/fhir+json"
@@ -24,18 +29,33 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,200}")
 class FhirTransport:
     """A `Transport` to a FHIR server. A user and password in the URL are sent by basic authentication."""
 
-    def __init__(self, base_url: str, token: str | None, timeout_s: float) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None,
+        timeout_s: float,
+        *,
+        credentials: ClientCredentials | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """
+        Args:
+            token: a bearer token; None with `credentials`, which fetch one.
+            tls: for the server and the token endpoint; None trusts the usual authorities.
+        """
         _quiet_http_logs()
         url = httpx.URL(base_url)
         # Uncompressed: a few compressed bytes could exhaust the memory.
         headers = {"Content-Type": JSON, "Accept": JSON, "Accept-Encoding": "identity", "Prefer": "return=minimal"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        basic = httpx.BasicAuth(url.username, url.password) if url.username and token is None else None
+        has_bearer = token is not None or credentials is not None
+        basic = httpx.BasicAuth(url.username, url.password) if url.username and not has_bearer else None
         self._url = url.copy_with(username=None, password=None)
         self._timeout_s = timeout_s
         # One deadline for the whole delivery, below: httpx's time-out restarts with each piece of an answer.
-        self._client = httpx.AsyncClient(headers=headers, auth=basic, timeout=None)
+        self._client = httpx.AsyncClient(headers=headers, auth=basic, timeout=None, verify=tls or True)
+        self._tokens = TokenSource(credentials, self._client) if credentials else None
 
     async def deliver(self, message: str, control_id: str) -> str:
         """POST a transaction; returns the server's transaction-response.
@@ -47,36 +67,61 @@ class FhirTransport:
         try:
             async with asyncio.timeout(self._timeout_s):
                 status, reply = await self._answer(message.encode(), control_id)
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise NoAnswer(f"no answer from the FHIR server: {type(error).__name__}") from error
+        except (httpx.HTTPError, OSError) as error:  # httpx wraps no TLS alert that comes while it reads
+            raise NoAnswer(f"no answer from the FHIR server: {fault_of(error)}") from error
         if status in (200, 201):
             return _receipt(reply, len(orjson.loads(message)["entry"]))
         reason = f"HTTP {status}"
         if 400 <= status < 500 and status not in RETRIED:
-            issues = "; ".join(_issues(_document(reply)))
+            issues = "; ".join(_issues(document(reply)))
             raise Rejected(f"{reason}: {issues}" if issues else reason, reply)
         raise NoAnswer(reason)
 
     async def _answer(self, content: bytes, control_id: str) -> tuple[int, str]:
-        """Status and body of the answer.
+        """Status and body of the answer. A token that the server refuses is renewed once.
 
         Raises:
-            NoAnswer: it is compressed or too large.
+            NoAnswer: it is compressed or too large, or there is no access token.
         """
-        limit_bytes, found = MAX_ANSWER_BYTES + 2 * len(content), bytearray()
-        headers = {"X-Request-Id": control_id}
+        if self._tokens is None:
+            return await self._posted(content, {"X-Request-Id": control_id})
+        headers = {"X-Request-Id": control_id, "Authorization": f"Bearer {await self._tokens.token()}"}
+        status, reply = await self._posted(content, headers)
+        if status == httpx.codes.UNAUTHORIZED:
+            self._tokens.forget()
+            headers["Authorization"] = f"Bearer {await self._tokens.token()}"
+            status, reply = await self._posted(content, headers)
+        return status, reply
+
+    async def _posted(self, content: bytes, headers: dict[str, str]) -> tuple[int, str]:
+        limit_bytes = MAX_ANSWER_BYTES + 2 * len(content)
         async with self._client.stream("POST", self._url, content=content, headers=headers) as answer:
-            if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise NoAnswer("the FHIR server sent a compressed answer despite Accept-Encoding: identity")
-            async for piece in answer.aiter_raw():
-                found += piece
-                if len(found) > limit_bytes:
-                    raise NoAnswer(f"the FHIR server's answer is larger than {limit_bytes} bytes")
-        return answer.status_code, found.decode("utf-8", "replace")
+            return answer.status_code, await read_bounded(answer, limit_bytes, "the FHIR server")
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+def client_tls(lis: LisSettings) -> ssl.SSLContext | None:
+    """TLS to the FHIR server with a private authority, a client certificate or both; None with neither.
+
+    Raises:
+        OSError: a file cannot be read, or is not valid PEM (`ssl.SSLError`).
+    """
+    if lis.fhir_tls_ca is None and lis.fhir_tls_cert is None:
+        return None
+    for path in (lis.fhir_tls_ca, lis.fhir_tls_cert, lis.fhir_tls_key):
+        if path is not None:  # OpenSSL would block on a FIFO
+            check_regular_file(path)
+    if lis.fhir_tls_ca is None:
+        context = httpx.create_ssl_context()
+    else:
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=lis.fhir_tls_ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if lis.fhir_tls_cert:
+        context.load_cert_chain(lis.fhir_tls_cert, lis.fhir_tls_key)
+    return context
 
 
 def _receipt(reply: str, sent: int) -> str:
@@ -86,7 +131,7 @@ def _receipt(reply: str, sent: int) -> str:
         Rejected: an entry was refused.
         NoAnswer: no transaction-response, entries are missing in it, or a server error in an entry.
     """
-    answer = _document(reply)
+    answer = document(reply)
     if answer.get("resourceType") != "Bundle" or answer.get("type") != "transaction-response":
         raise NoAnswer("the answer is not a transaction-response; check MARROWLENS_LIS_FHIR_URL")
     responses = [entry.get("response") or {} for entry in answer.get("entry", [])]
@@ -100,14 +145,6 @@ def _receipt(reply: str, sent: int) -> str:
     if len(responses) != sent:
         raise NoAnswer(f"the answer has {len(responses)} of {sent} entries")
     return reply
-
-
-def _document(reply: str) -> dict[str, Any]:
-    try:
-        found = orjson.loads(reply)
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _status(response: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from service.lis.exchange.hl7.encoding import EMPTY, Encoded, components, format_timestamp, message, segment, text
+from service.lis.exchange.hl7.encoding import EMPTY, Encoded, components, message, segment, text
 from service.lis.exchange.hl7.orders import VERSIONS
 from service.lis.exchange.hl7.reader import Header, MessageRejected
 from service.lis.exchange.hl7.results import VERSION, ordered, patient
+from service.lis.exchange.hl7.timestamps import format_timestamp
 from service.lis.exchange.orders import IncomingOrder, OrderAction, OrderRefused, OrderWarning
 
 #: HL7 table 0357.
@@ -38,6 +39,7 @@ ACCEPTED = {
     OrderAction.NEW: "OK",
     OrderAction.CHANGE: "XR",
     OrderAction.REPLACE: "RQ",
+    OrderAction.REPLACEMENT: "OK",
     OrderAction.CANCEL: "CR",
     OrderAction.DISCONTINUE: "DR",
 }
@@ -132,12 +134,13 @@ def _is_before(header: Header, *version: int) -> bool:
 
 def _msa_and_err(header: Header, outcome: Outcome, mode: str) -> Iterator[str]:
     refused = outcome.refused
-    early = _is_before(header, 2, 5)  # ERR has one field, and MSA-3 the reason
-    reason = text(refused.reason) if refused and early else EMPTY
+    early = _is_before(header, 2, 5)  # ERR has one field and no severity; MSA-3 has the reason, and warnings
+    said = [refused.reason] if refused else [each.reason for each in outcome.warnings]
+    reason = text("; ".join(dict.fromkeys(said)) or None) if early else EMPTY
     yield segment("MSA", {1: text(outcome.code(mode)), 2: text(header.control_id), 3: reason})
     if refused:
         yield _early_error(refused) if early else _error(refused, "E")
-    elif not early and mode == "A":
+    elif not early:
         yield from (_error(warning, "W") for warning in outcome.warnings)
 
 
@@ -164,8 +167,16 @@ def _accepted_orders(orders: Sequence[IncomingOrder], stamp: ReplyMetadata, *, b
         several = list(group)
         if by_specimen:
             kind = ordered(several[0].order, None, "SPM-4") or text(stamp.specimen_type)
-            yield segment("SPM", {1: text(number), 2: text(specimen), 4: kind})
+            label = ordered(several[0].order, None, "SPM-2") or text(specimen)
+            yield segment("SPM", {1: text(number), 2: label, 4: kind})
         for each in several:
-            numbers = {2: ordered(each.order, each.order.placer_number, "ORC-2", "OBR-2")}
-            numbers[3] = ordered(each.order, each.order.filler_number, "ORC-3", "OBR-3")
-            yield segment("ORC", {1: text(ACCEPTED[each.action]), **numbers})
+            yield from _accepted(each)
+
+
+def _accepted(order: IncomingOrder) -> Iterator[str]:
+    """ORC, and OBR if the order has a service: between two specimens ORL^O34 requires it."""
+    numbers = {2: ordered(order.order, order.order.placer_number, "ORC-2", "OBR-2")}
+    numbers[3] = ordered(order.order, order.order.filler_number, "ORC-3", "OBR-3")
+    yield segment("ORC", {1: text(ACCEPTED[order.action]), **numbers})
+    if service := ordered(order.order, order.order.service_code, "OBR-4"):
+        yield segment("OBR", {1: text(order.segments.get("OBR", 1)), **numbers, 4: service})

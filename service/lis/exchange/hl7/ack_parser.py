@@ -4,6 +4,7 @@ MSH-12 is not checked: receivers write the version they were built for.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.lis.exchange.hl7.ack_builder import ERROR_CODES
@@ -11,7 +12,9 @@ from service.lis.exchange.hl7.encoding import codec_of
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_header, read_segments
 from service.lis.exchange.transport import NoAnswer, Rejected
 
-TAKEN, FINAL = ("AA", "CA"), ("AA", "AE", "AR")
+TAKEN = ("AA", "CA")
+#: Characters of the receiver's text that are kept with a dead letter; the whole answer is kept beside it.
+MAX_TEXT = 500
 CODES = ("AA", "AE", "AR", "CA", "CE", "CR")
 
 
@@ -23,11 +26,12 @@ class Acknowledgement:
     code: str
     about: str
     errors: tuple[str, ...]
+    text: str
     reply: str
 
     @property
     def final(self) -> bool:
-        """Whether no other acknowledgement follows: an application acknowledgement, or a rejection."""
+        """Whether no other acknowledgement follows: an application acknowledgement, or a rejection. CA never is."""
         return self.code != "CA"
 
     @property
@@ -39,10 +43,11 @@ class Acknowledgement:
         """Return if the message was accepted.
 
         Raises:
-            Rejected: it was not. The reason has codes and positions only; `reply` has the receiver's text.
+            Rejected: it was not. The reason has codes and positions only; `text` has what MSA-3 and ERR say.
         """
         if self.code not in TAKEN:
-            raise Rejected("; ".join([self.code, *(self.errors or ["no reason given"])]), self.reply)
+            unnamed = "no error code, only a text" if self.text else "no reason given"
+            raise Rejected("; ".join([self.code, *(self.errors or [unnamed])]), self.reply, self.text)
 
 
 def parse_acknowledgement(raw: bytes, charset: str) -> Acknowledgement:
@@ -64,8 +69,17 @@ def parse_acknowledgement(raw: bytes, charset: str) -> Acknowledgement:
     msa = next((each for each in segments if each.name == "MSA"), None)
     if msa is None or msa.get(1) not in CODES:
         raise NoAnswer("the answer is not an acknowledgement")
-    errors = tuple(_error(each) for each in segments if each.name == "ERR")
-    return Acknowledgement(header, msa.get(1), msa.get(2), errors, reply)
+    found = [each for each in segments if each.name == "ERR"]
+    errors = tuple(map(_error, found))
+    return Acknowledgement(header, msa.get(1), msa.get(2), errors, _text(msa, found), reply)
+
+
+def _text(msa: Segment, errors: Sequence[Segment]) -> str:
+    """What the receiver says: MSA-3, and of each ERR the user message, the diagnostic text, or the text of its code."""
+    said = [msa.get(3)]
+    for err in errors:
+        said += [err.get(8), err.get(7)] if err.get(8) or err.get(7) else [err.get(3, 2) or err.get(1, 4, 2)]
+    return " ".join("; ".join(dict.fromkeys(each for each in said if each)).split())[:MAX_TEXT]
 
 
 def _error(err: Segment) -> str:

@@ -10,8 +10,8 @@ from datetime import date, datetime, tzinfo
 from typing import Literal, TypeVar, cast
 
 from service.lis.domain.report import Order, Patient, PatientNumber, collected
-from service.lis.exchange.hl7.encoding import is_date, parse_date, parse_timestamp, parse_zone
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_segments
+from service.lis.exchange.hl7.timestamps import is_date, parse_date, parse_timestamp, parse_zone
 from service.lis.exchange.orders import (
     IGNORED,
     IncomingOrder,
@@ -39,6 +39,7 @@ VERBATIM = (
     ("OBR", 4),
     ("OBR", 16),
     ("PID", 18),
+    ("SPM", 2),
     ("SPM", 4),
 )
 MAX_FIELD = 1000  # characters of a field that is returned
@@ -235,6 +236,7 @@ def _order(request: _Request, pid: Segment, patient: Patient, zone: tzinfo | Non
         ),
         collected_at=_first(_moment(spm, 17, zone), _moment(obr, 7, zone)),
         deleted=frozenset(_deleted(pid, orc, obr, spm)),
+        segments={each.name: each.number for each in (pid, orc, obr, spm) if each is not None},
     )
 
 
@@ -251,14 +253,23 @@ def _verbatim(*segments: Segment | None) -> Iterator[tuple[str, str]]:
 
 
 def _collection_time(obr: Segment | None, spm: Segment | None, zone: tzinfo | None) -> Iterator[tuple[str, str]]:
-    """The collection time as it was sent; a date stays a date, a time without an offset gets that of its zone."""
-    for name, segment, field in (("SPM-17", spm, 17), ("OBR-7", obr, 7)):
-        moment = _moment(segment, field, zone)
-        if segment is not None and moment is not None:
-            sent = segment.get(field)
-            is_complete = is_date(sent) or parse_zone(sent) is not None
-            yield name, sent if is_complete else f"{sent}{parse_timestamp(sent, zone).astimezone(zone):%z}"
-            return
+    """The collection time as it was sent, of a range both ends; a date stays a date, a time without an offset gets that
+    of its zone."""
+    for name, segment, begins, ends in (("SPM-17", spm, (17, 1), (17, 2)), ("OBR-7", obr, (7, 1), (8, 1))):
+        moment, last = (_moment(segment, field, zone, component) for field, component in (begins, ends))
+        if segment is None or moment is None:
+            continue
+        if last is not None and last < moment:
+            raise OrderRefused("102", "the collection ends before it begins", segment.location(ends[0]))
+        sent = [segment.get(*begins), segment.get(*ends)]
+        yield name, "^".join(_with_offset(each, zone) for each in sent if each)
+        return
+
+
+def _with_offset(sent: str, zone: tzinfo | None) -> str:
+    """A timestamp as it was sent, a time with an offset."""
+    is_complete = is_date(sent) or parse_zone(sent) is not None
+    return sent if is_complete else f"{sent}{parse_timestamp(sent, zone).astimezone(zone):%z}"
 
 
 #: Segment, field, component and name of what HL7's null deletes.
@@ -293,7 +304,7 @@ def _control(orc: Segment) -> str:
 
 
 def _action(orc: Segment) -> OrderAction:
-    code = "NW" if _control(orc) == "RO" else _control(orc)  # RO is the new order of a replacement
+    code = _control(orc)
     if code not in list(OrderAction):
         raise OrderRefused("103", f"unsupported order control; send {', '.join(OrderAction)}", orc.location(1))
     return OrderAction(code)
@@ -307,7 +318,7 @@ def _number(request: _Request) -> str | None:
     of_order = _first(_line(obr, 3), _line(orc, 3), _line(obr, 2), _line(orc, 2))
     if own is None and of_order is None:
         raise OrderRefused("101", "no specimen number; send SPM-2, or an order number", (spm or obr or orc).location(2))
-    return own or (of_order if _action(orc) is OrderAction.NEW else None)
+    return own or (of_order if _action(orc) in (OrderAction.NEW, OrderAction.REPLACEMENT) else None)
 
 
 def _patient(pid: Segment, preferred: str, warnings: list[OrderWarning]) -> Patient:
@@ -378,8 +389,8 @@ def _line(segment: Segment | None, field: int, component: int = 1, *, repetition
     return value or None
 
 
-def _moment(segment: Segment | None, field: int, zone: tzinfo | None) -> datetime | None:
-    value = segment.get(field) if segment else ""
+def _moment(segment: Segment | None, field: int, zone: tzinfo | None, component: int = 1) -> datetime | None:
+    value = segment.get(field, component) if segment else ""
     if segment is None or not value:
         return None
     try:

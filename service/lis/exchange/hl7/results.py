@@ -5,21 +5,22 @@ Field by field in docs/hl7-messages.md.
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from service.config.lis import LisSettings
+from service.lis.domain.person import Person
 from service.lis.domain.report import Order, Patient, PatientNumber, Report, ReportStatus
 from service.lis.exchange.hl7.encoding import (
     EMPTY,
     Encoded,
     components,
-    format_date,
-    format_timestamp,
     message,
     repetitions,
     segment,
     text,
     unescape,
 )
+from service.lis.exchange.hl7.timestamps import format_date, format_timestamp
 from service.lis.exchange.observations import (
     MEGAKARYOCYTES,
     MODEL,
@@ -29,8 +30,10 @@ from service.lis.exchange.observations import (
     Result,
     ResultStatus,
     not_measured,
+    provenance_notes,
     results,
 )
+from service.lis.exchange.reference_ranges import NO_RANGES, ReferenceRanges
 
 VERSION = "2.5.1"
 #: hl7_acks to MSH-15 and MSH-16. IHE LAW requires `application`.
@@ -79,6 +82,7 @@ def encode_report(
     control_id: str,
     sent_at: datetime,
     earlier: Sequence[Report] = (),
+    ranges: ReferenceRanges = NO_RANGES,
 ) -> str:
     """The report as the message named by `settings.hl7_message`; segments end with a carriage return.
 
@@ -92,7 +96,7 @@ def encode_report(
     msh, spm = header(settings, kind, control_id, sent_at), _specimen(report, settings)
     pid = patient(report.patient, ordered(report.order, None, "PID-18"))
     orc, obr = _control(report), _request(report, code_of, settings)
-    body = [*_remarks(report), *_results(report, earlier, code_of, settings)]
+    body = [*_remarks(report), *_results(report, earlier, code_of, settings, ranges)]
     if settings.hl7_message == "OUL_R22":
         return message([msh, pid, spm, obr, orc, *body])
     return message([msh, pid, orc, obr, *body, spm])
@@ -140,9 +144,11 @@ def _placer_number(order: Order) -> Encoded:
 
 
 def _filler_number(report: Report) -> Encoded:
-    """The filler order number, or the specimen's number without one."""
+    """The filler order number, or without one the specimen's number, which another order on its tube does not have."""
     number = report.order.filler_number
-    return text(report.number) if number is None else ordered(report.order, number, "ORC-3", "OBR-3")
+    return (
+        text(report.filed_under or report.number) if number is None else ordered(report.order, number, "ORC-3", "OBR-3")
+    )
 
 
 def _control(report: Report) -> str:
@@ -164,14 +170,40 @@ def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
         3: _filler_number(report),
         4: service if order.service_code or order.service_name else panel,
         7: _collected(report),
+        8: text(report.collected_until_as),
         16: ordered(order, None, "OBR-16"),
         22: text(format_timestamp(report.created_at)),
         24: text("HM"),
         25: text(STATUS[report.status]),
-        # NDL.1 is a CNN: its parts are subcomponents, and the family name is the second, as in OBX-16.
-        32: Encoded(f"&{text(report.signed_by)}") if report.signed_by else EMPTY,
+        32: _interpreter(signer, settings) if (signer := _signer(report)) else EMPTY,
     }
     return segment("OBR", fields)
+
+
+def _signer(report: Report) -> Person | None:
+    return report.signer or (Person(name=report.signed_by) if report.signed_by else None)
+
+
+def _interpreter(person: Person, settings: LisSettings) -> Encoded:
+    """An NDL of one name, a CNN: id, family name and, as the last parts, the authority of the id."""
+    parts = (text(person.identifier), text(person.name), *[EMPTY] * 6, *_authority(person, settings))
+    return Encoded("&".join(parts).rstrip("&"))
+
+
+def _observer(person: Person, settings: LisSettings) -> Encoded:
+    """An XCN: id, family name and, as its ninth component, the authority of the id."""
+    authority = Encoded("&".join(_authority(person, settings)).rstrip("&"))
+    fields = (text(person.identifier), text(person.name), *[EMPTY] * 6, authority)
+    return Encoded("^".join(fields).rstrip("^"))
+
+
+def _authority(person: Person, settings: LisSettings) -> tuple[Encoded, ...]:
+    """The authority of a person's id as an HD: the issuer's host, another system, or this application."""
+    if person.identifier is None:
+        return ()
+    if host := urlsplit(person.authority or "").hostname:
+        return EMPTY, text(host), text("DNS")
+    return (text(person.authority or settings.hl7_application),)
 
 
 def _collected(report: Report) -> Encoded:
@@ -185,16 +217,17 @@ def _specimen(report: Report, settings: LisSettings) -> str:
     system = "HL70487" if settings.hl7_specimen_type == "MAR" else settings.local_system
     fields = {
         1: text(1),
-        2: text(report.number),
+        2: ordered(report.order, None, "SPM-2") or text(report.number),
         4: ordered(report.order, None, "SPM-4")
         or components(settings.hl7_specimen_type, "Bone marrow aspirate", system),
-        17: _collected(report),
+        17: Encoded("^".join(filter(None, (_collected(report), text(report.collected_until_as))))),
     }
     return segment("SPM", fields)
 
 
 def _remarks(report: Report) -> Iterator[str]:
     unmeasured = [(words, ("RE", "Remark")) for words in not_measured(report)]
+    unmeasured += [(words, ("RE", "Remark")) for words in provenance_notes(report)]
     comments = [(report.correction, ("GR", "General Reason")), (report.comment, ("RE", "Remark")), *unmeasured]
     present = [(words, kind) for words, kind in comments if words]
     for number, (words, kind) in enumerate(present, 1):
@@ -205,12 +238,18 @@ def _note(number: int, words: str, kind: Encoded = EMPTY) -> str:
     return segment("NTE", {1: text(number), 2: text("L"), 3: text(words), 4: kind})
 
 
-def _results(report: Report, earlier: Sequence[Report], code_of: CodeOf, settings: LisSettings) -> Iterator[str]:
+def _results(
+    report: Report, earlier: Sequence[Report], code_of: CodeOf, settings: LisSettings, ranges: ReferenceRanges
+) -> Iterator[str]:
     shared = _shared(report, settings)
     for number, result in enumerate(results(report, earlier), 1):
         code = _coded(result.key, result.observation.name, code_of, settings)
         status = RESULT_STATUS.get(result.status, settings.hl7_withdrawn)
-        yield _result(number, result, {**shared, 3: code, 11: text(status)})
+        fields = {**shared, **_reference(report, result, ranges), 3: code, 11: text(status)}
+        if result.key == MEGAKARYOCYTES:  # counted by a person, not by a model
+            by = {16: _observer(report.megakaryocytes_by, settings)} if report.megakaryocytes_by else {}
+            fields |= {17: EMPTY, 18: EMPTY, **by}
+        yield _result(number, result, report.part, fields)
         for line, words in enumerate(_notes(result.observation), 1):
             yield _note(line, words)
 
@@ -221,7 +260,7 @@ def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
     devices = [components(f"{model.name} {model.version}", None, model.sha256, "L") for model in report.models]
     return {
         14: _collected(report),
-        16: components(None, report.signed_by),
+        16: _observer(signer, settings) if (signer := _signer(report)) else EMPTY,
         17: components(*method, settings.local_system),
         18: repetitions(devices),
         19: text(format_timestamp(report.created_at)),
@@ -230,20 +269,29 @@ def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
     }
 
 
-def _result(number: int, result: Result, shared: dict[int, Encoded]) -> str:
+def _result(number: int, result: Result, part: int | None, shared: dict[int, Encoded]) -> str:
     observation = result.observation
     fields = {
         **shared,
         1: text(number),
         2: text(_type(observation)),
-        # Distinguishes results of the same code: a report may name several models.
-        4: text(result.number) if result.key == MODEL else EMPTY,
+        4: text(_sub_id(result, part)),
         5: text(observation.value),
         6: components(observation.unit, None, "UCUM") if observation.unit else EMPTY,
     }
-    if result.key == MEGAKARYOCYTES:  # counted by a person, not by a model
-        fields[17] = fields[18] = EMPTY
     return segment("OBX", fields)
+
+
+def _reference(report: Report, result: Result, ranges: ReferenceRanges) -> dict[int, Encoded]:
+    """OBX-7 and OBX-8, if the laboratory has a range for the patient."""
+    found = ranges.reference(report, result.observation)
+    return {7: text(f"{found.low:g}-{found.high:g}"), 8: text(found.flag)} if found else {}
+
+
+def _sub_id(result: Result, part: int | None) -> str | None:
+    """OBX-4: distinguishes results of one code and one OBR-3, of an order's specimens and of a report's models."""
+    model = result.number if result.key == MODEL else None
+    return ".".join(str(each) for each in (part, model) if each is not None) or None
 
 
 def _type(result: Observation) -> str:

@@ -15,7 +15,7 @@ from service.config.lis import LisSettings
 from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, accept_ack
 from service.lis.exchange.hl7.ack_parser import Acknowledgement, parse_acknowledgement
 from service.lis.exchange.hl7.encoding import codec_of, encode
-from service.lis.exchange.hl7.reader import read_header
+from service.lis.exchange.hl7.reader import Header, read_header
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
 from service.lis.exchange.mllp.sockets import client_tls, enable_keepalive, host_and_port
 from service.lis.exchange.transport import NoAnswer
@@ -72,7 +72,7 @@ class MllpTransport:
         """
         header = read_header(message.encode(errors="replace"))
         frame = framed(encode(message, header.charset))
-        sent = _Sent(frame, control_id, header.charset, waits_for_application=header.application_ack == "AL")
+        sent = _Sent(frame, control_id, header.charset, waits_for_application=_waits_for_application(header))
         async with self._turn:
             try:
                 reply = await self._delivered(sent)
@@ -146,6 +146,11 @@ class MllpTransport:
             connection.writer.transport.abort()  # without a TLS shutdown: the peer may be gone
             with suppress(OSError):
                 await connection.writer.wait_closed()
+
+
+def _waits_for_application(header: Header) -> bool:
+    """Whether an application acknowledgement decides: in original mode, and in enhanced mode if it is requested."""
+    return header.application_ack == "AL" or not (header.accept_ack or header.application_ack)
 
 
 def _accepted(reply: Acknowledgement) -> bytes:

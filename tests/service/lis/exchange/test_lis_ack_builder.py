@@ -91,10 +91,29 @@ def test_a_yes_names_every_specimen_above_its_orders() -> None:
     assert [line[:14] for line in said.split("\r")[3:-1]] == [
         "SPM|1|M26-0042",
         "ORC|OK|P-77|F-",
+        "OBR|1|P-77|F-1",
         "ORC|XR|P-78",
         "SPM|2|M26-0043",
         "ORC|CR|P-79",
     ]
+
+
+def test_a_yes_to_two_specimens_is_valid() -> None:
+    second = "SPM|2|M26-0043||MAR", "ORC|NW|P-78|F-13", "OBR|2|P-78|F-13|BMDIFF^Marrow differential^99LAB"
+    said = answer(order(PID, SPM, ORC, OBR, *second))
+    assert parse_message(said, validation_level=VALIDATION_LEVEL.STRICT).validate()
+    assert [line[:4] for line in said.split("\r")[2:-1]] == ["PID|", *["SPM|", "ORC|", "OBR|"] * 2]
+
+
+@pytest.mark.parametrize(("kind", "version"), [(ORM, "2.3"), (ORM, "2.4"), ("OML^O33^OML_O33", "2.5.1")])
+def test_warnings_are_in_every_acknowledgement(kind: str, version: str) -> None:
+    message = order(PID[:-1] + "X", *([SPM] if version == "2.5.1" else []), ORC, OBR, kind=kind, f12=version)
+    warned = "unknown sex, stored as U"
+    for lines in (
+        [answer(message).split("\r")],
+        [answer(message.replace("|||UNICODE", "|AL|NE||UNICODE")).split("\r")],
+    ):
+        assert warned in (lines[0][1] if version < "2.5" else lines[0][2])
 
 
 @pytest.mark.parametrize("version", ["2.3", "2.3.1", "2.4"])

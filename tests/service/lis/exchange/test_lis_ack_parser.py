@@ -41,7 +41,9 @@ def test_a_no_carries_its_errors_and_nothing_that_it_quotes(code: str, err: str,
     came = acknowledged(code, err=err, words="Muster Erika 100234")
     with pytest.raises(Rejected) as rejected:
         parse_acknowledgement(came, "ASCII").raise_for_rejection()
-    assert rejected.value.reason == f"{code}; {reason}"
+    words = "no error code, only a text" if reason == "no reason given" else reason
+    assert rejected.value.reason == f"{code}; {words}"
+    assert rejected.value.stored_reason().startswith(f"{code}; {words}: Muster Erika 100234")
     assert rejected.value.reply == came.decode()
     assert not any(secret in str(rejected.value) for secret in SECRETS)
 
@@ -64,6 +66,22 @@ def test_a_no_carries_its_errors_and_nothing_that_it_quotes(code: str, err: str,
 def test_what_is_no_acknowledgement_is_no_answer(came: bytes) -> None:
     with pytest.raises(NoAnswer):
         parse_acknowledgement(came, "ASCII").raise_for_rejection()
+
+
+@pytest.mark.parametrize(
+    ("words", "err", "text"),
+    [
+        ("", "ERR||PID^1^3|204^Unknown key^HL70357|E||||No such patient\r", "No such patient"),
+        ("", "ERR||PID^1^3|204^Unknown key^HL70357|E|||trace|No such patient\r", "No such patient; trace"),
+        ("Order closed", "ERR|||X7^Order is closed^L|E\r", "Order closed; Order is closed"),
+        ("Order closed", "ERR|ORC^1^2^X7&Closed&L\r", "Order closed; Closed"),
+        ("", "", ""),
+    ],
+)
+def test_a_dead_letter_keeps_what_the_receiver_says(words: str, err: str, text: str) -> None:
+    with pytest.raises(Rejected) as rejected:
+        parse_acknowledgement(acknowledged("AE", err=err, words=words), "ASCII").raise_for_rejection()
+    assert rejected.value.text == text
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda data: b"MSH|^~\\&|" + data))

@@ -15,17 +15,13 @@ from service.lis.exchange.hl7.encoding import (
     components,
     encode,
     escape,
-    format_date,
-    format_timestamp,
     normalize_line_breaks,
-    parse_date,
-    parse_timestamp,
-    parse_zone,
     segment,
     text,
     unescape,
 )
 from service.lis.exchange.hl7.reader import read_segments
+from service.lis.exchange.hl7.timestamps import format_date, format_timestamp, parse_date, parse_timestamp, parse_zone
 
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 

@@ -122,7 +122,8 @@ async def test_nobody_there_is_no_answer() -> None:
     ("acks", "answers", "taken"),
     [
         ("original", ["AA"], True),
-        ("original", ["CA"], True),
+        ("original", ["CA", "AA"], True),
+        ("original", ["CA", "AE"], False),
         ("accept", ["CA"], True),
         ("accept", ["CE"], False),
         ("application", ["AA"], True),

@@ -4,60 +4,29 @@ An order is found by patient and order number, never by the tube alone; what a m
 ordered comes back as it was sent.
 """
 
-import asyncio
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import hl7
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import classified, manifest, sign_request, use_cases, user
-from laboratory import order
+from sender import ANTON, ERIKA, OBR, ORC, SPM, Sender
 from sqlalchemy import select
+from typer.testing import CliRunner
 
 from examples import examples
+from service.cli.main import app
 from service.config.lis import LisSettings
 from service.lis.domain.report import Patient, Report
 from service.lis.exchange.channels import receivers
 from service.lis.exchange.code_map import CodeMap
-from service.lis.exchange.mllp.listener import OrderMessages
-from service.lis.exchange.orders import MessageIdentity, Peer
-from service.lis.schemas import ChangeSpecimen, Specimen
+from service.lis.schemas import ChangeSpecimen, Specimen, WithReason
 from service.lis.storage.tables import MessageRow
 from service.lis.use_cases import UseCases
-
-ERIKA = "PID|1||100234^^^HOSPITAL^MR||Muster^Erika^^^^^L||19640812|F"
-ANTON = "PID|1||999999^^^HOSPITAL^MR||Fremd^Anton||19500101|M"
-SPM = "SPM|1|T-1||MAR^Marrow^HL70487|||||||||||||20260504083000+0200"
-ORC, OBR = "ORC|NW|P-1|F-1", "OBR|1|P-1|F-1|BMDIFF^Marrow differential^99LAB"
-
-
-class Sender:
-    """A laboratory's system: sends messages, each with a control id of its own, and reads the acknowledgement."""
-
-    def __init__(self, front: UseCases, **settings: Any) -> None:
-        self.front = front
-        self._messages = OrderMessages(LisSettings(**settings), self._take)
-        self._sent = 0
-
-    async def _take(self, message: MessageIdentity, orders: Any) -> None:
-        self.front.take_orders(message, orders)
-
-    def send(self, *segments: str, kind: str = "OML^O33^OML_O33", zone: str = "+0200") -> str:
-        """MSA-1, and the code of the error if there is one. MSH-7 has this zone."""
-        self._sent += 1
-        message = order(*segments, kind=kind, f7=f"20260504083000{zone}", f10=f"C-{self._sent}")
-        (answer,) = asyncio.run(self._messages.answers(message.encode(), Peer("192.0.2.1")))
-        parsed = hl7.parse(answer.decode())
-        outcome = str(parsed.segments("MSA")[0][1])
-        return outcome if outcome == "AA" else f"{outcome} {str(parsed.segments('ERR')[0][3]).split('^')[0]}"
-
-    def specimen(self, number: str = "T-1") -> Specimen:
-        (found,) = self.front.list(None, number, None, 2).specimens
-        return self.front.get(found.id)
 
 
 @pytest.fixture
@@ -272,8 +241,6 @@ def test_any_shared_number_is_the_same_patient_and_his_number_stays(sender: Send
 
 def test_a_second_test_on_the_tube_never_overwrites_the_first(front: UseCases) -> None:
     iron = "OBR|2|P-1|F-2|IRON^Iron stain^99LAB"
-    everything = Sender(front)
-    assert everything.send(ERIKA, SPM, ORC, OBR, "ORC|NW|P-1|F-2", iron) == "AE 205"
     ours = Sender(front, hl7_services="BMDIFF")
     assert ours.send(ERIKA, SPM, ORC, OBR, "ORC|NW|P-1|F-2", iron) == "AA"
     assert ours.specimen().order.service_code == "BMDIFF"
@@ -338,6 +305,43 @@ def test_a_collection_time_keeps_its_precision_and_its_offset(
     assert ordered.split("|")[7] == astm_time
 
 
+def test_a_collection_that_took_time_keeps_both_ends(sender: Sender, front: UseCases, artefact: Path) -> None:
+    to = {"hl7_to": "127.0.0.1:1", "fhir_url": "http://127.0.0.1:1", "astm_to": "127.0.0.1:2"}
+    assert sender.send(ERIKA, f"{SPM}^20260504084500", ORC, OBR) == "AA"
+    lines = _report(front, sender, artefact)
+    begin, end = "20260504083000+0200", "20260504084500+0200"
+    assert (lines["SPM"][17], lines["OBR"][7:9], lines["OBX"][14]) == (f"{begin}^{end}", [begin, end], begin)
+    report = Report.model_validate_json(front.report(sender.specimen().id, 1))
+    wanted = receivers(LisSettings(time_zone="Europe/Berlin", **to), CodeMap.load(), None)  # type: ignore[arg-type]
+    encoded = {each.channel.name: each.channel.encode(report, (), (), "1") for each in wanted}
+    period = '{"start":"2026-05-04T08:30:00+02:00","end":"2026-05-04T08:45:00+02:00"}'
+    assert f'"collectedPeriod":{period}' in encoded["fhir"]
+    assert f'"effectivePeriod":{period}' in encoded["fhir"]
+    (ordered,) = (line for line in encoded["astm"].split("\r") if line.startswith("O|"))
+    assert ordered.split("|")[7:9] == ["20260504083000", "20260504084500"]
+    other = SPM.replace("T-1", "T-2").replace("20260504083000+0200", "20260504083000^20260504080000")
+    assert sender.send(ERIKA, other, "ORC|NW|P-2|F-2", OBR.replace("P-1|F-1", "P-2|F-2")) == "AE 102"
+    in_obr = f"{OBR.replace('P-1|F-1', 'P-3|F-3')}|||{begin}|{end}"
+    assert sender.send(ERIKA, "SPM|1|T-3||MAR", "ORC|NW|P-3|F-3", in_obr) == "AA"
+    assert (sender.specimen("T-3").order.as_ordered or {})["OBR-7"] == f"{begin}^{end}"
+
+
+def test_a_label_goes_back_with_its_authorities(sender: Sender, front: UseCases, artefact: Path) -> None:
+    label = "T-1&LAB&1.2.3&ISO^X-9&HIS"
+    sender.send(ERIKA, SPM.replace("|T-1|", f"|{label}|"), ORC, OBR)
+    assert sender.send(ERIKA, SPM, "ORC|XO|P-1|F-1", OBR) == "AA"
+    assert _report(front, sender, artefact)["SPM"][2] == label
+
+
+def test_an_error_names_its_own_order(sender: Sender) -> None:
+    sender.send(ANTON, SPM.replace("T-1", "T-2"), "ORC|NW|P-2|F-2", OBR.replace("P-1|F-1", "P-2|F-2"))
+    second = "SPM|2|T-2||MAR", "ORC|NW|P-3|F-3", OBR.replace("P-1|F-1", "P-3|F-3")
+    answered = sender.answer(ERIKA, SPM, ORC, OBR, *second)
+    assert "\rERR||SPM^2^2|205^" in answered
+    unknown = "SPM|2|T-1||MAR", "ORC|CA|P-9|F-9", "OBR|2|P-9|F-9"
+    assert "\rERR||ORC^2^2|204^" in sender.answer(ERIKA, SPM, ORC, OBR, *unknown)
+
+
 def test_a_collection_time_that_a_person_changes_replaces_the_one_that_was_sent(
     sender: Sender, front: UseCases, artefact: Path
 ) -> None:
@@ -361,14 +365,17 @@ def test_a_patient_update_reaches_his_open_specimens(sender: Sender) -> None:
         assert sender.send("EVN|A01", ANTON.replace("999999", "777"), kind=kind) == "AA"
 
 
-def test_a_merge_moves_open_specimens_and_notes_the_signed_ones(
-    sender: Sender, front: UseCases, artefact: Path
+def test_a_merge_moves_specimens_in_every_state_and_lists_the_signed_ones(
+    sender: Sender, front: UseCases, artefact: Path, tmp_path: Path
 ) -> None:
-    sender.send(ERIKA, SPM, ORC, OBR)
-    sender.send(ERIKA, SPM.replace("T-1", "T-2"), "ORC|NW|P-2|F-2", OBR.replace("P-1|F-1", "P-2|F-2"))
-    signed = sender.specimen("T-2")
-    revision, *_ = front.add(signed.id, [classified("PMO")], manifest(artefact), user("scanner"))
-    front.sign(signed.id, sign_request(revision), user("dr.beispiel"))
+    for at in range(1, 5):
+        tube, obr = SPM.replace("T-1", f"T-{at}"), OBR.replace("P-1|F-1", f"P-{at}|F-{at}")
+        sender.send(ERIKA, tube, f"ORC|NW|P-{at}|F-{at}", obr)
+    for number in ("T-2", "T-4"):
+        signed = sender.specimen(number)
+        revision, *_ = front.add(signed.id, [classified("PMO")], manifest(artefact), user("scanner"))
+        front.sign(signed.id, sign_request(revision), user("dr.beispiel"))
+    sender.send(ERIKA, "ORC|CA|P-3|F-3", kind="ORM^O01")
     survivor = "PID|1||555^^^HOSPITAL^MR||Muster^Erika||19640812|F"
     assert sender.send("EVN|A40", survivor, "MRG|100234^^^HOSPITAL^MR", kind="ADT^A40^ADT_A39") == "AA"
     found = sender.specimen().patient
@@ -376,9 +383,42 @@ def test_a_merge_moves_open_specimens_and_notes_the_signed_ones(
     assert sender.send(survivor, SPM, "ORC|XO|P-1|F-1", OBR) == "AA"
     assert sender.send(ERIKA, SPM, "ORC|XO|P-1|F-1", OBR) == "AE 205"  # the dead number
     after = sender.specimen("T-2")
-    assert (after.state, after.patient.identifier) == ("signed", "100234")
+    assert (after.state, after.patient.identifier) == ("signed", "555")
+    assert Report.model_validate_json(front.report(after.id, 1)).patient.identifier == "100234"
     assert [each.action for each in front.audit_trail(after.id).entries][-1] == "merge"
+    assert listed(front) == ["T-4", "T-2"]
+    assert _command(tmp_path, "status").startswith("2 signed specimens of merged patients wait for an amendment")
+    front.amend(after.id, WithReason(revision=after.revision, reason="merged"), user("dr.beispiel"))
+    assert listed(front) == ["T-4"]
+    front.sign(after.id, sign_request(after.revision + 1), user("dr.beispiel"))
+    assert Report.model_validate_json(front.report(after.id, 2)).patient.identifier == "555"
+    assert listed(front) == ["T-4"]
+    [waiting] = json.loads(_command(tmp_path, "merged", "--json"))
+    assert (waiting["number"], waiting["filler_number"], waiting["reports"]) == ("T-4", "F-4", 1)
+    assert "T-4" in _command(tmp_path, "merged")
+    tube, obr = SPM.replace("T-1", "T-3"), OBR.replace("P-1|F-1", "P-3|F-3")
+    assert sender.send(survivor, tube, "ORC|NW|P-3|F-3", obr) == "AA"  # a cancelled order, ordered again
+    assert (sender.specimen("T-3").state, sender.specimen("T-3").patient.identifier) == ("open", "555")
     assert [each.action for each in front.audit_trail(sender.specimen().id).entries] == ["open", "change", "change"]
+
+
+def _command(folder: Path, *words: str) -> str:
+    """The output of `marrowlens lis …` on the laboratory's database."""
+    done = CliRunner().invoke(app, ["lis", *words], env={"MARROWLENS_LIS_DATABASE": f"sqlite:///{folder}/lab.db"})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def listed(front: UseCases) -> list[str]:
+    return [each.number for each in front.list(None, None, None, 9, merged=True).specimens]
+
+
+def test_merges_of_one_message_follow_each_other(sender: Sender) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    first = ["PID|1||555^^^HOSPITAL^MR||Muster^Erika", "MRG|100234^^^HOSPITAL^MR"]
+    second = ["PID|2||666^^^HOSPITAL^MR||Muster^Erika", "MRG|555^^^HOSPITAL^MR"]
+    assert sender.send("EVN|A40", *first, *second, kind="ADT^A40^ADT_A39") == "AA"
+    assert sender.specimen().patient.identifier == "666"
 
 
 def test_a_merge_of_another_authority_moves_nobody(sender: Sender) -> None:

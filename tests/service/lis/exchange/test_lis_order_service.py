@@ -83,10 +83,9 @@ def test_an_order_finds_the_specimen_that_was_opened_by_hand(front: UseCases) ->
     assert look(front).order.placer_number == "ORD-9"
 
 
-def test_a_number_that_is_another_patients_or_another_orders_is_refused(front: UseCases) -> None:
+def test_a_number_that_is_another_patients_is_refused(front: UseCases) -> None:
     take(front, ordered())
     assert refused(front, ordered(patient=BERTA)) == "205"
-    assert refused(front, ordered(placer="ORD-2")) == "205"
     assert refused(front, ordered(OrderAction.CHANGE, patient=BERTA)) == "205"
     assert look(front).patient == ANNA
 
