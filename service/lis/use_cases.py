@@ -4,8 +4,8 @@ Every method may raise StorageUnavailable. `actor` is written to the audit trail
 """
 
 import json
-from collections.abc import Sequence
-from typing import Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -50,6 +50,19 @@ CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_a
 D = TypeVar("D", bound=Document)
 
 
+class Added(NamedTuple):
+    """The outcome of adding cells: the new revision and differential, a cell or an error for each picture.
+
+    `elsewhere` has, by the hash of a picture, the ids of the specimens of other patients that have it too.
+    """
+
+    revision: int
+    added: int
+    outcomes: Sequence[Cell | CellTaken]
+    differential: SpecimenDifferential
+    elsewhere: Mapping[str, Sequence[str]]
+
+
 class UseCases:
     """The use cases of one laboratory over its database."""
 
@@ -71,10 +84,14 @@ class UseCases:
         with self.database.writing() as session:
             return order_service.accept_orders(session, message, orders, self.rules.target_cells)
 
-    def list(self, state: State | None, number: str | None, before: int | None, limit: int) -> SpecimenPage:
-        """A page of specimens, newest first."""
+    def list(
+        self, state: State | None, number: str | None, before: int | None, limit: int, patient: str | None = None
+    ) -> SpecimenPage:
+        """A page of specimens, newest first. `patient` is any number of a patient."""
         with self.database.reading() as session:
-            rows = specimens.list_page(session, state=state, number=number, before=before, limit=limit + 1)
+            rows = specimens.list_page(
+                session, state=state, number=number, patient=patient, before=before, limit=limit + 1
+            )
         page = rows[:limit]
         following = page[-1].row if len(rows) > limit else None
         return SpecimenPage(specimens=[SpecimenSummary.model_validate(row) for row in page], next=following)
@@ -127,7 +144,7 @@ class UseCases:
         with self.database.writing() as session:
             allowed = "only an open or amended specimen can be signed"
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
-            signature = Signature(actor, request.comment, request.accept_unread)
+            signature = Signature(actor, request.comment, request.accept_unread, request.accept_below_target)
             return signing.sign(session, row, signature, self.rules, self.channels)
 
     def amend(self, specimen_id: str, request: WithReason, actor: Actor) -> Specimen:
@@ -145,13 +162,8 @@ class UseCases:
             specimens.check_state(row, CHANGEABLE)
             return cells.picture_hashes(session, row)
 
-    def add(
-        self, specimen_id: str, new: Sequence[ClassifiedCell], manifest: Manifest, actor: Actor
-    ) -> tuple[int, int, Sequence[Cell | CellTaken], SpecimenDifferential]:
+    def add(self, specimen_id: str, new: Sequence[ClassifiedCell], manifest: Manifest, actor: Actor) -> Added:
         """Add cells.
-
-        Returns:
-            The specimen's revision, the number of new cells, a cell or an error for each of `new`, the differential.
 
         Raises:
             UnknownSpecimen, WrongState, Conflict.
@@ -163,9 +175,20 @@ class UseCases:
                 cells.register_model(session, manifest)
             rows = cells.add(session, row, new, manifest, actor)
             counts = cells.count(session, row, self.rules)
-            outcomes = [each if isinstance(each, CellTaken) else self._cell(each, counts.unsupported) for each in rows]
-            differential = signing.differential_of(row, counts, self.rules)
-            return row.revision, row.cells - before, outcomes, differential
+            return Added(
+                row.revision,
+                row.cells - before,
+                [each if isinstance(each, CellTaken) else self._cell(each, counts.unsupported) for each in rows],
+                signing.differential_of(row, counts, self.rules),
+                cells.also_elsewhere(session, row, [cell.sha256 for cell in new]),
+            )
+
+    def remove(self, specimen_id: str, place: int, request: WithReason, actor: Actor) -> Specimen:
+        """Remove a cell. Raises UnknownSpecimen, WrongState, StaleRevision."""
+        with self.database.writing() as session:
+            row = specimens.lock(session, specimen_id, revision=request.revision)
+            cells.remove(session, row, place, request.reason, actor)
+            return self._specimen(session, row)
 
     def read(self, specimen_id: str, request: ReadCells, actor: Actor) -> ReadAnswer:
         """Store a person's readings. Raises UnknownSpecimen, WrongState, StaleRevision, InvalidReading."""
@@ -200,12 +223,14 @@ class UseCases:
         with self.database.reading() as session:
             return signing.get_report(session, specimens.get(session, specimen_id), version).document.encode()
 
-    def audit_trail(self, specimen_id: str) -> AuditTrail:
-        """The audit trail of a specimen. Raises UnknownSpecimen."""
+    def audit_trail(self, specimen_id: str, after: int, limit: int) -> AuditTrail:
+        """A page of the audit trail of a specimen. Raises UnknownSpecimen."""
         with self.database.reading() as session:
             specimens.get(session, specimen_id)
-            wanted = select(AuditRow).where(AuditRow.specimen_id == specimen_id).order_by(AuditRow.number)
-            return AuditTrail(entries=[_audit_entry(row) for row in session.scalars(wanted)])
+            wanted = select(AuditRow).where(AuditRow.specimen_id == specimen_id, AuditRow.number > after)
+            rows = session.scalars(wanted.order_by(AuditRow.number).limit(limit + 1)).all()
+        page = [_audit_entry(row) for row in rows[:limit]]
+        return AuditTrail(entries=page, next=page[-1].number if len(rows) > limit else None)
 
     def record_read(self, specimen_id: str | None, what: str, actor: Actor) -> None:
         """Write an audit row for a read of a specimen, or of the list if None. Raises UnknownSpecimen."""

@@ -94,6 +94,7 @@ OPEN: Json = {
 CHANGE: Json = {"revision": 3, "megakaryocytes": 14}
 SIGN: Json = {"revision": 4, "comment": "No blasts in excess."}
 REASON: Json = {"revision": 5, "reason": "two blasts were read again"}
+REMOVE: Json = {"revision": 3, "reason": "picture of another patient"}
 SEEN: Json = {"revision": 3}
 READ: Json = {
     "readings": [

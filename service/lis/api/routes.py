@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.api.openapi import problem_responses
 from service.api.uploads.body import JsonRoute
@@ -67,13 +67,17 @@ def _change(
 
 
 @_change("", "Open a specimen", examples.OPEN, examples.SPECIMEN, status=201)
-async def open_specimen(body: OpenSpecimen, actor: CurrentActor, lab: CurrentLaboratory) -> Specimen:
+async def open_specimen(
+    body: OpenSpecimen, actor: CurrentActor, lab: CurrentLaboratory, request: Request, response: Response
+) -> Specimen:
     """Open a specimen without an order. Specimen numbers are unique: 409 if the number exists.
 
         curl -H 'X-Acting-User: m.muster' -H 'Content-Type: application/json' http://localhost:8000/specimens \\
              -d '{"number": "BM-2026-0042", "patient": {"identifier": "100234"}}'
     """
-    return await lab.execute("open", lab.use_cases.open, body, actor)
+    opened: Specimen = await lab.execute("open", lab.use_cases.open, body, actor)
+    response.headers["Location"] = f"{request.scope.get('root_path', '')}/specimens/{opened.id}"
+    return opened
 
 
 @_read("", "List specimens", dependencies=[AuditedListRead])
@@ -83,11 +87,17 @@ async def list_specimens(
     number: Annotated[
         str | None, Query(max_length=200, pattern=NO_NUL, description="only the specimen with this number")
     ] = None,
+    patient: Annotated[
+        str | None,
+        Query(
+            max_length=200, pattern=NO_NUL, description="only specimens of the patient with this number, any of them"
+        ),
+    ] = None,
     before: Annotated[int | None, Query(ge=0, le=2**62, description="`next` of the previous page")] = None,
     limit: Limit = 50,
 ) -> SpecimenPage:
     """Newest first; use `next` for older ones."""
-    return await lab.query(lab.use_cases.list, state, number, before, limit)
+    return await lab.query(lab.use_cases.list, state, number, before, limit, patient)
 
 
 @_read("/{specimen_id}", "Look at a specimen", examples.SPECIMEN)
@@ -132,6 +142,17 @@ async def list_cells(
 async def look_at_cell(specimen_id: SpecimenId, place: Place, lab: CurrentLaboratory) -> CellHistory:
     """The model's suggestion, and all readings of the cell."""
     return await lab.query(lab.use_cases.cell, specimen_id, place)
+
+
+@_change("/{specimen_id}/cells/{place}", "Remove a cell", examples.REMOVE, examples.SPECIMEN, method="DELETE")
+async def remove_cell(
+    specimen_id: SpecimenId, place: Place, body: WithReason, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Specimen:
+    """Take a cell out of an open or amended specimen, such as another patient's picture.
+
+    It is no longer counted or listed. The audit trail has the reason. The same picture cannot be added again.
+    """
+    return await lab.execute("remove", lab.use_cases.remove, specimen_id, place, body, actor)
 
 
 @_change("/{specimen_id}/readings", "Confirm or reclassify cells", examples.READ, examples.READ_ANSWER)
@@ -186,6 +207,11 @@ async def read_report(
 
 
 @_read("/{specimen_id}/audit", "Read the audit trail", response_model_exclude_none=False)
-async def audit_trail(specimen_id: SpecimenId, lab: CurrentLaboratory) -> AuditTrail:
-    """All changes of the specimen, with time and actor."""
-    return await lab.query(lab.use_cases.audit_trail, specimen_id)
+async def audit_trail(
+    specimen_id: SpecimenId,
+    lab: CurrentLaboratory,
+    after: Annotated[int, Query(ge=0, le=2**62, description="`next` of the previous page")] = 0,
+    limit: Limit = 1000,
+) -> AuditTrail:
+    """All changes of the specimen and deliveries of its reports, with time and actor; use `next` for later ones."""
+    return await lab.query(lab.use_cases.audit_trail, specimen_id, after, limit)

@@ -176,7 +176,9 @@ def _ratio(report: Report) -> Observation:
 
 def _counts(report: Report) -> Iterator[Observation]:
     found = report.differential
-    yield Observation(COUNTED, "Cells counted", found.counted, "{cells}", notes=(f"target {found.target_cells}",))
+    below = ("signed below the target",) if report.signed_below_target else ()
+    notes = (f"target {found.target_cells}", *below)
+    yield Observation(COUNTED, "Cells counted", found.counted, "{cells}", notes=notes)
     note = f"{found.read_by_person} of {found.cells} cells were read by a person"
     yield Observation(WAITING, "Cells that wait for review", found.waiting_review, "{cells}", notes=(note,))
     if report.megakaryocytes is not None:
