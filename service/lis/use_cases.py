@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from model.contract import Manifest
 from service.api.schemas import Document, TopClass
 from service.auth.identity import Actor
-from service.errors import CellTaken
-from service.lis.domain import cells, signing, specimens
+from service.errors import CellTaken, UnknownSpecimen
+from service.lis.domain import cells, erasure, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import Order, Report, SpecimenDifferential, edited_order, without_collection_time
 from service.lis.domain.signing import Channel, Signature
@@ -155,6 +155,14 @@ class UseCases:
             specimens.amend(session, row, actor, request.reason)
             return self._specimen(session, row)
 
+    def erase(self, specimen_id: str, request: WithReason, actor: Actor) -> tuple[Specimen, Sequence[str]]:
+        """Erase a patient's data; also returns the pictures to delete. Raises UnknownSpecimen, Conflict."""
+        with self.database.writing() as session:
+            allowed = "sign or cancel it first; only then can its patient's data be erased"
+            row = specimens.lock(session, specimen_id, *erasure.ERASABLE, revision=request.revision, allowed=allowed)
+            pictures = erasure.erase(session, row, actor, request.reason)
+            return self._specimen(session, row), pictures
+
     def picture_hashes(self, specimen_id: str) -> set[str]:
         """SHA-256 of every picture of the specimen. Raises UnknownSpecimen, WrongState."""
         with self.database.reading() as session:
@@ -221,7 +229,10 @@ class UseCases:
     def report(self, specimen_id: str, version: int) -> bytes:
         """One version of the report: the stored JSON, byte for byte. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            return signing.get_report(session, specimens.get(session, specimen_id), version).document.encode()
+            stored = signing.get_report(session, specimens.get(session, specimen_id), version)
+        if not stored.document:
+            raise UnknownSpecimen("report: it was erased")
+        return stored.document.encode()
 
     def audit_trail(self, specimen_id: str, after: int, limit: int) -> AuditTrail:
         """A page of the audit trail of a specimen. Raises UnknownSpecimen."""

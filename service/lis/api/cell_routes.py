@@ -15,7 +15,7 @@ from service.api.uploads.body import content_type, many_pictures, one_picture
 from service.api.uploads.memory_budget import MemoryReservation
 from service.errors import UnknownSpecimen
 from service.lis.api import examples
-from service.lis.api.dependencies import AuditedRead, CurrentActor, CurrentLaboratory, SpecimenId
+from service.lis.api.dependencies import AuditedRead, CurrentActor, CurrentLaboratory, KnownQuery, SpecimenId
 from service.lis.api.routes import Place
 from service.lis.domain.differential import ClassifiedCell
 from service.lis.ingest import MAX_KEY, Ingest
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # imports SQLAlchemy
     from service.lis.use_cases import Added
 
 log = logging.getLogger(__name__)
-router = APIRouter(tags=["specimens"])
+router = APIRouter(tags=["specimens"], dependencies=[KnownQuery])
 
 Key = Annotated[
     str | None,

@@ -14,6 +14,7 @@ from service.lis.api.dependencies import (
     CurrentActor,
     CurrentLaboratory,
     CurrentPerson,
+    KnownQuery,
     SpecimenId,
 )
 from service.lis.domain.report import MAX_INTEGER, Report, SpecimenDifferential
@@ -33,7 +34,7 @@ from service.lis.schemas import (
 )
 from service.lis.storage.states import State
 
-router = APIRouter(tags=["specimens"], route_class=JsonRoute)
+router = APIRouter(tags=["specimens"], route_class=JsonRoute, dependencies=[KnownQuery])
 Route = TypeVar("Route", bound=Callable[..., Any])
 
 Place = Annotated[int, Path(ge=1, le=MAX_INTEGER, description="the cell's place in the specimen: 1, 2, …")]
@@ -180,6 +181,20 @@ async def sign_specimen(
 ) -> Report:
     """The report becomes final, or corrected after an amendment, and is sent. Only a person may sign."""
     return await lab.execute("sign", lab.use_cases.sign, specimen_id, body, actor)
+
+
+@_change("/{specimen_id}/erase", "Erase a patient's data", examples.ERASE, examples.ERASED)
+async def erase_patient(
+    specimen_id: SpecimenId, body: WithReason, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Specimen:
+    """Erase patient, order, reports, messages and pictures of a signed or cancelled specimen; this is final.
+
+    Counts, classes and the audit trail stay. Undelivered messages are dropped. The specimen keeps its id; its number
+    becomes `erased-` and the id. The reason is written to the audit trail, so it must name no patient.
+    """
+    erased, pictures = await lab.execute("erase", lab.use_cases.erase, specimen_id, body, actor)
+    await lab.delete_pictures(pictures)
+    return erased
 
 
 @_change("/{specimen_id}/amend", "Amend a signed specimen", examples.REASON, examples.SPECIMEN)

@@ -57,7 +57,7 @@ def record(session: Session, actor: Actor, action: str, specimen_id: str | None 
         raise AuditTrailBroken("the row with the end of the audit trail is missing; run `marrowlens audit verify`")
     row = AuditRow(
         number=head.number + 1,
-        at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        at=timestamp(datetime.now(UTC)),
         actor=actor.name,
         action=action,
         specimen_id=specimen_id,
@@ -66,6 +66,11 @@ def record(session: Session, actor: Actor, action: str, specimen_id: str | None 
     row.hash = _hash(row, head.hash)
     session.add(row)
     head.number, head.hash = row.number, row.hash
+
+
+def timestamp(moment: datetime) -> str:
+    """A time as in the column `at`: equal lengths, so that texts sort as times do."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def record_change(session: Session, actor: Actor, action: str, specimen: SpecimenRow, **details: Any) -> None:

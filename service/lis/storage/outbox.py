@@ -248,6 +248,20 @@ def drop(session: Session, message: MessageRow, actor: Actor, why: str) -> None:
     _settle(session, message, MessageState.DROPPED, f"dropped: {why}", message.reply, "drop", actor, why=why)
 
 
+def empty(message: MessageRow) -> bool:
+    """Delete the texts of a locked message; drops an undelivered one, and returns True for it.
+
+    Raises:
+        DeliveryInProgress: a worker is sending it.
+    """
+    _check_idle(message)
+    is_dropped = message.state in (*_UNSENT, MessageState.DEAD)
+    if is_dropped:
+        message.state, message.settled_at = MessageState.DROPPED, datetime.now(UTC)
+    message.message, message.reply, message.reason = "", None, None
+    return is_dropped
+
+
 def _check_idle(message: MessageRow) -> None:
     if message.leased_until is not None and message.leased_until > datetime.now(UTC):
         raise DeliveryInProgress
