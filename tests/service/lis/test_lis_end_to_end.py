@@ -88,7 +88,7 @@ def test_a_refused_report_is_a_dead_letter_that_the_commands_show_and_send_again
                 assert (message["attempts"], message["reason"].startswith("AE")) == (1, True)
             assert clean(service), service.lines
     assert json.loads(command(settings, "lis", "status", "--json").stdout) == [
-        {"channel": "hl7", "waiting": 0, "dead": 1, "oldest_s": 0.0}
+        {"channel": "hl7", "waiting": 0, "dead": 1, "oldest_s": 0.0, "held": []}
     ]
     shown = command(settings, "lis", "show")
     assert message["control_id"] in shown.stdout and not any(word in shown.stdout for word in SECRETS)
