@@ -1,9 +1,7 @@
 """Erasure and retention: a patient's data go, the counts and a trail that verifies stay."""
 
 import json
-import os
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import Draw
 from lab import classified, manifest, open_request, sign_request, use_cases, user
-from serving import COMMAND, client
+from serving import client
 from sqlalchemy import select, text, update
+from typer.testing import CliRunner
 
+from service.cli.main import app as command_line
 from service.config.lis import LisSettings
 from service.errors import Conflict, UnknownSpecimen, WrongState
 from service.lis.domain import erasure
@@ -211,12 +211,11 @@ def test_over_http_and_by_the_command(artefact: Path, tmp_path: Path, draw: Draw
         assert http.get(f"/specimens/{specimen}/reports/1").status_code == 404
         assert http.get(f"/specimens/{specimen}/cells/1/picture").status_code == 404
         assert http.get(f"/specimens/{specimen}").json()["patient"] == {"identifier": "erased"}
-    environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url}
 
     def command(*words: str) -> str:
-        done = subprocess.run([str(COMMAND), *words], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
+        done = CliRunner().invoke(command_line, words, env={"MARROWLENS_LIS_DATABASE": url})
+        assert done.exit_code == 0, done.output
+        return done.output
 
     assert "erased" in command("lis", "erase", "BM-1", "--why", "case 18")
     assert list(stored.glob("??/*")) == []

@@ -1,11 +1,9 @@
 """A restored backup: nothing is delivered until a person has decided about each message; F never follows C."""
 
 import json
-import os
 import re
 import shutil
 import sqlite3
-import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -14,8 +12,11 @@ import pytest
 from conftest import Draw
 from databases import free_port
 from receivers import hl7apy_receiver
-from serving import COMMAND, Served, served
+from serving import Served, served
 from signed_specimens import WHO, state, until
+from typer.testing import CliRunner
+
+from service.cli.main import app as command_line
 
 SIGN = {"accept_unread": True, "accept_below_target": True}
 
@@ -26,15 +27,15 @@ def settings(tmp_path: Path) -> dict[str, str]:
         "lis_database": f"sqlite:///{tmp_path / 'lab.db'}",
         "lis_hl7_to": f"127.0.0.1:{free_port()}",
         "lis_retry_first_s": "0.05",
+        "lis_retry_most_s": "0.1",
     }
 
 
 def command(settings: dict[str, str], *words: str, code: int = 0) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
-    environment |= {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}
-    done = subprocess.run([str(COMMAND), *words], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    environment = {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}
+    done = CliRunner().invoke(command_line, words, env=environment)
+    assert done.exit_code == code, done.output
+    return done.output
 
 
 def client(service: Served) -> httpx.Client:

@@ -1,16 +1,15 @@
 """`audit verify` names whatever a report rests on, if it was altered beside the audit trail."""
 
-import os
 import shutil
 import sqlite3
-import subprocess
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from lab import classified, manifest, open_request, sign_request, use_cases, user
-from serving import COMMAND
+from typer.testing import CliRunner
 
+from service.cli.main import app as command_line
 from service.lis.domain.report import CellReading
 from service.lis.schemas import ReadCells, WithReason
 from service.lis.storage import outbox
@@ -39,11 +38,8 @@ def written(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def verified(path: Path) -> tuple[int, str]:
-    environment = {**os.environ, "MARROWLENS_LIS_DATABASE": f"sqlite:///{path}"}
-    done = subprocess.run(
-        [str(COMMAND), "audit", "verify"], env=environment, capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stderr
+    done = CliRunner().invoke(command_line, ["audit", "verify"], env={"MARROWLENS_LIS_DATABASE": f"sqlite:///{path}"})
+    return done.exit_code, done.stderr
 
 
 def test_a_laboratory_at_work_verifies(written: Path) -> None:
