@@ -95,8 +95,9 @@ def create_app(
         ),
     )
     open_model = open_model or (lambda artefact: load_session(settings, artefact=artefact))
-    app.state.models = ModelRegistry(app.state.app_state, open_model)
-    app.state.laboratory = _laboratory(settings, metrics)
+    app.state.laboratory = laboratory = _laboratory(settings, metrics)
+    checks = {} if laboratory is None else {"check_classes": laboratory.check_classes}
+    app.state.models = ModelRegistry(app.state.app_state, open_model, **checks)
     for module in ROUTES:
         app.include_router(module.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")

@@ -25,7 +25,7 @@ _ALLOWED_COMPATIBILITY = str.maketrans("", "", "ªº\u0e33\u0eb3")
 #: The vowel am in two characters, which looks the same.
 _DECOMPOSED_AM = re.compile("\u0e4d[\u0e48-\u0e4b]?\u0e32|\u0ecd[\u0ec8-\u0ecb]?\u0eb2")
 
-IdentityKind = Literal["key", "token", "named", "claimed", "message", "command"]
+IdentityKind = Literal["key", "token", "named", "claimed", "message", "command", "service"]
 Scope = Literal["classify", "specimens", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
@@ -41,7 +41,8 @@ class Identity(BaseModel):
 
     kind: IdentityKind = Field(
         description="key: an API key. token: a token of the issuer. named: X-Acting-User, from a key that acts for "
-        "others. claimed: X-Acting-User while authentication is off. message: an HL7 message. command: the command line"
+        "others. claimed: X-Acting-User while authentication is off. message: an HL7 message. command: the command "
+        "line. service: the service itself, such as a delivery"
     )
     key: str | None = Field(None, description="name of the key")
     key_id: str | None = Field(None, description="first digits of the key's hash, as in `marrowlens keys list`")

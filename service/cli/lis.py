@@ -24,12 +24,12 @@ from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import event_loop_pool
 from service.config.lis import LaboratoryConfigError
 from service.config.settings import Settings
-from service.errors import StorageUnavailable
-from service.lis.domain import specimens
+from service.errors import Conflict, StorageUnavailable
+from service.lis.domain import erasure, specimens
 from service.lis.exchange.code_map import CodeMap, CodeTableError, ResultCode
 from service.lis.exchange.delivery import age_s
 from service.lis.exchange.observations import Coded
-from service.lis.laboratory import Laboratory
+from service.lis.laboratory import Laboratory, stored_pictures
 from service.lis.storage import audit, outbox
 from service.lis.storage.database import Database, DatabaseConfigError
 from service.lis.storage.outbox import DeliveryInProgress, LaterReportSent
@@ -184,6 +184,8 @@ def _words(coded: Coded) -> str:
 
 
 _ALL = 1_000_000
+#: States about which a person may decide.
+UNDELIVERED = (MessageState.WAITING, MessageState.HELD, MessageState.DEAD)
 _OVERTAKEN = "not sent: the specimen has a later report; drop this message"
 
 lis = typer.Typer()
@@ -194,23 +196,33 @@ ControlIds = Annotated[list[str], typer.Argument(help="Control ids, as listed by
 
 @lis.command()
 def status(as_json: AsJson = False) -> None:
-    """Show for each receiver the waiting messages, the age of the oldest, and the dead letters."""
+    """Show for each receiver the waiting messages, the age of the oldest, the held messages, and the dead letters.
+
+    Names each held message by its control id: the receiver may have it already.
+    """
     with open_session() as session:
         depths = outbox.depths(session)
         to_amend = len(_merged(session))
+        held = outbox.list_messages(session, (MessageState.HELD,), _ALL)
     if as_json:
-        rows = [
-            {"channel": d.channel, "waiting": d.waiting, "dead": d.dead, "oldest_s": age_s(d.oldest_at)} for d in depths
-        ]
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps([_depth(depth, held) for depth in depths]))
         return
     if to_amend:
         typer.echo(f"{to_amend} signed specimens of merged patients wait for an amendment: marrowlens lis merged")
     if not depths:
         typer.echo("no waiting messages, no dead letters")
         return
-    lines = [(each.channel, str(each.waiting), str(each.dead), _duration(age_s(each.oldest_at))) for each in depths]
-    _table(("channel", "waiting", "dead letters", "age of the oldest"), lines)
+    lines = [(d.channel, str(d.waiting), str(d.held), str(d.dead), _duration(age_s(d.oldest_at))) for d in depths]
+    _table(("channel", "waiting", "held", "dead letters", "age of the oldest"), lines)
+    if held:
+        typer.echo("held: the receiver may already have these messages; look them up there by their control id")
+        _list(held)
+
+
+def _depth(depth: outbox.Depth, held: Sequence[MessageRow]) -> dict[str, object]:
+    control_ids = [message.control_id for message in held if message.channel == depth.channel]
+    counts = {"channel": depth.channel, "waiting": depth.waiting, "dead": depth.dead}
+    return {**counts, "oldest_s": age_s(depth.oldest_at), "held": control_ids}
 
 
 @lis.command()
@@ -232,24 +244,24 @@ def merged(as_json: AsJson = False) -> None:
 
 
 def _merged(session: Session) -> Sequence[SpecimenRow]:
-    return specimens.list_page(session, state=None, number=None, merged=True, before=None, limit=_ALL)
+    return specimens.list_page(session, state=None, number=None, patient=None, merged=True, before=None, limit=_ALL)
 
 
 @lis.command()
 def show(
-    control_id: Annotated[str | None, typer.Argument(help="One message; default: all waiting and dead.")] = None,
+    control_id: Annotated[str | None, typer.Argument(help="One message; default: all waiting, held and dead.")] = None,
     message: Annotated[
         bool, typer.Option("--message", help="Also print the message: contains patients' data.")
     ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages.")] = 100,
 ) -> None:
-    """List waiting and dead messages, or show one with the receiver's reply."""
+    """List waiting, held and dead messages, or show one with the receiver's reply."""
     audits = laboratory_settings().lis.audit_reads
     with open_session(writing=audits) as session:
         if control_id is None:
             if audits:  # a reason may quote a patient
                 audit.record(session, operator(), "look", None, what="messages")
-            _list(outbox.list_messages(session, (MessageState.DEAD, MessageState.WAITING), limit))
+            _list(outbox.list_messages(session, UNDELIVERED, limit))
             return
         row = _found(session, control_id)
         if audits:  # the message holds a patient's data, and the reply may quote it
@@ -279,7 +291,7 @@ def retry(
     control_ids: ControlIds = [],  # noqa: B006 (typer reads it, nothing writes to it)
     every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
 ) -> None:
-    """Send dead letters again: the same bytes with the same control id."""
+    """Send dead letters again, or release held messages: the same bytes with the same control id."""
     retry_for = timedelta(hours=laboratory_settings().lis.retry_for_h)
     if not (control_ids or every):
         stop("no message named; give control ids, or --all")
@@ -295,10 +307,10 @@ def retry(
 
 
 def _retried(session: Session, control_id: str, retry_for: timedelta) -> bool:
-    """Queue a dead letter again; False if the receiver may have a later report."""
+    """Queue a dead letter or a held message again; False if the receiver may have a later report."""
     row = _found(session, control_id)
-    if row.state != MessageState.DEAD:
-        stop(f"{control_id} is {row.state}; only a dead letter can be sent again")
+    if row.state not in (MessageState.DEAD, MessageState.HELD):
+        stop(f"{control_id} is {row.state}; only a dead letter or a held message can be sent again")
     try:
         outbox.requeue(session, row, operator(), retry_for)
     except LaterReportSent:
@@ -307,21 +319,83 @@ def _retried(session: Session, control_id: str, retry_for: timedelta) -> bool:
 
 
 @lis.command()
+def confirm(control_ids: ControlIds) -> None:
+    """Mark messages as delivered that the receiver has, as you have found there: they are not sent again."""
+    with open_session(writing=True) as session:
+        for control_id in control_ids:
+            row = _undelivered(session, control_id, "confirmed")
+            with _not_in_progress(control_id):
+                outbox.confirm(session, row, operator())
+    typer.echo(f"{len(control_ids)} confirmed")
+
+
+@lis.command()
 def drop(
     control_ids: ControlIds,
     why: Annotated[str, typer.Option(help="Reason, for the audit trail.", prompt="why")],
 ) -> None:
-    """Drop waiting or dead messages. The reports stay; the receiver will not get them."""
+    """Drop waiting, held or dead messages. The reports stay; the receiver will not get them."""
     with open_session(writing=True) as session:
         for control_id in control_ids:
-            row = _found(session, control_id)
-            if row.state not in (MessageState.DEAD, MessageState.WAITING):
-                stop(f"{control_id} is {row.state}; only a waiting or dead message can be dropped")
-            try:
+            row = _undelivered(session, control_id, "dropped")
+            with _not_in_progress(control_id):
                 outbox.drop(session, row, operator(), why)
-            except DeliveryInProgress:
-                stop(f"{control_id} is being sent; try again in a minute")
     typer.echo(f"{len(control_ids)} dropped")
+
+
+def _undelivered(session: Session, control_id: str, done: str) -> MessageRow:
+    row = _found(session, control_id)
+    if row.state not in UNDELIVERED:
+        stop(f"{control_id} is {row.state}; only a waiting, held or dead message can be {done}")
+    return row
+
+
+@contextmanager
+def _not_in_progress(control_id: str) -> Iterator[None]:
+    try:
+        yield
+    except DeliveryInProgress:
+        stop(f"{control_id} is being sent; try again in a minute")
+
+
+@lis.command()
+def erase(
+    number: Annotated[
+        str, typer.Argument(help="Specimen number; its id if several have the number.", metavar="NUMBER")
+    ],
+    why: Annotated[str, typer.Option(help="Reason, for the audit trail; no names.", prompt="why")],
+) -> None:
+    """Erase the patient's data of a signed or cancelled specimen: patient, order, reports, messages, pictures.
+
+    Counts, classes and the audit trail stay. The specimen is then listed by its id alone. Undelivered messages are
+    dropped.
+    """
+    picture_store = stored_pictures(laboratory_settings().lis)
+    with open_session(writing=True) as session:
+        row = _specimen(session, number)
+        try:
+            pictures = erasure.erase(
+                session, specimens.lock(session, row.id, *erasure.ERASABLE, allowed=_ERASABLE), operator(), why
+            )
+        except Conflict as error:
+            stop(str(error))
+    if picture_store is not None:
+        picture_store.delete(pictures)
+    typer.echo(f"erased; the specimen is {row.id} now")
+
+
+def _specimen(session: Session, number: str) -> SpecimenRow:
+    found = specimens.find_by_number(session, number)
+    if not found and (by_id := session.scalar(select(SpecimenRow).where(SpecimenRow.id == number))):
+        return by_id
+    if not found:
+        stop("no specimen has this number")
+    if len(found) > 1:
+        stop(f"{len(found)} orders have this number; name one by its id: {', '.join(each.id for each in found)}")
+    return found[0]
+
+
+_ERASABLE = "sign or cancel it first; only then can its patient's data be erased"
 
 
 @lis.command()
@@ -330,6 +404,8 @@ def deliver() -> None:
     settings = laboratory_settings()
     logs.configure(settings.log_level, log_format=settings.log_format)
     try:
+        if settings.lis.delivery == "off":
+            stop("MARROWLENS_LIS_DELIVERY=off: nothing is delivered; remove it when each held message is decided")
         laboratory = Laboratory(settings, MetricRegistry(), only_delivers=True)
         asyncio.run(_delivering(laboratory, settings.shutdown_timeout_s))
     except LaboratoryConfigError as error:
@@ -355,7 +431,7 @@ def _found(session: Session, control_id: str) -> MessageRow:
 
 def _list(rows: Sequence[MessageRow]) -> None:
     if not rows:
-        typer.echo("no waiting messages, no dead letters")
+        typer.echo("no waiting, held or dead messages")
         return
     columns = ("control id", "channel", "state", "attempts", "written", "reason")
     _table(

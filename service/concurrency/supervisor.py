@@ -28,6 +28,7 @@ TaskName = Literal[
     "outbox_watch",
     "picture_sweep",
     "reload",
+    "retention",
 ]
 
 

@@ -100,6 +100,12 @@ class LisSettings(BaseSettings):
         ),
     )
     database_ca: Path | None = Field(None, description="PEM file of the CA that signed PostgreSQL's certificate")
+    database_lock_timeout_s: float = Field(
+        10, gt=0, le=3600, description="seconds that a statement waits for a lock of another transaction"
+    )
+    database_statement_timeout_s: float = Field(
+        25, gt=0, le=3600, description="seconds after which PostgreSQL cancels a statement"
+    )
     target_cells: int = Field(500, gt=0, description="cells to count per specimen; 200 and 300 are also common")
     time_zone: Annotated[str | None, AfterValidator(_zone_name)] = Field(
         None,
@@ -139,16 +145,40 @@ class LisSettings(BaseSettings):
         pattern=r"^[a-z][a-z0-9+.-]*:\S+$",
         description="URI of the local code system in FHIR; set one of your own",
     )
-    pictures: Path | None = Field(
-        None, description="folder that stores cell pictures. Default: pictures are not stored"
+    pictures: Path | Literal["off"] | None = Field(
+        None,
+        description="folder that stores cell pictures; off: pictures are not stored. Default: a folder beside the "
+        "SQLite file, named after it with .pictures; with PostgreSQL pictures are not stored",
     )
-    picture_days: int = Field(30, gt=0, description="days that a stored picture is kept, counted from its upload")
+    picture_days: int = Field(
+        30,
+        gt=0,
+        description="days that a stored picture is kept, counted from its upload; longer while a specimen with it is "
+        "open or amended",
+    )
+    patient_days: int | None = Field(
+        None,
+        gt=0,
+        description="days after the last signature or the cancellation when a patient's data are erased. "
+        "Default: never",
+    )
+    message_days: int | None = Field(
+        None,
+        gt=0,
+        description="days that delivered and dropped messages, and the ids of received ones, are kept. Default: "
+        "without limit",
+    )
 
     audit_reads: bool = Field(
         False, description="write an audit record for each read of specimens, reports and pictures"
     )
 
     deliver: bool = Field(True, description="deliver reports from this process; false: another process delivers them")
+    delivery: Literal["on", "off"] = Field(
+        "on",
+        description="off: deliver nothing, and hold the waiting messages until a person decides about each, as after "
+        "the restore of a backup",
+    )
     retry_first_s: float = Field(
         1, gt=0, description="seconds before the first retry of a delivery; doubled at each retry"
     )
@@ -304,11 +334,16 @@ class LisSettings(BaseSettings):
             )
         if fault := _fhir_fault(self):
             raise ValueError(fault)
-        if self.fhir_pictures and not self.pictures:
+        if self.fhir_pictures and not self._stores_pictures():
             raise ValueError(
-                "MARROWLENS_LIS_FHIR_PICTURES is set, but no pictures are stored: set MARROWLENS_LIS_PICTURES too"
+                "MARROWLENS_LIS_FHIR_PICTURES is set, but no pictures are stored: set MARROWLENS_LIS_PICTURES to a "
+                "folder"
             )
         return self
+
+    def _stores_pictures(self) -> bool:
+        is_sqlite = self.database is not None and self.database.get_secret_value().startswith("sqlite")
+        return isinstance(self.pictures, Path) or (self.pictures is None and is_sqlite)
 
 
 def unused_connection(lis: LisSettings) -> str | None:

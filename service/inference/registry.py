@@ -7,11 +7,11 @@ answers those that it has begun. A new model that is rejected changes nothing.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.contract import ArtefactError, Manifest
+from model.contract import ArtefactError, CellClass, Manifest
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import MODEL, TELEMETRY
 from service.config.settings import Settings
@@ -78,12 +78,19 @@ class ModelRegistry:
 
     Args:
         open_model: opens the artefact at a path; raises as `open_session` does.
+        check_classes: raises ValueError if a new model's classes do not fit the settings.
     """
 
-    def __init__(self, state: ServingState, open_model: Callable[[Path], Session]) -> None:
+    def __init__(
+        self,
+        state: ServingState,
+        open_model: Callable[[Path], Session],
+        check_classes: Callable[[Sequence[CellClass]], None] = lambda _: None,
+    ) -> None:
         self._state = state
         self._options = InferenceOptions.from_settings(state.settings)
         self._open_model = open_model
+        self._check_classes = check_classes
         self._reloading = self._reload_again = False
         self._retiring: dict[asyncio.Task[None], Classifier] = {}
 
@@ -161,11 +168,16 @@ class ModelRegistry:
     def _open(self, name: str | None) -> Session:
         try:
             configured = self._state.settings.artefact or bundled_artefact()
-            return self._open_model(configured if name is None else configured.parent / name)
+            session = self._open_model(configured if name is None else configured.parent / name)
         except ArtefactError as error:
             raise ReloadRejected(f"{error.path.name} {error.reason}") from error
         except ProviderUnavailable as error:
             raise ReloadRejected(str(error)) from error
+        try:
+            self._check_classes(session.manifest.classes)
+        except ValueError as error:
+            raise ReloadRejected(str(error)) from error
+        return session
 
     async def _activate(self, session: Session) -> None:
         classifier = Classifier(session, self._options, self._state.metrics)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from model.contract import CellClass
@@ -15,7 +16,7 @@ from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 from service.config.lis import LIS_PREFIX, LaboratoryConfigError, LisSettings
 from service.config.settings import Settings
 from service.errors import StorageUnavailable
-from service.lis.domain.differential import CountingRules, term_codes
+from service.lis.domain.differential import CountingRules, check_terms
 from service.lis.domain.report import ReportContent
 from service.lis.exchange.channels import Receiver, receivers
 from service.lis.exchange.code_map import NAMED, CodeMap, CodeTableError
@@ -28,6 +29,7 @@ from service.lis.exchange.orders import Incoming, MessageIdentity, OrderRefused
 from service.lis.exchange.reference_ranges import RangeTableError, ReferenceRanges
 from service.lis.metrics import Action, LisMetrics
 from service.lis.picture_store import PictureStore
+from service.lis.retention import Retention
 from service.lis.storage import outbox
 from service.lis.storage.database import Database, DatabaseConfigError, sqlite_paths
 from service.lis.storage.file_rights import permission_warning
@@ -38,7 +40,7 @@ from service.telemetry.metric_registry import MetricRegistry
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-#: Intervals of the outbox gauges and of the deletion of expired pictures.
+#: Intervals of the outbox gauges and of retention.
 _WATCH_S, _DELETION_S = 1.0, 3600.0
 #: Time limit of one database call. A writer waits up to 10 s for a lock, and as long for a connection.
 PATIENCE_S = 30.0
@@ -70,7 +72,7 @@ class Laboratory:
         self.audits_reads = lis.audit_reads
         self._settings = settings
         with _config_errors("PICTURES"):
-            self.picture_store = PictureStore(lis.pictures, lis.picture_days) if lis.pictures else None
+            self.picture_store = stored_pictures(lis)
         with _config_errors("DATABASE"):
             self._database = Database.of(lis)
         with _config_errors("CODES"):
@@ -83,7 +85,9 @@ class Laboratory:
             self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
         channels, content = [each.channel for each in self._receivers], report_content(lis)
         self.use_cases = UseCases(self._database, counting_rules(settings), channels, content)
-        self._workers = [self._worker(receiver) for receiver in self._receivers] if lis.deliver or only_delivers else []
+        delivers = lis.delivery == "on" and (lis.deliver or only_delivers)
+        self._workers = [self._worker(receiver) for receiver in self._receivers] if delivers else []
+        self._retention = Retention(self._database, lis)
         self._delivering: list[asyncio.Task[None]] = []
         self._prepared = False
 
@@ -101,19 +105,30 @@ class Laboratory:
             return
         with _config_errors("DATABASE"):
             self._database.migrate()
+            if self._settings.lis.delivery == "off":
+                self._hold_messages()
             for warning in exposed_files(self._settings.lis):
                 log.warning("%s", warning)
         with _config_errors("HL7_LISTEN"):
             if self._listener is not None:
                 self._listener.try_address()
         with _config_errors("ME_MYELOID", "ME_ERYTHROID"):
-            for term in (self.use_cases.rules.myeloid, self.use_cases.rules.erythroid) if classes else ():
-                term_codes(term, classes)
+            if classes:
+                self.check_classes(classes)
         with _config_errors("REFERENCE_RANGES"):
             keys = {each.code for each in classes} | {f"{each.code}{COUNT}" for each in classes} | NAMED.keys()
             if classes and (unknown := self._ranges.unknown_keys(keys)):
                 raise ValueError(f"{unknown[0]} is no result; use a class code or a key of `marrowlens lis codes`")
         self._prepared = True
+
+    def check_classes(self, classes: Sequence[CellClass]) -> None:
+        """Check the classes of a model against the terms of the M:E ratio. Raises ValueError."""
+        check_terms(self.use_cases.rules, classes)
+
+    def _hold_messages(self) -> None:
+        with self._database.writing() as session:
+            count = outbox.hold_all(session)
+        log.warning("delivery is off: %d waiting messages are held; see `marrowlens lis status`", count)
 
     async def start(self, classes: Sequence[CellClass], background: Supervisor) -> None:
         """Prepare, then start delivery, order listener and maintenance as tasks of `background`.
@@ -128,6 +143,7 @@ class Laboratory:
                 background.start("order_listener", self._listener.serve)
         self._delivering = [background.start(TASKS[worker.channel], worker.run) for worker in self._workers]
         background.every("outbox_watch", _WATCH_S, self._watch)
+        background.every("retention", _DELETION_S, self._expire)
         if self.picture_store is not None:
             background.every("picture_sweep", _DELETION_S, partial(self._delete_expired, self.picture_store))
 
@@ -199,7 +215,8 @@ class Laboratory:
         channels = ", ".join(each.channel.name for each in self._receivers)
         reports = f"reports sent by {channels}" if channels else "no receiver of reports"
         if channels and not self._workers:
-            reports += " (by another process)"
+            is_off = self._settings.lis.delivery == "off"
+            reports = "delivery is off" if is_off else f"{reports} (by another process)"
         at = self.order_address
         orders = f"orders accepted at {at[0]}:{at[1]}" if at else "no order listener"
         zone = self._settings.lis.time_zone or f"{datetime.now().astimezone().tzname()}, this machine's"
@@ -229,12 +246,26 @@ class Laboratory:
         with self._database.reading() as session:
             return outbox.depths(session)
 
+    async def delete_pictures(self, pictures: Sequence[str]) -> None:
+        """Delete stored pictures by their hashes."""
+        if self.picture_store is not None:
+            await PICTURES.run(self.picture_store.delete, pictures)
+
+    async def _expire(self) -> None:
+        with suppress(StorageUnavailable):  # the next run does what is left
+            if count := await DATABASE.run(self._retention.erase_patients, self.picture_store):
+                log.info("patients' data of %d specimens erased after their days", count)
+            if count := await DATABASE.run(self._retention.expire_messages):
+                log.info("%d delivered messages emptied after their days", count)
+
     async def _delete_expired(self, picture_store: PictureStore) -> None:
         try:
-            if count := await PICTURES.run(picture_store.delete_expired):
+            if count := await PICTURES.run(self._retention.delete_pictures, picture_store):
                 log.info("%d expired pictures deleted", count)
         except OSError as error:
             log.warning("expired pictures could not be deleted: %s", error.strerror)
+        except StorageUnavailable:
+            log.warning("expired pictures not deleted: the laboratory's database does not answer")
 
 
 async def _wait(tasks: Sequence[asyncio.Task[Any]], timeout_s: float) -> None:
@@ -268,6 +299,20 @@ def report_content(lis: LisSettings) -> ReportContent:
     return ReportContent(class_counts=lis.class_counts, provenance=lis.provenance)
 
 
+def picture_folder(lis: LisSettings) -> Path | None:
+    """The folder of stored pictures; None if they are not stored. Default: beside the SQLite file."""
+    if isinstance(lis.pictures, Path) or lis.database is None:
+        return lis.pictures if isinstance(lis.pictures, Path) else None
+    files = [] if lis.pictures == "off" else sqlite_paths(lis.database.get_secret_value())
+    return files[0].with_name(f"{files[0].name}.pictures") if files else None
+
+
+def stored_pictures(lis: LisSettings) -> PictureStore | None:
+    """The picture store of the settings; None if pictures are not stored. Raises OSError."""
+    folder = picture_folder(lis)
+    return PictureStore(folder, lis.picture_days) if folder else None
+
+
 def setting_faults(lis: LisSettings) -> Iterator[str]:
     """Errors that would stop the laboratory's start: database URL, code table, picture folder, TLS files."""
     if lis.database is None:
@@ -284,8 +329,9 @@ def setting_faults(lis: LisSettings) -> Iterator[str]:
         ReferenceRanges.load(lis.reference_ranges)
     except RangeTableError as error:
         yield f"{LIS_PREFIX}REFERENCE_RANGES: {error}"
-    if lis.pictures is not None and lis.pictures.exists() and not lis.pictures.is_dir():
-        yield f"{LIS_PREFIX}PICTURES: {lis.pictures} is not a folder"
+    folder = picture_folder(lis)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        yield f"{LIS_PREFIX}PICTURES: {folder} is not a folder"
     for names, load, is_used in (
         ("HL7_TLS_CA, HL7_TLS_CERT, HL7_TLS_KEY", client_tls, lis.hl7_to),
         ("HL7_TLS_CERT, HL7_TLS_KEY, HL7_LISTEN_CA", listener_tls, lis.hl7_listen),
@@ -304,5 +350,6 @@ def exposed_files(lis: LisSettings) -> Iterator[str]:
     """Warnings about files and folders with patients' data that other users may read or write."""
     if lis.database is None:
         return
-    paths = [*sqlite_paths(lis.database.get_secret_value()), *([lis.pictures] if lis.pictures else [])]
+    folder = picture_folder(lis)
+    paths = [*sqlite_paths(lis.database.get_secret_value()), *([folder] if folder else [])]
     yield from filter(None, map(permission_warning, paths))

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from service.lis.storage.outbox import Depth
 from service.telemetry.metric_registry import MetricRegistry
 
-Action = Literal["open", "change", "add", "read", "preliminary", "sign", "amend", "cancel"]
+Action = Literal["open", "change", "add", "read", "preliminary", "sign", "amend", "cancel", "remove", "erase"]
 OrderOutcome = Literal["taken", "repeated", "refused"]
 DeliveryOutcome = Literal["delivered", "rejected", "unanswered"]
 ChannelName = Literal["hl7", "fhir", "astm"]
@@ -64,7 +64,7 @@ class LisMetrics:
             {**channel, "outcome": get_args(DeliveryOutcome)},
         )
         self._waiting = registry.gauge(
-            "marrowlens_lis_outbox_messages", "Messages waiting for delivery or retry.", channel
+            "marrowlens_lis_outbox_messages", "Messages waiting for delivery or retry, or held.", channel
         )
         self._oldest_s = registry.gauge(
             "marrowlens_lis_outbox_oldest_age_seconds",
@@ -94,7 +94,7 @@ class LisMetrics:
         """Set the state of the outbox; channels without messages are set to 0."""
         by_channel = {depth.channel: (depth, age_s) for depth, age_s in zip(found, ages_s, strict=True)}
         for channel in {*channels, *by_channel}:
-            depth, age_s = by_channel.get(channel, (Depth(channel, 0, 0, None), 0.0))
-            self._waiting.labels(channel).set(depth.waiting)
+            depth, age_s = by_channel.get(channel, (Depth(channel, 0, 0, 0, None), 0.0))
+            self._waiting.labels(channel).set(depth.waiting + depth.held)
             self._dead.labels(channel).set(depth.dead)
             self._oldest_s.labels(channel).set(age_s)

@@ -1,4 +1,4 @@
-"""The picture store: files named after their SHA-256 in one folder, deleted after a number of days.
+"""The picture store: files named after their SHA-256 in one folder, deleted after a number of days if not in use.
 
 A picture of two specimens is one file. Storing it again restarts its retention.
 """
@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
@@ -62,19 +62,38 @@ class PictureStore:
             return read_regular_file(self._path(sha256, kind), LARGE_BYTES)
         return None
 
-    def delete_expired(self) -> int:
-        """Delete expired pictures; returns their number. Files that cannot be deleted are logged and skipped."""
+    def delete(self, pictures: Iterable[str]) -> None:
+        """Delete pictures by their hashes. Files that cannot be deleted are logged and skipped."""
+        for sha256 in pictures:
+            for path in (self._path(sha256, kind) for kind in ("picture", "overlay")):
+                with self._log_errors(path):
+                    path.unlink()
+
+    def delete_expired(self, in_use: Callable[[Sequence[str]], Collection[str]]) -> int:
+        """Delete expired pictures; returns their number. Files that cannot be deleted are logged and skipped.
+
+        Args:
+            in_use: those of some pictures that are kept although their days have passed.
+        """
         oldest_s = time.time() - self._days * _DAY_S
         count = 0
-        for path in self._files():
-            with self._log_errors(path):
-                found = path.lstat()
-                if S_ISREG(found.st_mode) and found.st_mtime < oldest_s:
+        for files in self._folders():
+            expired = [path for path in files if self._is_older(path, oldest_s)]
+            kept = in_use(sorted({path.stem for path in expired})) if expired else ()
+            for path in (path for path in expired if path.stem not in kept):
+                with self._log_errors(path):
                     path.unlink()
                     count += 1
         return count
 
-    def _files(self) -> Iterator[Path]:
+    def _is_older(self, path: Path, oldest_s: float) -> bool:
+        with self._log_errors(path):
+            found = path.lstat()
+            return S_ISREG(found.st_mode) and found.st_mtime < oldest_s
+        return False
+
+    def _folders(self) -> Iterator[list[Path]]:
+        """The files of each folder."""
         folders: list[Path] = []
         with self._log_errors(self._folder):
             folders += (each for each in self._folder.iterdir() if len(each.name) == 2)
@@ -82,7 +101,7 @@ class PictureStore:
             files: list[Path] = []
             with self._log_errors(folder):
                 files += folder.iterdir()
-            yield from files
+            yield files
 
     @contextmanager
     def _log_errors(self, path: Path) -> Iterator[None]:
@@ -92,7 +111,7 @@ class PictureStore:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            log.warning("expired pictures: %s: %s", path, error.strerror)
+            log.warning("deletion of pictures: %s: %s", path, error.strerror)
 
     def _path(self, sha256: str, kind: str) -> Path:
         return self._folder / sha256[:2] / f"{sha256}.{kind}"

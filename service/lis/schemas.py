@@ -70,10 +70,13 @@ class SignSpecimen(_WithRevision):
     accept_unread: bool = Field(
         False, description="sign although cells wait for review; the report states their number"
     )
+    accept_below_target: bool = Field(
+        False, description="sign although fewer cells are counted than `target_cells`; the report says so"
+    )
 
 
 class WithReason(_WithRevision):
-    """The reason to amend a signed specimen, or to cancel an open one."""
+    """The reason to amend a signed specimen, to cancel an open one, or to remove a cell."""
 
     reason: Text
 
@@ -218,6 +221,7 @@ class AddedItem(Document):
     name: str | None = None
     cell: Cell | None = None
     problem: Problem | None = None
+    warning: str | None = Field(None, description="the picture is also a cell of another patient's specimen")
 
 
 class AddedCells(Document):
@@ -246,3 +250,4 @@ class AuditTrail(Document):
     """The audit trail of a specimen, oldest first."""
 
     entries: list[AuditEntry]
+    next: int | None = Field(None, description="`after` of the next page; null on the last page")

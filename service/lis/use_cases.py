@@ -4,8 +4,8 @@ Every method may raise StorageUnavailable. `actor` is written to the audit trail
 """
 
 import json
-from collections.abc import Sequence
-from typing import Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from model.contract import Manifest
 from service.api.schemas import Document, TopClass
 from service.auth.identity import Actor
-from service.errors import CellTaken
-from service.lis.domain import cells, signing, specimens
+from service.errors import CellTaken, UnknownSpecimen
+from service.lis.domain import cells, erasure, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import (
     DEFAULT_CONTENT,
@@ -58,6 +58,19 @@ CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_a
 D = TypeVar("D", bound=Document)
 
 
+class Added(NamedTuple):
+    """The outcome of adding cells: the new revision and differential, a cell or an error for each picture.
+
+    `elsewhere` has, by the hash of a picture, the ids of the specimens of other patients that have it too.
+    """
+
+    revision: int
+    added: int
+    outcomes: Sequence[Cell | CellTaken]
+    differential: SpecimenDifferential
+    elsewhere: Mapping[str, Sequence[str]]
+
+
 class UseCases:
     """The use cases of one laboratory over its database."""
 
@@ -87,12 +100,30 @@ class UseCases:
             return order_service.accept_orders(session, message, orders, self.rules.target_cells)
 
     def list(
-        self, state: State | None, number: str | None, before: int | None, limit: int, *, merged: bool = False
+        self,
+        state: State | None,
+        number: str | None,
+        before: int | None,
+        limit: int,
+        patient: str | None = None,
+        *,
+        merged: bool = False,
     ) -> SpecimenPage:
-        """A page of specimens, newest first; `merged`: only those to amend because their patient was merged."""
+        """A page of specimens, newest first.
+
+        Args:
+            patient: any number of a patient.
+            merged: only those to amend because their patient was merged.
+        """
         with self.database.reading() as session:
             rows = specimens.list_page(
-                session, state=state, number=number, merged=merged, before=before, limit=limit + 1
+                session,
+                state=state,
+                number=number,
+                patient=patient,
+                merged=merged,
+                before=before,
+                limit=limit + 1,
             )
         page = rows[:limit]
         following = page[-1].row if len(rows) > limit else None
@@ -146,7 +177,7 @@ class UseCases:
         with self.database.writing() as session:
             allowed = "only an open or amended specimen can be signed"
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
-            signature = Signature(actor, request.comment, request.accept_unread)
+            signature = Signature(actor, request.comment, request.accept_unread, request.accept_below_target)
             return signing.sign(session, row, signature, self.rules, self.channels, self.content)
 
     def amend(self, specimen_id: str, request: WithReason, actor: Actor) -> Specimen:
@@ -157,6 +188,14 @@ class UseCases:
             specimens.amend(session, row, actor, request.reason)
             return self._specimen(session, row)
 
+    def erase(self, specimen_id: str, request: WithReason, actor: Actor) -> tuple[Specimen, Sequence[str]]:
+        """Erase a patient's data; also returns the pictures to delete. Raises UnknownSpecimen, Conflict."""
+        with self.database.writing() as session:
+            allowed = "sign or cancel it first; only then can its patient's data be erased"
+            row = specimens.lock(session, specimen_id, *erasure.ERASABLE, revision=request.revision, allowed=allowed)
+            pictures = erasure.erase(session, row, actor, request.reason)
+            return self._specimen(session, row), pictures
+
     def picture_hashes(self, specimen_id: str) -> set[str]:
         """SHA-256 of every picture of the specimen. Raises UnknownSpecimen, WrongState."""
         with self.database.reading() as session:
@@ -164,13 +203,8 @@ class UseCases:
             specimens.check_state(row, CHANGEABLE)
             return cells.picture_hashes(session, row)
 
-    def add(
-        self, specimen_id: str, new: Sequence[ClassifiedCell], manifest: Manifest, actor: Actor
-    ) -> tuple[int, int, Sequence[Cell | CellTaken], SpecimenDifferential]:
+    def add(self, specimen_id: str, new: Sequence[ClassifiedCell], manifest: Manifest, actor: Actor) -> Added:
         """Add cells.
-
-        Returns:
-            The specimen's revision, the number of new cells, a cell or an error for each of `new`, the differential.
 
         Raises:
             UnknownSpecimen, WrongState, Conflict.
@@ -182,9 +216,20 @@ class UseCases:
                 cells.register_model(session, manifest)
             rows = cells.add(session, row, new, manifest, actor)
             counts = cells.count(session, row, self.rules)
-            outcomes = [each if isinstance(each, CellTaken) else self._cell(each, counts.unsupported) for each in rows]
-            differential = signing.differential_of(row, counts, self.rules)
-            return row.revision, row.cells - before, outcomes, differential
+            return Added(
+                row.revision,
+                row.cells - before,
+                [each if isinstance(each, CellTaken) else self._cell(each, counts.unsupported) for each in rows],
+                signing.differential_of(row, counts, self.rules),
+                cells.also_elsewhere(session, row, [cell.sha256 for cell in new]),
+            )
+
+    def remove(self, specimen_id: str, place: int, request: WithReason, actor: Actor) -> Specimen:
+        """Remove a cell. Raises UnknownSpecimen, WrongState, StaleRevision."""
+        with self.database.writing() as session:
+            row = specimens.lock(session, specimen_id, revision=request.revision)
+            cells.remove(session, row, place, request.reason, actor)
+            return self._specimen(session, row)
 
     def read(self, specimen_id: str, request: ReadCells, actor: Actor) -> ReadAnswer:
         """Store a person's readings. Raises UnknownSpecimen, WrongState, StaleRevision, InvalidReading."""
@@ -217,14 +262,19 @@ class UseCases:
     def report(self, specimen_id: str, version: int) -> bytes:
         """One version of the report: the stored JSON, byte for byte. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            return signing.get_report(session, specimens.get(session, specimen_id), version).document.encode()
+            stored = signing.get_report(session, specimens.get(session, specimen_id), version)
+        if not stored.document:
+            raise UnknownSpecimen("report: it was erased")
+        return stored.document.encode()
 
-    def audit_trail(self, specimen_id: str) -> AuditTrail:
-        """The audit trail of a specimen. Raises UnknownSpecimen."""
+    def audit_trail(self, specimen_id: str, after: int, limit: int) -> AuditTrail:
+        """A page of the audit trail of a specimen. Raises UnknownSpecimen."""
         with self.database.reading() as session:
             specimens.get(session, specimen_id)
-            wanted = select(AuditRow).where(AuditRow.specimen_id == specimen_id).order_by(AuditRow.number)
-            return AuditTrail(entries=[_audit_entry(row) for row in session.scalars(wanted)])
+            wanted = select(AuditRow).where(AuditRow.specimen_id == specimen_id, AuditRow.number > after)
+            rows = session.scalars(wanted.order_by(AuditRow.number).limit(limit + 1)).all()
+        page = [_audit_entry(row) for row in rows[:limit]]
+        return AuditTrail(entries=page, next=page[-1].number if len(rows) > limit else None)
 
     def record_read(self, specimen_id: str | None, what: str, actor: Actor) -> None:
         """Write an audit row for a read of a specimen, or of the list if None. Raises UnknownSpecimen."""

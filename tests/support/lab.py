@@ -72,25 +72,30 @@ def open_request(number: str = "BM-1", **more: object) -> OpenSpecimen:
 
 
 def sign_request(revision: int, **more: object) -> SignSpecimen:
-    """A request to sign a revision."""
-    return SignSpecimen(revision=revision, **more)  # type: ignore[arg-type]
+    """A request to sign a revision, with however few cells."""
+    return SignSpecimen(revision=revision, **({"accept_below_target": True} | more))  # type: ignore[arg-type]
 
 
 #: Columns that migrations added, by migration.
 _ADDED = {
     "0003": ["models.inert"],
     "0004": ["cells.manifest", "cells.decision", "cells.reasons", "cells.prediction_set"],
-    "0005": ("specimens.placer_number", "specimens.filler_number"),
-    "0006": ("specimens.label", "specimens.merged_at", "specimens.counted_by"),
+    "0005": ["specimens.placer_number", "specimens.filler_number"],
+    "0006": ["specimens.label", "specimens.merged_at", "specimens.counted_by"],
+    "0007": ["specimens.digest_key", "cells.removed_at"],
 }
+#: Tables that migrations created.
+_CREATED = {"0002": "TABLE audit_key", "0007": "TABLE patient_numbers"}
 
 
 def return_to(session: Session, version: str) -> None:
-    """Undo the migrations after a version, as an older database has it; the audit key of 0002 included."""
+    """Undo the migrations after a version, as an older database has it."""
     for column in (column for migration, added in _ADDED.items() if migration > version for column in added):
         table, name = column.split(".")
         session.execute(text(f"DROP INDEX IF EXISTS ix_{table}_{name}"))
         session.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
-    if version < "0002":
-        session.execute(text("DROP TABLE audit_key"))
+    for created in (created for migration, created in _CREATED.items() if migration > version):
+        session.execute(text(f"DROP {created}"))
+    if version < "0007":
+        session.execute(text("DROP INDEX ix_cells_sha256"))
     session.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -13,17 +13,20 @@ from service.api.state import AppState, AppStateDep, RequestId, RequestTimeoutMs
 from service.api.uploads.archives import Upload
 from service.api.uploads.body import content_type, many_pictures, one_picture
 from service.api.uploads.memory_budget import MemoryReservation
-from service.errors import CellTaken, UnknownSpecimen
+from service.errors import UnknownSpecimen
 from service.lis.api import examples
-from service.lis.api.dependencies import AuditedRead, CurrentActor, CurrentLaboratory, SpecimenId
+from service.lis.api.dependencies import AuditedRead, CurrentActor, CurrentLaboratory, KnownQuery, SpecimenId
 from service.lis.api.routes import Place
 from service.lis.domain.differential import ClassifiedCell
 from service.lis.ingest import MAX_KEY, Ingest
 from service.lis.picture_store import media_type
 from service.lis.schemas import AddedCells, AddedItem, Cell
 
+if TYPE_CHECKING:  # imports SQLAlchemy
+    from service.lis.use_cases import Added
+
 log = logging.getLogger(__name__)
-router = APIRouter(tags=["specimens"])
+router = APIRouter(tags=["specimens"], dependencies=[KnownQuery])
 
 Key = Annotated[
     str | None,
@@ -61,7 +64,8 @@ async def add_cells(
     """Send one picture as the body, or several as form fields `images`, a ZIP or an uncompressed tar.
 
     Each picture is classified and added once; a picture that the specimen already has is the same cell. A picture
-    that cannot be read gets a problem and does not affect the others.
+    that cannot be read gets a problem and does not affect the others. A picture that another patient's specimen has
+    too is added, with a warning.
 
         curl -H 'X-Acting-User: scanner-1' -H 'Content-Type: application/zip' \\
              --data-binary @cells.zip http://localhost:8000/specimens/$ID/cells
@@ -74,11 +78,17 @@ async def add_cells(
         outcomes = await while_connected(request, ingest.run(uploads))
         sent = [cell for _, cell in outcomes if isinstance(cell, ClassifiedCell)]
         # Classified cells are stored even if the client has disconnected.
-        revision, added, cells, differential = await lab.execute(
-            "add", lab.use_cases.add, specimen_id, sent, classifier.manifest, actor
-        )
-    items = _items(outcomes, cells, request_id)
-    return AddedCells(request_id=request_id, revision=revision, added=added, differential=differential, items=items)
+        found = await lab.execute("add", lab.use_cases.add, specimen_id, sent, classifier.manifest, actor)
+    items = _items(outcomes, found, request_id)
+    if shared := sum(item.warning is not None for item in items):
+        log.warning("specimen %s: %d pictures are also cells of another patient's specimen", specimen_id, shared)
+    return AddedCells(
+        request_id=request_id,
+        revision=found.revision,
+        added=found.added,
+        differential=found.differential,
+        items=items,
+    )
 
 
 @router.get(
@@ -122,11 +132,9 @@ async def _alone(upload: Upload) -> AsyncIterator[Upload]:
 
 
 def _items(
-    outcomes: Sequence[tuple[str | None, ClassifiedCell | Exception]],
-    cells: Sequence[Cell | CellTaken],
-    request_id: str,
+    outcomes: Sequence[tuple[str | None, ClassifiedCell | Exception]], added: "Added", request_id: str
 ) -> list[AddedItem]:
-    rows = iter(cells)
+    rows = iter(added.outcomes)
     items = []
     for index, (name, outcome) in enumerate(outcomes):
         found = next(rows) if isinstance(outcome, ClassifiedCell) else outcome
@@ -135,5 +143,15 @@ def _items(
                 log.error("item %d of request %s failed", index, request_id, exc_info=found)
             items.append(AddedItem(index=index, name=name, problem=problem(found, request_id)))
         else:
-            items.append(AddedItem(index=index, name=name, cell=found))
+            items.append(AddedItem(index=index, name=name, cell=found, warning=_warning(found, added)))
     return items
+
+
+def _warning(cell: Cell, added: "Added") -> str | None:
+    others = added.elsewhere.get(cell.sha256)
+    if not others:
+        return None
+    return (
+        f"the same picture is in {'specimen' if len(others) == 1 else 'specimens'} {', '.join(others)} of another "
+        "patient; remove the cell where it does not belong"
+    )

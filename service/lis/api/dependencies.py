@@ -1,9 +1,11 @@
 """Dependencies of the laboratory's routes: the laboratory, the actor, and the audit row of a read."""
 
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Header, Path, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 
 from service.auth.identity import Actor, Identity, InvalidName, checked_name
@@ -28,6 +30,27 @@ async def laboratory(request: Request) -> "Laboratory":
         raise NoLaboratory
     return found
 
+
+async def check_query(request: Request) -> None:
+    """Refuse query parameters that the route does not have: a misspelt filter would list everything.
+
+    Raises:
+        RequestValidationError: names the nearest parameter of the route.
+    """
+    known = sorted(_query_parameters(request.scope["route"].dependant))
+    for name in request.query_params:
+        if name not in known:
+            nearest = get_close_matches(name, known, 1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known) or 'none'}"
+            raise RequestValidationError([{"loc": ("query", name), "type": "unknown", "msg": f"unknown; {hint}"}])
+
+
+def _query_parameters(dependant: Dependant) -> set[str]:
+    own = {parameter.alias for parameter in dependant.query_params}
+    return own.union(*map(_query_parameters, dependant.dependencies))
+
+
+KnownQuery = Depends(check_query)
 
 if TYPE_CHECKING:
     CurrentLaboratory = Annotated[Laboratory, Depends(laboratory)]

@@ -74,6 +74,14 @@ SPECIMEN = _json(
         versions=[],
     )
 )
+ERASED: Json = {
+    **SPECIMEN,
+    "number": f"erased-{_ID}",
+    "state": State.ERASED,
+    "revision": 6,
+    "patient": {"identifier": "erased"},
+    "order": {},
+}
 ADDED = _json(
     AddedCells(
         request_id="0f8c2b6e5d7a4c1b9e3f6a7d8c9b0a1e",
@@ -94,6 +102,8 @@ OPEN: Json = {
 CHANGE: Json = {"revision": 3, "megakaryocytes": 14}
 SIGN: Json = {"revision": 4, "comment": "No blasts in excess."}
 REASON: Json = {"revision": 5, "reason": "two blasts were read again"}
+REMOVE: Json = {"revision": 3, "reason": "picture of another patient"}
+ERASE: Json = {"revision": 5, "reason": "request of the patient, case 17"}
 SEEN: Json = {"revision": 3}
 READ: Json = {
     "readings": [

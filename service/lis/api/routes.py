@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.api.openapi import problem_responses
 from service.api.uploads.body import JsonRoute
@@ -15,6 +15,7 @@ from service.lis.api.dependencies import (
     CurrentActor,
     CurrentLaboratory,
     CurrentPerson,
+    KnownQuery,
     SpecimenId,
 )
 from service.lis.domain.report import MAX_INTEGER, Report, SpecimenDifferential
@@ -34,7 +35,7 @@ from service.lis.schemas import (
 )
 from service.lis.storage.states import State
 
-router = APIRouter(tags=["specimens"], route_class=JsonRoute)
+router = APIRouter(tags=["specimens"], route_class=JsonRoute, dependencies=[KnownQuery])
 Route = TypeVar("Route", bound=Callable[..., Any])
 
 Place = Annotated[int, Path(ge=1, le=MAX_INTEGER, description="the cell's place in the specimen: 1, 2, …")]
@@ -68,13 +69,17 @@ def _change(
 
 
 @_change("", "Open a specimen", examples.OPEN, examples.SPECIMEN, status=201)
-async def open_specimen(body: OpenSpecimen, actor: CurrentActor, lab: CurrentLaboratory) -> Specimen:
+async def open_specimen(
+    body: OpenSpecimen, actor: CurrentActor, lab: CurrentLaboratory, request: Request, response: Response
+) -> Specimen:
     """Open a specimen without an order. Specimen numbers are unique: 409 if the number exists.
 
         curl -H 'X-Acting-User: m.muster' -H 'Content-Type: application/json' http://localhost:8000/specimens \\
              -d '{"number": "BM-2026-0042", "patient": {"identifier": "100234"}}'
     """
-    return await lab.execute("open", lab.use_cases.open, body, actor)
+    opened: Specimen = await lab.execute("open", lab.use_cases.open, body, actor)
+    response.headers["Location"] = f"{request.scope.get('root_path', '')}/specimens/{opened.id}"
+    return opened
 
 
 @_read("", "List specimens", dependencies=[AuditedListRead])
@@ -88,11 +93,17 @@ async def list_specimens(
         bool,
         Query(description="only signed specimens whose patient was merged with another one since the last report"),
     ] = False,
+    patient: Annotated[
+        str | None,
+        Query(
+            max_length=200, pattern=NO_NUL, description="only specimens of the patient with this number, any of them"
+        ),
+    ] = None,
     before: Annotated[int | None, Query(ge=0, le=2**62, description="`next` of the previous page")] = None,
     limit: Limit = 50,
 ) -> SpecimenPage:
     """Newest first; use `next` for older ones."""
-    return await lab.query(partial(lab.use_cases.list, merged=merged), state, number, before, limit)
+    return await lab.query(partial(lab.use_cases.list, merged=merged), state, number, before, limit, patient)
 
 
 @_read("/{specimen_id}", "Look at a specimen", examples.SPECIMEN)
@@ -139,6 +150,17 @@ async def look_at_cell(specimen_id: SpecimenId, place: Place, lab: CurrentLabora
     return await lab.query(lab.use_cases.cell, specimen_id, place)
 
 
+@_change("/{specimen_id}/cells/{place}", "Remove a cell", examples.REMOVE, examples.SPECIMEN, method="DELETE")
+async def remove_cell(
+    specimen_id: SpecimenId, place: Place, body: WithReason, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Specimen:
+    """Take a cell out of an open or amended specimen, such as another patient's picture.
+
+    It is no longer counted or listed. The audit trail has the reason. The same picture cannot be added again.
+    """
+    return await lab.execute("remove", lab.use_cases.remove, specimen_id, place, body, actor)
+
+
 @_change("/{specimen_id}/readings", "Confirm or reclassify cells", examples.READ, examples.READ_ANSWER)
 async def read_cells(
     specimen_id: SpecimenId, body: ReadCells, actor: CurrentPerson, lab: CurrentLaboratory
@@ -166,6 +188,20 @@ async def sign_specimen(
     return await lab.execute("sign", lab.use_cases.sign, specimen_id, body, actor)
 
 
+@_change("/{specimen_id}/erase", "Erase a patient's data", examples.ERASE, examples.ERASED)
+async def erase_patient(
+    specimen_id: SpecimenId, body: WithReason, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Specimen:
+    """Erase patient, order, reports, messages and pictures of a signed or cancelled specimen; this is final.
+
+    Counts, classes and the audit trail stay. Undelivered messages are dropped. The specimen keeps its id; its number
+    becomes `erased-` and the id. The reason is written to the audit trail, so it must name no patient.
+    """
+    erased, pictures = await lab.execute("erase", lab.use_cases.erase, specimen_id, body, actor)
+    await lab.delete_pictures(pictures)
+    return erased
+
+
 @_change("/{specimen_id}/amend", "Amend a signed specimen", examples.REASON, examples.SPECIMEN)
 async def amend_specimen(
     specimen_id: SpecimenId, body: WithReason, actor: CurrentPerson, lab: CurrentLaboratory
@@ -191,6 +227,11 @@ async def read_report(
 
 
 @_read("/{specimen_id}/audit", "Read the audit trail", response_model_exclude_none=False)
-async def audit_trail(specimen_id: SpecimenId, lab: CurrentLaboratory) -> AuditTrail:
-    """All changes of the specimen, with time and actor."""
-    return await lab.query(lab.use_cases.audit_trail, specimen_id)
+async def audit_trail(
+    specimen_id: SpecimenId,
+    lab: CurrentLaboratory,
+    after: Annotated[int, Query(ge=0, le=2**62, description="`next` of the previous page")] = 0,
+    limit: Limit = 1000,
+) -> AuditTrail:
+    """All changes of the specimen and deliveries of its reports, with time and actor; use `next` for later ones."""
+    return await lab.query(lab.use_cases.audit_trail, specimen_id, after, limit)

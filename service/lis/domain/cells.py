@@ -7,16 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, case, func, insert, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, insert, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from model.contract import CellClass, Manifest
 from service.auth.identity import Actor
 from service.errors import CellTaken, Conflict, InvalidReading, StaleRevision, UnknownSpecimen
+from service.lis.domain import specimens
 from service.lis.domain.differential import NOT_ACCEPTED, ClassifiedCell, CountingRules, Tally
-from service.lis.domain.report import CellReading
+from service.lis.domain.report import CellReading, Patient
 from service.lis.storage import audit
+from service.lis.storage.digests import cells_digest
+from service.lis.storage.states import State
 from service.lis.storage.tables import CellRow, ModelRow, ReadingRow, SpecimenRow
 
 
@@ -31,7 +34,7 @@ class CellCounts:
 
 
 def picture_hashes(session: Session, specimen: SpecimenRow) -> set[str]:
-    """SHA-256 of every picture of the specimen."""
+    """SHA-256 of every picture of the specimen, also of removed cells."""
     return set(session.scalars(select(CellRow.sha256).where(CellRow.specimen == specimen.row)))
 
 
@@ -46,8 +49,10 @@ def check_same_cell(cell: CellRow, sha256: str, key: str | None) -> CellRow:
     """The existing cell, if picture and key are the same.
 
     Raises:
-        CellTaken: its key belongs to another picture, or its picture has another key.
+        CellTaken: its key belongs to another picture, its picture has another key, or the cell was removed.
     """
+    if cell.removed_at is not None:
+        raise CellTaken(f"this picture or key belonged to cell {cell.place}, which was removed from the specimen")
     if cell.sha256 != sha256:
         raise CellTaken("this key belongs to another picture of the specimen; use a new key")
     if key is not None and cell.key != key:
@@ -65,15 +70,15 @@ def add(
     """
     _check_classes(session, specimen, manifest)
     there = _present(session, specimen, new)
+    last = session.scalar(select(func.max(CellRow.place)).where(CellRow.specimen == specimen.row)) or 0
     by_picture = {cell.sha256: cell for cell in there}
     by_key = {cell.key: cell for cell in there if cell.key}
     outcome: list[CellRow | CellTaken] = []
-    added = []
+    added: list[CellRow] = []
     for cell in new:
         row = by_picture.get(cell.sha256) or (by_key.get(cell.key) if cell.key else None)
         if row is None:
-            specimen.cells += 1
-            row = by_picture[cell.sha256] = _row(specimen, cell, manifest)
+            row = by_picture[cell.sha256] = _row(specimen, last + len(added) + 1, cell, manifest)
             added.append(row)
             if cell.key:
                 by_key[cell.key] = row
@@ -83,12 +88,13 @@ def add(
             outcome.append(error)
     if added:
         session.add_all(added)
+        specimen.cells += len(added)
         specimen.revision += 1
         session.flush()
         places = [added[0].place, added[-1].place]
         model = {"model": manifest.sha256, "manifest": manifest.digest}
-        details = {"places": places, **model, "revision": specimen.revision}
-        audit.record(session, actor, "add", specimen.id, **details)
+        digest = cells_digest(specimen, added)
+        audit.record_change(session, actor, "add", specimen, places=places, **model, cells_digest=digest)
     return outcome
 
 
@@ -100,9 +106,7 @@ def read(session: Session, specimen: SpecimenRow, readings: Sequence[CellReading
         StaleRevision: a cell was read by someone else in the meantime.
         InvalidReading: an unknown class, a cell twice, or a change without a reason.
     """
-    wanted = select(CellRow).where(
-        CellRow.specimen == specimen.row, CellRow.place.in_([reading.place for reading in readings])
-    )
+    wanted = select(CellRow).where(counted_in(specimen), CellRow.place.in_([reading.place for reading in readings]))
     cells = {cell.place: cell for cell in session.scalars(wanted)}
     codes = {cell_class.code for cell_class in models_and_classes(session, specimen)[1]}
     if len({reading.place for reading in readings}) < len(readings):
@@ -116,8 +120,41 @@ def read(session: Session, specimen: SpecimenRow, readings: Sequence[CellReading
     for cell, reading in written:
         cell.code, cell.version, cell.read_by, cell.read_at = reading.code, cell.version + 1, actor.name, now
     specimen.revision += 1
-    audit.record(session, actor, "read", specimen.id, cells=changes, revision=specimen.revision)
+    audit.record_change(session, actor, "read", specimen, cells=changes, at=now.isoformat())
     return [cell for cell, _ in written]
+
+
+def remove(session: Session, specimen: SpecimenRow, place: int, reason: str, actor: Actor) -> None:
+    """Remove a cell from a locked specimen. Its row stays for the audit trail; it is not counted or listed.
+
+    Raises:
+        UnknownSpecimen: there is no cell at this place, or it was removed before.
+    """
+    get(session, specimen, place).removed_at = datetime.now(UTC)
+    specimen.cells -= 1
+    specimen.revision += 1
+    audit.record_change(session, actor, "remove", specimen, place=place, reason=reason)
+
+
+def also_elsewhere(session: Session, specimen: SpecimenRow, pictures: Sequence[str]) -> dict[str, list[str]]:
+    """Ids of the specimens of other patients that have one of these pictures, by picture."""
+    wanted = (
+        select(CellRow.sha256, SpecimenRow)
+        .join(SpecimenRow, SpecimenRow.row == CellRow.specimen)
+        .where(CellRow.sha256.in_(pictures), SpecimenRow.row != specimen.row, CellRow.removed_at.is_(None))
+        .order_by(SpecimenRow.row)
+    )
+    patient = Patient.model_validate(specimen.patient)
+    found: dict[str, list[str]] = {}
+    for sha256, other in session.execute(wanted):
+        if other.state != State.ERASED and not specimens.same_patient(other, patient):
+            found.setdefault(sha256, []).append(other.id)
+    return found
+
+
+def counted_in(specimen: SpecimenRow) -> ColumnElement[bool]:
+    """The specimen's cells without the removed ones, as an SQL condition."""
+    return and_(CellRow.specimen == specimen.row, CellRow.removed_at.is_(None))
 
 
 def count(session: Session, specimen: SpecimenRow, rules: CountingRules) -> CellCounts:
@@ -126,7 +163,7 @@ def count(session: Session, specimen: SpecimenRow, rules: CountingRules) -> Cell
     is_read = CellRow.read_by.is_not(None)
     groups = session.execute(
         select(CellRow.code, is_read, func.count(), func.sum(case((needs_review(rules, unsupported), 1), else_=0)))
-        .where(CellRow.specimen == specimen.row)
+        .where(counted_in(specimen))
         .group_by(CellRow.code, is_read)
     ).all()
     codes: dict[str, int] = {}
@@ -157,7 +194,7 @@ def list_page(
     limit: int,
 ) -> Sequence[CellRow]:
     """A page of cells in the order they were added; `after` is the last place of the previous page."""
-    wanted = [CellRow.specimen == specimen.row, CellRow.place > after]
+    wanted = [counted_in(specimen), CellRow.place > after]
     if code is not None:
         wanted.append(CellRow.code == code)
     if only is not None:
@@ -169,10 +206,9 @@ def get(session: Session, specimen: SpecimenRow, place: int) -> CellRow:
     """The cell at a place.
 
     Raises:
-        UnknownSpecimen: there is no cell at this place.
+        UnknownSpecimen: there is no cell at this place, or it was removed.
     """
-    wanted = select(CellRow).where(CellRow.specimen == specimen.row, CellRow.place == place)
-    cell = session.scalars(wanted).one_or_none()
+    cell = session.scalars(select(CellRow).where(counted_in(specimen), CellRow.place == place)).one_or_none()
     if cell is None:
         raise UnknownSpecimen("cell")
     return cell
@@ -189,7 +225,7 @@ def models_and_classes(
     """Models of the specimen's cells (most recent first), their classes, and class codes that any does not support."""
     latest = (
         select(CellRow.model, func.max(CellRow.place).label("place"))
-        .where(CellRow.specimen == specimen.row)
+        .where(counted_in(specimen))
         .group_by(CellRow.model)
         .subquery()
     )
@@ -231,12 +267,12 @@ def _check_classes(session: Session, specimen: SpecimenRow, manifest: Manifest) 
         )
 
 
-def _row(specimen: SpecimenRow, cell: ClassifiedCell, manifest: Manifest) -> CellRow:
-    assert cell.top is not None, "cells are never deleted: a known picture has a row"
+def _row(specimen: SpecimenRow, place: int, cell: ClassifiedCell, manifest: Manifest) -> CellRow:
+    assert cell.top is not None, "rows of cells are never deleted: a known picture has one"
     code, probability = cell.top[0]
     return CellRow(
         specimen=specimen.row,
-        place=specimen.cells,
+        place=place,
         key=cell.key,
         sha256=cell.sha256,
         model=manifest.sha256,

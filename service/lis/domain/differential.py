@@ -76,7 +76,7 @@ def specimen_differential(
     it under another name. Once a person has read every cell, every class is measured.
 
     Raises:
-        ValueError: an unknown class code, or a term of the M:E ratio that is no lineage or class.
+        ValueError: an unknown class code.
     """
     cells = sum(counts.codes.values())
     open_classes = tuple(unsupported) if counts.read < cells else ()
@@ -103,9 +103,6 @@ def me_ratio(
     """The M:E ratio m/e with its 95 % interval, from Wilson's interval of m among m + e cells.
 
     No value without erythroid cells; no interval if a term includes one of `open_classes`, the unsupported ones.
-
-    Raises:
-        ValueError: a term that is no lineage or class.
     """
     above, below = term_codes(rules.myeloid, classes), term_codes(rules.erythroid, classes)
     myeloid, erythroid = (sum(codes.get(code, 0) for code in term) for term in (above, below))
@@ -126,18 +123,22 @@ def me_ratio(
 
 
 def term_codes(term: Sequence[str], classes: Sequence[CellClass]) -> list[str]:
-    """Class codes of one term of the M:E ratio, in logit order.
+    """Class codes of one term of the M:E ratio, in logit order. A name may have no class in an earlier model."""
+    return [each.code for each in classes if each.code in term or each.lineage in term]
+
+
+def check_terms(rules: CountingRules, classes: Sequence[CellClass]) -> None:
+    """Check the terms of the M:E ratio against the classes of a model.
 
     Raises:
         ValueError: a name that is no lineage and no class. A lineage may have no class here.
     """
     known = {cell_class.code for cell_class in classes} | set(get_args(Lineage))
-    unknown = sorted(set(term) - known)
+    unknown = sorted({*rules.myeloid, *rules.erythroid} - known)
     if unknown:
         raise ValueError(
             f"{unknown[0]}: unknown lineage or class in the M:E ratio; use any of {', '.join(sorted(known))}"
         )
-    return [each.code for each in classes if each.code in term or each.lineage in term]
 
 
 def _lineages(found: Differential, open_classes: Collection[str]) -> list[LineageShare]:

@@ -329,6 +329,9 @@ class Report(Document):
     created_at: Moment
     signed_by: Line | None = Field(None, description="the signer; absent while preliminary")
     signer: Person | None = Field(None, description="the signer with the id that the credential proves")
+    signed_below_target: Literal[True] | None = Field(
+        None, description="fewer cells are counted than the target, and the signer has confirmed it"
+    )
     comment: Text | None = Field(None, description="the signer's comment")
     correction: Text | None = Field(None, description="reason of the amendment; corrected reports only")
     content: ReportContent | None = Field(

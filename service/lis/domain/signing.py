@@ -29,6 +29,7 @@ from service.lis.domain.report import (
     SpecimenDifferential,
 )
 from service.lis.storage import audit, outbox
+from service.lis.storage.digests import digest
 from service.lis.storage.states import MessageState, State
 from service.lis.storage.tables import CellRow, MessageRow, ReportRow, SpecimenRow
 
@@ -60,11 +61,12 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The signer, a comment, and whether cells may be left unread."""
+    """The signer, a comment, and whether cells may be left unread, or fewer counted than the target."""
 
     signer: Actor
     comment: str | None = None
     accept_unread: bool = False
+    accept_below_target: bool = False
 
 
 def differential_of(specimen: SpecimenRow, found: CellCounts, rules: CountingRules) -> SpecimenDifferential:
@@ -102,12 +104,11 @@ def sign(
     """Sign a locked specimen that is open or amended.
 
     Raises:
-        NotReviewed: no cell is counted, or cells wait for review and `accept_unread` is false.
+        NotReviewed: no cell is counted, or cells wait for review, or fewer are counted than the target, and the
+            signature does not accept it.
     """
     status = ReportStatus.CORRECTED if specimen.state == State.AMENDING else ReportStatus.FINAL
-    report = _written(session, specimen, status, signature, rules, channels, content)
-    specimen.state = State.SIGNED
-    return report
+    return _written(session, specimen, status, signature, rules, channels, content)
 
 
 def _written(
@@ -123,7 +124,9 @@ def _written(
     differential = differential_of(specimen, found, rules)
     signed = status is not ReportStatus.PRELIMINARY
     part = _part(session, specimen)
-    _check(differential, signed=signed, accept_unread=signature.accept_unread)
+    _check(differential, signature if signed else None)
+    if signed:
+        specimen.state, specimen.merged_at = State.SIGNED, None
     specimen.reports += 1
     specimen.revision += 1
     now = datetime.now(UTC)
@@ -148,13 +151,12 @@ def _written(
         created_at=now,
         signed_by=signature.signer.name if signed else None,
         signer=person_of(signature.signer) if signed else None,
+        signed_below_target=True if signed and differential.to_go else None,
         comment=signature.comment,
         correction=specimen.correction if status is ReportStatus.CORRECTED else None,
         content=content,
     )
     _store(session, specimen, report, signature.signer, channels)
-    if signed:
-        specimen.merged_at = None
     return report
 
 
@@ -193,19 +195,18 @@ def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor
         control_id = secrets.token_hex(10)  # MSH-10 has at most 20 characters
         message = channel.encode(report, _sent(session, specimen, channel.name), examples, control_id)
         outbox.enqueue(session, row, channel.name, control_id, message, channel.retry_for)
-        messages[control_id] = audit.digest(message)
-    audit.record(
+        messages[control_id] = digest(message)
+    audit.record_change(
         session,
         actor,
         "report" if report.signed_by is None else "sign",
-        specimen.id,
+        specimen,
         report=report.id,
-        report_sha256=audit.digest(document),
+        report_sha256=digest(document),
         status=report.status,
         version=report.version,
         models=[model.sha256 for model in report.models],
         messages=messages,
-        revision=specimen.revision,
     )
 
 
@@ -228,14 +229,21 @@ def _sent(session: Session, specimen: SpecimenRow, channel: str) -> list[Report]
     return [Report.model_validate_json(document) for document in session.scalars(wanted)]
 
 
-def _check(differential: SpecimenDifferential, *, signed: bool, accept_unread: bool) -> None:
+def _check(differential: SpecimenDifferential, signature: Signature | None) -> None:
+    """Check that a report can be written; `signature` is None for a preliminary one."""
     if not differential.counted:
         raise NotReviewed("no cell is counted; add cells of countable classes first")
-    if signed and differential.waiting_review and not accept_unread:
+    if signature is None:
+        return
+    if differential.waiting_review and not signature.accept_unread:
         raise NotReviewed(
-            f"{differential.waiting_review} cells wait for review; read them, or sign with accept_unread=true: "
-            f"the report "
-            "then states their number"
+            f"{differential.waiting_review} cells wait for review; read them, or sign with accept_unread=true: the "
+            "report then states their number"
+        )
+    if differential.to_go and not signature.accept_below_target:
+        raise NotReviewed(
+            f"{differential.counted} of {differential.target_cells} cells are counted; add cells, lower target_cells, "
+            "or sign with accept_below_target=true: the report then says so"
         )
 
 
@@ -243,7 +251,7 @@ def _examples(session: Session, specimen: SpecimenRow) -> Examples:
     """One example cell per class: read by a person if there is one, else accepted; with the highest probability."""
     ranked = (
         select(CellRow.code, CellRow.place, CellRow.sha256)
-        .where(CellRow.specimen == specimen.row)
+        .where(cells.counted_in(specimen))
         .order_by(
             CellRow.code,
             CellRow.read_by.is_(None),

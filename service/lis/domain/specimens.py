@@ -8,10 +8,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, count
+from secrets import token_hex
 from typing import Any, Literal
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Text, cast, or_, select
+from sqlalchemy import ColumnElement, Text, cast, delete, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,8 +21,9 @@ from service.errors import NumberTaken, ReportedAlready, StaleRevision, UnknownS
 from service.lis.domain.person import person_of
 from service.lis.domain.report import Order, Patient
 from service.lis.storage import audit
+from service.lis.storage.digests import digest_of_value
 from service.lis.storage.states import State
-from service.lis.storage.tables import SpecimenRow
+from service.lis.storage.tables import PatientNumberRow, SpecimenRow
 
 #: States in which cells are added and read.
 CHANGEABLE = (State.OPEN, State.AMENDING)
@@ -63,13 +65,15 @@ def open_specimen(session: Session, new: NewSpecimen, actor: Actor) -> SpecimenR
         cells=0,
         reports=0,
         opened_at=datetime.now(UTC),
+        digest_key=token_hex(32),
     )
     session.add(row)
     try:
         session.flush()
     except IntegrityError as error:  # another process opened it in the meantime
         raise NumberTaken from error
-    audit.record(session, actor, "open", row.id, target_cells=row.target_cells)
+    _index_patient(session, row, new.patient)
+    audit.record_change(session, actor, "open", row, target_cells=row.target_cells)
     return row
 
 
@@ -79,6 +83,13 @@ def _free_key(session: Session, number: str) -> str:
     alike = or_(SpecimenRow.key == number, SpecimenRow.key.startswith(beginning, autoescape=True))
     taken = set(session.scalars(select(SpecimenRow.key).where(alike)))
     return next(key for key in chain([number], (f"{beginning}{at}" for at in count(2))) if key not in taken)
+
+
+def _index_patient(session: Session, row: SpecimenRow, patient: Patient) -> None:
+    """Replace the numbers by which the specimen is found as this patient's."""
+    session.execute(delete(PatientNumberRow).where(PatientNumberRow.specimen == row.row))
+    numbers = {patient.identifier, *(each.number for each in patient.all_numbers())}
+    session.add_all(PatientNumberRow(number=number, specimen=row.row) for number in numbers)
 
 
 def find_by_number(session: Session, number: str) -> Sequence[SpecimenRow]:
@@ -150,7 +161,14 @@ def check_state(row: SpecimenRow, states: Sequence[State], allowed: str = _CELLS
 
 
 def list_page(
-    session: Session, *, state: State | None, number: str | None, merged: bool, before: int | None, limit: int
+    session: Session,
+    *,
+    state: State | None,
+    number: str | None,
+    patient: str | None,
+    merged: bool,
+    before: int | None,
+    limit: int,
 ) -> Sequence[SpecimenRow]:
     """A page of specimens, newest first; `before` is the last `row` of the previous page.
 
@@ -164,6 +182,9 @@ def list_page(
         wanted.append(SpecimenRow.number == number)
     if merged:
         wanted += [SpecimenRow.state == State.SIGNED, SpecimenRow.merged_at.is_not(None)]
+    if patient is not None:
+        of_patient = select(PatientNumberRow.specimen).where(PatientNumberRow.number == patient)
+        wanted.append(SpecimenRow.row.in_(of_patient))
     if before is not None:
         wanted.append(SpecimenRow.row < before)
     return session.scalars(select(SpecimenRow).where(*wanted).order_by(SpecimenRow.row.desc()).limit(limit)).all()
@@ -228,11 +249,13 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
     row.revision += 1
     # Names of the fields, and digests of the old values: more people read the audit trail than the report.
     before = {
-        name: audit.digest_of_value(session, row.id, row.revision, name, _as_json(value))
+        name: digest_of_value(row.digest_key, row.id, row.revision, name, _as_json(value))
         for name, value in old.items()
         if value != values[name]
     }
-    audit.record(session, actor, "change", row.id, fields=list(values), before=before, revision=row.revision)
+    if new.patient is not None:
+        _index_patient(session, row, new.patient)
+    audit.record_change(session, actor, "change", row, fields=list(values), before=before)
 
 
 def _new_values(new: SpecimenChange) -> dict[str, Any]:
@@ -265,14 +288,14 @@ def cancel(session: Session, row: SpecimenRow, actor: Actor, reason: str) -> Non
         )
     row.state = State.CANCELLED
     row.revision += 1
-    audit.record(session, actor, "cancel", row.id, reason=reason, revision=row.revision)
+    audit.record_change(session, actor, "cancel", row, reason=reason)
 
 
 def reopen(session: Session, row: SpecimenRow, actor: Actor) -> None:
     """Reopen a locked, cancelled specimen."""
     row.state = State.OPEN
     row.revision += 1
-    audit.record(session, actor, "reopen", row.id, revision=row.revision)
+    audit.record_change(session, actor, "reopen", row)
 
 
 def amend(session: Session, row: SpecimenRow, actor: Actor, reason: str) -> None:
@@ -280,4 +303,4 @@ def amend(session: Session, row: SpecimenRow, actor: Actor, reason: str) -> None
     row.state = State.AMENDING
     row.correction = reason
     row.revision += 1
-    audit.record(session, actor, "amend", row.id, reason=reason, revision=row.revision)
+    audit.record_change(session, actor, "amend", row, reason=reason)

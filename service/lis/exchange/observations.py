@@ -187,7 +187,9 @@ def _ratio(report: Report) -> Observation:
 
 def _counts(report: Report) -> Iterator[Observation]:
     found = report.differential
-    yield Observation(COUNTED, "Cells counted", found.counted, "{cells}", notes=(f"target {found.target_cells}",))
+    below = ("signed below the target",) if report.signed_below_target else ()
+    notes = (f"target {found.target_cells}", *below)
+    yield Observation(COUNTED, "Cells counted", found.counted, "{cells}", notes=notes)
     if report.megakaryocytes is not None:
         note = "counted separately by a person, not in the differential"
         yield Observation(MEGAKARYOCYTES, "Megakaryocytes", report.megakaryocytes, "{cells}", notes=(note,))

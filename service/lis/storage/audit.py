@@ -5,7 +5,6 @@ administrator can write a new chain: store the end that `marrowlens audit verify
 next check.
 """
 
-import hmac
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
-from service.lis.storage.tables import AuditHeadRow, AuditKeyRow, AuditRow
+from service.lis.storage.digests import specimen_digest
+from service.lis.storage.tables import AuditHeadRow, AuditRow, SpecimenRow
 
 #: The hash before the first row.
 BEGINNING = "0" * 64
@@ -55,7 +55,7 @@ def record(session: Session, actor: Actor, action: str, specimen_id: str | None 
     head = lock(session)
     row = AuditRow(
         number=head.number + 1,
-        at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        at=timestamp(datetime.now(UTC)),
         actor=actor.name,
         action=action,
         specimen_id=specimen_id,
@@ -76,6 +76,17 @@ def lock(session: Session) -> AuditHeadRow:
     if head is None:
         raise AuditTrailBroken("the row with the end of the audit trail is missing; run `marrowlens audit verify`")
     return head
+
+
+def timestamp(moment: datetime) -> str:
+    """A time as in the column `at`: equal lengths, so that texts sort as times do."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def record_change(session: Session, actor: Actor, action: str, specimen: SpecimenRow, **details: Any) -> None:
+    """As `record`, for a change of a specimen: with its new revision, and the digest of its new data."""
+    digest = specimen_digest(specimen)
+    record(session, actor, action, specimen.id, **details, revision=specimen.revision, specimen_digest=digest)
 
 
 def verify(session: Session, known: ChainEnd | None = None) -> tuple[ChainEnd, list[Mismatch]]:
@@ -112,22 +123,6 @@ def _faults(row: AuditRow, before: ChainEnd) -> Iterator[Mismatch]:
         yield Mismatch(row.number, f"follows row {before.number}: rows are missing")
     elif row.hash != _hash(row, before.hash):
         yield Mismatch(row.number, "was edited or replaced")
-
-
-def digest(document: str) -> str:
-    """SHA-256 of a report or message, as recorded in the trail."""
-    return sha256(document.encode()).hexdigest()
-
-
-def digest_of_value(session: Session, specimen_id: str | None, revision: int, field: str, value: Any) -> str:
-    """HMAC-SHA256 of a value that a change replaced, under the database's own key.
-
-    Without the key, names cannot be tried against the trail. Specimen, revision and field are included, so equal
-    values in two rows have different digests.
-    """
-    key = session.scalars(select(AuditKeyRow)).one().key
-    message = json.dumps([specimen_id, revision, field, value], sort_keys=True, ensure_ascii=False)
-    return hmac.new(bytes.fromhex(key), message.encode(), sha256).hexdigest()
 
 
 def _hash(row: AuditRow, before: str) -> str:

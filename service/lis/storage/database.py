@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,22 @@ from service.errors import StorageUnavailable
 from service.lis.storage.file_rights import create_private_file
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
-#: Time-out of a writer that waits for another one, and of connecting.
-_LOCK_WAIT_S = 10
+#: Time-out of connecting.
+_CONNECT_S = 10
 #: PostgreSQL advisory lock of the migrations; an arbitrary number.
 _MIGRATION_LOCK = 7_241_966_021
 
 
 class DatabaseConfigError(Exception):
     """The database settings are unusable. The message holds no password."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits of a statement: its wait for locks, and, on PostgreSQL, its whole duration."""
+
+    lock_s: float = 10
+    statement_s: float = 25
 
 
 class DatabaseError(Exception):
@@ -45,7 +54,9 @@ class DatabaseError(Exception):
 class Database:
     """Transactions on one database. On SQLite a writer locks the whole file."""
 
-    def __init__(self, url: str, sslmode: str | None = None, authority: Path | None = None) -> None:
+    def __init__(
+        self, url: str, sslmode: str | None = None, authority: Path | None = None, timeouts: Timeouts = Timeouts()
+    ) -> None:
         """
         Args:
             sslmode, authority: TLS to PostgreSQL; see `with_tls`.
@@ -54,14 +65,15 @@ class Database:
             DatabaseConfigError: no URL of SQLite or PostgreSQL, the driver or folder is missing, or a remote
                 server could be reached without TLS.
         """
-        self.engine = _engine(url, sslmode, authority)
+        self.engine = _engine(url, sslmode, authority, timeouts)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
 
     @classmethod
     def of(cls, settings: LisSettings) -> "Database":
         """The configured database. Raises DatabaseConfigError."""
         assert settings.database is not None, "without a database there is no laboratory"
-        return cls(settings.database.get_secret_value(), settings.database_sslmode, settings.database_ca)
+        timeouts = Timeouts(settings.database_lock_timeout_s, settings.database_statement_timeout_s)
+        return cls(settings.database.get_secret_value(), settings.database_sslmode, settings.database_ca, timeouts)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -107,6 +119,8 @@ class Database:
         try:
             with self.engine.execution_options(marrowlens_purpose="write").begin() as connection:
                 if not self.is_sqlite:
+                    connection.execute(text("SET LOCAL lock_timeout = 0"))  # a migration takes as long as it takes
+                    connection.execute(text("SET LOCAL statement_timeout = 0"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
@@ -155,7 +169,7 @@ def _unreachable(error: DBAPIError) -> Exception:
     return StorageUnavailable()
 
 
-def _engine(url: str, sslmode: str | None, authority: Path | None) -> Engine:
+def _engine(url: str, sslmode: str | None, authority: Path | None, timeouts: Timeouts) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
@@ -164,11 +178,10 @@ def _engine(url: str, sslmode: str | None, authority: Path | None) -> Engine:
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             parsed = with_tls(parsed, sslmode, authority)
-            waiting = {"connect_timeout": _LOCK_WAIT_S}
-            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=waiting)
+            return _postgresql(parsed, timeouts)
         if sslmode or authority:
             raise DatabaseConfigError("MARROWLENS_LIS_DATABASE_SSLMODE and _CA are for PostgreSQL, not for SQLite")
-        return _sqlite(parsed.database)
+        return _sqlite(parsed.database, timeouts)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise DatabaseConfigError(
             "the PostgreSQL driver is not installed; run: pip install -e '.[postgres]'"
@@ -184,12 +197,35 @@ def _engine(url: str, sslmode: str | None, authority: Path | None) -> Engine:
 _FORMS = "sqlite:////folder/lab.db or postgresql+psycopg://user@host/name"
 
 
-def _sqlite(path: str | None) -> Engine:
+def _postgresql(url: URL, timeouts: Timeouts) -> Engine:
+    # A server that vanished from the network is noticed as soon as one that does not answer.
+    silence = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    silence["tcp_user_timeout"] = _ms(timeouts.statement_s)
+    engine = create_engine(
+        url, pool_pre_ping=True, hide_parameters=True, connect_args={"connect_timeout": _CONNECT_S, **silence}
+    )
+
+    def limit(connection: Any, _: ConnectionPoolEntry) -> None:
+        connection.autocommit = True  # a rollback would undo the settings
+        connection.execute(f"SET lock_timeout = {_ms(timeouts.lock_s)}")
+        connection.execute(f"SET statement_timeout = {_ms(timeouts.statement_s)}")
+        connection.autocommit = False
+
+    event.listen(engine, "connect", limit)
+    return engine
+
+
+def _ms(seconds: float) -> int:
+    """Whole milliseconds, at least one: 0 would be no limit."""
+    return max(1, round(1000 * seconds))
+
+
+def _sqlite(path: str | None, timeouts: Timeouts) -> Engine:
     if not path or path == ":memory:":
         raise DatabaseConfigError("an in-memory SQLite database would be lost with the process; name a file")
     if not Path(path).absolute().parent.is_dir():
         raise DatabaseConfigError(f"the database's folder {Path(path).absolute().parent} does not exist; create it")
-    engine = create_engine(f"sqlite:///{path}", hide_parameters=True, connect_args={"timeout": _LOCK_WAIT_S})
+    engine = create_engine(f"sqlite:///{path}", hide_parameters=True, connect_args={"timeout": timeouts.lock_s})
     # SQLite gives -wal, -shm and -journal the permissions of the database file.
     event.listen(engine, "do_connect", lambda *_: create_private_file(Path(path)))
     event.listen(engine, "connect", _prepare)
@@ -210,7 +246,8 @@ def sqlite_paths(url: str) -> list[Path]:
 
 def _prepare(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # transactions are begun by `_begin`, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    # secure_delete: what is erased is overwritten, not only unlinked.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -11,13 +11,18 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from service.auth.identity import Actor
+from service.auth.identity import Actor, Identity
 from service.lis.storage import audit
+from service.lis.storage.digests import outcome_digest
 from service.lis.storage.states import MessageState
-from service.lis.storage.tables import MessageRow, ReportRow
+from service.lis.storage.tables import MessageRow, ReportRow, SpecimenRow
 
 #: Stored characters of a receiver's reply.
 MAX_REPLY = 1_000_000
+#: The actor of deliveries in the audit trail.
+_DELIVERY = Actor("delivery", Identity(kind="service"))
+#: States in which a message precedes the later ones of its specimen.
+_UNSENT = (MessageState.WAITING, MessageState.HELD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +49,11 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Waiting and dead messages of one channel."""
+    """Waiting, held and dead messages of one channel; when the oldest waiting or held one was written."""
 
     channel: str
     waiting: int
+    held: int
     dead: int
     oldest_at: datetime | None
 
@@ -76,8 +82,8 @@ def enqueue(
 def claim(session: Session, channel: str, worker: str, lease: timedelta) -> Claimed | None:
     """Claim the next due message for this worker until the lease ends; None if there is none.
 
-    A message is not due while an earlier one of its specimen waits. On PostgreSQL workers skip each other's claims
-    (`FOR UPDATE SKIP LOCKED`); on SQLite one transaction writes at a time.
+    A message is not due while an earlier one of its specimen waits or is held. On PostgreSQL workers skip each other's
+    claims (`FOR UPDATE SKIP LOCKED`); on SQLite one transaction writes at a time.
     """
     now = datetime.now(UTC)
     earlier = aliased(MessageRow)
@@ -87,7 +93,7 @@ def claim(session: Session, channel: str, worker: str, lease: timedelta) -> Clai
             earlier.specimen == MessageRow.specimen,
             earlier.channel == channel,
             earlier.row < MessageRow.row,
-            earlier.state == MessageState.WAITING,
+            earlier.state.in_(_UNSENT),
         )
         .exists()
     )
@@ -115,13 +121,13 @@ def claim(session: Session, channel: str, worker: str, lease: timedelta) -> Clai
 def mark_delivered(session: Session, row: int, reply: str) -> None:
     """Settle a message that the receiver has accepted."""
     if message := _waiting(session, row):
-        _settle(message, MessageState.DELIVERED, None, reply)
+        _settle(session, message, MessageState.DELIVERED, None, reply)
 
 
 def mark_rejected(session: Session, row: int, reason: str, reply: str) -> None:
     """Make a rejected message a dead letter; only a person can send it again."""
     if message := _waiting(session, row):
-        _settle(message, MessageState.DEAD, reason, reply)
+        _settle(session, message, MessageState.DEAD, reason, reply)
 
 
 def mark_unanswered(session: Session, row: int, worker: str, reason: str, retry: Retry) -> MessageState:
@@ -131,7 +137,7 @@ def mark_unanswered(session: Session, row: int, worker: str, reason: str, retry:
         return MessageState.WAITING
     now = datetime.now(UTC)
     if now >= message.give_up_at:
-        _settle(message, MessageState.DEAD, f"not delivered in time; last attempt: {reason}", None)
+        _settle(session, message, MessageState.DEAD, f"not delivered in time; last attempt: {reason}", None)
         return MessageState.DEAD
     message.reason, message.leased_until, message.leased_by = reason, None, None
     message.due_at = now + retry.wait(message.attempts)
@@ -146,16 +152,17 @@ def release(session: Session, row: int, worker: str) -> None:
 
 
 def depths(session: Session) -> list[Depth]:
-    """Channels with waiting or dead messages."""
-    waiting = MessageRow.state == MessageState.WAITING
+    """Channels with waiting, held or dead messages."""
+    waiting, held, dead = (MessageRow.state == each for each in (*_UNSENT, MessageState.DEAD))
     found = session.execute(
         select(
             MessageRow.channel,
             func.count().filter(waiting),
-            func.count().filter(MessageRow.state == MessageState.DEAD),
-            func.min(MessageRow.created_at).filter(waiting),
+            func.count().filter(held),
+            func.count().filter(dead),
+            func.min(MessageRow.created_at).filter(or_(waiting, held)),
         )
-        .where(MessageRow.state.in_((MessageState.WAITING, MessageState.DEAD)))
+        .where(MessageRow.state.in_((*_UNSENT, MessageState.DEAD)))
         .group_by(MessageRow.channel)
     ).all()
     return [Depth(*each) for each in found]
@@ -186,8 +193,22 @@ class DeliveryInProgress(Exception):
     """A worker is sending the message now."""
 
 
+def hold_all(session: Session) -> int:
+    """Hold all waiting messages until a person decides about each; returns their number.
+
+    After the restore of a backup the receiver may have them, and later reports that the backup does not have.
+    """
+    waiting = select(MessageRow).where(MessageRow.state == MessageState.WAITING).order_by(MessageRow.row)
+    messages = session.scalars(waiting.with_for_update()).all()
+    for message in messages:
+        message.state, message.leased_until, message.leased_by = MessageState.HELD, None, None
+    if messages:
+        audit.record(session, _DELIVERY, "hold", None, messages=[message.control_id for message in messages])
+    return len(messages)
+
+
 def requeue(session: Session, message: MessageRow, actor: Actor, retry_for: timedelta) -> None:
-    """Queue a dead letter again: the same bytes with the same control id.
+    """Queue a dead letter or a held message again: the same bytes with the same control id.
 
     Raises:
         LaterReportSent: the specimen has a later report for this receiver, and it was not dropped unsent. That report
@@ -205,19 +226,46 @@ def requeue(session: Session, message: MessageRow, actor: Actor, retry_for: time
     message.state, message.settled_at, message.attempts = MessageState.WAITING, None, 0
     message.reply = None
     message.due_at, message.give_up_at, message.leased_until = now, now + retry_for, None
-    audit.record(session, actor, "retry", None, message=message.control_id, channel=message.channel)
+    _record(session, message, "retry", actor)
 
 
-def drop(session: Session, message: MessageRow, actor: Actor, why: str) -> None:
-    """Drop a waiting or dead message.
+def confirm(session: Session, message: MessageRow, actor: Actor) -> None:
+    """Settle a message that the receiver has, as a person found out.
 
     Raises:
         DeliveryInProgress: a worker is sending it.
     """
+    _check_idle(message)
+    _settle(session, message, MessageState.DELIVERED, "confirmed by a person", message.reply, "confirm", actor)
+
+
+def drop(session: Session, message: MessageRow, actor: Actor, why: str) -> None:
+    """Drop a waiting, held or dead message.
+
+    Raises:
+        DeliveryInProgress: a worker is sending it.
+    """
+    _check_idle(message)
+    _settle(session, message, MessageState.DROPPED, f"dropped: {why}", message.reply, "drop", actor, why=why)
+
+
+def empty(message: MessageRow) -> bool:
+    """Delete the texts of a locked message; drops an undelivered one, and returns True for it.
+
+    Raises:
+        DeliveryInProgress: a worker is sending it.
+    """
+    _check_idle(message)
+    is_dropped = message.state in (*_UNSENT, MessageState.DEAD)
+    if is_dropped:
+        message.state, message.settled_at = MessageState.DROPPED, datetime.now(UTC)
+    message.message, message.reply, message.reason = "", None, None
+    return is_dropped
+
+
+def _check_idle(message: MessageRow) -> None:
     if message.leased_until is not None and message.leased_until > datetime.now(UTC):
         raise DeliveryInProgress
-    _settle(message, MessageState.DROPPED, f"dropped: {why}", message.reply)
-    audit.record(session, actor, "drop", None, message=message.control_id, channel=message.channel, why=why)
 
 
 def _waiting(session: Session, row: int) -> MessageRow | None:
@@ -225,8 +273,26 @@ def _waiting(session: Session, row: int) -> MessageRow | None:
     return session.scalars(wanted.with_for_update()).one_or_none()
 
 
-def _settle(message: MessageRow, state: MessageState, reason: str | None, reply: str | None) -> None:
-    message.state, message.reason = state, reason
+def _settle(
+    session: Session,
+    message: MessageRow,
+    state: MessageState,
+    reason: str | None,
+    reply: str | None,
+    action: str = "deliver",
+    actor: Actor = _DELIVERY,
+    **details: str,
+) -> None:
     # PostgreSQL stores no NUL: the transaction would fail, and the message be sent again forever.
-    message.reply = None if reply is None else reply[:MAX_REPLY].replace("\0", "\ufffd")
-    message.settled_at, message.leased_until, message.leased_by = datetime.now(UTC), None, None
+    message.reason, message.reply = (text and text[:MAX_REPLY].replace("\0", "\ufffd") for text in (reason, reply))
+    message.state, message.settled_at = state, datetime.now(UTC)
+    message.leased_until, message.leased_by = None, None
+    _record(session, message, action, actor, **details)
+
+
+def _record(session: Session, message: MessageRow, action: str, actor: Actor, **details: str) -> None:
+    """Append the new state of a message to the audit trail of its specimen."""
+    specimen = session.get_one(SpecimenRow, message.specimen)
+    named = {"message": message.control_id, "channel": message.channel, "state": message.state}
+    settled = {"outcome_digest": outcome_digest(specimen, message)} if message.settled_at else {}
+    audit.record(session, actor, action, specimen.id, **named, **settled, **details)

@@ -1,6 +1,7 @@
 """The laboratory's tables, the same on SQLite and PostgreSQL. `migrations/` creates them.
 
-Patients' data are in `specimens`, `reports` and `outbox` only.
+Patients' data are in `specimens`, `patient_numbers`, `reports` and `outbox` only, and in `cells.key` where a client
+names its pictures so.
 """
 
 from datetime import UTC, datetime
@@ -54,7 +55,8 @@ class SpecimenRow(Table):
 
     `placer_number` and `filler_number` are those of `order`, to find it by. A tube may carry several orders, each a
     specimen: `number` is on the label, `key` is unique. `merged_at` is the time of a merge of its patient since the
-    last signed report. `counted_by` is the person who counted the megakaryocytes.
+    last signed report. `counted_by` is the person who counted the megakaryocytes. `digest_key` keys the digests of the
+    specimen in the audit trail (`storage.digests`); an erasure deletes it.
     """
 
     __tablename__ = "specimens"
@@ -78,15 +80,25 @@ class SpecimenRow(Table):
     merged_at: Mapped[datetime | None]
     counted_by: Mapped[dict[str, Any] | None]
     opened_at: Mapped[datetime]
+    digest_key: Mapped[str | None] = mapped_column(String(64))
 
     __table_args__ = (Index("specimens_by_state", "state", "row"),)
+
+
+class PatientNumberRow(Table):
+    """One number of a specimen's patient, to find the specimens of a patient by."""
+
+    __tablename__ = "patient_numbers"
+
+    number: Mapped[str] = mapped_column(String(200), primary_key=True)
+    specimen: Mapped[int] = mapped_column(ForeignKey("specimens.row"), primary_key=True)
 
 
 class CellRow(Table):
     """One cell: the model's suggestion and decision, and the current class. `place` is 1, 2, … in its specimen.
 
     `manifest` is the sha256 of the manifest, which has the thresholds. Without a trust reference `decision` is null,
-    and `reasons` and `prediction_set` are empty.
+    and `reasons` and `prediction_set` are empty. A removed cell keeps its row and is not counted.
     """
 
     __tablename__ = "cells"
@@ -95,7 +107,7 @@ class CellRow(Table):
     specimen: Mapped[int] = mapped_column(ForeignKey("specimens.row"))
     place: Mapped[int]
     key: Mapped[str | None] = mapped_column(String(200))
-    sha256: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
     model: Mapped[str] = mapped_column(ForeignKey("models.sha256"))
     suggested: Mapped[str] = mapped_column(String(32))
     probability: Mapped[float]
@@ -109,6 +121,7 @@ class CellRow(Table):
     read_by: Mapped[str | None] = mapped_column(String(200))
     read_at: Mapped[datetime | None]
     added_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]
 
     __table_args__ = (
         UniqueConstraint("specimen", "place", name="cells_place"),
@@ -132,7 +145,7 @@ class ReadingRow(Table):
 
 
 class ReportRow(Table):
-    """One version of a report. Never updated or deleted."""
+    """One version of a report. Never updated or deleted; an erasure empties `document`."""
 
     __tablename__ = "reports"
 
@@ -148,7 +161,7 @@ class ReportRow(Table):
 
 
 class MessageRow(Table):
-    """One message to one receiver, the same bytes at every attempt."""
+    """One message to one receiver, the same bytes at every attempt; empty once it has expired or was erased."""
 
     __tablename__ = "outbox"
 
@@ -212,10 +225,7 @@ class AuditHeadRow(Table):
 
 
 class AuditKeyRow(Table):
-    """The single row with this database's digest key: 32 bytes in hexadecimal, stored nowhere else.
-
-    Without it, names cannot be tried against the trail.
-    """
+    """The single row with the key of earlier versions' digests; later ones use `specimens.digest_key`."""
 
     __tablename__ = "audit_key"
 

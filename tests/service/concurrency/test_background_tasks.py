@@ -34,6 +34,7 @@ from service.inference.registry import ModelRegistry
 from service.lis.exchange.delivery import DeliveryWorker
 from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.picture_store import PictureStore
+from service.lis.retention import Retention
 from service.lis.storage import outbox
 from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import load_session
@@ -84,6 +85,7 @@ FAULTS: dict[TaskName, tuple[Any, str]] = {
     "outbox_watch": (outbox, "depths"),
     "picture_sweep": (PictureStore, "delete_expired"),
     "reload": (ModelRegistry, "reload"),
+    "retention": (Retention, "expire_messages"),
 }
 
 

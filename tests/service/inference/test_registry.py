@@ -21,6 +21,7 @@ from serving import Held, Served, async_client, refused, served, zipped
 
 from model.contract import CLASSES, read_manifest
 from service.app import create_app
+from service.config.lis import LisSettings
 from service.config.settings import Settings
 from service.runtime.session import OnnxSession, open_session
 
@@ -253,3 +254,16 @@ def test_sighup_goes_back_to_the_configured_artefact(shelf: Path) -> None:
         assert changed.json()["name"] == "second"
         hang_up(service, "Now serving first 0.0.1")
         assert httpx.get(f"{service.url}/model", headers=OPERATOR).json()["name"] == "first"
+
+
+async def test_a_model_without_a_class_of_the_laboratorys_ratio_is_rejected(shelf: Path, tmp_path: Path) -> None:
+    classes = [each if each.code != "BLA" else each.model_copy(update={"code": "XBL"}) for each in CLASSES]
+    write_artefact(tmp_path, name="second", classes=classes)
+    lab = LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}", me_myeloid=("granulocytic", "BLA"))
+    async with serving(shelf, lis=lab) as http:
+        problem = refused(await change(http, "second.onnx"), 422, "model-refused")
+        assert "BLA" in str(problem)
+        assert (await http.get("/model")).json()["sha256"] == sha256(shelf)
+    async with serving(shelf, lis=LisSettings(database=f"sqlite:///{tmp_path / 'other.db'}")) as http:
+        answer = await change(http, "second.onnx")
+        assert answer.status_code == 200, answer.text

@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from conftest import Draw
 from databases import Postgres
 from keys import entry, keys_file
 from receivers import certificates
 from serving import Served, served
+from sqlalchemy import text
+
+from service.errors import StorageUnavailable
+from service.lis.storage.database import Database, Timeouts
 
 #: More callers than the pool of the database has threads and SQLAlchemy connections.
 CALLERS = 40
@@ -131,6 +136,53 @@ def test_a_database_that_does_not_answer_stops_nothing_else(
                     with suppress(httpx.TransportError):
                         assert each.result().status_code == 503
         assert any("calls for database have not returned" in line for line in service.lines)
+
+
+def test_a_held_lock_is_not_waited_for_and_all_goes_on_after_it(
+    artefact: Path, draw: Draw, postgres_server: Postgres
+) -> None:
+    url = postgres_server.new_database()
+    limits = {"lis_database_lock_timeout_s": "1", "lis_database_statement_timeout_s": "5"}
+    with served(artefact, lis_database=url, shutdown_timeout_s=str(STOP_S), **limits) as service:
+        service.wait_listening()
+        with httpx.Client(base_url=service.url, timeout=30) as http, ThreadPoolExecutor(7) as callers:
+            specimen = opened(service, 0).json()["id"]
+            with psycopg.connect(url.replace("+psycopg", "")) as holding:
+                holding.execute("SELECT * FROM audit_head FOR UPDATE")
+                asked = [callers.submit(opened, service, number) for number in range(1, 8)]
+                assert http.post("/classify", files={"image": draw(1)}).status_code == 200
+                for path in ("/health/live", "/health/ready", f"/specimens/{specimen}"):
+                    assert http.get(path).status_code == 200
+                assert [each.result().status_code for each in asked] == [503] * 7
+                holding.rollback()
+                assert opened(service, 1).status_code == 201
+                assert metric(service, 'marrowlens_thread_pool_busy_threads{pool="database"}') <= 1
+                holding.execute("SELECT * FROM audit_head FOR UPDATE")
+                asked = [callers.submit(opened, service, number) for number in range(2, 9)]
+                assert stopped_in_s(service) < STOP_S + 4
+                for each in asked:
+                    with suppress(httpx.TransportError):
+                        assert each.result().status_code == 503
+
+
+def test_a_slow_statement_is_cancelled_but_not_a_migration(postgres_server: Postgres) -> None:
+    database = Database(postgres_server.new_database(), timeouts=Timeouts(lock_s=0.2, statement_s=0.2))
+    try:
+        database.migrate()
+        for _ in range(2):  # the second time on a connection that has had a rollback
+            with pytest.raises(StorageUnavailable), database.writing() as session:
+                session.execute(text("SELECT pg_sleep(5)"))
+        with database.engine.execution_options(marrowlens_purpose="write").connect() as holding:
+            holding.execute(text("SELECT pg_advisory_lock(7241966021)"))
+            with ThreadPoolExecutor(1) as migrating:
+                done = migrating.submit(database.migrate)
+                with pytest.raises(TimeoutError):
+                    done.result(1)
+                holding.execute(text("SELECT pg_advisory_unlock(7241966021)"))
+                done.result()
+        assert database.is_current()
+    finally:
+        database.close()
 
 
 def test_a_kept_picture_that_is_a_fifo_is_waited_for_by_nobody(artefact: Path, draw: Draw, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_who_signs_is_named_as_he_writes_himself(http: TestClient, draw: Draw, s
     specimen = opened(http, sent)
     who = {b"X-Acting-User": sent}
     http.post(f"/specimens/{specimen}/cells", files={"images": draw(1)}, headers=who).raise_for_status()
-    wish = {"revision": 2, "accept_unread": True}
+    wish = {"revision": 2, "accept_unread": True, "accept_below_target": True}
     assert http.post(f"/specimens/{specimen}/sign", json=wish, headers=who).json()["signed_by"] == name
     assert {each["actor"] for each in http.get(f"/specimens/{specimen}/audit").json()["entries"]} == {name}
 

@@ -39,7 +39,7 @@ def reading(cell: Cell, code: str, why: str | None = None) -> CellReading:
 def one_opened(front: UseCases, artefact: Path, *codes: str, **more: object) -> tuple[str, list[Cell], int]:
     """A specimen with cells, and its revision."""
     opened = front.open(open_request(**more), user("m.muster"))
-    revision, added, stand, _ = front.add(
+    revision, added, stand, *_ = front.add(
         opened.id, [classified(code) for code in codes], manifest(artefact), user("scanner")
     )
     assert added == len(codes)
@@ -91,7 +91,7 @@ def test_what_a_signed_specimen_refuses(front: UseCases, artefact: Path) -> None
 def test_cells_that_wait_hold_a_signature_back_unless_the_signer_knows(front: UseCases, artefact: Path) -> None:
     opened = front.open(open_request(), user("m.muster"))
     unsure = [classified("PMO", probability=0.6), classified("EBO")]
-    revision, _, stand, differential = front.add(opened.id, unsure, manifest(artefact), user("scanner"))
+    revision, _, stand, differential, _ = front.add(opened.id, unsure, manifest(artefact), user("scanner"))
     assert differential.waiting_review == 1
     assert front.cells(opened.id, None, "waiting", 0, 10).cells == [stand[0]]
     with pytest.raises(NotReviewed, match="1 cells wait"):
@@ -103,7 +103,7 @@ def test_cells_that_wait_hold_a_signature_back_unless_the_signer_knows(front: Us
 def test_the_database_and_the_rules_agree_on_what_waits(front: UseCases, artefact: Path) -> None:
     opened = front.open(open_request(), user("m.muster"))
     unsure = [classified(code, probability=p) for code in ("ABE", "PMO", "EBO") for p in (0.1, 0.79, 0.8, 0.81, 1.0)]
-    _, _, stand, found = front.add(opened.id, unsure, manifest(artefact), user("scanner"))
+    _, _, stand, found, _ = front.add(opened.id, unsure, manifest(artefact), user("scanner"))
     cells = [each for each in stand if isinstance(each, Cell)]
     waiting = front.cells(opened.id, None, "waiting", 0, 100).cells
     assert waiting == [each for each in cells if each.waits]
@@ -118,7 +118,7 @@ def test_without_a_counted_cell_there_is_nothing_to_sign(front: UseCases, artefa
 
 def test_a_confirmed_cell_waits_no_more_and_a_change_needs_a_reason(front: UseCases, artefact: Path) -> None:
     opened = front.open(open_request(), user("m.muster"))
-    _, _, [cell, _], _ = front.add(
+    _, _, [cell, _], *_ = front.add(
         opened.id,
         [classified("PMO", probability=0.5), classified("EBO")],
         manifest(artefact),
@@ -161,16 +161,16 @@ def test_a_picture_is_one_cell_however_often_it_is_sent(front: UseCases, artefac
         classified("EBO", name="b", key="b.png"),
         classified("PMO", name="a", key="a.png"),
     ]
-    revision, added, stand, _ = front.add(opened.id, first, model, user("scanner"))
+    revision, added, stand, *_ = front.add(opened.id, first, model, user("scanner"))
     assert (added, [each.place for each in stand if isinstance(each, Cell)]) == (2, [1, 2, 1])
-    again, added, _, _ = front.add(opened.id, first, model, user("scanner"))
+    again, added, *_ = front.add(opened.id, first, model, user("scanner"))
     assert (again, added) == (revision, 0)
     confused = [
         classified("PMO", name="a", key="c.png"),
         classified("PMO", name="c", key="b.png"),
         classified("LYT", name="d"),
     ]
-    _, added, stand, differential = front.add(opened.id, confused, model, user("scanner"))
+    _, added, stand, differential, _ = front.add(opened.id, confused, model, user("scanner"))
     assert [type(each) for each in stand] == [CellTaken, CellTaken, Cell]
     assert (added, differential.cells) == (1, 3)
 
@@ -181,7 +181,7 @@ def test_a_class_nobody_was_taught_is_measured_once_a_person_has_read_every_cell
     model = manifest(artefact)
     assert "ABE" in model.unsupported
     opened = front.open(open_request(), user("m.muster"))
-    _, _, stand, before = front.add(opened.id, [classified("ABE"), classified("EOS")], model, user("scanner"))
+    _, _, stand, before, _ = front.add(opened.id, [classified("ABE"), classified("EOS")], model, user("scanner"))
     cells = [each for each in stand if isinstance(each, Cell)]
     assert (cells[0].waits, cells[1].waits) == (True, False)
     assert "ABE" in before.unsupported

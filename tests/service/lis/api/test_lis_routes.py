@@ -62,7 +62,10 @@ def test_a_specimen_goes_its_way(http: TestClient, draw: Draw) -> None:
     assert (read.status_code, read.json()["revision"]) == (200, 3)
     early = http.post(f"/specimens/{specimen}/preliminary", json={"revision": 3}).json()
     assert (early["status"], "signed_by" in early) == ("preliminary", False)
-    signed = http.post(f"/specimens/{specimen}/sign", json={"revision": 4, "comment": "first line\nsecond line"})
+    signed = http.post(
+        f"/specimens/{specimen}/sign",
+        json={"revision": 4, "comment": "first line\nsecond line", "accept_below_target": True},
+    )
     assert signed.status_code == 200, signed.text
     report = signed.json()
     assert (report["status"], report["signed_by"], report["version"]) == ("final", "m.muster", 2)
@@ -74,7 +77,7 @@ def test_a_specimen_goes_its_way(http: TestClient, draw: Draw) -> None:
     [cell] = http.get(f"/specimens/{specimen}/cells?limit=1").json()["cells"]
     change = {"place": 1, "version": cell["version"], "code": "BLA", "why": "open chromatin"}
     assert http.post(f"/specimens/{specimen}/readings", json={"readings": [change]}).status_code == 200
-    corrected = http.post(f"/specimens/{specimen}/sign", json={"revision": 7}).json()
+    corrected = http.post(f"/specimens/{specimen}/sign", json={"revision": 7, "accept_below_target": True}).json()
     assert (corrected["status"], corrected["correction"]) == ("corrected", "a blast was missed")
     history = http.get(f"/specimens/{specimen}/cells/1").json()["readings"]
     assert [(each["to_code"], each.get("why")) for each in history] == [
@@ -213,7 +216,12 @@ def test_what_does_not_go_together(http: TestClient, draw: Draw) -> None:
     wrong = change | {"code": "XYZ", "why": "a guess"}
     refused(http.post(f"/specimens/{specimen}/readings", json={"readings": [wrong]}), 422, "invalid-reading")
     http.post(f"/specimens/{specimen}/readings", json={"readings": [change | {"why": "granules"}]})
-    assert http.post(f"/specimens/{specimen}/sign", json={"revision": 3, "accept_unread": True}).status_code == 200
+    assert (
+        http.post(
+            f"/specimens/{specimen}/sign", json={"revision": 3, "accept_unread": True, "accept_below_target": True}
+        ).status_code
+        == 200
+    )
     refused(http.post(f"/specimens/{specimen}/sign", json={"revision": 4}), 409, "wrong-state")
     refused(http.post(f"/specimens/{specimen}/cells", files={"images": draw(3)}), 409, "wrong-state")
     refused(http.post(f"/specimens/{specimen}/cancel", json={"revision": 4, "reason": "no"}), 409, "wrong-state")
@@ -275,7 +283,10 @@ def test_nothing_of_a_patient_reaches_the_log_or_the_metrics(
     http.get("/specimens?number=SECRET-NUMBER")
     files = [("images", ("Canaryname.png", draw(1), "image/png")), ("images", ("Canaryname2.png", b"x", "image/png"))]
     http.post(f"/specimens/{specimen}/cells?keys=names", files=files)
-    http.post(f"/specimens/{specimen}/sign", json={"revision": 2, "accept_unread": True, "comment": "Canaryname"})
+    http.post(
+        f"/specimens/{specimen}/sign",
+        json={"revision": 2, "accept_unread": True, "accept_below_target": True, "comment": "Canaryname"},
+    )
     # httpx speaks for the test's own client.
     ours = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
     said = "\n".join(record.getMessage() for record in ours)

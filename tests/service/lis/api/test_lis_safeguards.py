@@ -1,0 +1,158 @@
+"""Safeguards at the routes: pictures of two patients, removed cells, few cells, filters, unknown parameters, pages."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Draw
+from serving import client, refused
+from starlette.testclient import TestClient
+
+from service.config.lis import LisSettings
+
+WHO = {"X-Acting-User": "m.muster"}
+
+
+@pytest.fixture
+def http(artefact: Path, tmp_path: Path) -> Iterator[TestClient]:
+    lab = LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}", target_cells=3)
+    with client(artefact, lis=lab) as started:
+        started.headers.update(WHO)
+        yield started
+
+
+def opened(http: TestClient, number: str, patient: str, **more: object) -> str:
+    body = {"number": number, "patient": {"identifier": patient, **more}}
+    made = http.post("/specimens", json=body)
+    assert made.status_code == 201, made.text
+    specimen: str = made.json()["id"]
+    assert made.headers["Location"] == f"/specimens/{specimen}"
+    return specimen
+
+
+def add(http: TestClient, specimen: str, *pictures: bytes) -> list[dict[str, Any]]:
+    files = [("images", (f"{n}.png", picture)) for n, picture in enumerate(pictures)]
+    answer = http.post(f"/specimens/{specimen}/cells", files=files)
+    assert answer.status_code == 200, answer.text
+    items: list[dict[str, Any]] = answer.json()["items"]
+    return items
+
+
+def test_a_picture_of_two_patients_is_reported(http: TestClient, draw: Draw, caplog: pytest.LogCaptureFixture) -> None:
+    first, same, other = opened(http, "BM-1", "1"), opened(http, "BM-2", "1"), opened(http, "BM-3", "3")
+    with caplog.at_level(logging.WARNING):
+        assert [each.get("warning") for each in add(http, first, draw(1), draw(2))] == [None, None]
+        assert [each.get("warning") for each in add(http, same, draw(1))] == [None]
+        assert not caplog.records
+        warned, silent = add(http, other, draw(1), draw(3))
+        assert [each.get("warning") for each in add(http, other, draw(1))] == [warned["warning"]]  # again, if repeated
+    assert first in str(warned["warning"]) and same in str(warned["warning"])
+    assert "cell" in warned and "warning" not in silent
+    assert [each.getMessage().partition(":")[0] for each in caplog.records] == [f"specimen {other}"] * 2
+    for specimen in (first, same):
+        place = 1
+        revision = http.get(f"/specimens/{specimen}").json()["revision"]
+        remove(http, specimen, place, revision)
+    assert "warning" not in add(http, other, draw(1))[0]
+
+
+def remove(http: TestClient, specimen: str, place: int, revision: int) -> dict[str, Any]:
+    body = {"revision": revision, "reason": "another patient's"}
+    answer = http.request("DELETE", f"/specimens/{specimen}/cells/{place}", json=body)
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def test_a_removed_cell_is_not_counted_and_does_not_come_back(http: TestClient, draw: Draw) -> None:
+    specimen = opened(http, "BM-1", "1")
+    add(http, specimen, draw(1), draw(2), draw(3))
+    path = f"/specimens/{specimen}/cells/2"
+    refused(http.request("DELETE", path, json={"revision": 1, "reason": "late"}), 409, "stale-revision")
+    refused(http.request("DELETE", path, json={"revision": 2}), 422, "invalid-parameter")
+    after = remove(http, specimen, 2, 2)
+    assert (after["cells"], after["revision"], after["differential"]["cells"]) == (2, 3, 2)
+    assert [each["place"] for each in http.get(f"/specimens/{specimen}/cells").json()["cells"]] == [1, 3]
+    refused(http.get(path), 404, "unknown-specimen")
+    refused(http.request("DELETE", path, json={"revision": 3, "reason": "again"}), 404, "unknown-specimen")
+    [again] = add(http, specimen, draw(2))
+    assert "was removed" in str(again["problem"])
+    [next_one] = add(http, specimen, draw(4))
+    assert next_one["cell"]["place"] == 4
+    trail = http.get(f"/specimens/{specimen}/audit").json()["entries"]
+    [removal] = [each for each in trail if each["action"] == "remove"]
+    assert (removal["actor"], removal["details"]["reason"]) == ("m.muster", "another patient's")
+    body = {"revision": 4, "accept_unread": True, "accept_below_target": True}
+    assert http.post(f"/specimens/{specimen}/sign", json=body).status_code == 200
+    refused(http.request("DELETE", path, json={"revision": 5, "reason": "late"}), 409, "wrong-state")
+
+
+def test_fewer_cells_than_the_target_are_signed_knowingly(http: TestClient, draw: Draw) -> None:
+    specimen = opened(http, "BM-1", "1")
+    add(http, specimen, draw(1), draw(2))
+    counted = http.get(f"/specimens/{specimen}").json()["differential"]["counted"]
+    body = {"revision": 2, "accept_unread": True}
+    said = refused(http.post(f"/specimens/{specimen}/sign", json=body), 409, "not-reviewed")
+    assert f"{counted} of 3 cells are counted" in str(said) and "accept_below_target" in str(said)
+    signed = http.post(f"/specimens/{specimen}/sign", json=body | {"accept_below_target": True})
+    assert signed.json()["signed_below_target"] is True
+    whole = opened(http, "BM-2", "2")
+    add(http, whole, draw(1), draw(2))
+    change = {"revision": 2, "target_cells": counted}
+    http.patch(f"/specimens/{whole}", json=change).raise_for_status()
+    document = http.post(f"/specimens/{whole}/sign", json=body | {"revision": 3}).json()
+    assert document["status"] == "final" and "signed_below_target" not in document
+
+
+def test_specimens_of_one_patient(http: TestClient) -> None:
+    numbers = [{"number": "77", "namespace": "OTHER"}]
+    first = opened(http, "BM-1", "1", authority="HOSPITAL", numbers=numbers)
+    second, third = opened(http, "BM-2", "1"), opened(http, "BM-3", "3")
+
+    def found(**query: object) -> list[str]:
+        return [each["id"] for each in http.get("/specimens", params=query).json()["specimens"]]
+
+    assert found(patient="1") == [second, first]
+    assert (found(patient="77"), found(patient="2")) == ([first], [])
+    http.patch(f"/specimens/{third}", json={"revision": 1, "patient": {"identifier": "77"}}).raise_for_status()
+    assert (found(patient="77"), found(patient="3")) == ([third, first], [])
+    assert found(patient="77", state="signed") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/specimens?pateint=1", "pateint: unknown; did you mean patient?"),
+        ("/specimens?state=open&xyz=1", "known: before, limit, number, patient, state"),
+        ("/specimens/{}?verbose=1", "known: none"),
+        ("/specimens/{}/cells?onyl=waiting", "did you mean only?"),
+        ("/specimens/{}/cells/1/picture?Kind=overlay", "did you mean kind?"),
+        ("/specimens/{}/audit?limits=3", "did you mean limit?"),
+    ],
+)
+def test_an_unknown_parameter_is_refused(http: TestClient, path: str, said: str) -> None:
+    problem = refused(http.get(path.format(opened(http, "BM-1", "1"))), 422, "invalid-parameter")
+    assert said in str(problem)
+
+
+def test_an_unknown_parameter_of_a_change_changes_nothing(http: TestClient, draw: Draw) -> None:
+    specimen = opened(http, "BM-1", "1")
+    answer = http.post(f"/specimens/{specimen}/cells?key=names", files={"images": draw(1)})
+    assert "did you mean keys?" in str(refused(answer, 422, "invalid-parameter"))
+    assert http.get(f"/specimens/{specimen}").json()["cells"] == 0
+
+
+def test_the_trail_in_pages_is_the_trail(http: TestClient, draw: Draw) -> None:
+    specimen = opened(http, "BM-1", "1")
+    for n in range(4):
+        add(http, specimen, draw(n))
+    path = f"/specimens/{specimen}/audit"
+    whole = http.get(path).json()
+    pages, after = [], 0
+    while after is not None:
+        page = http.get(path, params={"after": after, "limit": 2}).json()
+        pages += page["entries"]
+        after = page["next"]
+    assert (pages, whole["next"], len(pages)) == (whole["entries"], None, 5)
