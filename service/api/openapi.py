@@ -41,6 +41,11 @@ TAGS = [
         "description": "The same model for clients of KServe and Triton: tensors in, tensors out. Errors are problems "
         "with the detail in `error` too.",
     },
+    {
+        "name": "sign-in",
+        "description": "Browser sessions. People sign in at `/sign-in`; requests then carry a cookie, and those that "
+        "change something the header `X-CSRF-Token`.",
+    },
     {"name": "operations", "description": "Health, metrics and reload, for operators."},
 ]
 

@@ -19,9 +19,11 @@ from service.api.schemas import InferenceProblem, Problem
 from service.concurrency.thread_pools import ThreadPoolFull
 from service.errors import (
     AnswerTooLarge,
+    AuthenticationTooOld,
     BodyTooLarge,
     CellTaken,
     Conflict,
+    CsrfRejected,
     Forbidden,
     InvalidReading,
     InvalidTensor,
@@ -39,6 +41,9 @@ from service.errors import (
     ReloadInProgress,
     ReloadRejected,
     ReportedAlready,
+    RoleMissing,
+    SessionExpired,
+    SignInFailed,
     StaleRevision,
     StorageUnavailable,
     TooManyConnections,
@@ -79,11 +84,16 @@ INTERNAL_ERROR = ProblemType(500, "internal-error", "Internal server error")
 
 #: The first match counts, so a class precedes its base.
 PROBLEM_TYPES: tuple[tuple[type[BaseException], ProblemType], ...] = (
+    (SessionExpired, ProblemType(401, "session-expired", "The session has ended")),
+    (AuthenticationTooOld, ProblemType(401, "authentication-too-old", "Authenticate again to sign")),
     (Unauthorised, ProblemType(401, "unauthorised", "Authentication required")),
+    (CsrfRejected, ProblemType(403, "csrf-rejected", "The request does not come from this service's page")),
+    (RoleMissing, ProblemType(403, "role-missing", "A role is missing")),
     (Forbidden, ProblemType(403, "forbidden", "Permission denied")),
     (UnknownModel, ProblemType(404, "unknown-model", "Model not found")),
     (NoLaboratory, ProblemType(404, "no-laboratory", "No laboratory is configured")),
     (UnknownSpecimen, ProblemType(404, "unknown-specimen", "Not found in this laboratory")),
+    (SignInFailed, ProblemType(400, "sign-in-failed", "Sign-in failed")),
     (MalformedRequest, ProblemType(400, "bad-request", "Bad Request")),
     (NotAcceptable, ProblemType(406, "not-acceptable", "No acceptable response format")),
     (UploadTooSlow, ProblemType(408, "upload-too-slow", "The body did not arrive in time")),
