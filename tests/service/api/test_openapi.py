@@ -26,6 +26,8 @@ ROUTES = {
     ("get", "/health/live"),
     ("get", "/health/ready"),
     ("get", "/metrics"),
+    ("get", "/session"),
+    ("post", "/sign-out"),
     ("get", "/specimens"),
     ("post", "/specimens"),
     ("get", "/specimens/{specimen_id}"),
@@ -57,6 +59,7 @@ PROTOCOL = {
     *("server_metadata", "server_live", "server_ready", "inference", "inference_version"),
     *("inference_model", "inference_model_version", "inference_model_ready", "inference_model_version_ready"),
 }
+SESSIONS = {"session", "sign_out"}
 LABORATORY = {
     *("open_specimen", "list_specimens", "look_at_specimen", "change_specimen", "cancel_specimen"),
     *("add_cells", "list_cells", "look_at_cell", "see_cell", "read_cells", "running_differential"),
@@ -104,7 +107,7 @@ def test_an_unknown_setting_stops_the_command_in_a_sentence(monkeypatch: pytest.
 def test_every_route_is_there_and_named(found: dict[str, Any]) -> None:
     assert set(operations(found)) == ROUTES
     ids = [operation["operationId"] for operation in operations(found).values()]
-    assert sorted(ids) == sorted(NATIVE | PROTOCOL | LABORATORY)
+    assert sorted(ids) == sorted(NATIVE | PROTOCOL | SESSIONS | LABORATORY)
     assert all(operation["summary"] and operation["tags"] for operation in operations(found).values())
 
 
