@@ -31,6 +31,7 @@ ServiceError
 ├── UnknownSpecimen       no such specimen, cell, report or stored picture
 ├── Conflict              the change does not fit the current specimen
 │   ├── StaleRevision     the specimen or cell has changed since the client read it
+│   │   └── CellsChanged  the cells that a reading names; carries their current state
 │   ├── WrongState        not allowed in the specimen's state
 │   ├── NumberTaken       another specimen has that number
 │   ├── ReportedAlready   a sent report would become wrong
@@ -42,7 +43,8 @@ ServiceError
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from datetime import datetime
+from typing import Literal, NamedTuple
 
 
 class ServiceError(Exception):
@@ -272,6 +274,24 @@ class StaleRevision(Conflict):
         super().__init__(f"{what} has changed: you sent revision {seen}, the current one is {now}; read it again")
         self.seen = seen
         self.now = now
+
+
+class CellState(NamedTuple):
+    """The current state of one cell."""
+
+    place: int
+    version: int
+    code: str
+    read_by: str | None
+    read_at: datetime | None
+
+
+class CellsChanged(StaleRevision):
+    """Cells have changed since the client read them. `cells` has their current state, so that a page can merge."""
+
+    def __init__(self, seen: int, cells: Sequence[CellState]) -> None:
+        super().__init__(f"cell {cells[0].place}", seen, cells[0].version)
+        self.cells = cells
 
 
 class WrongState(Conflict):

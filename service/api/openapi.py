@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from model.contract import RESEARCH_USE
 from service.api import examples
 from service.api.problems import MEDIA_TYPE, PROBLEM_TYPES, PROTOCOL_PATH
-from service.api.schemas import BatchSummary, InferenceProblem, Problem, SentPicture
+from service.api.schemas import BatchSummary, CellsProblem, InferenceProblem, Problem, SentPicture
 from service.auth import policy
 from service.auth.identity import SCOPES
 
@@ -175,7 +175,7 @@ def as_file(app: FastAPI) -> str:
 
 def _completed(found: dict[str, Any]) -> dict[str, Any]:
     found["components"]["securitySchemes"] = {"bearer": BEARER}
-    for model in (Problem, InferenceProblem, BatchSummary, SentPicture):
+    for model in (Problem, CellsProblem, InferenceProblem, BatchSummary, SentPicture):
         schema = model.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
         found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
     for path, operations in found["paths"].items():

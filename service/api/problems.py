@@ -15,12 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 from model.image import ArchiveForPicture, PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
-from service.api.schemas import InferenceProblem, Problem
+from service.api.schemas import CellsProblem, ChangedCell, InferenceProblem, Problem
 from service.concurrency.thread_pools import ThreadPoolFull
 from service.errors import (
     AnswerTooLarge,
     AuthenticationTooOld,
     BodyTooLarge,
+    CellsChanged,
     CellTaken,
     Conflict,
     CsrfRejected,
@@ -156,6 +157,8 @@ def problem(error: BaseException, request_id: str, path: str = "") -> Problem:
     document = Problem(
         type=found.type, title=found.title, status=found.status, detail=_detail(error, found), request_id=request_id
     )
+    if isinstance(error, CellsChanged):
+        return CellsProblem(**dict(document), cells=[ChangedCell.model_validate(cell) for cell in error.cells])
     if path == PROTOCOL_PATH or path.startswith(f"{PROTOCOL_PATH}/"):
         return InferenceProblem(**dict(document), error=document.detail)
     return document
