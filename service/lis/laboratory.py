@@ -71,7 +71,12 @@ class Laboratory:
             self._receivers = receivers(lis, codes, self.picture_store)
             listens = lis.hl7_listen and not only_delivers
             self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
-        self.use_cases = UseCases(self._database, counting_rules(settings), [each.channel for each in self._receivers])
+        self.use_cases = UseCases(
+            self._database,
+            counting_rules(settings),
+            [each.channel for each in self._receivers],
+            needs_second_reader=lis.second_reader,
+        )
         self._workers = [self._worker(receiver) for receiver in self._receivers] if lis.deliver or only_delivers else []
         self._delivering: list[asyncio.Task[None]] = []
         self._prepared = False

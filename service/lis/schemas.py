@@ -72,6 +72,10 @@ class SignSpecimen(_WithRevision):
     )
 
 
+class ConfirmCells(_WithRevision):
+    """A second reader's confirmation of all cells as they are now."""
+
+
 class WithReason(_WithRevision):
     """The reason to amend a signed specimen, or to cancel an open one."""
 
@@ -130,6 +134,15 @@ class ReportSummary(RowDocument):
     messages: list[MessageSummary]
 
 
+class SecondReading(Document):
+    """The second reader's confirmation of a specimen's cells."""
+
+    required: bool = Field(description="MARROWLENS_LIS_SECOND_READER: without a confirmation nobody can sign")
+    by: str | None = Field(None, description="who confirmed last; absent if nobody has")
+    at: Moment | None = None
+    current: bool = Field(description="false: nobody has confirmed the cells as they are now")
+
+
 class Specimen(SpecimenSummary):
     """One specimen: patient, order, current differential and reports."""
 
@@ -139,6 +152,7 @@ class Specimen(SpecimenSummary):
     megakaryocytes: int | None = None
     correction: str | None = Field(None, description="reason of the last amendment")
     differential: SpecimenDifferential
+    second_reading: SecondReading | None = Field(None, description="absent if it is neither required nor made")
     versions: list[ReportSummary]
 
 

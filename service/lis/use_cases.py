@@ -14,7 +14,7 @@ from model.contract import Manifest
 from service.api.schemas import Document, TopClass
 from service.auth.identity import Actor
 from service.errors import CellTaken
-from service.lis.domain import cells, signing, specimens
+from service.lis.domain import cells, second_reading, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import Order, Report, SpecimenDifferential, edited_order, without_collection_time
 from service.lis.domain.signing import Channel, Signature
@@ -28,11 +28,13 @@ from service.lis.schemas import (
     CellHistory,
     CellPage,
     ChangeSpecimen,
+    ConfirmCells,
     OpenSpecimen,
     ReadAnswer,
     ReadCells,
     ReportSpecimen,
     ReportSummary,
+    SecondReading,
     SignSpecimen,
     Specimen,
     SpecimenPage,
@@ -53,8 +55,15 @@ D = TypeVar("D", bound=Document)
 class UseCases:
     """The use cases of one laboratory over its database."""
 
-    def __init__(self, database: Database, rules: CountingRules, channels: Sequence[Channel]) -> None:
-        self.database = database
+    def __init__(
+        self,
+        database: Database,
+        rules: CountingRules,
+        channels: Sequence[Channel],
+        *,
+        needs_second_reader: bool = False,
+    ) -> None:
+        self.database, self._needs_second_reader = database, needs_second_reader
         self.rules = rules
         self.channels = channels
 
@@ -127,8 +136,17 @@ class UseCases:
         with self.database.writing() as session:
             allowed = "only an open or amended specimen can be signed"
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
-            signature = Signature(actor, request.comment, request.accept_unread)
+            second = second_reading.second_reader(session, row, actor) if self._needs_second_reader else None
+            signature = Signature(actor, request.comment, request.accept_unread, second_reader=second)
             return signing.sign(session, row, signature, self.rules, self.channels)
+
+    def confirm(self, specimen_id: str, request: ConfirmCells, actor: Actor) -> Specimen:
+        """Confirm the cells as a second reader. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
+        with self.database.writing() as session:
+            allowed = "cells can be confirmed only while it is open or being amended"
+            row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
+            second_reading.confirm(session, row, actor)
+            return self._specimen(session, row)
 
     def amend(self, specimen_id: str, request: WithReason, actor: Actor) -> Specimen:
         """Reopen a signed specimen. Raises UnknownSpecimen, WrongState, StaleRevision."""
@@ -222,7 +240,21 @@ class UseCases:
             _document(ReportSummary, report, messages=outbox.messages_of_report(session, report))
             for report in signing.list_reports(session, row)
         ]
-        return _document(Specimen, row, differential=self._differential(session, row), versions=versions)
+        return _document(
+            Specimen,
+            row,
+            differential=self._differential(session, row),
+            second_reading=self._second_reading(session, row),
+            versions=versions,
+        )
+
+    def _second_reading(self, session: Session, row: SpecimenRow) -> SecondReading | None:
+        confirmations = second_reading.list_confirmations(session, row)
+        if not confirmations:
+            return SecondReading(required=True, current=False) if self._needs_second_reader else None
+        last = confirmations[0]
+        current = second_reading.is_current(session, row, last)
+        return SecondReading(required=self._needs_second_reader, by=last.by, at=last.at, current=current)
 
     def _cell(self, row: CellRow, unsupported: Sequence[str]) -> Cell:
         top = [TopClass(code=code, probability=probability) for code, probability in row.top]

@@ -41,12 +41,15 @@ def user(name: str) -> Actor:
 
 
 @contextmanager
-def use_cases(url: str, *, channels: Sequence[Channel] = (PLAIN,), **rules: object) -> Iterator[UseCases]:
+def use_cases(
+    url: str, *, channels: Sequence[Channel] = (PLAIN,), needs_second_reader: bool = False, **rules: object
+) -> Iterator[UseCases]:
     """Use cases over a migrated database."""
     database = Database(url)
     try:
         database.migrate()
-        yield UseCases(database, CountingRules(**rules), channels)  # type: ignore[arg-type]
+        rules_of = CountingRules(**rules)  # type: ignore[arg-type]
+        yield UseCases(database, rules_of, channels, needs_second_reader=needs_second_reader)
     finally:
         database.close()
 
@@ -80,6 +83,9 @@ _ADDED = {
 
 def return_to(session: Session, version: str) -> None:
     """Undo the migrations after a version, as an older database has it; the audit key of 0002 included."""
+    if version < "0009":
+        for table in ("second_readings", "pseudonym_key"):
+            session.execute(text(f"DROP TABLE {table}"))
     for column in (column for migration, added in _ADDED.items() if migration > version for column in added):
         table, name = column.split(".")
         session.execute(text(f"DROP INDEX IF EXISTS ix_{table}_{name}"))

@@ -74,6 +74,9 @@ SPECIMEN = _json(
         versions=[],
     )
 )
+CONFIRMED = SPECIMEN | {
+    "second_reading": {"required": True, "by": "e.beispiel", "at": "2026-05-04T09:15:02Z", "current": True}
+}
 ADDED = _json(
     AddedCells(
         request_id="0f8c2b6e5d7a4c1b9e3f6a7d8c9b0a1e",

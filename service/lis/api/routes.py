@@ -23,6 +23,7 @@ from service.lis.schemas import (
     CellHistory,
     CellPage,
     ChangeSpecimen,
+    ConfirmCells,
     OpenSpecimen,
     ReadAnswer,
     ReadCells,
@@ -162,6 +163,16 @@ async def report_preliminarily(
 ) -> Report:
     """Report the current state of the specimen, unsigned. Possible only before the first signature."""
     return await lab.execute("preliminary", lab.use_cases.preliminary, specimen_id, body, actor)
+
+
+@_change("/{specimen_id}/second-reading", "Confirm the cells as a second reader", examples.SEEN, examples.CONFIRMED)
+async def confirm_cells(
+    specimen_id: SpecimenId, body: ConfirmCells, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Specimen:
+    """Confirm all cells as they are now; the specimen's revision does not change. A new cell or reading ends the
+    confirmation. With MARROWLENS_LIS_SECOND_READER a specimen can be signed only by another person than its second
+    reader."""
+    return await lab.execute("second_reading", lab.use_cases.confirm, specimen_id, body, actor)
 
 
 @_change("/{specimen_id}/sign", "Sign a specimen", examples.SIGN, examples.REPORT)

@@ -304,6 +304,9 @@ class Report(Document):
     )
     created_at: Moment
     signed_by: Line | None = Field(None, description="the signer; absent while preliminary")
+    second_reader: Line | None = Field(
+        None, description="the person who confirmed the cells before the signature, if the laboratory requires it"
+    )
     comment: Text | None = Field(None, description="the signer's comment")
     correction: Text | None = Field(None, description="reason of the amendment; corrected reports only")
 

@@ -51,11 +51,12 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The signer, a comment, and whether cells may be left unread."""
+    """The signer, a comment, whether cells may be left unread, and the name of the second reader if one is needed."""
 
     signer: Actor
     comment: str | None = None
     accept_unread: bool = False
+    second_reader: str | None = None
 
 
 def differential_of(specimen: SpecimenRow, found: CellCounts, rules: CountingRules) -> SpecimenDifferential:
@@ -123,6 +124,7 @@ def _written(
         ],
         created_at=now,
         signed_by=signature.signer.name if signed else None,
+        second_reader=signature.second_reader,
         comment=signature.comment,
         correction=specimen.correction if status is ReportStatus.CORRECTED else None,
     )

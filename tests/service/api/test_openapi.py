@@ -38,6 +38,7 @@ ROUTES = {
     ("get", "/specimens/{specimen_id}/cells/{place}"),
     ("get", "/specimens/{specimen_id}/cells/{place}/picture"),
     ("post", "/specimens/{specimen_id}/readings"),
+    ("post", "/specimens/{specimen_id}/second-reading"),
     ("post", "/specimens/{specimen_id}/preliminary"),
     ("post", "/specimens/{specimen_id}/sign"),
     ("post", "/specimens/{specimen_id}/amend"),
@@ -63,6 +64,7 @@ SESSIONS = {"session", "sign_out"}
 LABORATORY = {
     *("open_specimen", "list_specimens", "look_at_specimen", "change_specimen", "cancel_specimen"),
     *("add_cells", "list_cells", "look_at_cell", "see_cell", "read_cells", "running_differential"),
+    "confirm_cells",
     *("report_preliminarily", "sign_specimen", "amend_specimen", "read_report", "audit_trail"),
 }
 
@@ -207,4 +209,4 @@ def test_the_laboratorys_examples_are_what_its_routes_take_and_answer(found: dic
                 whole = {**content["schema"], "components": {"schemas": schemas}}
                 jsonschema_rs.validate(whole, content["example"])
                 shown += 1
-    assert shown == 18
+    assert shown == 20

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ roles = ["review", "sign"]
 [[person]]
 name = "e.beispiel"
 roles = ["read"]
+
+[[person]]
+name = "z.zweit"
+roles = ["second-reader"]
 
 [[person]]
 name = "doctor"
@@ -54,7 +58,7 @@ def write_keys(folder: Path, *more: str) -> Path:
 
 @pytest.fixture(scope="module")
 def service(artefact: Path, folder: Path) -> Iterator[TestClient]:
-    lab = {"database": f"sqlite:///{folder / 'lab.db'}"}
+    lab = {"database": f"sqlite:///{folder / 'lab.db'}", "second_reader": True}
     path = write_keys(folder, entry(SCANNER, "scanner-1", ["specimens"]))
     with client(artefact, keys_file=path, roles_file=written_roles(folder), lis=lab) as started:
         yield started
@@ -107,6 +111,27 @@ def test_a_key_of_one_person_signs_in_without_a_name(browser: Browser) -> None:
     assert browser.session()["person"] | {"name": "doctor", "roles": ["read", "sign"]} == browser.session()["person"]
     refused(signed(browser), 404, "unknown-specimen")
     refused(opened(browser), 403, "role-missing")
+
+
+def test_a_second_reader_confirms_and_the_signer_signs(browser: Browser, draw: Callable[[int], bytes]) -> None:
+    browser.submit("/sign-in/key", key=FRONT, name="m.muster")
+    path = f"/specimens/{opened(browser).json()['id']}"
+    for number in range(1, 9):
+        browser.client.post(
+            f"{path}/cells", content=draw(number), headers=browser.csrf() | {"Content-Type": "image/png"}
+        )
+    revision = {"revision": browser.open(path).json()["revision"]}
+    signature = revision | {"accept_unread": True}
+    assert "second reader" in refused(browser.send("POST", f"{path}/sign", signature), 409, "not-reviewed").detail
+    denied = refused(browser.send("POST", f"{path}/second-reading", revision), 403, "role-missing")
+    assert "role second-reader" in denied.detail
+    browser.submit("/sign-in/key", key=FRONT, name="z.zweit")
+    confirmed = browser.send("POST", f"{path}/second-reading", revision).json()["second_reading"]
+    assert (confirmed["by"], confirmed["current"]) == ("z.zweit", True)
+    assert "role sign" in refused(browser.send("POST", f"{path}/sign", signature), 403, "role-missing").detail
+    browser.submit("/sign-in/key", key=FRONT, name="m.muster")
+    report = browser.send("POST", f"{path}/sign", signature)
+    assert (report.json()["signed_by"], report.json()["second_reader"]) == ("m.muster", "z.zweit")
 
 
 def test_a_machines_key_signs_nothing(browser: Browser) -> None:
