@@ -31,7 +31,7 @@ from service.concurrency.thread_pools import TELEMETRY
 from service.config.lis import LaboratoryConfigError, unused_connection
 from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import ModelRegistry
-from service.lis.api import cell_routes
+from service.lis.api import cell_routes, reading_routes
 from service.lis.api import routes as specimen_routes
 from service.runtime.loader import load_session
 from service.runtime.session import Session
@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # imported only if a laboratory is configured
     from service.lis.laboratory import Laboratory
 
 HANDLED_ERRORS = (HTTPException, RequestValidationError, *(error_class for error_class, _ in PROBLEM_TYPES))
-MODULES = (classify, batch, specimen_routes, cell_routes, model, v2, health, docs)
+MODULES = (classify, batch, specimen_routes, cell_routes, reading_routes, model, v2, health, docs)
 ROUTERS = (*(module.router for module in MODULES), session_routes.router, session_routes.pages)
 #: Memory for bodies and buffered answers of all requests in flight, in multiples of the largest body.
 UPLOAD_MEMORY_BODIES = 3

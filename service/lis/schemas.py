@@ -255,3 +255,42 @@ class AuditTrail(Document):
     """The audit trail of a specimen, oldest first."""
 
     entries: list[AuditEntry]
+
+
+class Share(Document):
+    """A share of n cells with its 95 % Wilson interval; without one if n is too small."""
+
+    hits: int
+    n: int
+    share: float | None = Field(None, description="absent if n is below the minimum")
+    low: float | None = Field(None, description="cells taken as independent: too narrow if a patient's cells are alike")
+    high: float | None = None
+
+
+class ClassAgreement(Document):
+    """Agreement on one class."""
+
+    code: Code
+    of_read: Share = Field(description="of the cells that readers call so, those that the model suggested so")
+    of_suggested: Share = Field(description="of the cells that the model suggested so, those that readers call so")
+
+
+class ReaderAgreement(Document):
+    """Agreement of one reader with the model."""
+
+    reader: str
+    agreement: Share
+
+
+class Agreement(Document):
+    """Agreement of the model's suggestions with the last readings of all specimens that are not cancelled."""
+
+    cells: int = Field(description="read cells")
+    patients: int
+    minimum: int = Field(description="fewest read cells for which shares are given; for a class or reader: 10")
+    enough: bool = Field(description="false: fewer cells were read than the minimum")
+    agreement: Share
+    kappa: float | None = Field(None, description="Cohen's kappa; absent if there are too few cells or one class")
+    classes: list[ClassAgreement] = Field(description="classes that readers or the model named")
+    readers: list[ReaderAgreement]
+    confusion: dict[Code, dict[Code, int]] = Field(description="reader's class → suggested class → cells")

@@ -14,7 +14,8 @@ from model.contract import Manifest
 from service.api.schemas import Document, TopClass
 from service.auth.identity import Actor
 from service.errors import CellTaken
-from service.lis.domain import cells, second_reading, signing, specimens
+from service.lis.agreement import agreement_of
+from service.lis.domain import cells, read_cells, second_reading, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import Order, Report, SpecimenDifferential, edited_order, without_collection_time
 from service.lis.domain.signing import Channel, Signature
@@ -22,6 +23,7 @@ from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
 from service.lis.exchange.orders import Incoming, MessageIdentity
 from service.lis.schemas import (
+    Agreement,
     AuditEntry,
     AuditTrail,
     Cell,
@@ -46,6 +48,7 @@ from service.lis.storage.audit import IDENTITY
 from service.lis.storage.database import Database
 from service.lis.storage.states import State
 from service.lis.storage.tables import AuditRow, CellRow, SpecimenRow, Table
+from service.lis.training_list import ReadCell
 
 #: Fields that a change may set to null.
 CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_at", "megakaryocytes")
@@ -231,6 +234,16 @@ class UseCases:
             if specimen_id is not None:
                 specimens.get(session, specimen_id)
             audit.record(session, actor, "look", specimen_id, what=what)
+
+    def export_readings(self, actor: Actor) -> Sequence[ReadCell]:
+        """The cells that people have read, for a training list. The audit trail records it."""
+        with self.database.writing() as session:
+            return read_cells.export_read_cells(session, actor)
+
+    def agreement(self) -> Agreement:
+        """Agreement of the model with the readers."""
+        with self.database.reading() as session:
+            return agreement_of(read_cells.list_read_cells(session))
 
     def _differential(self, session: Session, row: SpecimenRow) -> SpecimenDifferential:
         return signing.differential_of(row, cells.count(session, row, self.rules), self.rules)

@@ -45,6 +45,8 @@ ROUTES = {
     ("post", "/specimens/{specimen_id}/cancel"),
     ("get", "/specimens/{specimen_id}/reports/{version}"),
     ("get", "/specimens/{specimen_id}/audit"),
+    ("get", "/readings"),
+    ("get", "/readings/agreement"),
     ("get", "/v2"),
     ("get", "/v2/health/live"),
     ("get", "/v2/health/ready"),
@@ -64,7 +66,7 @@ SESSIONS = {"session", "sign_out"}
 LABORATORY = {
     *("open_specimen", "list_specimens", "look_at_specimen", "change_specimen", "cancel_specimen"),
     *("add_cells", "list_cells", "look_at_cell", "see_cell", "read_cells", "running_differential"),
-    "confirm_cells",
+    *("confirm_cells", "export_readings", "reading_agreement"),
     *("report_preliminarily", "sign_specimen", "amend_specimen", "read_report", "audit_trail"),
 }
 

@@ -22,7 +22,7 @@ from service.auth import sessions
 from service.web.session.routes import local_path
 
 NUMBERS = itertools.count(1)
-ROLES = "lab-doctor=review+sign,lab-reader=read"
+ROLES = "lab-doctor=review+sign,lab-reader=read,lab-lead=operate"
 NEXT = ("/lab", "/lab?state=open&number=BM-1", "/sign-in/done")
 #: Addresses that must not be followed after a sign-in.
 ELSEWHERE = (
@@ -333,6 +333,10 @@ def test_roles_are_those_of_the_claim(browser: Browser, issuing: Issuer) -> None
     browser.sign_in()
     assert browser.open("/specimens").status_code == 200
     assert "role review" in refused(opened(browser), 403, "role-missing").detail
+    assert "role operate" in refused(browser.open("/readings"), 403, "role-missing").detail
+    issuing.person["roles"] = ["lab-lead"]
+    browser.sign_in()
+    assert browser.open("/readings/agreement").json()["cells"] == 0
     issuing.person["roles"] = []
     browser.sign_in()
     assert "role read" in refused(browser.open("/specimens"), 403, "role-missing").detail
