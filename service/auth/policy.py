@@ -31,7 +31,7 @@ _ANY_SCOPE: frozenset[Scope] = frozenset(SCOPES)
 _ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(r"(?s)\w+ /readings(/.*)?"), "operate"),
     (re.compile(r"\w+ /model/reload"), "operate"),
-    (re.compile(r"(?s)(GET|HEAD) /specimens(/.*)?"), "read"),
+    (re.compile(r"(?s)(GET|HEAD) /(specimens|worklist)(/.*)?"), "read"),
     (re.compile(r"\w+ /specimens/[^/]+/(sign|amend)"), "sign"),
     (re.compile(r"\w+ /specimens/[^/]+/second-reading"), "second-reader"),
     (re.compile(r"(?s)\w+ /specimens(/.*)?"), "review"),

@@ -21,6 +21,7 @@ from service.lis.domain.read_cells import list_read_cells
 from service.lis.domain.report import CellReading, Patient
 from service.lis.schemas import ReadCells, WithReason
 from service.lis.training_list import COLUMNS, ReadCell
+from service.verification.labelled_cells import ClassNames, read_list
 from training.cli import app as training
 
 TWO = """
@@ -129,6 +130,15 @@ def test_the_training_reads_the_list(http: TestClient, tmp_path: Path) -> None:
         for row in csv.DictReader(file):
             block_of.setdefault(patients[row["file"]], set()).add(row["block"])
     assert all(len(blocks) == 1 for blocks in block_of.values()), "a patient is in one block"
+
+
+def test_the_verification_reads_the_list(http: TestClient, artefact: Path, tmp_path: Path) -> None:
+    exported(http).extractall(tmp_path)
+    names = ClassNames(manifest(artefact).classes, {})
+    found = read_list(tmp_path / "readings.csv", tmp_path, names).cells
+    assert len(found) == 60 and {cell.label for cell in found} == {"NGS", "LYT"}
+    assert len({cell.patient for cell in found}) == 6
+    assert {reader for cell in found for reader in cell.readings} == {"m.muster", "e.beispiel"}
 
 
 def test_the_agreement_has_shares_with_intervals_and_kappa(http: TestClient) -> None:
