@@ -23,6 +23,7 @@ from service.api.uploads.body import BodyReader, content_type
 from service.auth.identity import Caller
 from service.auth.sessions import (
     COOKIE,
+    BrowserSession,
     SignInMethod,
     check_csrf,
     check_origin,
@@ -98,11 +99,13 @@ async def sign_in(
     again: Annotated[bool, Query(description="authenticate again, to sign a report")] = False,
     method: Annotated[str | None, Query(description="`issuer`: without asking for the way")] = None,
 ) -> Response:
-    """The page to sign in; if the issuer is the only way, a redirect to it."""
+    """The page to sign in or out; if the issuer is the only way and nobody has signed in, a redirect to it."""
     path = local_path(next)
     flow = ways.code_flow
-    if flow is None or not (method == "issuer" or ways.methods == ("issuer",)):
-        return sign_in_page(request, ways.methods, next_path=path, is_again=again)
+    person = session_state(ways, _current(request, ways)).person
+    asks_issuer = method == "issuer" or (ways.methods == ("issuer",) and (person is None or again))
+    if flow is None or not asks_issuer:
+        return sign_in_page(request, ways.methods, person=person, next_path=path, is_again=again)
     secure = is_secure(request.scope, ways.settings)
     known = cookie_value(request.headers, BROWSER_COOKIE, secure=secure)
     browser = known if known and _BROWSER_VALUE.fullmatch(known) else secrets.token_urlsafe(32)
@@ -159,8 +162,7 @@ async def static(name: str) -> Response:
 async def session(request: Request, ways: CurrentSignIn) -> SessionState:
     """The person of the session, the CSRF token of its requests, and the ways to sign in. It does not extend the
     session. Without a session only the ways to sign in are given."""
-    cookie = ways.cookie(request.scope, request.headers)
-    return session_state(ways, None if cookie is None else ways.find(cookie))
+    return session_state(ways, _current(request, ways))
 
 
 @router.post(
@@ -181,6 +183,11 @@ async def sign_out(request: Request, response: Response, ways: CurrentSignIn) ->
     set_cookie(response, COOKIE, "", secure=is_secure(request.scope, ways.settings))
     at_issuer = found.method == "issuer" and ways.code_flow is not None
     return SignedOut(issuer_sign_out=await ways.code_flow.sign_out_address() if at_issuer and ways.code_flow else None)
+
+
+def _current(request: Request, ways: SignIn) -> BrowserSession | None:
+    cookie = ways.cookie(request.scope, request.headers)
+    return None if cookie is None else ways.find(cookie)
 
 
 def _started(

@@ -1,3 +1,5 @@
-// Tells the pages of this browser that the session is new, so that they repeat what was refused.
-new BroadcastChannel("marrowlens-session").postMessage("signed-in");
+// The last page of a sign-in in a second window.
+import { announceSession } from "./session.js";
+
+announceSession();
 window.close();

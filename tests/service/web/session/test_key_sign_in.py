@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from browsers import Browser
 from keys import bearer, entry, keys_file
 from serving import client, refused
+from session_client import Browser
 from starlette.testclient import TestClient
 
 FRONT, DOCTOR, SCANNER, OPERATOR = "mlk_front", "mlk_doctor", "mlk_scanner", "mlk_operator"

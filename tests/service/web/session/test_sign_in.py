@@ -12,10 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from browsers import Browser
 from issuer import AUDIENCE, CLIENT_ID, CLIENT_SECRET, Issuer, issuer
 from keys import bearer
 from serving import client, refused
+from session_client import Browser
 from starlette.testclient import TestClient
 
 from service.auth import sessions

@@ -1,5 +1,7 @@
 """A browser of people who sign in: it keeps cookies, follows the issuer, and sends the headers that browsers send."""
 
+import html
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +23,8 @@ class Browser:
     def to_issuer(self, path: str = "/sign-in") -> str:
         """The issuer's answer to a sign-in that begins here: the path and query of the callback."""
         began = self.open(path)
+        if link := re.search(r'href="(/sign-in\?method=issuer[^"]*)"', began.text):  # somebody has signed in
+            began = self.open(html.unescape(link[1]))
         assert began.status_code == 303, began.text
         answer = httpx.get(began.headers["location"], follow_redirects=False)
         back = urlsplit(answer.headers["location"])
