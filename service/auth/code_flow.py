@@ -10,7 +10,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
@@ -139,7 +139,8 @@ class CodeFlow:
         authenticated_s = _auth_time(claims)
         if pending.is_again:
             self._check_is_recent(authenticated_s)
-        return SignedIn(self._tokens.caller(claims), authenticated_s, pending.next_path)
+        person = replace(self._tokens.caller(claims), ends_at_s=None)  # the session's own limits hold from here
+        return SignedIn(person, authenticated_s, pending.next_path)
 
     async def sign_out_address(self) -> str | None:
         """The issuer's address that ends its own session too; None if it publishes none or does not answer."""

@@ -280,6 +280,14 @@ def test_a_session_ends_when_it_is_idle(browser: Browser) -> None:
     assert opened(browser).status_code == 201, "after a new sign-in the request can be repeated"
 
 
+def test_a_session_outlives_its_id_token(browser: Browser, issuing: Issuer) -> None:
+    issuing.falsified = {"exp": int(time.time()) - 10}  # within the tolerated difference of the clocks
+    browser.sign_in()
+    value = browser.client.cookies[sessions.COOKIE]
+    found = table_of(browser.client).find(value)
+    assert found is not None and found.caller.ends_at_s is None, "a stream would end with the token"
+
+
 def test_a_session_ends_however_much_it_is_used(browser: Browser) -> None:
     table = table_of(browser.client)
     browser.sign_in()
