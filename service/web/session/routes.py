@@ -23,7 +23,6 @@ from service.api.uploads.body import BodyReader, content_type
 from service.auth.identity import Caller
 from service.auth.sessions import (
     COOKIE,
-    BrowserSession,
     SignInMethod,
     check_csrf,
     check_origin,
@@ -35,7 +34,8 @@ from service.auth.sessions import (
 from service.auth.sign_in import SignIn
 from service.errors import MalformedBody, ServiceError, SessionExpired, SignInFailed, UnsupportedBody
 from service.web.session.pages import STATIC, done_page, sign_in_page
-from service.web.session.schemas import SessionState, SignedOut, session_state
+from service.web.session.schemas import SessionState, SignedOut
+from service.web.session.state import session_of, sign_in_of
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +76,6 @@ router = APIRouter(tags=["sign-in"])
 pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
-async def sign_in_of(request: Request) -> SignIn:
-    """The service's ways to sign in."""
-    found: SignIn = request.app.state.sign_in
-    return found
-
-
 CurrentSignIn = Annotated[SignIn, Depends(sign_in_of)]
 
 
@@ -102,7 +96,7 @@ async def sign_in(
     """The page to sign in or out; if the issuer is the only way and nobody has signed in, a redirect to it."""
     path = local_path(next)
     flow = ways.code_flow
-    person = session_state(ways, _current(request, ways)).person
+    person = session_of(request, ways).person
     asks_issuer = method == "issuer" or (ways.methods == ("issuer",) and (person is None or again))
     if flow is None or not asks_issuer:
         return sign_in_page(request, ways.methods, person=person, next_path=path, is_again=again)
@@ -162,7 +156,7 @@ async def static(name: str) -> Response:
 async def session(request: Request, ways: CurrentSignIn) -> SessionState:
     """The person of the session, the CSRF token of its requests, and the ways to sign in. It does not extend the
     session. Without a session only the ways to sign in are given."""
-    return session_state(ways, _current(request, ways))
+    return session_of(request, ways)
 
 
 @router.post(
@@ -183,11 +177,6 @@ async def sign_out(request: Request, response: Response, ways: CurrentSignIn) ->
     set_cookie(response, COOKIE, "", secure=is_secure(request.scope, ways.settings))
     at_issuer = found.method == "issuer" and ways.code_flow is not None
     return SignedOut(issuer_sign_out=await ways.code_flow.sign_out_address() if at_issuer and ways.code_flow else None)
-
-
-def _current(request: Request, ways: SignIn) -> BrowserSession | None:
-    cookie = ways.cookie(request.scope, request.headers)
-    return None if cookie is None else ways.find(cookie)
 
 
 def _started(

@@ -1,12 +1,9 @@
 """Documents of the session's routes."""
 
-from datetime import UTC, datetime
-
 from pydantic import AwareDatetime, Field
 
 from service.api.schemas import Document
-from service.auth.sessions import BrowserSession, SignInMethod
-from service.auth.sign_in import SignIn
+from service.auth.sessions import SignInMethod
 from service.config.auth import Role
 
 
@@ -37,24 +34,3 @@ class SignedOut(Document):
     """The session has ended."""
 
     issuer_sign_out: str | None = Field(None, description="address at the issuer that ends its session too")
-
-
-def session_state(ways: SignIn, found: BrowserSession | None) -> SessionState:
-    """The document of a session, or of none."""
-    person = None if found is None else _person(ways, found)
-    token = None if found is None else found.csrf_token
-    return SessionState(
-        person=person, csrf_token=token, methods=list(ways.methods), signing_max_age_s=ways.signing_max_age_s
-    )
-
-
-def _person(ways: SignIn, found: BrowserSession) -> SessionPerson:
-    return SessionPerson(
-        name=found.caller.name,
-        verified=found.method != "name",
-        method=found.method,
-        roles=sorted(found.caller.roles),
-        person=found.caller.person,
-        authenticated_at=None if found.authenticated_s is None else datetime.fromtimestamp(found.authenticated_s, UTC),
-        expires_at=datetime.fromtimestamp(ways.table.ends_s(found), UTC),
-    )
