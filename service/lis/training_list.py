@@ -14,7 +14,7 @@ from model import csv_file
 from model.image import format_of
 
 LIST_NAME, PICTURES = "readings.csv", "pictures"
-COLUMNS = ("file", "label", "patient", "reader", "suggested", "probability", "model", "read_at")
+COLUMNS = ("file", "patient", "label", "reader", "suggested", "probability", "model", "read_at")
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp"}
 
 #: A file name with its content.
@@ -25,8 +25,8 @@ class ReadCell(NamedTuple):
     """One cell with its last reading by a person. `patient` is a pseudonym."""
 
     sha256: str
-    label: str
     patient: str
+    label: str
     reader: str
     suggested: str
     probability: float

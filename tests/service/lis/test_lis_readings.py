@@ -190,7 +190,7 @@ def test_without_stored_pictures_there_is_no_list(artefact: Path, tmp_path: Path
 def test_a_picture_is_listed_once_with_its_latest_reading(database_url: str, artefact: Path) -> None:
     with use_cases(database_url) as front:
         for number, code in enumerate(("BLA", "PMO")):
-            patient = Patient(identifier=f"P-{number}")
+            patient = Patient(identifier="P-1", authority=("HOSPITAL", None)[number])
             opened = front.open(open_request(f"BM-{number}", patient=patient), user("m.muster"))
             cells = [classified("NGS", name="the same"), classified("NGS")]
             front.add(opened.id, cells, manifest(artefact), user("scanner"))
@@ -208,7 +208,7 @@ def read_cells(*pairs: tuple[str, str, int]) -> list[ReadCell]:
     """Cells by label, suggestion and number."""
     when = datetime(2026, 1, 1, tzinfo=UTC)
     return [
-        ReadCell("0" * 64, label, "p", "m.muster", suggested, 0.9, "1" * 64, when)
+        ReadCell("0" * 64, "p", label, "m.muster", suggested, 0.9, "1" * 64, when)
         for label, suggested, count in pairs
         for _ in range(count)
     ]
