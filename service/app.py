@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 from starlette.staticfiles import StaticFiles
 
 from model.contract import CellClass
@@ -22,24 +23,28 @@ from service.api.routes import batch, classify, docs, health, model
 from service.api.state import AppState, request_id
 from service.api.uploads.memory_budget import MemoryBudget
 from service.api.v2 import routes as v2
-from service.auth.middleware import Authenticator, AuthMiddleware
+from service.auth.authenticator import Authenticator
+from service.auth.middleware import AuthMiddleware
+from service.auth.sign_in import SignIn
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
 from service.config.lis import LaboratoryConfigError, unused_connection
 from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import ModelRegistry
-from service.lis.api import cell_routes
+from service.lis.api import cell_routes, reading_routes
 from service.lis.api import routes as specimen_routes
 from service.runtime.loader import load_session
 from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Recorder, TracingMiddleware
+from service.web.session import routes as session_routes
 
 if TYPE_CHECKING:  # imported only if a laboratory is configured
     from service.lis.laboratory import Laboratory
 
 HANDLED_ERRORS = (HTTPException, RequestValidationError, *(error_class for error_class, _ in PROBLEM_TYPES))
-ROUTES = (classify, batch, specimen_routes, cell_routes, model, v2, health, docs)
+MODULES = (classify, batch, specimen_routes, cell_routes, reading_routes, model, v2, health, docs)
+ROUTERS = (*(module.router for module in MODULES), session_routes.router, session_routes.pages)
 #: Memory for bodies and buffered answers of all requests in flight, in multiples of the largest body.
 UPLOAD_MEMORY_BODIES = 3
 #: The same for one caller: room for the largest body and the largest answer, and some left for other callers.
@@ -64,7 +69,7 @@ def create_app(
         open_model: opens the artefact of a reload; default: as the settings say.
 
     Raises:
-        KeysFileError: the configured keys file cannot be used.
+        KeysFileError, RolesFileError: the configured file of keys or of roles cannot be used.
         LaboratoryConfigError: a setting of the configured laboratory cannot be used.
         SettingsError: traces are configured, but OpenTelemetry is not installed.
     """
@@ -98,8 +103,8 @@ def create_app(
     app.state.laboratory = laboratory = _laboratory(settings, metrics)
     checks = {} if laboratory is None else {"check_classes": laboratory.check_classes}
     app.state.models = ModelRegistry(app.state.app_state, open_model, **checks)
-    for module in ROUTES:
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
     for error_class in HANDLED_ERRORS:
         app.add_exception_handler(error_class, _problem_response)
@@ -111,13 +116,15 @@ def create_app(
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add the middleware, from the inside out."""
     app.state.authenticator = Authenticator(settings, metrics) if settings.authentication_required else None
+    app.state.sign_in = SignIn(settings, app.state.authenticator)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         AuthMiddleware,
         authenticator=app.state.authenticator,
+        sign_in=app.state.sign_in,
         loopback_only=not (settings.authentication_required or settings.allow_anonymous),
         metrics_open=settings.metrics_open,
-        routes=[route for module in ROUTES for route in module.router.routes],
+        routes=_routes(),
         render_error=_problem_response,
     )
     app.add_middleware(RequestContext, metrics=metrics, hsts_max_age_s=settings.hsts_max_age_s)
@@ -214,14 +221,17 @@ def _start_tasks(app: FastAPI) -> None:
     authenticator: Authenticator | None = app.state.authenticator
     if state.settings.drift_window:
         state.background.every("drift", DRIFT_EVERY_S, models.measure_drift)
-    if authenticator is not None and authenticator.keys is not None:
+    if authenticator is not None and authenticator.reads_files:
         state.background.every("keys", KEYS_EVERY_S, authenticator.refresh)
+
+
+def _routes() -> list[BaseRoute]:
+    return [route for router in ROUTERS for route in router.routes]
 
 
 async def _problem_response(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:  # raised by the router
-        routes = (route for module in ROUTES for route in module.router.routes)
-        error = HTTPException(error.status_code, unknown_path(request.scope["path"], routes))
+        error = HTTPException(error.status_code, unknown_path(request.scope["path"], _routes()))
     document = problem(error, await request_id(request), request.scope["path"])
     state: AppState = request.app.state.app_state
     state.metrics.refused(problem_type_of(error).name)

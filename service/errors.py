@@ -16,7 +16,12 @@ ServiceError
 ├── AnswerTooLarge        the buffered answer would be over its limit
 ├── NotAcceptable         the Accept header excludes every response format
 ├── Unauthorised          no valid key or token
+│   ├── SessionExpired    the browser session has ended
+│   └── AuthenticationTooOld  a signature needs a recent authentication
 ├── Forbidden             authenticated without the permission, or forbidden by the configuration
+│   ├── CsrfRejected      a request by cookie without the session's CSRF token, or from another origin
+│   └── RoleMissing       the person does not have the role
+├── SignInFailed          the issuer's answer to a sign-in cannot be used
 ├── RateLimited           over the rate limit of this caller
 ├── IssuerUnavailable     tokens cannot be verified now
 ├── ReloadInProgress      another reload of the model has not finished
@@ -26,6 +31,7 @@ ServiceError
 ├── UnknownSpecimen       no such specimen, cell, report or stored picture
 ├── Conflict              the change does not fit the current specimen
 │   ├── StaleRevision     the specimen or cell has changed since the client read it
+│   │   └── CellsChanged  the cells that a reading names; carries their current state
 │   ├── WrongState        not allowed in the specimen's state
 │   ├── NumberTaken       another specimen has that number
 │   ├── ReportedAlready   a sent report would become wrong
@@ -37,7 +43,8 @@ ServiceError
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from datetime import datetime
+from typing import Literal, NamedTuple
 
 
 class ServiceError(Exception):
@@ -174,11 +181,45 @@ class Forbidden(ServiceError):
         self.scopes = scopes
 
 
+class SessionExpired(Unauthorised):
+    """The browser session has ended: idle, too old, signed out, or its key was revoked."""
+
+    def __init__(self) -> None:
+        super().__init__("your session has ended; sign in again (/sign-in), then repeat the request")
+
+
+class AuthenticationTooOld(Unauthorised):
+    """A signature needs a recent authentication."""
+
+    def __init__(self, max_age_s: float) -> None:
+        super().__init__(
+            f"a signature needs an authentication of the last {max_age_s:g} seconds; authenticate again "
+            "(/sign-in?again=true), then repeat the request"
+        )
+        self.max_age_s = max_age_s
+
+
+class CsrfRejected(Forbidden):
+    """A request that is authenticated by a cookie did not show that it comes from this service's own page."""
+
+
+class RoleMissing(Forbidden):
+    """The caller lacks the role."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__(f"you lack the role {role}; whoever maintains the roles of this service can give it")
+        self.role = role
+
+
+class SignInFailed(ServiceError):
+    """A sign-in cannot be completed. Nothing of the issuer's answer is quoted."""
+
+
 class RateLimited(ServiceError):
     """The caller is over its rate limit. Other callers are not affected."""
 
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__("rate limit of your key or token exceeded; retry later")
+    def __init__(self, retry_after_s: float, what: str = "rate limit of your key or token") -> None:
+        super().__init__(f"{what} exceeded; retry later")
         self.retry_after_s = retry_after_s
 
 
@@ -233,6 +274,24 @@ class StaleRevision(Conflict):
         super().__init__(f"{what} has changed: you sent revision {seen}, the current one is {now}; read it again")
         self.seen = seen
         self.now = now
+
+
+class CellState(NamedTuple):
+    """The current state of one cell."""
+
+    place: int
+    version: int
+    code: str
+    read_by: str | None
+    read_at: datetime | None
+
+
+class CellsChanged(StaleRevision):
+    """Cells have changed since the client read them. `cells` has their current state, so that a page can merge."""
+
+    def __init__(self, seen: int, cells: Sequence[CellState]) -> None:
+        super().__init__(f"cell {cells[0].place}", seen, cells[0].version)
+        self.cells = cells
 
 
 class WrongState(Conflict):

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
 
 from model.agreement.proportion import Interval
 
@@ -58,6 +57,8 @@ def _posterior(counts: Counts) -> Interval | None:
 
 def _jackknife(counts: Counts) -> Interval | None:
     """None if kappa is not defined for all clusters together, or without one of them."""
+    from scipy.stats import t  # the service computes kappa, and has no SciPy
+
     total = counts.sum(axis=0)
     kappas = np.stack([cohen_kappa(total), *cohen_kappa(total - counts)])
     if np.isnan(kappas).any():

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from model.contract import RESEARCH_USE
 from service.api import examples
 from service.api.problems import MEDIA_TYPE, PROBLEM_TYPES, PROTOCOL_PATH
-from service.api.schemas import BatchSummary, InferenceProblem, Problem, SentPicture
+from service.api.schemas import BatchSummary, CellsProblem, InferenceProblem, Problem, SentPicture
 from service.auth import policy
 from service.auth.identity import SCOPES
 
@@ -40,6 +40,11 @@ TAGS = [
         "name": "open inference protocol",
         "description": "The same model for clients of KServe and Triton: tensors in, tensors out. Errors are problems "
         "with the detail in `error` too.",
+    },
+    {
+        "name": "sign-in",
+        "description": "Browser sessions. People sign in at `/sign-in`; requests then carry a cookie, and those that "
+        "change something the header `X-CSRF-Token`.",
     },
     {"name": "operations", "description": "Health, metrics and reload, for operators."},
 ]
@@ -170,12 +175,12 @@ def as_file(app: FastAPI) -> str:
 
 def _completed(found: dict[str, Any]) -> dict[str, Any]:
     found["components"]["securitySchemes"] = {"bearer": BEARER}
-    for model in (Problem, InferenceProblem, BatchSummary, SentPicture):
+    for model in (Problem, CellsProblem, InferenceProblem, BatchSummary, SentPicture):
         schema = model.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
         found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
     for path, operations in found["paths"].items():
-        for operation in operations.values():
-            _complete_operation(path, operation)
+        for method, operation in operations.items():
+            _complete_operation(method.upper(), path, operation)
         if path in _ANSWERS:
             operations["post"]["responses"]["200"]["content"]["application/json"]["example"] = _ANSWERS[path]
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -183,13 +188,15 @@ def _completed(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _complete_operation(path: str, operation: dict[str, Any]) -> None:
-    """Add scopes, the problems of authentication, and headers; remove FastAPI's own error document."""
+def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> None:
+    """Add scopes, the role, the problems of authentication, and headers; remove FastAPI's own error document."""
     answers = operation["responses"]
     if scopes := policy.required_scopes(path):
         operation["security"] = [{"bearer": [scope]} for scope in sorted(scopes)]  # any of them
         accepted = "any scope" if scopes == frozenset(SCOPES) else f"the scope `{'` or `'.join(sorted(scopes))}`"
-        text = f"{operation.get('description', '')}\n\nNeeds a key or token with {accepted}."
+        role = policy.required_role(method, path)
+        also = f", and the role `{role}`" if role else ""
+        text = f"{operation.get('description', '')}\n\nNeeds a key or token with {accepted}{also}."
         operation["description"] = text.strip()
         form = InferenceProblem if path.startswith(PROTOCOL_PATH) else Problem
         authentication = problem_responses(*AUTH_STATUSES, form=form)

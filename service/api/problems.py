@@ -15,13 +15,16 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 from model.image import ArchiveForPicture, PictureError, PictureTooLarge, UndecodablePicture, UnsupportedPicture
-from service.api.schemas import InferenceProblem, Problem
+from service.api.schemas import CellsProblem, ChangedCell, InferenceProblem, Problem
 from service.concurrency.thread_pools import ThreadPoolFull
 from service.errors import (
     AnswerTooLarge,
+    AuthenticationTooOld,
     BodyTooLarge,
+    CellsChanged,
     CellTaken,
     Conflict,
+    CsrfRejected,
     Forbidden,
     InvalidReading,
     InvalidTensor,
@@ -39,6 +42,9 @@ from service.errors import (
     ReloadInProgress,
     ReloadRejected,
     ReportedAlready,
+    RoleMissing,
+    SessionExpired,
+    SignInFailed,
     StaleRevision,
     StorageUnavailable,
     TooManyConnections,
@@ -79,11 +85,16 @@ INTERNAL_ERROR = ProblemType(500, "internal-error", "Internal server error")
 
 #: The first match counts, so a class precedes its base.
 PROBLEM_TYPES: tuple[tuple[type[BaseException], ProblemType], ...] = (
+    (SessionExpired, ProblemType(401, "session-expired", "The session has ended")),
+    (AuthenticationTooOld, ProblemType(401, "authentication-too-old", "Authenticate again to sign")),
     (Unauthorised, ProblemType(401, "unauthorised", "Authentication required")),
+    (CsrfRejected, ProblemType(403, "csrf-rejected", "The request does not come from this service's page")),
+    (RoleMissing, ProblemType(403, "role-missing", "A role is missing")),
     (Forbidden, ProblemType(403, "forbidden", "Permission denied")),
     (UnknownModel, ProblemType(404, "unknown-model", "Model not found")),
     (NoLaboratory, ProblemType(404, "no-laboratory", "No laboratory is configured")),
     (UnknownSpecimen, ProblemType(404, "unknown-specimen", "Not found in this laboratory")),
+    (SignInFailed, ProblemType(400, "sign-in-failed", "Sign-in failed")),
     (MalformedRequest, ProblemType(400, "bad-request", "Bad Request")),
     (NotAcceptable, ProblemType(406, "not-acceptable", "No acceptable response format")),
     (UploadTooSlow, ProblemType(408, "upload-too-slow", "The body did not arrive in time")),
@@ -146,6 +157,8 @@ def problem(error: BaseException, request_id: str, path: str = "") -> Problem:
     document = Problem(
         type=found.type, title=found.title, status=found.status, detail=_detail(error, found), request_id=request_id
     )
+    if isinstance(error, CellsChanged):
+        return CellsProblem(**dict(document), cells=[ChangedCell.model_validate(cell) for cell in error.cells])
     if path == PROTOCOL_PATH or path.startswith(f"{PROTOCOL_PATH}/"):
         return InferenceProblem(**dict(document), error=document.detail)
     return document

@@ -1,5 +1,6 @@
 """JSON documents of the API, with the meaning of every field. Fields that do not apply are absent, not null."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import numpy as np
@@ -55,6 +56,24 @@ class Problem(Document):
     status: int = Field(ge=400, le=599, description="the HTTP status; a problem of one batch item has its own")
     detail: str = Field(description="what was wrong", examples=["18000000 pixels; 16000000 are allowed"])
     request_id: str = Field(description="as in the header X-Request-ID")
+
+
+class ChangedCell(Document):
+    """The current state of a cell that has changed since the client read it."""
+
+    place: int
+    version: int = Field(description="to be sent with the next reading")
+    code: str = Field(description="current class")
+    read_by: str | None = None
+    read_at: datetime | None = None
+
+
+class CellsProblem(Problem):
+    """Readings that cannot be stored. None of the request was stored."""
+
+    cells: list[ChangedCell] | None = Field(
+        None, description="with `stale-revision`: the cells of the request that have changed, as they are now"
+    )
 
 
 class InferenceProblem(Problem):

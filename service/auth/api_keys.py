@@ -42,6 +42,7 @@ class KeyEntry(BaseModel):
     scopes: frozenset[Scope] = Field(min_length=1, description="what the key may access")
     expires: AwareDatetime | None = Field(None, description="expiry; the key is refused from then on")
     acts_for_others: bool = Field(False, description="whether X-Acting-User is accepted with this key")
+    person: bool = Field(False, description="whether the key belongs to one person, who may read cells and sign")
     rate_per_s: float | None = Field(None, ge=0, description="requests per second. Default: MARROWLENS_RATE_PER_S")
     burst: int | None = Field(None, gt=0, description="requests at once. Default: MARROWLENS_RATE_BURST")
 
@@ -161,7 +162,7 @@ def caller_of(entry: KeyEntry, rate_per_s: float, burst: int) -> Caller:
         name=entry.name,
         identity=Identity(kind="key", key=entry.name, key_id=entry.id),
         scopes=entry.scopes,
-        person=entry.acts_for_others,
+        person=entry.person or entry.acts_for_others,
         acts_for_others=entry.acts_for_others,
         ends_at_s=None if entry.expires is None else entry.expires.timestamp(),
         rate_per_s=rate_per_s if entry.rate_per_s is None else entry.rate_per_s,

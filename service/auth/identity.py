@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.config.auth import Role
+
 MAX_NAME = 200
 #: OpenID Connect Core 1.0, section 2.
 MAX_SUBJECT = 255
@@ -25,6 +27,8 @@ _ALLOWED_COMPATIBILITY = str.maketrans("", "", "ªº\u0e33\u0eb3")
 #: The vowel am in two characters, which looks the same.
 _DECOMPOSED_AM = re.compile("\u0e4d[\u0e48-\u0e4b]?\u0e32|\u0ecd[\u0ec8-\u0ecb]?\u0eb2")
 
+#: Header in which a key that acts for others names the person.
+ACTING_USER = "X-Acting-User"
 IdentityKind = Literal["key", "token", "named", "claimed", "message", "command", "service"]
 Scope = Literal["classify", "specimens", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -41,8 +45,9 @@ class Identity(BaseModel):
 
     kind: IdentityKind = Field(
         description="key: an API key. token: a token of the issuer. named: X-Acting-User, from a key that acts for "
-        "others. claimed: X-Acting-User while authentication is off. message: an HL7 message. command: the command "
-        "line. service: the service itself, such as a delivery"
+        "others, or the name that its holder gave at sign-in. claimed: X-Acting-User or a name given at sign-in while "
+        "authentication is off. message: an HL7 message. command: the command line. service: the service itself, such "
+        "as a delivery"
     )
     key: str | None = Field(None, description="name of the key")
     key_id: str | None = Field(None, description="first digits of the key's hash, as in `marrowlens keys list`")
@@ -76,6 +81,7 @@ class Caller:
 
     Attributes:
         name: of the key, or the token's person or subject; written to the audit trail.
+        roles: what the caller may do in the laboratory.
         person: whether the caller may sign. False for a machine's key.
         acts_for_others: whether `X-Acting-User` is accepted from this caller.
         ends_at_s: expiry of the key or token, Unix time; None: no expiry.
@@ -85,6 +91,7 @@ class Caller:
     name: str
     identity: Identity
     scopes: frozenset[Scope]
+    roles: frozenset[Role] = frozenset()
     person: bool = False
     acts_for_others: bool = False
     ends_at_s: float | None = None
@@ -105,6 +112,19 @@ def checked_name(text: str, what: str, limit: int = MAX_NAME) -> str:
     if fault := _fault(text, limit):
         raise InvalidName(f"{what} {fault}")
     return text
+
+
+def decoded_name(sent: str) -> str:
+    """The name in a header, as UTF-8: Starlette decodes headers as Latin-1, with spaces around them (RFC 9110, 5.5).
+
+    Raises:
+        InvalidName: not a valid name.
+    """
+    try:
+        name = sent.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        name = sent
+    return checked_name(name.strip(" \t"), "the name")
 
 
 def _fault(text: str, limit: int) -> str | None:

@@ -1,15 +1,14 @@
 """Authentication, authorization and rate limits as ASGI middleware, before a request's body is read.
 
-A route gets the caller by the dependency `CurrentCaller`. A stream ends within seconds of its key's revocation or its
-token's expiry.
+A route gets the caller by the dependency `CurrentCaller`. A stream ends within seconds of its key's revocation, its
+token's expiry or the end of its session.
 """
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Depends
 from starlette.datastructures import Headers
@@ -20,17 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from service.auth import policy
-from service.auth.api_keys import KEY_PREFIX, KeyRing, KeysFileError, caller_of
-from service.auth.identity import Caller, Scope
-from service.auth.rate_limit import RateLimiter
-from service.concurrency.thread_pools import FILES
-from service.config.auth import AuthSettings
-from service.config.urls import is_loopback
-from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
-from service.telemetry.metrics import Metrics
-
-if TYPE_CHECKING:  # loaded where an issuer is configured: cryptography takes 15 MB
-    from service.auth.oidc import TokenVerifier
+from service.auth.authenticator import Authenticator
+from service.auth.identity import ACTING_USER, Caller, InvalidName, Scope, decoded_name
+from service.auth.sign_in import SignIn
+from service.config.urls import host_name, is_loopback
+from service.errors import AuthenticationTooOld, Forbidden, ServiceError, SessionExpired
 
 log = logging.getLogger(__name__)
 
@@ -45,97 +38,12 @@ _NDJSON = b"application/x-ndjson"
 RenderError = Callable[[Request, Exception], Awaitable[Response]]
 
 
-class Authenticator:
-    """Authenticates callers by API key or token, and checks their scopes and rate limits."""
-
-    def __init__(self, settings: AuthSettings, metrics: Metrics) -> None:
-        """
-        Raises:
-            KeysFileError: the file of keys cannot be used.
-        """
-        self._settings, self._metrics = settings, metrics
-        self._rate_limiter = RateLimiter()
-        self.keys = None if settings.keys_file is None else KeyRing(settings.keys_file, _log_kept_keys)
-        self._tokens = _token_verifier(settings)
-        if self.keys is not None:
-            metrics.keys(len(self.keys.entries), valid=True)
-
-    async def authenticate(self, authorization: Sequence[str]) -> Caller:
-        """The caller of a request, from its `Authorization` headers.
-
-        Raises:
-            Unauthorised: no credentials, or invalid ones.
-            IssuerUnavailable: a token cannot be verified now.
-        """
-        if len(authorization) > 1:
-            raise Unauthorised("Several Authorization headers; send one", invalid_token=True)
-        scheme, _, credentials = "".join(authorization).partition(" ")
-        credentials = credentials.strip()
-        if scheme.lower() != "bearer" or not credentials:
-            raise Unauthorised('No credentials; send "Authorization: Bearer" followed by an API key or a token')
-        if credentials.startswith(KEY_PREFIX):
-            return self._key_holder(credentials)
-        if self._tokens is None:
-            raise Unauthorised(
-                f"Not an API key, and tokens are not accepted here; send a key ({KEY_PREFIX}…)", invalid_token=True
-            )
-        return await self._tokens.verify(credentials)
-
-    def _key_holder(self, key: str) -> Caller:
-        entry = None if self.keys is None else self.keys.find(key)
-        if entry is None:
-            raise Unauthorised("Unknown, expired or revoked API key", invalid_token=True)
-        return caller_of(entry, self._settings.rate_per_s, self._settings.rate_burst)
-
-    def authorize(self, caller: Caller, scopes: frozenset[Scope]) -> None:
-        """Count the request and check that the caller has one of the scopes.
-
-        Raises:
-            RateLimited: too many requests.
-            Forbidden: none of the scopes.
-        """
-        if wait_s := self._rate_limiter.take(caller.identity.account, caller.rate_per_s, caller.burst):
-            raise RateLimited(wait_s)
-        if not scopes & caller.scopes:
-            raise Forbidden(f"Missing scope; required: {' or '.join(sorted(scopes))}", scopes=tuple(sorted(scopes)))
-
-    def revoked(self, caller: Caller, scopes: frozenset[Scope]) -> ServiceError | None:
-        """Why an authorized caller has lost access since; None while it has access."""
-        if caller.ends_at_s is not None and time.time() >= caller.ends_at_s:
-            return Unauthorised("The API key or token expired during the request", invalid_token=True)
-        if caller.identity.kind != "key" or self.keys is None:
-            return None
-        entry = self.keys.entry(caller.identity)
-        if entry is None:
-            return Unauthorised("The API key was revoked during the request", invalid_token=True)
-        if not scopes & entry.scopes:
-            return Forbidden("The API key lost its scope during the request", scopes=tuple(sorted(scopes)))
-        return None
-
-    async def refresh(self) -> None:
-        """Read the file of keys again if it has changed, in a thread: the disk may block."""
-        if self.keys is not None:
-            await FILES.run(self.keys.refresh)
-            self._metrics.keys(len(self.keys.entries), valid=self.keys.valid)
-
-
-def _log_kept_keys(error: KeysFileError) -> None:
-    log.error("File of API keys rejected, keeping the current keys: %s", error)
-
-
-def _token_verifier(settings: AuthSettings) -> "TokenVerifier | None":
-    if settings.oidc_issuer is None:
-        return None
-    from service.auth.oidc import IssuerKeys, TokenVerifier
-
-    return TokenVerifier(settings, IssuerKeys(settings))
-
-
 class AuthMiddleware:
     """Refuses requests that are not allowed; pure ASGI, around the router.
 
     Args:
         authenticator: None where authentication is off.
+        sign_in: authenticates requests with a session's cookie in place of a key or token.
         loopback_only: accept only requests with a Host header of this machine. This stops DNS rebinding.
         metrics_open: whether GET /metrics needs no authentication.
         routes: to label refused requests in metrics and logs with their route.
@@ -147,13 +55,15 @@ class AuthMiddleware:
         app: ASGIApp,
         *,
         authenticator: Authenticator | None,
+        sign_in: SignIn,
         loopback_only: bool,
         metrics_open: bool,
         routes: Sequence[BaseRoute],
         render_error: RenderError,
     ) -> None:
         self.app = app
-        self._authenticator, self._routes, self._render_error = authenticator, routes, render_error
+        self._authenticator, self._sign_in = authenticator, sign_in
+        self._routes, self._render_error = routes, render_error
         self._loopback_only, self._metrics_open = loopback_only, metrics_open
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
@@ -164,20 +74,52 @@ class AuthMiddleware:
         if required is None:
             await self.app(scope, receive, send)
             return
-        headers, app, authenticator = Headers(scope=scope), self.app, self._authenticator
+        headers = Headers(scope=scope)
         try:
             self._check_origin(scope["method"], headers)
-            if authenticator is not None:
-                caller = await authenticator.authenticate(headers.getlist("authorization"))
-                scope.setdefault("state", {})["caller"] = caller
-                authenticator.authorize(caller, required)
-                app = RevocableRequest(self.app, partial(authenticator.revoked, caller, required), self._render_error)
+            app = await self._admitted(scope, headers, required)
         except ServiceError as error:
             self._set_route(scope)
             response = await self._render_error(Request(scope, receive, send), error)
             await response(scope, receive, send)
             return
         await app(scope, receive, send)
+
+    async def _admitted(self, scope: ASGIScope, headers: Headers, required: frozenset[Scope]) -> ASGIApp:
+        """The app for this request of an authenticated and authorized caller.
+
+        Raises:
+            Unauthorised, Forbidden, RateLimited, IssuerUnavailable.
+        """
+        authenticator, method, path = self._authenticator, scope["method"], scope["path"]
+        role, cookie = policy.required_role(method, path), self._sign_in.cookie(scope, headers)
+        session = None if cookie is None else self._sign_in.admit(method, headers, cookie)
+        if session is not None:
+            caller = session.caller
+        elif authenticator is None:
+            if cookie is not None and role not in (None, "read") and ACTING_USER not in headers:
+                raise SessionExpired
+            return self.app
+        elif cookie is not None:
+            raise SessionExpired
+        else:
+            caller = await authenticator.authenticate(headers.getlist("authorization"))
+            caller = authenticator.roles.assign(caller, _acting_name(caller, headers))
+        scope.setdefault("state", {})["caller"] = caller
+        if session is not None and policy.is_signature(method, path) and not self._sign_in.table.may_sign(session):
+            raise AuthenticationTooOld(self._sign_in.signing_max_age_s)
+        if authenticator is None:
+            return self.app
+        authenticator.authorize(caller, required, role, by_session=session is not None)
+        revoked = partial(self._revoked, authenticator, caller, required, cookie)
+        return RevocableRequest(self.app, revoked, self._render_error)
+
+    def _revoked(
+        self, authenticator: Authenticator, caller: Caller, required: frozenset[Scope], cookie: str | None
+    ) -> ServiceError | None:
+        if cookie is not None and self._sign_in.table.find(cookie) is None:
+            return SessionExpired()
+        return authenticator.revoked(caller, required)
 
     def _set_route(self, scope: ASGIScope) -> None:
         """Set the route of a refused request, for metrics and logs."""
@@ -189,15 +131,20 @@ class AuthMiddleware:
         if method not in ("GET", "HEAD") and headers.get("sec-fetch-site") in _OTHER_SITES:
             raise Forbidden("Cross-site request: pages of other sites may only read (Sec-Fetch-Site)")
         host = headers.get("host")  # every browser sends it
-        if self._loopback_only and host is not None and not is_loopback(_host_name(host)):
+        if self._loopback_only and host is not None and not is_loopback(host_name(host)):
             raise Forbidden(
                 "Authentication is off: only requests to localhost are accepted. Set MARROWLENS_KEYS_FILE or "
                 "MARROWLENS_OIDC_ISSUER, or MARROWLENS_ALLOW_ANONYMOUS=true."
             )
 
 
-def _host_name(host: str) -> str:
-    return host.lower() if host.endswith("]") else host.lower().rpartition(":")[0] or host.lower()
+def _acting_name(caller: Caller, headers: Headers) -> str | None:
+    """The person that a key acting for others names, if the name is valid; the route refuses an invalid one."""
+    sent = headers.get(ACTING_USER) if caller.acts_for_others else None
+    try:
+        return None if sent is None else decoded_name(sent)
+    except InvalidName:
+        return None
 
 
 async def current_caller(request: Request) -> Caller | None:

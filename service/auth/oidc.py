@@ -23,6 +23,7 @@ from jwt.types import Options
 
 from model.regular_file import check_regular_file
 from service.auth.identity import MAX_NAME, MAX_SUBJECT, SCOPES, Caller, Identity, InvalidName, checked_name
+from service.auth.roles import claimed_roles
 from service.config.auth import AuthSettings
 from service.config.settings import SettingsError
 from service.config.urls import key_source_fault
@@ -69,6 +70,10 @@ class TokenVerifier:
             Unauthorised: not a JWT, expired, of another issuer or audience, or the signature is invalid.
             IssuerUnavailable: the issuer's keys cannot be fetched.
         """
+        return self.caller(await self.verified_claims(token, str(self._settings.oidc_audience)))
+
+    async def verified_claims(self, token: str, audience: str) -> dict[str, Any]:
+        """The claims of a token for this audience. Raises as `verify`."""
         try:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError:
@@ -78,16 +83,16 @@ class TokenVerifier:
         key = await self._keys.find(str(header.get("kid", "")))
         if key is None:
             raise _invalid("the issuer has no signing key with its kid")
-        return self._caller(self._claims(token, key))
+        return self._claims(token, key, audience)
 
-    def _claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
+    def _claims(self, token: str, key: jwt.PyJWK, audience: str) -> dict[str, Any]:
         options: Options = {"require": ["exp", "iss", "aud", "sub"]}
         try:
             return jwt.decode(
                 token,
                 key,
                 algorithms=list(ALGORITHMS),
-                audience=self._settings.oidc_audience,
+                audience=audience,
                 issuer=self._settings.oidc_issuer,
                 leeway=self._settings.oidc_leeway_s,
                 options=options,
@@ -99,7 +104,8 @@ class TokenVerifier:
         except jwt.PyJWTError:
             raise Unauthorised("Invalid token", invalid_token=True) from None
 
-    def _caller(self, claims: Mapping[str, Any]) -> Caller:
+    def caller(self, claims: Mapping[str, Any]) -> Caller:
+        """The caller that verified claims name, with the roles that they give."""
         settings = self._settings
         subject = _name(claims["sub"], "sub", MAX_SUBJECT)
         person = claims.get(settings.oidc_name_claim)
@@ -110,6 +116,7 @@ class TokenVerifier:
             name=_name(claims[claim], claim),
             identity=Identity(kind="token", issuer=settings.oidc_issuer, subject=subject),
             scopes=frozenset(scope for scope in SCOPES if settings.oidc_scope_prefix + scope in granted),
+            roles=claimed_roles(settings, claims),
             person=person not in (None, ""),
             ends_at_s=float(claims["exp"]) + settings.oidc_leeway_s,
             rate_per_s=settings.rate_per_s,
@@ -207,14 +214,12 @@ class IssuerKeys:
                 asyncio.timeout(TIMEOUT_S),
                 httpx.AsyncClient(verify=self._ssl_context, timeout=TIMEOUT_S, follow_redirects=False) as http,
             ):
-                return signing_keys(await _get_json(http, self._url or await self._discovered_url(http)))
+                return signing_keys(await get_json(http, self._url or await self._discovered_url(http)))
         except TimeoutError:
             raise IssuerError(f"no complete answer within {TIMEOUT_S:g} s") from None
 
     async def _discovered_url(self, http: httpx.AsyncClient) -> str:
-        document = await _get_json(http, self._issuer.rstrip("/") + _DISCOVERY)
-        if document.get("issuer") != self._issuer:  # OpenID Connect Discovery 1.0, 4.3
-            raise IssuerError("its discovery document names another issuer")
+        document = await discover(http, self._issuer)
         url = document.get("jwks_uri")
         if not isinstance(url, str):
             raise IssuerError("its discovery document has no jwks_uri")
@@ -238,10 +243,31 @@ def issuer_ssl_context(authority: Path | None) -> ssl.SSLContext:
         raise SettingsError(f"MARROWLENS_OIDC_CA: {authority}: {why}") from None
 
 
-async def _get_json(http: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """A JSON object of at most `MAX_BYTES`. Compressed answers are refused: they could expand to any size."""
-    body = bytearray()
-    async with http.stream("GET", url, headers={"Accept": "application/json", "Accept-Encoding": "identity"}) as answer:
+async def discover(http: httpx.AsyncClient, issuer: str) -> dict[str, Any]:
+    """The issuer's discovery document.
+
+    Raises:
+        IssuerError: it cannot be used, or names another issuer.
+    """
+    document = await get_json(http, issuer.rstrip("/") + _DISCOVERY)
+    if document.get("issuer") != issuer:  # OpenID Connect Discovery 1.0, 4.3
+        raise IssuerError("its discovery document names another issuer")
+    return document
+
+
+async def get_json(
+    http: httpx.AsyncClient, url: str, *, form: str | None = None, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A JSON object of at most `MAX_BYTES`. Compressed answers are refused: they could expand to any size.
+
+    Args:
+        form: sent by POST in place of GET.
+
+    Raises:
+        IssuerError: another status than 200, or not a JSON object.
+    """
+    body, sent = bytearray(), {"Accept": "application/json", "Accept-Encoding": "identity", **(headers or {})}
+    async with http.stream("GET" if form is None else "POST", url, content=form, headers=sent) as answer:
         if answer.status_code != httpx.codes.OK:
             raise IssuerError(f"HTTP {answer.status_code}")
         if answer.headers.get("content-encoding", "identity") != "identity":

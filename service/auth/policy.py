@@ -1,29 +1,58 @@
-"""Which scopes each path requires; read by the middleware and by the OpenAPI document.
+"""Which scope and which role each route requires; read by the middleware and by the OpenAPI document.
 
 A path that is not listed requires authentication with any scope, so a new route is closed by default.
 """
 
+import re
+
 from service.auth.identity import SCOPES, Scope
+from service.config.auth import Role
 
 #: Without authentication: health checks and the API documentation.
 _OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 )
-_OPEN_BELOW = "/docs/static/"
+#: Sign-in itself. These routes check the session, its CSRF token and the origin themselves.
+SESSION_PATHS = frozenset({"/session", "/sign-out"})
+_SIGN_IN = "/sign-in"
+_OPEN_BELOW = ("/docs/static/", f"{_SIGN_IN}/")
 METRICS = "/metrics"
 #: First match wins. A line applies to its path and all paths below; one of its scopes is enough.
 _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (
     (METRICS, frozenset({"metrics"})),
     ("/model/reload", frozenset({"admin"})),
     ("/specimens", frozenset({"specimens"})),
+    ("/readings", frozenset({"specimens"})),
     ("/classify", frozenset({"classify"})),
     ("/v2", frozenset({"classify"})),
 )
 _ANY_SCOPE: frozenset[Scope] = frozenset(SCOPES)
+#: Roles by method and path. First match wins, so a new route of a specimen needs `review` if it changes something.
+_ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
+    (re.compile(r"(?s)\w+ /readings(/.*)?"), "operate"),
+    (re.compile(r"\w+ /model/reload"), "operate"),
+    (re.compile(r"(?s)(GET|HEAD) /(specimens|worklist)(/.*)?"), "read"),
+    (re.compile(r"\w+ /specimens/[^/]+/(sign|amend)"), "sign"),
+    (re.compile(r"\w+ /specimens/[^/]+/second-reading"), "second-reader"),
+    (re.compile(r"(?s)\w+ /specimens(/.*)?"), "review"),
+)
+_SIGNATURE = re.compile("POST /specimens/[^/]+/sign")
 
 
 def required_scopes(path: str, *, metrics_open: bool = False) -> frozenset[Scope] | None:
     """The scopes that allow access, one is enough; None if no authentication is required."""
-    if path in _OPEN or path.startswith(_OPEN_BELOW) or (metrics_open and path == METRICS):
+    is_open = path in _OPEN or path in SESSION_PATHS or path == _SIGN_IN or path.startswith(_OPEN_BELOW)
+    if is_open or (metrics_open and path == METRICS):
         return None
     return next((scopes for top, scopes in _TABLE if path == top or path.startswith(f"{top}/")), _ANY_SCOPE)
+
+
+def required_role(method: str, path: str) -> Role | None:
+    """The role that a request requires; None if any caller with the scope may send it."""
+    request = f"{method} {path}"
+    return next((role for pattern, role in _ROLES if pattern.fullmatch(request)), None)
+
+
+def is_signature(method: str, path: str) -> bool:
+    """Whether the request signs a report, so that a session must have authenticated recently."""
+    return _SIGNATURE.fullmatch(f"{method} {path}") is not None

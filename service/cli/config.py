@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from model.contract import ArtefactError
 from service.auth.api_keys import KeysFileError, read_keys
+from service.auth.roles import RolesFileError, read_roles
 from service.cli.output import (
     AsJson,
     Check,
@@ -87,6 +88,11 @@ def _errors(settings: Settings) -> Iterator[str]:
                 yield f"{PREFIX}KEYS_FILE: {settings.keys_file} holds no key; run `marrowlens keys new`"
         except KeysFileError as error:
             yield f"{PREFIX}KEYS_FILE: {error}"
+    if settings.roles_file is not None:
+        try:
+            read_roles(settings.roles_file)
+        except RolesFileError as error:
+            yield f"{PREFIX}ROLES_FILE: {error}"
     if settings.tls_cert is not None:
         yield from _error_of(lambda: Tls(settings), TlsConfigError)
     if not allows_address(settings, settings.host):

@@ -38,6 +38,9 @@ def new(
         bool,
         typer.Option("--acts-for-others", help="Accept X-Acting-User, from a front end that signs people in."),
     ] = False,
+    person: Annotated[
+        bool, typer.Option("--person", help="The key belongs to one person, who may read cells and sign.")
+    ] = False,
     rate_per_s: Annotated[
         float | None, typer.Option(help="Requests per second. Default: MARROWLENS_RATE_PER_S.")
     ] = None,
@@ -54,6 +57,7 @@ def new(
         "scopes": sorted(scope),
         "expires": expiry,
         "acts_for_others": acts_for_others or None,
+        "person": person or None,
         "rate_per_s": rate_per_s,
         "burst": burst,
     }
@@ -76,7 +80,7 @@ def new(
 @keys.command("list")
 def list_keys(file: File = None) -> None:
     """List the keys with their owners, scopes and expiry."""
-    table = new_table("name", "id", "scopes", "expires", "acts for others", "requests per second")
+    table = new_table("name", "id", "scopes", "expires", "acts for others", "person", "requests per second")
     now = datetime.now(UTC)
     for entry in _entries(_path(file)):
         expiry = "never" if entry.expires is None else f"{entry.expires:%Y-%m-%d %H:%M} UTC"
@@ -86,6 +90,7 @@ def list_keys(file: File = None) -> None:
             ", ".join(sorted(entry.scopes)),
             f"{expiry}, expired" if entry.expired(now) else expiry,
             "yes" if entry.acts_for_others else "",
+            "yes" if entry.person else "",
             "" if entry.rate_per_s is None else f"{entry.rate_per_s:g}",
         )
     print_tables(table)

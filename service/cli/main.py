@@ -51,6 +51,7 @@ for group, module, name, summary in (
     ("config", "service.cli.config", "config", "Check the settings in force; write their documentation."),
     ("drift", "service.cli.drift", "drift", "Measure input drift of a folder; make a reference."),
     ("lis", "service.cli.lis", "lis", "The laboratory's messages, codes and database."),
+    ("readings", "service.cli.readings", "readings", "What people have read: training list, agreement with the model."),
     ("audit", "service.cli.audit", "audit_trail", "Verify the laboratory's audit trail."),
 ):
     app.add_typer(_lazy_group(module, name, summary), name=group)

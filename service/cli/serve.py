@@ -16,6 +16,7 @@ from model.contract import RESEARCH_USE, Manifest, inert_note
 from service.api import openapi as openapi_document
 from service.app import create_app
 from service.auth.api_keys import KeysFileError, read_keys
+from service.auth.roles import RolesFileError
 from service.cli.output import ARTEFACT_HELP, Check, load_settings, open_model, stop_logged, write_or_check
 from service.concurrency.thread_pools import POOLS
 from service.config.lis import LaboratoryConfigError
@@ -83,6 +84,8 @@ def _application(settings: Settings, session: Session) -> FastAPI:
             laboratory.prepare(session.manifest.classes)
     except KeysFileError as error:
         stop_logged(f"MARROWLENS_KEYS_FILE: {error}")
+    except RolesFileError as error:
+        stop_logged(f"MARROWLENS_ROLES_FILE: {error}")
     except (LaboratoryConfigError, SettingsError) as error:
         stop_logged(str(error))
     return application

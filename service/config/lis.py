@@ -115,6 +115,9 @@ class LisSettings(BaseSettings):
     review_below: float = Field(
         0.8, ge=0, le=1, description="probability below which a person must review a cell's class"
     )
+    second_reader: bool = Field(
+        False, description="require a second reader: another person than the signer confirms the cells first"
+    )
     me_myeloid: Terms = Field(
         ("granulocytic", "monocytic"),
         description=(

@@ -27,6 +27,11 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def host_name(host: str) -> str:
+    """The name in a `Host` header, without the port."""
+    return host.lower() if host.endswith("]") else host.lower().rpartition(":")[0] or host.lower()
+
+
 def transport_fault(url: str) -> str | None:
     """Why credentials must not be sent to this URL; None for https, and for http to this machine."""
     try:

@@ -84,7 +84,9 @@ class Laboratory:
             listens = lis.hl7_listen and not only_delivers
             self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
         channels, content = [each.channel for each in self._receivers], report_content(lis)
-        self.use_cases = UseCases(self._database, counting_rules(settings), channels, content)
+        self.use_cases = UseCases(
+            self._database, counting_rules(settings), channels, content, needs_second_reader=lis.second_reader
+        )
         delivers = lis.delivery == "on" and (lis.deliver or only_delivers)
         self._workers = [self._worker(receiver) for receiver in self._receivers] if delivers else []
         self._retention = Retention(self._database, lis)

@@ -75,6 +75,10 @@ class SignSpecimen(_WithRevision):
     )
 
 
+class ConfirmCells(_WithRevision):
+    """A second reader's confirmation of all cells as they are now."""
+
+
 class WithReason(_WithRevision):
     """The reason to amend a signed specimen, to cancel an open one, or to remove a cell."""
 
@@ -138,6 +142,15 @@ class ReportSummary(RowDocument):
     messages: list[MessageSummary]
 
 
+class SecondReading(Document):
+    """The second reader's confirmation of a specimen's cells."""
+
+    required: bool = Field(description="MARROWLENS_LIS_SECOND_READER: without a confirmation nobody can sign")
+    by: str | None = Field(None, description="who confirmed last; absent if nobody has")
+    at: Moment | None = None
+    current: bool = Field(description="false: nobody has confirmed the cells as they are now")
+
+
 class Specimen(SpecimenSummary):
     """One specimen: patient, order, current differential and reports."""
 
@@ -147,6 +160,7 @@ class Specimen(SpecimenSummary):
     megakaryocytes: int | None = None
     correction: str | None = Field(None, description="reason of the last amendment")
     differential: SpecimenDifferential
+    second_reading: SecondReading | None = Field(None, description="absent if it is neither required nor made")
     versions: list[ReportSummary]
 
 
@@ -251,3 +265,42 @@ class AuditTrail(Document):
 
     entries: list[AuditEntry]
     next: int | None = Field(None, description="`after` of the next page; null on the last page")
+
+
+class Share(Document):
+    """A share of n cells with its 95 % Wilson interval; without one if n is too small."""
+
+    hits: int
+    n: int
+    share: float | None = Field(None, description="absent if n is below the minimum")
+    low: float | None = Field(None, description="cells taken as independent: too narrow if a patient's cells are alike")
+    high: float | None = None
+
+
+class ClassAgreement(Document):
+    """Agreement on one class."""
+
+    code: Code
+    of_read: Share = Field(description="of the cells that readers call so, those that the model suggested so")
+    of_suggested: Share = Field(description="of the cells that the model suggested so, those that readers call so")
+
+
+class ReaderAgreement(Document):
+    """Agreement of one reader with the model."""
+
+    reader: str
+    agreement: Share
+
+
+class Agreement(Document):
+    """Agreement of the model's suggestions with the last readings of all specimens that are not cancelled."""
+
+    cells: int = Field(description="read cells")
+    patients: int
+    minimum: int = Field(description="fewest read cells for which shares are given; for a class or reader: 10")
+    enough: bool = Field(description="false: fewer cells were read than the minimum")
+    agreement: Share
+    kappa: float | None = Field(None, description="Cohen's kappa; absent if there are too few cells or one class")
+    classes: list[ClassAgreement] = Field(description="classes that readers or the model named")
+    readers: list[ReaderAgreement]
+    confusion: dict[Code, dict[Code, int]] = Field(description="reader's class → suggested class → cells")

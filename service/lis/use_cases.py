@@ -14,7 +14,8 @@ from model.contract import Manifest
 from service.api.schemas import Document, TopClass
 from service.auth.identity import Actor
 from service.errors import CellTaken, UnknownSpecimen
-from service.lis.domain import cells, erasure, signing, specimens
+from service.lis.agreement import agreement_of
+from service.lis.domain import cells, erasure, read_cells, second_reading, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import (
     DEFAULT_CONTENT,
@@ -30,17 +31,20 @@ from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
 from service.lis.exchange.orders import Incoming, MessageIdentity
 from service.lis.schemas import (
+    Agreement,
     AuditEntry,
     AuditTrail,
     Cell,
     CellHistory,
     CellPage,
     ChangeSpecimen,
+    ConfirmCells,
     OpenSpecimen,
     ReadAnswer,
     ReadCells,
     ReportSpecimen,
     ReportSummary,
+    SecondReading,
     SignSpecimen,
     Specimen,
     SpecimenPage,
@@ -52,6 +56,7 @@ from service.lis.storage.audit import IDENTITY
 from service.lis.storage.database import Database
 from service.lis.storage.states import State
 from service.lis.storage.tables import AuditRow, CellRow, SpecimenRow, Table
+from service.lis.training_list import ReadCell
 
 #: Fields that a change may set to null.
 CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_at", "megakaryocytes")
@@ -80,8 +85,10 @@ class UseCases:
         rules: CountingRules,
         channels: Sequence[Channel],
         content: ReportContent = DEFAULT_CONTENT,
+        *,
+        needs_second_reader: bool = False,
     ) -> None:
-        self.database = database
+        self.database, self._needs_second_reader = database, needs_second_reader
         self.rules = rules
         self.channels = channels
         self.content = content
@@ -177,8 +184,17 @@ class UseCases:
         with self.database.writing() as session:
             allowed = "only an open or amended specimen can be signed"
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
-            signature = Signature(actor, request.comment, request.accept_unread, request.accept_below_target)
+            second = second_reading.second_reader(session, row, actor) if self._needs_second_reader else None
+            signature = Signature(actor, request.comment, request.accept_unread, request.accept_below_target, second)
             return signing.sign(session, row, signature, self.rules, self.channels, self.content)
+
+    def confirm(self, specimen_id: str, request: ConfirmCells, actor: Actor) -> Specimen:
+        """Confirm the cells as a second reader. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
+        with self.database.writing() as session:
+            allowed = "cells can be confirmed only while it is open or being amended"
+            row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
+            second_reading.confirm(session, row, actor)
+            return self._specimen(session, row)
 
     def amend(self, specimen_id: str, request: WithReason, actor: Actor) -> Specimen:
         """Reopen a signed specimen. Raises UnknownSpecimen, WrongState, StaleRevision."""
@@ -283,6 +299,16 @@ class UseCases:
                 specimens.get(session, specimen_id)
             audit.record(session, actor, "look", specimen_id, what=what)
 
+    def export_readings(self, actor: Actor) -> Sequence[ReadCell]:
+        """The cells that people have read, for a training list. The audit trail records it."""
+        with self.database.writing() as session:
+            return read_cells.export_read_cells(session, actor)
+
+    def agreement(self) -> Agreement:
+        """Agreement of the model with the readers."""
+        with self.database.reading() as session:
+            return agreement_of(read_cells.list_read_cells(session))
+
     def _differential(self, session: Session, row: SpecimenRow) -> SpecimenDifferential:
         return signing.differential_of(row, cells.count(session, row, self.rules), self.rules)
 
@@ -291,7 +317,21 @@ class UseCases:
             _document(ReportSummary, report, messages=outbox.messages_of_report(session, report))
             for report in signing.list_reports(session, row)
         ]
-        return _document(Specimen, row, differential=self._differential(session, row), versions=versions)
+        return _document(
+            Specimen,
+            row,
+            differential=self._differential(session, row),
+            second_reading=self._second_reading(session, row),
+            versions=versions,
+        )
+
+    def _second_reading(self, session: Session, row: SpecimenRow) -> SecondReading | None:
+        confirmations = second_reading.list_confirmations(session, row)
+        if not confirmations:
+            return SecondReading(required=True, current=False) if self._needs_second_reader else None
+        last = confirmations[0]
+        current = second_reading.is_current(session, row, last)
+        return SecondReading(required=self._needs_second_reader, by=last.by, at=last.at, current=current)
 
     def _cell(self, row: CellRow, unsupported: Sequence[str]) -> Cell:
         top = [TopClass(code=code, probability=probability) for code, probability in row.top]

@@ -1,20 +1,26 @@
-"""An OpenID Connect issuer on loopback: discovery, keys, and tokens signed by joserfc instead of PyJWT."""
+"""An OpenID Connect issuer on loopback: discovery, keys, tokens signed by joserfc instead of PyJWT, and sign-in.
+
+Its sign-in page asks nothing: the browser is `person` at once.
+"""
 
 import base64
 import hashlib
 import hmac
 import json
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, RSAKey
 
 AUDIENCE = "marrowlens"
+CLIENT_ID, CLIENT_SECRET = "marrowlens-browser", "s3cret"
 _DISCOVERY = "/.well-known/openid-configuration"
 
 
@@ -27,6 +33,13 @@ class Issuer:
         self.silent = False
         self.keys: dict[str, Key] = {}
         self.rotate()
+        #: Claims of the person who signs in, and of ID tokens that a test falsifies.
+        self.person: dict[str, Any] = {"sub": "subject-1", "preferred_username": "m.muster", "roles": []}
+        self.falsified: dict[str, Any] = {}
+        #: Requests for codes and tokens, as they came.
+        self.authorizations: list[dict[str, str]] = []
+        self.exchanges: list[dict[str, str]] = []
+        self._codes: dict[str, dict[str, str]] = {}
         self._stranger = RSAKey.generate_key(2048, {"kid": "plain"})
 
     def rotate(self, generation: str = "") -> None:
@@ -65,12 +78,41 @@ class Issuer:
     def answer(self, path: str) -> dict[str, Any] | None:
         """The discovery document, or the key set."""
         if path == _DISCOVERY:
-            return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+            return {
+                "issuer": self.url,
+                "jwks_uri": f"{self.url}/keys",
+                "authorization_endpoint": f"{self.url}/authorize",
+                "token_endpoint": f"{self.url}/token",
+                "end_session_endpoint": f"{self.url}/end",
+                "code_challenge_methods_supported": ["S256"],
+            }
         if path == "/keys":
             self.asked += 1
             unknown = {"kty": "oct", "kid": "a secret", "k": "c2VjcmV0"}
             return {"keys": [unknown, *(key.as_dict(private=False) for key in self.keys.values())]}
         return None
+
+    def authorize(self, query: dict[str, str]) -> str:
+        """Where the browser goes after it signed in; PKCE is required."""
+        self.authorizations.append(query)
+        answer = {"state": query.get("state", ""), "iss": self.url}
+        if query.get("code_challenge_method") != "S256" or not query.get("code_challenge"):
+            return f"{query['redirect_uri']}?{urlencode({**answer, 'error': 'invalid_request'})}"
+        code = secrets.token_urlsafe(16)
+        self._codes[code] = query
+        return f"{query['redirect_uri']}?{urlencode({**answer, 'code': code})}"
+
+    def exchange(self, form: dict[str, str], authorization: str) -> dict[str, Any] | None:
+        """The tokens of a code, given once to the client that proves the challenge; else None."""
+        self.exchanges.append(form)
+        asked = self._codes.pop(form.get("code", ""), None)
+        basic = base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
+        verifier = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
+        challenge = base64.urlsafe_b64encode(verifier).decode().rstrip("=")
+        if asked is None or authorization != f"Basic {basic}" or challenge != asked["code_challenge"]:
+            return None
+        claims = {"aud": CLIENT_ID, "nonce": asked["nonce"], "auth_time": int(time.time()), **self.person}
+        return {"token_type": "Bearer", "access_token": "opaque", "id_token": self.token({**claims, **self.falsified})}
 
     def _claims(self, claims: Mapping[str, Any], lives_s: float | None) -> dict[str, Any]:
         now = int(time.time())
@@ -89,9 +131,23 @@ def issuer() -> Iterator[Issuer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            said = None if found.silent else found.answer(self.path)
+            address = urlsplit(self.path)
+            if address.path == "/authorize":
+                self.send_response(302)
+                self.send_header("Location", found.authorize(dict(parse_qsl(address.query))))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self._say(None if found.silent else found.answer(self.path), 503)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            said = found.exchange(dict(parse_qsl(body)), self.headers.get("Authorization", ""))
+            self._say(said, 400)
+
+        def _say(self, said: dict[str, Any] | None, otherwise: int) -> None:
             body = json.dumps(said or {}).encode()
-            self.send_response(503 if said is None else 200)
+            self.send_response(otherwise if said is None else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -46,13 +46,15 @@ def use_cases(
     *,
     channels: Sequence[Channel] = (PLAIN,),
     content: ReportContent = DEFAULT_CONTENT,
+    needs_second_reader: bool = False,
     **rules: object,
 ) -> Iterator[UseCases]:
     """Use cases over a migrated database."""
     database = Database(url)
     try:
         database.migrate()
-        yield UseCases(database, CountingRules(**rules), channels, content)  # type: ignore[arg-type]
+        rules_of = CountingRules(**rules)  # type: ignore[arg-type]
+        yield UseCases(database, rules_of, channels, content, needs_second_reader=needs_second_reader)
     finally:
         database.close()
 
@@ -85,7 +87,11 @@ _ADDED = {
     "0007": ["specimens.digest_key", "cells.removed_at"],
 }
 #: Tables that migrations created.
-_CREATED = {"0002": "TABLE audit_key", "0007": "TABLE patient_numbers"}
+_CREATED = {
+    "0002": ["audit_key"],
+    "0007": ["patient_numbers"],
+    "0009": ["second_readings", "pseudonym_key"],
+}
 
 
 def return_to(session: Session, version: str) -> None:
@@ -94,8 +100,8 @@ def return_to(session: Session, version: str) -> None:
         table, name = column.split(".")
         session.execute(text(f"DROP INDEX IF EXISTS ix_{table}_{name}"))
         session.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
-    for created in (created for migration, created in _CREATED.items() if migration > version):
-        session.execute(text(f"DROP {created}"))
+    for table in (table for migration, created in _CREATED.items() if migration > version for table in created):
+        session.execute(text(f"DROP TABLE {table}"))
     if version < "0007":
         session.execute(text("DROP INDEX ix_cells_sha256"))
     session.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})

@@ -48,7 +48,7 @@ async def require_authentication(caller: CurrentCaller) -> None:
     Raises:
         Forbidden: authentication is off, so no caller can have the scope.
     """
-    if caller is None:
+    if caller is None or caller.identity.kind == "claimed":
         raise Forbidden(
             "reloading over HTTP needs authentication, which is off; set MARROWLENS_KEYS_FILE, or send SIGHUP to the "
             "process"

@@ -8,14 +8,13 @@ from fastapi import Depends, Header, Path, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 
-from service.auth.identity import Actor, Identity, InvalidName, checked_name
+from service.auth.identity import ACTING_USER, Actor, Identity, InvalidName, decoded_name
 from service.auth.middleware import CurrentCaller
 from service.errors import Forbidden, NoLaboratory
 
 if TYPE_CHECKING:  # SQLAlchemy and the rest take 40 MB: imported only where a laboratory is set up
     from service.lis.laboratory import Laboratory
 
-ACTING_USER = "X-Acting-User"
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]+$"
 
 
@@ -109,15 +108,10 @@ CurrentPerson = Annotated[Actor, Depends(current_person)]
 
 
 def _decode_name(sent: str | None) -> str:
-    """The header's value as UTF-8: Starlette decodes headers as Latin-1, with spaces around them (RFC 9110, 5.5)."""
     if sent is None:
         raise _invalid("missing", "Field required")
     try:
-        name = sent.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        name = sent
-    try:
-        return checked_name(name.strip(" \t"), "the name")
+        return decoded_name(sent)
     except InvalidName as error:
         raise _invalid("value_error", str(error)) from None
 

@@ -74,6 +74,9 @@ SPECIMEN = _json(
         versions=[],
     )
 )
+CONFIRMED = SPECIMEN | {
+    "second_reading": {"required": True, "by": "e.beispiel", "at": "2026-05-04T09:15:02Z", "current": True}
+}
 ERASED: Json = {
     **SPECIMEN,
     "number": f"erased-{_ID}",

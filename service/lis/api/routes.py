@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.api.openapi import problem_responses
+from service.api.schemas import CellsProblem, Problem
 from service.api.uploads.body import JsonRoute
 from service.lis.api import examples
 from service.lis.api.dependencies import (
@@ -24,6 +25,7 @@ from service.lis.schemas import (
     CellHistory,
     CellPage,
     ChangeSpecimen,
+    ConfirmCells,
     OpenSpecimen,
     ReadAnswer,
     ReadCells,
@@ -53,7 +55,13 @@ def _read(path: str, summary: str, example: examples.Json | None = None, **more:
 
 
 def _change(
-    path: str, summary: str, body: examples.Json, answer: examples.Json, status: int = 200, method: str = "POST"
+    path: str,
+    summary: str,
+    body: examples.Json,
+    answer: examples.Json,
+    status: int = 200,
+    method: str = "POST",
+    conflict: type[Problem] = Problem,
 ) -> Callable[[Route], Route]:
     """A route below `/specimens` that takes JSON. Absent fields are left out of the answer."""
     return router.api_route(
@@ -63,7 +71,8 @@ def _change(
         status_code=status,
         response_model_exclude_none=True,
         responses=examples.answering(answer, status=status)
-        | problem_responses(400, 404, 408, 409, 413, 415, 422, 429, 503),
+        | problem_responses(409, form=conflict)
+        | problem_responses(400, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra=examples.taking(body),
     )
 
@@ -161,13 +170,16 @@ async def remove_cell(
     return await lab.execute("remove", lab.use_cases.remove, specimen_id, place, body, actor)
 
 
-@_change("/{specimen_id}/readings", "Confirm or reclassify cells", examples.READ, examples.READ_ANSWER)
+@_change(
+    "/{specimen_id}/readings", "Confirm or reclassify cells", examples.READ, examples.READ_ANSWER, conflict=CellsProblem
+)
 async def read_cells(
     specimen_id: SpecimenId, body: ReadCells, actor: CurrentPerson, lab: CurrentLaboratory
 ) -> ReadAnswer:
-    """All readings are stored, or none. 409 if a cell was read by someone else since you saw it.
+    """All readings are stored, or none. 409 if a cell was read by someone else since you saw it; `cells` of the problem
+    has the current state of each such cell.
 
-    The cell's current class confirms it; another class needs a reason.
+    The cell's current class confirms it; another class needs a reason. To undo a reading, read the cell again.
     """
     return await lab.execute("read", lab.use_cases.read, specimen_id, body, actor)
 
@@ -178,6 +190,16 @@ async def report_preliminarily(
 ) -> Report:
     """Report the current state of the specimen, unsigned. Possible only before the first signature."""
     return await lab.execute("preliminary", lab.use_cases.preliminary, specimen_id, body, actor)
+
+
+@_change("/{specimen_id}/second-reading", "Confirm the cells as a second reader", examples.SEEN, examples.CONFIRMED)
+async def confirm_cells(
+    specimen_id: SpecimenId, body: ConfirmCells, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Specimen:
+    """Confirm all cells as they are now; the specimen's revision does not change. A new cell or reading ends the
+    confirmation. With MARROWLENS_LIS_SECOND_READER a specimen can be signed only by another person than its second
+    reader."""
+    return await lab.execute("second_reading", lab.use_cases.confirm, specimen_id, body, actor)
 
 
 @_change("/{specimen_id}/sign", "Sign a specimen", examples.SIGN, examples.REPORT)

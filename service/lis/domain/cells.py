@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from model.contract import CellClass, Manifest
 from service.auth.identity import Actor
-from service.errors import CellTaken, Conflict, InvalidReading, StaleRevision, UnknownSpecimen
+from service.errors import CellsChanged, CellState, CellTaken, Conflict, InvalidReading, UnknownSpecimen
 from service.lis.domain import specimens
 from service.lis.domain.differential import NOT_ACCEPTED, ClassifiedCell, CountingRules, Tally
 from service.lis.domain.report import CellReading, Patient
@@ -103,7 +103,7 @@ def read(session: Session, specimen: SpecimenRow, readings: Sequence[CellReading
 
     Raises:
         UnknownSpecimen: there is no cell at a place.
-        StaleRevision: a cell was read by someone else in the meantime.
+        CellsChanged: cells were read by someone else in the meantime.
         InvalidReading: an unknown class, a cell twice, or a change without a reason.
     """
     wanted = select(CellRow).where(counted_in(specimen), CellRow.place.in_([reading.place for reading in readings]))
@@ -111,6 +111,7 @@ def read(session: Session, specimen: SpecimenRow, readings: Sequence[CellReading
     codes = {cell_class.code for cell_class in models_and_classes(session, specimen)[1]}
     if len({reading.place for reading in readings}) < len(readings):
         raise InvalidReading("the request reads a cell twice; send one reading per cell")
+    _check_versions(readings, cells)
     for reading in readings:
         _check(reading, cells.get(reading.place), codes)
     now = datetime.now(UTC)
@@ -289,11 +290,17 @@ def _row(specimen: SpecimenRow, place: int, cell: ClassifiedCell, manifest: Mani
     )
 
 
+def _check_versions(readings: Sequence[CellReading], cells: Mapping[int, CellRow]) -> None:
+    seen = {reading.place: reading.version for reading in readings}
+    changed = [cell for place, cell in sorted(cells.items()) if cell.version != seen[place]]
+    if changed:
+        states = [CellState(cell.place, cell.version, cell.code, cell.read_by, cell.read_at) for cell in changed]
+        raise CellsChanged(seen[changed[0].place], states)
+
+
 def _check(reading: CellReading, cell: CellRow | None, codes: Iterable[str]) -> None:
     if cell is None:
         raise UnknownSpecimen(f"cell {reading.place}")
-    if reading.version != cell.version:
-        raise StaleRevision(f"cell {reading.place}", reading.version, cell.version)
     if reading.code not in codes:
         raise InvalidReading(f"cell {reading.place}: unknown class {reading.code}; see GET /classes")
     if reading.code != cell.code and not reading.why:

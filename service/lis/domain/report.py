@@ -329,6 +329,9 @@ class Report(Document):
     created_at: Moment
     signed_by: Line | None = Field(None, description="the signer; absent while preliminary")
     signer: Person | None = Field(None, description="the signer with the id that the credential proves")
+    second_reader: Line | None = Field(
+        None, description="the person who confirmed the cells before the signature, if the laboratory requires it"
+    )
     signed_below_target: Literal[True] | None = Field(
         None, description="fewer cells are counted than the target, and the signer has confirmed it"
     )

@@ -61,12 +61,16 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The signer, a comment, and whether cells may be left unread, or fewer counted than the target."""
+    """The signer, a comment, what the signer accepts, and the name of the second reader if one is needed.
+
+    `accept_unread`: cells wait for review. `accept_below_target`: fewer cells are counted than the target.
+    """
 
     signer: Actor
     comment: str | None = None
     accept_unread: bool = False
     accept_below_target: bool = False
+    second_reader: str | None = None
 
 
 def differential_of(specimen: SpecimenRow, found: CellCounts, rules: CountingRules) -> SpecimenDifferential:
@@ -152,6 +156,7 @@ def _written(
         signed_by=signature.signer.name if signed else None,
         signer=person_of(signature.signer) if signed else None,
         signed_below_target=True if signed and differential.to_go else None,
+        second_reader=signature.second_reader,
         comment=signature.comment,
         correction=specimen.correction if status is ReportStatus.CORRECTED else None,
         content=content,

@@ -144,6 +144,24 @@ class ReadingRow(Table):
     why: Mapped[str | None] = mapped_column(Text)
 
 
+class SecondReadingRow(Table):
+    """One confirmation of a specimen's cells by a person, the second reader.
+
+    It holds for `cells` cells with this sum of their versions and this last place.
+    """
+
+    __tablename__ = "second_readings"
+
+    row: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    specimen: Mapped[int] = mapped_column(ForeignKey("specimens.row"), index=True)
+    by: Mapped[str] = mapped_column(String(200))
+    identity: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+    cells: Mapped[int]
+    versions: Mapped[int]
+    last_place: Mapped[int]
+
+
 class ReportRow(Table):
     """One version of a report. Never updated or deleted; an erasure empties `document`."""
 
@@ -228,6 +246,15 @@ class AuditKeyRow(Table):
     """The single row with the key of earlier versions' digests; later ones use `specimens.digest_key`."""
 
     __tablename__ = "audit_key"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(String(64))
+
+
+class PseudonymKeyRow(Table):
+    """The single row with the key of the patients' pseudonyms in training lists: 32 bytes in hexadecimal."""
+
+    __tablename__ = "pseudonym_key"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     key: Mapped[str] = mapped_column(String(64))

@@ -23,6 +23,8 @@ ROUTES = [
 ]
 SHUT = [each for each in ROUTES if "security" in each[2]]
 OPEN = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+#: Checked by their own rules: tests/service/web/session.
+OF_SESSIONS = {"/session", "/sign-out"}
 IDS = [f"{method} {path}" for method, path, _ in SHUT]
 FRONT, SCANNER, NOTHING, OLD = "mlk_front", "mlk_scanner", "mlk_metrics-alone", "mlk_old"
 
@@ -65,8 +67,8 @@ def counted(http: TestClient, reason: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_only_health_is_open() -> None:
-    assert {path for _, path, operation in ROUTES if "security" not in operation} == OPEN
+def test_only_health_and_sessions_are_open() -> None:
+    assert {path for _, path, operation in ROUTES if "security" not in operation} == OPEN | OF_SESSIONS
     assert {scope for *_, operation in SHUT for scope in scopes_of(operation)} == {
         "classify",
         "specimens",

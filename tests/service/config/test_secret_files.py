@@ -47,6 +47,7 @@ def test_every_secret_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.M
     settings = read_settings()
     found = {
         "MARROWLENS_TLS_KEY_PASSWORD": settings.tls_key_password,
+        "MARROWLENS_OIDC_CLIENT_SECRET": settings.oidc_client_secret,
         "MARROWLENS_OTLP_HEADERS": settings.otlp_headers,
         "MARROWLENS_LIS_DATABASE": settings.lis.database,
         FHIR: settings.lis.fhir_token,

@@ -182,6 +182,28 @@ def test_names_are_keys_where_the_client_says_so(http: TestClient, draw: Draw) -
     assert (again["added"], [item["cell"]["place"] for item in again["items"]]) == (1, [1, 3])
 
 
+def test_readings_of_two_people_can_be_merged(http: TestClient, draw: Draw) -> None:
+    specimen = opened(http)
+    added(http, specimen, *map(draw, range(1, 5)))
+    path = f"/specimens/{specimen}/readings"
+    first = [{"place": place, "version": 1, "code": "BLA", "why": "nucleoli"} for place in (1, 2)]
+    http.post(path, json={"readings": first}, headers={"X-Acting-User": "e.beispiel"})
+    mine = [{"place": place, "version": 1, "code": "PMO", "why": "granules"} for place in (4, 3, 2, 1)]
+    answer = http.post(path, json={"readings": mine})
+    refused(answer, 409, "stale-revision")
+    changed = answer.json()["cells"]
+    assert [(cell["place"], cell["version"], cell["code"]) for cell in changed] == [(1, 2, "BLA"), (2, 2, "BLA")]
+    assert all(cell["read_by"] == "e.beispiel" and cell["read_at"].endswith("Z") for cell in changed)
+    revision = http.get(f"/specimens/{specimen}").json()["revision"]
+    versions = {cell["place"]: cell["version"] for cell in changed}
+    merged = [reading | {"version": versions.get(reading["place"], 1)} for reading in mine]
+    answer = http.post(path, json={"readings": merged})
+    assert answer.json()["revision"] == revision + 1, "many cells are one change"
+    assert {cell["code"] for cell in answer.json()["cells"]} == {"PMO"}
+    undone = [{"place": 1, "version": 3, "code": "BLA", "why": "undone"}]
+    assert http.post(path, json={"readings": undone}).json()["cells"][0]["code"] == "BLA"
+
+
 def test_a_picture_that_cannot_be_read_touches_no_other(http: TestClient, draw: Draw) -> None:
     specimen = opened(http)
     sent = added(http, specimen, draw(1), b"no picture", draw(2)[:80], draw(3))

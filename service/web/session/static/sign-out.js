@@ -1,0 +1,3 @@
+import { signOut } from "./session.js";
+
+document.getElementById("sign-out").addEventListener("click", signOut);
