@@ -271,28 +271,36 @@ def test_pictures_are_kept_shown_and_forgotten(artefact: Path, lab: LisSettings,
         assert shown.headers["x-content-type-options"] == "nosniff"
         overlay = http.get(f"/specimens/{specimen}/cells/1/picture?kind=overlay")
         assert overlay.content.startswith(b"\x89PNG") and overlay.content != draw(1)
-    assert lab.pictures is not None
+        closed = opened(http, "BM-2")
+        added(http, closed, draw(2))
+        http.post(f"/specimens/{closed}/cancel", json={"revision": 2, "reason": "clotted"}).raise_for_status()
+    assert isinstance(lab.pictures, Path)
     files = [path for path in lab.pictures.rglob("*") if path.is_file()]
-    assert len(files) == 2
+    assert len(files) == 4
     long_ago = time.time() - 31 * 86_400
     for path in files:
         os.utime(path, (long_ago, long_ago))
     with client(artefact, lis=kept) as http:  # what is old goes at the start, and every hour
         for _ in range(1000):
-            if not any(path.is_file() for path in lab.pictures.rglob("*")):
+            if sum(path.is_file() for path in lab.pictures.rglob("*")) == 2:
                 break
             refused(http.get("/specimens/not-an-id"), 422, "invalid-parameter")
-        refused(http.get(f"/specimens/{specimen}/cells/1/picture"), 404, "unknown-specimen")
-        assert http.get(f"/specimens/{specimen}/cells/1").status_code == 200
+        refused(http.get(f"/specimens/{closed}/cells/1/picture"), 404, "unknown-specimen")
+        assert http.get(f"/specimens/{closed}/cells/1").status_code == 200
+        assert http.get(f"/specimens/{specimen}/cells/1/picture").status_code == 200  # its specimen is open
 
 
-def test_pictures_are_not_kept_unless_asked_for(artefact: Path, lab: LisSettings, draw: Draw) -> None:
-    with client(artefact, lis=lab.model_copy(update={"pictures": None})) as http:
-        http.headers.update(WHO)
-        specimen = opened(http)
-        added(http, specimen, draw(1))
-        refused(http.get(f"/specimens/{specimen}/cells/1/picture"), 404, "unknown-specimen")
-    assert lab.pictures is not None and not lab.pictures.exists()
+def test_pictures_are_kept_beside_the_file_unless_it_is_off(artefact: Path, lab: LisSettings, draw: Draw) -> None:
+    assert isinstance(lab.pictures, Path)
+    folder = lab.pictures.with_name("lab.db.pictures")
+    for number, pictures, status in (("BM-1", "off", 404), ("BM-2", None, 200)):
+        with client(artefact, lis=lab.model_copy(update={"pictures": pictures})) as http:
+            http.headers.update(WHO)
+            specimen = opened(http, number)
+            added(http, specimen, draw(1))
+            assert http.get(f"/specimens/{specimen}/cells/1/picture").status_code == status
+            assert folder.exists() == (status == 200)
+    assert not lab.pictures.exists()
 
 
 def test_nothing_of_a_patient_reaches_the_log_or_the_metrics(

@@ -107,7 +107,7 @@ def test_fewer_cells_than_the_target_are_signed_knowingly(http: TestClient, draw
 
 
 def test_specimens_of_one_patient(http: TestClient) -> None:
-    numbers = [{"number": "77", "namespace": "OTHER"}]
+    numbers = [{"number": "1", "namespace": "HOSPITAL"}, {"number": "77", "namespace": "OTHER"}]
     first = opened(http, "BM-1", "1", authority="HOSPITAL", numbers=numbers)
     second, third = opened(http, "BM-2", "1"), opened(http, "BM-3", "3")
 
