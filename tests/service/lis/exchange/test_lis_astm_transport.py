@@ -11,7 +11,7 @@ from astm_peer import AstmReceiver, astm_receiver
 from loopback import Serve, loopback
 from reported import differential, report
 
-from service.lis.domain.report import Report
+from service.lis.domain.report import Report, ReportContent
 from service.lis.exchange.astm.records import AstmForm, encode_report, frames
 from service.lis.exchange.astm.transport import TRIES, AstmTransport
 from service.lis.exchange.code_map import CodeMap
@@ -88,7 +88,7 @@ async def test_the_session_shown_in_the_docs_is_what_is_sent() -> None:
     short = whole.model_copy(update={"classes": classes, "lineages": []})
     replies = Replies()
     async with receiving(replies) as wire:
-        await wire.deliver(encoded(report(differential=short, megakaryocytes=None)), "1")
+        await wire.deliver(encoded(report(differential=short, megakaryocytes=None, content=ReportContent())), "1")
     lines = [f"> {written(piece)}\n< <ACK>" for piece in replies.seen[:-1]]
     session = "\n".join([*lines, f"> {written(EOT)}"])
     assert f"```\n{session}\n```" in PAGE, f"put this into docs/astm.md:\n{session}"

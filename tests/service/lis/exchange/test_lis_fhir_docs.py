@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from laboratory import SIGNER
 from reported import differential, report
 
-from service.lis.domain.report import ReportStatus
+from service.lis.domain.report import ReportContent, ReportStatus
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.fhir.bundle import FhirForm, MediaPicture, report_bundle
+from service.lis.exchange.reference_ranges import ReferenceRanges
 
 PAGE = Path("docs/fhir-bundle.md").read_text(encoding="utf-8")
 WIDTH = 116
@@ -19,8 +21,15 @@ def shortened() -> Any:
     """The Bundle of a report of two classes, one of them unsupported."""
     whole = differential({"LYT": 62, "EBO": 98, "NGS": 340}, read=480)
     classes = [share for share in whole.classes if share.code in ("HAC", "LYT")]
-    of = report(ReportStatus.CORRECTED, version=3, differential=whole.model_copy(update={"classes": classes}))
-    form = FhirForm("urn:marrowlens:codes", {"HOSPITAL": "urn:oid:1.2.3.4"})
+    of = report(
+        ReportStatus.CORRECTED,
+        version=3,
+        differential=whole.model_copy(update={"classes": classes}),
+        signer=SIGNER,
+        content=ReportContent(),
+    )
+    ranges = ReferenceRanges.load(Path("service/lis/exchange/adult_marrow_ranges.csv"))
+    form = FhirForm("urn:marrowlens:codes", {"HOSPITAL": "urn:oid:1.2.3.4"}, ranges=ranges)
     return report_bundle(
         of, CodeMap.load().code_of(signed=True), form, [MediaPicture("17", b"\xff\xd8", "image/jpeg", "LYT")]
     )
