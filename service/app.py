@@ -18,7 +18,7 @@ from model.contract import CellClass
 from service.api import openapi
 from service.api.middleware import ForwardedHeaders, HeadAsGet, RequestContext
 from service.api.problems import MEDIA_TYPE, PROBLEM_TYPES, headers, problem, problem_type_of, unknown_path
-from service.api.routes import batch, classify, docs, health, model
+from service.api.routes import batch, classify, differential, docs, health, model
 from service.api.state import AppState, request_id
 from service.api.uploads.memory_budget import MemoryBudget
 from service.api.v2 import routes as v2
@@ -34,12 +34,15 @@ from service.runtime.loader import load_session
 from service.runtime.session import Session
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Recorder, TracingMiddleware
+from service.web import routes as page_routes
+from service.web.pages import STATIC
+from service.web.routes import PageFiles
 
 if TYPE_CHECKING:  # imported only if a laboratory is configured
     from service.lis.laboratory import Laboratory
 
 HANDLED_ERRORS = (HTTPException, RequestValidationError, *(error_class for error_class, _ in PROBLEM_TYPES))
-ROUTES = (classify, batch, specimen_routes, cell_routes, model, v2, health, docs)
+ROUTES = (classify, batch, differential, specimen_routes, cell_routes, model, v2, health, docs, page_routes)
 #: Memory for bodies and buffered answers of all requests in flight, in multiples of the largest body.
 UPLOAD_MEMORY_BODIES = 3
 #: The same for one caller: room for the largest body and the largest answer, and some left for other callers.
@@ -99,7 +102,8 @@ def create_app(
     app.state.laboratory = _laboratory(settings, metrics)
     for module in ROUTES:
         app.include_router(module.router)
-    app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
+    app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="docs-static")
+    app.mount("/static", PageFiles(directory=STATIC), name="static")
     for error_class in HANDLED_ERRORS:
         app.add_exception_handler(error_class, _problem_response)
     _add_middleware(app, settings, metrics)

@@ -5,11 +5,12 @@ A path that is not listed requires authentication with any scope, so a new route
 
 from service.auth.identity import SCOPES, Scope
 
-#: Without authentication: health checks and the API documentation.
+#: Without authentication: health checks, the API documentation, and the page for people. A page holds no data; its
+#: modules fetch data from the routes of the table below.
 _OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 )
-_OPEN_BELOW = "/docs/static/"
+_OPEN_BELOW = ("/docs/static/", "/static/")
 METRICS = "/metrics"
 #: First match wins. A line applies to its path and all paths below; one of its scopes is enough.
 _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (
