@@ -54,8 +54,9 @@ export class CellDetail {
     byId("detail-picture").src = url || "data:,";
     const at = this.cells.indexOf(cell);
     byId("detail-position").textContent = `${at + 1} / ${this.cells.length}`;
-    byId("detail-back").disabled = at === 0;
-    byId("detail-next").disabled = at === this.cells.length - 1;
+    // Not `disabled`: a button that is disabled while it has the focus loses the keyboard.
+    byId("detail-back").ariaDisabled = at === 0;
+    byId("detail-next").ariaDisabled = at === this.cells.length - 1;
     this.drawBars();
     await this.load(cell);
   }
