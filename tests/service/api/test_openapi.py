@@ -20,6 +20,7 @@ FILE = ROOT / "openapi.json"
 ROUTES = {
     ("post", "/classify"),
     ("post", "/classify/batch"),
+    ("post", "/classify/differential"),
     ("get", "/model"),
     ("post", "/model/reload"),
     ("get", "/classes"),
@@ -52,7 +53,7 @@ ROUTES = {
     ("get", "/v2/models/{name}/versions/{version}/ready"),
     ("post", "/v2/models/{name}/versions/{version}/infer"),
 }
-NATIVE = {"classes", "classify", "classify_batch", "live", "metrics", "model", "ready", "reload"}
+NATIVE = {"count_cells", "classes", "classify", "classify_batch", "live", "metrics", "model", "ready", "reload"}
 PROTOCOL = {
     *("server_metadata", "server_live", "server_ready", "inference", "inference_version"),
     *("inference_model", "inference_model_version", "inference_model_ready", "inference_model_version_ready"),

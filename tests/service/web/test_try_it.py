@@ -3,20 +3,23 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
-from browser import Visit, visit, xss_texts
+from browser import visit, xss_texts
 from keys import keys_file
 from known import known_cells
 from playwright.sync_api import Browser, Page, expect
 from serving import served, zipped
 
+from service.web.pages import STATIC
+
 DONE = "#results[aria-busy=false]"
 ANSWERED = ".tile > button"
 FAILED = '.tile[data-decision="problem"]'
-JPEG = {"mimeType": "image/jpeg"}
+EXAMPLES = STATIC / "examples"
 
 BROKEN = {
     "notes.txt": b"no picture",
@@ -25,6 +28,14 @@ BROKEN = {
     "report.pdf": b"%PDF-1.7\n",
     "noise.png": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
 }
+
+
+@pytest.fixture(scope="module")
+def url(trusted_artefact: Path) -> Iterator[str]:
+    """The address of a service with a model that knows drawn cells."""
+    with served(trusted_artefact) as service:
+        service.wait_listening()
+        yield service.url
 
 
 def choose(page: Page, files: dict[str, bytes]) -> None:
@@ -84,28 +95,28 @@ def test_a_zip_shows_its_members_with_their_pictures(browser: Browser, url: str)
         expect(visited.page.locator(f"{ANSWERED} img")).to_have_count(3)
         expect(visited.page.locator(FAILED, has_text="notes.txt")).to_have_count(1)
         expect(visited.page.locator(FAILED, has_text="damaged.zip")).to_have_count(1)
+        visited.forget_refused_requests(422)
 
 
-@pytest.mark.parametrize("event", ["drop", "paste"])
-def test_pictures_are_dropped_and_pasted(browser: Browser, url: str, event: str) -> None:
+def test_pictures_are_dropped_and_pasted(browser: Browser, url: str) -> None:
     script = """([event, bytes]) => {
         const transfer = new DataTransfer();
-        transfer.items.add(new File([new Uint8Array(bytes)], "one.png", {type: "image/png"}));
+        transfer.items.add(new File([new Uint8Array(bytes)], `${event}.png`, {type: "image/png"}));
         const options = {bubbles: true, cancelable: true, dataTransfer: transfer, clipboardData: transfer};
         const fired = event === "drop" ? new DragEvent(event, options) : new ClipboardEvent(event, options);
         document.getElementById("drop").dispatchEvent(fired);
     }"""
     with visit(browser, url) as visited:
-        visited.page.evaluate(script, [event, list(drawn(1)["cell-0.png"])])
-        visited.page.wait_for_selector(DONE)
-        expect(visited.page.locator(ANSWERED)).to_have_count(1)
+        for count, event in enumerate(("drop", "paste"), start=1):
+            visited.page.evaluate(script, [event, list(drawn(1)["cell-0.png"])])
+            expect(visited.page.locator(ANSWERED)).to_have_count(count)
 
 
 def test_a_run_is_cancelled_and_keeps_its_answers(browser: Browser, url: str) -> None:
-    picture = drawn(1)["cell-0.png"]
+    picture = min(EXAMPLES.glob("*.jpg"), key=lambda path: path.stat().st_size).read_bytes()
     with visit(browser, url) as visited:
         page = visited.page
-        start(page, {f"{number}.png": picture for number in range(800)})
+        start(page, {f"{number}.jpg": picture for number in range(800)})
         page.wait_for_selector(ANSWERED)
         page.click("#cancel")
         page.wait_for_selector(DONE)
@@ -127,7 +138,9 @@ def test_filters_and_order_show_what_a_person_looks_for(browser: Browser, url: s
         assert {each.strip() for each in codes} == {code} and len(codes) < 40
         page.select_option("#filter-class", "")
         page.select_option("#sort", "uncertain")
-        shares = page.locator(".tile .share .meter > span").evaluate_all("all => all.map((one) => one.style.inlineSize)")
+        shares = page.locator(".tile .share .meter > span").evaluate_all(
+            "all => all.map((one) => one.style.inlineSize)"
+        )
         probabilities = [float(share.removesuffix("%")) for share in shares]
         assert probabilities == sorted(probabilities) and len(probabilities) == 40
         page.select_option("#filter-probability", "0.5")
@@ -209,7 +222,7 @@ def test_names_with_markup_appear_as_text(browser: Browser, url: str) -> None:
     names = [each.replace("/", "\u2044") for each in xss_texts()]  # a path ends a file name
     with visit(browser, url) as visited:
         page = visited.page
-        choose(page, {name: picture for name in names} | {f"{name}.txt": b"x" for name in names})
+        choose(page, dict.fromkeys(names, picture) | {f"{name}.txt": b"x" for name in names})
         expect(page.locator(ANSWERED)).to_have_count(len(names))
         shown = page.locator(f"{FAILED} .tile-name").all_text_contents()
         assert shown == [f"{name}.txt" for name in names]
@@ -233,6 +246,7 @@ def test_the_language_is_the_browsers_until_a_person_chooses(browser: Browser, u
         expect(page.locator("html")).to_have_attribute("lang", "en")
 
 
+@pytest.mark.slow
 def test_a_model_without_attention_shows_evidence(browser: Browser, inert_artefact: Path) -> None:
     with served(inert_artefact) as service:
         service.wait_listening()
@@ -250,9 +264,10 @@ def test_without_a_key_the_page_says_so(browser: Browser, trusted_artefact: Path
             choose(visited.page, drawn(1))
             expect(visited.page.locator("#alert")).to_contain_text("Sign in first")
             expect(visited.page.locator(FAILED)).to_have_count(1)
-            _forget_refused_requests(visited, 401)
+            visited.forget_refused_requests(401)
 
 
+@pytest.mark.slow
 def test_a_service_that_has_gone_is_reported(browser: Browser, trusted_artefact: Path) -> None:
     with served(trusted_artefact) as service:
         service.wait_listening()
@@ -263,13 +278,13 @@ def test_a_service_that_has_gone_is_reported(browser: Browser, trusted_artefact:
             visited.faults.clear()
 
 
-def _forget_refused_requests(visited: Visit, status: int) -> None:
-    """Chromium writes each refused request to the console."""
-    visited.faults[:] = [each for each in visited.faults if f"status of {status}" not in each]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 1280),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("light", 390), ("dark", 1280), ("dark", 390))),
+    ],
+)
 def test_axe_finds_nothing_serious(browser: Browser, url: str, scheme: str, width: int) -> None:
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}, "bypass_csp": True}
     with visit(browser, url, **options) as visited:
