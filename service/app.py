@@ -28,7 +28,7 @@ from service.concurrency.thread_pools import TELEMETRY
 from service.config.lis import LaboratoryConfigError, unused_connection
 from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import ModelRegistry
-from service.lis.api import cell_routes
+from service.lis.api import cell_routes, worklist_routes
 from service.lis.api import routes as specimen_routes
 from service.runtime.loader import load_session
 from service.runtime.session import Session
@@ -42,7 +42,19 @@ if TYPE_CHECKING:  # imported only if a laboratory is configured
     from service.lis.laboratory import Laboratory
 
 HANDLED_ERRORS = (HTTPException, RequestValidationError, *(error_class for error_class, _ in PROBLEM_TYPES))
-ROUTES = (classify, batch, differential, specimen_routes, cell_routes, model, v2, health, docs, page_routes)
+ROUTES = (
+    classify,
+    batch,
+    differential,
+    specimen_routes,
+    cell_routes,
+    worklist_routes,
+    model,
+    v2,
+    health,
+    docs,
+    page_routes,
+)
 #: Memory for bodies and buffered answers of all requests in flight, in multiples of the largest body.
 UPLOAD_MEMORY_BODIES = 3
 #: The same for one caller: room for the largest body and the largest answer, and some left for other callers.

@@ -16,6 +16,7 @@ METRICS = "/metrics"
 _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (
     (METRICS, frozenset({"metrics"})),
     ("/model/reload", frozenset({"admin"})),
+    ("/worklist", frozenset({"specimens"})),
     ("/specimens", frozenset({"specimens"})),
     ("/classify", frozenset({"classify"})),
     ("/v2", frozenset({"classify"})),

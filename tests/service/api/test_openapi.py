@@ -21,6 +21,8 @@ ROUTES = {
     ("post", "/classify"),
     ("post", "/classify/batch"),
     ("post", "/classify/differential"),
+    ("get", "/worklist"),
+    ("post", "/specimens/{specimen_id}/preview"),
     ("get", "/model"),
     ("post", "/model/reload"),
     ("get", "/classes"),
@@ -61,6 +63,7 @@ PROTOCOL = {
 LABORATORY = {
     *("open_specimen", "list_specimens", "look_at_specimen", "change_specimen", "cancel_specimen"),
     *("add_cells", "list_cells", "look_at_cell", "see_cell", "read_cells", "running_differential"),
+    *("worklist", "preview_report"),
     *("report_preliminarily", "sign_specimen", "amend_specimen", "read_report", "audit_trail"),
 }
 
