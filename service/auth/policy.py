@@ -8,9 +8,9 @@ from service.auth.identity import SCOPES, Scope
 #: Without authentication: health checks, the API documentation, and the page for people. A page holds no data; its
 #: modules fetch data from the routes of the table below.
 _OPEN = frozenset(
-    {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+    {"/", "/lab", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 )
-_OPEN_BELOW = ("/docs/static/", "/static/")
+_OPEN_BELOW = ("/docs/static/", "/static/", "/lab/")
 METRICS = "/metrics"
 #: First match wins. A line applies to its path and all paths below; one of its scopes is enough.
 _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (

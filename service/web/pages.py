@@ -36,11 +36,12 @@ _TEMPLATES = Environment(
 )
 
 
-def page_response(request: Request, template: str, *, depth: int = 0) -> HTMLResponse:
+def page_response(request: Request, template: str, *, depth: int = 0, specimen: str = "") -> HTMLResponse:
     """A page in the language of the request.
 
     Args:
         depth: number of path segments below the root, for relative addresses behind any path prefix.
+        specimen: id of the specimen that the page shows.
     """
     language = _language(request)
     texts = load_texts(language)
@@ -50,6 +51,7 @@ def page_response(request: Request, template: str, *, depth: int = 0) -> HTMLRes
         language=language,
         languages=LANGUAGES,
         root="../" * depth,
+        specimen=specimen,
         examples=EXAMPLES,
         research_use=texts.get("research-use", RESEARCH_USE),
         authenticated=settings.authentication_required,

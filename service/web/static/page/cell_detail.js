@@ -11,7 +11,7 @@ const canvas = byId("detail-overlay");
 export class CellDetail {
   /**
    * @param {object} options
-   * @param {(cell: object) => {title: string, name: string, url: string, facts: Node[]}} options.describe
+   * @param {(cell: object) => {title: string, name: string, url: string, facts: Node[]}} options.describe or a promise of it
    * @param {(cell: object) => Promise<object>} options.maps the answer of `/classify` with attention and evidence
    * @param {(cell: object) => void} options.closed gets the cell that was last shown
    */
@@ -46,7 +46,8 @@ export class CellDetail {
   async show(cell) {
     this.cell = cell;
     this.code = cell.result.prediction.code;
-    const { title, name, url, facts } = this.describe(cell);
+    const { title, name, url, facts } = await this.describe(cell);
+    if (cell !== this.cell) return;
     byId("detail-title").textContent = title;
     byId("detail-name").textContent = name;
     byId("detail-words").replaceChildren(...facts);
@@ -79,6 +80,7 @@ export class CellDetail {
     if (cell !== this.cell) return;
     this.drawChoices(answer);
     this.drawMap();
+    this.drawBars();
   }
 
   choose(map, code = this.cell.result.prediction.code) {

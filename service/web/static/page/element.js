@@ -29,3 +29,12 @@ export const byId = (id) => document.getElementById(id);
 
 /** Text for screen readers only. */
 export const hiddenText = (content) => element("span", { class: "visually-hidden" }, content);
+
+/** Put the nodes into the list in order, moving as few as possible, so that the focus and the scroll place stay. */
+export function arrange(list, nodes) {
+  const wanted = new Set(nodes);
+  for (const node of [...list.children]) if (!wanted.has(node)) node.remove();
+  nodes.forEach((node, at) => {
+    if (list.children[at] !== node) list.insertBefore(node, list.children[at] ?? null);
+  });
+}

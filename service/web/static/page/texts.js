@@ -43,5 +43,17 @@ export const precisePercent = (share) => precisePercents.format(share);
 /** A number with one digit. */
 export const oneDigit = (value) => precise.format(value);
 export const dateTime = (value) => times.format(new Date(value));
+/** A calendar day "1964-08-12", which is of no time zone. */
+export const day = (value) => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeZone: "UTC" }).format(new Date(value));
+
+const ages = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
+const UNITS = [["day", 86_400], ["hour", 3_600], ["minute", 60]]; // prettier-ignore
+
+/** How long ago a time is: "3 hours ago". */
+export function ago(value) {
+  const seconds = Math.max(0, (Date.now() - new Date(value)) / 1000);
+  const [unit, length] = UNITS.find(([, size]) => seconds >= size) ?? ["minute", 60];
+  return ages.format(-Math.floor(seconds / length), unit);
+}
 /** "A, B and C" in the page's language. */
 export const list = (items) => new Intl.ListFormat(language, { type: "conjunction" }).format(items);

@@ -11,7 +11,7 @@ export const decisionWords = (decision) => text(`decision.${decision ?? "none"}`
 
 /** Whether the cell is like the cells of the training; null if the model has no trust reference. */
 export function noveltyWords({ novelty, reasons }) {
-  if (!novelty) return null;
+  if (!novelty) return isNovel(reasons) ? text("novelty.novel.stored") : null;
   if (!isNovel(reasons)) return text("novelty.usual");
   return text("novelty.novel", { share: shareBelow(novelty.p_value) });
 }

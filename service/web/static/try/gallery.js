@@ -1,6 +1,6 @@
 /** The gallery of a run: filters, order, and one tile a cell. */
 
-import { byId, element } from "../page/element.js";
+import { arrange, byId, element } from "../page/element.js";
 import { makeTabStop, moveByArrows } from "../page/roving.js";
 import { className, number, text } from "../page/texts.js";
 import { DECISIONS } from "../page/words.js";
@@ -135,13 +135,4 @@ function drawClasses(counts) {
     .sort(([, one], [, other]) => one.localeCompare(other))
     .map(([code, name]) => element("option", { value: code, selected: code === chosen }, `${name} (${number(counts[code])})`));
   select.replaceChildren(select.options[0], ...options);
-}
-
-/** Put the nodes into the list in order, moving as few as possible, so that the focus and the scroll place stay. */
-function arrange(list, nodes) {
-  const wanted = new Set(nodes);
-  for (const node of [...list.children]) if (!wanted.has(node)) node.remove();
-  nodes.forEach((node, at) => {
-    if (list.children[at] !== node) list.insertBefore(node, list.children[at] ?? null);
-  });
 }
