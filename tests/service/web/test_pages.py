@@ -86,6 +86,7 @@ def test_every_text_that_a_page_asks_for_exists() -> None:
     forms = {key.rpartition(".")[0] for key in known if key.endswith((".one", ".other"))}
     for path in (*MODULES, *sorted(TEMPLATES.glob("*.html"))):
         asked = set(WRITTEN.findall(path.read_text(encoding="utf-8")))
+        asked = {key for key in asked if not key.endswith(".")}  # the beginning of a key
         assert asked <= known | forms, path.name
 
 

@@ -8,6 +8,7 @@ const PAGE = 1000;
 export class Cells {
   constructor() {
     this.byPlace = new Map();
+    this.revision = 0; // of the specimen, up to which all cells are known
     this.held = new Map(); // place → readings on their way, during which the person's class is shown
   }
 
@@ -23,14 +24,24 @@ export class Cells {
     return [...this.byPlace.values()];
   }
 
-  /** Read all cells again; the places of those that are new or have changed. */
-  async load() {
+  /** After an own change: a later revision than the next one holds changes of others that are not known yet. */
+  advance(revision) {
+    if (revision === this.revision + 1) this.revision = revision;
+  }
+
+  /**
+   * Read all cells again; the places of those that are new or have changed.
+   *
+   * @param {number} revision of the specimen, known before the cells are read
+   */
+  async load(revision = this.revision) {
     const changed = [];
     for (let after = 0; after !== undefined; ) {
       const page = await json(route(`/cells?limit=${PAGE}&after=${after}`));
       changed.push(...this.apply(page.cells));
       after = page.next;
     }
+    this.revision = revision;
     return changed;
   }
 

@@ -1,4 +1,5 @@
-/** One letter for each class, the same for the same list of classes: of its code, else of its name, else any. */
+/** One letter for each class, the same for the same list of classes: of its code, else of its name, else any.
+ *  Classes with more training pictures are more common, so they choose first. */
 
 const LETTERS = "abcdefghijklmnopqrstuvwxyz";
 
@@ -13,7 +14,8 @@ export function classKeys(classes) {
     keys.set(code, letter);
     return true;
   };
-  const waiting = classes.filter(({ code }) => !take(code, code[0]));
+  const common = classes.toSorted((one, other) => other.training_images - one.training_images);
+  const waiting = common.filter(({ code }) => !take(code, code[0]));
   for (const { code, name } of waiting) take(code, `${code}${name}`) || take(code, LETTERS);
   return keys;
 }

@@ -46,6 +46,7 @@ export class Readings {
     try {
       const answer = await json(route("/readings"), { data: { readings: sent.map(asRequest) } });
       this.cells.free(sent.map(({ place }) => place));
+      this.cells.advance(answer.revision);
       this.changed(this.cells.apply(answer.cells));
     } catch (error) {
       if (error.kind !== "stale-revision") throw error;

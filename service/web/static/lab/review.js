@@ -63,7 +63,7 @@ function scheduleSpecimen() {
 
 async function refreshSpecimen() {
   try {
-    showSpecimen(await loadSpecimen());
+    await takeSpecimen(await loadSpecimen());
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     showAlert(error.message);
@@ -78,12 +78,13 @@ function showSpecimen(found) {
   drawSelection();
 }
 
-/** Someone has changed the specimen: take their cells, keep the person's own readings that are on their way. */
-async function takeChanges(found) {
-  await readings.queue;
-  const places = await cells.load();
-  gallery.update(places);
-  drawClassFilter();
+/** Take the specimen as it is now. If others have changed it, take their cells too; own readings on their way stay. */
+async function takeSpecimen(found) {
+  if (found.revision !== cells.revision) {
+    await readings.queue;
+    gallery.update(await cells.load(found.revision));
+    drawClassFilter();
+  }
   showSpecimen(found);
 }
 
@@ -91,8 +92,20 @@ function drawSelection() {
   const count = gallery.selected.size;
   const may = specimen !== null && isOpen(specimen);
   byId("selection").textContent = may || !specimen ? text("review.selected", { count }) : text(`review.closed.${specimen.state}`);
-  byId("confirm").disabled = !may || !count;
+  byId("confirm").disabled = byId("give").disabled = !may || !count;
   byId("undo").disabled = !may || !readings?.past.length;
+}
+
+/** The menu of classes, for touch screens and screen readers. */
+function drawMenu() {
+  const options = classes.map(({ code, name }) => element("option", { value: code }, `${className(code, name)} (${(keys.get(code) ?? "").toUpperCase()})`));
+  byId("give").append(...options);
+}
+
+function takeMenu() {
+  const code = byId("give").value;
+  byId("give").value = "";
+  if (code) return act(code);
 }
 
 function drawClassFilter() {
@@ -140,10 +153,15 @@ async function undo() {
   if (places.length) gallery.focus(places[0]);
 }
 
+function takeAdded({ items, revision }) {
+  cells.advance(revision);
+  show(cells.apply(items.filter(({ cell }) => cell).map(({ cell }) => cell)));
+}
+
 async function add(files) {
   if ((await requirePerson()) === null) return;
   clearProblems();
-  await addFiles(files, (added) => show(cells.apply(added)), (words) => (byId("selection").textContent = words));
+  await addFiles(files, takeAdded, (words) => (byId("selection").textContent = words));
   drawSelection();
 }
 
@@ -180,20 +198,23 @@ const codeOf = (key) => [...keys].find(([, letter]) => letter === key)?.[0];
 
 async function start() {
   await requirePerson();
-  const [found, table, manifest] = await Promise.all([loadSpecimen(), json("classes"), json("model"), cells.load()]);
+  const [found, table, manifest] = await Promise.all([loadSpecimen(), json("classes"), json("model")]);
+  await cells.load(found.revision);
   [classes, model] = [table.classes, manifest];
   keys = classKeys(classes);
   palette = new Palette(classes, keys, alerting(act));
   gallery.sort();
   drawClassFilter();
+  drawMenu();
   showSpecimen(found);
   byId("review").setAttribute("aria-busy", "false");
-  watch(() => specimen, takeChanges);
+  watch(() => specimen, takeSpecimen);
 }
 
 document.addEventListener("keydown", pressed);
 byId("detail").addEventListener("keydown", pressedInDetail);
 byId("confirm").addEventListener("click", () => act());
 byId("undo").addEventListener("click", undo);
+byId("give").addEventListener("change", takeMenu);
 listenForFiles(byId("drop"), byId("files"), alerting(add));
 await alerting(start)();

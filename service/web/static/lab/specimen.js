@@ -6,7 +6,7 @@ import { poll } from "../page/polling.js";
 import { text } from "../page/texts.js";
 import { patientData, patientName, stateChip } from "./patient.js";
 
-const POLL_S = 4;
+const POLL_S = 2;
 const id = document.documentElement.dataset.specimen;
 
 /** The address of a route below the specimen. */

@@ -11,7 +11,7 @@ const isZip = (file) => /zip/.test(file.type) || /\.zip$/i.test(file.name);
 /**
  * Add files to the specimen. Those that cannot be added are listed with the reason.
  *
- * @param {(cells: object[]) => void} added called with the cells of each answer
+ * @param {(answer: object) => void} added called with each answer
  * @param {(words: string) => void} progress
  */
 export async function addFiles(files, added, progress) {
@@ -26,9 +26,9 @@ export async function addFiles(files, added, progress) {
 
 async function addPart(part, added) {
   try {
-    const { items } = await json(route("/cells"), { method: "POST", ...body(part) });
-    added(items.filter(({ cell }) => cell).map(({ cell }) => cell));
-    for (const { name, problem, warning } of items) {
+    const answer = await json(route("/cells"), { method: "POST", ...body(part) });
+    added(answer);
+    for (const { name, problem, warning } of answer.items) {
       if (problem) showProblem(name ?? part[0].name, problemText(problem));
       if (warning) showProblem(name ?? part[0].name, warning);
     }

@@ -23,12 +23,14 @@ export const textOr = (key, otherwise) => catalogue[key] ?? otherwise;
 /** The full name of a class. */
 export const className = (code, name) => textOr(`class.${code}`, name ?? code);
 
-const integers = new Intl.NumberFormat(language);
-const percents = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 });
+/** The browser's region of the page's language, for numbers and dates. */
+const locale = navigator.languages.find((each) => each.split("-")[0] === language) ?? language;
+const integers = new Intl.NumberFormat(locale);
+const percents = new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 });
 const ONE_DIGIT = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
-const precise = new Intl.NumberFormat(language, ONE_DIGIT);
-const precisePercents = new Intl.NumberFormat(language, { style: "percent", ...ONE_DIGIT });
-const times = new Intl.DateTimeFormat(language, {
+const precise = new Intl.NumberFormat(locale, ONE_DIGIT);
+const precisePercents = new Intl.NumberFormat(locale, { style: "percent", ...ONE_DIGIT });
+const times = new Intl.DateTimeFormat(locale, {
   dateStyle: "medium",
   timeStyle: "short",
   timeZone: root.dataset.timeZone || undefined, // the laboratory's zone, else the browser's
@@ -44,7 +46,7 @@ export const precisePercent = (share) => precisePercents.format(share);
 export const oneDigit = (value) => precise.format(value);
 export const dateTime = (value) => times.format(new Date(value));
 /** A calendar day "1964-08-12", which is of no time zone. */
-export const day = (value) => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeZone: "UTC" }).format(new Date(value));
+export const day = (value) => new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeZone: "UTC" }).format(new Date(value));
 
 const ages = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
 const UNITS = [["day", 86_400], ["hour", 3_600], ["minute", 60]]; // prettier-ignore
