@@ -236,10 +236,11 @@ def test_two_people_read_one_specimen_and_nobody_overwrites(browser: Browser, la
     assert [each["code"] for each in lab.cells(specimen)][:3] == [mine, theirs, mine]
 
 
+@pytest.mark.slow
 def test_names_and_comments_with_markup_appear_as_text(browser: Browser, lab: Lab, draw: Draw) -> None:
     texts = xss_texts()
     patient = {"identifier": texts[0], "authority": texts[1], "family": texts[2], "given": texts[3]}
-    specimen = lab.specimen(pictures(draw, 2, 200), number=texts[4], patient=patient, order={"placer_number": texts[5]})
+    specimen = lab.specimen(pictures(draw, 6, 200), number=texts[4], patient=patient, order={"placer_number": texts[5]})
     with at(browser, lab, "lab", who=texts[8]) as visited:
         page = visited.page
         row = page.locator("#rows tr", has_text=texts[4])
@@ -280,6 +281,7 @@ def test_a_signature_says_what_is_missing(browser: Browser, lab: Lab, draw: Draw
         visited.forget_refused_requests(409)
 
 
+@pytest.mark.slow
 def test_a_specimen_is_opened_by_hand(browser: Browser, lab: Lab) -> None:
     taken = lab.http.get("/specimens?limit=1").json()["specimens"] or [{"number": lab.specimen([]) and "BM-1"}]
     with at(browser, lab, "lab?state=all") as visited:
@@ -305,6 +307,7 @@ def test_a_specimen_is_opened_by_hand(browser: Browser, lab: Lab) -> None:
         visited.forget_refused_requests(409)
 
 
+@pytest.mark.slow
 def test_a_specimen_is_read_and_signed_with_the_keyboard(browser: Browser, lab: Lab, draw: Draw) -> None:
     lab.specimen(pictures(draw, 3, 400), number="KEYS-1")
     with at(browser, lab, "lab") as visited:
@@ -330,11 +333,14 @@ def test_a_specimen_is_read_and_signed_with_the_keyboard(browser: Browser, lab: 
         expect(page.locator("#sign-state")).to_have_text("Signed.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "width"),
     [
         ("light", 1280),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("light", 390), ("dark", 1280), ("dark", 390))),
+        ("light", 390),
+        ("dark", 1280),
+        ("dark", 390),
     ],
 )
 def test_axe_finds_nothing_serious(browser: Browser, lab: Lab, draw: Draw, scheme: str, width: int) -> None:

@@ -51,7 +51,7 @@ def start(page: Page, files: dict[str, bytes]) -> None:
 
 @cache
 def _sixty() -> list[bytes]:
-    return known_cells(60, first_seed=900)
+    return known_cells(60)
 
 
 def drawn(count: int) -> dict[str, bytes]:
@@ -257,6 +257,7 @@ def test_a_model_without_attention_shows_evidence(browser: Browser, inert_artefa
             expect(visited.page.locator("#detail-maps input")).to_have_count(2)
 
 
+@pytest.mark.slow
 def test_without_a_key_the_page_says_so(browser: Browser, trusted_artefact: Path, tmp_path: Path) -> None:
     with served(trusted_artefact, keys_file=str(keys_file(tmp_path))) as service:
         service.wait_listening()
