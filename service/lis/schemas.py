@@ -170,6 +170,13 @@ class Specimen(SpecimenSummary):
     versions: list[ReportSummary]
 
 
+class SpecimenRevision(Document):
+    """Whether a specimen has changed. Without patient data, so that asking is not a read for the audit trail."""
+
+    revision: int
+    delivery: MessageState | None = Field(None, description="of its messages the most urgent, as in the worklist")
+
+
 class PreviewedMessage(Document):
     """A message as a receiver would get it, but for its control id and times."""
 

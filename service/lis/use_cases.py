@@ -38,6 +38,7 @@ from service.lis.schemas import (
     SignSpecimen,
     Specimen,
     SpecimenPage,
+    SpecimenRevision,
     SpecimenSummary,
     WithReason,
     Worklist,
@@ -98,6 +99,12 @@ class UseCases:
         """One specimen. Raises UnknownSpecimen."""
         with self.database.reading() as session:
             return self._specimen(session, specimens.get(session, specimen_id))
+
+    def revision(self, specimen_id: str) -> SpecimenRevision:
+        """The specimen's revision and delivery. Raises UnknownSpecimen."""
+        with self.database.reading() as session:
+            row = specimens.get(session, specimen_id)
+            return SpecimenRevision(revision=row.revision, delivery=outbox.most_urgent(session, [row.row]).get(row.row))
 
     def differential(self, specimen_id: str) -> SpecimenDifferential:
         """The current differential. Raises UnknownSpecimen."""

@@ -1,4 +1,4 @@
-"""`GET /`, `/lab/…` and `/static/…`: pages for people, from files of the package, because laboratories have no internet."""
+"""`GET /`, `/lab/…` and `/static/…`: pages for people, from files of the package, without internet."""
 
 from typing import Annotated
 

@@ -30,6 +30,7 @@ from service.lis.schemas import (
     SignSpecimen,
     Specimen,
     SpecimenPage,
+    SpecimenRevision,
     WithReason,
 )
 from service.lis.storage.states import State
@@ -95,6 +96,12 @@ async def list_specimens(
 async def look_at_specimen(specimen_id: SpecimenId, lab: CurrentLaboratory) -> Specimen:
     """Patient, order, current differential, reports, and the delivery of each report."""
     return await lab.query(lab.use_cases.get, specimen_id)
+
+
+@_read("/{specimen_id}/revision", "See whether a specimen has changed", dependencies=[])
+async def specimen_revision(specimen_id: SpecimenId, lab: CurrentLaboratory) -> SpecimenRevision:
+    """For clients that poll. It holds no patient data, so MARROWLENS_LIS_AUDIT_READS writes no row for it."""
+    return await lab.query(lab.use_cases.revision, specimen_id)
 
 
 @_change("/{specimen_id}", "Change a specimen's data", examples.CHANGE, examples.SPECIMEN, method="PATCH")

@@ -22,6 +22,7 @@ ROUTES = {
     ("post", "/classify/batch"),
     ("post", "/classify/differential"),
     ("get", "/worklist"),
+    ("get", "/specimens/{specimen_id}/revision"),
     ("post", "/specimens/{specimen_id}/preview"),
     ("get", "/model"),
     ("post", "/model/reload"),
@@ -63,7 +64,7 @@ PROTOCOL = {
 LABORATORY = {
     *("open_specimen", "list_specimens", "look_at_specimen", "change_specimen", "cancel_specimen"),
     *("add_cells", "list_cells", "look_at_cell", "see_cell", "read_cells", "running_differential"),
-    *("worklist", "preview_report"),
+    *("worklist", "preview_report", "specimen_revision"),
     *("report_preliminarily", "sign_specimen", "amend_specimen", "read_report", "audit_trail"),
 }
 

@@ -63,6 +63,16 @@ def test_the_worklist_is_filtered_by_states_and_shows_the_most_urgent_message(fr
     assert (entry.delivery, entry.reports) == (MessageState.DEAD, 2)
 
 
+def test_the_revision_tells_changes_and_deliveries(front: UseCases, artefact: Path) -> None:
+    specimen, revision = with_cells(front, artefact, "BM-1", "PMO")
+    assert (front.revision(specimen).revision, front.revision(specimen).delivery) == (revision, None)
+    front.sign(specimen, sign_request(revision), WHO)
+    assert (front.revision(specimen).revision, front.revision(specimen).delivery) == (
+        revision + 1,
+        MessageState.WAITING,
+    )
+
+
 def test_a_preview_is_what_a_signature_sends_and_leaves_nothing(front: UseCases, artefact: Path) -> None:
     specimen, revision = with_cells(front, artefact, "BM-1", "PMO", "NGS")
     before = (front.get(specimen), front.audit_trail(specimen))

@@ -15,15 +15,18 @@ export const route = (rest = "") => `specimens/${id}${rest}`;
 export const loadSpecimen = () => json(route());
 
 /**
- * Watch for changes by others.
+ * Watch for changes by others. Only a change reads the specimen again, so that waiting is no read of patient data.
  *
  * @param {() => object} current the specimen as it is shown
- * @param {(specimen: object) => Promise<void>} changed called with the specimen if it differs
+ * @param {(specimen: object) => Promise<void>} changed called with the specimen after a change
  */
 export function watch(current, changed) {
+  let delivery; // as it was last seen
   poll(async () => {
-    const found = await loadSpecimen();
-    if (JSON.stringify(found) !== JSON.stringify(current())) await changed(found);
+    const found = await json(route("/revision"));
+    const isSame = found.revision === current().revision && found.delivery === delivery;
+    if (!isSame) await changed(await loadSpecimen());
+    delivery = found.delivery;
   }, POLL_S);
 }
 
