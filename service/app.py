@@ -28,7 +28,7 @@ from service.concurrency.thread_pools import TELEMETRY
 from service.config.lis import LaboratoryConfigError, unused_connection
 from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import ModelRegistry
-from service.lis.api import cell_routes, worklist_routes
+from service.lis.api import cell_routes, message_routes, worklist_routes
 from service.lis.api import routes as specimen_routes
 from service.runtime.loader import load_session
 from service.runtime.session import Session
@@ -48,6 +48,7 @@ ROUTES = (
     differential,
     specimen_routes,
     cell_routes,
+    message_routes,
     worklist_routes,
     model,
     v2,

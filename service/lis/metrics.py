@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from service.lis.storage.outbox import Depth
 from service.telemetry.metric_registry import MetricRegistry
 
-Action = Literal["open", "change", "add", "read", "preliminary", "sign", "amend", "cancel"]
+Action = Literal["open", "change", "add", "read", "preliminary", "sign", "amend", "cancel", "retry", "drop"]
 OrderOutcome = Literal["taken", "repeated", "refused"]
 DeliveryOutcome = Literal["delivered", "rejected", "unanswered"]
 ChannelName = Literal["hl7", "fhir", "astm"]

@@ -79,6 +79,12 @@ class WithReason(_WithRevision):
     reason: Text
 
 
+class Reason(RequestBody):
+    """Why a message is given up."""
+
+    reason: Text
+
+
 class ReadCells(RequestBody):
     """Readings of several cells: all are stored, or none."""
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from model.contract import Manifest
 from service.api.schemas import Document, TopClass
 from service.auth.identity import Actor
-from service.errors import CellTaken
+from service.errors import CellTaken, Conflict, UnknownSpecimen
 from service.lis.domain import cells, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import Order, Report, SpecimenDifferential, edited_order, without_collection_time
@@ -33,6 +33,7 @@ from service.lis.schemas import (
     PreviewedMessage,
     ReadAnswer,
     ReadCells,
+    Reason,
     ReportSpecimen,
     ReportSummary,
     SignSpecimen,
@@ -48,7 +49,7 @@ from service.lis.storage import audit, outbox
 from service.lis.storage.audit import IDENTITY
 from service.lis.storage.database import Database
 from service.lis.storage.states import MessageState, State
-from service.lis.storage.tables import AuditRow, CellRow, SpecimenRow, Table
+from service.lis.storage.tables import AuditRow, CellRow, MessageRow, SpecimenRow, Table
 
 #: Fields that a change may set to null.
 CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_at", "megakaryocytes")
@@ -169,6 +170,35 @@ class UseCases:
             specimens.amend(session, row, actor, request.reason)
             return self._specimen(session, row)
 
+    def retry_message(self, specimen_id: str, control_id: str, actor: Actor) -> Specimen:
+        """Send a dead letter again: the same bytes. Raises UnknownSpecimen, Conflict."""
+        with self.database.writing() as session:
+            row = specimens.get(session, specimen_id)
+            message = _message(session, row, control_id)
+            if message.state != MessageState.DEAD:
+                raise Conflict(f"the message is {message.state}; only a dead letter can be sent again")
+            retry_for = next((each.retry_for for each in self.channels if each.name == message.channel), None)
+            if retry_for is None:
+                raise Conflict(f"no receiver is configured for {message.channel}; configure it, or drop the message")
+            try:
+                outbox.requeue(session, message, actor, retry_for)
+            except outbox.LaterReportSent:
+                raise Conflict("the receiver may have a later report of the specimen; drop this message") from None
+            return self._specimen(session, row)
+
+    def drop_message(self, specimen_id: str, control_id: str, request: Reason, actor: Actor) -> Specimen:
+        """Give up on a waiting or dead message; its report stays. Raises UnknownSpecimen, Conflict."""
+        with self.database.writing() as session:
+            row = specimens.get(session, specimen_id)
+            message = _message(session, row, control_id)
+            if message.state in (MessageState.DELIVERED, MessageState.DROPPED):
+                raise Conflict(f"the message is {message.state}; only an undelivered one can be dropped")
+            try:
+                outbox.drop(session, message, actor, request.reason)
+            except outbox.DeliveryInProgress:
+                raise Conflict("the message is being sent; try again in a minute") from None
+            return self._specimen(session, row)
+
     def picture_hashes(self, specimen_id: str) -> set[str]:
         """SHA-256 of every picture of the specimen. Raises UnknownSpecimen, WrongState."""
         with self.database.reading() as session:
@@ -272,6 +302,13 @@ class UseCases:
         decided = {"reasons": row.reasons, "prediction_set": row.prediction_set} if row.decision else {}
         computed = {"reasons": None, "prediction_set": None} | decided
         return _document(Cell, row, top=top, waits=waits, **computed)
+
+
+def _message(session: Session, specimen: SpecimenRow, control_id: str) -> MessageRow:
+    message = outbox.lock_message(session, control_id)
+    if message is None or message.specimen != specimen.row:
+        raise UnknownSpecimen("message")
+    return message
 
 
 def _document(document: type[D], row: Table, **computed: object) -> D:

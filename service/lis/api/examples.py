@@ -97,6 +97,7 @@ OPEN: Json = {
 CHANGE: Json = {"revision": 3, "megakaryocytes": 14}
 SIGN: Json = {"revision": 4, "comment": "No blasts in excess."}
 REASON: Json = {"revision": 5, "reason": "two blasts were read again"}
+GIVEN_UP: Json = {"reason": "the ward has the report on paper"}
 SEEN: Json = {"revision": 3}
 READ: Json = {
     "readings": [

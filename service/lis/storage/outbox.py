@@ -172,8 +172,8 @@ def messages_of_report(session: Session, report: ReportRow) -> Sequence[MessageR
     return session.scalars(select(MessageRow).where(MessageRow.report == report.row).order_by(MessageRow.row)).all()
 
 
-#: States of messages by how much they need a person.
-_BY_URGENCY = (MessageState.DEAD, MessageState.WAITING, MessageState.DELIVERED, MessageState.DROPPED)
+#: States that need no person, the more urgent first. A message in any other state comes before them.
+_CALM = (MessageState.WAITING, MessageState.DELIVERED, MessageState.DROPPED)
 
 
 def most_urgent(session: Session, specimens: Sequence[int]) -> dict[int, MessageState]:
@@ -182,8 +182,12 @@ def most_urgent(session: Session, specimens: Sequence[int]) -> dict[int, Message
     found: dict[int, MessageState] = {}
     for specimen, text in session.execute(wanted):
         state = MessageState(text)
-        found[specimen] = min(found.get(specimen, state), state, key=_BY_URGENCY.index)
+        found[specimen] = min(found.get(specimen, state), state, key=_calmness)
     return found
+
+
+def _calmness(state: MessageState) -> int:
+    return _CALM.index(state) if state in _CALM else -1
 
 
 def lock_message(session: Session, control_id: str) -> MessageRow | None:

@@ -22,6 +22,8 @@ ROUTES = {
     ("post", "/classify/batch"),
     ("post", "/classify/differential"),
     ("get", "/worklist"),
+    ("post", "/specimens/{specimen_id}/messages/{control_id}/retry"),
+    ("post", "/specimens/{specimen_id}/messages/{control_id}/drop"),
     ("get", "/specimens/{specimen_id}/revision"),
     ("post", "/specimens/{specimen_id}/preview"),
     ("get", "/model"),
@@ -64,7 +66,7 @@ PROTOCOL = {
 LABORATORY = {
     *("open_specimen", "list_specimens", "look_at_specimen", "change_specimen", "cancel_specimen"),
     *("add_cells", "list_cells", "look_at_cell", "see_cell", "read_cells", "running_differential"),
-    *("worklist", "preview_report", "specimen_revision"),
+    *("worklist", "preview_report", "specimen_revision", "retry_message", "drop_message"),
     *("report_preliminarily", "sign_specimen", "amend_specimen", "read_report", "audit_trail"),
 }
 
@@ -204,4 +206,4 @@ def test_the_laboratorys_examples_are_what_its_routes_take_and_answer(found: dic
                 whole = {**content["schema"], "components": {"schemas": schemas}}
                 jsonschema_rs.validate(whole, content["example"])
                 shown += 1
-    assert shown == 20
+    assert shown == 23

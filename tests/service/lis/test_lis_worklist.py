@@ -1,13 +1,14 @@
-"""The worklist, and the preview of a signature."""
+"""The worklist, the preview of a signature, and messages that were not delivered."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from lab import classified, manifest, open_request, sign_request, use_cases, user
 
-from service.errors import NotReviewed, StaleRevision, WrongState
-from service.lis.schemas import WithReason
+from service.errors import Conflict, NotReviewed, StaleRevision, UnknownSpecimen, WrongState
+from service.lis.schemas import Reason, WithReason
 from service.lis.storage import outbox
 from service.lis.storage.states import MessageState, State
 from service.lis.use_cases import UseCases
@@ -99,3 +100,44 @@ def test_a_preview_is_refused_as_the_signature_is(front: UseCases, artefact: Pat
     front.sign(specimen, sign_request(revision, accept_unread=True), WHO)
     with pytest.raises(WrongState):
         front.preview(specimen, sign_request(revision + 1, accept_unread=True), WHO)
+
+
+def rejected(front: UseCases, specimen: str) -> str:
+    """Let the receiver reject the specimen's waiting message; its control id."""
+    with front.database.writing() as session:
+        [message] = outbox.list_messages(session, [MessageState.WAITING], 10)
+        outbox.mark_rejected(session, message.row, "AE", "MSA|AE")
+    assert front.revision(specimen).delivery == MessageState.DEAD
+    return message.control_id
+
+
+def test_a_dead_letter_is_sent_again_or_given_up(front: UseCases, artefact: Path) -> None:
+    specimen, revision = with_cells(front, artefact, "BM-1", "PMO")
+    other, _ = with_cells(front, artefact, "BM-2", "PMO")
+    front.sign(specimen, sign_request(revision), WHO)
+    control_id = rejected(front, specimen)
+    with pytest.raises(UnknownSpecimen):
+        front.retry_message(other, control_id, WHO)
+    [message] = front.retry_message(specimen, control_id, WHO).versions[0].messages
+    assert (message.state, message.control_id) == (MessageState.WAITING, control_id)
+    with pytest.raises(Conflict, match="only a dead letter"):
+        front.retry_message(specimen, control_id, WHO)
+    rejected(front, specimen)
+    [message] = front.drop_message(specimen, control_id, Reason(reason="on paper"), WHO).versions[0].messages
+    assert (message.state, message.reason) == (MessageState.DROPPED, "dropped: on paper")
+    with pytest.raises(Conflict, match="only an undelivered one"):
+        front.drop_message(specimen, control_id, Reason(reason="again"), WHO)
+
+
+def test_a_report_that_a_later_one_has_overtaken_is_not_sent_again(front: UseCases, artefact: Path) -> None:
+    specimen, revision = with_cells(front, artefact, "BM-1", "PMO")
+    front.sign(specimen, sign_request(revision), WHO)
+    control_id = rejected(front, specimen)
+    front.amend(specimen, WithReason(revision=revision + 1, reason="again"), WHO)
+    front.sign(specimen, sign_request(revision + 2), WHO)
+    with front.database.writing() as session:
+        [later] = outbox.list_messages(session, [MessageState.WAITING], 10)
+        claimed = outbox.claim(session, later.channel, "worker", timedelta(minutes=1))
+        assert claimed is not None
+    with pytest.raises(Conflict, match="later report"):
+        front.retry_message(specimen, control_id, WHO)

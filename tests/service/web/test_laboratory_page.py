@@ -18,7 +18,7 @@ from laboratory import OBR, ORC, PID, SPM, order
 from playwright.sync_api import Browser, Page, expect
 from receivers import Receiver, node_receiver
 from serving import served
-from signed_specimens import ordered
+from signed_specimens import ordered, state, until
 
 WHO = "Dr. A. Beispiel"
 LOADED = "[aria-busy=false]"
@@ -68,6 +68,7 @@ def lab(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[La
             "lis_pictures": str(folder / "pictures"),
             "lis_hl7_listen": f"127.0.0.1:{port}",
             "lis_hl7_to": f"127.0.0.1:{receiver.port}",
+            "lis_target_cells": "1",
         }
         with served(artefact, **settings) as service:
             service.wait_listening()
@@ -402,3 +403,30 @@ def test_without_a_laboratory_the_page_says_so(browser: Browser, artefact: Path)
             visited.page.goto(f"{service.url}/lab")
             expect(visited.page.locator("#alert")).to_contain_text("MARROWLENS_LIS_DATABASE")
             visited.forget_refused_requests(404)
+
+
+@pytest.mark.slow
+def test_a_report_that_did_not_arrive_is_sent_again_or_given_up(
+    browser: Browser, artefact: Path, draw: Draw, tmp_path: Path
+) -> None:
+    with node_receiver("simple-hl7-receiver.js", tmp_path, "AE") as receiver:
+        settings = {"lis_database": f"sqlite:///{tmp_path / 'lab.db'}", "lis_hl7_to": f"127.0.0.1:{receiver.port}"}
+        with served(artefact, **settings, lis_target_cells="1") as service:
+            service.wait_listening()
+            with httpx.Client(base_url=service.url, headers={"X-Acting-User": WHO}, timeout=60) as http:
+                rejecting = Lab(service.url, 0, receiver, http)
+                specimen = rejecting.specimen(pictures(draw, 2, 800))
+                signature = {"revision": 2, "accept_unread": True}
+                assert http.post(f"/specimens/{specimen}/sign", json=signature).status_code == 200
+                with at(browser, rejecting, f"lab/{specimen}/report") as visited:
+                    page, message = visited.page, visited.page.locator("#versions li li")
+                    expect(message).to_contain_text("Not delivered")
+                    expect(message).to_contain_text("AE")
+                    with page.expect_response("**/retry"):
+                        message.get_by_text("Send again").click()
+                    until(http, f"/specimens/{specimen}", lambda found: state(found) == ["dead"])
+                    message.get_by_text("Give up").click()
+                    page.fill("#drop-reason", "on paper")
+                    page.keyboard.press("Enter")
+                    expect(message).to_contain_text("Given up")
+    assert len(receiver.received()) == 2

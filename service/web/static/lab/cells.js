@@ -35,14 +35,16 @@ export class Cells {
    * @param {number} revision of the specimen, known before the cells are read
    */
   async load(revision = this.revision) {
-    const changed = [];
+    const said = [];
     for (let after = 0; after !== undefined; ) {
       const page = await json(route(`/cells?limit=${PAGE}&after=${after}`));
-      changed.push(...this.apply(page.cells));
+      said.push(...page.cells);
       after = page.next;
     }
+    const there = new Set(said.map(({ place }) => place));
+    for (const place of this.byPlace.keys()) if (!there.has(place)) this.byPlace.delete(place);
     this.revision = revision;
-    return changed;
+    return this.apply(said);
   }
 
   /** Take cells as the service has just said; the places of those that differ from what was known. */

@@ -12,7 +12,7 @@ import { showTrail } from "./trail.js";
 import { showChanges, showVersions } from "./versions.js";
 
 let specimen = null;
-/** Fields of a signature that the person has accepted, by the reason for which it was refused. */
+/** Fields of a signature that a person accepts. */
 const ACCEPTS = ["accept_unread", "accept_below_target"];
 
 async function showAll(found) {
@@ -21,7 +21,7 @@ async function showAll(found) {
   showHead(specimen);
   showDifferential(specimen.differential);
   showForms(isFirst);
-  showVersions(specimen);
+  showVersions(specimen, deliveries);
   await Promise.all([showChanges(specimen), showTrail()]);
 }
 
@@ -113,6 +113,29 @@ async function amend() {
     byId("amend-reason").value = "";
     await showAll(await loadSpecimen());
   });
+}
+
+async function retry(id) {
+  if ((await requirePerson()) === null) return;
+  await showAll(await json(route(`/messages/${id}/retry`), { method: "POST" }));
+}
+
+async function drop(id) {
+  const reason = await askDropReason();
+  if (!reason || (await requirePerson()) === null) return;
+  await showAll(await json(route(`/messages/${id}/drop`), { data: { reason } }));
+}
+
+const deliveries = { retry: alerting(retry), drop: alerting(drop) };
+
+/** Why a message is given up; "" if the person does not give it up. */
+function askDropReason() {
+  const dialog = byId("drop-dialog");
+  byId("drop-reason").value = dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) =>
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "save" ? byId("drop-reason").value.trim() : ""), { once: true }),
+  );
 }
 
 async function changeMegakaryocytes() {

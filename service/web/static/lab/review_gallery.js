@@ -41,7 +41,7 @@ export class ReviewGallery {
   get shown() {
     const { only, code } = this.filters;
     const all = this.order.map((place) => this.cells.byPlace.get(place));
-    return all.filter((cell) => ONLY[only](cell) && (!code || cell.code === code));
+    return all.filter((cell) => cell && ONLY[only](cell) && (!code || cell.code === code));
   }
 
   /** The cells that an action is for: the chosen ones, else the one with the focus. */

@@ -5,30 +5,39 @@ import { byId, element } from "../page/element.js";
 import { className, dateTime, number, oneDigit, text, textOr } from "../page/texts.js";
 import { route } from "./specimen.js";
 
-export function showVersions({ versions }) {
+/** @param {{retry: (id: string) => void, drop: (id: string) => void}} actions for messages that were not delivered */
+export function showVersions({ versions }, actions) {
   byId("versions-none").hidden = versions.length > 0;
-  byId("versions").replaceChildren(...[...versions].reverse().map(version));
+  byId("versions").replaceChildren(...[...versions].reverse().map((each) => version(each, actions)));
 }
 
-function version({ version: count, status, created_at: created, messages }) {
+function version({ version: count, status, created_at: created, messages }, actions) {
   return element(
     "li",
     {},
     element("b", {}, text(`report.status.${status}`)),
     ` · ${text("report.version", { version: count })} · ${dateTime(created)} · `,
     element("a", { href: address(route(`/reports/${count}`)) }, "JSON"),
-    element("ul", {}, messages.map(delivery)),
+    element("ul", {}, messages.map((message) => delivery(message, actions))),
   );
 }
 
-function delivery({ channel, state, attempts, reason, control_id: id }) {
+function delivery({ channel, state, attempts, reason, control_id: id }, { retry, drop }) {
+  const needsPerson = state !== "delivered" && state !== "dropped";
   return element(
     "li",
     {},
     element("span", { class: `chip delivery-${state}` }, text(`delivery.${state}`)),
     ` ${textOr(`channel.${channel}`, channel)} · ${text("delivery.attempts", { count: attempts })}`,
     reason && element("p", { class: "fine as-written" }, reason),
-    state === "dead" && element("p", { class: "fine" }, text("delivery.dead.how", { id })),
+    state === "dead" && element("p", { class: "fine" }, text("delivery.dead.how")),
+    needsPerson &&
+      element(
+        "div",
+        { class: "actions" },
+        state === "dead" && element("button", { type: "button", class: "small", onclick: () => retry(id) }, text("delivery.retry")),
+        element("button", { type: "button", class: "small", onclick: () => drop(id) }, text("delivery.drop")),
+      ),
   );
 }
 
