@@ -244,7 +244,7 @@ def merged(as_json: AsJson = False) -> None:
 
 
 def _merged(session: Session) -> Sequence[SpecimenRow]:
-    return specimens.list_page(session, state=None, number=None, patient=None, merged=True, before=None, limit=_ALL)
+    return specimens.list_page(session, states=(), number=None, patient=None, merged=True, before=None, limit=_ALL)
 
 
 @lis.command()

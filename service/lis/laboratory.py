@@ -168,14 +168,14 @@ class Laboratory:
         await _wait(closing, _CANCEL_S)
 
     async def execute(self, what: Action, action: Callable[..., Result], *arguments: object) -> Result:
-        """Run a use case that changes something, in a thread, and count it. New reports are sent at once.
+        """Run a use case that changes something, in a thread, and count it. Reports are sent at once.
 
         Raises:
             StorageUnavailable: as `query`.
         """
         result = await self.query(action, *arguments)
         self.metrics.count_action(what)
-        if what in ("sign", "preliminary"):
+        if what in ("sign", "preliminary", "retry"):
             for worker in self._workers:
                 worker.wake()
         return result

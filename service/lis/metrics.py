@@ -7,7 +7,19 @@ from service.lis.storage.outbox import Depth
 from service.telemetry.metric_registry import MetricRegistry
 
 Action = Literal[
-    "open", "change", "add", "read", "second_reading", "preliminary", "sign", "amend", "cancel", "remove", "erase"
+    "open",
+    "change",
+    "add",
+    "read",
+    "second_reading",
+    "preliminary",
+    "sign",
+    "amend",
+    "cancel",
+    "remove",
+    "erase",
+    "retry",
+    "drop",
 ]
 OrderOutcome = Literal["taken", "repeated", "refused"]
 DeliveryOutcome = Literal["delivered", "rejected", "unanswered"]

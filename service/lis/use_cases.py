@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from model.contract import Manifest
 from service.api.schemas import Document, TopClass
 from service.auth.identity import Actor
-from service.errors import CellTaken, UnknownSpecimen
+from service.errors import CellTaken, Conflict, UnknownSpecimen
 from service.lis.agreement import agreement_of
 from service.lis.domain import cells, erasure, read_cells, second_reading, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
@@ -40,22 +40,28 @@ from service.lis.schemas import (
     ChangeSpecimen,
     ConfirmCells,
     OpenSpecimen,
+    Preview,
+    PreviewedMessage,
     ReadAnswer,
     ReadCells,
+    Reason,
     ReportSpecimen,
     ReportSummary,
     SecondReading,
     SignSpecimen,
     Specimen,
     SpecimenPage,
+    SpecimenRevision,
     SpecimenSummary,
     WithReason,
+    Worklist,
+    WorklistEntry,
 )
 from service.lis.storage import audit, outbox
 from service.lis.storage.audit import IDENTITY
 from service.lis.storage.database import Database
-from service.lis.storage.states import State
-from service.lis.storage.tables import AuditRow, CellRow, SpecimenRow, Table
+from service.lis.storage.states import MessageState, State
+from service.lis.storage.tables import AuditRow, CellRow, MessageRow, SpecimenRow, Table
 from service.lis.training_list import ReadCell
 
 #: Fields that a change may set to null.
@@ -125,7 +131,7 @@ class UseCases:
         with self.database.reading() as session:
             rows = specimens.list_page(
                 session,
-                state=state,
+                states=[state] if state else (),
                 number=number,
                 patient=patient,
                 merged=merged,
@@ -136,10 +142,27 @@ class UseCases:
         following = page[-1].row if len(rows) > limit else None
         return SpecimenPage(specimens=[SpecimenSummary.model_validate(row) for row in page], next=following)
 
+    def worklist(self, states: Sequence[State], number: str | None, before: int | None, limit: int) -> Worklist:
+        """A page of specimens with patient, progress and delivery, newest first."""
+        with self.database.reading() as session:
+            rows = specimens.list_page(
+                session, states=states, number=number, patient=None, merged=False, before=before, limit=limit + 1
+            )
+            page = rows[:limit]
+            deliveries = outbox.most_urgent(session, [row.row for row in page])
+            entries = [self._entry(session, row, deliveries.get(row.row)) for row in page]
+        return Worklist(specimens=entries, next=page[-1].row if len(rows) > limit else None)
+
     def get(self, specimen_id: str) -> Specimen:
         """One specimen. Raises UnknownSpecimen."""
         with self.database.reading() as session:
             return self._specimen(session, specimens.get(session, specimen_id))
+
+    def revision(self, specimen_id: str) -> SpecimenRevision:
+        """The specimen's revision and delivery. Raises UnknownSpecimen."""
+        with self.database.reading() as session:
+            row = specimens.get(session, specimen_id)
+            return SpecimenRevision(revision=row.revision, delivery=outbox.most_urgent(session, [row.row]).get(row.row))
 
     def differential(self, specimen_id: str) -> SpecimenDifferential:
         """The current differential. Raises UnknownSpecimen."""
@@ -184,9 +207,17 @@ class UseCases:
         with self.database.writing() as session:
             allowed = "only an open or amended specimen can be signed"
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
-            second = second_reading.second_reader(session, row, actor) if self._needs_second_reader else None
-            signature = Signature(actor, request.comment, request.accept_unread, request.accept_below_target, second)
-            return signing.sign(session, row, signature, self.rules, self.channels, self.content)
+            return self._sign(session, row, request, actor)
+
+    def preview(self, specimen_id: str, request: SignSpecimen, actor: Actor) -> Preview:
+        """What `sign` would write and send: the same transaction, rolled back. Raises as `sign`."""
+        with self.database.writing() as session:
+            row = specimens.lock(session, specimen_id, revision=request.revision, allowed="sign only what is open")
+            report = self._sign(session, row, request, actor)
+            written = outbox.messages_of_report(session, signing.get_report(session, row, report.version))
+            messages = [PreviewedMessage(channel=each.channel, message=each.message) for each in written]
+            session.rollback()
+        return Preview(report=report, messages=messages)
 
     def confirm(self, specimen_id: str, request: ConfirmCells, actor: Actor) -> Specimen:
         """Confirm the cells as a second reader. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
@@ -211,6 +242,35 @@ class UseCases:
             row = specimens.lock(session, specimen_id, *erasure.ERASABLE, revision=request.revision, allowed=allowed)
             pictures = erasure.erase(session, row, actor, request.reason)
             return self._specimen(session, row), pictures
+
+    def retry_message(self, specimen_id: str, control_id: str, actor: Actor) -> Specimen:
+        """Send a dead letter or a held message: the same bytes. Raises UnknownSpecimen, Conflict."""
+        with self.database.writing() as session:
+            row = specimens.get(session, specimen_id)
+            message = _message(session, row, control_id)
+            if message.state not in (MessageState.DEAD, MessageState.HELD):
+                raise Conflict(f"the message is {message.state}; send only a dead or a held one again")
+            retry_for = next((each.retry_for for each in self.channels if each.name == message.channel), None)
+            if retry_for is None:
+                raise Conflict(f"no receiver is configured for {message.channel}; configure it, or drop the message")
+            try:
+                outbox.requeue(session, message, actor, retry_for)
+            except outbox.LaterReportSent:
+                raise Conflict("the specimen has a later report; drop this message") from None
+            return self._specimen(session, row)
+
+    def drop_message(self, specimen_id: str, control_id: str, request: Reason, actor: Actor) -> Specimen:
+        """Give up on an undelivered message; its report stays. Raises UnknownSpecimen, Conflict."""
+        with self.database.writing() as session:
+            row = specimens.get(session, specimen_id)
+            message = _message(session, row, control_id)
+            if message.state in (MessageState.DELIVERED, MessageState.DROPPED):
+                raise Conflict(f"the message is {message.state}; only an undelivered one can be dropped")
+            try:
+                outbox.drop(session, message, actor, request.reason)
+            except outbox.DeliveryInProgress:
+                raise Conflict("the message is being sent; try again in a minute") from None
+            return self._specimen(session, row)
 
     def picture_hashes(self, specimen_id: str) -> set[str]:
         """SHA-256 of every picture of the specimen. Raises UnknownSpecimen, WrongState."""
@@ -312,6 +372,17 @@ class UseCases:
     def _differential(self, session: Session, row: SpecimenRow) -> SpecimenDifferential:
         return signing.differential_of(row, cells.count(session, row, self.rules), self.rules)
 
+    def _sign(self, session: Session, row: SpecimenRow, request: SignSpecimen, actor: Actor) -> Report:
+        second = second_reading.second_reader(session, row, actor) if self._needs_second_reader else None
+        signature = Signature(actor, request.comment, request.accept_unread, request.accept_below_target, second)
+        return signing.sign(session, row, signature, self.rules, self.channels, self.content)
+
+    def _entry(self, session: Session, row: SpecimenRow, delivery: MessageState | None) -> WorklistEntry:
+        found = self._differential(session, row)
+        return _document(
+            WorklistEntry, row, counted=found.counted, waiting_review=found.waiting_review, delivery=delivery
+        )
+
     def _specimen(self, session: Session, row: SpecimenRow) -> Specimen:
         versions = [
             _document(ReportSummary, report, messages=outbox.messages_of_report(session, report))
@@ -340,6 +411,13 @@ class UseCases:
         decided = {"reasons": row.reasons, "prediction_set": row.prediction_set} if row.decision else {}
         computed = {"reasons": None, "prediction_set": None} | decided
         return _document(Cell, row, top=top, waits=waits, **computed)
+
+
+def _message(session: Session, specimen: SpecimenRow, control_id: str) -> MessageRow:
+    message = outbox.lock_message(session, control_id)
+    if message is None or message.specimen != specimen.row:
+        raise UnknownSpecimen("message")
+    return message
 
 
 def _document(document: type[D], row: Table, **computed: object) -> D:

@@ -27,12 +27,14 @@ from service.lis.schemas import (
     ChangeSpecimen,
     ConfirmCells,
     OpenSpecimen,
+    Preview,
     ReadAnswer,
     ReadCells,
     ReportSpecimen,
     SignSpecimen,
     Specimen,
     SpecimenPage,
+    SpecimenRevision,
     WithReason,
 )
 from service.lis.storage.states import State
@@ -119,6 +121,12 @@ async def list_specimens(
 async def look_at_specimen(specimen_id: SpecimenId, lab: CurrentLaboratory) -> Specimen:
     """Patient, order, current differential, reports, and the delivery of each report."""
     return await lab.query(lab.use_cases.get, specimen_id)
+
+
+@_read("/{specimen_id}/revision", "See whether a specimen has changed", dependencies=[])
+async def specimen_revision(specimen_id: SpecimenId, lab: CurrentLaboratory) -> SpecimenRevision:
+    """For clients that poll. It holds no patient data, so MARROWLENS_LIS_AUDIT_READS writes no row for it."""
+    return await lab.query(lab.use_cases.revision, specimen_id)
 
 
 @_change("/{specimen_id}", "Change a specimen's data", examples.CHANGE, examples.SPECIMEN, method="PATCH")
@@ -208,6 +216,14 @@ async def sign_specimen(
 ) -> Report:
     """The report becomes final, or corrected after an amendment, and is sent. Only a person may sign."""
     return await lab.execute("sign", lab.use_cases.sign, specimen_id, body, actor)
+
+
+@_change("/{specimen_id}/preview", "See what a signature would send", examples.SIGN, examples.PREVIEW)
+async def preview_report(
+    specimen_id: SpecimenId, body: SignSpecimen, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Preview:
+    """The report and its messages as `sign` would write them now. Nothing is stored or sent; refused as `sign` is."""
+    return await lab.query(lab.use_cases.preview, specimen_id, body, actor)
 
 
 @_change("/{specimen_id}/erase", "Erase a patient's data", examples.ERASE, examples.ERASED)

@@ -163,7 +163,7 @@ def check_state(row: SpecimenRow, states: Sequence[State], allowed: str = _CELLS
 def list_page(
     session: Session,
     *,
-    state: State | None,
+    states: Sequence[State],
     number: str | None,
     patient: str | None,
     merged: bool,
@@ -173,11 +173,12 @@ def list_page(
     """A page of specimens, newest first; `before` is the last `row` of the previous page.
 
     Args:
+        states: none: in any state.
         merged: only signed specimens that wait for an amendment, because their patient was merged.
     """
     wanted: list[ColumnElement[bool]] = []
-    if state is not None:
-        wanted.append(SpecimenRow.state == state)
+    if states:
+        wanted.append(SpecimenRow.state.in_(states))
     if number is not None:
         wanted.append(SpecimenRow.number == number)
     if merged:

@@ -20,6 +20,12 @@ FILE = ROOT / "openapi.json"
 ROUTES = {
     ("post", "/classify"),
     ("post", "/classify/batch"),
+    ("post", "/classify/differential"),
+    ("get", "/worklist"),
+    ("post", "/specimens/{specimen_id}/messages/{control_id}/retry"),
+    ("post", "/specimens/{specimen_id}/messages/{control_id}/drop"),
+    ("get", "/specimens/{specimen_id}/revision"),
+    ("post", "/specimens/{specimen_id}/preview"),
     ("get", "/model"),
     ("post", "/model/reload"),
     ("get", "/classes"),
@@ -57,7 +63,7 @@ ROUTES = {
     ("get", "/v2/models/{name}/versions/{version}/ready"),
     ("post", "/v2/models/{name}/versions/{version}/infer"),
 }
-NATIVE = {"classes", "classify", "classify_batch", "live", "metrics", "model", "ready", "reload"}
+NATIVE = {"count_cells", "classes", "classify", "classify_batch", "live", "metrics", "model", "ready", "reload"}
 PROTOCOL = {
     *("server_metadata", "server_live", "server_ready", "inference", "inference_version"),
     *("inference_model", "inference_model_version", "inference_model_ready", "inference_model_version_ready"),
@@ -67,6 +73,7 @@ LABORATORY = {
     *("open_specimen", "list_specimens", "look_at_specimen", "change_specimen", "cancel_specimen"),
     *("add_cells", "list_cells", "look_at_cell", "see_cell", "read_cells", "running_differential"),
     *("confirm_cells", "export_readings", "reading_agreement"),
+    *("worklist", "preview_report", "specimen_revision", "retry_message", "drop_message"),
     *("report_preliminarily", "sign_specimen", "amend_specimen", "read_report", "audit_trail"),
 }
 
@@ -212,3 +219,4 @@ def test_the_laboratorys_examples_are_what_its_routes_take_and_answer(found: dic
                 jsonschema_rs.validate(whole, content["example"])
                 shown += 1
     assert shown == 20
+    assert shown == 23

@@ -52,6 +52,8 @@ def test_every_look_leaves_one_row_with_who_and_what_and_none_of_the_data(
         added = http.post(f"{at}/cells", files={"images": draw(1)}, headers=WHO).json()
         signed = {"revision": added["revision"], "accept_unread": True, "accept_below_target": True}
         assert http.post(f"{at}/sign", json=signed, headers=WHO).status_code == 200
+        polled = http.get(f"{at}/revision")  # without a name: it holds no data
+        assert polled.json() == {"revision": added["revision"] + 1}
         assert rows(database_url, "look") == []
         looks = {
             "": "specimen",
