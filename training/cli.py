@@ -25,7 +25,6 @@ from training.commands.configuration import classes_toml, command_arguments, rea
 from training.commands.review import DataRoot
 from training.config import read_config
 from training.data.index import counts_table, index_data, summary_lines
-from training.data.near_duplicates import write_near_duplicates
 from training.data.samples import split_csv
 from training.evaluation.tables import diagnosis_tables, lesion_table
 from training.fit.distributed import barrier, on_rank_zero, process_group, this_process
@@ -84,7 +83,8 @@ def data_summary(
     config_path: ConfigPath,
     data: DataRoot = Path("."),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for split.csv, twins.csv and unreadable.csv; default: not written.")
+        Path | None,
+        typer.Option(help="Folder for split.csv, the lists of leaks and unreadable.csv; default: not written."),
     ] = None,
     cache: CacheFolder = None,
 ) -> None:
@@ -101,7 +101,7 @@ def data_summary(
             run = RunFolder(out)
             atomic_file.write_text(out / "split.csv", split_csv(index.split))
             run.write_unreadable(index.unreadable)
-            write_near_duplicates(run.twins, index.duplicates, index.samples, index.planned, index.blocks)
+            pipeline.write_leaks(run, index, config)
 
 
 @app.command()
@@ -196,7 +196,7 @@ def export(
             path, manifest = pipeline.export(run, out, precision, allow_inert=allow_inert)
         card = model_card(manifest, reproduction(fit, config, out, manifest), evaluation, run.evaluation_count())
         atomic_file.write_text(out / CARD, card)
-        atomic_file.write_text(path.with_suffix(".split.csv"), run.split())
+        atomic_file.write_text(path.with_suffix(".split.csv"), run.published_split())
         review.export_drift_reference(path, config, data, cache or run.cache)
     if evaluation.lesions:
         print_table(lesion_table(evaluation.lesions))

@@ -26,6 +26,9 @@ class SourceConfig(ConfigTable):
     classes: dict[str, str] = Field({}, description="name of a class in the data → code in the class list")
     leave_out: tuple[str, ...] = Field((), description="classes of the data to ignore")
     patient_pattern: str = Field("", description="regular expression on the file name; its single group is the patient")
+    group_pattern: str = Field(
+        "", description="regular expression on the file name; its single group is the slide or field of the picture"
+    )
     tissue: str = Field("bone marrow", description="tissue that the pictures show")
     licence: str = Field(description="licence of the pictures")
     attribution: str = Field(description="attribution that the licence requires")
@@ -44,13 +47,15 @@ class SourceConfig(ConfigTable):
         return self
 
     @model_validator(mode="after")
-    def _patient_is_one_group(self) -> Self:
-        try:
-            groups = re.compile(self.patient_pattern).groups
-        except re.error as error:
-            raise ValueError(f"patient_pattern is not a regular expression: {error}") from error
-        if self.patient_pattern and groups != 1:
-            raise ValueError(f"patient_pattern has {groups} groups; expected one group (...) that matches the patient")
+    def _patterns_have_one_group(self) -> Self:
+        for key, what in (("patient_pattern", "patient"), ("group_pattern", "slide or field")):
+            pattern = getattr(self, key)
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"{key} is not a regular expression: {error}") from error
+            if pattern and groups != 1:
+                raise ValueError(f"{key} has {groups} groups; expected one group (...) that matches the {what}")
         return self
 
 
@@ -61,6 +66,17 @@ class NearDuplicatesConfig(ConfigTable):
         "move", description="move: keep near duplicates in one block; list: only list them; off: do not search"
     )
     max_distance: int = Field(24, ge=0, le=48, description="most differing bits (of 255) of near duplicates")
+
+
+class OverlapsConfig(ConfigTable):
+    """Overlaps: crops of one field that show the same cells, shifted against each other."""
+
+    action: Literal["move", "list", "off"] = Field(
+        "move", description="move: keep overlapping pictures in one block; list: only list them; off: do not search"
+    )
+    min_correlation: float = Field(
+        0.8, ge=0.5, le=1, description="least correlation of the overlap; different cells reach 0.76"
+    )
 
 
 class DataConfig(ConfigTable):
@@ -79,6 +95,7 @@ class DataConfig(ConfigTable):
         None, description="split list (.csv of a run or an artefact); its test pictures are left out, for development"
     )
     twins: NearDuplicatesConfig = Field(NearDuplicatesConfig(), description="handling of near duplicates")
+    overlaps: OverlapsConfig = Field(OverlapsConfig(), description="handling of overlapping pictures")
     split: SplitConfig = Field(BlockSplit(), description="division into training, calibration and test")
 
 

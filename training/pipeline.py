@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from model.contract import Manifest, Precision
 from training.config import Config
 from training.data.images import LabelledImages, UnreadableImage, decode_samples
-from training.data.index import index_data, load_split, near_duplicates_line
+from training.data.index import DataIndex, index_data, leak_lines, load_split
 from training.data.near_duplicates import write_near_duplicates
+from training.data.overlaps import write_overlaps
 from training.data.samples import Block, DataError, Split, sha256_of, split_csv
 from training.data.splits import describe_split
 from training.evaluation.scores import write_development, write_evaluation
@@ -65,17 +66,25 @@ def _split(config: Config, text: str, run: RunFolder, data: Path, cache: Path, n
     if network and (advice := check_pretrained(config)):
         warn(advice)
     index = index_data(config.data, data, config.codes, cache)
-    print_line(near_duplicates_line(index, config.data))
+    for line in leak_lines(index, config.data):
+        print_line(line)
     if not RANK:
         run.prepare()
-        if config.data.twins.action != "off":
-            write_near_duplicates(run.twins, index.duplicates, index.samples, index.planned, index.blocks)
+        write_leaks(run, index, config)
         split = split_csv(index.split)
         provenance = provenance_of(config, split) if network else ()
         run.write_provenance(provenance)  # before write_start, which marks the run as started
         run.write_start(text, split)
         print_provenance(provenance, config)
     return index.split
+
+
+def write_leaks(run: RunFolder, index: DataIndex, config: Config) -> None:
+    """Write twins.csv and overlaps.csv, pairs of pictures that must be in one block, as far as they were searched."""
+    if config.data.twins.action != "off":
+        write_near_duplicates(run.twins, index.duplicates, index.samples, index.planned, index.blocks)
+    if config.data.overlaps.action != "off":
+        write_overlaps(run.overlaps, index.overlaps, index.samples, index.planned, index.blocks)
 
 
 def print_provenance(provenance: tuple[Provenance, ...], config: Config) -> None:

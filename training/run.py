@@ -1,8 +1,9 @@
 """The folder of one training run: its files, their names and formats.
 
 config.toml         the configuration, with the changes of `fit --init`
-split.csv           block, source, class and file of every picture
+split.csv           block, source, class and file of every picture, and its patient where one is known
 twins.csv           pairs of near duplicates and the blocks of both pictures
+overlaps.csv        pairs of shifted crops of one field and the blocks of both pictures
 ancestors.json      provenance of the pretrained weights and the teachers: attribution, licence, limits
 unreadable.csv      source, class and file of the pictures that could not be decoded, and the error
 cache/              decoded pictures and fingerprints, unless --cache names another folder; may be deleted
@@ -36,7 +37,7 @@ from model.contract import Lesion, Metric
 from model.trust.reference import TrustReference
 from training.config import Config, ConfigError, read_config
 from training.data.images import UnreadableImage
-from training.data.samples import sha256_of
+from training.data.samples import published_split, sha256_of
 
 
 class RunError(Exception):
@@ -224,13 +225,14 @@ class RunFolder:
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         self.best_checkpoint = folder / "checkpoints" / "best.ckpt"
         self.twins = folder / "twins.csv"
+        self.overlaps = folder / "overlaps.csv"
         self.trust_reference = folder / "trust.json"
         self.cache = folder / "cache"
 
     def prepare(self) -> None:
         """Create the folder; delete what an attempt left that ended before its first step."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("twins.csv", "unreadable.csv", "ancestors.json"):
+        for name in ("twins.csv", "overlaps.csv", "unreadable.csv", "ancestors.json"):
             (self.folder / name).unlink(missing_ok=True)
 
     def write_start(self, config: str, split: str) -> None:
@@ -269,9 +271,13 @@ class RunFolder:
         """The text of split.csv."""
         return self._existing("split.csv", "fit").read_bytes().decode()
 
+    def published_split(self) -> str:
+        """The text of split.csv without patients, as it is written beside an artefact."""
+        return published_split(self.split())
+
     def split_sha256(self) -> str:
-        """Hex digest of split.csv."""
-        return sha256_of(self.split())
+        """Hex digest of the published split list."""
+        return sha256_of(self.published_split())
 
     def weights_file(self) -> Path:
         """weights.safetensors.

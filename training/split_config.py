@@ -22,10 +22,14 @@ class Columns(ConfigTable):
     file: str = Field("", description="column of the file name")
     code: str = Field("", description="column of the class")
     patient: str = Field("", description="column of the patient")
+    group: str = Field("", description="column of the slide or field that a picture was cut from")
 
 
 Clusters = Annotated[int, Field(ge=2)]
-_BY = "pictures that stay together: of a patient, or of like background and stain (appearance: a proxy for slides)"
+_BY = (
+    "pictures that stay together: of a patient, of a slide or field (group), or of like background and stain "
+    "(appearance: a proxy for slides)"
+)
 _CLUSTERS = "clusters of appearance in each source"
 
 
@@ -61,10 +65,10 @@ class RandomSplit(BlockShares):
 
 
 class GroupedSplit(BlockShares):
-    """Random split by patient or by appearance: no group is in two blocks."""
+    """Random split by patient, by slide or field, or by appearance: no group is in two blocks."""
 
     kind: Literal["grouped"] = Field(description="kind of split")
-    by: Literal["patient", "appearance"] = Field("patient", description=_BY)
+    by: Literal["patient", "group", "appearance"] = Field("patient", description=_BY)
     clusters: Clusters = Field(40, description=_CLUSTERS)
     seed: Seed = Field(0, description="seed of the random split")
 
@@ -76,7 +80,7 @@ class KFoldSplit(ConfigTable):
     k: int = Field(5, ge=2, description="number of folds")
     fold: int = Field(0, ge=0, description="fold to test, 0 to k - 1")
     calibration: Fraction = Field(0.1, description="calibration share of the rest")
-    by: Literal["picture", "patient", "appearance"] = Field("picture", description=_BY)
+    by: Literal["picture", "patient", "group", "appearance"] = Field("picture", description=_BY)
     clusters: Clusters = Field(40, description=_CLUSTERS)
     seed: Seed = Field(0, description="seed of the random split")
 

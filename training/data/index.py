@@ -17,6 +17,7 @@ from training.data.appearance import appearance_pairs, measure_appearance
 from training.data.images import UnreadableImage
 from training.data.layouts import index_source
 from training.data.near_duplicates import DuplicatePair, find_near_duplicates, hash_samples
+from training.data.overlaps import Overlap, find_overlaps
 from training.data.samples import (
     BLOCKS,
     Block,
@@ -32,6 +33,7 @@ from training.data.splits import (
     describe_split,
     group_ids,
     patient_pairs,
+    slide_pairs,
     subsample,
     subsample_classes,
 )
@@ -50,6 +52,7 @@ class DataIndex:
     blocks: list[Block]  # the block of each, with near duplicates on one side
     split: Split  # the blocks as they are used
     duplicates: list[DuplicatePair]  # indices into samples
+    overlaps: list[Overlap]  # the same; without near duplicates
     unreadable: list[UnreadableImage]  # met while hashing
     predefined: PredefinedSplit | None
 
@@ -59,8 +62,13 @@ class DataIndex:
         return [pair for pair in self.duplicates if self.planned[pair.first] != self.planned[pair.second]]
 
     @property
+    def overlaps_separated(self) -> list[Overlap]:
+        """Overlaps that the split alone puts into two blocks."""
+        return [pair for pair in self.overlaps if self.planned[pair.first] != self.planned[pair.second]]
+
+    @property
     def moved(self) -> int:
-        """Number of pictures moved to training because of a near duplicate."""
+        """Number of pictures moved to training because of a near duplicate or an overlap."""
         return sum(planned != block for planned, block in zip(self.planned, self.blocks, strict=True))
 
 
@@ -79,7 +87,9 @@ def index_data(data: DataConfig, root: Path, codes: Sequence[str], cache: Path |
     predefined = match_predefined_split(root, data.split, found) if isinstance(data.split, ListedSplit) else None
     samples = subsample(found, data.sample, data.sample_seed) if data.sample_of == "all" else found
     duplicates, unreadable = _near_duplicates(data, samples, cache)
+    overlaps = _overlaps(data, samples, duplicates, cache)
     moved = [(pair.first, pair.second) for pair in duplicates] if data.twins.action == "move" else []
+    moved += [(pair.first, pair.second) for pair in overlaps] if data.overlaps.action == "move" else []
     together = _pairs(data, root, samples, group_ids(len(samples), moved), cache)
     named = predefined.blocks if predefined else None
     planned = blocks = assign_blocks(samples, data.split, group_ids(len(samples), together), named)
@@ -88,7 +98,7 @@ def index_data(data: DataConfig, root: Path, codes: Sequence[str], cache: Path |
         if not isinstance(data.split, BlockSplit | ListedSplit):  # random splits deal out whole groups: none is moved
             planned = blocks
     split = _split(data, root, samples, blocks)
-    return DataIndex(found, left_out, samples, planned, blocks, split, duplicates, unreadable, predefined)
+    return DataIndex(found, left_out, samples, planned, blocks, split, duplicates, overlaps, unreadable, predefined)
 
 
 def find_samples(data: DataConfig, root: Path, codes: Sequence[str]) -> tuple[list[Sample], Counter[tuple[str, str]]]:
@@ -134,6 +144,16 @@ def _near_duplicates(
     return pairs, [UnreadableImage(samples[at], reason) for at, reason in rows.errors.items()]
 
 
+def _overlaps(
+    data: DataConfig, samples: list[Sample], duplicates: Sequence[DuplicatePair], cache: Path | None
+) -> list[Overlap]:
+    if data.overlaps.action == "off":
+        return []
+    known = {(pair.first, pair.second) for pair in duplicates}
+    found = find_overlaps(samples, cache, data.overlaps.min_correlation)
+    return [pair for pair in found if (pair.first, pair.second) not in known]
+
+
 def _pairs(
     data: DataConfig, root: Path, samples: Sequence[Sample], duplicates: NDArray[np.int64], cache: Path | None
 ) -> list[tuple[int, int]]:
@@ -144,6 +164,16 @@ def _pairs(
     if split.by == "appearance":
         rows = measure_appearance(samples, cache)
         return appearance_pairs(samples, rows, duplicates, split.clusters, split.seed)
+    if split.by == "group":
+        unknown = Counter(sample.source for sample in samples if not sample.group)
+        for source, count in unknown.items():
+            raise DataError(
+                root,
+                f"a split by group needs the slide or field of every picture; {count} pictures of source {source!r} "
+                "have none. Name a column of its list (columns.group), or set group_pattern, for example "
+                "'^([^/]+)/' for one folder per slide",
+            )
+        return slide_pairs(samples)
     unknown = Counter(sample.source for sample in samples if not sample.patient)
     for source, count in unknown.items():
         raise DataError(
@@ -192,12 +222,53 @@ def summary_lines(index: DataIndex, data: DataConfig, codes: tuple[str, ...]) ->
         yield f"left out of {source}: {count} of {name!r}"
     if index.predefined:
         yield f"predefined split: {index.predefined.matched} of {index.predefined.rows} rows are pictures of --data"
-    yield near_duplicates_line(index, data)
+    yield from leak_lines(index, data)
     if data.twins.action != "off":
         yield f"unreadable: {len(index.unreadable)}"
 
 
-def near_duplicates_line(index: DataIndex, data: DataConfig) -> str:
+def leak_lines(index: DataIndex, data: DataConfig) -> Iterator[str]:
+    """What may leak between blocks, and what was done: near duplicates, overlaps, patients, slides and fields."""
+    yield _near_duplicates_line(index, data)
+    yield _overlaps_line(index, data)
+    if index.moved:
+        yield f"moved to training because of these: {_counted(index.moved, 'picture')}"
+    yield from _patients_lines(index)
+
+
+def _overlaps_line(index: DataIndex, data: DataConfig) -> str:
+    """Number of overlapping pictures and how they were handled."""
+    if data.overlaps.action == "off":
+        return "overlaps: not searched (data.overlaps.action)"
+    text = f"overlaps: {_counted(len(index.overlaps), 'pair')} of shifted crops"
+    if not index.overlaps:
+        return text
+    separated = len(index.overlaps_separated)
+    kept = data.overlaps.action == "list" and separated
+    return f"{text}; {separated} across blocks" + (", not moved (data.overlaps.action)" if kept else "")
+
+
+def _patients_lines(index: DataIndex) -> Iterator[str]:
+    """Number of patients, slides and fields, and of those in two blocks."""
+    for what, key in (("patients", "patient"), ("slides or fields", "group")):
+        blocks: dict[tuple[str, str], set[Block]] = {}
+        for block, members in index.split.items():
+            for sample in members:
+                if name := getattr(sample, key):
+                    blocks.setdefault((sample.source, name), set()).add(block)
+        unknown = sum(not getattr(sample, key) for members in index.split.values() for sample in members)
+        if blocks:
+            across = sum(len(found) > 1 for found in blocks.values())
+            yield (
+                f"{what}: {len(blocks)}; {across} in more than one block"
+                + (f': split by "{key}" to keep each in one' if across else "")
+                + (f"; {unknown} pictures without" if unknown else "")
+            )
+        elif key == "patient":
+            yield "patients: unknown; figures hold for new pictures, and are too good for new patients"
+
+
+def _near_duplicates_line(index: DataIndex, data: DataConfig) -> str:
     """Number of near duplicates and how they were handled."""
     if data.twins.action == "off":
         return "near duplicates: not searched (data.twins.action)"
@@ -206,10 +277,9 @@ def near_duplicates_line(index: DataIndex, data: DataConfig) -> str:
     separated = len(index.separated)
     if mixed:
         text += f", {mixed} of them of two classes"
-    if index.moved:
-        return f"{text}; {separated} across blocks: {_counted(index.moved, 'picture')} moved to training"
     if index.duplicates:
-        text += f"; {separated} across blocks" + (", not moved (data.twins.action)" if separated else "")
+        kept = data.twins.action == "list" and separated
+        text += f"; {separated} across blocks" + (", not moved (data.twins.action)" if kept else "")
     return text
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from training.config import SourceConfig, suggest
 from training.data.samples import IMAGE_SUFFIXES, DataError, Sample
 from training.data.shards import read_shard
-from training.data.tables import CLASS_COLUMNS, FILE_COLUMNS, PATIENT_COLUMNS, read_table
+from training.data.tables import CLASS_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS, PATIENT_COLUMNS, Table, read_table
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,11 @@ class _Names:
         self.codes = codes
         self.mapping = source.classes
         self.leave_out = frozenset(source.leave_out)
-        self.pattern = re.compile(source.patient_pattern) if source.patient_pattern else None
+        self.patterns = {
+            key: re.compile(pattern)
+            for key in ("patient_pattern", "group_pattern")
+            if (pattern := getattr(source, key))
+        }
 
     def is_class(self, name: str) -> bool:
         return name in self.mapping or name in self.leave_out or name in self.codes
@@ -58,11 +62,22 @@ class _Names:
         Raises:
             DataError: the pattern does not match.
         """
-        if given or self.pattern is None:
-            return given
-        match = self.pattern.search(name)
+        return given or self._matched("patient_pattern", name, path)
+
+    def group(self, name: str, given: str, path: Path) -> str:
+        """The slide or field: as given by the data, else by `group_pattern` from the file name.
+
+        Raises:
+            DataError: the pattern does not match.
+        """
+        return given or self._matched("group_pattern", name, path)
+
+    def _matched(self, key: str, name: str, path: Path) -> str:
+        if key not in self.patterns:
+            return ""
+        match = self.patterns[key].search(name)
         if match is None:
-            raise DataError(path, f"patient_pattern {self.pattern.pattern!r} does not match {name!r}")
+            raise DataError(path, f"{key} {self.patterns[key].pattern!r} does not match {name!r}")
         return match[1]
 
 
@@ -107,7 +122,8 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceInde
                 found.left_out[entry.name] += 1
                 continue
             name = path.relative_to(entry).as_posix()
-            found.samples.append(Sample(source.name, code, name, path, names.patient(name, "", path)))
+            patient, group = names.patient(name, "", path), names.group(name, "", path)
+            found.samples.append(Sample(source.name, code, name, path, patient, group))
     return found
 
 
@@ -133,9 +149,8 @@ def _index_list(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
     table = read_table(root / source.list)
     file_at = table.column(source.columns.file, FILE_COLUMNS, "file")
     code_at = table.column(source.columns.code, CLASS_COLUMNS, "class")
-    patient_at = table.column_or_none(source.columns.patient, PATIENT_COLUMNS)
-    if source.columns.patient and patient_at is None:
-        table.column(source.columns.patient, PATIENT_COLUMNS, "patient")
+    patient_at = _optional_column(table, source.columns.patient, PATIENT_COLUMNS, "patient")
+    group_at = _optional_column(table, source.columns.group, GROUP_COLUMNS, "slide or field")
     folders = [root / source.folder] if source.folder else [table.path.parent, root]
     found = SourceIndex([], Counter())
     rows: dict[str, int] = {}
@@ -151,9 +166,15 @@ def _index_list(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
             raise DataError(table.path, f"row {number}: no file {name!r} in {' nor in '.join(map(str, folders))}")
-        patient = cells[patient_at].strip() if patient_at is not None else ""
-        found.samples.append(Sample(source.name, code, name, path, names.patient(name, patient, table.path)))
+        patient, group = ("" if at is None else cells[at].strip() for at in (patient_at, group_at))
+        patient, group = names.patient(name, patient, table.path), names.group(name, group, table.path)
+        found.samples.append(Sample(source.name, code, name, path, patient, group))
     return found
+
+
+def _optional_column(table: Table, named: str, usual: Sequence[str], what: str) -> int | None:
+    """Index of a column that a list may lack unless the configuration names it."""
+    return table.column(named, usual, what) if named else table.column_or_none(named, usual)
 
 
 def _relative_name(root: Path, file: str) -> str:
@@ -180,7 +201,8 @@ def _index_shards(root: Path, source: SourceConfig, names: _Names) -> SourceInde
                 continue
             name = f"{shard.relative_to(root).as_posix()}/{picture.name}"
             patient = names.patient(name, picture.patient, shard)
-            found.samples.append(Sample(source.name, code, name, shard, patient, picture.span))
+            group = names.group(name, picture.group, shard)
+            found.samples.append(Sample(source.name, code, name, shard, patient, group, picture.span))
     return found
 
 
