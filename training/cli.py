@@ -26,10 +26,18 @@ from training.commands.review import DataRoot
 from training.config import read_config
 from training.data.index import counts_table, index_data, summary_lines
 from training.data.samples import split_csv
-from training.evaluation.tables import diagnosis_tables, lesion_table
+from training.evaluation.tables import diagnosis_tables, lesion_table, temperature_is_uncertain, temperature_text
 from training.fit.distributed import barrier, on_rank_zero, process_group, this_process
 from training.run import MeasuredBlock, RunFolder
-from training.terminal import console, print_line, print_metrics, print_table, report_errors, report_interruption, warn
+from training.terminal import (
+    console,
+    print_evaluation,
+    print_line,
+    print_table,
+    report_errors,
+    report_interruption,
+    warn,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
 
@@ -157,12 +165,17 @@ def evaluate(
     with report_errors():
         run = RunFolder(run_folder)
         evaluation = pipeline.evaluate(run, data, cache or run.cache, block, thorough=not quick)
-    print_line(f"temperature {evaluation.temperature:.3f}")
-    print_metrics(evaluation.metrics)
+    print_line(f"temperature {temperature_text(evaluation)}")
+    print_evaluation(evaluation)
     for table in diagnosis_tables(evaluation):
         print_table(table)
     if not evaluation.temperature_fitted:
         warn("the calibration block does not determine a temperature; 1 is used, and the model card states it")
+    if temperature_is_uncertain(evaluation):
+        warn(
+            f"the temperature is uncertain: {evaluation.temperature_n} calibration pictures are too few to calibrate "
+            "probabilities; use more (data.split)"
+        )
     if block == "calibration":
         print_line(f"no test picture was read; next: marrowlens-train evaluate {run_folder} --data {data}")
         return

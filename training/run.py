@@ -15,7 +15,7 @@ evaluation.json     temperature, figures and confusion matrices of the test bloc
                     of the parts, the tests of the maps and the responses to disturbances
 trust.json          trust reference: class means, thresholds of decisions and prediction sets; for the manifest
 evaluations.csv     date, digest of the weights and number of pictures of every evaluation on the test block
-predictions.csv     one row per test picture
+predictions.csv     one row per test picture: patient, true and predicted class, probability of every class
 logits.npz          logits of the calibration and the test pictures, for `figures`, `pool` and `audit`
 development.json    the same as evaluation.json for the calibration block, without reading a test picture
 development.npz     logits of the calibration pictures, for `compare`
@@ -185,9 +185,13 @@ class Evaluation(BaseModel):
 
     temperature: float
     temperature_fitted: bool = True  # false: the calibration block does not determine one; 1 is used
+    temperature_low: float | None = None  # 95 % profile-likelihood interval; none: not fitted
+    temperature_high: float | None = None
+    temperature_n: int | None = None  # pictures that it was fitted on
     metrics: tuple[Metric, ...]
     confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted, in class order
     splits: dict[str, str] = {}  # source → the split that its figures carry
+    patients: dict[str, int] = {}  # source → patients of its pictures; absent: unknown
     lesions: tuple[MeasuredLesion, ...] | None = None  # none: not measured; empty: the network has no named parts
     maps: tuple[MeasuredMap, ...] = ()
     responses: tuple[MeasuredResponse, ...] = ()  # the pictures as they are first

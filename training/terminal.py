@@ -1,6 +1,6 @@
 """Terminal output of the training commands: lines, tables, one-line errors and exit codes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -9,13 +9,13 @@ from rich import table as rich_table
 from rich.console import Console
 from rich.markup import escape
 
-from model.contract import ArtefactError, Metric
+from model.contract import ArtefactError
 from model.report.page import Table
 from training.config import ConfigError
 from training.data.samples import DataError
-from training.evaluation.tables import tables
+from training.evaluation.tables import evaluation_tables
 from training.fit.distributed import this_process
-from training.run import RunError, TrainingStopped
+from training.run import Evaluation, RunError, TrainingStopped
 
 #: Only rank 0 of a distributed training prints.
 RANK = this_process().rank
@@ -86,10 +86,9 @@ def print_table(table: Table) -> None:
         print_line(table.note)
 
 
-def print_metrics(metrics: Iterable[Metric]) -> None:
-    """Print the tables of every split."""
-    metrics = tuple(metrics)
-    for split in dict.fromkeys(metric.split for metric in metrics):
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the tables of every source."""
+    for source, split in evaluation.splits.items():
         print_line(f"\n{split}")
-        for table in tables(metrics, split):
+        for table in evaluation_tables(evaluation, source):
             print_table(table)

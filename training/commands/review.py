@@ -8,7 +8,7 @@ import typer
 from training.config import Config, read_config
 from training.data.samples import DataError
 from training.run import RunFolder
-from training.terminal import print_line, print_metrics, print_table, report_errors, warn
+from training.terminal import print_evaluation, print_line, print_table, report_errors, warn
 
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that contains the folders of the sources.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Evaluated run, or a folder written by `pool`.")]
@@ -42,7 +42,7 @@ def pool(
         write_pool(pooled, runs, out)
         for table in fold_tables(pooled):
             print_table(table)
-        print_metrics(pooled.evaluation.metrics)
+        print_evaluation(pooled.evaluation)
         if pooled.untested:
             print_line(f"{pooled.untested} pictures were tested in no fold: is a run missing?")
     print_line(f"next: marrowlens-train figures {out} --data DATA")

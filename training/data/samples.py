@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model import csv_file
 
 Block = Literal["train", "calibration", "test"]
@@ -82,6 +85,14 @@ def group_by_block(samples: Sequence[Sample], blocks: Sequence[Block]) -> Split:
     for sample, block in zip(samples, blocks, strict=True):
         split[block].append(sample)
     return split
+
+
+def patient_numbers(samples: Sequence[Sample]) -> NDArray[np.int64] | None:
+    """The number of each sample's patient, (N,); None if that of one is unknown, or if there are no samples."""
+    if not samples or not all(sample.patient for sample in samples):
+        return None
+    number: dict[tuple[str, str], int] = {}
+    return np.array([number.setdefault((s.source, s.patient), len(number)) for s in samples], dtype=np.int64)
 
 
 def split_csv(split: Mapping[Block, Sequence[Sample]]) -> str:

@@ -19,7 +19,7 @@ from training.data.splits import describe_split
 from training.evaluation.evaluate import load_network, maps
 from training.evaluation.metrics import tolerant
 from training.evaluation.scores import Scores, scores_of_run
-from training.evaluation.tables import diagnosis_tables, tables
+from training.evaluation.tables import diagnosis_tables, evaluation_tables, temperature_text
 from training.report.figures.cells import (
     MAP_CELLS,
     Cell,
@@ -87,10 +87,11 @@ def write_report(run: RunFolder, data: Path, out: Path) -> Path:
     config, evaluation, scores = run.config(), run.evaluation(), scores_of_run(run, "test")
     cells = CellReader(config, data)
     out.mkdir(parents=True, exist_ok=True)
+    names = {cell_class.code: cell_class.name for cell_class in config.classes if cell_class.name != cell_class.code}
     sections = []
     for source, split in track(list(evaluation.splits.items()), description="drawing", transient=True):
         figures = _source_figures(run, config, evaluation, scores.of_source(source), cells, source)
-        sections.append(Section(split, (), tables(evaluation.metrics, split), _embedded(figures, out)))
+        sections.append(Section(split, (), evaluation_tables(evaluation, source, names), _embedded(figures, out)))
     if diagnosed := diagnosis_tables(evaluation):
         responses = [responses_figure(evaluation.responses)] if evaluation.responses else []
         sections.append(
@@ -174,18 +175,16 @@ def _training(run: RunFolder) -> tuple[str, ...]:
 
 
 def _facts(run: RunFolder, config: Config, evaluation: Evaluation) -> list[tuple[str, str]]:
-    split, temperature = describe_split(config.data), "fitted on the calibration block alone"
-    if not evaluation.temperature_fitted:
-        temperature = "not fitted: the calibration block does not determine it"
+    split, temperature = describe_split(config.data), temperature_text(evaluation)
     if run.folds.exists():  # the configuration is that of one fold
         split = "folds.csv lists the pooled runs"
-        temperature = "geometric mean over the folds; each picture uses that of its fold"
+        temperature = f"{evaluation.temperature:.3f}, geometric mean over the folds; each picture uses that of its fold"
     facts = [
         ("run", run.folder.resolve().name),
         ("network", f"{config.model.variant}, {config.model.input_size} × {config.model.input_size} px"),
         ("classes", f"{len(config.codes)}; all outputs compete"),
         ("split", split),
-        ("temperature", f"{evaluation.temperature:.3f}, {temperature}"),
+        ("temperature", temperature),
         ("test time", "each picture once, without augmentation"),
     ]
     if not run.folds.exists():

@@ -11,7 +11,7 @@ from folded import Folded
 
 from training.evaluation.cross_validation import fold_tables, pool_folds
 from training.evaluation.scores import scores_of_run, write_evaluation
-from training.evaluation.tables import tables
+from training.evaluation.tables import evaluation_tables
 from training.run import RunFolder
 
 

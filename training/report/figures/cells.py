@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from model.agreement.class_averages import Floats
 from model.report.figure import (
     BLUE,
     DIVERGING,
@@ -24,7 +25,6 @@ from model.report.figure import (
     style,
     text_width,
 )
-from training.evaluation.metrics import Floats
 from training.evaluation.scores import Scores
 
 Map = NDArray[np.float32]  # (h, w)
