@@ -1,33 +1,29 @@
-"""The command line `marrowlens-train`. Expected errors are one line and exit code 2."""
+"""The command line `marrowlens-train`. Expected errors are one line and exit code 2.
+
+Modules that import torch are imported inside the commands: an artefact is evaluated without it.
+"""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-try:  # before the other imports, which need the [training] extra too
-    # onnxruntime 1.32 sends telemetry to Microsoft unless this is set before its import.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import torch
-
-    from training.networks.build import check_model as check_network
-except ModuleNotFoundError as error:  # the script is installed with the service, torch is not
-    sys.stderr.write(f"marrowlens-train: {error.name} is not installed: pip install -e '.[training]'\n")
-    raise SystemExit(2) from error
-
+# onnxruntime 1.32 sends telemetry to Microsoft unless this is set before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from model import atomic_file
 from model.contract import Precision
 from training import pipeline
 from training.commands import compare, file_order, measure, review
 from training.commands.configuration import classes_toml, command_arguments, read_classes, read_with_overrides
+from training.commands.external import external_validation
 from training.commands.review import DataRoot
 from training.config import read_config
 from training.data.index import counts_table, index_data, summary_lines
 from training.data.samples import split_csv
 from training.evaluation.tables import diagnosis_tables, lesion_table, temperature_is_uncertain, temperature_text
-from training.fit.distributed import barrier, on_rank_zero, process_group, this_process
+from training.external import is_external
+from training.process import this_process
 from training.run import MeasuredBlock, RunFolder
 from training.terminal import (
     console,
@@ -71,9 +67,14 @@ def fit(
     run = RunFolder(out)
     cache = cache or run.cache
     with report_errors():
+        import torch
+
+        from training.fit.distributed import barrier, on_rank_zero, process_group
+        from training.networks.build import check_model
+
         here = this_process().devices(devices, torch.cuda.device_count())
         config, text = read_with_overrides(config_path, init)
-        check_network(config.model)
+        check_model(config.model)
     with report_errors(), process_group(), report_interruption(barrier):
         split = pipeline.start_run(config, text, run, data, cache)
         if on_rank_zero(run.weights.exists):
@@ -142,8 +143,17 @@ def configuration(
 
 @app.command()
 def evaluate(
-    run_folder: RunArgument,
-    data: DataRoot = Path("."),
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN|MODEL.onnx", help="Run folder written by `fit`, or an artefact.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            help="Folder that contains the folders of the run's sources; or other pictures for an external "
+            "validation: a folder of class folders, or a list (CSV or Parquet).",
+        ),
+    ] = Path("."),
     cache: CacheFolder = None,
     block: Annotated[
         MeasuredBlock,
@@ -152,6 +162,21 @@ def evaluate(
     quick: Annotated[
         bool, typer.Option("--quick", help="Skip tests of maps and poor pictures, and decisions.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="External validation: folder for tables, figures and report; default: on-NAME in the run."),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=CODE", help="External validation: code of a class in the data; may be repeated."),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="External validation: class of the data to ignore; may be repeated."),
+    ] = None,
+    patient_pattern: Annotated[
+        str, typer.Option(help="External validation: regular expression on the file name; its group is the patient.")
+    ] = "",
 ) -> None:
     """Fit the temperature on the calibration block and measure the test block.
 
@@ -161,9 +186,22 @@ def evaluate(
 
     Make every choice with `--block calibration`, and measure the test block once for each released model. Every
     measurement of the test block is recorded in evaluations.csv of the run, and the model card states their number.
+
+    An artefact, or a run with other pictures as --data, gets an external validation: the same tables, figures and
+    report, with the model's own temperature and thresholds. For an artefact, torch is not needed.
     """
     with report_errors():
         run = RunFolder(run_folder)
+        if run_folder.suffix == ".onnx" or is_external(run, data):
+            if block != "test":
+                raise ValueError("--block: external pictures have no blocks; leave it out")
+            external_validation(run_folder, data, out, cache, classes or (), leave_out or (), patient_pattern)
+            return
+        if out or classes or leave_out or patient_pattern:
+            raise ValueError(
+                f"{data} holds the sources of the run; --out, --classes, --leave-out and --patient-pattern are for "
+                "other pictures"
+            )
         evaluation = pipeline.evaluate(run, data, cache or run.cache, block, thorough=not quick)
     print_line(f"temperature {temperature_text(evaluation)}")
     print_evaluation(evaluation)

@@ -152,8 +152,9 @@ def evaluate(
         RunError: the run has not been trained.
         DataError: the pictures are not those of the run's split.
     """
-    from training.evaluation.evaluate import fitted_temperature, load_network, score
+    from training.evaluation.evaluate import fitted_temperature
     from training.evaluation.lesion import measure_lesions
+    from training.evaluation.network_outputs import load_network, score
     from training.evaluation.predictor import Predictor
     from training.evaluation.robustness import measure_responses
     from training.evaluation.saliency import measure_maps
@@ -274,7 +275,7 @@ def export(
         RunError: the run has not been evaluated.
         ValueError: a part is inert or was not measured, or the graph and the network disagree.
     """
-    from training.evaluation.evaluate import load_network
+    from training.evaluation.network_outputs import load_network
     from training.export.export import ExportError, Trained
     from training.export.export import export as export_network
     from training.export.fp16 import Fp16Error

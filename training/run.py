@@ -20,6 +20,7 @@ logits.npz          logits of the calibration and the test pictures, for `figure
 development.json    the same as evaluation.json for the calibration block, without reading a test picture
 development.npz     logits of the calibration pictures, for `compare`
 folds.csv           in a folder that `pool` wrote: figures of each fold
+external.json       in a folder of an external validation: the model that was measured
 """
 
 import hashlib
@@ -70,6 +71,7 @@ class Provenance(BaseModel):
 
 #: Blocks that an evaluation may measure, and the file of its result.
 MeasuredBlock = Literal["test", "calibration"]
+MEASURED_BLOCKS: tuple[MeasuredBlock, ...] = ("test", "calibration")
 _EVALUATIONS: dict[MeasuredBlock, str] = {"test": "evaluation.json", "calibration": "development.json"}
 _DEVELOP = "evaluate --block calibration"
 
@@ -196,6 +198,17 @@ class Evaluation(BaseModel):
     maps: tuple[MeasuredMap, ...] = ()
     responses: tuple[MeasuredResponse, ...] = ()  # the pictures as they are first
     trust: MeasuredTrust | None = None  # none: not measured
+
+
+class ExternalModel(BaseModel):
+    """The model of an external validation, in external.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str  # name and version
+    file: str  # of the artefact, or the name of the run folder
+    sha256: str  # of the graph or of the weights
+    seen: int | None = None  # pictures with the file name of a training picture of the model; none: no split list
 
 
 class EvaluationCount(NamedTuple):
@@ -363,6 +376,15 @@ class RunFolder:
     def is_evaluated(self, block: MeasuredBlock) -> bool:
         """Whether there is a result of this block."""
         return (self.folder / _EVALUATIONS[block]).exists()
+
+    def write_external(self, about: ExternalModel) -> None:
+        """Write external.json, which marks the folder as that of an external validation."""
+        atomic_file.write_text(self.folder / "external.json", about.model_dump_json(indent=1) + "\n")
+
+    def external(self) -> ExternalModel | None:
+        """The model of an external validation; None if the folder is that of a run or of pooled folds."""
+        path = self.folder / "external.json"
+        return ExternalModel.model_validate_json(path.read_bytes()) if path.exists() else None
 
     def write_trust(self, reference: TrustReference | None) -> None:
         """Write trust.json; None deletes it."""

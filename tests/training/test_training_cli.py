@@ -327,13 +327,6 @@ def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> Non
     assert "`marrowlens-train fit` writes it" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_without_torch_the_command_names_what_to_install() -> None:
-    code = "import sys; sys.modules['torch'] = None; import training.cli"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == "marrowlens-train: torch is not installed: pip install -e '.[training]'\n"
-
-
 def test_another_list_of_classes_trains_and_exports(tmp_path: Path) -> None:
     write_folder(tmp_path / "drawn", ("EBO", "PLM"), 12, size=64)
     for old, new in (("EBO", "red-line"), ("PLM", "plasma")):

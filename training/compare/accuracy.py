@@ -8,7 +8,7 @@ chooses among all its outputs.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +19,13 @@ from model.agreement.class_averages import Labels
 from model.agreement.clustered import proportion
 from model.contract import INPUT, ArtefactError, Manifest, read_manifest
 from model.report.page import Table
-from training.compare.speed import cores, open_session
 from training.config import Config
 from training.data.images import decode_samples
 from training.data.index import load_split
-from training.data.samples import DataError, Sample, listed_keys, patient_numbers
+from training.data.samples import DataError, Sample, file_name, listed_keys, patient_numbers
 from training.evaluation.paired import Scores, draw_scores, holm, p_value
 from training.evaluation.tables import patients_sentence
+from training.onnx_session import cores, open_session
 from training.run import RunFolder
 
 #: Pictures of one run of a graph.
@@ -102,16 +102,12 @@ def _unused(samples: Sequence[Sample], split_list: Path) -> list[Sample]:
     """
     used = listed_keys(split_list, "train") | listed_keys(split_list, "test")
     sources = {source for source, _, _ in used}
-    names = {_file_name(file) for _, _, file in used}
+    names = {file_name(file) for _, _, file in used}
     return [
         sample
         for sample in samples
-        if sample.key not in used and (sample.source in sources or _file_name(sample.name) not in names)
+        if sample.key not in used and (sample.source in sources or file_name(sample.name) not in names)
     ]
-
-
-def _file_name(path: str) -> str:
-    return PurePosixPath(path).name
 
 
 def _decoded(

@@ -5,7 +5,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -154,6 +154,11 @@ def listed_keys(path: Path, block: Block) -> set[Key]:
         raise DataError(path, f"cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error, KeyError) as error:
         raise DataError(path, "not a split list; name that of a run (split.csv) or an artefact") from error
+
+
+def file_name(name: str) -> str:
+    """The last part of a name: another copy of a data set may use other folders."""
+    return PurePosixPath(name).name
 
 
 def sha256_of(text: str) -> str:

@@ -18,7 +18,8 @@ from model.agreement.class_averages import Drawn, Labels
 from model.agreement.proportion import wilson
 from training.config import Config
 from training.data.images import LabelledImages
-from training.evaluation.evaluate import evenly_spaced, of_intended_tissue, score
+from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
+from training.evaluation.network_outputs import score
 from training.evaluation.paired import draw_accuracy
 from training.networks.build import Network
 from training.run import MeasuredLesion

@@ -17,6 +17,8 @@ from training.data.samples import Block, Sample
 from training.evaluation.calibration import Logits, log_probabilities
 from training.run import Evaluation, MeasuredBlock, RunFolder
 
+#: The label of a cell of another class than the model's.
+NO_CLASS = -1
 _ARRAYS = ("sources", "files", "labels", "logits", "temperature", "patients")
 
 

@@ -30,11 +30,12 @@ from training.data.sampler import (
 )
 from training.fit.checkpoints import AtomicCheckpointIO, ModelEMA, ResumableEarlyStopping, RunCheckpoint
 from training.fit.dataloader_timing import DataLoaderTimer, LogWaitingShare
-from training.fit.distributed import barrier, on_all_ranks, on_rank_zero, this_process
+from training.fit.distributed import barrier, on_all_ranks, on_rank_zero
 from training.fit.losses import class_counts, sampling_weights
 from training.fit.module import TrainingModule
 from training.fit.precision import strided_depthwise_in_float32
 from training.fit.pretrained import initialise
+from training.process import this_process
 from training.run import FitRecord, RunFolder
 
 

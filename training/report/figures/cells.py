@@ -162,7 +162,8 @@ def maps_figure(maps: Sequence[CellMaps], scales: Sequence[str], name: str, spli
         heads = ("cell", *(f"attention {s}" for s in scales), "evidence, predicted", "evidence, label")
         for axes, head in zip(panels[0], heads, strict=True):
             axes.set_title(head, fontsize=8, loc="center")
-        _colour_bar(figure, panels[:, 1 : 1 + len(scales)], SEQUENTIAL, "least to most weighted")
+        if scales:
+            _colour_bar(figure, panels[:, 1 : 1 + len(scales)], SEQUENTIAL, "least to most weighted")
         _colour_bar(figure, panels[:, -2:], DIVERGING, "against (blue) to for the class (red)")
     cells = "; ".join(f"{m.cell.label} predicted as {m.cell.predicted}" for m in maps)
     return ReportFigure(
@@ -193,7 +194,11 @@ def _draw_maps(panels: NDArray[np.object_], maps: CellMaps) -> None:
     limit = float(max(np.abs(maps.evidence_predicted).max(), np.abs(maps.evidence_label).max(), 1e-9))
     _draw_evidence(panels[-2], maps.evidence_predicted / limit, cell.image, cell.predicted, limit)
     if cell.correct:
-        panels[-1].text(0.5, 0.5, "the prediction\nis the label", ha="center", va="center", fontsize=7)
+        panels[-1].imshow(np.full_like(cell.image, 255))  # as large as the other maps, so that columns are aligned
+        centre = panels[-1].transAxes
+        panels[-1].text(
+            0.5, 0.5, "the prediction\nis the label", transform=centre, ha="center", va="center", fontsize=7
+        )
     else:
         _draw_evidence(panels[-1], maps.evidence_label / limit, cell.image, cell.label, limit)
 
