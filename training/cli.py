@@ -15,10 +15,16 @@ from model import atomic_file
 from model.contract import Precision
 from training import pipeline
 from training.commands import compare, file_order, measure, review
-from training.commands.configuration import classes_toml, command_arguments, read_classes, read_with_overrides
+from training.commands.configuration import (
+    SetKeys,
+    classes_toml,
+    command_arguments,
+    folder_mapping,
+    read_classes,
+    read_with_overrides,
+)
 from training.commands.external import external_validation
 from training.commands.review import DataRoot
-from training.config import read_config
 from training.data.index import counts_table, index_data, summary_lines
 from training.data.samples import split_csv
 from training.evaluation.tables import diagnosis_tables, lesion_table, temperature_is_uncertain, temperature_text
@@ -61,6 +67,11 @@ def fit(
     ] = None,
     cache: CacheFolder = None,
     init: InitialWeights = None,
+    keys: SetKeys = None,
+    extend: Annotated[
+        bool,
+        typer.Option("--extend", help="Continue a finished run with more fit.epochs, or with fit.restarts appended."),
+    ] = False,
 ) -> None:
     """Train a model; write weights, curves and split to a run folder."""
 
@@ -70,20 +81,23 @@ def fit(
         import torch
 
         from training.fit.distributed import barrier, on_rank_zero, process_group
-        from training.networks.build import check_model
 
         here = this_process().devices(devices, torch.cuda.device_count())
-        config, text = read_with_overrides(config_path, init)
-        check_model(config.model)
+        config, text = read_with_overrides(config_path, init, keys or ())
+        pipeline.check_network(config)
     with report_errors(), process_group(), report_interruption(barrier):
+        on_rank_zero(lambda: run.extend(config, text) if extend else None)
         split = pipeline.start_run(config, text, run, data, cache)
         if on_rank_zero(run.weights.exists):
-            print_line(f"{run.weights} exists: the run is already trained; choose another --out to train again")
+            print_line(
+                f"{run.weights} exists: the run is already trained; choose another --out to train again, or continue "
+                "it with --extend --set fit.epochs=…"
+            )
             return
         from training.fit.train import Execution
 
         execution = Execution(here, accumulate, workers, checkpoint_every, stop_after)
-        pipeline.train(config, split, run, cache, command_arguments(config_path, init), execution)
+        pipeline.train(config, split, run, cache, command_arguments(config_path, init, keys or ()), execution)
     print_line(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 
@@ -96,10 +110,12 @@ def data_summary(
         typer.Option(help="Folder for split.csv, the lists of leaks and unreadable.csv; default: not written."),
     ] = None,
     cache: CacheFolder = None,
+    keys: SetKeys = None,
 ) -> None:
     """Summarise the data without training: pictures by class and block, near duplicates, unreadable files."""
     with report_errors():
-        config = read_config(config_path)
+        config, _ = read_with_overrides(config_path, keys=keys or ())
+        pipeline.check_network(config)
         index = index_data(config.data, data, config.codes, cache)
         console.print(counts_table(index, config.codes))
         for line in summary_lines(index, config.data, config.codes):
@@ -111,6 +127,7 @@ def data_summary(
             atomic_file.write_text(out / "split.csv", split_csv(index.split))
             run.write_unreadable(index.unreadable)
             pipeline.write_leaks(run, index, config)
+        pipeline.check_trainable(config, index.split, config_path)
 
 
 @app.command()
@@ -125,7 +142,7 @@ def classes(
 ) -> None:
     """Print the `[[classes]]` tables of a configuration."""
     with report_errors():
-        typer.echo(classes_toml(read_classes(source)), nl=False)
+        typer.echo(folder_mapping(source) + classes_toml(read_classes(source)), nl=False)
 
 
 @app.command()

@@ -2,10 +2,10 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -92,7 +92,9 @@ class DataConfig(ConfigTable):
         {}, description="class → share of its training pictures to use, to create an imbalanced training block"
     )
     held_out: Path | None = Field(
-        None, description="split list (.csv of a run or an artefact); its test pictures are left out, for development"
+        None,
+        description="split list (.csv of a run or an artefact), relative to the working directory; its test pictures "
+        "are left out, for development",
     )
     twins: NearDuplicatesConfig = Field(NearDuplicatesConfig(), description="handling of near duplicates")
     overlaps: OverlapsConfig = Field(OverlapsConfig(), description="handling of overlapping pictures")
@@ -106,6 +108,39 @@ ChannelAttention = Literal["none", "se", "eca", "epsa", "cbam", "gc", "fca"]
 #: One number per stage; empty: the variant's own.
 Stages = tuple[Annotated[int, Field(ge=1)], ...]
 STAGES = 4
+#: Names that other programs use → the key.
+SYNONYMS = MappingProxyType(
+    {
+        "arch": "variant",
+        "architecture": "variant",
+        "augmentation": "augment",
+        "augmentations": "augment",
+        "backbone": "variant",
+        "batch": "batch_size",
+        "checkpoint": "init",
+        "dataset": "data",
+        "dropout": "drop_path",
+        "image_size": "input_size",
+        "img_size": "input_size",
+        "imgsz": "input_size",
+        "learning_rate": "lr",
+        "lr0": "lr",
+        "max_epochs": "epochs",
+        "network": "model",
+        "num_epochs": "epochs",
+        "optimizer": "optimiser",
+        "patience": "early_stopping_patience",
+        "pretrained": "init",
+        "scheduler": "schedule",
+        "train": "fit",
+        "trainer": "fit",
+        "training": "fit",
+        "transforms": "augment",
+        "warmup": "warmup_epochs",
+        "wd": "weight_decay",
+        "weights": "init",
+    }
+)
 
 
 class ModelConfig(ConfigTable):
@@ -142,7 +177,9 @@ class ModelConfig(ConfigTable):
     )
     drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth rate at the last block")
     init: str = Field(
-        "", description="pretrained weights: imagenet, a run folder, .safetensors, .onnx or .pth; empty: random"
+        "",
+        description="pretrained weights: imagenet, or a run folder, .safetensors, .onnx or .pth, relative to the "
+        "working directory; empty: random",
     )
     mean: tuple[float, float, float] = Field(
         (0.485, 0.456, 0.406), description="mean per channel that is subtracted (pixels in 0..1); must match init"
@@ -176,10 +213,15 @@ MATURATION: tuple[tuple[str, ...], ...] = (
 )
 
 
+def closest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Up to `most` known names similar to a name."""
+    return get_close_matches(name, list(known), n=most, cutoff=0.5)
+
+
 def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
     """The end of an error message about an unknown name: up to `most` similar known names, else all of them."""
     known = list(known)
-    near = get_close_matches(name, known, n=most, cutoff=0.5)
+    near = closest(name, known, most)
     return f"did you mean {', '.join(map(repr, near))}?" if near else f"expected one of {', '.join(known)}"
 
 
@@ -276,7 +318,9 @@ class DistilConfig(ConfigTable):
     """Knowledge distillation from trained networks (arXiv 1503.02531; 2106.05237)."""
 
     teachers: tuple[Path, ...] = Field(
-        (), description="run folders or artefacts (.onnx); their softened probabilities are averaged"
+        (),
+        description="run folders or artefacts (.onnx), relative to the working directory; their softened probabilities "
+        "are averaged",
     )
     weight: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; the label loss has the rest")
     temperature: float = Field(2.0, gt=0, description="softmax temperature of teachers and student")
@@ -443,8 +487,28 @@ def _sentence(found: Any, kind: type[ConfigTable]) -> str:
     if found["type"] == "union_tag_not_found":
         return f"{key}: {found['ctx']['discriminator']} is missing"
     if found["type"] != "extra_forbidden":
-        return f"{key or 'the file'}: {found['msg']}"
-    return f"unknown key {key!r}; {suggest(str(found['loc'][-1]), known)}"
+        return f"{key or 'the file'}: {found['msg'].removeprefix('Value error, ')}"
+    return f"unknown key {key!r}; {_hint(str(found['loc'][-1]), known, kind)}"
+
+
+def _hint(name: str, known: Sequence[str], kind: type[ConfigTable]) -> str:
+    """What an unknown key may mean: a name that other programs use, a key of another table, or a similar key."""
+    if (synonym := SYNONYMS.get(name.lower(), "")) in known:
+        return f"did you mean {synonym!r}?"
+    places = [table for table, keys in _tables_of(kind) if name in keys or synonym in keys]
+    if places and not closest(name, known):
+        return f"did you mean {synonym or name!r} in [{places[0]}]?"
+    return suggest(name, known)
+
+
+def _tables_of(kind: type[ConfigTable], path: str = "") -> Iterator[tuple[str, frozenset[str]]]:
+    """The path of every single table below a table, and its keys."""
+    for name, found in kind.model_fields.items():
+        inner = found.annotation
+        if isinstance(inner, type) and issubclass(inner, ConfigTable):
+            where = f"{path}.{name}".lstrip(".")
+            yield where, frozenset(inner.model_fields)
+            yield from _tables_of(inner, where)
 
 
 def _key_and_siblings(loc: tuple[int | str, ...], kind: type[ConfigTable]) -> tuple[str, list[str]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model.contract import Manifest, Precision
 from training.config import Config
 from training.data.images import LabelledImages, UnreadableImage, decode_samples
-from training.data.index import DataIndex, index_data, leak_lines, load_split
+from training.data.index import DataIndex, index_data, leak_lines, left_out_lines, load_split
 from training.data.near_duplicates import write_near_duplicates
 from training.data.overlaps import write_overlaps
 from training.data.samples import Block, DataError, Split, sha256_of, split_csv
@@ -66,8 +66,9 @@ def _split(config: Config, text: str, run: RunFolder, data: Path, cache: Path, n
     if network and (advice := check_pretrained(config)):
         warn(advice)
     index = index_data(config.data, data, config.codes, cache)
-    for line in leak_lines(index, config.data):
+    for line in (*left_out_lines(index), *leak_lines(index, config.data)):
         print_line(line)
+    check_trainable(config, index.split, run.folder)
     if not RANK:
         run.prepare()
         write_leaks(run, index, config)
@@ -77,6 +78,35 @@ def _split(config: Config, text: str, run: RunFolder, data: Path, cache: Path, n
         run.write_start(text, split)
         print_provenance(provenance, config)
     return index.split
+
+
+def check_network(config: Config) -> None:
+    """Check that the network can be built.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    from training.networks.build import check_model
+
+    check_model(config.model)
+
+
+def check_trainable(config: Config, split: Split, where: Path) -> None:
+    """Check that the blocks are enough to train on.
+
+    Raises:
+        DataError: fewer training pictures than a batch, or no calibration picture of the intended tissue.
+    """
+    train = len(split["train"])
+    if train < config.fit.batch_size:
+        raise DataError(where, f"{train} training pictures are fewer than fit.batch_size {config.fit.batch_size}")
+    intended = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
+    if not any(sample.source in intended for sample in split["calibration"]):
+        raise DataError(
+            where,
+            f"no calibration picture of the tissue {config.card.tissue!r} (card.tissue): use more pictures, or a "
+            "larger calibration share (data.split)",
+        )
 
 
 def write_leaks(run: RunFolder, index: DataIndex, config: Config) -> None:

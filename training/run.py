@@ -69,6 +69,8 @@ class Provenance(BaseModel):
     seen: int = 0  # test pictures (by file name) among their training pictures
 
 
+#: Keys of a differing configuration that an error message names.
+MAX_CHANGED = 6
 #: Blocks that an evaluation may measure, and the file of its result.
 MeasuredBlock = Literal["test", "calibration"]
 MEASURED_BLOCKS: tuple[MeasuredBlock, ...] = ("test", "calibration")
@@ -270,8 +272,42 @@ class RunFolder:
             return True
         trained = (self.weights, self.checkpoint, self.folder / "fit.json", self.folder / "curves")
         if any(path.exists() for path in trained):
-            raise RunError(kept, "is another configuration; give another --out, or delete that folder")
+            changed = self._changed_keys(config)
+            raise RunError(kept, f"is another configuration{changed}; give another --out, or delete that folder")
         return False
+
+    def extend(self, config: Config, text: str) -> None:
+        """Replace the configuration of a run by one that trains longer; `fit` then continues from the last checkpoint.
+
+        Args:
+            text: text of the configuration.
+
+        Raises:
+            RunError: no run, no checkpoint, or the configuration differs in more than the length of the training.
+        """
+        checkpoint, own = self._existing("checkpoints/last.ckpt", "fit"), self.config()
+        if own == config:
+            return
+        longer = {"epochs": config.fit.epochs, "restarts": config.fit.restarts}
+        begins_alike = config.fit.restarts[: len(own.fit.restarts)] == own.fit.restarts
+        grows = sum((config.fit.epochs, *config.fit.restarts)) > sum((own.fit.epochs, *own.fit.restarts))
+        if own.model_copy(update={"fit": own.fit.model_copy(update=longer)}) != config or not (begins_alike and grows):
+            raise RunError(
+                checkpoint,
+                f"cannot be extended: the configuration may differ in more fit.epochs or appended fit.restarts only"
+                f"{self._changed_keys(config)}",
+            )
+        self.weights.unlink(missing_ok=True)  # it marks the end of the training
+        atomic_file.write_text(self.folder / "config.toml", text)
+
+    def _changed_keys(self, config: Config) -> str:
+        """The keys that differ from config.toml, each with both values; empty if it is of another version."""
+        try:
+            own = self.config()
+        except ConfigError:
+            return ""
+        changed = list(_differences(own.model_dump(mode="json"), config.model_dump(mode="json")))
+        return f" ({'; '.join(changed[:MAX_CHANGED])}{'; …' if len(changed) > MAX_CHANGED else ''})"
 
     def _has_config(self, config: Config) -> bool:
         """Whether config.toml has the same values; comments and the order of keys do not count."""
@@ -444,6 +480,20 @@ class RunFolder:
         if not path.exists():
             raise RunError(path, f"no such file; `marrowlens-train {command}` writes it")
         return path
+
+
+def _differences(own: object, other: object, key: str = "") -> Iterator[str]:
+    """KEY: value here → value there, for every key that differs; lists are compared entry by entry."""
+    if isinstance(own, dict) and isinstance(other, dict):
+        pairs = [(name, own.get(name), other.get(name)) for name in dict.fromkeys([*own, *other])]
+    elif isinstance(own, list) and isinstance(other, list) and len(own) == len(other):
+        pairs = [(str(at), *both) for at, both in enumerate(zip(own, other, strict=True))]
+    else:
+        if own != other:
+            yield f"{key}: {json.dumps(own)} → {json.dumps(other)}"
+        return
+    for name, one, two in pairs:
+        yield from _differences(one, two, f"{key}.{name}".lstrip("."))
 
 
 def _digest(path: Path) -> str:

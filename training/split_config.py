@@ -2,18 +2,41 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _plain_kinds(annotation: Any) -> set[Any]:
+    """The kinds of value of a field: those of its alternatives, and of the members of a list."""
+    if get_origin(annotation) in (Annotated, UnionType, Union, tuple):
+        parts = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+        return {kind for part in parts if part is not Ellipsis for kind in _plain_kinds(part)}
+    return {annotation}
 
 
 class ConfigTable(BaseModel):
     """A table of the configuration; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_not_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse "3" and true where a number belongs, and "true" where true belongs; pydantic would convert them."""
+        kinds = _plain_kinds(cls.model_fields[str(info.field_name)].annotation)
+        given = value if isinstance(value, list | tuple) else [value]
+        for one in given:
+            if isinstance(one, str) and kinds and kinds <= {int, float, bool, NoneType}:
+                what = "true or false" if bool in kinds else "a number"
+                raise ValueError(f"{one!r} is text; write {what} without quotes")
+            if isinstance(one, bool) and kinds and kinds <= {int, float, NoneType}:
+                raise ValueError(f"{str(one).lower()} is no number")
+        return value
 
 
 class Columns(ConfigTable):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +42,21 @@ from training.data.tables import PredefinedSplit, match_predefined_split
 from training.split_config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit
 
 
+class FoundSamples(NamedTuple):
+    """The pictures of all sources, and what was not taken, by source."""
+
+    samples: list[Sample]
+    left_out: Counter[tuple[str, str]]  # source and class of the data
+    passed_over: Counter[tuple[str, str]]  # source and suffix of files that are no pictures
+
+
 @dataclass(frozen=True)
 class DataIndex:
     """All pictures of a configuration and their blocks."""
 
     found: list[Sample]  # every picture of every source
     left_out: Counter[tuple[str, str]]  # source and class of the data → pictures of `leave_out`
+    passed_over: Counter[tuple[str, str]]  # source and suffix → files that are no pictures
     samples: list[Sample]  # those that are divided into blocks
     planned: list[Block]  # the block of each by the split alone
     blocks: list[Block]  # the block of each, with near duplicates on one side
@@ -83,7 +93,7 @@ def index_data(data: DataConfig, root: Path, codes: Sequence[str], cache: Path |
     Raises:
         DataError: a source contradicts the configuration, a split by patient lacks patients, or a block is empty.
     """
-    found, left_out = find_samples(data, root, codes)
+    found, left_out, passed_over = find_samples(data, root, codes)
     predefined = match_predefined_split(root, data.split, found) if isinstance(data.split, ListedSplit) else None
     samples = subsample(found, data.sample, data.sample_seed) if data.sample_of == "all" else found
     duplicates, unreadable = _near_duplicates(data, samples, cache)
@@ -98,30 +108,34 @@ def index_data(data: DataConfig, root: Path, codes: Sequence[str], cache: Path |
         if not isinstance(data.split, BlockSplit | ListedSplit):  # random splits deal out whole groups: none is moved
             planned = blocks
     split = _split(data, root, samples, blocks)
-    return DataIndex(found, left_out, samples, planned, blocks, split, duplicates, overlaps, unreadable, predefined)
+    return DataIndex(
+        found, left_out, passed_over, samples, planned, blocks, split, duplicates, overlaps, unreadable, predefined
+    )
 
 
-def find_samples(data: DataConfig, root: Path, codes: Sequence[str]) -> tuple[list[Sample], Counter[tuple[str, str]]]:
-    """Every picture of every source but those held out, and the number left out by source and class of the data.
+def find_samples(data: DataConfig, root: Path, codes: Sequence[str]) -> FoundSamples:
+    """Every picture of every source but those held out.
 
     Raises:
         DataError: a source contradicts the configuration, or the list of held-out pictures names none of them.
     """
     samples: list[Sample] = []
     left_out: Counter[tuple[str, str]] = Counter()
+    passed_over: Counter[tuple[str, str]] = Counter()
     for source in data.sources:
         found = index_source(root, source, codes)
         samples += found.samples
         left_out.update({(source.name, name): count for name, count in found.left_out.items()})
+        passed_over.update({(source.name, suffix): count for suffix, count in found.passed_over.items()})
     if data.held_out is None:
-        return samples, left_out
+        return FoundSamples(samples, left_out, passed_over)
     tested = listed_keys(data.held_out, "test")
     kept = [sample for sample in samples if sample.key not in tested]
     if len(kept) == len(samples):
         raise DataError(data.held_out, "none of its test pictures is in the data; source, class and file must agree")
     held_out = Counter(sample.source for sample in samples if sample.key in tested)
     left_out.update({(source, f"test pictures of {data.held_out.name}"): count for source, count in held_out.items()})
-    return kept, left_out
+    return FoundSamples(kept, left_out, passed_over)
 
 
 def load_split(data: DataConfig, root: Path, codes: Sequence[str], text: str) -> Split:
@@ -131,7 +145,7 @@ def load_split(data: DataConfig, root: Path, codes: Sequence[str], text: str) ->
         DataError: the pictures of `root` are not those of the list.
     """
     complete = data.sample == 1 and not data.training_shares
-    return split_from_csv(find_samples(data, root, codes)[0], text, root, complete)
+    return split_from_csv(find_samples(data, root, codes).samples, text, root, complete)
 
 
 def _near_duplicates(
@@ -218,13 +232,22 @@ def summary_lines(index: DataIndex, data: DataConfig, codes: tuple[str, ...]) ->
     present = {sample.code for sample in index.found}
     if missing := [code for code in codes if code not in present]:
         yield f"no picture of {', '.join(missing)}"
-    for (source, name), count in sorted(index.left_out.items()):
-        yield f"left out of {source}: {count} of {name!r}"
+    yield from left_out_lines(index)
     if index.predefined:
         yield f"predefined split: {index.predefined.matched} of {index.predefined.rows} rows are pictures of --data"
     yield from leak_lines(index, data)
     if data.twins.action != "off":
         yield f"unreadable: {len(index.unreadable)}"
+
+
+def left_out_lines(index: DataIndex) -> Iterator[str]:
+    """Classes that the configuration leaves out, and files that are no pictures, by suffix."""
+    for (source, name), count in sorted(index.left_out.items()):
+        yield f"left out of {source}: {count} of {name!r}"
+    for source in sorted({source for source, _ in index.passed_over}):
+        counts = ((count, suffix) for (of, suffix), count in index.passed_over.items() if of == source)
+        listed = ", ".join(f"{count} {suffix}" for count, suffix in sorted(counts, reverse=True))
+        yield f"passed over in {source}, no pictures: {listed}"
 
 
 def leak_lines(index: DataIndex, data: DataConfig) -> Iterator[str]:

@@ -9,10 +9,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from training.config import SourceConfig, suggest
+from training.data.class_names import unknown_classes
 from training.data.samples import IMAGE_SUFFIXES, DataError, Sample
 from training.data.shards import read_shard
 from training.data.tables import CLASS_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS, PATIENT_COLUMNS, Table, read_table
@@ -24,6 +25,7 @@ class SourceIndex:
 
     samples: list[Sample]
     left_out: Counter[str]
+    passed_over: Counter[str] = field(default_factory=Counter)  # suffix → files of class folders that are no pictures
 
 
 class _Names:
@@ -33,6 +35,7 @@ class _Names:
         self.codes = codes
         self.mapping = source.classes
         self.leave_out = frozenset(source.leave_out)
+        self.unknown: dict[str, str] = {}  # name → where it was met first
         self.patterns = {
             key: re.compile(pattern)
             for key in ("patient_pattern", "group_pattern")
@@ -43,18 +46,27 @@ class _Names:
         return name in self.mapping or name in self.leave_out or name in self.codes
 
     def code(self, name: str, path: Path, where: str) -> str | None:
-        """The code of a class name; None for a class that is left out.
+        """The code of a class name; None for a class that is left out, and for an unknown one, which is noted.
 
         Raises:
-            DataError: unknown class.
+            DataError: `classes` of the source names an unknown code.
         """
         if name in self.leave_out:
             return None
         code = self.mapping.get(name, name)
         if code in self.codes:
             return code
-        advice = "" if name in self.mapping else f"; or add {name!r} to the source's `classes` or `leave_out`"
-        raise DataError(path, f"{where}unknown class {code!r}; {suggest(code.upper(), self.codes, most=3)}{advice}")
+        if name in self.mapping:
+            near = suggest(code.upper(), self.codes, most=3)
+            raise DataError(path, f"{where}unknown class {code!r} in `classes` of the source; {near}")
+        self.unknown.setdefault(name, where)
+        return None
+
+    def check_known(self, path: Path) -> None:
+        """Raise DataError with all unknown names at once, and the mapping to paste."""
+        if self.unknown:
+            where = next(iter(self.unknown.values()))
+            raise DataError(path, where + unknown_classes(list(self.unknown), self.codes))
 
     def patient(self, name: str, given: str, path: Path) -> str:
         """The patient: as given by the data, else by `patient_pattern` from the file name.
@@ -98,6 +110,7 @@ def index_source(root: Path, source: SourceConfig, codes: Sequence[str]) -> Sour
         found = _index_shards(root, source, names)
     else:
         found = _index_folder(root, source, names)
+    names.check_known(root / (source.list or source.folder or source.shards))
     found.samples.sort(key=lambda sample: sample.sort_key)
     for first, second in zip(found.samples, found.samples[1:], strict=False):
         if first.key == second.key:
@@ -117,7 +130,10 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceInde
     found = SourceIndex([], Counter())
     for entry in class_folders:
         code = names.code(entry.name, entry, "")
-        for path in _pictures_below(entry):
+        for path in _files_below(entry):
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                found.passed_over[path.suffix.lower() or "without a suffix"] += 1
+                continue
             if code is None:
                 found.left_out[entry.name] += 1
                 continue
@@ -127,8 +143,8 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceInde
     return found
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    """Image files in a folder and its subfolders; links to folders are not followed.
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files in a folder and its subfolders but hidden ones; links to folders are not followed.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -139,8 +155,8 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
             raise DataError(Path(error.filename), f"cannot be listed ({error.strerror})") from error
 
     for parent, _, names in os.walk(folder, onerror=unreadable):
-        paths = (Path(parent, name) for name in names)
-        yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        paths = (Path(parent, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 def _index_list(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 from typing_extensions import override
@@ -129,6 +129,15 @@ class TrainingModule(L.LightningModule):
             changed = changed if masks is None else exchange_backgrounds(changed, masks, augment.background)
             changed = compress(defocus(changed, augment.blur, augment.blur_sigma), augment.jpeg, augment.jpeg_quality)
         return View(clear, changed, masks)
+
+    @override
+    def on_train_start(self) -> None:
+        """Follow the schedule of a run that was extended: the checkpoint has the rates of the shorter one."""
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LambdaLR):
+            factors = (factor(schedule.last_epoch) for factor in schedule.lr_lambdas)
+            for group, lr, factor in zip(schedule.optimizer.param_groups, schedule.base_lrs, factors, strict=True):
+                group["lr"] = lr * factor
 
     @override
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
