@@ -14,7 +14,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from model import atomic_file
 from model.contract import Precision
 from training import pipeline
-from training.commands import compare, file_order, measure, review
+from training.commands import compare, file_order, folds, measure, review
 from training.commands.configuration import (
     SetKeys,
     classes_toml,
@@ -285,9 +285,11 @@ for command in (
     compare.accuracy,
     measure.profile,
     measure.feed,
+    folds.folds,
 ):
     app.command()(command)
 app.command(name="drift-reference")(review.drift_reference)
+app.command(name="find-lr")(measure.find_lr)
 app.command(name="file-order")(file_order.file_order)
 
 

@@ -154,7 +154,7 @@ class ModelConfig(ConfigTable):
         description="name of the network: VAN-MLKA micro, tiny, tiny_deep, mlka_s, mlka_m, mlka_l; van_mlka_lite0 to "
         "van_mlka_lite2 behind first layers with ImageNet weights; VAN van_b0 to van_b3; for comparison "
         "efficientnet_lite0 to efficientnet_lite2, resnet18, resnext50, densenet121, convnext_atto, dagdnet, "
-        "dagdnet121, samfn, asaenet",
+        "dagdnet121, samfn, asaenet; or timm:NAME, any convolutional backbone of timm",
     )
     stem: Stem | None = Field(
         None, description="mcnn: parallel 3x3, 5x5 and 7x7 convolutions; overlap: VAN's 7x7 convolution of stride 4"
@@ -282,6 +282,14 @@ class FitConfig(ConfigTable):
         0.0, ge=0, description="weight of the loss on attention and evidence outside a rough mask of the cell; 0: off"
     )
     trunk_lr: float = Field(1.0, gt=0, description="factor on lr for the trunk, which has pretrained weights")
+    layer_lr_decay: float = Field(
+        1.0, gt=0, le=1, description="factor on lr from each block of trunk and stages to the one before it; 1: off"
+    )
+    freeze: tuple[str, ...] = Field(
+        (),
+        description='tensors that are not trained, by the beginning of their names: "trunk", "stages.0"; "*": all but '
+        "the head",
+    )
     ema_decay: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights; 0: off")
     clip_norm: float = Field(5.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     precision: Literal["32-true", "bf16-mixed"] = Field(
@@ -312,6 +320,15 @@ class FitConfig(ConfigTable):
         if self.sizes and [first for first, _ in self.sizes] != sorted({0, *(first for first, _ in self.sizes)}):
             raise ValueError("sizes must start at epoch 0, with ascending epochs")
         return self
+
+
+class LoggingConfig(ConfigTable):
+    """Loggers beside the curves of the run folder. They change nothing that is trained; a run may be resumed with
+    others."""
+
+    tensorboard: bool = Field(False, description="write event files to RUN/tensorboard")
+    mlflow: str = Field("", description="tracking URI of MLflow: http://… or sqlite:///…; empty: off")
+    experiment: str = Field("", description="experiment in MLflow; empty: the name of the model")
 
 
 class DistilConfig(ConfigTable):
@@ -384,6 +401,7 @@ class Config(ConfigTable):
     model: ModelConfig = Field(ModelConfig(), description="network")
     augment: AugmentConfig = Field(AugmentConfig(), description="augmentation")
     fit: FitConfig = Field(FitConfig(), description="optimisation")
+    logging: LoggingConfig = Field(LoggingConfig(), description="loggers")
     distil: DistilConfig = Field(DistilConfig(), description="knowledge distillation")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="evaluation")
     trust: TrustConfig = Field(TrustConfig(), description="decisions and prediction sets")
@@ -432,6 +450,10 @@ class Config(ConfigTable):
         for code in codes:
             if code not in self.codes:
                 raise ValueError(f"{key}: unknown class {code!r}; {suggest(code, self.codes)}")
+
+    def trained_as(self, other: "Config") -> bool:
+        """Whether both train the same; loggers do not count."""
+        return self.model_copy(update={"logging": other.logging}) == other
 
     @property
     def needs_masks(self) -> bool:

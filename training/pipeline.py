@@ -3,7 +3,7 @@
 Modules that import torch are imported inside the functions, so that other commands start quickly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ from training.run import Evaluation, MeasuredBlock, Provenance, RunFolder
 from training.terminal import RANK, print_line, warn
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
     from training.evaluation.predictor import Predictor
     from training.evaluation.trust import RunTrust
     from training.fit.dataloader_timing import DataLoaderTimer
@@ -138,12 +140,14 @@ def train(
     named: str,
     execution: "Execution | None" = None,
     timer: "DataLoaderTimer | None" = None,
+    callbacks: "Sequence[Callback]" = (),
 ) -> None:
     """Train a started run, or resume it.
 
     Args:
         named: the configuration as `marrowlens-train fit` was given it.
         timer: records how long each batch was waited for.
+        callbacks: further callbacks of Lightning.
 
     Raises:
         DataError: too few readable pictures.
@@ -166,7 +170,7 @@ def train(
             run.folder,
             f"{len(train.samples)} readable training pictures are fewer than fit.batch_size {config.fit.batch_size}",
         )
-    fit(config, train, calibration, run, named, print_line, execution or Execution(), timer)
+    fit(config, train, calibration, run, named, print_line, execution or Execution(), timer, callbacks)
 
 
 def evaluate(

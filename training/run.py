@@ -286,12 +286,13 @@ class RunFolder:
             RunError: no run, no checkpoint, or the configuration differs in more than the length of the training.
         """
         checkpoint, own = self._existing("checkpoints/last.ckpt", "fit"), self.config()
-        if own == config:
+        if own.trained_as(config):
             return
         longer = {"epochs": config.fit.epochs, "restarts": config.fit.restarts}
         begins_alike = config.fit.restarts[: len(own.fit.restarts)] == own.fit.restarts
         grows = sum((config.fit.epochs, *config.fit.restarts)) > sum((own.fit.epochs, *own.fit.restarts))
-        if own.model_copy(update={"fit": own.fit.model_copy(update=longer)}) != config or not (begins_alike and grows):
+        extended = own.model_copy(update={"fit": own.fit.model_copy(update=longer)})
+        if not (extended.trained_as(config) and begins_alike and grows):
             raise RunError(
                 checkpoint,
                 f"cannot be extended: the configuration may differ in more fit.epochs or appended fit.restarts only"
@@ -312,7 +313,7 @@ class RunFolder:
     def _has_config(self, config: Config) -> bool:
         """Whether config.toml has the same values; comments and the order of keys do not count."""
         try:
-            return self.config() == config
+            return self.config().trained_as(config)
         except ConfigError:  # written by a version with other keys
             return False
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -24,19 +24,25 @@ class ConfigTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _numbers_are_not_text(cls, value: Any, info: ValidationInfo) -> Any:
+    def _numbers_are_not_text(cls, keys: Any) -> Any:
         """Refuse "3" and true where a number belongs, and "true" where true belongs; pydantic would convert them."""
-        kinds = _plain_kinds(cls.model_fields[str(info.field_name)].annotation)
-        given = value if isinstance(value, list | tuple) else [value]
-        for one in given:
-            if isinstance(one, str) and kinds and kinds <= {int, float, bool, NoneType}:
-                what = "true or false" if bool in kinds else "a number"
-                raise ValueError(f"{one!r} is text; write {what} without quotes")
-            if isinstance(one, bool) and kinds and kinds <= {int, float, NoneType}:
-                raise ValueError(f"{str(one).lower()} is no number")
-        return value
+        if not isinstance(keys, Mapping):
+            return keys
+        for name in cls.model_fields.keys() & keys.keys():
+            kinds, value = _plain_kinds(cls.model_fields[name].annotation), keys[name]
+            for one in value if isinstance(value, list | tuple) else [value]:
+                _check_no_text(name, one, kinds)
+        return keys
+
+
+def _check_no_text(name: str, value: Any, kinds: set[Any]) -> None:
+    if isinstance(value, str) and kinds <= {int, float, bool, NoneType}:
+        what = "true or false" if bool in kinds else "a number"
+        raise ValueError(f"{name} = {value!r} is text; write {what} without quotes")
+    if isinstance(value, bool) and kinds <= {int, float, NoneType}:
+        raise ValueError(f"{name} = {str(value).lower()} is no number")
 
 
 class Columns(ConfigTable):

@@ -21,7 +21,7 @@ from training.fit.checkpoints import seed_step
 from training.fit.distil import Teachers
 from training.fit.distributed import all_gather
 from training.fit.losses import LabelLoss, localisation_loss
-from training.fit.optimiser import MONITORED, optimiser_and_schedule
+from training.fit.optimiser import MONITORED, check_frozen, is_frozen, optimiser_and_schedule
 from training.networks.build import build
 
 #: Pictures are decoded this much larger than the input, so that zoomed and rotated ones stay sharp.
@@ -101,6 +101,9 @@ class TrainingModule(L.LightningModule):
         self.steps_per_epoch = steps_per_epoch
         classes = len(config.classes)
         self.net = build(config.model, classes).to(memory_format=torch.channels_last)
+        check_frozen([name for name, _ in self.net.named_parameters()], config.fit.freeze)
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(not is_frozen(name, config.fit.freeze))
         self.teachers = [Teachers(config)]  # in a list: not a submodule, so not in checkpoints
         self.projectors = self.teachers[0].projectors(self.net.head.in_features)
         self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
@@ -138,6 +141,13 @@ class TrainingModule(L.LightningModule):
             factors = (factor(schedule.last_epoch) for factor in schedule.lr_lambdas)
             for group, lr, factor in zip(schedule.optimizer.param_groups, schedule.base_lrs, factors, strict=True):
                 group["lr"] = lr * factor
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        """Frozen parts keep their BatchNorm statistics too, and drop no path."""
+        for name, module in self.net.named_modules():
+            if name and is_frozen(name, self.config.fit.freeze):
+                module.eval()
 
     @override
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -201,7 +211,8 @@ class TrainingModule(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        trained = [*self.net.named_parameters(), *self.projectors.named_parameters()]
+        projectors = ((f"projectors.{name}", parameter) for name, parameter in self.projectors.named_parameters())
+        trained = [*self.net.named_parameters(), *projectors]
         return optimiser_and_schedule(trained, self.config.fit, self.steps_per_epoch)
 
 
