@@ -41,6 +41,7 @@ from training.run import (
 Images = NDArray[np.uint8]  # (N, S, S, 3)
 Maps = tuple[NDArray[np.float32], NDArray[np.float32]]  # attention (N, K, h, w), evidence (N, C, h, w)
 BATCH_SIZE = 64
+TISSUE = "tissue not stated"
 #: How the pictures were chosen, as the figures carry it.
 CHOSEN = "all pictures, external validation"
 
@@ -89,7 +90,8 @@ def external_source(
             "classes": dict(classes),
             "leave_out": tuple(leave_out),
             "patient_pattern": patient_pattern,
-            "licence": "not stated",
+            "tissue": TISSUE,
+            "licence": "licence not stated",
             "attribution": f"External pictures in {data.name}.",
         }
     )
@@ -251,8 +253,8 @@ def evaluate_external(
 
 def _with_source(config: Config, source: SourceConfig) -> Config:
     """The configuration of the result: the model's, with the source in place of its own."""
-    source = source.model_copy(update={"tissue": config.card.tissue})
-    return config.model_copy(update={"data": DataConfig(sources=(source,))})
+    card = config.card.model_copy(update={"tissue": source.tissue})
+    return config.model_copy(update={"data": DataConfig(sources=(source,)), "card": card})
 
 
 def _toml(config: Config) -> str:

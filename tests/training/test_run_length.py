@@ -108,6 +108,7 @@ def test_folds_of_another_split_are_refused(desk: Desk) -> None:
     assert 'folds need kind = "kfold"' in log.read_text()
 
 
+@pytest.mark.slow
 def test_tensorboard_and_mlflow_get_the_curves_and_change_no_weights(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ from training.report.figures.cells import (
 from training.report.figures.classes import classes_figure, confusion_figure
 from training.report.figures.confidence import coverage_figure, reliability_figure
 from training.report.figures.curves import curve_figures, read_curves
+from training.report.figures.ranking import patients_figure, ranking_figures
 from training.report.figures.responses import responses_figure
 from training.run import Evaluation, ExternalModel, RunFolder
 
@@ -97,7 +98,7 @@ def write_report(run: RunFolder, data: Path, out: Path, cell_maps: CellMapper | 
     if cell_maps is None and run.weights.exists():  # pooled folds and external validations have no network
         cell_maps = network_maps(config, run.weights_file())
     out.mkdir(parents=True, exist_ok=True)
-    names = {cell_class.code: cell_class.name for cell_class in config.classes if cell_class.name != cell_class.code}
+    names = class_names(config)
     sections = []
     for source, split in track(list(evaluation.splits.items()), description="drawing", transient=True):
         figures = _source_figures(config, evaluation, scores.of_source(source), cells, source, cell_maps)
@@ -134,6 +135,9 @@ def _source_figures(
     counts = np.array(evaluation.confusion[split])
     yield confusion_figure(counts, config.codes, tolerated, f"confusion-{file}", split)
     yield classes_figure(metrics, f"classes-{file}", split)
+    if patients := patients_figure(scores, f"patients-{file}", split):
+        yield patients
+    yield from ranking_figures(scores, metrics, class_names(config), file, split)
     yield reliability_figure(scores, f"reliability-{file}", split)
     yield coverage_figure(scores, f"coverage-{file}", split)
     rows, keys = gallery_rows(scores), scores.keys()
@@ -149,6 +153,11 @@ def _map_rows(scores: Scores, gallery: NDArray[np.int64]) -> NDArray[np.int64]:
     correct = scores.predicted[gallery] == scores.labels[gallery]
     wrong = gallery[~correct][: MAP_CELLS // 2]
     return np.concatenate([gallery[correct][: MAP_CELLS - len(wrong)], wrong])
+
+
+def class_names(config: Config) -> dict[str, str]:
+    """Code → name of the classes that have another name than their code."""
+    return {each.code: each.name for each in config.classes if each.name != each.code}
 
 
 def network_maps(config: Config, weights: Path) -> CellMapper:

@@ -89,12 +89,12 @@ def test_drawn_cells_are_no_false_alarm(tmp_path: Path) -> None:
 
 
 def _folder_of_fields(folder: Path) -> None:
-    """Ten crops of each class; the last of each class is a shifted crop of the first."""
+    """Sixteen crops of each class; the last of each class is a shifted crop of the first."""
     for seed, code in enumerate(("BLA", "EOS")):
         (folder / "drawn" / code).mkdir(parents=True)
-        for at in range(10):
-            field = _field(100 * seed + at % 9)
-            _crop(field, 44 if at == 9 else 0, 0, folder / "drawn" / code / f"{at}.jpg")
+        for at in range(16):
+            field = _field(100 * seed + at % 15)
+            _crop(field, 44 if at == 15 else 0, 0, folder / "drawn" / code / f"{at:02}.jpg")
 
 
 def _config(folder: Path, **data: object) -> Config:
@@ -107,7 +107,7 @@ def test_overlapping_crops_are_kept_in_one_block_and_listed(tmp_path: Path) -> N
     config = _config(tmp_path)
     index = index_data(config.data, tmp_path, config.codes, tmp_path / "cache")
     assert [(index.samples[one.first].name, index.samples[one.second].name) for one in index.overlaps] == [
-        ("0.jpg", "9.jpg")
+        ("00.jpg", "15.jpg")
     ] * 2
     assert {index.planned[one.second] for one in index.overlaps} == {"test"}
     assert all(index.blocks[one.first] == index.blocks[one.second] == "train" for one in index.overlaps)
@@ -117,7 +117,7 @@ def test_overlapping_crops_are_kept_in_one_block_and_listed(tmp_path: Path) -> N
     write_overlaps(tmp_path / "overlaps.csv", index.overlaps, index.samples, index.planned, index.blocks)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "overlaps.csv").read_text())))
     assert [(row["file"], row["other_file"], row["block"], row["other_moved_from"]) for row in rows] == [
-        ("0.jpg", "9.jpg", "train", "test")
+        ("00.jpg", "15.jpg", "train", "test")
     ] * 2
     assert {row["down_percent"] for row in rows} == {"44"}
     assert all(float(row["share"]) >= MIN_SHARE for row in rows)

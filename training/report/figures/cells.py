@@ -162,6 +162,8 @@ def maps_figure(maps: Sequence[CellMaps], scales: Sequence[str], name: str, spli
         heads = ("cell", *(f"attention {s}" for s in scales), "evidence, predicted", "evidence, label")
         for axes, head in zip(panels[0], heads, strict=True):
             axes.set_title(head, fontsize=8, loc="center")
+        # An empty bar below the first column keeps its cells level with their maps.
+        _colour_bar(figure, panels[:, :1], SEQUENTIAL, " ").set_visible(False)
         if scales:
             _colour_bar(figure, panels[:, 1 : 1 + len(scales)], SEQUENTIAL, "least to most weighted")
         _colour_bar(figure, panels[:, -2:], DIVERGING, "against (blue) to for the class (red)")
@@ -177,10 +179,11 @@ def maps_figure(maps: Sequence[CellMaps], scales: Sequence[str], name: str, spli
     )
 
 
-def _colour_bar(figure: Figure, under: NDArray[np.object_], colours: str, label: str) -> None:
+def _colour_bar(figure: Figure, under: NDArray[np.object_], colours: str, label: str) -> Axes:
     bar = figure.colorbar(ScalarMappable(cmap=colours), ax=under, location="bottom", aspect=25, shrink=0.9, pad=0.02)
     bar.set_ticks([])
     bar.set_label(label, fontsize=7)
+    return bar.ax
 
 
 def _draw_maps(panels: NDArray[np.object_], maps: CellMaps) -> None:
