@@ -316,6 +316,7 @@ def test_what_cannot_be_trained_is_said_in_one_line(
     config = tmp_path / "off.toml"
     config.write_text(CONFIG.replace(*change))
     assert says in _refusal("fit", config, "--data", desk, "--out", tmp_path / "run")
+    assert says in _refusal("data", config, "--data", desk)
 
 
 def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def feed(
         from training.fit.module import OVERSIZE
         from training.fit.train import Execution
 
-        run, config = RunFolder(Path(folder) / "run"), _without_pretrained(read_config(config_path))
+        run, config = RunFolder(Path(folder) / "run"), _for_timing(read_config(config_path), steps)
         cache, execution, timer = cache or run.cache, Execution(1, accumulate, workers, steps=steps), DataLoaderTimer()
         split = pipeline.start_run(config, config_path.read_text(encoding="utf-8"), run, data, cache)
         if cold:
@@ -195,9 +195,13 @@ def find_lr(
     print_line(f"the loss falls fastest at {found.suggested:.1e}: set fit.lr to it, or up to ten times less")
 
 
-def _without_pretrained(config: Config) -> Config:
+def _for_timing(config: Config, steps: int) -> Config:
+    """Without pretrained weights and teachers, and with an epoch for each step, so that no run ends before."""
     model = config.model.model_copy(update={"init": ""})
-    return config.model_copy(update={"model": model, "distil": DistilConfig()})
+    longer = config.fit.model_copy(update={"epochs": max(config.fit.epochs, steps)})
+    return config.model_copy(
+        update={"model": model, "distil": DistilConfig(), "fit": longer, "logging": LoggingConfig()}
+    )
 
 
 def _drop_page_cache(cache: Path) -> None:
