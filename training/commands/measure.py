@@ -64,6 +64,7 @@ def size_table(
         (f"multiply-adds of a forward pass, one picture of {config.model.input_size} px", _large(budget.multiply_adds)),
         (f"activations kept of one picture ({fit.precision})", f"{budget.kept_bytes / 1e6:.1f} MB"),
         (f"memory of a device, {batch} pictures at once", f"{budget.device_bytes(batch) / 1e9:.1f} GB"),
+        ("with temporary memory and libraries, about", f"{budget.peak_bytes(batch) / 1e9:.1f} GB"),
         (f"decoded pictures on disk, {pictures}", f"{budget.cache_bytes / 1e9:.1f} GB"),
         (f"operations, {fit.epochs + sum(fit.restarts)} epochs", f"{budget.training_operations:.3g}"),
         (f"hours, {devices} x {tera_operations:g} tera-operations/s at {utilisation:.0%}", f"{hours:.1f}"),
