@@ -145,15 +145,15 @@ def _table(labels: Labels, predicted: Mapping[str, Labels], pictures: Pictures, 
     drawn = {name: draw_scores(labels, of_model[None], classes, patients) for name, of_model in predicted.items()}
     corrected = holm([p_value(labels, predicted[first][None], predicted[name][None]) for name in others])
     differences = {
-        name: (*_differences(drawn[name], drawn[first]), f"{p:.3g}") for name, p in zip(others, corrected, strict=True)
+        name: (_difference(drawn[name], drawn[first]), f"{p:.3g}") for name, p in zip(others, corrected, strict=True)
     }
     rows = tuple(
-        (name, *_scores(predicted[name] == labels, of_model, patients), *differences.get(name, ("", "", "")))
+        (name, *_scores(predicted[name] == labels, of_model, patients), *differences.get(name, ("", "")))
         for name, of_model in drawn.items()
     )
     return Table(
         f"Calibration block, n = {len(labels)}, classes {', '.join(pictures.codes)}",
-        ("model", "accuracy", "macro F1", "balanced accuracy", "− first, points", "macro F1 − first", "p"),
+        ("model", "accuracy", "macro F1", "balanced accuracy", "− first, points", "p"),
         rows,
         _note(pictures, patients),
     )
@@ -166,14 +166,10 @@ def _scores(right: NDArray[np.bool_], drawn: Scores, patients: Labels | None) ->
     return tuple(f"{value:.3f} ({low:.3f}–{high:.3f})" for value, low, high in ends)
 
 
-def _differences(drawn: Scores, first: Scores) -> tuple[str, str]:
-    changes = drawn.accuracy - first.accuracy, drawn.macro_f1 - first.macro_f1
-    accuracy, macro_f1 = ((change.value, *change.difference_interval()) for change in changes)
-    return _points(*accuracy), _points(*macro_f1)
-
-
-def _points(change: float, low: float, high: float) -> str:
-    return f"{100 * change:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+def _difference(drawn: Scores, first: Scores) -> str:
+    change = drawn.accuracy - first.accuracy
+    low, high = change.difference_interval()
+    return f"{100 * change.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _note(pictures: Pictures, patients: Labels | None) -> str:
