@@ -1,36 +1,45 @@
-"""The command line `marrowlens-train`. Expected errors are one line and exit code 2."""
+"""The command line `marrowlens-train`. Expected errors are one line and exit code 2.
+
+Modules that import torch are imported inside the commands: an artefact is evaluated without it.
+"""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-try:  # before the other imports, which need the [training] extra too
-    # onnxruntime 1.32 sends telemetry to Microsoft unless this is set before its import.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import torch
-
-    from training.networks.build import check_model as check_network
-except ModuleNotFoundError as error:  # the script is installed with the service, torch is not
-    sys.stderr.write(f"marrowlens-train: {error.name} is not installed: pip install -e '.[training]'\n")
-    raise SystemExit(2) from error
-
+# onnxruntime 1.32 sends telemetry to Microsoft unless this is set before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from model import atomic_file
 from model.contract import Precision
 from training import pipeline
-from training.commands import compare, file_order, measure, review
-from training.commands.configuration import classes_toml, command_arguments, read_classes, read_with_overrides
+from training.commands import compare, file_order, folds, measure, review
+from training.commands.configuration import (
+    SetKeys,
+    classes_toml,
+    command_arguments,
+    folder_mapping,
+    read_classes,
+    read_with_overrides,
+)
+from training.commands.external import external_validation
 from training.commands.review import DataRoot
-from training.config import read_config
 from training.data.index import counts_table, index_data, summary_lines
-from training.data.near_duplicates import write_near_duplicates
 from training.data.samples import split_csv
-from training.evaluation.tables import diagnosis_tables, lesion_table
-from training.fit.distributed import barrier, on_rank_zero, process_group, this_process
+from training.evaluation.tables import diagnosis_tables, lesion_table, temperature_is_uncertain, temperature_text
+from training.external import is_external
+from training.process import this_process
 from training.run import MeasuredBlock, RunFolder
-from training.terminal import console, print_line, print_metrics, print_table, report_errors, report_interruption, warn
+from training.terminal import (
+    console,
+    print_evaluation,
+    print_line,
+    print_table,
+    report_errors,
+    report_interruption,
+    warn,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
 
@@ -58,24 +67,37 @@ def fit(
     ] = None,
     cache: CacheFolder = None,
     init: InitialWeights = None,
+    keys: SetKeys = None,
+    extend: Annotated[
+        bool,
+        typer.Option("--extend", help="Continue a finished run with more fit.epochs, or with fit.restarts appended."),
+    ] = False,
 ) -> None:
     """Train a model; write weights, curves and split to a run folder."""
 
     run = RunFolder(out)
     cache = cache or run.cache
     with report_errors():
+        import torch
+
+        from training.fit.distributed import barrier, on_rank_zero, process_group
+
         here = this_process().devices(devices, torch.cuda.device_count())
-        config, text = read_with_overrides(config_path, init)
-        check_network(config.model)
+        config, text = read_with_overrides(config_path, init, keys or ())
+        pipeline.check_network(config)
     with report_errors(), process_group(), report_interruption(barrier):
+        on_rank_zero(lambda: run.extend(config, text) if extend else None)
         split = pipeline.start_run(config, text, run, data, cache)
         if on_rank_zero(run.weights.exists):
-            print_line(f"{run.weights} exists: the run is already trained; choose another --out to train again")
+            print_line(
+                f"{run.weights} exists: the run is already trained; choose another --out to train again, or continue "
+                "it with --extend --set fit.epochs=…"
+            )
             return
         from training.fit.train import Execution
 
         execution = Execution(here, accumulate, workers, checkpoint_every, stop_after)
-        pipeline.train(config, split, run, cache, command_arguments(config_path, init), execution)
+        pipeline.train(config, split, run, cache, command_arguments(config_path, init, keys or ()), execution)
     print_line(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 
@@ -84,13 +106,16 @@ def data_summary(
     config_path: ConfigPath,
     data: DataRoot = Path("."),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for split.csv, twins.csv and unreadable.csv; default: not written.")
+        Path | None,
+        typer.Option(help="Folder for split.csv, the lists of leaks and unreadable.csv; default: not written."),
     ] = None,
     cache: CacheFolder = None,
+    keys: SetKeys = None,
 ) -> None:
     """Summarise the data without training: pictures by class and block, near duplicates, unreadable files."""
     with report_errors():
-        config = read_config(config_path)
+        config, _ = read_with_overrides(config_path, keys=keys or ())
+        pipeline.check_network(config)
         index = index_data(config.data, data, config.codes, cache)
         console.print(counts_table(index, config.codes))
         for line in summary_lines(index, config.data, config.codes):
@@ -101,7 +126,8 @@ def data_summary(
             run = RunFolder(out)
             atomic_file.write_text(out / "split.csv", split_csv(index.split))
             run.write_unreadable(index.unreadable)
-            write_near_duplicates(run.twins, index.duplicates, index.samples, index.planned, index.blocks)
+            pipeline.write_leaks(run, index, config)
+        pipeline.check_trainable(config, index.split, config_path)
 
 
 @app.command()
@@ -116,7 +142,7 @@ def classes(
 ) -> None:
     """Print the `[[classes]]` tables of a configuration."""
     with report_errors():
-        typer.echo(classes_toml(read_classes(source)), nl=False)
+        typer.echo(folder_mapping(source) + classes_toml(read_classes(source)), nl=False)
 
 
 @app.command()
@@ -134,8 +160,17 @@ def configuration(
 
 @app.command()
 def evaluate(
-    run_folder: RunArgument,
-    data: DataRoot = Path("."),
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN|MODEL.onnx", help="Run folder written by `fit`, or an artefact.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            help="Folder that contains the folders of the run's sources; or other pictures for an external "
+            "validation: a folder of class folders, or a list (CSV or Parquet).",
+        ),
+    ] = Path("."),
     cache: CacheFolder = None,
     block: Annotated[
         MeasuredBlock,
@@ -144,6 +179,21 @@ def evaluate(
     quick: Annotated[
         bool, typer.Option("--quick", help="Skip tests of maps and poor pictures, and decisions.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="External validation: folder for tables, figures and report; default: on-NAME in the run."),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=CODE", help="External validation: code of a class in the data; may be repeated."),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="External validation: class of the data to ignore; may be repeated."),
+    ] = None,
+    patient_pattern: Annotated[
+        str, typer.Option(help="External validation: regular expression on the file name; its group is the patient.")
+    ] = "",
 ) -> None:
     """Fit the temperature on the calibration block and measure the test block.
 
@@ -153,16 +203,34 @@ def evaluate(
 
     Make every choice with `--block calibration`, and measure the test block once for each released model. Every
     measurement of the test block is recorded in evaluations.csv of the run, and the model card states their number.
+
+    An artefact, or a run with other pictures as --data, gets an external validation: the same tables, figures and
+    report, with the model's own temperature and thresholds. For an artefact, torch is not needed.
     """
     with report_errors():
         run = RunFolder(run_folder)
+        if run_folder.suffix == ".onnx" or is_external(run, data):
+            if block != "test":
+                raise ValueError("--block: external pictures have no blocks; leave it out")
+            external_validation(run_folder, data, out, cache, classes or (), leave_out or (), patient_pattern)
+            return
+        if out or classes or leave_out or patient_pattern:
+            raise ValueError(
+                f"{data} holds the sources of the run; --out, --classes, --leave-out and --patient-pattern are for "
+                "other pictures"
+            )
         evaluation = pipeline.evaluate(run, data, cache or run.cache, block, thorough=not quick)
-    print_line(f"temperature {evaluation.temperature:.3f}")
-    print_metrics(evaluation.metrics)
+    print_line(f"temperature {temperature_text(evaluation)}")
+    print_evaluation(evaluation)
     for table in diagnosis_tables(evaluation):
         print_table(table)
     if not evaluation.temperature_fitted:
         warn("the calibration block does not determine a temperature; 1 is used, and the model card states it")
+    if temperature_is_uncertain(evaluation):
+        warn(
+            f"the temperature is uncertain: {evaluation.temperature_n} calibration pictures are too few to calibrate "
+            "probabilities; use more (data.split)"
+        )
     if block == "calibration":
         print_line(f"no test picture was read; next: marrowlens-train evaluate {run_folder} --data {data}")
         return
@@ -196,7 +264,7 @@ def export(
             path, manifest = pipeline.export(run, out, precision, allow_inert=allow_inert)
         card = model_card(manifest, reproduction(fit, config, out, manifest), evaluation, run.evaluation_count())
         atomic_file.write_text(out / CARD, card)
-        atomic_file.write_text(path.with_suffix(".split.csv"), run.split())
+        atomic_file.write_text(path.with_suffix(".split.csv"), run.published_split())
         review.export_drift_reference(path, config, data, cache or run.cache)
     if evaluation.lesions:
         print_table(lesion_table(evaluation.lesions))
@@ -217,9 +285,11 @@ for command in (
     compare.accuracy,
     measure.profile,
     measure.feed,
+    folds.folds,
 ):
     app.command()(command)
 app.command(name="drift-reference")(review.drift_reference)
+app.command(name="find-lr")(measure.find_lr)
 app.command(name="file-order")(file_order.file_order)
 
 

@@ -2,10 +2,10 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -26,6 +26,9 @@ class SourceConfig(ConfigTable):
     classes: dict[str, str] = Field({}, description="name of a class in the data → code in the class list")
     leave_out: tuple[str, ...] = Field((), description="classes of the data to ignore")
     patient_pattern: str = Field("", description="regular expression on the file name; its single group is the patient")
+    group_pattern: str = Field(
+        "", description="regular expression on the file name; its single group is the slide or field of the picture"
+    )
     tissue: str = Field("bone marrow", description="tissue that the pictures show")
     licence: str = Field(description="licence of the pictures")
     attribution: str = Field(description="attribution that the licence requires")
@@ -44,13 +47,15 @@ class SourceConfig(ConfigTable):
         return self
 
     @model_validator(mode="after")
-    def _patient_is_one_group(self) -> Self:
-        try:
-            groups = re.compile(self.patient_pattern).groups
-        except re.error as error:
-            raise ValueError(f"patient_pattern is not a regular expression: {error}") from error
-        if self.patient_pattern and groups != 1:
-            raise ValueError(f"patient_pattern has {groups} groups; expected one group (...) that matches the patient")
+    def _patterns_have_one_group(self) -> Self:
+        for key, what in (("patient_pattern", "patient"), ("group_pattern", "slide or field")):
+            pattern = getattr(self, key)
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"{key} is not a regular expression: {error}") from error
+            if pattern and groups != 1:
+                raise ValueError(f"{key} has {groups} groups; expected one group (...) that matches the {what}")
         return self
 
 
@@ -61,6 +66,17 @@ class NearDuplicatesConfig(ConfigTable):
         "move", description="move: keep near duplicates in one block; list: only list them; off: do not search"
     )
     max_distance: int = Field(24, ge=0, le=48, description="most differing bits (of 255) of near duplicates")
+
+
+class OverlapsConfig(ConfigTable):
+    """Overlaps: crops of one field that show the same cells, shifted against each other."""
+
+    action: Literal["move", "list", "off"] = Field(
+        "move", description="move: keep overlapping pictures in one block; list: only list them; off: do not search"
+    )
+    min_correlation: float = Field(
+        0.8, ge=0.5, le=1, description="least correlation of the overlap; different cells reach 0.76"
+    )
 
 
 class DataConfig(ConfigTable):
@@ -76,9 +92,12 @@ class DataConfig(ConfigTable):
         {}, description="class → share of its training pictures to use, to create an imbalanced training block"
     )
     held_out: Path | None = Field(
-        None, description="split list (.csv of a run or an artefact); its test pictures are left out, for development"
+        None,
+        description="split list (.csv of a run or an artefact), relative to the working directory; its test pictures "
+        "are left out, for development",
     )
     twins: NearDuplicatesConfig = Field(NearDuplicatesConfig(), description="handling of near duplicates")
+    overlaps: OverlapsConfig = Field(OverlapsConfig(), description="handling of overlapping pictures")
     split: SplitConfig = Field(BlockSplit(), description="division into training, calibration and test")
 
 
@@ -89,6 +108,39 @@ ChannelAttention = Literal["none", "se", "eca", "epsa", "cbam", "gc", "fca"]
 #: One number per stage; empty: the variant's own.
 Stages = tuple[Annotated[int, Field(ge=1)], ...]
 STAGES = 4
+#: Names that other programs use → the key.
+SYNONYMS = MappingProxyType(
+    {
+        "arch": "variant",
+        "architecture": "variant",
+        "augmentation": "augment",
+        "augmentations": "augment",
+        "backbone": "variant",
+        "batch": "batch_size",
+        "checkpoint": "init",
+        "dataset": "data",
+        "dropout": "drop_path",
+        "image_size": "input_size",
+        "img_size": "input_size",
+        "imgsz": "input_size",
+        "learning_rate": "lr",
+        "lr0": "lr",
+        "max_epochs": "epochs",
+        "network": "model",
+        "num_epochs": "epochs",
+        "optimizer": "optimiser",
+        "patience": "early_stopping_patience",
+        "pretrained": "init",
+        "scheduler": "schedule",
+        "train": "fit",
+        "trainer": "fit",
+        "training": "fit",
+        "transforms": "augment",
+        "warmup": "warmup_epochs",
+        "wd": "weight_decay",
+        "weights": "init",
+    }
+)
 
 
 class ModelConfig(ConfigTable):
@@ -102,7 +154,7 @@ class ModelConfig(ConfigTable):
         description="name of the network: VAN-MLKA micro, tiny, tiny_deep, mlka_s, mlka_m, mlka_l; van_mlka_lite0 to "
         "van_mlka_lite2 behind first layers with ImageNet weights; VAN van_b0 to van_b3; for comparison "
         "efficientnet_lite0 to efficientnet_lite2, resnet18, resnext50, densenet121, convnext_atto, dagdnet, "
-        "dagdnet121, samfn, asaenet",
+        "dagdnet121, samfn, asaenet; or timm:NAME, any convolutional backbone of timm",
     )
     stem: Stem | None = Field(
         None, description="mcnn: parallel 3x3, 5x5 and 7x7 convolutions; overlap: VAN's 7x7 convolution of stride 4"
@@ -125,7 +177,9 @@ class ModelConfig(ConfigTable):
     )
     drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth rate at the last block")
     init: str = Field(
-        "", description="pretrained weights: imagenet, a run folder, .safetensors, .onnx or .pth; empty: random"
+        "",
+        description="pretrained weights: imagenet, or a run folder, .safetensors, .onnx or .pth, relative to the "
+        "working directory; empty: random",
     )
     mean: tuple[float, float, float] = Field(
         (0.485, 0.456, 0.406), description="mean per channel that is subtracted (pixels in 0..1); must match init"
@@ -159,10 +213,15 @@ MATURATION: tuple[tuple[str, ...], ...] = (
 )
 
 
+def closest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Up to `most` known names similar to a name."""
+    return get_close_matches(name, list(known), n=most, cutoff=0.5)
+
+
 def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
     """The end of an error message about an unknown name: up to `most` similar known names, else all of them."""
     known = list(known)
-    near = get_close_matches(name, known, n=most, cutoff=0.5)
+    near = closest(name, known, most)
     return f"did you mean {', '.join(map(repr, near))}?" if near else f"expected one of {', '.join(known)}"
 
 
@@ -223,6 +282,14 @@ class FitConfig(ConfigTable):
         0.0, ge=0, description="weight of the loss on attention and evidence outside a rough mask of the cell; 0: off"
     )
     trunk_lr: float = Field(1.0, gt=0, description="factor on lr for the trunk, which has pretrained weights")
+    layer_lr_decay: float = Field(
+        1.0, gt=0, le=1, description="factor on lr from each block of trunk and stages to the one before it; 1: off"
+    )
+    freeze: tuple[str, ...] = Field(
+        (),
+        description='tensors that are not trained, by the beginning of their names: "trunk", "stages.0"; "*": all but '
+        "the head",
+    )
     ema_decay: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights; 0: off")
     clip_norm: float = Field(5.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     precision: Literal["32-true", "bf16-mixed"] = Field(
@@ -255,11 +322,22 @@ class FitConfig(ConfigTable):
         return self
 
 
+class LoggingConfig(ConfigTable):
+    """Loggers beside the curves of the run folder. They change nothing that is trained; a run may be resumed with
+    others."""
+
+    tensorboard: bool = Field(False, description="write event files to RUN/tensorboard")
+    mlflow: str = Field("", description="tracking URI of MLflow: http://… or sqlite:///…; empty: off")
+    experiment: str = Field("", description="experiment in MLflow; empty: the name of the model")
+
+
 class DistilConfig(ConfigTable):
     """Knowledge distillation from trained networks (arXiv 1503.02531; 2106.05237)."""
 
     teachers: tuple[Path, ...] = Field(
-        (), description="run folders or artefacts (.onnx); their softened probabilities are averaged"
+        (),
+        description="run folders or artefacts (.onnx), relative to the working directory; their softened probabilities "
+        "are averaged",
     )
     weight: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; the label loss has the rest")
     temperature: float = Field(2.0, gt=0, description="softmax temperature of teachers and student")
@@ -323,6 +401,7 @@ class Config(ConfigTable):
     model: ModelConfig = Field(ModelConfig(), description="network")
     augment: AugmentConfig = Field(AugmentConfig(), description="augmentation")
     fit: FitConfig = Field(FitConfig(), description="optimisation")
+    logging: LoggingConfig = Field(LoggingConfig(), description="loggers")
     distil: DistilConfig = Field(DistilConfig(), description="knowledge distillation")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="evaluation")
     trust: TrustConfig = Field(TrustConfig(), description="decisions and prediction sets")
@@ -371,6 +450,10 @@ class Config(ConfigTable):
         for code in codes:
             if code not in self.codes:
                 raise ValueError(f"{key}: unknown class {code!r}; {suggest(code, self.codes)}")
+
+    def trained_as(self, other: "Config") -> bool:
+        """Whether both train the same; loggers do not count."""
+        return self.model_copy(update={"logging": other.logging}) == other
 
     @property
     def needs_masks(self) -> bool:
@@ -426,8 +509,28 @@ def _sentence(found: Any, kind: type[ConfigTable]) -> str:
     if found["type"] == "union_tag_not_found":
         return f"{key}: {found['ctx']['discriminator']} is missing"
     if found["type"] != "extra_forbidden":
-        return f"{key or 'the file'}: {found['msg']}"
-    return f"unknown key {key!r}; {suggest(str(found['loc'][-1]), known)}"
+        return f"{key or 'the file'}: {found['msg'].removeprefix('Value error, ')}"
+    return f"unknown key {key!r}; {_hint(str(found['loc'][-1]), known, kind)}"
+
+
+def _hint(name: str, known: Sequence[str], kind: type[ConfigTable]) -> str:
+    """What an unknown key may mean: a name that other programs use, a key of another table, or a similar key."""
+    if (synonym := SYNONYMS.get(name.lower(), "")) in known:
+        return f"did you mean {synonym!r}?"
+    places = [table for table, keys in _tables_of(kind) if name in keys or synonym in keys]
+    if places and not closest(name, known):
+        return f"did you mean {synonym or name!r} in [{places[0]}]?"
+    return suggest(name, known)
+
+
+def _tables_of(kind: type[ConfigTable], path: str = "") -> Iterator[tuple[str, frozenset[str]]]:
+    """The path of every single table below a table, and its keys."""
+    for name, found in kind.model_fields.items():
+        inner = found.annotation
+        if isinstance(inner, type) and issubclass(inner, ConfigTable):
+            where = f"{path}.{name}".lstrip(".")
+            yield where, frozenset(inner.model_fields)
+            yield from _tables_of(inner, where)
 
 
 def _key_and_siblings(loc: tuple[int | str, ...], kind: type[ConfigTable]) -> tuple[str, list[str]]:

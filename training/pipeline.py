@@ -3,7 +3,7 @@
 Modules that import torch are imported inside the functions, so that other commands start quickly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from model.contract import Manifest, Precision
 from training.config import Config
 from training.data.images import LabelledImages, UnreadableImage, decode_samples
-from training.data.index import index_data, load_split, near_duplicates_line
+from training.data.index import DataIndex, index_data, leak_lines, left_out_lines, load_split
 from training.data.near_duplicates import write_near_duplicates
+from training.data.overlaps import write_overlaps
 from training.data.samples import Block, DataError, Split, sha256_of, split_csv
 from training.data.splits import describe_split
 from training.evaluation.scores import write_development, write_evaluation
@@ -23,6 +24,8 @@ from training.run import Evaluation, MeasuredBlock, Provenance, RunFolder
 from training.terminal import RANK, print_line, warn
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
     from training.evaluation.predictor import Predictor
     from training.evaluation.trust import RunTrust
     from training.fit.dataloader_timing import DataLoaderTimer
@@ -65,17 +68,55 @@ def _split(config: Config, text: str, run: RunFolder, data: Path, cache: Path, n
     if network and (advice := check_pretrained(config)):
         warn(advice)
     index = index_data(config.data, data, config.codes, cache)
-    print_line(near_duplicates_line(index, config.data))
+    for line in (*left_out_lines(index), *leak_lines(index, config.data)):
+        print_line(line)
+    check_trainable(config, index.split, run.folder)
     if not RANK:
         run.prepare()
-        if config.data.twins.action != "off":
-            write_near_duplicates(run.twins, index.duplicates, index.samples, index.planned, index.blocks)
+        write_leaks(run, index, config)
         split = split_csv(index.split)
         provenance = provenance_of(config, split) if network else ()
         run.write_provenance(provenance)  # before write_start, which marks the run as started
         run.write_start(text, split)
         print_provenance(provenance, config)
     return index.split
+
+
+def check_network(config: Config) -> None:
+    """Check that the network can be built.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    from training.networks.build import check_model
+
+    check_model(config.model)
+
+
+def check_trainable(config: Config, split: Split, where: Path) -> None:
+    """Check that the blocks are enough to train on.
+
+    Raises:
+        DataError: fewer training pictures than a batch, or no calibration picture of the intended tissue.
+    """
+    train = len(split["train"])
+    if train < config.fit.batch_size:
+        raise DataError(where, f"{train} training pictures are fewer than fit.batch_size {config.fit.batch_size}")
+    intended = {source.name for source in config.data.sources if source.tissue == config.card.tissue}
+    if not any(sample.source in intended for sample in split["calibration"]):
+        raise DataError(
+            where,
+            f"no calibration picture of the tissue {config.card.tissue!r} (card.tissue): use more pictures, or a "
+            "larger calibration share (data.split)",
+        )
+
+
+def write_leaks(run: RunFolder, index: DataIndex, config: Config) -> None:
+    """Write twins.csv and overlaps.csv, pairs of pictures that must be in one block, as far as they were searched."""
+    if config.data.twins.action != "off":
+        write_near_duplicates(run.twins, index.duplicates, index.samples, index.planned, index.blocks)
+    if config.data.overlaps.action != "off":
+        write_overlaps(run.overlaps, index.overlaps, index.samples, index.planned, index.blocks)
 
 
 def print_provenance(provenance: tuple[Provenance, ...], config: Config) -> None:
@@ -99,12 +140,14 @@ def train(
     named: str,
     execution: "Execution | None" = None,
     timer: "DataLoaderTimer | None" = None,
+    callbacks: "Sequence[Callback]" = (),
 ) -> None:
     """Train a started run, or resume it.
 
     Args:
         named: the configuration as `marrowlens-train fit` was given it.
         timer: records how long each batch was waited for.
+        callbacks: further callbacks of Lightning.
 
     Raises:
         DataError: too few readable pictures.
@@ -127,7 +170,7 @@ def train(
             run.folder,
             f"{len(train.samples)} readable training pictures are fewer than fit.batch_size {config.fit.batch_size}",
         )
-    fit(config, train, calibration, run, named, print_line, execution or Execution(), timer)
+    fit(config, train, calibration, run, named, print_line, execution or Execution(), timer, callbacks)
 
 
 def evaluate(
@@ -143,8 +186,9 @@ def evaluate(
         RunError: the run has not been trained.
         DataError: the pictures are not those of the run's split.
     """
-    from training.evaluation.evaluate import fitted_temperature, load_network, score
+    from training.evaluation.evaluate import fitted_temperature
     from training.evaluation.lesion import measure_lesions
+    from training.evaluation.network_outputs import load_network, score
     from training.evaluation.predictor import Predictor
     from training.evaluation.robustness import measure_responses
     from training.evaluation.saliency import measure_maps
@@ -265,7 +309,7 @@ def export(
         RunError: the run has not been evaluated.
         ValueError: a part is inert or was not measured, or the graph and the network disagree.
     """
-    from training.evaluation.evaluate import load_network
+    from training.evaluation.network_outputs import load_network
     from training.export.export import ExportError, Trained
     from training.export.export import export as export_network
     from training.export.fp16 import Fp16Error

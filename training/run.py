@@ -1,8 +1,9 @@
 """The folder of one training run: its files, their names and formats.
 
 config.toml         the configuration, with the changes of `fit --init`
-split.csv           block, source, class and file of every picture
+split.csv           block, source, class and file of every picture, and its patient where one is known
 twins.csv           pairs of near duplicates and the blocks of both pictures
+overlaps.csv        pairs of shifted crops of one field and the blocks of both pictures
 ancestors.json      provenance of the pretrained weights and the teachers: attribution, licence, limits
 unreadable.csv      source, class and file of the pictures that could not be decoded, and the error
 cache/              decoded pictures and fingerprints, unless --cache names another folder; may be deleted
@@ -14,11 +15,12 @@ evaluation.json     temperature, figures and confusion matrices of the test bloc
                     of the parts, the tests of the maps and the responses to disturbances
 trust.json          trust reference: class means, thresholds of decisions and prediction sets; for the manifest
 evaluations.csv     date, digest of the weights and number of pictures of every evaluation on the test block
-predictions.csv     one row per test picture
+predictions.csv     one row per test picture: patient, true and predicted class, probability of every class
 logits.npz          logits of the calibration and the test pictures, for `figures`, `pool` and `audit`
 development.json    the same as evaluation.json for the calibration block, without reading a test picture
 development.npz     logits of the calibration pictures, for `compare`
 folds.csv           in a folder that `pool` wrote: figures of each fold
+external.json       in a folder of an external validation: the model that was measured
 """
 
 import hashlib
@@ -36,7 +38,7 @@ from model.contract import Lesion, Metric
 from model.trust.reference import TrustReference
 from training.config import Config, ConfigError, read_config
 from training.data.images import UnreadableImage
-from training.data.samples import sha256_of
+from training.data.samples import published_split, sha256_of
 
 
 class RunError(Exception):
@@ -67,8 +69,11 @@ class Provenance(BaseModel):
     seen: int = 0  # test pictures (by file name) among their training pictures
 
 
+#: Keys of a differing configuration that an error message names.
+MAX_CHANGED = 6
 #: Blocks that an evaluation may measure, and the file of its result.
 MeasuredBlock = Literal["test", "calibration"]
+MEASURED_BLOCKS: tuple[MeasuredBlock, ...] = ("test", "calibration")
 _EVALUATIONS: dict[MeasuredBlock, str] = {"test": "evaluation.json", "calibration": "development.json"}
 _DEVELOP = "evaluate --block calibration"
 
@@ -184,13 +189,28 @@ class Evaluation(BaseModel):
 
     temperature: float
     temperature_fitted: bool = True  # false: the calibration block does not determine one; 1 is used
+    temperature_low: float | None = None  # 95 % profile-likelihood interval; none: not fitted
+    temperature_high: float | None = None
+    temperature_n: int | None = None  # pictures that it was fitted on
     metrics: tuple[Metric, ...]
     confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted, in class order
     splits: dict[str, str] = {}  # source → the split that its figures carry
+    patients: dict[str, int] = {}  # source → patients of its pictures; absent: unknown
     lesions: tuple[MeasuredLesion, ...] | None = None  # none: not measured; empty: the network has no named parts
     maps: tuple[MeasuredMap, ...] = ()
     responses: tuple[MeasuredResponse, ...] = ()  # the pictures as they are first
     trust: MeasuredTrust | None = None  # none: not measured
+
+
+class ExternalModel(BaseModel):
+    """The model of an external validation, in external.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str  # name and version
+    file: str  # of the artefact, or the name of the run folder
+    sha256: str  # of the graph or of the weights
+    seen: int | None = None  # pictures with the file name of a training picture of the model; none: no split list
 
 
 class EvaluationCount(NamedTuple):
@@ -224,13 +244,14 @@ class RunFolder:
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         self.best_checkpoint = folder / "checkpoints" / "best.ckpt"
         self.twins = folder / "twins.csv"
+        self.overlaps = folder / "overlaps.csv"
         self.trust_reference = folder / "trust.json"
         self.cache = folder / "cache"
 
     def prepare(self) -> None:
         """Create the folder; delete what an attempt left that ended before its first step."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("twins.csv", "unreadable.csv", "ancestors.json"):
+        for name in ("twins.csv", "overlaps.csv", "unreadable.csv", "ancestors.json"):
             (self.folder / name).unlink(missing_ok=True)
 
     def write_start(self, config: str, split: str) -> None:
@@ -251,13 +272,48 @@ class RunFolder:
             return True
         trained = (self.weights, self.checkpoint, self.folder / "fit.json", self.folder / "curves")
         if any(path.exists() for path in trained):
-            raise RunError(kept, "is another configuration; give another --out, or delete that folder")
+            changed = self._changed_keys(config)
+            raise RunError(kept, f"is another configuration{changed}; give another --out, or delete that folder")
         return False
+
+    def extend(self, config: Config, text: str) -> None:
+        """Replace the configuration of a run by one that trains longer; `fit` then continues from the last checkpoint.
+
+        Args:
+            text: text of the configuration.
+
+        Raises:
+            RunError: no run, no checkpoint, or the configuration differs in more than the length of the training.
+        """
+        checkpoint, own = self._existing("checkpoints/last.ckpt", "fit"), self.config()
+        if own.trained_as(config):
+            return
+        longer = {"epochs": config.fit.epochs, "restarts": config.fit.restarts}
+        begins_alike = config.fit.restarts[: len(own.fit.restarts)] == own.fit.restarts
+        grows = sum((config.fit.epochs, *config.fit.restarts)) > sum((own.fit.epochs, *own.fit.restarts))
+        extended = own.model_copy(update={"fit": own.fit.model_copy(update=longer)})
+        if not (extended.trained_as(config) and begins_alike and grows):
+            raise RunError(
+                checkpoint,
+                f"cannot be extended: the configuration may differ in more fit.epochs or appended fit.restarts only"
+                f"{self._changed_keys(config)}",
+            )
+        self.weights.unlink(missing_ok=True)  # it marks the end of the training
+        atomic_file.write_text(self.folder / "config.toml", text)
+
+    def _changed_keys(self, config: Config) -> str:
+        """The keys that differ from config.toml, each with both values; empty if it is of another version."""
+        try:
+            own = self.config()
+        except ConfigError:
+            return ""
+        changed = list(_differences(own.model_dump(mode="json"), config.model_dump(mode="json")))
+        return f" ({'; '.join(changed[:MAX_CHANGED])}{'; …' if len(changed) > MAX_CHANGED else ''})"
 
     def _has_config(self, config: Config) -> bool:
         """Whether config.toml has the same values; comments and the order of keys do not count."""
         try:
-            return self.config() == config
+            return self.config().trained_as(config)
         except ConfigError:  # written by a version with other keys
             return False
 
@@ -269,9 +325,13 @@ class RunFolder:
         """The text of split.csv."""
         return self._existing("split.csv", "fit").read_bytes().decode()
 
+    def published_split(self) -> str:
+        """The text of split.csv without patients, as it is written beside an artefact."""
+        return published_split(self.split())
+
     def split_sha256(self) -> str:
-        """Hex digest of split.csv."""
-        return sha256_of(self.split())
+        """Hex digest of the published split list."""
+        return sha256_of(self.published_split())
 
     def weights_file(self) -> Path:
         """weights.safetensors.
@@ -354,6 +414,15 @@ class RunFolder:
         """Whether there is a result of this block."""
         return (self.folder / _EVALUATIONS[block]).exists()
 
+    def write_external(self, about: ExternalModel) -> None:
+        """Write external.json, which marks the folder as that of an external validation."""
+        atomic_file.write_text(self.folder / "external.json", about.model_dump_json(indent=1) + "\n")
+
+    def external(self) -> ExternalModel | None:
+        """The model of an external validation; None if the folder is that of a run or of pooled folds."""
+        path = self.folder / "external.json"
+        return ExternalModel.model_validate_json(path.read_bytes()) if path.exists() else None
+
     def write_trust(self, reference: TrustReference | None) -> None:
         """Write trust.json; None deletes it."""
         if reference is None:
@@ -412,6 +481,20 @@ class RunFolder:
         if not path.exists():
             raise RunError(path, f"no such file; `marrowlens-train {command}` writes it")
         return path
+
+
+def _differences(own: object, other: object, key: str = "") -> Iterator[str]:
+    """KEY: value here → value there, for every key that differs; lists are compared entry by entry."""
+    if isinstance(own, dict) and isinstance(other, dict):
+        pairs = [(name, own.get(name), other.get(name)) for name in dict.fromkeys([*own, *other])]
+    elif isinstance(own, list) and isinstance(other, list) and len(own) == len(other):
+        pairs = [(str(at), *both) for at, both in enumerate(zip(own, other, strict=True))]
+    else:
+        if own != other:
+            yield f"{key}: {json.dumps(own)} → {json.dumps(other)}"
+        return
+    for name, one, two in pairs:
+        yield from _differences(one, two, f"{key}.{name}".lstrip("."))
 
 
 def _digest(path: Path) -> str:

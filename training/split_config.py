@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,10 +11,38 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
+def _plain_kinds(annotation: Any) -> set[Any]:
+    """The kinds of value of a field: those of its alternatives, and of the members of a list."""
+    if get_origin(annotation) in (Annotated, UnionType, Union, tuple):
+        parts = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+        return {kind for part in parts if part is not Ellipsis for kind in _plain_kinds(part)}
+    return {annotation}
+
+
 class ConfigTable(BaseModel):
     """A table of the configuration; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_not_text(cls, keys: Any) -> Any:
+        """Refuse "3" and true where a number belongs, and "true" where true belongs; pydantic would convert them."""
+        if not isinstance(keys, Mapping):
+            return keys
+        for name in cls.model_fields.keys() & keys.keys():
+            kinds, value = _plain_kinds(cls.model_fields[name].annotation), keys[name]
+            for one in value if isinstance(value, list | tuple) else [value]:
+                _check_no_text(name, one, kinds)
+        return keys
+
+
+def _check_no_text(name: str, value: Any, kinds: set[Any]) -> None:
+    if isinstance(value, str) and kinds <= {int, float, bool, NoneType}:
+        what = "true or false" if bool in kinds else "a number"
+        raise ValueError(f"{name} = {value!r} is text; write {what} without quotes")
+    if isinstance(value, bool) and kinds <= {int, float, NoneType}:
+        raise ValueError(f"{name} = {str(value).lower()} is no number")
 
 
 class Columns(ConfigTable):
@@ -22,10 +51,14 @@ class Columns(ConfigTable):
     file: str = Field("", description="column of the file name")
     code: str = Field("", description="column of the class")
     patient: str = Field("", description="column of the patient")
+    group: str = Field("", description="column of the slide or field that a picture was cut from")
 
 
 Clusters = Annotated[int, Field(ge=2)]
-_BY = "pictures that stay together: of a patient, or of like background and stain (appearance: a proxy for slides)"
+_BY = (
+    "pictures that stay together: of a patient, of a slide or field (group), or of like background and stain "
+    "(appearance: a proxy for slides)"
+)
 _CLUSTERS = "clusters of appearance in each source"
 
 
@@ -61,10 +94,10 @@ class RandomSplit(BlockShares):
 
 
 class GroupedSplit(BlockShares):
-    """Random split by patient or by appearance: no group is in two blocks."""
+    """Random split by patient, by slide or field, or by appearance: no group is in two blocks."""
 
     kind: Literal["grouped"] = Field(description="kind of split")
-    by: Literal["patient", "appearance"] = Field("patient", description=_BY)
+    by: Literal["patient", "group", "appearance"] = Field("patient", description=_BY)
     clusters: Clusters = Field(40, description=_CLUSTERS)
     seed: Seed = Field(0, description="seed of the random split")
 
@@ -76,7 +109,7 @@ class KFoldSplit(ConfigTable):
     k: int = Field(5, ge=2, description="number of folds")
     fold: int = Field(0, ge=0, description="fold to test, 0 to k - 1")
     calibration: Fraction = Field(0.1, description="calibration share of the rest")
-    by: Literal["picture", "patient", "appearance"] = Field("picture", description=_BY)
+    by: Literal["picture", "patient", "group", "appearance"] = Field("picture", description=_BY)
     clusters: Clusters = Field(40, description=_CLUSTERS)
     seed: Seed = Field(0, description="seed of the random split")
 

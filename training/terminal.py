@@ -1,6 +1,6 @@
 """Terminal output of the training commands: lines, tables, one-line errors and exit codes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -9,16 +9,18 @@ from rich import table as rich_table
 from rich.console import Console
 from rich.markup import escape
 
-from model.contract import ArtefactError, Metric
+from model.contract import ArtefactError
 from model.report.page import Table
 from training.config import ConfigError
 from training.data.samples import DataError
-from training.evaluation.tables import tables
-from training.fit.distributed import this_process
-from training.run import RunError, TrainingStopped
+from training.evaluation.tables import evaluation_tables
+from training.process import this_process
+from training.run import Evaluation, RunError, TrainingStopped
 
 #: Only rank 0 of a distributed training prints.
 RANK = this_process().rank
+#: Packages that the evaluation of an artefact does without.
+OPTIONAL_PACKAGES = frozenset({"torch", "torchvision", "torchmetrics", "lightning", "timm", "onnx", "safetensors"})
 #: Longer words are paths; they may be broken, so that they do not push other columns off the screen.
 MAX_WORD = 24
 console = Console(quiet=RANK > 0)
@@ -31,6 +33,12 @@ def report_errors() -> Iterator[None]:
     """Print expected errors (input, files, configuration) as one line and exit with code 2."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in OPTIONAL_PACKAGES:
+            raise
+        stderr.print(f"marrowlens-train: {package} is not installed: pip install -e '.[training]'", markup=False)
+        raise typer.Exit(2) from error
     except (ArtefactError, ConfigError, DataError, RunError, ValueError, OSError) as error:
         process = f"process {RANK}: " if RANK else ""
         error_console.print(f"{process}[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -86,10 +94,9 @@ def print_table(table: Table) -> None:
         print_line(table.note)
 
 
-def print_metrics(metrics: Iterable[Metric]) -> None:
-    """Print the tables of every split."""
-    metrics = tuple(metrics)
-    for split in dict.fromkeys(metric.split for metric in metrics):
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the tables of every source."""
+    for source, split in evaluation.splits.items():
         print_line(f"\n{split}")
-        for table in tables(metrics, split):
+        for table in evaluation_tables(evaluation, source):
             print_table(table)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,7 +35,16 @@ def run(*arguments: str | Path, log: Path, **environment: str) -> int:
     return process.exitcode
 
 
-def _run(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+def run_within_memory(more: int, *arguments: str | Path, log: Path) -> int:
+    """The exit code of a command whose address space may grow by so many bytes."""
+    process = _FORKS.Process(target=_run, args=([str(a) for a in arguments], log, {}, more), daemon=True)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _run(arguments: list[str], log: Path, environment: dict[str, str], more: int | None = None) -> None:
     os.environ |= environment
     sys.argv = ["marrowlens-train", *arguments]
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -44,5 +54,9 @@ def _run(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
 
     from training.cli import app
 
+    if more is not None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + more
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     torch.set_num_threads(1)  # of small networks one thread makes more than several, and no test waits for a busy core
     app()

@@ -316,6 +316,7 @@ def test_what_cannot_be_trained_is_said_in_one_line(
     config = tmp_path / "off.toml"
     config.write_text(CONFIG.replace(*change))
     assert says in _refusal("fit", config, "--data", desk, "--out", tmp_path / "run")
+    assert says in _refusal("data", config, "--data", desk)
 
 
 def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> None:
@@ -325,13 +326,6 @@ def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "`marrowlens-train fit` writes it" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_without_torch_the_command_names_what_to_install() -> None:
-    code = "import sys; sys.modules['torch'] = None; import training.cli"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == "marrowlens-train: torch is not installed: pip install -e '.[training]'\n"
 
 
 def test_another_list_of_classes_trains_and_exports(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import typer
 from model.report.page import Table
 from training.commands.review import DataRoot
 from training.compare.entries import CACHE, PlannedRun, plan_runs, read_comparison
-from training.compare.speed import Timing, cores, cpu_seconds, load_artefact, processor, time_side_by_side
+from training.compare.speed import Timing, cpu_seconds, load_artefact, processor, time_side_by_side
 from training.config import suggest
+from training.onnx_session import cores
 from training.run import RunFolder
 from training.terminal import console, print_table, report_errors, report_interruption
 

@@ -5,17 +5,25 @@ tomlkit (MIT) keeps comments and the order of keys, which Python's tomllib drops
 
 import shlex
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomlkit
+import typer
 
 from model.contract import CLASSES, CellClass, read_manifest
 from training.compare.entries import Comparison
-from training.config import Config, read_config, validate_table
+from training.config import Config, ConfigError, read_config, read_toml, validate_table
+from training.data.class_names import derived_code, derived_codes, mapping_lines
 from training.split_config import ConfigTable
 
+SetKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace a key of the configuration, fit.epochs=3; may be repeated."
+    ),
+]
 Schema = dict[str, Any]
 Known = dict[str, Schema]  # schema by name, the target of a $ref
 
@@ -123,10 +131,11 @@ def _toml(value: Any) -> str:
 def read_classes(source: Path | None) -> list[CellClass]:
     """Classes of an artefact (.onnx or .json), of a folder of class folders, or (None) the 21 of Matek et al. 2021.
 
-    A folder named after one of the 21 codes becomes that class; any other folder a class of its name.
+    A folder named after one of the 21 codes becomes that class; any other folder a class of its name, with a code that
+    is made from it.
 
     Raises:
-        ValueError: the source is neither, or a folder name is not a valid code.
+        ValueError: the source is neither.
         ArtefactError: the artefact's manifest cannot be read.
     """
     if source is None:
@@ -135,11 +144,30 @@ def read_classes(source: Path | None) -> list[CellClass]:
         return list(read_manifest(source.with_suffix(".json")).classes)
     if not source.is_dir():
         raise ValueError(f"{source}: expected an artefact (.onnx) or a folder with one folder per class")
-    names = sorted(entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = _folder_names(source)
     if len(names) < 2:
         raise ValueError(f"{source}: {len(names)} class folders; expected at least 2")
     known = {cell_class.code: cell_class for cell_class in CLASSES}
-    return [known.get(name) or CellClass(code=name, name=name) for name in names]
+    codes = folder_codes(names)
+    return [known.get(codes[name]) or CellClass(code=codes[name], name=name) for name in names]
+
+
+def folder_codes(names: Sequence[str]) -> dict[str, str]:
+    """Name of a class folder → its code: the name itself where it is a valid code, else one that is made from it."""
+    valid = [name for name in names if derived_code(name) == name]
+    return {name: name for name in valid} | derived_codes((name for name in names if name not in valid), valid)
+
+
+def folder_mapping(source: Path | None) -> str:
+    """A comment with the line that maps the folders of a source to codes; empty where their names are codes."""
+    if source is None or not source.is_dir():
+        return ""
+    mapped = {name: code for name, code in folder_codes(_folder_names(source)).items() if name != code}
+    return f"# Under [[data.sources]]:\n# {mapping_lines(mapped)}\n\n" if mapped else ""
+
+
+def _folder_names(source: Path) -> list[str]:
+    return sorted(entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def classes_toml(classes: Iterable[CellClass]) -> str:
@@ -150,21 +178,52 @@ def classes_toml(classes: Iterable[CellClass]) -> str:
     return tomlkit.dumps({"classes": tables})
 
 
-def read_with_overrides(path: Path, init: str | None) -> tuple[Config, str]:
-    """A configuration and its text, both with `model.init` replaced where `init` is given.
+def read_with_overrides(path: Path, init: str | None = None, keys: Sequence[str] = ()) -> tuple[Config, str]:
+    """A configuration and its text, both with keys replaced.
+
+    Args:
+        init: value of `model.init`; None: as in the file.
+        keys: KEY=VALUE, the key with dots (`fit.epochs=3`), the value in TOML; what is not TOML is text.
 
     Raises:
-        ConfigError: see `read_config`.
+        ConfigError: see `read_config`; or one of `keys` is not KEY=VALUE.
     """
-    config, text = read_config(path), path.read_text(encoding="utf-8")
-    if init is None:
-        return config, text
-    document = tomlkit.parse(text)
-    document.setdefault("model", tomlkit.table())["init"] = init
+    if init is None and not keys:
+        return read_config(path), path.read_text(encoding="utf-8")
+    read_toml(path)  # errors name the file
+    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    for key, value in (*(_key_and_value(text, path) for text in keys), *([("model.init", init)] if init else [])):
+        _replace(document, key, value, path)
     text = tomlkit.dumps(document)
     return validate_table(Config, tomllib.loads(text), path), text
 
 
-def command_arguments(path: Path, init: str | None) -> str:
+def _key_and_value(text: str, path: Path) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(path, f"--set {text!r}: expected KEY=VALUE, for example fit.epochs=3")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _replace(document: Any, key: str, value: Any, path: Path) -> None:
+    """Replace a key; a number names an entry of a list of tables: data.sources.0.weight."""
+    *tables, last = key.split(".")
+    table = document
+    for at, name in enumerate(tables):
+        place: Any = int(name) if name.isdigit() else name
+        if isinstance(place, str) and place not in table:
+            table[place] = tomlkit.table()
+        try:
+            table = table[place]
+        except (IndexError, KeyError, TypeError) as error:
+            raise ConfigError(path, f"--set {key}: there is no {'.'.join(tables[: at + 1])}") from error
+    table[last] = value
+
+
+def command_arguments(path: Path, init: str | None = None, keys: Sequence[str] = ()) -> str:
     """The arguments of `marrowlens-train fit` for this configuration."""
-    return shlex.join([str(path)] if init is None else [str(path), "--init", init])
+    options = [part for key in keys for part in ("--set", key)]
+    return shlex.join([str(path), *([] if init is None else ["--init", init]), *options])

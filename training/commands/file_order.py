@@ -31,7 +31,7 @@ def file_order(
     """
     with report_errors():
         config = read_config(config_path)
-        samples, _ = find_samples(config.data, data, config.codes)
+        samples = find_samples(config.data, data, config.codes).samples
         rows = measure_appearance(samples, cache)
         warn_unreadable([UnreadableImage(samples[at], reason) for at, reason in rows.errors.items()])
         found = measure_file_order(samples, rows)

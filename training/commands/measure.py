@@ -13,10 +13,11 @@ import typer
 
 from model.report.page import Table
 from training import pipeline
+from training.commands.configuration import SetKeys, read_with_overrides
 from training.compare.speed import processor
-from training.config import Config, DistilConfig, read_config
+from training.config import Config, DistilConfig, LoggingConfig, read_config
 from training.run import RunFolder, TrainingStopped
-from training.terminal import console, print_table, report_errors
+from training.terminal import console, print_line, print_table, report_errors
 
 if TYPE_CHECKING:
     from training.export.cost import NodeTime
@@ -63,6 +64,7 @@ def size_table(
         (f"multiply-adds of a forward pass, one picture of {config.model.input_size} px", _large(budget.multiply_adds)),
         (f"activations kept of one picture ({fit.precision})", f"{budget.kept_bytes / 1e6:.1f} MB"),
         (f"memory of a device, {batch} pictures at once", f"{budget.device_bytes(batch) / 1e9:.1f} GB"),
+        ("with temporary memory and libraries, about", f"{budget.peak_bytes(batch) / 1e9:.1f} GB"),
         (f"decoded pictures on disk, {pictures}", f"{budget.cache_bytes / 1e9:.1f} GB"),
         (f"operations, {fit.epochs + sum(fit.restarts)} epochs", f"{budget.training_operations:.3g}"),
         (f"hours, {devices} x {tera_operations:g} tera-operations/s at {utilisation:.0%}", f"{hours:.1f}"),
@@ -148,7 +150,7 @@ def feed(
         from training.fit.module import OVERSIZE
         from training.fit.train import Execution
 
-        run, config = RunFolder(Path(folder) / "run"), _without_pretrained(read_config(config_path))
+        run, config = RunFolder(Path(folder) / "run"), _for_timing(read_config(config_path), steps)
         cache, execution, timer = cache or run.cache, Execution(1, accumulate, workers, steps=steps), DataLoaderTimer()
         split = pipeline.start_run(config, config_path.read_text(encoding="utf-8"), run, data, cache)
         if cold:
@@ -159,9 +161,48 @@ def feed(
         print_table(_waiting_table(config, timer, execution, cold))
 
 
-def _without_pretrained(config: Config) -> Config:
+def find_lr(
+    config_path: ConfigPath,
+    data: Annotated[Path, typer.Option("--data", help="Folder that contains the sources' folders.")] = Path("."),
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder of decoded pictures; default: none.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=20, help="Steps to run.")] = 100,
+    lowest: Annotated[float, typer.Option(min=1e-12, help="Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(min=1e-12, help="Learning rate of the last step.")] = 1.0,
+    accumulate: Accumulate = 1,
+    keys: SetKeys = None,
+) -> None:
+    """Find a learning rate: train a few steps with a growing rate and follow the loss. Keeps nothing.
+
+    Pretrained weights and frozen parts are used as configured. Suggested is the rate where the loss falls fastest.
+    """
+    with report_errors(), tempfile.TemporaryDirectory() as folder:
+        from training.fit.lr_finder import LearningRateRange
+        from training.fit.train import Execution
+
+        config, _ = read_with_overrides(config_path, keys=keys or ())
+        finder = LearningRateRange(lowest, highest, steps, config.fit.lr)
+        plain = {"epochs": steps, "restarts": (), "sizes": (), "warmup_epochs": 0.0, "ema_decay": 0.0}
+        longer = config.fit.model_copy(update=plain | {"early_stopping_patience": 0, "keep": "last"})
+        config = config.model_copy(update={"fit": longer, "logging": LoggingConfig()})
+        run = RunFolder(Path(folder) / "run")
+        split = pipeline.start_run(config, config_path.read_text(encoding="utf-8"), run, data, cache or run.cache)
+        with suppress(TrainingStopped, ValueError):  # after the steps; or diverged, which ends the test
+            execution = Execution(accumulate=accumulate, steps=steps)
+            pipeline.train(config, split, run, cache or run.cache, str(config_path), execution, callbacks=[finder])
+        found = finder.finding()
+    places = np.unique(np.linspace(0, len(found.rates) - 1, 12).round().astype(int))
+    rows = tuple((f"{found.rates[at]:.2e}", f"{found.losses[at]:.3f}") for at in places)
+    print_table(Table(f"{config.name}: {len(found.rates)} steps", ("learning rate", "loss, smoothed"), rows, ""))
+    print_line(f"the loss falls fastest at {found.suggested:.1e}: set fit.lr to it, or up to ten times less")
+
+
+def _for_timing(config: Config, steps: int) -> Config:
+    """Without pretrained weights and teachers, and with an epoch for each step, so that no run ends before."""
     model = config.model.model_copy(update={"init": ""})
-    return config.model_copy(update={"model": model, "distil": DistilConfig()})
+    longer = config.fit.model_copy(update={"epochs": max(config.fit.epochs, steps)})
+    return config.model_copy(
+        update={"model": model, "distil": DistilConfig(), "fit": longer, "logging": LoggingConfig()}
+    )
 
 
 def _drop_page_cache(cache: Path) -> None:

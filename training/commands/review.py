@@ -1,5 +1,6 @@
 """Commands for evaluated runs and exported artefacts: figures, pool, audit, drift-reference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 from training.config import Config, read_config
 from training.data.samples import DataError
 from training.run import RunFolder
-from training.terminal import print_line, print_metrics, print_table, report_errors, warn
+from training.terminal import print_evaluation, print_line, print_table, report_errors, warn
 
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that contains the folders of the sources.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Evaluated run, or a folder written by `pool`.")]
@@ -35,17 +36,21 @@ def pool(
 ) -> None:
     """Pool the test blocks of a k-fold split's runs: every picture is predicted once."""
     with report_errors():
-        from training.evaluation.cross_validation import fold_tables, pool_folds, write_pool
-
-        runs = [RunFolder(folder) for folder in run_folders]
-        pooled = pool_folds(runs)
-        write_pool(pooled, runs, out)
-        for table in fold_tables(pooled):
-            print_table(table)
-        print_metrics(pooled.evaluation.metrics)
-        if pooled.untested:
-            print_line(f"{pooled.untested} pictures were tested in no fold: is a run missing?")
+        print_pool([RunFolder(folder) for folder in run_folders], out)
     print_line(f"next: marrowlens-train figures {out} --data DATA")
+
+
+def print_pool(runs: Sequence[RunFolder], out: Path) -> None:
+    """Pool evaluated folds into a folder and print their tables."""
+    from training.evaluation.cross_validation import fold_tables, pool_folds, write_pool
+
+    pooled = pool_folds(runs)
+    write_pool(pooled, runs, out)
+    for table in fold_tables(pooled):
+        print_table(table)
+    print_evaluation(pooled.evaluation)
+    if pooled.untested:
+        print_line(f"{pooled.untested} pictures were tested in no fold: is a run missing?")
 
 
 def audit(

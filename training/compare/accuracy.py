@@ -8,22 +8,24 @@ chooses among all its outputs.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from model.agreement.proportion import wilson
+from model.agreement.class_averages import Labels
+from model.agreement.clustered import proportion
 from model.contract import INPUT, ArtefactError, Manifest, read_manifest
 from model.report.page import Table
-from training.compare.speed import cores, open_session
 from training.config import Config
 from training.data.images import decode_samples
 from training.data.index import load_split
-from training.data.samples import DataError, Sample, listed_keys
-from training.evaluation.paired import Labels, bootstrap, holm, mean_scores, middle_95, p_value
+from training.data.samples import DataError, Sample, file_name, listed_keys, patient_numbers
+from training.evaluation.paired import Scores, draw_scores, holm, p_value
+from training.evaluation.tables import patients_sentence
+from training.onnx_session import cores, open_session
 from training.run import RunFolder
 
 #: Pictures of one run of a graph.
@@ -62,7 +64,7 @@ def accuracy_table(artefacts: Mapping[str, Path], run: RunFolder, data: Path, ca
         name: _predictions(path, manifests[name], config, images[manifests[name].preprocessing.input_size])
         for name, path in artefacts.items()
     }
-    return _table(labels, predicted, pictures)
+    return _table(labels, predicted, pictures, len(config.codes))
 
 
 def _manifest(path: Path) -> Manifest:
@@ -100,16 +102,12 @@ def _unused(samples: Sequence[Sample], split_list: Path) -> list[Sample]:
     """
     used = listed_keys(split_list, "train") | listed_keys(split_list, "test")
     sources = {source for source, _, _ in used}
-    names = {_file_name(file) for _, _, file in used}
+    names = {file_name(file) for _, _, file in used}
     return [
         sample
         for sample in samples
-        if sample.key not in used and (sample.source in sources or _file_name(sample.name) not in names)
+        if sample.key not in used and (sample.source in sources or file_name(sample.name) not in names)
     ]
-
-
-def _file_name(path: str) -> str:
-    return PurePosixPath(path).name
 
 
 def _decoded(
@@ -131,50 +129,54 @@ def _decoded(
 
 
 def _predictions(path: Path, manifest: Manifest, config: Config, images: NDArray[np.uint8]) -> Labels:
-    """Predicted classes (n,) as indices of the run's classes; -1 for a class that the run does not have."""
+    """Predicted classes (n,) as indices of the run's classes; their number for any class that the run does not have."""
     session = open_session(path, cores())
     starts = track(range(0, len(images), BATCH_SIZE), description=f"scoring with {path.name}", transient=True)
     rows = [session.run(["logits"], {INPUT: images[at : at + BATCH_SIZE]})[0].argmax(axis=1) for at in starts]
     index = {code: at for at, code in enumerate(config.codes)}
-    return np.array([index.get(code, -1) for code in manifest.codes], dtype=np.int64)[np.concatenate(rows)]
+    own = np.array([index.get(code, len(index)) for code in manifest.codes], dtype=np.int64)
+    return own[np.concatenate(rows)]
 
 
-def _table(labels: Labels, predicted: Mapping[str, Labels], pictures: Pictures) -> Table:
-    first = next(iter(predicted.values()))
-    draws = {name: bootstrap(labels, of_model[None]).accuracy for name, of_model in predicted.items()}
-    others = list(predicted)[1:]
-    corrected = holm([p_value(labels, first[None], predicted[name][None]) for name in others])
-    base = next(iter(draws.values()))
+def _table(labels: Labels, predicted: Mapping[str, Labels], pictures: Pictures, classes: int) -> Table:
+    first, *others = predicted
+    patients = patient_numbers(pictures.samples)
+    classes += any((of_model == classes).any() for of_model in predicted.values())
+    drawn = {name: draw_scores(labels, of_model[None], classes, patients) for name, of_model in predicted.items()}
+    corrected = holm([p_value(labels, predicted[first][None], predicted[name][None]) for name in others])
     differences = {
-        name: (_difference(labels, predicted[name], first, *middle_95(draws[name] - base)), f"{p:.3g}")
-        for name, p in zip(others, corrected, strict=True)
+        name: (_difference(drawn[name], drawn[first]), f"{p:.3g}") for name, p in zip(others, corrected, strict=True)
     }
     rows = tuple(
-        (name, *_scores(labels, of_model), *differences.get(name, ("", ""))) for name, of_model in predicted.items()
+        (name, *_scores(predicted[name] == labels, of_model, patients), *differences.get(name, ("", "")))
+        for name, of_model in drawn.items()
     )
     return Table(
         f"Calibration block, n = {len(labels)}, classes {', '.join(pictures.codes)}",
-        ("model", "accuracy", "macro F1", "− first, points", "p"),
+        ("model", "accuracy", "macro F1", "balanced accuracy", "− first, points", "p"),
         rows,
-        _note(pictures),
+        _note(pictures, patients),
     )
 
 
-def _scores(labels: Labels, predicted: Labels) -> tuple[str, str]:
-    hits, n = int((predicted == labels).sum()), len(labels)
-    low, high = wilson(hits, n)
-    return f"{hits / n:.3f} ({low:.3f}–{high:.3f})", f"{mean_scores(labels, predicted[None]).macro_f1:.3f}"
+def _scores(right: NDArray[np.bool_], drawn: Scores, patients: Labels | None) -> tuple[str, ...]:
+    share = proportion(right, patients)
+    averages = ((one.value, *one.interval()) for one in (drawn.macro_f1, drawn.balanced_accuracy))
+    ends = ((drawn.accuracy.value, share.low, share.high), *averages)
+    return tuple(f"{value:.3f} ({low:.3f}–{high:.3f})" for value, low, high in ends)
 
 
-def _difference(labels: Labels, predicted: Labels, first: Labels, low: float, high: float) -> str:
-    change = (predicted == labels).mean() - (first == labels).mean()
-    return f"{100 * change:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+def _difference(drawn: Scores, first: Scores) -> str:
+    change = drawn.accuracy - first.accuracy
+    low, high = change.difference_interval()
+    return f"{100 * change.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _note(pictures: Pictures) -> str:
+def _note(pictures: Pictures, patients: Labels | None) -> str:
     text = (
         "Classes that all models support; each model chooses among all its outputs. In brackets: 95 % interval "
-        "(accuracy: Wilson; difference: paired bootstrap). p: McNemar's exact test, after Holm."
+        "(accuracy: Wilson; the others, and differences: Bayesian bootstrap). p: McNemar's exact test, after Holm. "
+        f"{patients_sentence(None if patients is None else len(np.unique(patients)))}"
     )
     if pictures.learned:
         text += f" Left out: {pictures.learned} that a model learned from or was tested on."

@@ -229,6 +229,7 @@ def _check_split(config: Config, first: Config, path: Path, entry: Entry) -> Non
         "classes": config.classes == first.classes,
         "data.split": config.data.split == first.data.split,
         "data.twins": config.data.twins == first.data.twins,
+        "data.overlaps": config.data.overlaps == first.data.overlaps,
         "data.held_out": config.data.held_out == first.data.held_out,
         "data.sample": _sample_before_split(config) == _sample_before_split(first),
         "data.sources": all(theirs.get(name) == source for name, source in ours.items())

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model.agreement.proportion import wilson
+from model.agreement.class_averages import Drawn, Labels
+from model.agreement.clustered import proportion
 from training.compare.entries import Comparison, Entry, PlannedRun
 from training.compare.speed import Timing
 from training.config import Config
 from training.data.sampler import samples_per_epoch
 from training.data.splits import describe_split
-from training.evaluation.paired import Labels, Predictions, ScoreDraws, bootstrap, holm, mean_scores, middle_95, p_value
+from training.evaluation.paired import Predictions, Scores, draw_scores, holm, p_value
 from training.evaluation.scores import measured_scores
 from training.export.cost import NetworkCost
 from training.report.figures.curves import read_curves
@@ -41,8 +41,10 @@ class TissueResult(ConfigTable):
 
     tissue: str
     n: int
-    accuracy: Estimate  # interval: Wilson; several seeds: bootstrap
-    macro_f1: Estimate  # interval: bootstrap
+    patients: int | None = None  # none: unknown
+    accuracy: Estimate  # interval: Wilson; several seeds: Bayesian bootstrap
+    macro_f1: Estimate  # interval: Bayesian bootstrap
+    balanced_accuracy: Estimate | None = None  # the same; none: written by an earlier version
     accuracy_by_seed: tuple[float, ...]
     macro_f1_by_seed: tuple[float, ...]
     accuracy_difference: Difference | None = None
@@ -101,7 +103,9 @@ class _TissuePredictions:
     keys: list[tuple[str, str, str]]
     labels: Labels
     predictions: Predictions
-    draws: ScoreDraws
+    classes: int
+    patients: Labels | None  # number of each picture's patient; None: unknown
+    scores: Scores
 
 
 def collect_results(
@@ -198,7 +202,7 @@ def _tissue_results(
 
 
 def _read_predictions(runs: Sequence[PlannedRun], sources: set[str], block: MeasuredBlock) -> _TissuePredictions | None:
-    predictions, keys, labels = [], None, np.empty(0, np.int64)
+    predictions, keys, labels, patients = [], None, np.empty(0, np.int64), None
     for run in runs:
         scores = measured_scores(RunFolder(run.folder), block)
         scores = scores.rows(np.isin(scores.sources, sorted(sources)))
@@ -207,41 +211,44 @@ def _read_predictions(runs: Sequence[PlannedRun], sources: set[str], block: Meas
         if keys not in (None, [unordered[at] for at in order]):
             raise RunError(run.folder, f"was measured on other pictures than {runs[0].folder}; evaluate both again")
         keys, labels = [unordered[at] for at in order], scores.labels[order]
+        patients = scores.rows(np.array(order, dtype=np.int64)).patient_numbers()
         predictions.append(scores.predicted[order])
     if not keys:
         return None
-    return _TissuePredictions(keys, labels, np.array(predictions), bootstrap(labels, np.array(predictions)))
+    predicted, classes = np.array(predictions), len(scores.codes)
+    drawn = draw_scores(labels, predicted, classes, patients)
+    return _TissuePredictions(keys, labels, predicted, classes, patients, drawn)
 
 
 def _scores(tissue: str, tested: _TissuePredictions) -> TissueResult:
-    by_seed = [mean_scores(tested.labels, predicted[None]) for predicted in tested.predictions]
-    mean = mean_scores(tested.labels, tested.predictions)
-    n, draws = len(tested.labels), tested.draws
-    low, high = wilson(round(mean.accuracy * n), n) if len(by_seed) == 1 else middle_95(draws.accuracy)
+    by_seed = [draw_scores(tested.labels, predicted[None], tested.classes) for predicted in tested.predictions]
+    mean = tested.scores
+    accuracy = _estimate(mean.accuracy)
+    if len(by_seed) == 1:
+        share = proportion(tested.predictions[0] == tested.labels, tested.patients)
+        accuracy = Estimate(value=mean.accuracy.value, low=share.low, high=share.high)
     return TissueResult(
         tissue=tissue,
-        n=n,
-        accuracy=Estimate(value=mean.accuracy, low=low, high=high),
-        macro_f1=_estimate(mean.macro_f1, draws.macro_f1),
-        accuracy_by_seed=tuple(one.accuracy for one in by_seed),
-        macro_f1_by_seed=tuple(one.macro_f1 for one in by_seed),
+        n=len(tested.labels),
+        patients=None if tested.patients is None else len(np.unique(tested.patients)),
+        accuracy=accuracy,
+        macro_f1=_estimate(mean.macro_f1),
+        balanced_accuracy=_estimate(mean.balanced_accuracy),
+        accuracy_by_seed=tuple(one.accuracy.value for one in by_seed),
+        macro_f1_by_seed=tuple(one.macro_f1.value for one in by_seed),
     )
 
 
 def _difference(reference: _TissuePredictions, other: _TissuePredictions) -> tuple[Difference, Estimate]:
-    ours = mean_scores(other.labels, other.predictions)
-    theirs = mean_scores(reference.labels, reference.predictions)
-    accuracy = _estimate(ours.accuracy - theirs.accuracy, other.draws.accuracy - reference.draws.accuracy)
+    accuracy = _estimate(other.scores.accuracy - reference.scores.accuracy, lowest=-1)
     p = p_value(other.labels, other.predictions, reference.predictions)
-    return (
-        Difference(**accuracy.model_dump(), p=p),
-        _estimate(ours.macro_f1 - theirs.macro_f1, other.draws.macro_f1 - reference.draws.macro_f1),
-    )
+    macro_f1 = _estimate(other.scores.macro_f1 - reference.scores.macro_f1, lowest=-1)
+    return Difference(**accuracy.model_dump(), p=p), macro_f1
 
 
-def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
-    low, high = middle_95(draws)
-    return Estimate(value=value, low=low, high=high)
+def _estimate(drawn: Drawn, lowest: float = 0) -> Estimate:
+    low, high = drawn.interval(lowest)
+    return Estimate(value=drawn.value, low=low, high=high)
 
 
 def _part_effects(runs: Sequence[PlannedRun], block: MeasuredBlock) -> tuple[PartEffect, ...]:

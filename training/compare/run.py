@@ -33,13 +33,14 @@ from training.compare import plots, table
 from training.compare.baselines import ClassicalKind, ClassicalModel
 from training.compare.entries import Budget, Comparison, PlannedRun, SpeedConfig
 from training.compare.results import Results, collect_results, pictures_per_epoch
-from training.compare.speed import Subject, Timing, cores, load_artefact, processor, time_side_by_side
+from training.compare.speed import Subject, Timing, load_artefact, processor, time_side_by_side
 from training.config import Config, read_config
 from training.data.index import index_data
 from training.data.samples import sha256_of
 from training.export.cost import NetworkCost, network_cost, training_speed
 from training.fit.pretrained import IMAGENET, weights_info
 from training.networks.build import check_model
+from training.onnx_session import cores
 from training.run import FitRecord, MeasuredBlock, RunError, RunFolder, TrainingStopped
 from training.terminal import print_line
 

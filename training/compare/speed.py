@@ -4,7 +4,6 @@ The speed of a machine varies with other programs, temperature and clock rate. S
 each round, and the ratio to the first model is computed within a round before taking the median over rounds.
 """
 
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from model.contract import INPUT
+from training.onnx_session import open_session
 
 Images = NDArray[np.uint8]
 Clock = Callable[[], float]
@@ -44,11 +43,6 @@ class Timing(BaseModel):
     ratio_high: float
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processor() -> str:
     """Name of the CPU, as the operating system gives it."""
     try:
@@ -68,25 +62,6 @@ def load_artefact(path: Path, threads: int) -> Subject:
     session = open_session(path, threads)
     size = session.get_inputs()[0].shape[1]
     return Subject(size, lambda images: session.run(None, {INPUT: images}))
-
-
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU with the options of the service.
-
-    Raises:
-        ValueError: onnxruntime cannot run it.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3  # errors
-    # As in the service. Spinning threads of one model would slow down the next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base class
-        raise ValueError(f"{path}: onnxruntime cannot load it: {error}") from error
 
 
 def time_side_by_side(

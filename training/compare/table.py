@@ -9,6 +9,7 @@ from model import atomic_file, csv_file
 from model.parts import CROSS_SCALE_PART, MLKA_PART
 from model.report.figure import ReportFigure
 from training.compare.results import Difference, Estimate, PartEffect, Results, Row, TissueResult
+from training.evaluation.tables import patients_sentence
 
 Column = tuple[str, Callable[[Row], str]]  # header, and the cell of a row
 NONE = "–"
@@ -171,8 +172,8 @@ def _notes(results: Results) -> list[str]:
         f"{_range([row.training_pictures for row in results.rows])}, seen in training "
         f"{_range([row.pictures_seen for row in results.rows])}; seeds {', '.join(map(str, seeds))}"
         f"{'' if several else ', one run each: results vary with the seed'}.",
-        "In brackets: 95 % intervals over these pictures (accuracy of one run: Wilson; otherwise 2000 bootstrap "
-        "samples).",
+        "In brackets: 95 % intervals over these pictures (accuracy of one run: Wilson; otherwise 2000 draws "
+        f"of the smoothed Bayesian bootstrap). {patients_sentence(first.on[0].patients if first.on else None)}",
     ]
     if len(results.rows) > 1:
         permuted = " (several seeds: a permutation test picture by picture)" if several else ""

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from model.image import decode
 from training.data.cache import Recipe, cached_rows
-from training.data.masks import with_mask
 from training.data.samples import Sample
 
 #: Packages that decode pictures; their wheels bundle libjpeg-turbo, libtiff and littleCMS.
@@ -59,6 +58,8 @@ def decode_samples(
     """
     text = f"pictures {decoder_version(Path(__file__))} {sorted(crops.items())}"
     if masks:
+        from training.data.masks import with_mask  # loads scikit-image
+
         text += f" masks {decoder_version(Path(inspect.getfile(with_mask)))}"
 
     def compute(sample: Sample, data: bytes) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from training.data.appearance import appearance_pairs, measure_appearance
 from training.data.images import UnreadableImage
 from training.data.layouts import index_source
 from training.data.near_duplicates import DuplicatePair, find_near_duplicates, hash_samples
+from training.data.overlaps import Overlap, find_overlaps
 from training.data.samples import (
     BLOCKS,
     Block,
@@ -32,11 +34,20 @@ from training.data.splits import (
     describe_split,
     group_ids,
     patient_pairs,
+    slide_pairs,
     subsample,
     subsample_classes,
 )
 from training.data.tables import PredefinedSplit, match_predefined_split
 from training.split_config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit
+
+
+class FoundSamples(NamedTuple):
+    """The pictures of all sources, and what was not taken, by source."""
+
+    samples: list[Sample]
+    left_out: Counter[tuple[str, str]]  # source and class of the data
+    passed_over: Counter[tuple[str, str]]  # source and suffix of files that are no pictures
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,13 @@ class DataIndex:
 
     found: list[Sample]  # every picture of every source
     left_out: Counter[tuple[str, str]]  # source and class of the data → pictures of `leave_out`
+    passed_over: Counter[tuple[str, str]]  # source and suffix → files that are no pictures
     samples: list[Sample]  # those that are divided into blocks
     planned: list[Block]  # the block of each by the split alone
     blocks: list[Block]  # the block of each, with near duplicates on one side
     split: Split  # the blocks as they are used
     duplicates: list[DuplicatePair]  # indices into samples
+    overlaps: list[Overlap]  # the same; without near duplicates
     unreadable: list[UnreadableImage]  # met while hashing
     predefined: PredefinedSplit | None
 
@@ -59,8 +72,13 @@ class DataIndex:
         return [pair for pair in self.duplicates if self.planned[pair.first] != self.planned[pair.second]]
 
     @property
+    def overlaps_separated(self) -> list[Overlap]:
+        """Overlaps that the split alone puts into two blocks."""
+        return [pair for pair in self.overlaps if self.planned[pair.first] != self.planned[pair.second]]
+
+    @property
     def moved(self) -> int:
-        """Number of pictures moved to training because of a near duplicate."""
+        """Number of pictures moved to training because of a near duplicate or an overlap."""
         return sum(planned != block for planned, block in zip(self.planned, self.blocks, strict=True))
 
 
@@ -75,11 +93,13 @@ def index_data(data: DataConfig, root: Path, codes: Sequence[str], cache: Path |
     Raises:
         DataError: a source contradicts the configuration, a split by patient lacks patients, or a block is empty.
     """
-    found, left_out = find_samples(data, root, codes)
+    found, left_out, passed_over = find_samples(data, root, codes)
     predefined = match_predefined_split(root, data.split, found) if isinstance(data.split, ListedSplit) else None
     samples = subsample(found, data.sample, data.sample_seed) if data.sample_of == "all" else found
     duplicates, unreadable = _near_duplicates(data, samples, cache)
+    overlaps = _overlaps(data, samples, duplicates, cache)
     moved = [(pair.first, pair.second) for pair in duplicates] if data.twins.action == "move" else []
+    moved += [(pair.first, pair.second) for pair in overlaps] if data.overlaps.action == "move" else []
     together = _pairs(data, root, samples, group_ids(len(samples), moved), cache)
     named = predefined.blocks if predefined else None
     planned = blocks = assign_blocks(samples, data.split, group_ids(len(samples), together), named)
@@ -88,30 +108,34 @@ def index_data(data: DataConfig, root: Path, codes: Sequence[str], cache: Path |
         if not isinstance(data.split, BlockSplit | ListedSplit):  # random splits deal out whole groups: none is moved
             planned = blocks
     split = _split(data, root, samples, blocks)
-    return DataIndex(found, left_out, samples, planned, blocks, split, duplicates, unreadable, predefined)
+    return DataIndex(
+        found, left_out, passed_over, samples, planned, blocks, split, duplicates, overlaps, unreadable, predefined
+    )
 
 
-def find_samples(data: DataConfig, root: Path, codes: Sequence[str]) -> tuple[list[Sample], Counter[tuple[str, str]]]:
-    """Every picture of every source but those held out, and the number left out by source and class of the data.
+def find_samples(data: DataConfig, root: Path, codes: Sequence[str]) -> FoundSamples:
+    """Every picture of every source but those held out.
 
     Raises:
         DataError: a source contradicts the configuration, or the list of held-out pictures names none of them.
     """
     samples: list[Sample] = []
     left_out: Counter[tuple[str, str]] = Counter()
+    passed_over: Counter[tuple[str, str]] = Counter()
     for source in data.sources:
         found = index_source(root, source, codes)
         samples += found.samples
         left_out.update({(source.name, name): count for name, count in found.left_out.items()})
+        passed_over.update({(source.name, suffix): count for suffix, count in found.passed_over.items()})
     if data.held_out is None:
-        return samples, left_out
+        return FoundSamples(samples, left_out, passed_over)
     tested = listed_keys(data.held_out, "test")
     kept = [sample for sample in samples if sample.key not in tested]
     if len(kept) == len(samples):
         raise DataError(data.held_out, "none of its test pictures is in the data; source, class and file must agree")
     held_out = Counter(sample.source for sample in samples if sample.key in tested)
     left_out.update({(source, f"test pictures of {data.held_out.name}"): count for source, count in held_out.items()})
-    return kept, left_out
+    return FoundSamples(kept, left_out, passed_over)
 
 
 def load_split(data: DataConfig, root: Path, codes: Sequence[str], text: str) -> Split:
@@ -121,7 +145,7 @@ def load_split(data: DataConfig, root: Path, codes: Sequence[str], text: str) ->
         DataError: the pictures of `root` are not those of the list.
     """
     complete = data.sample == 1 and not data.training_shares
-    return split_from_csv(find_samples(data, root, codes)[0], text, root, complete)
+    return split_from_csv(find_samples(data, root, codes).samples, text, root, complete)
 
 
 def _near_duplicates(
@@ -134,6 +158,16 @@ def _near_duplicates(
     return pairs, [UnreadableImage(samples[at], reason) for at, reason in rows.errors.items()]
 
 
+def _overlaps(
+    data: DataConfig, samples: list[Sample], duplicates: Sequence[DuplicatePair], cache: Path | None
+) -> list[Overlap]:
+    if data.overlaps.action == "off":
+        return []
+    known = {(pair.first, pair.second) for pair in duplicates}
+    found = find_overlaps(samples, cache, data.overlaps.min_correlation)
+    return [pair for pair in found if (pair.first, pair.second) not in known]
+
+
 def _pairs(
     data: DataConfig, root: Path, samples: Sequence[Sample], duplicates: NDArray[np.int64], cache: Path | None
 ) -> list[tuple[int, int]]:
@@ -144,6 +178,16 @@ def _pairs(
     if split.by == "appearance":
         rows = measure_appearance(samples, cache)
         return appearance_pairs(samples, rows, duplicates, split.clusters, split.seed)
+    if split.by == "group":
+        unknown = Counter(sample.source for sample in samples if not sample.group)
+        for source, count in unknown.items():
+            raise DataError(
+                root,
+                f"a split by group needs the slide or field of every picture; {count} pictures of source {source!r} "
+                "have none. Name a column of its list (columns.group), or set group_pattern, for example "
+                "'^([^/]+)/' for one folder per slide",
+            )
+        return slide_pairs(samples)
     unknown = Counter(sample.source for sample in samples if not sample.patient)
     for source, count in unknown.items():
         raise DataError(
@@ -188,16 +232,66 @@ def summary_lines(index: DataIndex, data: DataConfig, codes: tuple[str, ...]) ->
     present = {sample.code for sample in index.found}
     if missing := [code for code in codes if code not in present]:
         yield f"no picture of {', '.join(missing)}"
-    for (source, name), count in sorted(index.left_out.items()):
-        yield f"left out of {source}: {count} of {name!r}"
+    yield from left_out_lines(index)
     if index.predefined:
         yield f"predefined split: {index.predefined.matched} of {index.predefined.rows} rows are pictures of --data"
-    yield near_duplicates_line(index, data)
+    yield from leak_lines(index, data)
     if data.twins.action != "off":
         yield f"unreadable: {len(index.unreadable)}"
 
 
-def near_duplicates_line(index: DataIndex, data: DataConfig) -> str:
+def left_out_lines(index: DataIndex) -> Iterator[str]:
+    """Classes that the configuration leaves out, and files that are no pictures, by suffix."""
+    for (source, name), count in sorted(index.left_out.items()):
+        yield f"left out of {source}: {count} of {name!r}"
+    for source in sorted({source for source, _ in index.passed_over}):
+        counts = ((count, suffix) for (of, suffix), count in index.passed_over.items() if of == source)
+        listed = ", ".join(f"{count} {suffix}" for count, suffix in sorted(counts, reverse=True))
+        yield f"passed over in {source}, no pictures: {listed}"
+
+
+def leak_lines(index: DataIndex, data: DataConfig) -> Iterator[str]:
+    """What may leak between blocks, and what was done: near duplicates, overlaps, patients, slides and fields."""
+    yield _near_duplicates_line(index, data)
+    yield _overlaps_line(index, data)
+    if index.moved:
+        yield f"moved to training because of these: {_counted(index.moved, 'picture')}"
+    yield from _patients_lines(index)
+
+
+def _overlaps_line(index: DataIndex, data: DataConfig) -> str:
+    """Number of overlapping pictures and how they were handled."""
+    if data.overlaps.action == "off":
+        return "overlaps: not searched (data.overlaps.action)"
+    text = f"overlaps: {_counted(len(index.overlaps), 'pair')} of shifted crops"
+    if not index.overlaps:
+        return text
+    separated = len(index.overlaps_separated)
+    kept = data.overlaps.action == "list" and separated
+    return f"{text}; {separated} across blocks" + (", not moved (data.overlaps.action)" if kept else "")
+
+
+def _patients_lines(index: DataIndex) -> Iterator[str]:
+    """Number of patients, slides and fields, and of those in two blocks."""
+    for what, key in (("patients", "patient"), ("slides or fields", "group")):
+        blocks: dict[tuple[str, str], set[Block]] = {}
+        for block, members in index.split.items():
+            for sample in members:
+                if name := getattr(sample, key):
+                    blocks.setdefault((sample.source, name), set()).add(block)
+        unknown = sum(not getattr(sample, key) for members in index.split.values() for sample in members)
+        if blocks:
+            across = sum(len(found) > 1 for found in blocks.values())
+            yield (
+                f"{what}: {len(blocks)}; {across} in more than one block"
+                + (f': split by "{key}" to keep each in one' if across else "")
+                + (f"; {unknown} pictures without" if unknown else "")
+            )
+        elif key == "patient":
+            yield "patients: unknown; figures hold for new pictures, and are too good for new patients"
+
+
+def _near_duplicates_line(index: DataIndex, data: DataConfig) -> str:
     """Number of near duplicates and how they were handled."""
     if data.twins.action == "off":
         return "near duplicates: not searched (data.twins.action)"
@@ -206,10 +300,9 @@ def near_duplicates_line(index: DataIndex, data: DataConfig) -> str:
     separated = len(index.separated)
     if mixed:
         text += f", {mixed} of them of two classes"
-    if index.moved:
-        return f"{text}; {separated} across blocks: {_counted(index.moved, 'picture')} moved to training"
     if index.duplicates:
-        text += f"; {separated} across blocks" + (", not moved (data.twins.action)" if separated else "")
+        kept = data.twins.action == "list" and separated
+        text += f"; {separated} across blocks" + (", not moved (data.twins.action)" if kept else "")
     return text
 
 

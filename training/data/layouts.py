@@ -9,13 +9,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from training.config import SourceConfig, suggest
+from training.data.class_names import unknown_classes
 from training.data.samples import IMAGE_SUFFIXES, DataError, Sample
 from training.data.shards import read_shard
-from training.data.tables import CLASS_COLUMNS, FILE_COLUMNS, PATIENT_COLUMNS, read_table
+from training.data.tables import CLASS_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS, PATIENT_COLUMNS, Table, read_table
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class SourceIndex:
 
     samples: list[Sample]
     left_out: Counter[str]
+    passed_over: Counter[str] = field(default_factory=Counter)  # suffix → files of class folders that are no pictures
 
 
 class _Names:
@@ -33,24 +35,38 @@ class _Names:
         self.codes = codes
         self.mapping = source.classes
         self.leave_out = frozenset(source.leave_out)
-        self.pattern = re.compile(source.patient_pattern) if source.patient_pattern else None
+        self.unknown: dict[str, str] = {}  # name → where it was met first
+        self.patterns = {
+            key: re.compile(pattern)
+            for key in ("patient_pattern", "group_pattern")
+            if (pattern := getattr(source, key))
+        }
 
     def is_class(self, name: str) -> bool:
         return name in self.mapping or name in self.leave_out or name in self.codes
 
     def code(self, name: str, path: Path, where: str) -> str | None:
-        """The code of a class name; None for a class that is left out.
+        """The code of a class name; None for a class that is left out, and for an unknown one, which is noted.
 
         Raises:
-            DataError: unknown class.
+            DataError: `classes` of the source names an unknown code.
         """
         if name in self.leave_out:
             return None
         code = self.mapping.get(name, name)
         if code in self.codes:
             return code
-        advice = "" if name in self.mapping else f"; or add {name!r} to the source's `classes` or `leave_out`"
-        raise DataError(path, f"{where}unknown class {code!r}; {suggest(code.upper(), self.codes, most=3)}{advice}")
+        if name in self.mapping:
+            near = suggest(code.upper(), self.codes, most=3)
+            raise DataError(path, f"{where}unknown class {code!r} in `classes` of the source; {near}")
+        self.unknown.setdefault(name, where)
+        return None
+
+    def check_known(self, path: Path) -> None:
+        """Raise DataError with all unknown names at once, and the mapping to paste."""
+        if self.unknown:
+            where = next(iter(self.unknown.values()))
+            raise DataError(path, where + unknown_classes(list(self.unknown), self.codes))
 
     def patient(self, name: str, given: str, path: Path) -> str:
         """The patient: as given by the data, else by `patient_pattern` from the file name.
@@ -58,11 +74,22 @@ class _Names:
         Raises:
             DataError: the pattern does not match.
         """
-        if given or self.pattern is None:
-            return given
-        match = self.pattern.search(name)
+        return given or self._matched("patient_pattern", name, path)
+
+    def group(self, name: str, given: str, path: Path) -> str:
+        """The slide or field: as given by the data, else by `group_pattern` from the file name.
+
+        Raises:
+            DataError: the pattern does not match.
+        """
+        return given or self._matched("group_pattern", name, path)
+
+    def _matched(self, key: str, name: str, path: Path) -> str:
+        if key not in self.patterns:
+            return ""
+        match = self.patterns[key].search(name)
         if match is None:
-            raise DataError(path, f"patient_pattern {self.pattern.pattern!r} does not match {name!r}")
+            raise DataError(path, f"{key} {self.patterns[key].pattern!r} does not match {name!r}")
         return match[1]
 
 
@@ -83,6 +110,7 @@ def index_source(root: Path, source: SourceConfig, codes: Sequence[str]) -> Sour
         found = _index_shards(root, source, names)
     else:
         found = _index_folder(root, source, names)
+    names.check_known(root / (source.list or source.folder or source.shards))
     found.samples.sort(key=lambda sample: sample.sort_key)
     for first, second in zip(found.samples, found.samples[1:], strict=False):
         if first.key == second.key:
@@ -102,17 +130,21 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceInde
     found = SourceIndex([], Counter())
     for entry in class_folders:
         code = names.code(entry.name, entry, "")
-        for path in _pictures_below(entry):
+        for path in _files_below(entry):
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                found.passed_over[path.suffix.lower() or "without a suffix"] += 1
+                continue
             if code is None:
                 found.left_out[entry.name] += 1
                 continue
             name = path.relative_to(entry).as_posix()
-            found.samples.append(Sample(source.name, code, name, path, names.patient(name, "", path)))
+            patient, group = names.patient(name, "", path), names.group(name, "", path)
+            found.samples.append(Sample(source.name, code, name, path, patient, group))
     return found
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    """Image files in a folder and its subfolders; links to folders are not followed.
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files in a folder and its subfolders but hidden ones; links to folders are not followed.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -123,8 +155,8 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
             raise DataError(Path(error.filename), f"cannot be listed ({error.strerror})") from error
 
     for parent, _, names in os.walk(folder, onerror=unreadable):
-        paths = (Path(parent, name) for name in names)
-        yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        paths = (Path(parent, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 def _index_list(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
@@ -133,9 +165,8 @@ def _index_list(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
     table = read_table(root / source.list)
     file_at = table.column(source.columns.file, FILE_COLUMNS, "file")
     code_at = table.column(source.columns.code, CLASS_COLUMNS, "class")
-    patient_at = table.column_or_none(source.columns.patient, PATIENT_COLUMNS)
-    if source.columns.patient and patient_at is None:
-        table.column(source.columns.patient, PATIENT_COLUMNS, "patient")
+    patient_at = _optional_column(table, source.columns.patient, PATIENT_COLUMNS, "patient")
+    group_at = _optional_column(table, source.columns.group, GROUP_COLUMNS, "slide or field")
     folders = [root / source.folder] if source.folder else [table.path.parent, root]
     found = SourceIndex([], Counter())
     rows: dict[str, int] = {}
@@ -151,9 +182,15 @@ def _index_list(root: Path, source: SourceConfig, names: _Names) -> SourceIndex:
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
             raise DataError(table.path, f"row {number}: no file {name!r} in {' nor in '.join(map(str, folders))}")
-        patient = cells[patient_at].strip() if patient_at is not None else ""
-        found.samples.append(Sample(source.name, code, name, path, names.patient(name, patient, table.path)))
+        patient, group = ("" if at is None else cells[at].strip() for at in (patient_at, group_at))
+        patient, group = names.patient(name, patient, table.path), names.group(name, group, table.path)
+        found.samples.append(Sample(source.name, code, name, path, patient, group))
     return found
+
+
+def _optional_column(table: Table, named: str, usual: Sequence[str], what: str) -> int | None:
+    """Index of a column that a list may lack unless the configuration names it."""
+    return table.column(named, usual, what) if named else table.column_or_none(named, usual)
 
 
 def _relative_name(root: Path, file: str) -> str:
@@ -180,7 +217,8 @@ def _index_shards(root: Path, source: SourceConfig, names: _Names) -> SourceInde
                 continue
             name = f"{shard.relative_to(root).as_posix()}/{picture.name}"
             patient = names.patient(name, picture.patient, shard)
-            found.samples.append(Sample(source.name, code, name, shard, patient, picture.span))
+            group = names.group(name, picture.group, shard)
+            found.samples.append(Sample(source.name, code, name, shard, patient, group, picture.span))
     return found
 
 

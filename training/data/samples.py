@@ -5,8 +5,11 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model import csv_file
 
@@ -14,6 +17,7 @@ Block = Literal["train", "calibration", "test"]
 BLOCKS: tuple[Block, ...] = ("train", "calibration", "test")
 Split = dict[Block, "list[Sample]"]
 Key = tuple[str, str, str]  # source, class, name
+SPLIT_COLUMNS = ("block", "source", "code", "file")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
@@ -42,6 +46,7 @@ class Sample:
     name: str  # relative to its source (class folders: to its class), parts separated by /
     path: Path  # of the file that holds it
     patient: str = ""  # empty: unknown
+    group: str = ""  # field or slide; empty: unknown
     span: Span | None = None  # None: the whole file
 
     @property
@@ -82,13 +87,31 @@ def group_by_block(samples: Sequence[Sample], blocks: Sequence[Block]) -> Split:
     return split
 
 
+def patient_numbers(samples: Sequence[Sample]) -> NDArray[np.int64] | None:
+    """The number of each sample's patient, (N,); None if that of one is unknown, or if there are no samples."""
+    if not samples or not all(sample.patient for sample in samples):
+        return None
+    number: dict[tuple[str, str], int] = {}
+    return np.array([number.setdefault((s.source, s.patient), len(number)) for s in samples], dtype=np.int64)
+
+
 def split_csv(split: Mapping[Block, Sequence[Sample]]) -> str:
-    """The text of split.csv: block, source, code and file of every picture."""
+    """The text of split.csv: block, source, code and file of every picture, and its patient where one is known."""
     text = io.StringIO()
     rows = csv_file.Writer(text)
-    rows.writerow(("block", "source", "code", "file"))
-    rows.writerows((block, *s.key) for block in BLOCKS for s in split[block])
+    known = any(sample.patient for members in split.values() for sample in members)
+    rows.writerow((*SPLIT_COLUMNS, "patient") if known else SPLIT_COLUMNS)
+    rows.writerows((block, *s.key, *([s.patient] if known else [])) for block in BLOCKS for s in split[block])
     return text.getvalue()
+
+
+def published_split(text: str) -> str:
+    """The text of a split.csv without the patients: the list beside an artefact goes to others."""
+    published = io.StringIO()
+    rows = csv_file.Writer(published)
+    rows.writerow(SPLIT_COLUMNS)
+    rows.writerows([row[column] for column in SPLIT_COLUMNS] for row in csv_file.reader(io.StringIO(text)))
+    return published.getvalue()
 
 
 def split_from_csv(samples: Iterable[Sample], text: str, root: Path, complete: bool) -> Split:
@@ -131,6 +154,11 @@ def listed_keys(path: Path, block: Block) -> set[Key]:
         raise DataError(path, f"cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error, KeyError) as error:
         raise DataError(path, "not a split list; name that of a run (split.csv) or an artefact") from error
+
+
+def file_name(name: str) -> str:
+    """The last part of a name: another copy of a data set may use other folders."""
+    return PurePosixPath(name).name
 
 
 def sha256_of(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from model.tar_reader import WITHOUT_BYTES, DamagedTar, Kind, Member, members
 from training.data.samples import IMAGE_SUFFIXES, DataError, Span
-from training.data.tables import CLASS_COLUMNS, PATIENT_COLUMNS
+from training.data.tables import CLASS_COLUMNS, GROUP_COLUMNS, PATIENT_COLUMNS
 from training.split_config import Columns
 
 LABELS = frozenset({".cls", ".json"})
@@ -21,25 +21,27 @@ MAX_LABEL_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ShardPicture:
-    """One picture of a shard; `label` and `patient` are empty where neither .cls nor .json has them."""
+    """One picture of a shard; `label`, `patient` and `group` are empty where neither .cls nor .json has them."""
 
     name: str  # path in the tar
     span: Span
     label: str
     patient: str
+    group: str = ""
 
 
 @dataclass
 class _Label:
     code: str = ""
     patient: str = ""
+    group: str = ""
 
 
 def read_shard(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
     """Every picture of a shard, in its order.
 
     Args:
-        columns: keys of the class and the patient in key.json.
+        columns: keys of class, patient and group in key.json.
 
     Raises:
         DataError: a compressed or damaged tar; a picture or label that is a link or sparse; two pictures with one label
@@ -64,7 +66,7 @@ def read_shard(shard: Path, columns: Columns) -> Iterator[ShardPicture]:
         if key in labels and first.setdefault(key, member.name) != member.name:
             raise DataError(shard, f"{first[key]} and {member.name} share a key; expected one picture per key")
         label = labels.get(key, _Label())
-        yield ShardPicture(member.name, Span(member.offset, member.size), label.code, label.patient)
+        yield ShardPicture(member.name, Span(member.offset, member.size), label.code, label.patient, label.group)
 
 
 def _files(file: BinaryIO, shard: Path) -> Iterator[Member]:
@@ -101,6 +103,7 @@ def _read_label(label: _Label, file: BinaryIO, member: Member, columns: Columns,
     values = {str(key).lower(): str(value) for key, value in entries.items() if value is not None}
     label.code = label.code or _entry(values, columns.code, CLASS_COLUMNS)
     label.patient = _entry(values, columns.patient, PATIENT_COLUMNS)
+    label.group = _entry(values, columns.group, GROUP_COLUMNS)
 
 
 def _entry(values: Mapping[str, str], named: str, usual: Sequence[str]) -> str:

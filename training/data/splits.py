@@ -36,6 +36,7 @@ CANDIDATE_SPLITS = 200
 #: `by` of a split → its groups; {} is the number of clusters.
 _GROUPS = {
     "patient": "patients",
+    "group": "slides or fields",
     "appearance": "clusters of like background and stain, {} per source (a proxy for slides, not slides)",
 }
 
@@ -217,11 +218,20 @@ def group_ids(count: int, *pairings: Sequence[tuple[int, int]]) -> Indices:
 
 def patient_pairs(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     """Pairs that connect all pictures of a patient within a source; pictures without a patient are in no pair."""
-    patients: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for at, sample in enumerate(samples):
-        if sample.patient:
-            patients[sample.source, sample.patient].append(at)
-    return [pair for members in patients.values() for pair in pairwise(members)]
+    return _pairs(samples, [sample.patient for sample in samples])
+
+
+def slide_pairs(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Pairs that connect all pictures of a slide or field within a source; pictures without one are in no pair."""
+    return _pairs(samples, [sample.group for sample in samples])
+
+
+def _pairs(samples: Sequence[Sample], names: Sequence[str]) -> list[tuple[int, int]]:
+    together: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for at, (sample, name) in enumerate(zip(samples, names, strict=True)):
+        if name:
+            together[sample.source, name].append(at)
+    return [pair for members in together.values() for pair in pairwise(members)]
 
 
 def describe_split(data: DataConfig) -> str:
@@ -241,6 +251,8 @@ def describe_split(data: DataConfig) -> str:
         handled = "on one side" if data.twins.action == "move" else "listed, not moved"
         bits = f"perceptual hashes that differ in at most {data.twins.max_distance} of 255 bits"
         sentence += f"; near duplicates ({bits}) {handled}"
+    if data.overlaps.action == "move":
+        sentence += f"; overlapping pictures (correlation of {data.overlaps.min_correlation:g} or more) on one side"
     return sentence
 
 

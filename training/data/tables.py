@@ -14,6 +14,7 @@ from training.split_config import ListedSplit
 FILE_COLUMNS = ("file", "path", "image path", "image_path", "image", "filename", "file_name", "filepath")
 CLASS_COLUMNS = ("code", "class", "label", "cell_type", "cell type", "diagnosis")
 PATIENT_COLUMNS = ("patient", "patient_id", "patient id", "patientid", "subject", "subject_id")
+GROUP_COLUMNS = ("slide", "slide_id", "slide id", "smear", "field", "field_id", "field id", "fov", "group", "group_id")
 BLOCK_COLUMNS = ("block", "split", "subset", "set")
 DELIMITERS = ",;\t"
 #: Names of the blocks in lists. A list without such a column names test pictures only.

@@ -2,12 +2,13 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax
 
 from model.agreement.calibration import chance_ece, expected_calibration_error
+from model.agreement.class_averages import Floats, Labels
+from model.agreement.proportion import Interval
 from model.contract import Metric
-from training.evaluation.metrics import Floats, Labels
 
 Logits = NDArray[np.float32]
 Temperatures = NDArray[np.float64] | float  # (N,) or one for all
@@ -15,6 +16,8 @@ Temperatures = NDArray[np.float64] | float  # (N,) or one for all
 #: Search range. A temperature at its ends means that the calibration block does not determine one.
 TEMPERATURE_BOUNDS = (0.1, 10.0)
 MIN_GAIN_NATS = 1e-6
+#: Half the 95 % quantile of chi-squared with one degree of freedom.
+MAX_FALL_NATS = 1.92
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float | None:
@@ -38,6 +41,23 @@ def fit_temperature(logits: Logits, labels: Labels) -> float | None:
     optimum = minimize_scalar(mean_loss, bounds=bounds, method="bounded")
     at_bounds = min(mean_loss(bound) for bound in bounds)
     return float(np.exp(optimum.x)) if optimum.fun < at_bounds - MIN_GAIN_NATS else None
+
+
+def temperature_interval(logits: Logits, labels: Labels, temperature: float) -> Interval:
+    """The 95 % profile-likelihood interval of a fitted temperature: where the log likelihood falls by 1.92.
+
+    It ends at the search range where the pictures do not bound it.
+    """
+
+    def fall(log_t: float) -> float:
+        return float(nll(logits, labels, np.exp(log_t)).sum() - least) - MAX_FALL_NATS
+
+    least = float(nll(logits, labels, temperature).sum())
+    at = np.log(temperature)
+    bounds = np.log(TEMPERATURE_BOUNDS)
+    ends = (brentq(fall, *sorted((bound, at))) if fall(bound) > 0 else bound for bound in bounds)
+    low, high = (float(np.exp(end)) for end in ends)
+    return low, high
 
 
 def log_probabilities(logits: Logits, temperature: Temperatures) -> Floats:

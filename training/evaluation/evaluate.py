@@ -3,82 +3,22 @@
 Each picture is scored once, without test-time augmentation, as the service does.
 """
 
-from pathlib import Path
-from typing import NamedTuple
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from rich.progress import track
-from safetensors.torch import load_file
 
 from training.config import Config
 from training.data.images import LabelledImages
 from training.data.samples import Block
 from training.data.splits import describe_test_set
-from training.evaluation.calibration import Logits, calibration_metrics, fit_temperature
-from training.evaluation.metrics import classification_metrics, confusion_matrix, lineages, tolerant
+from training.evaluation.calibration import Logits, calibration_metrics, fit_temperature, temperature_interval
+from training.evaluation.metrics import Pictures, classification_metrics, confusion_matrix, lineages, tolerant
+from training.evaluation.ranking import ranking_metrics
 from training.evaluation.scores import Scores, scores_of
 from training.evaluation.selective import first_half, selective_metrics
-from training.networks.build import Network, build
 from training.run import Evaluation
 
 #: Source of the figures of `evaluate --block calibration`, as they carry it.
 DEVELOPMENT = "calibration block, development figures"
-#: Pictures of one forward pass.
-BATCH_SIZE = 64
-
-
-def load_network(config: Config, weights: Path) -> Network:
-    """The trained network, in eval mode."""
-    net = build(config.model, len(config.classes))
-    net.load_state_dict(load_file(weights))
-    return net.eval()
-
-
-class Outputs(NamedTuple):
-    """Outputs of a network for N pictures."""
-
-    logits: Logits  # (N, C)
-    embeddings: NDArray[np.float32]  # (N, D)
-
-
-@torch.inference_mode()
-def outputs(net: Network, config: Config, images: NDArray[np.uint8], *, description: str = "scoring") -> Outputs:
-    """Logits and embeddings of uint8 pictures (N, S, S, 3), in batches.
-
-    Args:
-        description: title of the progress bar.
-    """
-    starts = track(range(0, len(images), BATCH_SIZE), description=description, transient=True)
-    batches = [net(_normalised(config, images[start : start + BATCH_SIZE])) for start in starts]
-    if not batches:
-        return Outputs(np.empty((0, len(config.classes)), np.float32), np.empty((0, 0), np.float32))
-    columns = zip(*((out.logits.numpy(), out.embedding.numpy()) for out in batches), strict=True)
-    return Outputs(*(np.concatenate(rows) for rows in columns))
-
-
-def score(net: Network, config: Config, images: NDArray[np.uint8], *, description: str = "scoring") -> Logits:
-    """Logits (N, C) of uint8 pictures (N, S, S, 3), in batches.
-
-    Args:
-        description: title of the progress bar.
-    """
-    return outputs(net, config, images, description=description).logits
-
-
-@torch.inference_mode()
-def maps(net: Network, config: Config, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
-    """Attention (N, scales, h, w) and evidence (N, C, h, w) of uint8 pictures (N, S, S, 3), in one batch."""
-    out = net(_normalised(config, images))
-    return out.attention.numpy(), out.evidence.numpy()
-
-
-def _normalised(config: Config, images: NDArray[np.uint8]) -> torch.Tensor:
-    mean = torch.tensor(config.model.mean).view(3, 1, 1)
-    std = torch.tensor(config.model.std).view(3, 1, 1)
-    planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-    return (planes - mean) / std
 
 
 def evaluate(
@@ -105,7 +45,7 @@ def evaluate(
     }
     splits = describe_splits(config, describe_test_set(config.data.split))
     evaluation = measure(config, scores["test"], temperature, splits)
-    return evaluation.model_copy(update={"temperature_fitted": fitted is not None}), scores
+    return evaluation.model_copy(update=_about_temperature(config, calibration, logits[0], fitted)), scores
 
 
 def evaluate_development(config: Config, calibration: LabelledImages, logits: Logits) -> tuple[Evaluation, Scores]:
@@ -134,7 +74,7 @@ def evaluate_development(config: Config, calibration: LabelledImages, logits: Lo
         of_others = fit_temperature(logits[others], calibration.labels[others]) if others.any() else None
         scores.temperature[half] = 1.0 if of_others is None else of_others
     evaluation = measure(config, scores, temperature, describe_splits(config, DEVELOPMENT))
-    return evaluation.model_copy(update={"temperature_fitted": fitted is not None}), scores
+    return evaluation.model_copy(update=_about_temperature(config, calibration, logits, fitted)), scores
 
 
 def fitted_temperature(config: Config, calibration: LabelledImages, logits: Logits) -> float | None:
@@ -145,6 +85,18 @@ def fitted_temperature(config: Config, calibration: LabelledImages, logits: Logi
     """
     of_tissue = of_intended_tissue(config, calibration)
     return fit_temperature(logits[of_tissue], calibration.labels[of_tissue])
+
+
+def _about_temperature(
+    config: Config, calibration: LabelledImages, logits: Logits, fitted: float | None
+) -> dict[str, object]:
+    """The fields of an evaluation that say how well the calibration pictures determine the temperature."""
+    of_tissue = of_intended_tissue(config, calibration)
+    found: dict[str, object] = {"temperature_fitted": fitted is not None, "temperature_n": int(of_tissue.sum())}
+    if fitted is None:
+        return found
+    low, high = temperature_interval(logits[of_tissue], calibration.labels[of_tissue], fitted)
+    return found | {"temperature_low": low, "temperature_high": high}
 
 
 def of_intended_tissue(config: Config, pictures: LabelledImages) -> NDArray[np.bool_]:
@@ -183,15 +135,21 @@ def measure(config: Config, test: Scores, temperature: float, splits: dict[str, 
         splits: source → description of its test pictures; every metric carries it.
     """
     tolerated, groups = tolerant(config.codes, config.evaluation.neighbours), lineages(config.classes)
-    metrics, confusion, measured = [], {}, {}
+    metrics, confusion, measured, known = [], {}, {}, {}
     for source, split in splits.items():
         scores = test.of_source(source)
         if not len(scores):
             continue
-        counts = confusion_matrix(scores.labels, scores.predicted, len(config.codes))
-        metrics += classification_metrics(counts, config.codes, tolerated, groups, split)
+        patients = scores.patient_numbers()
+        pictures = Pictures(scores.labels, scores.predicted, patients)
+        metrics += classification_metrics(pictures, config.codes, tolerated, groups, split)
+        metrics += ranking_metrics(scores.labels, scores.probabilities, config.codes, split)
         metrics += calibration_metrics(scores.logits, scores.labels, scores.temperature, split)
         metrics += selective_metrics(scores.labels, scores.probabilities, split)
-        confusion[split] = counts.tolist()
+        confusion[split] = confusion_matrix(scores.labels, scores.predicted, len(config.codes)).tolist()
         measured[source] = split
-    return Evaluation(temperature=temperature, metrics=tuple(metrics), confusion=confusion, splits=measured)
+        if patients is not None:
+            known[source] = len(np.unique(patients))
+    return Evaluation(
+        temperature=temperature, metrics=tuple(metrics), confusion=confusion, splits=measured, patients=known
+    )

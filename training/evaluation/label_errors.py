@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import csv_file
+from model.agreement.class_averages import Agreement, Floats, Labels
 from model.agreement.proportion import wilson
 from model.report.page import Table
-from training.evaluation.metrics import Agreement, Floats, Labels
-from training.evaluation.paired import bootstrap, mcnemar, middle_95
+from training.evaluation.paired import draw_accuracy, mcnemar
 from training.evaluation.scores import Scores
 
 
@@ -143,12 +143,13 @@ def model_differences(audit: LabelAudit) -> Table:
     if len(names) > 1:
         names.append("mean of all")
         predictions.append(audit.probabilities.argmax(axis=1))
-    first, first_draws = predictions[0] == labels, bootstrap(labels, predictions[0][None]).accuracy
+    classes = len(audit.first.codes)
+    first, first_draws = predictions[0] == labels, draw_accuracy(labels, predictions[0], classes)
     rows = [(names[0], f"{first.mean():.3f}", "", "", "", "", str(n))]
     for name, predicted in zip(names[1:], predictions[1:], strict=True):
         correct = predicted == labels
         alone, first_alone = int((correct & ~first).sum()), int((first & ~correct).sum())
-        low, high = middle_95(bootstrap(labels, predicted[None]).accuracy - first_draws)
+        low, high = (draw_accuracy(labels, predicted, classes) - first_draws).difference_interval()
         points = f"{100 * (correct.mean() - first.mean()):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
         p = f"{mcnemar(alone, first_alone):.3f}"
         rows.append((name, f"{correct.mean():.3f}", str(alone), str(first_alone), points, p, str(n)))
@@ -156,7 +157,7 @@ def model_differences(audit: LabelAudit) -> Table:
         "Compared with the first model, picture by picture",
         ("model", "accuracy", "only it correct", "only first correct", "points", "p", "n"),
         tuple(rows),
-        "Points: accuracy minus the first model's, with the 95 % interval of 2000 bootstrap samples of the pictures. "
+        "Points: accuracy minus the first model's, with the 95 % interval of 2000 draws of the Bayesian bootstrap. "
         "p: McNemar's exact test, not corrected for the number of models. Neither covers variation between patients or "
         "between trainings.",
     )

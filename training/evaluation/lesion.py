@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from model.agreement.class_averages import Drawn, Labels
 from model.agreement.proportion import wilson
 from training.config import Config
 from training.data.images import LabelledImages
-from training.evaluation.evaluate import evenly_spaced, of_intended_tissue, score
-from training.evaluation.metrics import Labels
-from training.evaluation.paired import Draws, bootstrap, middle_95
+from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
+from training.evaluation.network_outputs import score
+from training.evaluation.paired import draw_accuracy
 from training.networks.build import Network
 from training.run import MeasuredLesion
 
@@ -56,7 +57,7 @@ def measure_lesions(net: Network, config: Config, pictures: LabelledImages) -> t
 
     with observed_means(parts) as means:
         intact = predictions("scoring for lesions")
-    before = bootstrap(labels, intact[None]).accuracy
+    before = draw_accuracy(labels, intact, len(config.codes))
     measured: dict[frozenset[nn.Module], Labels] = {}  # a network of one stage: its gates are all gates
     lesions = []
     for part, modules in parts.items():
@@ -64,14 +65,14 @@ def measure_lesions(net: Network, config: Config, pictures: LabelledImages) -> t
         if key not in measured:
             with replaced({module: means[module] for module in modules}):
                 measured[key] = predictions(f"lesion of {part}")
-        lesions.append(_lesion(part, labels, intact, measured[key], before))
+        lesions.append(_lesion(part, labels, intact, measured[key], before, len(config.codes)))
     return tuple(lesions)
 
 
-def _lesion(part: str, labels: Labels, intact: Labels, without: Labels, before: Draws) -> MeasuredLesion:
+def _lesion(part: str, labels: Labels, intact: Labels, without: Labels, before: Drawn, classes: int) -> MeasuredLesion:
     n, changed = len(labels), int((without != intact).sum())
     changed_low, changed_high = wilson(changed, n)
-    low, high = middle_95(bootstrap(labels, without[None]).accuracy - before)
+    low, high = (draw_accuracy(labels, without, classes) - before).difference_interval()
     accuracy = float((without == labels).mean())
     return MeasuredLesion(
         part=part,

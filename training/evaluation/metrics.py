@@ -4,25 +4,37 @@ Strict: only the class itself is correct. Tolerant: a neighbouring stage of matu
 class of the same lineage is correct too. Readers agree better on lineages than on stages (Parmentier et al. 2020,
 PMC7683448), and stages are cuts in a continuum, so all three levels are reported.
 
-Everything is computed from a confusion matrix and an agreement matrix: one formula serves all levels and a thousand
-resampled matrices. Tests compare the strict level with scikit-learn and torchmetrics.
+Averages over classes are computed from a confusion matrix and an agreement matrix: one formula serves all levels and
+all draws of the matrix (model/agreement/class_averages.py). Tests compare the strict level with scikit-learn.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.agreement import clustered
+from model.agreement.class_averages import (
+    Agreement,
+    Counts,
+    DrawnCounts,
+    Floats,
+    Labels,
+    balanced_accuracy,
+    draw_counts,
+    macro_f1,
+    weighted_f1,
+)
+from model.agreement.clustered import Proportion
 from model.agreement.proportion import wilson
 from model.contract import CellClass, Metric
 
-Labels = NDArray[np.int64]
-Counts = NDArray[np.int64]  # (…, C, C), confusion matrix; rows true, columns predicted
-Agreement = NDArray[np.bool_]  # (C, C), symmetric: whether predicting j for i counts as correct; True on the diagonal
-Floats = NDArray[np.float64]
-
-BOOTSTRAP_DRAWS = 1000
+Matrices = TypeVar("Matrices", Counts, Floats)  # (…, C, C), confusion matrices
+#: Name of a metric → the average over classes.
+AVERAGES = {"macro_f1": macro_f1, "weighted_f1": weighted_f1, "balanced_accuracy": balanced_accuracy}
 
 
 def strict(count: int) -> Agreement:
@@ -66,88 +78,66 @@ def confusion_matrix(labels: Labels, predicted: Labels, classes: int) -> Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassRates:
-    """Recall, precision and F1 of each class, (…, C); 0 where undefined."""
+class Pictures:
+    """Labels and predictions of N pictures."""
 
-    recall: Floats
-    precision: Floats
-    f1: Floats
+    labels: Labels  # (N,)
+    predicted: Labels  # (N,)
+    patients: Labels | None = None  # (N,), number of each picture's patient; None: unknown
 
+    def proportion(self, hits: NDArray[np.bool_], among: NDArray[np.bool_], confidence: float = 0.95) -> Proportion:
+        """The share of hits among some of the pictures; its interval accounts for patients."""
+        patients = None if self.patients is None else self.patients[among]
+        return clustered.proportion(hits[among], patients, confidence)
 
-def class_rates(counts: Counts, agreement: Agreement) -> ClassRates:
-    """Recall, precision and F1 of each class under an agreement matrix.
-
-    At the tolerant level a cell predicted as a neighbour of its class counts as correct for the recall of its class
-    and for the precision of the predicted class: of all cells predicted NGB, those labelled NGB, MMZ or NGS.
-    """
-    correct = counts * agreement
-    recall = correct.sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1)
-    precision = correct.sum(axis=-2) / np.maximum(counts.sum(axis=-2), 1)
-    f1 = 2 * recall * precision / np.maximum(recall + precision, np.finfo(float).tiny)
-    return ClassRates(recall, precision, f1)
-
-
-def accuracy(counts: Counts, agreement: Agreement, name: str, split: str) -> Metric:
-    """Share of correct predictions."""
-    return proportion(name, int((counts * agreement).sum()), int(counts.sum()), split)
+    def metric(
+        self, name: str, hits: NDArray[np.bool_], among: NDArray[np.bool_], split: str, code: str | None = None
+    ) -> Metric:
+        """A share as a metric; that of nothing is 0 with the interval 0 to 1."""
+        found = self.proportion(hits, among)
+        low, high, value = found.low, found.high, found.share or 0.0
+        return Metric(name=name, code=code, value=value, low=low, high=high, n=found.n, split=split)
 
 
-def average_metrics(counts: Counts, agreement: Agreement, split: str, level: str = "") -> list[Metric]:
-    """Macro F1, weighted F1 and balanced accuracy (macro recall) over the classes that occur.
-
-    Intervals: middle 95 % of 1000 multinomial draws of the counts, class by class (stratified bootstrap). Class sizes
-    stay fixed, as in a stratified split: with random sizes, a class of one picture would be missing from a third of
-    the draws, and the interval would lie below the value. A class predicted without error has no variance here, so
-    intervals are too narrow for classes of a few pictures.
+def average_metrics(drawn: DrawnCounts, agreement: Agreement, split: str, level: str = "") -> list[Metric]:
+    """Macro F1, weighted F1 and balanced accuracy (macro recall) over the classes that occur, with their intervals.
 
     Args:
         level: prefix of each metric's name.
     """
-    size = counts.sum(axis=-1)
-    shares = counts / np.maximum(size, 1)[:, None]
-    draws = np.random.default_rng(0).multinomial(size, shares, (BOOTSTRAP_DRAWS, len(counts)))
-    drawn = _averages(draws, agreement)
     metrics = []
-    for name, average in _averages(counts, agreement).items():
-        value, n = float(average), int(counts.sum())
-        low, high = (float(end) for end in np.quantile(drawn[name], [0.025, 0.975]))
-        metrics.append(
-            Metric(name=level + name, value=value, low=min(low, value), high=max(high, value), n=n, split=split)
-        )
+    for name, average in AVERAGES.items():
+        found = drawn.figure(partial(average, agreement=agreement))
+        low, high = found.interval()
+        n = int(drawn.counts.sum())
+        metrics.append(Metric(name=level + name, value=found.value, low=low, high=high, n=n, split=split))
     return metrics
 
 
-def _averages(counts: Counts, agreement: Agreement) -> dict[str, Floats]:
-    """Averages over the classes that occur; the same classes in every draw."""
-    size = counts.sum(axis=-1)
-    occurs = size.reshape(-1, size.shape[-1])[0] > 0
-    of_class = class_rates(counts, agreement)
-    return {
-        "macro_f1": of_class.f1[..., occurs].mean(axis=-1),
-        "weighted_f1": (of_class.f1 * size).sum(axis=-1) / size.sum(axis=-1),
-        "balanced_accuracy": of_class.recall[..., occurs].mean(axis=-1),
-    }
-
-
 def class_metrics(
-    counts: Counts, agreement: Agreement, codes: Sequence[str], split: str, level: str = ""
+    pictures: Pictures, agreement: Agreement, codes: Sequence[str], split: str, level: str = ""
 ) -> list[Metric]:
     """Recall, precision and F1 of every class that occurs, each with its own n and interval."""
-    correct = counts * agreement
-    true, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    correct = agreement[pictures.labels, pictures.predicted]
     metrics = []
-    for at in map(int, np.flatnonzero(true)):
-        recall = int(correct[at].sum()), int(true[at])
-        precision = int(correct[:, at].sum()), int(predicted[at])
+    for at in np.unique(pictures.labels).tolist():
+        labelled, predicted = pictures.labels == at, pictures.predicted == at
         metrics += [
-            proportion(f"{level}recall", *recall, split, codes[at]),
-            proportion(f"{level}precision", *precision, split, codes[at]),
-            _f1(recall, precision, int(counts[at, at]), f"{level}f1", codes[at], split),
+            pictures.metric(f"{level}recall", correct, labelled, split, codes[at]),
+            pictures.metric(f"{level}precision", correct, predicted, split, codes[at]),
+            _f1(pictures, correct, (labelled, predicted), f"{level}f1", codes[at], split),
         ]
     return metrics
 
 
-def _f1(recall: tuple[int, int], precision: tuple[int, int], both: int, name: str, code: str, split: str) -> Metric:
+def _f1(
+    pictures: Pictures,
+    correct: NDArray[np.bool_],
+    of_class: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    name: str,
+    code: str,
+    split: str,
+) -> Metric:
     """F1 of one class, with its interval.
 
     If recall and precision have the same hits, F1 = 2J / (1 + J) with J = hits / (labelled or predicted as the class).
@@ -156,16 +146,17 @@ def _f1(recall: tuple[int, int], precision: tuple[int, int], both: int, name: st
     at 95 % (Bonferroni).
 
     Args:
-        recall, precision: hits, and pictures they are a share of.
-        both: pictures both labelled and predicted as the class.
+        of_class: masks of the pictures labelled and of those predicted as the class.
     """
-    n = recall[1] + precision[1] - both  # labelled or predicted as the class
-    if recall[0] == precision[0] == both:
-        low, high = (2 * end / (1 + end) for end in wilson(both, n))
+    labelled, predicted = of_class
+    both, either = labelled & predicted, labelled | predicted
+    recall, precision = (pictures.proportion(correct, among, 0.975) for among in of_class)
+    if recall.hits == precision.hits == both.sum():
+        jaccard = pictures.proportion(both, either)
+        low, high = (2 * end / (1 + end) for end in (jaccard.low, jaccard.high))
     else:
-        ends = zip(wilson(*recall, confidence=0.975), wilson(*precision, confidence=0.975), strict=True)
-        low, high = (_harmonic_mean(*end) for end in ends)
-    value = _harmonic_mean(recall[0] / max(recall[1], 1), precision[0] / max(precision[1], 1))
+        low, high = _harmonic_mean(recall.low, precision.low), _harmonic_mean(recall.high, precision.high)
+    value, n = _harmonic_mean(recall.share or 0.0, precision.share or 0.0), int(either.sum())
     return Metric(name=name, code=code, value=value, low=min(low, value), high=max(high, value), n=n, split=split)
 
 
@@ -173,8 +164,8 @@ def _harmonic_mean(recall: float, precision: float) -> float:
     return 2 * recall * precision / (recall + precision) if recall + precision else 0.0
 
 
-def group_counts(counts: Counts, groups: Sequence[str]) -> tuple[Counts, tuple[str, ...]]:
-    """The confusion matrix between groups of classes, (G, G), and the groups in the order of their first class.
+def group_counts(counts: Matrices, groups: Sequence[str]) -> tuple[Matrices, tuple[str, ...]]:
+    """The confusion matrix between groups of classes, (…, G, G), and the groups in the order of their first class.
 
     Args:
         groups: of each class, for example its lineage.
@@ -185,30 +176,38 @@ def group_counts(counts: Counts, groups: Sequence[str]) -> tuple[Counts, tuple[s
 
 
 def classification_metrics(
-    counts: Counts, codes: Sequence[str], tolerated: Agreement, groups: Sequence[str], split: str
+    pictures: Pictures, codes: Sequence[str], tolerated: Agreement, groups: Sequence[str], split: str
 ) -> list[Metric]:
     """All metrics of one set of pictures that need no probabilities.
 
     Args:
-        counts: (C, C), confusion matrix over all classes.
         tolerated: (C, C), what the tolerant metrics count as correct.
         groups: the lineage of each class.
         split: description of the pictures; every metric carries it.
     """
-    same = strict(len(codes))
-    between, names = group_counts(counts, groups)
-    of_lineages = strict(len(names))
+    same, everything = strict(len(codes)), np.ones(len(pictures.labels), np.bool_)
+    drawn = draw_counts(pictures.labels, pictures.predicted, len(codes), pictures.patients)
+    between = _grouped(drawn, groups)
+    of_lineages = strict(between.counts.shape[-1])
+    lineage = np.array([[one == other for other in groups] for one in groups])
+    levels = {"accuracy": same, "tolerant_accuracy": tolerated, "lineage_accuracy": lineage}
+    right = {name: level[pictures.labels, pictures.predicted] for name, level in levels.items()}
     return [
-        accuracy(counts, same, "accuracy", split),
-        accuracy(counts, tolerated, "tolerant_accuracy", split),
-        accuracy(between, of_lineages, "lineage_accuracy", split),
-        *average_metrics(counts, same, split),
-        *average_metrics(counts, tolerated, split, "tolerant_"),
+        *(pictures.metric(name, hits, everything, split) for name, hits in right.items()),
+        *average_metrics(drawn, same, split),
+        *average_metrics(drawn, tolerated, split, "tolerant_"),
         *average_metrics(between, of_lineages, split, "lineage_"),
         *_by_class(
-            class_metrics(counts, same, codes, split), class_metrics(counts, tolerated, codes, split, "tolerant_")
+            class_metrics(pictures, same, codes, split), class_metrics(pictures, tolerated, codes, split, "tolerant_")
         ),
     ]
+
+
+def _grouped(drawn: DrawnCounts, groups: Sequence[str]) -> DrawnCounts:
+    """The matrix and its draws between groups of classes."""
+    patients = None if drawn.of_patients is None else group_counts(drawn.of_patients, groups)[0]
+    between, of_pictures = group_counts(drawn.counts, groups)[0], group_counts(drawn.of_pictures, groups)[0]
+    return DrawnCounts(between, of_pictures, patients, drawn.widening)
 
 
 def _by_class(*levels: list[Metric]) -> Iterator[Metric]:

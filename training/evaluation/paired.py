@@ -1,4 +1,4 @@
-"""Paired comparison of models on the same pictures: bootstrap intervals, McNemar's test, Holm's correction.
+"""Paired comparison of models on the same pictures: intervals, McNemar's test, Holm's correction.
 
 Intervals and p values hold for pictures like these. The variation between trainings shows only in the spread over
 seeds.
@@ -11,70 +11,52 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, permutation_test
 
-Labels = NDArray[np.int64]  # (n,)
+from model.agreement.class_averages import (
+    Drawn,
+    Labels,
+    accuracy,
+    balanced_accuracy,
+    draw_counts,
+    macro_f1,
+    mean_of,
+)
+
 Predictions = NDArray[np.int64]  # (runs, n)
-Draws = NDArray[np.float64]  # (BOOTSTRAP_DRAWS,)
 
 BOOTSTRAP_DRAWS = 2000
-_CHUNK = 50  # draws at a time: 14 MB for 34,000 pictures
 
 
-class MeanScores(NamedTuple):
-    """Accuracy and macro F1, averaged over runs."""
+class Scores(NamedTuple):
+    """Accuracy, macro F1 and balanced accuracy, averaged over runs; those of two models can be subtracted."""
 
-    accuracy: float
-    macro_f1: float
-
-
-class ScoreDraws(NamedTuple):
-    """Bootstrap draws of both scores. A draw contains the same pictures for every model, so draws can be subtracted."""
-
-    accuracy: Draws
-    macro_f1: Draws
+    accuracy: Drawn
+    macro_f1: Drawn
+    balanced_accuracy: Drawn
 
 
-def mean_scores(labels: Labels, predictions: Predictions) -> MeanScores:
-    """Accuracy and macro F1 (over the classes that occur among the labels), averaged over runs."""
-    once = np.ones((1, len(labels)), np.float32)
-    accuracy, macro_f1 = _weighted_scores(once, labels, predictions)[:, 0].tolist()
-    return MeanScores(accuracy, macro_f1)
+def draw_scores(labels: Labels, predictions: Predictions, classes: int, patients: Labels | None = None) -> Scores:
+    """The scores of one model, over the classes that occur among the labels.
+
+    Args:
+        predictions: of each run.
+        classes: number of classes; the same for all models that are compared.
+        patients: (n,), number of the patient of each picture; None: patients are not known.
+    """
+    drawn = [draw_counts(labels, run, classes, patients) for run in predictions]
+    return Scores(*(mean_of([one.figure(score) for one in drawn]) for score in (accuracy, macro_f1, balanced_accuracy)))
 
 
-def bootstrap(labels: Labels, predictions: Predictions) -> ScoreDraws:
-    """Both scores in 2000 bootstrap samples of the pictures (Efron 1979); the samples are the same on every call."""
-    n = len(labels)
-    random = np.random.default_rng(0)
-    draws = [
-        _weighted_scores(random.multinomial(n, np.full(n, 1 / n), _CHUNK).astype(np.float32), labels, predictions)
-        for _ in range(BOOTSTRAP_DRAWS // _CHUNK)
-    ]
-    return ScoreDraws(*np.concatenate(draws, axis=1))
-
-
-def _weighted_scores(weights: NDArray[np.float32], labels: Labels, predictions: Predictions) -> NDArray[np.float64]:
-    """Accuracy and macro F1, (2, draws), of pictures counted `weights` times, (draws, n); averaged over runs."""
-    classes = np.unique(labels)
-    true = (labels[:, None] == classes).astype(np.float32)  # (n, C)
-    rows = []
-    for predicted in predictions:
-        of_class = (predicted[:, None] == classes).astype(np.float32)
-        hits = (weights @ (true * of_class)).astype(np.float64)  # (draws, C)
-        either = (weights @ (true + of_class)).astype(np.float64)
-        rows.append((hits.sum(axis=1) / len(labels), (2 * hits / np.maximum(either, 1)).mean(axis=1)))
-    return np.mean(rows, axis=0)
-
-
-def middle_95(draws: Draws) -> tuple[float, float]:
-    """The 95 % percentile interval."""
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
+def draw_accuracy(labels: Labels, predicted: Labels, classes: int) -> Drawn:
+    """The accuracy of one run."""
+    return draw_counts(labels, predicted, classes).figure(accuracy)
 
 
 def mean_with_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
     """The mean of one value a picture, and its 95 % bootstrap interval over the pictures."""
     n = len(values)
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), BOOTSTRAP_DRAWS)
-    return float(values.mean()), *middle_95(counts @ values / n)
+    low, high = np.quantile(counts @ values / n, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
 
 
 def p_value(labels: Labels, first: Predictions, second: Predictions) -> float:

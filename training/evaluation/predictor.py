@@ -10,11 +10,9 @@ from model.trust.fitting import LabelledPredictions
 from model.trust.quality import measure
 from training.config import Config
 from training.evaluation.calibration import log_probabilities
-from training.evaluation.evaluate import BATCH_SIZE, outputs
+from training.evaluation.network_outputs import BATCH_SIZE, outputs
+from training.evaluation.scores import NO_CLASS
 from training.networks.build import Network
-
-#: The label of a cell of another class than the model's.
-NO_CLASS = -1
 
 
 @dataclass(frozen=True, slots=True)

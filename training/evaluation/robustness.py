@@ -14,6 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from model.agreement.class_averages import Drawn
 from model.agreement.proportion import wilson
 from model.resize import to_square
 from model.trust.decision import Assessment
@@ -22,7 +23,7 @@ from training.config import Config
 from training.data.images import LabelledImages, decode_crop
 from training.data.samples import Sample, read_image_bytes
 from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
-from training.evaluation.paired import Draws, bootstrap, middle_95
+from training.evaluation.paired import draw_accuracy
 from training.evaluation.predictor import Predictor
 from training.run import MeasuredResponse
 
@@ -137,12 +138,14 @@ class _Answers(NamedTuple):
 
 class _Accuracy(NamedTuple):
     hits: int
-    draws: Draws  # bootstrap
+    drawn: Drawn
 
 
 def _accuracy(cells: LabelledPredictions) -> _Accuracy:
     predicted = cells.probabilities.argmax(axis=1)
-    return _Accuracy(int((predicted == cells.labels).sum()), bootstrap(cells.labels, predicted[None]).accuracy)
+    return _Accuracy(
+        int((predicted == cells.labels).sum()), draw_accuracy(cells.labels, predicted, cells.probabilities.shape[1])
+    )
 
 
 def _response(what: tuple[str, str, float], changed: _Answers, before: _Accuracy) -> MeasuredResponse:
@@ -156,7 +159,7 @@ def _response(what: tuple[str, str, float], changed: _Answers, before: _Accuracy
     cells, n = changed.cells, len(changed.cells)
     found = _accuracy(cells)
     low, high = wilson(found.hits, n)
-    change_low, change_high = middle_95(found.draws - before.draws)
+    change_low, change_high = (found.drawn - before.drawn).difference_interval()
     right = cells.probabilities.argmax(axis=1) == cells.labels
     confident_errors = ~right & (cells.probabilities.max(axis=1) > CONFIDENT)
     return MeasuredResponse(

@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from model.agreement.class_averages import Floats, Labels
 from model.parts import MLKA_PART
 from training.config import Config
 from training.data.images import LabelledImages
 from training.data.masks import rough_mask
-from training.evaluation.evaluate import BATCH_SIZE, evenly_spaced, maps, of_intended_tissue, score
-from training.evaluation.metrics import Floats, Labels
+from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
+from training.evaluation.network_outputs import BATCH_SIZE, maps, score
 from training.evaluation.paired import mean_with_interval
 from training.networks.build import Network
 from training.run import MeasuredCurve, MeasuredMap

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import atomic_file, csv_file
+from model.agreement.class_averages import Floats, Labels
 from training.data.samples import Block, Sample
 from training.evaluation.calibration import Logits, log_probabilities
-from training.evaluation.metrics import Floats, Labels
 from training.run import Evaluation, MeasuredBlock, RunFolder
 
-_ARRAYS = ("sources", "files", "labels", "logits", "temperature")
+#: The label of a cell of another class than the model's.
+NO_CLASS = -1
+_ARRAYS = ("sources", "files", "labels", "logits", "temperature", "patients")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Scores:
     labels: Labels  # (N,)
     logits: Logits  # (N, C), before temperature scaling
     temperature: Floats  # (N,), of the run, or of the picture's fold in pooled folds
+    patients: NDArray[np.str_]  # (N,), name within the source; empty: unknown
 
     @property
     def probabilities(self) -> Floats:
@@ -51,6 +54,13 @@ class Scores:
             for source, label, file in zip(self.sources, self.labels, self.files, strict=True)
         ]
 
+    def patient_numbers(self) -> Labels | None:
+        """The number of each picture's patient, (N,); None if that of one is unknown, or without pictures."""
+        if not len(self) or not np.char.str_len(self.patients).all():
+            return None
+        of_source = np.stack([np.unique(names, return_inverse=True)[1] for names in (self.sources, self.patients)])
+        return np.unique(of_source, axis=1, return_inverse=True)[1].ravel().astype(np.int64)
+
     def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Scores":
         """The pictures selected by a mask or by indices."""
         return Scores(self.codes, *(getattr(self, name)[chosen] for name in _ARRAYS))
@@ -69,6 +79,7 @@ def scores_of(samples: Sequence[Sample], logits: Logits, temperature: float, cod
         np.array([codes.index(sample.code) for sample in samples], dtype=np.int64),
         logits,
         np.full(len(samples), temperature),
+        np.array([sample.patient for sample in samples], dtype=np.str_),
     )
 
 
@@ -95,20 +106,25 @@ def read_scores(path: Path, block: Block) -> Scores:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            scores = Scores(tuple(arrays["codes"].tolist()), *(arrays[name] for name in _ARRAYS))
+            found = [arrays[name] for name in _ARRAYS if name in arrays]
+            if "patients" not in arrays:  # written by an earlier version
+                found.append(np.full(len(arrays["labels"]), ""))
+            scores = Scores(tuple(arrays["codes"].tolist()), *found)
             return scores.rows(arrays["block"] == block)
     except (zipfile.BadZipFile, EOFError, KeyError) as error:
         raise ValueError(f"{path}: incomplete file; write it again with `marrowlens-train evaluate`") from error
 
 
 def write_predictions(path: Path, scores: Scores) -> None:
-    """Write a CSV row a picture: source, file, true class, predicted class, probability of the predicted class."""
+    """Write a CSV row a picture: source, file, true and predicted class, patient, probability of every class."""
     probabilities, predicted = scores.probabilities, scores.predicted
     with csv_file.replacing(path) as rows:
-        rows.writerow(("source", "file", "true", "predicted", "probability"))
+        of_classes = (f"p_{code}" for code in scores.codes)
+        rows.writerow(("source", "file", "true", "predicted", "probability", "patient", *of_classes))
         for row, (source, code, name) in enumerate(scores.keys()):
-            top = predicted[row]
-            rows.writerow((source, name, code, scores.codes[top], f"{probabilities[row, top]:.4f}"))
+            top, each = predicted[row], (f"{probability:.4f}" for probability in probabilities[row])
+            answer = code, scores.codes[top], f"{probabilities[row, top]:.4f}"
+            rows.writerow((source, name, *answer, scores.patients[row], *each))
 
 
 def write_evaluation(run: RunFolder, evaluation: Evaluation, scores: Mapping[Block, Scores]) -> None:

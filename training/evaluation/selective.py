@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.agreement.class_averages import Floats, Labels
 from model.contract import Metric
-from training.evaluation.metrics import Floats, Labels, proportion
+from training.evaluation.metrics import proportion
 
 COVERAGES = (0.95, 0.9, 0.8)
 RISK_LIMIT = 0.05

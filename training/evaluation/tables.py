@@ -1,11 +1,14 @@
 """Tables of metrics as text, shared by the terminal, the model card and the HTML report."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from model.contract import Metric
 from model.report.page import Table
 from training.evaluation.selective import COVERAGES, RISK_LIMIT
 from training.run import Evaluation, MeasuredCurve, MeasuredLesion, MeasuredMap, MeasuredResponse, MeasuredTrust
+
+#: Largest ratio of the ends of a temperature's interval that still counts as determined.
+MAX_TEMPERATURE_RATIO = 1.5
 
 Lookup = Callable[..., Metric | None]  # name, code → the metric
 
@@ -16,7 +19,12 @@ LEGEND: tuple[tuple[tuple[str, ...], str], ...] = (
     (("accuracy",), "share of pictures predicted as their own class; interval: Wilson"),
     (
         ("macro_f1", "weighted_f1", "balanced_accuracy"),
-        "F1 averaged over classes, F1 averaged by class size, recall averaged over classes; intervals: bootstrap",
+        "F1 averaged over classes, F1 averaged by class size, recall averaged over classes; intervals: Bayesian "
+        "bootstrap with half a right and half a wrong picture added to each class",
+    ),
+    (
+        ("auroc", "average_precision"),
+        "of one class against all others: area under the ROC curve, and under the precision-recall curve",
     ),
     (("tolerant_…",), "a neighbouring stage of maturation counts as correct"),
     (
@@ -48,8 +56,17 @@ LEGEND: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 
-def tables(metrics: Iterable[Metric], split: str) -> list[Table]:
-    """The tables of one split, without empty ones; together they contain every metric."""
+def evaluation_tables(evaluation: Evaluation, source: str, names: Mapping[str, str] | None = None) -> list[Table]:
+    """The tables of one source, without empty ones; together they contain every metric.
+
+    Args:
+        names: code → name of a class, written beside the code.
+    """
+    patients = evaluation.patients.get(source)
+    return _tables(evaluation.metrics, evaluation.splits[source], patients, names or {})
+
+
+def _tables(metrics: Iterable[Metric], split: str, patients: int | None, names: Mapping[str, str]) -> list[Table]:
     found = {(metric.name, metric.code): metric for metric in metrics if metric.split == split}
     used: set[tuple[str, str | None]] = set()
 
@@ -58,7 +75,9 @@ def tables(metrics: Iterable[Metric], split: str) -> list[Table]:
         return found.get((name, code))
 
     codes = list(dict.fromkeys(code for _, code in found if code is not None))
-    made = [_overall(look), _classes(look, codes), _tolerant(look, codes), _calibration(look), _selective(look)]
+    titles = {code: f"{code} {names[code]}" if code in names else code for code in codes}
+    made = [_overall(look, patients), _classes(look, titles), _tolerant(look, titles), _ranking(look, titles)]
+    made += [_calibration(look), _selective(look)]
     rest = tuple(
         (metric.name, metric.code or "", with_interval(metric), str(metric.n))
         for key, metric in found.items()
@@ -224,6 +243,33 @@ def trust_tables(trust: MeasuredTrust) -> list[Table]:
     ]
 
 
+def temperature_text(evaluation: Evaluation) -> str:
+    """The temperature with its interval, and how it was fitted."""
+    value = f"{evaluation.temperature:.3f}"
+    if not evaluation.temperature_fitted:
+        return f"{value}, not fitted: the calibration block does not determine it"
+    if evaluation.temperature_low is None or evaluation.temperature_high is None:
+        return f"{value}, fitted on the calibration block alone"
+    interval = f"{evaluation.temperature_low:.2f}–{evaluation.temperature_high:.2f}"
+    few = ", which are too few" if temperature_is_uncertain(evaluation) else ""
+    return f"{value} ({interval}), fitted on {evaluation.temperature_n} calibration pictures{few}"
+
+
+def temperature_is_uncertain(evaluation: Evaluation) -> bool:
+    """Whether the ends of the temperature's interval differ by more than a factor of `MAX_TEMPERATURE_RATIO`."""
+    low, high = evaluation.temperature_low, evaluation.temperature_high
+    return low is not None and high is not None and high / low > MAX_TEMPERATURE_RATIO
+
+
+def patients_sentence(patients: int | None) -> str:
+    """How many patients stand behind the figures, and what that means for the intervals."""
+    if patients is None:
+        return "Patients: unknown; intervals take the pictures as independent, and are too narrow if patients are few."
+    if patients == 1:
+        return "Patients: 1; one patient says nothing about others, so intervals are 0 to 1."
+    return f"Patients: {patients}; intervals account for pictures of one patient being alike."
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
@@ -252,7 +298,7 @@ def _not_empty(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     return tuple(row for row in rows if any(row[1:]))
 
 
-def _overall(look: Lookup) -> Table:
+def _overall(look: Lookup, patients: int | None) -> Table:
     rows = []
     for name in ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy"):
         levels = [look(level + name) for level in ("", "tolerant_", "lineage_")]
@@ -264,23 +310,24 @@ def _overall(look: Lookup) -> Table:
         _not_empty(rows),
         "Strict: only the class itself is correct. Tolerant: a neighbouring stage of maturation is correct too. "
         "Lineage: another class of the same lineage is correct too; a class without a lineage is a group of its own. "
-        "In brackets: 95 % interval (accuracy: Wilson; the others: bootstrap).",
+        "In brackets: 95 % interval (accuracy: Wilson; the others: Bayesian bootstrap, smoothed). "
+        + patients_sentence(patients),
     )
 
 
-def _classes(look: Lookup, codes: Sequence[str]) -> Table:
+def _classes(look: Lookup, titles: Mapping[str, str]) -> Table:
     return Table(
         "By class",
         ("class", "recall", "n", "precision", "n predicted", "F1", "n either"),
-        _class_rows(look, codes, ""),
+        _class_rows(look, titles, ""),
         "n: pictures of the class; n predicted: pictures predicted as the class; n either: of one or the other. In "
         "brackets: 95 % Wilson interval (F1: carried over from the share of hits among n either). Class frequencies "
         "are those of this block; in a patient's specimen they differ, and so does precision.",
     )
 
 
-def _tolerant(look: Lookup, codes: Sequence[str]) -> Table:
-    strict, tolerant = _class_rows(look, codes, ""), _class_rows(look, codes, "tolerant_")
+def _tolerant(look: Lookup, titles: Mapping[str, str]) -> Table:
+    strict, tolerant = _class_rows(look, titles, ""), _class_rows(look, titles, "tolerant_")
     return Table(
         "By class, tolerant",
         ("class", "recall", "n", "precision", "n predicted", "F1", "n either"),
@@ -291,11 +338,26 @@ def _tolerant(look: Lookup, codes: Sequence[str]) -> Table:
     )
 
 
-def _class_rows(look: Lookup, codes: Sequence[str], level: str) -> tuple[tuple[str, ...], ...]:
+def _ranking(look: Lookup, titles: Mapping[str, str]) -> Table:
     rows = []
-    for code in codes:
+    for code, title in titles.items():
+        area, precision = look("auroc", code), look("average_precision", code)
+        rows.append((title, with_interval(area), _n(area), with_interval(precision), _n(precision)))
+    return Table(
+        "By class, against all others",
+        ("class", "AUROC", "n", "average precision", "n of the class"),
+        _not_empty(rows),
+        "AUROC: chance that a picture of the class has a higher probability of it than another picture. Average "
+        "precision: area under the precision-recall curve; by chance it is the share of the class. In brackets: 95 % "
+        "interval (AUROC: Newcombe's method 5; average precision: Wilson), for independent pictures.",
+    )
+
+
+def _class_rows(look: Lookup, titles: Mapping[str, str], level: str) -> tuple[tuple[str, ...], ...]:
+    rows = []
+    for code, title in titles.items():
         found = [look(level + name, code) for name in ("recall", "precision", "f1")]
-        rows.append((code, *(text for metric in found for text in (with_interval(metric), _n(metric)))))
+        rows.append((title, *(text for metric in found for text in (with_interval(metric), _n(metric)))))
     return _not_empty(rows)
 
 

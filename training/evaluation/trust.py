@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,11 @@ from training.config import Config
 from training.data.images import LabelledImages
 from training.evaluation.evaluate import of_intended_tissue
 from training.evaluation.non_cell_pictures import non_cell_pictures
-from training.evaluation.predictor import NO_CLASS, Predictor
+from training.evaluation.scores import NO_CLASS
 from training.run import MeasuredDecisions, MeasuredSets, MeasuredTrust
+
+if TYPE_CHECKING:
+    from training.evaluation.predictor import Predictor
 
 #: Parts of the calibration block: with thresholds of one half, few cells of a class would make sets too large.
 FOLDS = 10
@@ -43,7 +47,7 @@ class RunTrust:
         ValueError: too few cells of supported classes.
     """
 
-    def __init__(self, predictor: Predictor, train: LabelledImages, calibration: LabelledImages) -> None:
+    def __init__(self, predictor: "Predictor", train: LabelledImages, calibration: LabelledImages) -> None:
         self._predictor, self._config = predictor, predictor.config
         self._supported = supported(self._config, train)
         learned, known = self._of_supported(train), self._of_supported(calibration)
@@ -122,6 +126,20 @@ def supported(config: Config, train: LabelledImages) -> NDArray[np.int64]:
     """Indices of the classes with enough training pictures of the intended tissue, as the manifest has them."""
     labels = train.labels[of_intended_tissue(config, train)]
     return np.flatnonzero(np.bincount(labels, minlength=len(config.classes)) >= config.card.min_training_images)
+
+
+def measured_decisions(
+    codes: Sequence[str], cells: LabelledPredictions, assessor: Assessor, known: str, coverage: float
+) -> MeasuredTrust:
+    """Decisions and prediction sets on other known cells than those of the run, for example another laboratory's.
+
+    Args:
+        known: what the cells are.
+        coverage: that the sets aim at.
+    """
+    assessed = _assess(assessor, cells)
+    decisions = (_decisions("known cells", cells, assessed),)
+    return MeasuredTrust(known=known, coverage=coverage, sets=tuple(_sets(codes, cells, assessed)), decisions=decisions)
 
 
 def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from model.contract import Manifest
 from model.report.page import Table
 from training.config import Config
-from training.evaluation.tables import LEGEND, diagnosis_tables, with_interval
+from training.evaluation.tables import LEGEND, diagnosis_tables, patients_sentence, temperature_text, with_interval
 from training.run import Evaluation, EvaluationCount, FitRecord, RunError
 
 CARD = "MODEL_CARD.md"
@@ -32,8 +32,9 @@ def model_card(manifest: Manifest, reproduction: str, evaluation: Evaluation, co
         count: how often the test block was measured.
     """
     splits = list(dict.fromkeys(metric.split for metric in manifest.metrics))
-    parts = [_head(manifest, evaluation.temperature_fitted, count), _classes(manifest)]
-    parts += [_split(manifest, split, evaluation.confusion.get(split, [])) for split in splits]
+    parts = [_head(manifest, evaluation, count), _classes(manifest)]
+    patients = {split: evaluation.patients.get(source) for source, split in evaluation.splits.items()}
+    parts += [_split(manifest, split, evaluation.confusion.get(split, []), patients.get(split)) for split in splits]
     parts += [_diagnosis(table) for table in diagnosis_tables(evaluation)]
     parts += [_legend(), _limits(manifest), _data(manifest), f"## Reproduce\n\n{reproduction}"]
     return "\n\n".join(parts) + "\n"
@@ -66,11 +67,8 @@ def _portable(path: str) -> str:
     return Path(path).name if Path(path).is_absolute() else path
 
 
-def _head(m: Manifest, fitted: bool, count: EvaluationCount) -> str:
+def _head(m: Manifest, evaluation: Evaluation, count: EvaluationCount) -> str:
     size = m.preprocessing.input_size
-    calibration = (
-        "fitted on the calibration block" if fitted else "not fitted: the calibration block does not determine it"
-    )
     attention = f"attention scales {', '.join(m.attention_scales)}" if m.has_attention else "no attention maps"
     return f"""# {m.name} {m.version}
 
@@ -83,7 +81,7 @@ def _head(m: Manifest, fitted: bool, count: EvaluationCount) -> str:
 | network | `{m.variant}` (`model/`), {attention} |
 | input | RGB uint8, {size} × {size} px, resized by `model/image.py` |
 | outputs | {", ".join(f"`{name}` {list(shape)}" for name, shape in m.outputs.items())} |
-| calibration | temperature {m.temperature:.3f}, {calibration}, in the graph |
+| calibration | temperature {temperature_text(evaluation)}, in the graph |
 | split | {m.split} |
 | test block | {_evaluations(count)} |
 | sha256 of the split list | `{m.split_sha256}`, `{m.name}.split.csv` beside this card |
@@ -139,7 +137,7 @@ def _more_classes() -> str:
     )
 
 
-def _split(m: Manifest, split: str, confusion: list[list[int]]) -> str:
+def _split(m: Manifest, split: str, confusion: list[list[int]], patients: int | None) -> str:
     of_split = [metric for metric in m.metrics if metric.split == split]
     overall = [(metric.name, with_interval(metric), metric.n) for metric in of_split if metric.code is None]
     recall = {metric.code: metric for metric in of_split if metric.name == "recall"}
@@ -152,7 +150,8 @@ def _split(m: Manifest, split: str, confusion: list[list[int]]) -> str:
         [
             f"## Results: {split}",
             f"All {len(m.classes)} outputs compete. In brackets: 95 % interval (Wilson; macro F1 and balanced "
-            "accuracy: bootstrap). Class frequencies are those of this block; in a patient's specimen they differ, and "
+            f"accuracy: Bayesian bootstrap, smoothed). {patients_sentence(patients)} Class frequencies are those "
+            "of this block; in a patient's specimen they differ, and "
             "so does precision. Supported means supported on the intended tissue.",
             _table(("metric", "value", "n"), overall),
             _table(("class", "recall", "n", "precision", "n predicted"), rows),

@@ -19,7 +19,7 @@ from model.contract import INPUT, read_manifest
 from model.heads import VANOutput
 from training.config import Config
 from training.data.mixing import Mixing
-from training.evaluation.evaluate import load_network
+from training.evaluation.network_outputs import load_network
 from training.run import RunFolder
 
 

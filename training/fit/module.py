@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 from typing_extensions import override
@@ -21,7 +21,7 @@ from training.fit.checkpoints import seed_step
 from training.fit.distil import Teachers
 from training.fit.distributed import all_gather
 from training.fit.losses import LabelLoss, localisation_loss
-from training.fit.optimiser import MONITORED, optimiser_and_schedule
+from training.fit.optimiser import MONITORED, check_frozen, is_frozen, optimiser_and_schedule
 from training.networks.build import build
 
 #: Pictures are decoded this much larger than the input, so that zoomed and rotated ones stay sharp.
@@ -101,6 +101,9 @@ class TrainingModule(L.LightningModule):
         self.steps_per_epoch = steps_per_epoch
         classes = len(config.classes)
         self.net = build(config.model, classes).to(memory_format=torch.channels_last)
+        check_frozen([name for name, _ in self.net.named_parameters()], config.fit.freeze)
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(not is_frozen(name, config.fit.freeze))
         self.teachers = [Teachers(config)]  # in a list: not a submodule, so not in checkpoints
         self.projectors = self.teachers[0].projectors(self.net.head.in_features)
         self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
@@ -129,6 +132,22 @@ class TrainingModule(L.LightningModule):
             changed = changed if masks is None else exchange_backgrounds(changed, masks, augment.background)
             changed = compress(defocus(changed, augment.blur, augment.blur_sigma), augment.jpeg, augment.jpeg_quality)
         return View(clear, changed, masks)
+
+    @override
+    def on_train_start(self) -> None:
+        """Follow the schedule of a run that was extended: the checkpoint has the rates of the shorter one."""
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LambdaLR):
+            factors = (factor(schedule.last_epoch) for factor in schedule.lr_lambdas)
+            for group, lr, factor in zip(schedule.optimizer.param_groups, schedule.base_lrs, factors, strict=True):
+                group["lr"] = lr * factor
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        """Frozen parts keep their BatchNorm statistics too, and drop no path."""
+        for name, module in self.net.named_modules():
+            if name and is_frozen(name, self.config.fit.freeze):
+                module.eval()
 
     @override
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -192,7 +211,8 @@ class TrainingModule(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        trained = [*self.net.named_parameters(), *self.projectors.named_parameters()]
+        projectors = ((f"projectors.{name}", parameter) for name, parameter in self.projectors.named_parameters())
+        trained = [*self.net.named_parameters(), *projectors]
         return optimiser_and_schedule(trained, self.config.fit, self.steps_per_epoch)
 
 

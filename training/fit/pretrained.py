@@ -4,6 +4,7 @@ Sources: `imagenet`, a run folder, a state_dict (*.safetensors), an artefact (*.
 published layout (*.pth, *.pth.tar).
 """
 
+import argparse
 import hashlib
 import importlib
 import io
@@ -200,13 +201,19 @@ _PUBLISHED_NAMES = (
 )
 
 
+#: Keys of a checkpoint that hold the weights; their moving average first, as timm loads it.
+_STATE_KEYS = ("state_dict_ema", "state_dict", "model")
+
+
 def _read_checkpoint(path: Path) -> State:
     """A state_dict in the published VAN layout or in this project's, bare or under the key `state_dict`."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # timm's training script stores its arguments as a Namespace, which holds plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load documents no exception types
         raise PretrainedError(f"{path}: not a checkpoint that torch.load reads with weights_only=True") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    state = next((loaded[key] for key in _STATE_KEYS if key in loaded), loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise PretrainedError(f"{path}: holds no state_dict")
     renamed = {_renamed(name.removeprefix("module.")): tensor for name, tensor in state.items()}
@@ -292,7 +299,7 @@ def _matching(
 ) -> tuple[State, TransferResult]:
     """The tensors that can be loaded into a network with the tensors `target`."""
     rows, classes = _head_rows(target, weights, codes)
-    state = {**weights.state, **rows}
+    state = {**_behind_trunk(weights.state, target), **rows}
     matching = {name: state[name] for name in target if name in state and state[name].shape == target[name].shape}
     if classes == () or not matching.keys() >= set(HEAD):  # weight and bias belong together
         matching = {name: tensor for name, tensor in matching.items() if name not in HEAD}
@@ -300,6 +307,13 @@ def _matching(
     skipped = tuple(name for name in counted if name not in matching)
     _check_compatible(weights, model, none_matches=len(skipped) == len(counted))
     return matching, TransferResult(len(counted) - len(skipped), skipped, classes)
+
+
+def _behind_trunk(state: State, target: State) -> State:
+    """The tensors of a backbone that was saved alone, under the names that they have behind `trunk.`."""
+    if any(name in target for name in state if not name.startswith("head")):
+        return state
+    return {f"trunk.{name}" if f"trunk.{name}" in target else name: tensor for name, tensor in state.items()}
 
 
 def _check_compatible(weights: PretrainedWeights, model: ModelConfig, none_matches: bool) -> None:

@@ -3,7 +3,8 @@
 import logging
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, Timer
-from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
@@ -30,11 +30,13 @@ from training.data.sampler import (
 )
 from training.fit.checkpoints import AtomicCheckpointIO, ModelEMA, ResumableEarlyStopping, RunCheckpoint
 from training.fit.dataloader_timing import DataLoaderTimer, LogWaitingShare
-from training.fit.distributed import barrier, on_all_ranks, on_rank_zero, this_process
+from training.fit.distributed import barrier, on_all_ranks, on_rank_zero
+from training.fit.loggers import make_loggers
 from training.fit.losses import class_counts, sampling_weights
 from training.fit.module import TrainingModule
 from training.fit.precision import strided_depthwise_in_float32
 from training.fit.pretrained import initialise
+from training.process import this_process
 from training.run import FitRecord, RunFolder
 
 
@@ -58,6 +60,14 @@ class Execution:
     steps: int | None = None
 
 
+class OutOfMemory(ValueError):
+    """The pictures of a step do not fit into memory."""
+
+
+#: Of the messages of a RuntimeError: the CPU's allocator, oneDNN and cuDNN have no exception of their own.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUDNN_STATUS_ALLOC_FAILED")
+
+
 def fit(
     config: Config,
     train: LabelledImages,
@@ -67,6 +77,7 @@ def fit(
     log: Callable[[str], None],
     execution: Execution = Execution(),
     timer: DataLoaderTimer | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train, or resume an interrupted training, and write the weights (a state_dict) and fit.json.
 
@@ -74,8 +85,10 @@ def fit(
         config_path: the configuration as `marrowlens-train fit` was given it, for fit.json.
         log: prints a line.
         timer: records how long each batch was waited for.
+        callbacks: further callbacks of Lightning.
 
     Raises:
+        OutOfMemory: the pictures of a step do not fit into memory.
         TrainingStopped: stopped on a signal or after `execution.steps`, with a checkpoint.
         Diverged: the loss is not finite.
         ValueError: configuration, number of pictures and devices contradict each other.
@@ -85,7 +98,7 @@ def fit(
     L.seed_everything(config.seed, workers=True, verbose=False)
     clock = Timer()  # part of the checkpoint
     timer = timer or DataLoaderTimer()
-    trainer = _trainer(config, run, execution, [clock, LogWaitingShare(timer)], timer)
+    trainer = _trainer(config, run, execution, [clock, LogWaitingShare(timer), *callbacks], timer)
     parallel = DataParallel(trainer.global_rank, trainer.world_size, execution.accumulate)
     batches, counts = _batches(config, train, parallel, lambda: trainer.global_step)
     module = on_all_ranks(lambda: TrainingModule(config, batches.steps, counts, parallel))
@@ -95,7 +108,7 @@ def fit(
     if config.fit.precision == "bf16-mixed" and isinstance(trainer.accelerator, CPUAccelerator):
         strided_depthwise_in_float32(module)
     calibration_batches = validation_batches(len(calibration.samples), parallel)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _reported_out_of_memory(config, execution):
         _filter_warnings()
         try:
             trainer.fit(
@@ -116,6 +129,22 @@ def fit(
         run.write_fit(FitRecord(config=config_path, versions=versions(), train_s=seconds, device=device))
         _write_weights(module.net, run)
     barrier()  # torchrun takes the first process to end for the end of the training
+
+
+@contextmanager
+def _reported_out_of_memory(config: Config, execution: Execution) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        batch = config.fit.batch_size
+        at_once = batch // (execution.devices * this_process().nodes * execution.accumulate)
+        raise OutOfMemory(
+            f"out of memory with {at_once} pictures at once: run again with --accumulate {2 * execution.accumulate} "
+            f"(the same result up to BatchNorm), or with a smaller fit.batch_size (now {batch}) or model.input_size; "
+            "`marrowlens-train size` estimates the memory"
+        ) from error
 
 
 def _batches(
@@ -142,7 +171,7 @@ def _trainer(
         max_epochs=config.fit.epochs + sum(config.fit.restarts),
         accumulate_grad_batches=execution.accumulate,
         gradient_clip_val=config.fit.clip_norm or None,
-        logger=CSVLogger(run.folder, name="curves"),  # a resumed run adds version_1 and keeps version_0
+        logger=make_loggers(config, run),
         profiler=timer,
         callbacks=[*clocks, *_callbacks(config, run, execution)],
         plugins=[AtomicCheckpointIO()],

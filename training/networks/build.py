@@ -16,7 +16,7 @@ from training.config import ModelConfig, suggest
 from training.networks.asaenet import ASAENetLike
 from training.networks.dagdnet import dagdnet, dagdnet121
 from training.networks.samfn import SAMFNLike
-from training.networks.trunks import TRUNKS, PooledClassifier, timm_classifier
+from training.networks.trunks import TIMM_PREFIX, TRUNKS, PooledClassifier, any_timm_classifier, timm_classifier
 
 #: Name → constructor, called with the number of classes and the stochastic depth rate.
 COMPARISON_NETWORKS: Mapping[str, Callable[[int, float], PooledClassifier]] = MappingProxyType(
@@ -37,7 +37,7 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: none has; suggests similar names.
     """
-    if name not in NETWORKS:
+    if name not in NETWORKS and not name.startswith(TIMM_PREFIX):
         raise ValueError(f"unknown variant {name!r}; {suggest(name, NETWORKS, most=3)}")
 
 
@@ -48,7 +48,7 @@ def check_model(config: ModelConfig) -> None:
         ValueError: see `build`.
     """
     check_name(config.variant)
-    if config.variant in VARIANTS:
+    if config.variant in VARIANTS or config.variant.startswith(TIMM_PREFIX):
         with torch.device("meta"):
             build(config, num_classes=2)
     else:
@@ -62,6 +62,9 @@ def build(config: ModelConfig, num_classes: int) -> Network:
         ValueError: unknown variant, contradictory numbers, or a change to a network other than VAN.
     """
     check_name(config.variant)
+    if config.variant.startswith(TIMM_PREFIX):
+        _refuse_changes(config)
+        return any_timm_classifier(config.variant.removeprefix(TIMM_PREFIX), num_classes, config.drop_path)
     if config.variant in COMPARISON_NETWORKS:
         _refuse_changes(config)
         return COMPARISON_NETWORKS[config.variant](num_classes, config.drop_path)

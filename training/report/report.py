@@ -1,7 +1,8 @@
 """The report of an evaluated run: every figure as PNG and SVG, and one HTML file with all figures and tables."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -16,10 +17,9 @@ from training.data.images import decode_crop
 from training.data.layouts import index_source
 from training.data.samples import DataError, Sample, read_image_bytes
 from training.data.splits import describe_split
-from training.evaluation.evaluate import load_network, maps
 from training.evaluation.metrics import tolerant
 from training.evaluation.scores import Scores, scores_of_run
-from training.evaluation.tables import diagnosis_tables, tables
+from training.evaluation.tables import diagnosis_tables, evaluation_tables, temperature_text
 from training.report.figures.cells import (
     MAP_CELLS,
     Cell,
@@ -32,8 +32,9 @@ from training.report.figures.cells import (
 from training.report.figures.classes import classes_figure, confusion_figure
 from training.report.figures.confidence import coverage_figure, reliability_figure
 from training.report.figures.curves import curve_figures, read_curves
+from training.report.figures.ranking import patients_figure, ranking_figures
 from training.report.figures.responses import responses_figure
-from training.run import Evaluation, RunFolder
+from training.run import Evaluation, ExternalModel, RunFolder
 
 NOTICE = "Research use only. Not a medical device: a person reviews and signs, never the model."
 FOOTER = (
@@ -41,6 +42,13 @@ FOOTER = (
     "rules of these data sets: pass the report on only as those allow."
 )
 GALLERY_SIZE = 192  # pixels, side of a cell
+
+
+class CellMapper(NamedTuple):
+    """Computes the maps of pictures (N, S, S, 3): attention (N, K, h, w) and evidence (N, C, h, w)."""
+
+    scales: tuple[str, ...]  # names of the attention maps
+    maps: Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ...]]
 
 
 class CellReader:
@@ -70,12 +78,13 @@ class CellReader:
         return Cell(self.image(key, GALLERY_SIZE), key[1], scores.codes[scores.predicted[row]], top)
 
 
-def write_report(run: RunFolder, data: Path, out: Path) -> Path:
+def write_report(run: RunFolder, data: Path, out: Path, cell_maps: CellMapper | None = None) -> Path:
     """Write every figure of a run, and the report.
 
     Args:
         data: folder of the data that the run was evaluated on.
         out: folder for the figures and `report.html`.
+        cell_maps: attention and evidence of pictures; None: by the network of the run, if it has one.
 
     Returns:
         Path of the report.
@@ -86,15 +95,23 @@ def write_report(run: RunFolder, data: Path, out: Path) -> Path:
     """
     config, evaluation, scores = run.config(), run.evaluation(), scores_of_run(run, "test")
     cells = CellReader(config, data)
+    if cell_maps is None and run.weights.exists():  # pooled folds and external validations have no network
+        cell_maps = network_maps(config, run.weights_file())
     out.mkdir(parents=True, exist_ok=True)
+    names = class_names(config)
     sections = []
     for source, split in track(list(evaluation.splits.items()), description="drawing", transient=True):
-        figures = _source_figures(run, config, evaluation, scores.of_source(source), cells, source)
-        sections.append(Section(split, (), tables(evaluation.metrics, split), _embedded(figures, out)))
+        figures = _source_figures(config, evaluation, scores.of_source(source), cells, source, cell_maps)
+        sections.append(Section(split, (), evaluation_tables(evaluation, source, names), _embedded(figures, out)))
     if diagnosed := diagnosis_tables(evaluation):
         responses = [responses_figure(evaluation.responses)] if evaluation.responses else []
         sections.append(
-            Section("Calibration block: what the answers depend on", (), diagnosed, _embedded(responses, out))
+            Section(
+                "Decisions" if run.external() else "Calibration block: what the answers depend on",
+                (),
+                diagnosed,
+                _embedded(responses, out),
+            )
         )
     sections.append(Section("Training", _training(run), (), _embedded(_curves(run), out)))
     facts = _facts(run, config, evaluation)
@@ -105,7 +122,12 @@ def write_report(run: RunFolder, data: Path, out: Path) -> Path:
 
 
 def _source_figures(
-    run: RunFolder, config: Config, evaluation: Evaluation, scores: Scores, cells: CellReader, source: str
+    config: Config,
+    evaluation: Evaluation,
+    scores: Scores,
+    cells: CellReader,
+    source: str,
+    cell_maps: "CellMapper | None",
 ) -> Iterator[ReportFigure]:
     split, file = evaluation.splits[source], quote(source, safe=" ")  # not every source name is a valid file name
     metrics = [metric for metric in evaluation.metrics if metric.split == split]
@@ -113,14 +135,17 @@ def _source_figures(
     counts = np.array(evaluation.confusion[split])
     yield confusion_figure(counts, config.codes, tolerated, f"confusion-{file}", split)
     yield classes_figure(metrics, f"classes-{file}", split)
+    if patients := patients_figure(scores, f"patients-{file}", split):
+        yield patients
+    yield from ranking_figures(scores, metrics, class_names(config), file, split)
     yield reliability_figure(scores, f"reliability-{file}", split)
     yield coverage_figure(scores, f"coverage-{file}", split)
     rows, keys = gallery_rows(scores), scores.keys()
     wrong = int((scores.predicted != scores.labels).sum())
     gallery = [cells.cell(scores, int(row), keys[row]) for row in rows]
     yield gallery_figure(gallery, f"gallery-{file}", split, wrong, len(scores))
-    if run.weights.exists():  # pooled folds have no network
-        yield _maps_figure(run, config, cells, scores, _map_rows(scores, rows), f"overlays-{file}", split)
+    if cell_maps:
+        yield _maps_figure(cell_maps, config, cells, scores, _map_rows(scores, rows), f"overlays-{file}", split)
 
 
 def _map_rows(scores: Scores, gallery: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -130,10 +155,29 @@ def _map_rows(scores: Scores, gallery: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([gallery[correct][: MAP_CELLS - len(wrong)], wrong])
 
 
+def class_names(config: Config) -> dict[str, str]:
+    """Code → name of the classes that have another name than their code."""
+    return {each.code: each.name for each in config.classes if each.name != each.code}
+
+
+def network_maps(config: Config, weights: Path) -> CellMapper:
+    """The maps of a trained network."""
+    from training.evaluation.network_outputs import load_network, maps
+
+    net = load_network(config, weights)
+    return CellMapper(tuple(net.attention_scales), lambda images: maps(net, config, images))
+
+
 def _maps_figure(
-    run: RunFolder, config: Config, cells: CellReader, scores: Scores, rows: NDArray[np.int64], name: str, split: str
+    cell_maps: CellMapper,
+    config: Config,
+    cells: CellReader,
+    scores: Scores,
+    rows: NDArray[np.int64],
+    name: str,
+    split: str,
 ) -> ReportFigure:
-    net, keys = load_network(config, run.weights_file()), scores.keys()
+    keys = scores.keys()
     images = np.stack([cells.image(keys[row], config.model.input_size) for row in rows])
     shown = [
         CellMaps(
@@ -142,9 +186,9 @@ def _maps_figure(
             evidence[scores.predicted[row]],
             evidence[scores.labels[row]],
         )
-        for row, attention, evidence in zip(rows, *maps(net, config, images), strict=True)
+        for row, attention, evidence in zip(rows, *cell_maps.maps(images), strict=True)
     ]
-    return maps_figure(shown, net.attention_scales, name, split)
+    return maps_figure(shown, cell_maps.scales, name, split)
 
 
 def _curves(run: RunFolder) -> list[ReportFigure]:
@@ -165,6 +209,8 @@ def _embedded(figures: Iterable[ReportFigure], out: Path) -> list[EmbeddedImage]
 
 
 def _training(run: RunFolder) -> tuple[str, ...]:
+    if about := run.external():
+        return (f"{about.model} was not trained here; its model card describes its training.",)
     if run.folds.exists():
         return ("Several trainings pooled; their curves are in their own run folders.",)
     fit = run.fit()
@@ -174,24 +220,43 @@ def _training(run: RunFolder) -> tuple[str, ...]:
 
 
 def _facts(run: RunFolder, config: Config, evaluation: Evaluation) -> list[tuple[str, str]]:
-    split, temperature = describe_split(config.data), "fitted on the calibration block alone"
-    if not evaluation.temperature_fitted:
-        temperature = "not fitted: the calibration block does not determine it"
+    split, temperature = describe_split(config.data), temperature_text(evaluation)
     if run.folds.exists():  # the configuration is that of one fold
         split = "folds.csv lists the pooled runs"
-        temperature = "geometric mean over the folds; each picture uses that of its fold"
+        temperature = f"{evaluation.temperature:.3f}, geometric mean over the folds; each picture uses that of its fold"
+    if about := run.external():
+        return [*_external_facts(about, config, evaluation), *source_facts(config)]
     facts = [
         ("run", run.folder.resolve().name),
         ("network", f"{config.model.variant}, {config.model.input_size} × {config.model.input_size} px"),
         ("classes", f"{len(config.codes)}; all outputs compete"),
         ("split", split),
-        ("temperature", f"{evaluation.temperature:.3f}, {temperature}"),
+        ("temperature", temperature),
         ("test time", "each picture once, without augmentation"),
     ]
     if not run.folds.exists():
         for name, images in run.training_images().items():
             facts.append(("trained on", f"{images.total()} pictures of {name}"))
     return facts + source_facts(config)
+
+
+def _external_facts(about: ExternalModel, config: Config, evaluation: Evaluation) -> list[tuple[str, str]]:
+    return [
+        ("model", f"{about.model}, {about.file}, sha256 {about.sha256}"),
+        ("input", f"{config.model.input_size} × {config.model.input_size} px"),
+        ("classes", f"{len(config.codes)}; all outputs compete"),
+        ("temperature", f"{evaluation.temperature:.3f}, of the model; not fitted to these pictures"),
+        ("known pictures", seen_text(about)),
+    ]
+
+
+def seen_text(about: ExternalModel) -> str:
+    """Whether the model was trained on some of the pictures."""
+    if about.seen is None:
+        return "unknown: the model has no split list, so it may have been trained on these pictures"
+    if about.seen:
+        return f"{about.seen} have the file name of a training picture: if they are the same, figures are too high"
+    return "none has the file name of a training picture"
 
 
 def source_facts(config: Config) -> list[tuple[str, str]]:

@@ -59,19 +59,19 @@ def _calibration(run: Path) -> list[dict[str, str]]:
 
 def test_the_figure_is_that_of_the_development_evaluation(folded: Folded, run: Path, artefact: Path) -> None:
     table, count = _table(run, folded.data, artefact), len(_calibration(run))
-    (accuracy,) = (
-        metric
-        for metric in RunFolder(run).evaluation("calibration").metrics
-        if metric.name == "accuracy" and metric.code is None
-    )
-    assert accuracy.n == count and f"n = {count}," in table.title
-    assert table.rows[0][1] == f"{accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f})"
+    metrics = RunFolder(run).evaluation("calibration").metrics
+    found = [
+        metric for name in ("accuracy", "macro_f1", "balanced_accuracy") for metric in metrics if metric.name == name
+    ]
+    assert found[0].n == count and f"n = {count}," in table.title
+    assert table.rows[0][1:4] == tuple(f"{one.value:.3f} ({one.low:.3f}–{one.high:.3f})" for one in found)
+    assert "Patients: unknown" in table.note
 
 
 def test_a_model_does_not_differ_from_itself(folded: Folded, run: Path, artefact: Path, tmp_path: Path) -> None:
     first, second = _table(run, folded.data, artefact, _copied(artefact, tmp_path / "copy")).rows
-    assert first[1:3] == second[1:3]
-    assert first[3:] == ("", "") and second[3:] == ("+0.0 (+0.0 to +0.0)", "1")
+    assert first[1:4] == second[1:4]
+    assert first[4:] == ("", "") and second[4:] == ("+0.0 (+0.0 to +0.0)", "1")
 
 
 def test_pictures_that_one_model_learned_from_are_left_out_for_all(
@@ -110,7 +110,7 @@ def test_a_class_counts_if_all_models_support_it(folded: Folded, run: Path, arte
 def test_the_command_prints_every_model(folded: Folded, run: Path, artefact: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     other = _copied(artefact, tmp_path / "other")
-    code = commands.run("accuracy", artefact, other, "--run", run, "--data", folded.data, log=log)
+    code = commands.run("accuracy", artefact, other, "--run", run, "--data", folded.data, log=log, COLUMNS="200")
     assert code == 0, log.read_text()
     assert "+0.0 (+0.0 to" in log.read_text() and "macro F1" in log.read_text()
 
@@ -153,4 +153,4 @@ def test_the_difference_has_the_sign_of_the_second_model(
     first, second = _table(run, folded.data, artefact, other).rows
     right = [float(row[1].split()[0]) for row in (first, second)]
     assert right[0] > right[1]
-    assert second[3].startswith(f"{100 * (right[1] - right[0]):+.0f}"[:3])
+    assert second[4].startswith(f"{100 * (right[1] - right[0]):+.0f}"[:3])

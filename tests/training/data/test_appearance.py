@@ -18,7 +18,9 @@ from training.data.splits import describe_split
 
 CODES = ("EOS", "LYT", "NGS")
 SLIDES, EACH = 8, 12
-KFOLD = '[data.split]\nkind = "kfold"\nk = 4\nby = "appearance"\nclusters = 8\n'
+# The drawn blobs are alike enough to overlap.
+ALONE = '[data.overlaps]\naction = "off"\n'
+KFOLD = ALONE + '[data.split]\nkind = "kfold"\nk = 4\nby = "appearance"\nclusters = 8\n'
 
 
 def _cell(seed: int) -> NDArray[np.float64]:
@@ -82,7 +84,7 @@ def test_slides_of_known_backgrounds_are_kept_whole_in_one_fold(slides: Path, tm
 
 
 def test_a_grouped_split_keeps_slides_whole_and_says_that_they_are_a_proxy(slides: Path) -> None:
-    index = _index(slides, '[data.split]\nkind = "grouped"\nby = "appearance"\nclusters = 8\n')
+    index = _index(slides, ALONE + '[data.split]\nkind = "grouped"\nby = "appearance"\nclusters = 8\n')
     blocks = [{_slide(sample) for sample in members} for members in index.split.values()]
     assert sum(map(len, blocks)) == len(set.union(*blocks)) == SLIDES
     text = describe_split(read_config(slides / "split.toml").data)
@@ -97,7 +99,7 @@ def test_near_duplicates_join_no_clusters(slides: Path, tmp_path: Path) -> None:
             (tmp_path / "drawn" / code / path.name).write_bytes(path.read_bytes())
     for slide in range(SLIDES):
         Image.fromarray(_on_slide(slide, _cell(900))).save(tmp_path / "drawn" / "EOS" / f"900-slide-{slide}.png")
-    index = _index(tmp_path, '[data.split]\nkind = "grouped"\nby = "appearance"\nclusters = 8\n')
+    index = _index(tmp_path, ALONE + '[data.split]\nkind = "grouped"\nby = "appearance"\nclusters = 8\n')
     assert len(index.duplicates) >= SLIDES - 1
     others = [{_slide(s) for s in members if not s.name.startswith("900")} for members in index.split.values()]
     assert sum(map(len, others)) == len(set.union(*others))

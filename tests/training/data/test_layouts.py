@@ -55,7 +55,9 @@ def test_a_folder_for_each_patient_stays_together(tmp_path: Path) -> None:
 
 def test_what_is_no_picture_is_not_a_sample(tmp_path: Path) -> None:
     _touch(tmp_path, "BLA/BLA_00001.JPG", "BLA/notes.txt", ".cache/x.jpg", "README.md")
-    assert [s.path.name for s in _index(tmp_path, **FOLDER).samples] == ["BLA_00001.JPG"]
+    found = _index(tmp_path, **FOLDER)
+    assert [s.path.name for s in found.samples] == ["BLA_00001.JPG"]
+    assert found.passed_over == {".txt": 1}
 
 
 def test_classes_of_another_data_set_are_renamed_or_left_out(tmp_path: Path) -> None:
@@ -70,9 +72,18 @@ def test_classes_of_another_data_set_are_renamed_or_left_out(tmp_path: Path) -> 
     [
         ((), {}, "no such folder; source 'set' expects one folder per class"),
         (("loose.jpg",), {}, "no class folders; expected folders named BLA, EOS, PMO"),
-        (("bla/1.jpg",), {}, "unknown class 'bla'; did you mean 'BLA'"),
-        (("QQQ/1.jpg",), {}, "unknown class 'QQQ'; expected one of BLA, EOS, PMO; or add 'QQQ' to"),
-        (("blast/1.jpg",), {"classes": {"blast": "BLAST"}}, "unknown class 'BLAST'; did you mean 'BLA'"),
+        (("bla/1.jpg",), {}, 'unknown class \'bla\'; the class list has BLA, EOS, PMO(.|\n)*classes = {"bla" = "BLA"}'),
+        (
+            ("Erythroblast ortho ö/1.jpg", "eosinophil/2.jpg", "ß/1.jpg"),
+            {},
+            "3 unknown classes: 'Erythroblast ortho ö', 'eosinophil', 'ß'; (.|\n)*"
+            'classes = {"Erythroblast ortho ö" = "Erythroblast_ortho_o", "eosinophil" = "EOS", "ß" = "ss"}',
+        ),
+        (
+            ("blast/1.jpg",),
+            {"classes": {"blast": "BLAST"}},
+            "unknown class 'BLAST' in `classes` of the source; did you mean 'BLA'",
+        ),
         (("BLA/1.jpg",), {"patient_pattern": "p([0-9]+)"}, r"patient_pattern 'p\(\[0-9\]\+\)' does not match '1.jpg'"),
     ],
 )
@@ -130,7 +141,7 @@ def test_a_full_path_below_the_data_is_published_without_it(tmp_path: Path) -> N
         ("file,what\n1.jpg,BLA\n", {}, "no column for the class"),
         ("file,class\n1.jpg,BLA\n", {"columns": {"code": "kind"}}, "no column for the class, 'kind'; the file has"),
         ("file,class\n1.jpg,BLA\n", {"columns": {"patient": "who"}}, "no column for the patient, 'who'"),
-        ("file,class\n1.jpg,BLA\n2.jpg,BLAA\n", {}, "row 3: unknown class 'BLAA'; did you mean 'BLA'"),
+        ("file,class\n1.jpg,BLA\n2.jpg,BLAA\n", {}, 'row 3: unknown class \'BLAA\'; (.|\n)*"BLAA" = "BLA"'),
         ("file,class\n1.jpg,BLA\n\n3.jpg,BLA\n", {}, "row 4: no file '3.jpg' in "),
         ("file,class\n1.jpg,BLA\n2.jpg,EOS\n./1.jpg,EOS\n", {}, "row 4: '1.jpg' is already listed in row 2"),
         (b"file,class\n\xff.jpg,BLA\n", {}, "not UTF-8 .*save it as CSV UTF-8"),

@@ -11,7 +11,7 @@ from folded import Folded
 
 from training.evaluation.cross_validation import fold_tables, pool_folds
 from training.evaluation.scores import scores_of_run, write_evaluation
-from training.evaluation.tables import tables
+from training.evaluation.tables import evaluation_tables
 from training.run import RunFolder
 
 
@@ -82,7 +82,7 @@ def test_each_picture_keeps_the_temperature_of_its_fold(folded: Folded) -> None:
 
 def test_every_figure_of_the_pool_is_in_a_table_with_its_n(folded: Folded) -> None:
     evaluation = RunFolder(folded.pooled).evaluation()
-    made = tables(evaluation.metrics, next(iter(evaluation.splits.values())))
+    made = evaluation_tables(evaluation, next(iter(evaluation.splits)))
     assert "Further metrics" not in [table.title for table in made]
     for table in made:
         assert all(len(row) == len(table.header) for row in table.rows)

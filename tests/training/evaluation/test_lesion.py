@@ -15,8 +15,8 @@ from training.config import Config, ModelConfig
 from training.data.images import LabelledImages
 from training.data.samples import Sample
 from training.drawn.painter import paint
-from training.evaluation.evaluate import score
 from training.evaluation.lesion import measure_lesions, observed_means, replaced
+from training.evaluation.network_outputs import score
 from training.networks.build import build
 
 CODES = ("EOS", "LYT", "NGS")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.contract import CLASSES, CellClass
 from training.config import MATURATION
-from training.evaluation.metrics import classification_metrics, lineages, strict, tolerant
+from training.evaluation.metrics import Pictures, classification_metrics, lineages, strict, tolerant
 
 CODES = tuple(cell_class.code for cell_class in CLASSES)
 seeds = st.integers(0, 2**32 - 1)
@@ -56,9 +56,8 @@ def test_each_level_forgives_what_the_one_before_it_does(seed: int, classes: int
     codes = tuple(f"c{at}" for at in range(classes))
     groups = sorted(random.choice(["one", "two", "three"], classes).tolist())
     chains = [[code for code, of in zip(codes, groups, strict=True) if of == group] for group in sorted(set(groups))]
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, tuple(random.integers(0, classes, (2, n))), 1)
-    metrics = classification_metrics(counts, codes, tolerant(codes, chains), groups, "test")
+    pictures = Pictures(*random.integers(0, classes, (2, n)))
+    metrics = classification_metrics(pictures, codes, tolerant(codes, chains), groups, "test")
     found = {(metric.name, metric.code): metric.value for metric in metrics}
     assert found["accuracy", None] <= found["tolerant_accuracy", None] <= found["lineage_accuracy", None]
     for name, code in found:

@@ -8,7 +8,7 @@ from scipy.stats import binom
 from sklearn.metrics import accuracy_score, f1_score
 
 from examples import examples
-from training.evaluation.paired import bootstrap, holm, mcnemar, mean_scores, middle_95, p_value
+from training.evaluation.paired import draw_scores, holm, mcnemar, p_value
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -31,10 +31,10 @@ def test_mcnemar_is_twice_the_smaller_tail(first: int, second: int) -> None:
 @given(seeds, st.integers(2, 200), st.floats(0, 1), st.integers(1, 3))
 def test_figures_are_those_of_scikit_learn(seed: int, n: int, right: float, runs: int) -> None:
     labels, answers = _answers(seed, n, right, runs)
-    found = mean_scores(labels, answers)
-    assert found.accuracy == pytest.approx(np.mean([accuracy_score(labels, a) for a in answers]), abs=1e-6)
+    found = draw_scores(labels, answers, 5)
+    assert found.accuracy.value == pytest.approx(np.mean([accuracy_score(labels, a) for a in answers]), abs=1e-6)
     macro = [f1_score(labels, a, labels=np.unique(labels), average="macro", zero_division=0) for a in answers]
-    assert found.macro_f1 == pytest.approx(np.mean(macro), abs=1e-6)
+    assert found.macro_f1.value == pytest.approx(np.mean(macro), abs=1e-6)
 
 
 @settings(max_examples=examples(10))
@@ -44,12 +44,13 @@ def test_a_difference_is_over_the_same_pictures(seed: int) -> None:
     better = answers.copy()
     wrong = np.flatnonzero(answers[0] != labels)[:30]
     better[0, wrong] = labels[wrong]
-    gained = bootstrap(labels, better).accuracy - bootstrap(labels, answers).accuracy
-    low, high = middle_95(gained)
+    gained = draw_scores(labels, better, 5).accuracy - draw_scores(labels, answers, 5).accuracy
+    low, high = gained.difference_interval()
     # Thirty of 300 pictures more are correct and none fewer: the paired interval is that of their number.
     assert 0.06 < low < 0.1 < high < 0.14
     assert p_value(labels, better, answers) == pytest.approx(mcnemar(30, 0))
-    assert middle_95(bootstrap(labels, answers).accuracy - bootstrap(labels, answers.copy()).accuracy) == (0, 0)
+    unchanged = draw_scores(labels, answers, 5).accuracy - draw_scores(labels, answers.copy(), 5).accuracy
+    assert unchanged.difference_interval() == (0, 0)
 
 
 def test_of_several_runs_the_same_question_is_answered_by_permutation() -> None:

@@ -82,7 +82,7 @@ def test_the_command_shows_the_guides_first_table(tmp_path: Path) -> None:
     log = tmp_path / "size.log"
     assert run("size", FULL, "--pictures", "123389", "--devices", "8", log=log, COLUMNS="140") == 0
     rows = GUIDE.read_text(encoding="utf-8").split("| what | how much |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
-    assert len(rows) == 7
+    assert len(rows) == 8
     for row in rows:
         assert all(cell.strip() in log.read_text() for cell in row.strip("|").split("|"))
     assert "the utilisation is an assumption" in log.read_text()

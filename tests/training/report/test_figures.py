@@ -15,7 +15,7 @@ from model.contract import CLASSES
 from model.report.figure import ReportFigure, render_figure
 from training.config import MATURATION
 from training.data.samples import Sample
-from training.evaluation.metrics import classification_metrics, confusion_matrix, lineages, tolerant
+from training.evaluation.metrics import Pictures, classification_metrics, confusion_matrix, lineages, tolerant
 from training.evaluation.scores import Scores, scores_of
 from training.report.figures.cells import (
     Cell,
@@ -52,10 +52,10 @@ def _confusion(scores: Scores) -> ReportFigure:
 
 
 def _classes(scores: Scores) -> ReportFigure:
-    counts = confusion_matrix(scores.labels, scores.predicted, len(scores.codes))
+    pictures = Pictures(scores.labels, scores.predicted)
     tolerated = tolerant(scores.codes, MATURATION)
     return classes_figure(
-        classification_metrics(counts, scores.codes, tolerated, scores.codes, SPLIT), "classes", SPLIT
+        classification_metrics(pictures, scores.codes, tolerated, scores.codes, SPLIT), "classes", SPLIT
     )
 
 
@@ -182,9 +182,9 @@ def test_numbers_on_a_heat_map_are_legible_on_their_shade() -> None:
 def test_tolerant_dots_stand_only_where_they_differ_and_undefined_ones_nowhere() -> None:
     """BLA is predicted PMO (tolerated), EOS is predicted BLA (an error), and nothing is predicted EOS."""
     codes = ("BLA", "PMO", "EOS")
-    counts = np.array([[1, 1, 0], [0, 2, 0], [2, 0, 0]])
+    pictures = Pictures(np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 0, 0]))
     groups = lineages([cell_class for cell_class in CLASSES if cell_class.code in codes])
-    metrics = classification_metrics(counts, codes, tolerant(codes, MATURATION), groups, "test")
+    metrics = classification_metrics(pictures, codes, tolerant(codes, MATURATION), groups, "test")
     recall, precision = classes_figure(metrics, "c", "test").figure.axes
     drawn = [len(container[0].get_xdata()) for container in recall.containers]
     assert drawn == [3, 1]

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 from folded import Folded
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from model.report.page import EmbeddedImage, Page, Section, Table, render
 from training.evaluation.scores import scores_of_run, write_evaluation
 from training.run import RunFolder
 
-OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery"}
+OF_A_SOURCE = {"confusion", "classes", "reliability", "coverage", "gallery", "roc", "precision-recall"}
+IMAGES = 11  # those of a source, overlays, two curves, responses
+CHROMIUM = shutil.which("chromium")
 
 
 class _Read(HTMLParser):
@@ -104,7 +107,7 @@ def test_the_report_asks_for_nothing_outside_of_itself(drawn: Path) -> None:
     page = _Read(html)
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
     addresses = [value or "" for _, found in page.tags for name, value in found.items() if name in ("src", "href")]
-    assert len(page.of("img")) == 9
+    assert len(page.of("img")) == IMAGES
     assert all(address.startswith(("data:image/", "#")) for address in addresses)
     styles = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
     assert styles and not any(word in style for style in styles for word in ("url(", "@import", "http"))
@@ -167,3 +170,27 @@ def test_a_page_escapes_what_it_is_told() -> None:
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.text.count(evil) == 14
     assert page.of("img")[0]["alt"] == evil
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_every_picture_and_nothing_beside_the_page(drawn: Path, width: int) -> None:
+    """Chromium decodes all images, asks for nothing but the file, and has nothing to scroll sideways or to complain."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        asked: list[str] = []
+        complaints: list[str] = []
+        page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.goto((drawn / "report.html").as_uri(), wait_until="load")
+        widths = page.evaluate("[...document.images].map(image => image.decode().then(() => image.naturalWidth))")
+        sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        headings = page.locator("h2").all_inner_texts()
+        shot = page.screenshot(full_page=True)
+        browser.close()
+    assert len(widths) == IMAGES and min(widths) > 250
+    assert sideways <= 0
+    assert (asked.count("file"), set(asked) - {"file", "data"}, complaints) == (1, set(), [])
+    assert any("fold 1 of 2" in heading for heading in headings)
+    assert len(set(Image.open(BytesIO(shot)).convert("L").getdata())) > 100  # the figures are drawn, not blank

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from model.agreement.class_averages import Floats
 from model.report.figure import (
     BLUE,
     DIVERGING,
@@ -24,7 +25,6 @@ from model.report.figure import (
     style,
     text_width,
 )
-from training.evaluation.metrics import Floats
 from training.evaluation.scores import Scores
 
 Map = NDArray[np.float32]  # (h, w)
@@ -162,7 +162,10 @@ def maps_figure(maps: Sequence[CellMaps], scales: Sequence[str], name: str, spli
         heads = ("cell", *(f"attention {s}" for s in scales), "evidence, predicted", "evidence, label")
         for axes, head in zip(panels[0], heads, strict=True):
             axes.set_title(head, fontsize=8, loc="center")
-        _colour_bar(figure, panels[:, 1 : 1 + len(scales)], SEQUENTIAL, "least to most weighted")
+        # An empty bar below the first column keeps its cells level with their maps.
+        _colour_bar(figure, panels[:, :1], SEQUENTIAL, " ").set_visible(False)
+        if scales:
+            _colour_bar(figure, panels[:, 1 : 1 + len(scales)], SEQUENTIAL, "least to most weighted")
         _colour_bar(figure, panels[:, -2:], DIVERGING, "against (blue) to for the class (red)")
     cells = "; ".join(f"{m.cell.label} predicted as {m.cell.predicted}" for m in maps)
     return ReportFigure(
@@ -176,10 +179,11 @@ def maps_figure(maps: Sequence[CellMaps], scales: Sequence[str], name: str, spli
     )
 
 
-def _colour_bar(figure: Figure, under: NDArray[np.object_], colours: str, label: str) -> None:
+def _colour_bar(figure: Figure, under: NDArray[np.object_], colours: str, label: str) -> Axes:
     bar = figure.colorbar(ScalarMappable(cmap=colours), ax=under, location="bottom", aspect=25, shrink=0.9, pad=0.02)
     bar.set_ticks([])
     bar.set_label(label, fontsize=7)
+    return bar.ax
 
 
 def _draw_maps(panels: NDArray[np.object_], maps: CellMaps) -> None:
@@ -193,7 +197,11 @@ def _draw_maps(panels: NDArray[np.object_], maps: CellMaps) -> None:
     limit = float(max(np.abs(maps.evidence_predicted).max(), np.abs(maps.evidence_label).max(), 1e-9))
     _draw_evidence(panels[-2], maps.evidence_predicted / limit, cell.image, cell.predicted, limit)
     if cell.correct:
-        panels[-1].text(0.5, 0.5, "the prediction\nis the label", ha="center", va="center", fontsize=7)
+        panels[-1].imshow(np.full_like(cell.image, 255))  # as large as the other maps, so that columns are aligned
+        centre = panels[-1].transAxes
+        panels[-1].text(
+            0.5, 0.5, "the prediction\nis the label", transform=centre, ha="center", va="center", fontsize=7
+        )
     else:
         _draw_evidence(panels[-1], maps.evidence_label / limit, cell.image, cell.label, limit)
 

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from model.agreement.class_averages import Agreement, Counts, Floats
 from model.contract import Metric
 from model.report.figure import (
     BLUE,
@@ -18,7 +19,6 @@ from model.report.figure import (
     style,
     text_width,
 )
-from training.evaluation.metrics import Agreement, Counts, Floats
 
 COLOURS = "Blues"
 #: Classes up to which the two matrices are drawn side by side: more would be too small on a page.

@@ -1,0 +1,92 @@
+"""One class against all others: ROC and precision-recall curves, their areas and intervals.
+
+The interval of the area under the ROC curve is Newcombe's method 5 (2006, doi 10.1002/sim.2324): it has a width at an
+area of 1 too, where DeLong's has none. That of the average precision is Wilson's, with the pictures of the class as n
+(the binomial interval of Boyd, Eng and Page 2013, doi 10.1007/978-3-642-40994-3_29). Both take pictures as independent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import norm, rankdata
+
+from model.agreement.class_averages import Floats, Labels
+from model.agreement.proportion import Interval, wilson
+from model.contract import Metric
+
+_LEAST = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Points of both curves, a point for every distinct probability, from the highest."""
+
+    false_positive_rate: Floats  # (K + 1,), from 0 to 1
+    sensitivity: Floats  # (K + 1,), from 0 to 1; also the recall
+    precision: Floats  # (K + 1,); that of the first point is 1, by convention
+
+
+def curves(probability: Floats, of_class: NDArray[np.bool_]) -> Curves:
+    """The curves of a probability (N,); `of_class` (N,) is true for some pictures and false for others."""
+    order = np.argsort(-probability, kind="stable")
+    ordered, hits = probability[order], of_class[order]
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+    true, named = np.cumsum(hits)[ends], ends + 1
+    false = named - true
+    return Curves(
+        np.append(0.0, false / (~of_class).sum()), np.append(0.0, true / of_class.sum()), np.append(1.0, true / named)
+    )
+
+
+def auroc(probability: Floats, of_class: NDArray[np.bool_]) -> float:
+    """Chance that a picture of the class has a higher probability than another one; ties count as half."""
+    count = int(of_class.sum())
+    others = len(of_class) - count
+    ranks = rankdata(probability)[of_class].sum()
+    return float((ranks - count * (count + 1) / 2) / (count * others))
+
+
+def auroc_interval(area: float, count: int, others: int) -> Interval:
+    """The 95 % interval of an area under the ROC curve.
+
+    Args:
+        count: pictures of the class.
+        others: all others.
+    """
+    z, half = float(norm.ppf(0.975)), (count + others) / 2 - 1
+
+    def beyond(true: float) -> float:
+        spread = true * (1 - true) * (1 + half * ((1 - true) / (2 - true) + true / (1 + true))) / (count * others)
+        return abs(area - true) - z * spread**0.5
+
+    # Just inside 0 and 1, where the spread is 0 and every area would be a solution.
+    inside = min(max(area, _LEAST), 1 - _LEAST)
+    low = float(brentq(beyond, _LEAST / 10, inside)) if area > 2 * _LEAST else 0.0
+    high = float(brentq(beyond, inside, 1 - _LEAST / 10)) if area < 1 - 2 * _LEAST else 1.0
+    return min(low, area), max(high, area)
+
+
+def average_precision(found: Curves) -> float:
+    """Area under the precision-recall curve as a sum of steps, without interpolation."""
+    return float((np.diff(found.sensitivity) * found.precision[1:]).sum())
+
+
+def ranking_metrics(labels: Labels, probabilities: Floats, codes: Sequence[str], split: str) -> list[Metric]:
+    """`auroc` and `average_precision` of every class that some pictures have and others have not."""
+    metrics = []
+    for at in np.unique(labels).tolist():
+        of_class, probability = labels == at, probabilities[:, at]
+        count, others = int(of_class.sum()), int((~of_class).sum())
+        if not others:
+            continue
+        area, precision = auroc(probability, of_class), average_precision(curves(probability, of_class))
+        for name, value, (low, high), n in (
+            ("auroc", area, auroc_interval(area, count, others), count + others),
+            ("average_precision", precision, wilson(precision * count, count), count),
+        ):
+            ends = min(low, value), max(high, value)
+            metrics.append(Metric(name=name, code=codes[at], value=value, low=ends[0], high=ends[1], n=n, split=split))
+    return metrics
