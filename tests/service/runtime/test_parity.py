@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 
 from service.runtime.parity import Arrays, compare, mismatch
+from service.runtime.providers import Tolerance
+
+
+def within(share: float) -> Tolerance:
+    return Tolerance(share, share, share)
 
 
 def answer(**changes: np.ndarray) -> Arrays:
@@ -15,7 +20,7 @@ def test_the_same_answer_agrees() -> None:
     found = compare(answer(), answer())
     assert found.differences == {"logits": 0, "attention": 0}
     assert (found.relative, found.top1) == (0, 1)
-    assert mismatch(found, 1e-9) is None
+    assert mismatch(found, within(1e-9)) is None
 
 
 def test_a_difference_counts_relative_to_the_largest_value_or_to_one() -> None:
@@ -27,8 +32,8 @@ def test_a_difference_counts_relative_to_the_largest_value_or_to_one() -> None:
 
 def test_the_output_that_is_furthest_off_is_named() -> None:
     found = compare(answer(attention=np.zeros((3, 1, 2, 2), np.float32)), answer())
-    assert mismatch(found, 0.6) is None
-    assert mismatch(found, 0.4) == "attention differs by 5.0e-01; 4e-01 of the largest value is allowed"
+    assert mismatch(found, within(0.6)) is None
+    assert mismatch(found, within(0.4)) == "attention differs by 5.0e-01; 4e-01 of the largest value is allowed"
 
 
 def test_another_class_shows() -> None:
@@ -43,7 +48,7 @@ def test_another_class_shows() -> None:
 def test_what_is_no_number_never_agrees(name: str) -> None:
     sick = answer()[name].copy()
     sick.flat[0] = np.nan
-    said = mismatch(compare(answer(**{name: sick}), answer()), 1e9)
+    said = mismatch(compare(answer(**{name: sick}), answer()), within(1e9))
     assert said is not None and said.startswith(f"{name} differs by nan")
 
 
