@@ -164,9 +164,8 @@ def warm(artefact: Artefact = None) -> None:
     opened_s, session = timed(lambda: open_model(settings))
     options = InferenceOptions.from_settings(settings)
     threads = options.intra_op_threads
-    typer.echo(
-        f"opened {session.manifest.name} on {session.provider} in {session.precision}, {threads} thread(s), in {opened_s:.2f} s"
-    )
+    where = f"{session.provider} in {session.precision}"
+    typer.echo(f"opened {session.manifest.name} on {where}, {threads} thread(s), in {opened_s:.2f} s")
     if session.manifest.inert:
         typer.echo(inert_note(session.manifest.inert))
     for size in options.batch_sizes:
