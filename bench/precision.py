@@ -117,7 +117,7 @@ def _accuracy(
 def _mcnemar(first_only: int, second_only: int) -> float:
     total = first_only + second_only
     tail = sum(comb(total, count) for count in range(min(first_only, second_only) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, 2 * tail / float(2**total))
 
 
 def _speed_up(fp32: OnnxSession, bf16: OnnxSession, images: Images, size: int, rounds: int) -> dict[str, float]:
