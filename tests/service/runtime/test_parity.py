@@ -55,3 +55,21 @@ def test_what_is_no_number_never_agrees(name: str) -> None:
 def test_another_shape_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"logits has the shape \(2, 2\), expected \(3, 2\)"):
         compare(answer(logits=np.zeros((2, 2), np.float32)), answer())
+
+
+@pytest.mark.parametrize(
+    ("odd", "difference", "agrees"), [(1, 0.09, True), (1, 0.11, False), (2, 0.09, False), (2, 1e-5, True)]
+)
+def test_one_picture_of_four_may_differ_by_more_than_rounding(odd: int, difference: float, agrees: bool) -> None:
+    expected = {"logits": np.eye(4, dtype=np.float32)}
+    found = expected["logits"].copy()
+    found[:odd, 3] += np.float32(difference)
+    said = mismatch(compare({"logits": found}, expected), Tolerance(2e-4, 2e-4, 0.1))
+    assert (said is None) == agrees
+
+
+def test_attention_maps_have_a_tolerance_of_their_own() -> None:
+    attention = answer()["attention"] + np.float32(0.2)
+    found = compare(answer(attention=attention), answer())
+    assert mismatch(found, Tolerance(0.1, 0.3, 0.3)) is None
+    assert mismatch(found, Tolerance(0.3, 0.1, 0.3)) is not None
