@@ -128,9 +128,11 @@ def model_identity(manifest: Manifest) -> ModelIdentity:
     )
 
 
-def model_description(manifest: Manifest, provider: str) -> ModelDescription:
-    """The whole manifest, the research-use notice, and the execution provider."""
-    return ModelDescription(**manifest.model_dump(), provider=provider, manifest_sha256=manifest.digest)
+def model_description(manifest: Manifest, provider: str, precision: str) -> ModelDescription:
+    """The whole manifest, the research-use notice, the execution provider, and what it computes in."""
+    return ModelDescription(
+        **manifest.model_dump(), provider=provider, computed_in=precision, manifest_sha256=manifest.digest
+    )
 
 
 def class_table(manifest: Manifest) -> ClassTable:

@@ -323,9 +323,12 @@ class ModelDescription(Manifest):
 
     notice: str = RESEARCH_USE
     provider: str = Field(description="the onnxruntime execution provider")
+    computed_in: str = Field(
+        description="bf16: the trunk is computed in bf16 (MARROWLENS_PRECISION); otherwise the precision of the weights"
+    )
     manifest_sha256: str = Field(
-        description="of the manifest without notice, provider and this field: that of its file, unless thresholds of "
-        "the laboratory are in force (site_trust_sha256)"
+        description="of the manifest without notice, provider, computed_in and this field: that of its file, unless "
+        "thresholds of the laboratory are in force (site_trust_sha256)"
     )
 
 

@@ -15,7 +15,7 @@ from service.config.settings import Settings
 from service.runtime.benchmark import ProviderTrial, timed, try_provider
 from service.runtime.hardware import Machine, inspect_machine
 from service.runtime.loader import InferenceOptions, load_session
-from service.runtime.providers import NAMES, Provider, candidates, engine_bytes
+from service.runtime.providers import NAMES, Attempt, Provider, attempts, engine_bytes
 from service.runtime.session import OnnxSession, Session, engine_folder, offered, versions
 
 DOES_NOT_WORK = 1
@@ -30,8 +30,8 @@ def doctor(
 ) -> None:
     """Test every execution provider: whether it starts, agrees with the CPU, and how fast it is.
 
-    Uses the same settings as `serve`. Exit codes: 0 the provider of MARROWLENS_PROVIDER works, 1 it does not, 2 invalid
-    settings.
+    Uses the same settings as `serve`. Exit codes: 0 the provider of MARROWLENS_PROVIDER works in MARROWLENS_PRECISION,
+    1 it does not, 2 invalid settings.
     """
     settings = load_settings(artefact=artefact)
     try:
@@ -85,15 +85,22 @@ def verdict(settings: Settings, trials: list[ProviderTrial]) -> tuple[bool, str]
     """Whether the configured provider works, and a sentence for the operator."""
     by_provider = {trial.provider: trial for trial in trials}
     configured = settings.provider
-    if configured == "auto":
-        # A provider without engines failed its trial, so it is skipped here.
-        preferred = candidates("auto", offered(), engines_built=True)
-        chosen = next(provider for provider in preferred if by_provider[provider].works)
-        return True, f"MARROWLENS_PROVIDER=auto selects {chosen}, which works"
-    trial = by_provider[configured]
-    if trial.works:
-        return True, f"MARROWLENS_PROVIDER={configured} works"
-    return False, f"MARROWLENS_PROVIDER={configured} does not work: {trial.reason}"
+    # A provider without engines failed its trial, so it is skipped here.
+    ways = attempts(configured, settings.precision, offered(), engines_built=True)
+    chosen = next((way for way in ways if _works(by_provider[way.provider], way)), None)
+    setting = f"MARROWLENS_PROVIDER={configured}"
+    if settings.precision != "fp32":
+        setting += f" with MARROWLENS_PRECISION={settings.precision}"
+    if chosen is None:
+        return False, f"{setting} does not work: {by_provider[ways[-1].provider].reason}"
+    if len(ways) == 1 and configured != "auto":
+        return True, f"{setting} works"
+    return True, f"{setting} selects {chosen.provider}, which works" + " in bf16" * (chosen.precision == "bf16")
+
+
+def _works(trial: ProviderTrial, way: Attempt) -> bool:
+    """Whether a trial succeeded in the precision of an attempt; OpenVINO's is of the best precision that works."""
+    return trial.works and (way.precision != "bf16" or trial.precision == "bf16")
 
 
 def _machine_table(machine: Machine, found: dict[str, str | None]) -> Table:
@@ -113,10 +120,12 @@ def _machine_table(machine: Machine, found: dict[str, str | None]) -> Table:
 
 
 def _provider_table(trials: list[ProviderTrial]) -> Table:
-    table = new_table("provider", "works", "opened in", "reason", title="providers")
+    table = new_table("provider", "works", "precision", "opened in", "reason", title="providers")
     for trial in trials:
         seconds = "" if trial.opened_s is None else f"{trial.opened_s:.1f} s"
-        table.add_row(trial.provider, "yes" if trial.works else "no", seconds, trial.reason or "")
+        table.add_row(
+            trial.provider, "yes" if trial.works else "no", trial.precision or "", seconds, trial.reason or ""
+        )
     return table
 
 
@@ -155,7 +164,8 @@ def warm(artefact: Artefact = None) -> None:
     opened_s, session = timed(lambda: open_model(settings))
     options = InferenceOptions.from_settings(settings)
     threads = options.intra_op_threads
-    typer.echo(f"opened {session.manifest.name} on {session.provider}, {threads} thread(s), in {opened_s:.2f} s")
+    where = f"{session.provider} in {session.precision}"
+    typer.echo(f"opened {session.manifest.name} on {where}, {threads} thread(s), in {opened_s:.2f} s")
     if session.manifest.inert:
         typer.echo(inert_note(session.manifest.inert))
     for size in options.batch_sizes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from fastapi import FastAPI
 
-from model.contract import RESEARCH_USE, Manifest, inert_note
+from model.contract import RESEARCH_USE, inert_note
 from service.api import openapi as openapi_document
 from service.app import create_app
 from service.auth.api_keys import KeysFileError, read_keys
@@ -54,7 +54,7 @@ def serve(
     session = open_model(settings, stop_logged)
     listener = _listen(settings)
     application = _application(settings, session)
-    announce = partial(_announce, settings, session.manifest, session.provider, listener, application.state.laboratory)
+    announce = partial(_announce, settings, session, listener, application.state.laboratory)
     del session  # frees its memory when a reload replaces the model
     serving = _server(application, settings, access_log, announce)
     serving.run(sockets=[listener])
@@ -121,18 +121,17 @@ def allows_address(settings: Settings, host: str) -> bool:
     return settings.authentication_required or settings.allow_anonymous or is_loopback(host)
 
 
-def _announce(
-    settings: Settings, manifest: Manifest, provider: str, listener: socket.socket, laboratory: "Laboratory | None"
-) -> None:
+def _announce(settings: Settings, session: Session, listener: socket.socket, laboratory: "Laboratory | None") -> None:
     say = log.info if settings.log_format == "json" else typer.echo
-    for line in _start_lines(settings, manifest, provider, listener, laboratory):
+    for line in _start_lines(settings, session, listener, laboratory):
         say(line)
 
 
 def _start_lines(
-    settings: Settings, manifest: Manifest, provider: str, listener: socket.socket, laboratory: "Laboratory | None"
+    settings: Settings, session: Session, listener: socket.socket, laboratory: "Laboratory | None"
 ) -> Iterator[str]:
     host, port = listener.getsockname()[:2]
+    manifest = session.manifest
     options = InferenceOptions.from_settings(settings)
     threads, sizes = options.intra_op_threads, ", ".join(map(str, options.batch_sizes))
     address = f"[{host}]" if ":" in host else host
@@ -144,7 +143,7 @@ def _start_lines(
         yield inert_note(manifest.inert)
     if manifest.trust is not None and manifest.site_trust_sha256 is not None:
         yield f"Thresholds: {manifest.trust.source}, {settings.trust_reference}, sha256 {manifest.site_trust_sha256}"
-    yield f"Execution provider: {provider}, {threads} thread(s), batch sizes {sizes}"
+    yield f"Execution provider: {session.provider} in {session.precision}, {threads} thread(s), batch sizes {sizes}"
     if laboratory is not None:
         yield f"Laboratory: {laboratory.description()}"
     yield _authentication(settings, is_loopback(host))

@@ -23,6 +23,7 @@ from service.config.suggest import closest_match
 from service.config.urls import paths_holding_urls, transport_fault
 
 ProviderChoice = Literal["auto", "tensorrt", "cuda", "openvino", "cpu"]
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
 LogFormat = Literal["text", "json"]
 
 PREFIX = "MARROWLENS_"
@@ -132,6 +133,13 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
     )
     provider: ProviderChoice = Field(
         "auto", description="onnxruntime execution provider; auto: the fastest one available"
+    )
+    precision: PrecisionChoice = Field(
+        "fp32",
+        description=(
+            "what the network's trunk is computed in. bf16: on `openvino`, with AVX512-BF16 or AMX; auto: bf16 where "
+            "that works, otherwise fp32"
+        ),
     )
     engine_cache: Path | None = Field(
         None,
@@ -254,6 +262,11 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.precision == "bf16" and self.provider not in ("auto", "openvino"):
+            raise ValueError(
+                f"MARROWLENS_PRECISION=bf16 needs the provider openvino, MARROWLENS_PROVIDER is {self.provider}; set "
+                "MARROWLENS_PROVIDER=openvino or MARROWLENS_PRECISION=fp32"
+            )
         if self.max_queue_size < self.max_batch_size:
             raise ValueError(
                 f"MARROWLENS_MAX_QUEUE_SIZE={self.max_queue_size} is below "

@@ -52,7 +52,7 @@ class Classifier:
 
     def __init__(self, session: Session, options: InferenceOptions, metrics: Metrics) -> None:
         self.manifest = session.manifest
-        self.provider = session.provider
+        self.provider, self.precision = session.provider, session.precision
         self._options = options
         self._metrics = metrics
         # Sessions that are not opened from an artefact have no reference.

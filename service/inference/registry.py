@@ -196,6 +196,7 @@ class ModelRegistry:
             sha256=manifest.sha256,
             manifest_sha256=manifest.digest,
             provider=session.provider,
+            precision=session.precision,
         )
 
     def _retire(self, classifier: Classifier) -> None:

@@ -42,6 +42,7 @@ class ProviderTrial:
     offered: bool
     works: bool
     reason: str | None = None
+    precision: str | None = None  # what it computes in; None if it does not work
     opened_s: float | None = None
     sizes: tuple[BatchTrial, ...] = ()
 
@@ -70,7 +71,7 @@ def try_provider(
         return ProviderTrial(provider, True, False, str(error))
     images = probe_images(reference.manifest, max(sizes))
     trials = tuple(_try_batch(session, reference, images[:size], repeats) for size in sizes)
-    return ProviderTrial(provider, True, True, None, opened_s, trials)
+    return ProviderTrial(provider, True, True, None, session.precision, opened_s, trials)
 
 
 def _try_batch(session: Session, reference: Session, images: NDArray[np.uint8], repeats: int) -> BatchTrial:

@@ -15,6 +15,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 #: cgroup v1 shows the largest page-aligned 63-bit number where there is no limit.
 _NO_LIMIT = 1 << 62
+#: Instructions that multiply bf16 numbers, by their names in /proc/cpuinfo: AVX512-BF16 and AMX.
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,15 @@ def memory_limit(*, own_cgroup: Path = OWN_CGROUP, cgroups: Path = CGROUPS) -> i
             if text.isdigit() and int(text) < _NO_LIMIT:
                 limits.append(int(text))
     return min(limits, default=None)
+
+
+def missing_bf16(cpuinfo: Path = PROC / "cpuinfo") -> str | None:
+    """Why this processor does not compute in bf16, as a clause; None if it does."""
+    flags = (_field(cpuinfo, "flags") or "").split()
+    if any(flag in flags for flag in BF16_FLAGS):
+        return None
+    processor = _field(cpuinfo, "model name") or "the processor"
+    return f"{processor} has neither AVX512-BF16 nor AMX ({' or '.join(BF16_FLAGS)} in the flags of {cpuinfo})"
 
 
 def resident_memory(status: Path = PROC / "self/status") -> int | None:

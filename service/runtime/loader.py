@@ -8,10 +8,10 @@ from typing import Self
 from model.contract import ArtefactError, Manifest
 from model.drift.reference import SUFFIX, DriftReference, read_reference
 from model.trust.site import with_site_trust
-from service.config.settings import ProviderChoice, Settings, parse_classes
+from service.config.settings import PrecisionChoice, ProviderChoice, Settings, parse_classes
 from service.runtime.artifact import bundled_artefact
 from service.runtime.hardware import cpu_budget
-from service.runtime.providers import batch_sizes
+from service.runtime.providers import MIXED, batch_sizes
 from service.runtime.session import OnnxSession, open_session
 from service.runtime.signatures import NO_VERIFICATION, Verifier
 
@@ -23,6 +23,7 @@ class InferenceOptions:
     """The settings that opening a session and classifying with it depend on, under the names of `Settings`."""
 
     provider: ProviderChoice
+    precision: PrecisionChoice
     engine_cache: Path | None
     intra_op_threads: int
     decode_threads: int
@@ -55,9 +56,11 @@ class InferenceOptions:
         self, artefact: Path, *, provider: ProviderChoice | None = None, verifier: Verifier = NO_VERIFICATION
     ) -> OnnxSession:
         """Open a session with these options, or on another provider; raises as `open_session` does."""
+        chosen = provider or self.provider
         return open_session(
             artefact,
-            provider=provider or self.provider,
+            provider=chosen,
+            precision=self.precision if chosen in MIXED else "fp32",
             intra_op_threads=self.intra_op_threads,
             batch_sizes=self.batch_sizes,
             engine_cache=self.engine_cache,

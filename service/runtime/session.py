@@ -1,13 +1,14 @@
 """An ONNX graph opened with onnxruntime: images in, the outputs of the contract out, on one execution provider.
 
 A graph that breaks the contract is refused, and so is a provider whose outputs differ from the CPU's. The options of
-the providers are in `service.runtime.providers`.
+the providers are in `service.runtime.providers`, bf16 in `service.runtime.mixed_precision`.
 """
 
 import contextlib
+import importlib.util
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from model.contract import ATTENTION, INPUT, ArtefactError, Manifest
 from model.drift.reference import DriftReference
 from model.probes import probe_images
-from service.config.settings import ProviderChoice
+from service.config.settings import PrecisionChoice, ProviderChoice
 from service.runtime import cuda, providers
 from service.runtime.artifact import (
     Tensor,
@@ -28,8 +29,11 @@ from service.runtime.artifact import (
     check_meaning,
     read_artefact,
 )
+from service.runtime.fixed_shapes import FixedShapeCalls
+from service.runtime.hardware import missing_bf16
+from service.runtime.mixed_precision import MixedPrecisionCalls
 from service.runtime.parity import Arrays, compare, mismatch, probe_mismatch
-from service.runtime.providers import Provider, ProviderConfig, SessionParameters
+from service.runtime.providers import ComputePrecision, Provider, ProviderConfig, SessionParameters
 from service.runtime.signatures import NO_VERIFICATION, Verifier
 
 try:
@@ -42,6 +46,9 @@ except ImportError as error:  # in no extra but cpu, gpu and openvino: the wheel
     ) from error
 
 _log = logging.getLogger(__name__)
+
+#: Images (N, S, S, 3) to the outputs in the manifest's order, for any N. Thread-safe.
+Compute = Callable[[NDArray[np.uint8]], Sequence[NDArray[np.float32]]]
 
 
 class Outputs(NamedTuple):
@@ -67,6 +74,9 @@ class Session(Protocol):
     @property
     def provider(self) -> str: ...
 
+    @property
+    def precision(self) -> str: ...
+
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Compute the outputs of images (N, S, S, 3), RGB."""
 
@@ -76,40 +86,35 @@ class ProviderUnavailable(Exception):
 
 
 class OnnxSession:
-    """An open artefact; made by `open_session`."""
+    """An open artefact; made by `open_session`.
+
+    Attributes:
+        precision: "bf16" if the trunk is computed in bf16, else the precision of the weights.
+    """
 
     def __init__(
-        self,
-        manifest: Manifest,
-        provider: Provider,
-        session: onnxruntime.InferenceSession,
-        calls: FixedBatchCalls | None,
+        self, manifest: Manifest, provider: Provider, compute: Compute, computed_in: ComputePrecision = "fp32"
     ) -> None:
         self.manifest, self.provider = manifest, provider
+        self.precision: str = "bf16" if computed_in == "bf16" else manifest.precision
         self.drift_reference: DriftReference | None = None
-        self._session = session
-        self._calls = calls
+        self._compute = compute
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Compute the outputs of images (N, S, S, 3), RGB, for any N. Thread-safe; releases the GIL.
 
         The arrays belong to the caller. On a GPU calls run one at a time, and N is padded to the next batch size.
         """
-        names = self.manifest.output_names
-        arrays = self._session.run(names, {INPUT: images}) if self._calls is None else self._calls.run(images)
-        by_name: dict[str, Any] = {ATTENTION: None, **dict(zip(names, arrays, strict=True))}
+        arrays = self._compute(images)
+        by_name: dict[str, Any] = {ATTENTION: None, **dict(zip(self.manifest.output_names, arrays, strict=True))}
         return Outputs(**by_name)
-
-    def declared(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The inputs and the outputs that the graph declares."""
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        return [Tensor(t.name, t.type, t.shape) for t in inputs], [Tensor(t.name, t.type, t.shape) for t in outputs]
 
 
 def open_session(
     artefact: Path | None = None,
     *,
     provider: ProviderChoice = "auto",
+    precision: PrecisionChoice = "fp32",
     intra_op_threads: int = 1,
     batch_sizes: Sequence[int] = (),
     engine_cache: Path | None = None,
@@ -123,7 +128,8 @@ def open_session(
 
     Args:
         provider: "auto" takes the best one that works, and logs why others do not.
-        batch_sizes: sizes of the calls, ascending. A GPU pads or splits other sizes to these.
+        precision: "bf16" computes the trunk in bf16 on OpenVINO, or fails; "auto" does so where it works.
+        batch_sizes: sizes of the calls, ascending. A GPU pads or splits other sizes to these, OpenVINO splits them.
         engine_cache: folder for TensorRT engines. Without it every opening builds them, which takes minutes.
         verifier: checks both files before they are opened.
 
@@ -140,15 +146,16 @@ def open_session(
     if provider in ("auto", "tensorrt"):
         parameters = replace(parameters, engines=engine_folder(manifest, batch_sizes, engine_cache))
     built = parameters.engines is not None and bool(providers.engine_bytes(parameters.engines))
-    for candidate in providers.candidates(provider, offered(), engines_built=built):
-        if candidate == "cpu":
+    ways = providers.attempts(provider, precision, offered(), engines_built=built)
+    for way in ways:
+        if way.provider == "cpu":
             break
         try:
-            return _open_on_provider(graph, reference, candidate, parameters)
+            return _open_on_provider(graph, reference, way.provider, replace(parameters, computed_in=way.precision))
         except ProviderUnavailable as error:
-            if provider != "auto":
+            if way == ways[-1]:
                 raise
-            _log.warning("Provider %s is not used: %s", candidate, error)
+            _log.warning("Provider %s in %s is not used: %s", way.provider, way.precision, error)
     return reference
 
 
@@ -187,9 +194,9 @@ def _open_on_cpu(path: Path, graph: bytes, manifest: Manifest, parameters: Sessi
         started = _start(graph, parameters.intra_op_threads, config)
     except Exception as error:
         raise ArtefactError(path, f"cannot be loaded by onnxruntime: {_first_line(error)}") from error
-    session = OnnxSession(manifest, "cpu", started, None)
-    check_declared(path, manifest, *session.declared())
+    check_declared(path, manifest, _tensors(started.get_inputs()), _tensors(started.get_outputs()))
     check_meaning(path, manifest, started.get_modelmeta().custom_metadata_map)
+    session = OnnxSession(manifest, "cpu", _compute(started, manifest))
 
     def run(images: NDArray[np.uint8]) -> Arrays:
         try:
@@ -203,6 +210,14 @@ def _open_on_cpu(path: Path, graph: bytes, manifest: Manifest, parameters: Sessi
     return session
 
 
+def _tensors(declared: Sequence[Any]) -> list[Tensor]:
+    return [Tensor(tensor.name, tensor.type, tensor.shape) for tensor in declared]
+
+
+def _compute(started: onnxruntime.InferenceSession, manifest: Manifest) -> Compute:
+    return lambda images: started.run(manifest.output_names, {INPUT: images})
+
+
 def _open_on_provider(
     graph: bytes, reference: OnnxSession, provider: Provider, parameters: SessionParameters
 ) -> OnnxSession:
@@ -210,12 +225,33 @@ def _open_on_provider(
     if providers.NAMES[provider] not in offered():
         install = providers.install_command(provider)
         raise ProviderUnavailable(f"the installed onnxruntime has no {provider} provider: {install}")
+    if parameters.computed_in == "bf16":
+        _check_bf16(reference.manifest)
     _load_libraries(provider)
     if provider == "tensorrt":
         _make_engine_folder(parameters.engines)
-    session = _start_first_working(graph, reference.manifest, provider, parameters)
+    session = _start_first_working(graph, reference, provider, parameters)
+    _check_parity(session, reference, parameters)
+    return session
+
+
+def _check_bf16(manifest: Manifest) -> None:
+    if missing := missing_bf16():
+        raise ProviderUnavailable(f"bf16 is not possible: {missing}; set MARROWLENS_PRECISION=fp32")
+    if importlib.util.find_spec("onnx") is None:
+        raise ProviderUnavailable("bf16 needs the package onnx: pip install -e '.[service,openvino]'")
+    if manifest.precision != "fp32":
+        raise ProviderUnavailable(
+            f"bf16 needs weights in fp32, and those of {manifest.name} are {manifest.precision}; "
+            "set MARROWLENS_PRECISION=fp32"
+        )
+
+
+def _check_parity(session: OnnxSession, reference: OnnxSession, parameters: SessionParameters) -> None:
+    """Compare a session with the CPU at every batch size, and with the outputs stored in the manifest."""
+    provider = session.provider
     images = probe_images(reference.manifest, max((2, *parameters.batch_sizes)))
-    tolerance = providers.tolerance(provider, parameters.precision)
+    allowed = providers.tolerance(provider, parameters.precision, parameters.computed_in)
 
     def run(images: NDArray[np.uint8]) -> Arrays:
         try:
@@ -224,13 +260,23 @@ def _open_on_provider(
             failed = f"{provider} starts but fails on a batch of {len(images)}"
             raise ProviderUnavailable(f"{failed}: {_first_line(error)}") from error
 
+    expected = reference.run(images).by_name()
     for count in sorted({2, *parameters.batch_sizes}):
-        found = compare(run(images[:count]), reference.run(images[:count]).by_name())
-        if differs := mismatch(found, tolerance):
+        found = compare(run(images[:count]), {name: rows[:count] for name, rows in expected.items()}, expected)
+        if differs := mismatch(found, allowed):
             raise ProviderUnavailable(f"{provider} does not match the CPU for a batch of {count}: {differs}")
-    if differs := probe_mismatch(reference.manifest, run, tolerance):
+    if differs := probe_mismatch(reference.manifest, run, allowed):
         raise ProviderUnavailable(f"{provider} does not compute the outputs stored in the manifest: {differs}")
-    return session
+    if parameters.computed_in == "bf16":
+        _check_sum_rule(reference.manifest, run(images[:2]))
+
+
+def _check_sum_rule(manifest: Manifest, computed: Arrays) -> None:
+    """Check that the outputs of a mixed session agree with each other as exactly as those of an fp32 one."""
+    try:
+        check_computed(Path(manifest.name), manifest, computed)
+    except ArtefactError as error:
+        raise ProviderUnavailable(f"openvino in bf16 {error.reason}") from error
 
 
 def _make_engine_folder(engines: Path | None) -> None:
@@ -247,13 +293,13 @@ def _make_engine_folder(engines: Path | None) -> None:
 
 
 def _start_first_working(
-    graph: bytes, manifest: Manifest, provider: Provider, parameters: SessionParameters
+    graph: bytes, reference: OnnxSession, provider: Provider, parameters: SessionParameters
 ) -> OnnxSession:
     requirements = providers.requirements(provider)
     failure = ProviderUnavailable(f"{provider} does not start; it needs {requirements}")
     for config in providers.configs(provider, parameters):
         try:
-            session = _try_config(graph, manifest, provider, parameters, config)
+            session = _try_config(graph, reference, provider, parameters, config)
         except Exception as error:
             failure = ProviderUnavailable(f"{provider} does not start ({_first_line(error)}); it needs {requirements}")
             continue
@@ -265,15 +311,57 @@ def _start_first_working(
 
 
 def _try_config(
-    graph: bytes, manifest: Manifest, provider: Provider, parameters: SessionParameters, config: ProviderConfig
+    graph: bytes, reference: OnnxSession, provider: Provider, parameters: SessionParameters, config: ProviderConfig
 ) -> OnnxSession | None:
     """A session that has computed once; None if onnxruntime left the provider out, with a message on stderr."""
-    started = _start(graph, parameters.intra_op_threads, config)
-    if providers.NAMES[provider] not in started.get_providers():
-        return None
-    session = OnnxSession(manifest, provider, started, _fixed_batch_calls(started, manifest, parameters, config))
+    manifest = reference.manifest
+    if config.fixed_shapes:
+        compute = _fixed_shapes(graph, reference, parameters, config)
+    else:
+        started = _start(graph, parameters.intra_op_threads, config)
+        if providers.NAMES[provider] not in started.get_providers():
+            return None
+        calls = _fixed_batch_calls(started, manifest, parameters, config)
+        compute = _compute(started, manifest) if calls is None else calls.run
+    session = OnnxSession(manifest, provider, compute, parameters.computed_in)
     session.run(probe_images(manifest))
     return session
+
+
+def _fixed_shapes(
+    graph: bytes, reference: OnnxSession, parameters: SessionParameters, config: ProviderConfig
+) -> Compute:
+    """Calls of one session for each batch size, with the trunk in bf16 if the parameters say so."""
+    manifest, threads = reference.manifest, parameters.intra_op_threads
+
+    def calls(part: bytes, outputs: Sequence[str]) -> FixedShapeCalls:
+        by_size = {size: _start_for_batch(part, parameters, config, size) for size in {1, *parameters.batch_sizes}}
+        return FixedShapeCalls(by_size, outputs)
+
+    if parameters.computed_in == "fp32":
+        return calls(graph, manifest.output_names).run
+    from service.runtime.graph_split import split_graph  # needs onnx, which only bf16 does
+
+    parts = split_graph(graph)
+    (cpu,) = providers.configs("cpu", parameters)
+    mixed = MixedPrecisionCalls(
+        calls(parts.trunk, parts.values),
+        _start(parts.head, threads, cpu),
+        values=parts.values,
+        outputs=manifest.output_names,
+        fp32=lambda images: list(reference.run(images).by_name().values()),
+    )
+    return mixed.run
+
+
+def _start_for_batch(
+    graph: bytes, parameters: SessionParameters, config: ProviderConfig, size: int
+) -> onnxruntime.InferenceSession:
+    for_batch = config.for_batch(size, parameters.input_size)
+    started = _start(graph, parameters.intra_op_threads, for_batch)
+    if for_batch.providers[0][0] not in started.get_providers():
+        raise RuntimeError(f"onnxruntime leaves it out for a batch of {size}")
+    return started
 
 
 def _fixed_batch_calls(

@@ -152,11 +152,12 @@ class Metrics:
         )
         self._model = registry.info(
             "marrowlens_model_info",
-            "The model in use and its execution provider.",
+            "The model in use, its execution provider, and what that computes in.",
             {
                 "name": "model name in the manifest",
                 "version": "model version in the manifest",
                 "provider": "onnxruntime execution provider, such as `cpu`, `cuda` or `tensorrt`",
+                "precision": "`bf16` if the trunk is computed in bf16, else the precision of the weights",
                 "sha256": "SHA-256 of the ONNX file",
                 "manifest_sha256": "SHA-256 of the manifest",
             },
@@ -215,10 +216,12 @@ class Metrics:
         """Set the maximum number of pictures in flight."""
         self._limit.set(limit)
 
-    def model(self, *, name: str, version: str, sha256: str, manifest_sha256: str, provider: str) -> None:
-        """Set the model in use and its execution provider."""
+    def model(
+        self, *, name: str, version: str, sha256: str, manifest_sha256: str, provider: str, precision: str
+    ) -> None:
+        """Set the model in use, its execution provider, and what that computes in."""
         hashes = {"sha256": sha256, "manifest_sha256": manifest_sha256}
-        self._model.info({"name": name, "version": version, "provider": provider, **hashes})
+        self._model.info({"name": name, "version": version, "provider": provider, "precision": precision, **hashes})
 
     def model_change(self, outcome: ChangeOutcome) -> None:
         """Count a model reload by outcome."""

@@ -174,6 +174,7 @@ class VerifiedModel(Strict):
     sha256: Sha256
     manifest_sha256: Sha256
     provider: str
+    computed_in: str = Field(description="precision: bf16 if the trunk is computed in bf16, else that of the weights")
 
 
 class Pictures(Strict):

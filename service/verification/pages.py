@@ -90,7 +90,7 @@ def _facts(document: Verification, document_sha256: str) -> list[tuple[str, str]
     return [
         *((name[:1].upper() + name[1:], text) for name, text in said.items()),
         ("Made", f"{document.created:%Y-%m-%d %H:%M %Z}, by marrowlens {document.service_version}"),
-        ("Model", f"{model.name} {model.version}, on {model.provider}"),
+        ("Model", f"{model.name} {model.version}, on {model.provider} in {model.computed_in}"),
         ("SHA-256 of the model", model.sha256),
         ("SHA-256 of the manifest", model.manifest_sha256),
         ("Thresholds", _thresholds(document)),

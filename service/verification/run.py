@@ -86,6 +86,7 @@ def run(request: VerificationRequest, session: Session, options: InferenceOption
             site_trust=site_trust,
             fitted_to=_fitted_to(request.trust_reference),
             provider=session.provider,
+            computed_in=session.precision,
             count_other=request.count_other,
             created=created,
         )

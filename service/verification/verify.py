@@ -46,6 +46,7 @@ class Study:
     site_trust: SiteTrust | None  # figures with own thresholds; None: too few cells for them
     fitted_to: Collection[str]  # digests of the pictures that the thresholds in force were fitted to, 16 digits each
     provider: str
+    computed_in: str
     count_other: bool  # whether classes countable "by_setting" are in the denominator of a differential
     created: datetime
 
@@ -65,6 +66,7 @@ def verification(observed: Observed, study: Study) -> Verification:
             sha256=manifest.sha256,
             manifest_sha256=manifest.digest,
             provider=study.provider,
+            computed_in=study.computed_in,
         ),
         thresholds=Thresholds(
             source=found.trust.source,

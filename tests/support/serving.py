@@ -51,7 +51,8 @@ class Held:
 
     def __init__(self, artefact: Path) -> None:
         self._session = open_session(artefact)
-        self.manifest, self.provider = self._session.manifest, self._session.provider
+        self.manifest = self._session.manifest
+        self.provider, self.precision = self._session.provider, self._session.precision
         self.gate, self.called = threading.Event(), threading.Event()
         self.gate.set()
 

@@ -19,7 +19,7 @@ router = APIRouter(route_class=JsonRoute)
 async def model(state: AppStateDep) -> ModelDescription:
     """The manifest: training data, split, metrics with their intervals, limits, hash."""
     classifier = state.current_classifier()
-    return model_description(classifier.manifest, classifier.provider)
+    return model_description(classifier.manifest, classifier.provider, classifier.precision)
 
 
 @router.get("/classes", tags=["model"], summary="The classes, in logit order", responses=problem_responses(503))
@@ -73,4 +73,4 @@ async def reload(request: Request, state: AppStateDep, change: Change | None = N
     models: ModelRegistry = request.app.state.models
     await models.reload(None if change is None else change.artefact)
     classifier = state.current_classifier()
-    return model_description(classifier.manifest, classifier.provider)
+    return model_description(classifier.manifest, classifier.provider, classifier.precision)

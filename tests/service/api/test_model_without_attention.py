@@ -121,7 +121,9 @@ def test_the_model_describes_itself(http: httpx.Client, inert_artefact: Path) ->
     assert list(found["outputs"]) == list(FOUR)
     assert (found["inert"], [entry["part"] for entry in found["lesions"]]) == (INERT, INERT)
     assert "attention" not in found["probes"]
-    described = ModelDescription.model_validate(found).model_dump(exclude={"notice", "provider", "manifest_sha256"})
+    described = ModelDescription.model_validate(found).model_dump(
+        exclude={"notice", "provider", "computed_in", "manifest_sha256"}
+    )
     assert described == manifest.model_dump()
     assert http.get("/classes").json()["model"]["inert"] == INERT
 

@@ -105,7 +105,8 @@ class Fails:
 
     def __init__(self, artefact: Path, warm_ups: int) -> None:
         self._session = open_session(artefact)
-        self.manifest, self.provider = self._session.manifest, self._session.provider
+        self.manifest = self._session.manifest
+        self.provider, self.precision = self._session.provider, self._session.precision
         self._runs, self._warm_ups = 0, warm_ups
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:

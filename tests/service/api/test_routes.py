@@ -148,7 +148,8 @@ class Insists:
 
     def __init__(self, artefact: Path, code: str) -> None:
         self._session = open_session(artefact)
-        self.manifest, self.provider = self._session.manifest, self._session.provider
+        self.manifest = self._session.manifest
+        self.provider, self.precision = self._session.provider, self._session.precision
         self._at = self.manifest.codes.index(code)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
@@ -195,8 +196,8 @@ def test_answers_about_cells_are_not_stored_on_the_way(http: TestClient, draw: D
 def test_model_is_the_manifest_with_the_notice(http: TestClient, manifest: Manifest) -> None:
     found = ModelDescription.model_validate_json(http.get("/model").content)
     assert found.notice.startswith("Research use only")
-    assert (found.provider, found.manifest_sha256) == ("cpu", manifest.digest)
-    assert found.model_dump(exclude={"notice", "provider", "manifest_sha256"}) == manifest.model_dump()
+    assert (found.provider, found.computed_in, found.manifest_sha256) == ("cpu", "fp32", manifest.digest)
+    assert found.model_dump(exclude={"notice", "provider", "computed_in", "manifest_sha256"}) == manifest.model_dump()
 
 
 def test_classes_say_what_is_supported(http: TestClient, manifest: Manifest) -> None:

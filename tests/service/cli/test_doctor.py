@@ -93,11 +93,25 @@ def test_what_is_broken_is_told_with_its_reason() -> None:
     assert verdict(Settings(provider="cuda"), trials(cpu=True)) == (False, sentence)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bf16_works_only_where_openvino_computes_in_it(precision: str) -> None:
+    found = [
+        ProviderTrial(
+            name, True, name in ("openvino", "cpu"), "it is broken", precision if name == "openvino" else None
+        )
+        for name in NAMES
+    ]
+    works, sentence = verdict(Settings(precision="bf16"), found)
+    assert works == (precision == "bf16")
+    assert sentence.startswith("MARROWLENS_PROVIDER=auto with MARROWLENS_PRECISION=bf16 ")
+    assert not works or sentence.endswith("selects openvino, which works in bf16")
+
+
 def test_warm_runs_every_batch_size(artefact: Path) -> None:
     result = command("warm", artefact, MARROWLENS_PROVIDER="cpu")
     assert result.exit_code == 0
     first, *batches = result.stdout.splitlines()
-    assert first.startswith("opened micro on cpu, 1 thread(s), in ")
+    assert first.startswith("opened micro on cpu in fp32, 1 thread(s), in ")
     assert [line.split(":")[0] for line in batches] == ["batch of 1", "batch of 2", "batch of 3"]
 
 

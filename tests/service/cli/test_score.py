@@ -225,7 +225,7 @@ class Counting:
     """A session that counts its pictures and fails after `fails_after` of them."""
 
     def __init__(self, session: OnnxSession, fails_after: float = float("inf")) -> None:
-        self.manifest, self.provider = session.manifest, session.provider
+        self.manifest, self.provider, self.precision = session.manifest, session.provider, session.precision
         self._session, self._fails_after, self.seen = session, fails_after, 0
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:

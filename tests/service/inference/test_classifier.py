@@ -35,7 +35,7 @@ class Gated:
 
     def __init__(self, session: OnnxSession) -> None:
         self.manifest: Manifest = session.manifest
-        self.provider = session.provider
+        self.provider, self.precision = session.provider, session.precision
         self.batches: list[int] = []
         self.entered = threading.Semaphore(0)
         self.gate = threading.Event()

@@ -95,7 +95,8 @@ async def test_under_load_no_request_fails_and_every_answer_names_the_model_that
         assert seen[-8:] == [second] * 8
         assert await metric(http, 'marrowlens_model_changes_total{outcome="done"}') == 1
         description = (await http.get("/model")).json()
-        labels = f'manifest_sha256="{description["manifest_sha256"]}",name="second",provider="cpu",sha256="{second}"'
+        identity = f'name="second",precision="fp32",provider="cpu",sha256="{second}"'
+        labels = f'manifest_sha256="{description["manifest_sha256"]}",{identity}'
         assert await metric(http, f"marrowlens_model_info{{{labels}") == 1
 
 

@@ -49,7 +49,7 @@ class Rotated:
 
     def __init__(self, session: OnnxSession) -> None:
         self._session = session
-        self.manifest, self.provider = session.manifest, session.provider
+        self.manifest, self.provider, self.precision = session.manifest, session.provider, session.precision
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         return Outputs(*(np.roll(array, 1, axis=0) for array in self._session.run(images)))

@@ -41,7 +41,9 @@ def metrics() -> Metrics:
     metrics.model_change("done")
     metrics.in_flight_limit(256)
     metrics.watch(queued=lambda: 3, in_flight=lambda: 7, ready=lambda: True)
-    metrics.model(name="micro", version="0.0.1", sha256="0" * 64, manifest_sha256="1" * 64, provider="cpu")
+    metrics.model(
+        name="micro", version="0.0.1", sha256="0" * 64, manifest_sha256="1" * 64, provider="cpu", precision="fp32"
+    )
     metrics.background.running("drift", True)
     metrics.drift.show(DriftMeasurement(500, {"colour": 1.5}, {"colour": 0.6}))
     laboratory = LisMetrics(metrics.registry)
@@ -80,7 +82,7 @@ def test_what_happened_is_what_is_read(metrics: Metrics) -> None:
     assert read["marrowlens_drift_threshold", (("kind", "colour"),)] == 0.6
     assert read["marrowlens_drift_window_pictures", ()] == 500
     hashes = ("manifest_sha256", "1" * 64), ("sha256", "0" * 64)
-    labels = (hashes[0], ("name", "micro"), ("provider", "cpu"), hashes[1], ("version", "0.0.1"))
+    labels = (hashes[0], ("name", "micro"), ("precision", "fp32"), ("provider", "cpu"), hashes[1], ("version", "0.0.1"))
     assert read["marrowlens_model_info", labels] == 1
     assert read["marrowlens_lis_outbox_messages", (("channel", "hl7"),)] == 3
     assert read["marrowlens_lis_outbox_oldest_age_seconds", (("channel", "hl7"),)] == 12

@@ -72,6 +72,7 @@ def document(found: Observations) -> Verification:
             site_trust=site_figures(found),
             fitted_to=(),
             provider="cpu",
+            computed_in="fp32",
             count_other=False,
             created=datetime(2026, 5, 4, tzinfo=UTC),
         ),
