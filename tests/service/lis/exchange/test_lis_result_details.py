@@ -15,17 +15,20 @@ from sqlalchemy import select
 
 from model.contract import CLASSES
 from service.auth.identity import Actor, Identity
-from service.config.lis import LisSettings
+from service.config.lis import LaboratoryConfigError, LisSettings
+from service.config.settings import Settings
 from service.lis.domain.person import Person
 from service.lis.domain.report import Report, ReportContent, ReportStatus
 from service.lis.exchange.channels import receivers
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.observations import results
 from service.lis.exchange.reference_ranges import NO_RANGES, RangeTableError, ReferenceRanges
+from service.lis.laboratory import Laboratory, setting_faults
 from service.lis.schemas import ChangeSpecimen, WithReason
 from service.lis.storage import outbox
 from service.lis.storage.tables import MessageRow
 from service.lis.use_cases import UseCases
+from service.telemetry.metric_registry import MetricRegistry
 
 EXAMPLE = Path("service/lis/exchange/adult_marrow_ranges.csv")
 SIGNER = Person(name="Dr. A. Beispiel", identifier="0042-ab", authority="https://login.example.org/realms/lab")
@@ -226,3 +229,20 @@ def test_what_was_sent_as_a_result_is_withdrawn_when_it_becomes_a_note() -> None
     assert rows(encoded(after, before)["hl7"], "OBX")["LYT_COUNT"][11] == "D"
     again = rows(encoded(report(ReportStatus.CORRECTED, version=3, content=RESULTS), before, after)["hl7"], "OBX")
     assert again["LYT_COUNT"][11] == "F"
+
+
+def test_a_table_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "ranges.csv"
+    lis = LisSettings(database=f"sqlite:///{tmp_path}/lab.db", reference_ranges=path)  # type: ignore[arg-type]
+    path.write_text(f"{HEAD}LYMPH,,,,9,19\n")
+    laboratory = Laboratory(Settings(lis=lis), MetricRegistry())
+    with pytest.raises(
+        LaboratoryConfigError, match="REFERENCE_RANGES: LYMPH is no result; use a class code or a key of"
+    ):
+        laboratory.prepare(CLASSES)
+    assert list(setting_faults(lis)) == []
+    path.write_text(f"{HEAD}LYT,,,,19,9\n")
+    [fault] = setting_faults(lis)
+    assert fault == f"MARROWLENS_LIS_REFERENCE_RANGES: {path}, line 2: high is below low; exchange them"
+    with pytest.raises(LaboratoryConfigError, match="line 2: high is below low"):
+        Laboratory(Settings(lis=lis), MetricRegistry())
