@@ -4,20 +4,24 @@ Pictures are classified as in a request. Nothing about a single picture is store
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
 
 from model import atomic_file
 from model.drift.distance import MIN_PICTURES, DriftMeasurement
 from model.drift.fitting import DRAWS, MIN_GROUPS, ReferenceSamples, fit_reference
 from model.drift.reference import reference_text
 from model.image import PictureError
+from model.trust.decision import Decision
+from model.trust.reference import TrustReference
 from service.cli.output import Artefact, error_console, load_settings, new_table, open_model, print_tables, say, stop
 from service.inference.batching.errors import RunFailed
 from service.inference.classifier import Classifier
@@ -83,7 +87,9 @@ def measure(
     artefact: Artefact = None,
     against: Annotated[Path | None, typer.Option(help="A drift reference. Default: that of the service.")] = None,
 ) -> None:
-    """Measure the drift of a folder of pictures from the reference.
+    """Measure the drift of a folder of pictures from the reference, and count the decisions on them.
+
+    A share of rejected pictures far above that expected of known cells is a sign of drift too (docs/trust.md).
 
     Exit codes: 0 no distance above its threshold, 1 a distance above its threshold, 2 not measured.
     """
@@ -92,16 +98,35 @@ def measure(
     session = open_model(settings)
     if session.drift_reference is None:
         stop("the model has no drift reference; make one with `marrowlens drift reference` and pass it with --against")
-    reading = _classify(session, InferenceOptions.from_settings(settings), _pictures_of(folder, console), console)
+    decisions: Counter[str] = Counter()
+
+    def count(_: int, answer: Answer) -> None:
+        if answer.assessment is not None:
+            decisions[answer.assessment.decision] += 1
+
+    options = InferenceOptions.from_settings(settings)
+    reading = _classify(session, options, _pictures_of(folder, console), console, count)
     if reading is None or not reading.distances:
         stop(f"{folder}: too few readable pictures; at least {MIN_PICTURES} are needed")
     table = new_table("kind", "distance", "threshold", "above")
     for kind, distance in reading.distances.items():
         threshold = reading.thresholds[kind]
         table.add_row(kind, f"{distance:.3f}", f"{threshold:.3f}", "yes" if distance > threshold else "no")
-    print_tables(table)
+    print_tables(table, *_decision_tables(decisions, session.manifest.trust))
     say(console, f"{reading.pictures} pictures, against {session.drift_reference.source}")
     raise typer.Exit(DRIFTED if reading.drifted() else 0)
+
+
+def _decision_tables(decisions: Counter[str], trust: TrustReference | None) -> list[Table]:
+    """Number and share of each decision; no table if the model makes none."""
+    if trust is None:
+        return []
+    table = new_table("decision", "pictures", "share, %", "expected of known cells, %")
+    for decision in get_args(Decision):
+        count, total = decisions[decision], decisions.total()
+        expected = f"at least {100 * trust.reject_p:.1f}" if decision == "reject" else ""
+        table.add_row(decision, str(count), f"{100 * count / total:.1f}", expected)
+    return [table]
 
 
 def _pictures_of(folder: Path, console: Console) -> list[Path]:

@@ -117,6 +117,9 @@ class Batcher(Generic[Raw, Item, Result]):
         self._throughput = Throughput()
         self._failed_runs = 0  # in a row
         self._closing = False
+        self._running_threads = 0
+        self._ended = asyncio.Event()  # no thread runs
+        self._ended.set()
         # Shared with the threads. These are daemons: a call that hangs must not keep the process from ending.
         self._unprepared: SimpleQueue[_Entry[Raw, Result] | None] = SimpleQueue()
         self._queue: BatchQueue[_Entry[Raw, Result], Item] = BatchQueue(
@@ -136,6 +139,8 @@ class Batcher(Generic[Raw, Item, Result]):
         if self._loop is not None:
             raise RuntimeError("a batcher is started once")
         self._loop = asyncio.get_running_loop()
+        self._running_threads = len(self._threads)
+        self._ended.clear()
         for thread in self._threads:
             thread.start()
 
@@ -175,7 +180,8 @@ class Batcher(Generic[Raw, Item, Result]):
     async def close(self, *, drain: bool = True) -> None:
         """Take no new items and settle the others: compute them, or without `drain` fail them with BatcherClosed.
 
-        Cancelling a draining close, as `asyncio.timeout` does, fails the items that are left.
+        A draining close also waits for the threads, even if all items were cancelled: a process that ends during a call
+        of native code is aborted. Cancelling it, as `asyncio.timeout` does, fails the items that are left.
         """
         self._closing = True
         self._queue.close()
@@ -187,6 +193,8 @@ class Batcher(Generic[Raw, Item, Result]):
             self._queue.stop()
             for _ in self._threads[1:]:
                 self._unprepared.put(None)
+        if drain:
+            await self._ended.wait()
 
     def alive(self) -> bool:
         """Whether it takes items, its threads run, and calls neither hang nor fail repeatedly."""
@@ -238,6 +246,12 @@ class Batcher(Generic[Raw, Item, Result]):
             entry.future.set_exception(error)
         self._release(entry)
 
+    def _thread_ended(self) -> None:
+        self._fail_all()  # after a regular end there are no entries left
+        self._running_threads -= 1
+        if not self._running_threads:
+            self._ended.set()
+
     def _fail_all(self) -> None:
         self._closing = True
         for entry in list(self._entries):
@@ -283,7 +297,7 @@ class Batcher(Generic[Raw, Item, Result]):
         try:
             stage()
         finally:
-            self._post(self._fail_all)  # after a regular end there are no entries left
+            self._post(self._thread_ended)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         assert self._loop is not None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from model.agreement.kappa import cohen_kappa, kappa_interval, one_class
@@ -46,6 +47,25 @@ def test_patients_that_differ_widen_the_interval() -> None:
     assert clustered is not None
     assert together is not None
     assert clustered[0] < together[0] < together[1] < clustered[1]
+
+
+@pytest.mark.parametrize(("patients", "agreement"), [(3, 0.7), (5, 0.85), (10, 0.95)])
+def test_the_interval_covers_with_few_patients(patients: int, agreement: float) -> None:
+    """200 studies of patients of 40 cells of five classes; the share on which two readers agree varies by patient."""
+    random = np.random.default_rng(3)
+
+    def table(cells: int) -> NDArray[np.int64]:
+        first = random.choice(5, cells, p=random.dirichlet(np.full(5, 2.0)))
+        agreed = random.random(cells) < random.beta(8 * agreement, 8 * (1 - agreement))
+        second = np.where(agreed, first, random.integers(0, 5, cells))
+        return np.asarray(confusion_matrix(first, second, labels=range(5)))
+
+    truth = float(cohen_kappa(np.sum([table(100) for _ in range(2000)], axis=0)))
+    covered = 0
+    for _ in range(200):
+        low, high = kappa_interval(np.stack([table(40) for _ in range(patients)])) or (1, -1)
+        covered += low <= truth <= high
+    assert covered / 200 >= 0.91
 
 
 def test_full_agreement_of_a_few_cells_has_a_width() -> None:

@@ -51,6 +51,18 @@ async def test_a_draining_close_that_is_cancelled_settles_what_is_left() -> None
     worker.go_on()
 
 
+async def test_a_draining_close_waits_for_a_call_that_nobody_waits_for() -> None:
+    worker = Worker()
+    batcher, first = await occupied(worker)
+    first.cancel()
+    closing = asyncio.create_task(batcher.close())
+    await idle()
+    assert batcher.in_flight() == 0
+    assert not closing.done()
+    worker.go_on()
+    await closing
+
+
 async def test_close_may_be_called_twice_or_without_a_start() -> None:
     batcher = await started(tenfold)
     await asyncio.gather(batcher.close(), batcher.close())
@@ -170,6 +182,7 @@ async def test_when_a_thread_dies_everybody_is_settled_and_it_is_not_alive(
     assert not batcher.alive()
     with pytest.raises(BatcherClosed):
         await batcher.submit(4)
+    worker.go_on()  # the batch that was under way
     await batcher.close()
 
 

@@ -15,6 +15,7 @@ from drifting import Shift, blurred, darker, drawn, encoded, same, stained
 from graphs import edit_manifest, write_artefact
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from serving import COMMAND, client, zipped
 from starlette.testclient import TestClient
@@ -26,6 +27,7 @@ from model.drift.reference import DriftReference, read_reference, reference_text
 from model.image import decode
 from service.config.settings import Settings
 from service.inference.drift_window import PARTS, DriftWindow
+from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import load_session
 
 
@@ -150,6 +152,16 @@ def test_a_folder_is_measured_by_the_command(artefact: Path, own: Path, tmp_path
     (tmp_path / "few").mkdir()
     done = command(artefact, "measure", str(tmp_path / "few"), "--against", str(own))
     assert (done.returncode, "too few readable pictures" in done.stderr) == (2, True)
+
+
+def test_measure_counts_the_decisions(tmp_path: Path) -> None:
+    for number in range(100):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)).save(
+            tmp_path / f"{number}.png"
+        )
+    done = command(bundled_artefact(), "measure", str(tmp_path))
+    assert re.search(r"reject +100 +100\.0 +at least 3\.0", done.stdout), done.stdout
+    assert re.search(r"accept +0 +0\.0", done.stdout), done.stdout
 
 
 def test_too_few_pictures_or_ever_the_same_are_no_reference(artefact: Path, tmp_path: Path) -> None:
