@@ -343,7 +343,7 @@ class UseCases:
             raise UnknownSpecimen("report: it was erased")
         return stored.document.encode()
 
-    def audit_trail(self, specimen_id: str, after: int, limit: int) -> AuditTrail:
+    def audit_trail(self, specimen_id: str, after: int = 0, limit: int = 1000) -> AuditTrail:
         """A page of the audit trail of a specimen. Raises UnknownSpecimen."""
         with self.database.reading() as session:
             specimens.get(session, specimen_id)

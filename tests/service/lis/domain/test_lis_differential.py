@@ -9,6 +9,7 @@ from model.contract import CLASSES
 from service.lis.domain.differential import (
     CountingRules,
     Tally,
+    check_terms,
     me_ratio,
     specimen_differential,
     term_codes,
@@ -75,8 +76,16 @@ def test_blasts_are_myeloid_where_the_laboratory_says_so() -> None:
 def test_a_term_counts_each_class_once_and_knows_its_names() -> None:
     assert term_codes(("erythroid", "EBO"), CLASSES) == ["EBO", "PEB"]
     assert term_codes(("megakaryocytic",), CLASSES) == []
-    with pytest.raises(ValueError, match="BLASTS: unknown lineage or class"):
-        term_codes(("granulocytic", "BLASTS"), CLASSES)
+    for terms in ({"myeloid": ("granulocytic", "BLASTS")}, {"erythroid": ("BLASTS",)}):
+        with pytest.raises(ValueError, match="BLASTS: unknown lineage or class"):
+            check_terms(CountingRules(**terms), CLASSES)
+    check_terms(CountingRules(myeloid=("granulocytic", "BLA")), CLASSES)
+
+
+def test_a_class_that_an_earlier_model_lacks_counts_nothing_in_a_term() -> None:
+    classes = [each for each in CLASSES if each.code != "BLA"]
+    rules = CountingRules(myeloid=("granulocytic", "BLA"))
+    assert me_ratio({"NGS": 3, "EBO": 2}, classes, rules).value == 1.5
 
 
 def test_an_unsupported_class_is_measured_only_once_every_cell_was_read() -> None:
