@@ -229,16 +229,19 @@ def requeue(session: Session, message: MessageRow, actor: Actor, retry_for: time
     """Queue a dead letter or a held message again: the same bytes with the same control id.
 
     Raises:
-        LaterReportSent: the specimen has a later report for this receiver, and it was not dropped unsent. That report
-            is complete, and written without an earlier one that was rejected.
+        LaterReportSent: the receiver may have a later report of the specimen. For a dead letter also one that waits: it
+            is complete, and written without the dead one.
     """
+    is_dead = message.state == MessageState.DEAD
     later = select(MessageRow).where(
         MessageRow.specimen == message.specimen,
         MessageRow.channel == message.channel,
         MessageRow.row > message.row,
     )
     for other in session.scalars(later.order_by(MessageRow.row).with_for_update()):
-        if other.attempts or other.state != MessageState.DROPPED:
+        refused = other.state == MessageState.DEAD and other.reply is not None
+        may_be_there = other.state == MessageState.DELIVERED or (other.attempts and not refused)
+        if may_be_there or (is_dead and other.state != MessageState.DROPPED):
             raise LaterReportSent
     now = datetime.now(UTC)
     message.state, message.settled_at, message.attempts = MessageState.WAITING, None, 0
