@@ -16,6 +16,7 @@ from service.config.settings import SettingsError, environment_names, read_setti
 from service.config.urls import MASK, redact_url, transport_fault
 
 FHIR = "MARROWLENS_LIS_FHIR_TOKEN"
+OAUTH = "MARROWLENS_LIS_FHIR_OAUTH_CLIENT_SECRET"
 
 
 def run(*words: str, **environment: str) -> tuple[int, str, str]:
@@ -33,9 +34,14 @@ def file_with(folder: Path, content: bytes, mode: int = 0o600) -> Path:
 # From files
 
 
-def test_every_secret_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("other", [FHIR, OAUTH])  # a token is either given or fetched
+def test_every_secret_may_come_from_a_file(other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = [name for name, field in environment_names().items() if is_secret(field)]
     assert secrets == [name.removesuffix("_FILE") for name in secret_file_names()] and len(secrets) >= 4
+    secrets.remove(other)
+    if other == FHIR:
+        monkeypatch.setenv("MARROWLENS_LIS_FHIR_OAUTH_TOKEN_URL", "https://login.example.org/token")
+        monkeypatch.setenv("MARROWLENS_LIS_FHIR_OAUTH_CLIENT_ID", "marrowlens")
     values = {name: f"{name.lower()}-value" for name in secrets}
     values["MARROWLENS_LIS_DATABASE"] = f"sqlite:///{tmp_path}/lab.db"
     values["MARROWLENS_OTLP_HEADERS"] = "authorization=a-header-value"
@@ -51,6 +57,7 @@ def test_every_secret_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.M
         "MARROWLENS_OTLP_HEADERS": settings.otlp_headers,
         "MARROWLENS_LIS_DATABASE": settings.lis.database,
         FHIR: settings.lis.fhir_token,
+        OAUTH: settings.lis.fhir_oauth_client_secret,
     }
     assert {name: secret.get_secret_value() for name, secret in found.items() if secret is not None} == values
     code, said, _ = run("config", "check", "--json")
