@@ -52,7 +52,7 @@ def metrics() -> Metrics:
     laboratory.connections.open(1)
     laboratory.connections.ended("refused")
     laboratory.count_attempt("hl7", "delivered")
-    laboratory.set_outbox(["hl7", "fhir"], [Depth("hl7", 3, 1, None)], [12.0])
+    laboratory.set_outbox(["hl7", "fhir"], [Depth("hl7", 2, 1, 1, None)], [12.0])
     return metrics
 
 
