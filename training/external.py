@@ -19,10 +19,11 @@ from model.trust.decision import Assessor
 from model.trust.fitting import LabelledPredictions
 from model.trust.quality import measure as measure_quality
 from model.trust.reference import TrustReference
-from training.config import CardConfig, Config, DataConfig, ModelConfig, SourceConfig
+from training.config import CardConfig, Config, ModelConfig
 from training.data.images import LabelledImages, UnreadableImage, decode_samples
 from training.data.layouts import index_source
 from training.data.samples import BLOCKS, DataError, Sample, file_name, listed_keys, split_csv
+from training.data_config import DataConfig, SourceConfig
 from training.evaluation.calibration import Logits, log_probabilities
 from training.evaluation.evaluate import describe_splits, measure
 from training.evaluation.scores import scores_of, write_predictions, write_scores

@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from model import atomic_file, csv_file
 from model.contract import Lesion, Metric
 from model.trust.reference import TrustReference
-from training.config import Config, ConfigError, read_config
+from training.config import Config, ConfigError, differences, read_config
 from training.data.images import UnreadableImage
 from training.data.samples import published_split, sha256_of
 
@@ -307,7 +307,7 @@ class RunFolder:
             own = self.config()
         except ConfigError:
             return ""
-        changed = list(_differences(own.model_dump(mode="json"), config.model_dump(mode="json")))
+        changed = list(differences(own.model_dump(mode="json"), config.model_dump(mode="json")))
         return f" ({'; '.join(changed[:MAX_CHANGED])}{'; …' if len(changed) > MAX_CHANGED else ''})"
 
     def _has_config(self, config: Config) -> bool:
@@ -481,20 +481,6 @@ class RunFolder:
         if not path.exists():
             raise RunError(path, f"no such file; `marrowlens-train {command}` writes it")
         return path
-
-
-def _differences(own: object, other: object, key: str = "") -> Iterator[str]:
-    """KEY: value here → value there, for every key that differs; lists are compared entry by entry."""
-    if isinstance(own, dict) and isinstance(other, dict):
-        pairs = [(name, own.get(name), other.get(name)) for name in dict.fromkeys([*own, *other])]
-    elif isinstance(own, list) and isinstance(other, list) and len(own) == len(other):
-        pairs = [(str(at), *both) for at, both in enumerate(zip(own, other, strict=True))]
-    else:
-        if own != other:
-            yield f"{key}: {json.dumps(own)} → {json.dumps(other)}"
-        return
-    for name, one, two in pairs:
-        yield from _differences(one, two, f"{key}.{name}".lstrip("."))
 
 
 def _digest(path: Path) -> str:

@@ -18,7 +18,8 @@ import tomlkit  # the standard library cannot write TOML
 from pydantic import Field, model_validator
 
 from model.fields import Code
-from training.config import Config, ConfigError, SourceConfig, read_toml, validate_table
+from training.config import Config, ConfigError, read_toml, validate_table
+from training.data_config import SourceConfig
 from training.run import MeasuredBlock
 from training.split_config import ConfigTable, Seed
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from training.config import DataConfig
 from training.data.appearance import appearance_pairs, measure_appearance
 from training.data.images import UnreadableImage
 from training.data.layouts import index_source
@@ -39,6 +38,7 @@ from training.data.splits import (
     subsample_classes,
 )
 from training.data.tables import PredefinedSplit, match_predefined_split
+from training.data_config import DataConfig
 from training.split_config import BlockSplit, GroupedSplit, KFoldSplit, ListedSplit
 
 

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from training.config import SourceConfig, suggest
+from training.config import suggest
 from training.data.class_names import unknown_classes
 from training.data.samples import IMAGE_SUFFIXES, DataError, Sample
 from training.data.shards import read_shard
 from training.data.tables import CLASS_COLUMNS, FILE_COLUMNS, GROUP_COLUMNS, PATIENT_COLUMNS, Table, read_table
+from training.data_config import SourceConfig
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 
-from training.config import DataConfig
 from training.data.samples import BLOCKS, Block, Key, Sample
+from training.data_config import DataConfig
 from training.split_config import (
     BlockShares,
     BlockSplit,

@@ -13,9 +13,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from training.config import SourceConfig
 from training.data.layouts import SourceIndex, index_source
 from training.data.samples import DataError
+from training.data_config import SourceConfig
 
 CODES = ("BLA", "EOS", "PMO")
 FOLDER = {"folder": "set"}

@@ -14,7 +14,6 @@ from PIL import Image
 from scipy.fft import dctn
 
 from model.image import decode
-from training.config import NearDuplicatesConfig
 from training.data.near_duplicates import (
     BITS,
     SIDE,
@@ -24,6 +23,7 @@ from training.data.near_duplicates import (
     write_near_duplicates,
 )
 from training.data.samples import Sample
+from training.data_config import NearDuplicatesConfig
 from training.drawn.painter import paint
 
 CELLS = SHARED / "cells"

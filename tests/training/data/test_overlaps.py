@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from examples import examples
-from training.config import Config, OverlapsConfig, validate_table
+from training.config import Config, validate_table
 from training.data.index import index_data, leak_lines
 from training.data.overlaps import MIN_SHARE, Overlap, find_overlaps, write_overlaps
 from training.data.samples import Sample
+from training.data_config import OverlapsConfig
 from training.drawn.painter import paint
 
 CELLS = SHARED / "cells"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from training.config import SourceConfig
 from training.data.layouts import SourceIndex, index_source
 from training.data.samples import DataError, read_image_bytes
+from training.data_config import SourceConfig
 
 CODES = ("BLA", "EOS", "PMO")
 
