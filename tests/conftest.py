@@ -19,6 +19,7 @@ from model.image import decode
 
 if TYPE_CHECKING:
     from folded import Folded
+    from playwright.sync_api import Browser
 
 # Networks of tests are so small that a second thread of torch only waits for the first: on a core that others use too,
 # a step of microseconds took a second. Read when torch is imported, which nothing above does.
@@ -69,6 +70,15 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> "Folded":
     from folded import Folded  # imports torch
 
     return Folded(tmp_path_factory.mktemp("folded"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Chromium, without a page. It ends with the file, because its event loop disturbs coroutines of other files."""
+    from browser import chromium  # imports Playwright
+
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

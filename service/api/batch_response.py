@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 
 from model.trust.decision import Decision
 from service.api.problems import INTERNAL_ERROR, problem, problem_type_of
-from service.api.responses import BatchOptions, model_identity, reading_in_thread
-from service.api.schemas import BatchItem, BatchSummary, CorrectedShare, DecisionCounts, DifferentialCount
+from service.api.responses import BatchOptions, differential_count, model_identity, reading_in_thread
+from service.api.schemas import BatchItem, BatchSummary, DecisionCounts
 from service.api.uploads.archives import Upload
 from service.concurrency.thread_pools import BODIES
 from service.errors import ServiceError
 from service.inference.classifier import Classifier
-from service.inference.corrected_count import corrected_count
-from service.inference.differential import differential
 from service.inference.pipeline import Answer
 
 log = logging.getLogger(__name__)
@@ -55,18 +53,13 @@ class BatchResponse:
 
     def _summary(self) -> BatchSummary:
         manifest = self.classifier.manifest
-        count = differential(
+        found = differential_count(
             self.codes,
-            manifest.classes,
-            unsupported=manifest.unsupported,
+            manifest,
             problems=self.problems,
             count_other=self.count_other,
+            corrected=self.options.corrected,
         )
-        shares = corrected_count(self.codes, manifest, count_other=self.count_other) if self.options.corrected else None
-        found = DifferentialCount.model_validate(count)
-        if shares is not None:
-            corrected = [CorrectedShare.model_validate(share) for share in shares]
-            found = found.model_copy(update={"corrected": corrected})
         return BatchSummary(
             request_id=self.request_id,
             model=model_identity(manifest),

@@ -1,6 +1,6 @@
 """Response documents from what the model computed. Pure functions: no I/O, no HTTP, no clock."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
@@ -12,6 +12,8 @@ from service.api.schemas import (
     AttentionScale,
     ClassEntry,
     ClassTable,
+    CorrectedShare,
+    DifferentialCount,
     Evidence,
     ModelDescription,
     ModelIdentity,
@@ -23,6 +25,8 @@ from service.api.schemas import (
 )
 from service.concurrency.thread_pools import BODIES
 from service.errors import NoAttentionMaps, NoTrustReference
+from service.inference.corrected_count import corrected_count
+from service.inference.differential import differential
 from service.inference.heatmaps import (
     ATTENTION_SCALE,
     Grid,
@@ -140,6 +144,24 @@ def class_table(manifest: Manifest) -> ClassTable:
         for cell_class in manifest.classes
     ]
     return ClassTable(model=model_identity(manifest), classes=entries)
+
+
+def differential_count(
+    codes: Mapping[str, int], manifest: Manifest, *, problems: int, count_other: bool, corrected: bool
+) -> DifferentialCount:
+    """The differential count of predicted classes; with `corrected`, with corrected shares if the model offers them.
+
+    Raises:
+        ValueError: a code is not among the model's classes.
+    """
+    count = differential(
+        codes, manifest.classes, unsupported=manifest.unsupported, problems=problems, count_other=count_other
+    )
+    found = DifferentialCount.model_validate(count)
+    shares = corrected_count(codes, manifest, count_other=count_other) if corrected else None
+    if shares is None:
+        return found
+    return found.model_copy(update={"corrected": [CorrectedShare.model_validate(share) for share in shares]})
 
 
 def reading(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Reading:

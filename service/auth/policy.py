@@ -8,19 +8,21 @@ import re
 from service.auth.identity import SCOPES, Scope
 from service.config.auth import Role
 
-#: Without authentication: health checks and the API documentation.
+#: Without authentication: health checks, the API documentation, and the page for people. A page holds no data; its
+#: modules fetch data from the routes of the table below.
 _OPEN = frozenset(
-    {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+    {"/", "/lab", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 )
 #: Sign-in itself. These routes check the session, its CSRF token and the origin themselves.
 SESSION_PATHS = frozenset({"/session", "/sign-out"})
 _SIGN_IN = "/sign-in"
-_OPEN_BELOW = ("/docs/static/", f"{_SIGN_IN}/")
+_OPEN_BELOW = ("/docs/static/", "/static/", "/lab/", f"{_SIGN_IN}/")
 METRICS = "/metrics"
 #: First match wins. A line applies to its path and all paths below; one of its scopes is enough.
 _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (
     (METRICS, frozenset({"metrics"})),
     ("/model/reload", frozenset({"admin"})),
+    ("/worklist", frozenset({"specimens"})),
     ("/specimens", frozenset({"specimens"})),
     ("/readings", frozenset({"specimens"})),
     ("/classify", frozenset({"classify"})),

@@ -16,6 +16,7 @@ from service.lis.domain.report import (
     Moment,
     Order,
     Patient,
+    Report,
     ReportStatus,
     SpecimenDifferential,
     Text,
@@ -114,6 +115,33 @@ class SpecimenPage(Document):
     next: int | None = Field(None, description="`before` of the next page; absent on the last page")
 
 
+class WorklistEntry(RowDocument):
+    """One specimen of the worklist: whose it is, how far it is, and whether its reports arrived."""
+
+    id: str
+    number: Line
+    state: State
+    revision: int
+    patient: Patient
+    collected_at: Moment | None = None
+    opened_at: Moment
+    cells: int = Field(description="all cells, counted or not")
+    counted: int = Field(description="cells in the denominator")
+    target_cells: int
+    waiting_review: int = Field(description="cells that wait for review by a person")
+    reports: int = Field(description="number of report versions")
+    delivery: MessageState | None = Field(
+        None, description="of its messages the most urgent: dead, waiting, delivered, dropped; absent without messages"
+    )
+
+
+class Worklist(Document):
+    """Specimens with patient, progress and delivery, newest first."""
+
+    specimens: list[WorklistEntry]
+    next: int | None = Field(None, description="`before` of the next page; absent on the last page")
+
+
 class MessageSummary(RowDocument):
     """One message to a receiver."""
 
@@ -154,6 +182,20 @@ class Specimen(SpecimenSummary):
     differential: SpecimenDifferential
     second_reading: SecondReading | None = Field(None, description="absent if it is neither required nor made")
     versions: list[ReportSummary]
+
+
+class PreviewedMessage(Document):
+    """A message as a receiver would get it, but for its control id and times."""
+
+    channel: str
+    message: str
+
+
+class Preview(Document):
+    """What a signature would write and send now. Nothing is stored or sent."""
+
+    report: Report = Field(description="as it would be signed; its id and times are not those of the signed report")
+    messages: list[PreviewedMessage]
 
 
 class CellReason(RowDocument):

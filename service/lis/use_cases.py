@@ -32,6 +32,8 @@ from service.lis.schemas import (
     ChangeSpecimen,
     ConfirmCells,
     OpenSpecimen,
+    Preview,
+    PreviewedMessage,
     ReadAnswer,
     ReadCells,
     ReportSpecimen,
@@ -42,11 +44,13 @@ from service.lis.schemas import (
     SpecimenPage,
     SpecimenSummary,
     WithReason,
+    Worklist,
+    WorklistEntry,
 )
 from service.lis.storage import audit, outbox
 from service.lis.storage.audit import IDENTITY
 from service.lis.storage.database import Database
-from service.lis.storage.states import State
+from service.lis.storage.states import MessageState, State
 from service.lis.storage.tables import AuditRow, CellRow, SpecimenRow, Table
 from service.lis.training_list import ReadCell
 
@@ -86,10 +90,21 @@ class UseCases:
     def list(self, state: State | None, number: str | None, before: int | None, limit: int) -> SpecimenPage:
         """A page of specimens, newest first."""
         with self.database.reading() as session:
-            rows = specimens.list_page(session, state=state, number=number, before=before, limit=limit + 1)
+            rows = specimens.list_page(
+                session, states=[state] if state else (), number=number, before=before, limit=limit + 1
+            )
         page = rows[:limit]
         following = page[-1].row if len(rows) > limit else None
         return SpecimenPage(specimens=[SpecimenSummary.model_validate(row) for row in page], next=following)
+
+    def worklist(self, states: Sequence[State], number: str | None, before: int | None, limit: int) -> Worklist:
+        """A page of specimens with patient, progress and delivery, newest first."""
+        with self.database.reading() as session:
+            rows = specimens.list_page(session, states=states, number=number, before=before, limit=limit + 1)
+            page = rows[:limit]
+            deliveries = outbox.most_urgent(session, [row.row for row in page])
+            entries = [self._entry(session, row, deliveries.get(row.row)) for row in page]
+        return Worklist(specimens=entries, next=page[-1].row if len(rows) > limit else None)
 
     def get(self, specimen_id: str) -> Specimen:
         """One specimen. Raises UnknownSpecimen."""
@@ -139,9 +154,17 @@ class UseCases:
         with self.database.writing() as session:
             allowed = "only an open or amended specimen can be signed"
             row = specimens.lock(session, specimen_id, revision=request.revision, allowed=allowed)
-            second = second_reading.second_reader(session, row, actor) if self._needs_second_reader else None
-            signature = Signature(actor, request.comment, request.accept_unread, second_reader=second)
-            return signing.sign(session, row, signature, self.rules, self.channels)
+            return self._sign(session, row, request, actor)
+
+    def preview(self, specimen_id: str, request: SignSpecimen, actor: Actor) -> Preview:
+        """What `sign` would write and send: the same transaction, rolled back. Raises as `sign`."""
+        with self.database.writing() as session:
+            row = specimens.lock(session, specimen_id, revision=request.revision, allowed="sign only what is open")
+            report = self._sign(session, row, request, actor)
+            written = outbox.messages_of_report(session, signing.get_report(session, row, report.version))
+            messages = [PreviewedMessage(channel=each.channel, message=each.message) for each in written]
+            session.rollback()
+        return Preview(report=report, messages=messages)
 
     def confirm(self, specimen_id: str, request: ConfirmCells, actor: Actor) -> Specimen:
         """Confirm the cells as a second reader. Raises UnknownSpecimen, WrongState, StaleRevision, NotReviewed."""
@@ -247,6 +270,17 @@ class UseCases:
 
     def _differential(self, session: Session, row: SpecimenRow) -> SpecimenDifferential:
         return signing.differential_of(row, cells.count(session, row, self.rules), self.rules)
+
+    def _sign(self, session: Session, row: SpecimenRow, request: SignSpecimen, actor: Actor) -> Report:
+        second = second_reading.second_reader(session, row, actor) if self._needs_second_reader else None
+        signature = Signature(actor, request.comment, request.accept_unread, second_reader=second)
+        return signing.sign(session, row, signature, self.rules, self.channels)
+
+    def _entry(self, session: Session, row: SpecimenRow, delivery: MessageState | None) -> WorklistEntry:
+        found = self._differential(session, row)
+        return _document(
+            WorklistEntry, row, counted=found.counted, waiting_review=found.waiting_review, delivery=delivery
+        )
 
     def _specimen(self, session: Session, row: SpecimenRow) -> Specimen:
         versions = [

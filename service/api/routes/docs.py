@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import FileResponse, RedirectResponse
+from starlette.responses import FileResponse
 
 from service.api.openapi import encoded
 
@@ -13,12 +13,6 @@ router = APIRouter(include_in_schema=False)
 _OWN_FILES_ONLY = {
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 }
-
-
-@router.get("/")
-async def root() -> RedirectResponse:
-    """A redirect to the documentation. It is relative, so it also works behind a path prefix."""
-    return RedirectResponse("docs")
 
 
 @router.get("/docs")

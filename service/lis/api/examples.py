@@ -7,7 +7,7 @@ from model.contract import CLASSES
 from service.api.schemas import Document, TopClass
 from service.lis.domain.differential import CountingRules, Tally, specimen_differential
 from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
-from service.lis.schemas import AddedCells, AddedItem, Cell, ReadAnswer, Specimen
+from service.lis.schemas import AddedCells, AddedItem, Cell, Preview, PreviewedMessage, ReadAnswer, Specimen
 from service.lis.storage.states import State
 
 Json = dict[str, Any]
@@ -57,6 +57,9 @@ def _json(document: Document) -> Json:
 
 DIFFERENTIAL = _json(_DIFFERENTIAL)
 REPORT = _json(_REPORTED)
+PREVIEW = _json(
+    Preview(report=_REPORTED, messages=[PreviewedMessage(channel="hl7", message="MSH|^~\\&|MARROWLENS|LAB|…")])
+)
 READ_ANSWER = _json(ReadAnswer(revision=4, cells=[_CELL]))
 SPECIMEN = _json(
     Specimen(

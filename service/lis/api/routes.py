@@ -25,6 +25,7 @@ from service.lis.schemas import (
     ChangeSpecimen,
     ConfirmCells,
     OpenSpecimen,
+    Preview,
     ReadAnswer,
     ReadCells,
     ReportSpecimen,
@@ -181,6 +182,14 @@ async def sign_specimen(
 ) -> Report:
     """The report becomes final, or corrected after an amendment, and is sent. Only a person may sign."""
     return await lab.execute("sign", lab.use_cases.sign, specimen_id, body, actor)
+
+
+@_change("/{specimen_id}/preview", "See what a signature would send", examples.SIGN, examples.PREVIEW)
+async def preview_report(
+    specimen_id: SpecimenId, body: SignSpecimen, actor: CurrentPerson, lab: CurrentLaboratory
+) -> Preview:
+    """The report and its messages as `sign` would write them now. Nothing is stored or sent; refused as `sign` is."""
+    return await lab.query(lab.use_cases.preview, specimen_id, body, actor)
 
 
 @_change("/{specimen_id}/amend", "Amend a signed specimen", examples.REASON, examples.SPECIMEN)

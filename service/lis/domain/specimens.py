@@ -136,12 +136,12 @@ def check_state(row: SpecimenRow, states: Sequence[State], allowed: str = _CELLS
 
 
 def list_page(
-    session: Session, *, state: State | None, number: str | None, before: int | None, limit: int
+    session: Session, *, states: Sequence[State], number: str | None, before: int | None, limit: int
 ) -> Sequence[SpecimenRow]:
-    """A page of specimens, newest first; `before` is the last `row` of the previous page."""
+    """A page of specimens, newest first, in these states (none: any); `before` is the previous page's last `row`."""
     wanted: list[ColumnElement[bool]] = []
-    if state is not None:
-        wanted.append(SpecimenRow.state == state)
+    if states:
+        wanted.append(SpecimenRow.state.in_(states))
     if number is not None:
         wanted.append(SpecimenRow.number == number)
     if before is not None:

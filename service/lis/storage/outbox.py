@@ -172,6 +172,20 @@ def messages_of_report(session: Session, report: ReportRow) -> Sequence[MessageR
     return session.scalars(select(MessageRow).where(MessageRow.report == report.row).order_by(MessageRow.row)).all()
 
 
+#: States of messages by how much they need a person.
+_BY_URGENCY = (MessageState.DEAD, MessageState.WAITING, MessageState.DELIVERED, MessageState.DROPPED)
+
+
+def most_urgent(session: Session, specimens: Sequence[int]) -> dict[int, MessageState]:
+    """The most urgent state of the messages of each of these specimens (`row`); absent for those without messages."""
+    wanted = select(MessageRow.specimen, MessageRow.state).where(MessageRow.specimen.in_(specimens)).distinct()
+    found: dict[int, MessageState] = {}
+    for specimen, text in session.execute(wanted):
+        state = MessageState(text)
+        found[specimen] = min(found.get(specimen, state), state, key=_BY_URGENCY.index)
+    return found
+
+
 def lock_message(session: Session, control_id: str) -> MessageRow | None:
     """The message with this control id, locked; or None."""
     wanted = select(MessageRow).where(MessageRow.control_id == control_id).with_for_update()

@@ -20,6 +20,9 @@ FILE = ROOT / "openapi.json"
 ROUTES = {
     ("post", "/classify"),
     ("post", "/classify/batch"),
+    ("post", "/classify/differential"),
+    ("get", "/worklist"),
+    ("post", "/specimens/{specimen_id}/preview"),
     ("get", "/model"),
     ("post", "/model/reload"),
     ("get", "/classes"),
@@ -57,7 +60,7 @@ ROUTES = {
     ("get", "/v2/models/{name}/versions/{version}/ready"),
     ("post", "/v2/models/{name}/versions/{version}/infer"),
 }
-NATIVE = {"classes", "classify", "classify_batch", "live", "metrics", "model", "ready", "reload"}
+NATIVE = {"count_cells", "classes", "classify", "classify_batch", "live", "metrics", "model", "ready", "reload"}
 PROTOCOL = {
     *("server_metadata", "server_live", "server_ready", "inference", "inference_version"),
     *("inference_model", "inference_model_version", "inference_model_ready", "inference_model_version_ready"),
@@ -67,6 +70,7 @@ LABORATORY = {
     *("open_specimen", "list_specimens", "look_at_specimen", "change_specimen", "cancel_specimen"),
     *("add_cells", "list_cells", "look_at_cell", "see_cell", "read_cells", "running_differential"),
     *("confirm_cells", "export_readings", "reading_agreement"),
+    *("worklist", "preview_report"),
     *("report_preliminarily", "sign_specimen", "amend_specimen", "read_report", "audit_trail"),
 }
 

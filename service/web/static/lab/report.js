@@ -1,0 +1,146 @@
+/** The report of a specimen: its differential, the signature, versions, deliveries and the audit trail. */
+
+import { alerting, showAlert } from "../page/alert.js";
+import { json } from "../page/api.js";
+import { countChart, countTable } from "../page/count_chart.js";
+import { byId, element } from "../page/element.js";
+import { requirePerson } from "../page/person.js";
+import { className, list, oneDigit, text, textOr } from "../page/texts.js";
+import { showPreview } from "./preview.js";
+import { isOpen, loadSpecimen, route, showHead, watch } from "./specimen.js";
+import { showTrail } from "./trail.js";
+import { showChanges, showVersions } from "./versions.js";
+
+let specimen = null;
+/** Fields of a signature that the person has accepted, by the reason for which it was refused. */
+const ACCEPTS = ["accept_unread", "accept_below_target"];
+
+async function showAll(found) {
+  const isFirst = specimen === null;
+  specimen = found;
+  showHead(specimen);
+  showDifferential(specimen.differential);
+  showForms(isFirst);
+  showVersions(specimen);
+  await Promise.all([showChanges(specimen), showTrail()]);
+}
+
+function showDifferential(count) {
+  byId("count-summary").textContent = text("report.read", { read: count.read_by_person, cells: count.cells });
+  byId("count-chart").replaceChildren(...(count.counted ? [countChart(count)] : []));
+  byId("count-table").replaceChildren(countTable(count));
+  const unsupported = count.classes.filter((share) => count.unsupported.includes(share.code) && share.count);
+  byId("count-unsupported").hidden = !unsupported.length;
+  byId("count-unsupported").textContent = text("report.unsupported", { names: list(unsupported.map(({ code, name }) => className(code, name))) });
+  byId("ratios").replaceChildren(...ratio(count.me_ratio), ...count.lineages.filter((each) => each.count).flatMap(lineage));
+}
+
+function ratio({ supported, value, low, high, formula }) {
+  const words = !supported ? text("report.not-measured") : value === undefined ? "–" : `${oneDigit(value)} : 1`;
+  const interval = supported && low !== undefined && high !== undefined ? ` (${oneDigit(low)} – ${oneDigit(high)})` : "";
+  return [element("dt", { title: formula }, text("report.me")), element("dd", {}, words + interval, element("span", { class: "fine" }, ` ${formula}`))];
+}
+
+const lineage = ({ lineage: name, supported, percent }) => [
+  element("dt", {}, textOr(`lineage.${name}`, name)),
+  element("dd", {}, supported && percent !== undefined ? `${oneDigit(percent)} %` : text("report.not-measured")),
+];
+
+function showForms(isFirst) {
+  const may = isOpen(specimen);
+  byId("sign-form").hidden = !may;
+  byId("amend-form").hidden = specimen.state !== "signed";
+  byId("sign-state").textContent = text(`report.state.${specimen.state}`, { reason: specimen.correction ?? "" });
+  if (isFirst || document.activeElement !== byId("megakaryocytes")) byId("megakaryocytes").value = specimen.megakaryocytes ?? "";
+  if (isFirst) byId("accept").replaceChildren();
+  if (specimen.differential.waiting_review && may) offer("accept_unread", text("report.accept_unread", { count: specimen.differential.waiting_review }));
+  else byId("accept_unread")?.closest("label").remove();
+}
+
+/** Offer to sign in spite of something: the person chooses, and the report says so. */
+function offer(name, words) {
+  const shown = byId(name);
+  if (shown) return void (shown.nextSibling.textContent = words);
+  byId("accept").append(element("label", { class: "choice" }, element("input", { type: "checkbox", id: name }), element("span", {}, words)));
+}
+
+function request() {
+  const comment = byId("comment").value.trim();
+  const accepted = ACCEPTS.filter((name) => byId(name)?.checked).map((name) => [name, true]);
+  return { revision: specimen.revision, ...(comment ? { comment } : {}), ...Object.fromEntries(accepted) };
+}
+
+/** Run an action on the specimen as the person sees it; if it has changed meanwhile, show the change instead. */
+async function onSeen(action) {
+  try {
+    return await action();
+  } catch (error) {
+    if (error.kind === "stale-revision") {
+      await showAll(await loadSpecimen());
+      return void showAlert(text("report.stale"));
+    }
+    // Only a service that asks for this confirmation names the field.
+    if (/accept_below_target/.test(error.document?.detail ?? "")) {
+      const { counted, target_cells: target } = specimen.differential;
+      offer("accept_below_target", text("report.accept_below_target", { counted, target }));
+    }
+    throw error;
+  }
+}
+
+async function preview() {
+  if ((await requirePerson()) === null) return;
+  await onSeen(async () => showPreview(await json(route("/preview"), { data: request() })));
+}
+
+async function sign() {
+  if ((await requirePerson()) === null) return;
+  await onSeen(async () => {
+    await json(route("/sign"), { data: request() });
+    byId("comment").value = "";
+    byId("accept").replaceChildren();
+    await showAll(await loadSpecimen());
+    byId("sign-state").tabIndex = -1;
+    byId("sign-state").focus();
+  });
+}
+
+async function amend() {
+  if ((await requirePerson()) === null) return;
+  await onSeen(async () => {
+    const reason = byId("amend-reason").value.trim();
+    await json(route("/amend"), { data: { revision: specimen.revision, reason } });
+    byId("amend-reason").value = "";
+    await showAll(await loadSpecimen());
+  });
+}
+
+async function changeMegakaryocytes() {
+  if ((await requirePerson()) === null) return;
+  const value = byId("megakaryocytes").value;
+  await onSeen(async () => {
+    const megakaryocytes = value === "" ? null : Number(value);
+    await showAll(await json(route(), { method: "PATCH", data: { revision: specimen.revision, megakaryocytes } }));
+  });
+}
+
+function submits(form, action) {
+  const shown = alerting(action);
+  byId(form).addEventListener("submit", (event) => {
+    event.preventDefault();
+    shown();
+  });
+}
+
+async function start() {
+  await requirePerson();
+  await showAll(await loadSpecimen());
+  byId("report").setAttribute("aria-busy", "false");
+  watch(() => specimen, showAll);
+}
+
+submits("sign-form", sign);
+submits("amend-form", amend);
+byId("preview").addEventListener("click", alerting(preview));
+byId("megakaryocytes").addEventListener("change", alerting(changeMegakaryocytes));
+await alerting(start)();

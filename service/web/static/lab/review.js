@@ -1,0 +1,220 @@
+/** The review of a specimen: people read its cells. */
+
+import { alerting, hideAlert, showAlert } from "../page/alert.js";
+import { json, Problem } from "../page/api.js";
+import { CellDetail, requestMaps } from "../page/cell_detail.js";
+import { byId, element } from "../page/element.js";
+import { listenForFiles } from "../page/intake.js";
+import { requirePerson } from "../page/person.js";
+import { className, text } from "../page/texts.js";
+import { describe } from "./cell_facts.js";
+import { Cells, isRead } from "./cells.js";
+import { classKeys } from "./class_keys.js";
+import { askClass, askMerge, requireReason } from "./dialogs.js";
+import { Palette } from "./palette.js";
+import { picture } from "./pictures.js";
+import { Readings } from "./readings.js";
+import { ReviewGallery } from "./review_gallery.js";
+import { isOpen, loadSpecimen, showHead, watch } from "./specimen.js";
+import { addFiles, clearProblems } from "./upload.js";
+
+const cells = new Cells();
+let [specimen, model, classes, keys, palette] = [null, null, [], new Map(), null];
+
+const gallery = new ReviewGallery(cells, {
+  open: (cell, shown) => detail.open(cell, shown),
+  chosen: drawSelection,
+  confirmClass,
+});
+const detail = new CellDetail({ describe, maps, closed: (cell) => gallery.focus(cell.place) });
+const readings = new Readings(cells, {
+  changed: show,
+  merge: (conflicts) => askMerge(conflicts, cells),
+  failed: (error) => {
+    if (!(error instanceof Problem)) throw error;
+    showAlert(error.message);
+    refreshSpecimen();
+  },
+});
+
+/** Maps of a cell by the current model; its probabilities too, if the same model suggested the class. */
+async function maps(cell) {
+  const blob = await picture(cell.place);
+  if (!blob) throw new Problem({ title: text("review.no-picture"), status: 404 });
+  const answer = await requestMaps(blob, Boolean(model?.attention_scales.length));
+  if (answer.model.sha256 === cell.model) cell.result.probabilities = answer.probabilities;
+  return answer;
+}
+
+function show(places) {
+  gallery.update(places);
+  drawClassFilter();
+  if (palette && specimen) palette.update(cells.all, specimen.differential);
+  scheduleSpecimen();
+}
+
+let scheduled = null;
+
+/** The counts follow the readings, once the last of them is answered. */
+function scheduleSpecimen() {
+  clearTimeout(scheduled);
+  scheduled = setTimeout(() => readings.queue.then(refreshSpecimen), 150);
+}
+
+async function refreshSpecimen() {
+  try {
+    await takeSpecimen(await loadSpecimen());
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    showAlert(error.message);
+  }
+}
+
+function showSpecimen(found) {
+  specimen = found;
+  showHead(specimen);
+  palette?.update(cells.all, specimen.differential);
+  byId("review").classList.toggle("is-closed", !isOpen(specimen));
+  drawSelection();
+}
+
+/** Take the specimen as it is now. If others have changed it, take their cells too; own readings on their way stay. */
+async function takeSpecimen(found) {
+  if (found.revision !== cells.revision) {
+    await readings.queue;
+    gallery.update(await cells.load(found.revision));
+    drawClassFilter();
+  }
+  showSpecimen(found);
+}
+
+function drawSelection() {
+  const count = gallery.selected.size;
+  const may = specimen !== null && isOpen(specimen);
+  byId("selection").textContent = may || !specimen ? text("review.selected", { count }) : text(`review.closed.${specimen.state}`);
+  byId("confirm").disabled = byId("give").disabled = !may || !count;
+  byId("undo").disabled = !may || !readings?.past.length;
+}
+
+/** The menu of classes, for touch screens and screen readers. */
+function drawMenu() {
+  const options = classes.map(({ code, name }) => element("option", { value: code }, `${className(code, name)} (${(keys.get(code) ?? "").toUpperCase()})`));
+  byId("give").append(...options);
+}
+
+function takeMenu() {
+  const code = byId("give").value;
+  byId("give").value = "";
+  if (code) return act(code);
+}
+
+function drawClassFilter() {
+  const select = byId("filter-class");
+  const chosen = select.value;
+  const present = new Set(cells.all.map(({ code }) => code)).add(chosen);
+  const options = classes
+    .filter(({ code }) => present.has(code))
+    .map(({ code, name }) => element("option", { value: code, selected: code === chosen }, className(code, name)));
+  select.replaceChildren(select.options[0], ...options);
+}
+
+/** Read cells as of a class; without one they are confirmed. */
+async function read(targets, code) {
+  hideAlert();
+  if (!targets.length || !isOpen(specimen)) return false;
+  if ((await requirePerson()) === null) return false;
+  const isChange = code !== undefined && targets.some((cell) => cell.code !== code);
+  const what = isChange && text("review.change", { count: targets.length, class: className(code) });
+  const why = isChange ? await requireReason(what) : undefined;
+  if (why === null) return false;
+  readings.read(targets, code, why);
+  return true;
+}
+
+/** Read the chosen cells, or the one with the focus; then go on with the next one. */
+async function act(code) {
+  const targets = gallery.targets;
+  const last = targets.at(-1);
+  const next = last && gallery.after(last.place);
+  if (!(await read(targets, code))) return;
+  gallery.selectNone();
+  if (next && !byId("detail").open) gallery.focus(next);
+}
+
+async function confirmClass(code) {
+  const unread = cells.all.filter((cell) => cell.code === code && !isRead(cell));
+  if (unread.length > 1 && !(await askClass(code, unread.length))) return;
+  await read(unread);
+}
+
+async function undo() {
+  if ((await requirePerson()) === null) return;
+  const places = readings.undo(text("review.undone"));
+  if (places.length) gallery.focus(places[0]);
+}
+
+function takeAdded({ items, revision }) {
+  cells.advance(revision);
+  show(cells.apply(items.filter(({ cell }) => cell).map(({ cell }) => cell)));
+}
+
+async function add(files) {
+  if ((await requirePerson()) === null) return;
+  clearProblems();
+  await addFiles(files, takeAdded, (words) => (byId("selection").textContent = words));
+  drawSelection();
+}
+
+function pressed(event) {
+  if (event.target.closest("dialog, input:not([type=radio]), select, textarea") || event.altKey) return;
+  const isCommand = event.ctrlKey || event.metaKey;
+  const tile = event.target.closest(".tile");
+  const cell = tile && cells.byPlace.get(Number(tile.dataset.place));
+  const key = event.key.toLowerCase();
+  if (isCommand && key === "z") undo();
+  else if (isCommand && key === "a") gallery.selectAll();
+  else if (isCommand && key === "enter") act();
+  else if (isCommand) return;
+  else if (key === "escape") gallery.selectNone();
+  else if (key === "enter" && cell) gallery.open(cell, gallery.shown);
+  else if (key === " " && cell) gallery.toggle(cell);
+  else if (codeOf(key)) act(codeOf(key));
+  else return;
+  event.preventDefault();
+}
+
+/** In the detail view a key reads the cell that is shown, and goes on with the next one. */
+async function pressedInDetail(event) {
+  const isConfirmation = (event.ctrlKey || event.metaKey) && event.key === "Enter";
+  const code = event.ctrlKey || event.metaKey || event.altKey ? undefined : codeOf(event.key.toLowerCase());
+  if (!isConfirmation && !code) return;
+  event.preventDefault();
+  if (!(await read([detail.cell], code))) return;
+  const isLast = detail.cells.at(-1) === detail.cell;
+  await (isLast ? detail.show(detail.cell) : detail.step(1));
+}
+
+const codeOf = (key) => [...keys].find(([, letter]) => letter === key)?.[0];
+
+async function start() {
+  await requirePerson();
+  const [found, table, manifest] = await Promise.all([loadSpecimen(), json("classes"), json("model")]);
+  await cells.load(found.revision);
+  [classes, model] = [table.classes, manifest];
+  keys = classKeys(classes);
+  palette = new Palette(classes, keys, alerting(act));
+  gallery.sort();
+  drawClassFilter();
+  drawMenu();
+  showSpecimen(found);
+  byId("review").setAttribute("aria-busy", "false");
+  watch(() => specimen, takeSpecimen);
+}
+
+document.addEventListener("keydown", pressed);
+byId("detail").addEventListener("keydown", pressedInDetail);
+byId("confirm").addEventListener("click", () => act());
+byId("undo").addEventListener("click", undo);
+byId("give").addEventListener("change", takeMenu);
+listenForFiles(byId("drop"), byId("files"), alerting(add));
+await alerting(start)();

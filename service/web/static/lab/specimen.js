@@ -1,0 +1,47 @@
+/** The specimen of the page: its address, its data, and the head that shows them. */
+
+import { json } from "../page/api.js";
+import { byId, element } from "../page/element.js";
+import { poll } from "../page/polling.js";
+import { text } from "../page/texts.js";
+import { patientData, patientName, stateChip } from "./patient.js";
+
+const POLL_S = 2;
+const id = document.documentElement.dataset.specimen;
+
+/** The address of a route below the specimen. */
+export const route = (rest = "") => `specimens/${id}${rest}`;
+
+export const loadSpecimen = () => json(route());
+
+/**
+ * Watch for changes by others.
+ *
+ * @param {() => object} current the specimen as it is shown
+ * @param {(specimen: object) => Promise<void>} changed called with the specimen if it differs
+ */
+export function watch(current, changed) {
+  poll(async () => {
+    const found = await loadSpecimen();
+    if (JSON.stringify(found) !== JSON.stringify(current())) await changed(found);
+  }, POLL_S);
+}
+
+/** Show whose specimen it is and how far it is. */
+export function showHead(specimen) {
+  const { differential } = specimen;
+  document.title = `${specimen.number} · marrowlens`;
+  byId("specimen-number").textContent = specimen.number;
+  byId("specimen-state").replaceChildren(stateChip(specimen.state));
+  byId("specimen-patient").textContent = patientName(specimen.patient);
+  byId("specimen-data").textContent = patientData(specimen);
+  byId("target").max = differential.target_cells;
+  byId("target").value = Math.min(differential.counted, differential.target_cells);
+  const words = [text("specimen.counted", { counted: differential.counted, target: differential.target_cells })];
+  if (differential.waiting_review) words.push(text("specimen.waiting", { count: differential.waiting_review }));
+  byId("target-words").replaceChildren(...words.map((each) => element("span", {}, each)));
+}
+
+/** Whether cells can be added and read. */
+export const isOpen = ({ state }) => state === "open" || state === "amending";
+

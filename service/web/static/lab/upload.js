@@ -1,0 +1,71 @@
+/** Adds pictures to the specimen: in small requests, so that the first cells are seen while others are sent. */
+
+import { json, Problem, problemText } from "../page/api.js";
+import { byId, element } from "../page/element.js";
+import { text } from "../page/texts.js";
+import { route } from "./specimen.js";
+
+const [MOST_PICTURES, MOST_BYTES] = [32, 16 * 2 ** 20];
+const isZip = (file) => /zip/.test(file.type) || /\.zip$/i.test(file.name);
+
+/**
+ * Add files to the specimen. Those that cannot be added are listed with the reason.
+ *
+ * @param {(answer: object) => void} added called with each answer
+ * @param {(words: string) => void} progress
+ */
+export async function addFiles(files, added, progress) {
+  let done = 0;
+  for (const part of parts(files)) {
+    progress(text("review.adding", { done, count: files.length }));
+    await addPart(part, added);
+    done += part.length;
+  }
+  progress("");
+}
+
+async function addPart(part, added) {
+  try {
+    const answer = await json(route("/cells"), { method: "POST", ...body(part) });
+    added(answer);
+    for (const { name, problem, warning } of answer.items) {
+      if (problem) showProblem(name ?? part[0].name, problemText(problem));
+      if (warning) showProblem(name ?? part[0].name, warning);
+    }
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    for (const { name } of part) showProblem(name, error.message);
+  }
+}
+
+function body(part) {
+  if (isZip(part[0])) return { body: part[0], headers: { "Content-Type": "application/zip" } };
+  const form = new FormData();
+  for (const file of part) form.append("images", file, file.name);
+  return { body: form };
+}
+
+function* parts(files) {
+  let [part, bytes] = [[], 0];
+  for (const file of files) {
+    const isFull = part.length === MOST_PICTURES || bytes + file.size > MOST_BYTES || isZip(file) || isZip(part[0] ?? file);
+    if (part.length && isFull) {
+      yield part;
+      [part, bytes] = [[], 0];
+    }
+    part.push(file);
+    bytes += file.size;
+  }
+  if (part.length) yield part;
+}
+
+function showProblem(name, words) {
+  byId("problems").hidden = false;
+  byId("problems").append(element("li", {}, element("b", {}, name), " ", words));
+}
+
+/** Forget the problems of earlier files. */
+export function clearProblems() {
+  byId("problems").hidden = true;
+  byId("problems").replaceChildren();
+}

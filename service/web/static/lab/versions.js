@@ -1,0 +1,71 @@
+/** The reports of a specimen with their deliveries in words, and what an amendment has changed. */
+
+import { address, json } from "../page/api.js";
+import { byId, element } from "../page/element.js";
+import { className, dateTime, number, oneDigit, text, textOr } from "../page/texts.js";
+import { route } from "./specimen.js";
+
+export function showVersions({ versions }) {
+  byId("versions-none").hidden = versions.length > 0;
+  byId("versions").replaceChildren(...[...versions].reverse().map(version));
+}
+
+function version({ version: count, status, created_at: created, messages }) {
+  return element(
+    "li",
+    {},
+    element("b", {}, text(`report.status.${status}`)),
+    ` · ${text("report.version", { version: count })} · ${dateTime(created)} · `,
+    element("a", { href: address(route(`/reports/${count}`)) }, "JSON"),
+    element("ul", {}, messages.map(delivery)),
+  );
+}
+
+function delivery({ channel, state, attempts, reason, control_id: id }) {
+  return element(
+    "li",
+    {},
+    element("span", { class: `chip delivery-${state}` }, text(`delivery.${state}`)),
+    ` ${textOr(`channel.${channel}`, channel)} · ${text("delivery.attempts", { count: attempts })}`,
+    reason && element("p", { class: "fine as-written" }, reason),
+    state === "dead" && element("p", { class: "fine" }, text("delivery.dead.how", { id })),
+  );
+}
+
+const documents = new Map(); // signed reports never change
+
+async function report(version) {
+  if (!documents.has(version)) documents.set(version, await json(route(`/reports/${version}`)));
+  return documents.get(version);
+}
+
+/** While a specimen is amended: what differs from the last report; afterwards, what the last one has changed. */
+export async function showChanges(specimen) {
+  const signed = specimen.versions.filter(({ status }) => status !== "preliminary").map((each) => each.version);
+  const isAmending = specimen.state === "amending";
+  byId("changes").hidden = !(isAmending ? signed.length : signed.length > 1);
+  if (byId("changes").hidden) return;
+  const before = await report(signed.at(isAmending ? -1 : -2));
+  const now = isAmending ? specimen : await report(signed.at(-1));
+  const rows = changes(before, now);
+  byId("changes-rows").replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { colspan: 3 }, text("report.changes.none")))]));
+}
+
+function changes(before, now) {
+  const [old, current] = [shares(before.differential), shares(now.differential)];
+  const codes = new Set([...old.keys(), ...current.keys()]);
+  const rows = [...codes].filter((code) => old.get(code)?.count !== current.get(code)?.count).map((code) => changeRow(className(code, (old.get(code) ?? current.get(code)).name), words(old.get(code)), words(current.get(code))));
+  if (before.megakaryocytes !== now.megakaryocytes) rows.push(changeRow(text("report.megakaryocytes"), count(before), count(now)));
+  return rows;
+}
+
+const shares = ({ classes, excluded }) => new Map([...classes, ...excluded].map((share) => [share.code, share]));
+const count = ({ megakaryocytes }) => (megakaryocytes === undefined ? "–" : number(megakaryocytes));
+
+function words(share) {
+  if (!share) return "–";
+  return share.percent === undefined ? number(share.count) : `${number(share.count)} (${oneDigit(share.percent)} %)`;
+}
+
+const changeRow = (name, before, now) =>
+  element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, before), element("td", {}, now));

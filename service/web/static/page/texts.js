@@ -1,0 +1,61 @@
+/** Texts of the page's language, and numbers and times as that language writes them. */
+
+const root = document.documentElement;
+export const language = root.lang;
+
+const answer = await fetch(new URL(`../texts/${language}.json`, import.meta.url));
+const catalogue = await answer.json();
+const plural = new Intl.PluralRules(language);
+
+/** The text of a key with its `{values}`. With `count`, the key's `.one` or `.other` form. */
+export function text(key, values = {}) {
+  const form = "count" in values && !(key in catalogue) ? `${key}.${plural.select(values.count)}` : key;
+  const found = catalogue[form] ?? catalogue[`${key}.other`] ?? key;
+  return found.replace(/\{(\w+)\}/g, (whole, name) => {
+    const value = values[name];
+    return typeof value === "number" ? number(value) : String(value ?? whole);
+  });
+}
+
+/** The text of a key; `otherwise` if the catalogue has none, as for classes of another model. */
+export const textOr = (key, otherwise) => catalogue[key] ?? otherwise;
+
+/** The full name of a class. */
+export const className = (code, name) => textOr(`class.${code}`, name ?? code);
+
+/** The browser's region of the page's language, for numbers and dates. */
+const locale = navigator.languages.find((each) => each.split("-")[0] === language) ?? language;
+const integers = new Intl.NumberFormat(locale);
+const percents = new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 });
+const ONE_DIGIT = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
+const precise = new Intl.NumberFormat(locale, ONE_DIGIT);
+const precisePercents = new Intl.NumberFormat(locale, { style: "percent", ...ONE_DIGIT });
+const times = new Intl.DateTimeFormat(locale, {
+  dateStyle: "medium",
+  timeStyle: "short",
+  timeZone: root.dataset.timeZone || undefined, // the laboratory's zone, else the browser's
+});
+
+export const number = (value) => integers.format(value);
+/** A probability 0..1 as "93 %". Values that round to 100 % but are not certain are "> 99 %". */
+export const percent = (share) =>
+  share < 1 && share >= 0.995 ? `> ${percents.format(0.99)}` : percents.format(share);
+/** The same with one digit: "99.8 %". */
+export const precisePercent = (share) => precisePercents.format(share);
+/** A number with one digit. */
+export const oneDigit = (value) => precise.format(value);
+export const dateTime = (value) => times.format(new Date(value));
+/** A calendar day "1964-08-12", which is of no time zone. */
+export const day = (value) => new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeZone: "UTC" }).format(new Date(value));
+
+const ages = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
+const UNITS = [["day", 86_400], ["hour", 3_600], ["minute", 60]]; // prettier-ignore
+
+/** How long ago a time is: "3 hours ago". */
+export function ago(value) {
+  const seconds = Math.max(0, (Date.now() - new Date(value)) / 1000);
+  const [unit, length] = UNITS.find(([, size]) => seconds >= size) ?? ["minute", 60];
+  return ages.format(-Math.floor(seconds / length), unit);
+}
+/** "A, B and C" in the page's language. */
+export const list = (items) => new Intl.ListFormat(language, { type: "conjunction" }).format(items);
