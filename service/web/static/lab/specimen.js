@@ -12,7 +12,7 @@ const id = document.documentElement.dataset.specimen;
 /** The address of a route below the specimen. */
 export const route = (rest = "") => `specimens/${id}${rest}`;
 
-export const loadSpecimen = () => json(route());
+export const loadSpecimen = (options = {}) => json(route(), options);
 
 /**
  * Watch for changes by others.
@@ -21,8 +21,8 @@ export const loadSpecimen = () => json(route());
  * @param {(specimen: object) => Promise<void>} changed called with the specimen if it differs
  */
 export function watch(current, changed) {
-  poll(async () => {
-    const found = await loadSpecimen();
+  poll(async (options) => {
+    const found = await loadSpecimen(options);
     if (JSON.stringify(found) !== JSON.stringify(current())) await changed(found);
   }, POLL_S);
 }

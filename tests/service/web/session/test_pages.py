@@ -19,7 +19,7 @@ SEND = """async (token) => {
 }"""
 #: What a page does after a 401.
 RENEW = """() => {
-  window.renewed = import("/sign-in/static/session.js").then(({signInAgain}) => signInAgain({again: true}));
+  window.renewed = import("/static/session/session.js").then(({signInAgain}) => signInAgain({again: true}));
 }"""
 
 
