@@ -10,7 +10,7 @@ from keys import bearer, entry, keys_file
 from playwright.sync_api import Browser, Page, expect
 from serving import served
 
-KEY = "mlk_doctor"
+KEY, SECOND = "mlk_doctor", "mlk_second"
 LOADED = "#review[aria-busy=false]"
 TILE = "#gallery .tile"
 
@@ -19,7 +19,15 @@ TILE = "#gallery .tile"
 def url(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("lab")
     settings = {
-        "keys_file": str(keys_file(folder, entry(KEY, "m.muster", ["classify", "specimens"], person=True))),
+        "keys_file": str(
+            keys_file(
+                folder,
+                entry(KEY, "m.muster", ["classify", "specimens"], person=True),
+                entry(SECOND, "e.beispiel", ["specimens"], person=True),
+            )
+        ),
+        "lis_second_reader": "true",
+        "lis_review_below": "1",  # each unread cell waits
         "lis_database": f"sqlite:///{folder / 'lab.db'}",
         "lis_pictures": str(folder / "pictures"),
     }
@@ -39,14 +47,14 @@ def specimen(url: str, draw: Callable[[int], bytes]) -> str:
     return found
 
 
-def enter_key(page: Page) -> None:
-    page.get_by_label("API key").fill(KEY)
+def enter_key(page: Page, key: str = KEY) -> None:
+    page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Sign in with a key").click()
 
 
-def sign_in(page: Page, url: str, path: str) -> None:
+def sign_in(page: Page, url: str, path: str, key: str = KEY) -> None:
     page.goto(f"{url}/sign-in?next={path}")
-    enter_key(page)
+    enter_key(page, key)
     page.wait_for_url(f"{url}{path}")
 
 
@@ -90,9 +98,28 @@ def test_a_session_that_ends_in_a_review_loses_nothing(browser: Browser, url: st
         assert [(cell["code"], cell["read_by"]) for cell in cells if cell["version"] > 1] == [(other, "m.muster")]
 
 
+def test_two_people_confirm_and_sign(browser: Browser, url: str, specimen: str) -> None:
+    path = f"/lab/{specimen}/report"
+    with visit(browser, url) as signer, visit(browser, url) as second:
+        sign_in(signer.page, url, path)
+        expect(signer.page.locator("#second-reading-state")).to_contain_text("No second reader")
+        sign_in(second.page, url, path, SECOND)
+        second.page.get_by_role("button", name="Confirm all cells as second reader").click()
+        expect(second.page.locator("#second-reading-state")).to_contain_text("Confirmed by e.beispiel")
+        expect(second.page.locator("#trail")).to_contain_text("Confirmed as second reader")
+        second.page.check("#accept_unread")
+        second.page.click("#sign")
+        expect(second.page.locator("#alert")).to_contain_text("same person")
+        second.forget_refused_requests(409)
+        signer.page.reload()
+        signer.page.check("#accept_unread")
+        signer.page.click("#sign")
+        expect(signer.page.locator("#sign-state")).to_have_text("Signed.")
+
+
 def test_a_page_without_a_session_asks_for_one(browser: Browser, url: str, specimen: str) -> None:
     assert specimen
-    with visit(browser, f"{url}/lab") as visited:
+    with visit(browser, f"{url}/lab?state=all") as visited:
         sign_in_in_another_window(visited, "This needs a person who has signed in")
         expect(visited.page.locator("#rows")).to_contain_text("BM-1")
 
