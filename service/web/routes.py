@@ -1,4 +1,4 @@
-"""`GET /`, `/lab/…` and `/static/…`: pages for people, from files of the package, without internet."""
+"""`GET /`, `/lab/…`, `/static/…`: pages for people, from files of the package: laboratories have no internet."""
 
 from typing import Annotated
 

@@ -23,7 +23,7 @@ class Browser:
     def to_issuer(self, path: str = "/sign-in") -> str:
         """The issuer's answer to a sign-in that begins here: the path and query of the callback."""
         began = self.open(path)
-        if link := re.search(r'href="(/sign-in\?method=issuer[^"]*)"', began.text):  # somebody has signed in
+        if link := re.search(r'href="([^"]*sign-in\?method=issuer[^"]*)"', began.text):  # somebody has signed in
             began = self.open(html.unescape(link[1]))
         assert began.status_code == 303, began.text
         answer = httpx.get(began.headers["location"], follow_redirects=False)

@@ -1,58 +1,43 @@
-"""The sign-in pages, from templates of the package, without inline scripts or styles."""
-
-from collections.abc import Sequence
-from pathlib import Path
+"""The sign-in pages."""
 
 from fastapi import Request
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
-from model.contract import RESEARCH_USE
-from service.auth.sessions import SignInMethod
-from service.config.settings import Settings
-from service.web.session.schemas import SessionPerson
+from service.api.problems import headers as problem_headers
+from service.api.problems import problem_type_of
+from service.errors import ServiceError
+from service.web.languages import load_texts
+from service.web.pages import page_language, page_response
 
-STATIC = Path(__file__).with_name("static")
-#: `same-origin`: without a referrer, browsers hide the origin of a form, which is checked.
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "Referrer-Policy": "same-origin",
-}
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+#: Without a referrer, browsers hide the origin of a form, which is checked.
+_REFERRER_POLICY = "same-origin"
 
 
 def sign_in_page(
-    request: Request,
-    methods: Sequence[SignInMethod],
-    *,
-    person: SessionPerson | None = None,
-    next_path: str = "/",
-    is_again: bool = False,
-    error: str = "",
-    status: int = 200,
+    request: Request, *, next_path: str = "/", is_again: bool = False, error: ServiceError | None = None
 ) -> HTMLResponse:
     """The page with the person who is signed in, the ways to sign in, and the error of the last attempt."""
-    settings: Settings = request.app.state.app_state.settings
-    content = _TEMPLATES.get_template("sign_in.html").render(
-        root=settings.root_path,
-        methods=methods,
-        person=person,
+    depth = request.url.path.strip("/").count("/")  # of the route that refused
+    page = page_response(
+        request,
+        "sign_in.html",
+        depth=depth,
+        status=200 if error is None else problem_type_of(error).status,
         next_path=next_path,
         is_again=is_again,
-        error=error,
-        research_use=RESEARCH_USE,
+        error="" if error is None else _explanation(request, error),
     )
-    return HTMLResponse(content, status, _HEADERS)
+    page.headers["Referrer-Policy"] = _REFERRER_POLICY
+    page.headers.update({} if error is None else problem_headers(error))
+    return page
 
 
-def done_page(request: Request) -> HTMLResponse:
+def signed_in_page(request: Request) -> HTMLResponse:
     """The page that a second window ends with."""
-    settings: Settings = request.app.state.app_state.settings
-    return HTMLResponse(_TEMPLATES.get_template("done.html").render(root=settings.root_path), headers=_HEADERS)
+    return page_response(request, "signed_in.html", depth=1)
+
+
+def _explanation(request: Request, error: ServiceError) -> str:
+    """The problem in the page's language, and the detail in English."""
+    title = load_texts(page_language(request)).get(f"problem.{problem_type_of(error).name}")
+    return f"{title}: {error}" if title else str(error)

@@ -7,16 +7,14 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.routing import APIRoute
-from starlette.responses import FileResponse, RedirectResponse
+from starlette.responses import RedirectResponse
 
 from service.api.openapi import problem_responses
-from service.api.problems import headers as problem_headers
 from service.api.problems import problem_type_of
 from service.api.state import AppState, AppStateDep
 from service.api.uploads.body import BodyReader, content_type
@@ -33,7 +31,7 @@ from service.auth.sessions import (
 )
 from service.auth.sign_in import SignIn
 from service.errors import MalformedBody, ServiceError, SessionExpired, SignInFailed, UnsupportedBody
-from service.web.session.pages import STATIC, done_page, sign_in_page
+from service.web.session.pages import sign_in_page, signed_in_page
 from service.web.session.schemas import SessionState, SignedOut
 from service.web.session.state import session_of, sign_in_of
 
@@ -65,9 +63,7 @@ class PageRoute(APIRoute):
                 state: AppState = request.app.state.app_state
                 state.metrics.refused(found.name)
                 log.warning("Sign-in refused: %s", found.name)
-                page = sign_in_page(request, (await sign_in_of(request)).methods, error=str(error), status=found.status)
-                page.headers.update(problem_headers(error))
-                return page
+                return sign_in_page(request, error=error)
 
         return handle_or_explain
 
@@ -99,7 +95,7 @@ async def sign_in(
     person = session_of(request, ways).person
     asks_issuer = method == "issuer" or (ways.methods == ("issuer",) and (person is None or again))
     if flow is None or not asks_issuer:
-        return sign_in_page(request, ways.methods, person=person, next_path=path, is_again=again)
+        return sign_in_page(request, next_path=path, is_again=again)
     secure = is_secure(request.scope, ways.settings)
     known = cookie_value(request.headers, BROWSER_COOKIE, secure=secure)
     browser = known if known and _BROWSER_VALUE.fullmatch(known) else secrets.token_urlsafe(32)
@@ -140,16 +136,7 @@ async def sign_in_by_name(request: Request, state: AppStateDep, ways: CurrentSig
 @pages.get("/sign-in/done")
 async def done(request: Request) -> Response:
     """A page for `next` of a sign-in in a second window: it tells the other pages, and closes itself."""
-    return done_page(request)
-
-
-@pages.get("/sign-in/static/{name}")
-async def static(name: str) -> Response:
-    """A file of the sign-in pages."""
-    path = STATIC / Path(name).name
-    if not path.is_file():
-        raise SignInFailed("no such file")
-    return FileResponse(path)
+    return signed_in_page(request)
 
 
 @router.get("/session", summary="Who has signed in by browser", response_model_exclude_none=True)

@@ -7,6 +7,7 @@ import { byId, element } from "../page/element.js";
 import { requirePerson } from "../page/person.js";
 import { className, list, oneDigit, text, textOr } from "../page/texts.js";
 import { showPreview } from "./preview.js";
+import { showSecondReading } from "./second_reading.js";
 import { isOpen, loadSpecimen, route, showHead, watch } from "./specimen.js";
 import { showTrail } from "./trail.js";
 import { showChanges, showVersions } from "./versions.js";
@@ -49,6 +50,7 @@ const lineage = ({ lineage: name, supported, percent }) => [
 function showForms(isFirst) {
   const may = isOpen(specimen);
   byId("sign-form").hidden = !may;
+  showSecondReading(specimen);
   byId("amend-form").hidden = specimen.state !== "signed";
   byId("sign-state").textContent = text(`report.state.${specimen.state}`, { reason: specimen.correction ?? "" });
   if (isFirst || document.activeElement !== byId("megakaryocytes")) byId("megakaryocytes").value = specimen.megakaryocytes ?? "";
@@ -103,6 +105,11 @@ async function sign() {
     byId("sign-state").tabIndex = -1;
     byId("sign-state").focus();
   });
+}
+
+async function confirmCells() {
+  if ((await requirePerson()) === null) return;
+  await onSeen(async () => showAll(await json(route("/second-reading"), { data: { revision: specimen.revision } })));
 }
 
 async function amend() {
@@ -164,6 +171,7 @@ async function start() {
 
 submits("sign-form", sign);
 submits("amend-form", amend);
+byId("confirm").addEventListener("click", alerting(confirmCells));
 byId("preview").addEventListener("click", alerting(preview));
 byId("megakaryocytes").addEventListener("change", alerting(changeMegakaryocytes));
 await alerting(start)();

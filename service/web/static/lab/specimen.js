@@ -12,7 +12,7 @@ const id = document.documentElement.dataset.specimen;
 /** The address of a route below the specimen. */
 export const route = (rest = "") => `specimens/${id}${rest}`;
 
-export const loadSpecimen = () => json(route());
+export const loadSpecimen = (options = {}) => json(route(), options);
 
 /**
  * Watch for changes by others. Only a change reads the specimen again, so that waiting is no read of patient data.
@@ -22,10 +22,10 @@ export const loadSpecimen = () => json(route());
  */
 export function watch(current, changed) {
   let delivery; // as it was last seen
-  poll(async () => {
-    const found = await json(route("/revision"));
+  poll(async (options) => {
+    const found = await json(route("/revision"), options);
     const isSame = found.revision === current().revision && found.delivery === delivery;
-    if (!isSame) await changed(await loadSpecimen());
+    if (!isSame) await changed(await loadSpecimen(options));
     delivery = found.delivery;
   }, POLL_S);
 }

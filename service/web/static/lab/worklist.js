@@ -24,10 +24,10 @@ function query(more) {
   return `worklist?${new URLSearchParams([...states.map((state) => ["state", state]), ...Object.entries(more)])}`;
 }
 
-async function load() {
+async function load({ isBackground = false } = {}) {
   // As many as are shown, so that a refresh does not take older ones away.
   const limit = Math.min(200, Math.max(PAGE, entries.length));
-  const found = await json(query({ limit }));
+  const found = await json(query({ limit }), { isBackground });
   [entries, next] = [found.specimens, found.next ?? null];
   draw();
 }

@@ -1,5 +1,6 @@
 /** Requests to the service's API. All addresses are relative to this file, so a path prefix of a proxy is kept. */
 
+import { renewSession } from "../session/renewal.js";
 import { person } from "./person.js";
 import { text, textOr } from "./texts.js";
 
@@ -28,17 +29,19 @@ export function problemText(document) {
 const kindOf = (document) => (document.type ?? "").split(":").pop();
 
 /**
- * The answer of a route.
+ * The answer of a route. If another sign-in is needed, the person is asked, and the request is repeated.
+ *
+ * `isBackground`: the page asks by itself; that neither extends the session nor asks the person.
  *
  * @throws {Problem} for a status of 400 and above, and if the service cannot be reached.
  */
-export async function request(path, { method = "GET", body, headers = {}, signal } = {}) {
+export async function request(path, { method = "GET", body, headers = {}, signal, isBackground = false } = {}) {
   let answer;
   try {
     answer = await fetch(address(path), {
       method,
       body,
-      headers: { ...identity(method), ...headers },
+      headers: { ...identity(method), ...(isBackground && { "X-Background-Request": "1" }), ...headers },
       signal,
       credentials: "same-origin",
       cache: "no-store",
@@ -48,7 +51,9 @@ export async function request(path, { method = "GET", body, headers = {}, signal
     throw new Problem({ type: "unreachable", status: 0 });
   }
   if (answer.ok) return answer;
-  throw await problemOf(answer);
+  const problem = await problemOf(answer);
+  if (!isBackground && (await renewSession(problem.kind))) return request(path, { method, body, headers, signal });
+  throw problem;
 }
 
 /** The JSON document of a route. `data` is sent as JSON. */

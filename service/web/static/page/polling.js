@@ -3,7 +3,7 @@
 /**
  * Call `ask` every so many seconds, and at once when the page is shown again. A call that fails is repeated later.
  *
- * @param {() => Promise<unknown>} ask
+ * @param {(options: {isBackground: true}) => Promise<unknown>} ask called with options for its requests
  * @param {number} seconds
  */
 export function poll(ask, seconds) {
@@ -11,7 +11,7 @@ export function poll(ask, seconds) {
   const askOnce = async () => {
     if (isAsking || document.hidden) return;
     isAsking = true;
-    await ask().catch(() => {}); // the next action of the person shows what is wrong
+    await ask({ isBackground: true }).catch(() => {}); // the next action of the person shows what is wrong
     isAsking = false;
   };
   setInterval(askOnce, 1000 * seconds);

@@ -1,3 +1,0 @@
-import { signOut } from "./session.js";
-
-document.getElementById("sign-out").addEventListener("click", signOut);
