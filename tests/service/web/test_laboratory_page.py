@@ -229,8 +229,10 @@ def test_two_people_read_one_specimen_and_nobody_overwrites(browser: Browser, la
         expect(page.locator(f"{TILE} .tile-class .code").nth(0)).to_have_text(mine)
         expect(page.locator(f"{TILE} .tile-class .code").nth(1)).to_have_text(theirs)
         expect(page.locator(f"{TILE} .tile-class .code").nth(2)).to_have_text(mine)
+        page.reload()
+        page.wait_for_selector(f"#review{LOADED}")
         lab.read(specimen, 4, mine if codes[4] != mine else theirs)  # seen without an action
-        expect(page.locator(TILE).nth(3)).to_contain_text("m.muster")
+        expect(page.locator(f'{TILE}[data-place="4"]')).to_contain_text("m.muster")
         visited.forget_refused_requests(409)
     readings = lab.http.get(f"/specimens/{specimen}/cells/1").json()["readings"]
     assert [(each["by"], each["to_code"]) for each in readings] == [("m.muster", theirs), (WHO, mine)]
