@@ -41,6 +41,18 @@ def test_a_page_is_open_and_loads_only_this_services_files(http: TestClient) -> 
         assert not re.search(inline, answer.text), inline
 
 
+def test_pages_of_the_laboratory_are_open_and_hold_no_data(http: TestClient) -> None:
+    specimen = "7f" * 16
+    for path in ("/lab", f"/lab/{specimen}", f"/lab/{specimen}/report"):
+        answer = http.get(path)
+        assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
+        assert answer.headers["content-security-policy"] == http.get("/").headers["content-security-policy"]
+    for path in ("/lab/x", "/lab/<script>", f"/lab/{specimen}/other"):
+        assert http.get(path).status_code in (404, 422)
+    for path in ("/worklist", f"/specimens/{specimen}"):
+        assert http.get(path).status_code == 401
+
+
 def test_a_file_is_asked_for_again_and_sent_once(http: TestClient) -> None:
     answer = http.get("/static/page.css")
     assert answer.status_code == 200 and answer.headers["cache-control"] == "no-cache"

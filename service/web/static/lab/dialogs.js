@@ -52,7 +52,8 @@ export async function askMerge(conflicts, cells) {
   byId("merge-list").replaceChildren(...conflicts.map((each, at) => mergeRow(each, cells.byPlace.get(each.place), at)));
   byId("merge-dialog").addEventListener("cancel", (event) => event.preventDefault(), { once: true });
   await ask(byId("merge-dialog"));
-  return conflicts.filter((_, at) => byId("merge-list").querySelector(`input[name="merge-${at}"]:checked`).value === "own");
+  const own = conflicts.filter((_, at) => byId("merge-list").querySelector(`input[name="merge-${at}"]:checked`).value === "own");
+  return own.map((each) => ({ ...each, why: each.why ?? text("merge.own.why") })); // a confirmation is a change now
 }
 
 function mergeRow({ place, code }, cell, at) {

@@ -44,7 +44,7 @@ export class Readings {
   async send(readings) {
     const sent = readings.map((each) => ({ ...each, version: this.cells.byPlace.get(each.place).version }));
     try {
-      const answer = await json(route("/readings"), { data: { readings: sent.map(asRequest) } });
+      const answer = await json(route("/readings"), { data: { readings: sent.map((each) => this.asRequest(each)) } });
       this.cells.free(sent.map(({ place }) => place));
       this.cells.advance(answer.revision);
       this.changed(this.cells.apply(answer.cells));
@@ -54,13 +54,20 @@ export class Readings {
     }
   }
 
+  /** A reading as the service takes it: a confirmation needs no reason. */
+  asRequest({ place, version, code, why }) {
+    const isChange = code !== this.cells.byPlace.get(place).said;
+    return { place, version, code, ...(isChange ? { why } : {}) };
+  }
+
   /** Others have read some of the cells: theirs are shown beside the person's own, and the rest is sent again. */
   async resolve(sent) {
     const others = await this.cells.load();
     const stale = sent.filter(({ place, version }) => this.cells.byPlace.get(place).version !== version);
     const conflicts = stale.filter(({ place, code }) => this.cells.byPlace.get(place).said !== code);
     const own = conflicts.length ? await this.merge(conflicts) : [];
-    const settled = stale.filter((each) => !own.includes(each)).map(({ place }) => place);
+    const kept = new Set(own.map(({ place }) => place));
+    const settled = stale.map(({ place }) => place).filter((place) => !kept.has(place));
     this.cells.free(settled);
     this.showSaid(settled);
     this.changed(others);
@@ -83,6 +90,3 @@ export class Readings {
     this.failed(error);
   }
 }
-
-/** A reading as the service takes it. A confirmation needs no reason. */
-const asRequest = ({ place, version, code, why }) => ({ place, version, code, ...(why ? { why } : {}) });
