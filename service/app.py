@@ -25,6 +25,7 @@ from service.api.v2 import routes as v2
 from service.auth.middleware import Authenticator, AuthMiddleware
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
+from service.concurrency.worker import Worker
 from service.config.lis import LaboratoryConfigError, unused_connection
 from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import ModelRegistry
@@ -55,20 +56,24 @@ FLUSH_S, MIN_FLUSH_S = 3.0, 1.0
 
 
 def create_app(
-    settings: Settings, session: Session | None = None, open_model: Callable[[Path], Session] | None = None
+    settings: Settings,
+    session: Session | None = None,
+    open_model: Callable[[Path], Session] | None = None,
+    worker: Worker | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
     Args:
         session: the model to serve. Without one the service never becomes ready; it can only describe its API.
         open_model: opens the artefact of a reload; default: as the settings say.
+        worker: the process among several; None: the only one.
 
     Raises:
         KeysFileError: the configured keys file cannot be used.
         LaboratoryConfigError: a setting of the configured laboratory cannot be used.
         SettingsError: traces are configured, but OpenTelemetry is not installed.
     """
-    metrics = Metrics()
+    metrics = Metrics(worker)
     app = FastAPI(
         title="marrowlens",
         summary="Classifies bone-marrow cells. Research use only.",
@@ -90,6 +95,7 @@ def create_app(
         settings=settings,
         metrics=metrics,
         background=Supervisor(metrics.background),
+        worker=worker,
         upload_memory=MemoryBudget(
             UPLOAD_MEMORY_BODIES * settings.max_body_bytes, CALLER_MEMORY_BODIES * settings.max_body_bytes
         ),

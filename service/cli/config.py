@@ -219,6 +219,8 @@ def _values(field: Mapping[str, Any]) -> str:
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{each}`" for each in schema["enum"])
     kind = _BY_FORMAT.get(schema.get("format", "")) or _BY_TYPE[schema["type"]]

@@ -11,7 +11,8 @@ from service.api.problems import PROBLEM_TYPES
 from service.cli.output import Check, write_or_check
 from service.telemetry.item_timing import FlushReason
 from service.telemetry.metric_registry import LabelValues, MetricRegistry, MetricSpec
-from service.telemetry.metrics import PROCESS, Metrics
+from service.telemetry.metrics import Metrics
+from service.telemetry.process_metrics import PROCESS
 
 _HEAD = """# Metrics
 

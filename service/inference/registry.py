@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from model.contract import ArtefactError, Manifest
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import MODEL, TELEMETRY
+from service.concurrency.worker import Worker
 from service.config.settings import Settings
 from service.errors import NotReady, ReloadInProgress, ReloadRejected
 from service.inference.classifier import Classifier
@@ -25,14 +27,23 @@ from service.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 
+class Peers(Protocol):
+    """The other workers of the service."""
+
+    def ready(self) -> bool:
+        """Whether all of them are ready."""
+
+
 @dataclass(slots=True, kw_only=True)
 class ServingState:
-    """The state of one service. `classifier` is None before the start."""
+    """The state of one process of the service. `classifier` is None before the start, `peers` if it serves alone."""
 
     settings: Settings
     metrics: Metrics
     background: Supervisor
+    worker: Worker | None = None
     classifier: Classifier | None = None
+    peers: Peers | None = None
     draining: bool = False
     _ends_at_s: float | None = None
 
@@ -58,19 +69,25 @@ class ServingState:
         return self.classifier
 
     def ready(self) -> bool:
-        """Whether new pictures are accepted."""
+        """Whether this process accepts new pictures."""
         return not self.draining and self.classifier is not None and self.classifier.ready()
 
+    def all_ready(self) -> bool:
+        """Whether all processes of the service accept new pictures."""
+        return self.ready() and (self.peers is None or self.peers.ready())
+
     def check_ready(self) -> None:
-        """Check that new pictures are accepted.
+        """Check that all processes of the service accept new pictures.
 
         Raises:
-            NotReady: they are not, and why.
+            NotReady: one does not, and why.
         """
         if self.draining:
             raise NotReady("the service is stopping; requests already accepted are still answered")
         if not self.current_classifier().ready():
             raise NotReady("the model is not warmed up, or has stopped responding")
+        if not self.all_ready():
+            raise NotReady("another worker is starting, or has stopped responding")
 
 
 class ModelRegistry:
@@ -91,7 +108,7 @@ class ModelRegistry:
         """Warm up the first model and serve with it."""
         await self._activate(session)
         self._state.metrics.in_flight_limit(self._state.settings.max_queue_size)
-        self._state.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._state.ready)
+        self._state.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._state.all_ready)
 
     async def close(self) -> None:
         """Close all models; accepted pictures are answered within what is left of `shutdown_timeout_s`."""
@@ -129,6 +146,8 @@ class ModelRegistry:
         """
         if self._reloading:
             raise ReloadInProgress
+        if self._state.peers is not None:
+            raise ReloadRejected("several workers do not reload yet; restart the service")
         self._reloading = True
         try:
             old = self._state.current_classifier()

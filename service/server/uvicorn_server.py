@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -17,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.state import AppState
+from service.concurrency.shared_counts import SharedCounts
 from service.concurrency.supervisor import error_location
 from service.concurrency.thread_pools import event_loop_pool
 from service.config.settings import Settings
@@ -24,6 +26,7 @@ from service.inference.registry import ModelRegistry
 from service.server.connections import ConnectionLimiter, ConnectionSlot, Listener, connection_limit
 from service.server.http_limits import HttpProtocol
 from service.server.tls import Tls
+from service.server.workers.link import SupervisorLink
 from service.telemetry import logging as logs
 
 log = logging.getLogger(__name__)
@@ -59,8 +62,10 @@ class DrainingServer(uvicorn.Server):
         models: ModelRegistry,
         started: Callable[[], None],
         tls: Tls | None,
+        link: SupervisorLink | None,
     ) -> None:
         super().__init__(config)
+        self._link = link
         self._tls = tls
         self._listener: Listener | None = None
         self._app_state = app_state
@@ -80,6 +85,8 @@ class DrainingServer(uvicorn.Server):
             self._listen(sockets or [])
             loop.add_signal_handler(signal.SIGHUP, self._models.schedule_reload)
             freeze_startup_objects()
+            if self._link is not None:
+                await self._link.open(self._app_state, partial(self.handle_exit, signal.SIGTERM, None))
             if self._tls is not None:
                 self._app_state.background.every("certificate", _RENEW_S, self._tls.refresh)
             self._started_callback()
@@ -93,7 +100,9 @@ class DrainingServer(uvicorn.Server):
                 settings.max_connections,
                 limit,
             )
-        connections = ConnectionLimiter(limit, self._app_state.metrics.connections)
+        worker = self._app_state.worker
+        counts = None if worker is None else SharedCounts(worker.counts, worker.count, worker.index)
+        connections = ConnectionLimiter(limit, self._app_state.metrics.connections, counts)
         self._listener = Listener(connections, self._protocol, None if self._tls is None else self._tls.context)
         self._listener.listen(sockets, self.config.backlog)
 
@@ -148,6 +157,8 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn. First accepts and reads what is in the kernel's buffers; uvicorn would reset it."""
         self._app_state.begin_shutdown()
+        if self._listener is not None:
+            self._listener.accept_all()
         if not (self.force_exit or self.failed):
             await self._accept_backlog(sockets or [])
             await self._read_first_requests()
@@ -185,8 +196,18 @@ def freeze_startup_objects() -> None:
     gc.freeze()
 
 
-def create_server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
+def create_server(
+    app: FastAPI,
+    settings: Settings,
+    *,
+    access_log: bool,
+    started: Callable[[], None],
+    link: SupervisorLink | None = None,
+) -> DrainingServer:
     """A configured server, not started. It calls `started` once it accepts connections.
+
+    Args:
+        link: to the supervisor of this worker; None: the process serves alone.
 
     Raises:
         TlsConfigError: a TLS file cannot be used.
@@ -208,7 +229,7 @@ def create_server(app: FastAPI, settings: Settings, *, access_log: bool, started
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # fractions work too
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    return DrainingServer(config, app.state.app_state, app.state.models, started, tls)
+    return DrainingServer(config, app.state.app_state, app.state.models, started, tls, link)
 
 
 def bind_socket(host: str, port: int) -> socket.socket:

@@ -1,0 +1,41 @@
+"""The process of one worker, started by `service.server.workers.supervisor` and not by people.
+
+Arguments: the descriptors of the listening socket and of the supervisor's channel. Standard input: the assignment.
+"""
+
+import pickle
+import socket
+import sys
+from typing import NoReturn
+
+from service.cli.output import CANNOT_RUN, open_model
+from service.cli.serve import build_application, build_server, end_process, start_lines
+from service.server.workers.assignment import Assignment
+from service.server.workers.link import SupervisorLink
+from service.telemetry import logging as logs
+from service.telemetry.metric_registry import share_metrics
+
+
+def main(listener: socket.socket, channel: socket.socket, assignment: Assignment) -> None:
+    """Serve until a signal, or until the supervisor has ended."""
+    settings, worker, access_log = assignment.settings, assignment.worker, assignment.access_log
+    logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format)
+    share_metrics(worker)
+    link = SupervisorLink(channel)
+
+    def on_error(message: str) -> NoReturn:
+        link.failed(message)
+        raise SystemExit(CANNOT_RUN)
+
+    session = open_model(settings, on_error)
+    application = build_application(settings, session, on_error, worker)
+    lines = start_lines(settings, session.manifest, session.provider, listener, application)
+    del session  # frees its memory when a reload replaces the model
+    serving = build_server(application, settings, access_log, lambda: link.started(list(lines)), on_error, link)
+    serving.run(sockets=[listener])
+    end_process(serving)
+
+
+if __name__ == "__main__":
+    listener, channel = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    main(listener, channel, pickle.load(sys.stdin.buffer))

@@ -1,0 +1,250 @@
+"""The supervisor: starts the workers of a service, restarts those that end, and passes signals on to them.
+
+uvicorn's own supervisor has no back-off, checks one worker after the other, and knows neither readiness nor exit
+statuses of workers (docs/decisions/0032-workers.md).
+"""
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from service.concurrency.shared_counts import SharedCounts
+from service.concurrency.worker import Worker
+from service.config.settings import Settings
+from service.server.workers.assignment import Assignment
+from service.server.workers.channel import Channel, Message
+from service.server.workers.shares import worker_settings
+
+log = logging.getLogger(__name__)
+
+#: Pauses in s before a worker is started again: none at first, then doubled up to the longest.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+#: A worker that ran for so long in s is started again without a pause.
+PROVEN_S = 60.0
+#: Starts of one worker that may fail in a row while no other worker runs.
+MAX_FAILED_STARTS = 3
+#: Interval in s of the check for silent workers, and time for a worker to end after it closed its channel.
+_WATCH_S, _END_S = 0.5, 10.0
+#: Module of the worker process.
+WORKER_MODULE = "service.cli.worker"
+#: Exit statuses: a worker cannot start; the model failed (`service.cli.serve.MODEL_FAILED`).
+CANNOT_START, FAILED = 2, 70
+
+
+@dataclass(slots=True, eq=False)
+class WorkerProcess:
+    """One process, from its start to its end."""
+
+    index: int
+    process: asyncio.subprocess.Process
+    channel: Channel
+    heard_at_s: float
+    lines: Sequence[str] = ()
+    up: bool = False
+    ready: bool = False
+    all_ready: bool = False
+    error: str = ""
+
+
+class WorkerSupervisor:
+    """The workers of one service.
+
+    Args:
+        settings: of the whole service.
+        listener: the bound socket that all workers accept from.
+        folder: an empty folder for the files that they share.
+        announce: called with the start lines once all workers are ready.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        count: int,
+        listener: socket.socket,
+        folder: Path,
+        *,
+        access_log: bool,
+        announce: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._settings = worker_settings(settings, count)
+        self._count, self._listener, self._folder = count, listener, folder
+        self._access_log, self._announce = access_log, announce
+        self._workers: dict[int, WorkerProcess] = {}
+        self._stopping = asyncio.Event()
+        self._announced = self._all_ready = False
+        self.status = 0
+        self.error = ""
+        own = self._worker(0)
+        own.metrics.mkdir()
+        self._counts = SharedCounts(own.counts, count)
+        for row in range(count):
+            self._counts.clear(row)
+
+    async def run(self) -> int:
+        """Serve until a signal; returns the exit status: 0, 2 (`error` says why) or 70."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        watching = asyncio.create_task(self._watch())
+        try:
+            await asyncio.gather(*(self._keep(index) for index in range(self._count)))
+        finally:
+            watching.cancel()
+        return self.status
+
+    def stop(self) -> None:
+        """Let all workers drain and end; each further call reaches them as another SIGTERM."""
+        self._stopping.set()
+        self._listener.close()
+        for worker in self._workers.values():
+            _signal(worker, signal.SIGTERM)
+
+    def _worker(self, index: int) -> Worker:
+        return Worker(index, self._count, self._folder)
+
+    async def _keep(self, index: int) -> None:
+        """Run one worker until the service stops."""
+        pause_s, failed_starts = 0.0, 0
+        while not self._stopping.is_set():
+            began_s = time.monotonic()
+            worker = await self._start(index)
+            status = await self._follow(worker)
+            if self._stopping.is_set():
+                self.status = FAILED if FAILED in (status, self.status) else self.status
+                return
+            failed_starts = 0 if worker.up else failed_starts + 1
+            if self._gives_up(worker, failed_starts):
+                self.stop()
+                return
+            if time.monotonic() - began_s > PROVEN_S:
+                pause_s = 0.0
+            log.error("Worker %d ended %s%s; restart in %g s", index, _end(status), _reason(worker), pause_s)
+            await self._stopped_within(pause_s)
+            pause_s = min(max(FIRST_PAUSE_S, 2 * pause_s), LONGEST_PAUSE_S)
+
+    def _gives_up(self, worker: WorkerProcess, failed_starts: int) -> bool:
+        """Whether the service ends, because this worker cannot start."""
+        if worker.error and not self._announced:
+            self.status, self.error = CANNOT_START, worker.error
+        elif failed_starts >= MAX_FAILED_STARTS and not any(each.up for each in self._workers.values()):
+            log.critical("No worker starts: stopping the service")
+            self.status = FAILED
+        else:
+            return False
+        return True
+
+    async def _stopped_within(self, pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _start(self, index: int) -> WorkerProcess:
+        ours, theirs = socket.socketpair()
+        fds = self._listener.fileno(), theirs.fileno()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # the current folder holds no modules of the service
+            "-m",
+            WORKER_MODULE,
+            *map(str, fds),
+            pass_fds=fds,
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        theirs.close()
+        worker = WorkerProcess(index, process, await Channel.of(ours), time.monotonic())
+        self._workers[index] = worker
+        assert process.stdin is not None, "a pipe"
+        process.stdin.write(pickle.dumps(self._assignment(index)))
+        process.stdin.close()
+        if self._stopping.is_set():
+            _signal(worker, signal.SIGTERM)
+        return worker
+
+    def _assignment(self, index: int) -> Assignment:
+        return Assignment(settings=self._settings, worker=self._worker(index), access_log=self._access_log)
+
+    async def _follow(self, worker: WorkerProcess) -> int:
+        """Handle the messages of a worker until it has ended; returns its exit status."""
+        while (message := await worker.channel.receive()) is not None:
+            worker.heard_at_s = time.monotonic()
+            self._handle(worker, message)
+        try:
+            async with asyncio.timeout(_END_S):
+                status = await worker.process.wait()
+        except TimeoutError:
+            _signal(worker, signal.SIGKILL)
+            status = await worker.process.wait()
+        worker.channel.close()
+        del self._workers[worker.index]
+        self._counts.clear(worker.index)
+        # By its index, which its files are named by.
+        mark_process_dead(worker.index, str(self._worker(worker.index).metrics))  # type: ignore[no-untyped-call]
+        self._tell_readiness()
+        return status
+
+    def _handle(self, worker: WorkerProcess, message: Message) -> None:
+        match message:
+            case {"kind": "failed", "message": why}:
+                worker.error = why
+            case {"kind": "started", "lines": lines}:
+                worker.up, worker.lines = True, lines
+                worker.channel.send("all_ready", ready=self._all_ready)
+            case {"kind": "alive", "ready": ready, "all_ready": all_ready}:
+                worker.ready, worker.all_ready = ready, all_ready
+                self._tell_readiness()
+                self._announce_once()
+
+    def _tell_readiness(self) -> None:
+        """Tell all workers whether all are ready, if that has changed."""
+        ready = [worker.index for worker in self._workers.values() if worker.up and worker.ready]
+        all_ready = len(ready) == self._count
+        if all_ready != self._all_ready:
+            self._all_ready = all_ready
+            for worker in self._workers.values():
+                worker.channel.send("all_ready", ready=all_ready)
+
+    def _announce_once(self) -> None:
+        """Announce the service once every worker knows that all are ready."""
+        if not self._announced and sum(worker.all_ready for worker in self._workers.values()) == self._count:
+            self._announced = True
+            self._announce(self._workers[0].lines)
+
+    async def _watch(self) -> None:
+        """End workers that are silent for longer than `max_run_s`; a hanging model is found by the worker itself."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now_s = time.monotonic()
+            for worker in self._workers.values():
+                if worker.up and now_s - worker.heard_at_s > self._settings.max_run_s:
+                    log.critical("Worker %d does not respond: stopping it", worker.index)
+                    _signal(worker, signal.SIGKILL)
+
+
+def _signal(worker: WorkerProcess, number: signal.Signals) -> None:
+    """Send a signal to a worker, if it still runs."""
+    try:
+        worker.process.send_signal(number)
+    except ProcessLookupError:
+        pass
+
+
+def _end(status: int) -> str:
+    return f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+
+
+def _reason(worker: WorkerProcess) -> str:
+    return f": {worker.error}" if worker.error else ""
