@@ -8,8 +8,10 @@ import socket
 import sys
 from typing import NoReturn
 
-from service.cli.output import CANNOT_RUN, open_model
+from service.cli.output import CANNOT_RUN, OnError, open_model
 from service.cli.serve import build_application, build_server, end_process, start_lines
+from service.runtime.artifact import bundled_artefact
+from service.runtime.session import OnnxSession
 from service.server.workers.assignment import Assignment
 from service.server.workers.link import SupervisorLink
 from service.telemetry import logging as logs
@@ -27,13 +29,26 @@ def main(listener: socket.socket, channel: socket.socket, assignment: Assignment
         link.failed(message)
         raise SystemExit(CANNOT_RUN)
 
-    session = open_model(settings, on_error)
+    session = _open_served(assignment, on_error)
     application = build_application(settings, session, on_error, worker)
     lines = start_lines(settings, session.manifest, session.provider, listener, application)
     del session  # frees its memory when a reload replaces the model
     serving = build_server(application, settings, access_log, lambda: link.started(list(lines)), on_error, link)
     serving.run(sockets=[listener])
     end_process(serving)
+
+
+def _open_served(assignment: Assignment, on_error: OnError) -> OnnxSession:
+    """The session of the model that the other workers serve."""
+    settings, served = assignment.settings, assignment.served
+    configured = settings.artefact or bundled_artefact()
+    session = open_model(settings, on_error, configured if served.name is None else configured.parent / served.name)
+    if served.digest not in (None, session.manifest.digest):
+        on_error(
+            f"{served.name or configured.name} has changed since the other workers loaded it; send SIGHUP to the "
+            "service to load it in all workers, or put the files back"
+        )
+    return session
 
 
 if __name__ == "__main__":

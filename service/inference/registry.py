@@ -33,6 +33,9 @@ class Peers(Protocol):
     def ready(self) -> bool:
         """Whether all of them are ready."""
 
+    async def reload(self, name: str | None) -> None:
+        """Let all workers, this one too, serve with another model, or none; raises as `ModelRegistry.reload`."""
+
 
 @dataclass(slots=True, kw_only=True)
 class ServingState:
@@ -102,11 +105,13 @@ class ModelRegistry:
         self._options = InferenceOptions.from_settings(state.settings)
         self._open_model = open_model
         self._reloading = self._reload_again = False
+        self._prepared: Classifier | None = None
         self._retiring: dict[asyncio.Task[None], Classifier] = {}
 
     async def start(self, session: Session) -> None:
         """Warm up the first model and serve with it."""
-        await self._activate(session)
+        self._prepared = await self._warmed_up(session)
+        self.commit()
         self._state.metrics.in_flight_limit(self._state.settings.max_queue_size)
         self._state.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._state.all_ready)
 
@@ -144,32 +149,75 @@ class ModelRegistry:
             ReloadInProgress: another reload is in progress.
             NotReady: the service is stopping.
         """
+        if self._state.peers is not None:
+            await self._state.peers.reload(name)
+            return self._state.current_classifier().manifest
         if self._reloading:
             raise ReloadInProgress
-        if self._state.peers is not None:
-            raise ReloadRejected("several workers do not reload yet; restart the service")
         self._reloading = True
         try:
-            old = self._state.current_classifier()
-            session = await MODEL.run(self._open, name)
-            await self._activate(session)
-            self._retire(old)
+            await self.prepare(name)
         except (ReloadRejected, NotReady) as error:
-            self._state.metrics.model_change("refused")
-            log.error("Reload rejected, keeping the current model: %s", error)
+            self.report_rejected(str(error))
             raise
+        else:
+            manifest = self.commit()
         finally:
             self._reloading = False
             if self._reload_again:
                 self._reload_again = False
                 self.schedule_reload()
+        self.report_reloaded()
+        return manifest
+
+    async def prepare(self, name: str | None) -> Manifest:
+        """Open, check and warm up another model beside the current one, for `commit` or `discard`.
+
+        Raises:
+            ReloadRejected, NotReady: as `reload`.
+        """
+        self._state.current_classifier()
+        await self.discard()
+        session = await MODEL.run(self._open, name)
+        self._prepared = await self._warmed_up(session)
+        return session.manifest
+
+    def commit(self) -> Manifest:
+        """Serve with the prepared model. The current one answers what it has begun."""
+        classifier, old = self._prepared, self._state.classifier
+        assert classifier is not None, "a model was prepared"
+        self._prepared, self._state.classifier = None, classifier
+        manifest = classifier.manifest
+        self._state.metrics.model(
+            name=manifest.name,
+            version=manifest.version,
+            sha256=manifest.sha256,
+            manifest_sha256=manifest.digest,
+            provider=classifier.provider,
+        )
+        if old is not None:
+            self._retire(old)
+        return manifest
+
+    async def discard(self) -> None:
+        """Close the prepared model, if there is one."""
+        classifier, self._prepared = self._prepared, None
+        if classifier is not None:
+            await classifier.close()
+
+    def report_rejected(self, reason: str) -> None:
+        """Count and log a rejected reload."""
+        self._state.metrics.model_change("refused")
+        log.error("Reload rejected, keeping the current model: %s", reason)
+
+    def report_reloaded(self) -> None:
+        """Count and log a reload, and the model that serves now."""
         self._state.metrics.model_change("done")
-        manifest = session.manifest
+        manifest = self._state.current_classifier().manifest
         hashes = manifest.sha256, manifest.digest
         log.info("Now serving %s %s, sha256 %s, manifest sha256 %s", manifest.name, manifest.version, *hashes)
         if manifest.trust is None:
             log.warning("The model has no trust reference: answers have no decision")
-        return manifest
 
     async def measure_drift(self) -> None:
         """Measure input drift in a thread, and update its metrics."""
@@ -186,7 +234,7 @@ class ModelRegistry:
         except ProviderUnavailable as error:
             raise ReloadRejected(str(error)) from error
 
-    async def _activate(self, session: Session) -> None:
+    async def _warmed_up(self, session: Session) -> Classifier:
         classifier = Classifier(session, self._options, self._state.metrics)
         try:
             await classifier.start()
@@ -195,15 +243,7 @@ class ModelRegistry:
         if self._state.draining:
             await classifier.close()
             raise NotReady("the service is stopping")
-        self._state.classifier = classifier
-        manifest = session.manifest
-        self._state.metrics.model(
-            name=manifest.name,
-            version=manifest.version,
-            sha256=manifest.sha256,
-            manifest_sha256=manifest.digest,
-            provider=session.provider,
-        )
+        return classifier
 
     def _retire(self, classifier: Classifier) -> None:
         task = self._state.background.once("model_retirement", classifier.retire)
@@ -218,4 +258,5 @@ class ModelRegistry:
 
     def _all(self) -> list[Classifier]:
         current = self._state.classifier
-        return [*([] if current is None else [current]), *self._retiring.values()]
+        prepared = self._prepared
+        return [*(each for each in (current, prepared) if each is not None), *self._retiring.values()]

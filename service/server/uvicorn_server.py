@@ -86,7 +86,7 @@ class DrainingServer(uvicorn.Server):
             loop.add_signal_handler(signal.SIGHUP, self._models.schedule_reload)
             freeze_startup_objects()
             if self._link is not None:
-                await self._link.open(self._app_state, partial(self.handle_exit, signal.SIGTERM, None))
+                await self._link.open(self._app_state, self._models, partial(self.handle_exit, signal.SIGTERM, None))
             if self._tls is not None:
                 self._app_state.background.every("certificate", _RENEW_S, self._tls.refresh)
             self._started_callback()

@@ -5,7 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -56,8 +56,15 @@ def ready(service: Served) -> bool:
     return httpx.get(f"{service.url}/health/ready").status_code == 200
 
 
-def metric(service: Served, series: str) -> float:
+def metric(service: Served, series: str, headers: dict[str, str] | None = None) -> float:
     """The value of one series; 0 if it is not there."""
-    text = httpx.get(f"{service.url}/metrics").text
+    text = httpx.get(f"{service.url}/metrics", headers=headers).text
     found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0
+
+
+def artefacts(service: Served, headers: dict[str, str] | None = None, connections: int = 4) -> list[str]:
+    """The names of the models that the workers serve: asked on several connections at once, shared by all workers."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(base_url=service.url, headers=headers)) for _ in range(connections)]
+        return [client.get("/model").json()["name"] for client in clients]

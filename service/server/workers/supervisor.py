@@ -13,7 +13,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -21,8 +20,11 @@ from prometheus_client.multiprocess import mark_process_dead
 from service.concurrency.shared_counts import SharedCounts
 from service.concurrency.worker import Worker
 from service.config.settings import Settings
+from service.errors import NotReady, ReloadInProgress, ReloadRejected
 from service.server.workers.assignment import Assignment
 from service.server.workers.channel import Channel, Message
+from service.server.workers.process import WorkerProcess
+from service.server.workers.reload import ReloadCoordinator, ServedModel, describe
 from service.server.workers.shares import worker_settings
 
 log = logging.getLogger(__name__)
@@ -39,21 +41,6 @@ _WATCH_S, _END_S = 0.5, 10.0
 WORKER_MODULE = "service.cli.worker"
 #: Exit statuses: a worker cannot start; the model failed (`service.cli.serve.MODEL_FAILED`).
 CANNOT_START, FAILED = 2, 70
-
-
-@dataclass(slots=True, eq=False)
-class WorkerProcess:
-    """One process, from its start to its end."""
-
-    index: int
-    process: asyncio.subprocess.Process
-    channel: Channel
-    heard_at_s: float
-    lines: Sequence[str] = ()
-    up: bool = False
-    ready: bool = False
-    all_ready: bool = False
-    error: str = ""
 
 
 class WorkerSupervisor:
@@ -80,6 +67,7 @@ class WorkerSupervisor:
         self._count, self._listener, self._folder = count, listener, folder
         self._access_log, self._announce = access_log, announce
         self._workers: dict[int, WorkerProcess] = {}
+        self._models = ReloadCoordinator(self._serving)
         self._stopping = asyncio.Event()
         self._announced = self._all_ready = False
         self.status = 0
@@ -95,10 +83,11 @@ class WorkerSupervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        watching = asyncio.create_task(self._watch())
-        try:
-            await asyncio.gather(*(self._keep(index) for index in range(self._count)))
-        finally:
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(self._models.reload_again()))
+            watching = tasks.create_task(self._watch())
+            await asyncio.wait([tasks.create_task(self._keep(index)) for index in range(self._count)])
             watching.cancel()
         return self.status
 
@@ -107,7 +96,7 @@ class WorkerSupervisor:
         self._stopping.set()
         self._listener.close()
         for worker in self._workers.values():
-            _signal(worker, signal.SIGTERM)
+            worker.signal(signal.SIGTERM)
 
     def _worker(self, index: int) -> Worker:
         return Worker(index, self._count, self._folder)
@@ -171,11 +160,16 @@ class WorkerSupervisor:
         process.stdin.write(pickle.dumps(self._assignment(index)))
         process.stdin.close()
         if self._stopping.is_set():
-            _signal(worker, signal.SIGTERM)
+            worker.signal(signal.SIGTERM)
         return worker
 
     def _assignment(self, index: int) -> Assignment:
-        return Assignment(settings=self._settings, worker=self._worker(index), access_log=self._access_log)
+        return Assignment(
+            settings=self._settings,
+            worker=self._worker(index),
+            access_log=self._access_log,
+            served=self._models.served,
+        )
 
     async def _follow(self, worker: WorkerProcess) -> int:
         """Handle the messages of a worker until it has ended; returns its exit status."""
@@ -186,9 +180,10 @@ class WorkerSupervisor:
             async with asyncio.timeout(_END_S):
                 status = await worker.process.wait()
         except TimeoutError:
-            _signal(worker, signal.SIGKILL)
+            worker.signal(signal.SIGKILL)
             status = await worker.process.wait()
         worker.channel.close()
+        worker.end()
         del self._workers[worker.index]
         self._counts.clear(worker.index)
         # By its index, which its files are named by.
@@ -200,22 +195,46 @@ class WorkerSupervisor:
         match message:
             case {"kind": "failed", "message": why}:
                 worker.error = why
-            case {"kind": "started", "lines": lines}:
-                worker.up, worker.lines = True, lines
-                worker.channel.send("all_ready", ready=self._all_ready)
+            case {"kind": "started", "lines": lines, "digest": digest}:
+                worker.lines = lines
+                self._started(worker, digest)
             case {"kind": "alive", "ready": ready, "all_ready": all_ready}:
                 worker.ready, worker.all_ready = ready, all_ready
                 self._tell_readiness()
                 self._announce_once()
+            case {"kind": "reload", "number": number, "name": name}:
+                self._tasks.create_task(self._reload_for(worker, number, name))
+            case {"kind": "answer"}:
+                worker.answers.put_nowait(message)
+
+    def _started(self, worker: WorkerProcess, digest: str) -> None:
+        if self._models.served.digest is None:
+            self._models.served = ServedModel(digest=digest)
+        if self._models.served.digest != digest:  # the model was changed while the worker started
+            worker.signal(signal.SIGTERM)
+            return
+        worker.up = True
+        worker.tell("all_ready", ready=self._all_ready)
+
+    async def _reload_for(self, worker: WorkerProcess, number: int, name: str | None) -> None:
+        """Reload for a worker that was asked to by a client, and tell it how that ended."""
+        try:
+            await self._models.reload(name)
+        except (ReloadRejected, NotReady, ReloadInProgress) as error:
+            worker.tell("reloaded", number=number, **describe(error))
+        else:
+            worker.tell("reloaded", number=number)
+
+    def _serving(self) -> list[WorkerProcess]:
+        return [worker for worker in self._workers.values() if worker.up]
 
     def _tell_readiness(self) -> None:
         """Tell all workers whether all are ready, if that has changed."""
-        ready = [worker.index for worker in self._workers.values() if worker.up and worker.ready]
-        all_ready = len(ready) == self._count
+        all_ready = sum(worker.ready for worker in self._serving()) == self._count
         if all_ready != self._all_ready:
             self._all_ready = all_ready
             for worker in self._workers.values():
-                worker.channel.send("all_ready", ready=all_ready)
+                worker.tell("all_ready", ready=all_ready)
 
     def _announce_once(self) -> None:
         """Announce the service once every worker knows that all are ready."""
@@ -231,15 +250,7 @@ class WorkerSupervisor:
             for worker in self._workers.values():
                 if worker.up and now_s - worker.heard_at_s > self._settings.max_run_s:
                     log.critical("Worker %d does not respond: stopping it", worker.index)
-                    _signal(worker, signal.SIGKILL)
-
-
-def _signal(worker: WorkerProcess, number: signal.Signals) -> None:
-    """Send a signal to a worker, if it still runs."""
-    try:
-        worker.process.send_signal(number)
-    except ProcessLookupError:
-        pass
+                    worker.signal(signal.SIGKILL)
 
 
 def _end(status: int) -> str:

@@ -1,0 +1,53 @@
+"""One worker process as its supervisor sees it: state, messages and signals."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from service.errors import ReloadRejected
+from service.server.workers.channel import Channel, Message
+from service.server.workers.reload import describe
+
+
+@dataclass(slots=True, eq=False)
+class WorkerProcess:
+    """One process, from its start to its end."""
+
+    index: int
+    process: asyncio.subprocess.Process
+    channel: Channel
+    heard_at_s: float
+    lines: Sequence[str] = ()
+    up: bool = False
+    ready: bool = False
+    all_ready: bool = False
+    error: str = ""
+    answers: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
+    ended: bool = False
+
+    async def ask(self, kind: str, **content: object) -> Message:
+        """Send a message and return the answer; an error of kind `rejected` if the worker ends before."""
+        if self.ended:
+            return self._end_answer()
+        self.tell(kind, **content)
+        return await self.answers.get()
+
+    def tell(self, kind: str, **content: object) -> None:
+        """Send a message."""
+        self.channel.send(kind, **content)
+
+    def end(self) -> None:
+        """The process has ended: answer what it was asked."""
+        self.ended, self.up, self.ready, self.all_ready = True, False, False, False
+        self.answers.put_nowait(self._end_answer())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if the process still runs."""
+        try:
+            self.process.send_signal(number)
+        except ProcessLookupError:
+            pass
+
+    def _end_answer(self) -> Message:
+        return describe(ReloadRejected(f"worker {self.index} ended before the new model was loaded; reload again"))
