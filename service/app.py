@@ -23,6 +23,7 @@ from service.api.state import AppState, request_id
 from service.api.uploads.memory_budget import MemoryBudget
 from service.api.v2 import routes as v2
 from service.auth.middleware import Authenticator, AuthMiddleware
+from service.concurrency.shared_counts import SharedCounts
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
 from service.concurrency.worker import Worker
@@ -96,13 +97,16 @@ def create_app(
         metrics=metrics,
         background=Supervisor(metrics.background),
         worker=worker,
+        leads=worker is None or worker.leads,
         upload_memory=MemoryBudget(
-            UPLOAD_MEMORY_BODIES * settings.max_body_bytes, CALLER_MEMORY_BODIES * settings.max_body_bytes
+            UPLOAD_MEMORY_BODIES * settings.max_body_bytes,
+            CALLER_MEMORY_BODIES * settings.max_body_bytes,
+            None if worker is None else SharedCounts.of(worker),
         ),
     )
     open_model = open_model or (lambda artefact: load_session(settings, artefact=artefact))
     app.state.models = ModelRegistry(app.state.app_state, open_model)
-    app.state.laboratory = _laboratory(settings, metrics)
+    app.state.laboratory = _laboratory(settings, app.state.app_state)
     for module in ROUTES:
         app.include_router(module.router)
     app.mount("/docs/static", StaticFiles(directory=docs.STATIC), name="static")
@@ -115,7 +119,8 @@ def create_app(
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add the middleware, from the inside out."""
-    app.state.authenticator = Authenticator(settings, metrics) if settings.authentication_required else None
+    required, worker = settings.authentication_required, app.state.app_state.worker
+    app.state.authenticator = Authenticator(settings, metrics, worker) if required else None
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         AuthMiddleware,
@@ -151,14 +156,23 @@ def _recorder(settings: Settings) -> Recorder | None:
     )
 
 
-def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
+def _laboratory(settings: Settings, state: AppState) -> "Laboratory | None":
     if unused := unused_connection(settings.lis):
         raise LaboratoryConfigError(unused)
     if settings.lis.database is None:
         return None
     from service.lis.laboratory import Laboratory
 
-    return Laboratory(settings, metrics.registry)
+    return Laboratory(settings, state.metrics.registry, leads=state.leads)
+
+
+def take_lead(app: FastAPI) -> None:
+    """Run in this worker what only one worker runs: the one that did has ended."""
+    state: AppState = app.state.app_state
+    laboratory: Laboratory | None = app.state.laboratory
+    state.leads = True
+    if laboratory is not None:
+        laboratory.lead(state.background)
 
 
 @asynccontextmanager

@@ -22,8 +22,9 @@ from starlette.types import Scope as ASGIScope
 from service.auth import policy
 from service.auth.api_keys import KEY_PREFIX, KeyRing, KeysFileError, caller_of
 from service.auth.identity import Caller, Scope
-from service.auth.rate_limit import RateLimiter
+from service.auth.rate_limit import limiter_of
 from service.concurrency.thread_pools import FILES
+from service.concurrency.worker import Worker
 from service.config.auth import AuthSettings
 from service.config.urls import is_loopback
 from service.errors import Forbidden, RateLimited, ServiceError, Unauthorised
@@ -48,13 +49,16 @@ RenderError = Callable[[Request, Exception], Awaitable[Response]]
 class Authenticator:
     """Authenticates callers by API key or token, and checks their scopes and rate limits."""
 
-    def __init__(self, settings: AuthSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: AuthSettings, metrics: Metrics, worker: Worker | None = None) -> None:
         """
+        Args:
+            worker: the process among several, which share the rate limits; None: the only one.
+
         Raises:
             KeysFileError: the file of keys cannot be used.
         """
         self._settings, self._metrics = settings, metrics
-        self._rate_limiter = RateLimiter()
+        self._rate_limiter = limiter_of(worker)
         self.keys = None if settings.keys_file is None else KeyRing(settings.keys_file, _log_kept_keys)
         self._tokens = _token_verifier(settings)
         if self.keys is not None:

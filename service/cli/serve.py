@@ -73,8 +73,6 @@ def serve(
 
 def serve_with_workers(settings: Settings, count: int, *, access_log: bool) -> NoReturn:
     """Serve with several processes until a signal, and exit."""
-    if settings.lis.database is not None:
-        stop_logged("MARROWLENS_WORKERS above 1 does not serve a laboratory yet; unset MARROWLENS_LIS_DATABASE")
     logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format)
     listener = _listen(settings)
     try:

@@ -30,7 +30,8 @@ def main(listener: socket.socket, channel: socket.socket, assignment: Assignment
         raise SystemExit(CANNOT_RUN)
 
     session = _open_served(assignment, on_error)
-    application = build_application(settings, session, on_error, worker)
+    with worker.alone():  # one creates a database that is missing; SQLite fails if two do at once
+        application = build_application(settings, session, on_error, worker)
     lines = start_lines(settings, session.manifest, session.provider, listener, application)
     del session  # frees its memory when a reload replaces the model
     serving = build_server(application, settings, access_log, lambda: link.started(list(lines)), on_error, link)

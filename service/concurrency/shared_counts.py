@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
+from typing import Self
+
+from service.concurrency.worker import Worker
 
 _BYTES = 8
 #: Connections of a worker that does not run: no other worker leaves a connection to it.
@@ -38,6 +41,11 @@ class SharedCounts:
         os.ftruncate(self._file, size)
         self._cells = memoryview(mmap.mmap(self._file, size)).cast("q")
 
+    @classmethod
+    def of(cls, worker: Worker) -> Self:
+        """The table of a worker's service."""
+        return cls(worker.counts, worker.count, worker.index)
+
     def set(self, column: Column, value: int) -> None:
         """Set this process's count."""
         self._cells[self._row * len(Column) + column] = value
@@ -47,9 +55,12 @@ class SharedCounts:
         return min(self._cells[column :: len(Column)])
 
     def add_within(self, column: Column, count: int, limit: int) -> bool:
-        """Add to this process's count, unless the sum over all workers would exceed the limit; whether it was added."""
+        """Add to this process's count, unless the sum over all workers would exceed the limit; whether it was added.
+
+        A negative count is always added.
+        """
         with self._locked(column):
-            if sum(self._cells[column :: len(Column)]) + count > limit:
+            if count > 0 and sum(self._cells[column :: len(Column)]) + count > limit:
                 return False
             self._cells[self._row * len(Column) + column] += count
             return True

@@ -19,6 +19,7 @@ from service.concurrency.worker import Worker
 from service.config.settings import Settings
 from service.errors import NotReady, ReloadInProgress, ReloadRejected
 from service.inference.classifier import Classifier
+from service.inference.drift_files import DriftFiles
 from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import ProviderUnavailable, Session
@@ -39,12 +40,19 @@ class Peers(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class ServingState:
-    """The state of one process of the service. `classifier` is None before the start, `peers` if it serves alone."""
+    """The state of one process of the service.
+
+    Attributes:
+        worker: the process among several; None if it serves alone.
+        leads: whether it runs what only one worker runs.
+        classifier: None before the start.
+    """
 
     settings: Settings
     metrics: Metrics
     background: Supervisor
     worker: Worker | None = None
+    leads: bool = True
     classifier: Classifier | None = None
     peers: Peers | None = None
     draining: bool = False
@@ -106,6 +114,7 @@ class ModelRegistry:
         self._open_model = open_model
         self._reloading = self._reload_again = False
         self._prepared: Classifier | None = None
+        self._drift_files = None if state.worker is None else DriftFiles(state.worker)
         self._retiring: dict[asyncio.Task[None], Classifier] = {}
 
     async def start(self, session: Session) -> None:
@@ -220,9 +229,12 @@ class ModelRegistry:
             log.warning("The model has no trust reference: answers have no decision")
 
     async def measure_drift(self) -> None:
-        """Measure input drift in a thread, and update its metrics."""
-        classifier = self._state.classifier
-        drift = None if classifier is None else await TELEMETRY.run(classifier.measure_drift)
+        """Measure input drift in a thread, and update its metrics. Of several workers, the one that leads does."""
+        classifier, files = self._state.classifier, self._drift_files
+        if classifier is not None and files is not None and not self._state.leads:
+            await TELEMETRY.run(classifier.write_drift, files)
+            return
+        drift = None if classifier is None else await TELEMETRY.run(classifier.measure_drift, files)
         self._state.metrics.drift.show(drift)
 
     def _open(self, name: str | None) -> Session:

@@ -58,8 +58,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        app_state: AppState,
-        models: ModelRegistry,
+        app: FastAPI,
         started: Callable[[], None],
         tls: Tls | None,
         link: SupervisorLink | None,
@@ -68,8 +67,9 @@ class DrainingServer(uvicorn.Server):
         self._link = link
         self._tls = tls
         self._listener: Listener | None = None
-        self._app_state = app_state
-        self._models = models
+        self._app = app
+        self._app_state: AppState = app.state.app_state
+        self._models: ModelRegistry = app.state.models
         self._started_callback = started
         self._exit_at_s: float | None = None
         self.failed = False
@@ -86,7 +86,7 @@ class DrainingServer(uvicorn.Server):
             loop.add_signal_handler(signal.SIGHUP, self._models.schedule_reload)
             freeze_startup_objects()
             if self._link is not None:
-                await self._link.open(self._app_state, self._models, partial(self.handle_exit, signal.SIGTERM, None))
+                await self._link.open(self._app, partial(self.handle_exit, signal.SIGTERM, None))
             if self._tls is not None:
                 self._app_state.background.every("certificate", _RENEW_S, self._tls.refresh)
             self._started_callback()
@@ -101,7 +101,7 @@ class DrainingServer(uvicorn.Server):
                 limit,
             )
         worker = self._app_state.worker
-        counts = None if worker is None else SharedCounts(worker.counts, worker.count, worker.index)
+        counts = None if worker is None else SharedCounts.of(worker)
         connections = ConnectionLimiter(limit, self._app_state.metrics.connections, counts)
         self._listener = Listener(connections, self._protocol, None if self._tls is None else self._tls.context)
         self._listener.listen(sockets, self.config.backlog)
@@ -229,7 +229,7 @@ def create_server(
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # fractions work too
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    return DrainingServer(config, app.state.app_state, app.state.models, started, tls, link)
+    return DrainingServer(config, app, started, tls, link)
 
 
 def bind_socket(host: str, port: int) -> socket.socket:

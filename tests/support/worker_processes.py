@@ -68,3 +68,17 @@ def artefacts(service: Served, headers: dict[str, str] | None = None, connection
     with ExitStack() as stack:
         clients = [stack.enter_context(httpx.Client(base_url=service.url, headers=headers)) for _ in range(connections)]
         return [client.get("/model").json()["name"] for client in clients]
+
+
+def listeners(service: Served, port: int) -> list[int]:
+    """The workers that listen on a TCP port of this machine."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port}
+    return [pid for pid in pids(service) if sockets & {_target(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}]
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:  # closed since
+        return ""

@@ -70,6 +70,7 @@ class WorkerSupervisor:
         self._models = ReloadCoordinator(self._serving)
         self._stopping = asyncio.Event()
         self._announced = self._all_ready = False
+        self._leader: int | None = None
         self.status = 0
         self.error = ""
         own = self._worker(0)
@@ -99,7 +100,7 @@ class WorkerSupervisor:
             worker.signal(signal.SIGTERM)
 
     def _worker(self, index: int) -> Worker:
-        return Worker(index, self._count, self._folder)
+        return Worker(index, self._count, self._folder, leads=index == self._leader)
 
     async def _keep(self, index: int) -> None:
         """Run one worker until the service stops."""
@@ -140,6 +141,7 @@ class WorkerSupervisor:
             pass
 
     async def _start(self, index: int) -> WorkerProcess:
+        assignment = self._assignment(index)
         ours, theirs = socket.socketpair()
         fds = self._listener.fileno(), theirs.fileno()
         process = await asyncio.create_subprocess_exec(
@@ -157,13 +159,15 @@ class WorkerSupervisor:
         worker = WorkerProcess(index, process, await Channel.of(ours), time.monotonic())
         self._workers[index] = worker
         assert process.stdin is not None, "a pipe"
-        process.stdin.write(pickle.dumps(self._assignment(index)))
+        process.stdin.write(pickle.dumps(assignment))
         process.stdin.close()
         if self._stopping.is_set():
             worker.signal(signal.SIGTERM)
         return worker
 
     def _assignment(self, index: int) -> Assignment:
+        if self._leader is None:
+            self._leader = index
         return Assignment(
             settings=self._settings,
             worker=self._worker(index),
@@ -189,6 +193,9 @@ class WorkerSupervisor:
         # By its index, which its files are named by.
         mark_process_dead(worker.index, str(self._worker(worker.index).metrics))  # type: ignore[no-untyped-call]
         self._tell_readiness()
+        if self._leader == worker.index:
+            self._leader = None
+            self._appoint()
         return status
 
     def _handle(self, worker: WorkerProcess, message: Message) -> None:
@@ -204,6 +211,8 @@ class WorkerSupervisor:
                 self._announce_once()
             case {"kind": "reload", "number": number, "name": name}:
                 self._tasks.create_task(self._reload_for(worker, number, name))
+            case {"kind": "report"} if leader := self._workers.get(-1 if self._leader is None else self._leader):
+                leader.tell("report")
             case {"kind": "answer"}:
                 worker.answers.put_nowait(message)
 
@@ -215,6 +224,15 @@ class WorkerSupervisor:
             return
         worker.up = True
         worker.tell("all_ready", ready=self._all_ready)
+        self._appoint()
+
+    def _appoint(self) -> None:
+        """Let a worker that serves lead, if none does and the service goes on."""
+        serving = self._serving()
+        if self._leader is None and serving and not self._stopping.is_set():
+            self._leader = serving[0].index
+            serving[0].tell("lead")
+            log.warning("Worker %d leads now", self._leader)
 
     async def _reload_for(self, worker: WorkerProcess, number: int, name: str | None) -> None:
         """Reload for a worker that was asked to by a client, and tell it how that ended."""
@@ -240,7 +258,7 @@ class WorkerSupervisor:
         """Announce the service once every worker knows that all are ready."""
         if not self._announced and sum(worker.all_ready for worker in self._workers.values()) == self._count:
             self._announced = True
-            self._announce(self._workers[0].lines)
+            self._announce(next(worker.lines for worker in self._workers.values() if worker.index == self._leader))
 
     async def _watch(self) -> None:
         """End workers that are silent for longer than `max_run_s`; a hanging model is found by the worker itself."""
