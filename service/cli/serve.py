@@ -75,22 +75,26 @@ def serve_with_workers(settings: Settings, count: int, *, access_log: bool) -> N
     """Serve with several processes until a signal, and exit."""
     logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format)
     listener = _listen(settings)
-    try:
-        with TemporaryDirectory(prefix="marrowlens-") as folder:
-            supervisor = WorkerSupervisor(
-                settings,
-                count,
-                listener,
-                Path(folder),
-                access_log=access_log,
-                announce=lambda lines: _announce(settings, lines),
-            )
-            status = asyncio.run(supervisor.run())
-    except OSError as error:
-        stop_logged(f"MARROWLENS_WORKERS={count} needs a temporary folder: {error.strerror}; set TMPDIR to a folder")
+    with _shared_folder(count) as folder:
+        supervisor = WorkerSupervisor(
+            settings,
+            count,
+            listener,
+            Path(folder),
+            access_log=access_log,
+            announce=lambda lines: _announce(settings, lines),
+        )
+        status = asyncio.run(supervisor.run())
     if supervisor.error:
         stop_logged(supervisor.error, status)
     raise typer.Exit(status)
+
+
+def _shared_folder(count: int) -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix="marrowlens-")
+    except OSError as error:
+        stop_logged(f"MARROWLENS_WORKERS={count}: {NO_FOLDER}: {error.strerror}")
 
 
 def end_process(serving: DrainingServer) -> None:
@@ -153,6 +157,8 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
+#: Why several workers cannot share files.
+NO_FOLDER = "the temporary folder cannot be written; set TMPDIR to a folder that can"
 #: Why the service does not listen on an address that other machines can reach.
 AUTHENTICATION_NEEDED = (
     "authentication is off, but other machines can reach {host}: set MARROWLENS_KEYS_FILE (`marrowlens keys new` "
