@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from service.errors import ReloadRejected
@@ -12,13 +13,21 @@ from service.server.workers.reload import describe
 
 @dataclass(slots=True, eq=False)
 class WorkerProcess:
-    """One process, from its start to its end."""
+    """One process, from its start to its end.
+
+    Attributes:
+        heard_at_s: time of its last message, on the monotonic clock.
+        started: whether it has ever served; `up`: whether it serves now.
+        ready: whether its own model is ready; `all_ready`: whether it also knows that all are.
+        error: why it cannot start.
+    """
 
     index: int
     process: asyncio.subprocess.Process
     channel: Channel
     heard_at_s: float
     lines: Sequence[str] = ()
+    started: bool = False
     up: bool = False
     ready: bool = False
     all_ready: bool = False
@@ -44,10 +53,8 @@ class WorkerProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if the process still runs."""
-        try:
+        with suppress(ProcessLookupError):
             self.process.send_signal(number)
-        except ProcessLookupError:
-            pass
 
     def _end_answer(self) -> Message:
         return describe(ReloadRejected(f"worker {self.index} ended before the new model was loaded; reload again"))

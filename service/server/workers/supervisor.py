@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -112,7 +113,7 @@ class WorkerSupervisor:
             if self._stopping.is_set():
                 self.status = FAILED if FAILED in (status, self.status) else self.status
                 return
-            failed_starts = 0 if worker.up else failed_starts + 1
+            failed_starts = 0 if worker.started else failed_starts + 1
             if self._gives_up(worker, failed_starts):
                 self.stop()
                 return
@@ -134,11 +135,9 @@ class WorkerSupervisor:
         return True
 
     async def _stopped_within(self, pause_s: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()
-        except TimeoutError:
-            pass
 
     async def _start(self, index: int) -> WorkerProcess:
         assignment = self._assignment(index)
@@ -211,8 +210,9 @@ class WorkerSupervisor:
                 self._announce_once()
             case {"kind": "reload", "number": number, "name": name}:
                 self._tasks.create_task(self._reload_for(worker, number, name))
-            case {"kind": "report"} if leader := self._workers.get(-1 if self._leader is None else self._leader):
-                leader.tell("report")
+            case {"kind": "report"}:
+                for leader in (other for other in self._serving() if other.index == self._leader):
+                    leader.tell("report")
             case {"kind": "answer"}:
                 worker.answers.put_nowait(message)
 
@@ -222,7 +222,7 @@ class WorkerSupervisor:
         if self._models.served.digest != digest:  # the model was changed while the worker started
             worker.signal(signal.SIGTERM)
             return
-        worker.up = True
+        worker.started = worker.up = True
         worker.tell("all_ready", ready=self._all_ready)
         self._appoint()
 

@@ -1,6 +1,7 @@
 """Several workers on one port: shares of the work, metrics, ends and restarts."""
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -174,6 +175,21 @@ def test_workers_end_with_their_supervisor(artefact: Path) -> None:
     with workers(artefact) as service:
         service.process.kill()
         service.wait_ended()  # the workers hold its output open
+
+
+@pytest.mark.slow
+def test_the_service_ends_when_no_worker_starts_again(artefact: Path, tmp_path: Path) -> None:
+    for end in (".onnx", ".json"):
+        shutil.copy(artefact.with_suffix(end), tmp_path / f"own{end}")
+    with workers(tmp_path / "own.onnx") as service:
+        (tmp_path / "own.onnx").unlink()
+        kill(service, pids(service)[0])
+        service.wait_said("restart in 1 s")  # one worker serves, so the other one is tried again
+        assert httpx.get(f"{service.url}/health/live").status_code == 200
+        for pid in pids(service):
+            kill(service, pid)
+        assert service.wait_ended() == 70
+    assert "No worker starts" in "\n".join(service.lines)
 
 
 @pytest.mark.parametrize("failing", ["artefact", "keys"])
