@@ -141,3 +141,5 @@ async def _prepared(models: ModelRegistry, name: str | None) -> Message:
         return {"digest": (await models.prepare(name)).digest}
     except (ReloadRejected, NotReady) as error:
         return describe(error)
+    except Exception as error:  # this worker serves on with its model
+        return describe(ReloadRejected(f"unexpected error: {error_location(error)}"))

@@ -16,6 +16,7 @@ class WorkerProcess:
     """One process, from its start to its end.
 
     Attributes:
+        digest: of the manifest of the model that it started with.
         heard_at_s: time of its last message, on the monotonic clock.
         started: whether it has ever served; `up`: whether it serves now.
         ready: whether its own model is ready; `all_ready`: whether it also knows that all are.
@@ -27,6 +28,7 @@ class WorkerProcess:
     channel: Channel
     heard_at_s: float
     lines: Sequence[str] = ()
+    digest: str = ""
     started: bool = False
     up: bool = False
     ready: bool = False
@@ -50,6 +52,11 @@ class WorkerProcess:
         """The process has ended: answer what it was asked."""
         self.ended, self.up, self.ready, self.all_ready = True, False, False, False
         self.answers.put_nowait(self._end_answer())
+
+    def restart(self) -> None:
+        """Let it drain and end, so that it starts again."""
+        self.up = False
+        self.signal(signal.SIGTERM)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if the process still runs."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,13 +36,17 @@ def raise_described(message: Message) -> None:
 class Worker(Protocol):
     """A worker that serves."""
 
-    index: int
+    ended: bool
+    digest: str
 
     async def ask(self, kind: str, **content: object) -> Message:
         """Send a message and return the answer; an error of kind `rejected` if the worker ends before."""
 
     def tell(self, kind: str, **content: object) -> None:
         """Send a message."""
+
+    def restart(self) -> None:
+        """Let it drain and end, so that it starts again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +72,22 @@ class ReloadCoordinator:
     def __init__(self, workers: Callable[[], Sequence[Worker]]) -> None:
         self._workers = workers
         self.served = ServedModel()
-        self._reloading = self._again = False
+        self._waits = False  # a reload by SIGHUP, for the one in progress
+        self._idle = asyncio.Event()
+        self._idle.set()
 
-    async def reload_again(self) -> None:
-        """Reload the configured artefact; during a reload, once more after it."""
-        self._again = True
-        while self._again and not self._reloading:
-            self._again = False
-            try:
-                await self.reload(None)
-            except (ReloadRejected, NotReady):
-                pass  # logged by a worker
-        if self._again:
+    async def reload_configured(self) -> None:
+        """Reload the configured artefact; during a reload, once more after it, because that may have read old files."""
+        if self._waits:
+            return
+        if not self._idle.is_set():
             log.warning("A reload is in progress; the artefact is reloaded once more when it ends")
+        self._waits = True
+        while not self._idle.is_set():
+            await self._idle.wait()
+        self._waits = False
+        with suppress(ReloadRejected, NotReady):  # logged by a worker
+            await self.reload(None)
 
     async def reload(self, name: str | None) -> None:
         """Let all workers serve with another model.
@@ -89,27 +97,31 @@ class ReloadCoordinator:
             ReloadInProgress: another reload is in progress.
             NotReady: no worker serves, or the service is stopping.
         """
-        if self._reloading:
+        if not self._idle.is_set():
             raise ReloadInProgress
-        self._reloading = True
+        self._idle.clear()
         try:
             await self._reload(name)
         finally:
-            self._reloading = False
+            self._idle.set()
 
     async def _reload(self, name: str | None) -> None:
         workers = self._workers()
         if not workers:
             raise NotReady("no worker is ready; retry later")
         answers = await asyncio.gather(*(worker.ask("prepare", name=name) for worker in workers))
+        serving = [worker for worker in workers if not worker.ended]  # the first one counts and logs the reload
         error = _first_error(answers)
         if error is not None:
-            for worker in workers:
-                worker.tell("discard", **error, reports=worker is workers[0])
+            for worker in serving:
+                worker.tell("discard", **error, reports=worker is serving[0])
             raise_described(error)
         self.served = ServedModel(name, answers[0]["digest"])
-        # A worker that ends now starts again with the new model.
-        await asyncio.gather(*(worker.ask("commit", reports=worker is workers[0]) for worker in workers))
+        # A worker that ends now starts again with the new model; one that started meanwhile has the old one.
+        await asyncio.gather(*(worker.ask("commit", reports=worker is serving[0]) for worker in serving))
+        for late in self._workers():
+            if late not in serving and late.digest != self.served.digest:
+                late.restart()
 
 
 def _first_error(answers: Sequence[Message]) -> Message | None:

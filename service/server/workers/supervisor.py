@@ -87,7 +87,7 @@ class WorkerSupervisor:
             loop.add_signal_handler(number, self.stop)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(self._models.reload_again()))
+            loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(self._models.reload_configured()))
             watching = tasks.create_task(self._watch())
             await asyncio.wait([tasks.create_task(self._keep(index)) for index in range(self._count)])
             watching.cancel()
@@ -202,8 +202,8 @@ class WorkerSupervisor:
             case {"kind": "failed", "message": why}:
                 worker.error = why
             case {"kind": "started", "lines": lines, "digest": digest}:
-                worker.lines = lines
-                self._started(worker, digest)
+                worker.lines, worker.digest = lines, digest
+                self._started(worker)
             case {"kind": "alive", "ready": ready, "all_ready": all_ready}:
                 worker.ready, worker.all_ready = ready, all_ready
                 self._tell_readiness()
@@ -216,11 +216,11 @@ class WorkerSupervisor:
             case {"kind": "answer"}:
                 worker.answers.put_nowait(message)
 
-    def _started(self, worker: WorkerProcess, digest: str) -> None:
+    def _started(self, worker: WorkerProcess) -> None:
         if self._models.served.digest is None:
-            self._models.served = ServedModel(digest=digest)
-        if self._models.served.digest != digest:  # the model was changed while the worker started
-            worker.signal(signal.SIGTERM)
+            self._models.served = ServedModel(digest=worker.digest)
+        if self._models.served.digest != worker.digest:  # the model was changed while the worker started
+            worker.restart()
             return
         worker.started = worker.up = True
         worker.tell("all_ready", ready=self._all_ready)

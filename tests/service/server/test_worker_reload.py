@@ -73,20 +73,22 @@ def test_a_broken_artefact_changes_none(pair: Served) -> None:
 
 
 def test_one_worker_that_cannot_load_it_keeps_the_model_of_all(pair: Served) -> None:
-    served = artefacts(pair, OPERATOR)[0]
-    [other] = {"first", "second"} - {served}
     stopped = pids(pair)[0]
     os.kill(stopped, signal.SIGSTOP)
     with ThreadPoolExecutor(2) as threads:
-        changes = [threads.submit(change, pair, f"{other}.onnx") for _ in range(2)]
+        changes = [threads.submit(change, pair, "second.onnx") for _ in range(2)]
         until(lambda: any(each.done() for each in changes))  # the other one waits for the stopped worker
+        hang_up(pair, "reloaded once more when it ends")
+        said = len(pair.lines)
         kill(pair, stopped)
         answers = [each.result() for each in changes]
     assert sorted(answer.status_code for answer in answers) == [409, 422]
     [rejected] = [answer for answer in answers if answer.status_code == 422]
     assert "ended before the new model was loaded" in rejected.json()["detail"]
+    pair.wait_said("Reload rejected, keeping the current model: worker", said)
+    pair.wait_said("Now serving first", said)
     until(lambda: ready(pair))
-    assert set(artefacts(pair, OPERATOR)) == {served}
+    assert set(artefacts(pair, OPERATOR)) == {"first"}
 
 
 @pytest.mark.slow
