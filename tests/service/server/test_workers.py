@@ -158,7 +158,7 @@ def test_a_signal_drains_all_workers(
 
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(artefact: Path) -> None:
-    with workers(artefact, shutdown_timeout_s="600") as service:
+    with workers(artefact, shutdown_timeout_s="600", request_timeout_s="600") as service:
         url = httpx.URL(service.url)
         with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
             head = "POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 9\r\n"
