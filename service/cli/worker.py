@@ -21,7 +21,7 @@ from service.telemetry.metric_registry import share_metrics
 def main(listener: socket.socket, channel: socket.socket, assignment: Assignment) -> None:
     """Serve until a signal, or until the supervisor has ended."""
     settings, worker, access_log = assignment.settings, assignment.worker, assignment.access_log
-    logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format)
+    logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format, worker=worker.index)
     share_metrics(worker)
     link = SupervisorLink(channel)
 

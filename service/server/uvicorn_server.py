@@ -21,6 +21,7 @@ from service.api.state import AppState
 from service.concurrency.shared_counts import SharedCounts
 from service.concurrency.supervisor import error_location
 from service.concurrency.thread_pools import event_loop_pool
+from service.concurrency.worker import Worker
 from service.config.settings import Settings
 from service.inference.registry import ModelRegistry
 from service.server.connections import ConnectionLimiter, ConnectionSlot, Listener, connection_limit
@@ -213,7 +214,9 @@ def create_server(
         TlsConfigError: a TLS file cannot be used.
     """
     tls = None if settings.tls_cert is None else Tls(settings)
-    logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format)
+    worker: Worker | None = app.state.app_state.worker
+    index = None if worker is None else worker.index
+    logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format, worker=index)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         app,

@@ -22,7 +22,7 @@ STREAM = {"content-type": "application/zip", "accept": "application/x-ndjson"}
 
 @pytest.fixture(scope="module")
 def pair(artefact: Path) -> Iterator[Served]:
-    with workers(artefact) as started:
+    with workers(artefact, "--access-log") as started:
         yield started
 
 
@@ -56,6 +56,8 @@ def test_connections_are_shared_evenly_and_metrics_are_those_of_all(pair: Served
         clients = [stack.enter_context(httpx.Client(base_url=pair.url)) for _ in range(8)]
         answers = [client.post("/classify", files={"image": draw(at)}) for at, client in enumerate(clients)]
         assert {answer.status_code for answer in answers} == {200}
+        for index in range(2):
+            pair.wait_said(f" worker {index} service.requests: POST /classify 200")
         assert metric(pair, ANSWERED) == before + 8
         scraped = {client.get("/metrics").text.count(f"{ANSWERED} {before + 8}\n") for client in clients}
         assert scraped == {1}  # whichever worker answers
@@ -69,7 +71,7 @@ def test_connections_are_shared_evenly_and_metrics_are_those_of_all(pair: Served
 def test_limits_are_divided_and_metrics_give_those_of_the_service(pair: Served) -> None:
     assert metric(pair, "marrowlens_in_flight_limit_pictures") == 256
     assert metric(pair, "marrowlens_connections_limit") == 1000
-    assert metric(pair, "marrowlens_ready") == 1
+    until(lambda: metric(pair, "marrowlens_ready") == 1)  # the other worker writes it every half second
     text = httpx.get(f"{pair.url}/metrics").text
     assert text.count("marrowlens_model_info{") == 1
     assert text.count("\nprocess_resident_memory_bytes ") == 1
