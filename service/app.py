@@ -26,8 +26,10 @@ from service.api.v2 import routes as v2
 from service.auth.authenticator import Authenticator
 from service.auth.middleware import AuthMiddleware
 from service.auth.sign_in import SignIn
+from service.concurrency.shared_counts import SharedCounts
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import TELEMETRY
+from service.concurrency.worker import Worker
 from service.config.lis import LaboratoryConfigError, unused_connection
 from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import ModelRegistry
@@ -77,20 +79,24 @@ FLUSH_S, MIN_FLUSH_S = 3.0, 1.0
 
 
 def create_app(
-    settings: Settings, session: Session | None = None, open_model: Callable[[Path], Session] | None = None
+    settings: Settings,
+    session: Session | None = None,
+    open_model: Callable[[Path], Session] | None = None,
+    worker: Worker | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
     Args:
         session: the model to serve. Without one the service never becomes ready; it can only describe its API.
         open_model: opens the artefact of a reload; default: as the settings say.
+        worker: the process among several; None: the only one.
 
     Raises:
         KeysFileError, RolesFileError: the configured file of keys or of roles cannot be used.
         LaboratoryConfigError: a setting of the configured laboratory cannot be used.
         SettingsError: traces are configured, but OpenTelemetry is not installed.
     """
-    metrics = Metrics()
+    metrics = Metrics(worker)
     app = FastAPI(
         title="marrowlens",
         summary="Classifies bone-marrow cells. Research use only.",
@@ -112,12 +118,16 @@ def create_app(
         settings=settings,
         metrics=metrics,
         background=Supervisor(metrics.background),
+        worker=worker,
+        leads=worker is None or worker.leads,
         upload_memory=MemoryBudget(
-            UPLOAD_MEMORY_BODIES * settings.max_body_bytes, CALLER_MEMORY_BODIES * settings.max_body_bytes
+            UPLOAD_MEMORY_BODIES * settings.max_body_bytes,
+            CALLER_MEMORY_BODIES * settings.max_body_bytes,
+            None if worker is None else SharedCounts.of(worker),
         ),
     )
     open_model = open_model or (lambda artefact: load_session(settings, artefact=artefact))
-    app.state.laboratory = laboratory = _laboratory(settings, metrics)
+    app.state.laboratory = laboratory = _laboratory(settings, app.state.app_state)
     checks = {} if laboratory is None else {"check_classes": laboratory.check_classes}
     app.state.models = ModelRegistry(app.state.app_state, open_model, **checks)
     for router in ROUTERS:
@@ -133,7 +143,8 @@ def create_app(
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add the middleware, from the inside out."""
-    app.state.authenticator = Authenticator(settings, metrics) if settings.authentication_required else None
+    required, worker = settings.authentication_required, app.state.app_state.worker
+    app.state.authenticator = Authenticator(settings, metrics, worker) if required else None
     app.state.sign_in = SignIn(settings, app.state.authenticator)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
@@ -171,14 +182,23 @@ def _recorder(settings: Settings) -> Recorder | None:
     )
 
 
-def _laboratory(settings: Settings, metrics: Metrics) -> "Laboratory | None":
+def _laboratory(settings: Settings, state: AppState) -> "Laboratory | None":
     if unused := unused_connection(settings.lis):
         raise LaboratoryConfigError(unused)
     if settings.lis.database is None:
         return None
     from service.lis.laboratory import Laboratory
 
-    return Laboratory(settings, metrics.registry)
+    return Laboratory(settings, state.metrics.registry, leads=state.leads)
+
+
+def take_lead(app: FastAPI) -> None:
+    """Run in this worker what only one worker runs: the one that did has ended."""
+    state: AppState = app.state.app_state
+    laboratory: Laboratory | None = app.state.laboratory
+    state.leads = True
+    if laboratory is not None:
+        laboratory.lead(state.background)
 
 
 @asynccontextmanager

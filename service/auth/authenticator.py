@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from service.auth.api_keys import KEY_PREFIX, KeyRing, KeysFileError, caller_of
 from service.auth.identity import Caller, Scope
-from service.auth.rate_limit import RateLimiter
+from service.auth.rate_limit import limiter_of
 from service.auth.roles import RoleAssignment, RolesFileError
 from service.concurrency.thread_pools import FILES
+from service.concurrency.worker import Worker
 from service.config.auth import AuthSettings, Role
 from service.errors import Forbidden, RateLimited, RoleMissing, ServiceError, Unauthorised
 from service.telemetry.metrics import Metrics
@@ -25,13 +26,16 @@ log = logging.getLogger(__name__)
 class Authenticator:
     """Authenticates callers by API key or token, and checks their scopes and rate limits."""
 
-    def __init__(self, settings: AuthSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: AuthSettings, metrics: Metrics, worker: Worker | None = None) -> None:
         """
+        Args:
+            worker: the process among several, which share the rate limits; None: the only one.
+
         Raises:
             KeysFileError, RolesFileError: the file of keys or of roles cannot be used.
         """
         self._settings, self._metrics = settings, metrics
-        self._rate_limiter = RateLimiter()
+        self._rate_limiter = limiter_of(worker)
         self.keys = None if settings.keys_file is None else KeyRing(settings.keys_file, _log_kept_keys)
         self.roles = RoleAssignment(settings, _log_kept_roles)
         self.tokens = _token_verifier(settings)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ from service.cli.output import (
     warn,
     write_or_check,
 )
-from service.cli.serve import AUTHENTICATION_NEEDED, allows_address
+from service.cli.serve import AUTHENTICATION_NEEDED, NO_FOLDER, allows_address
 from service.config.auth import AuthSettings
 from service.config.lis import LIS_PREFIX, LisSettings, unused_connection
 from service.config.secret_files import SUFFIX, is_secret
@@ -97,6 +98,8 @@ def _errors(settings: Settings) -> Iterator[str]:
         yield from _error_of(lambda: Tls(settings), TlsConfigError)
     if not allows_address(settings, settings.host):
         yield f"{PREFIX}HOST: {AUTHENTICATION_NEEDED.format(host=settings.host)}"
+    if settings.workers != 1 and not _has_temporary_folder():
+        yield f"{PREFIX}WORKERS: {NO_FOLDER}"
     if settings.otlp_endpoint is not None and find_spec("opentelemetry.sdk") is None:
         yield f"{PREFIX}OTLP_ENDPOINT: opentelemetry-sdk is not installed (docs/traces.md)"
     if settings.oidc_ca is not None:
@@ -111,6 +114,13 @@ def _errors(settings: Settings) -> Iterator[str]:
         if path is not None and not path.is_file():
             yield f"{name}: no such file: {path}"
     yield from _model_errors(settings)
+
+
+def _has_temporary_folder() -> bool:
+    try:
+        return os.access(gettempdir(), os.W_OK)
+    except FileNotFoundError:
+        return False
 
 
 def _laboratory_errors(settings: Settings) -> Iterator[str]:
@@ -225,6 +235,8 @@ def _values(field: Mapping[str, Any]) -> str:
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{each}`" for each in schema["enum"])
     kind = _BY_FORMAT.get(schema.get("format", "")) or _BY_TYPE[schema["type"]]

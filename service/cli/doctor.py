@@ -17,6 +17,7 @@ from service.runtime.hardware import Machine, inspect_machine
 from service.runtime.loader import InferenceOptions, load_session
 from service.runtime.providers import NAMES, Attempt, Provider, attempts, engine_bytes
 from service.runtime.session import OnnxSession, Session, engine_folder, offered, versions
+from service.server.workers.shares import worker_count, worker_settings
 
 DOES_NOT_WORK = 1
 
@@ -34,6 +35,8 @@ def doctor(
     1 it does not, 2 invalid settings.
     """
     settings = load_settings(artefact=artefact)
+    workers = worker_count(settings)
+    settings = settings if workers == 1 else worker_settings(settings, workers)
     try:
         reference = load_session(settings, "cpu")
         trials = try_providers(settings, reference, repeats)
@@ -43,10 +46,16 @@ def doctor(
     machine, found = inspect_machine(), versions()
     if as_json:
         document = {"works": works, "verdict": sentence, "versions": found, "machine": asdict(machine)}
+        document["workers"] = {
+            "processes": workers,
+            "threads": InferenceOptions.from_settings(settings).intra_op_threads,
+        }
         inert = {"inert": reference.manifest.inert} if reference.manifest.inert else {}
         typer.echo(json.dumps(document | inert | {"providers": [asdict(trial) for trial in trials]}, indent=1))
     else:
-        print_tables(_machine_table(machine, found), _provider_table(trials), _batch_table(trials, repeats))
+        print_tables(
+            _machine_table(settings, workers, machine, found), _provider_table(trials), _batch_table(trials, repeats)
+        )
         typer.echo(sentence)
         if reference.manifest.inert:
             typer.echo(inert_note(reference.manifest.inert))
@@ -103,11 +112,13 @@ def _works(trial: ProviderTrial, way: Attempt) -> bool:
     return trial.works and (way.precision != "bf16" or trial.precision == "bf16")
 
 
-def _machine_table(machine: Machine, found: dict[str, str | None]) -> Table:
+def _machine_table(settings: Settings, workers: int, machine: Machine, found: dict[str, str | None]) -> Table:
     table = new_table(title="machine")
+    threads = InferenceOptions.from_settings(settings).intra_op_threads
     rows = {
         "processor": machine.processor,
         "CPUs for this process": str(machine.cpus),
+        "workers": f"{workers}, each with {threads} thread(s)",
         "memory limit": _megabytes(machine.memory_limit) or "none",
         "memory available": _megabytes(machine.memory_available),
         "memory of this process": _megabytes(machine.resident),

@@ -66,10 +66,10 @@ def load_settings(on_error: OnError = stop, **overrides: Any) -> Settings:
         on_error(str(error))
 
 
-def open_model(settings: Settings, on_error: OnError = stop) -> OnnxSession:
-    """The session of the configured artefact; exits if it cannot be opened."""
+def open_model(settings: Settings, on_error: OnError = stop, artefact: Path | None = None) -> OnnxSession:
+    """The session of the configured artefact, or of another one; exits if it cannot be opened."""
     try:
-        return load_session(settings)
+        return load_session(settings, artefact=artefact)
     except (ArtefactError, ProviderUnavailable) as error:
         on_error(str(error))
 

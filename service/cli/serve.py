@@ -1,13 +1,15 @@
 """`marrowlens serve` and `marrowlens openapi`."""
 
+import asyncio
 import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from fastapi import FastAPI
@@ -17,8 +19,9 @@ from service.api import openapi as openapi_document
 from service.app import create_app
 from service.auth.api_keys import KeysFileError, read_keys
 from service.auth.roles import RolesFileError
-from service.cli.output import ARTEFACT_HELP, Check, load_settings, open_model, stop_logged, write_or_check
+from service.cli.output import ARTEFACT_HELP, Check, OnError, load_settings, open_model, stop_logged, write_or_check
 from service.concurrency.thread_pools import POOLS
+from service.concurrency.worker import Worker
 from service.config.lis import LaboratoryConfigError
 from service.config.settings import Settings, SettingsError
 from service.config.urls import is_loopback
@@ -26,6 +29,9 @@ from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.server.tls import TlsConfigError
 from service.server.uvicorn_server import DrainingServer, bind_socket, create_server
+from service.server.workers.link import SupervisorLink
+from service.server.workers.shares import worker_count
+from service.server.workers.supervisor import WorkerSupervisor
 from service.telemetry import logging as logs
 
 if TYPE_CHECKING:
@@ -51,13 +57,47 @@ def serve(
     settings = load_settings(stop_logged, host=host, port=port, artefact=artefact)
     if settings.log_format == "json":  # before the model is opened, which logs too
         logs.configure(settings.log_level, access_log=access_log, log_format="json")
+    count = worker_count(settings)
+    if count > 1:
+        serve_with_workers(settings, count, access_log=access_log)
     session = open_model(settings, stop_logged)
     listener = _listen(settings)
-    application = _application(settings, session)
-    announce = partial(_announce, settings, session, listener, application.state.laboratory)
+    application = build_application(settings, session, stop_logged)
+    announce = partial(_announce, settings, start_lines(settings, session, listener, application))
     del session  # frees its memory when a reload replaces the model
-    serving = _server(application, settings, access_log, announce)
+    serving = build_server(application, settings, access_log, announce, stop_logged)
     serving.run(sockets=[listener])
+    end_process(serving)
+
+
+def serve_with_workers(settings: Settings, count: int, *, access_log: bool) -> NoReturn:
+    """Serve with several processes until a signal, and exit."""
+    logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format)
+    listener = _listen(settings)
+    with _shared_folder(count) as folder:
+        supervisor = WorkerSupervisor(
+            settings,
+            count,
+            listener,
+            Path(folder),
+            access_log=access_log,
+            announce=lambda lines: _announce(settings, lines),
+        )
+        status = asyncio.run(supervisor.run())
+    if supervisor.error:
+        stop_logged(supervisor.error, status)
+    raise typer.Exit(status)
+
+
+def _shared_folder(count: int) -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix="marrowlens-")
+    except OSError as error:
+        stop_logged(f"MARROWLENS_WORKERS={count}: {NO_FOLDER}: {error.strerror}")
+
+
+def end_process(serving: DrainingServer) -> None:
+    """End the process after its server has stopped, with exit status 70 if the model failed."""
     blocked = [pool.name for pool in POOLS if pool.busy()]
     if blocked:
         log.warning("Exiting while calls for %s have not returned", ", ".join(blocked))
@@ -76,26 +116,35 @@ def openapi(
     write_or_check(out, document, "marrowlens openapi", check=check)
 
 
-def _application(settings: Settings, session: Session) -> FastAPI:
+def build_application(settings: Settings, session: Session, on_error: OnError, worker: Worker | None = None) -> FastAPI:
+    """The application with its laboratory prepared; `on_error` gets the reason why it cannot start."""
     try:
-        application = create_app(settings, session)
+        application = create_app(settings, session, worker=worker)
         laboratory: Laboratory | None = application.state.laboratory
         if laboratory is not None:
             laboratory.prepare(session.manifest.classes)
     except KeysFileError as error:
-        stop_logged(f"MARROWLENS_KEYS_FILE: {error}")
+        on_error(f"MARROWLENS_KEYS_FILE: {error}")
     except RolesFileError as error:
-        stop_logged(f"MARROWLENS_ROLES_FILE: {error}")
+        on_error(f"MARROWLENS_ROLES_FILE: {error}")
     except (LaboratoryConfigError, SettingsError) as error:
-        stop_logged(str(error))
+        on_error(str(error))
     return application
 
 
-def _server(application: FastAPI, settings: Settings, access_log: bool, announce: Callable[[], None]) -> DrainingServer:
+def build_server(
+    application: FastAPI,
+    settings: Settings,
+    access_log: bool,
+    announce: Callable[[], None],
+    on_error: OnError,
+    link: SupervisorLink | None = None,
+) -> DrainingServer:
+    """The server, not started; `on_error` gets the reason why it cannot start."""
     try:
-        return create_server(application, settings, access_log=access_log, started=announce)
+        return create_server(application, settings, access_log=access_log, started=announce, link=link)
     except TlsConfigError as error:
-        stop_logged(str(error))
+        on_error(str(error))
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -109,6 +158,8 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
+#: Why several workers cannot share files.
+NO_FOLDER = "the temporary folder cannot be written; set TMPDIR to a folder that can"
 #: Why the service does not listen on an address that other machines can reach.
 AUTHENTICATION_NEEDED = (
     "authentication is off, but other machines can reach {host}: set MARROWLENS_KEYS_FILE (`marrowlens keys new` "
@@ -121,15 +172,14 @@ def allows_address(settings: Settings, host: str) -> bool:
     return settings.authentication_required or settings.allow_anonymous or is_loopback(host)
 
 
-def _announce(settings: Settings, session: Session, listener: socket.socket, laboratory: "Laboratory | None") -> None:
+def _announce(settings: Settings, lines: Iterable[str]) -> None:
     say = log.info if settings.log_format == "json" else typer.echo
-    for line in _start_lines(settings, session, listener, laboratory):
+    for line in lines:
         say(line)
 
 
-def _start_lines(
-    settings: Settings, session: Session, listener: socket.socket, laboratory: "Laboratory | None"
-) -> Iterator[str]:
+def start_lines(settings: Settings, session: Session, listener: socket.socket, application: FastAPI) -> Iterator[str]:
+    """The lines that describe a started service. Read them once it listens."""
     host, port = listener.getsockname()[:2]
     manifest = session.manifest
     options = InferenceOptions.from_settings(settings)
@@ -144,6 +194,9 @@ def _start_lines(
     if manifest.trust is not None and manifest.site_trust_sha256 is not None:
         yield f"Thresholds: {manifest.trust.source}, {settings.trust_reference}, sha256 {manifest.site_trust_sha256}"
     yield f"Execution provider: {session.provider} in {session.precision}, {threads} thread(s), batch sizes {sizes}"
+    if settings.workers != 1:
+        yield f"Workers: {settings.workers} processes share the port, each with the threads above"
+    laboratory: Laboratory | None = application.state.laboratory
     if laboratory is not None:
         yield f"Laboratory: {laboratory.description()}"
     yield _authentication(settings, is_loopback(host))

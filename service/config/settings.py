@@ -149,6 +149,13 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0: a free port chosen by the system")
+    workers: Literal["auto"] | Annotated[int, Field(gt=0, le=256)] = Field(
+        1,
+        description=(
+            "number of processes that serve on the port; auto: one for each CPU of the quota. How limits divide: "
+            "docs/workers.md"
+        ),
+    )
     max_image_bytes: int = Field(10 * MIB, gt=0, description="maximum size of one uploaded picture in bytes")
     max_pixels: int = Field(16_000_000, gt=0, description="maximum size of one decoded picture, width times height")
     max_body_bytes: int = Field(256 * MIB, gt=0, description="maximum body size of a batch request in bytes")
@@ -189,10 +196,12 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
         ),
     )
     intra_op_threads: int | None = Field(
-        None, gt=0, description="onnxruntime threads per inference call. Default: the CPU budget"
+        None, gt=0, description="onnxruntime threads per inference call. Default: the CPU budget, shared by the workers"
     )
     decode_threads: int | None = Field(
-        None, gt=0, description="number of pictures decoded in parallel. Default: the CPU budget"
+        None,
+        gt=0,
+        description="number of pictures decoded in parallel. Default: the CPU budget, shared by the workers",
     )
     drain_delay_s: float = Field(
         0,

@@ -18,6 +18,7 @@ from service.concurrency.thread_pools import MODEL
 from service.errors import MalformedBody, UploadMemoryExhausted
 from service.inference.batching.batcher import Batcher
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
+from service.inference.drift_files import DriftFiles
 from service.inference.drift_window import DriftWindow
 from service.inference.pipeline import Answer, PictureData, PicturePipeline, Pixels
 from service.runtime.loader import InferenceOptions
@@ -131,9 +132,20 @@ class Classifier:
         """Number of pictures whose batch has not started."""
         return self._batcher.queued()
 
-    def measure_drift(self) -> DriftMeasurement | None:
-        """Distances of the last pictures from the drift reference; None without a reference."""
-        return None if self._drift is None else self._drift.measure()
+    def measure_drift(self, files: DriftFiles | None = None) -> DriftMeasurement | None:
+        """Distances of the last pictures from the drift reference; None without a reference.
+
+        Args:
+            files: with the windows of other workers, whose pictures count too.
+        """
+        if self._drift is None:
+            return None
+        return self._drift.measure(() if files is None else files.others(self.manifest.digest))
+
+    def write_drift(self, files: DriftFiles) -> None:
+        """Write the drift window for other workers."""
+        if self._drift is not None:
+            files.write(self.manifest.digest, self._drift.sums())
 
     def ready(self) -> bool:
         """Whether pictures are accepted: warmed up, not closing, and the model responds."""

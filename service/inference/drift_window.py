@@ -6,6 +6,7 @@ most until the window is read.
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +50,20 @@ class DriftWindow:
         if enough:
             self._measure_pending()
 
-    def measure(self) -> DriftMeasurement:
-        """The distances of the window from the reference."""
+    def sums(self) -> FeatureSums:
+        """The sums of the window."""
         window = self._empty()
         self._measure_pending()
         with self._lock:
             for part in self._parts:
                 window += part
+        return window
+
+    def measure(self, others: Iterable[FeatureSums] = ()) -> DriftMeasurement:
+        """The distances of the window, and of those of other workers, from the reference."""
+        window = self.sums()
+        for other in others:
+            window += other
         return self._meter.measure(window)
 
     def _measure_pending(self) -> None:

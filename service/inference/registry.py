@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from model.contract import ArtefactError, CellClass, Manifest
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import MODEL, TELEMETRY
+from service.concurrency.worker import Worker
 from service.config.settings import Settings
 from service.errors import NotReady, ReloadInProgress, ReloadRejected
 from service.inference.classifier import Classifier
+from service.inference.drift_files import DriftFiles
 from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import ProviderUnavailable, Session
@@ -25,14 +28,33 @@ from service.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 
+class Peers(Protocol):
+    """The other workers of the service."""
+
+    def ready(self) -> bool:
+        """Whether all of them are ready."""
+
+    async def reload(self, name: str | None) -> None:
+        """Let all workers, this one too, serve with another model, or none; raises as `ModelRegistry.reload`."""
+
+
 @dataclass(slots=True, kw_only=True)
 class ServingState:
-    """The state of one service. `classifier` is None before the start."""
+    """The state of one process of the service.
+
+    Attributes:
+        worker: the process among several; None if it serves alone.
+        leads: whether it runs what only one worker runs.
+        classifier: None before the start.
+    """
 
     settings: Settings
     metrics: Metrics
     background: Supervisor
+    worker: Worker | None = None
+    leads: bool = True
     classifier: Classifier | None = None
+    peers: Peers | None = None
     draining: bool = False
     _ends_at_s: float | None = None
 
@@ -58,19 +80,25 @@ class ServingState:
         return self.classifier
 
     def ready(self) -> bool:
-        """Whether new pictures are accepted."""
+        """Whether this process accepts new pictures."""
         return not self.draining and self.classifier is not None and self.classifier.ready()
 
+    def all_ready(self) -> bool:
+        """Whether all processes of the service accept new pictures."""
+        return self.ready() and (self.peers is None or self.peers.ready())
+
     def check_ready(self) -> None:
-        """Check that new pictures are accepted.
+        """Check that all processes of the service accept new pictures.
 
         Raises:
-            NotReady: they are not, and why.
+            NotReady: one does not, and why.
         """
         if self.draining:
             raise NotReady("the service is stopping; requests already accepted are still answered")
         if not self.current_classifier().ready():
             raise NotReady("the model is not warmed up, or has stopped responding")
+        if not self.all_ready():
+            raise NotReady("another worker is starting, or has stopped responding")
 
 
 class ModelRegistry:
@@ -92,13 +120,16 @@ class ModelRegistry:
         self._open_model = open_model
         self._check_classes = check_classes
         self._reloading = self._reload_again = False
+        self._prepared: Classifier | None = None
+        self._drift_files = None if state.worker is None else DriftFiles(state.worker)
         self._retiring: dict[asyncio.Task[None], Classifier] = {}
 
     async def start(self, session: Session) -> None:
         """Warm up the first model and serve with it."""
-        await self._activate(session)
+        self._prepared = await self._warmed_up(session)
+        self.commit()
         self._state.metrics.in_flight_limit(self._state.settings.max_queue_size)
-        self._state.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._state.ready)
+        self._state.metrics.watch(queued=self._queued, in_flight=self._in_flight, ready=self._state.all_ready)
 
     async def close(self) -> None:
         """Close all models; accepted pictures are answered within what is left of `shutdown_timeout_s`."""
@@ -134,35 +165,84 @@ class ModelRegistry:
             ReloadInProgress: another reload is in progress.
             NotReady: the service is stopping.
         """
+        if self._state.peers is not None:
+            await self._state.peers.reload(name)
+            return self._state.current_classifier().manifest
         if self._reloading:
             raise ReloadInProgress
         self._reloading = True
         try:
-            old = self._state.current_classifier()
-            session = await MODEL.run(self._open, name)
-            await self._activate(session)
-            self._retire(old)
+            await self.prepare(name)
         except (ReloadRejected, NotReady) as error:
-            self._state.metrics.model_change("refused")
-            log.error("Reload rejected, keeping the current model: %s", error)
+            self.report_rejected(str(error))
             raise
+        else:
+            manifest = self.commit()
         finally:
             self._reloading = False
             if self._reload_again:
                 self._reload_again = False
                 self.schedule_reload()
+        self.report_reloaded()
+        return manifest
+
+    async def prepare(self, name: str | None) -> Manifest:
+        """Open, check and warm up another model beside the current one, for `commit` or `discard`.
+
+        Raises:
+            ReloadRejected, NotReady: as `reload`.
+        """
+        self._state.current_classifier()
+        await self.discard()
+        session = await MODEL.run(self._open, name)
+        self._prepared = await self._warmed_up(session)
+        return session.manifest
+
+    def commit(self) -> Manifest:
+        """Serve with the prepared model. The current one answers what it has begun."""
+        classifier, old = self._prepared, self._state.classifier
+        assert classifier is not None, "a model was prepared"
+        self._prepared, self._state.classifier = None, classifier
+        manifest = classifier.manifest
+        self._state.metrics.model(
+            name=manifest.name,
+            version=manifest.version,
+            sha256=manifest.sha256,
+            manifest_sha256=manifest.digest,
+            provider=classifier.provider,
+            precision=classifier.precision,
+        )
+        if old is not None:
+            self._retire(old)
+        return manifest
+
+    async def discard(self) -> None:
+        """Close the prepared model, if there is one."""
+        classifier, self._prepared = self._prepared, None
+        if classifier is not None:
+            await classifier.close()
+
+    def report_rejected(self, reason: str) -> None:
+        """Count and log a rejected reload."""
+        self._state.metrics.model_change("refused")
+        log.error("Reload rejected, keeping the current model: %s", reason)
+
+    def report_reloaded(self) -> None:
+        """Count and log a reload, and the model that serves now."""
         self._state.metrics.model_change("done")
-        manifest = session.manifest
+        manifest = self._state.current_classifier().manifest
         hashes = manifest.sha256, manifest.digest
         log.info("Now serving %s %s, sha256 %s, manifest sha256 %s", manifest.name, manifest.version, *hashes)
         if manifest.trust is None:
             log.warning("The model has no trust reference: answers have no decision")
-        return manifest
 
     async def measure_drift(self) -> None:
-        """Measure input drift in a thread, and update its metrics."""
-        classifier = self._state.classifier
-        drift = None if classifier is None else await TELEMETRY.run(classifier.measure_drift)
+        """Measure input drift in a thread, and update its metrics. Of several workers, the one that leads does."""
+        classifier, files = self._state.classifier, self._drift_files
+        if classifier is not None and files is not None and not self._state.leads:
+            await TELEMETRY.run(classifier.write_drift, files)
+            return
+        drift = None if classifier is None else await TELEMETRY.run(classifier.measure_drift, files)
         self._state.metrics.drift.show(drift)
 
     def _open(self, name: str | None) -> Session:
@@ -179,7 +259,7 @@ class ModelRegistry:
             raise ReloadRejected(str(error)) from error
         return session
 
-    async def _activate(self, session: Session) -> None:
+    async def _warmed_up(self, session: Session) -> Classifier:
         classifier = Classifier(session, self._options, self._state.metrics)
         try:
             await classifier.start()
@@ -188,16 +268,7 @@ class ModelRegistry:
         if self._state.draining:
             await classifier.close()
             raise NotReady("the service is stopping")
-        self._state.classifier = classifier
-        manifest = session.manifest
-        self._state.metrics.model(
-            name=manifest.name,
-            version=manifest.version,
-            sha256=manifest.sha256,
-            manifest_sha256=manifest.digest,
-            provider=session.provider,
-            precision=session.precision,
-        )
+        return classifier
 
     def _retire(self, classifier: Classifier) -> None:
         task = self._state.background.once("model_retirement", classifier.retire)
@@ -212,4 +283,5 @@ class ModelRegistry:
 
     def _all(self) -> list[Classifier]:
         current = self._state.classifier
-        return [*([] if current is None else [current]), *self._retiring.values()]
+        prepared = self._prepared
+        return [*(each for each in (current, prepared) if each is not None), *self._retiring.values()]

@@ -55,12 +55,18 @@ TASKS: dict[str, TaskName] = {"hl7": "delivery_hl7", "fhir": "delivery_fhir", "a
 
 
 class Laboratory:
-    """Created at start-up if MARROWLENS_LIS_DATABASE is set; started and closed by the app's lifespan."""
+    """Created at start-up if MARROWLENS_LIS_DATABASE is set; started and closed by the app's lifespan.
 
-    def __init__(self, settings: Settings, registry: MetricRegistry, *, only_delivers: bool = False) -> None:
+    Every worker of a service has one, for its requests. Only the one that leads listens, delivers and cleans up.
+    """
+
+    def __init__(
+        self, settings: Settings, registry: MetricRegistry, *, only_delivers: bool = False, leads: bool = True
+    ) -> None:
         """
         Args:
             only_delivers: take no orders; deliver even with MARROWLENS_LIS_DELIVER=false.
+            leads: listen, deliver and clean up from the start; else from `lead`.
 
         Raises:
             LaboratoryConfigError: the database URL, the code table, the picture folder or a TLS file is unusable.
@@ -92,6 +98,8 @@ class Laboratory:
         self._retention = Retention(self._database, lis)
         self._delivering: list[asyncio.Task[None]] = []
         self._prepared = False
+        self._leads = leads
+        self._tell_leader: Callable[[], None] | None = None
 
     def prepare(self, classes: Sequence[CellClass]) -> None:
         """Migrate the database, and check the listen address and the terms of the M:E ratio. Blocks; runs once.
@@ -107,12 +115,12 @@ class Laboratory:
             return
         with _config_errors("DATABASE"):
             self._database.migrate()
-            if self._settings.lis.delivery == "off":
+            if self._settings.lis.delivery == "off" and self._leads:
                 self._hold_messages()
             for warning in exposed_files(self._settings.lis):
                 log.warning("%s", warning)
         with _config_errors("HL7_LISTEN"):
-            if self._listener is not None:
+            if self._listener is not None and self._leads:
                 self._listener.try_address()
         with _config_errors("ME_MYELOID", "ME_ERYTHROID"):
             if classes:
@@ -133,16 +141,23 @@ class Laboratory:
         log.warning("delivery is off: %d waiting messages are held; see `marrowlens lis status`", count)
 
     async def start(self, classes: Sequence[CellClass], background: Supervisor) -> None:
-        """Prepare, then start delivery, order listener and maintenance as tasks of `background`.
+        """Prepare, then `lead` if this process leads.
 
         Raises:
             LaboratoryConfigError: as `prepare`.
         """
         await DATABASE.run(self.prepare, classes)
-        with _config_errors("HL7_LISTEN"):
-            if self._listener is not None:
-                self._listener.bind()
-                background.start("order_listener", self._listener.serve)
+        if self._leads:
+            with _config_errors("HL7_LISTEN"):
+                if self._listener is not None:
+                    self._listener.bind()
+            self.lead(background)
+
+    def lead(self, background: Supervisor) -> None:
+        """Start delivery, order listener and maintenance as tasks of `background`. An address in use is retried."""
+        self._leads = True
+        if self._listener is not None:
+            background.start("order_listener", self._listener.serve)
         self._delivering = [background.start(TASKS[worker.channel], worker.run) for worker in self._workers]
         background.every("outbox_watch", _WATCH_S, self._watch)
         background.every("retention", _DELETION_S, self._expire)
@@ -176,9 +191,19 @@ class Laboratory:
         result = await self.query(action, *arguments)
         self.metrics.count_action(what)
         if what in ("sign", "preliminary", "retry"):
-            for worker in self._workers:
-                worker.wake()
+            self.wake()
         return result
+
+    def on_report(self, tell_leader: Callable[[], None]) -> None:
+        """Call a function when a report was written and another process delivers it."""
+        self._tell_leader = tell_leader
+
+    def wake(self) -> None:
+        """Deliver now: a report was written."""
+        if not self._leads and self._tell_leader is not None:
+            self._tell_leader()
+        for worker in self._workers:
+            worker.wake()
 
     async def query(self, action: Callable[..., Result], *arguments: object) -> Result:
         """Run a use case in a thread.
@@ -219,7 +244,7 @@ class Laboratory:
         if channels and not self._workers:
             is_off = self._settings.lis.delivery == "off"
             reports = "delivery is off" if is_off else f"{reports} (by another process)"
-        at = self.order_address
+        at = self.order_address if self._leads else None
         orders = f"orders accepted at {at[0]}:{at[1]}" if at else "no order listener"
         zone = self._settings.lis.time_zone or f"{datetime.now().astimezone().tzname()}, this machine's"
         return f"{kind}; {reports}; {orders}; times without an offset: {zone}"

@@ -78,18 +78,23 @@ class LisMetrics:
             {**channel, "outcome": get_args(DeliveryOutcome)},
         )
         self._waiting = registry.gauge(
-            "marrowlens_lis_outbox_messages", "Messages waiting for delivery or retry, or held.", channel
+            "marrowlens_lis_outbox_messages",
+            "Messages waiting for delivery or retry, or held.",
+            channel,
+            across="mostrecent",
         )
         self._oldest_s = registry.gauge(
             "marrowlens_lis_outbox_oldest_age_seconds",
             "Age of the oldest waiting message, since its report was written; 0 if none is waiting.",
             channel,
+            across="mostrecent",
         )
         self._dead = registry.gauge(
             "marrowlens_lis_dead_letters",
             "Messages rejected or given up, to be checked by a person with `marrowlens lis show`.",
             channel,
             unit="messages",
+            across="mostrecent",
         )
 
     def count_action(self, action: Action) -> None:

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 
+from service.concurrency.shared_counts import Column, SharedCounts
 from service.telemetry.metrics import ConnectionMetrics
 
 #: Connections beyond the limit, on which only health probes and scrapes are answered.
@@ -24,15 +25,20 @@ class ConnectionLimiter:
 
     At the limit a new connection replaces the one idle for longest. If none is idle it gets one of `SURPLUS_SLOTS`
     surplus slots; if those are in use too, it is refused.
+
+    Args:
+        counts: of all workers that accept from the same socket; None: no other process does.
     """
 
-    def __init__(self, limit: int, metrics: ConnectionMetrics) -> None:
+    def __init__(self, limit: int, metrics: ConnectionMetrics, counts: SharedCounts | None = None) -> None:
         self.limit = limit
+        self._counts = counts
         self._metrics = metrics
         self._taken: set[ConnectionSlot] = set()
         self._idle: dict[ConnectionSlot, None] = {}  # longest idle first
         self._next_log_s = 0.0
         metrics.watch(lambda: len(self._taken), limit)
+        self._share()
 
     def take(self, abort: Callable[[], object]) -> "ConnectionSlot | None":
         """A slot for a new connection, which `abort` closes; None if it must be refused."""
@@ -43,6 +49,7 @@ class ConnectionLimiter:
                 return None
         slot = ConnectionSlot(self, abort, surplus=len(self._taken) >= self.limit)
         self._taken.add(slot)
+        self._share()
         self._idle[slot] = None
         return slot
 
@@ -76,7 +83,21 @@ class ConnectionLimiter:
     def release(self, slot: "ConnectionSlot") -> None:
         """Free a slot whose connection is closed."""
         self._taken.discard(slot)
+        self._share()
         self._idle.pop(slot, None)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other workers accept from the same socket."""
+        return self._counts is not None
+
+    def above_least(self) -> bool:
+        """Whether another worker has fewer connections."""
+        return self._counts is not None and len(self._taken) > self._counts.least(Column.CONNECTIONS)
+
+    def _share(self) -> None:
+        if self._counts is not None:
+            self._counts.set(Column.CONNECTIONS, len(self._taken))
 
     def _warn(self, why: str) -> None:
         now_s = time.monotonic()
@@ -113,6 +134,8 @@ HANDSHAKE_TIMEOUT_S = 10.0
 TLS_CLOSE_TIMEOUT_S = 2.0
 #: Maximum number of connections accepted in one turn of the event loop.
 _AT_ONCE = 100
+#: Time in s for which a worker leaves a new connection to those with fewer.
+_YIELD_S = 0.002
 #: Pause in s before accepting again, after the system had no file descriptor left.
 _PAUSE_S = 0.1
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -133,7 +156,8 @@ def connection_limit(wanted: int) -> int:
 class Listener:
     """Accepts connections within the limit, with TLS if `context` is given.
 
-    `protocol` makes the protocol of a connection from its slot.
+    `protocol` makes the protocol of a connection from its slot. Of several workers, the one with the fewest connections
+    accepts: the kernel would wake all of them, and give most connections to one (docs/decisions/0032-workers.md).
     """
 
     def __init__(
@@ -145,6 +169,7 @@ class Listener:
         self._connections = connections
         self._protocol = protocol
         self._context = context
+        self._yields = connections.shared
         self._listening: list[socket.socket] = []
         self._opening: set[asyncio.Task[None]] = set()  # asyncio keeps only weak references to tasks
 
@@ -174,10 +199,33 @@ class Listener:
 
     def _resume(self, listening: socket.socket) -> None:
         if listening in self._listening:
-            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+            asyncio.get_running_loop().add_reader(listening, self._ready, listening)
 
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(_AT_ONCE):
+    def accept_all(self) -> None:
+        """Leave no connection to other workers any more."""
+        self._yields = False
+
+    def _ready(self, listening: socket.socket) -> None:
+        if not self._yields:
+            self._accept(listening, _AT_ONCE)
+        elif not self._connections.above_least():
+            self._accept(listening, 1)
+        else:
+            self._pause(listening, _YIELD_S, self._accept_one)
+
+    def _accept_one(self, listening: socket.socket) -> None:
+        """Accept a connection that no other worker has accepted."""
+        self._resume(listening)
+        if listening in self._listening:
+            self._accept(listening, 1)
+
+    def _pause(self, listening: socket.socket, pause_s: float, then: Callable[[socket.socket], None]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening)
+        loop.call_later(pause_s, then, listening)
+
+    def _accept(self, listening: socket.socket, most: int) -> None:
+        for _ in range(most):
             try:
                 accepted, _ = listening.accept()
             except (BlockingIOError, InterruptedError):
@@ -185,9 +233,7 @@ class Listener:
             except OSError as error:
                 if error.errno in _OUT_OF_FILES:
                     self._connections.out_of_files(error)
-                    loop = asyncio.get_running_loop()
-                    loop.remove_reader(listening)
-                    loop.call_later(_PAUSE_S, self._resume, listening)
+                    self._pause(listening, _PAUSE_S, self._resume)
                     return
                 continue  # the client has disconnected already
             self._open(accepted)

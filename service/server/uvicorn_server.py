@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -17,13 +18,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.state import AppState
+from service.concurrency.shared_counts import SharedCounts
 from service.concurrency.supervisor import error_location
 from service.concurrency.thread_pools import event_loop_pool
+from service.concurrency.worker import Worker
 from service.config.settings import Settings
 from service.inference.registry import ModelRegistry
 from service.server.connections import ConnectionLimiter, ConnectionSlot, Listener, connection_limit
 from service.server.http_limits import HttpProtocol
 from service.server.tls import Tls
+from service.server.workers.link import SupervisorLink
 from service.telemetry import logging as logs
 
 log = logging.getLogger(__name__)
@@ -55,16 +59,18 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        app_state: AppState,
-        models: ModelRegistry,
+        app: FastAPI,
         started: Callable[[], None],
         tls: Tls | None,
+        link: SupervisorLink | None,
     ) -> None:
         super().__init__(config)
+        self._link = link
         self._tls = tls
         self._listener: Listener | None = None
-        self._app_state = app_state
-        self._models = models
+        self._app = app
+        self._app_state: AppState = app.state.app_state
+        self._models: ModelRegistry = app.state.models
         self._started_callback = started
         self._exit_at_s: float | None = None
         self.failed = False
@@ -80,6 +86,8 @@ class DrainingServer(uvicorn.Server):
             self._listen(sockets or [])
             loop.add_signal_handler(signal.SIGHUP, self._models.schedule_reload)
             freeze_startup_objects()
+            if self._link is not None:
+                await self._link.open(self._app, partial(self.handle_exit, signal.SIGTERM, None))
             if self._tls is not None:
                 self._app_state.background.every("certificate", _RENEW_S, self._tls.refresh)
             self._started_callback()
@@ -93,7 +101,9 @@ class DrainingServer(uvicorn.Server):
                 settings.max_connections,
                 limit,
             )
-        connections = ConnectionLimiter(limit, self._app_state.metrics.connections)
+        worker = self._app_state.worker
+        counts = None if worker is None else SharedCounts.of(worker)
+        connections = ConnectionLimiter(limit, self._app_state.metrics.connections, counts)
         self._listener = Listener(connections, self._protocol, None if self._tls is None else self._tls.context)
         self._listener.listen(sockets, self.config.backlog)
 
@@ -148,6 +158,8 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn. First accepts and reads what is in the kernel's buffers; uvicorn would reset it."""
         self._app_state.begin_shutdown()
+        if self._listener is not None:
+            self._listener.accept_all()
         if not (self.force_exit or self.failed):
             await self._accept_backlog(sockets or [])
             await self._read_first_requests()
@@ -185,14 +197,26 @@ def freeze_startup_objects() -> None:
     gc.freeze()
 
 
-def create_server(app: FastAPI, settings: Settings, *, access_log: bool, started: Callable[[], None]) -> DrainingServer:
+def create_server(
+    app: FastAPI,
+    settings: Settings,
+    *,
+    access_log: bool,
+    started: Callable[[], None],
+    link: SupervisorLink | None = None,
+) -> DrainingServer:
     """A configured server, not started. It calls `started` once it accepts connections.
+
+    Args:
+        link: to the supervisor of this worker; None: the process serves alone.
 
     Raises:
         TlsConfigError: a TLS file cannot be used.
     """
     tls = None if settings.tls_cert is None else Tls(settings)
-    logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format)
+    worker: Worker | None = app.state.app_state.worker
+    index = None if worker is None else worker.index
+    logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format, worker=index)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         app,
@@ -208,7 +232,7 @@ def create_server(app: FastAPI, settings: Settings, *, access_log: bool, started
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # fractions work too
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    return DrainingServer(config, app.state.app_state, app.state.models, started, tls)
+    return DrainingServer(config, app, started, tls, link)
 
 
 def bind_socket(host: str, port: int) -> socket.socket:

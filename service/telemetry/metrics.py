@@ -4,6 +4,7 @@ Base units; names start with `marrowlens_`. Each Metrics has its own registry, s
 process. Labels never carry what a client sent.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -15,7 +16,9 @@ from model.drift.reference import KINDS
 from model.trust.decision import Decision
 from service.concurrency.supervisor import TaskName
 from service.concurrency.thread_pools import POOLS
-from service.telemetry.metric_registry import MetricRegistry, MetricSpec
+from service.concurrency.worker import Worker
+from service.telemetry.metric_registry import MetricRegistry
+from service.telemetry.process_metrics import WorkerProcessMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MILLISECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2000, 5000, 10_000, 30_000)
@@ -38,23 +41,20 @@ ChangeOutcome = Literal["done", "refused"]
 _BATCH_OUTCOMES = ("done", "failed")
 _ROUTE = "route template, such as `/classify`; `other` for static files and unknown paths"
 
-#: Metrics that prometheus_client adds on Linux, from `/proc`.
-PROCESS = (
-    MetricSpec("process_cpu_seconds_total", "counter", "CPU time used, user plus system."),
-    MetricSpec("process_resident_memory_bytes", "gauge", "Resident memory, which counts against a memory limit."),
-    MetricSpec("process_virtual_memory_bytes", "gauge", "Reserved address space, larger than the memory in use."),
-    MetricSpec("process_open_fds", "gauge", "Open file descriptors, connections included.", "files"),
-    MetricSpec("process_max_fds", "gauge", "Maximum number of open file descriptors.", "files"),
-    MetricSpec("process_start_time_seconds", "gauge", "Start time of the process.", "seconds since 1970"),
-)
-
 
 class Metrics:
-    """All metrics of one service. Its methods are thread-safe."""
+    """All metrics of one service. Its methods are thread-safe.
 
-    def __init__(self) -> None:
-        self.registry = MetricRegistry()
-        ProcessCollector(registry=self.registry)
+    Args:
+        worker: the process among several, after `share_metrics`; None: the only process.
+    """
+
+    def __init__(self, worker: Worker | None = None) -> None:
+        self.registry = MetricRegistry(worker)
+        if worker is None:
+            ProcessCollector(registry=self.registry)
+        else:
+            WorkerProcessMetrics(self.registry)
         self._request_metrics(self.registry)
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # saves two label look-ups a request
         self.connections = ConnectionMetrics(self.registry)
@@ -88,11 +88,12 @@ class Metrics:
             {"reason": "last part of the problem's `type`"},
         )
 
-        self._keys = registry.gauge("marrowlens_keys", "API keys in the keys file; 0 without a file.")
+        self._keys = registry.gauge("marrowlens_keys", "API keys in the keys file; 0 without a file.", across="max")
         self._keys_file_valid = registry.gauge(
             "marrowlens_keys_file_valid",
             "Whether the keys file is valid. While it is not, the keys read last stay in force. 1 without a file.",
             unit="1 or 0",
+            across="min",
         )
         self._keys_file_valid.set(1)
 
@@ -144,6 +145,7 @@ class Metrics:
             "marrowlens_ready",
             "Readiness, as GET /health/ready: 0 while the model warms up or hangs, and while the service stops.",
             unit="1 or 0",
+            across="min",
         )
         self._changes = registry.counter(
             "marrowlens_model_changes_total",
@@ -208,9 +210,9 @@ class Metrics:
 
     def watch(self, *, queued: Callable[[], int], in_flight: Callable[[], int], ready: Callable[[], bool]) -> None:
         """Set the functions that gauges call at each scrape."""
-        self._queued.set_function(queued)
-        self._in_flight.set_function(in_flight)
-        self._ready.set_function(ready)
+        self.registry.follow(self._queued, queued)
+        self.registry.follow(self._in_flight, in_flight)
+        self.registry.follow(self._ready, ready)
 
     def in_flight_limit(self, limit: int) -> None:
         """Set the maximum number of pictures in flight."""
@@ -239,6 +241,7 @@ class ConnectionMetrics:
     """Metrics of open and dropped connections."""
 
     def __init__(self, registry: MetricRegistry) -> None:
+        self._registry = registry
         self._open = registry.gauge(
             "marrowlens_connections", "Open connections, TLS handshakes included.", unit="connections"
         )
@@ -259,7 +262,7 @@ class ConnectionMetrics:
 
     def watch(self, count: Callable[[], int], limit: int) -> None:
         """Set the function that counts open connections at each scrape, and their limit."""
-        self._open.set_function(count)
+        self._registry.follow(self._open, count)
         self._limit.set(limit)
 
     def dropped(self, reason: DropReason) -> None:
@@ -277,15 +280,19 @@ class DriftMetrics:
             "picture; for `class_mix`, Jensen-Shannon distance of the class frequencies, 0 to 1.",
             {"kind": KINDS},
             unit="see description",
+            across="mostrecent",
         )
         self._threshold = registry.gauge(
             "marrowlens_drift_threshold",
             "Distance that is rarely exceeded without drift, for the current window size.",
             {"kind": KINDS},
             unit="as the distance",
+            across="mostrecent",
         )
         self._pictures = registry.gauge(
-            "marrowlens_drift_window_pictures", "Pictures in the drift window; below 100 drift is not measured."
+            "marrowlens_drift_window_pictures",
+            "Pictures in the drift window; below 100 drift is not measured.",
+            across="mostrecent",
         )
 
     def show(self, reading: DriftMeasurement | None) -> None:
@@ -293,10 +300,8 @@ class DriftMetrics:
         reading = reading or DriftMeasurement(0, {}, {})
         self._pictures.set(reading.pictures)
         for gauge, values in ((self._distance, reading.distances), (self._threshold, reading.thresholds)):
-            gauge.clear()
             for kind in KINDS:
-                if kind in values:
-                    gauge.labels(kind).set(values[kind])
+                gauge.labels(kind).set(values.get(kind, math.nan))  # NaN is not exposed
 
 
 #: Failures outside background tasks: an exception in a thread or in a callback of the event loop.
@@ -314,6 +319,7 @@ class BackgroundMetrics:
             "is not set up.",
             {"task": names},
             unit="1 or 0",
+            across="min",
         )
         self._failures = registry.counter(
             "marrowlens_background_task_failures_total",
@@ -331,8 +337,8 @@ class BackgroundMetrics:
         )
         for each in POOLS:
             limit.labels(each.name).set(each.threads)
-            busy.labels(each.name).set_function(each.busy)
-            waiting.labels(each.name).set_function(each.waiting)
+            registry.follow(busy.labels(each.name), each.busy)
+            registry.follow(waiting.labels(each.name), each.waiting)
 
     def running(self, task: str, running: bool) -> None:
         """Set whether a task runs, or has failed and waits for its restart."""

@@ -37,8 +37,8 @@ def until(http: httpx.Client, path: str, holds: Callable[[Any], bool]) -> Any:
     raise AssertionError(f"{path} still says {found}")
 
 
-def signed(http: httpx.Client, draw: Draw) -> str:
-    [summary] = http.get("/specimens?number=M26-0042").json()["specimens"]
+def signed(http: httpx.Client, draw: Draw, number: str = "M26-0042") -> str:
+    [summary] = http.get(f"/specimens?number={number}").json()["specimens"]
     specimen: str = summary["id"]
     files = [("images", (f"{n}.png", draw(n), "image/png")) for n in range(6)]
     assert http.post(f"/specimens/{specimen}/cells", files=files).json()["added"] == 6

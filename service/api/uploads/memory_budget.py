@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from service.concurrency.shared_counts import Column, SharedCounts
 from service.errors import UploadMemoryExhausted
 
 
@@ -37,10 +38,14 @@ class MemoryBudget:
     Args:
         limit_bytes: for all callers together.
         caller_limit_bytes: for each caller; default: all of it.
+        counts: of all workers, which share the limit of all callers; each worker counts its callers for itself.
     """
 
-    def __init__(self, limit_bytes: int, caller_limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, limit_bytes: int, caller_limit_bytes: int | None = None, counts: SharedCounts | None = None
+    ) -> None:
         self.limit_bytes = limit_bytes
+        self._counts = counts
         self.caller_limit_bytes = limit_bytes if caller_limit_bytes is None else caller_limit_bytes
         self.in_use_bytes = 0
         self._per_caller: Counter[str] = Counter()
@@ -63,13 +68,19 @@ class MemoryBudget:
         held = self._per_caller[caller] + count
         if count > 0 and held > self.caller_limit_bytes:
             raise UploadMemoryExhausted(self.caller_limit_bytes, "your")
-        if count > 0 and self.in_use_bytes + count > self.limit_bytes:
+        if not self._fits(count):
             raise UploadMemoryExhausted(self.limit_bytes, "all")
         self.in_use_bytes += count
         if held:
             self._per_caller[caller] = held
         else:
             del self._per_caller[caller]  # keeps the counter small: most callers hold nothing
+
+    def _fits(self, count: int) -> bool:
+        """Whether `count` more bytes are within the limit; of several workers, they are reserved for all to see."""
+        if self._counts is not None:
+            return self._counts.add_within(Column.MEMORY, count, self.limit_bytes)
+        return count <= 0 or self.in_use_bytes + count <= self.limit_bytes
 
 
 @dataclass(slots=True)

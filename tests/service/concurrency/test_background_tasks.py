@@ -197,9 +197,10 @@ async def test_a_task_that_is_not_set_up_has_no_series(artefact: Path) -> None:
         assert all(value(metrics, "marrowlens_background_task_failures_total", each) == 0 for each in names)
 
 
-#: By room: tasks and threads with a caller that gets their failure, and one per connection or fetch, which logs it.
+#: By room: tasks and threads with a caller or a task group that gets their failure, and one per connection or fetch,
+#: which logs it.
 AWAITED = {
-    "create_task": {"api": 1, "auth": 1, "concurrency": 1, "inference": 2, "lis": 6, "server": 1},
+    "create_task": {"api": 1, "auth": 1, "concurrency": 1, "inference": 2, "lis": 6, "server": 8},
     "ensure_future": {"scoring": 1},
     "threading.Thread": {"concurrency": 1, "inference": 1},
 }

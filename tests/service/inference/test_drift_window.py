@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from drifting import Shift, blurred, darker, drawn, encoded, same, stained
@@ -19,11 +21,12 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from serving import COMMAND, client, zipped
 from starlette.testclient import TestClient
+from worker_processes import metric, until, workers
 
 from model.contract import ArtefactError, Manifest, read_manifest
 from model.drift.distance import DriftMeter, FeatureSums, jensen_shannon
 from model.drift.fitting import ReferenceSamples, fit_reference
-from model.drift.reference import DriftReference, read_reference, reference_text, text_sha256
+from model.drift.reference import KINDS, DriftReference, read_reference, reference_text, text_sha256
 from model.image import decode
 from service.config.settings import Settings
 from service.inference.drift_window import PARTS, DriftWindow
@@ -83,6 +86,23 @@ def watched(artefact: Path, own: Path) -> Iterator[TestClient]:
     chosen: dict[str, Any] = {"drift_reference": own, "drift_window": 200}
     with client(artefact, session=load_session(settings), **chosen) as http:
         yield http
+
+
+@pytest.mark.slow
+def test_workers_measure_their_pictures_together(artefact: Path, own: Path, watched: TestClient) -> None:
+    halves = sent(60, 1000), sent(60, 1060)
+    with workers(artefact, drift_reference=str(own), drift_window="400") as service, ExitStack() as stack:
+        # The second connection goes to the other worker, while the first one is open.
+        for half in halves:
+            http = stack.enter_context(httpx.Client(base_url=service.url))
+            http.post("/classify/batch?maps=none", files=[("images", data) for data in half]).raise_for_status()
+        until(lambda: metric(service, "marrowlens_drift_window_pictures") == 120)
+        together = {kind: metric(service, f'marrowlens_drift_distance{{kind="{kind}"}}') for kind in KINDS}
+    post(watched, [*halves[0], *halves[1]])
+    alone = drift_of(watched)["distance"]
+    # The embedding of this small network has almost constant directions, where rounding shows.
+    assert together.pop("embedding") == pytest.approx(alone.pop("embedding"), rel=0.2)
+    assert together == pytest.approx(alone, rel=1e-6)
 
 
 def test_the_reference_holds_no_name_and_no_single_picture(own: Path) -> None:

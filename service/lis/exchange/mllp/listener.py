@@ -251,7 +251,13 @@ class OrderListener:
         self._sockets = listening_sockets(self._host, self._port)
 
     async def serve(self) -> None:
-        """Accept connections until `close`."""
+        """Accept connections until `close`; binds first if `bind` was not called.
+
+        Raises:
+            OSError: as `bind`.
+        """
+        if not self._sockets:
+            self.bind()
         self._serving = asyncio.current_task()
         async with asyncio.TaskGroup() as accepting:
             for each in self._sockets:
