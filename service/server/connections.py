@@ -135,7 +135,7 @@ TLS_CLOSE_TIMEOUT_S = 2.0
 #: Maximum number of connections accepted in one turn of the event loop.
 _AT_ONCE = 100
 #: Time in s for which a worker leaves a new connection to those with fewer.
-_YIELD_S = 0.002
+_YIELD_S = 0.005
 #: Pause in s before accepting again, after the system had no file descriptor left.
 _PAUSE_S = 0.1
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

@@ -62,9 +62,9 @@ def test_connections_are_shared_evenly_and_metrics_are_those_of_all(pair: Served
         scraped = {client.get("/metrics").text.count(f"{ANSWERED} {before + 8}\n") for client in clients}
         assert scraped == {1}  # whichever worker answers
         until(lambda: metric(pair, "marrowlens_connections") == 9)  # and that of the scrape
-        idle = [stack.enter_context(socket.create_connection((url.host, url.port or 80))) for _ in range(8)]
-        until(lambda: metric(pair, "marrowlens_connections") == 17)
-        assert 3 <= closed_by_kill(pair, idle) <= 5
+        idle = [stack.enter_context(socket.create_connection((url.host, url.port or 80))) for _ in range(32)]
+        until(lambda: metric(pair, "marrowlens_connections") == 41)
+        assert 8 <= closed_by_kill(pair, idle) <= 24  # 16, unless other programs hold a worker back
     until(lambda: ready(pair))
 
 
