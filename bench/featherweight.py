@@ -1,10 +1,12 @@
 """The one-operator model: an artefact that keeps the whole contract and takes almost no time.
 
 It reads the pixel in the middle of a picture. One MatMul turns its three numbers into logits, and a few operators shape
-the other outputs, so answers differ between pictures and a swapped answer is detected.
+the other outputs, so answers differ between pictures and a swapped answer is detected. It has no trust and no drift
+reference: its answers have no decision.
 """
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +58,8 @@ def _weights(
     manifest: Manifest, random: np.random.Generator, bias: NDArray[np.float32]
 ) -> dict[str, NDArray[np.generic]]:
     shapes, middle = _shapes(manifest), manifest.preprocessing.input_size // 2
-    height, width = (int(side) for side in shapes["evidence"][2:])
-    weights = _attention_weights(len(manifest.attention_scales), height, width) if manifest.has_attention else {}
     return {
-        **weights,
+        **(_attention_weights(shapes["attention"]) if manifest.has_attention else {}),
         "first": np.array([middle, middle], np.int64),
         "beyond": np.array([middle + 1, middle + 1], np.int64),
         "sides": np.array([1, 2], np.int64),
@@ -67,17 +67,21 @@ def _weights(
         "positions": np.array([2, 3], np.int64),
         "weight": random.normal(0, 0.03, (CHANNELS, len(bias))).astype(np.float32),
         "bias": bias,
-        "grid": np.ones((1, 1, height, width), np.float32),
+        "grid": np.ones((1, 1, *_sizes(shapes["evidence"][2:])), np.float32),
     }
 
 
-def _attention_weights(scales: int, height: int, width: int) -> dict[str, NDArray[np.generic]]:
-    ramp = np.linspace(0, 1, scales * height * width, dtype=np.float32).reshape(1, scales, height, width)
+def _attention_weights(shape: tuple[str | int, ...]) -> dict[str, NDArray[np.generic]]:
+    sizes = _sizes(shape[1:])
     return {
         "light": np.array([[[[1 / (3 * 255)]]]], np.float32),
-        "ramp": ramp,
+        "ramp": np.linspace(0, 1, math.prod(sizes), dtype=np.float32).reshape(1, *sizes),
         "channels": np.array([1], np.int64),
     }
+
+
+def _sizes(shape: tuple[str | int, ...]) -> tuple[int, ...]:
+    return tuple(int(size) for size in shape)
 
 
 def _nodes() -> list[NodeProto]:
@@ -119,6 +123,8 @@ def _manifest(like: Manifest, path: Path, bias: NDArray[np.float32]) -> Manifest
         "temperature": 1.0,
         "bias": [float(value) for value in bias],
         "probes": None,
+        "drift_sha256": None,
+        "trust": None,
         "outputs": _shapes(like),
         "opset": OPSET,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

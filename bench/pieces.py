@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench.peers.decoders import OURS as OUR_DECODER
 from bench.peers.decoders import PILLOW
 from bench.peers.names import ASKED
-from bench.wire import form, infer
+from bench.wire import form, infer, infer_json
 
 #: The same for all, so that servers differ and not what they serve.
 ONNXRUNTIME = "onnxruntime==1.32.0"
@@ -66,7 +66,7 @@ def _list(body: bytes) -> Answer:
     return _stacked([tuple(said.get(name, []) for name in ASKED) for said in orjson.loads(body)])
 
 
-def _triton(body: bytes) -> Answer:
+def _tensors(body: bytes) -> Answer:
     outputs = orjson.loads(body)["outputs"]
     arrays = {output["name"]: np.array(output["data"]).reshape(output["shape"]) for output in outputs}
     probabilities = arrays["probabilities"]
@@ -151,11 +151,32 @@ PIECES: dict[str, Piece] = {
             ("nvidia-pytriton==0.7.0", "numpy<2", *BARE),
             _module("pytriton_server"),
             lambda pictures: infer("/v2/models/cells/infer", "image", pictures),
-            _triton,
+            _tensors,
             many=lambda pictures: infer("/v2/models/cells/infer", "image", pictures),
-            read_many=_triton,
+            read_many=_tensors,
             python="/usr/bin/python3",
             versions=("nvidia-pytriton", "onnxruntime", "numpy"),
+        ),
+        Piece(
+            "mlserver",
+            "MLServer",
+            ("mlserver==1.7.1", *BARE),
+            _module("mlserver_server"),
+            lambda pictures: infer_json("/v2/models/cells/infer", "image", pictures),
+            _tensors,
+            many=lambda pictures: infer_json("/v2/models/cells/infer", "image", pictures),
+            read_many=_tensors,
+            versions=("mlserver", "fastapi", "uvicorn", "onnxruntime", "numpy"),
+        ),
+        Piece(
+            "ray-serve",
+            "Ray Serve",
+            ("ray[serve]==2.60.0", "python-multipart", *BARE),
+            _module("ray_serve_server"),
+            _form("/classify", "image"),
+            _plain,
+            variables={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+            versions=("ray", "starlette", "uvicorn", "onnxruntime", "numpy"),
         ),
     )
 }

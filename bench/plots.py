@@ -16,8 +16,10 @@ from model.report.figure import (
     GREEN,
     GREY,
     ORANGE,
+    PURPLE,
     SKY,
     VERMILLION,
+    YELLOW,
     ReportFigure,
     add_heading,
     new_figure,
@@ -32,6 +34,8 @@ COLOURS = {
     "litserve": SKY,
     "bentoml": GREEN,
     "pytriton": VERMILLION,
+    "mlserver": PURPLE,
+    "ray-serve": YELLOW,
 }
 HATCHES = {
     OURS: "",
@@ -40,6 +44,8 @@ HATCHES = {
     "litserve": "..",
     "bentoml": "xx",
     "pytriton": "\\\\",
+    "mlserver": "--",
+    "ray-serve": "++",
 }
 MARKERS = "os^vDPX*"
 

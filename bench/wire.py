@@ -1,6 +1,7 @@
 """HTTP/1.1 for a load generator: prepared requests, and a connection that sends and times them."""
 
 import asyncio
+import base64
 import json
 import struct
 import time
@@ -62,6 +63,21 @@ def infer(path: str, tensor: str, pictures: Sequence[bytes]) -> bytes:
     ).encode()
     length = b"Inference-Header-Content-Length: %d" % len(header)
     return post(path, header + data, b"Content-Type: application/octet-stream", length)
+
+
+def infer_json(path: str, tensor: str, pictures: Sequence[bytes]) -> bytes:
+    """A POST of JPEGs as base64 in one BYTES tensor (N, 1): Open Inference Protocol v2 as JSON."""
+    body = {
+        "inputs": [
+            {
+                "name": tensor,
+                "shape": [len(pictures), 1],
+                "datatype": "BYTES",
+                "data": [base64.b64encode(picture).decode() for picture in pictures],
+            }
+        ]
+    }
+    return post(path, json.dumps(body).encode(), b"Content-Type: application/json")
 
 
 def post(path: str, body: bytes, *headers: bytes) -> bytes:

@@ -92,8 +92,8 @@ class AttentionPooling(nn.Module):
         both = self.fine(fine) + F.interpolate(self.coarse(coarse), scale_factor=2.0, mode="nearest")
         value, source = F.gelu(both).chunk(2, dim=1)
         scores = self.score(value * self.mlka(source))
-        gates = torch.sigmoid(scores)
-        return gates / gates.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
+        # sigmoid(s) / sum(sigmoid(s)), also where the sum is too small for the quotient or for onnxruntime's sigmoid
+        return (-F.softplus(-scores)).flatten(2).softmax(dim=2).unflatten(2, scores.shape[2:])
 
 
 def pooled(map: Tensor, weighting: Tensor) -> Tensor:

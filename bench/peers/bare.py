@@ -52,7 +52,11 @@ class Bare:
         """(N, S, S, 3) to probabilities (N, C) and, if the model has it, attention (N, K, h, w)."""
         return dict(zip(self._asked, self._session.run(self._asked, {"image": pictures}), strict=True))
 
+    def stacked(self, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+        """As `run`, of single pictures (S, S, 3)."""
+        return self.run(np.stack(pictures))
+
     def answers(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
         """One answer for each picture; values are arrays."""
-        outputs = self.run(np.stack(pictures))
+        outputs = self.stacked(pictures)
         return [dict(zip(outputs, rows, strict=True)) for rows in zip(*outputs.values(), strict=True)]

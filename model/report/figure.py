@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BLACK, GREY = "#000000", "#6b6b6b"
 ORANGE, SKY, GREEN, BLUE, VERMILLION = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00"
+PURPLE, YELLOW = "#cc79a7", "#f0e442"
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"  # perceptually uniform; blue: against, red: for
 
 DPI = 150

@@ -1,10 +1,12 @@
 """A report as a PDF, with the content of the HTML report.
 
 reportlab (BSD) sets the pages: pure Python, where programs that print HTML need system libraries or a browser. The
-font is matplotlib's DejaVu Sans, embedded: it has the letters of Europe and many others, not those of East Asia.
+font is matplotlib's DejaVu Sans, embedded: it has the letters of Europe and many others. Letters of East Asia name a
+standard font of the PDF format (ISO 32000-1, 9.7.5.2, Adobe's character collections), which the reader's program has.
 """
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -15,6 +17,7 @@ from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import inch, mm
+from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfbase.pdfmetrics import registerFont, registerFontFamily
 from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
@@ -36,6 +39,14 @@ UNWRAPPED = 34
 LETTER, BOLD_LETTER, PADDING = 4.25, 5.0, 6.0
 
 _FONT, _BOLD = "DejaVuSans", "DejaVuSans-Bold"
+_HAN = "\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
+#: Font of the PDF format, by the letters that it has; the first that matches. Han beside kana is Japanese.
+_EAST_ASIAN = {
+    "HYSMyeongJo-Medium": "[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]+",
+    "HeiseiMin-W3": f"[{_HAN}]*[\u3040-\u30ff][\u3040-\u30ff{_HAN}]*",
+    "STSong-Light": f"[{_HAN}]+",
+}
+_EAST_ASIAN_RUNS = re.compile("|".join(f"({letters})" for letters in _EAST_ASIAN.values()))
 _TEXT = ParagraphStyle("text", fontName=_FONT, fontSize=9, leading=12.5, spaceAfter=4)
 _CELL = ParagraphStyle("cell", parent=_TEXT, fontSize=6.8, leading=8.8, spaceAfter=0)
 _SMALL = ParagraphStyle("small", parent=_CELL, rightIndent=6)
@@ -43,6 +54,7 @@ _HEAD = ParagraphStyle("head", parent=_CELL, fontName=_BOLD)
 _NOTE = ParagraphStyle(
     "note", parent=_TEXT, fontSize=7.5, leading=10, spaceBefore=3, textColor=colors.HexColor("#555555")
 )
+_FOOTER = ParagraphStyle("footer", parent=_TEXT, fontSize=7, leading=7, spaceAfter=0)
 _TITLE = ParagraphStyle("title", parent=_TEXT, fontName=_BOLD, fontSize=17, leading=21, spaceAfter=8)
 _SECTION = ParagraphStyle(
     "section", parent=_TEXT, fontName=_BOLD, fontSize=13, leading=17, spaceBefore=14, spaceAfter=5, keepWithNext=1
@@ -70,8 +82,10 @@ def render_pdf(page: Page) -> bytes:
     )
 
     def footer(canvas: Canvas, _: SimpleDocTemplate) -> None:
+        title = _paragraph(page.title, _FOOTER)
+        title.wrapOn(canvas, WIDTH * 0.8, A4[1])
+        title.drawOn(canvas, MARGIN, 9 * mm)
         canvas.setFont(_FONT, 7)
-        canvas.drawString(MARGIN, 9 * mm, page.title)
         canvas.drawRightString(A4[0] - MARGIN, 9 * mm, f"page {canvas.getPageNumber()}")
 
     template.build(list(_flowables(page)), onFirstPage=footer, onLaterPages=footer)
@@ -82,11 +96,24 @@ def _register_fonts() -> None:
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     for name in (_FONT, _BOLD):
         registerFont(TTFont(name, str(folder / f"{name}.ttf")))
+    for name in _EAST_ASIAN:
+        registerFont(UnicodeCIDFont(name))
     registerFontFamily(_FONT, normal=_FONT, bold=_BOLD, italic=_FONT, boldItalic=_BOLD)
 
 
 def _paragraph(text: str, look: ParagraphStyle = _TEXT) -> Paragraph:
-    return Paragraph(escape(text), look)
+    return Paragraph(_markup(text), look)
+
+
+def _markup(text: str) -> str:
+    """The text in reportlab's markup, with a font that has its letters."""
+    fonts = list(_EAST_ASIAN)
+
+    def with_font(run: re.Match[str]) -> str:
+        assert run.lastindex
+        return f'<font name="{fonts[run.lastindex - 1]}">{run[0]}</font>'
+
+    return _EAST_ASIAN_RUNS.sub(with_font, escape(text))
 
 
 def _cell(text: str, look: ParagraphStyle) -> Paragraph:

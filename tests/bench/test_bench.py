@@ -23,6 +23,7 @@ from bench.plan import FEATHERWEIGHT, NETWORK, SATURATED, WORKLOADS, Plan
 from bench.starting import descendants
 from bench.summary import best_peer, by_round, ratio
 from bench.verdict import verdicts
+from model.contract import read_manifest
 from model.image import decode
 from service.runtime.session import open_session
 
@@ -49,6 +50,15 @@ def test_the_model_that_costs_nothing_has_attention_like_its_example(tmp_path: P
     session = open_session(featherweight.write_artefact(tmp_path, inert_artefact))
     assert session.manifest.output_names == ("probabilities", "logits", "evidence", "embedding")
     assert (session.manifest.inert, session.manifest.lesions) == ((), ())
+
+
+def test_the_model_that_costs_nothing_keeps_the_sizes_of_the_bundled_model(tmp_path: Path) -> None:
+    bundled = read_manifest(ROOT / "model" / "weights" / "marrowlens-lite.json")
+    manifest = open_session(
+        featherweight.write_artefact(tmp_path, ROOT / "model" / "weights" / "marrowlens-lite.onnx")
+    ).manifest
+    assert manifest.outputs["attention"] == bundled.outputs["attention"] != bundled.outputs["evidence"]
+    assert manifest.outputs["evidence"] == bundled.outputs["evidence"]
 
 
 def test_drawn_pictures_are_the_same_each_time_and_of_a_cameras_size(tmp_path: Path) -> None:

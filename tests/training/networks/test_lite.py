@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -69,6 +71,25 @@ def test_a_new_pooling_is_nearly_an_average() -> None:
         weighting = pooling(0.3 * torch.randn(2, 48, 12, 12), 0.3 * torch.randn(2, 96, 6, 6))
     torch.testing.assert_close(weighting.sum(dim=(2, 3)), torch.ones(2, 3))
     assert weighting.max() < 4 / 144
+
+
+def test_the_pooling_holds_where_every_gate_is_almost_zero(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pooling = AttentionPooling(48, 96, ("3-5-1", "5-7-1", "7-9-1")).eval()
+    with torch.no_grad():
+        pooling.score.weight.normal_(std=0.03)
+        assert pooling.score.bias is not None
+        pooling.score.bias.fill_(-40)
+    maps = torch.randn(2, 48, 12, 12), torch.randn(2, 96, 6, 6)
+    path = tmp_path / "pooling.onnx"
+    torch.onnx.export(pooling, maps, path, dynamo=True, verbose=False, input_names=["fine", "coarse"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(None, {"fine": maps[0].numpy(), "coarse": maps[1].numpy()})[0]
+    with torch.inference_mode():
+        expected = pooling.double()(*(each.double() for each in maps))
+    torch.testing.assert_close(expected.sum(dim=(2, 3)), torch.ones(2, 3, dtype=torch.float64))
+    assert expected.max() > 4 / 144  # not an average
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_its_parts_are_gates_scales_stages_pooling_and_fusion(net: LiteVAN) -> None:
