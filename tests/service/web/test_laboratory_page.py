@@ -234,6 +234,7 @@ def test_two_people_read_one_specimen_and_nobody_overwrites(browser: Browser, la
         page.keyboard.press("Control+Enter")  # a confirmation of the class that the other person has changed
         rows.first.locator("input[value=own]").check()
         page.click("#merge-dialog button")
+        expect(_tile(page, 5)).to_contain_text(f"✓ {WHO}")
         page.clock.resume()
         lab.read(specimen, 2, mine)
         expect(_tile(page, 2)).to_contain_text(mine)  # seen without an action
