@@ -167,9 +167,9 @@ def aim_at_a_specimen(
             if "accept_unread" in case.body or case.path.endswith(("/sign", "/preview")):
                 case.body |= {"accept_unread": True, "accept_below_target": True}
         if "readings" in case.body:
-            [cell] = httpx.get(f"{url}/specimens/{known['specimen_id']}/cells", headers=bearer(KEY)).json()["cells"]
-            reading = {"place": 1, "version": cell["version"], "code": cell["code"]}
-            case.body = {**case.body, "readings": [reading]}
+            cells = httpx.get(f"{url}/specimens/{known['specimen_id']}/cells", headers=bearer(KEY)).json()["cells"]
+            readings = [{"place": 1, "version": cell["version"], "code": cell["code"]} for cell in cells]
+            case.body = {**case.body, "readings": readings or case.body["readings"]}  # none once it was removed
 
 
 def be_patient(case: schemathesis.Case) -> None:
