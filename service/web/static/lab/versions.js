@@ -24,18 +24,19 @@ function version({ version: count, status, created_at: created, messages }, acti
 
 function delivery({ channel, state, attempts, reason, control_id: id }, { retry, drop }) {
   const needsPerson = state !== "delivered" && state !== "dropped";
+  const needsDecision = state === "dead" || state === "held";
   return element(
     "li",
     {},
     element("span", { class: `chip delivery-${state}` }, text(`delivery.${state}`)),
     ` ${textOr(`channel.${channel}`, channel)} · ${text("delivery.attempts", { count: attempts })}`,
     reason && element("p", { class: "fine as-written" }, reason),
-    state === "dead" && element("p", { class: "fine" }, text("delivery.dead.how")),
+    needsDecision && element("p", { class: "fine" }, text(`delivery.${state}.how`)),
     needsPerson &&
       element(
         "div",
         { class: "actions" },
-        state === "dead" && element("button", { type: "button", class: "small", onclick: () => retry(id) }, text("delivery.retry")),
+        needsDecision && element("button", { type: "button", class: "small", onclick: () => retry(id) }, text("delivery.retry")),
         element("button", { type: "button", class: "small", onclick: () => drop(id) }, text("delivery.drop")),
       ),
   );
