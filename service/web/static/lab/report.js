@@ -11,7 +11,7 @@ import { showPreview } from "./preview.js";
 import { showSecondReading } from "./second_reading.js";
 import { isOpen, loadSpecimen, route, showHead, watch } from "./specimen.js";
 import { showTrail } from "./trail.js";
-import { showChanges, showVersions } from "./versions.js";
+import { showChanges, showSigned, showVersions } from "./versions.js";
 
 let specimen = null;
 /** Fields of a signature that a person accepts. */
@@ -24,7 +24,7 @@ async function showAll(found) {
   showDifferential(specimen.differential);
   showForms(isFirst);
   showVersions(specimen, deliveries);
-  await Promise.all([showChanges(specimen), showTrail()]);
+  await Promise.all([showSigned(specimen), showChanges(specimen), showTrail()]);
 }
 
 function showDifferential(count) {
@@ -171,6 +171,7 @@ async function start() {
 submits("sign-form", sign);
 submits("amend-form", amend);
 byId("confirm").addEventListener("click", alerting(confirmCells));
+byId("print").addEventListener("click", () => window.print());
 byId("preview").addEventListener("click", alerting(preview));
 byId("megakaryocytes").addEventListener("change", alerting(changeMegakaryocytes));
 await alerting(start)();

@@ -3,6 +3,7 @@
 import { address, json } from "../page/api.js";
 import { byId, element } from "../page/element.js";
 import { className, dateTime, number, oneDigit, text, textOr } from "../page/texts.js";
+import { reportFacts } from "./report_facts.js";
 import { route } from "./specimen.js";
 
 /** @param {{retry: (id: string) => void, drop: (id: string) => void}} actions for messages that were not delivered */
@@ -49,9 +50,17 @@ async function report(version) {
   return documents.get(version);
 }
 
+const signedVersions = ({ versions }) => versions.filter(({ status }) => status !== "preliminary").map((each) => each.version);
+
+/** The last signed report in words. */
+export async function showSigned(specimen) {
+  const last = signedVersions(specimen).at(-1);
+  byId("signed").replaceChildren(...(last ? reportFacts(await report(last)) : []));
+}
+
 /** While a specimen is amended: what differs from the last report; afterwards, what the last one has changed. */
 export async function showChanges(specimen) {
-  const signed = specimen.versions.filter(({ status }) => status !== "preliminary").map((each) => each.version);
+  const signed = signedVersions(specimen);
   const isAmending = specimen.state === "amending";
   byId("changes").hidden = !(isAmending ? signed.length : signed.length > 1);
   if (byId("changes").hidden) return;
