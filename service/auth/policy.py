@@ -11,7 +11,17 @@ from service.config.auth import Role
 #: Without authentication: health checks, the API documentation, and the page for people. A page holds no data; its
 #: modules fetch data from the routes of the table below.
 _OPEN = frozenset(
-    {"/", "/lab", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+    {
+        "/",
+        "/about",
+        "/lab",
+        "/docs",
+        "/openapi.json",
+        "/health/live",
+        "/health/ready",
+        "/v2/health/live",
+        "/v2/health/ready",
+    }
 )
 #: Sign-in itself. These routes check the session, its CSRF token and the origin themselves.
 SESSION_PATHS = frozenset({"/session", "/sign-out"})

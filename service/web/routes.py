@@ -1,4 +1,4 @@
-"""`GET /`, `/lab/…`, `/static/…`: pages for people, from files of the package: laboratories have no internet."""
+"""`GET /`, `/about`, `/lab/…`, `/static/…`: pages for people, from files of the package, without the internet."""
 
 from typing import Annotated
 
@@ -26,6 +26,12 @@ class PageFiles(StaticFiles):
 async def try_it(request: Request) -> HTMLResponse:
     """The page that classifies pictures and stores nothing."""
     return page_response(request, "try_it.html")
+
+
+@router.get("/about")
+async def about(request: Request) -> HTMLResponse:
+    """The model in words: intended use, limits, figures, classes, parts and data."""
+    return page_response(request, "about.html")
 
 
 @router.get("/lab")

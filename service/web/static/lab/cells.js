@@ -16,8 +16,13 @@ export class Cells {
     for (const place of places) this.held.set(place, (this.held.get(place) ?? 0) + 1);
   }
 
+  /** Cells without a reading on its way show what the service said last. */
   free(places) {
-    for (const place of places) this.held.set(place, this.held.get(place) - 1);
+    for (const place of places) {
+      this.held.set(place, this.held.get(place) - 1);
+      const cell = this.byPlace.get(place);
+      if (cell && !this.held.get(place)) cell.code = cell.said;
+    }
   }
 
   get all() {
@@ -30,7 +35,7 @@ export class Cells {
   }
 
   /**
-   * Read all cells again; the places of those that are new or have changed.
+   * Read all cells again; the places of those that are new, have changed or are gone.
    *
    * @param {number} revision of the specimen, known before the cells are read
    */
@@ -42,16 +47,21 @@ export class Cells {
       after = page.next;
     }
     const there = new Set(said.map(({ place }) => place));
-    for (const place of this.byPlace.keys()) if (!there.has(place)) this.byPlace.delete(place);
+    const gone = [...this.byPlace.keys()].filter((place) => !there.has(place));
+    for (const place of gone) this.byPlace.delete(place);
     this.revision = revision;
-    return this.apply(said);
+    return [...gone, ...this.apply(said)];
   }
 
-  /** Take cells as the service has just said; the places of those that differ from what was known. */
+  /**
+   * Take cells as the service has said; the places of those that differ from what was known. An answer may be older
+   * than the one before, when two requests overtake each other: versions only increase.
+   */
   apply(said) {
     const changed = said.filter(({ place, version, waits }) => {
       const known = this.byPlace.get(place);
-      return !known || known.version !== version || known.waits !== waits || known.code !== known.said;
+      if (!known || version > known.version) return true;
+      return version === known.version && (known.waits !== waits || known.code !== known.said);
     });
     for (const cell of changed) {
       const known = this.byPlace.get(cell.place) ?? {};

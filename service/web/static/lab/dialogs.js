@@ -47,20 +47,28 @@ export function askClass(code, count) {
   return ask(byId("confirm-dialog"));
 }
 
-/** Show two readings of each cell; the person's own readings that shall hold. */
+/**
+ * Show two readings of each cell; the person's own readings that shall hold. Neither is chosen beforehand, and the
+ * dialogue cannot be left without a choice: a key that was meant for the gallery must not drop a reading.
+ */
 export async function askMerge(conflicts, cells) {
-  byId("merge-list").replaceChildren(...conflicts.map((each, at) => mergeRow(each, cells.byPlace.get(each.place), at)));
-  byId("merge-dialog").addEventListener("cancel", (event) => event.preventDefault(), { once: true });
-  await ask(byId("merge-dialog"));
-  const own = conflicts.filter((_, at) => byId("merge-list").querySelector(`input[name="merge-${at}"]:checked`).value === "own");
-  return own.map((each) => ({ ...each, why: each.why ?? text("merge.own.why") })); // a confirmation is a change now
+  const [dialog, list] = [byId("merge-dialog"), byId("merge-list")];
+  const own = conflicts.map((each) => onTop(each, cells.byPlace.get(each.place)));
+  list.replaceChildren(...conflicts.map((each, at) => mergeRow(each, cells.byPlace.get(each.place), at)));
+  while (!(await ask(dialog))); // the browser closes it at the second Esc
+  const chosen = conflicts.map((_, at) => list.querySelector(`input[name="merge-${at}"]:checked`).value);
+  list.replaceChildren();
+  return own.filter((_, at) => chosen[at] === "own");
 }
+
+/** The person's reading, as of the class that the other person gave: what was a confirmation is a change now. */
+const onTop = (own, { version, said }) => ({ ...own, version, from: said, why: own.why ?? text("merge.own.why") });
 
 function mergeRow({ place, code }, cell, at) {
   const image = element("img", { alt: "", width: 96, height: 96 });
   pictureUrl(place).then((url) => (url ? (image.src = url) : image.remove()));
-  const choice = (value, words, isChecked) =>
-    element("label", { class: "choice" }, element("input", { type: "radio", name: `merge-${at}`, value, checked: isChecked }), words);
+  const choice = (value, words) =>
+    element("label", { class: "choice" }, element("input", { type: "radio", name: `merge-${at}`, value, required: true }), words);
   return element(
     "li",
     {},
@@ -69,8 +77,8 @@ function mergeRow({ place, code }, cell, at) {
       "fieldset",
       {},
       element("legend", {}, text("review.place", { place })),
-      choice("other", text("merge.other", { class: className(cell.said), by: cell.read_by ?? "" }), true),
-      choice("own", text("merge.own", { class: className(code) }), false),
+      choice("other", text("merge.other", { class: className(cell.said), by: cell.read_by ?? "" })),
+      choice("own", text("merge.own", { class: className(code) })),
     ),
   );
 }

@@ -2,8 +2,9 @@
 
 import { countTable } from "../page/count_chart.js";
 import { byId, element } from "../page/element.js";
-import { number, text, textOr } from "../page/texts.js";
+import { text, textOr } from "../page/texts.js";
 import { patientData, patientName } from "./patient.js";
+import { reportFacts } from "./report_facts.js";
 
 export function showPreview({ report, messages }) {
   byId("preview-report").replaceChildren(...reportParts(report));
@@ -11,22 +12,12 @@ export function showPreview({ report, messages }) {
   byId("preview-dialog").showModal();
 }
 
-function reportParts(report) {
-  const facts = [
-    ["report.status", text(`report.status.${report.status}`)],
-    ["worklist.number", report.number],
-    ["report.signed-by", report.signed_by],
-    ["report.megakaryocytes", report.megakaryocytes === undefined ? null : number(report.megakaryocytes)],
-    ["report.comment", report.comment],
-    ["report.correction", report.correction],
-  ].filter(([, value]) => value);
-  return [
-    element("h3", {}, patientName(report.patient)),
-    element("p", { class: "fine" }, patientData(report)),
-    element("dl", { class: "fact-list" }, facts.flatMap(([key, value]) => [element("dt", {}, text(key)), element("dd", { class: "as-written" }, value)])),
-    countTable(report.differential),
-  ];
-}
+const reportParts = (report) => [
+  element("h3", {}, patientName(report.patient)),
+  element("p", { class: "fine" }, patientData(report)),
+  element("dl", { class: "fact-list" }, reportFacts(report)),
+  countTable(report.differential),
+];
 
 /** HL7 and ASTM end their segments by a carriage return: one line each. */
 function message({ channel, message: content }) {

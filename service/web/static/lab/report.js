@@ -6,11 +6,12 @@ import { countChart, countTable } from "../page/count_chart.js";
 import { byId, element } from "../page/element.js";
 import { requirePerson } from "../page/person.js";
 import { className, list, oneDigit, text, textOr } from "../page/texts.js";
+import { missingWords } from "./missing.js";
 import { showPreview } from "./preview.js";
 import { showSecondReading } from "./second_reading.js";
 import { isOpen, loadSpecimen, route, showHead, watch } from "./specimen.js";
 import { showTrail } from "./trail.js";
-import { showChanges, showVersions } from "./versions.js";
+import { showChanges, showSigned, showVersions } from "./versions.js";
 
 let specimen = null;
 /** Fields of a signature that a person accepts. */
@@ -23,7 +24,7 @@ async function showAll(found) {
   showDifferential(specimen.differential);
   showForms(isFirst);
   showVersions(specimen, deliveries);
-  await Promise.all([showChanges(specimen), showTrail()]);
+  await Promise.all([showSigned(specimen), showChanges(specimen), showTrail()]);
 }
 
 function showDifferential(count) {
@@ -55,12 +56,14 @@ function showForms(isFirst) {
   byId("sign-state").textContent = text(`report.state.${specimen.state}`, { reason: specimen.correction ?? "" });
   if (isFirst || document.activeElement !== byId("megakaryocytes")) byId("megakaryocytes").value = specimen.megakaryocytes ?? "";
   if (isFirst) byId("accept").replaceChildren();
-  if (specimen.differential.waiting_review && may) offer("accept_unread", text("report.accept_unread", { count: specimen.differential.waiting_review }));
-  else byId("accept_unread")?.closest("label").remove();
+  const { counted, target_cells: target, waiting_review: count, to_go: missing } = specimen.differential;
+  offer("accept_unread", may && count > 0, text("report.accept_unread", { count }));
+  offer("accept_below_target", may && missing > 0, text("report.accept_below_target", { counted, target }));
 }
 
 /** Offer to sign in spite of something: the person chooses, and the report says so. */
-function offer(name, words) {
+function offer(name, isNeeded, words) {
+  if (!isNeeded) return void byId(name)?.closest("label").remove();
   const shown = byId(name);
   if (shown) return void (shown.nextSibling.textContent = words);
   byId("accept").append(element("label", { class: "choice" }, element("input", { type: "checkbox", id: name }), element("span", {}, words)));
@@ -81,12 +84,8 @@ async function onSeen(action) {
       await showAll(await loadSpecimen());
       return void showAlert(text("report.stale"));
     }
-    // Only a service that asks for this confirmation names the field.
-    if (/accept_below_target/.test(error.document?.detail ?? "")) {
-      const { counted, target_cells: target } = specimen.differential;
-      offer("accept_below_target", text("report.accept_below_target", { counted, target }));
-    }
-    throw error;
+    if (error.kind !== "not-reviewed") throw error;
+    showAlert(missingWords(specimen, (name) => byId(name)?.checked));
   }
 }
 
@@ -172,6 +171,7 @@ async function start() {
 submits("sign-form", sign);
 submits("amend-form", amend);
 byId("confirm").addEventListener("click", alerting(confirmCells));
+byId("print").addEventListener("click", () => window.print());
 byId("preview").addEventListener("click", alerting(preview));
 byId("megakaryocytes").addEventListener("change", alerting(changeMegakaryocytes));
 await alerting(start)();

@@ -6,7 +6,7 @@ import { CellDetail, requestMaps } from "../page/cell_detail.js";
 import { byId, element } from "../page/element.js";
 import { listenForFiles } from "../page/intake.js";
 import { requirePerson } from "../page/person.js";
-import { className, text } from "../page/texts.js";
+import { className, list, text } from "../page/texts.js";
 import { describe } from "./cell_facts.js";
 import { Cells, isRead } from "./cells.js";
 import { classKeys } from "./class_keys.js";
@@ -14,6 +14,7 @@ import { askClass, askMerge, requireReason } from "./dialogs.js";
 import { Palette } from "./palette.js";
 import { picture } from "./pictures.js";
 import { Readings } from "./readings.js";
+import { askRemoval, removeCells } from "./removal.js";
 import { ReviewGallery } from "./review_gallery.js";
 import { isOpen, loadSpecimen, showHead, watch } from "./specimen.js";
 import { addFiles, clearProblems } from "./upload.js";
@@ -30,8 +31,9 @@ const detail = new CellDetail({ describe, maps, closed: (cell) => gallery.focus(
 const readings = new Readings(cells, {
   changed: show,
   merge: (conflicts) => askMerge(conflicts, cells),
+  removed: (places) => showAlert(text("review.removed-by-others", { places: list(places.map(String)) })),
   failed: (error) => {
-    if (!(error instanceof Problem)) throw error;
+    if (!(error instanceof Problem)) reportError(error);
     showAlert(error.message);
     refreshSpecimen();
   },
@@ -94,6 +96,7 @@ function drawSelection() {
   byId("selection").textContent = may || !specimen ? text("review.selected", { count }) : text(`review.closed.${specimen.state}`);
   byId("confirm").disabled = byId("give").disabled = !may || !count;
   byId("undo").disabled = !may || !readings?.past.length;
+  byId("remove").disabled = !may || !count;
 }
 
 /** The menu of classes, for touch screens and screen readers. */
@@ -121,6 +124,7 @@ function drawClassFilter() {
 /** Read cells as of a class; without one they are confirmed. */
 async function read(targets, code) {
   hideAlert();
+  targets = targets.filter(({ place }) => cells.byPlace.has(place)); // others may have removed the one that is open
   if (!targets.length || !isOpen(specimen)) return false;
   if ((await requirePerson()) === null) return false;
   const isChange = code !== undefined && targets.some((cell) => cell.code !== code);
@@ -153,6 +157,20 @@ async function undo() {
   if (places.length) gallery.focus(places[0]);
 }
 
+/** Remove cells, after the person has given a reason; whether they were removed. */
+async function remove(targets) {
+  if (!targets.length || !isOpen(specimen) || (await requirePerson()) === null) return false;
+  await readings.queue; // own readings are in the versions that the person sees
+  const seen = targets.map(({ place, version }) => ({ place, version }));
+  const next = gallery.after(seen.at(-1).place);
+  const reason = await askRemoval(seen.length);
+  if (!reason) return false;
+  await readings.after(() => removeCells(seen, reason, cells));
+  show(seen.map(({ place }) => place));
+  if (next && !byId("detail").open) gallery.focus(next);
+  return true;
+}
+
 function takeAdded({ items, revision }) {
   cells.advance(revision);
   show(cells.apply(items.filter(({ cell }) => cell).map(({ cell }) => cell)));
@@ -178,13 +196,15 @@ function pressed(event) {
   else if (key === "escape") gallery.selectNone();
   else if (key === "enter" && cell) gallery.open(cell, gallery.shown);
   else if (key === " " && cell) gallery.toggle(cell);
+  else if (key === "delete") remove(gallery.targets);
   else if (codeOf(key)) act(codeOf(key));
   else return;
   event.preventDefault();
 }
 
-/** In the detail view a key reads the cell that is shown, and goes on with the next one. */
+/** In the detail view a key reads or removes the cell that is shown, and goes on with the next one. */
 async function pressedInDetail(event) {
+  if (event.key === "Delete") return removeInDetail();
   const isConfirmation = (event.ctrlKey || event.metaKey) && event.key === "Enter";
   const code = event.ctrlKey || event.metaKey || event.altKey ? undefined : codeOf(event.key.toLowerCase());
   if (!isConfirmation && !code) return;
@@ -192,6 +212,15 @@ async function pressedInDetail(event) {
   if (!(await read([detail.cell], code))) return;
   const isLast = detail.cells.at(-1) === detail.cell;
   await (isLast ? detail.show(detail.cell) : detail.step(1));
+}
+
+async function removeInDetail() {
+  const { cell } = detail;
+  if (!(await remove([cell])) || cells.byPlace.has(cell.place)) return;
+  const at = detail.cells.indexOf(cell);
+  detail.cells.splice(at, 1);
+  if (!detail.cells.length) return byId("detail").close();
+  await detail.show(detail.cells[Math.min(at, detail.cells.length - 1)]);
 }
 
 const codeOf = (key) => [...keys].find(([, letter]) => letter === key)?.[0];
@@ -215,6 +244,7 @@ document.addEventListener("keydown", pressed);
 byId("detail").addEventListener("keydown", pressedInDetail);
 byId("confirm").addEventListener("click", () => act());
 byId("undo").addEventListener("click", undo);
+byId("remove").addEventListener("click", () => remove(gallery.targets));
 byId("give").addEventListener("change", takeMenu);
 listenForFiles(byId("drop"), byId("files"), alerting(add));
 await alerting(start)();

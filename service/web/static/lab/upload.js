@@ -1,6 +1,6 @@
 /** Adds pictures to the specimen: in small requests, so that the first cells are seen while others are sent. */
 
-import { json, Problem, problemText } from "../page/api.js";
+import { address, json, Problem, problemText } from "../page/api.js";
 import { byId, element } from "../page/element.js";
 import { text } from "../page/texts.js";
 import { route } from "./specimen.js";
@@ -28,9 +28,9 @@ async function addPart(part, added) {
   try {
     const answer = await json(route("/cells"), { method: "POST", ...body(part) });
     added(answer);
-    for (const { name, problem, warning } of answer.items) {
+    for (const { name, problem, warning, cell } of answer.items) {
       if (problem) showProblem(name ?? part[0].name, problemText(problem));
-      if (warning) showProblem(name ?? part[0].name, warning);
+      if (warning) showProblem(name ?? part[0].name, ...elsewhere(cell, warning));
     }
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
@@ -59,9 +59,15 @@ function* parts(files) {
   if (part.length) yield part;
 }
 
-function showProblem(name, words) {
+function showProblem(name, ...words) {
   byId("problems").hidden = false;
-  byId("problems").append(element("li", {}, element("b", {}, name), " ", words));
+  byId("problems").append(element("li", {}, element("b", {}, name), " ", ...words));
+}
+
+/** The warning that other patients' specimens have the picture too, with links to them. */
+function elsewhere({ place }, warning) {
+  const links = (warning.match(/\b[0-9a-f]{32}\b/g) ?? []).flatMap((id) => [" ", element("a", { href: address(`lab/${id}`) }, text("review.elsewhere.open"))]);
+  return [text("review.elsewhere", { place }), ...links];
 }
 
 /** Forget the problems of earlier files. */

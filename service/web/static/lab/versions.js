@@ -3,6 +3,7 @@
 import { address, json } from "../page/api.js";
 import { byId, element } from "../page/element.js";
 import { className, dateTime, number, oneDigit, text, textOr } from "../page/texts.js";
+import { reportFacts } from "./report_facts.js";
 import { route } from "./specimen.js";
 
 /** @param {{retry: (id: string) => void, drop: (id: string) => void}} actions for messages that were not delivered */
@@ -24,18 +25,19 @@ function version({ version: count, status, created_at: created, messages }, acti
 
 function delivery({ channel, state, attempts, reason, control_id: id }, { retry, drop }) {
   const needsPerson = state !== "delivered" && state !== "dropped";
+  const needsDecision = state === "dead" || state === "held";
   return element(
     "li",
     {},
     element("span", { class: `chip delivery-${state}` }, text(`delivery.${state}`)),
     ` ${textOr(`channel.${channel}`, channel)} · ${text("delivery.attempts", { count: attempts })}`,
     reason && element("p", { class: "fine as-written" }, reason),
-    state === "dead" && element("p", { class: "fine" }, text("delivery.dead.how")),
+    needsDecision && element("p", { class: "fine" }, text(`delivery.${state}.how`)),
     needsPerson &&
       element(
         "div",
         { class: "actions" },
-        state === "dead" && element("button", { type: "button", class: "small", onclick: () => retry(id) }, text("delivery.retry")),
+        needsDecision && element("button", { type: "button", class: "small", onclick: () => retry(id) }, text("delivery.retry")),
         element("button", { type: "button", class: "small", onclick: () => drop(id) }, text("delivery.drop")),
       ),
   );
@@ -48,9 +50,17 @@ async function report(version) {
   return documents.get(version);
 }
 
+const signedVersions = ({ versions }) => versions.filter(({ status }) => status !== "preliminary").map((each) => each.version);
+
+/** The last signed report in words. */
+export async function showSigned(specimen) {
+  const last = signedVersions(specimen).at(-1);
+  byId("signed").replaceChildren(...(last ? reportFacts(await report(last)) : []));
+}
+
 /** While a specimen is amended: what differs from the last report; afterwards, what the last one has changed. */
 export async function showChanges(specimen) {
-  const signed = specimen.versions.filter(({ status }) => status !== "preliminary").map((each) => each.version);
+  const signed = signedVersions(specimen);
   const isAmending = specimen.state === "amending";
   byId("changes").hidden = !(isAmending ? signed.length : signed.length > 1);
   if (byId("changes").hidden) return;
