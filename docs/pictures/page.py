@@ -76,6 +76,13 @@ def try_it(page: Page, url: str, folder: Path) -> None:
     _save(page, folder / "page-detail.png")
 
 
+def model(page: Page, url: str, folder: Path) -> None:
+    """The model in words."""
+    page.goto(f"{url}/about")
+    page.wait_for_selector("#model[aria-busy=false]")
+    _save(page, folder / "page-model.png")
+
+
 def case(page: Page, url: str, specimen: str, folder: Path) -> None:
     """The worklist, the review of a specimen, and its report before the signature."""
     page.evaluate("who => localStorage.setItem('acting-user', who)", WHO)
@@ -111,6 +118,7 @@ def main() -> None:
         specimen = fill(service.url)
         page = browser.new_page(viewport={"width": 1280, "height": 800}, locale="en-GB", color_scheme="light")
         try_it(page, service.url, folder)
+        model(page, service.url, folder)
         case(page, service.url, specimen, folder)
 
 

@@ -123,6 +123,7 @@ def drop(page: Page, selector: str, data: bytes, name: str) -> None:
 
 
 def test_a_case_from_its_order_to_a_corrected_report(browser: Browser, lab: Lab, draw: Draw) -> None:
+    lab.specimen(pictures(draw, 1, 7000))  # of another patient, with a picture of this case
     with ThreadPoolExecutor(1) as pool:  # Playwright's loop runs in this thread
         pool.submit(asyncio.run, ordered(lab.order_port, order(PID, SPM, ORC, OBR))).result(60)
     with visit(browser, f"{lab.url}/lab") as visited:
@@ -147,6 +148,7 @@ def test_a_case_from_its_order_to_a_corrected_report(browser: Browser, lab: Lab,
 def _review_case(page: Page, members: list[bytes]) -> None:
     page.set_input_files("#files", chosen(members))
     expect(page.locator(TILE)).to_have_count(12)
+    expect(page.locator("#problems li")).to_contain_text("another patient's specimen")
     expect(page.locator(f"{TILE} img").first).to_have_js_property("complete", True)
     drop(page, "#drop", b"no picture", "notes.txt")
     expect(page.locator("#problems li")).to_contain_text("notes.txt")
@@ -183,6 +185,11 @@ def _sign_case(page: Page) -> None:
     expect(page.locator("#sign-state")).to_have_text("Signed.")
     expect(page.locator("#versions > li").first).to_contain_text("Delivered")
     expect(page.locator("#trail tr", has_text="Signed")).to_contain_text(WHO)
+    page.emulate_media(media="print")
+    for words in (WHO, "No blasts in excess.", "7"):
+        expect(page.locator("#signed")).to_contain_text(words)
+    expect(page.locator("#trail")).to_be_hidden()
+    page.emulate_media(media="screen")
 
 
 def _amend_case(page: Page) -> None:

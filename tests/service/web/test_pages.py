@@ -11,6 +11,7 @@ from serving import client
 from starlette.testclient import TestClient
 
 from model.contract import CLASSES
+from service.lis.storage.states import MessageState, State
 from service.web.languages import LANGUAGES, load_texts, negotiate_language
 from service.web.pages import STATIC
 
@@ -29,6 +30,7 @@ def http(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 
 def test_a_page_is_open_and_loads_only_this_services_files(http: TestClient) -> None:
+    assert http.get("/about").headers["content-security-policy"] == http.get("/").headers["content-security-policy"]
     answer = http.get("/")
     assert answer.status_code == 200
     policy = dict(each.split(" ", 1) for each in answer.headers["content-security-policy"].split("; "))
@@ -91,6 +93,15 @@ def test_every_language_has_every_text_with_its_values() -> None:
             key: set(PLACEHOLDER.findall(text)) for key, text in english.items()
         }
     assert {f"class.{each.code}" for each in CLASSES} <= english.keys()
+
+
+def test_every_state_has_its_words() -> None:
+    known = load_texts("en").keys()
+    for state in State:
+        assert {f"state.{state}", f"report.state.{state}"} <= known
+        assert state in (State.OPEN, State.AMENDING) or f"review.closed.{state}" in known
+    assert {f"delivery.{state}" for state in MessageState} <= known
+    assert {"delivery.dead.how", "delivery.held.how"} <= known
 
 
 def test_every_text_that_a_page_asks_for_exists() -> None:

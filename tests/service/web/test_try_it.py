@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from service.web.pages import STATIC
 
 DONE = "#results[aria-busy=false]"
 ANSWERED = ".tile > button"
+MODEL = "#model[aria-busy=false]"
 FAILED = '.tile[data-decision="problem"]'
 EXAMPLES = STATIC / "examples"
 
@@ -112,6 +114,7 @@ def test_pictures_are_dropped_and_pasted(browser: Browser, url: str) -> None:
             expect(visited.page.locator(ANSWERED)).to_have_count(count)
 
 
+@pytest.mark.slow
 def test_a_run_is_cancelled_and_keeps_its_answers(browser: Browser, url: str) -> None:
     picture = min(EXAMPLES.glob("*.jpg"), key=lambda path: path.stat().st_size).read_bytes()
     with visit(browser, url) as visited:
@@ -125,6 +128,7 @@ def test_a_run_is_cancelled_and_keeps_its_answers(browser: Browser, url: str) ->
         expect(page.locator(FAILED).last).to_contain_text("Cancelled")
 
 
+@pytest.mark.slow
 def test_filters_and_order_show_what_a_person_looks_for(browser: Browser, url: str) -> None:
     with visit(browser, url) as visited:
         page = visited.page
@@ -183,6 +187,7 @@ def test_the_detail_view_shows_all_classes_and_maps(browser: Browser, url: str) 
         assert _overlay_sum(page) == 0
 
 
+@pytest.mark.slow
 def test_everything_is_done_with_the_keyboard(browser: Browser, url: str) -> None:
     with visit(browser, url) as visited:
         page = visited.page
@@ -246,6 +251,20 @@ def test_the_language_is_the_browsers_until_a_person_chooses(browser: Browser, u
         expect(page.locator("html")).to_have_attribute("lang", "en")
 
 
+def test_the_model_is_described_in_words(browser: Browser, url: str) -> None:
+    with visit(browser, f"{url}/about") as visited:
+        page = visited.page
+        page.wait_for_selector(MODEL)
+        model = page.request.get(f"{url}/model").json()
+        expect(page.locator("h1")).to_contain_text(f"{model['name']} {model['version']}")
+        expect(page.locator("#use")).to_have_text(model["intended_use"])
+        expect(page.locator("#limits li")).to_have_text(model["limits"])
+        expect(page.locator("#classes tr")).to_have_count(len(model["classes"]))
+        expect(page.locator("#classes .is-unsupported")).to_have_count(len(model["unsupported"]))
+        accuracy = [each for each in model["metrics"] if each["name"] == "accuracy" and each["code"] is None]
+        expect(page.locator("#figures tr", has_text=re.compile("^Accuracy[0-9]"))).to_have_count(len(accuracy))
+
+
 @pytest.mark.slow
 def test_a_model_without_attention_shows_evidence(browser: Browser, inert_artefact: Path) -> None:
     with served(inert_artefact) as service:
@@ -279,13 +298,8 @@ def test_a_service_that_has_gone_is_reported(browser: Browser, trusted_artefact:
             visited.faults.clear()
 
 
-@pytest.mark.parametrize(
-    ("scheme", "width"),
-    [
-        ("light", 1280),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("light", 390), ("dark", 1280), ("dark", 390))),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("light", 390), ("dark", 1280), ("dark", 390)])
 def test_axe_finds_nothing_serious(browser: Browser, url: str, scheme: str, width: int) -> None:
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}, "bypass_csp": True}
     with visit(browser, url, **options) as visited:
@@ -295,4 +309,7 @@ def test_axe_finds_nothing_serious(browser: Browser, url: str, scheme: str, widt
         assert visited.serious_findings() == []
         visited.page.locator(ANSWERED).first.click()
         visited.page.wait_for_selector('#detail-caption[data-map="evidence"]')
+        assert visited.serious_findings() == []
+        visited.page.goto(f"{url}/about")
+        visited.page.wait_for_selector(MODEL)
         assert visited.serious_findings() == []
