@@ -145,7 +145,7 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add the middleware, from the inside out."""
     required, worker = settings.authentication_required, app.state.app_state.worker
     app.state.authenticator = Authenticator(settings, metrics, worker) if required else None
-    app.state.sign_in = SignIn(settings, app.state.authenticator)
+    app.state.sign_in = SignIn(settings, app.state.authenticator, worker)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         AuthMiddleware,
@@ -207,6 +207,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _model_running(app):
             yield
     finally:
+        app.state.sign_in.close()
         recorder: Recorder | None = app.state.recorder
         if recorder is not None:
             with suppress(TimeoutError):

@@ -38,7 +38,7 @@ ServiceError
 │   ├── CellTaken         the key has another picture, or the picture has another key
 │   └── NotReviewed       unreviewed cells, or nothing to sign
 ├── InvalidReading        an unknown class, or a missing reason
-├── NotReady              the model is not warm, or the service is shutting down
+├── NotReady              the model is not warm, the service is shutting down, or sessions cannot be read
 └── ClientGone            the client disconnected
 """
 
@@ -326,7 +326,7 @@ class InvalidReading(ServiceError):
 
 
 class NotReady(ServiceError):
-    """The model is not warm, does not respond, or the service is shutting down."""
+    """The model is not warm, does not respond, the service is shutting down, or its file of sessions cannot be used."""
 
 
 class ClientGone(ServiceError):

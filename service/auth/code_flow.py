@@ -8,7 +8,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -22,6 +21,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from service.auth.identity import Caller
 from service.auth.oidc import TIMEOUT_S, IssuerError, TokenVerifier, discover, get_json, issuer_ssl_context
+from service.auth.session_store import SessionStore
 from service.config.auth import AuthSettings
 from service.config.urls import key_source_fault
 from service.errors import IssuerUnavailable, SignInFailed, Unauthorised
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds within which a person signs in at the issuer.
 MAX_WAIT_S = 600.0
-#: Most sign-ins in progress; a further one ends the oldest.
-MAX_PENDING = 10_000
 #: Seconds until the issuer's endpoints are read again.
 _METADATA_AGE_S = 3600.0
 CALLBACK_PATH = "/sign-in/callback"
@@ -59,21 +57,27 @@ class SignedIn:
 
 
 class CodeFlow:
-    """Sign-ins at the issuer, in progress in this process.
+    """Sign-ins at the issuer. Any worker completes what another one began.
 
     Args:
         tokens: verifies ID tokens.
+        store: the sign-ins in progress.
         clock: Unix time in seconds.
     """
 
-    def __init__(self, settings: AuthSettings, tokens: TokenVerifier, clock: Callable[[], float] = time.time) -> None:
-        self._settings, self._tokens, self._clock = settings, tokens, clock
+    def __init__(
+        self,
+        settings: AuthSettings,
+        tokens: TokenVerifier,
+        store: SessionStore[Pending],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings, self._tokens, self._store, self._clock = settings, tokens, store, clock
         self._client_id = str(settings.oidc_client_id)
         secret = settings.oidc_client_secret
         self._secret = None if secret is None else secret.get_secret_value()
         self._redirect_uri = str(settings.public_url).rstrip("/") + CALLBACK_PATH
         self._ssl_context = issuer_ssl_context(settings.oidc_ca)
-        self._pending: OrderedDict[str, Pending] = OrderedDict()
         self._metadata: dict[str, Any] = {}
         self._read_s = -_METADATA_AGE_S
 
@@ -92,9 +96,7 @@ class CodeFlow:
         pending = Pending(
             _digest(browser), secrets.token_urlsafe(32), verifier, next_path, is_again, self._clock() + MAX_WAIT_S
         )
-        self._pending[state] = pending
-        if len(self._pending) > MAX_PENDING:
-            self._pending.popitem(last=False)
+        self._store.put(_digest(state), pending)
         again = {"prompt": "login", "max_age": "0"} if is_again else {}
         address: str = prepare_grant_uri(
             endpoint,
@@ -121,7 +123,7 @@ class CodeFlow:
             SignInFailed: not the answer to a sign-in of this browser, or the issuer refuses it.
             IssuerUnavailable: the issuer does not answer.
         """
-        pending = self._pending.pop(answer.get("state", ""), None)
+        pending = self._store.take(_digest(answer.get("state", "")))
         if pending is None or self._clock() >= pending.ends_s:
             raise SignInFailed("this sign-in is unknown, too old or already completed; sign in again")
         if browser is None or not secrets.compare_digest(_digest(browser), pending.browser):
@@ -151,6 +153,10 @@ class CodeFlow:
         back = f"{str(self._settings.public_url).rstrip('/')}/"
         query = urlencode({"client_id": self._client_id, "post_logout_redirect_uri": back})
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
+
+    def close(self) -> None:
+        """Close the store, after the last request."""
+        self._store.close()
 
     async def _id_claims(self, code: str, pending: Pending) -> dict[str, Any]:
         endpoint = await self._endpoint("token_endpoint")

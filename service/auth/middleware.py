@@ -23,7 +23,7 @@ from service.auth.authenticator import Authenticator
 from service.auth.identity import ACTING_USER, Caller, InvalidName, Scope, decoded_name
 from service.auth.sign_in import SignIn
 from service.config.urls import host_name, is_loopback
-from service.errors import AuthenticationTooOld, Forbidden, ServiceError, SessionExpired
+from service.errors import AuthenticationTooOld, Forbidden, NotReady, ServiceError, SessionExpired
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class AuthMiddleware:
         """The app for this request of an authenticated and authorized caller.
 
         Raises:
-            Unauthorised, Forbidden, RateLimited, IssuerUnavailable.
+            Unauthorised, Forbidden, RateLimited, IssuerUnavailable, NotReady.
         """
         authenticator, method, path = self._authenticator, scope["method"], scope["path"]
         role, cookie = policy.required_role(method, path), self._sign_in.cookie(scope, headers)
@@ -117,8 +117,11 @@ class AuthMiddleware:
     def _revoked(
         self, authenticator: Authenticator, caller: Caller, required: frozenset[Scope], cookie: str | None
     ) -> ServiceError | None:
-        if cookie is not None and self._sign_in.table.find(cookie) is None:
-            return SessionExpired()
+        try:
+            if cookie is not None and self._sign_in.table.find(cookie) is None:
+                return SessionExpired()
+        except NotReady as error:
+            return error
         return authenticator.revoked(caller, required)
 
     def _set_route(self, scope: ASGIScope) -> None:

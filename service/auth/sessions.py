@@ -1,13 +1,12 @@
-"""Browser sessions: who signed in, in the memory of this process, found by a cookie.
+"""Browser sessions: who signed in, found by a cookie.
 
 The cookie holds 256 random bits; the table holds their SHA-256. Sessions end after MARROWLENS_SESSION_IDLE_S without a
-request, after MARROWLENS_SESSION_LIFETIME_S, at sign-out, and at a restart of the process.
+request, after MARROWLENS_SESSION_LIFETIME_S, at sign-out, and at a restart of the service.
 """
 
 import hmac
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -20,12 +19,11 @@ from starlette.responses import Response
 from starlette.types import Scope as ASGIScope
 
 from service.auth.identity import Caller
+from service.auth.session_store import SessionStore
 from service.config.auth import SessionSettings
 from service.errors import CsrfRejected
 
 SignInMethod = Literal["issuer", "key", "name"]
-#: Most sessions of one process. A further one ends the session that was unused for longest.
-MAX_SESSIONS = 10_000
 COOKIE = "marrowlens-session"
 #: A browser sets such a cookie only over TLS, for the whole host and for no other (RFC 6265bis, 4.1.3.2).
 HOST_PREFIX = "__Host-"
@@ -56,16 +54,18 @@ class BrowserSession:
 
 
 class SessionTable:
-    """The sessions of this process.
+    """The sessions of this service, whichever worker started them.
 
     Args:
         clock: Unix time in seconds.
     """
 
-    def __init__(self, settings: SessionSettings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, settings: SessionSettings, store: SessionStore[BrowserSession], clock: Callable[[], float] = time.time
+    ) -> None:
         self._idle_s, self._lifetime_s = settings.session_idle_s, settings.session_lifetime_s
         self._signing_max_age_s = settings.signing_max_age_s
-        self._sessions: OrderedDict[str, BrowserSession] = OrderedDict()
+        self._store = store
         self.clock = clock
 
     def start(
@@ -84,30 +84,31 @@ class SessionTable:
         is_same = before is not None and (before.caller.name, before.caller.identity) == (caller.name, caller.identity)
         csrf_token = before.csrf_token if before is not None and is_same else secrets.token_urlsafe(32)
         value = secrets.token_urlsafe(32)
-        self._sessions[_digest(value)] = BrowserSession(caller, method, csrf_token, now_s, now_s, authenticated_s)
-        if len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+        session = BrowserSession(caller, method, csrf_token, now_s, now_s, authenticated_s)
+        self._store.put(_digest(value), session)
         return value
 
     def find(self, value: str) -> BrowserSession | None:
         """The session of a cookie value; None if there is none or it has ended."""
-        digest = _digest(value)
-        session = self._sessions.get(digest)
+        session = self._store.find(_digest(value))
         if session is not None and self.clock() >= self.ends_s(session):
-            del self._sessions[digest]
+            self.end(value)
             return None
         return session
 
     def touch(self, value: str) -> None:
         """Extend a session: it was used."""
         digest = _digest(value)
-        if (session := self._sessions.get(digest)) is not None:
-            self._sessions[digest] = replace(session, used_s=self.clock())
-            self._sessions.move_to_end(digest)
+        if (session := self._store.find(digest)) is not None:
+            self._store.update(digest, replace(session, used_s=self.clock()))
 
     def end(self, value: str) -> None:
         """End a session, if there is one."""
-        self._sessions.pop(_digest(value), None)
+        self._store.take(_digest(value))
+
+    def close(self) -> None:
+        """Close the store, after the last request."""
+        self._store.close()
 
     def ends_s(self, session: BrowserSession) -> float:
         """Unix time at which the session ends if it is not used."""

@@ -9,7 +9,8 @@ from starlette.types import Scope as ASGIScope
 from service.auth.api_keys import KEY_PREFIX
 from service.auth.authenticator import Authenticator, named
 from service.auth.identity import SCOPES, Caller, Identity, InvalidName, checked_name
-from service.auth.rate_limit import RateLimiter
+from service.auth.rate_limit import limiter_of
+from service.auth.session_store import store_of
 from service.auth.sessions import (
     BACKGROUND_HEADER,
     COOKIE,
@@ -21,6 +22,7 @@ from service.auth.sessions import (
     is_secure,
     own_origins,
 )
+from service.concurrency.worker import Worker
 from service.config.auth import ROLES
 from service.config.settings import Settings
 from service.config.urls import host_name, is_loopback
@@ -35,13 +37,23 @@ _ATTEMPTS_PER_S, _ATTEMPTS_BURST = 0.2, 10
 
 
 class SignIn:
-    """The ways to sign in that the settings offer, and the sessions."""
+    """The ways to sign in that the settings offer, and the sessions.
 
-    def __init__(self, settings: Settings, authenticator: Authenticator | None) -> None:
+    Args:
+        worker: the process among several, which share sessions and limits; None: the only one.
+    """
+
+    def __init__(self, settings: Settings, authenticator: Authenticator | None, worker: Worker | None = None) -> None:
         self.settings, self._authenticator = settings, authenticator
-        self.table = SessionTable(settings)
-        self.code_flow = _code_flow(settings, authenticator)
-        self._attempts = RateLimiter()
+        self.table = SessionTable(settings, store_of(worker, "sessions", BrowserSession))
+        self.code_flow = _code_flow(settings, authenticator, worker)
+        self._attempts = limiter_of(worker)
+
+    def close(self) -> None:
+        """Close the stores, after the last request."""
+        self.table.close()
+        if self.code_flow is not None:
+            self.code_flow.close()
 
     @property
     def methods(self) -> tuple[SignInMethod, ...]:
@@ -111,7 +123,7 @@ class SignIn:
             Unauthorised: an unknown, expired or revoked key.
             SignInFailed: the key acts for others and the name is missing or invalid.
         """
-        if wait_s := self._attempts.take(address, _ATTEMPTS_PER_S, _ATTEMPTS_BURST):
+        if wait_s := self._attempts.take(f"sign-in:{address}", _ATTEMPTS_PER_S, _ATTEMPTS_BURST):
             raise RateLimited(wait_s, "number of sign-in attempts from your address")
         if self._authenticator is None or not key.startswith(KEY_PREFIX):
             raise Unauthorised("Unknown, expired or revoked API key", invalid_token=True)
@@ -136,9 +148,9 @@ def _valid_name(name: str) -> str:
         raise SignInFailed(str(error)) from None
 
 
-def _code_flow(settings: Settings, authenticator: Authenticator | None) -> "CodeFlow | None":
+def _code_flow(settings: Settings, authenticator: Authenticator | None, worker: Worker | None) -> "CodeFlow | None":
     if settings.oidc_client_id is None or authenticator is None or authenticator.tokens is None:
         return None
-    from service.auth.code_flow import CodeFlow
+    from service.auth.code_flow import CodeFlow, Pending
 
-    return CodeFlow(settings, authenticator.tokens)
+    return CodeFlow(settings, authenticator.tokens, store_of(worker, "sign_ins", Pending))

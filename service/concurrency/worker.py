@@ -37,6 +37,10 @@ class Worker:
         """File of `token_buckets.TokenBuckets`."""
         return self.folder / "token_buckets"
 
+    def session_store(self, name: str) -> Path:
+        """File of a `session_store.SharedStore`."""
+        return self.folder / f"{name}.sqlite"
+
     def drift(self, index: int) -> Path:
         """File with the drift window of a worker."""
         return self.folder / f"drift-{index}.npz"

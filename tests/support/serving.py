@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from service.api.schemas import Problem
 from service.app import create_app
+from service.concurrency.worker import Worker
 from service.config.settings import Settings
 from service.runtime.session import Outputs, Session, open_session
 from stress.pictures import tarred as tarred  # for tests, beside `zipped`
@@ -28,9 +29,11 @@ Named = Sequence[tuple[str, bytes]]
 
 
 @contextmanager
-def client(artefact: Path, *, session: Session | None = None, **settings: Any) -> Iterator[TestClient]:
+def client(
+    artefact: Path, *, session: Session | None = None, worker: Worker | None = None, **settings: Any
+) -> Iterator[TestClient]:
     """A client of a started app; exceptions in the app fail the test."""
-    app = create_app(Settings(artefact=artefact, **settings), session or open_session(artefact))
+    app = create_app(Settings(artefact=artefact, **settings), session or open_session(artefact), worker=worker)
     with TestClient(app, base_url="http://localhost") as started:
         yield started
 

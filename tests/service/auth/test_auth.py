@@ -26,12 +26,14 @@ OPEN = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 #: Checked by their own rules: tests/service/web/session.
 OF_SESSIONS = {"/session", "/sign-out"}
 IDS = [f"{method} {path}" for method, path, _ in SHUT]
-FRONT, SCANNER, NOTHING, OLD = "mlk_front", "mlk_scanner", "mlk_metrics-alone", "mlk_old"
+FRONT, LEAD, SCANNER = "mlk_front", "mlk_lead", "mlk_scanner"
+NOTHING, OLD = "mlk_metrics-alone", "mlk_old"
 
 
 def address(path: str, specimen: str = "0" * 32) -> str:
     """A path with made-up ids."""
-    values = {"specimen_id": specimen, "place": "1", "version": "0.0.1" if "/v2/" in path else "1", "name": "micro"}
+    values = {"specimen_id": specimen, "place": "1", "version": "0.0.1" if "/v2/" in path else "1"}
+    values |= {"name": "micro", "control_id": "message-1"}
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], path)
 
 
@@ -51,6 +53,7 @@ def guarded(artefact: Path, issuing: Issuer, tmp_path_factory: pytest.TempPathFa
     path = keys_file(
         folder,
         entry(FRONT, "front", acts_for_others=True),
+        entry(LEAD, "lead", ["classify", "specimens", "metrics", "admin"], acts_for_others=True),
         entry(SCANNER, "scanner-1", ["classify", "specimens"]),
         entry(NOTHING, "prometheus", ["metrics"]),
         entry(OLD, "old", expires="2020-01-01T00:00:00Z"),
@@ -135,8 +138,14 @@ def test_a_key_or_token_without_the_scope_is_refused(
 def test_whoever_holds_the_scope_comes_in(
     method: str, path: str, operation: Any, guarded: TestClient, issuing: Issuer
 ) -> None:
-    claims = {"scope": " ".join(scopes_of(operation)), "preferred_username": "m.muster"}
-    for headers in (bearer(FRONT), bearer(issuing.token(claims)), bearer(issuing.token(claims, key="elliptic"))):
+    operates = policy.required_role(method, path) == "operate"
+    scopes = scopes_of(operation) | ({"admin"} if operates else set())  # which gives the role
+    claims = {"scope": " ".join(scopes), "preferred_username": "m.muster"}
+    for headers in (
+        bearer(LEAD if operates else FRONT),
+        bearer(issuing.token(claims)),
+        bearer(issuing.token(claims, key="elliptic")),
+    ):
         answer = guarded.request(method, address(path), headers=headers)
         assert answer.status_code not in (401, 403, 429, 500), answer.text
 

@@ -14,7 +14,7 @@ from checkout import ROOT
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from service.app import ROUTES
+from service.app import MODULES
 from service.concurrency.thread_pools import POOLS, ThreadPool, ThreadPoolFull
 
 SERVICE = ROOT / "service"
@@ -145,7 +145,7 @@ def test_every_route_and_dependency_is_a_coroutine() -> None:
         for each in dependant.dependencies:
             yield from calls(each)
 
-    routes = [route for module in ROUTES for route in module.router.routes if isinstance(route, APIRoute)]
+    routes = [route for module in MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     assert len(routes) > 20
     found = {call for route in routes for call in calls(route.dependant)}
     assert [

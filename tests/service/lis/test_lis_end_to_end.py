@@ -69,7 +69,7 @@ def test_from_an_order_to_a_result_in_the_receiver(
     counted = [str(obx[5]) for obx in message.segments("OBX") if str(obx[3]).startswith("COUNTED^")]
     assert counted == [str(report["differential"]["counted"])]
     verified = command(settings, "audit", "verify")
-    assert (verified.returncode, verified.stdout.split(":")[0]) == (0, "3")
+    assert (verified.returncode, verified.stdout.split(":")[0]) == (0, "4")  # order, cells, signature, delivery
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ def test_an_export_is_in_the_audit_trail(http: TestClient) -> None:
 
 
 def test_without_stored_pictures_there_is_no_list(artefact: Path, tmp_path: Path) -> None:
-    with client(artefact, lis={"database": f"sqlite:///{tmp_path / 'lab.db'}"}) as started:
+    with client(artefact, lis={"database": f"sqlite:///{tmp_path / 'lab.db'}", "pictures": "off"}) as started:
         answer: httpx.Response = started.get("/readings", headers={"X-Acting-User": "m.muster"})
         assert "MARROWLENS_LIS_PICTURES" in refused(answer, 409, "conflict").detail
 

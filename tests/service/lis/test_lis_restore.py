@@ -64,7 +64,7 @@ def test_a_restored_final_report_does_not_follow_its_correction(
     artefact: Path, tmp_path: Path, draw: Draw, settings: dict[str, str]
 ) -> None:
     database, backup = tmp_path / "lab.db", tmp_path / "backup.db"
-    with served(artefact, **settings) as service, client(service) as http:  # nobody listens: F waits
+    with served(artefact, **settings, lis_deliver="false") as service, client(service) as http:  # F waits
         specimen = http.post("/specimens", json={"number": "BM-1", "patient": {"identifier": "1"}}).json()["id"]
         http.post(f"/specimens/{specimen}/cells", files={"images": draw(1)}).raise_for_status()
         sign(http, specimen)

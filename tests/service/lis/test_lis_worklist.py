@@ -120,7 +120,7 @@ def test_a_dead_letter_is_sent_again_or_given_up(front: UseCases, artefact: Path
         front.retry_message(other, control_id, WHO)
     [message] = front.retry_message(specimen, control_id, WHO).versions[0].messages
     assert (message.state, message.control_id) == (MessageState.WAITING, control_id)
-    with pytest.raises(Conflict, match="only a dead letter"):
+    with pytest.raises(Conflict, match="send only a dead or a held one again"):
         front.retry_message(specimen, control_id, WHO)
     rejected(front, specimen)
     [message] = front.drop_message(specimen, control_id, Reason(reason="on paper"), WHO).versions[0].messages

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 from databases import free_port
 from laboratory import OBR, ORC, PID, SPM, order
 from receivers import node_receiver
@@ -35,6 +36,7 @@ def delivered(service: Served, draw: Draw, number: str) -> None:
         until_delivered(http, f"/specimens/{specimen}", lambda found: state(found) == ["delivered"])
 
 
+@pytest.mark.slow
 def test_one_worker_listens_and_delivers_and_another_takes_over(artefact: Path, tmp_path: Path, draw: Draw) -> None:
     port = free_port()
     settings = {"lis_database": f"sqlite:///{tmp_path / 'lab.db'}", "lis_hl7_listen": f"127.0.0.1:{port}"}

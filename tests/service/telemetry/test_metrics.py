@@ -177,7 +177,7 @@ def test_every_value_that_is_counted_is_declared() -> None:
     def values(name: str, label: str) -> set[str]:
         return set(values_of(DECLARED[name], label))
 
-    routes = Path("service/lis/api/routes.py").read_text() + Path("service/lis/api/cell_routes.py").read_text()
+    routes = "".join(path.read_text() for path in Path("service/lis/api").glob("*routes.py"))
     receivers = Path("service/lis/exchange/channels.py").read_text()
     assert values("marrowlens_refusals_total", "reason") == {kind.name for _, kind in PROBLEM_TYPES}
     assert values("marrowlens_pictures_total", "outcome") == {name for _, name in _OUTCOMES} | {"answered", "failed"}

@@ -57,6 +57,7 @@ def _calibration(run: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["block"] == "calibration"]
 
 
+@pytest.mark.slow
 def test_the_figure_is_that_of_the_development_evaluation(folded: Folded, run: Path, artefact: Path) -> None:
     table, count = _table(run, folded.data, artefact), len(_calibration(run))
     metrics = RunFolder(run).evaluation("calibration").metrics

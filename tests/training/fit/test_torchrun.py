@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stress.torchrun import free_port, machines
-from training.fit.distributed import Process
+from training.process import Process
 
 #: Everything that is random in a step.
 RANDOM = """

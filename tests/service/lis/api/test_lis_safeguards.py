@@ -125,7 +125,7 @@ def test_specimens_of_one_patient(http: TestClient) -> None:
     ("path", "said"),
     [
         ("/specimens?pateint=1", "pateint: unknown; did you mean patient?"),
-        ("/specimens?state=open&xyz=1", "known: before, limit, number, patient, state"),
+        ("/specimens?state=open&xyz=1", "known: before, limit, merged, number, patient, state"),
         ("/specimens/{}?verbose=1", "known: none"),
         ("/specimens/{}/cells?onyl=waiting", "did you mean only?"),
         ("/specimens/{}/cells/1/picture?Kind=overlay", "did you mean kind?"),

@@ -104,8 +104,8 @@ def test_it_refuses_a_code_without_the_verifier(browser: Browser) -> None:
     with httpx.Client() as web:
         path, _ = through_its_pages(web, browser.open("/sign-in").headers["location"])
     flow = browser.client.app.state.sign_in.code_flow  # type: ignore[attr-defined]
-    [(state, pending)] = flow._pending.items()
-    flow._pending[state] = replace(pending, code_verifier="another" * 8)
+    [(state, pending)] = flow._store._records.items()
+    flow._store.update(state, replace(pending, code_verifier="another" * 8))
     answer = browser.open(path)
     assert answer.status_code == 400 and "not accepted" in answer.text
 

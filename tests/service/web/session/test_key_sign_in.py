@@ -13,6 +13,8 @@ from serving import client, refused
 from session_client import Browser
 from starlette.testclient import TestClient
 
+from service.auth.sessions import COOKIE
+
 FRONT, DOCTOR, SCANNER, OPERATOR = "mlk_front", "mlk_doctor", "mlk_scanner", "mlk_operator"
 NUMBERS = itertools.count(1)
 ROLES = """
@@ -250,7 +252,7 @@ def test_without_authentication_the_end_of_a_session_is_told_where_the_name_is_n
     browser = Browser(unguarded)
     browser.submit("/sign-in/name", name="m.muster")
     token = browser.csrf()
-    unguarded.app.state.sign_in.table._sessions.clear()  # type: ignore[attr-defined]
+    unguarded.app.state.sign_in.table.end(unguarded.cookies[COOKIE])  # type: ignore[attr-defined]
     assert browser.open("/specimens").status_code == 200
     refused(opened(browser, token), 401, "session-expired")
     assert opened(browser, {"X-Acting-User": "m.muster"}).status_code == 201

@@ -19,6 +19,7 @@ from session_client import Browser
 from starlette.testclient import TestClient
 
 from service.auth import sessions
+from service.concurrency.worker import Worker
 from service.web.session.routes import local_path
 
 NUMBERS = itertools.count(1)
@@ -45,9 +46,14 @@ def shared_issuer() -> Iterator[Issuer]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def service(artefact: Path, shared_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    with client(artefact, **settings(shared_issuer, tmp_path_factory.mktemp("lab"))) as started:
+@pytest.fixture(scope="module", params=["alone", "worker"])
+def service(
+    artefact: Path, shared_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[TestClient]:
+    """A process that serves alone, and one of several, which keeps sessions in a file."""
+    folder = tmp_path_factory.mktemp("lab")
+    worker = Worker(0, 2, folder) if request.param == "worker" else None
+    with client(artefact, worker=worker, **settings(shared_issuer, folder)) as started:
         yield started
 
 
