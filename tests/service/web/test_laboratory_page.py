@@ -16,7 +16,7 @@ from browser import Visit, visit, xss_texts
 from conftest import Draw
 from databases import free_port
 from laboratory import OBR, ORC, PID, SPM, order
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 from receivers import Receiver, node_receiver
 from serving import served
 from signed_specimens import ordered, state, until
@@ -57,6 +57,11 @@ class Lab:
         [cell] = [each for each in self.cells(specimen) if each["place"] == place]
         reading = {"place": place, "version": cell["version"], "code": code, "why": "nucleoli"}
         assert self.http.post(f"/specimens/{specimen}/readings", json={"readings": [reading]}).status_code == 200
+
+    def remove(self, specimen: str, place: int) -> None:
+        """Remove a cell as another person."""
+        body = {"revision": self.http.get(f"/specimens/{specimen}").json()["revision"], "reason": "another patient"}
+        assert self.http.request("DELETE", f"/specimens/{specimen}/cells/{place}", json=body).status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -262,9 +267,42 @@ def test_a_reading_is_kept_where_another_browser_changes_or_removes_the_cell(
         for page in (own.page, other.page):
             for place in (1, 2):
                 expect(_tile(page, place)).to_contain_text(f"✓ {WHO}")
+        lab.remove(specimen, 2)
+        own.page.keyboard.press("Control+a")
+        own.page.keyboard.press("Control+Enter")
+        expect(own.page.locator("#alert")).to_contain_text("removed cells that you have read: 2")
+        expect(own.page.locator(TILE)).to_have_count(1)
         own.forget_refused_requests(409)
         own.forget_refused_requests(404)
-    assert [each["code"] for each in lab.cells(specimen)] == before[:2]
+    assert [each["code"] for each in lab.cells(specimen)] == before[:1]
+    readings = lab.http.get(f"/specimens/{specimen}/cells/1").json()["readings"]
+    assert [each["by"] for each in readings] == ["m.muster", WHO, WHO]
+
+
+def test_a_reading_that_waits_is_of_what_the_person_saw(browser: Browser, lab: Lab, draw: Draw) -> None:
+    """The first reading's refusal shows the page both changes of the other person; the person has seen neither."""
+    specimen = lab.specimen(pictures(draw, 2, 170))
+    before = lab.cells(specimen)[0]["code"]
+    theirs, _ = _other_codes(lab, specimen)
+    with at(browser, lab, f"lab/{specimen}") as visited:
+        page = visited.page
+        _stop_clock(page)
+        for place in (1, 2):
+            lab.read(specimen, place, theirs)
+        held: list[Route] = []
+        page.route("**/readings", lambda route: held.append(route), times=1)
+        for place in (1, 2):
+            _tile(page, place).locator(".tile-body").click()
+            page.keyboard.press("Control+Enter")
+        held[0].continue_()
+        for place, whose in ((1, "own"), (2, "other")):
+            expect(page.locator("#merge-list legend")).to_have_text(f"Cell {place}")
+            page.check(f"#merge-list input[value={whose}]")
+            page.click("#merge-dialog button")
+        expect(_tile(page, 1)).to_contain_text(f"✓ {WHO}")
+        expect(_tile(page, 2)).to_contain_text("✓ m.muster")
+        visited.forget_refused_requests(409)
+    assert [each["code"] for each in lab.cells(specimen)] == [before, theirs]
 
 
 def _change_and_remove(page: Page, code: str) -> None:
