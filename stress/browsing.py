@@ -136,17 +136,20 @@ def _fill(file: Path, specimens: int, shown: Shown) -> None:
         connection.execute("INSERT INTO models VALUES (?, 'filled', '1.0.0', ?, '[]', '[]')", (_MODEL, classes))
         for number in range(1, specimens + 1):
             connection.execute(
-                'INSERT INTO specimens (id, number, state, revision, patient, "order", target_cells, cells, reports,'
-                " opened_at) VALUES (?, ?, ?, 2, ?, '{}', 500, ?, 0, ?)",
+                'INSERT INTO specimens (id, number, label, state, revision, patient, "order", target_cells, cells,'
+                " reports, opened_at, digest_key) VALUES (?, ?, ?, ?, 2, ?, '{}', 500, ?, 0, ?, ?)",
                 (
                     f"{number:032x}",
+                    f"BM-{number}",
                     f"BM-{number}",
                     "signed" if number % 50 == 0 else "open",
                     json.dumps({"identifier": f"P-{number}"}),
                     CELLS,
                     _NOW,
+                    f"{number:064x}",
                 ),
             )
+            connection.execute("INSERT INTO patient_numbers VALUES (?, ?)", (f"P-{number}", number))
             connection.executemany(
                 "INSERT INTO cells (specimen, place, sha256, model, suggested, probability, top, code, version,"
                 " added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",

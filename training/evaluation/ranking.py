@@ -64,8 +64,9 @@ def auroc_interval(area: float, count: int, others: int) -> Interval:
 
     # Just inside 0 and 1, where the spread is 0 and every area would be a solution.
     inside = min(max(area, _LEAST), 1 - _LEAST)
-    low = float(brentq(beyond, _LEAST / 10, inside)) if area > 2 * _LEAST else 0.0
-    high = float(brentq(beyond, inside, 1 - _LEAST / 10)) if area < 1 - 2 * _LEAST else 1.0
+    least, most = _LEAST / 10, 1 - _LEAST / 10
+    low = float(brentq(beyond, least, inside)) if beyond(least) > 0 > beyond(inside) else 0.0
+    high = float(brentq(beyond, inside, most)) if beyond(most) > 0 > beyond(inside) else 1.0
     return min(low, area), max(high, area)
 
 
