@@ -2,129 +2,39 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from browser import Visit, visit, xss_texts
+from browser import visit, xss_texts
 from conftest import Draw
-from databases import free_port
+from lab_page import (
+    LOADED,
+    TILE,
+    WHO,
+    Lab,
+    at,
+    chosen,
+    code_of,
+    drop,
+    key_of,
+    pictures,
+    press_until_focused,
+    served_lab,
+)
 from laboratory import OBR, ORC, PID, SPM, order
-from playwright.sync_api import Browser, Locator, Page, Route, expect
-from receivers import Receiver, node_receiver
+from playwright.sync_api import Browser, Page, expect
+from receivers import node_receiver
 from serving import served
 from signed_specimens import ordered, state, until
-
-WHO = "Dr. A. Beispiel"
-LOADED = "[aria-busy=false]"
-TILE = "#gallery .tile"
-
-
-@dataclass
-class Lab:
-    """A running service with a laboratory, a receiver of reports, and a client that acts as another person."""
-
-    url: str
-    order_port: int
-    receiver: Receiver
-    http: httpx.Client
-    numbers: int = 0
-
-    def specimen(self, pictures: list[bytes], **more: Any) -> str:
-        """A new specimen with these cells; its id."""
-        self.numbers += 1
-        body = {"number": f"BM-{self.numbers}", "patient": {"identifier": f"P-{self.numbers}"}} | more
-        answer = self.http.post("/specimens", json=body)
-        assert answer.status_code == 201, answer.text
-        specimen: str = answer.json()["id"]
-        for at in range(0, len(pictures), 100):
-            files = [("images", (f"{n}.png", data)) for n, data in enumerate(pictures[at : at + 100])]
-            assert self.http.post(f"/specimens/{specimen}/cells", files=files).status_code == 200
-        return specimen
-
-    def cells(self, specimen: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.http.get(f"/specimens/{specimen}/cells?limit=1000").json()["cells"]
-        return found
-
-    def read(self, specimen: str, place: int, code: str) -> None:
-        """Read a cell as another person."""
-        [cell] = [each for each in self.cells(specimen) if each["place"] == place]
-        reading = {"place": place, "version": cell["version"], "code": code, "why": "nucleoli"}
-        assert self.http.post(f"/specimens/{specimen}/readings", json={"readings": [reading]}).status_code == 200
-
-    def remove(self, specimen: str, place: int) -> None:
-        """Remove a cell as another person."""
-        body = {"revision": self.http.get(f"/specimens/{specimen}").json()["revision"], "reason": "another patient"}
-        assert self.http.request("DELETE", f"/specimens/{specimen}/cells/{place}", json=body).status_code == 200
 
 
 @pytest.fixture(scope="module")
 def lab(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("lab")
-    with node_receiver("simple-hl7-receiver.js", folder, "AA") as receiver:
-        port = free_port()
-        settings = {
-            "lis_database": f"sqlite:///{folder / 'lab.db'}",
-            "lis_pictures": str(folder / "pictures"),
-            "lis_hl7_listen": f"127.0.0.1:{port}",
-            "lis_hl7_to": f"127.0.0.1:{receiver.port}",
-            "lis_target_cells": "1",
-        }
-        with served(artefact, **settings) as service:
-            service.wait_listening()
-            with httpx.Client(base_url=service.url, headers={"X-Acting-User": "m.muster"}, timeout=60) as http:
-                yield Lab(service.url, port, receiver, http)
-
-
-@contextmanager
-def at(browser: Browser, lab: Lab, path: str, who: str = WHO, **options: Any) -> Iterator[Visit]:
-    """A page of the laboratory, seen by a person who has given a name."""
-    with visit(browser, lab.url, **options) as visited:
-        visited.page.evaluate("who => localStorage.setItem('acting-user', who)", who)
-        visited.page.goto(f"{lab.url}/{path}")
-        yield visited
-
-
-def press_until_focused(page: Page, selector: str, key: str = "Tab") -> None:
-    for _ in range(60):
-        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
-            return
-        page.keyboard.press(key)
-    raise AssertionError(f"{key} does not reach {selector}")
-
-
-def key_of(page: Page, code: str) -> str:
-    """The letter that gives cells this class, as the page shows it."""
-    return page.inner_text(f'#palette [data-code="{code}"] kbd').lower()
-
-
-def code_of(page: Page, at: int) -> str:
-    return page.locator(f"{TILE} .tile-class .code").nth(at).inner_text().strip()
-
-
-def pictures(draw: Draw, count: int, first: int = 0) -> list[bytes]:
-    return [draw(first + at) for at in range(count)]
-
-
-def chosen(members: list[bytes]) -> Any:
-    return [{"name": f"{at}.png", "mimeType": "image/png", "buffer": data} for at, data in enumerate(members)]
-
-
-def drop(page: Page, selector: str, data: bytes, name: str) -> None:
-    """Drop a file from outside the browser."""
-    script = """([selector, bytes, name]) => {
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([new Uint8Array(bytes)], name));
-        const options = {bubbles: true, cancelable: true, dataTransfer: transfer};
-        document.querySelector(selector).dispatchEvent(new DragEvent("drop", options));
-    }"""
-    page.evaluate(script, [selector, list(data), name])
+    with served_lab(artefact, tmp_path_factory.mktemp("lab")) as started:
+        yield started
 
 
 def test_a_case_from_its_order_to_a_corrected_report(browser: Browser, lab: Lab, draw: Draw) -> None:
@@ -217,140 +127,6 @@ def _amend_case(page: Page) -> None:
     page.click("#sign")
     expect(page.locator("#versions > li").first).to_contain_text("Corrected")
     expect(page.locator("#versions > li").first).to_contain_text("Delivered")
-
-
-def test_two_people_read_one_specimen_and_nobody_overwrites(browser: Browser, lab: Lab, draw: Draw) -> None:
-    specimen = lab.specimen(pictures(draw, 4, 100))
-    mine, theirs = _other_codes(lab, specimen)
-    with at(browser, lab, f"lab/{specimen}") as visited:
-        page = visited.page
-        _stop_clock(page)  # the page does not see the other person's readings before the own ones are sent
-        page.select_option("#sort", "added")
-        page.select_option("#reason", index=1)
-        for place in (1, 2, 4):
-            lab.read(specimen, place, theirs)
-        _select(page, 1, 2, 3)  # cells 1 and 2 are read by both, cell 3 by one
-        page.keyboard.press(key_of(page, mine))
-        rows = page.locator("#merge-list li")
-        expect(rows).to_have_count(2)
-        expect(rows.first).to_contain_text("read by m.muster")
-        rows.first.locator("input[value=own]").check()
-        rows.last.locator("input[value=other]").check()
-        page.click("#merge-dialog button")
-        for place, code in ((1, mine), (2, theirs), (3, mine)):
-            expect(_tile(page, place).locator(".tile-class .code")).to_have_text(code)
-        page.clock.resume()
-        lab.read(specimen, 2, mine)
-        expect(_tile(page, 2)).to_contain_text(mine)  # seen without an action
-        visited.forget_refused_requests(409)
-    readings = lab.http.get(f"/specimens/{specimen}/cells/1").json()["readings"]
-    assert [(each["by"], each["to_code"]) for each in readings] == [("m.muster", theirs), (WHO, mine)]
-    assert [each["code"] for each in lab.cells(specimen)] == [mine, mine, mine, theirs]
-
-
-def test_a_reading_is_kept_where_another_browser_changes_or_removes_the_cell(
-    browser: Browser, lab: Lab, draw: Draw
-) -> None:
-    specimen = lab.specimen(pictures(draw, 3, 150))
-    before = [each["code"] for each in lab.cells(specimen)]
-    theirs, _ = _other_codes(lab, specimen)
-    with at(browser, lab, f"lab/{specimen}") as own, at(browser, lab, f"lab/{specimen}", who="m.muster") as other:
-        _stop_clock(own.page)
-        for page in (own.page, other.page):
-            page.wait_for_selector(f"#review{LOADED}")
-        _change_and_remove(other.page, theirs)
-        own.page.keyboard.press("Control+a")
-        own.page.keyboard.press("Control+Enter")  # cell 1 has another class meanwhile, and cell 3 is removed
-        _choose_own(own.page)
-        expect(own.page.locator("#alert")).to_contain_text("removed cells that you have read: 3")
-        expect(own.page.locator(TILE)).to_have_count(2)
-        for page in (own.page, other.page):
-            for place in (1, 2):
-                expect(_tile(page, place)).to_contain_text(f"✓ {WHO}")
-        lab.remove(specimen, 2)
-        own.page.keyboard.press("Control+a")
-        own.page.keyboard.press("Control+Enter")
-        expect(own.page.locator("#alert")).to_contain_text("removed cells that you have read: 2")
-        expect(own.page.locator(TILE)).to_have_count(1)
-        own.forget_refused_requests(409)
-        own.forget_refused_requests(404)
-    assert [each["code"] for each in lab.cells(specimen)] == before[:1]
-    readings = lab.http.get(f"/specimens/{specimen}/cells/1").json()["readings"]
-    assert [each["by"] for each in readings] == ["m.muster", WHO, WHO]
-
-
-def test_a_reading_that_waits_is_of_what_the_person_saw(browser: Browser, lab: Lab, draw: Draw) -> None:
-    """The first reading's refusal shows the page both changes of the other person; the person has seen neither."""
-    specimen = lab.specimen(pictures(draw, 2, 170))
-    before = lab.cells(specimen)[0]["code"]
-    theirs, _ = _other_codes(lab, specimen)
-    with at(browser, lab, f"lab/{specimen}") as visited:
-        page = visited.page
-        _stop_clock(page)
-        for place in (1, 2):
-            lab.read(specimen, place, theirs)
-        held: list[Route] = []
-        page.route("**/readings", lambda route: held.append(route), times=1)
-        for place in (1, 2):
-            _tile(page, place).locator(".tile-body").click()
-            page.keyboard.press("Control+Enter")
-        held[0].continue_()
-        for place, whose in ((1, "own"), (2, "other")):
-            expect(page.locator("#merge-list legend")).to_have_text(f"Cell {place}")
-            page.check(f"#merge-list input[value={whose}]")
-            page.click("#merge-dialog button")
-        expect(_tile(page, 1)).to_contain_text(f"✓ {WHO}")
-        expect(_tile(page, 2)).to_contain_text("✓ m.muster")
-        visited.forget_refused_requests(409)
-    assert [each["code"] for each in lab.cells(specimen)] == [before, theirs]
-
-
-def _change_and_remove(page: Page, code: str) -> None:
-    """Give cell 1 another class, and remove cell 3, by keys."""
-    page.select_option("#reason", index=1)
-    _tile(page, 1).locator(".tile-body").click()
-    page.keyboard.press(key_of(page, code))
-    expect(_tile(page, 1)).to_contain_text("✓ m.muster")
-    _tile(page, 3).locator(".tile-body").click()
-    page.keyboard.press("Delete")
-    page.click("#remove-do")
-    expect(page.locator("#remove-dialog")).to_be_visible()  # a reason is needed
-    page.click("#remove-reasons button >> nth=0")
-    page.keyboard.press("Enter")
-    expect(page.locator(TILE)).to_have_count(2)
-
-
-def _choose_own(page: Page) -> None:
-    """In the dialogue of two readings: keys that were meant for the gallery choose nothing."""
-    expect(page.locator("#merge-dialog")).to_be_visible()
-    for key in ("Control+Enter", "Enter", "Escape", "Escape", "b"):
-        page.keyboard.press(key)
-    expect(page.locator("#merge-dialog")).to_be_visible()
-    expect(page.locator("#merge-list input:checked")).to_have_count(0)
-    page.check("#merge-list input[value=own]")
-    page.keyboard.press("Enter")
-
-
-def _other_codes(lab: Lab, specimen: str) -> list[str]:
-    """Two classes that no cell of the specimen has."""
-    present = {each["code"] for each in lab.cells(specimen)}
-    return [code for code in ("BLA", "PMO", "MON", "MYB", "EOS", "LYT", "NGS") if code not in present][:2]
-
-
-def _stop_clock(page: Page) -> None:
-    page.clock.install()
-    page.reload()
-    page.wait_for_selector(f"#review{LOADED}")
-    page.clock.pause_at(time.time() + 1)
-
-
-def _tile(page: Page, place: int) -> Locator:
-    return page.locator(f'{TILE}[data-place="{place}"]')
-
-
-def _select(page: Page, *places: int) -> None:
-    for place in places:
-        _tile(page, place).locator(".tile-body").click(modifiers=["Control"])
 
 
 @pytest.mark.slow
