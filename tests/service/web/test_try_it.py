@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from known import known_cells
 from playwright.sync_api import Browser, Page, expect
 from serving import served, zipped
 
+from service.runtime.artifact import bundled_artefact
 from service.web.pages import STATIC
 
 DONE = "#results[aria-busy=false]"
@@ -244,6 +246,29 @@ def test_the_language_is_the_browsers_until_a_person_chooses(browser: Browser, u
         expect(page.locator("h1")).to_have_text("Classify bone-marrow cells")
         page.goto(url)
         expect(page.locator("html")).to_have_attribute("lang", "en")
+
+
+def test_the_chart_has_room_for_the_longest_name(browser: Browser, url: str) -> None:
+    with visit(browser, url, locale="de-DE") as visited:
+        share = {"code": "NGS", "count": 1, "percent": 100, "low": 21, "high": 100, "supported": True}
+        name, chart = visited.page.evaluate(
+            """async (share) => {
+              const { countChart } = await import("./static/page/count_chart.js");
+              const chart = countChart({ classes: [share] });
+              document.body.append(chart);
+              return [chart.querySelector("text"), chart].map((each) => each.getBoundingClientRect().x);
+            }""",
+            share,
+        )
+        assert name >= chart
+
+
+def test_the_page_of_the_model_gives_changes_of_accuracy_in_points(browser: Browser) -> None:
+    with served(bundled_artefact()) as service:
+        service.wait_listening()
+        with visit(browser, f"{service.url}/about") as visited:
+            cells = visited.page.locator("#parts tr", has_text="MLKA").first.locator("td")
+            expect(cells).to_have_text([re.compile(r"^\d+\.\d%$"), re.compile(r"^-\d+\.\d$"), re.compile(r"^\d+$")])
 
 
 @pytest.mark.slow
