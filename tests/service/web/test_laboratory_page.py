@@ -100,6 +100,7 @@ def _sign_case(page: Page) -> None:
     expect(page.locator("#sign-state")).to_have_text("Signed.")
     expect(page.locator("#versions > li").first).to_contain_text("Delivered")
     expect(page.locator("#trail tr", has_text="Signed")).to_contain_text(WHO)
+    expect(page.locator("#trail")).to_contain_text("Message: Delivered")
     page.emulate_media(media="print")
     for words in (WHO, "No blasts in excess.", "7"):
         expect(page.locator("#signed")).to_contain_text(words)
@@ -185,6 +186,9 @@ def test_a_specimen_is_opened_by_hand(browser: Browser, lab: Lab) -> None:
         page.fill("#open-form [name=number]", taken[0]["number"])
         page.fill("#open-form [name=identifier]", "P-9")
         page.fill("#open-form [name=birth_date]", "1964-08-12")
+        birth, sex = (page.locator(f"#open-form [name={each}]").bounding_box() for each in ("birth_date", "sex"))
+        assert birth is not None and sex is not None
+        assert birth["x"] + birth["width"] <= sex["x"]
         page.click("#open-save")
         expect(page.locator("#open-alert")).to_contain_text("in use")
         page.fill("#open-form [name=number]", "NEW-1")

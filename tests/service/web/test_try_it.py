@@ -15,6 +15,7 @@ from known import known_cells
 from playwright.sync_api import Browser, Page, expect
 from serving import served, zipped
 
+from service.runtime.artifact import bundled_artefact
 from service.web.pages import STATIC
 
 DONE = "#results[aria-busy=false]"
@@ -263,6 +264,29 @@ def test_the_model_is_described_in_words(browser: Browser, url: str) -> None:
         expect(page.locator("#classes .is-unsupported")).to_have_count(len(model["unsupported"]))
         accuracy = [each for each in model["metrics"] if each["name"] == "accuracy" and each["code"] is None]
         expect(page.locator("#figures tr", has_text=re.compile("^Accuracy[0-9]"))).to_have_count(len(accuracy))
+
+
+def test_the_chart_has_room_for_the_longest_name(browser: Browser, url: str) -> None:
+    with visit(browser, url, locale="de-DE") as visited:
+        share = {"code": "NGS", "count": 1, "percent": 100, "low": 21, "high": 100, "supported": True}
+        name, chart = visited.page.evaluate(
+            """async (share) => {
+              const { countChart } = await import("./static/page/count_chart.js");
+              const chart = countChart({ classes: [share] });
+              document.body.append(chart);
+              return [chart.querySelector("text"), chart].map((each) => each.getBoundingClientRect().x);
+            }""",
+            share,
+        )
+        assert name >= chart
+
+
+def test_the_page_of_the_model_gives_changes_of_accuracy_in_points(browser: Browser) -> None:
+    with served(bundled_artefact()) as service:
+        service.wait_listening()
+        with visit(browser, f"{service.url}/about") as visited:
+            cells = visited.page.locator("#parts tr", has_text="MLKA").first.locator("td")
+            expect(cells).to_have_text([re.compile(r"^\d+\.\d%$"), re.compile(r"^-\d+\.\d$"), re.compile(r"^\d+$")])
 
 
 @pytest.mark.slow

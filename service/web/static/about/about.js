@@ -3,7 +3,7 @@
 import { alerting } from "../page/alert.js";
 import { json } from "../page/api.js";
 import { byId, element } from "../page/element.js";
-import { className, number, oneDigit, precisePercent, text, textOr } from "../page/texts.js";
+import { className, number, points, precisePercent, text, textOr } from "../page/texts.js";
 
 /** Of the whole model's figures those that people read; all are in `GET /model`. */
 const FIGURES = ["accuracy", "lineage_accuracy", "balanced_accuracy", "macro_f1", "accuracy_at_90_coverage", "ece"];
@@ -43,7 +43,7 @@ function showClasses({ classes, unsupported, training_images: pictures, metrics 
 function showParts({ lesions, inert }) {
   byId("parts-section").hidden = !lesions?.length;
   const rows = (lesions ?? []).map(({ part, changed, accuracy_change: change, n }) =>
-    row(element("span", { lang: "en" }, part, (inert ?? []).includes(part) && ` (${text("model.inert")})`), precisePercent(changed), oneDigit(100 * change), number(n)),
+    row(element("span", { lang: "en" }, part, (inert ?? []).includes(part) && ` (${text("model.inert")})`), precisePercent(changed), points(change), number(n)),
   );
   byId("parts").replaceChildren(...rows);
 }

@@ -3,24 +3,25 @@
 import { element, svg } from "./element.js";
 import { className, number, oneDigit, precisePercent, text } from "./texts.js";
 
-const [WIDTH, ROW, NAMES, VALUES] = [380, 26, 138, 52]; // units of the view box
-const BARS = WIDTH - NAMES - VALUES;
+const [WIDTH, ROW, VALUES, GAP, LETTER] = [380, 26, 52, 8, 6.6]; // units of the view box; LETTER: width of a letter
 
 /** The chart of all classes that have a cell; the largest share or interval fills the width. */
 export function countChart({ classes }) {
   const shown = classes.filter((share) => share.count > 0).sort((one, other) => other.count - one.count);
   const most = Math.max(1, ...shown.map((share) => share.high ?? share.percent));
   const height = Math.max(ROW, shown.length * ROW);
+  const start = GAP + LETTER * Math.max(18, ...shown.map(({ code, name }) => className(code, name).length));
+  const scale = (WIDTH - start - VALUES) / most;
   return svg(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${height}`, class: "chart", role: "img", "aria-label": chartWords(shown) },
-    shown.map((share, row) => bar(share, row * ROW, BARS / most)),
+    shown.map((share, row) => bar(share, row * ROW, start, scale)),
   );
 }
 
-function bar({ code, name, percent, low, high, supported }, y, scale) {
+function bar({ code, name, percent, low, high, supported }, y, start, scale) {
   const middle = y + ROW / 2;
-  const x = (value) => NAMES + value * scale;
+  const x = (value) => start + value * scale;
   const interval = low !== undefined && [
     svg("line", { class: "chart-interval", x1: x(low), x2: x(high), y1: middle, y2: middle }),
     svg("line", { class: "chart-interval", x1: x(low), x2: x(low), y1: middle - 4, y2: middle + 4 }),
@@ -29,8 +30,8 @@ function bar({ code, name, percent, low, high, supported }, y, scale) {
   return svg(
     "g",
     { class: supported ? "" : "is-unsupported" },
-    svg("text", { x: NAMES - 8, y: middle + 4, "text-anchor": "end" }, className(code, name)),
-    svg("rect", { class: "chart-bar", x: NAMES, y: y + 5, width: Math.max(1, percent * scale), height: ROW - 10, rx: 2 }),
+    svg("text", { x: start - GAP, y: middle + 4, "text-anchor": "end" }, className(code, name)),
+    svg("rect", { class: "chart-bar", x: start, y: y + 5, width: Math.max(1, percent * scale), height: ROW - 10, rx: 2 }),
     interval,
     svg("text", { class: "chart-value", x: WIDTH, y: middle + 4, "text-anchor": "end" }, precisePercent(percent / 100)),
   );

@@ -29,6 +29,7 @@ const integers = new Intl.NumberFormat(locale);
 const percents = new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 });
 const ONE_DIGIT = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
 const precise = new Intl.NumberFormat(locale, ONE_DIGIT);
+const signed = new Intl.NumberFormat(locale, { signDisplay: "exceptZero", ...ONE_DIGIT });
 const precisePercents = new Intl.NumberFormat(locale, { style: "percent", ...ONE_DIGIT });
 const times = new Intl.DateTimeFormat(locale, {
   dateStyle: "medium",
@@ -44,6 +45,8 @@ export const percent = (share) =>
 export const precisePercent = (share) => precisePercents.format(share);
 /** A number with one digit. */
 export const oneDigit = (value) => precise.format(value);
+/** A difference of two shares in percentage points, with its sign: "+0.2". */
+export const points = (difference) => signed.format(100 * difference);
 export const dateTime = (value) => times.format(new Date(value));
 /** A calendar day "1964-08-12", which is of no time zone. */
 export const day = (value) => new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeZone: "UTC" }).format(new Date(value));
