@@ -123,6 +123,15 @@ def test_a_picture_of_two_specimens_stays_until_both_are_erased(front: UseCases,
     assert (len(list(pictures)), len(list(more))) == (1, 2)  # type: ignore[call-overload]
 
 
+def test_a_picture_goes_although_another_specimen_had_it_by_mistake(front: UseCases, artefact: Path) -> None:
+    first, second = (signed(front, artefact, number, name="shared") for number in ("BM-1", "BM-2"))
+    wanted = WithReason(revision=front.get(second).revision, reason="another patient's")
+    amended = front.amend(second, wanted, user("m.muster"))
+    front.remove(second, 1, WithReason(revision=amended.revision, reason="another patient's"), user("m.muster"))
+    _, pictures = erase(front, first)
+    assert len(list(pictures)) == 2  # type: ignore[call-overload]
+
+
 def test_an_edited_row_of_an_erasure_is_found(front: UseCases, artefact: Path) -> None:
     specimen = signed(front, artefact, "BM-1")
     erase(front, specimen)
