@@ -54,6 +54,7 @@ _SIGNATURE = re.compile("POST /specimens/[^/]+/sign")
 
 def required_scopes(path: str, *, metrics_open: bool = False) -> frozenset[Scope] | None:
     """The scopes that allow access, one is enough; None if no authentication is required."""
+    path = _routed(path)
     is_open = path in _OPEN or path in SESSION_PATHS or path == _SIGN_IN or path.startswith(_OPEN_BELOW)
     if is_open or (metrics_open and path == METRICS):
         return None
@@ -62,10 +63,15 @@ def required_scopes(path: str, *, metrics_open: bool = False) -> frozenset[Scope
 
 def required_role(method: str, path: str) -> Role | None:
     """The role that a request requires; None if any caller with the scope may send it."""
-    request = f"{method} {path}"
+    request = f"{method} {_routed(path)}"
     return next((role for pattern, role in _ROLES if pattern.fullmatch(request)), None)
 
 
 def is_signature(method: str, path: str) -> bool:
     """Whether the request signs a report, so that a session must have authenticated recently."""
-    return _SIGNATURE.fullmatch(f"{method} {path}") is not None
+    return _SIGNATURE.fullmatch(f"{method} {_routed(path)}") is not None
+
+
+def _routed(path: str) -> str:
+    """The path as the router matches it: its patterns end in `$`, which also matches before a last line feed."""
+    return path.removesuffix("\n")

@@ -21,6 +21,7 @@ from starlette.types import Scope as ASGIScope
 from service.auth.identity import Caller
 from service.auth.session_store import SessionStore
 from service.config.auth import SessionSettings
+from service.config.urls import split_or_nothing
 from service.errors import CsrfRejected
 
 SignInMethod = Literal["issuer", "key", "name"]
@@ -163,7 +164,7 @@ def check_origin(headers: Headers, own_origins: frozenset[str]) -> None:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None and site != _OWN_SITE:
         raise CsrfRejected(f"the browser marks the request as {site[:20]}; use this service's own pages")
-    if origin is not None and urlsplit(origin).netloc.lower() not in own_origins:
+    if origin is not None and split_or_nothing(origin).netloc.lower() not in own_origins:
         raise CsrfRejected("Origin is not this service's; use its own pages, or set MARROWLENS_PUBLIC_URL")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 #: From the scheme to the last @ before a space: an unescaped password may itself hold / or @.
 _USER = re.compile(r"(?<=://)[^\s]*@")
@@ -30,6 +30,14 @@ def is_loopback(host: str) -> bool:
 def host_name(host: str) -> str:
     """The name in a `Host` header, without the port."""
     return host.lower() if host.endswith("]") else host.lower().rpartition(":")[0] or host.lower()
+
+
+def split_or_nothing(url: str) -> SplitResult:
+    """The parts of a URL; empty parts if it is none, as `http://[` is."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def transport_fault(url: str) -> str | None:

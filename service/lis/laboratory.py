@@ -284,6 +284,7 @@ class Laboratory:
                 log.info("patients' data of %d specimens erased after their days", count)
             if count := await DATABASE.run(self._retention.expire_messages):
                 log.info("%d delivered messages emptied after their days", count)
+            await DATABASE.run(self._retention.empty_log)
 
     async def _delete_expired(self, picture_store: PictureStore) -> None:
         try:

@@ -54,6 +54,10 @@ class Retention:
         """Delete the pictures that are due; returns the number of files."""
         return picture_store.delete_expired(self._in_use)
 
+    def empty_log(self) -> None:
+        """Delete what was erased or expired from the log of SQLite too, unless it is in use: then the next run does."""
+        self._database.empty_log()
+
     def _due(self, before: datetime) -> Sequence[str]:
         with self._database.reading() as session:
             return erasure.due(session, before, _AT_ONCE)

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Path
 from service.api.openapi import problem_responses
 from service.api.uploads.body import JsonRoute
 from service.lis.api import examples
-from service.lis.api.dependencies import CurrentActor, CurrentLaboratory, SpecimenId
+from service.lis.api.dependencies import CurrentActor, CurrentLaboratory, KnownQuery, SpecimenId
 from service.lis.schemas import Reason, Specimen
 
-router = APIRouter(tags=["specimens"], route_class=JsonRoute)
+router = APIRouter(tags=["specimens"], route_class=JsonRoute, dependencies=[KnownQuery])
 ControlId = Annotated[
     str, Path(pattern=r"^[\x21-\x7e]{1,64}$", description="the message's control id, as in the specimen's `versions`")
 ]

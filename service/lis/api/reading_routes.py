@@ -8,11 +8,11 @@ from starlette.responses import StreamingResponse
 from service.api.openapi import Responses, problem_responses
 from service.concurrency.thread_pools import PICTURES
 from service.errors import Conflict
-from service.lis.api.dependencies import CurrentActor, CurrentLaboratory
+from service.lis.api.dependencies import CurrentActor, CurrentLaboratory, KnownQuery
 from service.lis.schemas import Agreement
 from service.lis.training_list import exported, zipped
 
-router = APIRouter(tags=["specimens"])
+router = APIRouter(tags=["specimens"], dependencies=[KnownQuery])
 _ZIP: Responses = {200: {"description": "the list and its pictures", "content": {"application/zip": {}}}}
 _HEADERS = {"Content-Disposition": 'attachment; filename="readings.zip"', "Cache-Control": "no-store"}
 
@@ -39,7 +39,7 @@ async def export_readings(actor: CurrentActor, lab: CurrentLaboratory) -> Stream
     "/readings/agreement",
     summary="Agreement of the model with the readers",
     response_model_exclude_none=True,
-    responses=problem_responses(404, 503),
+    responses=problem_responses(404, 422, 503),
 )
 async def reading_agreement(lab: CurrentLaboratory) -> Agreement:
     """Shares of read cells for which the suggestion was the reader's class, over all specimens, by class and by reader,

@@ -1,10 +1,10 @@
 """`/specimens`: from an opened specimen to a signed report, over HTTP. The use cases do the work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response, params
 
 from service.api.openapi import problem_responses
 from service.api.schemas import CellsProblem, Problem
@@ -64,13 +64,15 @@ def _change(
     status: int = 200,
     method: str = "POST",
     conflict: type[Problem] = Problem,
+    reads: Sequence[params.Depends] = (),
 ) -> Callable[[Route], Route]:
-    """A route below `/specimens` that takes JSON. Absent fields are left out of the answer."""
+    """A route below `/specimens` that takes JSON. Absent fields are left out of the answer. `reads` audits a read."""
     return router.api_route(
         f"/specimens{path}",
         methods=[method],
         summary=summary,
         status_code=status,
+        dependencies=reads,
         response_model_exclude_none=True,
         responses=examples.answering(answer, status=status)
         | problem_responses(409, form=conflict)
@@ -218,11 +220,15 @@ async def sign_specimen(
     return await lab.execute("sign", lab.use_cases.sign, specimen_id, body, actor)
 
 
-@_change("/{specimen_id}/preview", "See what a signature would send", examples.SIGN, examples.PREVIEW)
+@_change(
+    "/{specimen_id}/preview", "See what a signature would send", examples.SIGN, examples.PREVIEW, reads=(AuditedRead,)
+)
 async def preview_report(
     specimen_id: SpecimenId, body: SignSpecimen, actor: CurrentPerson, lab: CurrentLaboratory
 ) -> Preview:
-    """The report and its messages as `sign` would write them now. Nothing is stored or sent; refused as `sign` is."""
+    """The report and its messages as `sign` would write them now. Nothing is stored or sent; refused as `sign` is.
+
+    With MARROWLENS_LIS_AUDIT_READS a row of the audit trail says who looked."""
     return await lab.query(lab.use_cases.preview, specimen_id, body, actor)
 
 

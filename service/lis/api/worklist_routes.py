@@ -6,12 +6,12 @@ from fastapi import APIRouter, Query
 
 from service.api.openapi import problem_responses
 from service.api.uploads.body import JsonRoute
-from service.lis.api.dependencies import AuditedListRead, CurrentLaboratory
+from service.lis.api.dependencies import AuditedListRead, CurrentLaboratory, KnownQuery
 from service.lis.api.routes import NO_NUL
 from service.lis.schemas import Worklist
 from service.lis.storage.states import State
 
-router = APIRouter(tags=["specimens"], route_class=JsonRoute)
+router = APIRouter(tags=["specimens"], route_class=JsonRoute, dependencies=[KnownQuery])
 
 
 @router.get(

@@ -27,7 +27,7 @@ def erase(session: Session, specimen: SpecimenRow, actor: Actor, reason: str) ->
     """Erase the patient's data of a locked specimen; its undelivered messages are dropped.
 
     Returns:
-        Hashes of the pictures that no other specimen has.
+        Hashes of the pictures that no other specimen needs.
 
     Raises:
         Conflict: a message of the specimen is being sent.
@@ -67,11 +67,11 @@ def _empty_messages(session: Session, specimen: SpecimenRow) -> tuple[list[str],
 
 
 def _unshared(session: Session, pictures: Sequence[str]) -> list[str]:
-    """Those of the pictures of an erased specimen that no specimen needs."""
+    """Those of the pictures of an erased specimen that no specimen needs; one with a removed cell does not."""
     needed = (
         select(CellRow.sha256)
         .join(SpecimenRow, SpecimenRow.row == CellRow.specimen)
-        .where(CellRow.sha256.in_(pictures), SpecimenRow.state != State.ERASED)
+        .where(CellRow.sha256.in_(pictures), CellRow.removed_at.is_(None), SpecimenRow.state != State.ERASED)
     )
     return sorted(set(pictures) - set(session.scalars(needed)))
 

@@ -173,13 +173,18 @@ def _counted_by(specimen: SpecimenRow) -> Person | None:
 def _part(session: Session, specimen: SpecimenRow) -> int | None:
     """Which specimen of its order this is, by the first reports: they share OBR-3, and receivers must not mix them."""
     if specimen.reports:
-        document = get_report(session, specimen, specimen.reports).document
-        return Report.model_validate_json(document).part
+        return _last_report(session, specimen).part
     same_order = specimens.find_by_order(session, None, specimen.filler_number)
     if len(same_order) > 1:
         audit.lock(session)  # the first report of another specimen of the order may be under way
-    reported = sum(1 for row in specimens.find_by_order(session, None, specimen.filler_number) if row.reports)
-    return reported + 1 if reported else None
+    reported = [row for row in specimens.find_by_order(session, None, specimen.filler_number) if row.reports]
+    # Not their number: one that was erased since keeps its part at the receivers.
+    last = max((_last_report(session, row).part or 1 for row in reported), default=0)
+    return last + 1 if last else None
+
+
+def _last_report(session: Session, specimen: SpecimenRow) -> Report:
+    return Report.model_validate_json(get_report(session, specimen, specimen.reports).document)
 
 
 def _store(session: Session, specimen: SpecimenRow, report: Report, actor: Actor, channels: Sequence[Channel]) -> None:

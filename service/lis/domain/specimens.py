@@ -48,11 +48,12 @@ def open_specimen(session: Session, new: NewSpecimen, actor: Actor) -> SpecimenR
     Raises:
         NumberTaken: a specimen with this number exists, in any state, and the new one does not share its tube.
     """
-    if find_by_number(session, new.number) and not new.shares_tube:
+    on_tube = find_by_number(session, new.number)
+    if on_tube and not new.shares_tube:
         raise NumberTaken
     row = SpecimenRow(
         id=uuid4().hex,
-        key=_free_key(session, new.number),
+        key=_free_key(session, new.number, on_tube),
         number=new.number,
         state=State.OPEN,
         revision=1,
@@ -77,12 +78,17 @@ def open_specimen(session: Session, new: NewSpecimen, actor: Actor) -> SpecimenR
     return row
 
 
-def _free_key(session: Session, number: str) -> str:
-    """The number itself, or with #2, #3, … for further orders on its tube."""
+def _free_key(session: Session, number: str, on_tube: Sequence[SpecimenRow]) -> str:
+    """The number itself, or with #2, #3, … for further orders on its tube.
+
+    Not a key before theirs that an erasure made free: a receiver without order numbers files reports under it.
+    """
     beginning = f"{number[:190]}#"
     alike = or_(SpecimenRow.key == number, SpecimenRow.key.startswith(beginning, autoescape=True))
     taken = set(session.scalars(select(SpecimenRow.key).where(alike)))
-    return next(key for key in chain([number], (f"{beginning}{at}" for at in count(2))) if key not in taken)
+    last = max((int(row.key.removeprefix(beginning)) for row in on_tube if row.key != number), default=1)
+    further = (f"{beginning}{at}" for at in count(last + 1))
+    return next(key for key in chain([] if on_tube else [number], further) if key not in taken)
 
 
 def _index_patient(session: Session, row: SpecimenRow, patient: Patient) -> None:
@@ -192,14 +198,15 @@ def list_page(
 
 
 def lock_with_patient_numbers(session: Session, numbers: Collection[str]) -> Sequence[SpecimenRow]:
-    """Specimens whose patient may have one of these numbers, locked in row order.
+    """Specimens whose patient may have one of these numbers, locked in row order; none whose patient was erased.
 
     The database looks for the numbers in the text of the patient, which holds them as JSON: it finds these and few
     others.
     """
     patient = cast(SpecimenRow.patient, Text)
     has_number = or_(*(patient.contains(json.dumps(number), autoescape=True) for number in numbers))
-    wanted = select(SpecimenRow).where(has_number).order_by(SpecimenRow.row).with_for_update()
+    is_kept = SpecimenRow.state != State.ERASED
+    wanted = select(SpecimenRow).where(has_number, is_kept).order_by(SpecimenRow.row).with_for_update()
     return session.scalars(wanted.execution_options(populate_existing=True)).all()
 
 

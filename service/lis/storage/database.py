@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 #: Time-out of connecting.
 _CONNECT_S = 10
 #: PostgreSQL advisory lock of the migrations; an arbitrary number.
+#: Longest wait in s for other connections, before the log of SQLite is emptied.
+_LOG_WAIT_S = 0.5
 _MIGRATION_LOCK = 7_241_966_021
 
 
@@ -149,6 +151,21 @@ class Database:
                 f"the tables are of a later version of marrowlens: {', '.join(sorted(unknown))}; update"
             )
         return found == set(scripts.get_heads())
+
+    def empty_log(self) -> bool:
+        """Whether SQLite's write-ahead log is empty now: until then it keeps what was erased. PostgreSQL needs no call.
+
+        It is not emptied while a long read or write is in progress, so that nobody waits for it.
+        """
+        path = self.engine.url.database
+        if not self.is_sqlite or path is None:
+            return True
+        try:
+            with closing(sqlite3.connect(path, _LOG_WAIT_S)) as connection:
+                is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:  # locked, or the disk is full
+            return False
+        return not is_busy
 
     def close(self) -> None:
         """Close every connection; one in use when its transaction ends."""

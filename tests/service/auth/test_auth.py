@@ -208,3 +208,14 @@ def test_metrics_are_open_where_they_are_set_so(artefact: Path, tmp_path: Path) 
         text = http.get("/metrics").text
         assert "marrowlens_keys 1.0" in text and "marrowlens_keys_file_valid 1.0" in text
         refused(http.get("/model"), 401, "unauthorised")
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), SHUT, ids=IDS)
+def test_a_line_feed_at_the_end_of_a_path_opens_nothing(
+    guarded: TestClient, method: str, path: str, operation: Any
+) -> None:
+    wanted = address(path)
+    assert policy.required_role(method, f"{wanted}\n") == policy.required_role(method, wanted)
+    assert policy.is_signature(method, f"{wanted}\n") == policy.is_signature(method, wanted)
+    if "metrics" not in scopes_of(operation):  # the router serves such a path
+        refused(guarded.request(method, f"{wanted}%0A", headers=bearer(NOTHING)), 403, "forbidden")

@@ -80,6 +80,40 @@ def test_nothing_of_the_patient_is_left_and_the_trail_verifies(front: UseCases, 
     assert front.list(None, None, None, 10, f"{CANARY}-1").specimens == []
 
 
+def test_nothing_of_the_patient_is_left_in_a_file_of_sqlite(artefact: Path, tmp_path: Path) -> None:
+    with use_cases(f"sqlite:///{tmp_path / 'lab.db'}") as front:
+        one = signed(front, artefact, f"{CANARY}-1")
+        assert CANARY in _files(tmp_path)
+        erase(front, one)
+        assert CANARY not in _files(tmp_path)  # while the service is running
+        other = signed(front, artefact, f"{CANARY}-2")
+        with front.database.writing() as session:
+            claimed = outbox.claim(session, "plain", "worker", timedelta(minutes=5))
+            assert claimed is not None
+            outbox.mark_delivered(session, claimed.row, f"MSA|AA {CANARY}")
+        retention = Retention(front.database, settings(patient_days=10))
+        retention._patient_days = -1  # as if eleven days had passed
+        assert retention.erase_patients(None) == 1
+        assert front.get(other).state == "erased"
+        retention.empty_log()
+        assert CANARY not in _files(tmp_path)
+
+
+def test_a_log_in_use_does_not_stop_an_erasure(artefact: Path, tmp_path: Path) -> None:
+    with use_cases(f"sqlite:///{tmp_path / 'lab.db'}") as front:
+        specimen = signed(front, artefact, f"{CANARY}-1")
+        with front.database.reading() as session:
+            session.execute(text("SELECT * FROM specimens")).all()
+            erase(front, specimen)
+        assert CANARY in _files(tmp_path)
+        Retention(front.database, settings()).empty_log()
+        assert CANARY not in _files(tmp_path)
+
+
+def _files(folder: Path) -> str:
+    return "".join(path.read_bytes().decode("latin-1") for path in folder.iterdir())
+
+
 def test_what_is_open_is_not_erased_and_an_erased_specimen_is_not_changed(front: UseCases, artefact: Path) -> None:
     opened = front.open(open_request("BM-2"), user("m.muster")).id
     with pytest.raises(WrongState, match="sign or cancel it first"):
@@ -121,6 +155,15 @@ def test_a_picture_of_two_specimens_stays_until_both_are_erased(front: UseCases,
     first, second = (signed(front, artefact, number, name="shared") for number in ("BM-1", "BM-2"))
     [_, pictures], [_, more] = erase(front, first), erase(front, second)
     assert (len(list(pictures)), len(list(more))) == (1, 2)  # type: ignore[call-overload]
+
+
+def test_a_picture_goes_although_another_specimen_had_it_by_mistake(front: UseCases, artefact: Path) -> None:
+    first, second = (signed(front, artefact, number, name="shared") for number in ("BM-1", "BM-2"))
+    wanted = WithReason(revision=front.get(second).revision, reason="another patient's")
+    amended = front.amend(second, wanted, user("m.muster"))
+    front.remove(second, 1, WithReason(revision=amended.revision, reason="another patient's"), user("m.muster"))
+    _, pictures = erase(front, first)
+    assert len(list(pictures)) == 2  # type: ignore[call-overload]
 
 
 def test_an_edited_row_of_an_erasure_is_found(front: UseCases, artefact: Path) -> None:

@@ -77,6 +77,19 @@ def test_every_look_leaves_one_row_with_who_and_what_and_none_of_the_data(
     assert all(set(details) == {"what", "identity"} for _, _, details in found)
 
 
+def test_the_worklist_and_a_preview_are_looks(artefact: Path, database_url: str, draw: Draw) -> None:
+    with client(artefact, lis=LisSettings(database=database_url, audit_reads=True)) as http:
+        made = http.post("/specimens", json={"number": "BM-1", "patient": PATIENT}, headers=WHO).json()
+        at = f"/specimens/{made['id']}"
+        added = http.post(f"{at}/cells", files={"images": draw(1)}, headers=WHO).json()
+        wanted = {"revision": added["revision"], "accept_unread": True, "accept_below_target": True}
+        assert http.post(f"{at}/preview", json=wanted, headers=WHO).status_code == 200
+        assert http.get("/worklist", headers=WHO).status_code == 200
+        assert http.get(f"{at}/revision").json() == {"revision": added["revision"]}
+    found = [(specimen, details["what"]) for _, specimen, details in rows(database_url, "look")]
+    assert found == [(made["id"], "preview"), (None, "list")]
+
+
 def test_no_look_without_a_name_and_no_row_of_what_is_not_there(artefact: Path, database_url: str) -> None:
     with client(artefact, lis=LisSettings(database=database_url, audit_reads=True)) as http:
         made = http.post("/specimens", json={"number": "BM-1", "patient": PATIENT}, headers=WHO).json()

@@ -5,9 +5,9 @@ Field by field in docs/hl7-messages.md.
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from urllib.parse import urlsplit
 
 from service.config.lis import LisSettings
+from service.config.urls import split_or_nothing
 from service.lis.domain.person import Person
 from service.lis.domain.report import Order, Patient, PatientNumber, Report, ReportStatus
 from service.lis.exchange.hl7.encoding import (
@@ -201,7 +201,7 @@ def _authority(person: Person, settings: LisSettings) -> tuple[Encoded, ...]:
     """The authority of a person's id as an HD: the issuer's host, another system, or this application."""
     if person.identifier is None:
         return ()
-    if host := urlsplit(person.authority or "").hostname:
+    if host := split_or_nothing(person.authority or "").hostname:
         return EMPTY, text(host), text("DNS")
     return (text(person.authority or settings.hl7_application),)
 

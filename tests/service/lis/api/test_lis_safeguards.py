@@ -130,6 +130,9 @@ def test_specimens_of_one_patient(http: TestClient) -> None:
         ("/specimens/{}/cells?onyl=waiting", "did you mean only?"),
         ("/specimens/{}/cells/1/picture?Kind=overlay", "did you mean kind?"),
         ("/specimens/{}/audit?limits=3", "did you mean limit?"),
+        ("/worklist?stat=open", "did you mean state?"),
+        ("/readings?reader=m.muster", "known: none"),
+        ("/readings/agreement?reader=m.muster", "known: none"),
     ],
 )
 def test_an_unknown_parameter_is_refused(http: TestClient, path: str, said: str) -> None:

@@ -413,6 +413,19 @@ def listed(front: UseCases) -> list[str]:
     return [each.number for each in front.list(None, None, None, 9, merged=True).specimens]
 
 
+def test_no_merge_or_update_gives_an_erased_specimen_a_patient(sender: Sender, front: UseCases, artefact: Path) -> None:
+    sender.send(ERIKA, SPM, ORC, OBR)
+    revision, *_ = front.add(sender.specimen().id, [classified("PMO")], manifest(artefact), user("scanner"))
+    front.sign(sender.specimen().id, sign_request(revision), user("dr.beispiel"))
+    found = sender.specimen()
+    front.erase(found.id, WithReason(revision=found.revision, reason="case 17"), user("m.muster"))
+    survivor = "PID|1||555||Muster^Erika||19640812|F"
+    assert sender.send("EVN|A40", survivor, "MRG|erased", kind="ADT^A40^ADT_A39") == "AA"
+    assert sender.send("EVN|A08", survivor.replace("555", "erased"), kind="ADT^A08") == "AA"
+    after = front.get(found.id)
+    assert (after.state, after.patient.identifier, after.patient.family) == ("erased", "erased", None)
+
+
 def test_merges_of_one_message_follow_each_other(sender: Sender) -> None:
     sender.send(ERIKA, SPM, ORC, OBR)
     first = ["PID|1||555^^^HOSPITAL^MR||Muster^Erika", "MRG|100234^^^HOSPITAL^MR"]

@@ -12,7 +12,7 @@ from service.config.lis import LisSettings
 from service.errors import ReportedAlready
 from service.lis.exchange.channels import receivers
 from service.lis.exchange.code_map import CodeMap
-from service.lis.schemas import ChangeSpecimen, ReportSpecimen
+from service.lis.schemas import ChangeSpecimen, ReportSpecimen, WithReason
 from service.lis.storage.tables import MessageRow
 from service.lis.use_cases import UseCases
 
@@ -96,6 +96,33 @@ def test_specimens_of_one_order_are_filed_apart(sender: Sender, front: UseCases,
     first, second = (reported(front, artefact, "P-1", tube) for tube in ("T-1", "T-2"))
     assert [(lines["OBR"][3], lines["OBX"][4]) for lines in (first, second)] == [("F-1", ""), ("F-1", "2")]
     assert second["SPM"][2] == "T-2"
+
+
+def erase(front: UseCases, placer: str, number: str) -> None:
+    [row] = [each for each in front.list(None, number, None, 9).specimens if each.placer_number == placer]
+    front.erase(row.id, WithReason(revision=row.revision, reason="case 17"), user("m.muster"))
+
+
+def test_an_erased_specimen_does_not_give_its_place_in_the_order_to_another(
+    sender: Sender, front: UseCases, artefact: Path
+) -> None:
+    tubes = [SPM.replace("T-1", f"T-{at}") for at in range(1, 5)]
+    sender.send(ERIKA, ORC, OBR, *tubes, kind="OML^O21^OML_O21")
+    parts = [reported(front, artefact, "P-1", f"T-{at}")["OBX"][4] for at in (1, 2, 3)]
+    erase(front, "P-1", "T-2")
+    assert [*parts, reported(front, artefact, "P-1", "T-4")["OBX"][4]] == ["", "2", "3", "4"]
+
+
+def test_an_erased_specimen_does_not_give_its_place_on_the_tube_to_another(
+    sender: Sender, front: UseCases, artefact: Path
+) -> None:
+    sent = [(f"ORC|NW|P-{at}", f"OBR|{at}|P-{at}||TEST{at}") for at in range(1, 5)]
+    sender.send(ERIKA, SPM, *sent[0], *sent[1], *sent[2])
+    filed = [reported(front, artefact, f"P-{at}")["OBR"][3] for at in (1, 2, 3)]
+    erase(front, "P-1", "T-1")
+    erase(front, "P-2", "T-1")
+    assert sender.send(ERIKA, SPM, *sent[3]) == "AA"
+    assert [*filed, reported(front, artefact, "P-4")["OBR"][3]] == ["T-1", "T-1#2", "T-1#3", "T-1#4"]
 
 
 def test_a_filler_number_stays_once_a_report_was_sent_under_it(sender: Sender, front: UseCases, artefact: Path) -> None:

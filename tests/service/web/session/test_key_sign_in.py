@@ -158,7 +158,8 @@ def test_attempts_are_limited(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
+    "headers",
+    [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://["}, {"Sec-Fetch-Site": "cross-site"}],
 )
 def test_a_form_of_another_site_signs_nobody_in(browser: Browser, headers: dict[str, str]) -> None:
     answer = browser.submit("/sign-in/key", headers, key=DOCTOR)

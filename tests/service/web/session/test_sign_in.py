@@ -246,6 +246,7 @@ def test_a_session_never_begins_under_a_cookie_that_was_there(browser: Browser) 
         {"X-CSRF-Token": "é"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": "http://localhost:9999"},
         {"Sec-Fetch-Site": "same-site"},
         {"Sec-Fetch-Site": "none"},
