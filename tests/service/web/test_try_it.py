@@ -81,6 +81,9 @@ def test_sixty_cells_are_answered_and_five_broken_files_say_why(browser: Browser
         pictures = page.locator(f"{ANSWERED} img")
         assert pictures.first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
         page.wait_for_function("document.getElementById('count-summary').textContent.includes('5 without a result')")
+        rejected = page.locator('.tile[data-decision="reject"]').count()
+        expect(page.locator("#count-rejected")).to_contain_text(str(rejected) if rejected else "")
+        expect(page.locator("#count-rejected")).to_be_visible(visible=rejected > 0)
         rows = list(csv.DictReader(io.StringIO(saved(page, "#save-csv"))))
         document = json.loads(saved(page, "#save-json"))
     assert len(rows) == len(document["results"]) == 65

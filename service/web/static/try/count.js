@@ -4,7 +4,7 @@ import { json, Problem } from "../page/api.js";
 import { countChart, countTable } from "../page/count_chart.js";
 import { byId, element } from "../page/element.js";
 import { className, list, number, text } from "../page/texts.js";
-import { countsOf } from "./cells.js";
+import { countsOf, decisionOf } from "./cells.js";
 
 /** Count the answered cells and show the count; the count, or null if the service does not answer. */
 export async function showCount(cells) {
@@ -12,6 +12,7 @@ export async function showCount(cells) {
   try {
     const found = await json("classify/differential", { data: { counts: countsOf(cells), problems } });
     draw(found);
+    showRejected(cells);
     return found;
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
@@ -28,6 +29,13 @@ function draw(count) {
   byId("count-chart").replaceChildren(...(count.counted ? [countChart(count)] : []));
   byId("count-table").replaceChildren(countTable(count));
   showUnsupported(count);
+}
+
+/** The count takes every suggested class, as the service's does; a rejected one should not be used. */
+function showRejected(cells) {
+  const rejected = cells.filter((cell) => decisionOf(cell) === "reject").length;
+  byId("count-rejected").hidden = !rejected;
+  byId("count-rejected").textContent = text("count.rejected", { count: rejected });
 }
 
 function showUnsupported({ classes, counted_unsupported: cells }) {
