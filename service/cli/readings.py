@@ -79,7 +79,7 @@ def _write(folder: Path, files: Iterable[File]) -> int:
 
 def _show(found: Agreement) -> None:
     kappa = "" if found.kappa is None else f"; Cohen's kappa {found.kappa:.2f}"
-    typer.echo(f"{found.cells} cells of {found.patients} patients; {_words(found.agreement)} agree{kappa}")
+    typer.echo(f"{found.cells} cells, {found.patients} patient(s); {_words(found.agreement)} agree{kappa}")
     classes = new_table("class", "of the cells read so", "of the cells suggested so", title="the model agrees")
     for each in found.classes:
         classes.add_row(each.code, _words(each.of_read), _words(each.of_suggested))
