@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Path, Query, Request, Response, params
+from fastapi import APIRouter, Path, Query, Response, params
 
 from service.api.openapi import problem_responses
 from service.api.schemas import CellsProblem, Problem
+from service.api.state import AppStateDep
 from service.api.uploads.body import JsonRoute
 from service.lis.api import examples
 from service.lis.api.dependencies import (
@@ -83,7 +84,7 @@ def _change(
 
 @_change("", "Open a specimen", examples.OPEN, examples.SPECIMEN, status=201)
 async def open_specimen(
-    body: OpenSpecimen, actor: CurrentActor, lab: CurrentLaboratory, request: Request, response: Response
+    body: OpenSpecimen, actor: CurrentActor, lab: CurrentLaboratory, state: AppStateDep, response: Response
 ) -> Specimen:
     """Open a specimen without an order. Specimen numbers are unique: 409 if the number exists.
 
@@ -91,7 +92,7 @@ async def open_specimen(
              -d '{"number": "BM-2026-0042", "patient": {"identifier": "100234"}}'
     """
     opened: Specimen = await lab.execute("open", lab.use_cases.open, body, actor)
-    response.headers["Location"] = f"{request.scope.get('root_path', '')}/specimens/{opened.id}"
+    response.headers["Location"] = f"{state.settings.root_path}/specimens/{opened.id}"
     return opened
 
 

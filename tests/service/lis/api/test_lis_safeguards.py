@@ -32,6 +32,13 @@ def opened(http: TestClient, number: str, patient: str, **more: object) -> str:
     return specimen
 
 
+def test_the_location_of_a_specimen_is_below_the_root_path(artefact: Path, tmp_path: Path) -> None:
+    lab = LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}")
+    with client(artefact, lis=lab, root_path="/marrow") as http:
+        made = http.post("/specimens", json={"number": "BM-1", "patient": {"identifier": "1"}}, headers=WHO)
+        assert made.headers["Location"] == f"/marrow/specimens/{made.json()['id']}"
+
+
 def add(http: TestClient, specimen: str, *pictures: bytes) -> list[dict[str, Any]]:
     files = [("images", (f"{n}.png", picture)) for n, picture in enumerate(pictures)]
     answer = http.post(f"/specimens/{specimen}/cells", files=files)
