@@ -328,6 +328,7 @@ def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> Non
     assert "`marrowlens-train fit` writes it" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_another_list_of_classes_trains_and_exports(tmp_path: Path) -> None:
     write_folder(tmp_path / "drawn", ("EBO", "PLM"), 12, size=64)
     for old, new in (("EBO", "red-line"), ("PLM", "plasma")):

@@ -136,6 +136,7 @@ def audited(folded: Folded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_picture_that_both_runs_get_wrong_is_listed_and_shown(folded: Folded, audited: Path) -> None:
     runs = [RunFolder(folded.runs[0]), RunFolder(folded.second)]
     wrong = []

@@ -54,6 +54,7 @@ def transfer(tmp_path_factory: pytest.TempPathFactory) -> Transfer:
     return Transfer(tmp_path_factory.mktemp("transfer"))
 
 
+@pytest.mark.slow
 def test_manifest_and_card_name_what_it_began_with(transfer: Transfer) -> None:
     named = f"Initialised from first 0.0.1 (sha256 {transfer.sha256}); licence: CC BY 4.0."
     assert transfer.manifest().attribution == ("drawn by training/drawn/painter.py", named)

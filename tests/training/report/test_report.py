@@ -80,6 +80,7 @@ def _names(folder: Path, suffix: str) -> set[str]:
     return {path.stem for path in folder.glob(f"*{suffix}")}
 
 
+@pytest.mark.slow
 def test_each_figure_lies_there_as_png_and_svg(drawn: Path) -> None:
     expected = {f"{name}-drawn" for name in (*OF_A_SOURCE, "overlays")} | {
         "curves-loss",
