@@ -56,14 +56,13 @@ def compare(found: Arrays, expected: Arrays, scale: Arrays | None = None) -> Com
 
 
 def mismatch(comparison: Comparison, tolerance: Tolerance) -> str | None:
-    """The output that exceeds the tolerance most, as a sentence; None if all are within it.
+    """The output that differs most, as a sentence; None if all are within the tolerance.
 
     Three of four images must be within the tolerance of the output, and every image within `tolerance.largest`.
     """
-    excess = {name: _excess(found, name, tolerance) for name, found in comparison.relatives.items()}
-    worst = max(excess, key=lambda name: excess[name])
-    if excess[worst] <= 1:
+    if all(_excess(found, name, tolerance) <= 1 for name, found in comparison.relatives.items()):
         return None
+    worst = max(comparison.differences, key=lambda name: np.nan_to_num(comparison.differences[name], nan=np.inf))
     allowed = f"{tolerance.of(worst):.0e} of the largest value is allowed"
     return f"{worst} differs by {comparison.differences[worst]:.1e}; {allowed}"
 
