@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from rich.progress import track
 from scipy.fft import dctn
 
-from model import csv_file
 from model.image import decode
 from training.data.cache import Recipe, Rows, cached_rows
 from training.data.images import decoder_version
+from training.data.pair_table import write_pairs
 from training.data.samples import Block, Sample
 
 Hashes = NDArray[np.uint64]  # (N, 4): the signs by parity of the two frequencies, in the order of PARITIES
@@ -148,17 +148,6 @@ def write_near_duplicates(
     planned: Sequence[Block],
     blocks: Sequence[Block],
 ) -> None:
-    """Write twins.csv: one row per pair with distance, orientation, and source, class, file and block of both pictures.
-
-    Args:
-        planned: block of each sample by the split alone; written as `moved_from` where the picture was moved.
-        blocks: block of each sample as used.
-    """
-
-    def columns(at: int) -> tuple[str, ...]:
-        return (*samples[at].key, blocks[at], planned[at] if planned[at] != blocks[at] else "")
-
-    with csv_file.replacing(path) as rows:
-        names = ("source", "code", "file", "block", "moved_from")
-        rows.writerow(("distance", "turn", *names, *(f"twin_{name}" for name in names)))
-        rows.writerows((p.distance, p.turn, *columns(p.first), *columns(p.second)) for p in pairs)
+    """Write twins.csv: one row per pair with distance and orientation (`write_pairs`)."""
+    rows = (((pair.distance, pair.turn), pair.first, pair.second) for pair in pairs)
+    write_pairs(path, ("distance", "turn"), "twin", rows, samples, planned, blocks)

@@ -29,11 +29,11 @@ from rich.progress import track
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from model import csv_file
 from model.image import PictureError, decode
 from training.data.cache import Recipe, Rows, cached_rows
 from training.data.images import decoder_version
 from training.data.near_duplicates import LUMINANCE
+from training.data.pair_table import write_pairs
 from training.data.samples import Block, Sample, read_image_bytes
 
 Item = TypeVar("Item")
@@ -279,20 +279,11 @@ def write_overlaps(
     planned: Sequence[Block],
     blocks: Sequence[Block],
 ) -> None:
-    """Write overlaps.csv: one row per pair with correlation, share, shift, and source, class, file and block of both.
-
-    Args:
-        planned: block of each sample by the split alone; written as `moved_from` where the picture was moved.
-        blocks: block of each sample as used.
-    """
-
-    def columns(at: int) -> tuple[str, ...]:
-        return (*samples[at].key, blocks[at], planned[at] if planned[at] != blocks[at] else "")
-
-    with csv_file.replacing(path) as rows:
-        names = ("source", "code", "file", "block", "moved_from")
-        header = ("correlation", "share", "down_percent", "right_percent")
-        rows.writerow((*header, *names, *(f"other_{name}" for name in names)))
-        for one in overlaps:
-            figures = f"{one.correlation:.3f}", f"{one.share:.2f}", f"{one.down:.0f}", f"{one.right:.0f}"
-            rows.writerow((*figures, *columns(one.first), *columns(one.second)))
+    """Write overlaps.csv: one row per pair with correlation, share and shift (`write_pairs`)."""
+    rows = (
+        ((f"{p.correlation:.3f}", f"{p.share:.2f}", f"{p.down:.0f}", f"{p.right:.0f}"), p.first, p.second)
+        for p in overlaps
+    )
+    write_pairs(
+        path, ("correlation", "share", "down_percent", "right_percent"), "other", rows, samples, planned, blocks
+    )
