@@ -221,3 +221,32 @@ def test_a_file_that_becomes_a_fifo_is_not_waited_for(artefact: Path, tmp_path: 
         service.wait_said("regular file")
         assert any(kept in line for line in service.lines), service.lines
         assert stopped_in_s(service) < 20
+
+
+def test_the_gauges_of_the_outbox_go_on_after_a_fault_of_the_database(
+    artefact: Path, tmp_path: Path, draw: Draw
+) -> None:
+    file = tmp_path / "lab.db"
+    settings = {"lis_database": f"sqlite:///{file}", "lis_hl7_to": "127.0.0.1:9", "lis_deliver": "false"}
+    waiting = 'marrowlens_lis_outbox_messages{channel="hl7"} '
+
+    def shown(http: httpx.Client, value: float) -> None:
+        ends_s = time.monotonic() + 30
+        while f"{waiting}{value}" not in (text := http.get("/metrics").text):
+            assert time.monotonic() < ends_s, text
+
+    with served(artefact, **settings) as service:
+        service.wait_listening()
+        http = httpx.Client(base_url=service.url, headers=BY, timeout=30)
+        made = http.post("/specimens", json={"number": "BM-1", "patient": {"identifier": "1"}}).json()["id"]
+        http.post(f"/specimens/{made}/cells", files={"images": draw(1)}).raise_for_status()
+        shown(http, 0.0)
+        with sqlite3.connect(file) as connection:
+            connection.execute("ALTER TABLE outbox RENAME TO gone")
+        body = {"revision": 2, "accept_unread": True, "accept_below_target": True}
+        assert http.post(f"/specimens/{made}/sign", json=body).status_code >= 500
+        with sqlite3.connect(file) as connection:
+            connection.execute("ALTER TABLE gone RENAME TO outbox")
+        http.post(f"/specimens/{made}/sign", json=body).raise_for_status()
+        shown(http, 1.0)
+        http.close()
