@@ -129,7 +129,7 @@ def ledger(tmp_path: Path) -> Ledger:
                 found.add(cell(piece, SATURATED, round, speed * rate, model))
                 found.add(cell(piece, "batch", round, speed * rate, model))
         refusals = Refusals(count=9, p50_ms=5, p99_ms=9, with_retry_after=9, retry_after_s=3, drain_s=2)
-        found.add(cell(OURS, "overload", round, 120.0 * speed, refusals=refusals, statuses={"200": 1, "429": 9}))
+        found.add(cell(OURS, "overload", round, 130.0 * speed, refusals=refusals, statuses={"200": 1, "429": 9}))
         found.add(cell(OURS, "one", round, 50.0, p50_ms=11.0 / speed))
         found.add(OnePicture(one_picture_ms=10.0 / speed, decode_ms=0.5, pillow_ms=1.0, turbo_ms=0.4, round=round))
         for engine, setting, rate in (("onnxruntime", "as served", 140.0), ("openvino", "fp32", 150.0)):
