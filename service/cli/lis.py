@@ -380,8 +380,13 @@ def erase(
         except Conflict as error:
             stop(str(error))
     if picture_store is not None:
-        picture_store.delete(pictures)
+        picture_store.delete(pictures, _pictures_needed)
     typer.echo(f"erased; the specimen is {row.id} now")
+
+
+def _pictures_needed(pictures: Sequence[str]) -> set[str]:
+    with open_session() as session:
+        return erasure.pictures_needed(session, pictures)
 
 
 def _specimen(session: Session, number: str) -> SpecimenRow:

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -273,10 +273,38 @@ class Laboratory:
         with self._database.reading() as session:
             return outbox.depths(session)
 
+    @asynccontextmanager
+    async def staged_pictures(self) -> AsyncIterator[list[Path]]:
+        """The staged pictures of the block; settled at its end, whether their cells were committed or not.
+
+        If the database does not answer, their cells may be committed later: the next sweeps settle them.
+        """
+        staged: list[Path] = []
+        try:
+            yield staged
+        except StorageUnavailable:
+            raise
+        except Exception:
+            await self._settle(staged)
+            raise
+        await self._settle(staged)
+
+    async def _settle(self, staged: Sequence[Path]) -> None:
+        if self.picture_store is not None and staged:
+            await self._run_on_pictures(self.picture_store.settle, tuple(staged), self._retention.pictures_needed)
+
     async def delete_pictures(self, pictures: Sequence[str]) -> None:
-        """Delete stored pictures by their hashes."""
+        """Delete stored pictures by their hashes, unless a specimen needs them by now."""
         if self.picture_store is not None:
-            await PICTURES.run(self.picture_store.delete, pictures)
+            await self._run_on_pictures(self.picture_store.delete, pictures, self._retention.pictures_needed)
+
+    async def _run_on_pictures(self, action: Callable[..., object], *arguments: object) -> None:
+        """Move or delete files. What cannot be done now is logged, and done by a sweep: the cells are committed."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await PICTURES.run(action, *arguments)
+        except (OSError, StorageUnavailable, ThreadPoolFull) as error:  # TimeoutError is an OSError
+            log.warning("stored pictures are not settled (%s); the sweep does it later", type(error).__name__)
 
     async def _expire(self) -> None:
         with suppress(StorageUnavailable):  # the next run does what is left

@@ -74,11 +74,13 @@ async def add_cells(
         known = await lab.query(lab.use_cases.picture_hashes, specimen_id)
         uploads = await _uploads(request, key, memory, service)
         by_name = keys == "names" or key is not None
-        ingest = Ingest(classifier, known, lab.picture_store, lab.draws, by_name, service.timeout_s(timeout_ms))
-        outcomes = await while_connected(request, ingest.run(uploads))
-        sent = [cell for _, cell in outcomes if isinstance(cell, ClassifiedCell)]
-        # Classified cells are stored even if the client has disconnected.
-        found = await lab.execute("add", lab.use_cases.add, specimen_id, sent, classifier.manifest, actor)
+        timeout_s = service.timeout_s(timeout_ms)
+        async with lab.staged_pictures() as staged:
+            ingest = Ingest(classifier, known, lab.picture_store, staged, lab.draws, by_name, timeout_s)
+            outcomes = await while_connected(request, ingest.run(uploads))
+            sent = [cell for _, cell in outcomes if isinstance(cell, ClassifiedCell)]
+            # Classified cells are stored even if the client has disconnected.
+            found = await lab.execute("add", lab.use_cases.add, specimen_id, sent, classifier.manifest, actor)
     items = _items(outcomes, found, request_id)
     if shared := sum(item.warning is not None for item in items):
         log.warning("specimen %s: %d pictures are also cells of another patient's specimen", specimen_id, shared)

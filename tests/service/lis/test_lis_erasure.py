@@ -187,7 +187,7 @@ def test_patients_are_erased_after_their_days_but_not_while_a_report_waits(
     specimen = signed(front, artefact, "BM-1", name="shown")
     cells = front.cells(specimen, None, None, 0, 10).cells
     pictures = PictureStore(tmp_path / "pictures", 30)
-    pictures.put(cells[0].sha256, b"picture")  # the other one has vanished
+    pictures.settle([pictures.stage(cells[0].sha256, b"picture")], set)  # the other one has vanished
     retention = Retention(front.database, settings(patient_days=10))
     later = datetime.now(UTC) + timedelta(days=11)
     with front.database.reading() as session:
