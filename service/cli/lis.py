@@ -26,6 +26,7 @@ from service.config.lis import LaboratoryConfigError
 from service.config.settings import Settings
 from service.errors import Conflict, StorageUnavailable
 from service.lis.domain import erasure, specimens
+from service.lis.exchange.channels import client_key
 from service.lis.exchange.code_map import CodeMap, CodeTableError, ResultCode
 from service.lis.exchange.delivery import age_s
 from service.lis.exchange.observations import Coded
@@ -356,6 +357,18 @@ def _not_in_progress(control_id: str) -> Iterator[None]:
         yield
     except DeliveryInProgress:
         stop(f"{control_id} is being sent; try again in a minute")
+
+
+@lis.command()
+def jwks() -> None:
+    """Print the public key of MARROWLENS_LIS_FHIR_OAUTH_PRIVATE_KEY as a JWK Set, to register at the token endpoint."""
+    try:
+        key = client_key(laboratory_settings().lis)
+    except ValueError as error:
+        stop(f"MARROWLENS_LIS_FHIR_OAUTH_PRIVATE_KEY: {error}")
+    if key is None:
+        stop("no key is set up: set MARROWLENS_LIS_FHIR_OAUTH_PRIVATE_KEY")
+    typer.echo(json.dumps({"keys": [key.public()]}, indent=2))
 
 
 @lis.command()

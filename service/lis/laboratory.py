@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from service.errors import StorageUnavailable
 from service.lis.domain.differential import CountingRules, check_terms
 from service.lis.domain.report import ReportContent
-from service.lis.exchange.channels import Receiver, receivers
+from service.lis.exchange.channels import Receiver, client_key, receivers
 from service.lis.exchange.code_map import NAMED, CodeMap, CodeTableError
 from service.lis.exchange.delivery import DeliveryWorker, age_s
 from service.lis.exchange.fhir import transport as fhir
@@ -49,6 +49,7 @@ _CANCEL_S = 0.5
 _TLS_FILES = (
     *("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"),
     *("FHIR_TLS_CA", "FHIR_TLS_CERT", "FHIR_TLS_KEY"),
+    "FHIR_OAUTH_PRIVATE_KEY",
 )
 #: Task names of the delivery workers, by channel.
 TASKS: dict[str, TaskName] = {"hl7": "delivery_hl7", "fhir": "delivery_fhir", "astm": "delivery_astm"}
@@ -370,7 +371,7 @@ def stored_pictures(lis: LisSettings) -> PictureStore | None:
 
 
 def setting_faults(lis: LisSettings) -> Iterator[str]:
-    """Errors that would stop the laboratory's start: database URL, code table, picture folder, TLS files."""
+    """Errors that would stop the laboratory's start: database URL, tables, picture folder, TLS files, private key."""
     if lis.database is None:
         return
     try:
@@ -400,6 +401,10 @@ def setting_faults(lis: LisSettings) -> Iterator[str]:
             is_tls = isinstance(error, ssl.SSLError)
             reason = "not valid PEM files" if is_tls else f"{error.filename or ''} {error.strerror}".strip()
             yield f"{LIS_PREFIX}{names.replace(', ', f', {LIS_PREFIX}')}: {reason}"
+    try:
+        client_key(lis)
+    except ValueError as error:
+        yield f"{LIS_PREFIX}FHIR_OAUTH_PRIVATE_KEY: {error}"
 
 
 def exposed_files(lis: LisSettings) -> Iterator[str]:

@@ -22,11 +22,11 @@ from service.lis.exchange.hl7.orders import OrderReader, check_header
 from service.lis.exchange.hl7.reader import Header, MessageRejected, messages_of, read_header
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
 from service.lis.exchange.mllp.sockets import (
-    ListenerTls,
     certificate_subject,
     enable_keepalive,
     host_and_port,
     listening_sockets,
+    reloaded_listener_tls,
 )
 from service.lis.exchange.orders import (
     Incoming,
@@ -209,7 +209,7 @@ class OrderListener:
         if settings.hl7_listen is None:
             raise ValueError("MARROWLENS_LIS_HL7_LISTEN is not set")
         self._host, self._port = host_and_port(settings.hl7_listen)
-        self._tls = ListenerTls(settings)
+        self._tls = reloaded_listener_tls(settings)
         self._settings = settings
         self._messages = OrderMessages(settings, take_orders)
         self._log = ConnectionLog(metrics)
