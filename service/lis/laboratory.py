@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model.contract import CellClass
+from model.plural import plural
 from service.concurrency.supervisor import Supervisor, TaskName
 from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 from service.config.lis import LIS_PREFIX, LaboratoryConfigError, LisSettings
@@ -139,7 +140,7 @@ class Laboratory:
     def _hold_messages(self) -> None:
         with self._database.writing() as session:
             count = outbox.hold_all(session)
-        log.warning("delivery is off: %d waiting messages are held; see `marrowlens lis status`", count)
+        log.warning("delivery is off: %s held; see `marrowlens lis status`", plural(count, "waiting message"))
 
     async def start(self, classes: Sequence[CellClass], background: Supervisor) -> None:
         """Prepare, then `lead` if this process leads.
@@ -310,15 +311,15 @@ class Laboratory:
     async def _expire(self) -> None:
         with suppress(StorageUnavailable):  # the next run does what is left
             if count := await DATABASE.run(self._retention.erase_patients, self.picture_store):
-                log.info("patients' data of %d specimens erased after their days", count)
+                log.info("patients' data of %s erased after their days", plural(count, "specimen"))
             if count := await DATABASE.run(self._retention.expire_messages):
-                log.info("%d delivered messages emptied after their days", count)
+                log.info("%s emptied after their days", plural(count, "delivered message"))
             await DATABASE.run(self._retention.empty_log)
 
     async def _delete_expired(self, picture_store: PictureStore) -> None:
         try:
             if count := await PICTURES.run(self._retention.delete_pictures, picture_store):
-                log.info("%d expired pictures deleted", count)
+                log.info("%s deleted", plural(count, "expired picture"))
         except OSError as error:
             log.warning("expired pictures could not be deleted: %s", error.strerror)
         except StorageUnavailable:

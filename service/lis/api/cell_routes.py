@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from model.plural import plural
 from service.api.disconnect import while_connected
 from service.api.openapi import MANY_OR_ONE_PICTURE, problem_responses
 from service.api.problems import INTERNAL_ERROR, problem, problem_type_of
@@ -83,7 +84,7 @@ async def add_cells(
             found = await lab.execute("add", lab.use_cases.add, specimen_id, sent, classifier.manifest, actor)
     items = _items(outcomes, found, request_id)
     if shared := sum(item.warning is not None for item in items):
-        log.warning("specimen %s: %d pictures are also cells of another patient's specimen", specimen_id, shared)
+        log.warning("specimen %s: %s also in another patient's specimen", specimen_id, plural(shared, "picture"))
     return AddedCells(
         request_id=request_id,
         revision=found.revision,

@@ -228,7 +228,7 @@ def test_messages_expire_after_their_days(front: UseCases, artefact: Path) -> No
         ]
         assert session.scalars(select(TakenMessageRow)).all() == []
     [said] = verified(front)
-    assert "1 delivered messages and 1 ids of messages received" in said
+    assert "1 delivered message and 1 id of messages received" in said
     assert front.report(delivered, 1) and front.report(waits, 1)
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
+from model.plural import plural
 from service.concurrency.supervisor import error_location
 from service.config.lis import LisSettings
 from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, acknowledgements
@@ -169,8 +170,9 @@ class OrderMessages:
         content: list[Incoming] = [*found.orders, *found.patients]
         if content:
             await self._take_orders(identity, content)
-        counts = len(found.orders), len(found.patients), len(found.warnings)
-        log.info("orders: %s accepted: %d orders, %d patients, %d warnings", _named(header), *counts)
+        parts = (found.orders, "order"), (found.patients, "patient"), (found.warnings, "warning")
+        counts = ", ".join(plural(len(each), noun) for each, noun in parts)
+        log.info("orders: %s accepted: %s", _named(header), counts)
         return found
 
     def _written(self, header: Header, outcome: Outcome) -> list[bytes]:
