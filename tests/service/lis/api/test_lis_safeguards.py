@@ -173,7 +173,7 @@ def followed(http: TestClient, path: str) -> list[dict[str, Any]]:
     while answer.links:
         link = answer.links["next"]["url"]
         cursor = parse_qs(urlsplit(link).query)
-        assert str(pages[-1]["next"]) in [value for name in ("after", "before") for value in cursor.get(name, [])]
+        assert [value for name in ("after", "before") for value in cursor.get(name, [])] == [str(pages[-1]["next"])]
         answer = http.get(link)
         pages.append(answer.json())
     assert pages[-1].get("next") is None
