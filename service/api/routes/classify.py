@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.disconnect import NO_STORE, while_connected
 from service.api.openapi import ONE_PICTURE, problem_responses
-from service.api.responses import ResponseOptions, model_identity, reading_in_thread
-from service.api.schemas import ClassifyAnswer
+from service.api.responses import ResponseOptions, identity_fields, reading_in_thread
+from service.api.schemas import ClassifyAnswer, json_of
 from service.api.state import TIMEOUT_HEADER, AppStateDep, RequestId, RequestTimeoutMs, app_state, request_id
 from service.api.uploads.body import one_picture
 
@@ -117,5 +117,5 @@ async def classify(
         deadline = time.monotonic() + state.timeout_s(timeout_ms)
         answer = await while_connected(request, classifier.classify(picture, deadline=deadline))
     found = await reading_in_thread(answer, classifier.manifest, options)
-    document = ClassifyAnswer(request_id=request_id, model=model_identity(classifier.manifest), **dict(found))
-    return Response(document.json_bytes(), media_type="application/json", headers=NO_STORE)
+    document = {"request_id": request_id, "model": identity_fields(classifier.manifest), **found}
+    return Response(json_of(document), media_type="application/json", headers=NO_STORE)
