@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from model.contract import CellClass
 from service.api import openapi
+from service.api.direct_classify import DirectClassify
 from service.api.middleware import ForwardedHeaders, HeadAsGet, RequestContext
 from service.api.problems import MEDIA_TYPE, PROBLEM_TYPES, headers, problem, problem_type_of, unknown_path
 from service.api.routes import batch, classify, differential, docs, health, model
@@ -146,6 +147,7 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     required, worker = settings.authentication_required, app.state.app_state.worker
     app.state.authenticator = Authenticator(settings, metrics, worker) if required else None
     app.state.sign_in = SignIn(settings, app.state.authenticator, worker)
+    app.add_middleware(DirectClassify, handled=HANDLED_ERRORS, render_error=_problem_response)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         AuthMiddleware,

@@ -1,4 +1,4 @@
-"""Runs an awaitable in the current task up to its first wait, so that the caller knows whether and for what it waits."""
+"""Runs an awaitable in the current task up to its first wait, so that the caller knows whether it waits at all."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
