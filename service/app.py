@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from model.contract import CellClass
 from service.api import openapi
+from service.api.application import Application
 from service.api.direct_classify import DirectClassify
 from service.api.middleware import ForwardedHeaders, HeadAsGet, RequestContext
 from service.api.problems import MEDIA_TYPE, PROBLEM_TYPES, headers, problem, problem_type_of, unknown_path
@@ -98,7 +99,7 @@ def create_app(
         SettingsError: traces are configured, but OpenTelemetry is not installed.
     """
     metrics = Metrics(worker)
-    app = FastAPI(
+    app = Application(
         title="marrowlens",
         summary="Classifies bone-marrow cells. Research use only.",
         description=openapi.DESCRIPTION,

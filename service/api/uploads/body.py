@@ -161,7 +161,7 @@ class BodyReader:
         Raises:
             BodyTooLarge, UploadTooSlow, UploadMemoryExhausted, ClientGone, and what `write` raises.
         """
-        declared = self.request.headers.get("content-length", "")
+        declared = header(self.request, b"content-length")
         if declared.isdecimal() and int(declared) > self.limit_bytes:
             raise BodyTooLarge(self.limit_bytes)
         received = 0
@@ -242,10 +242,18 @@ def content_type(request: Request) -> str:
     Raises:
         UnsupportedBody: the body is compressed.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = header(request, b"content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedBody(f"Content-Encoding {safe_text(encoding)}", "the body uncompressed")
-    return safe_text(request.headers.get("content-type", "").split(";")[0].strip().lower())
+    return safe_text(header(request, b"content-type").partition(";")[0].strip().lower())
+
+
+def header(request: Request, name: bytes, default: str = "") -> str:
+    """The first header of this name, which is in lower case. Starlette's look-up takes three times as long."""
+    for each, value in request.scope["headers"]:
+        if each == name:
+            return str(value, "latin-1")
+    return default
 
 
 class JsonRoute(APIRoute):
@@ -298,7 +306,7 @@ def _is_json(media_type: str) -> bool:
 
 
 async def _form(reader: BodyReader, form: PictureForm, *, one_file: bool = False) -> list[Upload]:
-    read = FormReader(reader.request.headers["content-type"], form, one_file=one_file)
+    read = FormReader(header(reader.request, b"content-type"), form, one_file=one_file)
     await reader.write_to(read.write)
     return await read.pictures()
 
