@@ -120,28 +120,24 @@ class TransferTimer:
 
 @dataclass(slots=True)
 class BodyPieces:
-    """An async iterator over the pieces of a body, as they arrive.
-
-    Raises:
-        UploadTooSlow: a timeout passed.
-        ClientGone: the client disconnected.
-    """
+    """The pieces of a body, as they arrive. `more` tells whether there is a next one."""
 
     request: Request
     timer: TransferTimer
+    more: bool = True
     _started: bool = False
-    _more: bool = True
 
-    def __aiter__(self) -> "BodyPieces":
-        return self
+    async def next(self) -> bytes:
+        """The next piece.
 
-    async def __anext__(self) -> bytes:
-        if not self._more:
-            raise StopAsyncIteration
+        Raises:
+            UploadTooSlow: a timeout passed.
+            ClientGone: the client disconnected.
+        """
         if self._started:
             await asyncio.sleep(0)  # without it, pieces that are buffered already would block all other requests
         message = await self.timer.receive(self.request)
-        self._started, self._more = True, message.get("more_body", False)
+        self._started, self.more = True, message.get("more_body", False)
         piece: bytes = message.get("body", b"")
         return piece
 
@@ -164,8 +160,9 @@ class BodyReader:
         declared = header(self.request, b"content-length")
         if declared.isdecimal() and int(declared) > self.limit_bytes:
             raise BodyTooLarge(self.limit_bytes)
-        received = 0
-        async for piece in BodyPieces(self.request, TransferTimer(self.timeouts)):
+        received, pieces = 0, BodyPieces(self.request, TransferTimer(self.timeouts))
+        while pieces.more:
+            piece = await pieces.next()
             received += len(piece)
             if received > self.limit_bytes:
                 raise BodyTooLarge(self.limit_bytes)
