@@ -11,7 +11,7 @@ class Application(FastAPI):
 
     FastAPI puts three more layers around them: its telemetry, which is off; its limit of bodies, where the routes have
     their own; and an answer to unexpected errors, which `RequestContext` gives. Each costs a coroutine a request
-    (docs/decisions/0038-direct-classify.md).
+    (docs/decisions/0038-event-loop.md).
     """
 
     def build_middleware_stack(self) -> ASGIApp:

@@ -275,7 +275,8 @@ class HttpProtocol(SlowReaderLimits):
         async def send_and_close(message: Message) -> None:
             # A streamed answer may still be reading the body; one with a length is complete.
             if message["type"] == "http.response.start" and _has_length(message):
-                transport.hold_head()
+                if scope["method"] != "HEAD":  # whose body is not written
+                    transport.hold_head()
                 if cycle.more_body:
                     cycle.keep_alive = False
             await send(message)
