@@ -139,6 +139,15 @@ def test_head_requests_are_answered_without_a_word_in_the_log(service: Served) -
     assert not any("ERROR" in line for line in service.lines)
 
 
+def test_head_and_body_come_together(service: Served) -> None:
+    url = httpx.URL(service.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
+        for path in ("/health/live", "/classes", "/nowhere"):
+            connection.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode())
+            head, end, body = connection.recv(65536).partition(b"\r\n\r\n")
+            assert end and b"content-length: %d" % len(body) in head
+
+
 @pytest.mark.parametrize(
     ("request_line", "hosts", "status"),
     [("HTTP/1.1", 0, 400), ("HTTP/1.1", 1, 200), ("HTTP/1.1", 2, 400), ("HTTP/1.0", 0, 200), ("HTTP/1.0", 2, 400)],

@@ -90,6 +90,11 @@ TYPES = [
 @example(b'--B\r\nContent-Disposition: form-data; name="image"; filename="c"\r\n\r\nabc\r\n--B--\r\n', 400, TYPES[0])
 @example(b'--B\r\nContent-Disposition: form-data; name="image"; filename="c"\r\n\r\n\r\n--B--', 400, TYPES[0])
 @example(b'--B\r\nContent-Disposition: form-data; name="image"; filename="c"\r\n\r\n--B--\r\n', 400, TYPES[0])
+@example(
+    b'--B\r\nContent-Disposition: form-data; name="image"; filename="c"\r\n\r\n' + 41 * b"x" + b"\r\n--B--",
+    400,
+    TYPES[0],
+)
 def test_both_ways_read_a_form_alike(body: bytes, size: int, content_type: str) -> None:
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     short, parsed = (read(pieces, content_type, one_file=wanted) for wanted in (True, False))
