@@ -157,7 +157,10 @@ async def test_one_timer_keeps_deadlines_in_any_order() -> None:
         expired.append(item)
 
     patient = await submitted(batcher, 9, deadline=now + 600)
-    await asyncio.gather(wait_for(3, now + 0.06), wait_for(1, now + 0.02), wait_for(2, now + 0.04), wait_for(0, now))
+    async with asyncio.timeout(60):
+        await asyncio.gather(
+            wait_for(3, now + 0.06), wait_for(1, now + 0.02), wait_for(2, now + 0.04), wait_for(0, now)
+        )
     assert expired == [0, 1, 2, 3]
     worker.go_on()
     assert await worker.batch() == [9]
