@@ -25,7 +25,7 @@ class DirectClassify:
 
     Ordinary are requests with a valid query and no timeout header, while the route has only the dependencies and
     parameters named here. All others go through FastAPI, so a dependency that is added to the route, its router or the
-    app is never skipped. It halves the event loop's time outside of the route (docs/decisions/0038-event-loop.md).
+    app is never skipped (docs/decisions/0038-event-loop.md).
 
     Args:
         handled: errors that have a problem document.

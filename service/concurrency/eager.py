@@ -32,6 +32,7 @@ class Started(Generic[Result]):
     def close(self) -> None:
         """Stop waiting; there will be no result."""
         self._steps.close()
+        self._awaited = None  # whose callbacks may hold this object
 
     def __await__(self) -> Generator[Any, Any, Result]:
         if not self.waits:

@@ -24,7 +24,7 @@ _FILE = re.compile(
 class FormReader:
     """Collects the pictures of one form.
 
-    A form of one ordinary file, which is what most clients of one picture send, takes a tenth of the parser's time. The
+    A form of one ordinary file, which is what most clients of one picture send, takes a fifth of the parser's time. The
     parser would read it alike: a test compares them.
 
     Args:

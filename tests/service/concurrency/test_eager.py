@@ -90,5 +90,6 @@ async def test_closing_ends_the_wait_and_cleans_up() -> None:
         finally:
             told.append("closed")
 
-    Started(tidy()).close()
-    assert told == ["closed"]
+    started = Started(tidy())
+    started.close()
+    assert (told, started.future) == (["closed"], None)
