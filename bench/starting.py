@@ -18,6 +18,8 @@ from bench.peers.names import HOST
 from bench.pieces import Piece
 from bench.wire import Address, connect
 
+#: A lone request that this project's service answers with 200 once all its workers are ready.
+READY = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
 START_S = 120.0
 STOP_S = 10.0
 
@@ -131,6 +133,18 @@ async def _answering(
                 reason = f"answered {status}" if status else reason
                 await asyncio.sleep(0.1)
     raise NoAnswer(piece.name, reason, log)
+
+
+async def answers_ready(process: "subprocess.Popen[bytes]", address: Address) -> None:
+    """Wait until a service of this project is ready.
+
+    Raises:
+        SystemExit: it has ended.
+    """
+    while await _asked(address, READY) != 200:
+        if process.poll() is not None:
+            raise SystemExit(f"the service ended with status {process.returncode}")
+        await asyncio.sleep(0.1)
 
 
 async def _asked(address: Address, probe: bytes) -> int | None:

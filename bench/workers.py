@@ -19,14 +19,12 @@ from bench import featherweight, machine, pictures
 from bench.load import closed_loop
 from bench.pieces import OURS, PIECES
 from bench.plan import FEATHERWEIGHT, MODELS, NETWORK
-from bench.starting import Job, started
+from bench.starting import READY, Job, started
 from bench.wire import Address
 from bench.worker_model import Costs, pictures_per_s
 from service.runtime.artifact import bundled_artefact
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
-#: A lone request that is answered with 200 once all workers are ready.
-READY = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
 DEADLINE_S = 30.0
 
 

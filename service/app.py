@@ -17,6 +17,8 @@ from starlette.staticfiles import StaticFiles
 
 from model.contract import CellClass
 from service.api import openapi
+from service.api.application import Application
+from service.api.direct_classify import DirectClassify
 from service.api.middleware import ForwardedHeaders, HeadAsGet, RequestContext
 from service.api.problems import MEDIA_TYPE, PROBLEM_TYPES, headers, problem, problem_type_of, unknown_path
 from service.api.routes import batch, classify, differential, docs, health, model
@@ -97,7 +99,7 @@ def create_app(
         SettingsError: traces are configured, but OpenTelemetry is not installed.
     """
     metrics = Metrics(worker)
-    app = FastAPI(
+    app = Application(
         title="marrowlens",
         summary="Classifies bone-marrow cells. Research use only.",
         description=openapi.DESCRIPTION,
@@ -146,6 +148,7 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     required, worker = settings.authentication_required, app.state.app_state.worker
     app.state.authenticator = Authenticator(settings, metrics, worker) if required else None
     app.state.sign_in = SignIn(settings, app.state.authenticator, worker)
+    app.add_middleware(DirectClassify, handled=HANDLED_ERRORS, render_error=_problem_response)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         AuthMiddleware,

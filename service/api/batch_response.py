@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from model.trust.decision import Decision
 from service.api.problems import INTERNAL_ERROR, problem, problem_type_of
 from service.api.responses import BatchOptions, differential_count, model_identity, reading_in_thread
-from service.api.schemas import BatchItem, BatchSummary, DecisionCounts
+from service.api.schemas import BatchItem, BatchSummary, DecisionCounts, json_of
 from service.api.uploads.archives import Upload
 from service.concurrency.thread_pools import BODIES
 from service.errors import ServiceError
@@ -93,10 +93,11 @@ class BatchResponse:
             self.problems += 1
             return self._problem(index, name, outcome).json_bytes()
         found = await reading_in_thread(outcome, self.classifier.manifest, self.options)
-        self.codes[found.prediction.code] += 1
-        if found.decision is not None:
-            self.decisions[found.decision] += 1
-        return BatchItem(index=index, name=name, result=found).json_bytes()
+        self.codes[found["prediction"]["code"]] += 1
+        if outcome.assessment is not None:
+            self.decisions[outcome.assessment.decision] += 1
+        item = {"index": index, "result": found} if name is None else {"index": index, "name": name, "result": found}
+        return json_of(item)
 
     def _problem(self, index: int, name: str | None, error: Exception) -> BatchItem:
         if problem_type_of(error) is INTERNAL_ERROR:

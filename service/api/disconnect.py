@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.openapi import NDJSON
 from service.api.uploads.body import TransferTimer
 from service.api.uploads.memory_budget import TransferTimeouts
+from service.concurrency.eager import Started
 from service.errors import ClientGone
 
 Result = TypeVar("Result")
@@ -31,21 +32,49 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
     """
     task = asyncio.current_task()
     assert task is not None, "a request is answered in a task"
-    watcher = asyncio.create_task(_cancel_on_disconnect(request, task))
+    watcher = _DisconnectWatcher(request, task)
     try:
         return await work
     except asyncio.CancelledError:
-        if watcher.done() and not watcher.exception() and task.uncancel() == 0:
+        if watcher.disconnected and task.uncancel() == 0:
             raise ClientGone from None
         raise
     finally:
-        watcher.cancel()
+        watcher.close()
 
 
-async def _cancel_on_disconnect(request: Request, task: "asyncio.Task[Any]") -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()
+class _DisconnectWatcher:
+    """Cancels a task when the client disconnects. It is a task itself only once the connection has a message."""
+
+    def __init__(self, request: Request, task: "asyncio.Task[Any]") -> None:
+        self.disconnected = False
+        self._request, self._task = request, task
+        self._receiving = Started(request.receive())
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+        if (awaited := self._receiving.future) is not None:
+            awaited.add_done_callback(self._watch)
+        else:
+            self._watch()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed = True
+        if self._watching is not None:
+            self._watching.cancel()
+        else:
+            self._receiving.close()
+
+    def _watch(self, _: object = None) -> None:
+        if not self._closed:
+            self._watching = asyncio.create_task(self._cancel_on_disconnect())
+
+    async def _cancel_on_disconnect(self) -> None:
+        message = await self._receiving
+        while message["type"] != "http.disconnect":
+            message = await self._request.receive()
+        self.disconnected = True
+        self._task.cancel()
 
 
 class BufferedResponse(Response):

@@ -13,7 +13,6 @@ from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from random import getrandbits
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,8 +23,9 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.request_context import CONNECTION_ERROR
 
 REQUEST_ID = "X-Request-ID"
+_REQUEST_ID = REQUEST_ID.lower().encode()
 #: An id that a client may send. Any other is replaced, because ids are written into logs and headers.
-_VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_VALID_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 #: Sent with every answer: no caching (pictures are of patients), no framing, no guessing of another type.
 _SECURITY_HEADERS = (
     (b"cache-control", b"no-store"),
@@ -65,7 +65,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         added = self._tls_headers if scope.get("scheme") == "https" else _SECURITY_HEADERS
-        answer = _Answer(send, _request_id(Headers(scope=scope)), scope["path"], added)
+        answer = _Answer(send, _request_id(scope["headers"]), scope["path"], added)
         scope.setdefault("state", {})["request_id"] = answer.request_id
         method, started_s = scope["method"], time.perf_counter()
         try:
@@ -75,11 +75,8 @@ class RequestContext:
             # Static files and unknown paths share one label, so that clients cannot create metrics.
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.request(route, status, duration_s)
-            fields = {"method": method, "route": route, "status": status, "duration_ms": round(1000 * duration_s, 1)}
-            if caller := _caller(scope, status):
-                fields["caller"] = caller
-            values = (method, route, status, 1000 * duration_s, f"by {caller} " if caller else "", answer.request_id)
-            access_log.info("%s %s %d %.1f ms %s%s", *values, extra={"fields": fields})
+            if access_log.isEnabledFor(logging.INFO):
+                _log_access(scope, method, route, status, duration_s, answer.request_id)
 
     async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:
@@ -119,11 +116,11 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)[REQUEST_ID] = self.request_id
             own = {name for name, _ in message["headers"]}
             if b"etag" in own:  # a file of the package, which may be cached
                 own.add(b"cache-control")
-            message["headers"] += [each for each in self.added_headers if each[0] not in own]
+            added = [each for each in self.added_headers if each[0] not in own]
+            message["headers"] = [*message["headers"], (_REQUEST_ID, self.request_id.encode()), *added]
         await self.to_client(message)
 
     async def refuse(self, error: BaseException) -> None:
@@ -131,6 +128,14 @@ class _Answer:
         sent = Response(document.json_bytes(), document.status, headers(error) | {"Connection": "close"}, MEDIA_TYPE)
         await self.send({"type": "http.response.start", "status": sent.status_code, "headers": sent.raw_headers})
         await self.send({"type": "http.response.body", "body": sent.body})
+
+
+def _log_access(scope: Scope, method: str, route: str, status: int, duration_s: float, request_id: str) -> None:
+    fields = {"method": method, "route": route, "status": status, "duration_ms": round(1000 * duration_s, 1)}
+    if caller := _caller(scope, status):
+        fields["caller"] = caller
+    values = (method, route, status, 1000 * duration_s, f"by {caller} " if caller else "", request_id)
+    access_log.info("%s %s %d %.1f ms %s%s", *values, extra={"fields": fields})
 
 
 def _caller(scope: Scope, status: int) -> str:
@@ -142,10 +147,14 @@ def _caller(scope: Scope, status: int) -> str:
     return str(scope["client"][0]) if unauthenticated and scope.get("client") else ""
 
 
-def _request_id(fields: Headers) -> str:
+def _request_id(fields: Iterable[tuple[bytes, bytes]]) -> str:
+    for name, value in fields:
+        if name == _REQUEST_ID:
+            if _VALID_ID.fullmatch(value):
+                return value.decode()
+            break
     # uuid4 calls the system, which takes a tenth of the event loop's time for a picture. Ids only have to be unique.
-    sent = fields.get(REQUEST_ID, "")
-    return sent if _VALID_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
+    return f"{getrandbits(128):032x}"
 
 
 class HeadAsGet:

@@ -6,6 +6,7 @@ The message of an error that is not in the table is never sent: the client gets 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
@@ -148,7 +149,12 @@ def problem_type_of(error: BaseException) -> ProblemType:
     if isinstance(error, HTTPException):
         phrase = HTTPStatus(error.status_code).phrase
         return ProblemType(error.status_code, phrase.lower().replace(" ", "-"), phrase)
-    return next((found for error_class, found in PROBLEM_TYPES if isinstance(error, error_class)), INTERNAL_ERROR)
+    return _problem_type(type(error))  # type: ignore[arg-type]  # mypy: classes have no __hash__
+
+
+@lru_cache(maxsize=1024)
+def _problem_type(kind: type[BaseException]) -> ProblemType:
+    return next((found for error_class, found in PROBLEM_TYPES if issubclass(kind, error_class)), INTERNAL_ERROR)
 
 
 def problem(error: BaseException, request_id: str, path: str = "") -> Problem:

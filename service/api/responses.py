@@ -1,27 +1,22 @@
 """Response documents from what the model computed. Pure functions: no I/O, no HTTP, no clock."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from model.contract import Manifest
 from service.api.schemas import (
-    Attention,
-    AttentionScale,
     ClassEntry,
     ClassTable,
     CorrectedShare,
     DifferentialCount,
-    Evidence,
     ModelDescription,
     ModelIdentity,
-    Novelty,
-    Prediction,
     Reading,
-    Reason,
-    TopClass,
+    numbers,
 )
 from service.concurrency.thread_pools import BODIES
 from service.errors import NoAttentionMaps, NoTrustReference
@@ -110,22 +105,27 @@ class BatchOptions(ResponseOptions):
         return super().for_model(manifest)
 
 
-class _Map(NamedTuple):
-    values: Grid | None
-    png: str | None
+#: The fields of a JSON document; those that do not apply are absent.
+Fields = dict[str, Any]
 
 
 def model_identity(manifest: Manifest) -> ModelIdentity:
     """The model's name, version, hashes, unsupported classes and inert parts."""
-    return ModelIdentity(
-        name=manifest.name,
-        version=manifest.version,
-        sha256=manifest.sha256,
-        manifest_sha256=manifest.digest,
-        site_trust_sha256=manifest.site_trust_sha256,
-        unsupported=list(manifest.unsupported),
-        inert=list(manifest.inert) or None,
-    )
+    return ModelIdentity.model_validate(identity_fields(manifest))
+
+
+def identity_fields(manifest: Manifest) -> Fields:
+    """The fields of `model_identity`, as `json_of` writes them."""
+    fields = {
+        "name": manifest.name,
+        "version": manifest.version,
+        "sha256": manifest.sha256,
+        "manifest_sha256": manifest.digest,
+        "site_trust_sha256": manifest.site_trust_sha256,
+        "unsupported": manifest.unsupported,
+        "inert": manifest.inert,
+    }
+    return {name: value for name, value in fields.items() if value or name == "unsupported"}
 
 
 def model_description(manifest: Manifest, provider: str, precision: str) -> ModelDescription:
@@ -168,71 +168,90 @@ def differential_count(
 
 def reading(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Reading:
     """The model's answer for one picture. An unsupported class can win; then `prediction.supported` is false."""
-    order = np.argsort(-answer.probabilities, kind="stable")[: options.top_k].tolist()
+    return Reading.model_validate(reading_fields(answer, manifest, options))
+
+
+def reading_fields(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Fields:
+    """The fields of `reading`, as `json_of` writes them.
+
+    The event loop makes them for each answer. Validating what the model computed would take longer than all the rest.
+    """
+    order = (-answer.probabilities).argsort(kind="stable")[: options.top_k].tolist()
     probabilities = dict(zip(manifest.codes, answer.probabilities.tolist(), strict=True))
-    first, assessment = manifest.classes[order[0]], answer.assessment
-    return Reading(
-        prediction=Prediction(
-            code=first.code,
-            name=first.name,
-            probability=probabilities[first.code],
-            supported=first.code not in manifest.unsupported,
-            set=None if assessment is None else list(assessment.prediction_set),
-        ),
-        decision=None if assessment is None else assessment.decision,
-        reasons=None if assessment is None else [Reason.model_validate(each) for each in assessment.reasons],
-        novelty=None if assessment is None else Novelty(score=assessment.novelty, p_value=assessment.p_value),
-        top=[TopClass(code=manifest.codes[at], probability=probabilities[manifest.codes[at]]) for at in order],
-        probabilities=probabilities,
-        attention=_attention(answer, manifest, options),
-        evidence=_evidence(answer, manifest, options, order) if MapKind.EVIDENCE in options.maps else None,
-    )
+    fields = {
+        "prediction": _prediction(answer, manifest, order[0]),
+        **_decision(answer),
+        "top": [{"code": (code := manifest.codes[at]), "probability": probabilities[code]} for at in order],
+        "probabilities": probabilities,
+    }
+    if answer.attention is not None and MapKind.ATTENTION in options.maps:
+        fields["attention"] = _attention(answer.attention, answer, manifest, options)
+    if MapKind.EVIDENCE in options.maps:
+        fields["evidence"] = _evidence(answer, manifest, options, order)
+    return fields
 
 
-async def reading_in_thread(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Reading:
-    """`reading`, in a thread if PNG files are drawn. Numbers alone take less time than the thread switch."""
+async def reading_in_thread(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Fields:
+    """`reading_fields`, in a thread if PNG files are drawn. Numbers alone take less time than the thread switch."""
     if options.has_png:
-        return await BODIES.run(reading, answer, manifest, options)
-    return reading(answer, manifest, options)
+        return await BODIES.run(reading_fields, answer, manifest, options)
+    return reading_fields(answer, manifest, options)
 
 
-def _attention(answer: Answer, manifest: Manifest, options: ResponseOptions) -> Attention | None:
-    if answer.attention is None or MapKind.ATTENTION not in options.maps:
-        return None
-    _, height, width = answer.attention.shape
-    scales = []
-    for kernel, grid in zip(manifest.attention_scales, answer.attention, strict=True):
-        drawn = _map(grid, ATTENTION_SCALE, answer.picture, options.map_format)
-        scales.append(AttentionScale(kernel=kernel, values=drawn.values, png=drawn.png))
-    return Attention(height=height, width=width, scales=scales)
+def _prediction(answer: Answer, manifest: Manifest, at: int) -> Fields:
+    first = manifest.classes[at]
+    fields = {
+        "code": first.code,
+        "name": first.name,
+        "probability": float(answer.probabilities[at]),
+        "supported": first.code not in manifest.unsupported,
+    }
+    if answer.assessment is not None:
+        fields["set"] = answer.assessment.prediction_set
+    return fields
 
 
-def _evidence(answer: Answer, manifest: Manifest, options: ResponseOptions, order: Sequence[int]) -> list[Evidence]:
+def _decision(answer: Answer) -> Fields:
+    found = answer.assessment
+    if found is None:
+        return {}
+    return {
+        "decision": found.decision,
+        "reasons": found.reasons,
+        "novelty": {"score": found.novelty, "p_value": found.p_value},
+    }
+
+
+def _attention(maps: NDArray[np.float32], answer: Answer, manifest: Manifest, options: ResponseOptions) -> Fields:
+    _, height, width = maps.shape
+    scales = [
+        {"kernel": kernel, **_map(grid, ATTENTION_SCALE, answer.picture, options.map_format)}
+        for kernel, grid in zip(manifest.attention_scales, maps, strict=True)
+    ]
+    return {"height": height, "width": width, "scales": scales}
+
+
+def _evidence(answer: Answer, manifest: Manifest, options: ResponseOptions, order: Sequence[int]) -> list[Fields]:
     _, height, width = answer.evidence.shape
     scale = evidence_scale(answer.evidence)
-    is_png = options.map_format is not MapFormat.GRID
-    maps = []
-    for at in order:
-        drawn = _map(answer.evidence[at], scale, answer.picture, options.map_format)
-        maps.append(
-            Evidence(
-                code=manifest.codes[at],
-                logit=float(answer.logits[at]),
-                bias=manifest.bias[at],
-                height=height,
-                width=width,
-                values=drawn.values,
-                png=drawn.png,
-                low=scale.low if is_png else None,
-                high=scale.high if is_png else None,
-            )
-        )
-    return maps
+    range_of_png = {} if options.map_format is MapFormat.GRID else {"low": scale.low, "high": scale.high}
+    return [
+        {
+            "code": manifest.codes[at],
+            "logit": float(answer.logits[at]),
+            "bias": manifest.bias[at],
+            "height": height,
+            "width": width,
+            **_map(answer.evidence[at], scale, answer.picture, options.map_format),
+            **range_of_png,
+        }
+        for at in order
+    ]
 
 
-def _map(grid: Grid, scale: Scale, picture: Pixels, map_format: MapFormat) -> _Map:
+def _map(grid: Grid, scale: Scale, picture: Pixels, map_format: MapFormat) -> Fields:
     if map_format is MapFormat.GRID:
-        return _Map(values=grid, png=None)
+        return {"values": numbers(grid)}
     if map_format is MapFormat.PNG:
-        return _Map(values=None, png=grey_png(grid, scale))
-    return _Map(values=None, png=overlay_png(grid, scale, picture))
+        return {"png": grey_png(grid, scale)}
+    return {"png": overlay_png(grid, scale, picture)}

@@ -13,7 +13,7 @@ from model.fields import Code
 from model.trust.decision import Decision, ReasonCode
 
 
-def _numbers(values: Any) -> NDArray[np.float32]:
+def numbers(values: Any) -> NDArray[np.float32]:
     """Rows of numbers as a C-contiguous array, which orjson writes without a copy."""
     return np.ascontiguousarray(values, dtype=np.float32)
 
@@ -21,7 +21,7 @@ def _numbers(values: Any) -> NDArray[np.float32]:
 #: (h, w) float32, rows from the top. JSON has the shortest digits that give the same float32 back.
 Values = Annotated[
     NDArray[np.float32],
-    PlainValidator(_numbers),
+    PlainValidator(numbers),
     PlainSerializer(lambda values: values.tolist(), when_used="json"),
     WithJsonSchema({"type": "array", "items": {"type": "array", "items": {"type": "number"}}}),
 ]
@@ -35,7 +35,12 @@ class Document(BaseModel):
 
     def json_bytes(self) -> bytes:
         """The document as UTF-8 JSON, without fields that are None."""
-        return orjson.dumps(self, default=_fields, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
+        return json_of(self)
+
+
+def json_of(document: "Document | dict[str, Any]") -> bytes:
+    """A document or its fields as UTF-8 JSON. Of documents inside, fields that are None are left out."""
+    return orjson.dumps(document, default=_fields, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -30,24 +30,26 @@ _OPEN_BELOW = ("/docs/static/", "/static/", "/lab/", f"{_SIGN_IN}/")
 METRICS = "/metrics"
 #: First match wins. A line applies to its path and all paths below; one of its scopes is enough.
 _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (
+    ("/classify", frozenset({"classify"})),
     (METRICS, frozenset({"metrics"})),
     ("/model/reload", frozenset({"admin"})),
     ("/worklist", frozenset({"specimens"})),
     ("/specimens", frozenset({"specimens"})),
     ("/readings", frozenset({"specimens"})),
-    ("/classify", frozenset({"classify"})),
     ("/v2", frozenset({"classify"})),
 )
 _ANY_SCOPE: frozenset[Scope] = frozenset(SCOPES)
-#: Roles by method and path. First match wins, so a new route of a specimen needs `review` if it changes something.
-_ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
-    (re.compile(r"(?s)\w+ /readings(/.*)?"), "operate"),
-    (re.compile(r"\w+ /model/reload"), "operate"),
-    (re.compile(r"(?s)(GET|HEAD) /(specimens|worklist)(/.*)?"), "read"),
-    (re.compile(r"\w+ /specimens/[^/]+/(sign|amend)"), "sign"),
-    (re.compile(r"\w+ /specimens/[^/]+/second-reading"), "second-reader"),
-    (re.compile(r"\w+ /specimens/[^/]+/(erase|messages/[^/]+/\w+)"), "operate"),
-    (re.compile(r"(?s)\w+ /specimens(/.*)?"), "review"),
+#: Roles by method and path, with the start of the path, which is compared first. First match wins, so a new route of a
+#: specimen needs `review` if it changes something.
+_ROLES: tuple[tuple[str, re.Pattern[str], Role], ...] = (
+    ("/readings", re.compile(r"(?s)\w+ /readings(/.*)?"), "operate"),
+    ("/model/reload", re.compile(r"\w+ /model/reload"), "operate"),
+    ("/worklist", re.compile(r"(?s)(GET|HEAD) /worklist(/.*)?"), "read"),
+    ("/specimens", re.compile(r"(?s)(GET|HEAD) /specimens(/.*)?"), "read"),
+    ("/specimens", re.compile(r"\w+ /specimens/[^/]+/(sign|amend)"), "sign"),
+    ("/specimens", re.compile(r"\w+ /specimens/[^/]+/second-reading"), "second-reader"),
+    ("/specimens", re.compile(r"\w+ /specimens/[^/]+/(erase|messages/[^/]+/\w+)"), "operate"),
+    ("/specimens", re.compile(r"(?s)\w+ /specimens(/.*)?"), "review"),
 )
 _SIGNATURE = re.compile("POST /specimens/[^/]+/sign")
 
@@ -58,13 +60,18 @@ def required_scopes(path: str, *, metrics_open: bool = False) -> frozenset[Scope
     is_open = path in _OPEN or path in SESSION_PATHS or path == _SIGN_IN or path.startswith(_OPEN_BELOW)
     if is_open or (metrics_open and path == METRICS):
         return None
-    return next((scopes for top, scopes in _TABLE if path == top or path.startswith(f"{top}/")), _ANY_SCOPE)
+    for top, scopes in _TABLE:
+        if path.startswith(top) and path[len(top) : len(top) + 1] in ("", "/"):
+            return scopes
+    return _ANY_SCOPE
 
 
 def required_role(method: str, path: str) -> Role | None:
     """The role that a request requires; None if any caller with the scope may send it."""
-    request = f"{method} {_routed(path)}"
-    return next((role for pattern, role in _ROLES if pattern.fullmatch(request)), None)
+    for top, pattern, role in _ROLES:
+        if path.startswith(top) and pattern.fullmatch(f"{method} {_routed(path)}"):
+            return role
+    return None
 
 
 def is_signature(method: str, path: str) -> bool:

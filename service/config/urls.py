@@ -16,6 +16,7 @@ MASK = "***"
 
 
 @lru_cache(maxsize=64)  # called with the Host header of every request
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine: a loopback address, with or without zone and brackets, or `localhost`.
 

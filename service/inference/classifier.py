@@ -6,8 +6,9 @@ Overload is refused before any work on the picture. The event loop does bookkeep
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import AbstractContextManager, aclosing
+from types import TracebackType
 
 import numpy as np
 
@@ -98,17 +99,17 @@ class Classifier:
         except TimeoutError:
             _log.warning("Shutdown timeout: closed before every picture was answered")
 
-    @contextmanager
-    def in_use(self) -> Iterator["Classifier"]:
+    def in_use(self) -> AbstractContextManager["Classifier"]:
         """Delay `retire` until the block ends, so that a request is answered by one model from start to end."""
-        self._users += 1
-        self._unused.clear()
-        try:
-            yield self
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
+        return _Use(self)
+
+    def count_users(self, change: int) -> None:
+        """Count blocks that begin or end to use this classifier."""
+        self._users += change
+        if self._users:
+            self._unused.clear()
+        else:
+            self._unused.set()
 
     async def retire(self) -> None:
         """Close once it is not in use."""
@@ -167,7 +168,7 @@ class Classifier:
         """
         try:
             self._check_size(data)
-            self.check_capacity(deadline)
+            self._check_slots()
             async with self._slots:
                 answer = await self._answer(data, deadline)
         except BaseException as error:
@@ -182,9 +183,17 @@ class Classifier:
         Raises:
             QueueFull: no slot is free, or the answer would be too late.
         """
-        if self._slots.locked() or self._batcher.would_be_late(deadline):
-            in_flight = self._batcher.in_flight()
-            raise QueueFull(in_flight, self._options.max_queue_size, self._batcher.drain_s(in_flight))
+        self._check_slots()
+        if self._batcher.would_be_late(deadline):
+            raise self._full()
+
+    def _check_slots(self) -> None:
+        if self._slots.locked():
+            raise self._full()
+
+    def _full(self) -> QueueFull:
+        in_flight = self._batcher.in_flight()
+        return QueueFull(in_flight, self._options.max_queue_size, self._batcher.drain_s(in_flight))
 
     async def classify_many(
         self,
@@ -268,6 +277,22 @@ class Classifier:
                 raise PictureTooLarge(f"the picture has {len(data)} bytes; {limit} are allowed")
         elif data.shape != (size, size, 3) or data.dtype != np.uint8:  # numpy would broadcast it
             raise UnsupportedPicture(f"{data.dtype} pixels of shape {data.shape}; send uint8 of {(size, size, 3)}")
+
+
+class _Use:
+    """A block in which a classifier is in use."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+
+    def __enter__(self) -> Classifier:
+        self._classifier.count_users(1)
+        return self._classifier
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._classifier.count_users(-1)
 
 
 def _outcome(error: BaseException) -> PictureOutcome:

@@ -6,7 +6,7 @@ Each class adds one limit to uvicorn's protocol, which has none of them.
 import asyncio
 import logging
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -264,6 +264,8 @@ class HttpProtocol(SlowReaderLimits):
     async def _answer(
         self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        transport = cast(_ResponseTransport, cycle.transport)
+
         async def receive_or_fail() -> Message:
             message = await receive()
             if self.fault is not None and cycle is self.cycle and message.get("more_body"):
@@ -272,20 +274,44 @@ class HttpProtocol(SlowReaderLimits):
 
         async def send_and_close(message: Message) -> None:
             # A streamed answer may still be reading the body; one with a length is complete.
-            if cycle.more_body and message["type"] == "http.response.start" and _has_length(message):
-                cycle.keep_alive = False
+            if message["type"] == "http.response.start" and _has_length(message):
+                if scope["method"] != "HEAD":  # whose body is not written
+                    transport.hold_head()
+                if cycle.more_body:
+                    cycle.keep_alive = False
             await send(message)
 
         await app(scope, receive_or_fail, send_and_close)
 
 
 class _ResponseTransport:
-    """The transport that uvicorn's response cycle sees: its `close` lingers."""
+    """The transport that uvicorn's response cycle sees: it can send head and body together, and its `close` lingers."""
 
     def __init__(self, connection: HttpProtocol) -> None:
-        self.write = connection.transport.write
         self.is_closing = connection.transport.is_closing
-        self.close = connection.finish
+        self._connection = connection
+        self._holds_head = False
+        self._head = b""
+
+    def hold_head(self) -> None:
+        """Keep the next bytes, the head, until the body follows: one system call and one packet fewer."""
+        self._holds_head = True
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or keep them if they are a head to hold."""
+        if self._holds_head:
+            self._head, self._holds_head = data, False
+        elif self._head:
+            self._connection.transport.writelines([self._head, data] if data else [self._head])
+            self._head = b""
+        else:
+            self._connection.transport.write(data)
+
+    def close(self) -> None:
+        """Close the connection after the last byte."""
+        if self._head:
+            self.write(b"")
+        self._connection.finish()
 
 
 def _has_length(message: Message) -> bool:

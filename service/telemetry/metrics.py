@@ -6,9 +6,10 @@ process. Labels never carry what a client sent.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal, get_args
 
-from prometheus_client import Counter, Histogram, ProcessCollector
+from prometheus_client import ProcessCollector
 from prometheus_client.exposition import generate_latest
 
 from model.drift.distance import DriftMeasurement
@@ -56,10 +57,13 @@ class Metrics:
         else:
             WorkerProcessMetrics(self.registry)
         self._request_metrics(self.registry)
-        self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # saves two label look-ups a request
         self.connections = ConnectionMetrics(self.registry)
         self._picture_metrics(self.registry)
         self._model_metrics(self.registry)
+        # Looking up labels takes longer than counting. The values are few and known, so the caches stay small.
+        self._requests_of, self._request_s_of = cache(self._requests.labels), cache(self._request_s.labels)
+        self._pictures_of, self._decisions_of = cache(self._pictures.labels), cache(self._decisions.labels)
+        self._batches_of = cache(self._batches.labels)
         # Series with alerts start at 0: `increase()` does not see the first event of a new series.
         for series, value in ((self._changes, "refused"), (self._pictures, "failed"), (self._refusals, "unauthorised")):
             series.labels(value)
@@ -167,13 +171,8 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answered HTTP request. `route` is the route template, never the requested path."""
-        found = self._by_route.get((route, status))
-        if found is None:
-            found = self._requests.labels(route, str(status)), self._request_s.labels(route)
-            self._by_route[route, status] = found
-        requests, request_s = found
-        requests.inc()
-        request_s.observe(seconds)
+        self._requests_of(route, status).inc()
+        self._request_s_of(route).observe(seconds)
 
     def refused(self, reason: str) -> None:
         """Count a request answered with a problem; `reason` is its kind, such as `overloaded` or `not-ready`."""
@@ -186,11 +185,11 @@ class Metrics:
 
     def picture(self, outcome: PictureOutcome) -> None:
         """Count a picture by its final outcome."""
-        self._pictures.labels(outcome).inc()
+        self._pictures_of(outcome).inc()
 
     def decided(self, decision: Decision) -> None:
         """Count an answer by its decision."""
-        self._decisions.labels(decision).inc()
+        self._decisions_of(decision).inc()
 
     def decoded(self, seconds: float) -> None:
         """Observe the decoding time of one picture, failures included."""
@@ -206,7 +205,7 @@ class Metrics:
             self._queue_wait_s.observe(wait_s)
         self._run_s.observe(run_s)
         self._batch_pictures.observe(len(queue_wait_s))
-        self._batches.labels(reason, "failed" if failed else "done").inc()
+        self._batches_of(reason, "failed" if failed else "done").inc()
 
     def watch(self, *, queued: Callable[[], int], in_flight: Callable[[], int], ready: Callable[[], bool]) -> None:
         """Set the functions that gauges call at each scrape."""

@@ -1,9 +1,9 @@
 """Limits of request bodies: sizes, timeouts, and the memory that all requests in flight share."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from service.concurrency.shared_counts import Column, SharedCounts
 from service.errors import UploadMemoryExhausted
@@ -50,14 +50,9 @@ class MemoryBudget:
         self.in_use_bytes = 0
         self._per_caller: Counter[str] = Counter()
 
-    @contextmanager
-    def reserve(self, caller: str = "") -> Iterator["MemoryReservation"]:
-        """An empty reservation for one request; it is released at the end of the `with` block."""
-        reservation = MemoryReservation(self, caller)
-        try:
-            yield reservation
-        finally:
-            reservation.add(-reservation.reserved_bytes)
+    def reserve(self, caller: str = "") -> "MemoryReservation":
+        """An empty reservation for one request; it is released at the end of its `with` block."""
+        return MemoryReservation(self, caller)
 
     def add(self, caller: str, count: int) -> None:
         """Reserve `count` more bytes for a caller; a negative count releases them.
@@ -85,11 +80,19 @@ class MemoryBudget:
 
 @dataclass(slots=True)
 class MemoryReservation:
-    """The part of a memory budget that one request holds."""
+    """The part of a memory budget that one request holds, released at the end of its `with` block."""
 
     budget: MemoryBudget
     caller: str = ""
     reserved_bytes: int = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.add(-self.reserved_bytes)
 
     def add(self, count: int) -> None:
         """Reserve `count` more bytes; a negative count releases them.

@@ -112,8 +112,9 @@ class NdjsonPictures:
     async def _text(self) -> AsyncGenerator[bytes, None]:
         """The body in UTF-8, piece by piece."""
         decoder = Utf8Transcoder()
-        async for piece in BodyPieces(self.request, self._timer):
-            yield decoder.transcode(piece)
+        pieces = BodyPieces(self.request, self._timer)
+        while pieces.more:
+            yield decoder.transcode(await pieces.next())
         yield decoder.transcode(b"", last=True)
 
     def _skip(self) -> None:

@@ -6,6 +6,7 @@ event loop is woken once for each computed batch. Every item is settled exactly 
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -114,6 +115,8 @@ class Batcher(Generic[Raw, Item, Result]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._entries: set[_Entry[Raw, Result]] = set()
         self._empty = asyncio.Event()
+        self._expiry: asyncio.TimerHandle | None = None
+        self._next_expiry = math.inf  # the deadline for which the timer is set
         self._throughput = Throughput()
         self._failed_runs = 0  # in a row
         self._closing = False
@@ -162,9 +165,6 @@ class Batcher(Generic[Raw, Item, Result]):
         if len(self._entries) >= self._max_queue_size or self.would_be_late(deadline):
             raise QueueFull(len(self._entries), self._max_queue_size, self.drain_s(len(self._entries)))
         entry = self._admit(self._loop, raw, deadline, timing or ItemTiming())
-        timer = None
-        if deadline is not None:
-            timer = self._loop.call_later(deadline - entry.queued_at, self._fail, entry, DeadlineExpired())
         try:
             return await entry.future
         except asyncio.CancelledError:
@@ -173,8 +173,6 @@ class Batcher(Generic[Raw, Item, Result]):
             raise
         finally:
             self._release(entry)
-            if timer is not None:
-                timer.cancel()
             del raw, entry  # breaks the cycle of exception, frame and future, which would keep the item in memory
 
     async def close(self, *, drain: bool = True) -> None:
@@ -201,7 +199,7 @@ class Batcher(Generic[Raw, Item, Result]):
         running = self._running
         overdue = running is not None and self._clock() - running.started > self._max_run_s
         failing = self._failed_runs >= self._max_failed_runs
-        return not (self._closing or overdue or failing) and all(thread.is_alive() for thread in self._threads)
+        return not (self._closing or overdue or failing) and self._running_threads == len(self._threads)
 
     def in_flight(self) -> int:
         """Number of items accepted and not yet settled."""
@@ -230,11 +228,36 @@ class Batcher(Generic[Raw, Item, Result]):
         flush_at = now + self._max_queue_delay_s
         if deadline is not None:
             flush_at = min(flush_at, (now + deadline) / 2)
+            if deadline < self._next_expiry:
+                self._expire_at(loop, deadline)
         entry: _Entry[Raw, Result] = _Entry(raw, loop.create_future(), deadline, now, flush_at, timing)
         self._entries.add(entry)
         self._empty.clear()
         self._unprepared.put(entry)
         return entry
+
+    def _expire_at(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._next_expiry = deadline
+        self._expiry = loop.call_later(deadline - self._clock(), self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Fail the items whose deadline has passed. One timer for all, since most are answered long before."""
+        passed = max(self._next_expiry, self._clock())  # a timer can be early by its resolution
+        self._stop_expiry()
+        deadlines = [(entry.deadline, entry) for entry in self._entries if entry.deadline is not None]
+        for deadline, entry in deadlines:
+            if deadline <= passed:
+                self._fail(entry, DeadlineExpired())
+        left = [deadline for deadline, _ in deadlines if deadline > passed]
+        if left:
+            self._expire_at(loop, min(left))
+
+    def _stop_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry, self._next_expiry = None, math.inf
 
     def _release(self, entry: _Entry[Raw, Result]) -> None:
         self._entries.discard(entry)
@@ -254,6 +277,7 @@ class Batcher(Generic[Raw, Item, Result]):
 
     def _fail_all(self) -> None:
         self._closing = True
+        self._stop_expiry()
         for entry in list(self._entries):
             self._fail(entry, BatcherClosed("closed before the item was computed"))
 

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from test_v2_routes import message
 
 from model.contract import ArtefactError, read_manifest
+from service.api.schemas import BatchItem, ClassifyAnswer
 from service.config.settings import Settings, SettingsError, read_settings
 from service.runtime.loader import load_session
 
@@ -44,6 +45,20 @@ def decided(answer: dict[str, Any]) -> dict[str, Any]:
     """The part of an answer that concerns the decision."""
     names = ("decision", "reasons", "novelty")
     return {name: answer[name] for name in names} | {"set": answer["prediction"]["set"]}
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "maps=none", "maps=attention,evidence", "maps=evidence&map_format=png&top_k=2", "map_format=overlay&top_k=99"],
+)
+def test_an_answer_is_written_as_its_document_would_be(http: TestClient, query: str) -> None:
+    """Answers are written from their fields, without the document's validation."""
+    for picture in (*known_cells(3, first_seed=50), red_cells(4)):
+        body = http.post(f"/classify?{query}", files={"image": picture}).content
+        assert ClassifyAnswer.model_validate_json(body, strict=True).json_bytes() == body
+        item = http.post(f"/classify/batch?{query}", files=[("images", ("a.png", picture))]).json()["results"][0]
+        document = BatchItem.model_validate_json(orjson.dumps(item), strict=True)
+        assert orjson.loads(document.json_bytes()) == item
 
 
 def test_known_cells_are_rarely_rejected_and_every_doubt_has_its_reason(http: TestClient) -> None:

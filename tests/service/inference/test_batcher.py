@@ -146,6 +146,29 @@ async def test_the_deadline_ends_the_wait_even_when_the_runner_hangs(computing: 
     await batcher.close()
 
 
+async def test_one_timer_keeps_deadlines_in_any_order() -> None:
+    worker, loop = Worker(), asyncio.get_running_loop()
+    batcher, first = await occupied(worker, clock=loop.time)
+    now, expired = loop.time(), []
+
+    async def wait_for(item: int, deadline: float) -> None:
+        with pytest.raises(DeadlineExpired):
+            await batcher.submit(item, deadline=deadline)
+        expired.append(item)
+
+    patient = await submitted(batcher, 9, deadline=now + 600)
+    async with asyncio.timeout(60):
+        await asyncio.gather(
+            wait_for(3, now + 0.06), wait_for(1, now + 0.02), wait_for(2, now + 0.04), wait_for(0, now)
+        )
+    assert expired == [0, 1, 2, 3]
+    worker.go_on()
+    assert await worker.batch() == [9]
+    worker.go_on()
+    assert await asyncio.gather(first, *patient) == [0, 90]
+    await batcher.close()
+
+
 async def test_a_deadline_already_passed_is_refused_without_a_call() -> None:
     worker, clock = Worker(), Clock()
     batcher = await started(worker, clock=clock)

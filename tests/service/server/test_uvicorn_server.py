@@ -139,6 +139,19 @@ def test_head_requests_are_answered_without_a_word_in_the_log(service: Served) -
     assert not any("ERROR" in line for line in service.lines)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="packets are counted by Linux's TCP_INFO")
+def test_head_and_body_come_in_one_packet(service: Served) -> None:
+    url = httpx.URL(service.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
+        for count, path in enumerate((b"/health/live", b"/classes", b"/nowhere"), start=1):
+            connection.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+            heard = connection.recv(65536)
+            while not heard.endswith(b"}"):
+                heard += connection.recv(65536)
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+            assert int.from_bytes(info[152:156], sys.byteorder) == count  # tcpi_data_segs_in
+
+
 @pytest.mark.parametrize(
     ("request_line", "hosts", "status"),
     [("HTTP/1.1", 0, 400), ("HTTP/1.1", 1, 200), ("HTTP/1.1", 2, 400), ("HTTP/1.0", 0, 200), ("HTTP/1.0", 2, 400)],

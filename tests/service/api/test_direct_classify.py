@@ -1,4 +1,4 @@
-"""`POST /classify` without FastAPI's dependency injection beside the way through it: same answers, problems, counts."""
+"""`POST /classify` without FastAPI's router and dependency injection beside the way through them: both are the same."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +11,9 @@ from serving import client
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from service.api.responses import ResponseOptions
 from service.api.routes import classify
-from service.api.state import TIMEOUT_HEADER, app_state
+from service.api.state import TIMEOUT_HEADER, AppStateDep, RequestId, RequestTimeoutMs, app_state
 from service.app import create_app
 from service.config.settings import Settings
 from service.errors import Forbidden
@@ -113,16 +114,16 @@ def _overridden(app: FastAPI) -> None:
 
 
 def _as_a_parameter(app: FastAPI) -> None:
-    """A route of the same class whose function has one more header."""
-    router = APIRouter(route_class=classify.ClassifyRoute)
+    """A route of the same path whose function has one more header."""
+    router = APIRouter()
 
     @router.post("/classify")
     async def strict(
         request: Request,
-        options: Annotated[classify.ResponseOptions, Query()],
-        state: classify.AppStateDep,
-        request_id: classify.RequestId,
-        timeout_ms: classify.RequestTimeoutMs = None,
+        options: Annotated[ResponseOptions, Query()],
+        state: AppStateDep,
+        request_id: RequestId,
+        timeout_ms: RequestTimeoutMs = None,
         added: Annotated[str, Header()] = "absent",
     ) -> None:
         assert (request.method, options.top_k, request_id) and state.ready() and timeout_ms in (None, 60000)
