@@ -32,7 +32,7 @@ from model.formats.errors import (
     UnsupportedPicture,
 )
 from model.formats.file_types import format_of
-from model.resize import to_square
+from model.resize import picture_to_square, to_square
 
 __all__ = [
     "ArchiveForPicture",
@@ -92,7 +92,7 @@ def _other(found: str, data: bytes, size: int, max_pixels: int) -> NDArray[np.ui
         check_line_ends(found, data)
     picture, orientation = _READERS[found](data, max_pixels)
     picture = in_srgb(picture, embedded_profile(found, data) or picture.info.get("icc_profile"))
-    return to_square(np.asarray(upright(opaque(picture), orientation)), size)
+    return picture_to_square(upright(opaque(picture), orientation), size)
 
 
 def _jpeg(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:

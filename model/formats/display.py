@@ -70,6 +70,9 @@ def opaque(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     layer = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
-    if float(np.asarray(layer.getchannel("A")).mean()) < MIN_OPACITY * 255:
+    opacity = layer.getchannel("A")
+    if opacity.getextrema()[0] == 255:
+        return layer.convert("RGB")
+    if float(np.asarray(opacity).mean()) < MIN_OPACITY * 255:
         raise UnsupportedPicture("a completely transparent picture; save it without its alpha channel")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

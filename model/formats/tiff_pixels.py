@@ -131,6 +131,13 @@ def _unpacked(rows: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return pairs.reshape(len(rows), -1)
 
 
+class _PixelFile(TiffImageFile):
+    """A file with no metadata: `load` does not read its directory again to find some."""
+
+    def load_end(self) -> None:
+        return
+
+
 def loaded(main: Directory, tags: Iterable[int], changes: Mapping[int, tuple[int, ...]]) -> TiffImageFile:
     """Decode the picture that these tags of a directory describe, with some values replaced.
 
@@ -140,7 +147,7 @@ def loaded(main: Directory, tags: Iterable[int], changes: Mapping[int, tuple[int
     """
     _check_inside(main)
     try:
-        picture = TiffImageFile(BytesIO(classic(main, tags, changes)))
+        picture = _PixelFile(BytesIO(classic(main, tags, changes)))
     except SyntaxError as error:
         if str(error) == "unknown pixel mode":
             raise UnsupportedPicture("a TIFF of an unsupported pixel layout; save it as 8-bit RGB or grey") from error
