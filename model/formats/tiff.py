@@ -3,7 +3,7 @@
 from PIL import Image
 
 from model.formats.checks import check_size
-from model.formats.display import UPRIGHT, known, orientation_of_xmp
+from model.formats.display import UPRIGHT, known, orientation_of_metadata
 from model.formats.errors import PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from model.formats.sample_depth import FULL_SCALE, MIN_BRIGHTEST
 from model.formats.tiff_directory import Directory, Tag, directories
@@ -74,7 +74,7 @@ def _orientation(main: Directory) -> int:
     if Tag.ORIENTATION in main.entries:
         return known(main.number(Tag.ORIENTATION, UPRIGHT))
     try:
-        return orientation_of_xmp(main.raw(Tag.XMP))
+        return orientation_of_metadata({"xmp": main.raw(Tag.XMP)})
     except UndecodablePicture:  # damaged metadata; the pixels are complete
         return UPRIGHT
 
