@@ -43,7 +43,9 @@ class Kind:
     shown: Change = lambda picture: picture
 
 
-def _saved(form: str, change: Change = lambda picture: picture, **options: Any) -> Callable[[bytes, Image.Image], bytes]:
+def _saved(
+    form: str, change: Change = lambda picture: picture, **options: Any
+) -> Callable[[bytes, Image.Image], bytes]:
     return lambda _, cell: encoded(change(cell), form, **options)
 
 

@@ -321,7 +321,9 @@ def decode(data: bytes, layout: Layout, scale: int = 8) -> NDArray[np.uint8]:
         )
     except ValueError as error:
         raise _refusal(str(error), frame) from error
-    return np.invert(pixels, out=pixels) if four else pixels  # every known writer of CMYK stores inverted values, as Adobe does
+    return (
+        np.invert(pixels, out=pixels) if four else pixels
+    )  # every known writer of CMYK stores inverted values, as Adobe does
 
 
 def _refusal(warning: str, frame: Frame) -> PictureError:

@@ -74,15 +74,18 @@ def _levels(samples: NDArray[np.uint16], scale: Scale) -> NDArray[np.uint8]:
     bits = scale.high.bit_length()
     if scale.low == 0 and scale.high + 1 == 1 << bits and bits >= 8:
         upper = samples >> (bits - 8)
-        return np.minimum(upper, 255, out=upper).astype(np.uint8)
-    return _table(scale)[samples]
+        np.minimum(upper, 255, out=upper)
+        return upper.astype(np.uint8)
+    shown: NDArray[np.uint8] = _table(scale)[samples]
+    return shown
 
 
 @lru_cache(maxsize=16)
 def _table(scale: Scale) -> NDArray[np.uint8]:
     """The 8-bit level of each value that a sample can have."""
-    shown = np.rint((np.arange(FULL_SCALE + 1) - scale.low) * (255 / (scale.high - scale.low)))
-    return shown.clip(0, 255).astype(np.uint8)
+    shown = np.rint((np.arange(FULL_SCALE + 1) - scale.low) * (255 / (scale.high - scale.low))).clip(0, 255)
+    levels: NDArray[np.uint8] = shown.astype(np.uint8)
+    return levels
 
 
 def _fits(samples: NDArray[np.uint16], scale: Scale) -> bool:

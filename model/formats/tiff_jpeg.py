@@ -1,7 +1,7 @@
-"""Checks of the JPEG streams in a TIFF's strips or tiles (TIFF Technical Note 2), as strict as those of a JPEG file.
+"""JPEG streams in a TIFF's strips or tiles (TIFF Technical Note 2), checked as strictly as a JPEG file.
 
-libtiff ignores libjpeg's warnings, and leaves arbitrary bytes where a stream ends early. So each stream is decoded here.
-libtiff decodes the pixels once more if their colours are not the ones that libjpeg takes them for.
+libtiff ignores the warnings of libjpeg, and leaves arbitrary bytes where a stream ends early. So each is decoded here.
+Where libjpeg would take the colours for others than the TIFF says, libtiff decodes the pixels once more.
 """
 
 from collections.abc import Iterator

@@ -251,8 +251,8 @@ SCALES = st.one_of(
 
 
 @given(
-    bits=st.integers(6, 16), up=st.integers(0, 8), swapped=st.booleans(), dark=st.floats(0, 1), seed=st.integers(0, 999),
-    declared=st.lists(SCALES, max_size=3), full_scale=st.sampled_from([4095, 65535]),
+    bits=st.integers(6, 16), up=st.integers(0, 8), swapped=st.booleans(), dark=st.floats(0, 1),
+    seed=st.integers(0, 999), declared=st.lists(SCALES, max_size=3), full_scale=st.sampled_from([4095, 65535]),
 )  # fmt: skip
 @settings(max_examples=examples(300), deadline=None)
 def test_every_picture_is_shown_as_its_histogram_says(

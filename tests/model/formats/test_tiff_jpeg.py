@@ -123,8 +123,8 @@ def assert_libtiffs_pixels(data: bytes) -> None:
 )  # fmt: skip
 @settings(max_examples=examples(120), deadline=None)
 def test_strips_have_libtiffs_pixels(width: int, height: int, quality: int, seed: int, mode: str, rows: int) -> None:
-    drawn = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8))
-    picture = drawn.resize((width, height)).convert(mode)
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize((width, height)).convert(mode)
     data = encoded(picture, "TIFF", compression="jpeg", quality=quality, strip_size=rows * width * 3)
     assert_libtiffs_pixels(data)
 
