@@ -52,7 +52,8 @@ def deep_picture(main: Directory, bits: int) -> Image.Image:
     if main.number(Tag.PHOTOMETRIC, 0) == _WHITE_IS_ZERO:
         pixels[..., :colours] = 255 - pixels[..., :colours]
     height, width, _ = pixels.shape
-    return Image.frombytes(mode + "A" * len(alpha), (width, height), pixels.tobytes())
+    shown = mode + "A" * len(alpha)
+    return Image.frombuffer(shown, (width, height), np.ascontiguousarray(pixels), "raw", shown, 0, 1)
 
 
 def _straight(samples: NDArray[np.uint16], opaque: int) -> NDArray[np.uint16]:
