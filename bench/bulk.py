@@ -3,6 +3,7 @@
 Pictures are drawn; the same 64 repeat under other names.
 
     python -m bench.bulk beside --pictures 2000 --rounds 3
+    python -m bench.bulk limit --pictures 3000 --rounds 5
     python -m bench.bulk growth 1000 10000 100000
 """
 
@@ -24,11 +25,15 @@ from typing import Annotated
 
 import typer
 
+from bench.bare_folder import BATCH
+from bench.pictures import drawn
 from stress.pictures import picture
 from stress.results import Table, machine
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "ray.md"
+LIMIT_PAGE = ROOT / "docs" / "score.md"
+CELLS = ROOT / ".bench" / "cells"
 COMMAND = Path(sys.executable).with_name("marrowlens")
 DIFFERENT = 64
 SHARD = 1000
@@ -98,6 +103,70 @@ def _beside_table(found: list[tuple[Ran, Ran]], pictures: int) -> Table:
     cpu = ["plain, CPU ms a picture", "actors, CPU ms a picture", "ratio in CPU", "ratio in CPU, all"]
     numbered = [[str(number), *row] for number, row in enumerate(rows, 1)]
     return Table([*head, *cpu], [*numbered, ["median", *medians]])
+
+
+@app.command()
+def limit(
+    pictures: Annotated[int, typer.Option(min=100, help="Of each run.")] = 3000,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    page: Annotated[Path, typer.Option(help="Where the figures are put, between their marks.")] = LIMIT_PAGE,
+) -> None:
+    """Compare the CPU time of `marrowlens score` with that of decoding and the bare session, in turns."""
+    found: list[tuple[float, float, float, float]] = []
+    with tempfile.TemporaryDirectory(prefix="ml") as name:
+        folder = Path(name)
+        few, many = folder / "few", folder / "many"
+        _write_cells(few, drawn(CELLS, DIFFERENT), BATCH)
+        _write_cells(many, drawn(CELLS, DIFFERENT), pictures)
+        for number in range(rounds):
+            runs = [(kind, cells) for kind in ("bare", "score") for cells in (few, many)]
+            order = runs if number % 2 == 0 else runs[::-1]
+            cpu_s = {run: _cpu_of(*_limit_command(*run, folder / f"{number}{run[1].name}.parquet")) for run in order}
+            found.append(tuple(cpu_s[run] for run in runs))  # type: ignore[arg-type]
+            typer.echo(f"round {number + 1}: {found[-1]}")
+    said = (
+        f"{pictures} JPEGs of 250 x 250 px and 48 KB in a folder, the bundled model, {len(os.sched_getaffinity(0))} "
+        f"threads, batches of {BATCH}, {rounds} rounds in turns. CPU time of whole commands; for a picture, that of a "
+        f"run on {BATCH} pictures is subtracted first. A ratio is the time of decoding and the bare session, divided "
+        "by that of `marrowlens score`."
+    )
+    _put(page, "limit", said, _limit_table(found, pictures))
+
+
+def _limit_command(kind: str, cells: Path, table: Path) -> list[str]:
+    if kind == "bare":
+        return [sys.executable, "-m", "bench.bare_folder", str(cells)]
+    return [str(COMMAND), "score", str(cells), "--out", str(table)]
+
+
+def _limit_table(found: list[tuple[float, float, float, float]], pictures: int) -> Table:
+    more = pictures - BATCH
+    rows = []
+    for bare_few, bare, score_few, score in found:
+        each = [1000 * (bare - bare_few) / more, 1000 * (score - score_few) / more]
+        rows.append([bare, score, bare / score, score_few, *each, each[0] / each[1]])
+    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
+    shown = [[f"{value:.2f}" for value in row] for row in [*rows, medians]]
+    names = [*map(str, range(1, len(rows) + 1)), "median"]
+    head = ["round", "bare, s", "score, s", "ratio", f"score of {BATCH} pictures, s"]
+    each_head = ["bare, ms a picture", "score, ms a picture", "ratio of a picture"]
+    return Table([*head, *each_head], [[name, *row] for name, row in zip(names, shown, strict=True)])
+
+
+def _write_cells(folder: Path, cells: list[bytes], count: int) -> None:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:06d}.jpg").write_bytes(cells[number % len(cells)])
+
+
+def _cpu_of(*command: str) -> float:
+    """CPU seconds of a command, user and system, with all of its processes that have ended."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return used.ru_utime + used.ru_stime
 
 
 @app.command()

@@ -22,7 +22,7 @@ from model.formats import jpeg, png, tiff
 from model.formats.bmp_webp import read_bmp, read_webp
 from model.formats.checks import DEFAULT_MAX_PIXELS, check_line_ends, check_size
 from model.formats.color_profile import Transform, in_srgb, transform_to_srgb
-from model.formats.display import UPRIGHT, opaque, orientation_of_jpeg, upright
+from model.formats.display import UPRIGHT, opaque, orientation_of_metadata, upright
 from model.formats.embedded_profile import embedded_profile
 from model.formats.errors import (
     ArchiveForPicture,
@@ -32,7 +32,7 @@ from model.formats.errors import (
     UnsupportedPicture,
 )
 from model.formats.file_types import format_of
-from model.resize import to_square
+from model.resize import picture_to_square, to_square
 
 __all__ = [
     "ArchiveForPicture",
@@ -92,7 +92,7 @@ def _other(found: str, data: bytes, size: int, max_pixels: int) -> NDArray[np.ui
         check_line_ends(found, data)
     picture, orientation = _READERS[found](data, max_pixels)
     picture = in_srgb(picture, embedded_profile(found, data) or picture.info.get("icc_profile"))
-    return to_square(np.asarray(upright(opaque(picture), orientation)), size)
+    return picture_to_square(upright(opaque(picture), orientation), size)
 
 
 def _jpeg(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
@@ -111,7 +111,8 @@ def _jpeg(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
     if transform or mode == "CMYK":
         pixels = _converted(pixels, mode, transform)
     square = to_square(pixels, size, (frame.height * scale / 8, frame.width * scale / 8))
-    orientation = orientation_of_jpeg(data) if jpeg.has_metadata(layout) else UPRIGHT
+    metadata = jpeg.metadata(data, layout)
+    orientation = orientation_of_metadata(metadata) if metadata else UPRIGHT
     return square if orientation == UPRIGHT else np.asarray(upright(Image.fromarray(square), orientation))
 
 

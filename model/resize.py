@@ -38,10 +38,26 @@ def to_square(pixels: Pixels, size: int, extent: Extent | None = None) -> Pixels
     extent = extent or (height, width)
     if (height, width) == (size, size) == extent:
         return pixels
-    # Pillow may resize a tall picture vertically first, which rounds differently.
-    if SIMD and height <= width and height * width <= MAX_COPIED_PIXELS:
-        return _by_simd(pixels, size, extent)
-    return by_pillow(pixels, size, extent)
+    return _by_simd(pixels, size, extent) if _suits_simd(height, width) else by_pillow(pixels, size, extent)
+
+
+def picture_to_square(picture: Image.Image, size: int) -> Pixels:
+    """`to_square` of a Pillow picture of mode RGB, whose pixels are not copied. Thread-safe."""
+    width, height = picture.size
+    if width == height == size:
+        return np.asarray(picture)
+    if not _suits_simd(height, width):
+        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+    narrowed, square = Image.new("RGB", (size, height)), Image.new("RGB", (size, size))
+    resizer = Resizer()
+    resizer.resize_pil(picture, narrowed, _BILINEAR)
+    resizer.resize_pil(narrowed, square, _BILINEAR)
+    return np.asarray(square)
+
+
+def _suits_simd(height: int, width: int) -> bool:
+    """Whether the SIMD code is used. Pillow may resize a tall picture vertically first, which rounds differently."""
+    return SIMD and height <= width and height * width <= MAX_COPIED_PIXELS
 
 
 def by_pillow(pixels: Pixels, size: int, extent: Extent | None = None) -> Pixels:

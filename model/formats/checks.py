@@ -39,8 +39,10 @@ def check_line_ends(form: str, data: bytes) -> None:
     """
     if len(data) == _stated_size(form, data):
         return
-    line_feeds = data.count(b"\n")
-    if line_feeds >= _MIN_LINE_FEEDS and data.count(b"\r\n") == line_feeds:
+    at = data.find(b"\n")
+    while at >= 0 and data[at - 1 : at] == b"\r":
+        at = data.find(b"\n", at + 1)
+    if at < 0 and data.count(b"\n") >= _MIN_LINE_FEEDS:
         raise UndecodablePicture(
             f"the {form} data is damaged: its line ends were changed by a transfer in text mode; send the file again in"
             " binary mode"

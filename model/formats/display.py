@@ -1,10 +1,9 @@
 """From stored pixels to what a viewer shows: orientation applied, transparency over white."""
 
-from io import BytesIO
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import ExifTags, Image
-from PIL.JpegImagePlugin import JpegImageFile
 
 from model.formats.errors import UnsupportedPicture
 
@@ -32,19 +31,11 @@ def orientation_of(picture: Image.Image) -> int:
     return known(found)
 
 
-def orientation_of_jpeg(data: bytes) -> int:
-    """The orientation of a JPEG file, which simplejpeg decodes."""
-    try:
-        return orientation_of(JpegImageFile(BytesIO(data)))
-    except Exception:  # of Pillow's segment parser; it does not concern the pixels
-        return UPRIGHT
-
-
-def orientation_of_xmp(xmp: bytes) -> int:
-    """The orientation by XMP."""
-    metadata = Image.new("1", (1, 1))
-    metadata.info["xmp"] = xmp
-    return orientation_of(metadata)
+def orientation_of_metadata(metadata: Mapping[str, bytes]) -> int:
+    """The orientation by EXIF and XMP blocks, under Pillow's names."""
+    picture = Image.new("1", (1, 1))
+    picture.info.update(metadata)
+    return orientation_of(picture)
 
 
 def known(value: object) -> int:
@@ -70,6 +61,9 @@ def opaque(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     layer = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
-    if float(np.asarray(layer.getchannel("A")).mean()) < MIN_OPACITY * 255:
+    opacity = layer.getchannel("A")
+    if opacity.getextrema()[0] == 255:
+        return layer.convert("RGB")
+    if float(np.asarray(opacity).mean()) < MIN_OPACITY * 255:
         raise UnsupportedPicture("a completely transparent picture; save it without its alpha channel")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

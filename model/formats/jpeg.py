@@ -30,6 +30,7 @@ _SCALES = ((16, 1), (6, 2), (2.5, 4))
 
 _HOLE = bytes(32)  # real cells have at most 5 zeros in a row
 _DHT, _SOI, _EOI, _SOS, _DNL, _APP0, _APP1, _APP2 = 0xC4, 0xD8, 0xD9, 0xDA, 0xDC, 0xE0, 0xE1, 0xE2
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _BARE = {0x01, *range(0xD0, 0xD8)}  # TEM and RSTn: markers without a segment
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = {
@@ -281,9 +282,17 @@ def profile(data: bytes, layout: Layout) -> bytes | None:
     return b"".join(parts[number] for number in sorted(parts))
 
 
-def has_metadata(layout: Layout) -> bool:
-    """Whether there is an APP1 segment: EXIF or XMP, which can hold an orientation."""
-    return any(segment.marker == _APP1 for segment in layout.segments)
+def metadata(data: bytes, layout: Layout) -> dict[str, bytes]:
+    """The EXIF and XMP blocks before the first scan, under Pillow's names; an EXIF block can have several segments."""
+    found: dict[str, bytes] = {}
+    for marker, start, end, _ in layout.segments:
+        if marker == _SOS:
+            break
+        if marker == _APP1 and data.startswith(_EXIF, start, end):
+            found["exif"] = found.get("exif", _EXIF) + data[start + len(_EXIF) : end]
+        elif marker == _APP1 and data.startswith(_XMP, start, end):
+            found["xmp"] = data[start + len(_XMP) : end]
+    return found
 
 
 def decode(data: bytes, layout: Layout, scale: int = 8) -> NDArray[np.uint8]:
@@ -312,7 +321,9 @@ def decode(data: bytes, layout: Layout, scale: int = 8) -> NDArray[np.uint8]:
         )
     except ValueError as error:
         raise _refusal(str(error), frame) from error
-    return ~pixels if four else pixels  # every known writer of CMYK stores inverted values, as Adobe does
+    return (
+        np.invert(pixels, out=pixels) if four else pixels
+    )  # every known writer of CMYK stores inverted values, as Adobe does
 
 
 def _refusal(warning: str, frame: Frame) -> PictureError:

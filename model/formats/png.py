@@ -147,13 +147,14 @@ def _from_16_bit(picture: PngImageFile, data: bytes, colour_type: int, declared:
         hidden = (samples == np.array(transparent)).all(axis=2, keepdims=True)
         samples = np.concatenate([samples, np.where(hidden, 0, 0xFFFF).astype(np.uint16)], axis=2)
         mode += "A"
-    return Image.frombytes(mode, picture.size, to_8_bit(samples, colours, declared).tobytes())
+    pixels = np.ascontiguousarray(to_8_bit(samples, colours, declared))
+    return Image.frombuffer(mode, picture.size, pixels, "raw", mode, 0, 1)
 
 
 def _samples(picture: PngImageFile, data: bytes, colour_type: int) -> NDArray[np.uint16]:
     """The 16-bit samples (H, W, C). Pillow keeps 8 bits of colours, so the file is decoded once for each byte."""
     if colour_type == _GREY:
-        return np.asarray(picture).astype(np.uint16)[:, :, None]
+        return np.asarray(picture).astype(np.uint16, copy=False)[:, :, None]
     if colour_type == _GREY_ALPHA:
         return _unpacked(data, "RGBA").view(">u2").astype(np.uint16)
     samples = np.asarray(picture).astype(np.uint16)

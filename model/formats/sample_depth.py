@@ -7,6 +7,8 @@ upper half of the range is refused, because its brightness is unknown.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +22,6 @@ FULL_SCALE = 0xFFFF
 MIN_BRIGHTEST, MIN_BRIGHT_PERCENTILE, BRIGHT_SHARE = 1 / 2, 1 / 4, 0.99
 #: ImageJ's automatic contrast saturates 0.35 % of the samples. A range that clips more is of another picture.
 MAX_CLIPPED_SHARE = 0.01
-_CHUNK_SAMPLES = 1 << 20
 
 
 class Scale(NamedTuple):
@@ -48,67 +49,72 @@ def to_8_bit(
     Raises:
         UnsupportedPicture: no scale fits, or the bytes of each sample are swapped.
     """
-    counts = _histogram(samples[..., :colours])
+    colour = samples[..., :colours]
     scales = [scale for scale in dict.fromkeys(declared) if 0 <= scale.low < scale.high < full_scale]
-    found = next((scale for scale in scales if _fits(counts, scale)), None)
-    if found is None and (swapped := _swapped(counts)) is not None:
-        found = next((scale for scale in scales if _fits(swapped, scale)), None)
+    found = next((scale for scale in scales if _fits(colour, scale)), None)
+    if found is None and _is_swapped(colour):
+        samples = samples.byteswap()
+        colour = samples[..., :colours]
+        found = next((scale for scale in scales if _fits(colour, scale)), None)
         if found is None:
             raise UnsupportedPicture("16-bit samples with their two bytes swapped; write them in the file's byte order")
-        samples = samples.byteswap()
     if found is None:
-        _check_brightness(counts, full_scale)
+        _check_brightness(colour, full_scale)
         found = Scale(full_scale)
-    colour = _levels(found)[samples[..., :colours]]
+    shown = _levels(colour, found)
     if samples.shape[2] == colours:
-        return colour
+        return shown
     alpha = samples[..., colours:]
-    opacity = _levels(found if alpha.max() <= found.high else Scale(full_scale))[alpha]
-    return np.concatenate([colour, opacity], axis=2)
+    opacity = _levels(alpha, found if alpha.max() <= found.high else Scale(full_scale))
+    return np.concatenate([shown, opacity], axis=2)
 
 
-def _levels(scale: Scale) -> NDArray[np.uint8]:
-    """The 8-bit level of each sample value."""
-    values = np.arange(FULL_SCALE + 1)
+def _levels(samples: NDArray[np.uint16], scale: Scale) -> NDArray[np.uint8]:
+    """The 8-bit level of each sample."""
     bits = scale.high.bit_length()
     if scale.low == 0 and scale.high + 1 == 1 << bits and bits >= 8:
-        shown = values >> (bits - 8)
-    else:
-        shown = np.rint((values - scale.low) * (255 / (scale.high - scale.low)))
-    return shown.clip(0, 255).astype(np.uint8)
+        upper = samples >> (bits - 8)
+        np.minimum(upper, 255, out=upper)
+        return upper.astype(np.uint8)
+    shown: NDArray[np.uint8] = _table(scale)[samples]
+    return shown
 
 
-def _histogram(samples: NDArray[np.uint16]) -> NDArray[np.int64]:
-    flat = samples.reshape(-1)
-    counts = np.zeros(FULL_SCALE + 1, np.int64)
-    for start in range(0, flat.size, _CHUNK_SAMPLES):  # bincount needs eight bytes for each sample
-        counts += np.bincount(flat[start : start + _CHUNK_SAMPLES], minlength=counts.size)
-    return counts
+@lru_cache(maxsize=16)
+def _table(scale: Scale) -> NDArray[np.uint8]:
+    """The 8-bit level of each value that a sample can have."""
+    shown = np.rint((np.arange(FULL_SCALE + 1) - scale.low) * (255 / (scale.high - scale.low))).clip(0, 255)
+    levels: NDArray[np.uint8] = shown.astype(np.uint8)
+    return levels
 
 
-def _fits(counts: NDArray[np.int64], scale: Scale) -> bool:
-    outside = counts[: scale.low].sum() + counts[scale.high + 1 :].sum()
-    return bool(outside <= scale.clipped * counts.sum())
+def _fits(samples: NDArray[np.uint16], scale: Scale) -> bool:
+    outside = _count(samples < scale.low) + _count(samples > scale.high)
+    return outside <= scale.clipped * samples.size
 
 
-def _swapped(counts: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """The histogram with the bytes of each sample swapped, if they must be in the wrong order; else None.
+def _count(chosen: NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(chosen))
+
+
+def _is_swapped(samples: NDArray[np.uint16]) -> bool:
+    """Whether the two bytes of each sample must be in the wrong order.
 
     The lower byte of a picture takes all values, or follows from the upper one (8 bits widened to 16). A lower byte
     that stays small and is independent of the other is the upper byte of a 12-bit or 14-bit picture.
     """
-    high_low = counts.reshape(256, 256)
-    widened = bool(((high_low > 0).sum(axis=1) <= 1).all())
-    if widened or high_low[:, 64:].any() or not high_low[128:].any():
-        return None
-    return high_low.T.reshape(-1)
+    if samples.max() < 0x8000 or (samples & 0xFF).max() >= 64:
+        return False
+    pairs = np.unique(samples)
+    return len(np.unique(pairs >> 8)) < len(pairs)
 
 
-def _check_brightness(counts: NDArray[np.int64], full_scale: int) -> None:
-    brightest = int(counts.nonzero()[0][-1])
-    most = int(np.searchsorted(counts.cumsum(), BRIGHT_SHARE * counts.sum()))
-    if brightest >= MIN_BRIGHTEST * full_scale and most >= MIN_BRIGHT_PERCENTILE * full_scale:
+def _check_brightness(samples: NDArray[np.uint16], full_scale: int) -> None:
+    brightest = int(samples.max())
+    dark = _count(samples < ceil(MIN_BRIGHT_PERCENTILE * full_scale))
+    if brightest >= MIN_BRIGHTEST * full_scale and dark < BRIGHT_SHARE * samples.size:
         return
+    most = int(np.quantile(samples, BRIGHT_SHARE, method="inverted_cdf"))
     raise UnsupportedPicture(
         f"samples far below full scale: the maximum is {brightest} of {full_scale}, 99 % are at most {most}, and the "
         "number of significant bits is not declared; save it with 8 bits a sample or scaled to the full range"

@@ -3,11 +3,11 @@
 from PIL import Image
 
 from model.formats.checks import check_size
-from model.formats.display import UPRIGHT, known, orientation_of_xmp
+from model.formats.display import UPRIGHT, known, orientation_of_metadata
 from model.formats.errors import PictureTooLarge, UndecodablePicture, UnsupportedPicture
 from model.formats.sample_depth import FULL_SCALE, MIN_BRIGHTEST
 from model.formats.tiff_directory import Directory, Tag, directories
-from model.formats.tiff_jpeg import check_streams
+from model.formats.tiff_jpeg import read_streams
 from model.formats.tiff_pages import check_one_picture
 from model.formats.tiff_pixels import deep_picture, loaded
 
@@ -58,10 +58,12 @@ def read(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     _check_samples(main)
     check_one_picture(chain)
     _check_tile(main, max_pixels)
-    if main.number(Tag.COMPRESSION, 1) == _JPEG:
-        check_streams(main)
     bits = max(main.numbers(Tag.BITS_PER_SAMPLE), default=1)
-    picture = deep_picture(main, bits) if bits > 8 else _shallow_picture(main)
+    pixels = read_streams(main) if main.number(Tag.COMPRESSION, 1) == _JPEG else None
+    if pixels is not None and bits == 8:
+        picture = Image.fromarray(pixels)
+    else:
+        picture = deep_picture(main, bits) if bits > 8 else _shallow_picture(main)
     if Tag.ICC_PROFILE in main.entries:
         picture.info["icc_profile"] = main.raw(Tag.ICC_PROFILE)
     return picture, _orientation(main)
@@ -72,7 +74,7 @@ def _orientation(main: Directory) -> int:
     if Tag.ORIENTATION in main.entries:
         return known(main.number(Tag.ORIENTATION, UPRIGHT))
     try:
-        return orientation_of_xmp(main.raw(Tag.XMP))
+        return orientation_of_metadata({"xmp": main.raw(Tag.XMP)})
     except UndecodablePicture:  # damaged metadata; the pixels are complete
         return UPRIGHT
 

@@ -82,6 +82,7 @@ class Directory:
 
     def __init__(self, data: bytes, order: str, entries: Mapping[int, Entry], following: int) -> None:
         self.data, self.order, self.entries, self.following = data, order, entries, following
+        self._numbers: dict[int, tuple[int, ...]] = {}  # read before
 
     def raw(self, tag: int) -> bytes:
         """The bytes of a tag's values; empty if it is absent.
@@ -102,12 +103,16 @@ class Directory:
         Raises:
             UndecodablePicture: more values than a picture can need.
         """
+        if tag in self._numbers:
+            return self._numbers[tag]
         entry = self.entries.get(tag)
         if entry is None or entry.kind not in _WHOLE_NUMBERS:
             return ()
         if entry.count > MAX_VALUES:
             raise UndecodablePicture(f"a TIFF tag of {entry.count} values; at most {MAX_VALUES} are allowed")
-        return struct.unpack(f"{self.order}{entry.count}{_WHOLE_NUMBERS[entry.kind]}", self.raw(tag))
+        found = struct.unpack(f"{self.order}{entry.count}{_WHOLE_NUMBERS[entry.kind]}", self.raw(tag))
+        self._numbers[tag] = found
+        return found
 
     def number(self, tag: int, default: int) -> int:
         """A tag's first integer."""
@@ -203,4 +208,4 @@ def classic(main: Directory, tags: Iterable[int], changes: Mapping[int, tuple[in
     )
     head = data[:2] + struct.pack(order + "HI", 42, directory_at)
     count_of_tags = struct.pack(order + "H", len(stored))
-    return b"".join((head, data[8:], bytes(len(data) % 2), count_of_tags, *lines, bytes(4), behind))
+    return b"".join((head, memoryview(data)[8:], bytes(len(data) % 2), count_of_tags, *lines, bytes(4), behind))

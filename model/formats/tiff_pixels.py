@@ -52,7 +52,8 @@ def deep_picture(main: Directory, bits: int) -> Image.Image:
     if main.number(Tag.PHOTOMETRIC, 0) == _WHITE_IS_ZERO:
         pixels[..., :colours] = 255 - pixels[..., :colours]
     height, width, _ = pixels.shape
-    return Image.frombytes(mode + "A" * len(alpha), (width, height), pixels.tobytes())
+    shown = mode + "A" * len(alpha)
+    return Image.frombuffer(shown, (width, height), np.ascontiguousarray(pixels), "raw", shown, 0, 1)
 
 
 def _straight(samples: NDArray[np.uint16], opaque: int) -> NDArray[np.uint16]:
@@ -131,6 +132,13 @@ def _unpacked(rows: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return pairs.reshape(len(rows), -1)
 
 
+class _PixelFile(TiffImageFile):
+    """A file with no metadata: `load` does not read its directory again to find some."""
+
+    def load_end(self) -> None:
+        return
+
+
 def loaded(main: Directory, tags: Iterable[int], changes: Mapping[int, tuple[int, ...]]) -> TiffImageFile:
     """Decode the picture that these tags of a directory describe, with some values replaced.
 
@@ -140,7 +148,7 @@ def loaded(main: Directory, tags: Iterable[int], changes: Mapping[int, tuple[int
     """
     _check_inside(main)
     try:
-        picture = TiffImageFile(BytesIO(classic(main, tags, changes)))
+        picture = _PixelFile(BytesIO(classic(main, tags, changes)))
     except SyntaxError as error:
         if str(error) == "unknown pixel mode":
             raise UnsupportedPicture("a TIFF of an unsupported pixel layout; save it as 8-bit RGB or grey") from error

@@ -81,7 +81,7 @@ def score(
     Exit codes: 0 all scored, 1 some pictures had problems, 2 could not run, 130 interrupted.
     """
     console = error_console()
-    settings = load_settings(artefact=artefact)
+    settings = load_settings(artefact=artefact, drift_window=0)  # tables have no drift
     request = ScoreRequest(tuple(inputs), out, part_size, duplicates, key_column, image_column)
     cluster = ClusterOptions(address, actors, cpus_per_actor, gpus_per_actor)
     run = _score_on_ray if engine is Engine.RAY else _score_locally

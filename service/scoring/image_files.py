@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from model.image import PictureError, PictureTooLarge
@@ -50,10 +50,12 @@ def find_pictures(
     skipped = Skipped() if skipped is None else skipped
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if _is_walked(parent, name, skipped))
+        path = Path(parent)
+        inside = path.relative_to(folder).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
         for file in sorted(files):
             if is_picture_name(file):
-                path = Path(parent, file)
-                yield escaped_name(path.relative_to(folder).as_posix()), path
+                yield escaped_name(prefix + file), path / file
             else:
                 skipped.add(file)
 
@@ -67,6 +69,11 @@ def _is_walked(parent: str, folder: str, skipped: Skipped) -> bool:
 def escaped_name(name: str) -> str:
     """A file name that any table and terminal can hold: control characters and non-UTF-8 bytes become escapes."""
     return os.fsencode(name.translate(_ESCAPES)).decode("utf-8", "backslashreplace")
+
+
+def read_pictures(paths: Iterable[Path], max_image_bytes: int) -> list[bytes | PictureError | OSError]:
+    """The bytes of each picture, or the error."""
+    return [read_picture(path, max_image_bytes) for path in paths]
 
 
 def read_picture(path: Path, max_image_bytes: int) -> bytes | PictureError | OSError:

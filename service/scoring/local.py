@@ -23,7 +23,7 @@ from service.inference.pipeline import Answer
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.scoring.checkpoint import Checkpoint
-from service.scoring.image_files import SUFFIXES, Skipped, error_reason, escaped_name, find_pictures, read_picture
+from service.scoring.image_files import SUFFIXES, Skipped, error_reason, escaped_name, find_pictures, read_pictures
 from service.scoring.progress import PROBLEMS_SHOWN, print_problems, print_summary, progress_bar
 from service.scoring.tables import (
     Columns,
@@ -35,6 +35,9 @@ from service.scoring.tables import (
     write_table,
 )
 from service.telemetry.metrics import Metrics
+
+#: Files read in one call of the thread pool: handing over each of them alone takes as long as decoding a small picture.
+FILES_AT_ONCE = 16
 
 
 def score_folder(folder: Path, out: Path, session: Session, options: InferenceOptions, console: Console) -> int:
@@ -85,9 +88,11 @@ async def classify_files(
     names: deque[str] = deque()
 
     async def contents() -> AsyncIterator[bytes | Exception]:
-        for name, path in files:
-            names.append(name)
-            yield await PICTURES.run(read_picture, path, max_image_bytes)
+        left = iter(files)
+        while group := list(islice(left, FILES_AT_ONCE)):
+            names.extend(name for name, _ in group)
+            for content in await PICTURES.run(read_pictures, [path for _, path in group], max_image_bytes):
+                yield content
 
     await classifier.start()
     try:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from examples import examples
 from model import resize
-from model.resize import by_pillow, to_square
+from model.resize import by_pillow, picture_to_square, to_square
 
 SIDES = st.integers(8, 400)
 
@@ -65,3 +66,16 @@ def test_a_part_of_the_last_row_and_column(height: int, width: int, less: tuple[
     extent = (height - less[0], width - less[1])
     off = to_square(picture, 96, extent).astype(int) - by_pillow(picture, 96, extent)
     assert np.abs(off).max() <= 1
+
+
+@given(height=SIDES, width=SIDES, size=st.sampled_from([32, 96, 128, 224]), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=examples(60), deadline=None)
+def test_a_pillow_picture_gives_the_pixels_of_its_array(height: int, width: int, size: int, seed: int) -> None:
+    picture = pixels(height, width, seed)
+    assert (picture_to_square(Image.fromarray(picture), size) == to_square(picture, size)).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (1000, 1001), (300, 299)])
+def test_a_pillow_picture_of_a_special_shape_gives_the_pixels_of_its_array(height: int, width: int) -> None:
+    picture = pixels(height, width)
+    assert (picture_to_square(Image.fromarray(picture), 96) == to_square(picture, 96)).all()

@@ -2,12 +2,14 @@
 
 import struct
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import encoded, noise, png_chunk, png_file
+from PIL import Image, ImageOps
 
 from examples import examples
 from model.formats.errors import UndecodablePicture
@@ -134,3 +136,39 @@ def test_a_png_without_its_end_is_cut_off() -> None:
 def test_a_jpeg_of_a_phone_is_turned() -> None:
     stored = decode(with_exif("JPEG", turned(1)), 32)
     assert (decode(with_exif("JPEG", turned(6)), 32) == np.rot90(stored, -1)).all()
+
+
+def jpeg_with(*segments: bytes) -> bytes:
+    """The cell as a JPEG with these APP1 segments."""
+    plain = encoded(CELL, "JPEG", **FORMS["JPEG"])
+    written = b"".join(b"\xff\xe1" + struct.pack(">H", 2 + len(segment)) + segment for segment in segments)
+    return plain[:2] + written + plain[2:]
+
+
+XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0" + XMP
+JPEG_SEGMENTS = {
+    "exif": ([b"Exif\0\0" + turned(6)], True),
+    "exif in two segments": ([b"Exif\0\0" + turned(6)[:15], b"Exif\0\0" + turned(6)[15:]], True),
+    "xmp": ([XMP_SEGMENT], True),
+    "xmp beside exif that cannot be read": ([b"Exif\0\0" + bytes(64), XMP_SEGMENT], False),
+    "exif before xmp": ([XMP_SEGMENT, b"Exif\0\0" + turned(1)], False),
+    "another APP1": ([b"http://ns.adobe.com/xmp/extension/\0" + XMP], False),
+}
+
+
+@pytest.mark.parametrize("name", JPEG_SEGMENTS)
+def test_a_jpeg_is_turned_by_its_segments_as_pillow_turns_it(name: str) -> None:
+    segments, is_turned = JPEG_SEGMENTS[name]
+    data = jpeg_with(*segments)
+    upright = decode(jpeg_with(), 32)
+    assert (decode(data, 32) == (np.rot90(upright, -1) if is_turned else upright)).all()
+    with Image.open(BytesIO(data)) as picture:
+        shown = ImageOps.exif_transpose(picture)
+        assert (shown.tobytes() != picture.tobytes()) == is_turned
+
+
+def test_metadata_behind_the_first_scan_of_a_jpeg_does_not_count() -> None:
+    plain = encoded(CELL, "JPEG", progressive=True)
+    second = plain.index(b"\xff\xda", plain.index(b"\xff\xda") + 2)
+    segment = jpeg_with(b"Exif\0\0" + turned(6))[2 : 2 + 4 + 6 + len(turned(6))]
+    assert (decode(plain[:second] + segment + plain[second:], 32) == decode(plain, 32)).all()

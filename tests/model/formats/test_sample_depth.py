@@ -14,6 +14,7 @@ from tiff_files import page, tiff_file
 
 from examples import examples
 from model.formats.errors import UnsupportedPicture
+from model.formats.sample_depth import BRIGHT_SHARE, MIN_BRIGHT_PERCENTILE, MIN_BRIGHTEST, Scale, depth, to_8_bit
 from model.image import decode
 
 SIDE = 24
@@ -213,3 +214,60 @@ def test_the_idle_bits_of_a_transparent_colour_do_not_count() -> None:
     samples[5] = 9, 8, 7
     shown = decode(png_file(samples.astype(np.uint8), before=key(0x0109, 0xFF08, 7)), SIDE)
     assert (shown[5] == 255).all()
+
+
+def by_histogram(samples: NDArray[np.uint16], declared: list[Scale], full_scale: int) -> NDArray[np.uint8] | str:
+    """The rules of `to_8_bit`, from the number of samples of each value."""
+    counts = np.bincount(samples.reshape(-1), minlength=65536)
+    by_byte = counts.reshape(256, 256)
+
+    def fits(counts: NDArray[np.int64], scale: Scale) -> bool:
+        return bool(counts[: scale.low].sum() + counts[scale.high + 1 :].sum() <= scale.clipped * counts.sum())
+
+    scales = [scale for scale in declared if 0 <= scale.low < scale.high < full_scale]
+    found = next((scale for scale in scales if fits(counts, scale)), None)
+    alone = ((by_byte > 0).sum(axis=1) <= 1).all()
+    if found is None and not alone and not by_byte[:, 64:].any() and by_byte[128:].any():
+        found = next((scale for scale in scales if fits(by_byte.T.reshape(-1), scale)), None)
+        if found is None:
+            return "swapped"
+        samples = samples.byteswap()
+    if found is None:
+        most = np.searchsorted(counts.cumsum(), BRIGHT_SHARE * counts.sum())
+        if samples.max() < MIN_BRIGHTEST * full_scale or most < MIN_BRIGHT_PERCENTILE * full_scale:
+            return f"the maximum is {samples.max()} of {full_scale}, 99 % are at most {most}"
+        found = Scale(full_scale)
+    bits, values = found.high.bit_length(), np.arange(65536)
+    whole = found.low == 0 and found.high + 1 == 1 << bits
+    shown = values >> (bits - 8) if whole else np.rint((values - found.low) * (255 / (found.high - found.low)))
+    return shown.clip(0, 255).astype(np.uint8)[samples]
+
+
+SCALES = st.one_of(
+    st.integers(8, 16).map(depth),
+    st.integers(8, 15).map(lambda bits: Scale((1 << bits) - 1, 0, 0.4)),
+    st.builds(Scale, st.integers(300, 65535), st.integers(0, 299), st.sampled_from([0.0, 0.01, 0.2])),
+)
+
+
+@given(
+    bits=st.integers(6, 16), up=st.integers(0, 8), swapped=st.booleans(), dark=st.floats(0, 1),
+    seed=st.integers(0, 999), declared=st.lists(SCALES, max_size=3), full_scale=st.sampled_from([4095, 65535]),
+)  # fmt: skip
+@settings(max_examples=examples(300), deadline=None)
+def test_every_picture_is_shown_as_its_histogram_says(
+    bits: int, up: int, swapped: bool, dark: float, seed: int, declared: list[Scale], full_scale: int
+) -> None:
+    random = np.random.default_rng(seed)
+    samples = (random.integers(0, 1 << bits, (12, 12, 3)) << up).clip(0, 65535).astype(np.uint16)
+    samples[random.random(samples.shape) < dark] >>= 4
+    if full_scale == 4095:
+        samples &= 4095
+    elif swapped:
+        samples = samples.byteswap()
+    expected = by_histogram(samples, declared, full_scale)
+    if isinstance(expected, str):
+        with pytest.raises(UnsupportedPicture, match=expected):
+            to_8_bit(samples, 3, declared, full_scale)
+    else:
+        assert (to_8_bit(samples, 3, declared, full_scale) == expected).all()

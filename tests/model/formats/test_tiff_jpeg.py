@@ -12,9 +12,11 @@ from pictures import encoded, tiff
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from test_jpeg import SIDE, cell
+from tiff_files import Page, tiff_file
 
 from examples import examples
 from model.formats.errors import PictureError, UndecodablePicture, UnsupportedPicture
+from model.formats.tiff import read
 from model.image import decode
 
 
@@ -108,3 +110,62 @@ def test_streams_that_lie_upon_each_other_are_refused() -> None:
     one = struct.pack("<16H", *range(1024, 1024 + 16 * len(stream), len(stream)))
     with pytest.raises(UndecodablePicture, match="overlap|instead of|damaged"):
         decode(strips.replace(one, struct.pack("<16H", *[1024] * 16))[: 1024 + 2 * len(stream)], 16)
+
+
+def assert_libtiffs_pixels(data: bytes) -> None:
+    with Image.open(BytesIO(data)) as picture:
+        assert np.array_equal(read(data, 10**6)[0].convert("RGB"), picture.convert("RGB"))
+
+
+@given(
+    width=st.integers(17, 90), height=st.integers(17, 90), quality=st.integers(30, 98), seed=st.integers(0, 99),
+    mode=st.sampled_from(["RGB", "YCbCr", "L", "CMYK"]), rows=st.sampled_from([8, 16, 32, 1000]),
+)  # fmt: skip
+@settings(max_examples=examples(120), deadline=None)
+def test_strips_have_libtiffs_pixels(width: int, height: int, quality: int, seed: int, mode: str, rows: int) -> None:
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize((width, height)).convert(mode)
+    data = encoded(picture, "TIFF", compression="jpeg", quality=quality, strip_size=rows * width * 3)
+    assert_libtiffs_pixels(data)
+
+
+JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
+
+
+def alone(stream: bytes, segment: bytes = b"") -> bytes:
+    """A JPEG with no segment that says what its colours are, but this one."""
+    return b"\xff\xd8" + segment + stream[stream.index(b"\xff\xdb") :]
+
+
+@given(quality=st.integers(30, 98), stored=st.sampled_from(["RGB", "YCbCr"]), declared=st.sampled_from([2, 6]),
+       segment=st.sampled_from([b"", JFIF, ADOBE_RGB]), seed=st.integers(0, 99))  # fmt: skip
+@settings(max_examples=examples(120), deadline=None)
+def test_tiles_have_libtiffs_pixels(quality: int, stored: str, declared: int, segment: bytes, seed: int) -> None:
+    """Also where the colours that the TIFF declares are not those that libjpeg takes the stream for."""
+    drawn = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8))
+    stream = encoded(drawn, "JPEG", quality=quality, subsampling=0, keep_rgb=stored == "RGB")
+    tags = {256: 16, 257: 16, 258: (8, 8, 8), 259: 7, 262: declared, 277: 3, 322: 16, 323: 16, 530: (1, 1)}
+    assert_libtiffs_pixels(tiff_file(Page(tags, [alone(stream, segment)])))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_streams_for_another_number_of_tiles_are_refused(count: int) -> None:
+    stream = alone(encoded(SMALL, "JPEG", keep_rgb=True))
+    tags = {256: 32, 257: 32, 258: (8, 8, 8), 259: 7, 262: 2, 277: 3, 322: 16, 323: 16}
+    with pytest.raises(PictureError):
+        decode(tiff_file(Page(tags, [stream] * count)), 16)
+
+
+@given(width=st.integers(8, 60), height=st.integers(8, 60), seed=st.integers(0, 99))
+@settings(max_examples=examples(60), deadline=None)
+def test_tiles_at_the_edges_are_cut(width: int, height: int, seed: int) -> None:
+    drawn = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)
+    stored = [
+        encoded(Image.fromarray(drawn[top : top + 16, left : left + 16]), "JPEG", keep_rgb=True)
+        for top in range(0, height, 16)
+        for left in range(0, width, 16)
+    ]
+    tags = {256: width, 257: height, 258: (8, 8, 8), 259: 7, 262: 2, 277: 3, 322: 16, 323: 16}
+    if max(width, height) <= 10 * min(width, height):
+        assert_libtiffs_pixels(tiff_file(Page(tags, list(map(alone, stored)))))

@@ -55,6 +55,15 @@ def test_a_cell_that_was_cut_out_is_seen_over_white() -> None:
         assert (shown[6:9, 6:9] == COLOUR).all() and (shown[0] == 255).all()
 
 
+@pytest.mark.parametrize("lowest", [0, 254, 255])
+def test_alpha_counts_unless_it_is_255_everywhere(lowest: int) -> None:
+    drawn = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 4), np.uint8)
+    drawn[..., 3] = 255
+    drawn[3, 4, 3] = lowest
+    over_white = Image.alpha_composite(Image.new("RGBA", (SIDE, SIDE), "white"), Image.fromarray(drawn))
+    assert (decode(encoded(Image.fromarray(drawn), "PNG"), SIDE) == np.asarray(over_white.convert("RGB"))).all()
+
+
 def test_a_bmp_that_is_not_read_is_named() -> None:
     with pytest.raises(UnsupportedPicture, match="unsupported layout"):
         decode(bmp(layer(255), 56, (0x3FF00000, 0xFFC00, 0x3FF, 0)), SIDE)

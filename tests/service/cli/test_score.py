@@ -26,7 +26,7 @@ from service.config.settings import Settings
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import OnnxSession, Outputs, open_session
 from service.scoring.checkpoint import Checkpoint
-from service.scoring.local import score_folder
+from service.scoring.local import FILES_AT_ONCE, score_folder
 from service.scoring.tables import Columns, ScoredPicture, ScoringError, TableError, read_table
 
 FORMATS = ["csv", "jsonl", "parquet"]
@@ -98,6 +98,27 @@ def test_the_table_has_the_decisions(form: str, tmp_path: Path, trusted_artefact
             assert row.prediction_set == tuple(answer["prediction"]["set"])
             assert row.p_value == pytest.approx(answer["novelty"]["p_value"])
     assert found["08.png"] is not None and found["08.png"].decision == "reject"
+
+
+def test_every_picture_of_several_groups_has_its_own_row(tmp_path: Path, artefact: Path, draw: Draw) -> None:
+    """Files are read in groups; those that cannot be read lie at the ends of two of them."""
+    cells, out = tmp_path / "cells", tmp_path / "results.csv"
+    cells.mkdir()
+    for number in range(2 * FILES_AT_ONCE + 3):
+        (cells / f"{number:02d}.jpg").write_bytes(draw(number))
+    broken = [0, FILES_AT_ONCE - 1, FILES_AT_ONCE]
+    for number in broken:
+        (cells / f"{number:02d}.jpg").write_bytes(b"no picture")
+    assert run(cells, out, artefact).exit_code == 1
+    session = open_session(artefact)
+    size = session.manifest.preprocessing.input_size
+    found = rows(out, artefact)
+    assert sorted(found) == [f"{n:02d}.jpg" for n in range(2 * FILES_AT_ONCE + 3) if n not in broken]
+    for name, probabilities in found.items():
+        pixels = decode((cells / name).read_bytes(), size)
+        np.testing.assert_allclose(probabilities, session.run(pixels[None]).probabilities[0], atol=1e-5)
+    problems = out.with_name("results.csv.problems.jsonl").read_text().splitlines()
+    assert [json.loads(line)["path"] for line in problems] == [f"{n:02d}.jpg" for n in broken]
 
 
 def test_rows_of_other_thresholds_are_not_mixed(
