@@ -20,9 +20,12 @@ export class Problem extends Error {
   }
 }
 
+/** The title of a problem in the page's language. */
+export const problemTitle = (document) => textOr(`problem.${kindOf(document)}`, document.title ?? text("problem.other"));
+
 /** A problem in words: the title in the page's language, and what was found. */
 export function problemText(document) {
-  const title = textOr(`problem.${kindOf(document)}`, document.title ?? text("problem.other"));
+  const title = problemTitle(document);
   return document.detail ? `${title}: ${document.detail}` : title;
 }
 

@@ -126,9 +126,9 @@ export class CellDetail {
   }
 
   caption(evidence, scale) {
-    if (scale) return text("overlay.attention.words", { kernel: scale.kernel, place: place(scale.values) });
+    if (scale) return text("overlay.attention.words", { kernel: scale.kernel, ...strongest(scale.values) });
     if (this.map !== "evidence" || !evidence) return text("overlay.none.words");
-    return text("overlay.evidence.words", { class: className(evidence.code), place: place(evidence.values) });
+    return text("overlay.evidence.words", { class: className(evidence.code), ...strongest(evidence.values) });
   }
 
   /** All classes, the most probable first. Choosing one shows the evidence for it. */
@@ -190,12 +190,10 @@ export async function requestMaps(picture, hasAttention) {
   return json(`classify?maps=${maps}&top_k=1000`, { method: "POST", body: form });
 }
 
-/** Where a map is strongest, in words. */
-function place(rows) {
+/** Where a map is strongest: the middle of that square, from the left and the top edge. */
+function strongest(rows) {
   const values = rows.flat();
   const at = values.indexOf(Math.max(...values));
-  const third = (index, length) => Math.min(2, Math.floor((3 * (index + 0.5)) / length));
-  const row = third(Math.floor(at / rows[0].length), rows.length);
-  const column = third(at % rows[0].length, rows[0].length);
-  return text(`place.${3 * row + column}`);
+  const [row, column] = [Math.floor(at / rows[0].length), at % rows[0].length];
+  return { x: percent((column + 0.5) / rows[0].length), y: percent((row + 0.5) / rows.length) };
 }
