@@ -35,6 +35,7 @@ _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (
     ("/worklist", frozenset({"specimens"})),
     ("/specimens", frozenset({"specimens"})),
     ("/readings", frozenset({"specimens"})),
+    ("/reference-cells", frozenset({"specimens"})),
     ("/classify", frozenset({"classify"})),
     ("/v2", frozenset({"classify"})),
 )
@@ -43,7 +44,8 @@ _ANY_SCOPE: frozenset[Scope] = frozenset(SCOPES)
 _ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(r"(?s)\w+ /readings(/.*)?"), "operate"),
     (re.compile(r"\w+ /model/reload"), "operate"),
-    (re.compile(r"(?s)(GET|HEAD) /(specimens|worklist)(/.*)?"), "read"),
+    (re.compile(r"(?s)(GET|HEAD) /(specimens|worklist|reference-cells)(/.*)?"), "read"),
+    (re.compile(r"\w+ /specimens/[^/]+/presence/[^/]+"), "read"),
     (re.compile(r"\w+ /specimens/[^/]+/(sign|amend)"), "sign"),
     (re.compile(r"\w+ /specimens/[^/]+/second-reading"), "second-reader"),
     (re.compile(r"\w+ /specimens/[^/]+/(erase|messages/[^/]+/\w+)"), "operate"),

@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 _DAY_S = 86_400.0
 
 
+#: A browser must not interpret an uploaded file as a page, nor keep it.
+PICTURE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
 def media_type(picture: bytes) -> str:
     """The media type of a picture, by its first bytes."""
     return f"image/{format_of(picture[:16]).lower()}"
@@ -61,6 +65,10 @@ class PictureStore:
         with suppress(FileNotFoundError):
             return read_regular_file(self._path(sha256, kind), LARGE_BYTES)
         return None
+
+    def has(self, sha256: str) -> bool:
+        """Whether a picture is stored."""
+        return self._path(sha256, "picture").is_file()
 
     def delete(self, pictures: Iterable[str]) -> None:
         """Delete pictures by their hashes. Files that cannot be deleted are logged and skipped."""
