@@ -11,7 +11,7 @@ from model.contract import CLASSES
 from training.drawn.painter import paint
 
 FOLDER = Path("service/lis/drawn_cells")
-CELLS, SIZE, QUALITY = 3, 128, 82
+CELLS, SIZE, QUALITY = 4, 112, 80
 
 
 def main() -> None:

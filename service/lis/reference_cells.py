@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from model.image import PictureError, format_of
-from model.regular_file import NotReadable, read_regular_file
+from model.regular_file import read_regular_file
 from service.lis.domain import signed_cells
 from service.lis.picture_store import PictureStore
 from service.lis.schemas import ReferenceCell
@@ -74,7 +74,7 @@ class ReferenceFolder:
         path = self._pictures.get(code, {}).get(picture)
         try:
             return None if path is None else read_regular_file(path, _MAX_BYTES)
-        except (OSError, NotReadable):
+        except OSError:
             return None
 
 
@@ -127,10 +127,12 @@ def _pictures_in(folder: Path) -> dict[str, Path]:
 
 
 def _checked(path: Path) -> bytes:
+    """The content of a picture. Raises ReferenceFolderError and OSError."""
+    content = read_regular_file(path, _MAX_BYTES)
     try:
-        content = read_regular_file(path, _MAX_BYTES)
-        if format_of(content[:512]) in _FORMATS:
-            return content
-    except (PictureError, NotReadable) as error:
-        raise ReferenceFolderError(path, f"{error}; remove it") from None
-    raise ReferenceFolderError(path, f"browsers do not show this picture; save it as {' or '.join(_FORMATS[:2])}")
+        is_shown = format_of(content[:512]) in _FORMATS
+    except PictureError:
+        is_shown = False
+    if not is_shown:
+        raise ReferenceFolderError(path, "no picture that browsers show; save it as JPEG or PNG, or remove it")
+    return content

@@ -22,7 +22,7 @@ _PATH = "/specimens/{specimen_id}/presence/{page}"
     responses=problem_responses(400, 404, 408, 413, 415, 422, 429, 503),
     openapi_extra=examples.taking(examples.LOOK),
 )
-async def announce(
+async def announce_presence(
     specimen_id: SpecimenId, page: Page, body: Look, actor: CurrentActor, lab: CurrentLaboratory
 ) -> None:
     """Repeat it every 10 s: a page that is silent for 30 s is taken for closed. `GET /specimens/{id}/revision` lists
@@ -36,6 +36,6 @@ async def announce(
     status_code=204,
     responses=problem_responses(404, 422, 503),
 )
-async def leave(specimen_id: SpecimenId, page: Page, actor: CurrentActor, lab: CurrentLaboratory) -> None:  # noqa: ARG001
+async def end_presence(specimen_id: SpecimenId, page: Page, actor: CurrentActor, lab: CurrentLaboratory) -> None:  # noqa: ARG001
     """Forget a page of this person. There may be none."""
     await lab.query(lab.presence.leave, page, actor)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Draw
 from keys import bearer, entry, keys_file
 from lab import open_request, use_cases, user
 from serving import client, refused
@@ -59,7 +58,7 @@ def test_a_silent_page_is_closed_and_forgotten(front: UseCases) -> None:
 
 
 def test_two_services_show_the_same_people_and_log_none(
-    artefact: Path, tmp_path: Path, draw: Draw, caplog: pytest.LogCaptureFixture
+    artefact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lis = LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}", audit_reads=True)
     with client(artefact, lis=lis) as one, client(artefact, lis=lis) as two:

@@ -38,7 +38,7 @@ const kindOf = (document) => (document.type ?? "").split(":").pop();
  *
  * @throws {Problem} for a status of 400 and above, and if the service cannot be reached.
  */
-export async function request(path, { method = "GET", body, headers = {}, signal, isBackground = false } = {}) {
+export async function request(path, { method = "GET", body, headers = {}, signal, keepalive, isBackground = false } = {}) {
   let answer;
   try {
     answer = await fetch(address(path), {
@@ -46,6 +46,7 @@ export async function request(path, { method = "GET", body, headers = {}, signal
       body,
       headers: { ...identity(method), ...(isBackground && { "X-Background-Request": "1" }), ...headers },
       signal,
+      keepalive,
       credentials: "same-origin",
       cache: "no-store",
     });

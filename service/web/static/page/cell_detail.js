@@ -14,9 +14,10 @@ export class CellDetail {
    * @param {(cell: object) => {title: string, name: string, url: string, facts: Node[]}} options.describe or a promise of it
    * @param {(cell: object) => Promise<object>} options.maps the answer of `/classify` with attention and evidence
    * @param {(cell: object) => void} options.closed gets the cell that was last shown
+   * @param {(cell: object, code: string) => void} [options.considered] gets the class whose evidence is chosen
    */
-  constructor({ describe, maps, closed }) {
-    Object.assign(this, { describe, maps });
+  constructor({ describe, maps, closed, considered = () => {} }) {
+    Object.assign(this, { describe, maps, considered });
     this.dialog = byId("detail");
     this.map = "evidence";
     this.answers = new WeakMap();
@@ -59,6 +60,7 @@ export class CellDetail {
     byId("detail-back").ariaDisabled = at === 0;
     byId("detail-next").ariaDisabled = at === this.cells.length - 1;
     this.drawBars();
+    this.considered(cell, this.code);
     await this.load(cell);
   }
 
@@ -90,6 +92,7 @@ export class CellDetail {
     if (radio) radio.checked = true;
     this.drawMap();
     this.drawBars();
+    this.considered(this.cell, this.code);
   }
 
   drawChoices(answer) {

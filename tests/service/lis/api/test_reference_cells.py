@@ -80,10 +80,11 @@ def test_the_laboratorys_own_cells_come_instead_and_their_names_stay_there(
     ("make", "said"),
     [
         (lambda folder, _: folder.write_text("a file"), "not a folder"),
-        (lambda folder, _: None, "No such file"),
+        (lambda *_: None, "No such file"),
         (lambda folder, _: folder.mkdir(), "put pictures into subfolders"),
-        (lambda folder, _: own_cells(folder, PMO=b"%PDF-1.7 a text"), "Muster_Erika.png: it is a PDF"),
-        (lambda folder, draw: own_cells(folder, PMO=draw(1, format="TIFF")), "save it as JPEG or PNG"),
+        (lambda folder, _: (folder / "PMO" / "2026").mkdir(parents=True), "2026: a folder"),
+        (lambda folder, _: own_cells(folder, PMO=b"%PDF-1.7 a text"), "Muster_Erika.png: no picture"),
+        (lambda folder, draw: own_cells(folder, PMO=draw(1, format="TIFF")), "save it as JPEG or PNG, or remove it"),
     ],
 )
 def test_a_folder_that_cannot_be_used_stops_the_start(
@@ -145,7 +146,7 @@ def test_an_unread_cell_and_one_whose_picture_has_expired_are_no_reference(
         assert http.post(f"/specimens/{specimen}/sign", json=signature).status_code == 200
         assert {source for source, _ in offered(http, item["cell"]["code"])} == {"drawn"}
         signed_cell(http, draw(1))
-        [stored] = [path for path in (tmp_path / "pictures").glob(f"??/{sha256(draw(1)).hexdigest()}.picture")]
+        [stored] = list((tmp_path / "pictures").glob(f"??/{sha256(draw(1)).hexdigest()}.picture"))
         stored.unlink()
         assert {source for source, _ in offered(http, "PMO")} == {"drawn"}
 
