@@ -147,6 +147,14 @@ def test_a_cell_is_compared_with_reference_cells_and_with_other_cells(browser: B
             if code != suggested:
                 page.click(f'#detail-bars [data-code="{code}"]')
                 expect(references.last.locator("h3")).to_contain_text(name)
+        page.keyboard.press("+")
+        page.keyboard.press("+")
+        enlarged = "({scrollWidth, clientWidth}) => scrollWidth / clientWidth"
+        assert page.locator("#detail-layers").evaluate(enlarged) == pytest.approx(2, abs=0.05)
+        position = page.inner_text("#detail-position")
+        page.focus("#detail-layers")
+        page.keyboard.press("ArrowRight")  # moves the picture
+        expect(page.locator("#detail-position")).to_have_text(position)
         page.keyboard.press("Escape")
         expect(page.locator("#compare")).to_be_disabled()
         page.keyboard.press("Control+a")

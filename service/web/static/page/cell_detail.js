@@ -4,6 +4,7 @@ import { json, Problem } from "./api.js";
 import { byId, element, hiddenText } from "./element.js";
 import { clear, drawAttention, drawEvidence, evidenceReach } from "./overlay.js";
 import { className, percent, precisePercent, text } from "./texts.js";
+import { Zoom } from "./zoom.js";
 
 const layers = byId("detail-layers");
 const canvas = byId("detail-overlay");
@@ -26,7 +27,9 @@ export class CellDetail {
     byId("detail-close").addEventListener("click", () => this.dialog.close());
     byId("detail-opacity").addEventListener("input", () => this.applyOpacity());
     byId("detail-maps").addEventListener("change", (event) => this.choose(event.target.value));
+    this.zoom = new Zoom(layers, byId("detail-sheet"), byId("detail-zoom"));
     byId("detail-picture").addEventListener("error", () => layers.classList.add("has-no-picture"));
+    byId("detail-picture").addEventListener("load", ({ target }) => (layers.style.aspectRatio = `${target.naturalWidth} / ${target.naturalHeight}`));
     this.dialog.addEventListener("keydown", (event) => this.pressed(event));
     this.dialog.addEventListener("close", () => closed(this.cell));
   }
@@ -174,9 +177,11 @@ export class CellDetail {
 
   pressed(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const isField = event.target.matches("input, select, textarea");
+    const takesArrows = event.target.matches("input, select, textarea, .is-enlarged");
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step && !isField) this.step(step);
+    const zoom = { "-": -1, "+": 1 }[event.key];
+    if (step && !takesArrows) this.step(step);
+    else if (zoom) this.zoom.step(zoom);
     else if (/^[0-9]$/.test(event.key) && !event.target.matches("input:not([type=radio], [type=range]), textarea, select")) {
       const choice = this.choices?.[Number(event.key)];
       if (choice) this.choose(choice);
