@@ -53,8 +53,10 @@ KSERVE := kserve>=0.21
 .DELETE_ON_ERROR:
 
 .PHONY: help
-help: ## List all targets
+help: ## List all targets and variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {print "\nVariables, their meaning and an example:"} /^#   [A-Z_]+ / {sub(/^# /, ""); print} \
+		/^# The service reads/ {sub(/^# /, ""); print "\n" $$0}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: serve
 serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.0.1:8000; installs no torch

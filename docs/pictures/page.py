@@ -84,7 +84,7 @@ def model(page: Page, url: str, folder: Path) -> None:
 
 
 def case(page: Page, url: str, specimen: str, folder: Path) -> None:
-    """The worklist, the review of a specimen, and its report before the signature."""
+    """The worklist, the review of a specimen, a cell beside reference cells, and the report before the signature."""
     page.evaluate("who => localStorage.setItem('acting-user', who)", WHO)
     page.goto(f"{url}/lab")
     page.wait_for_selector("#rows tr")
@@ -98,7 +98,15 @@ def case(page: Page, url: str, specimen: str, folder: Path) -> None:
     page.wait_for_selector(".chip-read")
     page.locator("#gallery .tile-body").nth(3).click()
     page.evaluate("scrollTo(0, 0)")
+    with httpx.Client(base_url=url, headers={"X-Acting-User": "m.muster"}) as other:
+        other.put(f"/specimens/{specimen}/presence/{'1f' * 16}", json={"place": 60}).raise_for_status()
+    page.wait_for_selector("#present:visible")
     _save(page, folder / "page-review.png")
+    page.locator("#gallery .tile-body").nth(3).press("Enter")
+    page.wait_for_selector('#detail-caption[data-map="evidence"]')
+    page.wait_for_selector("#detail-references img")
+    _save(page, folder / "page-reference.png")
+    page.keyboard.press("Escape")
     page.goto(f"{url}/lab/{specimen}/report")
     page.wait_for_selector("#report[aria-busy=false]")
     page.fill("#comment", "No blasts in excess.")

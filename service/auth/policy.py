@@ -36,6 +36,7 @@ _TABLE: tuple[tuple[str, frozenset[Scope]], ...] = (
     ("/worklist", frozenset({"specimens"})),
     ("/specimens", frozenset({"specimens"})),
     ("/readings", frozenset({"specimens"})),
+    ("/reference-cells", frozenset({"specimens"})),
     ("/v2", frozenset({"classify"})),
 )
 _ANY_SCOPE: frozenset[Scope] = frozenset(SCOPES)
@@ -45,7 +46,9 @@ _ROLES: tuple[tuple[str, re.Pattern[str], Role], ...] = (
     ("/readings", re.compile(r"(?s)\w+ /readings(/.*)?"), "operate"),
     ("/model/reload", re.compile(r"\w+ /model/reload"), "operate"),
     ("/worklist", re.compile(r"(?s)(GET|HEAD) /worklist(/.*)?"), "read"),
+    ("/reference-cells", re.compile(r"(?s)(GET|HEAD) /reference-cells(/.*)?"), "read"),
     ("/specimens", re.compile(r"(?s)(GET|HEAD) /specimens(/.*)?"), "read"),
+    ("/specimens", re.compile(r"\w+ /specimens/[^/]+/presence/[^/]+"), "read"),
     ("/specimens", re.compile(r"\w+ /specimens/[^/]+/(sign|amend)"), "sign"),
     ("/specimens", re.compile(r"\w+ /specimens/[^/]+/second-reading"), "second-reader"),
     ("/specimens", re.compile(r"\w+ /specimens/[^/]+/(erase|messages/[^/]+/\w+)"), "operate"),

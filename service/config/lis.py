@@ -165,6 +165,16 @@ class LisSettings(BaseSettings):
         description="days that a stored picture is kept, counted from its upload; longer while a specimen with it is "
         "open or amended",
     )
+    reference_cells: Path | None = Field(
+        None,
+        description="folder with pictures to compare cells with in the review, in one subfolder for each class code: "
+        "JPEG, PNG, BMP or WebP, the first 12 by name. It is read at the start. Default: drawn cells",
+    )
+    reference_signed: bool = Field(
+        False,
+        description="show stored pictures of signed specimens, of cells that a person has read, as reference cells "
+        "too: pictures of other patients, without their names",
+    )
     patient_days: int | None = Field(
         None,
         gt=0,
@@ -351,6 +361,11 @@ class LisSettings(BaseSettings):
             )
         if fault := _fhir_fault(self):
             raise ValueError(fault)
+        if self.reference_signed and self.database is not None and not self._stores_pictures():
+            raise ValueError(
+                "MARROWLENS_LIS_REFERENCE_SIGNED is set, but no pictures are stored: set MARROWLENS_LIS_PICTURES to a "
+                "folder"
+            )
         if self.fhir_pictures and not self._stores_pictures():
             raise ValueError(
                 "MARROWLENS_LIS_FHIR_PICTURES is set, but no pictures are stored: set MARROWLENS_LIS_PICTURES to a "

@@ -30,6 +30,8 @@ from service.lis.exchange.orders import Incoming, MessageIdentity, OrderRefused
 from service.lis.exchange.reference_ranges import RangeTableError, ReferenceRanges
 from service.lis.metrics import Action, LisMetrics
 from service.lis.picture_store import PictureStore
+from service.lis.presence import Presence
+from service.lis.reference_cells import ReferenceCells, ReferenceFolder, ReferenceFolderError
 from service.lis.retention import Retention
 from service.lis.storage import outbox
 from service.lis.storage.database import Database, DatabaseConfigError, sqlite_paths
@@ -83,6 +85,11 @@ class Laboratory:
             self.picture_store = stored_pictures(lis)
         with _config_errors("DATABASE"):
             self._database = Database.of(lis)
+        with _config_errors("REFERENCE_CELLS"):
+            self._references = None if lis.reference_cells is None else ReferenceFolder.load(lis.reference_cells)
+        signed = self.picture_store if lis.reference_signed else None
+        self.reference_cells = ReferenceCells(self._database, self._references, signed)
+        self.presence = Presence(self._database)
         with _config_errors("CODES"):
             codes = CodeMap.load(lis.codes, lis.least_code_status)
         with _config_errors("REFERENCE_RANGES"):
@@ -131,6 +138,10 @@ class Laboratory:
             keys = {each.code for each in classes} | {f"{each.code}{COUNT}" for each in classes} | NAMED.keys()
             if classes and (unknown := self._ranges.unknown_keys(keys)):
                 raise ValueError(f"{unknown[0]} is no result; use a class code or a key of `marrowlens lis codes`")
+        with _config_errors("REFERENCE_CELLS"):
+            codes = self._references.codes if self._references is not None and classes else ()
+            if unknown := sorted(set(codes) - {each.code for each in classes}):
+                raise ValueError(f"{unknown[0]} is no class of the model; name the subfolder by a class code")
         self._prepared = True
 
     def check_classes(self, classes: Sequence[CellClass]) -> None:
@@ -225,11 +236,20 @@ class Laboratory:
         Raises:
             StorageUnavailable: the disk does not answer within 30 s.
         """
-        if self.picture_store is None:
-            return None
+        return None if self.picture_store is None else await self._read_file(self.picture_store.get, sha256, kind)
+
+    async def load_reference_cell(self, code: str, picture: str) -> bytes | None:
+        """A picture of the laboratory's folder of reference cells, or a drawing; None if it is neither.
+
+        Raises:
+            StorageUnavailable: as `load_picture`.
+        """
+        return await self._read_file(self.reference_cells.read, code, picture)
+
+    async def _read_file(self, read: Callable[[str, str], bytes | None], *arguments: str) -> bytes | None:
         try:
             async with asyncio.timeout(PATIENCE_S):
-                return await PICTURES.run(self.picture_store.get, sha256, kind)
+                return await PICTURES.run(read, *arguments)
         except (TimeoutError, ThreadPoolFull) as error:
             raise StorageUnavailable from error
 
@@ -314,6 +334,7 @@ class Laboratory:
                 log.info("patients' data of %s erased after their days", plural(count, "specimen"))
             if count := await DATABASE.run(self._retention.expire_messages):
                 log.info("%s emptied after their days", plural(count, "delivered message"))
+            await DATABASE.run(self.presence.forget_silent)
             await DATABASE.run(self._retention.empty_log)
 
     async def _delete_expired(self, picture_store: PictureStore) -> None:
@@ -342,7 +363,7 @@ def _config_errors(*settings: str) -> Iterator[None]:
         raise LaboratoryConfigError(f"{names}: the database does not answer; check its URL and access") from error
     except OSError as error:
         raise LaboratoryConfigError(f"{names}: {error.filename or ''} {error.strerror or error}") from error
-    except (DatabaseConfigError, CodeTableError, RangeTableError, ValueError) as error:
+    except (DatabaseConfigError, CodeTableError, RangeTableError, ReferenceFolderError, ValueError) as error:
         raise LaboratoryConfigError(f"{names}: {error}") from error
 
 
@@ -372,7 +393,7 @@ def stored_pictures(lis: LisSettings) -> PictureStore | None:
 
 
 def setting_faults(lis: LisSettings) -> Iterator[str]:
-    """Errors that would stop the laboratory's start: database URL, tables, picture folder, TLS files, private key."""
+    """Errors that would stop the laboratory's start: database URL, tables, picture folders, TLS files, private key."""
     if lis.database is None:
         return
     try:
@@ -387,6 +408,11 @@ def setting_faults(lis: LisSettings) -> Iterator[str]:
         ReferenceRanges.load(lis.reference_ranges)
     except RangeTableError as error:
         yield f"{LIS_PREFIX}REFERENCE_RANGES: {error}"
+    try:
+        if lis.reference_cells is not None:
+            ReferenceFolder.load(lis.reference_cells)
+    except ReferenceFolderError as error:
+        yield f"{LIS_PREFIX}REFERENCE_CELLS: {error}"
     folder = picture_folder(lis)
     if folder is not None and folder.exists() and not folder.is_dir():
         yield f"{LIS_PREFIX}PICTURES: {folder} is not a folder"

@@ -34,6 +34,10 @@ KINDS = ("picture", "overlay")
 NeededOf = Callable[[Sequence[str]], Collection[str]]
 
 
+#: A browser must not interpret an uploaded file as a page, nor keep it.
+PICTURE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
 def media_type(picture: bytes) -> str:
     """The media type of a picture, by its first bytes."""
     return f"image/{format_of(picture[:16]).lower()}"
@@ -91,6 +95,10 @@ class PictureStore:
             with suppress(FileNotFoundError):
                 return read_regular_file(path, LARGE_BYTES)
         return None
+
+    def has(self, sha256: str) -> bool:
+        """Whether a picture is stored."""
+        return any(path.is_file() for path in self._candidates(sha256, "picture"))
 
     def delete(self, pictures: Iterable[str], needed: NeededOf) -> None:
         """Delete pictures by their hashes, unless they are needed. Files that cannot be deleted are logged."""

@@ -1,6 +1,6 @@
 """Request and response documents of the laboratory's routes. Absent fields do not apply."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
@@ -198,11 +198,28 @@ class Specimen(SpecimenSummary):
     versions: list[ReportSummary]
 
 
+class Look(RequestBody):
+    """What a person looks at in an open page."""
+
+    place: int | None = Field(None, ge=1, le=MAX_INTEGER, description="of the cell")
+    code: Code | None = Field(None, description="class code, if they look at the cells of one class")
+
+
+class Present(Document):
+    """A person who has a specimen open now."""
+
+    name: str
+    page: str = Field(description="id of their page; a client knows its own by it")
+    place: int | None = Field(None, description="the cell they look at")
+    code: Code | None = Field(None, description="the class they look at")
+
+
 class SpecimenRevision(Document):
-    """Whether a specimen has changed. Without patient data, so that asking is not a read for the audit trail."""
+    """Whether a specimen has changed, and who has it open. No patient data, so asking is no read for the audit."""
 
     revision: int
     delivery: MessageState | None = Field(None, description="of its messages the most urgent, as in the worklist")
+    present: list[Present] = Field(description="people who have the specimen open in a page")
 
 
 class PreviewedMessage(Document):
@@ -359,3 +376,19 @@ class Agreement(Document):
     classes: list[ClassAgreement] = Field(description="classes that readers or the model named")
     readers: list[ReaderAgreement]
     confusion: dict[Code, dict[Code, int]] = Field(description="reader's class → suggested class → cells")
+
+
+class ReferenceCell(Document):
+    """A picture of a class to compare a cell with."""
+
+    id: Sha256 = Field(description="SHA-256 of the picture")
+    source: Literal["laboratory", "signed", "drawn"] = Field(
+        description="`laboratory`: its own folder; `signed`: read by a person, in a signed specimen; `drawn`: a drawing"
+    )
+
+
+class ReferenceCellList(Document):
+    """The reference cells of a class."""
+
+    code: Code
+    cells: list[ReferenceCell]

@@ -17,6 +17,7 @@ from service.errors import CellTaken, Conflict, UnknownSpecimen
 from service.lis.agreement import agreement_of
 from service.lis.domain import cells, erasure, read_cells, second_reading, signing, specimens
 from service.lis.domain.differential import ClassifiedCell, CountingRules
+from service.lis.domain.presence import list_present
 from service.lis.domain.report import (
     DEFAULT_CONTENT,
     Order,
@@ -40,6 +41,7 @@ from service.lis.schemas import (
     ChangeSpecimen,
     ConfirmCells,
     OpenSpecimen,
+    Present,
     Preview,
     PreviewedMessage,
     ReadAnswer,
@@ -159,10 +161,12 @@ class UseCases:
             return self._specimen(session, specimens.get(session, specimen_id))
 
     def revision(self, specimen_id: str) -> SpecimenRevision:
-        """The specimen's revision and delivery. Raises UnknownSpecimen."""
+        """The specimen's revision and delivery, and who has it open. Raises UnknownSpecimen."""
         with self.database.reading() as session:
             row = specimens.get(session, specimen_id)
-            return SpecimenRevision(revision=row.revision, delivery=outbox.most_urgent(session, [row.row]).get(row.row))
+            delivery = outbox.most_urgent(session, [row.row]).get(row.row)
+            present = [_document(Present, each, name=each.person) for each in list_present(session, row)]
+            return SpecimenRevision(revision=row.revision, delivery=delivery, present=present)
 
     def differential(self, specimen_id: str) -> SpecimenDifferential:
         """The current differential. Raises UnknownSpecimen."""

@@ -68,10 +68,14 @@ def run(checkout: Path, tmp_path: Path, program: Program) -> Run:  # noqa: ARG00
     return call
 
 
-def test_help_names_every_target(run: Run) -> None:
-    targets = set(re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    said = run("make")
-    assert set(re.findall(r"^make (\S+)", said.stdout, re.MULTILINE)) == targets
+def test_help_names_every_target_and_variable(run: Run) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    said = run("make").stdout
+    targets = set(re.findall(r"^\.PHONY: (\S+)$", makefile, re.MULTILINE))
+    assert set(re.findall(r"^make (\S+)", said, re.MULTILINE)) == targets
+    variables = set(re.findall(r"^(\w+) \?=", makefile, re.MULTILINE))
+    assert set(re.findall(r"^ +([A-Z_]+) ", said, re.MULTILINE)) == variables | {"DATA"}
+    assert "MARROWLENS_PORT=9000 make serve" in said
 
 
 def test_no_python_is_said_in_a_sentence(run: Run) -> None:

@@ -20,7 +20,7 @@ from service.lis.api.dependencies import AuditedRead, CurrentActor, CurrentLabor
 from service.lis.api.routes import Place
 from service.lis.domain.differential import ClassifiedCell
 from service.lis.ingest import MAX_KEY, Ingest
-from service.lis.picture_store import media_type
+from service.lis.picture_store import PICTURE_HEADERS, media_type
 from service.lis.schemas import AddedCells, AddedItem, Cell
 
 if TYPE_CHECKING:  # imports SQLAlchemy
@@ -115,11 +115,7 @@ async def see_cell(
     data = await lab.load_picture(cell.sha256, kind)
     if data is None:
         raise UnknownSpecimen("picture")
-    return Response(data, media_type=media_type(data), headers=_PICTURE_HEADERS)
-
-
-#: A browser must not interpret an uploaded file as a page.
-_PICTURE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    return Response(data, media_type=media_type(data), headers=PICTURE_HEADERS)
 
 
 async def _uploads(

@@ -112,6 +112,7 @@ REMOVE: Json = {"revision": 3, "reason": "picture of another patient"}
 ERASE: Json = {"revision": 5, "reason": "request of the patient, case 17"}
 GIVEN_UP: Json = {"reason": "the ward has the report on paper"}
 SEEN: Json = {"revision": 3}
+LOOK: Json = {"place": 12}
 READ: Json = {
     "readings": [
         {"place": 1, "version": 1, "code": "BLA", "why": "open chromatin, nucleoli"},

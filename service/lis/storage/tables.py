@@ -127,6 +127,7 @@ class CellRow(Table):
         UniqueConstraint("specimen", "place", name="cells_place"),
         UniqueConstraint("specimen", "sha256", name="cells_picture"),
         UniqueConstraint("specimen", "key", name="cells_key"),
+        Index("cells_read", "code", "read_at"),
     )
 
 
@@ -160,6 +161,19 @@ class SecondReadingRow(Table):
     cells: Mapped[int]
     versions: Mapped[int]
     last_place: Mapped[int]
+
+
+class PresenceRow(Table):
+    """One open page of a specimen: the person, and the cell or class they look at. Deleted soon after it closes."""
+
+    __tablename__ = "presences"
+
+    page: Mapped[str] = mapped_column(String(32), primary_key=True)
+    person: Mapped[str] = mapped_column(String(200), primary_key=True)
+    specimen: Mapped[int] = mapped_column(ForeignKey("specimens.row"), index=True)
+    place: Mapped[int | None]
+    code: Mapped[str | None] = mapped_column(String(32))
+    seen_at: Mapped[datetime]
 
 
 class ReportRow(Table):

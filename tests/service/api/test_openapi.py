@@ -25,6 +25,10 @@ ROUTES = {
     ("post", "/specimens/{specimen_id}/messages/{control_id}/retry"),
     ("post", "/specimens/{specimen_id}/messages/{control_id}/drop"),
     ("get", "/specimens/{specimen_id}/revision"),
+    ("put", "/specimens/{specimen_id}/presence/{page}"),
+    ("delete", "/specimens/{specimen_id}/presence/{page}"),
+    ("get", "/reference-cells/{code}"),
+    ("get", "/reference-cells/{code}/{picture}"),
     ("post", "/specimens/{specimen_id}/preview"),
     ("get", "/model"),
     ("post", "/model/reload"),
@@ -78,6 +82,7 @@ LABORATORY = {
     *("worklist", "preview_report", "specimen_revision", "retry_message", "drop_message"),
     *("report_preliminarily", "sign_specimen", "amend_specimen", "read_report", "audit_trail"),
     *("remove_cell", "erase_patient"),
+    *("announce_presence", "end_presence", "list_reference_cells", "see_reference_cell"),
 }
 
 
@@ -221,4 +226,4 @@ def test_the_laboratorys_examples_are_what_its_routes_take_and_answer(found: dic
                 whole = {**content["schema"], "components": {"schemas": schemas}}
                 jsonschema_rs.validate(whole, content["example"])
                 shown += 1
-    assert shown == 29
+    assert shown == 30

@@ -33,6 +33,7 @@ NOTHING, OLD = "mlk_metrics-alone", "mlk_old"
 def address(path: str, specimen: str = "0" * 32) -> str:
     """A path with made-up ids."""
     values = {"specimen_id": specimen, "place": "1", "version": "0.0.1" if "/v2/" in path else "1"}
+    values |= {"page": "0" * 32, "code": "BLA", "picture": "0" * 64}
     values |= {"name": "micro", "control_id": "message-1"}
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], path)
 

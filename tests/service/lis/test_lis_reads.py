@@ -51,7 +51,7 @@ def test_every_look_leaves_one_row_with_who_and_what_and_none_of_the_data(
         signed = {"revision": added["revision"], "accept_unread": True, "accept_below_target": True}
         assert http.post(f"{at}/sign", json=signed, headers=WHO).status_code == 200
         polled = http.get(f"{at}/revision")  # without a name: it holds no data
-        assert polled.json() == {"revision": added["revision"] + 1}
+        assert polled.json() == {"revision": added["revision"] + 1, "present": []}
         assert rows(database_url, "look") == []
         looks = {
             "": "specimen",
@@ -83,7 +83,7 @@ def test_the_worklist_and_a_preview_are_looks(artefact: Path, database_url: str,
         wanted = {"revision": added["revision"], "accept_unread": True, "accept_below_target": True}
         assert http.post(f"{at}/preview", json=wanted, headers=WHO).status_code == 200
         assert http.get("/worklist", headers=WHO).status_code == 200
-        assert http.get(f"{at}/revision").json() == {"revision": added["revision"]}
+        assert http.get(f"{at}/revision").json() == {"revision": added["revision"], "present": []}
     found = [(specimen, details["what"]) for _, specimen, details in rows(database_url, "look")]
     assert found == [(made["id"], "preview"), (None, "list")]
 

@@ -130,6 +130,69 @@ def _amend_case(page: Page) -> None:
     expect(page.locator("#versions > li").first).to_contain_text("Delivered")
 
 
+def test_a_cell_is_compared_with_reference_cells_and_with_other_cells(browser: Browser, lab: Lab, draw: Draw) -> None:
+    specimen = lab.specimen(pictures(draw, 3, 900))
+    with at(browser, lab, f"lab/{specimen}") as visited:
+        page = visited.page
+        page.wait_for_selector(f"#review{LOADED}")
+        suggested = code_of(page, 0)
+        page.locator(f"{TILE} .tile-body").first.focus()
+        page.keyboard.press("Enter")
+        references = page.locator("#detail-references section")
+        expect(references).to_have_count(2)
+        expect(references.first).to_have_accessible_name(re.compile("suggested class"))
+        expect(references.first).to_contain_text("Drawn, no photographs")
+        expect(references.first.locator("img").first).to_have_js_property("naturalWidth", 112)
+        for code, name in (("MYB", "Myelocyte"), ("EOS", "Eosinophil")):
+            if code != suggested:
+                page.click(f'#detail-bars [data-code="{code}"]')
+                expect(references.last.locator("h3")).to_contain_text(name)
+        page.keyboard.press("+")
+        page.keyboard.press("+")
+        enlarged = "({scrollWidth, clientWidth}) => scrollWidth / clientWidth"
+        assert page.locator("#detail-layers").evaluate(enlarged) == pytest.approx(2, abs=0.05)
+        position = page.inner_text("#detail-position")
+        page.focus("#detail-layers")
+        page.keyboard.press("ArrowRight")  # moves the picture
+        expect(page.locator("#detail-position")).to_have_text(position)
+        page.keyboard.press("Escape")
+        expect(page.locator("#compare")).to_be_disabled()
+        page.keyboard.press("Control+a")
+        page.keyboard.press("=")
+        expect(page.locator("#compare-cells li")).to_have_count(3)
+        expect(page.locator("#compare-cells")).to_contain_text("Suggested:")
+        page.keyboard.press("Escape")
+        page.locator("#brightness").fill("140")
+        assert "1.4" in page.evaluate("getComputedStyle(document.querySelector('.tile-picture img')).filter")
+        decisions = [each.get("decision", "none") for each in lab.cells(specimen)]
+        for decision in ("accept", "none"):
+            page.select_option("#filter-decision", decision)
+            expect(page.locator(TILE)).to_have_count(decisions.count(decision))
+
+
+def test_many_notices_are_counted_and_a_patient_without_a_name_has_one_number(
+    browser: Browser, lab: Lab, draw: Draw
+) -> None:
+    shared = pictures(draw, 5, 950)
+    lab.specimen(shared)
+    specimen = lab.specimen([], patient={"identifier": "P-77"})
+    with at(browser, lab, f"lab/{specimen}", locale="de-DE") as visited:
+        page = visited.page
+        page.wait_for_selector(f"#review{LOADED}")
+        assert page.locator(".specimen").inner_text().count("P-77") == 1
+        page.set_input_files("#files", chosen([*shared, b"no picture"]))
+        kinds = page.locator("#problems details")
+        expect(kinds).to_have_count(2)
+        expect(kinds.first.locator("summary")).to_have_text("Bild auch in der Probe einer anderen Person: 5")
+        expect(kinds.first.locator("li").first).to_be_hidden()
+        kinds.first.locator("summary").click()
+        expect(kinds.first.locator("li a")).to_have_count(5)
+        expect(kinds.last.locator("li")).to_contain_text("5.png")  # a few are open
+        page.click(".tabs a:last-child")
+        page.wait_for_selector(f"#report{LOADED}")
+        expect(page.locator("#ratios")).to_contain_text("(Granulopoese + Monozytär) / (Erythropoese)")
+
+
 @pytest.mark.slow
 def test_names_and_comments_with_markup_appear_as_text(browser: Browser, lab: Lab, draw: Draw) -> None:
     texts = xss_texts()
@@ -243,6 +306,7 @@ def test_a_specimen_is_read_and_signed_with_the_keyboard(browser: Browser, lab: 
 def test_axe_finds_nothing_serious(browser: Browser, lab: Lab, draw: Draw, scheme: str, width: int) -> None:
     specimen = lab.specimen(pictures(draw, 5, 500))
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}, "bypass_csp": True}
+    lab.http.put(f"/specimens/{specimen}/presence/{'1f' * 16}", json={"place": 1}).raise_for_status()
     with at(browser, lab, "lab", **options) as visited:
         page = visited.page
         page.wait_for_selector("#rows tr")
@@ -252,6 +316,17 @@ def test_axe_finds_nothing_serious(browser: Browser, lab: Lab, draw: Draw, schem
         page.check("input[value=classes]", force=True)
         page.locator(f"{TILE} .tile-body").first.click()
         assert visited.serious_findings() == []
+        page.keyboard.press("Enter")
+        expect(page.locator("#detail-references img").first).to_be_attached()
+        assert visited.serious_findings() == []
+        page.keyboard.press("Escape")
+        page.keyboard.press("Control+a")
+        page.locator(f"{TILE} .tile-body").last.click(modifiers=["Control"])
+        page.click("#compare")
+        expect(page.locator("#compare-cells li")).to_have_count(4)
+        assert visited.serious_findings() == []
+        page.keyboard.press("Escape")
+        page.locator(f"{TILE} .tile-body").first.click()
         page.keyboard.press(key_of(page, "BLA" if code_of(page, 0) != "BLA" else "PMO"))
         assert visited.serious_findings() == []
         page.keyboard.press("Escape")

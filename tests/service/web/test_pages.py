@@ -10,8 +10,9 @@ from keys import keys_file
 from serving import client
 from starlette.testclient import TestClient
 
-from model.contract import CLASSES
+from model.contract import CLASSES, read_manifest
 from service.lis.storage.states import MessageState, State
+from service.runtime.artifact import bundled_artefact
 from service.web.languages import LANGUAGES, load_texts, negotiate_language
 from service.web.pages import STATIC
 
@@ -93,6 +94,12 @@ def test_every_language_has_every_text_with_its_values() -> None:
             key: set(PLACEHOLDER.findall(text)) for key, text in english.items()
         }
     assert {f"class.{each.code}" for each in CLASSES} <= english.keys()
+
+
+def test_the_bundled_model_has_its_intended_use_in_every_language() -> None:
+    written = read_manifest(bundled_artefact().with_suffix(".json")).intended_use
+    shown = {language: load_texts(language)[f"manifest.{written}"] for language in LANGUAGES}
+    assert shown["en"] == written and len(set(shown.values())) == len(LANGUAGES)
 
 
 def test_every_state_has_its_words() -> None:

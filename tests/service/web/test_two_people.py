@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import xss_texts
 from conftest import Draw
 from lab_page import (
     LOADED,
@@ -109,6 +110,36 @@ def test_a_reading_that_waits_is_of_what_the_person_saw(browser: Browser, lab: L
         expect(_tile(page, 2)).to_contain_text("✓ m.muster")
         visited.forget_refused_requests(409)
     assert [each["code"] for each in lab.cells(specimen)] == [before, theirs]
+
+
+def test_people_see_who_else_is_there_and_what_they_look_at(browser: Browser, lab: Lab, draw: Draw) -> None:
+    specimen, name = lab.specimen(pictures(draw, 3, 190)), xss_texts()[1]
+    with at(browser, lab, f"lab/{specimen}") as own, at(browser, lab, f"lab/{specimen}", who=name) as other:
+        present = own.page.locator("#present")
+        for page in (own.page, other.page):
+            _stop_clock(page)
+        _tile(other.page, 3).locator(".tile-body").click()
+        _poll(other.page, own.page, other.page)
+        expect(present.locator("li")).to_have_text(f"{name}, cell 3")
+        expect(_tile(own.page, 3).locator(".tile-people")).to_have_text(f"{name} here")
+        expect(other.page.locator("#present li")).to_have_text(WHO)
+        other.page.keyboard.press("Enter")
+        other.page.wait_for_selector('#detail-caption[data-map="evidence"]')
+        other.page.keyboard.press("ArrowLeft")
+        seen = other.page.inner_text("#detail-name").split()[1]
+        _poll(other.page, own.page)
+        expect(present.locator("li")).to_have_text(f"{name}, cell {seen}")
+        other.page.goto(f"{lab.url}/lab")
+        _poll(own.page)
+        expect(present).to_be_hidden()
+        expect(own.page.locator(".tile-people:visible")).to_have_count(0)
+
+
+def _poll(*pages: Page) -> None:
+    """Let the pages ask the service, one after the other."""
+    for page in pages:
+        with page.expect_response("**/revision"):
+            page.clock.fast_forward(2000)
 
 
 def _change_and_remove(page: Page, code: str) -> None:

@@ -91,6 +91,7 @@ _CREATED = {
     "0002": ["audit_key"],
     "0007": ["patient_numbers"],
     "0009": ["second_readings", "pseudonym_key"],
+    "0010": ["presences"],
 }
 
 
@@ -102,6 +103,8 @@ def return_to(session: Session, version: str) -> None:
         session.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
     for table in (table for migration, created in _CREATED.items() if migration > version for table in created):
         session.execute(text(f"DROP TABLE {table}"))
+    if version < "0010":
+        session.execute(text("DROP INDEX cells_read"))
     if version < "0007":
         session.execute(text("DROP INDEX ix_cells_sha256"))
     session.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})

@@ -4,6 +4,7 @@ import { alerting } from "../page/alert.js";
 import { json } from "../page/api.js";
 import { byId, element } from "../page/element.js";
 import { className, number, points, precisePercent, text, textOr } from "../page/texts.js";
+import { manifestText } from "../page/words.js";
 
 /** Of the whole model's figures those that people read; all are in `GET /model`. */
 const FIGURES = ["accuracy", "lineage_accuracy", "balanced_accuracy", "macro_f1", "accuracy_at_90_coverage", "ece"];
@@ -60,7 +61,7 @@ function showData({ sources, split, sha256, licence }) {
 async function start() {
   const model = await json("model");
   byId("model-name").textContent = `${model.name} ${model.version}`;
-  byId("use").textContent = model.intended_use;
+  byId("use").replaceChildren(manifestText(model.intended_use));
   byId("limits").replaceChildren(...model.limits.map((each) => element("li", {}, each)));
   for (const show of [showFigures, showClasses, showParts, showData]) show(model);
   byId("model").hidden = false;

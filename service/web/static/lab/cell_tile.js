@@ -11,10 +11,11 @@ export class CellTile {
     this.cell = cell;
     this.image = element("img", { alt: "", decoding: "async", draggable: "false" });
     this.words = element("span", { class: "tile-words" });
+    this.people = element("span", { class: "chip chip-present tile-people", hidden: true });
     this.body = element(
       "button",
       { type: "button", class: "tile-body", tabindex: "-1", "aria-pressed": "false", onclick: (event) => listeners.choose(cell, event), ondblclick: () => listeners.open(cell) },
-      element("span", { class: "tile-picture" }, this.image),
+      element("span", { class: "tile-picture" }, this.image, this.people),
       this.words,
     );
     const open = element("button", { type: "button", class: "tile-open", tabindex: "-1", "aria-label": text("review.open"), title: text("review.open"), onclick: () => listeners.open(cell) }, "⤢");
@@ -40,6 +41,12 @@ export class CellTile {
       ),
       element("span", { class: "visually-hidden" }, text("review.place", { place: cell.place })),
     );
+  }
+
+  /** Show who else looks at the cell. */
+  showPeople(names = []) {
+    this.people.hidden = !names.length;
+    this.people.textContent = names.length ? text("present.here", { names: names.join(", ") }) : "";
   }
 
   choose(isChosen) {

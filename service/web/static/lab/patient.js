@@ -3,14 +3,16 @@
 import { element } from "../page/element.js";
 import { day, dateTime, text, textOr } from "../page/texts.js";
 
-/** "Muster, Erika", or the patient's number if no name is known. */
-export const patientName = ({ family, given, identifier }) => [family, given].filter(Boolean).join(", ") || identifier;
+const namesOf = ({ family, given }) => [family, given].filter(Boolean).join(", ");
 
-/** Number, date of birth, sex and collection time in one line. */
+/** "Muster, Erika", or the patient's number if no name is known. */
+export const patientName = (patient) => namesOf(patient) || patient.identifier;
+
+/** Number, unless it stands in place of the name, date of birth, sex and collection time in one line. */
 export function patientData({ patient, collected_at: collected, order }) {
   const { identifier, authority, birth_date: born, sex } = patient;
   return [
-    authority ? `${identifier} (${authority})` : identifier,
+    namesOf(patient) ? (authority ? `${identifier} (${authority})` : identifier) : authority,
     born && text("patient.born", { day: day(born) }),
     sex && textOr(`sex.${sex}`, sex),
     order?.placer_number && text("specimen.order", { number: order.placer_number }),

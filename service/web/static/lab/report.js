@@ -40,8 +40,12 @@ function showDifferential(count) {
 function ratio({ supported, value, low, high, formula }) {
   const words = !supported ? text("report.not-measured") : value === undefined ? "–" : `${oneDigit(value)} : 1`;
   const interval = supported && low !== undefined && high !== undefined ? ` (${oneDigit(low)} – ${oneDigit(high)})` : "";
-  return [element("dt", { title: formula }, text("report.me")), element("dd", {}, words + interval, element("span", { class: "fine" }, ` ${formula}`))];
+  const terms = formulaWords(formula);
+  return [element("dt", { title: terms }, text("report.me")), element("dd", {}, words + interval, element("span", { class: "fine" }, ` ${terms}`))];
 }
+
+/** The formula of the M:E ratio with its lineages and classes in the page's language. */
+const formulaWords = (formula) => formula.replace(/[^\s()+/]+/g, (name) => textOr(`lineage.${name}`, className(name)));
 
 const lineage = ({ lineage: name, supported, percent }) => [
   element("dt", {}, textOr(`lineage.${name}`, name)),

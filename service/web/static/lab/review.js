@@ -10,10 +10,12 @@ import { className, list, text } from "../page/texts.js";
 import { describe } from "./cell_facts.js";
 import { Cells, isRead } from "./cells.js";
 import { classKeys } from "./class_keys.js";
+import { compareCells, MOST_COMPARED } from "./compare.js";
 import { askClass, askMerge, requireReason } from "./dialogs.js";
 import { Palette } from "./palette.js";
 import { picture } from "./pictures.js";
 import { Readings } from "./readings.js";
+import { showReferences } from "./references.js";
 import { askRemoval, removeCells } from "./removal.js";
 import { ReviewGallery } from "./review_gallery.js";
 import { isOpen, loadSpecimen, showHead, watch } from "./specimen.js";
@@ -27,7 +29,7 @@ const gallery = new ReviewGallery(cells, {
   chosen: drawSelection,
   confirmClass,
 });
-const detail = new CellDetail({ describe, maps, closed: (cell) => gallery.focus(cell.place) });
+const detail = new CellDetail({ describe, maps, closed: (cell) => gallery.focus(cell.place), considered });
 const readings = new Readings(cells, {
   changed: show,
   merge: (conflicts) => askMerge(conflicts, cells),
@@ -46,6 +48,20 @@ async function maps(cell) {
   const answer = await requestMaps(blob, Boolean(model?.attention_scales.length));
   if (answer.model.sha256 === cell.model) cell.result.probabilities = answer.probabilities;
   return answer;
+}
+
+/** The suggested class, and another one: the chosen one, that of the reading, or the most probable of the others. */
+function considered(cell, chosen) {
+  const { suggested, code, top } = cell;
+  const other = [chosen, code, ...top.map((each) => each.code)].find((each) => each !== suggested);
+  showReferences(other ? [suggested, other] : [suggested]);
+}
+
+/** What the person looks at, for others who have the specimen open. */
+function look() {
+  const place = byId("detail").open ? detail.cell.place : gallery.place;
+  const { code } = gallery.filters;
+  return place ? { place } : code ? { code } : {};
 }
 
 function show(places) {
@@ -97,6 +113,7 @@ function drawSelection() {
   byId("confirm").disabled = byId("give").disabled = !may || !count;
   byId("undo").disabled = !may || !readings?.past.length;
   byId("remove").disabled = !may || !count;
+  byId("compare").disabled = count < 2 || count > MOST_COMPARED;
 }
 
 /** The menu of classes, for touch screens and screen readers. */
@@ -157,6 +174,12 @@ async function undo() {
   if (places.length) gallery.focus(places[0]);
 }
 
+/** Show the chosen cells side by side. */
+async function compare() {
+  if (byId("compare").disabled) return;
+  await compareCells(gallery.targets);
+}
+
 /** Remove cells, after the person has given a reason; whether they were removed. */
 async function remove(targets) {
   if (!targets.length || !isOpen(specimen) || (await requirePerson()) === null) return false;
@@ -197,6 +220,7 @@ function pressed(event) {
   else if (key === "enter" && cell) gallery.open(cell, gallery.shown);
   else if (key === " " && cell) gallery.toggle(cell);
   else if (key === "delete") remove(gallery.targets);
+  else if (key === "=") compare();
   else if (codeOf(key)) act(codeOf(key));
   else return;
   event.preventDefault();
@@ -237,7 +261,7 @@ async function start() {
   drawMenu();
   showSpecimen(found);
   byId("review").setAttribute("aria-busy", "false");
-  watch(() => specimen, takeSpecimen);
+  watch(() => specimen, takeSpecimen, { look, present: (others) => gallery.showPeople(others) });
 }
 
 document.addEventListener("keydown", pressed);
@@ -245,6 +269,7 @@ byId("detail").addEventListener("keydown", pressedInDetail);
 byId("confirm").addEventListener("click", () => act());
 byId("undo").addEventListener("click", undo);
 byId("remove").addEventListener("click", () => remove(gallery.targets));
+byId("compare").addEventListener("click", compare);
 byId("give").addEventListener("change", takeMenu);
 listenForFiles(byId("drop"), byId("files"), alerting(add));
 await alerting(start)();

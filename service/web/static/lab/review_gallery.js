@@ -25,30 +25,33 @@ export class ReviewGallery {
     this.order = []; // places; kept while cells are read, so that they do not move under the hand
     this.selected = new Set();
     this.last = null; // the cell that a range begins with
+    this.people = new Map(); // place → names of others who look at the cell
     moveByArrows(this.list, BODY);
     this.form.addEventListener("change", () => this.sort());
     this.form.addEventListener("submit", (event) => event.preventDefault());
     byId("size").addEventListener("input", () => this.resize());
+    byId("brightness").addEventListener("input", brighten);
     this.resize();
+    brighten();
   }
 
   get filters() {
-    const { only, sort, layout } = this.form.elements;
-    return { only: only.value, sort: sort.value, layout: layout.value, code: byId("filter-class").value };
+    const { only, sort, layout, decision } = this.form.elements;
+    return { only: only.value, sort: sort.value, layout: layout.value, decision: decision.value, code: byId("filter-class").value };
   }
 
   /** The cells that pass the filters, as shown. */
   get shown() {
-    const { only, code } = this.filters;
+    const { only, code, decision } = this.filters;
     const all = this.order.map((place) => this.cells.byPlace.get(place));
-    return all.filter((cell) => cell && ONLY[only](cell) && (!code || cell.code === code));
+    const isOf = (cell) => (!code || cell.code === code) && (!decision || (cell.decision ?? "none") === decision);
+    return all.filter((cell) => cell && ONLY[only](cell) && isOf(cell));
   }
 
   /** The cells that an action is for: the chosen ones, else the one with the focus. */
   get targets() {
     if (this.selected.size) return this.shown.filter(({ place }) => this.selected.has(place));
-    const place = Number(document.activeElement?.closest(".tile")?.dataset.place);
-    return place ? [this.cells.byPlace.get(place)] : [];
+    return this.place ? [this.cells.byPlace.get(this.place)] : [];
   }
 
   resize() {
@@ -80,8 +83,21 @@ export class ReviewGallery {
           drag: (each, event) => this.drag(each, event),
         }),
       );
+      this.tiles.get(cell.place).showPeople(this.people.get(cell.place));
     }
     return this.tiles.get(cell.place);
+  }
+
+  /** The place of the cell that the keyboard is at. */
+  get place() {
+    return Number(document.activeElement?.closest(".tile")?.dataset.place) || undefined;
+  }
+
+  /** Show on the tiles who else looks at their cells. */
+  showPeople(others) {
+    const before = this.people;
+    this.people = new Map([...Map.groupBy(others.filter(({ place }) => place), ({ place }) => place)].map(([place, all]) => [place, all.map(({ name }) => name)]));
+    for (const place of new Set([...before.keys(), ...this.people.keys()])) this.tiles.get(place)?.showPeople(this.people.get(place));
   }
 
   draw() {
@@ -188,6 +204,11 @@ export class ReviewGallery {
     const at = places.indexOf(place);
     return places[at + 1] ?? places[at - 1];
   }
+}
+
+/** Brighten or darken the pictures of all cells, also in the views of single ones; reference cells stay as they are. */
+function brighten() {
+  document.documentElement.style.setProperty("--brightness", `${byId("brightness").value}%`);
 }
 
 function byClass(cells) {

@@ -5,6 +5,7 @@ import { byId, element } from "../page/element.js";
 import { poll } from "../page/polling.js";
 import { text } from "../page/texts.js";
 import { patientData, patientName, stateChip } from "./patient.js";
+import { Presence } from "./presence.js";
 
 const POLL_S = 2;
 const id = document.documentElement.dataset.specimen;
@@ -19,11 +20,16 @@ export const loadSpecimen = (options = {}) => json(route(), options);
  *
  * @param {() => object} current the specimen as it is shown
  * @param {(specimen: object) => Promise<void>} changed called with the specimen after a change
+ * @param {{look?: () => object, present?: (others: object[]) => void}} [person] what this person looks at, and who else
+ *   is there
  */
-export function watch(current, changed) {
+export function watch(current, changed, { look = () => ({}), present = () => {} } = {}) {
   let delivery; // as it was last seen
+  const presence = new Presence(route("/presence"), look, present);
   poll(async (options) => {
+    await presence.announce(options).catch(() => {}); // it is announced again in 10 s
     const found = await json(route("/revision"), options);
+    presence.show(found.present);
     const isSame = found.revision === current().revision && found.delivery === delivery;
     if (!isSame) await changed(await loadSpecimen(options));
     delivery = found.delivery;

@@ -1,11 +1,13 @@
 /** Adds pictures to the specimen: in small requests, so that the first cells are seen while others are sent. */
 
-import { address, json, Problem, problemText } from "../page/api.js";
+import { address, json, Problem, problemText, problemTitle } from "../page/api.js";
 import { byId, element } from "../page/element.js";
 import { text } from "../page/texts.js";
+import { Notices } from "./notices.js";
 import { route } from "./specimen.js";
 
 const [MOST_PICTURES, MOST_BYTES] = [32, 16 * 2 ** 20];
+const notices = new Notices(byId("problems"));
 const isZip = (file) => /zip/.test(file.type) || /\.zip$/i.test(file.name);
 
 /**
@@ -29,12 +31,12 @@ async function addPart(part, added) {
     const answer = await json(route("/cells"), { method: "POST", ...body(part) });
     added(answer);
     for (const { name, problem, warning, cell } of answer.items) {
-      if (problem) showProblem(name ?? part[0].name, problemText(problem));
-      if (warning) showProblem(name ?? part[0].name, ...elsewhere(cell, warning));
+      if (problem) notices.add(problemTitle(problem), name ?? part[0].name, problemText(problem));
+      if (warning) notices.add(text("review.elsewhere.title"), name ?? part[0].name, ...elsewhere(cell, warning));
     }
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    for (const { name } of part) showProblem(name, error.message);
+    for (const { name } of part) notices.add(problemTitle(error.document), name, error.message);
   }
 }
 
@@ -59,11 +61,6 @@ function* parts(files) {
   if (part.length) yield part;
 }
 
-function showProblem(name, ...words) {
-  byId("problems").hidden = false;
-  byId("problems").append(element("li", {}, element("b", {}, name), " ", ...words));
-}
-
 /** The warning that other patients' specimens have the picture too, with links to them. */
 function elsewhere({ place }, warning) {
   const links = (warning.match(/\b[0-9a-f]{32}\b/g) ?? []).flatMap((id) => [" ", element("a", { href: address(`lab/${id}`) }, text("review.elsewhere.open"))]);
@@ -71,7 +68,4 @@ function elsewhere({ place }, warning) {
 }
 
 /** Forget the problems of earlier files. */
-export function clearProblems() {
-  byId("problems").hidden = true;
-  byId("problems").replaceChildren();
-}
+export const clearProblems = () => notices.clear();

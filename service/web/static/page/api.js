@@ -20,9 +20,12 @@ export class Problem extends Error {
   }
 }
 
+/** The title of a problem in the page's language. */
+export const problemTitle = (document) => textOr(`problem.${kindOf(document)}`, document.title ?? text("problem.other"));
+
 /** A problem in words: the title in the page's language, and what was found. */
 export function problemText(document) {
-  const title = textOr(`problem.${kindOf(document)}`, document.title ?? text("problem.other"));
+  const title = problemTitle(document);
   return document.detail ? `${title}: ${document.detail}` : title;
 }
 
@@ -35,7 +38,7 @@ const kindOf = (document) => (document.type ?? "").split(":").pop();
  *
  * @throws {Problem} for a status of 400 and above, and if the service cannot be reached.
  */
-export async function request(path, { method = "GET", body, headers = {}, signal, isBackground = false } = {}) {
+export async function request(path, { method = "GET", body, headers = {}, signal, keepalive, isBackground = false } = {}) {
   let answer;
   try {
     answer = await fetch(address(path), {
@@ -43,6 +46,7 @@ export async function request(path, { method = "GET", body, headers = {}, signal
       body,
       headers: { ...identity(method), ...(isBackground && { "X-Background-Request": "1" }), ...headers },
       signal,
+      keepalive,
       credentials: "same-origin",
       cache: "no-store",
     });

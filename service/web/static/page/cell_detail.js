@@ -4,6 +4,7 @@ import { json, Problem } from "./api.js";
 import { byId, element, hiddenText } from "./element.js";
 import { clear, drawAttention, drawEvidence, evidenceReach } from "./overlay.js";
 import { className, percent, precisePercent, text } from "./texts.js";
+import { Zoom } from "./zoom.js";
 
 const layers = byId("detail-layers");
 const canvas = byId("detail-overlay");
@@ -14,9 +15,10 @@ export class CellDetail {
    * @param {(cell: object) => {title: string, name: string, url: string, facts: Node[]}} options.describe or a promise of it
    * @param {(cell: object) => Promise<object>} options.maps the answer of `/classify` with attention and evidence
    * @param {(cell: object) => void} options.closed gets the cell that was last shown
+   * @param {(cell: object, code: string) => void} [options.considered] gets the class whose evidence is chosen
    */
-  constructor({ describe, maps, closed }) {
-    Object.assign(this, { describe, maps });
+  constructor({ describe, maps, closed, considered = () => {} }) {
+    Object.assign(this, { describe, maps, considered });
     this.dialog = byId("detail");
     this.map = "evidence";
     this.answers = new WeakMap();
@@ -25,7 +27,9 @@ export class CellDetail {
     byId("detail-close").addEventListener("click", () => this.dialog.close());
     byId("detail-opacity").addEventListener("input", () => this.applyOpacity());
     byId("detail-maps").addEventListener("change", (event) => this.choose(event.target.value));
+    this.zoom = new Zoom(layers, byId("detail-sheet"), byId("detail-zoom"));
     byId("detail-picture").addEventListener("error", () => layers.classList.add("has-no-picture"));
+    byId("detail-picture").addEventListener("load", ({ target }) => (layers.style.aspectRatio = `${target.naturalWidth} / ${target.naturalHeight}`));
     this.dialog.addEventListener("keydown", (event) => this.pressed(event));
     this.dialog.addEventListener("close", () => closed(this.cell));
   }
@@ -59,6 +63,7 @@ export class CellDetail {
     byId("detail-back").ariaDisabled = at === 0;
     byId("detail-next").ariaDisabled = at === this.cells.length - 1;
     this.drawBars();
+    this.considered(cell, this.code);
     await this.load(cell);
   }
 
@@ -90,6 +95,7 @@ export class CellDetail {
     if (radio) radio.checked = true;
     this.drawMap();
     this.drawBars();
+    this.considered(this.cell, this.code);
   }
 
   drawChoices(answer) {
@@ -126,9 +132,9 @@ export class CellDetail {
   }
 
   caption(evidence, scale) {
-    if (scale) return text("overlay.attention.words", { kernel: scale.kernel, place: place(scale.values) });
+    if (scale) return text("overlay.attention.words", { kernel: scale.kernel, ...strongest(scale.values) });
     if (this.map !== "evidence" || !evidence) return text("overlay.none.words");
-    return text("overlay.evidence.words", { class: className(evidence.code), place: place(evidence.values) });
+    return text("overlay.evidence.words", { class: className(evidence.code), ...strongest(evidence.values) });
   }
 
   /** All classes, the most probable first. Choosing one shows the evidence for it. */
@@ -171,9 +177,11 @@ export class CellDetail {
 
   pressed(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const isField = event.target.matches("input, select, textarea");
+    const takesArrows = event.target.matches("input, select, textarea, .is-enlarged");
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step && !isField) this.step(step);
+    const zoom = { "-": -1, "+": 1 }[event.key];
+    if (step && !takesArrows) this.step(step);
+    else if (zoom) this.zoom.step(zoom);
     else if (/^[0-9]$/.test(event.key) && !event.target.matches("input:not([type=radio], [type=range]), textarea, select")) {
       const choice = this.choices?.[Number(event.key)];
       if (choice) this.choose(choice);
@@ -190,12 +198,10 @@ export async function requestMaps(picture, hasAttention) {
   return json(`classify?maps=${maps}&top_k=1000`, { method: "POST", body: form });
 }
 
-/** Where a map is strongest, in words. */
-function place(rows) {
+/** Where a map is strongest: the middle of that square, from the left and the top edge. */
+function strongest(rows) {
   const values = rows.flat();
   const at = values.indexOf(Math.max(...values));
-  const third = (index, length) => Math.min(2, Math.floor((3 * (index + 0.5)) / length));
-  const row = third(Math.floor(at / rows[0].length), rows.length);
-  const column = third(at % rows[0].length, rows[0].length);
-  return text(`place.${3 * row + column}`);
+  const [row, column] = [Math.floor(at / rows[0].length), at % rows[0].length];
+  return { x: percent((column + 0.5) / rows[0].length), y: percent((row + 0.5) / rows.length) };
 }

@@ -60,5 +60,7 @@ export function ago(value) {
   const [unit, length] = UNITS.find(([, size]) => seconds >= size) ?? ["minute", 60];
   return ages.format(-Math.floor(seconds / length), unit);
 }
+/** "A, B or C" in the page's language. */
+export const alternatives = (items) => new Intl.ListFormat(language, { type: "disjunction" }).format(items);
 /** "A, B and C" in the page's language. */
 export const list = (items) => new Intl.ListFormat(language, { type: "conjunction" }).format(items);

@@ -1,8 +1,12 @@
 /** The model's answer about one cell in words: decision, reasons, novelty. */
 
+import { element } from "./element.js";
 import { className, list, percent, precisePercent, text, textOr } from "./texts.js";
 
 export const DECISIONS = ["accept", "review", "reject"];
+
+/** A text of a model's manifest in the page's language, where the catalogue has it by its English words; else English. */
+export const manifestText = (written) => textOr(`manifest.${written}`, null) ?? element("span", { lang: "en" }, written);
 
 /** The suggested class with its code: "Promyelocyte (PMO)". */
 export const suggested = ({ prediction }) => `${className(prediction.code, prediction.name)} (${prediction.code})`;

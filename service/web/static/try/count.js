@@ -4,6 +4,7 @@ import { json, Problem } from "../page/api.js";
 import { countChart, countTable } from "../page/count_chart.js";
 import { byId, element } from "../page/element.js";
 import { className, list, number, text } from "../page/texts.js";
+import { manifestText } from "../page/words.js";
 import { countsOf, decisionOf } from "./cells.js";
 
 /** Count the answered cells and show the count; the count, or null if the service does not answer. */
@@ -51,7 +52,7 @@ export async function showModel() {
   const rows = [
     [text("about.model"), `${model.name} ${model.version}`],
     [text("about.supported"), `${number(model.classes.length - model.unsupported.length)} / ${number(model.classes.length)}`],
-    [text("about.use"), model.intended_use],
+    [text("about.use"), manifestText(model.intended_use)],
   ];
   byId("about").replaceChildren(...rows.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]));
   return model;

@@ -2,9 +2,11 @@
 
 import { problemText } from "../page/api.js";
 import { element, hiddenText } from "../page/element.js";
-import { className, list, percent, text } from "../page/texts.js";
+import { alternatives, className, percent, text } from "../page/texts.js";
 import { decisionWords, isNovel } from "../page/words.js";
 import { decisionOf } from "./cells.js";
+
+const MOST_NAMES = 2;
 
 /** The tile of a cell, to be drawn anew with `update` when the cell has its answer. */
 export function tile(cell, open) {
@@ -35,7 +37,7 @@ function answered(cell, open, tabindex) {
       element("span", { class: "code" }, ` ${prediction.code}`),
     ),
     share(prediction.probability),
-    others.length > 0 && element("span", { class: "tile-set" }, text("tile.set", { others: list(others) })),
+    others.length > 0 && element("span", { class: "tile-set" }, text("tile.set", { others: shortened(others) })),
     element(
       "span",
       { class: "chips" },
@@ -45,6 +47,13 @@ function answered(cell, open, tabindex) {
     ),
     hiddenText(` ${cell.name}`),
   );
+}
+
+/** Names of classes for the little space of a tile; the detail view has all of them. */
+function shortened(codes) {
+  const names = codes.slice(0, MOST_NAMES).map((code) => className(code));
+  const more = codes.length - names.length;
+  return alternatives(more ? [...names, text("tile.set.more", { count: more })] : names);
 }
 
 function unanswered(cell, tabindex) {
