@@ -5,7 +5,7 @@ Every method may raise StorageUnavailable. `actor` is written to the audit trail
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, get_args
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -27,7 +27,7 @@ from service.lis.domain.report import (
     without_collection_time,
 )
 from service.lis.domain.signing import Channel, Signature
-from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
+from service.lis.domain.specimens import CHANGEABLE, Clearable, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
 from service.lis.exchange.orders import Incoming, MessageIdentity
 from service.lis.schemas import (
@@ -65,7 +65,7 @@ from service.lis.storage.tables import AuditRow, CellRow, MessageRow, SpecimenRo
 from service.lis.training_list import ReadCell
 
 #: Fields that a change may set to null.
-CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_at", "megakaryocytes")
+CLEARABLE: tuple[Clearable, ...] = get_args(Clearable)
 D = TypeVar("D", bound=Document)
 
 
@@ -182,6 +182,9 @@ class UseCases:
                 collected_at=request.collected_at,
                 target_cells=request.target_cells,
                 megakaryocytes=request.megakaryocytes,
+                megakaryocyte_assessment=request.megakaryocyte_assessment,
+                cellularity=request.cellularity,
+                comment=request.comment,
                 cleared=frozenset(name for name in CLEARABLE if name in request.model_fields_set),
             )
             specimens.change(session, row, change, actor)
@@ -376,7 +379,8 @@ class UseCases:
 
     def _sign(self, session: Session, row: SpecimenRow, request: SignSpecimen, actor: Actor) -> Report:
         second = second_reading.second_reader(session, row, actor) if self._needs_second_reader else None
-        signature = Signature(actor, request.comment, request.accept_unread, request.accept_below_target, second)
+        comment = request.comment if "comment" in request.model_fields_set else row.comment
+        signature = Signature(actor, comment, request.accept_unread, request.accept_below_target, second)
         return signing.sign(session, row, signature, self.rules, self.channels, self.content)
 
     def _entry(self, session: Session, row: SpecimenRow, delivery: MessageState | None) -> WorklistEntry:

@@ -33,13 +33,14 @@ from service.lis.exchange.fhir.datatypes import (
 )
 from service.lis.exchange.hl7.timestamps import is_date, parse_timestamp, parse_zone
 from service.lis.exchange.observations import (
-    MEGAKARYOCYTES,
+    BY_PERSON,
     PANEL,
     Coded,
     CodeOf,
     Observation,
     ResultStatus,
     observations,
+    person_of_result,
     provenance_notes,
     results,
 )
@@ -225,9 +226,9 @@ class _Writer:
     def _author(self, result: Observation) -> Json:
         """The person who counted, or who signed; and the model, if it is known which one suggested the classes."""
         report, models = self.report, self._models()
-        is_human = result.key == MEGAKARYOCYTES
-        counter = report.megakaryocytes_by if is_human else None
-        person = practitioner(counter, self.form.local_system) if counter else _signer(report, self.form)
+        is_human = result.key in BY_PERSON
+        author = person_of_result(report, result.key)
+        person = practitioner(author, self.form.local_system) if author else _signer(report, self.form)
         device = {"device": {"reference": model_urn(models[0])}} if len(models) == 1 and not is_human else {}
         return device | ({"performer": [person]} if person else {})
 

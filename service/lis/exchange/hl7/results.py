@@ -22,7 +22,7 @@ from service.lis.exchange.hl7.encoding import (
 )
 from service.lis.exchange.hl7.timestamps import format_date, format_timestamp
 from service.lis.exchange.observations import (
-    MEGAKARYOCYTES,
+    BY_PERSON,
     MODEL,
     PANEL,
     CodeOf,
@@ -30,6 +30,7 @@ from service.lis.exchange.observations import (
     Result,
     ResultStatus,
     not_measured,
+    person_of_result,
     provenance_notes,
     results,
 )
@@ -246,8 +247,9 @@ def _results(
         code = _coded(result.key, result.observation.name, code_of, settings)
         status = RESULT_STATUS.get(result.status, settings.hl7_withdrawn)
         fields = {**shared, **_reference(report, result, ranges), 3: code, 11: text(status)}
-        if result.key == MEGAKARYOCYTES:  # counted by a person, not by a model
-            by = {16: _observer(report.megakaryocytes_by, settings)} if report.megakaryocytes_by else {}
+        if result.key in BY_PERSON:
+            person = person_of_result(report, result.key)
+            by = {16: _observer(person, settings)} if person else {}
             fields |= {17: EMPTY, 18: EMPTY, **by}
         yield _result(number, result, report.part, fields)
         for line, words in enumerate(_notes(result.observation), 1):
