@@ -138,6 +138,9 @@ class LisSettings(BaseSettings):
         description="the laboratory's table of reference ranges: results get their range and a flag (N, L, H). "
         "Default: none",
     )
+    comment_templates: Path | None = Field(
+        None, description="TOML file with the laboratory's templates for comments. Default: none"
+    )
     codes: Path | None = Field(None, description="the laboratory's own code table. Default: the bundled one")
     least_code_status: Literal["verified", "two-sources", "single-source"] = Field(
         "single-source", description="minimum verification status of a LOINC code; below it a local code is sent"

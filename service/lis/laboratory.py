@@ -16,6 +16,7 @@ from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 from service.config.lis import LIS_PREFIX, LaboratoryConfigError, LisSettings
 from service.config.settings import Settings
 from service.errors import StorageUnavailable
+from service.lis.domain.comment_templates import CommentTemplateError, CommentTemplates
 from service.lis.domain.differential import CountingRules, check_terms
 from service.lis.domain.report import ReportContent
 from service.lis.exchange.channels import Receiver, receivers
@@ -85,13 +86,20 @@ class Laboratory:
             codes = CodeMap.load(lis.codes, lis.least_code_status)
         with _config_errors("REFERENCE_RANGES"):
             self._ranges = ReferenceRanges.load(lis.reference_ranges)
+        with _config_errors("COMMENT_TEMPLATES"):
+            self._templates = CommentTemplates.load(lis.comment_templates)
         with _config_errors(*_TLS_FILES):
             self._receivers = receivers(lis, codes, self.picture_store, self._ranges)
             listens = lis.hl7_listen and not only_delivers
             self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
         channels, content = [each.channel for each in self._receivers], report_content(lis)
         self.use_cases = UseCases(
-            self._database, counting_rules(settings), channels, content, needs_second_reader=lis.second_reader
+            self._database,
+            counting_rules(settings),
+            channels,
+            content,
+            templates=self._templates,
+            needs_second_reader=lis.second_reader,
         )
         delivers = lis.delivery == "on" and (lis.deliver or only_delivers)
         self._workers = [self._worker(receiver) for receiver in self._receivers] if delivers else []
@@ -129,6 +137,10 @@ class Laboratory:
             keys = {each.code for each in classes} | {f"{each.code}{COUNT}" for each in classes} | NAMED.keys()
             if classes and (unknown := self._ranges.unknown_keys(keys)):
                 raise ValueError(f"{unknown[0]} is no result; use a class code or a key of `marrowlens lis codes`")
+        with _config_errors("COMMENT_TEMPLATES"):
+            codes = {each.code for each in classes}
+            if classes and (unknown := self._templates.unknown_codes(codes)):
+                raise ValueError(f"{unknown[0]} is no class of the model; use one of {', '.join(sorted(codes))}")
         self._prepared = True
 
     def check_classes(self, classes: Sequence[CellClass]) -> None:
@@ -312,7 +324,7 @@ def _config_errors(*settings: str) -> Iterator[None]:
         raise LaboratoryConfigError(f"{names}: the database does not answer; check its URL and access") from error
     except OSError as error:
         raise LaboratoryConfigError(f"{names}: {error.filename or ''} {error.strerror or error}") from error
-    except (DatabaseConfigError, CodeTableError, RangeTableError, ValueError) as error:
+    except (DatabaseConfigError, CodeTableError, RangeTableError, CommentTemplateError, ValueError) as error:
         raise LaboratoryConfigError(f"{names}: {error}") from error
 
 
@@ -357,6 +369,10 @@ def setting_faults(lis: LisSettings) -> Iterator[str]:
         ReferenceRanges.load(lis.reference_ranges)
     except RangeTableError as error:
         yield f"{LIS_PREFIX}REFERENCE_RANGES: {error}"
+    try:
+        CommentTemplates.load(lis.comment_templates)
+    except CommentTemplateError as error:
+        yield f"{LIS_PREFIX}COMMENT_TEMPLATES: {error}"
     folder = picture_folder(lis)
     if folder is not None and folder.exists() and not folder.is_dir():
         yield f"{LIS_PREFIX}PICTURES: {folder} is not a folder"

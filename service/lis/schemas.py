@@ -217,6 +217,19 @@ class SpecimenRevision(Document):
     delivery: MessageState | None = Field(None, description="of its messages the most urgent, as in the worklist")
 
 
+class FilledTemplate(RowDocument):
+    """A template of the laboratory with the specimen's numbers in it."""
+
+    name: Line
+    text: Text = Field(description="to be edited and sent as `comment`")
+
+
+class CommentTemplatesOf(Document):
+    """The laboratory's templates for the comment, filled for one specimen."""
+
+    templates: list[FilledTemplate] = Field(description="empty without MARROWLENS_LIS_COMMENT_TEMPLATES")
+
+
 class PreviewedMessage(Document):
     """A message as a receiver would get it, but for its control id and times."""
 

@@ -16,6 +16,7 @@ from service.auth.identity import Actor
 from service.errors import CellTaken, Conflict, UnknownSpecimen
 from service.lis.agreement import agreement_of
 from service.lis.domain import cells, erasure, read_cells, second_reading, signing, specimens
+from service.lis.domain.comment_templates import NO_TEMPLATES, CommentTemplates
 from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import (
     DEFAULT_CONTENT,
@@ -38,7 +39,9 @@ from service.lis.schemas import (
     CellHistory,
     CellPage,
     ChangeSpecimen,
+    CommentTemplatesOf,
     ConfirmCells,
+    FilledTemplate,
     OpenSpecimen,
     Preview,
     PreviewedMessage,
@@ -92,12 +95,14 @@ class UseCases:
         channels: Sequence[Channel],
         content: ReportContent = DEFAULT_CONTENT,
         *,
+        templates: CommentTemplates = NO_TEMPLATES,
         needs_second_reader: bool = False,
     ) -> None:
         self.database, self._needs_second_reader = database, needs_second_reader
         self.rules = rules
         self.channels = channels
         self.content = content
+        self.templates = templates
 
     def open(self, request: OpenSpecimen, actor: Actor) -> Specimen:
         """Open a specimen. Raises NumberTaken."""
@@ -168,6 +173,13 @@ class UseCases:
         """The current differential. Raises UnknownSpecimen."""
         with self.database.reading() as session:
             return self._differential(session, specimens.get(session, specimen_id))
+
+    def comment_templates(self, specimen_id: str) -> CommentTemplatesOf:
+        """The laboratory's templates, filled with the specimen's numbers. Raises UnknownSpecimen."""
+        with self.database.reading() as session:
+            row = specimens.get(session, specimen_id)
+            filled = self.templates.filled(self._differential(session, row), row.megakaryocytes)
+        return CommentTemplatesOf(templates=[FilledTemplate.model_validate(each) for each in filled])
 
     def change(self, specimen_id: str, request: ChangeSpecimen, actor: Actor) -> Specimen:
         """Change a specimen's data. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""

@@ -6,7 +6,15 @@ from typing import Any
 from model.contract import CLASSES
 from service.api.schemas import Document, TopClass
 from service.lis.domain.differential import CountingRules, Tally, specimen_differential
-from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
+from service.lis.domain.report import (
+    Cellularity,
+    MegakaryocyteAssessment,
+    Order,
+    Patient,
+    Report,
+    ReportModel,
+    ReportStatus,
+)
 from service.lis.schemas import AddedCells, AddedItem, Cell, Preview, PreviewedMessage, ReadAnswer, Specimen
 from service.lis.storage.states import State
 
@@ -44,6 +52,8 @@ _REPORTED = Report(
     order=_ORDER,
     differential=_DIFFERENTIAL,
     megakaryocytes=14,
+    megakaryocyte_assessment=MegakaryocyteAssessment(grade="reduced", remark="small, hypolobated forms"),
+    cellularity=Cellularity(grade="normal"),
     models=[ReportModel(name="example", version="1.0.0", sha256=_MODEL)],
     created_at=_WHEN,
     signed_by="dr.beispiel",
@@ -105,7 +115,14 @@ OPEN: Json = {
     "collected_at": "2026-05-04T08:15:00+02:00",
     "target_cells": 500,
 }
-CHANGE: Json = {"revision": 3, "megakaryocytes": 14}
+CHANGE: Json = {
+    "revision": 3,
+    "megakaryocytes": 14,
+    "megakaryocyte_assessment": {"grade": "reduced", "remark": "small, hypolobated forms"},
+    "cellularity": {"grade": "normal"},
+    "comment": "No blasts in excess.",
+}
+TEMPLATES: Json = {"templates": [{"name": "Normal marrow", "text": "500 cells counted, blasts 1.2 %, M:E 2.1."}]}
 SIGN: Json = {"revision": 4, "comment": "No blasts in excess."}
 REASON: Json = {"revision": 5, "reason": "two blasts were read again"}
 REMOVE: Json = {"revision": 3, "reason": "picture of another patient"}

@@ -85,6 +85,9 @@ class CommentTemplates:
         return word.replace(".", ",") if self.file.decimal_comma else word
 
 
+NO_TEMPLATES: Final = CommentTemplates()
+
+
 def _values(found: SpecimenDifferential, megakaryocytes: int | None) -> Mapping[str, float | int | None]:
     """The value of each placeholder; None or absent if it is not measured."""
     ratio = found.me_ratio
