@@ -33,7 +33,7 @@ from service.concurrency.worker import Worker
 from service.config.lis import LaboratoryConfigError, unused_connection
 from service.config.settings import Settings, SettingsError, parse_networks
 from service.inference.registry import ModelRegistry
-from service.lis.api import cell_routes, message_routes, reading_routes, worklist_routes
+from service.lis.api import cell_routes, message_routes, reading_routes, report_routes, worklist_routes
 from service.lis.api import routes as specimen_routes
 from service.runtime.loader import load_session
 from service.runtime.session import Session
@@ -55,6 +55,7 @@ MODULES = (
     specimen_routes,
     cell_routes,
     reading_routes,
+    report_routes,
     message_routes,
     worklist_routes,
     model,

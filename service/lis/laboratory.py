@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from service.errors import StorageUnavailable
 from service.lis.domain.comment_templates import CommentTemplateError, CommentTemplates
 from service.lis.domain.differential import CountingRules, check_terms
-from service.lis.domain.report import ReportContent
+from service.lis.domain.report import Report, ReportContent
 from service.lis.exchange.channels import Receiver, receivers
 from service.lis.exchange.code_map import NAMED, CodeMap, CodeTableError
 from service.lis.exchange.delivery import DeliveryWorker, age_s
@@ -27,6 +27,7 @@ from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.exchange.mllp.sockets import client_tls, listener_tls
 from service.lis.exchange.observations import COUNT
 from service.lis.exchange.orders import Incoming, MessageIdentity, OrderRefused
+from service.lis.exchange.printed_report import print_report
 from service.lis.exchange.reference_ranges import RangeTableError, ReferenceRanges
 from service.lis.metrics import Action, LisMetrics
 from service.lis.picture_store import PictureStore
@@ -241,6 +242,16 @@ class Laboratory:
             async with asyncio.timeout(PATIENCE_S):
                 return await PICTURES.run(self.picture_store.get, sha256, kind)
         except (TimeoutError, ThreadPoolFull) as error:
+            raise StorageUnavailable from error
+
+    async def print_report(
+        self, report: Report, replaced: Report | None, language: str, *, is_signed: bool = True
+    ) -> bytes:
+        """A report as a PDF. Raises StorageUnavailable if too many are being printed."""
+        write = partial(print_report, language=language, ranges=self._ranges, replaced=replaced, is_signed=is_signed)
+        try:
+            return await PICTURES.run(write, report, self._settings.lis)
+        except ThreadPoolFull as error:
             raise StorageUnavailable from error
 
     @property

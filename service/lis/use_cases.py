@@ -17,12 +17,15 @@ from service.errors import CellTaken, Conflict, UnknownSpecimen
 from service.lis.agreement import agreement_of
 from service.lis.domain import cells, erasure, read_cells, second_reading, signing, specimens
 from service.lis.domain.comment_templates import NO_TEMPLATES, CommentTemplates
+from service.lis.domain.comparison import Comparison, compare
 from service.lis.domain.differential import ClassifiedCell, CountingRules
+from service.lis.domain.previous_report import last_two, signed_before
 from service.lis.domain.report import (
     DEFAULT_CONTENT,
     Order,
     Report,
     ReportContent,
+    ReportStatus,
     SpecimenDifferential,
     edited_order,
     without_collection_time,
@@ -180,6 +183,14 @@ class UseCases:
             row = specimens.get(session, specimen_id)
             filled = self.templates.filled(self._differential(session, row), row.megakaryocytes)
         return CommentTemplatesOf(templates=[FilledTemplate.model_validate(each) for each in filled])
+
+    def comparison(self, specimen_id: str) -> Comparison:
+        """The specimen beside its previous report, or its patient's. Raises UnknownSpecimen."""
+        with self.database.reading() as session:
+            row = specimens.get(session, specimen_id)
+            report, before = last_two(session, row)
+            now = report or self._specimen(session, row)
+        return compare(before, now, same_specimen=before.specimen_id == specimen_id) if before else Comparison()
 
     def change(self, specimen_id: str, request: ChangeSpecimen, actor: Actor) -> Specimen:
         """Change a specimen's data. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
@@ -355,10 +366,22 @@ class UseCases:
     def report(self, specimen_id: str, version: int) -> bytes:
         """One version of the report: the stored JSON, byte for byte. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            stored = signing.get_report(session, specimens.get(session, specimen_id), version)
-        if not stored.document:
-            raise UnknownSpecimen("report: it was erased")
-        return stored.document.encode()
+            return _report_text(session, specimens.get(session, specimen_id), version).encode()
+
+    def report_and_replaced(self, specimen_id: str, version: int) -> tuple[Report, Report | None]:
+        """One version of the report, and of a corrected one the report that it replaces. Raises UnknownSpecimen."""
+        with self.database.reading() as session:
+            row = specimens.get(session, specimen_id)
+            report = Report.model_validate_json(_report_text(session, row, version))
+            return report, _replaced(session, row, report)
+
+    def preview_and_replaced(
+        self, specimen_id: str, request: SignSpecimen, actor: Actor
+    ) -> tuple[Report, Report | None]:
+        """The report of `preview`, and of a corrected one the report that it would replace. Raises as `sign`."""
+        report = self.preview(specimen_id, request, actor).report
+        with self.database.reading() as session:
+            return report, _replaced(session, specimens.get(session, specimen_id), report)
 
     def audit_trail(self, specimen_id: str, after: int = 0, limit: int = 1000) -> AuditTrail:
         """A page of the audit trail of a specimen. Raises UnknownSpecimen."""
@@ -429,6 +452,18 @@ class UseCases:
         decided = {"reasons": row.reasons, "prediction_set": row.prediction_set} if row.decision else {}
         computed = {"reasons": None, "prediction_set": None} | decided
         return _document(Cell, row, top=top, waits=waits, **computed)
+
+
+def _report_text(session: Session, specimen: SpecimenRow, version: int) -> str:
+    stored = signing.get_report(session, specimen, version)
+    if not stored.document:
+        raise UnknownSpecimen("report: it was erased")
+    return stored.document
+
+
+def _replaced(session: Session, specimen: SpecimenRow, report: Report) -> Report | None:
+    is_corrected = report.status is ReportStatus.CORRECTED
+    return signed_before(session, specimen, report.version) if is_corrected else None
 
 
 def _message(session: Session, specimen: SpecimenRow, control_id: str) -> MessageRow:

@@ -5,6 +5,7 @@ from typing import Any
 
 from model.contract import CLASSES
 from service.api.schemas import Document, TopClass
+from service.lis.domain.comparison import ClassChange, Comparison
 from service.lis.domain.differential import CountingRules, Tally, specimen_differential
 from service.lis.domain.report import (
     Cellularity,
@@ -69,6 +70,14 @@ DIFFERENTIAL = _json(_DIFFERENTIAL)
 REPORT = _json(_REPORTED)
 PREVIEW = _json(
     Preview(report=_REPORTED, messages=[PreviewedMessage(channel="hl7", message="MSH|^~\\&|MARROWLENS|LAB|…")])
+)
+COMPARISON = _json(
+    Comparison(
+        previous=_REPORTED,
+        same_specimen=True,
+        classes=[ClassChange(code="BLA", name="Blast", difference=0.4, changed=True)],
+        findings=["comment"],
+    )
 )
 READ_ANSWER = _json(ReadAnswer(revision=4, cells=[_CELL]))
 SPECIMEN = _json(

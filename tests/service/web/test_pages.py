@@ -11,8 +11,8 @@ from serving import client
 from starlette.testclient import TestClient
 
 from model.contract import CLASSES
+from service.languages import LANGUAGES, load_texts, negotiate_language
 from service.lis.storage.states import MessageState, State
-from service.web.languages import LANGUAGES, load_texts, negotiate_language
 from service.web.pages import STATIC
 
 TEMPLATES = STATIC.with_name("templates")
