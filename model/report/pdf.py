@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import hypot
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -163,7 +164,7 @@ def _register_fonts() -> None:
 
 def _draw_watermark(canvas: Canvas, words: str) -> None:
     canvas.saveState()
-    canvas.setFont(_BOLD, 64)
+    canvas.setFont(_BOLD, min(64, 64 * 0.8 * hypot(*A4) / canvas.stringWidth(words, _BOLD, 64)))
     canvas.setFillColor(colors.HexColor("#e4e4e4"))
     canvas.translate(A4[0] / 2, A4[1] / 2)
     canvas.rotate(45)
@@ -221,8 +222,7 @@ def _section(section: Section) -> Iterator[Flowable]:
     for text in section.paragraphs:
         yield _paragraph(text)
     for table in section.tables:
-        if table.title:
-            yield _paragraph(table.title, _CAPTION)
+        yield _paragraph(table.title, _CAPTION) if table.title else Spacer(1, 8)
         yield _grid(table)
         if table.note:
             yield _paragraph(table.note, _NOTE)

@@ -175,7 +175,7 @@ def test_templates_have_the_numbers_of_the_specimen(http: TestClient, draw: Draw
         "name": "Normal",
         "text": "8 von 8 Zellen gezählt. Blasten 12,5 %. M:E 6,0. Megakaryozyten: 7.",
     }
-    [empty] = http.get(f"/specimens/{opened(http, draw, 'BM-2', 50, 2)}/comment-templates").json()["templates"]
+    [empty] = http.get(f"/specimens/{opened(http, draw, 50, 2)}/comment-templates").json()["templates"]
     assert "Megakaryozyten: nicht bestimmt." in empty["text"]
 
 
@@ -192,13 +192,8 @@ def test_a_report_is_printed_with_what_it_says(http: TestClient, draw: Draw) -> 
     assert "Łoś" not in answer.headers["content-disposition"]
     [text] = pages(answer.content)
     told = ["Labor Beispiel", "Łoś, Юрий", "1964-08-12", found["number"], "dr.beispiel", "page 1 of 1"]
-    told += [
-        "Blast 1 12.5",
-        "M:E 6.00",
-        "A & <b>b</b> <i>",
-        "reduced; small, hypolobated | forms <b>",
-        "Research use only",
-    ]
+    told += ["Blast 1 12.5", "M:E 6.00", "A & <b>b</b> <i>", "reduced; small, hypolobated | forms <b>"]
+    told += ["Research use only"]
     for words in told:
         assert words in text, words
     assert re.search(r"Signed at \d{4}-\d\d-\d\d \d\d:\d\d CES?T", text)
