@@ -109,7 +109,7 @@ def growth(
     rows = []
     with tempfile.TemporaryDirectory(prefix="ml") as name:
         folder = Path(name)
-        artefact = runpy.run_path(str(ROOT / "tests" / "support" / "graphs.py"))["write_artefact"](folder)
+        artefact = runpy.run_path(str(ROOT / "tests" / "support" / "artefacts" / "graphs.py"))["write_artefact"](folder)
         for size in sizes:
             _write_shards(folder / f"{size}", size)
             arguments = ["--out", str(folder / f"out{size}"), "--engine", "ray", "--artefact", str(artefact)]

@@ -124,7 +124,7 @@ def free_port() -> int:
 
 
 def _databases() -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "tests" / "support" / "databases.py"))
+    return runpy.run_path(str(ROOT / "tests" / "support" / "laboratory" / "databases.py"))
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:

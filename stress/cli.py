@@ -121,7 +121,8 @@ def stress(
 
 def tiny(folder: Path) -> Path:
     """The tests' tiny artefact, which takes almost no time."""
-    write: Callable[[Path], Path] = runpy.run_path(str(ROOT / "tests" / "support" / "graphs.py"))["write_artefact"]
+    graphs = runpy.run_path(str(ROOT / "tests/support/artefacts/graphs.py"))
+    write: Callable[[Path], Path] = graphs["write_artefact"]
     return write(folder)
 
 

@@ -34,11 +34,10 @@ hypothesis_settings.load_profile("marrowlens")
 Draw = Callable[..., bytes]
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_from_this_desk(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.upper().startswith("MARROWLENS_"):
-            monkeypatch.delenv(name)
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_this_desk() -> None:
+    for name in [name for name in os.environ if name.upper().startswith("MARROWLENS_")]:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

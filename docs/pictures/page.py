@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/support"))
+sys.path[:0] = map(str, (ROOT / "tests/support").iterdir())
 
 import httpx  # noqa: E402
 from browser import chromium  # noqa: E402

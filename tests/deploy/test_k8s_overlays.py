@@ -178,7 +178,7 @@ def test_the_page_speaks_of_the_versions_that_are_checked() -> None:
     assert f"Kubernetes {schemas.VERSIONS[0]} or later" in PAGE
 
 
-@pytest.mark.parametrize("spoiled", [False, True])
+@pytest.mark.parametrize("spoiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_scanner_passes_what_is_there_and_not_a_root_shell(spoiled: bool, tmp_path: Path) -> None:
     scanner = POLICY / "bin/checkov"
     if not scanner.exists():

@@ -181,6 +181,7 @@ def sbom(described: Path) -> "tuple[dict[str, Any], subprocess.CompletedProcess[
     return json.loads((out / "cpu.cdx.json").read_text()), ended, out
 
 
+@pytest.mark.slow
 def test_sbom_is_cyclonedx_and_names_every_distribution(sbom: Any, described: Path) -> None:
     document, _, out = sbom
     judged = _ran(str(SUPPLY / "bin/python"), "-c", JUDGE, str(out / "cpu.cdx.json"))

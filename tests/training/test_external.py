@@ -114,6 +114,7 @@ def test_the_folder_has_tables_figures_and_a_report(measured: tuple[Path, str]) 
     assert external["sha256"] == read_manifest(BUNDLED.with_suffix(".json")).sha256
 
 
+@pytest.mark.slow
 def test_a_list_with_patients_and_a_run(folded: Folded, other: Path, tmp_path: Path) -> None:
     """A list beside the pictures; its columns are recognised. The run was not trained on them."""
     path = tmp_path / "list.csv"
@@ -132,6 +133,7 @@ def test_a_list_with_patients_and_a_run(folded: Folded, other: Path, tmp_path: P
     assert "external" not in next(iter(RunFolder(folded.runs[1]).evaluation().splits.values()))
 
 
+@pytest.mark.slow
 def test_training_pictures_among_the_external_ones_are_reported(folded: Folded, tmp_path: Path) -> None:
     said = folded.made("evaluate", folded.runs[0], "--data", folded.data / "drawn", "--out", tmp_path / "result")
     trained = [row for row in _rows(folded.runs[0] / "split.csv") if row["block"] == "train"]
@@ -139,6 +141,7 @@ def test_training_pictures_among_the_external_ones_are_reported(folded: Folded, 
     assert f"{len(readable)} have the file name of a training picture" in said.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_unknown_classes_are_named_at_once_with_what_to_add(other: Path, tmp_path: Path) -> None:
     done = _without_torch("evaluate", BUNDLED, "--data", other, "--out", tmp_path)
     assert (done.returncode, done.stdout.count("Traceback")) == (2, 0)

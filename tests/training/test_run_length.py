@@ -67,6 +67,7 @@ def test_another_configuration_in_the_folder_names_the_keys_that_differ(desk: De
     assert "(model.drop_path: 0.2 → 0.3; fit.epochs: 2 → 5)" in said
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended_to_what_one_training_makes(desk: Desk) -> None:
     """A cosine cycle appended later gives the bits of a training that had it from the beginning."""
     restart = ("--set", "fit.restarts=[2]")

@@ -49,6 +49,7 @@ def test_patients_that_differ_widen_the_interval() -> None:
     assert clustered[0] < together[0] < together[1] < clustered[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patients", "agreement"), [(3, 0.7), (5, 0.85), (10, 0.95)])
 def test_the_interval_covers_with_few_patients(patients: int, agreement: float) -> None:
     """200 studies of patients of 40 cells of five classes; the share on which two readers agree varies by patient."""

@@ -25,6 +25,7 @@ def ask(service: Served, picture: bytes) -> httpx.Response:
     return httpx.post(f"{service.url}/classify", files={"image": picture}, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_costs_nobody_more_than_a_503_and_ends_the_process(tmp_path: Path, draw: Draw) -> None:
     artefact = breaking_artefact(tmp_path, "hangs")
     with served(artefact, max_run_s="0.5") as service, ThreadPoolExecutor(4) as others:

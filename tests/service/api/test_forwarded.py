@@ -13,19 +13,19 @@ from service.config.settings import SettingsError, read_settings
 HEADERS = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
 
 
-@pytest.fixture
-def ring(tmp_path: Path) -> str:
-    return str(keys_file(tmp_path, entry("mlk_one", "one")))
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(keys_file(tmp_path_factory.mktemp("ring"), entry("mlk_one", "one")))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def unbelieving(artefact: Path, ring: str) -> Iterator[Served]:
     with served(artefact, "--access-log", keys_file=ring) as started:
         started.wait_listening()
         yield started
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def believing(artefact: Path, ring: str) -> Iterator[Served]:
     with served(
         artefact, "--access-log", keys_file=ring, trusted_proxies="127.0.0.1, 10.0.0.0/8, 2001:db8::/32"

@@ -104,14 +104,14 @@ async def test_a_token_that_expires_ends_its_stream(service: Served, issuing: Is
     ("path", "kind"),
     [
         ("/classify/batch", "application/zip"),
-        ("/classify/batch", "application/x-tar"),
-        ("/classify/batch", "multipart/form-data; boundary=B"),
-        ("/classify/batch", "application/x-ndjson"),
-        ("/classify", "image/png"),
+        pytest.param("/classify/batch", "application/x-tar", marks=pytest.mark.slow),
+        pytest.param("/classify/batch", "multipart/form-data; boundary=B", marks=pytest.mark.slow),
+        pytest.param("/classify/batch", "application/x-ndjson", marks=pytest.mark.slow),
+        pytest.param("/classify", "image/png", marks=pytest.mark.slow),
         ("/classify?maps=none", "multipart/form-data; boundary=B"),
-        ("/v2/models/micro/infer", "application/json"),
-        ("/specimens", "application/json"),
-        ("/specimens/" + "0" * 32 + "/cells", "application/zip"),
+        pytest.param("/v2/models/micro/infer", "application/json", marks=pytest.mark.slow),
+        pytest.param("/specimens", "application/json", marks=pytest.mark.slow),
+        pytest.param("/specimens/" + "0" * 32 + "/cells", "application/zip", marks=pytest.mark.slow),
     ],
 )
 async def test_a_body_that_is_still_coming_ends_with_401(service: Served, ring: Path, path: str, kind: str) -> None:
@@ -131,6 +131,7 @@ async def test_a_body_that_is_still_coming_ends_with_401(service: Served, ring: 
     writer.close()
 
 
+@pytest.mark.slow
 async def test_an_answer_of_lines_that_is_read_slowly_ends_with_an_item(
     service: Served, ring: Path, draw: Draw
 ) -> None:

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
+import forks
 import pytest
-from serving import COMMAND
 from typer.testing import CliRunner
 
 from service.cli.config import page
@@ -79,7 +78,7 @@ def test_what_the_start_would_fail_by_or_wait_for_is_told_alike_by_both(setting:
         f"MARROWLENS_{setting}": str(fifo),
     }
     for words in (("config", "check"), ("serve", "--port", "0")):
-        done = subprocess.run([COMMAND, *words], env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+        done = forks.run(words, os.environ | environment)
         assert done.returncode == 2 and f"MARROWLENS_{setting}: {fifo}" in done.stderr, done.stderr
 
 

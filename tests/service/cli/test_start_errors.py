@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from graphs import change_weight, edit_manifest, store_probes, write_artefact
-from serving import served
+from serving import COMMAND, served
 
 from model.contract import CLASSES
 from service.runtime.artifact import sha256
@@ -97,8 +97,8 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
 }
 
 
-def ended_with(artefact: Path, named: Path, said: str) -> None:
-    with served(artefact) as service:
+def ended_with(artefact: Path, named: Path, said: str, through: Sequence[str] = ()) -> None:
+    with served(artefact, through=through) as service:
         assert service.wait_ended() == 2, service.lines
     assert len(service.lines) == 1, service.lines
     (line,) = service.lines
@@ -126,32 +126,27 @@ def test_with_json_lines_the_reason_is_one_too(settings: dict[str, str], said: s
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".json"])
-def test_a_file_that_may_not_be_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read(suffix: str, tmp_path: Path) -> None:
     artefact = write_artefact(tmp_path)
     unreadable = artefact.with_suffix(suffix)
     unreadable.chmod(0)
-    if os.access(unreadable, os.R_OK):  # a root that may read everything: the service runs without that right
-        monkeypatch.setattr("serving.COMMAND", _without_that_right(tmp_path))
-    ended_with(artefact, unreadable, "cannot be read (Permission denied)")
+    ended_with(artefact, unreadable, "cannot be read (Permission denied)", _without_the_right_to(unreadable))
 
 
 @pytest.mark.parametrize("name", ["doctor", "warm"])
 def test_a_file_that_may_not_be_read_is_a_usage_error_of_the_other_commands(name: str, tmp_path: Path) -> None:
-    from serving import COMMAND
-
     artefact = write_artefact(tmp_path)
     artefact.chmod(0)
-    command = _without_that_right(tmp_path) if os.access(artefact, os.R_OK) else COMMAND
-    result = subprocess.run([command, name, "--artefact", artefact], capture_output=True, text=True)
+    command = [*_without_the_right_to(artefact), COMMAND, name, "--artefact", artefact]
+    wide = {**os.environ, "COLUMNS": "1000"}
+    result = subprocess.run(command, env=wide, capture_output=True, text=True)
     assert result.returncode == 2 and "is not readable" in result.stderr
 
 
-def _without_that_right(folder: Path) -> Path:
-    from serving import COMMAND
-
+def _without_the_right_to(file: Path) -> list[str]:
+    """What takes from a root the right to read every file; nothing where this user has no such right."""
+    if not os.access(file, os.R_OK):
+        return []
     found = shutil.which("setpriv")
     assert found, "these tests, run as root, need setpriv of util-linux"
-    command = folder / "marrowlens"
-    command.write_text(f'#!/bin/sh\nexec {found} --bounding-set=-dac_override,-dac_read_search {COMMAND} "$@"\n')
-    command.chmod(0o755)
-    return command
+    return [found, "--bounding-set=-dac_override,-dac_read_search"]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from serving import COMMAND, client, zipped
+from serving import client, zipped
 from starlette.testclient import TestClient
 from worker_processes import metric, until, workers
 
@@ -55,8 +57,7 @@ def own(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(artefact: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    asked = [str(COMMAND), "drift", *words, "--artefact", str(artefact)]
-    return subprocess.run(asked, capture_output=True, text=True, timeout=200, check=False)
+    return forks.run(["drift", *words, "--artefact", str(artefact)], os.environ, timeout=200)
 
 
 def drift_of(http: TestClient) -> dict[str, dict[str, float]]:
@@ -114,6 +115,7 @@ def test_the_reference_holds_no_name_and_no_single_picture(own: Path) -> None:
     assert all(reference.class_pictures[code] >= 20 for code in reference.class_means)
 
 
+@pytest.mark.slow
 def test_undrifted_pictures_stay_below_and_shifted_ones_rise_above(watched: TestClient) -> None:
     assert drift_of(watched) == {"distance": {}, "threshold": {}, "window_pictures": {"": 0}}
     post(watched, sent(90, 1000))
@@ -160,6 +162,7 @@ def test_another_model_begins_anew_and_does_not_take_the_first_one_s_reference(
     assert "Input drift is not measured" in caplog.text and "belongs to another model" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_folder_is_measured_by_the_command(artefact: Path, own: Path, tmp_path: Path) -> None:
     for name, shift in (("same", same), ("stained", stained(1 / 8))):
         (tmp_path / name).mkdir()

@@ -189,6 +189,7 @@ async def test_without_the_scope_nothing_changes(shelf: Path, artefact: Path) ->
         assert "needs authentication" in refused(answer, 403, "forbidden").detail
 
 
+@pytest.mark.slow
 async def test_the_memory_of_the_model_that_went_is_free_again(shelf: Path) -> None:
     first = open_session(shelf)
     gone = weakref.ref(first)

@@ -138,6 +138,7 @@ def test_a_database_that_does_not_answer_stops_nothing_else(
         assert any("calls for database have not returned" in line for line in service.lines)
 
 
+@pytest.mark.slow
 def test_a_held_lock_is_not_waited_for_and_all_goes_on_after_it(
     artefact: Path, draw: Draw, postgres_server: Postgres
 ) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
+import forks
 import hl7
 import hl7.mllp
 import httpx
@@ -17,16 +18,14 @@ from databases import free_port
 from fhir_peer import TOKEN, sekmet
 from laboratory import OBR, ORC, PID, SPM, order
 from receivers import node_receiver
-from serving import COMMAND, Served, served
+from serving import Served, served
 from signed_specimens import SECRETS, WHO, ordered, signed, state, until
 
 
 def command(settings: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
     environment |= {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run(
-        [str(COMMAND), *words], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    return forks.run(words, environment)
 
 
 @pytest.fixture
@@ -168,6 +167,7 @@ def test_the_commands_ask_for_a_laboratory(words: tuple[str, ...]) -> None:
     assert (done.returncode, "set MARROWLENS_LIS_DATABASE" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_edited_trail_is_told_by_the_command(artefact: Path, settings: dict[str, str]) -> None:
     with served(artefact, **settings) as service:
         service.wait_listening()

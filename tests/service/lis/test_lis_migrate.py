@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forks
+import pytest
 from databases import Postgres, free_port, postgres
 from serving import COMMAND
 
@@ -14,8 +16,7 @@ from service.lis.storage.database import Database
 
 def migrate(url: str, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url}
-    command = [str(COMMAND), "lis", "migrate", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return forks.run(["lis", "migrate", *words], environment)
 
 
 def sqlite(folder: Path) -> str:
@@ -82,6 +83,7 @@ def test_a_replica_waits_until_the_job_has_done_it(database_url: str) -> None:
         assert migrate(database_url).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_database_that_comes_late_is_waited_for() -> None:
     with postgres() as server:
         url = server.new_database()
@@ -92,6 +94,7 @@ def test_a_database_that_comes_late_is_waited_for() -> None:
         assert is_current(url)
 
 
+@pytest.mark.slow
 def test_waiting_ends(tmp_path: Path) -> None:
     gone = f"postgresql+psycopg://lab:secret-word@127.0.0.1:{free_port()}/lab"
     refused = migrate(gone, "--wait-s", "1.5")

@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forks
+import pytest
 from conftest import Draw
 from lab import open_request, return_to, use_cases, user
 from serving import client, refused
@@ -21,16 +22,13 @@ from service.lis.storage.database import Database
 from service.lis.storage.digests import digest_of_value
 from service.lis.storage.tables import AuditRow, SpecimenRow
 
-COMMAND = Path(sys.executable).with_name("marrowlens")
 PATIENT = {"identifier": "SECRET-100234", "family": "Canaryname", "given": "Erika", "birth_date": "1964-08-12"}
 WHO = {"X-Acting-User": "m.muster"}
 
 
 def command(url: str, *words: str, typed: str = "", **told: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "MARROWLENS_LIS_DATABASE": url, "LOGNAME": "operator", **told}
-    return subprocess.run(
-        [str(COMMAND), *words], env=environment, input=typed, capture_output=True, text=True, timeout=120, check=False
-    )
+    return forks.run(words, environment, typed=typed)
 
 
 def rows(url: str, action: str) -> list[tuple[str, str | None, dict[str, Any]]]:
@@ -170,6 +168,7 @@ def test_equal_values_have_two_digests_and_each_specimen_its_own_key(tmp_path: P
     assert (len(digests), len(keys)) == (4, 4)
 
 
+@pytest.mark.slow
 def test_a_value_is_compared_with_what_a_row_replaced(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'lab.db'}"
     with use_cases(url) as front:
@@ -187,6 +186,7 @@ def test_a_value_is_compared_with_what_a_row_replaced(tmp_path: Path) -> None:
     assert command(url, "audit", "verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_message_that_a_command_shows_is_a_look(artefact: Path, tmp_path: Path, draw: Draw) -> None:
     url = f"sqlite:///{tmp_path / 'lab.db'}"
     with client(artefact, lis=LisSettings(database=url, hl7_to="127.0.0.1:9", deliver=False)) as http:

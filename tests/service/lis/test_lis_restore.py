@@ -60,6 +60,7 @@ def statuses(messages: list[str]) -> list[str]:
     return [re.findall(r"OBR(?:\|[^|\r]*){24}\|([PFC])", message)[0] for message in messages]
 
 
+@pytest.mark.slow
 def test_a_restored_final_report_does_not_follow_its_correction(
     artefact: Path, tmp_path: Path, draw: Draw, settings: dict[str, str]
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_restored_final_report_does_not_follow_its_correction(
     command(settings, "audit", "verify")
 
 
+@pytest.mark.slow
 def test_a_held_report_is_sent_in_its_order_or_not_at_all(artefact: Path, draw: Draw, settings: dict[str, str]) -> None:
     with served(artefact, **settings) as service, client(service) as http:
         for number in ("BM-1", "BM-2"):

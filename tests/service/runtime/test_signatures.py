@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import forks
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -13,7 +14,7 @@ from graphs import write_artefact
 from hypothesis import given
 from hypothesis import strategies as st
 from keys import bearer, entry, keys_file
-from serving import COMMAND, served
+from serving import served
 
 from model.contract import ArtefactError
 from service.runtime.signatures import (
@@ -215,9 +216,7 @@ def test_every_command_that_opens_a_model_asks(artefact: Path, tmp_path: Path) -
         ["warm"],
         ["lis", "codes"],
     ):
-        ended = subprocess.run(
-            [str(COMMAND), *command], env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        ended = forks.run(command, environment)
         assert ended.returncode != 0, command
         assert "differs from the file listed in" in ended.stderr + ended.stdout, (command, ended.stderr)
 

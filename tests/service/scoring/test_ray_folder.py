@@ -71,7 +71,7 @@ assert "RAY_TMPDIR" not in os.environ
 """
 
 
-@pytest.mark.parametrize("umask", ["022", "077"])
+@pytest.mark.parametrize("umask", ["022", pytest.param("077", marks=pytest.mark.slow)])
 def test_a_cluster_starts_where_there_was_none_and_leaves_nothing(short: str, umask: str) -> None:
     """No writable home, an empty temporary folder, no other environment variables."""
     command = ["sh", "-c", f'umask {umask}; exec "$0" -c "$1"', sys.executable, PROGRAM]

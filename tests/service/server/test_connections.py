@@ -107,7 +107,7 @@ def test_handshakes_that_do_not_end_make_room_too(artefact: Path, tmp_path: Path
 
 
 def test_no_more_connections_than_the_system_has_files(artefact: Path) -> None:
-    with served(artefact, files=160) as started:
+    with served(artefact, through=["prlimit", "--nofile=160"]) as started:
         started.wait_listening()
         started.wait_said(" lowered to 44 by the limit of open files")
         with held(started, 300, b""):

@@ -281,6 +281,7 @@ def test_requests_that_wait_for_others_are_left_in_the_kernel(service: Served) -
         assert resident_bytes() - before < 50e6
 
 
+@pytest.mark.slow
 def test_a_chunk_whose_extension_does_not_end_is_no_body(service: Served) -> None:
     first = head("/classify", "Content-Type: image/png", "Transfer-Encoding: chunked")
     with connected(service) as connection:

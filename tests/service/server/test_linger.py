@@ -130,6 +130,7 @@ def test_who_is_over_the_limit_of_requests_is_closed_too(service: Served) -> Non
     assert set(statuses) == {415, 429} and len(statuses) == 3
 
 
+@pytest.mark.slow
 def test_over_tls_too(artefact: Path, tmp_path: Path) -> None:
     ours = certificates(tmp_path / "ours")
     with served(artefact, request_timeout_s="5", **tls_settings(ours)) as secured:

@@ -40,6 +40,7 @@ def test_an_answer_that_nobody_reads_is_given_up(service: Served) -> None:
         assert httpx.get(f"{service.url}/health/ready").status_code == 200
 
 
+@pytest.mark.slow
 def test_whoever_reads_gets_all_of_it(service: Served) -> None:
     with connected(service) as connection:
         connection.sendall(LARGE * (MANY - 1) + LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))

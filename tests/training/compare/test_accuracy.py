@@ -69,6 +69,7 @@ def test_the_figure_is_that_of_the_development_evaluation(folded: Folded, run: P
     assert "Patients: unknown" in table.note
 
 
+@pytest.mark.slow
 def test_a_model_does_not_differ_from_itself(folded: Folded, run: Path, artefact: Path, tmp_path: Path) -> None:
     first, second = _table(run, folded.data, artefact, _copied(artefact, tmp_path / "copy")).rows
     assert first[1:4] == second[1:4]

@@ -123,6 +123,7 @@ from training.cli import app
 app(sys.argv[1:])"""
 
 
+@pytest.mark.slow
 def test_missing_weights_are_said_before_anything_is_trained_or_timed(tmp_path: Path) -> None:
     (tmp_path / "drawn.toml").write_text(CONFIG)
     entry = SECOND + 'set.model = {variant = "efficientnet_lite0", init = "imagenet"}\n'

@@ -30,6 +30,7 @@ def _copied(run: Path, to: Path) -> RunFolder:
     return RunFolder(to)
 
 
+@pytest.mark.slow
 def test_pooled_counts_are_the_sum_of_the_folds(folded: Folded) -> None:
     (pooled,) = _evaluation(folded.pooled)["confusion"].values()
     parts = [next(iter(_evaluation(run)["confusion"].values())) for run in folded.runs]

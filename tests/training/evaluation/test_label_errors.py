@@ -156,6 +156,7 @@ def test_every_picture_that_both_runs_get_wrong_is_listed_and_shown(folded: Fold
         assert Image.open(BytesIO(b64decode(data))).size == (160, 160)
 
 
+@pytest.mark.slow
 def test_the_page_says_who_was_asked_and_of_how_many(folded: Folded, audited: Path) -> None:
     page = (audited / "audit.html").read_text()
     n = len(scores_of_run(RunFolder(folded.second), "test"))

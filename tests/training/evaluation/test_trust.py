@@ -71,6 +71,7 @@ def trust() -> RunTrust:
     return RunTrust(PREDICTOR, _block(200, 0, blood=10, unsupported=5), _block(120, 1000, blood=6, unsupported=4))
 
 
+@pytest.mark.slow
 def test_only_supported_cells_of_the_tissue_are_known(trust: RunTrust) -> None:
     assert trust.reference.pictures == len(trust.known) == 110
     assert "PLM" not in trust.reference.sets.thresholds  # five training pictures are too few

@@ -64,6 +64,7 @@ def test_growing_pictures_cost_what_each_size_costs() -> None:
     assert grown.hours(4, 2.0, 0.5) == pytest.approx(grown.training_operations / 4e12 / 3600)
 
 
+@pytest.mark.slow
 def test_the_guide_says_what_the_command_says() -> None:
     text = GUIDE.read_text(encoding="utf-8")
     commands = re.findall(r"^marrowlens-train size (.*)$", text, re.MULTILINE)

@@ -163,6 +163,7 @@ def test_groups_that_onnxruntime_is_slow_at_are_named_with_a_width_that_is_not()
         check_mlka_widths(nn.Sequential(nn.Identity(), MLKA(30, ("3-5-1", "5-7-1", "7-9-1"))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_magnitude_of_features_is_not_served_as_attention(tmp_path: Path, precision: Precision) -> None:
     """A comparison network has no attention that a lesion could test."""
@@ -180,9 +181,13 @@ def test_the_magnitude_of_features_is_not_served_as_attention(tmp_path: Path, pr
 @pytest.mark.parametrize(
     ("changed", "inert"),
     [
-        (0.05, ()),
+        pytest.param(0.05, (), marks=pytest.mark.slow),
         (0.049, ("MLKA", "MLKA in the blocks")),
-        (0.009, ("MLKA", "MLKA in the blocks", "MLKA in the pooling", "pooling", "cross-scale attention")),
+        pytest.param(
+            0.009,
+            ("MLKA", "MLKA in the blocks", "MLKA in the pooling", "pooling", "cross-scale attention"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_thresholds_of_inert_parts(network: VAN, tmp_path: Path, changed: float, inert: tuple[str, ...]) -> None:

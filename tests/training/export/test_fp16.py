@@ -146,6 +146,7 @@ CONFIG = Config.model_validate(
 )
 
 
+@pytest.mark.slow
 def test_an_export_in_fp16_says_so(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = VAN("micro", len(CONFIG.codes)).eval()

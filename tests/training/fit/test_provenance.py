@@ -61,6 +61,7 @@ def test_manifest_and_card_name_what_it_began_with(transfer: Transfer) -> None:
     assert named in transfer.card() and named in transfer.desk.said("second")
 
 
+@pytest.mark.slow
 def test_a_laxer_licence_is_complained_of(transfer: Transfer) -> None:
     said = "card.licence 'CC0' is less restrictive than the pretrained weights' (CC BY 4.0)"
     assert transfer.desk.said("second").count(said) == 2  # at the training and at the export

@@ -98,6 +98,7 @@ def test_killed_within_an_epoch_while_a_checkpoint_is_written(desk: Desk, unbrok
     assert desk.curves("killed") == desk.curves("unbroken")  # of the whole epoch, also of the interrupted one
 
 
+@pytest.mark.slow
 def test_killed_between_two_checkpoints(desk: Desk, unbroken: bytes) -> None:
     fitting = desk.start("student", "killed late")
     _when(desk.checkpoint("killed late").exists, fitting)

@@ -174,6 +174,7 @@ def test_a_page_escapes_what_it_is_told() -> None:
     assert page.of("img")[0]["alt"] == evil
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_every_picture_and_nothing_beside_the_page(drawn: Path, width: int) -> None:

@@ -54,6 +54,7 @@ def check(found: Any, folder: Path) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ReportStatus)
 def test_two_validators_take_it(status: ReportStatus, tmp_path: Path) -> None:
     found = bundle(report(status), PICTURES)

@@ -5,13 +5,12 @@ import os
 import shutil
 import socket
 import ssl
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import uvloop
 from ordering import GOOD, Desk, line_to, listening, said, still_takes
@@ -76,8 +75,7 @@ def test_an_address_of_this_machine_alone_asks_for_nothing(address: str) -> None
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["config", "check"], ["lis", "deliver"]])
 def test_the_start_and_the_check_say_the_same(command: list[str], tmp_path: Path) -> None:
     told = {"MARROWLENS_LIS_DATABASE": f"sqlite:///{tmp_path / 'lab.db'}", "MARROWLENS_LIS_HL7_LISTEN": "0.0.0.0:0"}
-    line = [str(Path(sys.executable).with_name("marrowlens")), *command]
-    ran = subprocess.run(line, env={**os.environ, **told}, capture_output=True, text=True)
+    ran = forks.run(command, {**os.environ, **told})
     assert ran.returncode == 2
     assert "MARROWLENS_LIS_HL7_LISTEN=0.0.0.0:0 can be reached by other machines" in ran.stderr
     assert "MARROWLENS_LIS_HL7_LISTEN_CA" in ran.stderr

@@ -2,13 +2,12 @@
 
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_IMODE
 
+import forks
 import pytest
 from databases import free_port
 from lab import open_request, use_cases, user
@@ -21,7 +20,6 @@ from service.lis.picture_store import PictureStore
 from service.lis.storage.database import Database
 from service.lis.storage.file_rights import create_private_file, create_private_folder, permission_warning
 
-COMMAND = Path(sys.executable).with_name("marrowlens")
 SHA256 = "ab" * 32
 UMASKS = (0o000, 0o022, 0o077, 0o777)
 
@@ -108,9 +106,7 @@ def test_wider_rights_are_told_by_the_log_and_by_config_check(
     with client(artefact, lis=lis):
         pass
     told = {"MARROWLENS_LIS_DATABASE": f"sqlite:///{path}", "MARROWLENS_LIS_PICTURES": str(pictures)}
-    checked = subprocess.run(
-        [str(COMMAND), "config", "check"], env={**os.environ, **told}, capture_output=True, text=True, timeout=120
-    )
+    checked = forks.run(["config", "check"], {**os.environ, **told})
     assert checked.returncode == 0  # the service starts as well
     for line in said:
         assert line in caplog.text and f"marrowlens: warning: {line}" in checked.stderr

@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PEERS = ROOT / "tests" / "peers"
 SHARED = ROOT.parent / "shared"

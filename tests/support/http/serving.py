@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx
 import numpy as np
+from forks import Forked
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
@@ -73,7 +75,7 @@ class Held:
 class Served:
     """One `marrowlens serve`. `lines` is all it said so far, both streams."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: "subprocess.Popen[str] | Forked") -> None:
         self.process = process
         self.lines: list[str] = []
         self.url = ""
@@ -126,16 +128,16 @@ def refused(answer: Any, status: int, name: str) -> Problem:
 
 
 @contextmanager
-def served(artefact: Path, *options: str, files: int | None = None, **settings: str) -> Iterator[Served]:
-    """`marrowlens serve` on a free port of loopback, with `MARROWLENS_*` settings in its environment. It may open so
-    many files."""
+def served(artefact: Path, *options: str, through: Sequence[str] = (), **settings: str) -> Iterator[Served]:
+    """`marrowlens serve` on a free port of loopback, with `MARROWLENS_*` settings in its environment.
+
+    Args:
+        through: the words of a program that executes it, as `prlimit --nofile=160`.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MARROWLENS_")}
     environment |= {f"MARROWLENS_{name.upper()}": value for name, value in settings.items()}
-    command = [str(COMMAND), "serve", "--port", "0", "--artefact", str(artefact), *options]
-    limits = [] if files is None else ["prlimit", f"--nofile={files}"]
-    process = subprocess.Popen(
-        [*limits, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-    )
+    words = ["serve", "--port", "0", "--artefact", str(artefact), *options]
+    process = _executed([*through, str(COMMAND), *words], environment) if through else forks.start(words, environment)
     started = Served(process)
     try:
         yield started
@@ -145,6 +147,12 @@ def served(artefact: Path, *options: str, files: int | None = None, **settings: 
         started.wait_ended()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def _executed(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    )
 
 
 def zipped(members: Named, method: int = zipfile.ZIP_DEFLATED) -> bytes:
