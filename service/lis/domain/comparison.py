@@ -122,7 +122,12 @@ def _differs(name: Finding, before: Report, now: Result, *, same_specimen: bool)
 
 def _ratio_differs(before: MyeloidErythroidRatio, now: MyeloidErythroidRatio, *, same_specimen: bool) -> bool:
     if same_specimen:
-        return (before.myeloid, before.erythroid) != (now.myeloid, now.erythroid)
+        return _ratio(before) != _ratio(now)
     if before.low is None or before.high is None or now.low is None or now.high is None:
         return False
     return before.high < now.low or now.high < before.low
+
+
+def _ratio(found: MyeloidErythroidRatio) -> tuple[int, int] | None:
+    """Both terms; None if the ratio has no value."""
+    return (found.myeloid, found.erythroid) if found.supported and found.value is not None else None

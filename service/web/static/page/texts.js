@@ -28,7 +28,8 @@ const locale = navigator.languages.find((each) => each.split("-")[0] === languag
 const integers = new Intl.NumberFormat(locale);
 const percents = new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 });
 const ONE_DIGIT = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
-const precise = new Intl.NumberFormat(locale, ONE_DIGIT);
+const oneDigits = new Intl.NumberFormat(locale, ONE_DIGIT);
+const hundredths = new Intl.NumberFormat(locale, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const signed = new Intl.NumberFormat(locale, { signDisplay: "exceptZero", ...ONE_DIGIT });
 const precisePercents = new Intl.NumberFormat(locale, { style: "percent", ...ONE_DIGIT });
 const times = new Intl.DateTimeFormat(locale, {
@@ -46,7 +47,9 @@ export const percent = (share) =>
 /** The same with one digit: "99.8 %". */
 export const precisePercent = (share) => precisePercents.format(share);
 /** A number with one digit. */
-export const oneDigit = (value) => precise.format(value);
+export const oneDigit = (value) => oneDigits.format(value);
+/** A number with two digits. */
+export const twoDigits = (value) => hundredths.format(value);
 /** A number with one digit and its sign: "+0.2". */
 export const signedDigit = (value) => signed.format(value);
 /** A difference of two shares in percentage points, with its sign: "+0.2". */
