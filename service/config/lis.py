@@ -138,6 +138,10 @@ class LisSettings(BaseSettings):
         description="the laboratory's table of reference ranges: results get their range and a flag (N, L, H). "
         "Default: none",
     )
+    attach_pdf: bool = Field(
+        False, description="attach the report as a PDF, in HL7 as a result of type ED and in FHIR as presentedForm"
+    )
+    pdf_language: Literal["en", "de"] = Field("en", description="language of attached PDFs")
     comment_templates: Path | None = Field(
         None, description="TOML file with the laboratory's templates for comments. Default: none"
     )

@@ -347,7 +347,7 @@ def counting_rules(settings: Settings) -> CountingRules:
 
 def report_content(lis: LisSettings) -> ReportContent:
     """The results of a report besides the differential, by the settings."""
-    return ReportContent(class_counts=lis.class_counts, provenance=lis.provenance)
+    return ReportContent(class_counts=lis.class_counts, provenance=lis.provenance, pdf=lis.attach_pdf or None)
 
 
 def picture_folder(lis: LisSettings) -> Path | None:

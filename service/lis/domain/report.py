@@ -318,6 +318,7 @@ class ReportContent(Document):
     provenance: Literal["notes", "results"] = Field(
         "notes", description="cells that wait for review, models and method: notes, or results of their own"
     )
+    pdf: Literal[True] | None = Field(None, description="the report is attached as a PDF, in HL7 and FHIR")
 
 
 DEFAULT_CONTENT: Final = ReportContent()
