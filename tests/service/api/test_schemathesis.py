@@ -73,6 +73,11 @@ OPERATIONS = [
     ("GET", "/worklist"),
     ("GET", "/specimens/{specimen_id}/revision"),
     ("POST", "/specimens/{specimen_id}/preview"),
+    ("POST", "/specimens/{specimen_id}/preview/pdf"),
+    ("GET", "/specimens/{specimen_id}/reports/{version}/pdf"),
+    ("GET", "/specimens/{specimen_id}/comparison"),
+    ("GET", "/specimens/{specimen_id}/comment-templates"),
+    ("GET", "/model/drift"),
     ("POST", "/specimens/{specimen_id}/messages/{control_id}/retry"),
     ("POST", "/specimens/{specimen_id}/messages/{control_id}/drop"),
     ("POST", "/specimens"),
@@ -164,7 +169,7 @@ def aim_at_a_specimen(
         stands = httpx.get(f"{url}/specimens/{known['specimen_id']}", headers=bearer(KEY)).json()
         if "revision" in case.body:
             case.body = {**case.body, "revision": stands["revision"]}
-            if "accept_unread" in case.body or case.path.endswith(("/sign", "/preview")):
+            if "accept_unread" in case.body or case.path.endswith(("/sign", "/preview", "/preview/pdf")):
                 case.body |= {"accept_unread": True, "accept_below_target": True}
         if "readings" in case.body:
             cells = httpx.get(f"{url}/specimens/{known['specimen_id']}/cells", headers=bearer(KEY)).json()["cells"]
