@@ -124,7 +124,12 @@ TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 HERE = {"name": "micro", "version": "0.0.1"}
 SPECIMENS, SIGNED = 40, 20
 #: Drawn in full in every run: a quarter of the requests to these may hold none that succeeds.
-RARELY_VALID = {"/classify", "/specimens/{specimen_id}/cancel", "/specimens/{specimen_id}/cells/{place}"}
+RARELY_VALID = {
+    "/classify",
+    "/specimens/{specimen_id}/cancel",
+    "/specimens/{specimen_id}/cells/{place}",
+    "/specimens/{specimen_id}/preview/pdf",
+}
 
 
 @pytest.fixture(scope="module")

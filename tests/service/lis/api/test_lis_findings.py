@@ -148,6 +148,17 @@ def test_an_amendment_begins_with_the_draft_and_withdraws_what_is_cleared(http: 
     assert not any("First." in json.dumps(each) for each in trail)
 
 
+def test_an_erasure_takes_what_was_written_and_the_pdf(http: TestClient, draw: Draw) -> None:
+    specimen = opened(http, draw)
+    change(http, specimen, megakaryocyte_assessment=FORMS, cellularity={"grade": "normal"}, comment="Of Łoś.")
+    sign(http, specimen)
+    body = {"revision": http.get(f"/specimens/{specimen}").json()["revision"], "reason": "case 17"}
+    erased = http.post(f"/specimens/{specimen}/erase", json=body).json()
+    assert not {"megakaryocyte_assessment", "cellularity", "comment"} & set(erased)
+    refused(http.get(f"/specimens/{specimen}/reports/1/pdf"), 404, "unknown-specimen")
+    assert http.get(f"/specimens/{specimen}/comparison").json()["classes"] == []
+
+
 @pytest.mark.parametrize(
     "values",
     [
