@@ -67,6 +67,7 @@ def test_findings_are_written_signed_printed_and_amended(browser: Browser, lab: 
     assert "|CELLULARITY^" in sent and "|normal|" in sent and "|reduced|" in sent
 
 
+@pytest.mark.slow
 def test_two_people_write_and_nobody_overwrites(browser: Browser, lab: Lab, draw: Draw) -> None:
     specimen = lab.specimen(pictures(draw, 2, 9100))
     with at(browser, lab, f"lab/{specimen}/report") as visited:
@@ -83,6 +84,7 @@ def test_two_people_write_and_nobody_overwrites(browser: Browser, lab: Lab, draw
     assert lab.http.get(f"/specimens/{specimen}/reports/1").json()["comment"] == "Mine."
 
 
+@pytest.mark.slow
 def test_the_patients_report_before_is_beside_the_new_one(browser: Browser, lab: Lab, draw: Draw) -> None:
     patient = {"identifier": "TWICE", "family": "Muster"}
     first = lab.specimen(pictures(draw, 2, 9200), number="FIRST", patient=patient)
