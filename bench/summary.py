@@ -84,6 +84,13 @@ def one_picture_ms(ledger: Ledger) -> dict[int, float]:
     return {line.round: line.one_picture_ms for line in ledger.one_picture}
 
 
+def physical_limit(ledger: Ledger) -> dict[int, float]:
+    """Pictures a second of bare session and libjpeg-turbo in turn on the same core, by round."""
+    bare = bare_session(ledger)
+    decoded_ms = {line.round: line.turbo_ms for line in ledger.one_picture}
+    return {at: 1000 / (1000 / bare[at] + decoded_ms[at]) for at in bare.keys() & decoded_ms.keys()}
+
+
 def ceiling(ledger: Ledger) -> Spread | None:
     """Maximum requests a second of the load generator."""
     return spread([cell.requests_per_s for cell in ledger.cells if cell.piece == CEILING.name])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import simplejpeg
 
 from bench.engines.names import AS_SERVED
 from bench.engines.timing import Images, Task, task, tell, time_batches
@@ -41,7 +42,7 @@ def _same(run: Callable[[Images], object], _: int) -> Callable[[Images], object]
 def time_one_picture(asked: Task) -> None:
     """Time decode and run of single JPEGs in one thread: the waiting time of a lone client without a server.
 
-    Beside it what decoding alone takes, by this project's code and by Pillow's.
+    Beside it what decoding alone takes: by this project's code, by Pillow's, and by libjpeg-turbo without a filter.
     """
     pictures = [Path(path).read_bytes() for path in asked.pictures]
     run = session(asked)
@@ -49,6 +50,7 @@ def time_one_picture(asked: Task) -> None:
         "one_picture_ms": lambda picture: run(decode(picture, asked.size)[np.newaxis]),
         "decode_ms": lambda picture: decode(picture, asked.size),
         "pillow_ms": lambda picture: by_pillow(picture, asked.size),
+        "turbo_ms": simplejpeg.decode_jpeg,
     }
     took_ms: dict[str, list[float]] = {name: [] for name in steps}
     began, turn = time.perf_counter(), 0
