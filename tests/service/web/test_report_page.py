@@ -49,6 +49,7 @@ def test_findings_are_written_signed_printed_and_amended(browser: Browser, lab: 
         expect(page.locator("#sign-state")).to_have_text("Signed.")
         expect(page.locator("#versions > li").first).to_contain_text("Delivered")
         expect(page.locator("#trail")).to_contain_text("assessment of the megakaryocytes")
+        expect(page.locator("#trail")).to_contain_text("Signed version 1")
         text = printed(page, "#versions button")
         assert "Cellularity: increased" in text and "Mine. 3 cells counted" in text and "NOT SIGNED" not in text
         page.fill("#amend-reason", "looked again")
