@@ -60,9 +60,32 @@ class Service:
         if self._process is not None:
             self._process.end()
 
+    def workers(self) -> list[int]:
+        """Process ids of its workers."""
+        return [] if self._process is None else self._process.workers()
+
     def said(self) -> list[str]:
         """Output of the current run."""
         return [] if self._process is None else self._process.lines
+
+
+class ServiceWorker:
+    """The first worker of a service. The service itself starts another one."""
+
+    name = "service worker"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def start(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        for pid in self._service.workers()[:1]:
+            os.kill(pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        pass
 
 
 class Said:

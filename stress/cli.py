@@ -22,6 +22,7 @@ from stress.idle import idle
 from stress.image import image
 from stress.laboratory import laboratory
 from stress.restart import restart
+from stress.signers import UncountedPictures
 from stress.sigterm import sigterm
 from stress.soak import soak
 from stress.training import training
@@ -47,6 +48,10 @@ class Check(StrEnum):
     IMAGE = "image"
     TRAINING = "training"
     RAY = "ray"
+
+
+#: Checks that can run against several workers.
+_WITH_WORKERS = (Check.RESTART, Check.SIGTERM, Check.SOAK, Check.LABORATORY_SQLITE, Check.LABORATORY_POSTGRESQL)
 
 
 class Model(StrEnum):
@@ -85,32 +90,41 @@ def stress(
     pictures: Annotated[int, typer.Option(min=1500, help="Pictures that are scored on Ray.")] = 20_000,
     ray_kills: Annotated[int, typer.Option(min=1, max=50, help="How often a node or that run is killed.")] = 10,
     seed: Annotated[int, typer.Option(help="From which hostile cases, requests and kills are drawn.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes of the service.")] = 1,
     page: Annotated[Path, typer.Option(help="Where the results are kept.")] = PAGE,
 ) -> None:
     """Stop, kill, attack and overload `marrowlens serve` and a training for a long time; results go to a page."""
     planned: dict[Check, Callable[[Path | None, results.Shown], Coroutine[Any, Any, results.Result]]] = {
         Check.IDLE: idle,
-        Check.RESTART: lambda artefact, bar: restart(restarts, artefact, bar),
-        Check.SIGTERM: lambda artefact, bar: sigterm(sigterms, artefact, bar, seed=seed),
+        Check.RESTART: lambda artefact, bar: restart(restarts, artefact, bar, workers=workers),
+        Check.SIGTERM: lambda artefact, bar: sigterm(sigterms, artefact, bar, seed=seed, workers=workers),
         Check.HOSTILE: lambda artefact, bar: hostile(cases, artefact, bar, seed=seed),
-        Check.SOAK: lambda artefact, bar: soak(requests, artefact, bar, seed=seed),
-        Check.LABORATORY_SQLITE: lambda artefact, bar: laboratory("sqlite", reports, kills, artefact, bar, seed=seed),
+        Check.SOAK: lambda artefact, bar: soak(requests, artefact, bar, seed=seed, workers=workers),
+        Check.LABORATORY_SQLITE: lambda artefact, bar: laboratory(
+            "sqlite", reports, kills, artefact, bar, seed=seed, workers=workers
+        ),
         Check.LABORATORY_POSTGRESQL: lambda artefact, bar: laboratory(
-            "postgresql", reports, kills, artefact, bar, seed=seed
+            "postgresql", reports, kills, artefact, bar, seed=seed, workers=workers
         ),
         Check.BROWSING: lambda artefact, bar: browsing(specimens, artefact, bar, seed=seed),
         Check.IMAGE: lambda _, bar: image(bar),
         Check.TRAINING: lambda _, bar: training(training_kills, bar, seed=seed),
         Check.RAY: lambda artefact, bar: bulk(pictures, ray_kills, artefact, bar, seed=seed),
     }
+    possible = list(Check) if workers == 1 else list(_WITH_WORKERS)
+    if unable := [check for check in checks or [] if check not in possible]:
+        raise typer.BadParameter(f"{', '.join(unable)} runs with one worker only; with several: {', '.join(possible)}")
     faults = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as progress:
         artefact = tiny(Path(folder)) if model is Model.TINY else None
-        for check in [each for each in Check if not checks or each in checks]:
+        for check in [each for each in possible if not checks or each in checks]:
             bar = Bar(progress, progress.add_task(check, total=None))
-            result = asyncio.run(planned[check](artefact, bar))
-            result.model = model
+            try:
+                result = asyncio.run(planned[check](artefact, bar))
+            except UncountedPictures as error:
+                raise typer.BadParameter(f"{check}: {error}") from None
+            result.model, result.workers = model, workers
             results.write(page, [result])
             _show(result)
             faults += len(result.faults)

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from stress import cast, received
-from stress.cast import Player, Service
+from stress.cast import Player, Service, ServiceWorker
 from stress.pictures import picture
 from stress.process import COMMAND
 from stress.received import Signed
@@ -28,13 +28,20 @@ CLIENTS = 4
 
 
 async def laboratory(
-    kind: str, reports: int, kills: int, artefact: Path | None, shown: Shown, *, seed: int = 0
+    kind: str,
+    reports: int,
+    kills: int,
+    artefact: Path | None,
+    shown: Shown,
+    *,
+    seed: int = 0,
+    workers: int = 1,
 ) -> Result:
     """Run the check on one kind of database: "sqlite" or "postgresql"."""
     shown.total(reports)
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        check = _Check(kind, reports, kills, Path(name), artefact, shown, random.Random(seed))
+        check = _Check(kind, reports, kills, Path(name), artefact, shown, random.Random(seed), workers)
         return await check.run(began_s)
 
 
@@ -47,6 +54,7 @@ class _Check:
     artefact: Path | None
     shown: Shown
     drawn: random.Random
+    workers: int
     killed: Counter[str] = field(default_factory=Counter)
     players: list[Player] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
@@ -81,8 +89,10 @@ class _Check:
             self.players.append(server)
             lis["lis_database"] = server.new_database()
         self.settings = lis
-        service, worker = Service(self.folder, self.artefact, lis), cast.worker(lis)
-        for player in (service, worker):
+        service = Service(self.folder, self.artefact, {**lis, "workers": str(self.workers)})
+        started: list[Player] = [service, cast.worker(lis)]
+        started += [ServiceWorker(service)] if self.workers > 1 else []
+        for player in started:
             player.start()
             self.players.append(player)
         return service

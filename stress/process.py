@@ -1,4 +1,4 @@
-"""One `marrowlens serve` process in its own folder: start, observe, signal. Needs Linux (/proc)."""
+"""One `marrowlens serve`, with its workers, in its own folder: start, observe, signal. Needs Linux (/proc)."""
 
 import os
 import resource
@@ -78,22 +78,34 @@ class Process:
         self.wait_ended()
 
     def resident_bytes(self) -> int:
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+        return sum(int((each / "statm").read_text().split()[1]) * _PAGE_BYTES for each in self._processes())
 
     def threads(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/task"))
+        return sum(len(os.listdir(each / "task")) for each in self._processes())
 
     def open_files(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return sum(len(os.listdir(each / "fd")) for each in self._processes())
 
     def cpu_s(self) -> float:
-        """Processor time of all its threads so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+        """Processor time of its own threads and of its busiest worker's so far: workers start side by side."""
+        return _cpu_s(self.pid) + max(map(_cpu_s, self.workers()), default=0.0)
+
+    def workers(self) -> list[int]:
+        """Process ids of its workers; empty if it serves alone."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def _processes(self) -> list[Path]:
+        return [Path(f"/proc/{pid}") for pid in (self.pid, *self.workers())]
 
     def forbid_writing(self) -> None:
         """Forbid all writes to files from now on (a write fails inside the process); pipes still work."""
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
+from model.plural import plural
+
 HEAD = """# Stress tests
 
 Written by `make stress` (`python -m stress.cli`): the last run of each check, against `marrowlens serve` over HTTP \
@@ -67,20 +69,25 @@ class Result:
     faults: list[str] = field(default_factory=list)
     seconds: float = 0.0
     model: str = "bundled"
+    workers: int = 1
     network: str = ""  # what it was about, where that was neither of the two
 
     @property
     def key(self) -> str:
         """Key of the result on the page."""
-        return f"{self.name}-{self.model}"
+        return f"{self.name}-{self.model}{'' if self.workers == 1 else f'-{self.workers}-workers'}"
 
     def markdown(self) -> str:
         now = datetime.now(UTC).strftime("%Y-%m-%d")
-        command = f"python -m stress.cli {self.name} --model {self.model}"
-        verdict = "passed" if not self.faults else f"**{len(self.faults)} fault(s)**"
+        several = self.workers > 1
+        command = (
+            f"python -m stress.cli {self.name} --model {self.model}{f' --workers {self.workers}' if several else ''}"
+        )
+        served = f"the {self.network or self.model} model{f', {self.workers} workers' if several else ''}"
+        verdict = "passed" if not self.faults else f"**{plural(len(self.faults), 'fault')}**"
         return "\n\n".join(
             [
-                f"## {self.title}: the {self.network or self.model} model",
+                f"## {self.title}: {served}",
                 self.said,
                 *(table.markdown() for table in self.tables),
                 *(["\n".join(f"- {fault}" for fault in self.faults[:20])] if self.faults else []),

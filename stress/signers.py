@@ -18,11 +18,24 @@ _ACTOR = {"X-Acting-User": "dr.beispiel"}
 _EXCLUDED = {"ART", "KSC", "NIF", "OTH"}
 
 
+class UncountedPictures(Exception):
+    """The model puts all pictures into classes that are not counted, so no specimen can be signed."""
+
+    def __init__(self, codes: Sequence[str]) -> None:
+        found = ", ".join(sorted(set(codes)))
+        super().__init__(
+            f"all {len(codes)} pictures are of classes that are not counted ({found}); use another --model"
+        )
+
+
 @dataclass(slots=True)
 class Desk:
     """Clients that open, fill and sign specimens over HTTP and retry while the service is down.
 
     They wait for the killing task to allow the next specimens, so that kills happen while they work.
+
+    Raises:
+        UncountedPictures: no specimen could be signed.
     """
 
     url: str
@@ -32,6 +45,10 @@ class Desk:
     allowed: int = 0
     turn: asyncio.Condition = field(default_factory=asyncio.Condition)
     retries: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        if all(code in _EXCLUDED for code in self.codes):
+            raise UncountedPictures(self.codes)
 
     async def reach(self, signed: int, then_allowed: int) -> None:
         """Wait until a number of specimens is signed; then allow those up to `then_allowed`."""

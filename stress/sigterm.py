@@ -62,14 +62,14 @@ class Round:
         self.enough.set()  # or a service that died by itself would be waited for
 
 
-async def sigterm(rounds: int, artefact: Path | None, shown: Shown, *, seed: int = 0) -> Result:
+async def sigterm(rounds: int, artefact: Path | None, shown: Shown, *, seed: int = 0, workers: int = 1) -> Result:
     """Run the check."""
     shown.total(rounds)
     began_s, chance = time.monotonic(), random.Random(seed)
     faults: list[str] = []
     rows: list[list[str]] = []
     for number in range(1, rounds + 1):
-        found, row = await _round(artefact, after=chance.randint(30, 150))
+        found, row = await _round(artefact, workers, after=chance.randint(30, 150))
         faults += [f"round {number}: {fault}" for fault in found]
         rows.append([str(number), *row])
         shown.step()
@@ -88,8 +88,8 @@ async def sigterm(rounds: int, artefact: Path | None, shown: Shown, *, seed: int
     )
 
 
-async def _round(artefact: Path | None, after: int) -> tuple[list[str], list[str]]:
-    settings = {"drain_delay_s": str(DRAIN_DELAY_S), "shutdown_timeout_s": str(GRACE_S)}
+async def _round(artefact: Path | None, workers: int, after: int) -> tuple[list[str], list[str]]:
+    settings = {"drain_delay_s": str(DRAIN_DELAY_S), "shutdown_timeout_s": str(GRACE_S), "workers": str(workers)}
     with tempfile.TemporaryDirectory() as folder:
         with serving(Path(folder), artefact, "--access-log", **settings) as process:
             await asyncio.to_thread(process.wait_listening)

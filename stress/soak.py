@@ -46,22 +46,24 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Memory, threads and open files of the idle process."""
+    """Memory, threads and open files of the idle process, and of its workers."""
 
     resident_bytes: int
     threads: int
     open_files: int
 
 
-async def soak(count: int, artefact: Path | None, shown: Shown, *, seed: int = 0) -> Result:
+async def soak(count: int, artefact: Path | None, shown: Shown, *, seed: int = 0, workers: int = 1) -> Result:
     """Run the check."""
     shown.total(count)
     began_s, counts = time.monotonic(), Counts()
     chance = Random(seed)
     first = min(SETTLED_AFTER, count // 2)
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), artefact, provider="cpu") as process:
+    settings = {"provider": "cpu", "workers": str(workers)}
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), artefact, **settings) as process:
         await asyncio.to_thread(process.wait_listening)
-        pool = process.threads() + min(32, (os.cpu_count() or 1) + 4)  # asyncio's own, which fills as it is needed
+        # asyncio's own pool fills as it is needed.
+        pool = process.threads() + workers * min(32, (os.cpu_count() or 1) + 4)
         await _ask(process, chance, first, counts, shown)
         early = await _quiet(process)
         await _ask(process, chance, count - first, counts, shown)

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
+from model.plural import plural
 from service.auth import policy
 from service.auth.authenticator import Authenticator
 from service.auth.identity import ACTING_USER, Caller, InvalidName, Scope, decoded_name
@@ -235,7 +236,7 @@ class RevocableRequest:
 
     async def _send_error(self, error: ServiceError, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Send the problem as the response, or as one more item if NDJSON lines were sent already."""
-        log.warning("Stream ended after %d lines: %s", self._sent_lines, error)
+        log.warning("Stream ended after %s: %s", plural(self._sent_lines, "line"), error)
         response = await self._render_error(Request(scope, receive, send), error)
         async with asyncio.timeout(_LAST_LINE_TIMEOUT_S):
             if not self._started:

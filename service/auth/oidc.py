@@ -21,6 +21,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.types import Options
 
+from model.plural import plural
 from model.regular_file import check_regular_file
 from service.auth.identity import MAX_NAME, MAX_SUBJECT, SCOPES, Caller, Identity, InvalidName, checked_name
 from service.auth.roles import claimed_roles
@@ -203,7 +204,7 @@ class IssuerKeys:
                 log.error("Cannot fetch the issuer's keys: %s; retrying (further failures are not logged)", cause)
         else:
             if self._failures:
-                log.warning("Fetched the issuer's keys again after %d failures", self._failures)
+                log.warning("Fetched the issuer's keys again after %s", plural(self._failures, "failure"))
             self._keys, self._fetched_s, self._failures = keys, self._clock(), 0
         finally:
             self._refreshing = None

@@ -8,6 +8,7 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from model.plural import plural
 from service.cli.lis import open_session
 from service.cli.output import stop
 from service.lis.storage import audit, audit_checks
@@ -40,16 +41,18 @@ def verify(
         typer.echo(line, err=True)
     if compared.uncovered:
         typer.echo(
-            f"{compared.uncovered} specimens of an earlier version are not compared until their next change", err=True
+            f"not compared until the next change: {plural(compared.uncovered, 'specimen')} of an earlier version",
+            err=True,
         )
     for mismatch in mismatches:
         typer.echo(f"row {mismatch.number}: {mismatch.what}" if mismatch.number else mismatch.what, err=True)
     typer.echo(f"{end.number}:{end.hash}")
     if mismatches:
-        typer.echo(f"audit trail not verified: {len(mismatches)} mismatches", err=True)
+        typer.echo(f"audit trail not verified: {plural(len(mismatches), 'mismatch', 'mismatches')}", err=True)
         raise typer.Exit(MISMATCH)
     typer.echo(
-        f"audit trail verified: {end.number} rows; store the line above outside the database, for --known", err=True
+        f"audit trail verified: {plural(end.number, 'row')}; store the line above outside the database, for --known",
+        err=True,
     )
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from model.contract import ArtefactError, inert_note
+from model.plural import plural
 from service.cli.output import Artefact, AsJson, load_settings, new_table, open_model, print_tables, stop
 from service.config.settings import Settings
 from service.runtime.benchmark import ProviderTrial, timed, try_provider
@@ -118,7 +119,7 @@ def _machine_table(settings: Settings, workers: int, machine: Machine, found: di
     rows = {
         "processor": machine.processor,
         "CPUs for this process": str(machine.cpus),
-        "workers": f"{workers}, each with {threads} thread(s)",
+        "workers": f"{workers}, each with {plural(threads, 'thread')}",
         "memory limit": _megabytes(machine.memory_limit) or "none",
         "memory available": _megabytes(machine.memory_available),
         "memory of this process": _megabytes(machine.resident),
@@ -176,7 +177,7 @@ def warm(artefact: Artefact = None) -> None:
     options = InferenceOptions.from_settings(settings)
     threads = options.intra_op_threads
     where = f"{session.provider} in {session.precision}"
-    typer.echo(f"opened {session.manifest.name} on {where}, {threads} thread(s), in {opened_s:.2f} s")
+    typer.echo(f"opened {session.manifest.name} on {where}, {plural(threads, 'thread')}, in {opened_s:.2f} s")
     if session.manifest.inert:
         typer.echo(inert_note(session.manifest.inert))
     for size in options.batch_sizes:

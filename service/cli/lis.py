@@ -26,6 +26,7 @@ from service.config.lis import LaboratoryConfigError
 from service.config.settings import Settings
 from service.errors import Conflict, StorageUnavailable
 from service.lis.domain import erasure, specimens
+from service.lis.exchange.channels import client_key
 from service.lis.exchange.code_map import CodeMap, CodeTableError, ResultCode
 from service.lis.exchange.delivery import age_s
 from service.lis.exchange.observations import Coded
@@ -359,6 +360,18 @@ def _not_in_progress(control_id: str) -> Iterator[None]:
 
 
 @lis.command()
+def jwks() -> None:
+    """Print the public key of MARROWLENS_LIS_FHIR_OAUTH_PRIVATE_KEY as a JWK Set, to register at the token endpoint."""
+    try:
+        key = client_key(laboratory_settings().lis)
+    except ValueError as error:
+        stop(f"MARROWLENS_LIS_FHIR_OAUTH_PRIVATE_KEY: {error}")
+    if key is None:
+        stop("no key is set up: set MARROWLENS_LIS_FHIR_OAUTH_PRIVATE_KEY")
+    typer.echo(json.dumps({"keys": [key.public()]}, indent=2))
+
+
+@lis.command()
 def erase(
     number: Annotated[
         str, typer.Argument(help="Specimen number; its id if several have the number.", metavar="NUMBER")
@@ -380,8 +393,13 @@ def erase(
         except Conflict as error:
             stop(str(error))
     if picture_store is not None:
-        picture_store.delete(pictures)
+        picture_store.delete(pictures, _pictures_needed)
     typer.echo(f"erased; the specimen is {row.id} now")
+
+
+def _pictures_needed(pictures: Sequence[str]) -> set[str]:
+    with open_session() as session:
+        return erasure.pictures_needed(session, pictures)
 
 
 def _specimen(session: Session, number: str) -> SpecimenRow:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from model import atomic_file
+from model.plural import plural
 from service.cli.lis import laboratory_settings, open_session, operator
 from service.cli.output import AsJson, new_table, print_tables, stop
 from service.lis.agreement import agreement_of
@@ -41,9 +42,9 @@ def export(
     with open_session(writing=True) as session:
         cells = export_read_cells(session, operator())
     written = _write(folder, exported(cells, lambda sha256: store.get(sha256, "picture")))
-    typer.echo(f"{folder / LIST_NAME}: {written} cells")
+    typer.echo(f"{folder / LIST_NAME}: {plural(written, 'cell')}")
     if missing := len(cells) - written:
-        typer.echo(f"{missing} cells are left out: their pictures were not stored, or have expired", err=True)
+        typer.echo(f"left out: {plural(missing, 'cell')} without a stored picture (not stored, or expired)", err=True)
 
 
 @readings.command()
@@ -61,7 +62,7 @@ def agreement(as_json: AsJson = False) -> None:
     else:
         _show(found)
     if not found.enough:
-        typer.echo(f"{found.cells} cells were read; {found.minimum} are needed for shares", err=True)
+        typer.echo(f"{plural(found.cells, 'cell')} read; {found.minimum} are needed for shares", err=True)
         raise typer.Exit(TOO_FEW)
 
 
@@ -79,7 +80,9 @@ def _write(folder: Path, files: Iterable[File]) -> int:
 
 def _show(found: Agreement) -> None:
     kappa = "" if found.kappa is None else f"; Cohen's kappa {found.kappa:.2f}"
-    typer.echo(f"{found.cells} cells, {found.patients} patient(s); {_words(found.agreement)} agree{kappa}")
+    typer.echo(
+        f"{plural(found.cells, 'cell')}, {plural(found.patients, 'patient')}; {_words(found.agreement)} agree{kappa}"
+    )
     classes = new_table("class", "of the cells read so", "of the cells suggested so", title="the model agrees")
     for each in found.classes:
         classes.add_row(each.code, _words(each.of_read), _words(each.of_suggested))

@@ -15,6 +15,7 @@ import typer
 from fastapi import FastAPI
 
 from model.contract import RESEARCH_USE, inert_note
+from model.plural import plural
 from service.api import openapi as openapi_document
 from service.app import create_app
 from service.auth.api_keys import KeysFileError, read_keys
@@ -193,7 +194,8 @@ def start_lines(settings: Settings, session: Session, listener: socket.socket, a
         yield inert_note(manifest.inert)
     if manifest.trust is not None and manifest.site_trust_sha256 is not None:
         yield f"Thresholds: {manifest.trust.source}, {settings.trust_reference}, sha256 {manifest.site_trust_sha256}"
-    yield f"Execution provider: {session.provider} in {session.precision}, {threads} thread(s), batch sizes {sizes}"
+    on_threads = plural(threads, "thread")
+    yield f"Execution provider: {session.provider} in {session.precision}, {on_threads}, batch sizes {sizes}"
     if settings.workers != 1:
         yield f"Workers: {settings.workers} processes share the port, each with the threads above"
     laboratory: Laboratory | None = application.state.laboratory

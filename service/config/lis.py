@@ -58,18 +58,24 @@ def _fhir_fault(lis: "LisSettings") -> str | None:
     token, token_url, url = lis.fhir_token, lis.fhir_oauth_token_url, lis.fhir_url
     if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
         return "MARROWLENS_LIS_FHIR_TOKEN is not one word of visible ASCII characters; set the token alone"
-    parts = (token_url, lis.fhir_oauth_client_id, lis.fhir_oauth_client_secret)
+    secret, key = lis.fhir_oauth_client_secret, lis.fhir_oauth_private_key
+    parts = (token_url, lis.fhir_oauth_client_id, secret or key)
     if any(parts) and not all(parts):
         return (
-            "MARROWLENS_LIS_FHIR_OAUTH_TOKEN_URL, MARROWLENS_LIS_FHIR_OAUTH_CLIENT_ID and "
-            "MARROWLENS_LIS_FHIR_OAUTH_CLIENT_SECRET belong together: set all or none"
+            "MARROWLENS_LIS_FHIR_OAUTH_TOKEN_URL, MARROWLENS_LIS_FHIR_OAUTH_CLIENT_ID and either "
+            "MARROWLENS_LIS_FHIR_OAUTH_CLIENT_SECRET or MARROWLENS_LIS_FHIR_OAUTH_PRIVATE_KEY belong together: set all "
+            "or none"
         )
+    if secret and key:
+        return "MARROWLENS_LIS_FHIR_OAUTH_CLIENT_SECRET and MARROWLENS_LIS_FHIR_OAUTH_PRIVATE_KEY are both set; set one"
+    if lis.fhir_oauth_key_id and not key:
+        return "MARROWLENS_LIS_FHIR_OAUTH_KEY_ID is set without MARROWLENS_LIS_FHIR_OAUTH_PRIVATE_KEY; set both"
     if token is not None and token_url:
         return "MARROWLENS_LIS_FHIR_TOKEN and MARROWLENS_LIS_FHIR_OAUTH_TOKEN_URL are both set; set one"
     if (lis.fhir_tls_cert is None) != (lis.fhir_tls_key is None):
         return "MARROWLENS_LIS_FHIR_TLS_CERT and MARROWLENS_LIS_FHIR_TLS_KEY belong together: set both or neither"
     if token_url and (fault := transport_fault(token_url)):
-        return f"MARROWLENS_LIS_FHIR_OAUTH_TOKEN_URL {fault}; the client secret would be sent unencrypted"
+        return f"MARROWLENS_LIS_FHIR_OAUTH_TOKEN_URL {fault}; the client's credentials would be sent unencrypted"
     has_credentials = token is not None or token_url or (url and ("@" in url or "?" in url))
     if url and has_credentials and (fault := transport_fault(url)):
         return f"MARROWLENS_LIS_FHIR_URL {fault}; the credentials would be sent unencrypted"
@@ -280,6 +286,14 @@ class LisSettings(BaseSettings):
     )
     fhir_oauth_client_id: OneLine | None = Field(None, description="client id at the token endpoint")
     fhir_oauth_client_secret: SecretStr | None = Field(None, description="client secret at the token endpoint")
+    fhir_oauth_private_key: Path | None = Field(
+        None,
+        description="PEM file of a private key that authenticates the client in place of a secret (private_key_jwt, "
+        "SMART Backend Services): RSA for RS384, or EC on P-384 for ES384",
+    )
+    fhir_oauth_key_id: OneLine | None = Field(
+        None, description="key id (kid) of that key at the token endpoint. Default: its RFC 7638 thumbprint"
+    )
     fhir_oauth_scope: OneLine | None = Field(
         None, description="scopes to ask for, separated by spaces, such as system/*.write. Default: the server's"
     )

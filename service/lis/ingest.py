@@ -1,7 +1,7 @@
-"""Ingest: turns pictures sent to a specimen into classified cells, and stores the pictures.
+"""Ingest: turns pictures sent to a specimen into classified cells, and stages the pictures.
 
 Pictures that the specimen already has are recognised by their hash and not classified again. The cells are written
-afterwards, in one transaction (`UseCases.add`).
+afterwards, in one transaction (`UseCases.add`); then the staged pictures are settled.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 
 from service.api.responses import ResponseOptions, reading
 from service.api.uploads.archives import Upload
@@ -43,6 +44,7 @@ class Ingest:
 
     Args:
         known: hashes of the pictures that the specimen has.
+        staged: filled with the staged pictures.
         draw: also store the evidence overlay.
         by_name: whether a picture's file name is its key.
     """
@@ -50,6 +52,7 @@ class Ingest:
     classifier: Classifier
     known: set[str]
     picture_store: PictureStore | None
+    staged: list[Path]
     draw: bool
     by_name: bool
     timeout_s: float
@@ -86,7 +89,7 @@ class Ingest:
                 if self.picture_store is not None:
                     with suppress(OSError):  # its retention starts again, if possible
                         async with asyncio.timeout(STORE_S):
-                            await PICTURES.run(self.picture_store.put, digest, upload.content, PICTURE)
+                            await PICTURES.run(self._stage, self.picture_store, digest, upload.content, PICTURE)
                 self._results.append(ClassifiedCell(digest, self._key(index), None))
                 upload.release()
                 continue
@@ -117,11 +120,14 @@ class Ingest:
         )
 
     def _store(self, picture_store: PictureStore, digest: str, data: bytes, answer: Answer) -> None:
-        picture_store.put(digest, data, PICTURE)
+        self._stage(picture_store, digest, data, PICTURE)
         if self.draw:
             wanted = ResponseOptions(maps=[MapKind.EVIDENCE], map_format=MapFormat.OVERLAY, top_k=1)
             [evidence] = reading(answer, self.classifier.manifest, wanted).evidence or []
-            picture_store.put(digest, b64decode(evidence.png or ""), OVERLAY)
+            self._stage(picture_store, digest, b64decode(evidence.png or ""), OVERLAY)
+
+    def _stage(self, picture_store: PictureStore, digest: str, data: bytes, kind: str) -> None:
+        self.staged.append(picture_store.stage(digest, data, kind))
 
     def _key(self, index: int) -> str | None:
         return self._names[index] if self.by_name else None

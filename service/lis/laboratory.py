@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from model.contract import CellClass
+from model.plural import plural
 from service.concurrency.supervisor import Supervisor, TaskName
 from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 from service.config.lis import LIS_PREFIX, LaboratoryConfigError, LisSettings
@@ -19,7 +20,7 @@ from service.errors import StorageUnavailable
 from service.lis.domain.comment_templates import CommentTemplateError, CommentTemplates
 from service.lis.domain.differential import CountingRules, check_terms
 from service.lis.domain.report import Report, ReportContent
-from service.lis.exchange.channels import Receiver, receivers
+from service.lis.exchange.channels import Receiver, client_key, receivers
 from service.lis.exchange.code_map import NAMED, CodeMap, CodeTableError
 from service.lis.exchange.delivery import DeliveryWorker, age_s
 from service.lis.exchange.fhir import transport as fhir
@@ -51,6 +52,7 @@ _CANCEL_S = 0.5
 _TLS_FILES = (
     *("HL7_TLS_CA", "HL7_TLS_CERT", "HL7_TLS_KEY", "HL7_LISTEN_CA"),
     *("FHIR_TLS_CA", "FHIR_TLS_CERT", "FHIR_TLS_KEY"),
+    "FHIR_OAUTH_PRIVATE_KEY",
 )
 #: Task names of the delivery workers, by channel.
 TASKS: dict[str, TaskName] = {"hl7": "delivery_hl7", "fhir": "delivery_fhir", "astm": "delivery_astm"}
@@ -151,7 +153,7 @@ class Laboratory:
     def _hold_messages(self) -> None:
         with self._database.writing() as session:
             count = outbox.hold_all(session)
-        log.warning("delivery is off: %d waiting messages are held; see `marrowlens lis status`", count)
+        log.warning("delivery is off: %s held; see `marrowlens lis status`", plural(count, "waiting message"))
 
     async def start(self, classes: Sequence[CellClass], background: Supervisor) -> None:
         """Prepare, then `lead` if this process leads.
@@ -296,23 +298,51 @@ class Laboratory:
         with self._database.reading() as session:
             return outbox.depths(session)
 
+    @asynccontextmanager
+    async def staged_pictures(self) -> AsyncIterator[list[Path]]:
+        """The staged pictures of the block; settled at its end, whether their cells were committed or not.
+
+        If the database does not answer, their cells may be committed later: the next sweeps settle them.
+        """
+        staged: list[Path] = []
+        try:
+            yield staged
+        except StorageUnavailable:
+            raise
+        except Exception:
+            await self._settle(staged)
+            raise
+        await self._settle(staged)
+
+    async def _settle(self, staged: Sequence[Path]) -> None:
+        if self.picture_store is not None and staged:
+            await self._run_on_pictures(self.picture_store.settle, tuple(staged), self._retention.pictures_needed)
+
     async def delete_pictures(self, pictures: Sequence[str]) -> None:
-        """Delete stored pictures by their hashes."""
+        """Delete stored pictures by their hashes, unless a specimen needs them by now."""
         if self.picture_store is not None:
-            await PICTURES.run(self.picture_store.delete, pictures)
+            await self._run_on_pictures(self.picture_store.delete, pictures, self._retention.pictures_needed)
+
+    async def _run_on_pictures(self, action: Callable[..., object], *arguments: object) -> None:
+        """Move or delete files. What cannot be done now is logged, and done by a sweep: the cells are committed."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await PICTURES.run(action, *arguments)
+        except (OSError, StorageUnavailable, ThreadPoolFull) as error:  # TimeoutError is an OSError
+            log.warning("stored pictures are not settled (%s); the sweep does it later", type(error).__name__)
 
     async def _expire(self) -> None:
         with suppress(StorageUnavailable):  # the next run does what is left
             if count := await DATABASE.run(self._retention.erase_patients, self.picture_store):
-                log.info("patients' data of %d specimens erased after their days", count)
+                log.info("patients' data of %s erased after their days", plural(count, "specimen"))
             if count := await DATABASE.run(self._retention.expire_messages):
-                log.info("%d delivered messages emptied after their days", count)
+                log.info("%s emptied after their days", plural(count, "delivered message"))
             await DATABASE.run(self._retention.empty_log)
 
     async def _delete_expired(self, picture_store: PictureStore) -> None:
         try:
             if count := await PICTURES.run(self._retention.delete_pictures, picture_store):
-                log.info("%d expired pictures deleted", count)
+                log.info("%s deleted", plural(count, "expired picture"))
         except OSError as error:
             log.warning("expired pictures could not be deleted: %s", error.strerror)
         except StorageUnavailable:
@@ -365,7 +395,7 @@ def stored_pictures(lis: LisSettings) -> PictureStore | None:
 
 
 def setting_faults(lis: LisSettings) -> Iterator[str]:
-    """Errors that would stop the laboratory's start: database URL, code table, picture folder, TLS files."""
+    """Errors that would stop the laboratory's start: database URL, tables, picture folder, TLS files, private key."""
     if lis.database is None:
         return
     try:
@@ -399,6 +429,10 @@ def setting_faults(lis: LisSettings) -> Iterator[str]:
             is_tls = isinstance(error, ssl.SSLError)
             reason = "not valid PEM files" if is_tls else f"{error.filename or ''} {error.strerror}".strip()
             yield f"{LIS_PREFIX}{names.replace(', ', f', {LIS_PREFIX}')}: {reason}"
+    try:
+        client_key(lis)
+    except ValueError as error:
+        yield f"{LIS_PREFIX}FHIR_OAUTH_PRIVATE_KEY: {error}"
 
 
 def exposed_files(lis: LisSettings) -> Iterator[str]:

@@ -51,8 +51,14 @@ class Retention:
         return count
 
     def delete_pictures(self, picture_store: PictureStore) -> int:
-        """Delete the pictures that are due; returns the number of files."""
-        return picture_store.delete_expired(self._in_use)
+        """Delete the pictures that are due, and settle staged files that were left; returns the number of due files."""
+        picture_store.settle_left(self.pictures_needed)
+        return picture_store.delete_expired(self._in_use, self.pictures_needed)
+
+    def pictures_needed(self, pictures: Sequence[str]) -> set[str]:
+        """Those of the pictures that a specimen with its patient's data has."""
+        with self._database.reading() as session:
+            return erasure.pictures_needed(session, pictures)
 
     def empty_log(self) -> None:
         """Delete what was erased or expired from the log of SQLite too, unless it is in use: then the next run does."""
@@ -71,7 +77,7 @@ class Retention:
         except Conflict:
             return False
         if picture_store is not None:
-            picture_store.delete(pictures)
+            picture_store.delete(pictures, self.pictures_needed)
         return True
 
     def _in_use(self, pictures: Sequence[str]) -> set[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from model.contract import Manifest
+from model.plural import plural
 from model.trust.decision import Assessor
 from model.trust.fitting import MIN_PICTURES, few_cells, recalibrate
 from model.trust.reference import TrustReference
@@ -71,7 +72,8 @@ def check_cells(cells: Sequence[LabelledCell], manifest: Manifest, path: Path) -
     promised = () if manifest.trust is None else manifest.trust.sets.thresholds
     if (count := sum(cell.label in promised for cell in cells)) < MIN_PICTURES:
         raise VerificationError(
-            f"{path} cannot be written: {count} cells of supported classes; at least {MIN_PICTURES} are needed"
+            f"{path} cannot be written: {plural(count, 'cell')} of supported classes; at least {MIN_PICTURES} are "
+            "needed"
         )
 
 

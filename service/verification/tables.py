@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from model.plural import plural
 from model.report.page import Table
 from service.verification.document import ClassResult, DecisionRates, Estimate, Rate, SetRates, Verification
 
@@ -33,7 +34,7 @@ def outlook(each: ClassResult) -> str:
     if each.missing_cells > MANY_CELLS:
         return "too near the goal to tell"
     after = f"then {each.expected}" if each.expected else "for a first estimate"
-    return f"{each.missing_cells} more cells, {after}"
+    return f"{plural(each.missing_cells, 'more cell')}, {after}"
 
 
 def intervals_note(document: Verification) -> str:

@@ -19,9 +19,10 @@ from stress.wire import Reply
 
 
 @pytest.mark.slow
-async def test_nothing_accepted_is_lost_at_a_sigterm(artefact: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_nothing_accepted_is_lost_at_a_sigterm(artefact: Path, workers: int) -> None:
     steps = Steps()
-    found = await sigterm.sigterm(2, artefact, steps)
+    found = await sigterm.sigterm(2, artefact, steps, workers=workers)
     assert found.faults == []
     assert (steps.planned, steps.done) == (2, 2)
     accepted = int(found.tables[0].rows[-1][1])
@@ -30,6 +31,11 @@ async def test_nothing_accepted_is_lost_at_a_sigterm(artefact: Path) -> None:
 
 async def test_a_service_that_was_killed_comes_back_on_its_port(artefact: Path) -> None:
     assert (await restart(1, artefact, Steps())).faults == []
+
+
+@pytest.mark.slow
+async def test_workers_whose_supervisor_was_killed_leave_the_port(artefact: Path) -> None:
+    assert (await restart(1, artefact, Steps(), workers=2)).faults == []
 
 
 async def test_ready_and_idle_it_is_small() -> None:
@@ -166,7 +172,7 @@ def test_the_page_keeps_what_other_checks_have_written(tmp_path: Path) -> None:
         "Ready again: the bundled model",
         "Ready: the tiny model",
     ]
-    assert "## Soak" in text and "- too large" in text and "**1 fault(s)**" in text
+    assert "## Soak" in text and "- too large" in text and "**1 fault**" in text
     assert text.startswith(results.HEAD)
 
 
@@ -175,6 +181,23 @@ def test_the_command_runs_what_is_chosen_and_keeps_its_result(tmp_path: Path) ->
     ran = CliRunner().invoke(cli.app, ["idle", "--model", "tiny", "--page", str(page)])
     assert ran.exit_code == 0, ran.output
     assert re.findall("^## (.*)$", page.read_text(), re.MULTILINE) == ["Ready and idle: the tiny model"]
+
+
+def test_a_result_of_several_workers_has_its_own_place_on_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "stress.md"
+    results.write(page, [Result("soak", "Soak", "Said."), Result("soak", "Soak", "Said.", workers=2)])
+    found = re.findall(r"^## (.*)$|^`(python .*)`", page.read_text(), re.MULTILINE)
+    assert [heading or command for heading, command in found] == [
+        "Soak: the bundled model",
+        "python -m stress.cli soak --model bundled",
+        "Soak: the bundled model, 2 workers",
+        "python -m stress.cli soak --model bundled --workers 2",
+    ]
+
+
+def test_a_check_that_runs_with_one_worker_refuses_several() -> None:
+    ran = CliRunner().invoke(cli.app, ["idle", "--workers", "2"])
+    assert ran.exit_code == 2 and "idle runs with one worker only" in ran.output
 
 
 def test_a_fault_is_the_commands_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

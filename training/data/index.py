@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from model.plural import plural
 from training.data.appearance import appearance_pairs, measure_appearance
 from training.data.images import UnreadableImage
 from training.data.layouts import index_source
@@ -255,7 +256,7 @@ def leak_lines(index: DataIndex, data: DataConfig) -> Iterator[str]:
     yield _near_duplicates_line(index, data)
     yield _overlaps_line(index, data)
     if index.moved:
-        yield f"moved to training because of these: {_counted(index.moved, 'picture')}"
+        yield f"moved to training because of these: {plural(index.moved, 'picture')}"
     yield from _patients_lines(index)
 
 
@@ -263,7 +264,7 @@ def _overlaps_line(index: DataIndex, data: DataConfig) -> str:
     """Number of overlapping pictures and how they were handled."""
     if data.overlaps.action == "off":
         return "overlaps: not searched (data.overlaps.action)"
-    text = f"overlaps: {_counted(len(index.overlaps), 'pair')} of shifted crops"
+    text = f"overlaps: {plural(len(index.overlaps), 'pair')} of shifted crops"
     if not index.overlaps:
         return text
     separated = len(index.overlaps_separated)
@@ -295,7 +296,7 @@ def _near_duplicates_line(index: DataIndex, data: DataConfig) -> str:
     """Number of near duplicates and how they were handled."""
     if data.twins.action == "off":
         return "near duplicates: not searched (data.twins.action)"
-    text = f"near duplicates: {_counted(len(index.duplicates), 'pair')} within {data.twins.max_distance} of 255 bits"
+    text = f"near duplicates: {plural(len(index.duplicates), 'pair')} within {data.twins.max_distance} of 255 bits"
     mixed = sum(index.samples[pair.first].code != index.samples[pair.second].code for pair in index.duplicates)
     separated = len(index.separated)
     if mixed:
@@ -304,7 +305,3 @@ def _near_duplicates_line(index: DataIndex, data: DataConfig) -> str:
         kept = data.twins.action == "list" and separated
         text += f"; {separated} across blocks" + (", not moved (data.twins.action)" if kept else "")
     return text
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from model import atomic_file
+from model.plural import plural
 from training.config import Config
 from training.data.images import LabelledImages
 from training.data.sampler import (
@@ -225,5 +226,5 @@ def _device(trainer: L.Trainer) -> str:
         return f"{count} {torch.cuda.get_device_name()}"
     if isinstance(trainer.accelerator, CPUAccelerator):
         cores = torch.get_num_threads() * trainer.world_size
-        return f"{cores} CPU core{'s' if cores > 1 else ''} ({platform.machine()})"
+        return f"{plural(cores, 'CPU core')} ({platform.machine()})"
     return f"{count} {type(trainer.accelerator).__name__.removesuffix('Accelerator')} ({platform.machine()})"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from model.plural import plural
 from service.api.disconnect import while_connected
 from service.api.openapi import MANY_OR_ONE_PICTURE, problem_responses
 from service.api.problems import INTERNAL_ERROR, problem, problem_type_of
@@ -74,14 +75,16 @@ async def add_cells(
         known = await lab.query(lab.use_cases.picture_hashes, specimen_id)
         uploads = await _uploads(request, key, memory, service)
         by_name = keys == "names" or key is not None
-        ingest = Ingest(classifier, known, lab.picture_store, lab.draws, by_name, service.timeout_s(timeout_ms))
-        outcomes = await while_connected(request, ingest.run(uploads))
-        sent = [cell for _, cell in outcomes if isinstance(cell, ClassifiedCell)]
-        # Classified cells are stored even if the client has disconnected.
-        found = await lab.execute("add", lab.use_cases.add, specimen_id, sent, classifier.manifest, actor)
+        timeout_s = service.timeout_s(timeout_ms)
+        async with lab.staged_pictures() as staged:
+            ingest = Ingest(classifier, known, lab.picture_store, staged, lab.draws, by_name, timeout_s)
+            outcomes = await while_connected(request, ingest.run(uploads))
+            sent = [cell for _, cell in outcomes if isinstance(cell, ClassifiedCell)]
+            # Classified cells are stored even if the client has disconnected.
+            found = await lab.execute("add", lab.use_cases.add, specimen_id, sent, classifier.manifest, actor)
     items = _items(outcomes, found, request_id)
     if shared := sum(item.warning is not None for item in items):
-        log.warning("specimen %s: %d pictures are also cells of another patient's specimen", specimen_id, shared)
+        log.warning("specimen %s: %s also in another patient's specimen", specimen_id, plural(shared, "picture"))
     return AddedCells(
         request_id=request_id,
         revision=found.revision,

@@ -20,6 +20,7 @@ from service.lis.api.dependencies import (
     KnownQuery,
     SpecimenId,
 )
+from service.lis.api.paging import LINKED, LinkedPage
 from service.lis.domain.report import MAX_INTEGER, Report, SpecimenDifferential
 from service.lis.schemas import (
     AuditTrail,
@@ -50,9 +51,11 @@ NO_NUL = r"^[^\x00]*$"
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-def _read(path: str, summary: str, example: examples.Json | None = None, **more: Any) -> Callable[[Route], Route]:
-    """A GET route below `/specimens`. Reads are audited, absent fields are left out."""
-    responses = problem_responses(404, 422, 503)
+def _read(
+    path: str, summary: str, example: examples.Json | None = None, *, pages: bool = False, **more: Any
+) -> Callable[[Route], Route]:
+    """A GET route below `/specimens`. Reads are audited, absent fields are left out. `pages` of a list are linked."""
+    responses = problem_responses(404, 422, 503) | (LINKED if pages else {})
     options: dict[str, Any] = {"dependencies": [AuditedRead], "response_model_exclude_none": True} | more
     shown = examples.answering(example) if example else {}
     return router.get(f"/specimens{path}", summary=summary, responses=shown | responses, **options)
@@ -97,9 +100,10 @@ async def open_specimen(
     return opened
 
 
-@_read("", "List specimens", dependencies=[AuditedListRead])
+@_read("", "List specimens", pages=True, dependencies=[AuditedListRead])
 async def list_specimens(
     lab: CurrentLaboratory,
+    pages: LinkedPage,
     state: Annotated[State | None, Query(description="only specimens in this state")] = None,
     number: Annotated[
         str | None, Query(max_length=200, pattern=NO_NUL, description="only specimens with this number")
@@ -118,7 +122,8 @@ async def list_specimens(
     limit: Limit = 50,
 ) -> SpecimenPage:
     """Newest first; use `next` for older ones."""
-    return await lab.query(partial(lab.use_cases.list, merged=merged), state, number, before, limit, patient)
+    page = await lab.query(partial(lab.use_cases.list, merged=merged), state, number, before, limit, patient)
+    return pages.link(page, "before")
 
 
 @_read("/{specimen_id}", "Look at a specimen", examples.SPECIMEN)
@@ -153,10 +158,11 @@ async def comment_templates(specimen_id: SpecimenId, lab: CurrentLaboratory) -> 
     return await lab.query(lab.use_cases.comment_templates, specimen_id)
 
 
-@_read("/{specimen_id}/cells", "List the cells of a specimen")
+@_read("/{specimen_id}/cells", "List the cells of a specimen", pages=True)
 async def list_cells(
     specimen_id: SpecimenId,
     lab: CurrentLaboratory,
+    pages: LinkedPage,
     code: Annotated[
         str | None, Query(max_length=32, pattern=NO_NUL, description="only cells that are now of this class")
     ] = None,
@@ -168,7 +174,7 @@ async def list_cells(
     limit: Limit = 100,
 ) -> CellPage:
     """Cells in the order they were added."""
-    return await lab.query(lab.use_cases.cells, specimen_id, code, only, after, limit)
+    return pages.link(await lab.query(lab.use_cases.cells, specimen_id, code, only, after, limit), "after")
 
 
 @_read("/{specimen_id}/cells/{place}", "Look at a cell")
@@ -278,12 +284,13 @@ async def read_report(
     return Response(await lab.query(lab.use_cases.report, specimen_id, version), media_type="application/json")
 
 
-@_read("/{specimen_id}/audit", "Read the audit trail", response_model_exclude_none=False)
+@_read("/{specimen_id}/audit", "Read the audit trail", pages=True, response_model_exclude_none=False)
 async def audit_trail(
     specimen_id: SpecimenId,
     lab: CurrentLaboratory,
+    pages: LinkedPage,
     after: Annotated[int, Query(ge=0, le=2**62, description="`next` of the previous page")] = 0,
     limit: Limit = 1000,
 ) -> AuditTrail:
     """All changes of the specimen and deliveries of its reports, with time and actor; use `next` for later ones."""
-    return await lab.query(lab.use_cases.audit_trail, specimen_id, after, limit)
+    return pages.link(await lab.query(lab.use_cases.audit_trail, specimen_id, after, limit), "after")

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from service.api.openapi import problem_responses
 from service.api.uploads.body import JsonRoute
 from service.lis.api.dependencies import AuditedListRead, CurrentLaboratory, KnownQuery
+from service.lis.api.paging import LINKED, LinkedPage
 from service.lis.api.routes import NO_NUL
 from service.lis.schemas import Worklist
 from service.lis.storage.states import State
@@ -19,10 +20,11 @@ router = APIRouter(tags=["specimens"], route_class=JsonRoute, dependencies=[Know
     summary="Specimens with patient, progress and delivery",
     dependencies=[AuditedListRead],
     response_model_exclude_none=True,
-    responses=problem_responses(404, 422, 503),
+    responses=problem_responses(404, 422, 503) | LINKED,
 )
 async def worklist(
     lab: CurrentLaboratory,
+    pages: LinkedPage,
     state: Annotated[
         list[State] | None, Query(max_length=4, description="only specimens in one of these states")
     ] = None,
@@ -33,4 +35,4 @@ async def worklist(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Worklist:
     """Newest first; use `next` for older ones."""
-    return await lab.query(lab.use_cases.worklist, state or [], number, before, limit)
+    return pages.link(await lab.query(lab.use_cases.worklist, state or [], number, before, limit), "before")

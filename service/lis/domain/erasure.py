@@ -53,7 +53,8 @@ def erase(session: Session, specimen: SpecimenRow, actor: Actor, reason: str) ->
     audit.record_change(
         session, actor, "erase", specimen, reason=reason, **erased, places=len(cells), cells_digest=digest
     )
-    return _unshared(session, [cell.sha256 for cell in cells])
+    pictures = {cell.sha256 for cell in cells}
+    return sorted(pictures - pictures_needed(session, sorted(pictures)))
 
 
 def _empty_messages(session: Session, specimen: SpecimenRow) -> tuple[list[str], list[str]]:
@@ -65,16 +66,6 @@ def _empty_messages(session: Session, specimen: SpecimenRow) -> tuple[list[str],
     except DeliveryInProgress as error:
         raise Conflict("a report of the specimen is being sent; try again in a minute") from error
     return [message.control_id for message in messages], dropped
-
-
-def _unshared(session: Session, pictures: Sequence[str]) -> list[str]:
-    """Those of the pictures of an erased specimen that no specimen needs; one with a removed cell does not."""
-    needed = (
-        select(CellRow.sha256)
-        .join(SpecimenRow, SpecimenRow.row == CellRow.specimen)
-        .where(CellRow.sha256.in_(pictures), CellRow.removed_at.is_(None), SpecimenRow.state != State.ERASED)
-    )
-    return sorted(set(pictures) - set(session.scalars(needed)))
 
 
 def due(session: Session, before: datetime, limit: int) -> Sequence[str]:
@@ -94,6 +85,16 @@ def due(session: Session, before: datetime, limit: int) -> Sequence[str]:
     )
     wanted = select(SpecimenRow.id).where(SpecimenRow.state.in_(ERASABLE), ~unsettled, last < audit.timestamp(before))
     return session.scalars(wanted.order_by(SpecimenRow.row).limit(limit)).all()
+
+
+def pictures_needed(session: Session, pictures: Sequence[str]) -> set[str]:
+    """Those of the pictures that a specimen has that is not erased; one with a removed cell does not need it."""
+    needed = (
+        select(CellRow.sha256)
+        .join(SpecimenRow, SpecimenRow.row == CellRow.specimen)
+        .where(CellRow.sha256.in_(pictures), CellRow.removed_at.is_(None), SpecimenRow.state != State.ERASED)
+    )
+    return set(session.scalars(needed))
 
 
 def pictures_in_use(session: Session, pictures: Sequence[str]) -> set[str]:

@@ -11,8 +11,9 @@ from service.lis.exchange.astm import records
 from service.lis.exchange.astm.transport import AstmTransport
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.fhir import bundle
+from service.lis.exchange.fhir.client_assertion import ClientKey
 from service.lis.exchange.fhir.oauth import ClientCredentials
-from service.lis.exchange.fhir.transport import FhirTransport, client_tls
+from service.lis.exchange.fhir.transport import FhirTransport, reloaded_client_tls
 from service.lis.exchange.hl7 import results
 from service.lis.exchange.mllp.sockets import host_and_port
 from service.lis.exchange.mllp.transport import MllpTransport
@@ -49,6 +50,7 @@ def receivers(
 
     Raises:
         OSError: a TLS file cannot be read.
+        ValueError: the private key for the token endpoint cannot be used.
     """
     code_of = {verified: codes.code_of(verified) for verified in (False, True)}
     found = []
@@ -66,13 +68,19 @@ def receivers(
 
 def _fhir_transport(lis: LisSettings, url: str) -> FhirTransport:
     token = lis.fhir_token.get_secret_value() if lis.fhir_token else None
-    credentials = None
-    if lis.fhir_oauth_token_url and lis.fhir_oauth_client_id and lis.fhir_oauth_client_secret:
-        secret = lis.fhir_oauth_client_secret.get_secret_value()
-        credentials = ClientCredentials(
-            lis.fhir_oauth_token_url, lis.fhir_oauth_client_id, secret, lis.fhir_oauth_scope
-        )
-    return FhirTransport(url, token, lis.fhir_timeout_s, credentials=credentials, tls=client_tls(lis))
+    return FhirTransport(url, token, lis.fhir_timeout_s, credentials=_credentials(lis), tls=reloaded_client_tls(lis))
+
+
+def _credentials(lis: LisSettings) -> ClientCredentials | None:
+    proof = client_key(lis) or (lis.fhir_oauth_client_secret and lis.fhir_oauth_client_secret.get_secret_value())
+    if not (lis.fhir_oauth_token_url and lis.fhir_oauth_client_id and proof):
+        return None
+    return ClientCredentials(lis.fhir_oauth_token_url, lis.fhir_oauth_client_id, proof, lis.fhir_oauth_scope)
+
+
+def client_key(lis: LisSettings) -> ClientKey | None:
+    """The key that signs assertions for the token endpoint, if one is set. Raises ValueError."""
+    return ClientKey(lis.fhir_oauth_private_key, lis.fhir_oauth_key_id) if lis.fhir_oauth_private_key else None
 
 
 Encode = Callable[[Report, Sequence[Report], Examples, str], str]

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from model.plural import plural
 from service.lis.storage.audit import read_rows
 from service.lis.storage.digests import digest
 from service.lis.storage.states import MessageState
@@ -155,7 +156,8 @@ def _erase(record: AuditRecord, row: AuditRow, details: dict[str, Any]) -> None:
     _empty(record, details["messages"])
     for control_id in details["dropped"]:
         record.messages[control_id].state = MessageState.DROPPED
-    parts = f"{details['reports']} reports, {len(details['messages'])} messages, {details['pictures']} pictures"
+    counts = (details["reports"], "report"), (len(details["messages"]), "message"), (details["pictures"], "picture")
+    parts = ", ".join(plural(count, noun) for count, noun in counts)
     record.erased.append(
         f"row {row.number}: {row.actor} erased specimen {row.specimen_id} at {row.at} ({details['reason']}): patient, "
         f"order, {parts}"
@@ -165,8 +167,8 @@ def _erase(record: AuditRecord, row: AuditRow, details: dict[str, Any]) -> None:
 def _expire(record: AuditRecord, row: AuditRow, details: dict[str, Any]) -> None:
     _empty(record, details["messages"])
     record.erased.append(
-        f"row {row.number}: {len(details['messages'])} delivered messages and {details['taken']} ids of messages "
-        f"received expired at {row.at}"
+        f"row {row.number}: {plural(len(details['messages']), 'delivered message')} and "
+        f"{plural(details['taken'], 'id')} of messages received expired at {row.at}"
     )
 
 

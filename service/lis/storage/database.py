@@ -27,9 +27,9 @@ from service.lis.storage.file_rights import create_private_file
 _MIGRATIONS = Path(__file__).with_name("migrations")
 #: Time-out of connecting.
 _CONNECT_S = 10
-#: PostgreSQL advisory lock of the migrations; an arbitrary number.
 #: Longest wait in s for other connections, before the log of SQLite is emptied.
 _LOG_WAIT_S = 0.5
+#: PostgreSQL advisory lock of the migrations; an arbitrary number.
 _MIGRATION_LOCK = 7_241_966_021
 
 

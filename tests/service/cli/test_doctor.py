@@ -111,7 +111,7 @@ def test_warm_runs_every_batch_size(artefact: Path) -> None:
     result = command("warm", artefact, MARROWLENS_PROVIDER="cpu")
     assert result.exit_code == 0
     first, *batches = result.stdout.splitlines()
-    assert first.startswith("opened micro on cpu in fp32, 1 thread(s), in ")
+    assert first.startswith("opened micro on cpu in fp32, 1 thread, in ")
     assert [line.split(":")[0] for line in batches] == ["batch of 1", "batch of 2", "batch of 3"]
 
 

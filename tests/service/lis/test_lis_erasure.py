@@ -187,7 +187,7 @@ def test_patients_are_erased_after_their_days_but_not_while_a_report_waits(
     specimen = signed(front, artefact, "BM-1", name="shown")
     cells = front.cells(specimen, None, None, 0, 10).cells
     pictures = PictureStore(tmp_path / "pictures", 30)
-    pictures.put(cells[0].sha256, b"picture")  # the other one has vanished
+    pictures.settle([pictures.stage(cells[0].sha256, b"picture")], set)  # the other one has vanished
     retention = Retention(front.database, settings(patient_days=10))
     later = datetime.now(UTC) + timedelta(days=11)
     with front.database.reading() as session:
@@ -228,7 +228,7 @@ def test_messages_expire_after_their_days(front: UseCases, artefact: Path) -> No
         ]
         assert session.scalars(select(TakenMessageRow)).all() == []
     [said] = verified(front)
-    assert "1 delivered messages and 1 ids of messages received" in said
+    assert "1 delivered message and 1 id of messages received" in said
     assert front.report(delivered, 1) and front.report(waits, 1)
 
 

@@ -168,7 +168,7 @@ def test_the_commands_do_the_same(http: TestClient, folder: Path, tmp_path: Path
     assert code == 2 and "not empty" in said
     code, shown, _ = run("readings", "agreement", "--json")
     assert (code, json.loads(shown)) == (0, http.get("/readings/agreement").json())
-    assert "60 cells, 6 patient(s)" in run("readings", "agreement")[1]
+    assert "60 cells, 6 patients" in run("readings", "agreement")[1]
 
 
 def test_an_export_is_in_the_audit_trail(http: TestClient) -> None:

@@ -16,17 +16,17 @@ from stress import browsing
 from stress.laboratory import laboratory
 from stress.received import Signed, faults, messages
 from stress.results import Steps
-from stress.signers import PICTURES, chosen, expected
+from stress.signers import PICTURES, Desk, UncountedPictures, chosen, expected
 
 #: Of 30 pictures; the first specimens are chosen from them.
 CODES = [("EBO", "NGS", "LYT", "ART")[at % 4] for at in range(PICTURES)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "kills"), [("sqlite", 3), ("postgresql", 4)])
-async def test_nothing_is_lost_while_everything_is_killed(kind: str, kills: int, artefact: Path) -> None:
+@pytest.mark.parametrize(("kind", "kills", "workers"), [("sqlite", 3, 1), ("postgresql", 4, 1), ("postgresql", 4, 2)])
+async def test_nothing_is_lost_while_everything_is_killed(kind: str, kills: int, workers: int, artefact: Path) -> None:
     steps = Steps()
-    found = await laboratory(kind, 30, kills, artefact, steps, seed=4)
+    found = await laboratory(kind, 30, kills, artefact, steps, seed=4, workers=workers)
     assert found.faults == []
     assert steps.done == 30
     assert sum(int(count) for _, count in found.tables[0].rows) == kills
@@ -40,6 +40,11 @@ async def test_many_specimens_are_browsed(artefact: Path, monkeypatch: pytest.Mo
     found = await browsing.browsing(60, artefact, Steps())
     assert found.faults == []
     assert [row[1] for row in found.tables[0].rows] == ["5"] * 6 + ["3"]
+
+
+def test_pictures_of_classes_that_are_not_counted_are_refused() -> None:
+    with pytest.raises(UncountedPictures, match=r"all 30 pictures are of classes that are not counted \(ART, NIF\)"):
+        Desk("http://127.0.0.1:1", ["ART", "NIF"] * 15, [])
 
 
 def message(number: int, control_id: str, *, status: ReportStatus = ReportStatus.FINAL) -> tuple[str, Signed]:

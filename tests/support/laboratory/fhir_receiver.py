@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -19,11 +20,19 @@ class FhirReceiver:
 
     def __init__(self) -> None:
         self.url = ""
+        self.tls: ssl.SSLContext | None = None
+        self.serials: list[str] = []  # of the clients' certificates, one for each request
         self.life_s: float | None = 3600
         self.granted: list[dict[str, list[str]]] = []
         self.taken: list[str] = []
         self.refuses = False
         self.valid: set[str] = set()
+
+    def renew(self, key: Path, certificate: Path, authority: Path) -> None:
+        """From now on show this certificate, and accept those of this authority."""
+        self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority)
+        self.tls.load_cert_chain(certificate, key)
+        self.tls.verify_mode = ssl.CERT_REQUIRED
 
     def grant(self, authorization: str, form: str) -> tuple[int, dict[str, Any]]:
         """The answer of the token endpoint."""
@@ -58,6 +67,8 @@ def fhir_receiver(*pem: Path) -> Iterator[FhirReceiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             act = found.grant if self.path == "/token" else found.take
+            if isinstance(self.connection, ssl.SSLSocket):
+                found.serials.append(str((self.connection.getpeercert() or {}).get("serialNumber")))
             status, answer = act(self.headers.get("Authorization", ""), body)
             text = json.dumps(answer).encode()
             self.send_response(status)
@@ -69,19 +80,20 @@ def fhir_receiver(*pem: Path) -> Iterator[FhirReceiver]:
             pass
 
     class Server(ThreadingHTTPServer):
+        def get_request(self) -> tuple[socket.socket, Any]:
+            accepted, address = super().get_request()
+            if found.tls is None:
+                return accepted, address
+            # The handshake runs in the connection's thread, not in that which accepts.
+            return found.tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False), address
+
         def handle_error(self, *_: Any) -> None:  # a client that fails the handshake is expected
             pass
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        scheme = "http"
         if pem:
-            key, certificate, authority = pem
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority)
-            context.load_cert_chain(certificate, key)
-            context.verify_mode = ssl.CERT_REQUIRED
-            # The handshake runs in the connection's thread, not in that which accepts.
-            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-            scheme = "https"
+            found.renew(*pem)
+        scheme = "https" if found.tls else "http"
         found.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         try:

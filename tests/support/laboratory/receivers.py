@@ -5,6 +5,7 @@ Node's receivers lie in tests/peers; `npm ci --prefix tests/peers` gets what the
 
 import asyncio
 import json
+import ssl
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -122,7 +123,7 @@ class Line:
 
 
 @asynccontextmanager
-async def scripted(*script: Callable[[Line], Awaitable[None]]) -> AsyncIterator[int]:
+async def scripted(*script: Callable[[Line], Awaitable[None]], tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """A receiver that serves its n-th connection by the n-th function and then closes it; yields its port."""
     left = list(script)
     ended: list[asyncio.Future[None]] = []
@@ -143,7 +144,7 @@ async def scripted(*script: Callable[[Line], Awaitable[None]]) -> AsyncIterator[
         else:
             outcome.set_result(None)
 
-    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls) as server:
         yield server.sockets[0].getsockname()[1]
     for outcome in ended:
         await outcome

@@ -1,4 +1,7 @@
-"""Access tokens by OAuth 2 client credentials (RFC 6749, 4.4): fetched, cached, renewed before they expire."""
+"""Access tokens by OAuth 2 client credentials (RFC 6749, 4.4): fetched, cached, renewed before they expire.
+
+The client authenticates by its secret, or by an assertion that it signs.
+"""
 
 import re
 import ssl
@@ -10,6 +13,7 @@ from urllib.parse import quote_plus
 import httpx
 
 from service.lis.exchange.fhir.answers import document, fault_of, read_bounded
+from service.lis.exchange.fhir.client_assertion import ClientKey
 from service.lis.exchange.transport import NoAnswer
 
 #: A token is renewed this long before it expires, or at half of its life if that is shorter.
@@ -25,31 +29,30 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
-    """A client of a token endpoint."""
+    """A client of a token endpoint. `proof` is its secret, or the key that signs its assertions."""
 
     token_url: str
     client_id: str
-    client_secret: str = field(repr=False)
+    proof: str | ClientKey = field(repr=False)
     scope: str | None = None
 
 
 class TokenSource:
     """The current access token of a client."""
 
-    def __init__(self, credentials: ClientCredentials, http: httpx.AsyncClient) -> None:
+    def __init__(self, credentials: ClientCredentials) -> None:
         self._credentials = credentials
-        self._http = http
         self._token: str | None = None
         self._renew_at_s = 0.0
 
-    async def token(self) -> str:
+    async def token(self, http: httpx.AsyncClient) -> str:
         """The cached token, or a new one.
 
         Raises:
             NoAnswer: the token endpoint does not answer, or refuses.
         """
         if self._token is None or time.monotonic() >= self._renew_at_s:
-            answer = await self._fetched()
+            answer = await self._fetched(http)
             self._token = answer["access_token"]
             life_s = _life_s(answer.get("expires_in"))
             self._renew_at_s = time.monotonic() + life_s - min(MARGIN_S, life_s / 2)
@@ -59,14 +62,16 @@ class TokenSource:
         """Fetch a new token next time: the server has refused this one."""
         self._token = None
 
-    async def _fetched(self) -> dict[str, Any]:
+    async def _fetched(self, http: httpx.AsyncClient) -> dict[str, Any]:
         """The answer with a bearer token."""
-        known = self._credentials
-        # The id and the secret are form-encoded before they are joined (RFC 6749, 2.3.1).
-        auth = httpx.BasicAuth(quote_plus(known.client_id), quote_plus(known.client_secret))
+        known, auth = self._credentials, None
         form = {"grant_type": "client_credentials"} | ({"scope": known.scope} if known.scope else {})
+        if isinstance(known.proof, ClientKey):
+            form |= known.proof.assertion(known.client_id, known.token_url)
+        else:  # the id and the secret are form-encoded before they are joined (RFC 6749, 2.3.1)
+            auth = httpx.BasicAuth(quote_plus(known.client_id), quote_plus(known.proof))
         headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
-        asked = self._http.stream("POST", known.token_url, data=form, headers=headers, auth=auth)
+        asked = http.stream("POST", known.token_url, data=form, headers=headers, auth=auth)
         try:
             async with asked as response:
                 found = document(await read_bounded(response, MAX_ANSWER_BYTES, "the token endpoint"))

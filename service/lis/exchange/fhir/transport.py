@@ -5,6 +5,7 @@ import logging
 import re
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -14,6 +15,7 @@ from model.regular_file import check_regular_file
 from service.config.lis import LisSettings
 from service.lis.exchange.fhir.answers import document, fault_of, read_bounded
 from service.lis.exchange.fhir.oauth import ClientCredentials, TokenSource
+from service.lis.exchange.reloaded_tls import ReloadedTls
 from service.lis.exchange.transport import NoAnswer, Rejected
 
 JSON: Final = "application/fhir+json"
@@ -36,7 +38,7 @@ class FhirTransport:
         timeout_s: float,
         *,
         credentials: ClientCredentials | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ReloadedTls | None = None,
     ) -> None:
         """
         Args:
@@ -54,8 +56,10 @@ class FhirTransport:
         self._url = url.copy_with(username=None, password=None)
         self._timeout_s = timeout_s
         # One deadline for the whole delivery, below: httpx's time-out restarts with each piece of an answer.
-        self._client = httpx.AsyncClient(headers=headers, auth=basic, timeout=None, verify=tls or True)
-        self._tokens = TokenSource(credentials, self._client) if credentials else None
+        self._open = partial(httpx.AsyncClient, headers=headers, auth=basic, timeout=None)
+        self._tls, self._context = tls, tls and tls.context()
+        self._client = self._open(verify=self._context or True)
+        self._tokens = TokenSource(credentials) if credentials else None
 
     async def deliver(self, message: str, control_id: str) -> str:
         """POST a transaction; returns the server's transaction-response.
@@ -64,6 +68,7 @@ class FhirTransport:
             Rejected: the server has refused it.
             NoAnswer: the server may or may not have it.
         """
+        await self._renew_tls()
         try:
             async with asyncio.timeout(self._timeout_s):
                 status, reply = await self._answer(message.encode(), control_id)
@@ -85,11 +90,11 @@ class FhirTransport:
         """
         if self._tokens is None:
             return await self._posted(content, {"X-Request-Id": control_id})
-        headers = {"X-Request-Id": control_id, "Authorization": f"Bearer {await self._tokens.token()}"}
+        headers = {"X-Request-Id": control_id, "Authorization": f"Bearer {await self._tokens.token(self._client)}"}
         status, reply = await self._posted(content, headers)
         if status == httpx.codes.UNAUTHORIZED:
             self._tokens.forget()
-            headers["Authorization"] = f"Bearer {await self._tokens.token()}"
+            headers["Authorization"] = f"Bearer {await self._tokens.token(self._client)}"
             status, reply = await self._posted(content, headers)
         return status, reply
 
@@ -98,9 +103,23 @@ class FhirTransport:
         async with self._client.stream("POST", self._url, content=content, headers=headers) as answer:
             return answer.status_code, await read_bounded(answer, limit_bytes, "the FHIR server")
 
+    async def _renew_tls(self) -> None:
+        """Close the connections, and open new ones by renewed files, if files were renewed."""
+        context = self._tls and self._tls.context()
+        if context is not self._context:
+            old, self._client = self._client, self._open(verify=context or True)
+            self._context = context
+            await old.aclose()
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+def reloaded_client_tls(lis: LisSettings) -> ReloadedTls:
+    """`client_tls` of the current files. Raises OSError."""
+    files = lis.fhir_tls_ca, lis.fhir_tls_cert, lis.fhir_tls_key
+    return ReloadedTls("fhir", files, partial(client_tls, lis))
 
 
 def client_tls(lis: LisSettings) -> ssl.SSLContext | None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
+from model.plural import plural
 from service.concurrency.supervisor import error_location
 from service.config.lis import LisSettings
 from service.lis.exchange.hl7.ack_builder import Outcome, ReplyMetadata, acknowledgements
@@ -22,11 +23,11 @@ from service.lis.exchange.hl7.orders import OrderReader, check_header
 from service.lis.exchange.hl7.reader import Header, MessageRejected, messages_of, read_header
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
 from service.lis.exchange.mllp.sockets import (
-    ListenerTls,
     certificate_subject,
     enable_keepalive,
     host_and_port,
     listening_sockets,
+    reloaded_listener_tls,
 )
 from service.lis.exchange.orders import (
     Incoming,
@@ -169,8 +170,9 @@ class OrderMessages:
         content: list[Incoming] = [*found.orders, *found.patients]
         if content:
             await self._take_orders(identity, content)
-        counts = len(found.orders), len(found.patients), len(found.warnings)
-        log.info("orders: %s accepted: %d orders, %d patients, %d warnings", _named(header), *counts)
+        parts = (found.orders, "order"), (found.patients, "patient"), (found.warnings, "warning")
+        counts = ", ".join(plural(len(each), noun) for each, noun in parts)
+        log.info("orders: %s accepted: %s", _named(header), counts)
         return found
 
     def _written(self, header: Header, outcome: Outcome) -> list[bytes]:
@@ -209,7 +211,7 @@ class OrderListener:
         if settings.hl7_listen is None:
             raise ValueError("MARROWLENS_LIS_HL7_LISTEN is not set")
         self._host, self._port = host_and_port(settings.hl7_listen)
-        self._tls = ListenerTls(settings)
+        self._tls = reloaded_listener_tls(settings)
         self._settings = settings
         self._messages = OrderMessages(settings, take_orders)
         self._log = ConnectionLog(metrics)

@@ -1,9 +1,9 @@
 """Sockets, TLS contexts and certificates of the MLLP listener and transport."""
 
-import logging
 import socket
 import ssl
 from asyncio import StreamWriter
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,10 +11,8 @@ from cryptography import x509
 
 from model.regular_file import check_regular_file
 from service.auth.identity import InvalidName, checked_name
-from service.config.file_watch import FileStamp, file_stamp
 from service.config.lis import LisSettings
-
-log = logging.getLogger(__name__)
+from service.lis.exchange.reloaded_tls import ReloadedTls
 
 #: Connections that wait in the kernel to be accepted.
 BACKLOG = 100
@@ -48,6 +46,12 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
     return found
 
 
+def reloaded_client_tls(settings: LisSettings) -> ReloadedTls:
+    """`client_tls` of the current files. Raises OSError."""
+    files = settings.hl7_tls_ca, settings.hl7_tls_cert, settings.hl7_tls_key
+    return ReloadedTls("hl7", files, partial(client_tls, settings))
+
+
 def client_tls(settings: LisSettings) -> ssl.SSLContext | None:
     """TLS to the receiver, with its certificate and name verified; None without `hl7_tls_ca`.
 
@@ -64,36 +68,10 @@ def client_tls(settings: LisSettings) -> ssl.SSLContext | None:
     return context
 
 
-class ListenerTls:
-    """TLS for order senders. Renewed files are used for new connections."""
-
-    def __init__(self, settings: LisSettings) -> None:
-        """
-        Raises:
-            OSError: a file cannot be read, or is not valid PEM (`ssl.SSLError`).
-        """
-        self._settings = settings
-        self._seen = self._stamps()
-        self._context = listener_tls(settings)
-
-    def context(self) -> ssl.SSLContext | None:
-        """The TLS context of the current files, or the previous one if they are invalid. None without a certificate."""
-        stamps = self._stamps()
-        if stamps != self._seen:
-            self._seen = stamps
-            try:
-                self._context = listener_tls(self._settings)
-                log.info("orders: TLS certificate and authority reloaded")
-            except OSError as error:
-                log.error(
-                    "orders: reload rejected, keeping the current TLS certificate and authority: %s",
-                    error.strerror or "invalid PEM files",
-                )
-        return self._context
-
-    def _stamps(self) -> list[FileStamp | None]:
-        files = self._settings
-        return [file_stamp(each) for each in (files.hl7_tls_cert, files.hl7_tls_key, files.hl7_listen_ca) if each]
+def reloaded_listener_tls(settings: LisSettings) -> ReloadedTls:
+    """`listener_tls` of the current files. Raises OSError."""
+    files = settings.hl7_tls_cert, settings.hl7_tls_key, settings.hl7_listen_ca
+    return ReloadedTls("orders", files, partial(listener_tls, settings))
 
 
 def listener_tls(settings: LisSettings) -> ssl.SSLContext | None:

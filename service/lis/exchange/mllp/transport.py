@@ -17,7 +17,7 @@ from service.lis.exchange.hl7.ack_parser import Acknowledgement, parse_acknowled
 from service.lis.exchange.hl7.encoding import codec_of, encode
 from service.lis.exchange.hl7.reader import Header, read_header
 from service.lis.exchange.mllp.framing import BrokenFrame, Frames, FrameTooLarge, framed
-from service.lis.exchange.mllp.sockets import client_tls, enable_keepalive, host_and_port
+from service.lis.exchange.mllp.sockets import enable_keepalive, host_and_port, reloaded_client_tls
 from service.lis.exchange.transport import NoAnswer
 
 #: Acknowledgements of other messages that are ignored while waiting for this one's.
@@ -58,7 +58,7 @@ class MllpTransport:
         if settings.hl7_to is None:
             raise ValueError("MARROWLENS_LIS_HL7_TO is not set")
         self._host, self._port = host_and_port(settings.hl7_to)
-        self._tls = client_tls(settings)
+        self._tls = reloaded_client_tls(settings)
         self._settings = settings
         self._turn = asyncio.Lock()
         self._connection: _Connection | None = None
@@ -109,7 +109,7 @@ class MllpTransport:
 
     async def _connected(self) -> _Connection:
         async with asyncio.timeout(self._settings.hl7_timeout_s):
-            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls.context())
         enable_keepalive(writer)
         self._connection = _Connection(Frames(reader, self._settings.hl7_max_bytes), reader, writer)
         return self._connection

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import Draw
@@ -158,11 +159,45 @@ def test_the_trail_in_pages_is_the_trail(http: TestClient, draw: Draw) -> None:
     specimen = opened(http, "BM-1", "1")
     for n in range(4):
         add(http, specimen, draw(n))
-    path = f"/specimens/{specimen}/audit"
-    whole = http.get(path).json()
-    pages, after = [], 0
-    while after is not None:
-        page = http.get(path, params={"after": after, "limit": 2}).json()
-        pages += page["entries"]
-        after = page["next"]
-    assert (pages, whole["next"], len(pages)) == (whole["entries"], None, 5)
+    whole = http.get(f"/specimens/{specimen}/audit")
+    pages = followed(http, f"/specimens/{specimen}/audit?limit=2")
+    assert [len(page["entries"]) for page in pages] == [2, 2, 1]
+    assert [entry for page in pages for entry in page["entries"]] == whole.json()["entries"]
+    assert (whole.json()["next"], whole.links) == (None, {})
+
+
+def followed(http: TestClient, path: str) -> list[dict[str, Any]]:
+    """All pages of a list, by their `Link` headers, whose addresses are those of `next`."""
+    answer = http.get(path)
+    pages = [answer.json()]
+    while answer.links:
+        link = answer.links["next"]["url"]
+        cursor = parse_qs(urlsplit(link).query)
+        assert [value for name in ("after", "before") for value in cursor.get(name, [])] == [str(pages[-1]["next"])]
+        answer = http.get(link)
+        pages.append(answer.json())
+    assert pages[-1].get("next") is None
+    return pages
+
+
+def test_every_list_links_its_next_page_with_the_same_filters(http: TestClient, draw: Draw) -> None:
+    specimens = [opened(http, f"BM/{n}&x=1", "100") for n in range(5)]
+    opened(http, "BM-other", "200")
+    add(http, specimens[0], *map(draw, range(3)))
+    found = followed(http, "/specimens?patient=100&limit=2&before=4611686018427387904")
+    assert [each["id"] for page in found for each in page["specimens"]] == specimens[::-1]
+    found = followed(http, "/worklist?state=open&state=signed&limit=4")
+    assert [len(page["specimens"]) for page in found] == [4, 2]
+    assert [len(page["specimens"]) for page in followed(http, "/specimens?number=BM%2F0%26x%3D1&limit=1")] == [1]
+    found = followed(http, f"/specimens/{specimens[0]}/cells?only=unread&limit=1")
+    assert [each["place"] for page in found for each in page["cells"]] == [1, 2, 3]
+
+
+def test_a_link_is_below_the_root_path(artefact: Path, tmp_path: Path) -> None:
+    lab = LisSettings(database=f"sqlite:///{tmp_path / 'lab.db'}")
+    with client(artefact, lis=lab, root_path="/marrow") as http:
+        http.headers.update(WHO)
+        for number in range(2):
+            http.post("/specimens", json={"number": f"BM-{number}", "patient": {"identifier": "1"}}).raise_for_status()
+        link = http.get("/specimens?limit=1").links["next"]["url"]
+        assert link.startswith("/marrow/specimens?limit=1&before=")

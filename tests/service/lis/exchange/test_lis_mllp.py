@@ -1,11 +1,14 @@
 """The MLLP transport: a receiver with every allowed behaviour, and with errors."""
 
 import asyncio
+import shutil
+import ssl
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from laboratory import SECRETS
-from receivers import Line, scripted
+from receivers import Line, certificates, scripted
 from wires import ack, oru, transport_to
 
 from service.config.lis import LisSettings
@@ -226,3 +229,22 @@ async def test_the_bytes_are_of_the_character_set_that_the_message_names() -> No
 def test_a_wire_to_nobody_is_not_made() -> None:
     with pytest.raises(ValueError, match="MARROWLENS_LIS_HL7_TO"):
         MllpTransport(LisSettings())
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(tmp_path: Path) -> None:
+    files, new = certificates(tmp_path / "ours"), certificates(tmp_path / "new")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=new.ca)
+    context.load_cert_chain(files.server, files.server_key)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def taken(line: Line) -> None:
+        await line.frame()
+        await line.say(ack("r-1"))
+
+    told = {"hl7_tls_ca": files.ca, "hl7_tls_cert": files.client, "hl7_tls_key": files.client_key}
+    async with scripted(taken, tls=context) as port, transport_to(port, **told) as wire:
+        with pytest.raises(NoAnswer):
+            await wire.deliver(oru("r-1"), "r-1")
+        for name in ("client", "client_key"):
+            shutil.copy(getattr(new, name), getattr(files, name))
+        assert "MSA|AA|r-1" in await wire.deliver(oru("r-1"), "r-1")

@@ -74,13 +74,14 @@ def test_a_database_behind_a_link_and_one_that_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", UMASKS)
 def test_pictures_and_their_folders_are_for_their_owner_alone(bits: int, tmp_path: Path) -> None:
     with umask(bits & 0o077):
-        PictureStore(tmp_path / "deep" / "pictures", 30).put(SHA256, b"a picture")
+        deep = PictureStore(tmp_path / "deep" / "pictures", 30)
+        deep.settle([deep.stage(SHA256, b"a picture")], set)
     with umask(bits):
         kept = PictureStore(tmp_path / "own", 30)
-        kept.put(SHA256, b"a picture")
+        kept.settle([kept.stage(SHA256, b"a picture")], set)
         assert kept.get(SHA256) == b"a picture"
     for folder in (tmp_path / "deep" / "pictures", tmp_path / "own"):
-        assert (mode(folder), mode(folder / "ab")) == (0o700, 0o700)
+        assert {mode(each) for each in (folder, folder / "ab", folder / "staging")} == {0o700}
         assert mode(folder / "ab" / f"{SHA256}.picture") == 0o600
 
 
