@@ -141,9 +141,9 @@ class Laboratory:
             if classes and (unknown := self._ranges.unknown_keys(keys)):
                 raise ValueError(f"{unknown[0]} is no result; use a class code or a key of `marrowlens lis codes`")
         with _config_errors("COMMENT_TEMPLATES"):
-            codes = {each.code for each in classes}
-            if classes and (unknown := self._templates.unknown_codes(codes)):
-                raise ValueError(f"{unknown[0]} is no class of the model; use one of {', '.join(sorted(codes))}")
+            known = sorted(each.code for each in classes)
+            if classes and (missing := self._templates.unknown_codes(known)):
+                raise ValueError(f"{missing[0]} is no class of the model; use one of {', '.join(known)}")
         self._prepared = True
 
     def check_classes(self, classes: Sequence[CellClass]) -> None:

@@ -6,7 +6,11 @@ import pytest
 from reported import differential
 
 from model.contract import CLASSES
+from service.config.lis import LaboratoryConfigError, LisSettings
+from service.config.settings import Settings
 from service.lis.domain.comment_templates import CommentTemplateError, CommentTemplates
+from service.lis.laboratory import Laboratory
+from service.telemetry.metric_registry import MetricRegistry
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "comment_templates.toml"
 CODES = {each.code for each in CLASSES}
@@ -46,6 +50,9 @@ def test_an_error_says_what_to_change(tmp_path: Path, text: str, says: str) -> N
     assert str(error.value).startswith(f"{tmp_path / 'templates.toml'}: ") and says in str(error.value)
 
 
-def test_a_class_that_the_model_does_not_have_is_named(tmp_path: Path) -> None:
+def test_a_class_that_the_model_does_not_have_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "templates.toml").write_text('[[template]]\nname = "a"\ntext = "{share.XYZ} {low.BLA}"')
-    assert CommentTemplates.load(tmp_path / "templates.toml").unknown_codes(CODES) == ["XYZ"]
+    lis = LisSettings(database=f"sqlite:///{tmp_path}/lab.db", comment_templates=tmp_path / "templates.toml")
+    laboratory = Laboratory(Settings(lis=lis), MetricRegistry())
+    with pytest.raises(LaboratoryConfigError, match="COMMENT_TEMPLATES: XYZ is no class of the model; use one of ABE"):
+        laboratory.prepare(CLASSES)
