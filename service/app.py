@@ -41,6 +41,7 @@ from service.lis.api import (
     presence_routes,
     reading_routes,
     reference_routes,
+    report_routes,
     worklist_routes,
 )
 from service.lis.api import routes as specimen_routes
@@ -66,6 +67,7 @@ MODULES = (
     reading_routes,
     reference_routes,
     presence_routes,
+    report_routes,
     message_routes,
     worklist_routes,
     model,

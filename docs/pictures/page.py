@@ -41,6 +41,7 @@ def laboratory() -> Iterator[Served]:
     """A service with the bundled model and a laboratory of its own."""
     with TemporaryDirectory() as folder:
         settings = {"lis_database": f"sqlite:///{folder}/lab.db", "lis_pictures": f"{folder}/pictures"}
+        settings["lis_comment_templates"] = str(ROOT / "examples" / "comment_templates.toml")
         with served(bundled_artefact(), **settings) as service:
             service.wait_listening()
             yield service
@@ -109,6 +110,8 @@ def case(page: Page, url: str, specimen: str, folder: Path) -> None:
     page.keyboard.press("Escape")
     page.goto(f"{url}/lab/{specimen}/report")
     page.wait_for_selector("#report[aria-busy=false]")
+    page.select_option("#megakaryocyte_assessment-grade", "normal")
+    page.select_option("#cellularity-grade", "normal")
     page.fill("#comment", "No blasts in excess.")
     _save(page, folder / "page-report.png")
 

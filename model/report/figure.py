@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from model import atomic_file
+from model.report.page import DPI
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType  # not in matplotlib 3.10
@@ -27,7 +28,6 @@ ORANGE, SKY, GREEN, BLUE, VERMILLION = "#e69f00", "#56b4e9", "#009e73", "#0072b2
 PURPLE, YELLOW = "#cc79a7", "#f0e442"
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"  # perceptually uniform; blue: against, red: for
 
-DPI = 150
 STYLE: Mapping["RcKeyType", Any] = MappingProxyType(
     {
         "svg.hashsalt": "marrowlens",  # fixed, or the names of clip paths differ on every run

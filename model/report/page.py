@@ -7,6 +7,9 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
+#: Pixels of an embedded image in an inch.
+DPI = 150
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -1,17 +1,21 @@
-"""A report as a PDF, with the content of the HTML report.
+"""A report as a PDF: the content of the HTML report on A4 pages; the same bytes for the same content.
 
 reportlab (BSD) sets the pages: pure Python, where programs that print HTML need system libraries or a browser. The
-font is matplotlib's DejaVu Sans, embedded: it has the letters of Europe and many others. Letters of East Asia name a
+font is DejaVu Sans, in `fonts/` and embedded: it has the letters of Europe and many others. Letters of East Asia name a
 standard font of the PDF format (ISO 32000-1, 9.7.5.2, Adobe's character collections), which the reader's program has.
 """
 
 import io
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import hypot
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
-import matplotlib
 from PIL import Image as Picture
 from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
@@ -24,8 +28,7 @@ from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Flowable, Image, KeepTogether, Paragraph, SimpleDocTemplate, Spacer
 from reportlab.platypus import Table as Grid
 
-from model.report.figure import DPI
-from model.report.page import EmbeddedImage, Page, Section, Table
+from model.report.page import DPI, EmbeddedImage, Page, Section, Table
 
 MARGIN = 16 * mm
 WIDTH = A4[0] - 2 * MARGIN
@@ -38,6 +41,7 @@ UNWRAPPED = 34
 #: Width of a character and of a bold one, and padding of a cell, in points.
 LETTER, BOLD_LETTER, PADDING = 4.25, 5.0, 6.0
 
+_FONTS = Path(__file__).with_name("fonts")
 _FONT, _BOLD = "DejaVuSans", "DejaVuSans-Bold"
 _HAN = "\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
 #: Font of the PDF format, by the letters that it has; the first that matches. Han beside kana is Japanese.
@@ -73,32 +77,99 @@ _LINES = [
 ]
 
 
-def render_pdf(page: Page) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What is on every page, and how the first one begins.
+
+    `head` is above the title, `foot` replaces the title at the foot. `numbering` has the places {page} and {pages}.
+    """
+
+    head: str = ""
+    foot: str = ""
+    numbering: str = "page {page} of {pages}"
+    watermark: str = ""
+    language: str = "en"
+    fact_columns: int = 1
+
+
+def render_pdf(page: Page, sheet: Sheet = Sheet()) -> bytes:  # immutable
     """The page as a PDF, A4."""
-    _register_fonts()
     out = io.BytesIO()
     template = SimpleDocTemplate(
-        out, pagesize=A4, leftMargin=MARGIN, rightMargin=MARGIN, topMargin=MARGIN, bottomMargin=MARGIN, title=page.title
+        out,
+        pagesize=A4,
+        leftMargin=MARGIN,
+        rightMargin=MARGIN,
+        topMargin=MARGIN,
+        bottomMargin=MARGIN,
+        title=page.title,
+        lang=sheet.language,
+        invariant=1,
     )
 
-    def footer(canvas: Canvas, _: SimpleDocTemplate) -> None:
-        title = _paragraph(page.title, _FOOTER)
-        title.wrapOn(canvas, WIDTH * 0.8, A4[1])
-        title.drawOn(canvas, MARGIN, 9 * mm)
-        canvas.setFont(_FONT, 7)
-        canvas.drawRightString(A4[0] - MARGIN, 9 * mm, f"page {canvas.getPageNumber()}")
+    def furnish(canvas: Canvas, _: SimpleDocTemplate) -> None:
+        if sheet.watermark:
+            _draw_watermark(canvas, sheet.watermark)
+        foot = _paragraph(sheet.foot or page.title, _FOOTER)
+        foot.wrapOn(canvas, WIDTH * 0.8, A4[1])
+        foot.drawOn(canvas, MARGIN, 9 * mm)
 
-    template.build(list(_flowables(page)), onFirstPage=footer, onLaterPages=footer)
+    with _LOCK:
+        _register_fonts()
+        template.build(
+            list(_flowables(page, sheet)),
+            onFirstPage=furnish,
+            onLaterPages=furnish,
+            canvasmaker=_numbered(sheet.numbering),
+        )
     return out.getvalue()
 
 
+def _numbered(numbering: str) -> type[Canvas]:
+    """A canvas that writes the page numbers at the end, when their total is known."""
+
+    class Numbered(Canvas):  # type: ignore[misc]  # reportlab has no types
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.pages: list[dict[str, Any]] = []
+
+        def showPage(self) -> None:  # reportlab's name
+            self.pages.append(dict(self.__dict__))
+            self._startPage()
+
+        def save(self) -> None:
+            for number, drawn in enumerate(self.pages, 1):
+                self.__dict__.update(drawn)
+                self.setFont(_FONT, 7)
+                words = numbering.format(page=number, pages=len(self.pages))
+                self.drawRightString(A4[0] - MARGIN, 9 * mm, words)
+                super().showPage()
+            super().save()
+
+    return Numbered
+
+
+#: reportlab registers fonts for the whole process.
+_LOCK = threading.Lock()
+
+
+@cache
 def _register_fonts() -> None:
-    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     for name in (_FONT, _BOLD):
-        registerFont(TTFont(name, str(folder / f"{name}.ttf")))
+        registerFont(TTFont(name, str(_FONTS / f"{name}.ttf")))
     for name in _EAST_ASIAN:
         registerFont(UnicodeCIDFont(name))
     registerFontFamily(_FONT, normal=_FONT, bold=_BOLD, italic=_FONT, boldItalic=_BOLD)
+
+
+def _draw_watermark(canvas: Canvas, words: str) -> None:
+    canvas.saveState()
+    canvas.setFont(_BOLD, min(64, 64 * 0.8 * hypot(*A4) / canvas.stringWidth(words, _BOLD, 64)))
+    canvas.setFillColor(colors.HexColor("#e4e4e4"))
+    canvas.translate(A4[0] / 2, A4[1] / 2)
+    canvas.rotate(45)
+    canvas.drawCentredString(0, 0, words)
+    canvas.restoreState()
 
 
 def _paragraph(text: str, look: ParagraphStyle = _TEXT) -> Paragraph:
@@ -120,23 +191,38 @@ def _cell(text: str, look: ParagraphStyle) -> Paragraph:
     return _paragraph(text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}…", look)
 
 
-def _flowables(page: Page) -> Iterator[Flowable]:
+def _flowables(page: Page, sheet: Sheet) -> Iterator[Flowable]:
+    if sheet.head:
+        yield _paragraph(sheet.head, _NOTE)
     yield _paragraph(page.title, _TITLE)
     yield _paragraph(page.notice, _NOTICE)
-    facts = [[_cell(name, _HEAD), _cell(text, _CELL)] for name, text in page.facts]
-    yield Grid(facts, colWidths=[WIDTH * 0.25, WIDTH * 0.75], style=_LINES, hAlign="LEFT")
+    if page.facts:
+        yield _facts(page.facts, sheet.fact_columns)
     for section in page.sections:
         yield from _section(section)
-    yield Spacer(1, 8)
-    yield _paragraph(page.footer, _NOTE)
+    if page.footer:
+        yield Spacer(1, 8)
+        yield _paragraph(page.footer, _NOTE)
+
+
+def _facts(facts: Sequence[tuple[str, str]], columns: int) -> Grid:
+    """Names and texts, read down one column after the other."""
+    height = -(-len(facts) // columns)
+    cells = [[_cell(name, _HEAD), _cell(text, _CELL)] for name, text in facts]
+    cells += [["", ""]] * (height * columns - len(cells))
+    rows = [[cell for column in range(columns) for cell in cells[column * height + row]] for row in range(height)]
+    name_share = 0.25 if columns == 1 else 0.35
+    widths = [WIDTH / columns * share for _ in range(columns) for share in (name_share, 1 - name_share)]
+    return Grid(rows, colWidths=widths, style=_LINES, hAlign="LEFT")
 
 
 def _section(section: Section) -> Iterator[Flowable]:
-    yield _paragraph(section.title, _SECTION)
+    if section.title:
+        yield _paragraph(section.title, _SECTION)
     for text in section.paragraphs:
         yield _paragraph(text)
     for table in section.tables:
-        yield _paragraph(table.title, _CAPTION)
+        yield _paragraph(table.title, _CAPTION) if table.title else Spacer(1, 8)
         yield _grid(table)
         if table.note:
             yield _paragraph(table.note, _NOTE)

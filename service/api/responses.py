@@ -8,11 +8,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from model.contract import Manifest
+from model.drift.distance import MIN_PICTURES
+from model.trust.decision import Decision
 from service.api.schemas import (
     ClassEntry,
+    ClassMix,
     ClassTable,
     CorrectedShare,
     DifferentialCount,
+    DriftDescription,
+    DriftKind,
     ModelDescription,
     ModelIdentity,
     Reading,
@@ -22,6 +27,7 @@ from service.concurrency.thread_pools import BODIES
 from service.errors import NoAttentionMaps, NoTrustReference
 from service.inference.corrected_count import corrected_count
 from service.inference.differential import differential
+from service.inference.drift_window import DriftState
 from service.inference.heatmaps import (
     ATTENTION_SCALE,
     Grid,
@@ -255,3 +261,40 @@ def _map(grid: Grid, scale: Scale, picture: Pixels, map_format: MapFormat) -> Fi
     if map_format is MapFormat.PNG:
         return {"png": grey_png(grid, scale)}
     return {"png": overlay_png(grid, scale, picture)}
+
+
+#: The rule of the alert MarrowlensManyRejected (k8s/observability/alerts.yaml).
+_MANY_REJECTED, _LEAST_ANSWERS = 0.2, 100
+
+
+def drift_description(state: DriftState | None, decisions: Mapping[Decision, int]) -> DriftDescription:
+    """What the drift window says; `state` is None where drift is not measured."""
+    answers = sum(decisions.values())
+    many = answers >= _LEAST_ANSWERS and decisions["reject"] > _MANY_REJECTED * answers
+    shared = {"least_pictures": MIN_PICTURES, "decisions": dict(decisions), "many_rejected": many}
+    if state is None:
+        return DriftDescription(measured=False, **shared)
+    found = state.measurement
+    drifted = found.drifted()
+    kinds = [
+        DriftKind(kind=kind, distance=distance, threshold=found.thresholds[kind], drifted=kind in drifted)
+        for kind, distance in found.distances.items()
+    ]
+    return DriftDescription(
+        measured=True,
+        pictures=found.pictures,
+        reference=state.reference.source,
+        kinds=kinds,
+        class_mix=_class_mix(state) if kinds else [],
+        **shared,
+    )
+
+
+def _class_mix(state: DriftState) -> list[ClassMix]:
+    counts, known = state.counts, state.reference.class_pictures
+    pictures, reference = sum(counts.values()), sum(known.values())
+    return [
+        ClassMix(code=code, share=counts[code] / pictures, reference=known[code] / reference)
+        for code in known
+        if counts[code] or known[code]
+    ]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from model.contract import RESEARCH_USE, CellClass, Manifest, PartName
+from model.drift.reference import Kind
 from model.fields import Code
 from model.trust.decision import Decision, ReasonCode
 
@@ -355,3 +356,35 @@ class Health(Document):
     """Liveness or readiness of the service."""
 
     status: str = Field(examples=["ok"])
+
+
+class DriftKind(Document):
+    """One distance of the recent pictures from the reference."""
+
+    kind: Kind = Field(description="embedding, colour, sharpness: of the pictures; class_mix: of the predicted classes")
+    distance: float
+    threshold: float = Field(description="rarely exceeded without drift, for as many pictures")
+    drifted: bool = Field(description="the distance is above the threshold")
+
+
+class ClassMix(Document):
+    """How often one class was predicted, as a share of all pictures."""
+
+    code: Code
+    share: Probability = Field(description="of the recent pictures")
+    reference: Probability = Field(description="of the pictures of the reference")
+
+
+class DriftDescription(Document):
+    """Whether recent pictures are like those of the drift reference. As in `GET /metrics`, of all workers."""
+
+    measured: bool = Field(description="false: the model has no drift reference, or MARROWLENS_DRIFT_WINDOW is 0")
+    pictures: int = Field(0, ge=0, description="pictures in the window")
+    least_pictures: int = Field(description="pictures in the window from which on distances are measured")
+    reference: str | None = Field(None, description="what the reference was made from")
+    kinds: list[DriftKind] = Field([], description="empty with too few pictures")
+    class_mix: list[ClassMix] = Field([], description="classes that either has; empty with too few pictures")
+    decisions: dict[Decision, int] = Field(description="answers since the start; all 0 without a trust reference")
+    many_rejected: bool = Field(
+        description="more than a fifth of at least 100 answers rejected, as in the alert MarrowlensManyRejected"
+    )

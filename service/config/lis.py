@@ -144,6 +144,13 @@ class LisSettings(BaseSettings):
         description="the laboratory's table of reference ranges: results get their range and a flag (N, L, H). "
         "Default: none",
     )
+    attach_pdf: bool = Field(
+        False, description="attach the report as a PDF, in HL7 as a result of type ED and in FHIR as presentedForm"
+    )
+    pdf_language: Literal["en", "de"] = Field("en", description="language of attached PDFs")
+    comment_templates: Path | None = Field(
+        None, description="TOML file with the laboratory's templates for comments. Default: none"
+    )
     codes: Path | None = Field(None, description="the laboratory's own code table. Default: the bundled one")
     least_code_status: Literal["verified", "two-sources", "single-source"] = Field(
         "single-source", description="minimum verification status of a LOINC code; below it a local code is sent"

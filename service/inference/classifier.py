@@ -20,7 +20,7 @@ from service.errors import MalformedBody, UploadMemoryExhausted
 from service.inference.batching.batcher import Batcher
 from service.inference.batching.errors import BatcherClosed, DeadlineExpired, QueueFull
 from service.inference.drift_files import DriftFiles
-from service.inference.drift_window import DriftWindow
+from service.inference.drift_window import DriftState, DriftWindow
 from service.inference.pipeline import Answer, PictureData, PicturePipeline, Pixels
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
@@ -142,6 +142,12 @@ class Classifier:
         if self._drift is None:
             return None
         return self._drift.measure(() if files is None else files.others(self.manifest.digest))
+
+    def drift_state(self, files: DriftFiles | None = None) -> DriftState | None:
+        """What the drift window says; None without a reference. Arguments as of `measure_drift`."""
+        if self._drift is None:
+            return None
+        return self._drift.state(() if files is None else files.others(self.manifest.digest))
 
     def write_drift(self, files: DriftFiles) -> None:
         """Write the drift window for other workers."""

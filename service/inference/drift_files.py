@@ -1,4 +1,4 @@
-"""Drift windows of all workers: each writes the sums of its own, and the one that leads measures the sum of all."""
+"""Drift windows of all workers: each writes the sums of its own, and any can measure the sum of all."""
 
 import os
 from collections.abc import Iterator

@@ -6,7 +6,8 @@ most until the window is read.
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,15 @@ from model.drift.reference import DriftReference
 PARTS = 10
 #: Pictures are measured in groups of at least this size: for a single one, numpy's calls cost ten times the arithmetic.
 GROUP_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DriftState:
+    """What the window says: its distances, how often each class was predicted, and the reference."""
+
+    measurement: DriftMeasurement
+    counts: Mapping[str, int]
+    reference: DriftReference
 
 
 class DriftWindow:
@@ -59,12 +69,22 @@ class DriftWindow:
                 window += part
         return window
 
+    def state(self, others: Iterable[FeatureSums] = ()) -> DriftState:
+        """As `measure`, with the classes of the window."""
+        window = self._sum(others)
+        codes = self._meter.reference.class_pictures
+        counts = {code: int(count) for code, count in zip(codes, window.counts, strict=True)}
+        return DriftState(self._meter.measure(window), counts, self._meter.reference)
+
     def measure(self, others: Iterable[FeatureSums] = ()) -> DriftMeasurement:
         """The distances of the window, and of those of other workers, from the reference."""
+        return self._meter.measure(self._sum(others))
+
+    def _sum(self, others: Iterable[FeatureSums]) -> FeatureSums:
         window = self.sums()
         for other in others:
             window += other
-        return self._meter.measure(window)
+        return window
 
     def _measure_pending(self) -> None:
         with self._lock:

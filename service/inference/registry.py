@@ -20,6 +20,7 @@ from service.config.settings import Settings
 from service.errors import NotReady, ReloadInProgress, ReloadRejected
 from service.inference.classifier import Classifier
 from service.inference.drift_files import DriftFiles
+from service.inference.drift_window import DriftState
 from service.runtime.artifact import bundled_artefact
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import ProviderUnavailable, Session
@@ -237,13 +238,25 @@ class ModelRegistry:
             log.warning("The model has no trust reference: answers have no decision")
 
     async def measure_drift(self) -> None:
-        """Measure input drift in a thread, and update its metrics. Of several workers, the one that leads does."""
+        """Measure input drift in a thread, and update its metrics. Of several workers, the one that leads does.
+
+        All of them write their windows, because `drift_state` may ask any of them.
+        """
         classifier, files = self._state.classifier, self._drift_files
-        if classifier is not None and files is not None and not self._state.leads:
+        if classifier is not None and files is not None:
             await TELEMETRY.run(classifier.write_drift, files)
+        if not self._state.leads:
             return
         drift = None if classifier is None else await TELEMETRY.run(classifier.measure_drift, files)
         self._state.metrics.drift.show(drift)
+
+    async def drift_state(self) -> DriftState | None:
+        """What the drift windows of all workers say; None without a reference, or if drift is off.
+
+        Raises:
+            NotReady: no model is loaded.
+        """
+        return await TELEMETRY.run(self._state.current_classifier().drift_state, self._drift_files)
 
     def _open(self, name: str | None) -> Session:
         try:

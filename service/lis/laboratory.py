@@ -17,8 +17,9 @@ from service.concurrency.thread_pools import DATABASE, PICTURES, ThreadPoolFull
 from service.config.lis import LIS_PREFIX, LaboratoryConfigError, LisSettings
 from service.config.settings import Settings
 from service.errors import StorageUnavailable
+from service.lis.domain.comment_templates import CommentTemplateError, CommentTemplates
 from service.lis.domain.differential import CountingRules, check_terms
-from service.lis.domain.report import ReportContent
+from service.lis.domain.report import Report, ReportContent
 from service.lis.exchange.channels import Receiver, client_key, receivers
 from service.lis.exchange.code_map import NAMED, CodeMap, CodeTableError
 from service.lis.exchange.delivery import DeliveryWorker, age_s
@@ -27,6 +28,7 @@ from service.lis.exchange.mllp.listener import OrderListener
 from service.lis.exchange.mllp.sockets import client_tls, listener_tls
 from service.lis.exchange.observations import COUNT
 from service.lis.exchange.orders import Incoming, MessageIdentity, OrderRefused
+from service.lis.exchange.printed_report import print_report
 from service.lis.exchange.reference_ranges import RangeTableError, ReferenceRanges
 from service.lis.metrics import Action, LisMetrics
 from service.lis.picture_store import PictureStore
@@ -94,13 +96,20 @@ class Laboratory:
             codes = CodeMap.load(lis.codes, lis.least_code_status)
         with _config_errors("REFERENCE_RANGES"):
             self._ranges = ReferenceRanges.load(lis.reference_ranges)
+        with _config_errors("COMMENT_TEMPLATES"):
+            self._templates = CommentTemplates.load(lis.comment_templates)
         with _config_errors(*_TLS_FILES):
             self._receivers = receivers(lis, codes, self.picture_store, self._ranges)
             listens = lis.hl7_listen and not only_delivers
             self._listener = OrderListener(lis, self._take_orders, self.metrics.connections) if listens else None
         channels, content = [each.channel for each in self._receivers], report_content(lis)
         self.use_cases = UseCases(
-            self._database, counting_rules(settings), channels, content, needs_second_reader=lis.second_reader
+            self._database,
+            counting_rules(settings),
+            channels,
+            content,
+            templates=self._templates,
+            needs_second_reader=lis.second_reader,
         )
         delivers = lis.delivery == "on" and (lis.deliver or only_delivers)
         self._workers = [self._worker(receiver) for receiver in self._receivers] if delivers else []
@@ -142,6 +151,10 @@ class Laboratory:
             codes = self._references.codes if self._references is not None and classes else ()
             if unknown := sorted(set(codes) - {each.code for each in classes}):
                 raise ValueError(f"{unknown[0]} is no class of the model; name the subfolder by a class code")
+        with _config_errors("COMMENT_TEMPLATES"):
+            known = sorted(each.code for each in classes)
+            if classes and (missing := self._templates.unknown_codes(known)):
+                raise ValueError(f"{missing[0]} is no class of the model; use one of {', '.join(known)}")
         self._prepared = True
 
     def check_classes(self, classes: Sequence[CellClass]) -> None:
@@ -251,6 +264,16 @@ class Laboratory:
             async with asyncio.timeout(PATIENCE_S):
                 return await PICTURES.run(read, *arguments)
         except (TimeoutError, ThreadPoolFull) as error:
+            raise StorageUnavailable from error
+
+    async def print_report(
+        self, report: Report, replaced: Report | None, language: str, *, is_signed: bool = True
+    ) -> bytes:
+        """A report as a PDF. Raises StorageUnavailable if too many are being printed."""
+        write = partial(print_report, language=language, ranges=self._ranges, replaced=replaced, is_signed=is_signed)
+        try:
+            return await PICTURES.run(write, report, self._settings.lis)
+        except ThreadPoolFull as error:
             raise StorageUnavailable from error
 
     @property
@@ -363,7 +386,14 @@ def _config_errors(*settings: str) -> Iterator[None]:
         raise LaboratoryConfigError(f"{names}: the database does not answer; check its URL and access") from error
     except OSError as error:
         raise LaboratoryConfigError(f"{names}: {error.filename or ''} {error.strerror or error}") from error
-    except (DatabaseConfigError, CodeTableError, RangeTableError, ReferenceFolderError, ValueError) as error:
+    except (
+        DatabaseConfigError,
+        CodeTableError,
+        RangeTableError,
+        CommentTemplateError,
+        ReferenceFolderError,
+        ValueError,
+    ) as error:
         raise LaboratoryConfigError(f"{names}: {error}") from error
 
 
@@ -375,7 +405,7 @@ def counting_rules(settings: Settings) -> CountingRules:
 
 def report_content(lis: LisSettings) -> ReportContent:
     """The results of a report besides the differential, by the settings."""
-    return ReportContent(class_counts=lis.class_counts, provenance=lis.provenance)
+    return ReportContent(class_counts=lis.class_counts, provenance=lis.provenance, pdf=lis.attach_pdf or None)
 
 
 def picture_folder(lis: LisSettings) -> Path | None:
@@ -413,6 +443,9 @@ def setting_faults(lis: LisSettings) -> Iterator[str]:
             ReferenceFolder.load(lis.reference_cells)
     except ReferenceFolderError as error:
         yield f"{LIS_PREFIX}REFERENCE_CELLS: {error}"
+        CommentTemplates.load(lis.comment_templates)
+    except CommentTemplateError as error:
+        yield f"{LIS_PREFIX}COMMENT_TEMPLATES: {error}"
     folder = picture_folder(lis)
     if folder is not None and folder.exists() and not folder.is_dir():
         yield f"{LIS_PREFIX}PICTURES: {folder} is not a folder"

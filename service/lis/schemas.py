@@ -11,8 +11,10 @@ from service.auth.identity import Identity
 from service.lis.domain.report import (
     MAX_INTEGER,
     CellReading,
+    Cellularity,
     CollectedAt,
     Line,
+    MegakaryocyteAssessment,
     Moment,
     Order,
     Patient,
@@ -51,13 +53,18 @@ class _WithRevision(RequestBody):
 
 
 class ChangeSpecimen(_WithRevision):
-    """New values. Absent fields keep their values; null clears `collected_at` and `megakaryocytes`."""
+    """New values. Absent fields keep their values; null clears a field that may be empty."""
 
     patient: Patient | None = None
     order: Order | None = None
     collected_at: CollectedAt | None = None
     target_cells: int | None = Field(None, gt=0, le=100_000)
     megakaryocytes: int | None = Field(None, ge=0, le=100_000, description="counted separately by a person")
+    megakaryocyte_assessment: MegakaryocyteAssessment | None = Field(
+        None, description="the acting person is its author"
+    )
+    cellularity: Cellularity | None = Field(None, description="the acting person is its author")
+    comment: Text | None = Field(None, description="draft of the comment, for the next signature")
 
 
 class ReportSpecimen(_WithRevision):
@@ -67,7 +74,9 @@ class ReportSpecimen(_WithRevision):
 class SignSpecimen(_WithRevision):
     """A signature. The report becomes final, or corrected after an amendment."""
 
-    comment: Text | None = Field(None, description="sent with the report")
+    comment: Text | None = Field(
+        None, description="sent with the report; absent: the specimen's draft; null: no comment"
+    )
     accept_unread: bool = Field(
         False, description="sign although cells wait for review; the report states their number"
     )
@@ -192,6 +201,9 @@ class Specimen(SpecimenSummary):
     order: Order
     collected_at: Moment | None = None
     megakaryocytes: int | None = None
+    megakaryocyte_assessment: MegakaryocyteAssessment | None = None
+    cellularity: Cellularity | None = None
+    comment: str | None = Field(None, description="draft of the comment, for the next signature")
     correction: str | None = Field(None, description="reason of the last amendment")
     differential: SpecimenDifferential
     second_reading: SecondReading | None = Field(None, description="absent if it is neither required nor made")
@@ -220,6 +232,19 @@ class SpecimenRevision(Document):
     revision: int
     delivery: MessageState | None = Field(None, description="of its messages the most urgent, as in the worklist")
     present: list[Present] = Field(description="people who have the specimen open in a page")
+
+
+class FilledTemplate(RowDocument):
+    """A template of the laboratory with the specimen's numbers in it."""
+
+    name: Line
+    text: Text = Field(description="to be edited and sent as `comment`")
+
+
+class CommentTemplatesOf(Document):
+    """The laboratory's templates for the comment, filled for one specimen."""
+
+    templates: list[FilledTemplate] = Field(description="empty without MARROWLENS_LIS_COMMENT_TEMPLATES")
 
 
 class PreviewedMessage(Document):

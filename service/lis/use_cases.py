@@ -5,7 +5,7 @@ Every method may raise StorageUnavailable. `actor` is written to the audit trail
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, get_args
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -16,19 +16,23 @@ from service.auth.identity import Actor
 from service.errors import CellTaken, Conflict, UnknownSpecimen
 from service.lis.agreement import agreement_of
 from service.lis.domain import cells, erasure, read_cells, second_reading, signing, specimens
+from service.lis.domain.comment_templates import NO_TEMPLATES, CommentTemplates
+from service.lis.domain.comparison import Comparison, compare
 from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.presence import list_present
+from service.lis.domain.previous_report import last_two, signed_before
 from service.lis.domain.report import (
     DEFAULT_CONTENT,
     Order,
     Report,
     ReportContent,
+    ReportStatus,
     SpecimenDifferential,
     edited_order,
     without_collection_time,
 )
 from service.lis.domain.signing import Channel, Signature
-from service.lis.domain.specimens import CHANGEABLE, NewSpecimen, SpecimenChange
+from service.lis.domain.specimens import CHANGEABLE, Clearable, NewSpecimen, SpecimenChange
 from service.lis.exchange import order_service
 from service.lis.exchange.orders import Incoming, MessageIdentity
 from service.lis.schemas import (
@@ -39,7 +43,9 @@ from service.lis.schemas import (
     CellHistory,
     CellPage,
     ChangeSpecimen,
+    CommentTemplatesOf,
     ConfirmCells,
+    FilledTemplate,
     OpenSpecimen,
     Present,
     Preview,
@@ -67,7 +73,7 @@ from service.lis.storage.tables import AuditRow, CellRow, MessageRow, SpecimenRo
 from service.lis.training_list import ReadCell
 
 #: Fields that a change may set to null.
-CLEARABLE: tuple[Literal["collected_at", "megakaryocytes"], ...] = ("collected_at", "megakaryocytes")
+CLEARABLE: tuple[Clearable, ...] = get_args(Clearable)
 D = TypeVar("D", bound=Document)
 
 
@@ -94,12 +100,14 @@ class UseCases:
         channels: Sequence[Channel],
         content: ReportContent = DEFAULT_CONTENT,
         *,
+        templates: CommentTemplates = NO_TEMPLATES,
         needs_second_reader: bool = False,
     ) -> None:
         self.database, self._needs_second_reader = database, needs_second_reader
         self.rules = rules
         self.channels = channels
         self.content = content
+        self.templates = templates
 
     def open(self, request: OpenSpecimen, actor: Actor) -> Specimen:
         """Open a specimen. Raises NumberTaken."""
@@ -173,6 +181,21 @@ class UseCases:
         with self.database.reading() as session:
             return self._differential(session, specimens.get(session, specimen_id))
 
+    def comment_templates(self, specimen_id: str) -> CommentTemplatesOf:
+        """The laboratory's templates, filled with the specimen's numbers. Raises UnknownSpecimen."""
+        with self.database.reading() as session:
+            row = specimens.get(session, specimen_id)
+            filled = self.templates.filled(self._differential(session, row), row.megakaryocytes)
+        return CommentTemplatesOf(templates=[FilledTemplate.model_validate(each) for each in filled])
+
+    def comparison(self, specimen_id: str) -> Comparison:
+        """The specimen beside its previous report, or its patient's. Raises UnknownSpecimen."""
+        with self.database.reading() as session:
+            row = specimens.get(session, specimen_id)
+            report, before = last_two(session, row)
+            now = report or self._specimen(session, row)
+        return compare(before, now, same_specimen=before.specimen_id == specimen_id) if before else Comparison()
+
     def change(self, specimen_id: str, request: ChangeSpecimen, actor: Actor) -> Specimen:
         """Change a specimen's data. Raises UnknownSpecimen, WrongState, StaleRevision, ReportedAlready."""
         with self.database.writing() as session:
@@ -186,6 +209,9 @@ class UseCases:
                 collected_at=request.collected_at,
                 target_cells=request.target_cells,
                 megakaryocytes=request.megakaryocytes,
+                megakaryocyte_assessment=request.megakaryocyte_assessment,
+                cellularity=request.cellularity,
+                comment=request.comment,
                 cleared=frozenset(name for name in CLEARABLE if name in request.model_fields_set),
             )
             specimens.change(session, row, change, actor)
@@ -344,10 +370,22 @@ class UseCases:
     def report(self, specimen_id: str, version: int) -> bytes:
         """One version of the report: the stored JSON, byte for byte. Raises UnknownSpecimen."""
         with self.database.reading() as session:
-            stored = signing.get_report(session, specimens.get(session, specimen_id), version)
-        if not stored.document:
-            raise UnknownSpecimen("report: it was erased")
-        return stored.document.encode()
+            return _report_text(session, specimens.get(session, specimen_id), version).encode()
+
+    def report_and_replaced(self, specimen_id: str, version: int) -> tuple[Report, Report | None]:
+        """One version of the report, and of a corrected one the report that it replaces. Raises UnknownSpecimen."""
+        with self.database.reading() as session:
+            row = specimens.get(session, specimen_id)
+            report = Report.model_validate_json(_report_text(session, row, version))
+            return report, _replaced(session, row, report)
+
+    def preview_and_replaced(
+        self, specimen_id: str, request: SignSpecimen, actor: Actor
+    ) -> tuple[Report, Report | None]:
+        """The report of `preview`, and of a corrected one the report that it would replace. Raises as `sign`."""
+        report = self.preview(specimen_id, request, actor).report
+        with self.database.reading() as session:
+            return report, _replaced(session, specimens.get(session, specimen_id), report)
 
     def audit_trail(self, specimen_id: str, after: int = 0, limit: int = 1000) -> AuditTrail:
         """A page of the audit trail of a specimen. Raises UnknownSpecimen."""
@@ -380,7 +418,8 @@ class UseCases:
 
     def _sign(self, session: Session, row: SpecimenRow, request: SignSpecimen, actor: Actor) -> Report:
         second = second_reading.second_reader(session, row, actor) if self._needs_second_reader else None
-        signature = Signature(actor, request.comment, request.accept_unread, request.accept_below_target, second)
+        comment = request.comment if "comment" in request.model_fields_set else row.comment
+        signature = Signature(actor, comment, request.accept_unread, request.accept_below_target, second)
         return signing.sign(session, row, signature, self.rules, self.channels, self.content)
 
     def _entry(self, session: Session, row: SpecimenRow, delivery: MessageState | None) -> WorklistEntry:
@@ -417,6 +456,18 @@ class UseCases:
         decided = {"reasons": row.reasons, "prediction_set": row.prediction_set} if row.decision else {}
         computed = {"reasons": None, "prediction_set": None} | decided
         return _document(Cell, row, top=top, waits=waits, **computed)
+
+
+def _report_text(session: Session, specimen: SpecimenRow, version: int) -> str:
+    stored = signing.get_report(session, specimen, version)
+    if not stored.document:
+        raise UnknownSpecimen("report: it was erased")
+    return stored.document
+
+
+def _replaced(session: Session, specimen: SpecimenRow, report: Report) -> Report | None:
+    is_corrected = report.status is ReportStatus.CORRECTED
+    return signed_before(session, specimen, report.version) if is_corrected else None
 
 
 def _message(session: Session, specimen: SpecimenRow, control_id: str) -> MessageRow:

@@ -7,7 +7,7 @@ process. Labels never carry what a client sent.
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from prometheus_client import ProcessCollector
 from prometheus_client.exposition import generate_latest
@@ -190,6 +190,14 @@ class Metrics:
     def decided(self, decision: Decision) -> None:
         """Count an answer by its decision."""
         self._decisions_of(decision).inc()
+
+    def decisions(self) -> dict[Decision, int]:
+        """Answers by decision since the start, of all workers. Blocks."""
+        found: dict[Decision, int] = dict.fromkeys(get_args(Decision), 0)
+        for metric in self.registry.collect():
+            for sample in metric.samples if metric.name == "marrowlens_decisions" else ():
+                found[cast(Decision, sample.labels["decision"])] = int(sample.value)
+        return found
 
     def decoded(self, seconds: float) -> None:
         """Observe the decoding time of one picture, failures included."""

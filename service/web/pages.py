@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse
 
 from model.contract import RESEARCH_USE
 from service.config.settings import Settings
-from service.web.languages import LANGUAGES, load_texts, negotiate_language
+from service.languages import LANGUAGES, load_texts, negotiate_language
 from service.web.session.state import session_of
 
 STATIC = Path(__file__).with_name("static")

@@ -4,11 +4,12 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.openapi import problem_responses
-from service.api.responses import class_table, model_description
-from service.api.schemas import ClassTable, ModelDescription
+from service.api.responses import class_table, drift_description, model_description
+from service.api.schemas import ClassTable, DriftDescription, ModelDescription
 from service.api.state import AppStateDep
 from service.api.uploads.body import JsonRoute
 from service.auth.middleware import CurrentCaller
+from service.concurrency.thread_pools import TELEMETRY
 from service.errors import Forbidden
 from service.inference.registry import ModelRegistry
 
@@ -26,6 +27,15 @@ async def model(state: AppStateDep) -> ModelDescription:
 async def classes(state: AppStateDep) -> ClassTable:
     """The class table: the number of training images of each class, and whether the class is supported."""
     return class_table(state.current_classifier().manifest)
+
+
+@router.get("/model/drift", tags=["model"], summary="Drift of the recent pictures", responses=problem_responses(503))
+async def drift(request: Request, state: AppStateDep) -> DriftDescription:
+    """Whether the recent pictures, and the classes predicted for them, are like those of the drift reference, and how
+    many answers were rejected. No data of a single picture. docs/drift.md says what to do."""
+    models: ModelRegistry = request.app.state.models
+    found = await models.drift_state()
+    return drift_description(found, await TELEMETRY.run(state.metrics.decisions))
 
 
 class Change(BaseModel):

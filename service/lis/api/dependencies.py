@@ -134,7 +134,7 @@ ReaderHeader = Annotated[
 _NUMBER = re.compile("[0-9]{1,10}")
 
 
-async def _audit_read(
+async def audit_read(
     request: Request, caller: CurrentCaller, lab: CurrentLaboratory, specimen_id: SpecimenId, sent: ReaderHeader = None
 ) -> None:
     """Write an audit row before the answer is sent.
@@ -154,9 +154,9 @@ async def _audit_read(
 async def _audit_list(
     request: Request, caller: CurrentCaller, lab: CurrentLaboratory, sent: ReaderHeader = None
 ) -> None:
-    """As `_audit_read`, for the list of specimens."""
+    """As `audit_read`, for the list of specimens."""
     if lab.audits_reads:
         await lab.query(lab.use_cases.record_read, None, "list", await current_actor(request, caller, sent))
 
 
-AuditedRead, AuditedListRead = Depends(_audit_read), Depends(_audit_list)
+AuditedRead, AuditedListRead = Depends(audit_read), Depends(_audit_list)

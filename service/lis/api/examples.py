@@ -5,8 +5,17 @@ from typing import Any
 
 from model.contract import CLASSES
 from service.api.schemas import Document, TopClass
+from service.lis.domain.comparison import ClassChange, Comparison
 from service.lis.domain.differential import CountingRules, Tally, specimen_differential
-from service.lis.domain.report import Order, Patient, Report, ReportModel, ReportStatus
+from service.lis.domain.report import (
+    Cellularity,
+    MegakaryocyteAssessment,
+    Order,
+    Patient,
+    Report,
+    ReportModel,
+    ReportStatus,
+)
 from service.lis.schemas import AddedCells, AddedItem, Cell, Preview, PreviewedMessage, ReadAnswer, Specimen
 from service.lis.storage.states import State
 
@@ -44,6 +53,8 @@ _REPORTED = Report(
     order=_ORDER,
     differential=_DIFFERENTIAL,
     megakaryocytes=14,
+    megakaryocyte_assessment=MegakaryocyteAssessment(grade="reduced", remark="small, hypolobated forms"),
+    cellularity=Cellularity(grade="normal"),
     models=[ReportModel(name="example", version="1.0.0", sha256=_MODEL)],
     created_at=_WHEN,
     signed_by="dr.beispiel",
@@ -59,6 +70,14 @@ DIFFERENTIAL = _json(_DIFFERENTIAL)
 REPORT = _json(_REPORTED)
 PREVIEW = _json(
     Preview(report=_REPORTED, messages=[PreviewedMessage(channel="hl7", message="MSH|^~\\&|MARROWLENS|LAB|…")])
+)
+COMPARISON = _json(
+    Comparison(
+        previous=_REPORTED,
+        same_specimen=True,
+        classes=[ClassChange(code="BLA", name="Blast", difference=0.4, changed=True)],
+        findings=["comment"],
+    )
 )
 READ_ANSWER = _json(ReadAnswer(revision=4, cells=[_CELL]))
 SPECIMEN = _json(
@@ -105,7 +124,14 @@ OPEN: Json = {
     "collected_at": "2026-05-04T08:15:00+02:00",
     "target_cells": 500,
 }
-CHANGE: Json = {"revision": 3, "megakaryocytes": 14}
+CHANGE: Json = {
+    "revision": 3,
+    "megakaryocytes": 14,
+    "megakaryocyte_assessment": {"grade": "reduced", "remark": "small, hypolobated forms"},
+    "cellularity": {"grade": "normal"},
+    "comment": "No blasts in excess.",
+}
+TEMPLATES: Json = {"templates": [{"name": "Normal marrow", "text": "500 cells counted, blasts 1.2 %, M:E 2.1."}]}
 SIGN: Json = {"revision": 4, "comment": "No blasts in excess."}
 REASON: Json = {"revision": 5, "reason": "two blasts were read again"}
 REMOVE: Json = {"revision": 3, "reason": "picture of another patient"}

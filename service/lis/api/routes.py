@@ -27,6 +27,7 @@ from service.lis.schemas import (
     CellHistory,
     CellPage,
     ChangeSpecimen,
+    CommentTemplatesOf,
     ConfirmCells,
     OpenSpecimen,
     Preview,
@@ -141,7 +142,7 @@ async def specimen_revision(specimen_id: SpecimenId, lab: CurrentLaboratory) -> 
 async def change_specimen(
     specimen_id: SpecimenId, body: ChangeSpecimen, actor: CurrentActor, lab: CurrentLaboratory
 ) -> Specimen:
-    """Patient, order, target, or the megakaryocytes that a person counted separately."""
+    """Patient, order, target, what a person has counted or assessed beside the cells, or the draft of the comment."""
     return await lab.execute("change", lab.use_cases.change, specimen_id, body, actor)
 
 
@@ -149,6 +150,12 @@ async def change_specimen(
 async def running_differential(specimen_id: SpecimenId, lab: CurrentLaboratory) -> SpecimenDifferential:
     """The current differential: a person's reading of each cell, or else the model's suggestion."""
     return await lab.query(lab.use_cases.differential, specimen_id)
+
+
+@_read("/{specimen_id}/comment-templates", "List the templates for the comment", examples.TEMPLATES)
+async def comment_templates(specimen_id: SpecimenId, lab: CurrentLaboratory) -> CommentTemplatesOf:
+    """The laboratory's templates, with the specimen's current numbers in place of the placeholders."""
+    return await lab.query(lab.use_cases.comment_templates, specimen_id)
 
 
 @_read("/{specimen_id}/cells", "List the cells of a specimen", pages=True)

@@ -43,6 +43,7 @@ def erase(session: Session, specimen: SpecimenRow, actor: Actor, reason: str) ->
     specimen.number = specimen.key = f"erased-{specimen.id}"
     specimen.patient, specimen.order, specimen.merged_at = ERASED, {}, None
     specimen.placer_number = specimen.filler_number = specimen.collected_at = specimen.correction = None
+    specimen.megakaryocyte_assessment = specimen.cellularity = specimen.assessed_by = specimen.comment = None
     specimen.digest_key = None  # what the trail keeps of the data are digests under this key
     specimen.state = State.ERASED
     specimen.revision += 1

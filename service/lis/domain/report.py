@@ -69,6 +69,10 @@ Text = Annotated[
         strip_whitespace=True, min_length=1, max_length=4000, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
     ),
 ]
+#: A remark on one finding: a line that fits a note of every message format.
+Remark = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
 Moment = Annotated[datetime, AfterValidator(_aware)]
 #: A collection time as a client sends it.
 CollectedAt = Annotated[datetime, BeforeValidator(_written_out), AfterValidator(collected)]
@@ -274,6 +278,26 @@ class CellReading(Document):
     why: Text | None = Field(None, description="required when the class changes", examples=["chromatin open, nucleoli"])
 
 
+class Cellularity(Document):
+    """A reader's assessment of the cellularity of particles and trails (ICSH 2008)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grade: Literal["reduced", "normal", "increased", "not_assessed"] = Field(description="for the patient's age")
+    remark: Remark | None = Field(None, description="sent as a note of the result")
+
+
+class MegakaryocyteAssessment(Document):
+    """A reader's assessment of number and form of the megakaryocytes (ICSH 2008)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grade: Literal["absent", "reduced", "normal", "increased", "not_assessed"]
+    remark: Remark | None = Field(
+        None, description="sent as a note of the result", examples=["small, hypolobated forms"]
+    )
+
+
 class ReportModel(Document):
     """A model that suggested classes for cells of the specimen."""
 
@@ -294,6 +318,7 @@ class ReportContent(Document):
     provenance: Literal["notes", "results"] = Field(
         "notes", description="cells that wait for review, models and method: notes, or results of their own"
     )
+    pdf: Literal[True] | None = Field(None, description="the report is attached as a PDF, in HL7 and FHIR")
 
 
 DEFAULT_CONTENT: Final = ReportContent()
@@ -323,6 +348,10 @@ class Report(Document):
         None, ge=0, description="counted separately by a person, never in the denominator"
     )
     megakaryocytes_by: Person | None = Field(None, description="who counted them; absent: the signer")
+    megakaryocyte_assessment: MegakaryocyteAssessment | None = None
+    megakaryocyte_assessment_by: Person | None = Field(None, description="who assessed them; absent: the signer")
+    cellularity: Cellularity | None = None
+    cellularity_by: Person | None = Field(None, description="who assessed it; absent: the signer")
     models: list[ReportModel] = Field(
         description="most recent first; more than one if the model was changed in between"
     )

@@ -148,6 +148,10 @@ def _written(
         differential=differential,
         megakaryocytes=specimen.megakaryocytes,
         megakaryocytes_by=_counted_by(specimen),
+        megakaryocyte_assessment=specimen.megakaryocyte_assessment,
+        megakaryocyte_assessment_by=_assessed_by(specimen, "megakaryocyte_assessment"),
+        cellularity=specimen.cellularity,
+        cellularity_by=_assessed_by(specimen, "cellularity"),
         models=[
             ReportModel(name=each.name, version=each.version, sha256=each.sha256, inert=each.inert or None)
             for each in found.models
@@ -168,6 +172,12 @@ def _written(
 def _counted_by(specimen: SpecimenRow) -> Person | None:
     has_author = specimen.megakaryocytes is not None and specimen.counted_by is not None
     return Person.model_validate(specimen.counted_by) if has_author else None
+
+
+def _assessed_by(specimen: SpecimenRow, assessment: str) -> Person | None:
+    author = (specimen.assessed_by or {}).get(assessment)
+    has_author = getattr(specimen, assessment) is not None and author is not None
+    return Person.model_validate(author) if has_author else None
 
 
 def _part(session: Session, specimen: SpecimenRow) -> int | None:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from service.auth.identity import Actor
 from service.errors import NumberTaken, ReportedAlready, StaleRevision, UnknownSpecimen, WrongState
 from service.lis.domain.person import person_of
-from service.lis.domain.report import Order, Patient
+from service.lis.domain.report import Cellularity, MegakaryocyteAssessment, Order, Patient
 from service.lis.storage import audit
 from service.lis.storage.digests import digest_of_value
 from service.lis.storage.states import State
@@ -210,6 +210,11 @@ def lock_with_patient_numbers(session: Session, numbers: Collection[str]) -> Seq
     return session.scalars(wanted.execution_options(populate_existing=True)).all()
 
 
+#: Fields that a change may empty.
+Clearable = Literal["collected_at", "megakaryocytes", "megakaryocyte_assessment", "cellularity", "comment"]
+ASSESSMENTS = ("megakaryocyte_assessment", "cellularity")
+
+
 @dataclass(frozen=True, slots=True)
 class SpecimenChange:
     """New values for a specimen. None keeps the old value, except for the fields in `cleared`."""
@@ -219,7 +224,10 @@ class SpecimenChange:
     collected_at: datetime | None = None
     target_cells: int | None = None
     megakaryocytes: int | None = None
-    cleared: frozenset[Literal["collected_at", "megakaryocytes"]] = frozenset()
+    megakaryocyte_assessment: MegakaryocyteAssessment | None = None
+    cellularity: Cellularity | None = None
+    comment: str | None = None
+    cleared: frozenset[Clearable] = frozenset()
     moves_patient: bool = False  # the laboratory's system has merged two patients
 
 
@@ -251,8 +259,11 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
     old = {name: getattr(row, name) for name in values}
     for name, value in values.items():
         setattr(row, name, value)
+    person = person_of(actor).model_dump(exclude_none=True)
     if "megakaryocytes" in values:
-        row.counted_by = person_of(actor).model_dump(exclude_none=True)
+        row.counted_by = person
+    if assessed := {name: person for name in ASSESSMENTS if name in values}:
+        row.assessed_by = {**(row.assessed_by or {}), **assessed}
     row.placer_number, row.filler_number = row.order.get("placer_number"), row.order.get("filler_number")
     row.revision += 1
     # Names of the fields, and digests of the old values: more people read the audit trail than the report.
@@ -268,15 +279,13 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
 
 def _new_values(new: SpecimenChange) -> dict[str, Any]:
     """The columns to set, with their new values."""
-    documents = {"patient": new.patient, "order": new.order}
+    documents = {name: getattr(new, name) for name in ("patient", "order", *ASSESSMENTS)}
     values: dict[str, Any] = {
         name: document.model_dump(mode="json", exclude_none=True) for name, document in documents.items() if document
     }
-    for name in ("collected_at", "target_cells", "megakaryocytes"):
-        value = getattr(new, name)
-        if value is not None or name in new.cleared:
-            values[name] = value
-    return values
+    plain = {name: getattr(new, name) for name in ("collected_at", "target_cells", "megakaryocytes", "comment")}
+    values |= {name: value for name, value in plain.items() if value is not None}
+    return values | dict.fromkeys(new.cleared - values.keys())
 
 
 def _as_json(value: Any) -> Any:

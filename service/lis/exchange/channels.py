@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from service.config.lis import LisSettings
-from service.lis.domain.report import Report
+from service.lis.domain.report import Report, ReportStatus
 from service.lis.domain.signing import Channel, Examples
 from service.lis.exchange.astm import records
 from service.lis.exchange.astm.transport import AstmTransport
@@ -18,6 +18,7 @@ from service.lis.exchange.hl7 import results
 from service.lis.exchange.mllp.sockets import host_and_port
 from service.lis.exchange.mllp.transport import MllpTransport
 from service.lis.exchange.observations import CodeOf
+from service.lis.exchange.printed_report import print_report
 from service.lis.exchange.reference_ranges import NO_RANGES, ReferenceRanges
 from service.lis.exchange.transport import Transport
 from service.lis.ingest import OVERLAY, PICTURE
@@ -114,9 +115,19 @@ def _hl7(lis: LisSettings, code_of: dict[bool, CodeOf], ranges: ReferenceRanges)
             sent_at=report.created_at,
             earlier=earlier,
             ranges=ranges,
+            pdf=_attached(lis, ranges, report, earlier),
         )
 
     return encode
+
+
+def _attached(lis: LisSettings, ranges: ReferenceRanges, report: Report, earlier: Sequence[Report]) -> bytes | None:
+    """The report as a PDF, if one is attached; what a corrected one changes is told against what the receiver has."""
+    if report.content is None or not report.content.pdf:
+        return None
+    signed = [each for each in earlier if each.status is not ReportStatus.PRELIMINARY]
+    replaced = signed[-1] if signed else None
+    return print_report(report, lis, language=lis.pdf_language, ranges=ranges, replaced=replaced)
 
 
 def _fhir(
@@ -126,7 +137,8 @@ def _fhir(
 
     def encode(report: Report, earlier: Sequence[Report], examples: Examples, _: str) -> str:
         pictures = _pictures(examples, picture_store) if picture_store else []
-        return bundle.encode_report(report, code_of[_verified(report)], form, pictures, earlier)
+        pdf = _attached(lis, ranges, report, earlier)
+        return bundle.encode_report(report, code_of[_verified(report)], form, pictures, earlier, pdf)
 
     return encode
 

@@ -12,10 +12,12 @@ from typing import Final, Self, get_args
 from model.contract import CLASSES, CellClass, Lineage
 from model.regular_file import read_regular_file
 from service.lis.exchange.observations import (
+    CELLULARITY,
     COUNT,
     COUNTED,
     LINEAGE,
     ME_RATIO,
+    MEGAKARYOCYTE_ASSESSMENT,
     MEGAKARYOCYTES,
     METHOD,
     MODEL,
@@ -32,7 +34,7 @@ CERTAIN: Final = ("verified", "two-sources", "single-source")
 UNCERTAIN: Final = ("doubtful", "unverified")
 LOCAL, AVOIDED, AVOID = "local", "do-not-use", "AVOID"
 STATUSES: Final = (*CERTAIN, *UNCERTAIN, LOCAL, AVOIDED)
-#: Rows of every table, besides the classes.
+#: Results besides the classes.
 NAMED: Final = {
     PANEL: "Differential panel",
     ME_RATIO: "Myeloid to erythroid ratio",
@@ -40,9 +42,13 @@ NAMED: Final = {
     COUNTED: "Cells counted",
     WAITING: "Cells that wait for review",
     MEGAKARYOCYTES: "Megakaryocytes",
+    MEGAKARYOCYTE_ASSESSMENT: "Megakaryocytes, assessment",
+    CELLULARITY: "Cellularity",
     MODEL: "Model that suggested classes",
     METHOD: "Method",
 }
+#: Results without a row in tables of earlier versions: they are sent with their own keys.
+_LATER: Final = (MEGAKARYOCYTE_ASSESSMENT, CELLULARITY)
 
 
 class CodeTableError(Exception):
@@ -229,6 +235,6 @@ def _checked(path: Path, rows: Sequence[Row], avoided: Mapping[str, str]) -> dic
         found[row.key] = row
         loincs[row.loinc] = row
     for key in (*(cell_class.code for cell_class in CLASSES), *NAMED):
-        if key not in found:
+        if key not in found and key not in _LATER:
             raise CodeTableError(path, rows[-1].line if rows else 1, f"no row for {key}; add `{key},,,,local,,`")
     return found

@@ -8,10 +8,20 @@ from typing import Literal
 
 from model.contract import RESEARCH_USE, inert_note
 from service.api.schemas import ClassShare
-from service.lis.domain.report import EARLIER_CONTENT, Report, ReportStatus
+from service.lis.domain.person import Person
+from service.lis.domain.report import (
+    EARLIER_CONTENT,
+    Cellularity,
+    MegakaryocyteAssessment,
+    Report,
+    ReportStatus,
+)
 
 PANEL, ME_RATIO = "PANEL", "ME_RATIO"
 COUNTED, WAITING, MEGAKARYOCYTES, MODEL, METHOD = "COUNTED", "WAITING", "MEGAKARYOCYTES", "MODEL", "METHOD"
+MEGAKARYOCYTE_ASSESSMENT, CELLULARITY = "MEGAKARYOCYTE_ASSESSMENT", "CELLULARITY"
+#: Results that a person has found without the model.
+BY_PERSON = frozenset({MEGAKARYOCYTES, MEGAKARYOCYTE_ASSESSMENT, CELLULARITY})
 #: Keys of the lineages, LINEAGE_GRANULOCYTIC, …, and of the numbers of cells, LYT_COUNT, …
 LINEAGE, COUNT = "LINEAGE_", "_COUNT"
 
@@ -25,6 +35,7 @@ class Coded:
     display: str
 
 
+NOT_ASSESSED = "Not assessed by the reader"
 NO_CELL = "Not measured: no cell is counted"
 #: From an observation's key and name to its code; see `CodeMap.code_of`.
 CodeOf = Callable[[str, str], Coded]
@@ -77,7 +88,18 @@ def observations(report: Report) -> list[Observation]:
     content = report.content or EARLIER_CONTENT
     provenance = _provenance(report) if content.provenance == "results" else ()
     class_counts = _class_counts(report) if content.class_counts else ()
-    return [*_classes(report), *_lineages(report), _ratio(report), *_counts(report), *class_counts, *provenance]
+    written = [*_counts(report), *_assessments(report)]
+    return [*_classes(report), *_lineages(report), _ratio(report), *written, *class_counts, *provenance]
+
+
+def person_of_result(report: Report, key: str) -> Person | None:
+    """The person who has found a result of `BY_PERSON`; None: the signer."""
+    found = {
+        MEGAKARYOCYTES: report.megakaryocytes_by,
+        MEGAKARYOCYTE_ASSESSMENT: report.megakaryocyte_assessment_by,
+        CELLULARITY: report.cellularity_by,
+    }
+    return found.get(key)
 
 
 def provenance_notes(report: Report) -> list[str]:
@@ -193,6 +215,22 @@ def _counts(report: Report) -> Iterator[Observation]:
     if report.megakaryocytes is not None:
         note = "counted separately by a person, not in the differential"
         yield Observation(MEGAKARYOCYTES, "Megakaryocytes", report.megakaryocytes, "{cells}", notes=(note,))
+
+
+def _assessments(report: Report) -> Iterator[Observation]:
+    if report.megakaryocyte_assessment is not None:
+        name = "Megakaryocytes, assessment"
+        yield _assessment(MEGAKARYOCYTE_ASSESSMENT, name, report.megakaryocyte_assessment)
+    if report.cellularity is not None:
+        yield _assessment(CELLULARITY, "Cellularity", report.cellularity)
+
+
+def _assessment(key: str, name: str, found: MegakaryocyteAssessment | Cellularity) -> Observation:
+    """An assessment as a word, with its remark as a note; without a value if it was not possible."""
+    remark = (found.remark,) if found.remark else ()
+    if found.grade == "not_assessed":
+        return Observation(key, name, None, notes=(NOT_ASSESSED, *remark))
+    return Observation(key, name, found.grade, notes=remark)
 
 
 def _class_counts(report: Report) -> Iterator[Observation]:

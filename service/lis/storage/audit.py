@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.auth.identity import Actor
-from service.lis.storage.digests import specimen_digest
+from service.lis.storage.digests import findings_digest, specimen_digest
 from service.lis.storage.tables import AuditHeadRow, AuditRow, SpecimenRow
 
 #: The hash before the first row.
@@ -85,8 +85,9 @@ def timestamp(moment: datetime) -> str:
 
 def record_change(session: Session, actor: Actor, action: str, specimen: SpecimenRow, **details: Any) -> None:
     """As `record`, for a change of a specimen: with its new revision, and the digest of its new data."""
-    digest = specimen_digest(specimen)
-    record(session, actor, action, specimen.id, **details, revision=specimen.revision, specimen_digest=digest)
+    findings = {"findings_digest": written} if (written := findings_digest(specimen)) else {}
+    digests = {"specimen_digest": specimen_digest(specimen), **findings}
+    record(session, actor, action, specimen.id, **details, revision=specimen.revision, **digests)
 
 
 def verify(session: Session, known: ChainEnd | None = None) -> tuple[ChainEnd, list[Mismatch]]:

@@ -23,7 +23,7 @@ from service.lis.storage.audit_record import (
     RecordedSpecimen,
     read_record,
 )
-from service.lis.storage.digests import cells_digest, digest, outcome_digest, specimen_digest
+from service.lis.storage.digests import cells_digest, digest, findings_digest, outcome_digest, specimen_digest
 from service.lis.storage.states import MessageState
 from service.lis.storage.tables import CellRow, MessageRow, ReadingRow, ReportRow, SpecimenRow
 
@@ -69,6 +69,8 @@ def _specimens(session: Session, record: AuditRecord) -> Iterator[Mismatch]:
                 f"the data of specimen {specimen.id} were edited: patient, order, numbers, collection time, target, "
                 "megakaryocytes, state or counts",
             )
+        if recorded.digest is not None and recorded.findings != findings_digest(specimen):
+            yield Mismatch(recorded.row, f"assessments or comment of specimen {specimen.id} were edited")
         yield from _cells(session, specimen, recorded)
     for specimen_id, recorded in unseen.items():
         yield Mismatch(recorded.row, f"specimen {specimen_id} is missing")

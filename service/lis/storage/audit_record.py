@@ -20,10 +20,14 @@ Place = tuple[str | None, int]
 
 @dataclass(slots=True)
 class RecordedSpecimen:
-    """A specimen by its last row with a digest; `digest` is None if all rows are of earlier versions."""
+    """A specimen by its last row with a digest; `digest` is None if all rows are of earlier versions.
+
+    `findings` is None if a reader has written nothing.
+    """
 
     row: int
     digest: str | None = None
+    findings: str | None = None
     cells: list["RecordedCells"] = field(default_factory=list)
 
 
@@ -98,6 +102,7 @@ def _apply(record: AuditRecord, row: AuditRow, details: dict[str, Any]) -> None:
     if row.action == "open" or "specimen_digest" in details:
         specimen = record.specimens.setdefault(row.specimen_id, RecordedSpecimen(row.number))
         specimen.row, specimen.digest = row.number, details.get("specimen_digest")
+        specimen.findings = details.get("findings_digest")
     if apply := _ACTIONS.get(row.action):
         with suppress(LookupError, TypeError, ValueError, AttributeError):  # an edited row: the hash chain reports it
             apply(record, row, details)

@@ -32,6 +32,8 @@ _SPECIMEN = (
     "correction",
     "opened_at",
 )
+#: What the digest of findings covers: columns of later versions, in a digest of their own.
+_FINDINGS = ("revision", "megakaryocyte_assessment", "cellularity", "assessed_by", "comment")
 #: What the digest of cells covers: the picture, and all that the model said about it.
 _CELL = (
     "place",
@@ -58,6 +60,12 @@ def digest(document: str) -> str:
 def specimen_digest(specimen: SpecimenRow) -> str:
     """Digest of a specimen's data: patient, order, numbers, collection time, state, counts."""
     return _keyed(specimen.digest_key, _columns(specimen, _SPECIMEN))
+
+
+def findings_digest(specimen: SpecimenRow) -> str | None:
+    """Digest of what a reader has written: assessments and the draft of the comment; None if nothing is."""
+    columns = _columns(specimen, _FINDINGS)
+    return None if columns[1:] == [None] * len(columns[1:]) else _keyed(specimen.digest_key, columns)
 
 
 def cells_digest(specimen: SpecimenRow, cells: Iterable[CellRow]) -> str:

@@ -55,8 +55,9 @@ class SpecimenRow(Table):
 
     `placer_number` and `filler_number` are those of `order`, to find it by. A tube may carry several orders, each a
     specimen: `number` is on the label, `key` is unique. `merged_at` is the time of a merge of its patient since the
-    last signed report. `counted_by` is the person who counted the megakaryocytes. `digest_key` keys the digests of the
-    specimen in the audit trail (`storage.digests`); an erasure deletes it.
+    last signed report. `counted_by` is the person who counted the megakaryocytes; `assessed_by` has who wrote which
+    assessment. `comment` is the draft for the next report. `digest_key` keys the digests of the specimen in the audit
+    trail (`storage.digests`); an erasure deletes it.
     """
 
     __tablename__ = "specimens"
@@ -79,6 +80,10 @@ class SpecimenRow(Table):
     correction: Mapped[str | None] = mapped_column(Text)
     merged_at: Mapped[datetime | None]
     counted_by: Mapped[dict[str, Any] | None]
+    megakaryocyte_assessment: Mapped[dict[str, Any] | None]
+    cellularity: Mapped[dict[str, Any] | None]
+    assessed_by: Mapped[dict[str, Any] | None]
+    comment: Mapped[str | None] = mapped_column(Text)
     opened_at: Mapped[datetime]
     digest_key: Mapped[str | None] = mapped_column(String(64))
 

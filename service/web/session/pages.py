@@ -6,7 +6,7 @@ from starlette.responses import HTMLResponse
 from service.api.problems import headers as problem_headers
 from service.api.problems import problem_type_of
 from service.errors import ServiceError
-from service.web.languages import load_texts
+from service.languages import load_texts
 from service.web.pages import page_language, page_response
 
 #: Without a referrer, browsers hide the origin of a form, which is checked.

@@ -1,13 +1,15 @@
 """Reports as PDF: texts in any script."""
 
 import io
+import subprocess
+import sys
 from typing import cast
 
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject
 
 from model.report.page import Page, Section, Table
-from model.report.pdf import render_pdf
+from model.report.pdf import Sheet, render_pdf
 
 JAPANESE, CHINESE, KOREAN = "顆粒球をもつ骨髄の細胞", "骨髓细胞 <分类> & 报告", "골수 세포"
 
@@ -24,3 +26,21 @@ def test_letters_of_east_asia_have_a_font_and_stay_text() -> None:
     fonts = cast(DictionaryObject, cast(DictionaryObject, sheet["/Resources"])["/Font"])
     names = {cast(DictionaryObject, font.get_object())["/BaseFont"] for font in fonts.values()}
     assert {"/STSong-Light", "/HeiseiMin-W3", "/HYSMyeongJo-Medium"} <= names
+
+
+def test_every_page_has_its_number_and_the_watermark_and_the_bytes_are_the_same() -> None:
+    rows = tuple((f"row {number}", "text") for number in range(120))
+    page = Page("Title", "Notice", [("a", "b")], [Section("", [], [Table("", ("one", "two"), rows, "")])], "")
+    sheet = Sheet(head="Laboratory", foot="Foot", numbering="{page} / {pages}", watermark="DRAFT", fact_columns=2)
+    content = render_pdf(page, sheet)
+    texts = [each.extract_text() for each in PdfReader(io.BytesIO(content)).pages]
+    assert len(texts) > 1
+    for number, text in enumerate(texts, 1):
+        assert f"{number} / {len(texts)}" in text and "DRAFT" in text and "Foot" in text
+    assert ["Laboratory" in text for text in texts] == [True] + [False] * (len(texts) - 1)
+    assert render_pdf(page, sheet) == content
+
+
+def test_it_needs_no_matplotlib() -> None:
+    code = "import sys, model.report.pdf; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -30,6 +30,11 @@ ROUTES = {
     ("get", "/reference-cells/{code}"),
     ("get", "/reference-cells/{code}/{picture}"),
     ("post", "/specimens/{specimen_id}/preview"),
+    ("post", "/specimens/{specimen_id}/preview/pdf"),
+    ("get", "/specimens/{specimen_id}/reports/{version}/pdf"),
+    ("get", "/specimens/{specimen_id}/comparison"),
+    ("get", "/specimens/{specimen_id}/comment-templates"),
+    ("get", "/model/drift"),
     ("get", "/model"),
     ("post", "/model/reload"),
     ("get", "/classes"),
@@ -69,7 +74,10 @@ ROUTES = {
     ("get", "/v2/models/{name}/versions/{version}/ready"),
     ("post", "/v2/models/{name}/versions/{version}/infer"),
 }
-NATIVE = {"count_cells", "classes", "classify", "classify_batch", "live", "metrics", "model", "ready", "reload"}
+NATIVE = {
+    *("count_cells", "classes", "classify", "classify_batch", "drift"),
+    *("live", "metrics", "model", "ready", "reload"),
+}
 PROTOCOL = {
     *("server_metadata", "server_live", "server_ready", "inference", "inference_version"),
     *("inference_model", "inference_model_version", "inference_model_ready", "inference_model_version_ready"),
@@ -83,6 +91,8 @@ LABORATORY = {
     *("report_preliminarily", "sign_specimen", "amend_specimen", "read_report", "audit_trail"),
     *("remove_cell", "erase_patient"),
     *("announce_presence", "end_presence", "list_reference_cells", "see_reference_cell"),
+    *("remove_cell", "erase_patient", "comment_templates", "compare_with_previous"),
+    *("print_preview", "print_stored_report"),
 }
 
 
@@ -226,4 +236,4 @@ def test_the_laboratorys_examples_are_what_its_routes_take_and_answer(found: dic
                 whole = {**content["schema"], "components": {"schemas": schemas}}
                 jsonschema_rs.validate(whole, content["example"])
                 shown += 1
-    assert shown == 30
+    assert shown == 33

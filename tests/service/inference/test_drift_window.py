@@ -98,6 +98,9 @@ def test_workers_measure_their_pictures_together(artefact: Path, own: Path, watc
             http = stack.enter_context(httpx.Client(base_url=service.url))
             http.post("/classify/batch?maps=none", files=[("images", data) for data in half]).raise_for_status()
         until(lambda: metric(service, "marrowlens_drift_window_pictures") == 120)
+        for http in (httpx.Client(base_url=service.url) for _ in range(4)):  # whichever worker answers
+            with http:
+                until(lambda http=http: http.get("/model/drift").json()["pictures"] == 120)
         together = {kind: metric(service, f'marrowlens_drift_distance{{kind="{kind}"}}') for kind in KINDS}
     post(watched, [*halves[0], *halves[1]])
     alone = drift_of(watched)["distance"]
@@ -137,6 +140,24 @@ def test_undrifted_pictures_stay_below_and_shifted_ones_rise_above(watched: Test
 def test_each_kind_sees_its_own(watched: TestClient, shift: Shift, kind: str) -> None:
     post(watched, sent(200, 1000, shift))
     assert kind in above(drift_of(watched))
+
+
+def test_the_route_says_what_the_metrics_say(watched: TestClient) -> None:
+    nothing = watched.get("/model/drift").json()
+    assert (nothing["measured"], nothing["pictures"], nothing["kinds"], nothing["class_mix"]) == (True, 0, [], [])
+    post(watched, sent(110, 1000, darker(0.8)))
+    metrics, found = drift_of(watched), watched.get("/model/drift").json()
+    assert {each["kind"]: each["distance"] for each in found["kinds"]} == pytest.approx(metrics["distance"])
+    assert {each["kind"] for each in found["kinds"] if each["drifted"]} == above(metrics) >= {"colour"}
+    assert sum(each["share"] for each in found["class_mix"]) == pytest.approx(1)
+    assert found["decisions"] == {"accept": 0, "review": 0, "reject": 0}  # without a trust reference
+    assert (found["pictures"], found["many_rejected"]) == (110, False)
+
+
+def test_without_a_reference_the_route_says_so(artefact: Path) -> None:
+    with client(artefact) as http:
+        found = http.get("/model/drift").json()
+        assert (found["measured"], found["pictures"], found["reference"]) == (False, 0, None)
 
 
 def test_a_single_picture_and_the_open_inference_protocol_count_too(watched: TestClient) -> None:

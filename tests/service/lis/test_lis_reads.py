@@ -60,6 +60,9 @@ def test_every_look_leaves_one_row_with_who_and_what_and_none_of_the_data(
             "/cells/1": "cells/1",
             "/cells/1/picture?kind=picture": "cells/1/picture",
             "/reports/1": "reports/1",
+            "/reports/1/pdf": "reports/1/pdf",
+            "/comparison": "comparison",
+            "/comment-templates": "comment-templates",
             "/audit": "audit",
         }
         for path in looks:

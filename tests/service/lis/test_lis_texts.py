@@ -14,7 +14,7 @@ from laboratory import PATIENT, code_of, report
 
 from examples import examples
 from service.config.lis import LisSettings
-from service.lis.domain.report import Order, Report, ReportModel, ReportStatus
+from service.lis.domain.report import Cellularity, MegakaryocyteAssessment, Order, Report, ReportModel, ReportStatus
 from service.lis.exchange.astm import records
 from service.lis.exchange.astm.records import frames, latin
 from service.lis.exchange.fhir import bundle
@@ -31,7 +31,7 @@ WORDS = st.text(
 EVERYTHING = list(map(chr, range(sys.maxunicode + 1)))
 FIRST_PLANE, OTHER_PLANES = range(0, 0x10000, 4096), range(0x10000, len(EVERYTHING), 4096)
 NAMES = ("identifier", "authority", "family", "given", "placer", "filler", "code", "name", "system", "number")
-NAMES += ("signed_by", "comment", "correction", "model", "version")
+NAMES += ("signed_by", "comment", "correction", "model", "version", "remark", "excuse")
 
 
 def said(words: dict[str, str]) -> Report:
@@ -45,7 +45,11 @@ def said(words: dict[str, str]) -> Report:
         service_system=words["system"],
     )
     model = ReportModel(name=words["model"], version=words["version"], sha256="ab" * 32)
-    fields = {name: words[name] for name in ("number", "signed_by", "comment", "correction")}
+    fields: dict[str, Any] = {name: words[name] for name in ("number", "signed_by", "comment", "correction")}
+    fields["cellularity"] = Cellularity.model_construct(grade="normal", remark=words["remark"])
+    fields["megakaryocyte_assessment"] = MegakaryocyteAssessment.model_construct(
+        grade="not_assessed", remark=words["excuse"]
+    )
     return report(ReportStatus.CORRECTED, patient=patient, order=asked, models=[model], **fields)
 
 

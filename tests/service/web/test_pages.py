@@ -11,9 +11,9 @@ from serving import client
 from starlette.testclient import TestClient
 
 from model.contract import CLASSES, read_manifest
+from service.languages import LANGUAGES, load_texts, negotiate_language
 from service.lis.storage.states import MessageState, State
 from service.runtime.artifact import bundled_artefact
-from service.web.languages import LANGUAGES, load_texts, negotiate_language
 from service.web.pages import STATIC
 
 TEMPLATES = STATIC.with_name("templates")

@@ -85,6 +85,7 @@ _ADDED = {
     "0005": ["specimens.placer_number", "specimens.filler_number"],
     "0006": ["specimens.label", "specimens.merged_at", "specimens.counted_by"],
     "0007": ["specimens.digest_key", "cells.removed_at"],
+    "0011": [f"specimens.{name}" for name in ("megakaryocyte_assessment", "cellularity", "assessed_by", "comment")],
 }
 #: Tables that migrations created.
 _CREATED = {

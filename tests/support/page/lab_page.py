@@ -17,6 +17,14 @@ from serving import served
 WHO = "Dr. A. Beispiel"
 LOADED = "[aria-busy=false]"
 TILE = "#gallery .tile"
+TEMPLATES = """
+[[template]]
+name = "Counted"
+text = "{counted} cells counted, {megakaryocytes} megakaryocytes."
+[[template]]
+name = "<b>Normal</b>"
+text = "Normal marrow."
+"""
 
 
 @dataclass
@@ -62,12 +70,14 @@ def served_lab(artefact: Path, folder: Path) -> Iterator[Lab]:
     """A service with a laboratory in a folder, and a receiver that takes every report."""
     with node_receiver("simple-hl7-receiver.js", folder, "AA") as receiver:
         port = free_port()
+        (folder / "templates.toml").write_text(TEMPLATES, encoding="utf-8")
         settings = {
             "lis_database": f"sqlite:///{folder / 'lab.db'}",
             "lis_pictures": str(folder / "pictures"),
             "lis_hl7_listen": f"127.0.0.1:{port}",
             "lis_hl7_to": f"127.0.0.1:{receiver.port}",
             "lis_target_cells": "1",
+            "lis_comment_templates": str(folder / "templates.toml"),
         }
         with served(artefact, **settings) as service:
             service.wait_listening()

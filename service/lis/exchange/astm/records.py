@@ -13,12 +13,13 @@ from typing import Final
 from service.lis.domain.report import Patient, Report, ReportStatus
 from service.lis.exchange.hl7.timestamps import is_date, parse_timestamp
 from service.lis.exchange.observations import (
-    MEGAKARYOCYTES,
+    BY_PERSON,
     PANEL,
     CodeOf,
     Result,
     ResultStatus,
     not_measured,
+    person_of_result,
     provenance_notes,
     results,
 )
@@ -206,8 +207,8 @@ class _Writer:
 
     def _result(self, sequence: int, result: Result) -> dict[int, str]:
         report, observation = self.report, result.observation
-        is_human = result.key == MEGAKARYOCYTES  # counted by a person, not by the instrument
-        counter = report.megakaryocytes_by if is_human else None
+        is_human = result.key in BY_PERSON  # not by the instrument
+        author = person_of_result(report, result.key)
         reference = self.form.ranges.reference(report, observation)
         return {
             1: "R",
@@ -218,7 +219,7 @@ class _Writer:
             6: f"{reference.low:g} to {reference.high:g}" if reference else "",
             7: reference.flag if reference else "",
             9: _RESULT_STATUS[result.status],
-            11: _components(counter.name if counter else None, report.signed_by),
+            11: _components(author.name if author else None, report.signed_by),
             13: self._moment(report.created_at),
             14: "" if is_human else escaped(self.form.sender),
         }

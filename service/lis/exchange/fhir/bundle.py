@@ -33,13 +33,14 @@ from service.lis.exchange.fhir.datatypes import (
 )
 from service.lis.exchange.hl7.timestamps import is_date, parse_timestamp, parse_zone
 from service.lis.exchange.observations import (
-    MEGAKARYOCYTES,
+    BY_PERSON,
     PANEL,
     Coded,
     CodeOf,
     Observation,
     ResultStatus,
     observations,
+    person_of_result,
     provenance_notes,
     results,
 )
@@ -88,9 +89,10 @@ def encode_report(
     form: FhirForm,
     pictures: Sequence[MediaPicture] = (),
     earlier: Sequence[Report] = (),
+    pdf: bytes | None = None,
 ) -> str:
     """The Bundle of one report as JSON; deterministic. Arguments as of `report_bundle`."""
-    return orjson.dumps(report_bundle(report, code_of, form, pictures, earlier)).decode()
+    return orjson.dumps(report_bundle(report, code_of, form, pictures, earlier, pdf)).decode()
 
 
 def report_bundle(
@@ -99,6 +101,7 @@ def report_bundle(
     form: FhirForm,
     pictures: Sequence[MediaPicture] = (),
     earlier: Sequence[Report] = (),
+    pdf: bytes | None = None,
 ) -> Json:
     """The Bundle of one report: patient, models, specimen, pictures, results, their panel, and the report.
 
@@ -107,8 +110,9 @@ def report_bundle(
 
     Args:
         earlier: reports of the specimen that were sent to this receiver, oldest first.
+        pdf: the report for people, attached as `presentedForm`.
     """
-    entries = _Writer(report, code_of, form, earlier).entries(pictures)
+    entries = _Writer(report, code_of, form, earlier, pdf).entries(pictures)
     return {"resourceType": "Bundle", "type": "transaction", "entry": list(entries)}
 
 
@@ -130,6 +134,7 @@ class _Writer:
     code_of: CodeOf
     form: FhirForm
     earlier: Sequence[Report]
+    pdf: bytes | None
 
     def entries(self, pictures: Sequence[MediaPicture]) -> Iterator[Json]:
         yield _created(_patient(self.report.patient, self.form), self._urn("patient"))
@@ -225,9 +230,9 @@ class _Writer:
     def _author(self, result: Observation) -> Json:
         """The person who counted, or who signed; and the model, if it is known which one suggested the classes."""
         report, models = self.report, self._models()
-        is_human = result.key == MEGAKARYOCYTES
-        counter = report.megakaryocytes_by if is_human else None
-        person = practitioner(counter, self.form.local_system) if counter else _signer(report, self.form)
+        is_human = result.key in BY_PERSON
+        author = person_of_result(report, result.key)
+        person = practitioner(author, self.form.local_system) if author else _signer(report, self.form)
         device = {"device": {"reference": model_urn(models[0])}} if len(models) == 1 and not is_human else {}
         return device | ({"performer": [person]} if person else {})
 
@@ -271,6 +276,7 @@ class _Writer:
             "result": [{"reference": self._urn(PANEL)}],
             **({"media": [_shown(each) for each in media]} if media else {}),
             **_conclusion(report),
+            **({"presentedForm": [_presented(self.pdf)]} if self.pdf else {}),
         }
 
     def _report_code(self) -> Json:
@@ -337,6 +343,10 @@ def _conclusion(report: Report) -> Json:
     correction = f"Corrected: {report.correction}" if report.correction else None
     lines = "\n".join(each for each in (correction, report.comment) if each)
     return {"conclusion": lines} if lines else {}
+
+
+def _presented(pdf: bytes) -> Json:
+    return {"contentType": "application/pdf", "data": b64encode(pdf).decode(), "title": "Report as PDF"}
 
 
 def _shown(media: Json) -> Json:

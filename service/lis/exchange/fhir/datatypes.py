@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from service.lis.domain.person import Person
 from service.lis.domain.report import Order, Patient
-from service.lis.exchange.observations import Observation
+from service.lis.exchange.observations import NOT_ASSESSED, Observation
 from service.lis.exchange.reference_ranges import Reference
 
 Json = dict[str, Any]
@@ -110,7 +110,8 @@ def value(result: Observation, *, unsupported: bool) -> Json:
     """The value of a result, or the dataAbsentReason: `unsupported` if the model does not support it."""
     if result.value is None:
         # not-applicable: no cell was counted to divide by.
-        reason = "unsupported" if unsupported else "not-applicable"
+        otherwise = "not-performed" if result.notes[:1] == (NOT_ASSESSED,) else "not-applicable"
+        reason = "unsupported" if unsupported else otherwise
         return {"dataAbsentReason": {"coding": [coding(f"{HL7}data-absent-reason", reason)]}}
     if isinstance(result.value, str):
         return {"valueString": result.value}

@@ -3,6 +3,7 @@
 Field by field in docs/hl7-messages.md.
 """
 
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -22,7 +23,7 @@ from service.lis.exchange.hl7.encoding import (
 )
 from service.lis.exchange.hl7.timestamps import format_date, format_timestamp
 from service.lis.exchange.observations import (
-    MEGAKARYOCYTES,
+    BY_PERSON,
     MODEL,
     PANEL,
     CodeOf,
@@ -30,6 +31,7 @@ from service.lis.exchange.observations import (
     Result,
     ResultStatus,
     not_measured,
+    person_of_result,
     provenance_notes,
     results,
 )
@@ -83,11 +85,13 @@ def encode_report(
     sent_at: datetime,
     earlier: Sequence[Report] = (),
     ranges: ReferenceRanges = NO_RANGES,
+    pdf: bytes | None = None,
 ) -> str:
     """The report as the message named by `settings.hl7_message`; segments end with a carriage return.
 
     Args:
         earlier: reports of the specimen that were sent to this receiver, oldest first.
+        pdf: the report for people, to be attached.
 
     Raises:
         ValueError: the control id is not 1 to 20 characters.
@@ -97,6 +101,7 @@ def encode_report(
     pid = patient(report.patient, ordered(report.order, None, "PID-18"))
     orc, obr = _control(report), _request(report, code_of, settings)
     body = [*_remarks(report), *_results(report, earlier, code_of, settings, ranges)]
+    body += _pdf(report, earlier, pdf, 1 + sum(each.startswith("OBX|") for each in body), settings)
     if settings.hl7_message == "OUL_R22":
         return message([msh, pid, spm, obr, orc, *body])
     return message([msh, pid, orc, obr, *body, spm])
@@ -246,8 +251,9 @@ def _results(
         code = _coded(result.key, result.observation.name, code_of, settings)
         status = RESULT_STATUS.get(result.status, settings.hl7_withdrawn)
         fields = {**shared, **_reference(report, result, ranges), 3: code, 11: text(status)}
-        if result.key == MEGAKARYOCYTES:  # counted by a person, not by a model
-            by = {16: _observer(report.megakaryocytes_by, settings)} if report.megakaryocytes_by else {}
+        if result.key in BY_PERSON:
+            person = person_of_result(report, result.key)
+            by = {16: _observer(person, settings)} if person else {}
             fields |= {17: EMPTY, 18: EMPTY, **by}
         yield _result(number, result, report.part, fields)
         for line, words in enumerate(_notes(result.observation), 1):
@@ -280,6 +286,29 @@ def _result(number: int, result: Result, part: int | None, shared: dict[int, Enc
         6: components(observation.unit, None, "UCUM") if observation.unit else EMPTY,
     }
     return segment("OBX", fields)
+
+
+def _pdf(
+    report: Report, earlier: Sequence[Report], pdf: bytes | None, number: int, settings: LisSettings
+) -> Iterator[str]:
+    """The attached PDF as ED, the last OBX; withdrawn if an earlier report had one and this one has none."""
+    if pdf is None and not any(each.content and each.content.pdf for each in earlier):
+        return
+    attached = () if pdf is None else ("", "application", "pdf", "Base64", b64encode(pdf).decode())
+    yield segment(
+        "OBX",
+        {
+            1: text(number),
+            2: text("ED"),
+            3: components("REPORT_PDF", "Report as PDF", settings.local_system),
+            4: text(report.part),
+            5: components(*attached),
+            11: text(settings.hl7_withdrawn if pdf is None else STATUS[report.status]),
+            14: _collected(report),
+            16: _observer(signer, settings) if (signer := _signer(report)) else EMPTY,
+            19: text(format_timestamp(report.created_at)),
+        },
+    )
 
 
 def _reference(report: Report, result: Result, ranges: ReferenceRanges) -> dict[int, Encoded]:

@@ -3,9 +3,12 @@
 import { alerting } from "../page/alert.js";
 import { json } from "../page/api.js";
 import { byId, element } from "../page/element.js";
+import { poll } from "../page/polling.js";
 import { className, number, points, precisePercent, text, textOr } from "../page/texts.js";
+import { showDrift } from "./drift.js";
 import { manifestText } from "../page/words.js";
 
+const DRIFT_EVERY_S = 30;
 /** Of the whole model's figures those that people read; all are in `GET /model`. */
 const FIGURES = ["accuracy", "lineage_accuracy", "balanced_accuracy", "macro_f1", "accuracy_at_90_coverage", "ece"];
 
@@ -64,6 +67,8 @@ async function start() {
   byId("use").replaceChildren(manifestText(model.intended_use));
   byId("limits").replaceChildren(...model.limits.map((each) => element("li", {}, each)));
   for (const show of [showFigures, showClasses, showParts, showData]) show(model);
+  await showDrift();
+  poll(showDrift, DRIFT_EVERY_S);
   byId("model").hidden = false;
   byId("model").setAttribute("aria-busy", "false");
 }

@@ -6,7 +6,9 @@ import { text, textOr } from "../page/texts.js";
 import { patientData, patientName } from "./patient.js";
 import { reportFacts } from "./report_facts.js";
 
-export function showPreview({ report, messages }) {
+/** @param {() => void} print saves the report as a PDF */
+export function showPreview({ report, messages }, print) {
+  byId("preview-pdf").onclick = print;
   byId("preview-report").replaceChildren(...reportParts(report));
   byId("preview-messages").replaceChildren(...(messages.length ? messages.map(message) : [element("p", { class: "notice" }, text("report.preview.no-receiver"))]));
   byId("preview-dialog").showModal();

@@ -5,13 +5,16 @@ import { json } from "../page/api.js";
 import { countChart, countTable } from "../page/count_chart.js";
 import { byId, element } from "../page/element.js";
 import { requirePerson } from "../page/person.js";
-import { className, list, oneDigit, text, textOr } from "../page/texts.js";
+import { className, list, oneDigit, text, textOr, timeOfDay } from "../page/texts.js";
+import { offerTemplates, onFindings, saveFindings, showFindings } from "./findings.js";
 import { missingWords } from "./missing.js";
+import { savePdf } from "./pdf.js";
 import { showPreview } from "./preview.js";
+import { showPrevious } from "./previous.js";
 import { showSecondReading } from "./second_reading.js";
 import { isOpen, loadSpecimen, route, showHead, watch } from "./specimen.js";
 import { showTrail } from "./trail.js";
-import { showChanges, showSigned, showVersions } from "./versions.js";
+import { showSigned, showVersions } from "./versions.js";
 
 let specimen = null;
 /** Fields of a signature that a person accepts. */
@@ -24,7 +27,7 @@ async function showAll(found) {
   showDifferential(specimen.differential);
   showForms(isFirst);
   showVersions(specimen, deliveries);
-  await Promise.all([showSigned(specimen), showChanges(specimen), showTrail()]);
+  await Promise.all([showSigned(specimen), showPrevious(specimen), showTrail()]);
 }
 
 function showDifferential(count) {
@@ -58,7 +61,7 @@ function showForms(isFirst) {
   showSecondReading(specimen);
   byId("amend-form").hidden = specimen.state !== "signed";
   byId("sign-state").textContent = text(`report.state.${specimen.state}`, { reason: specimen.correction ?? "" });
-  if (isFirst || document.activeElement !== byId("megakaryocytes")) byId("megakaryocytes").value = specimen.megakaryocytes ?? "";
+  showFindings(specimen);
   if (isFirst) byId("accept").replaceChildren();
   const { counted, target_cells: target, waiting_review: count, to_go: missing } = specimen.differential;
   offer("accept_unread", may && count > 0, text("report.accept_unread", { count }));
@@ -74,9 +77,8 @@ function offer(name, isNeeded, words) {
 }
 
 function request() {
-  const comment = byId("comment").value.trim();
   const accepted = ACCEPTS.filter((name) => byId(name)?.checked).map((name) => [name, true]);
-  return { revision: specimen.revision, ...(comment ? { comment } : {}), ...Object.fromEntries(accepted) };
+  return { revision: specimen.revision, ...Object.fromEntries(accepted) };
 }
 
 /** Run an action on the specimen as the person sees it; if it has changed meanwhile, show the change instead. */
@@ -93,16 +95,29 @@ async function onSeen(action) {
   }
 }
 
+/** Store what the person has written; false if it is not stored. */
+const save = () => saveFindings(store);
+
+async function store(changes) {
+  const isStored = await onSeen(async () => {
+    await showAll(await json(route(), { method: "PATCH", data: { revision: specimen.revision, ...changes } }));
+    return true;
+  });
+  byId("saved").textContent = isStored ? text("report.saved", { time: timeOfDay(Date.now()) }) : "";
+  return isStored === true;
+}
+
 async function preview() {
-  if ((await requirePerson()) === null) return;
-  await onSeen(async () => showPreview(await json(route("/preview"), { data: request() })));
+  if ((await requirePerson()) === null || !(await save())) return;
+  const print = alerting(() => onSeen(() => savePdf("/preview/pdf", "report-preview.pdf", request())));
+  await onSeen(async () => showPreview(await json(route("/preview"), { data: request() }), print));
 }
 
 async function sign() {
-  if ((await requirePerson()) === null) return;
+  if ((await requirePerson()) === null || !(await save())) return;
   await onSeen(async () => {
     await json(route("/sign"), { data: request() });
-    byId("comment").value = "";
+    byId("saved").textContent = "";
     byId("accept").replaceChildren();
     await showAll(await loadSpecimen());
     byId("sign-state").tabIndex = -1;
@@ -148,15 +163,6 @@ function askDropReason() {
   );
 }
 
-async function changeMegakaryocytes() {
-  if ((await requirePerson()) === null) return;
-  const value = byId("megakaryocytes").value;
-  await onSeen(async () => {
-    const megakaryocytes = value === "" ? null : Number(value);
-    await showAll(await json(route(), { method: "PATCH", data: { revision: specimen.revision, megakaryocytes } }));
-  });
-}
-
 function submits(form, action) {
   const shown = alerting(action);
   byId(form).addEventListener("submit", (event) => {
@@ -168,6 +174,7 @@ function submits(form, action) {
 async function start() {
   await requirePerson();
   await showAll(await loadSpecimen());
+  await offerTemplates(save);
   byId("report").setAttribute("aria-busy", "false");
   watch(() => specimen, showAll);
 }
@@ -177,5 +184,5 @@ submits("amend-form", amend);
 byId("confirm").addEventListener("click", alerting(confirmCells));
 byId("print").addEventListener("click", () => window.print());
 byId("preview").addEventListener("click", alerting(preview));
-byId("megakaryocytes").addEventListener("change", alerting(changeMegakaryocytes));
+onFindings(alerting(save));
 await alerting(start)();

@@ -3,6 +3,9 @@
 import { element } from "../page/element.js";
 import { dateTime, list, number, text } from "../page/texts.js";
 
+/** An assessment of a person: its grade, and the remark. */
+export const assessmentWords = ({ grade, remark }) => text(`grade.${grade}`) + (remark ? `; ${remark}` : "");
+
 /** Terms and descriptions for a list; without those that the report does not have. */
 export function reportFacts(report) {
   const facts = [
@@ -12,6 +15,8 @@ export function reportFacts(report) {
     ["report.signed-at", report.signed_by && dateTime(report.created_at)],
     ["second-reading.by", report.second_reader],
     ["report.megakaryocytes", report.megakaryocytes === undefined ? null : number(report.megakaryocytes)],
+    ["report.megakaryocyte-assessment", report.megakaryocyte_assessment && assessmentWords(report.megakaryocyte_assessment)],
+    ["report.cellularity", report.cellularity && assessmentWords(report.cellularity)],
     ["report.comment", report.comment],
     ["report.correction", report.correction],
     ["about.model", list(report.models.map(({ name, version }) => `${name} ${version}`))],

@@ -30,6 +30,9 @@ function row({ at, actor, identity, action, details }) {
 function words(action, details) {
   if (action === "read") return details.cells.slice(0, 6).map(reading).join("; ") + (details.cells.length > 6 ? " …" : "");
   if (action === "add") return ` ${details.places.join(" – ")}`;
+  if (action === "sign" || action === "report") return ` ${text("report.version", { version: details.version })}`;
+  if (action === "look") return ` ${textOr(`trail.look.${details.what.split("/")[0]}`, details.what)}`;
+  if (action === "remove") return ` ${details.place}: ${details.reason}`;
   if (action === "deliver") return ` ${textOr(`delivery.${details.state}`, details.state)}`;
   if (action === "change") return ` ${details.fields.map((field) => textOr(`trail.field.${field}`, field)).join(", ")}`;
   return details.reason ?? details.why ? ` ${details.reason ?? details.why}` : "";

@@ -1,8 +1,10 @@
-/** The reports of a specimen with their deliveries in words, and what an amendment has changed. */
+/** The reports of a specimen with their deliveries in words. */
 
 import { address, json } from "../page/api.js";
 import { byId, element } from "../page/element.js";
-import { className, dateTime, number, oneDigit, text, textOr } from "../page/texts.js";
+import { alerting } from "../page/alert.js";
+import { dateTime, text, textOr } from "../page/texts.js";
+import { savePdf } from "./pdf.js";
 import { reportFacts } from "./report_facts.js";
 import { route } from "./specimen.js";
 
@@ -19,9 +21,13 @@ function version({ version: count, status, created_at: created, messages }, acti
     element("b", {}, text(`report.status.${status}`)),
     ` · ${text("report.version", { version: count })} · ${dateTime(created)} · `,
     element("a", { href: address(route(`/reports/${count}`)) }, "JSON"),
+    " ",
+    element("button", { type: "button", class: "small", "aria-label": text("report.pdf.version", { version: count }), onclick: alerting(() => print(count)) }, text("report.pdf")),
     element("ul", {}, messages.map((message) => delivery(message, actions))),
   );
 }
+
+const print = (count) => savePdf(`/reports/${count}/pdf`, `report-${count}.pdf`);
 
 function delivery({ channel, state, attempts, reason, control_id: id }, { retry, drop }) {
   const needsPerson = state !== "delivered" && state !== "dropped";
@@ -57,34 +63,3 @@ export async function showSigned(specimen) {
   const last = signedVersions(specimen).at(-1);
   byId("signed").replaceChildren(...(last ? reportFacts(await report(last)) : []));
 }
-
-/** While a specimen is amended: what differs from the last report; afterwards, what the last one has changed. */
-export async function showChanges(specimen) {
-  const signed = signedVersions(specimen);
-  const isAmending = specimen.state === "amending";
-  byId("changes").hidden = !(isAmending ? signed.length : signed.length > 1);
-  if (byId("changes").hidden) return;
-  const before = await report(signed.at(isAmending ? -1 : -2));
-  const now = isAmending ? specimen : await report(signed.at(-1));
-  const rows = changes(before, now);
-  byId("changes-rows").replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { colspan: 3 }, text("report.changes.none")))]));
-}
-
-function changes(before, now) {
-  const [old, current] = [shares(before.differential), shares(now.differential)];
-  const codes = new Set([...old.keys(), ...current.keys()]);
-  const rows = [...codes].filter((code) => old.get(code)?.count !== current.get(code)?.count).map((code) => changeRow(className(code, (old.get(code) ?? current.get(code)).name), words(old.get(code)), words(current.get(code))));
-  if (before.megakaryocytes !== now.megakaryocytes) rows.push(changeRow(text("report.megakaryocytes"), count(before), count(now)));
-  return rows;
-}
-
-const shares = ({ classes, excluded }) => new Map([...classes, ...excluded].map((share) => [share.code, share]));
-const count = ({ megakaryocytes }) => (megakaryocytes === undefined ? "–" : number(megakaryocytes));
-
-function words(share) {
-  if (!share) return "–";
-  return share.percent === undefined ? number(share.count) : `${number(share.count)} (${oneDigit(share.percent)} %)`;
-}
-
-const changeRow = (name, before, now) =>
-  element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, before), element("td", {}, now));

@@ -28,7 +28,8 @@ const locale = navigator.languages.find((each) => each.split("-")[0] === languag
 const integers = new Intl.NumberFormat(locale);
 const percents = new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 });
 const ONE_DIGIT = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
-const precise = new Intl.NumberFormat(locale, ONE_DIGIT);
+const oneDigits = new Intl.NumberFormat(locale, ONE_DIGIT);
+const hundredths = new Intl.NumberFormat(locale, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const signed = new Intl.NumberFormat(locale, { signDisplay: "exceptZero", ...ONE_DIGIT });
 const precisePercents = new Intl.NumberFormat(locale, { style: "percent", ...ONE_DIGIT });
 const times = new Intl.DateTimeFormat(locale, {
@@ -37,6 +38,8 @@ const times = new Intl.DateTimeFormat(locale, {
   timeZone: root.dataset.timeZone || undefined, // the laboratory's zone, else the browser's
 });
 
+const clock = new Intl.DateTimeFormat(locale, { timeStyle: "short", timeZone: root.dataset.timeZone || undefined });
+
 export const number = (value) => integers.format(value);
 /** A probability 0..1 as "93 %". Values that round to 100 % but are not certain are "> 99 %". */
 export const percent = (share) =>
@@ -44,10 +47,16 @@ export const percent = (share) =>
 /** The same with one digit: "99.8 %". */
 export const precisePercent = (share) => precisePercents.format(share);
 /** A number with one digit. */
-export const oneDigit = (value) => precise.format(value);
+export const oneDigit = (value) => oneDigits.format(value);
+/** A number with two digits. */
+export const twoDigits = (value) => hundredths.format(value);
+/** A number with one digit and its sign: "+0.2". */
+export const signedDigit = (value) => signed.format(value);
 /** A difference of two shares in percentage points, with its sign: "+0.2". */
 export const points = (difference) => signed.format(100 * difference);
 export const dateTime = (value) => times.format(new Date(value));
+/** The time of day: "10:15". */
+export const timeOfDay = (value) => clock.format(new Date(value));
 /** A calendar day "1964-08-12", which is of no time zone. */
 export const day = (value) => new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeZone: "UTC" }).format(new Date(value));
 

@@ -1,5 +1,6 @@
 """What a result says besides its value: authors with ids, reference ranges with flags, counts, and its provenance."""
 
+from base64 import b64decode
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 from lab import classified, manifest, open_request, sign_request, use_cases, user
+from pdf_text import pages
 from reported import PATIENT, report
 from sqlalchemy import select
 
@@ -75,6 +77,31 @@ def test_authors_have_the_ids_of_their_credentials() -> None:
     records = rows(sent["astm"], "R")
     assert records["MEGAKARYOCYTES"][10:14] == ["m.muster^Dr. A. Beispiel", "", records["LYT"][12], ""]
     assert records["LYT"][10] == "^Dr. A. Beispiel" and records["LYT"][13] == "MARROWLENS"
+
+
+def test_a_pdf_is_attached_and_withdrawn() -> None:
+    of = report(content=ReportContent(pdf=True))
+    sent = encoded(of)
+    *_, last = sent["hl7"].rstrip("\r").split("\rOBX|")
+    found = rows(sent["hl7"], "OBX")["REPORT_PDF"]
+    assert "REPORT_PDF" in last and (found[2], found[11]) == ("ED", "F")
+    *kind, data = found[5].split("^")
+    assert kind == ["", "application", "pdf", "Base64"]
+    short = sent["hl7"].replace(data, "JVBE")  # hl7apy takes at most 199 characters of ED.5
+    assert parse_message(short, validation_level=VALIDATION_LEVEL.STRICT).validate()
+    [form] = diagnostic_report(sent["fhir"])["presentedForm"]
+    assert (form["contentType"], form["data"]) == ("application/pdf", data)
+    assert "Muster, Erika" in " ".join(pages(b64decode(data)))
+    later = encoded(report(ReportStatus.CORRECTED, version=2, content=ReportContent()), of)
+    assert [rows(later["hl7"], "OBX")["REPORT_PDF"][at] for at in (5, 11)] == ["", "D"]
+    assert "presentedForm" not in diagnostic_report(later["fhir"])
+    assert "REPORT_PDF" not in encoded(report())["hl7"]
+
+
+def diagnostic_report(message: str) -> dict[str, Any]:
+    resources = [each["resource"] for each in orjson.loads(message)["entry"]]
+    [found] = [each for each in resources if each["resourceType"] == "DiagnosticReport"]
+    return dict(found)
 
 
 @pytest.fixture

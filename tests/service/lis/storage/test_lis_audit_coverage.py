@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from service.cli.main import app as command_line
 from service.lis.domain.report import CellReading
-from service.lis.schemas import ReadCells, WithReason
+from service.lis.schemas import ChangeSpecimen, ReadCells, WithReason
 from service.lis.storage import outbox
 
 
@@ -28,6 +28,9 @@ def written(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 reading = CellReading(place=1, version=1, code="MYB", why="smaller")
                 front.read(opened, ReadCells(readings=[reading]), user("m.muster"))
                 front.remove(opened, 3, WithReason(revision=3, reason="another patient's"), user("m.muster"))
+            if number == "BM-2":
+                change = ChangeSpecimen(revision=front.get(opened).revision, comment="No blasts.")
+                front.change(opened, change, user("m.muster"))
             if number != "BM-3":
                 front.sign(opened, sign_request(front.get(opened).revision), user("dr.beispiel"))
         with front.database.writing() as session:
@@ -59,6 +62,9 @@ EDITS = {
     "UPDATE specimens SET number = 'BM-9' WHERE number = 'BM-2'": DATA,
     "UPDATE specimens SET collected_at = '2026-05-04 08:00:00' WHERE number = 'BM-3'": DATA,
     "UPDATE specimens SET megakaryocytes = 3 WHERE number = 'BM-3'": DATA,
+    "UPDATE specimens SET cellularity = json_object('grade', 'normal') WHERE number = 'BM-1'": "assessments or comment",
+    "UPDATE specimens SET comment = 'blasts' WHERE number = 'BM-3'": "assessments or comment",
+    "UPDATE specimens SET comment = NULL WHERE number = 'BM-2'": "assessments or comment",
     "UPDATE specimens SET state = 'open' WHERE number = 'BM-1'": DATA,
     "UPDATE specimens SET target_cells = 1 WHERE number = 'BM-3'": DATA,
     "UPDATE specimens SET cells = 7 WHERE number = 'BM-3'": DATA,

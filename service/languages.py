@@ -1,4 +1,4 @@
-"""The page's texts in each language, and the language of a request.
+"""Texts for people in each language, on pages and in printed reports, and the language of a request.
 
 The same JSON files are read here and by the page's modules (`static/page/texts.js`): one catalogue a language.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-TEXTS = Path(__file__).with_name("static") / "texts"
+TEXTS = Path(__file__).parent / "web" / "static" / "texts"
 #: Languages by code, with their own names. The first is used if a browser accepts none of them.
 LANGUAGES: Mapping[str, str] = {"en": "English", "de": "Deutsch"}
 DEFAULT = next(iter(LANGUAGES))
