@@ -14,6 +14,7 @@
 #   WHEELS       folder filled by `make wheels`; builds offline make image WHEELS=build/wheels-cpu
 #   ENGINE       docker, podman or another                      make image ENGINE=podman
 #   PYTEST_ARGS  options of pytest                              make test PYTEST_ARGS='-n 0 -x tests/service/inference/test_batcher.py'
+#   TEST_PROCESSES  processes that run tests, a file each       make test TEST_PROCESSES=8
 #
 # The service reads its settings from MARROWLENS_* variables:   MARROWLENS_PORT=9000 make serve
 
@@ -23,6 +24,8 @@ RUNTIME := $(RUNTIME)
 RUNTIMES := cpu gpu tensorrt openvino
 NO_SUCH_RUNTIME = Unknown RUNTIME=$(RUNTIME); choose one of: $(RUNTIMES)
 PYTEST_ARGS ?=
+# One more than there are cores, up to four: some tests wait for servers or for time to pass, and a process takes 2.5 GB.
+TEST_PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); [ $$cores -lt 4 ] && echo $$((cores + 1)) || echo 4)
 IMAGE ?= cpu
 BASE ?= python:3.13-slim-bookworm
 WHEELS ?=
@@ -64,11 +67,11 @@ serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.
 
 .PHONY: test
 test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every test that is not slow, a file on each core (the first run installs torch)
-	$(DEV)/bin/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(DEV)/bin/python -m pytest -m 'not slow' --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: test-slow
 test-slow: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run the slow tests, and the property tests with all of their examples (apt packages: see .ci/run)
-	PROPERTY_TESTS=full $(DEV)/bin/python -m pytest -m 'slow or hypothesis' --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	PROPERTY_TESTS=full $(DEV)/bin/python -m pytest -m 'slow or hypothesis' --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, import layers, Dockerfiles, Kubernetes manifests, Prometheus rules and generated files

@@ -1,9 +1,11 @@
 """Pages of a list: the `Link` header (RFC 8288) has the address of the next page."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Depends, Request, Response
+from starlette.datastructures import MutableHeaders
 
 from service.api.state import AppStateDep
 
@@ -24,12 +26,16 @@ LINKED: dict[int | str, Any] = {200: {"headers": {"Link": _LINK}}}
 
 
 class NextPage:
-    """Links the answer to the next page of the same list."""
+    """Links the answer to the next page of the same list.
 
-    def __init__(self, request: Request, response: Response, state: AppStateDep) -> None:
-        root = state.settings.root_path
-        self._path = root + request.url.path.removeprefix(root)
-        self._query, self._headers = request.query_params.multi_items(), response.headers
+    Args:
+        path: of the list, as the client asked for it.
+        query: the parameters of the request.
+        headers: of the answer.
+    """
+
+    def __init__(self, path: str, query: Sequence[tuple[str, str]], headers: MutableHeaders) -> None:
+        self._path, self._query, self._headers = path, query, headers
 
     def link(self, page: P, cursor: Literal["after", "before"]) -> P:
         """The page, with the `Link` header if there is a next one; `cursor` is the query parameter for `next`."""
@@ -39,4 +45,10 @@ class NextPage:
         return page
 
 
-LinkedPage = Annotated[NextPage, Depends()]
+async def _next_page(request: Request, response: Response, state: AppStateDep) -> NextPage:
+    root = state.settings.root_path
+    path = root + request.url.path.removeprefix(root)
+    return NextPage(path, request.query_params.multi_items(), response.headers)
+
+
+LinkedPage = Annotated[NextPage, Depends(_next_page)]
