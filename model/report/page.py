@@ -1,11 +1,8 @@
-"""A report as one HTML file without external resources or scripts; images are embedded. Jinja2 escapes all text."""
+"""A report's content: tables, images and text. `model.report.html` and `model.report.pdf` write it."""
 
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-
-from jinja2 import Environment, StrictUndefined
 
 #: Pixels of an embedded image in an inch.
 DPI = 150
@@ -56,10 +53,3 @@ class Page:
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     footer: str
-
-
-def render(page: Page) -> str:
-    """The page as HTML."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    template = files("model.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(page=page)

@@ -14,7 +14,8 @@ from rich.markup import escape
 
 from model import atomic_file, csv_file
 from model.image import decode
-from model.report.page import EmbeddedImage, render
+from model.report.html import render
+from model.report.page import EmbeddedImage
 from model.report.pdf import render_pdf
 from model.trust.site import read_site_trust
 from service.runtime.loader import InferenceOptions

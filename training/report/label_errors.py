@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from model import atomic_file
-from model.report.page import EmbeddedImage, Page, Section, Table, render
+from model.report.html import render
+from model.report.page import EmbeddedImage, Page, Section, Table
 from training.evaluation.label_errors import (
     LabelAudit,
     audit_labels,

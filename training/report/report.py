@@ -11,7 +11,8 @@ from rich.progress import track
 
 from model import atomic_file
 from model.report.figure import ReportFigure, save
-from model.report.page import EmbeddedImage, Page, Section, render
+from model.report.html import render
+from model.report.page import EmbeddedImage, Page, Section
 from training.config import Config
 from training.data.images import decode_crop
 from training.data.layouts import index_source

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from model.agreement.proportion import wilson
 from model.contract import Manifest, read_manifest
-from model.report.page import render
+from model.report.html import render
 from model.report.pdf import render_pdf
 from model.trust.decision import Assessor
 from model.trust.quality import MEASURES

@@ -16,7 +16,8 @@ from folded import Folded
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from model.report.page import EmbeddedImage, Page, Section, Table, render
+from model.report.html import render
+from model.report.page import EmbeddedImage, Page, Section, Table
 from training.evaluation.scores import scores_of_run, write_evaluation
 from training.run import RunFolder
 
