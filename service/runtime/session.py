@@ -29,6 +29,7 @@ from service.runtime.artifact import (
     check_meaning,
     read_artefact,
 )
+from service.runtime.cache_sized_calls import CacheSizedCalls
 from service.runtime.fixed_shapes import FixedShapeCalls
 from service.runtime.hardware import missing_bf16
 from service.runtime.mixed_precision import MixedPrecisionCalls
@@ -196,7 +197,8 @@ def _open_on_cpu(path: Path, graph: bytes, manifest: Manifest, parameters: Sessi
         raise ArtefactError(path, f"cannot be loaded by onnxruntime: {_first_line(error)}") from error
     check_declared(path, manifest, _tensors(started.get_inputs()), _tensors(started.get_outputs()))
     check_meaning(path, manifest, started.get_modelmeta().custom_metadata_map)
-    session = OnnxSession(manifest, "cpu", _compute(started, manifest))
+    calls = CacheSizedCalls(started, manifest.output_names, threads=parameters.intra_op_threads)
+    session = OnnxSession(manifest, "cpu", calls.run)
 
     def run(images: NDArray[np.uint8]) -> Arrays:
         try:
