@@ -40,7 +40,7 @@ def noise(count: int, size: int = 64) -> np.ndarray:
     return (shades + np.random.default_rng(2).integers(0, 64, (count, size, size, 3))).astype(np.uint8)
 
 
-@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("count", [1, 2, 4, 7, 11])
 def test_outputs_have_the_shapes_of_the_manifest_and_keep_its_rules(session: OnnxSession, count: int) -> None:
     outputs = session.run(noise(count))
     assert isinstance(outputs, Outputs)
