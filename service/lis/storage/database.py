@@ -69,6 +69,7 @@ class Database:
         """
         self.engine = _engine(url, sslmode, authority, timeouts)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self._closed = False
 
     @classmethod
     def of(cls, settings: LisSettings) -> "Database":
@@ -100,6 +101,8 @@ class Database:
 
     @contextmanager
     def _session(self, purpose: str) -> Iterator[Session]:
+        if self._closed:  # a thread that goes on after the service has stopped must not open a connection again
+            raise StorageUnavailable
         level = {} if self.is_sqlite or purpose == "write" else {"isolation_level": "REPEATABLE READ"}
         engine = self.engine.execution_options(marrowlens_purpose=purpose, **level)
         try:
@@ -168,7 +171,8 @@ class Database:
         return not is_busy
 
     def close(self) -> None:
-        """Close every connection; one in use when its transaction ends."""
+        """Close every connection, one in use when its transaction ends, and open none any more."""
+        self._closed = True
         event.listen(self.engine.pool, "checkin", lambda _, used: used.invalidate())
         self.engine.dispose()
 

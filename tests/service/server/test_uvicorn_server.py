@@ -118,8 +118,10 @@ def test_what_is_refused_below_the_routes_is_answered_counted_and_logged_like_al
     assert (only.request_id == "mine") is (b"mine" in sent)
     for field in ("cache-control: no-store", "x-content-type-options: nosniff", "x-frame-options: DENY", "date: "):
         assert f"\r\n{field}" in f"\r\n{only.text}"
-    service.wait_said(logged, after=before)
-    assert any(only.request_id in line and " by 127.0.0.1 " in line for line in service.lines[before:])
+    service.wait_said(only.request_id, after=before)
+    assert any(
+        only.request_id in line and logged in line and " by 127.0.0.1 " in line for line in service.lines[before:]
+    )
     text = httpx.get(f"{service.url}/metrics").text
     assert f'marrowlens_refusals_total{{reason="{reason}"}}' in text
     assert f'marrowlens_requests_total{{route="other",status="{status}"}}' in text

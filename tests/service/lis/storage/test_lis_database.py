@@ -173,3 +173,13 @@ def test_a_connection_that_died_is_replaced(postgres_server: Postgres) -> None:
     with database.reading() as session:
         assert session.execute(text("SELECT number FROM audit_head")).scalar() == 0
     database.close()
+
+
+def test_once_closed_it_opens_no_connection(database_url: str) -> None:
+    database = Database(database_url)
+    database.migrate()
+    database.close()
+    with pytest.raises(StorageUnavailable), database.reading():
+        pass
+    with pytest.raises(StorageUnavailable), database.writing():
+        pass
