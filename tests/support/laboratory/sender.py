@@ -43,5 +43,9 @@ class Sender:
         return outcome if outcome == "AA" else f"{outcome} {str(parsed.segments('ERR')[0][3]).split('^')[0]}"
 
     def specimen(self, number: str = "T-1") -> Specimen:
-        (found,) = self.front.list(None, number, None, 2).specimens
-        return self.front.get(found.id)
+        (found,) = self.specimens(number)
+        return found
+
+    def specimens(self, number: str) -> list[Specimen]:
+        """All of a tube: one for each order."""
+        return [self.front.get(found.id) for found in self.front.list(None, number, None, 100).specimens]
