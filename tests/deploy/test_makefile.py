@@ -250,7 +250,8 @@ def test_ci_lets_nothing_be_skipped_when_the_real_cells_are_there(
     (checkout / ".venv/bin").mkdir(parents=True)
     (checkout / ".venv/bin/python").symlink_to(sys.executable)
     (tmp_path / "bin/make").unlink()
-    program("make", f"mkdir -p build && {shutil.which('cp')} $1.xml build/$1.xml")
+    steps = f"mkdir -p build && {shutil.which('cp')} $1.xml build/$1.xml"
+    program("make", f"case $1 in *.installed) ;; *) {steps};; esac")
     program("promtool", "exit 0")
     if cells:
         (tmp_path / "shared/cells").mkdir(parents=True)
