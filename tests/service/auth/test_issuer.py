@@ -135,8 +135,9 @@ DEEP = b'{"keys":' + b"[" * 100_000
 async def test_an_answer_that_cannot_be_used_is_a_503_soon_and_its_cause_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: Answer, cause: str
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT_S", 0.5)
-    async with serving(answer) as server, asyncio.timeout(30):
+    if cause.startswith("no complete answer"):  # on a busy machine the others may take longer
+        monkeypatch.setattr(module, "TIMEOUT_S", 0.5)
+    async with serving(answer) as server, asyncio.timeout(60):
         clock = Clock()
         keys = server.keys(clock)
         with caplog.at_level(logging.INFO, module.__name__):

@@ -146,7 +146,7 @@ def test_what_to_install_is_an_extra_of_this_package() -> None:
 
 def test_half_precision_and_tensorrt_may_be_coarser() -> None:
     assert providers.tolerance("cuda", "fp32") == providers.tolerance("cpu", "fp32") == (2e-4, 2e-4, 2e-4)
-    assert providers.tolerance("openvino", "fp32") == (2e-4, 2e-4, 1e-1)
+    assert providers.tolerance("openvino", "fp32") == (2e-4, 2e-4, 1.5e-1)
     assert providers.tolerance("cuda", "fp16") == providers.tolerance("tensorrt", "fp32") == (5e-2, 5e-2, 5e-2)
     assert providers.tolerance("openvino", "fp32", "bf16") == (1e-1, 3e-1, 3e-1)
 
@@ -163,3 +163,4 @@ def test_the_page_on_providers_names_every_one_and_its_extra() -> None:
 def test_the_page_on_providers_knows_the_tolerances() -> None:
     assert f"{providers.FP32_TOLERANCE:.0e}".replace("e-0", "e-") + " in fp32" in PAGE
     assert f"{providers.COARSE_TOLERANCE:.0e}".replace("e-0", "e-") + " for fp16" in PAGE
+    assert f"may differ by up to {providers.ODD_TOLERANCE:.1e}".replace("e-0", "e-") in PAGE

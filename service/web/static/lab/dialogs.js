@@ -55,7 +55,9 @@ export async function askMerge(conflicts, cells) {
   const [dialog, list] = [byId("merge-dialog"), byId("merge-list")];
   const own = conflicts.map((each) => onTop(each, cells.byPlace.get(each.place)));
   list.replaceChildren(...conflicts.map((each, at) => mergeRow(each, cells.byPlace.get(each.place), at)));
-  while (!(await ask(dialog))); // the browser closes it at the second Esc
+  // Closed by Esc, it would be open again only a moment later, and the next key would go to the gallery.
+  dialog.onkeydown = (event) => event.key === "Escape" && event.preventDefault();
+  while (!(await ask(dialog))); // a gesture for "back" closes it all the same
   const chosen = conflicts.map((_, at) => list.querySelector(`input[name="merge-${at}"]:checked`).value);
   list.replaceChildren();
   return own.filter((_, at) => chosen[at] === "own");
