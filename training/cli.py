@@ -97,7 +97,7 @@ def fit(
         from training.fit.train import Execution
 
         execution = Execution(here, accumulate, workers, checkpoint_every, stop_after)
-        pipeline.train(config, split, run, cache, command_arguments(config_path, init, keys or ()), execution)
+        pipeline.train(config, split, run, data, cache, command_arguments(config_path, init, keys or ()), execution)
     print_line(f"trained weights: {run.weights}\nnext: marrowlens-train evaluate {out} --data {data}")
 
 

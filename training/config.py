@@ -4,6 +4,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -195,6 +196,10 @@ class FitConfig(ConfigTable):
     localisation: float = Field(
         0.0, ge=0, description="weight of the loss on attention and evidence outside a rough mask of the cell; 0: off"
     )
+    outlier_weight: float = Field(0.5, gt=0, description="weight of the loss on data.outliers (outlier exposure)")
+    outlier_share: float = Field(
+        0.125, gt=0, le=1, description="pictures of data.outliers in each step, as a share of batch_size"
+    )
     trunk_lr: float = Field(1.0, gt=0, description="factor on lr for the trunk, which has pretrained weights")
     layer_lr_decay: float = Field(
         1.0, gt=0, le=1, description="factor on lr from each block of trunk and stages to the one before it; 1: off"
@@ -351,6 +356,12 @@ class Config(ConfigTable):
         if "neighbours" in self.evaluation.model_fields_set:  # the default may name classes that this list lacks
             self._know("evaluation.neighbours", (code for chain in self.evaluation.neighbours for code in chain))
         self._know("data.training_shares", self.data.training_shares)
+        for learned, measured in product(self.data.outliers, self.trust.outliers):
+            if learned.is_relative_to(measured) or measured.is_relative_to(learned):
+                raise ValueError(
+                    f"data.outliers {str(learned)!r} and trust.outliers {str(measured)!r} share pictures: rejection "
+                    "must be measured on pictures that were not learned"
+                )
         if (self.augment.mixup_alpha or self.augment.cutmix_alpha) and self.fit.batch_size % 2:
             raise ValueError("fit.batch_size must be even: mixup and CutMix combine pairs of pictures")
         sizes = [size for _, size in self.fit.sizes]

@@ -90,6 +90,11 @@ class DataConfig(ConfigTable):
         description="split list (.csv of a run or an artefact), relative to the working directory; its test pictures "
         "are left out, for development",
     )
+    outliers: tuple[Path, ...] = Field(
+        (),
+        description="folders of pictures of no class, relative to --data, for which the network learns to give equal "
+        "probabilities: outlier exposure (arXiv 1812.04606); none of trust.outliers",
+    )
     twins: NearDuplicatesConfig = Field(NearDuplicatesConfig(), description="handling of near duplicates")
     overlaps: OverlapsConfig = Field(OverlapsConfig(), description="handling of overlapping pictures")
     split: SplitConfig = Field(BlockSplit(), description="division into training, calibration and test")

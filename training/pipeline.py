@@ -136,6 +136,7 @@ def train(
     config: Config,
     split: Split,
     run: RunFolder,
+    data: Path,
     cache: Path,
     named: str,
     execution: "Execution | None" = None,
@@ -170,7 +171,20 @@ def train(
             run.folder,
             f"{len(train.samples)} readable training pictures are fewer than fit.batch_size {config.fit.batch_size}",
         )
-    fit(config, train, calibration, run, named, print_line, execution or Execution(), timer, callbacks)
+    outliers = _exposed(config, data, train.images.shape[1])
+    fit(config, train, calibration, run, named, print_line, execution or Execution(), timer, callbacks, outliers)
+
+
+def _exposed(config: Config, data: Path, size: int) -> NDArray[np.uint8] | None:
+    """Pictures of no class, (M, S, S, 3), for outlier exposure; None without it."""
+    from training.evaluation.trust import decode_folder
+
+    pictures = []
+    for folder in config.data.outliers:
+        pictures.append(decode_folder(data / folder, size))
+        if not len(pictures[-1]):
+            raise DataError(data / folder, "no readable pictures (data.outliers)")
+    return np.concatenate(pictures) if pictures else None
 
 
 def evaluate(

@@ -63,6 +63,6 @@ def _train_and_evaluate(
     pipeline.check_network(config)
     split = pipeline.start_run(config, text, run, data, cache)
     if not run.weights.exists():
-        pipeline.train(config, split, run, cache, command_arguments(config_path, keys=keys), execution)
+        pipeline.train(config, split, run, data, cache, command_arguments(config_path, keys=keys), execution)
     if not run.is_evaluated("test"):
         pipeline.evaluate(run, data, cache, thorough=thorough)

@@ -157,7 +157,7 @@ def feed(
             pipeline.decode_block(config, split, "train", round(config.model.input_size * OVERSIZE), cache)
             _drop_page_cache(cache)
         with suppress(TrainingStopped):  # after the steps
-            pipeline.train(config, split, run, cache, str(config_path), execution, timer)
+            pipeline.train(config, split, run, data, cache, str(config_path), execution, timer)
         print_table(_waiting_table(config, timer, execution, cold))
 
 
@@ -188,7 +188,9 @@ def find_lr(
         split = pipeline.start_run(config, config_path.read_text(encoding="utf-8"), run, data, cache or run.cache)
         with suppress(TrainingStopped, ValueError):  # after the steps; or diverged, which ends the test
             execution = Execution(accumulate=accumulate, steps=steps)
-            pipeline.train(config, split, run, cache or run.cache, str(config_path), execution, callbacks=[finder])
+            pipeline.train(
+                config, split, run, data, cache or run.cache, str(config_path), execution, callbacks=[finder]
+            )
         found = finder.finding()
     places = np.unique(np.linspace(0, len(found.rates) - 1, 12).round().astype(int))
     rows = tuple((f"{found.rates[at]:.2e}", f"{found.losses[at]:.3f}") for at in places)

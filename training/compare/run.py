@@ -83,7 +83,7 @@ class NetworkLearner:
         config, text, run = read_config(config_path), config_path.read_text(encoding="utf-8"), RunFolder(folder)
         parts = pipeline.start_run(config, text, run, self.data, self.cache)
         if not run.weights.exists():
-            pipeline.train(config, parts, run, self.cache, str(config_path))
+            pipeline.train(config, parts, run, self.data, self.cache, str(config_path))
 
     def evaluate(self, folder: Path, block: MeasuredBlock) -> None:
         """Write the evaluation on a block, and its logits."""

@@ -253,6 +253,8 @@ def describe_split(data: DataConfig) -> str:
         sentence += f"; near duplicates ({bits}) {handled}"
     if data.overlaps.action == "move":
         sentence += f"; overlapping pictures (correlation of {data.overlaps.min_correlation:g} or more) on one side"
+    if data.outliers:
+        sentence += f"; outlier exposure to pictures of no class: {', '.join(map(str, data.outliers))}"
     return sentence
 
 

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 from typing_extensions import override
 
+from model.heads import VANOutput
 from training.config import Config, FitConfig
 from training.data.augment import compress, defocus, exchange_backgrounds, jitter_stain, transfer_stain, warp
 from training.data.mixing import draw_mixing
@@ -22,6 +23,7 @@ from training.fit.distil import Teachers
 from training.fit.distributed import all_gather
 from training.fit.losses import LabelLoss, localisation_loss
 from training.fit.optimiser import MONITORED, check_frozen, is_frozen, optimiser_and_schedule
+from training.fit.outliers import OutlierExposure
 from training.networks.build import build
 
 #: Pictures are decoded this much larger than the input, so that zoomed and rotated ones stay sharp.
@@ -87,13 +89,19 @@ class TrainingModule(L.LightningModule):
         steps_per_epoch: optimiser steps.
         counts: samples of each class per epoch, (C,).
         parallel: this process's part of each step; None: a single process.
+        outliers: pictures of no class, (M, H, W, 3), uint8; None: no outlier exposure.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, config: Config, steps_per_epoch: int, counts: NDArray, parallel: DataParallel | None = None
+        self,
+        config: Config,
+        steps_per_epoch: int,
+        counts: NDArray,
+        parallel: DataParallel | None = None,
+        outliers: NDArray | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -109,6 +117,7 @@ class TrainingModule(L.LightningModule):
         self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.model.std).view(3, 1, 1), persistent=False)
         self.label_loss = LabelLoss(counts, config.fit)
+        self.exposure = None if outliers is None else OutlierExposure(outliers, counts, config.fit, self.parallel)
         self.train_means, self.calibration_means = EpochMeans(), EpochMeans()
         self.macro_f1 = MulticlassF1Score(classes, average="macro")
 
@@ -159,8 +168,8 @@ class TrainingModule(L.LightningModule):
         view = self.view(batch[0])
         mixing = draw_mixing(self.config.augment, view.student_images.shape[-1])
         labels = mixing.labels(self.label_loss.smoothed(batch[1]))
-        out = self.net(self._normalise(_shrunk(mixing.pictures(view.student_images), self.input_size)))
-        loss = self.label_loss(out.logits, labels)
+        out, outlier_loss = self._answer(mixing.pictures(view.student_images))
+        loss = self.label_loss(out.logits, labels) + outlier_loss
         if teachers := self.teachers[0]:
             targets = teachers.targets(view.teacher_images, batch[1]).mixed(mixing)
             loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, targets, self.projectors)
@@ -169,6 +178,15 @@ class TrainingModule(L.LightningModule):
         # With mixup and CutMix, a picture counts for the class with the larger share.
         self.train_means.update(loss, out.logits, labels.argmax(dim=1))
         return loss
+
+    def _answer(self, images: Tensor) -> tuple[VANOutput, Tensor | float]:
+        """Outputs for augmented pictures, and the loss on outliers, which pass with them: BatchNorm sees both."""
+        if not self.exposure:
+            return self.net(self._normalise(_shrunk(images, self.input_size))), 0.0
+        outliers = self.view(self.exposure.draw().to(self.device)).student_images
+        out = self.net(self._normalise(_shrunk(torch.cat((images, outliers)), self.input_size)))
+        own = VANOutput(*(values[: len(images)] for values in out))
+        return own, self.exposure.loss(out.logits[len(images) :])
 
     @override
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:

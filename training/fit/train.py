@@ -79,6 +79,7 @@ def fit(
     execution: Execution = Execution(),
     timer: DataLoaderTimer | None = None,
     callbacks: Sequence[Callback] = (),
+    outliers: NDArray[np.uint8] | None = None,
 ) -> None:
     """Train, or resume an interrupted training, and write the weights (a state_dict) and fit.json.
 
@@ -87,6 +88,7 @@ def fit(
         log: prints a line.
         timer: records how long each batch was waited for.
         callbacks: further callbacks of Lightning.
+        outliers: pictures of no class for outlier exposure, (M, H, W, 3).
 
     Raises:
         OutOfMemory: the pictures of a step do not fit into memory.
@@ -102,7 +104,7 @@ def fit(
     trainer = _trainer(config, run, execution, [clock, LogWaitingShare(timer), *callbacks], timer)
     parallel = DataParallel(trainer.global_rank, trainer.world_size, execution.accumulate)
     batches, counts = _batches(config, train, parallel, lambda: trainer.global_step)
-    module = on_all_ranks(lambda: TrainingModule(config, batches.steps, counts, parallel))
+    module = on_all_ranks(lambda: TrainingModule(config, batches.steps, counts, parallel, outliers))
     resumed = on_rank_zero(run.checkpoint.exists)
     if not resumed and (result := on_all_ranks(lambda: initialise(module.net, config))):
         log(f"loaded {result} from {config.model.init}")

@@ -9,8 +9,11 @@ import pytest
 import torch
 from desk import Desk
 
+from training.drawn.painter import write_folder
+
 TEACHER = "[fit]\nepochs = 1\nbatch_size = 16\nwarmup_epochs = 0\nema_decay = 0\nprecision = 'bf16-mixed'"
-#: Everything that is random or remembers: mixing, masks, drop path, sampling, averaging, a teacher, growing pictures.
+#: Everything that is random or remembers: mixing, masks, drop path, sampling, averaging, outliers, a teacher, growing
+#: pictures.
 STUDENT = """
 [augment]
 background = 0.5
@@ -52,7 +55,9 @@ imbalance = "logit_adjustment"
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     desk = Desk(tmp_path_factory.mktemp("desk"))
     desk.write("teacher", TEACHER)
-    desk.write("student", STUDENT, ("input_size = 32", "input_size = 64"))
+    write_folder(desk.folder / "others", ("PMO",), 5, size=48)
+    exposed = ("[data]", '[data]\noutliers = ["others"]')
+    desk.write("student", STUDENT, ("input_size = 32", "input_size = 64"), exposed)
     desk.write("watching", WATCHING)
     desk.fit("teacher", "teacher")
     return desk
