@@ -12,11 +12,11 @@ from service.config.lis import LisSettings
 from service.lis.domain.report import Patient, ReportStatus
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.hl7.results import encode_report
-from stress import browsing
-from stress.laboratory import laboratory
-from stress.received import Signed, faults, messages
+from stress.checks import browsing
+from stress.checks.laboratory import laboratory
+from stress.laboratory.received import Signed, faults, messages
+from stress.laboratory.signers import PICTURES, Desk, UncountedPictures, chosen, expected
 from stress.results import Steps
-from stress.signers import PICTURES, Desk, UncountedPictures, chosen, expected
 
 #: Of 30 pictures; the first specimens are chosen from them.
 CODES = [("EBO", "NGS", "LYT", "ART")[at % 4] for at in range(PICTURES)]
