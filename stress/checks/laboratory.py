@@ -20,7 +20,7 @@ from stress.clients.pictures import picture
 from stress.laboratory import cast, received
 from stress.laboratory.cast import Player, Service, ServiceWorker
 from stress.laboratory.received import Signed
-from stress.laboratory.signers import AMENDED, PATIENCE_S, PICTURES, Desk
+from stress.laboratory.signers import AMENDED, PATIENCE_S, PICTURES, SigningClients
 from stress.processes.process import COMMAND
 from stress.results import Result, Shown, Table
 
@@ -63,16 +63,16 @@ class _Check:
         file = self.folder / "received.jsonl"
         try:
             service = await asyncio.to_thread(self._begin, file)
-            desk = await self._desk(service)
+            clients = await self._signing_clients(service)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._kill(desk))
-                group.create_task(self._sign_all(desk))
+                group.create_task(self._kill(clients))
+                group.create_task(self._sign_all(clients))
             await self._delivered()
-            faults = [*(await self._faults(desk, file)), *self._audit()]
+            faults = [*(await self._faults(clients, file)), *self._audit()]
         finally:
             for player in self.players:
                 await asyncio.to_thread(player.end)
-        return self._result(desk, file, faults, time.monotonic() - began_s)
+        return self._result(clients, file, faults, time.monotonic() - began_s)
 
     def _begin(self, file: Path) -> Service:
         lis = {"lis_hl7_timeout_s": "1", "lis_retry_first_s": "0.05", "lis_retry_most_s": "1"}
@@ -97,39 +97,39 @@ class _Check:
             self.players.append(player)
         return service
 
-    async def _desk(self, service: Service) -> Desk:
+    async def _signing_clients(self, service: Service) -> SigningClients:
         files = [picture(at, "PNG") for at in range(PICTURES)]
         url = f"http://127.0.0.1:{service.port}"
         async with httpx.AsyncClient() as client:
             answers = [await client.post(f"{url}/classify?maps=none", files={"image": data}) for data in files]
-        return Desk(url, [answer.json()["prediction"]["code"] for answer in answers], files)
+        return SigningClients(url, [answer.json()["prediction"]["code"] for answer in answers], files)
 
-    async def _sign_all(self, desk: Desk) -> None:
+    async def _sign_all(self, clients: SigningClients) -> None:
         numbers = iter(range(1, self.reports + 1))
 
         async def one() -> None:
             async with httpx.AsyncClient(timeout=20) as client:
                 for number in numbers:
-                    await desk.begin(number)
-                    await desk.whole(client, number)
+                    await clients.begin(number)
+                    await clients.whole(client, number)
                     self.shown.step()
 
         async with asyncio.TaskGroup() as group:
             for _ in range(CLIENTS):
                 group.create_task(one())
 
-    async def _kill(self, desk: Desk) -> None:
+    async def _kill(self, clients: SigningClients) -> None:
         """Kill randomly chosen processes, evenly spread over the work, and restart each at once."""
         every = self.reports / self.kills
         for number in range(self.kills):
             # What may be begun lasts for longer than a player is away.
-            await desk.reach(round(number * every), round((number + 1) * every) + CLIENTS)
+            await clients.reach(round(number * every), round((number + 1) * every) + CLIENTS)
             await asyncio.sleep(self.drawn.random() * 0.1)
             player = self.drawn.choice(self.players)
             await asyncio.to_thread(player.kill)
             await asyncio.to_thread(player.start)
             self.killed[player.name] += 1
-        await desk.reach(0, self.reports)
+        await clients.reach(0, self.reports)
 
     async def _delivered(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -143,21 +143,21 @@ class _Check:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         return json.loads(done.stdout) if done.returncode == 0 and done.stdout.startswith("[") else done
 
-    async def _faults(self, desk: Desk, file: Path) -> list[str]:
-        signed = await self._signed(desk)
+    async def _faults(self, clients: SigningClients, file: Path) -> list[str]:
+        signed = await self._signed(clients)
         wanted = self.reports + self.reports // AMENDED
         faults = [f"{len(signed)} reports are signed, {wanted} were to be"] if len(signed) != wanted else []
-        return [*faults, *received.faults(received.messages(file), signed, desk.codes)]
+        return [*faults, *received.faults(received.messages(file), signed, clients.codes)]
 
-    async def _signed(self, desk: Desk) -> dict[str, Signed]:
+    async def _signed(self, clients: SigningClients) -> dict[str, Signed]:
         found = {}
         async with httpx.AsyncClient() as client:
             for number in range(1, self.reports + 1):
-                page = await client.get(f"{desk.url}/specimens?number=BM-{number:05}")
+                page = await client.get(f"{clients.url}/specimens?number=BM-{number:05}")
                 [summary] = page.json()["specimens"]
-                current = await desk.look(client, summary["id"])
+                current = await clients.look(client, summary["id"])
                 for each in current["versions"]:
-                    answer = await client.get(f"{desk.url}/specimens/{current['id']}/reports/{each['version']}")
+                    answer = await client.get(f"{clients.url}/specimens/{current['id']}/reports/{each['version']}")
                     classes = answer.json()["differential"]["classes"]
                     [message] = each["messages"]
                     shares = {share["code"]: share.get("percent") for share in classes}
@@ -170,11 +170,11 @@ class _Check:
         done = self._command("audit", "verify")
         return [] if done.returncode == 0 else [f"audit trail not verified: {done.stderr.strip()}"]
 
-    def _result(self, desk: Desk, file: Path, faults: list[str], seconds: float) -> Result:
+    def _result(self, clients: SigningClients, file: Path, faults: list[str], seconds: float) -> Result:
         arrived = received.messages(file)
         again = sum(len(raws) - 1 for raws in arrived.values())
         rows = [[name, str(count)] for name, count in sorted(self.killed.items())]
-        retries = ", ".join(f"{count} × {what}" for what, count in sorted(desk.retries.items())) or "none"
+        retries = ", ".join(f"{count} × {what}" for what, count in sorted(clients.retries.items())) or "none"
         return Result(
             f"laboratory-{self.kind}",
             f"The laboratory on {self.kind}",

@@ -29,7 +29,7 @@ class UncountedPictures(Exception):
 
 
 @dataclass(slots=True)
-class Desk:
+class SigningClients:
     """Clients that open, fill and sign specimens over HTTP and retry while the service is down.
 
     They wait for the killing task to allow the next specimens, so that kills happen while they work.

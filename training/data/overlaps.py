@@ -5,8 +5,8 @@ stages, as in the retrieval of near-duplicate photographs:
 
 1. Keypoints: the local extrema of a band-pass (difference of Gaussians), each described by the lowest frequencies of
    the patch around it. Neither depends on where a crop begins.
-2. Hashes of patches: random hyperplanes (Charikar 2002, locality-sensitive hashing) put similar patches into one bucket.
-   A bucket of many patches is skipped: blank background identifies no field.
+2. Hashes of patches: random hyperplanes (Charikar 2002, locality-sensitive hashing) put similar patches into one
+   bucket. A bucket of many patches is skipped: blank background identifies no field.
 3. Correlation: each pair of similar patches suggests a shift. The overlap at this shift is correlated in the
    band-pass: first coarsely, then, if the result is high, at twice the resolution. Coarsely seen, different cells are
    alike too: dark discs.
